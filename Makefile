@@ -1,0 +1,32 @@
+# The two commands of the README are `make demo` and `make test`; each builds .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types tests clean
+.SUFFIXES:
+
+.venv:
+	@trap 'rm -rf .venv' INT TERM; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "trimtab needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }; \
+	{ $(PYTHON) -m venv .venv && $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"; } \
+	  || { rm -rf .venv; exit 1; }
+
+demo: .venv
+	$(BIN)/trimtab run dynamics/quickstart --out runs/demo --jobs 2
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv
+	$(BIN)/mypy
+
+tests: .venv
+	$(BIN)/pytest -n 2 --dist loadfile
+
+test: lint types tests
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

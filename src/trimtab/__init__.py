@@ -1,0 +1,50 @@
+"""trimtab: change open-weight generative models on purpose, and show what you did not change."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.adapt.finetune import finetune as finetune
+    from trimtab.adapt.mixers import DynaMiCS as DynaMiCS
+    from trimtab.adapt.mixers import EarlyStoppedTarget as EarlyStoppedTarget
+    from trimtab.adapt.mixers import Fixed as Fixed
+    from trimtab.adapt.mixers import Replay as Replay
+    from trimtab.adapt.mixers import Uniform as Uniform
+    from trimtab.adapt.result import FinetuneResult as FinetuneResult
+    from trimtab.data.domains import Domain as Domain
+    from trimtab.models.load import Model as Model
+    from trimtab.models.load import load as load
+    from trimtab.train.loop import Fit as Fit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Domain": "trimtab.data.domains",
+    "DynaMiCS": "trimtab.adapt.mixers",
+    "EarlyStoppedTarget": "trimtab.adapt.mixers",
+    "FinetuneResult": "trimtab.adapt.result",
+    "Fit": "trimtab.train.loop",
+    "Fixed": "trimtab.adapt.mixers",
+    "Model": "trimtab.models.load",
+    "Replay": "trimtab.adapt.mixers",
+    "Uniform": "trimtab.adapt.mixers",
+    "finetune": "trimtab.adapt.finetune",
+    "load": "trimtab.models.load",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562), so that `import trimtab` stays instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Fine-tuning under constraints: improve these domains without losing those."""

@@ -1,0 +1,1 @@
+"""Domains of text and the stream that mixes them."""

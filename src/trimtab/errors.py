@@ -1,0 +1,77 @@
+"""Every error trimtab raises on purpose, and the one shape their messages share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class TrimtabError(Exception):
+    """Base of all errors that trimtab raises on purpose."""
+
+
+class ConfigError(TrimtabError, ValueError):
+    """A setting is wrong, alone or beside another one."""
+
+
+class DataError(TrimtabError, ValueError):
+    """A data set is missing, empty, malformed or overlaps another."""
+
+
+class ShapeError(TrimtabError, ValueError):
+    """Arrays do not fit together."""
+
+
+class ModelError(TrimtabError, ValueError):
+    """A model cannot be loaded, or is not the kind asked for."""
+
+
+class CheckpointError(TrimtabError, RuntimeError):
+    """A checkpoint or run folder is damaged, or belongs to another run."""
+
+
+class DivergedError(TrimtabError, ArithmeticError):
+    """A training loss left the finite numbers."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: where it stands, what was got, what was expected, what to try."""
+
+    where: str
+    got: str
+    expected: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        tail = f"; try {self.hint}" if self.hint else ""
+        return f"{self.where}: got {self.got}, expected {self.expected}{tail}"
+
+
+class ConfigProblems(ConfigError):
+    """Every problem of one config, all at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def explain(got: object, expected: str, hint: str = "") -> str:
+    """The message of an error: what was got, what was expected, what to try.
+
+    >>> explain("mth", "one of 'math', 'code'", "'math'")
+    "got mth, expected one of 'math', 'code'; try 'math'"
+    """
+    tail = f"; try {hint}" if hint else ""
+    return f"got {got}, expected {expected}{tail}"
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The choice that looks most like `name`, quoted; empty when none is close.
+
+    >>> nearest("mth", ["math", "code"])
+    "'math'"
+    """
+    close = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return repr(close[0]) if close else ""

@@ -1,0 +1,1 @@
+"""Small real corpora and models that the package builds for itself."""

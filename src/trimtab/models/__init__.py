@@ -1,0 +1,1 @@
+"""Loading models; the only folder that knows architectures."""

@@ -1,0 +1,1 @@
+"""Pure mathematics on arrays and tensors; knows nothing of models."""

@@ -1,0 +1,1 @@
+"""The generic parts of a result page: figures, tables, templates."""

@@ -1,0 +1,1 @@
+"""Configs, run folders and sweeps; knows no science."""

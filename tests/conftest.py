@@ -1,0 +1,20 @@
+"""What every test shares: one thread per worker, no network, and a private cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the cache of lab models and tokenised data at a folder of this test session."""
+    cache: Path = tmp_path_factory.getbasetemp() / "trimtab-cache"
+    monkeypatch.setenv("TRIMTAB_CACHE", str(cache))
