@@ -1,0 +1,184 @@
+"""Files and folders that are there whole or not at all, whenever the writer is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimtab.errors import CheckpointError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)-(?P<host>\w+)-(?P<pid>\d+)-(?P<mark>\w+)")
+_active: set[str] = set()
+
+
+@contextlib.contextmanager
+def full_disk_is_clear(path: Path) -> Iterator[None]:
+    """Turn "no space left" into a CheckpointError that says what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise CheckpointError(
+            f"got '{error.strerror}' while writing {path}, expected room for it; what was there before is "
+            "intact: free some space, then resume"
+        ) from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file through a temporary one beside it; readers see the old or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path, "new")
+    try:
+        with full_disk_is_clear(path):
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        _active.discard(temporary.name)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Write a folder under a temporary name beside `path`; it gets its name when the block ends well.
+
+    Files are flushed to the disk first. After an exception nothing is left and `path` is as before.
+    What killed writers left behind is removed when the same folder is written again.
+
+    Args:
+        path: the folder to make.
+        replace: True puts the new folder in the place of an old one (checkpoints: one writer);
+            False keeps what another process has finished meanwhile (caches: any number of writers).
+
+    Raises:
+        CheckpointError: the disk is full; the previous folder is intact.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clean_leftovers(path.parent, only=path.name)
+    temporary = _beside(path, "new")
+    try:
+        with full_disk_is_clear(path):
+            temporary.mkdir()
+            yield temporary
+            _sync_tree(temporary)
+            _move_into_place(temporary, path, replace)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _active.discard(temporary.name)
+    _sync_folder(path.parent)
+
+
+def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = False) -> None:
+    """Remove what killed writers left in `folder`; put a folder back whose replacement never arrived.
+
+    Args:
+        folder: where to look (not below it); it may be missing.
+        only: leave everything but this name alone.
+        everyones: the caller holds a lock on the folder, so that nobody else can be writing in it.
+    """
+    if not folder.is_dir():
+        return
+    for left in sorted(folder.iterdir()):
+        match = _LEFTOVER.fullmatch(left.name)
+        if match is None or (only is not None and match["name"] != only) or left.name in _active:
+            continue
+        if everyones or _writer_is_gone(match["host"], int(match["pid"])):
+            _undo(left, folder / match["name"], match["kind"])
+
+
+def _undo(left: Path, target: Path, kind: str) -> None:
+    if kind == "old" and not target.exists():
+        left.rename(target)
+    elif left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
+
+
+def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
+    if path.exists() and not replace:
+        return
+    if not path.exists():
+        with _losing_the_race_is_fine(keep=not replace):
+            temporary.rename(path)
+        return
+    old = _beside(path, "old")
+    try:
+        path.rename(old)
+        temporary.rename(path)
+    except BaseException:
+        if not path.exists():
+            old.rename(path)
+        raise
+    finally:
+        _active.discard(old.name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _losing_the_race_is_fine(*, keep: bool) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not keep or error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+
+
+def _beside(path: Path, kind: str) -> Path:
+    mark = f"{kind}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    beside = path.with_name(f".{path.name}.{mark}")
+    _active.add(beside.name)
+    return beside
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _writer_is_gone(host: str, pid: int) -> bool:
+    """False where in doubt: another machine's writer, or a system that cannot ask."""
+    if host != _host() or os.name != "posix":
+        return False
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _sync_tree(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; a system that cannot sync folders is left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

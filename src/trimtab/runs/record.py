@@ -1,0 +1,215 @@
+"""The folder of a run: its config, its metrics as they come, its status, and a lock on all of it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from trimtab.errors import CheckpointError, explain
+from trimtab.runs import environment
+from trimtab.runs.atomic import atomic_directory, clean_leftovers, write_atomic
+from trimtab.runs.lines import JsonLines, read_json
+from trimtab.runs.lock import is_locked, take_lock
+from trimtab.runs.names import safe_name
+from trimtab.runs.plain import differences, plain, to_json
+from trimtab.runs.yamltext import dump_yaml, load_yaml
+
+__all__ = ["SCHEMA_VERSION", "RunFolder", "RunStatus", "atomic_directory", "is_locked", "safe_name"]
+
+SCHEMA_VERSION = 1
+RunStatus = Literal["running", "done", "failed", "interrupted"]
+
+
+class RunFolder:
+    """A run on disk, held by this process until `close()` or the end of a `with` block.
+
+    ```
+    config.yaml      the resolved config; never changed        run.json       status, versions, hardware
+    metrics.jsonl    one row per event, each with its `step`   timings.jsonl  seconds by part
+    artifacts/       checkpoints, weights, results             report.html    written by others
+    ```
+    With several processes only rank 0 opens it.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self.artifacts = path / "artifacts"
+        self._unlock = weakref.finalize(self, os.close, lock)
+        self._metrics = JsonLines(path / "metrics.jsonl")
+        self._timings = JsonLines(path / "timings.jsonl")
+
+    @classmethod
+    def create_or_open(cls, path: str | Path, config: Mapping[str, Any]) -> RunFolder:
+        """Start a run in `path`, or go on with the one that is there.
+
+        Args:
+            path: the run's folder; made when missing.
+            config: the resolved config, of values JSON can hold; it is the run's identity.
+
+        Raises:
+            CheckpointError: another process holds the run, its config differs (the keys are named), or the
+                folder is damaged. Nothing is changed then.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(path)
+        try:
+            _check_config(path, plain(config))
+            clean_leftovers(path, everyones=True)
+            clean_leftovers(path / "artifacts", everyones=True)
+            (path / "artifacts").mkdir(exist_ok=True)
+            if not (path / "config.yaml").exists():
+                write_atomic(path / "config.yaml", dump_yaml(plain(config)))
+            _check_in(path)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, lock)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.jsonl. Floats read back exactly; nan and infinity are written as null.
+
+        Raises:
+            CheckpointError: the row has no `step`, or the disk is full (no part of the row stays).
+        """
+        if "step" not in row:
+            raise CheckpointError(explain(f"a row with {list(row)}", "a row with its 'step'"))
+        self._metrics.append(row)
+
+    def time(self, part: str, seconds: float, step: int) -> None:
+        """Add a row to timings.jsonl: which part of the work took how long, and up to which step."""
+        self._timings.append({"step": step, "part": part, "seconds": seconds})
+
+    def metrics_offset(self, *, sync: bool = False) -> int:
+        """Bytes in metrics.jsonl now, to be stored in a checkpoint; `sync` puts them on the disk first."""
+        return self._metrics.offset(sync=sync)
+
+    def truncate_metrics(self, offset: int) -> None:
+        """Cut metrics.jsonl back to what it was when a checkpoint stored `offset`.
+
+        Raises:
+            CheckpointError: the file is shorter than that: rows the checkpoint counts on are lost.
+        """
+        self._metrics.truncate(offset)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl as dicts (null is None); a last line that a kill tore is left out."""
+        return self._metrics.rows()
+
+    def timings(self) -> list[dict[str, Any]]:
+        """The rows of timings.jsonl."""
+        return self._timings.rows()
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file of the run, `"artifacts/result.json"` say; readers see the old or the new one."""
+        target = self._inside(name)
+        write_atomic(target, to_json(value, indent=2) + "\n")
+        return target
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run.
+
+        Raises:
+            CheckpointError: it is missing or not JSON.
+        """
+        return read_json(self._inside(name))
+
+    @property
+    def status(self) -> RunStatus:
+        """What run.json says: running, done, failed or interrupted."""
+        status: RunStatus = self.facts()["status"]
+        return status
+
+    def facts(self) -> dict[str, Any]:
+        """All of run.json."""
+        facts: dict[str, Any] = self.read_json("run.json")
+        return facts
+
+    def set_status(self, status: RunStatus, **facts: Any) -> None:
+        """Write the status, the time and any facts (JSON values) to run.json."""
+        known = self.facts()
+        known |= {"status": status, "updated": _now(), "facts": known.get("facts", {}) | facts}
+        self.write_json("run.json", known)
+
+    def close(self) -> None:
+        """Give the run up, so that another process may open it; twice does no harm."""
+        self._unlock()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _inside(self, name: str) -> Path:
+        target = self.path / name
+        if not target.resolve().is_relative_to(self.path.resolve()) or target == self.path:
+            raise CheckpointError(explain(repr(name), "a file name inside the run folder"))
+        return target
+
+
+def _check_config(path: Path, config: Any) -> None:
+    known = path / "config.yaml"
+    if not known.exists():
+        strangers = [name for name in ("run.json", "metrics.jsonl", "artifacts") if (path / name).exists()]
+        if strangers:
+            raise CheckpointError(
+                explain(f"{strangers[0]} but no config.yaml in {path}", "a run, or a new folder")
+            )
+        return
+    try:
+        old = load_yaml(known.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise CheckpointError(explain(f"damaged text in {known}", "the config of a run")) from error
+    changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in differences(old, config)]
+    if changes:
+        raise CheckpointError(
+            f"{path} holds a run with another config: {'; '.join(changes)}; "
+            "try another folder, or the same config"
+        )
+
+
+def _check_in(path: Path) -> None:
+    """Note in run.json that this process has the run now."""
+    record = path / "run.json"
+    known: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "created": _now(), "sessions": []}
+    if record.exists():
+        known |= read_json(record)
+    if known["schema_version"] > SCHEMA_VERSION:
+        raise CheckpointError(
+            explain(
+                f"schema version {known['schema_version']} in {record}",
+                f"at most {SCHEMA_VERSION}",
+                "a newer trimtab",
+            )
+        )
+    now = environment.describe()
+    _warn_of_changes(path, known, now)
+    known = {"status": "running", **known, "updated": _now(), "pid": os.getpid(), **now}
+    known["sessions"] = [*known["sessions"], {"date": _now(), "pid": os.getpid(), **now["threads"]}]
+    write_atomic(record, to_json(known, indent=2) + "\n")
+
+
+def _warn_of_changes(path: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, after = known.get("threads", {}).get("torch"), now["threads"]["torch"]
+    if before is not None and after is not None and before != after:
+        warnings.warn(
+            f"{path} ran with {before} threads and goes on with {after}: numbers may differ in the last bits",
+            stacklevel=4,
+        )
+    for package, version in now["versions"].items():
+        if known.get("versions", {}).get(package, version) != version:
+            warnings.warn(
+                f"{path} ran with {package} {known['versions'][package]}, now {version}", stacklevel=4
+            )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

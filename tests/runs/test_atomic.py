@@ -1,0 +1,144 @@
+"""Files and folders are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trimtab.errors import CheckpointError
+from trimtab.runs.atomic import atomic_directory, clean_leftovers, write_atomic
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "deep/a.txt", "one")
+    write_atomic(tmp_path / "deep/a.txt", "two")
+    assert (tmp_path / "deep/a.txt").read_text() == "two"
+    assert names(tmp_path / "deep") == ["a.txt"]
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomic(tmp_path / "a.txt", "one")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(CheckpointError, match="what was there before is intact: free some space"):
+        write_atomic(tmp_path / "a.txt", "two")
+    assert (tmp_path / "a.txt").read_text() == "one"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_other_disk_errors_pass_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(tmp_path / "a", "text")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "step-1") as folder:
+        (folder / "weights").write_text("w")
+        assert not (tmp_path / "step-1").exists()
+    assert (tmp_path / "step-1/weights").read_text() == "w"
+    assert names(tmp_path) == ["step-1"]
+
+
+def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("old")
+    with pytest.raises(IsADirectoryError), atomic_directory(tmp_path / "best") as folder:
+        folder.write_text("new")
+    assert (tmp_path / "best/weights").read_text() == "old"
+    assert names(tmp_path) == ["best"]
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("old")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(CheckpointError, match="No space left"), atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "best/weights").read_text() == "old"
+
+
+def test_a_folder_is_replaced(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with atomic_directory(tmp_path / "best") as folder:
+            (folder / text).write_text(text)
+    assert names(tmp_path / "best") == ["new"]
+    assert names(tmp_path) == ["best"]
+
+
+def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("old")
+    real = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if ".new-" in self.name:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "best/weights").read_text() == "old"
+    assert names(tmp_path) == ["best"]
+
+
+def test_a_cache_keeps_what_was_built_first(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "entry", replace=False) as slow:
+        (slow / "by").write_text("slow")
+        with atomic_directory(tmp_path / "entry", replace=False) as fast:
+            (fast / "by").write_text("fast")
+    assert (tmp_path / "entry/by").read_text() == "fast"
+    assert names(tmp_path) == ["entry"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trimtab.runs import atomic
+rename = Path.rename
+def deadly(self, target):
+    if ".new-" in self.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = deadly
+with atomic.atomic_directory(Path(sys.argv[1])) as folder:
+    (folder / "weights").write_text("new")
+"""
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("old")
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "best")], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2
+    assert not (tmp_path / "best").exists()
+    clean_leftovers(tmp_path)
+    assert names(tmp_path) == ["best"]
+    assert (tmp_path / "best/weights").read_text() == "old"
+
+
+def test_living_writers_and_strangers_are_left_alone(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "mine") as folder:
+        (tmp_path / ".mine.new-otherhost-1-abc").mkdir()
+        (tmp_path / ".gitignore").write_text("")
+        clean_leftovers(tmp_path)
+        assert names(tmp_path) == sorted([folder.name, ".mine.new-otherhost-1-abc", ".gitignore"])
+        clean_leftovers(tmp_path, everyones=True)
+        assert names(tmp_path) == sorted([folder.name, ".gitignore"])
+    clean_leftovers(tmp_path / "missing")
