@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trimtab.data.domains import Domain as Domain
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
-    from trimtab.train.loop import Fit as Fit
+    from trimtab.train.fit import Fit as Fit
 
 __version__ = "0.1.0"
 
@@ -25,7 +25,7 @@ _HOMES = {
     "DynaMiCS": "trimtab.adapt.mixers",
     "EarlyStoppedTarget": "trimtab.adapt.mixers",
     "FinetuneResult": "trimtab.adapt.result",
-    "Fit": "trimtab.train.loop",
+    "Fit": "trimtab.train.fit",
     "Fixed": "trimtab.adapt.mixers",
     "Model": "trimtab.models.load",
     "Replay": "trimtab.adapt.mixers",

@@ -1,0 +1,172 @@
+"""Several runs of one group side by side: what each gained, what each kept, what each cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab.report.names import short, short_names
+from trimtab.report.numbers import NOTHING, fixed, missing
+
+if TYPE_CHECKING:
+    from trimtab.adapt.result import FinetuneResult
+
+CHANGE, LIMIT, KEPT = " change", " tolerance", " kept"
+"""What follows a constraint's name in the columns of a comparison."""
+
+
+def comparison_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
+    """One row per run: target gain, each constraint on test, and cost.
+
+    The gain is the reduction of test perplexity in per cent, 100 (1 - exp(change)), where change is the mean over
+    targets of the paired loss change in nats per token; so with several targets it is the geometric mean of their
+    perplexity ratios. Its interval treats the targets' test sequences as independent, covers the choice of test
+    sequences and not the training seed.
+
+    Args:
+        results: finished runs, in the order of the rows; constraints may differ from run to run.
+
+    Returns:
+        Columns: run, status, step, gain_percent, gain_low, gain_high; then for every constraint NAME of any run
+        "NAME change" (nats), "NAME tolerance" (nats), "NAME kept" (True, False, None); then training_multiple,
+        all_in_multiple, seconds. nan where a run has no such number.
+    """
+    labels = unique_labels(results)
+    names = list(dict.fromkeys(name for result in results for name in constraint_names(result)))
+    rows = [_row(label, result, names) for label, result in zip(labels, results, strict=True)]
+    columns = ["run", "status", "step", "gain_percent", "gain_low", "gain_high"]
+    columns += [name + part for name in names for part in (CHANGE, LIMIT, KEPT)]
+    columns += ["training_multiple", "all_in_multiple", "seconds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def unique_labels(results: Sequence[FinetuneResult]) -> list[str]:
+    """The runs' labels, numbered where two are the same."""
+    labels: list[str] = []
+    for number, result in enumerate(results, start=1):
+        label = result.label or f"run {number}"
+        again = sum(label == other.label for other in results[: number - 1])
+        labels.append(f"{label} ({again + 1})" if again else label)
+    return labels
+
+
+def target_gain(result: FinetuneResult) -> tuple[float, float, float]:
+    """Reduction of test perplexity on the targets in per cent, with the ends of its interval; nan without one.
+
+    Errors of several targets are combined as independent, each side of the interval on its own.
+    """
+    targets = result.final[result.final["role"] == "target"]
+    if not len(targets):
+        return math.nan, math.nan, math.nan
+    change, low, high = (targets[name].to_numpy(dtype=float) for name in ("change", "change_low", "change_high"))
+    middle = float(change.mean())
+    below = float(np.sqrt(np.square(change - low).sum())) / len(change)
+    above = float(np.sqrt(np.square(high - change).sum())) / len(change)
+    return percent_gain(middle), percent_gain(middle + above), percent_gain(middle - below)
+
+
+def percent_gain(change: float) -> float:
+    """A loss change in nats as a reduction of perplexity in per cent.
+
+    >>> round(percent_gain(-0.1), 2), percent_gain(0.0)
+    (9.52, 0.0)
+    """
+    return -100 * math.expm1(change) if math.isfinite(change) else math.nan
+
+
+def constraint_names(result: FinetuneResult) -> list[str]:
+    """The constraints of a run, in the order of its final table."""
+    return [str(name) for name in result.final.loc[result.final["role"] == "constraint", "domain"]]
+
+
+def kept_word(kept: object) -> str:
+    """Whether a constraint was kept, as a word; a dash where there is no answer."""
+    return NOTHING if missing(kept) else ("kept" if kept else "not kept")
+
+
+def render_table(frame: pd.DataFrame, width: int = 120) -> str:
+    """A comparison as plain text, in blocks of at most `width` columns, each beginning with the run's name.
+
+    Args:
+        frame: from `comparison_table`.
+        width: characters per line; four constraints fit 120 in one block.
+    """
+    names = [str(column).removesuffix(CHANGE) for column in frame.columns if str(column).endswith(CHANGE)]
+    run = ["", "run", *(short(str(label), 18) for label in frame["run"])]
+    columns = [
+        ["", "status", *frame["status"].astype(str)],
+        ["", "step", *(str(step) for step in frame["step"])],
+        ["target gain %", "[95 %]", *map(_gain, *(frame[c] for c in ("gain_percent", "gain_low", "gain_high")))],
+        *(_constraint(frame, name, brief) for name, brief in zip(names, short_names(names, 12), strict=True)),
+        ["steps", "x", *(fixed(value, 2) for value in frame["training_multiple"])],
+        ["all-in", "x", *(fixed(value, 2) for value in frame["all_in_multiple"])],
+        ["", "s", *(fixed(value, 0) for value in frame["seconds"])],
+    ]
+    return "\n\n".join(_block([run, *part]) for part in _parts(columns, width - _width(run) - 2))
+
+
+def _row(label: str, result: FinetuneResult, names: Sequence[str]) -> dict[str, Any]:
+    final = result.final.set_index("domain")
+    gain, low, high = target_gain(result)
+    row: dict[str, Any] = {
+        "run": label,
+        "status": result.status,
+        "step": result.step,
+        "gain_percent": gain,
+        "gain_low": low,
+        "gain_high": high,
+        "training_multiple": result.cost.training_multiple,
+        "all_in_multiple": result.cost.all_in_multiple,
+        "seconds": float(sum(result.cost.seconds.values())),
+    }
+    for name in names:
+        known = name in final.index and final.at[name, "role"] == "constraint"
+        row[name + CHANGE] = float(final.at[name, "change"]) if known else math.nan
+        row[name + LIMIT] = float(final.at[name, "tolerance"]) if known else math.nan
+        kept = final.at[name, "kept"] if known else None
+        row[name + KEPT] = None if missing(kept) else bool(kept)
+    return row
+
+
+def _gain(value: float, low: float, high: float) -> str:
+    return f"{fixed(value, 1)} [{fixed(low, 1)}, {fixed(high, 1)}]"
+
+
+def _constraint(frame: pd.DataFrame, name: str, brief: str) -> list[str]:
+    """Header, limit and one cell per run of a constraint; a limit that differs between runs stands as a dash."""
+    limits = frame[name + LIMIT].dropna().unique()
+    limit = f"<= {fixed(limits[0], 3, signed=True)}" if len(limits) == 1 else "limits differ"
+    cells = [
+        f"{fixed(change, 3, signed=True)} {'' if missing(kept) else 'kept' if kept else 'OVER'}".strip()
+        for change, kept in zip(frame[name + CHANGE], frame[name + KEPT], strict=True)
+    ]
+    return [brief, limit, *cells]
+
+
+def _parts(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:
+    """The columns dealt to blocks, as many in each as there is room for, at least one."""
+    parts: list[list[list[str]]] = [[]]
+    for column in columns:
+        used = sum(_width(other) + 2 for other in parts[-1])
+        if parts[-1] and used + _width(column) > room:
+            parts.append([])
+        parts[-1].append(column)
+    return parts
+
+
+def _block(columns: Sequence[list[str]]) -> str:
+    widths = [_width(column) for column in columns]
+    lines = []
+    for row in zip(*columns, strict=True):
+        first, *rest = zip(row, widths, strict=True)
+        lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(wide) for cell, wide in rest)]).rstrip())
+    lines.insert(2, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(map(len, column))

@@ -1,0 +1,120 @@
+"""What a run cost, in steps of plain training: as booked while it runs, and as planned before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from trimtab.adapt.schedules import Interval
+
+FORWARD = 1 / 3
+"""A forward pass costs a third of a training step (forward and backward)."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Counts of a run so far.
+
+    Attributes:
+        training_steps: optimiser steps that stayed in the model.
+        probe_steps: optimiser steps that were rolled back.
+        monitoring_sequences: sequences read on the shared evaluation grid, which every mixer pays.
+        probe_sequences: sequences read for probes, before and after; a reading of the grid at the same step
+            serves as the one before.
+        seconds: by part of the work.
+    """
+
+    training_steps: int = 0
+    probe_steps: int = 0
+    monitoring_sequences: int = 0
+    probe_sequences: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def add(self, *, seconds: Mapping[str, float] | None = None, **counts: int) -> Ledger:
+        """A ledger with these counts and seconds added."""
+        spent = dict(self.seconds)
+        for part, more in (seconds or {}).items():
+            spent[part] = spent.get(part, 0.0) + more
+        return replace(self, seconds=spent, **{name: getattr(self, name) + n for name, n in counts.items()})
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What a run cost beside one run of a fixed mixture on the same evaluation grid.
+
+    Attributes:
+        training_steps: optimiser steps that stayed in the model.
+        probe_steps: optimiser steps that were rolled back.
+        evaluation_batches: batches of `batch_size` sequences read, in all.
+        solver_seconds: time in the mixture solver.
+        training_multiple: (training + probe steps) / steps of a fixed-mixture run.
+        all_in_multiple: the same with every evaluation counted on both sides, a forward pass as a third of a step.
+        seconds: wall-clock by part.
+    """
+
+    training_steps: int
+    probe_steps: int
+    evaluation_batches: float
+    solver_seconds: float
+    training_multiple: float
+    all_in_multiple: float
+    seconds: Mapping[str, float]
+
+
+def cost_report(ledger: Ledger, *, steps: int, grid_sequences: int, batch_size: int) -> CostReport:
+    """The cost of a run against a fixed-mixture run of `steps` steps that reads `grid_sequences` sequences.
+
+    A run that stopped early has multiples below one.
+    """
+    spent = ledger.training_steps + ledger.probe_steps
+    read = ledger.monitoring_sequences + ledger.probe_sequences
+    plain = steps + FORWARD * grid_sequences / batch_size
+    return CostReport(
+        training_steps=ledger.training_steps,
+        probe_steps=ledger.probe_steps,
+        evaluation_batches=read / batch_size,
+        solver_seconds=ledger.seconds.get("solver", 0.0),
+        training_multiple=spent / steps,
+        all_in_multiple=(spent + FORWARD * read / batch_size) / plain,
+        seconds=dict(ledger.seconds),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Expected steps of a run before it starts; the two multiples are those of `CostReport`."""
+
+    training_steps: int
+    probe_steps: int
+    training_multiple: float
+    all_in_multiple: float
+
+
+def plan_probes(
+    spans: Sequence[Interval],
+    *,
+    n_train: int,
+    n_evaluate: int,
+    probe_batches: float = 50,
+    grid_batches: float = 200,
+    grid_every: int = 64,
+) -> Plan:
+    """Cost of rolled-back probes by the paper's formula (arXiv 2605.10770, cost analysis).
+
+    Each update trains every one of the N domains for c steps and reads M domains after each; the reading before
+    comes free where the update falls on the evaluation grid. A plain run costs its steps and the grid:
+    rho = H + (H / grid_every) M grid_batches / 3, and the multiple is 1 + sum(beta rho) / sum(rho), where
+    beta rho = N (c + M probe_batches / 3) + (off the grid) M probe_batches / 3.
+
+    >>> from trimtab.adapt.schedules import intervals
+    >>> round(plan_probes(intervals("none", 2048, None), n_train=5, n_evaluate=7).all_in_multiple, 4)
+    1.3946
+    """
+    reading = n_evaluate * probe_batches * FORWARD
+    extra = sum(
+        n_train * (span.probe_steps + reading) + (reading if span.start % grid_every else 0) for span in spans
+    )
+    steps = sum(span.horizon for span in spans)
+    plain = steps + steps / grid_every * n_evaluate * grid_batches * FORWARD
+    probes = n_train * sum(span.probe_steps for span in spans)
+    return Plan(steps, probes, 1 + probes / steps, 1 + extra / plain)

@@ -1,0 +1,215 @@
+"""What a fine-tuning run came to: a value that knows its config, its cost and every number behind its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from trimtab.adapt.ledger import CostReport
+from trimtab.errors import CheckpointError, explain
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.plain import to_json
+from trimtab.runs.record import read_json, read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Status = Literal["feasible", "infeasible", "no gain", "diverged"]
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SlopeUpdate:
+    """One update of a probing mixer.
+
+    Attributes:
+        step: when it was made.
+        horizon: steps until the next one.
+        slopes: evaluation domains x training domains, nats per token and step; nan where a probe diverged.
+        standard_errors: of the slopes, over evaluation sequences.
+        predicted: loss at the horizon by evaluation domain, nats per token.
+        weights: the mixture chosen, by training domain.
+        solver_status: "optimal", or "relaxed" when no mixture keeps all constraints.
+        conflicts: constraints that cannot be kept together (or alone).
+        shadow_prices: target nats that one nat of tolerance would buy, by constraint; nan when relaxed.
+    """
+
+    step: int
+    horizon: int
+    slopes: pd.DataFrame
+    standard_errors: pd.DataFrame
+    predicted: Mapping[str, float]
+    weights: Mapping[str, float]
+    solver_status: str
+    conflicts: tuple[str, ...]
+    shadow_prices: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """The outcome of `finetune`.
+
+    Attributes:
+        label: a short name of the run, its mixer's unless told otherwise.
+        status: "feasible"; "infeasible" (no evaluated checkpoint kept all constraints on validation data) and
+            "no gain" (none that did improved the targets) leave the base weights; "diverged" is a run whose loss
+            left the finite numbers, with the best checkpoint before that, if any.
+        step: the checkpoint in the model; 0 for the base weights.
+        mixtures: columns step and one per training domain; a row holds from its step on.
+        slopes: one `SlopeUpdate` per update of a probing mixer.
+        losses: columns step, domain, split, loss_nats, standard_error, change, change_low, change_high: the readings
+            of the evaluation grid; changes are paired with step 0, intervals 95 % over sequences.
+        final: per evaluation domain, on *test*: domain, role, reference (the base model's loss), tolerance, loss,
+            change, change_low, change_high, kept (True / False; None unless a constraint).
+        cost: steps, evaluations and seconds, beside a fixed-mixture run.
+        config: everything needed to do the run again.
+        notes: what the run wants its reader to know, one sentence each.
+    """
+
+    label: str
+    status: Status
+    step: int
+    mixtures: pd.DataFrame
+    slopes: list[SlopeUpdate]
+    losses: pd.DataFrame
+    final: pd.DataFrame
+    cost: CostReport
+    config: Mapping[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_frame(self) -> pd.DataFrame:
+        """The final table: one row per evaluation domain, measured on test sequences."""
+        return self.final.copy()
+
+    def figure(self) -> Figure:
+        """The mixture over time."""
+        from trimtab.adapt.dynamics_figures import mixture_figure
+
+        return mixture_figure(self)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report page (one self-contained HTML file) and return its path."""
+        from trimtab.adapt.dynamics_page import page
+
+        write_atomic(Path(path), page([self], title=self.label))
+        return Path(path)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result as one JSON file that `FinetuneResult.load` reads."""
+        write_atomic(Path(path), to_json(to_mapping(self), indent=1) + "\n")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FinetuneResult:
+        """Read a saved result, or that of a finished run folder.
+
+        Raises:
+            CheckpointError: there is no result (yet), or another version of trimtab wrote it.
+        """
+        path = Path(path)
+        file = path / "artifacts" / "result.json" if path.is_dir() else path
+        if not file.exists():
+            got = f"no finished result in {path}"
+            raise CheckpointError(explain(got, "a finished run", "resuming it"))
+        return from_mapping(read_json(file))
+
+
+def to_mapping(result: FinetuneResult) -> dict[str, Any]:
+    """The result as JSON values (nan becomes null)."""
+    return {
+        "schema": SCHEMA,
+        "label": result.label,
+        "status": result.status,
+        "step": result.step,
+        "mixtures": _split(result.mixtures),
+        "slopes": [_update_to_mapping(update) for update in result.slopes],
+        "losses": _split(result.losses),
+        "final": _split(result.final),
+        "cost": asdict(result.cost),
+        "config": result.config,
+        "notes": result.notes,
+    }
+
+
+def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
+    """The inverse of `to_mapping`."""
+    if value.get("schema") != SCHEMA:
+        raise CheckpointError(explain(f"result schema {value.get('schema')}", f"schema {SCHEMA}"))
+    return FinetuneResult(
+        label=value["label"],
+        status=value["status"],
+        step=value["step"],
+        mixtures=_frame(value["mixtures"]),
+        slopes=[_update_from_mapping(update) for update in value["slopes"]],
+        losses=_numeric(_frame(value["losses"]), ("domain", "split")),
+        final=_numeric(_frame(value["final"]), ("domain", "role", "kept")),
+        cost=CostReport(**value["cost"]),
+        config=value["config"],
+        notes=tuple(value["notes"]),
+    )
+
+
+def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -> SlopeUpdate:
+    """The update that a row of metrics.jsonl records."""
+    return SlopeUpdate(
+        step=row["step"],
+        horizon=row["horizon"],
+        slopes=pd.DataFrame(row["slopes"], index=evaluate, columns=train, dtype=float),
+        standard_errors=pd.DataFrame(row["standard_errors"], index=evaluate, columns=train, dtype=float),
+        predicted=_numbers(row["predicted"]),
+        weights=row["weights"],
+        solver_status=row["status"],
+        conflicts=tuple(row["conflicts"]),
+        shadow_prices=_numbers(row["shadow_prices"]),
+    )
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics."""
+    return read_lines(folder / "metrics.jsonl")
+
+
+def _update_to_mapping(update: SlopeUpdate) -> dict[str, Any]:
+    return {
+        "step": update.step,
+        "horizon": update.horizon,
+        "train": list(update.slopes.columns),
+        "evaluate": list(update.slopes.index),
+        "slopes": update.slopes.to_numpy(),
+        "standard_errors": update.standard_errors.to_numpy(),
+        "predicted": update.predicted,
+        "weights": update.weights,
+        "status": update.solver_status,
+        "conflicts": update.conflicts,
+        "shadow_prices": update.shadow_prices,
+    }
+
+
+def _update_from_mapping(value: Mapping[str, Any]) -> SlopeUpdate:
+    return read_update(value, value["train"], value["evaluate"])
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: float("nan") if value is None else value for name, value in values.items()}
+
+
+def _split(frame: pd.DataFrame) -> dict[str, Any]:
+    return {"columns": list(frame.columns), "rows": frame.to_numpy(dtype=object).tolist()}
+
+
+def _frame(value: Mapping[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(value["rows"], columns=value["columns"])
+
+
+def _numeric(frame: pd.DataFrame, texts: tuple[str, ...]) -> pd.DataFrame:
+    """Numbers as numbers (null is nan again); the columns `texts` keep their objects."""
+    for name in frame.columns:
+        if name in texts:
+            frame[name] = pd.Series(list(frame[name]), dtype=object)
+        else:
+            frame[name] = pd.to_numeric(frame[name])
+    return frame

@@ -1,0 +1,144 @@
+"""What a mixer may ask of a run: the losses now, and trial runs that leave no trace."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from accelerate.utils import gather_object
+from jaxtyping import Float
+
+from trimtab.adapt.roles import Roles
+from trimtab.data.tokens import TokenSplit
+from trimtab.errors import DivergedError
+from trimtab.train.evaluate import SequenceLosses, change
+from trimtab.train.fit import evaluation_steps
+from trimtab.train.loop import Loop
+
+
+@dataclass(frozen=True)
+class SlopeEstimate:
+    """What one step on each training domain does to each evaluation loss.
+
+    Attributes:
+        slopes: (M, N) nats per token and step; a column of nan where the probe diverged.
+        standard_errors: (M, N) of the slopes, over the evaluation sequences (paired): the probe's own choice of
+            training batches is not in them.
+        steps: length c of each probe.
+    """
+
+    slopes: Float[np.ndarray, "M N"]
+    standard_errors: Float[np.ndarray, "M N"]
+    steps: int
+
+
+@dataclass
+class Clock:
+    """Seconds spent by part of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Add the time of a block to `part`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(part, time.perf_counter() - start)
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add seconds to `part`."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+
+class Session:
+    """A run at one step, as its mixer sees it.
+
+    Attributes:
+        roles: the domains by role.
+        step: optimiser steps taken so far.
+        steps: total steps of the run.
+        grid: the steps at which every mixer's run is evaluated.
+        reference: the base model's losses on the validation sequences, by evaluation domain.
+        probe_steps, probe_sequences: what the services have cost at this step.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        roles: Roles,
+        splits: Mapping[str, TokenSplit],
+        reference: Mapping[str, SequenceLosses],
+        clock: Clock,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.roles, self.reference, self.clock = roles, reference, clock
+        self.step, self.steps = loop.step_count, loop.fit.steps
+        self.grid = evaluation_steps(loop.fit.steps, loop.fit.eval_points)
+        self.probe_steps = self.probe_sequences = 0
+        self._loop, self._splits, self._pause = loop, splits, pause
+        self._losses: Mapping[str, SequenceLosses] | None = None
+
+    def know(self, losses: Mapping[str, SequenceLosses]) -> None:
+        """Take the losses that the evaluation grid has just read, so that they are not read again."""
+        self._losses = losses
+
+    def losses(self) -> Mapping[str, SequenceLosses]:
+        """The validation losses at this step, by evaluation domain; read once per step."""
+        if self._losses is None:
+            with self.clock.time("probe evaluation"):
+                self._losses = self._loop.evaluate(self._splits, self._loop.fit.eval_sequences)
+            self.probe_sequences += sum(len(losses.nll) for losses in self._losses.values())
+        return self._losses
+
+    def probe(self, steps: int) -> SlopeEstimate:
+        """Train `steps` steps on each training domain alone, from here; return the slopes, then undo everything.
+
+        S_ij = (L_i after - L_i now) / c on the same sequences before and after (arXiv 2605.10770). With several
+        processes each takes some of the domains, on whole batches and without exchanging gradients, so the
+        matrix is the one a single process measures.
+
+        Args:
+            steps: length c of each probe, at least 1.
+        """
+        before = {name: losses.first(self._loop.fit.probe_sequences) for name, losses in self.losses().items()}
+        with self.clock.time("snapshot"):
+            snapshot = self._loop.snapshot()
+        columns = []
+        for index in range(self._loop.rank, len(self.roles.train), self._loop.world):
+            try:
+                columns.append((index, self._column(index, steps, before)))
+            finally:
+                with self.clock.time("snapshot"):
+                    self._loop.restore(snapshot)
+        if self._loop.world > 1:
+            columns = sorted(gather_object(columns), key=lambda item: item[0])
+        slopes, errors = np.stack([column for _, column in columns], axis=-1)
+        read = sum(len(losses.nll) for losses in before.values())
+        self.probe_steps += steps * len(columns)
+        self.probe_sequences += read * len(columns)
+        return SlopeEstimate(slopes, errors, steps)
+
+    def _column(
+        self, index: int, steps: int, before: Mapping[str, SequenceLosses]
+    ) -> Float[np.ndarray, "2 M"]:
+        """Slopes and standard errors of one domain; nan throughout if the probe leaves the finite numbers."""
+        one_hot = [float(k == index) for k in range(len(self.roles.train))]
+        try:
+            with self.clock.time("probe training"):
+                for _ in range(steps):
+                    self._pause()
+                    self._loop.step(one_hot, alone=True)
+        except DivergedError:
+            return np.full((2, len(before)), math.nan)
+        with self.clock.time("probe evaluation"):
+            after = self._loop.evaluate(self._splits, self._loop.fit.probe_sequences, alone=True)
+        self._pause()
+        moved = [change(after[name], before[name]) for name in self.roles.evaluate]
+        column = np.array([[m.value / steps for m in moved], [m.standard_error / steps for m in moved]])
+        return column if np.isfinite(column[0]).all() else np.full_like(column, math.nan)

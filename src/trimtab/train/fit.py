@@ -1,0 +1,111 @@
+"""The settings of one training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from trimtab.errors import Problem
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How long and how a model is trained, and how often and on how much it is evaluated.
+
+    Attributes:
+        steps: optimiser steps of the run.
+        batch_size: sequences per optimiser step, over all processes.
+        micro_batch_size: sequences per forward pass of one process; None for no accumulation.
+        seq_len: tokens per sequence; longer documents are cut.
+        packing: "packed" fills every sequence with text; "padded" keeps one record per sequence.
+        shares: what a mixture weight is a share of, sequences ("examples") or loss-carrying tokens ("tokens").
+        lr: peak learning rate of AdamW.
+        lr_schedule: the shape after warm-up; "linear" and "cosine" end at zero.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: decoupled weight decay.
+        betas: the decay rates of AdamW's two moments.
+        clip_norm: largest gradient norm; None leaves gradients alone.
+        precision: "bf16" runs forward passes under autocast; parameters and moments keep their type.
+        eval_sequences: validation sequences per domain, the same ones at every evaluation.
+        probe_sequences: how many of them a probe is judged on.
+        test_sequences: test sequences per domain, read before and after the run; None for all.
+        eval_batch_size: sequences per forward pass in evaluation.
+        eval_points: points of the geometric evaluation grid (see `evaluation_steps`).
+        checkpoint_every: steps between resumable checkpoints.
+    """
+
+    steps: int = 2048
+    batch_size: int = 8
+    micro_batch_size: int | None = None
+    seq_len: int = 512
+    packing: Literal["packed", "padded"] = "packed"
+    shares: Literal["examples", "tokens"] = "examples"
+    lr: float = 1e-4
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    eval_sequences: int = 256
+    probe_sequences: int = 128
+    test_sequences: int | None = None
+    eval_batch_size: int = 16
+    eval_points: int = 16
+    checkpoint_every: int = 100
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of optimiser step `step` (0-based).
+
+        >>> [Fit(steps=10, lr=1.0, lr_schedule="linear", warmup_steps=2).lr_at(s) for s in (0, 1, 2, 6)]
+        [0.5, 1.0, 1.0, 0.5]
+        """
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        if self.lr_schedule == "linear":
+            return self.lr * (1 - done)
+        if self.lr_schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * done)) / 2
+        return self.lr
+
+    def problems(self, where: str = "fit") -> Iterator[Problem]:
+        """Every setting that cannot work."""
+        counts = ("steps", "batch_size", "eval_sequences", "probe_sequences", "eval_batch_size", "eval_points")
+        for name in (*counts, "checkpoint_every"):
+            if (value := getattr(self, name)) < 1:
+                yield Problem(f"{where}.{name}", str(value), "at least 1")
+        for name in ("micro_batch_size", "test_sequences"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                yield Problem(f"{where}.{name}", str(value), "at least 1, or null")
+        if self.seq_len < 2:
+            yield Problem(f"{where}.seq_len", str(self.seq_len), "at least 2, so that a token is predicted")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            yield Problem(f"{where}.lr", str(self.lr), "a positive number", "1e-4")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            yield Problem(f"{where}.clip_norm", str(self.clip_norm), "a positive number, or null")
+        if not self.weight_decay >= 0:
+            yield Problem(f"{where}.weight_decay", str(self.weight_decay), "zero or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield Problem(f"{where}.betas", str(self.betas), "two numbers in [0, 1)")
+        if not 0 <= self.warmup_steps <= self.steps:
+            yield Problem(f"{where}.warmup_steps", str(self.warmup_steps), f"0 to steps={self.steps}")
+        if self.probe_sequences > self.eval_sequences:
+            expected = f"at most eval_sequences={self.eval_sequences}: a probe is judged on some of them"
+            yield Problem(f"{where}.probe_sequences", str(self.probe_sequences), expected)
+
+
+def evaluation_steps(steps: int, points: int) -> tuple[int, ...]:
+    """The steps at which a run is evaluated: 0, then a geometric grid that ends at `steps`.
+
+    Every mixer is judged on this same grid, so none gains by being looked at more often. Steps that round
+    together are evaluated once; the grid begins near steps / 64, where forgetting begins to show.
+
+    >>> evaluation_steps(320, 8)
+    (0, 5, 9, 16, 30, 54, 98, 177, 320)
+    """
+    first = max(1.0, steps / 64)
+    ratio = (steps / first) ** (1 / max(1, points - 1))
+    return (0, *sorted({min(steps, round(first * ratio**k)) for k in range(points)} | {steps}))

@@ -1,0 +1,243 @@
+"""The training loop: mixture-weighted steps, exact evaluation, and trial runs that leave no trace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from trimtab.data.stream import MixtureStream
+from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
+from trimtab.errors import DivergedError
+from trimtab.models.load import Model
+from trimtab.seeds import derive
+from trimtab.train.evaluate import SequenceLosses
+from trimtab.train.fit import Fit
+from trimtab.train.snapshot import (
+    Snapshot,
+    copy_moments,
+    copy_parameters,
+    put_moments,
+    put_parameters,
+    put_rng_states,
+    rng_states,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What one optimiser step did: mean loss in nats per token, gradient norm, sequences drawn per domain."""
+
+    loss: float
+    grad_norm: float
+    examples: Mapping[str, int] = field(default_factory=dict)
+
+
+class Loop:
+    """AdamW on a mixture of domains, one global batch per step, the same samples on one process and on many.
+
+    The loop owns the optimiser, the data cursor and the step count; the caller owns the mixture. Every step
+    seeds torch's generators from (seed, step, process), so that dropout does not depend on what ran before.
+    Run it inside `trimtab.seeds.isolated` to leave the caller's generators alone.
+
+    Args:
+        model: the model to train in place; only `model.trainable()` changes.
+        domains: training domains by name, each with a "train" split; their order is the order of weights.
+        fit: the settings.
+        seed: of the sample order and of dropout.
+    """
+
+    def __init__(self, model: Model, domains: Mapping[str, TokenDomain], fit: Fit, *, seed: int) -> None:
+        self.accelerator = Accelerator(device_placement=False)
+        self.model, self.fit, self.seed, self.step_count = model, fit, seed, 0
+        self.splits: dict[str, TokenSplit] = {name: d.splits["train"] for name, d in domains.items()}
+        self.parameters = model.trainable()
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=fit.lr,
+            betas=fit.betas,
+            weight_decay=fit.weight_decay,
+            fused=model.device.type in {"cpu", "cuda"},
+        )
+        sizes = {name: len(split) for name, split in self.splits.items()}
+        self.stream = MixtureStream(sizes, fit.batch_size, seed)
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self._wrapped: nn.Module = (
+            self.accelerator.prepare_model(model.module, device_placement=False)
+            if self.world > 1
+            else model.module
+        )
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The training domains, in the order of mixture weights."""
+        return tuple(self.splits)
+
+    def step(self, weights: Sequence[float], *, alone: bool = False) -> StepStats:
+        """One optimiser step on a global batch drawn with these mixture weights.
+
+        Args:
+            weights: one share per training domain, on the simplex.
+            alone: this process takes the whole batch and exchanges no gradient (a dealt probe).
+
+        Raises:
+            DivergedError: the gradient is not finite; parameters and moments are as they were.
+        """
+        rows = self.stream.draw(self._example_shares(weights))
+        rank = 0 if alone else self.rank
+        mine = rows if alone else rows[self.rank :: self.world]
+        torch.manual_seed(derive(self.seed, "step", self.step_count, rank))
+        loss = self._backward(mine, self._target_tokens(rows), alone)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.fit.clip_norm or float("inf"))
+        if not torch.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise DivergedError(f"the gradient of step {self.step_count} is not finite; try a lower lr")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.fit.lr_at(self.step_count)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step_count += 1
+        return StepStats(loss, float(norm), Counter(name for name, _ in rows))
+
+    def evaluate(
+        self, splits: Mapping[str, TokenSplit], limit: int | None, *, alone: bool = False
+    ) -> dict[str, SequenceLosses]:
+        """The loss of each sequence of each split, read without touching the model.
+
+        The sequences are the first `limit` of an order fixed by the domain's name, so every run, mixer and
+        seed reads the same ones. With several processes the batches are dealt out and gathered again.
+
+        Args:
+            splits: what to read, by domain.
+            limit: sequences per domain at most; None for all.
+            alone: this process reads everything by itself.
+        """
+        chunks = [
+            (name, chunk)
+            for name, split in splits.items()
+            for chunk in batched(evaluation_rows(name, len(split), limit), self.fit.eval_batch_size)
+        ]
+        mine = range(len(chunks)) if alone else range(self.rank, len(chunks), self.world)
+        with self._evaluating():
+            read = [(k, self._sequence_nll(splits[chunks[k][0]].batch(chunks[k][1]))) for k in mine]
+        if self.world > 1 and not alone:
+            read = sorted(gather_object(read), key=lambda item: item[0])
+        return {name: _join([part for k, part in read if chunks[k][0] == name]) for name in splits}
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all state that training depends on."""
+        return Snapshot(
+            step=self.step_count,
+            parameters=copy_parameters(self.parameters),
+            moments=copy_moments(self.parameters, self.optimizer),
+            stream=self.stream.state(),
+            rng=rng_states(),
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to `snapshot`, bit for bit."""
+        put_parameters(self.parameters, snapshot.parameters)
+        put_moments(self.parameters, self.optimizer, snapshot.moments)
+        self.optimizer.zero_grad()
+        self.stream.restore(dict(snapshot.stream))
+        put_rng_states(snapshot.rng)
+        self.step_count = snapshot.step
+
+    def _example_shares(self, weights: Sequence[float]) -> Sequence[float]:
+        if self.fit.shares == "examples":
+            return weights
+        examples = [w / s.mean_target_tokens for w, s in zip(weights, self.splits.values(), strict=True)]
+        return [e / sum(examples) for e in examples]
+
+    def _target_tokens(self, rows: Sequence[tuple[str, int]]) -> int:
+        return sum(int(self.splits[name].target_tokens([row])[0]) for name, row in rows)
+
+    def _backward(self, rows: Sequence[tuple[str, int]], tokens: int, alone: bool) -> float:
+        """Accumulate the gradient of the mean loss over the `tokens` of the global batch; the loss, gathered."""
+        self.model.module.train()
+        module = self.model.module if alone else self._wrapped
+        micro = batched(rows, self.fit.micro_batch_size or max(1, len(rows)))
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        for index, chunk in enumerate(micro):
+            last = index == len(micro) - 1
+            sync = nullcontext() if alone or last else self.accelerator.no_sync(module)
+            with sync:
+                nll = self._token_nll(module, self._collate(chunk)).sum()
+                (nll * ((1 if alone else self.world) / tokens)).backward()
+            total += nll.detach().double()
+        if self.world > 1 and not alone:
+            total = self.accelerator.reduce(total)
+        return float(total) / tokens
+
+    def _collate(self, rows: Sequence[tuple[str, int]]) -> Batch:
+        return join_batches([self.splits[name].batch([row]) for name, row in rows]).to(self.model.device)
+
+    def _token_nll(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Negative log-likelihood of each predicted token (B, T-1), zero where there is no loss."""
+        device = self.model.device.type
+        amp = torch.autocast(device, torch.bfloat16) if self.fit.precision == "bf16" else nullcontext()
+        with amp:
+            logits = module(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = logits[:, :-1]
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        labels = batch.labels[:, 1:]
+        return F.cross_entropy(wide.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+
+    def _sequence_nll(self, batch: Batch) -> SequenceLosses:
+        batch = batch.to(self.model.device)
+        nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64)
+        tokens = (batch.labels[:, 1:] != -100).sum(1)
+        return SequenceLosses(nll.cpu().numpy(), tokens.cpu().numpy())
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        module = self.model.module
+        training = module.training
+        module.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            module.train(training)
+
+
+def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
+    """The rows of a split that evaluations read, in an order fixed by the domain's name alone."""
+    order = np.random.default_rng(derive(0, "evaluation", name)).permutation(size)
+    return [int(row) for row in order[:limit]]
+
+
+def batched(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """`items` in runs of `size`; the last may be shorter."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """One batch from several, padded on the right to the longest."""
+    width = max(batch.input_ids.shape[1] for batch in batches)
+
+    def join(tensors: Sequence[Tensor], fill: int) -> Tensor:
+        return torch.cat([F.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors])
+
+    return Batch(
+        input_ids=join([b.input_ids for b in batches], 0),
+        attention_mask=join([b.attention_mask for b in batches], 0),
+        labels=join([b.labels for b in batches], -100),
+    )
+
+
+def _join(parts: Sequence[SequenceLosses]) -> SequenceLosses:
+    return SequenceLosses(
+        np.concatenate([part.nll for part in parts]), np.concatenate([part.tokens for part in parts])
+    )

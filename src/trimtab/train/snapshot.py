@@ -1,0 +1,100 @@
+"""The whole state of a training loop, held in memory: take it, train on trial, put it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that decides how training goes on from a step.
+
+    Attributes:
+        step: optimiser steps taken.
+        parameters: the trainable parameters by name (with LoRA: the adapter's, nothing else).
+        moments: the optimiser's tensors by parameter name; empty before the first step.
+        stream: the cursor of the data stream.
+        rng: the states of torch's generators, by device.
+    """
+
+    step: int
+    parameters: Mapping[str, Tensor]
+    moments: Mapping[str, Mapping[str, Tensor]]
+    stream: Mapping[str, Any]
+    rng: Mapping[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        moments = [tensor for state in self.moments.values() for tensor in state.values()]
+        return sum(t.numel() * t.element_size() for t in (*self.parameters.values(), *moments))
+
+
+def copy_parameters(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """A detached copy of each parameter, on its own device."""
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def copy_moments(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Tensor]]:
+    """A copy of the optimiser's tensors, by parameter name."""
+    return {
+        name: {key: value.clone() for key, value in optimizer.state[parameter].items()}
+        for name, parameter in parameters.items()
+        if parameter in optimizer.state
+    }
+
+
+@torch.no_grad()
+def put_parameters(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Write `values` into the parameters of the same names, in place and bit for bit."""
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+@torch.no_grad()
+def put_moments(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    moments: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Make the optimiser's state equal to `moments`; parameters that had none then have none again."""
+    for name, parameter in parameters.items():
+        if name not in moments:
+            optimizer.state.pop(parameter, None)
+            continue
+        state = optimizer.state[parameter]
+        for key, value in moments[name].items():
+            if key in state:
+                state[key].copy_(value)
+            else:
+                state[key] = value.to(state_device(key, value, parameter), copy=True)
+
+
+def state_device(key: str, value: Tensor, parameter: nn.Parameter) -> torch.device:
+    """Where an optimiser keeps a tensor: step counts of unfused optimisers stay where they are."""
+    return value.device if key == "step" else parameter.device
+
+
+def rng_states() -> dict[str, Tensor]:
+    """The states of torch's generators: the CPU's, and each CUDA device's in use."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            states[f"cuda:{index}"] = torch.cuda.get_rng_state(index)
+    return states
+
+
+def put_rng_states(states: Mapping[str, Tensor]) -> None:
+    """Restore what `rng_states` returned."""
+    for device, state in states.items():
+        if device == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, device)
