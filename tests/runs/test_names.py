@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.runs.names import safe_name
@@ -42,6 +42,7 @@ def test_hostile_names_stay_inside(tmp_path: Path, text: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_one_short_plain_component(text: str) -> None:
     name = safe_name(text)
@@ -51,6 +52,7 @@ def test_any_text_is_one_short_plain_component(text: str) -> None:
     assert not name.startswith((".", "-"))
 
 
+@settings(deadline=None)
 @given(st.sets(st.text(alphabet="ab/.-", max_size=6), max_size=30))
 def test_different_texts_stay_different(texts: set[str]) -> None:
     assert len({safe_name(text) for text in texts}) == len(texts)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import CheckpointError
@@ -46,6 +46,7 @@ def test_rows_read_back_exactly(tmp_path: Path) -> None:
         ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_every_float_survives(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     with RunFolder.create_or_open(tmp_path_factory.mktemp("run"), CONFIG) as run:

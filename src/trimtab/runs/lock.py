@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def is_locked(path: Path) -> bool:
 def take_lock(path: Path) -> int:
     """Lock the run; the system releases it when the process ends, however it ends."""
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    if not _try_lock(descriptor):
+    if not _try_lock(descriptor) and not _try_once_more(descriptor):
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise CheckpointError(
@@ -37,6 +38,12 @@ def take_lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor
+
+
+def _try_once_more(descriptor: int) -> bool:
+    """Somebody who only looks whether the run is held (`is_locked`) lets go at once."""
+    time.sleep(0.05)
+    return _try_lock(descriptor)
 
 
 def _try_lock(descriptor: int) -> bool:

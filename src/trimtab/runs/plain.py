@@ -11,11 +11,12 @@ from pathlib import PurePath
 from typing import Any
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, *, finite: bool = True) -> Any:
     """`value` as JSON values: mappings, lists, strings, numbers, booleans, None.
 
     Tuples and sets (sorted) become lists, dataclasses mappings, paths strings; arrays, tensors and their
-    scalars become numbers or nested lists. JSON has no nan and no infinity: both become None.
+    scalars become numbers or nested lists. JSON has no nan and no infinity: both become None, unless
+    `finite=False` keeps them (YAML has them).
 
     Raises:
         TypeError: the value, or something inside it, has no plain form.
@@ -24,25 +25,28 @@ def plain(value: Any) -> Any:
     {'loss': None, 'shape': [2, 3]}
     """
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) or not finite else None
     if value is None or isinstance(value, bool | int | str):
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return _plain_object(value)
+        return {str(key): plain(item, finite=finite) for key, item in value.items()}
+    return _plain_object(value, finite)
 
 
-def _plain_object(value: Any) -> Any:
+def _plain_object(value: Any, finite: bool) -> Any:
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, finite=finite) for item in value]
     if isinstance(value, Set):
-        return sorted(plain(item) for item in value)
+        return sorted(plain(item, finite=finite) for item in value)
     if isinstance(value, PurePath):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name), finite=finite)
+            for field in dataclasses.fields(value)
+        }
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return plain(value.tolist(), finite=finite)
     raise TypeError(f"got {type(value).__name__} {value!r:.80}, expected something JSON can hold")
 
 
@@ -61,7 +65,7 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, Any,
         for key in [*old, *(key for key in new if key not in old)]:
             inner = f"{where}.{key}" if where else str(key)
             yield from differences(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
-    elif type(old) is not type(new) or old != new:
+    elif type(old) is not type(new) or (old != new and (old == old or new == new)):
         yield where or "(all of it)", old, new
 
 

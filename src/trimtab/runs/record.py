@@ -61,12 +61,12 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         lock = take_lock(path)
         try:
-            _check_config(path, plain(config))
+            _check_config(path, plain(config, finite=False))
             clean_leftovers(path, everyones=True)
             clean_leftovers(path / "artifacts", everyones=True)
             (path / "artifacts").mkdir(exist_ok=True)
             if not (path / "config.yaml").exists():
-                write_atomic(path / "config.yaml", dump_yaml(plain(config)))
+                write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
             _check_in(path)
         except BaseException:
             os.close(lock)

@@ -1,0 +1,133 @@
+"""Configs: YAML text <-> frozen dataclasses, with every mistake told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from trimtab.errors import ConfigProblems, Problem
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.plain import plain
+from trimtab.runs.reading import Reader
+from trimtab.runs.yamltext import dump_yaml, load_yaml
+
+Config = TypeVar("Config")
+
+
+def read_config(
+    source: str | Path | Mapping[str, Any],
+    cls: type[Config],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    extra_problems: Callable[[Config], Iterable[Problem]] | None = None,
+) -> Config:
+    """A config from a YAML file (or a mapping), checked against its dataclass.
+
+    Nested dataclasses, mappings of them, tuples, literals, optional values and unions told apart by a
+    `kind` field are read by their annotations. Whole numbers do for numbers; text never does. Unknown keys
+    are mistakes. Relative paths inside a config are relative to the current directory, not to the file.
+
+    Args:
+        source: the path of a YAML file, or its content as a mapping.
+        cls: the dataclass to make.
+        overrides: dotted keys and their values, from `parse_overrides`; they win over the file.
+        extra_problems: what only the finished config can tell, asked when all else is well.
+
+    Raises:
+        ConfigProblems: every mistake, each with its dotted key, what was got and what was expected.
+    """
+    content = dict(source) if isinstance(source, Mapping) else _read_mapping(Path(source))
+    content, problems = _override(content, overrides or {})
+    reader = Reader(cls)
+    config: Config = reader.read(cls, content)
+    problems += reader.problems
+    if not problems and extra_problems is not None:
+        problems += extra_problems(config)
+    if problems:
+        raise ConfigProblems(problems)
+    return config
+
+
+def write_config(config: Any, path: Path) -> None:
+    """Write a dataclass as YAML, all fields named; `read_config` reads it back equal."""
+    write_atomic(path, dump_yaml(plain(config, finite=False)))
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Dotted overrides of a command line, with their values read as YAML.
+
+    Raises:
+        ConfigProblems: a value without a key, or a key without a value.
+
+    >>> parse_overrides(["--fit.steps", "400", "--targets=[a, b]", "--seed", "-1"])
+    {'fit.steps': 400, 'targets': ['a', 'b'], 'seed': -1}
+    """
+    overrides, problems = {}, []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        key, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not key:
+            problems.append(Problem("command line", repr(argument), "an override such as --fit.steps 400"))
+        elif not equals and (not waiting or waiting[0].startswith("--")):
+            problems.append(Problem(key, "no value", f"--{key} VALUE"))
+        else:
+            overrides[key] = parse_value(key, text if equals else waiting.pop(0))
+    if problems:
+        raise ConfigProblems(problems)
+    return overrides
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The value of an override, read as YAML.
+
+    Raises:
+        ConfigProblems: the text is not YAML.
+    """
+    try:
+        return load_yaml(text)
+    except yaml.YAMLError:
+        raise ConfigProblems([Problem(key, repr(text), "a value in YAML", "quotes around it")]) from None
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigProblems([Problem(str(path), "no such file", "a YAML file", "trimtab ls")]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigProblems([Problem(str(path), str(error), "a YAML file that can be read")]) from None
+    except yaml.YAMLError as error:
+        raise ConfigProblems([_syntax(path, error)]) from None
+    if not isinstance(content, dict):
+        got = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise ConfigProblems([Problem(str(path), got, "a mapping of keys to values")])
+    return content
+
+
+def _syntax(path: Path, error: yaml.YAMLError) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark is not None else str(path)
+    return Problem(where, getattr(error, "problem", None) or "unreadable text", "YAML")
+
+
+def _override(
+    content: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The content with dotted keys set; the caller's mapping is left alone."""
+    changed, problems = dict(content), []
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        inner = changed
+        for parent in parents:
+            below = inner.get(parent)
+            if below is not None and not isinstance(below, Mapping):
+                problems.append(Problem(key, f"{below!r} at {parent!r}", "a mapping there"))
+                break
+            inner[parent] = inner = dict(below or {})
+        else:
+            inner[last] = value
+    return changed, problems
