@@ -1,16 +1,36 @@
-"""Rows of token ids on disk, and the batches made of them."""
+"""A domain as rows of token ids: tokenised once, memory-mapped, and served as batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from trimtab.data.domains import Domain
+from trimtab.data.encode import encode, find_tokenizer, pad_id, tokenizer_fingerprint
+from trimtab.data.records import Item
+from trimtab.data.rows import ARRAYS, Packing, SplitCounts, array_file, write_rows
+from trimtab.errors import ConfigError, DataError, explain
+from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.places import cache_home
 
 NO_LOSS = -100
 """The label of a position that carries no loss, as torch and transformers have it."""
+
+_LAYOUT = 1
+_CARD = "card.json"
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -30,25 +50,6 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class SplitCounts:
-    """What became of a split's records.
-
-    Attributes:
-        records: records read.
-        tokens: tokens kept in rows.
-        truncated: rows cut at `seq_len`.
-        dropped: records without a single predicted token that carries loss, left out.
-        left_over: tokens of packed text after the last full row, left out.
-    """
-
-    records: int
-    tokens: int
-    truncated: int
-    dropped: int
-    left_over: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,3 +123,129 @@ class TokenDomain:
     name: str
     splits: dict[str, TokenSplit]
     fingerprint: str
+
+
+def tokenise(
+    domain: Domain,
+    model_or_tokenizer: Any,
+    *,
+    seq_len: int,
+    packing: Packing = "packed",
+    cache: Path | None = None,
+) -> TokenDomain:
+    """Turn a domain into rows of at most `seq_len` tokens, once; later calls open what the first one wrote.
+
+    Packed texts are joined, each closed by the end-of-sequence token, and cut into rows of exactly `seq_len`;
+    rows may hold several documents, which see one another. Padded texts, prompts with completions
+    and conversations make one row each, cut at `seq_len` (`TokenSplit.counts` says how many were).
+    `trimtab.data.encode.encode` says which tokens carry loss.
+
+    An entry of the cache is known by the text, the tokenizer, `seq_len` and `packing`; names and paths have no part
+    in it. Entries appear whole or not at all, any number of processes may build the same one, and a damaged
+    one is built again.
+
+    Args:
+        domain: what to tokenise.
+        model_or_tokenizer: a transformers tokenizer, or anything that has one as `.tokenizer`.
+        seq_len: tokens per row, at least 2.
+        packing: "packed" or "padded"; only plain texts differ.
+        cache: folder of the entries; None is `$TRIMTAB_CACHE/tokens`, else the user's cache folder.
+
+    Raises:
+        ConfigError: `seq_len` or `packing` is not possible.
+        DataError: what `Domain.contents` refuses, a split without enough tokens for one row, or one that
+            changed while it was read.
+        ModelError: no tokenizer, or one without an end-of-sequence token where it is needed.
+    """
+    if seq_len < 2:
+        raise ConfigError(f"seq_len: {explain(seq_len, 'at least 2 tokens, one of them predicted')}")
+    if packing not in ("packed", "padded"):
+        raise ConfigError(f"packing: {explain(repr(packing), repr('packed') + ' or ' + repr('padded'))}")
+    tokenizer = find_tokenizer(model_or_tokenizer)
+    key = _key(domain, tokenizer, seq_len, packing)
+    entry = (cache_home() / "tokens" if cache is None else Path(cache)) / key
+    for _ in range(_ATTEMPTS):
+        existed = entry.exists()
+        splits = _open(entry)
+        if splits is not None:
+            return TokenDomain(domain.name, splits, key)
+        if existed:
+            _discard(entry)
+        with atomic_directory(entry, replace=False) as folder:
+            _build(folder, domain, tokenizer, seq_len, packing)
+    raise DataError(
+        f"{entry}: {explain('a damaged entry again and again', 'a cache that keeps what is written')}"
+    )
+
+
+def _key(domain: Domain, tokenizer: PreTrainedTokenizerBase, seq_len: int, packing: Packing) -> str:
+    parts = [_LAYOUT, domain.fingerprint, tokenizer_fingerprint(tokenizer), seq_len, packing]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _build(
+    folder: Path, domain: Domain, tokenizer: PreTrainedTokenizerBase, seq_len: int, packing: Packing
+) -> None:
+    counts = {}
+    for split in domain.splits:
+        items = _unchanged(domain, split)
+        counts[split] = write_rows(folder, split, encode(items, tokenizer), seq_len, packing)
+        if not counts[split].tokens:
+            raise _too_short(domain, split, counts[split], seq_len)
+    card = {
+        "splits": {split: asdict(count) for split, count in counts.items()},
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "pad_id": pad_id(tokenizer),
+        "seq_len": seq_len,
+        "packing": packing,
+        "content": domain.fingerprint,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+    }
+    (folder / _CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
+def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
+    """The split's records; an error at the end if they are not those that the entry will be known by."""
+    whole = hashlib.sha256()
+    for item in domain.items(split):
+        whole.update(item.digest)
+        yield item
+    if whole.hexdigest() != domain.contents[split].fingerprint:
+        what = explain("records that changed while they were read", "files that stay as they are")
+        raise DataError(f"domain {domain.name!r}, split {split!r}: {what}")
+
+
+def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) -> DataError:
+    got = f"{counts.records} records without a row"
+    if counts.dropped:
+        got += f" ({counts.dropped} without a token that carries loss in the first {seq_len})"
+    if counts.left_over:
+        got += f" ({counts.left_over} tokens of text)"
+    what = explain(got, f"enough for one row of seq_len={seq_len}", "a smaller seq_len, or more data")
+    return DataError(f"domain {domain.name!r}, split {split!r}: {what}")
+
+
+def _open(entry: Path) -> dict[str, TokenSplit] | None:
+    """The splits of an entry; None when it is missing or damaged."""
+    try:
+        card = json.loads((entry / _CARD).read_text(encoding="utf-8"))
+        if any((entry / name).stat().st_size != size for name, size in card["bytes"].items()):
+            return None
+        return {
+            split: TokenSplit(**_arrays(entry, split), pad_id=card["pad_id"], counts=SplitCounts(**counts))
+            for split, counts in card["splits"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _arrays(entry: Path, split: str) -> dict[str, Any]:
+    return {part: np.load(array_file(entry, split, part), mmap_mode="r") for part in ARRAYS}
+
+
+def _discard(entry: Path) -> None:
+    """Take a damaged entry out of the way; another process may have done so."""
+    aside = entry.with_name(f".{entry.name}.damaged-{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):
+        entry.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
