@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from trimtab.report.names import short, short_names
+from trimtab.report.names import short_names
 from trimtab.report.numbers import NOTHING, fixed, missing
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 CHANGE, LIMIT, KEPT = " change", " tolerance", " kept"
 """What follows a constraint's name in the columns of a comparison."""
+
+APART = frozenset({"checkpoint", "report"})
+"""Parts of a run's time that are no part of its method."""
 
 
 def comparison_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
@@ -33,7 +36,7 @@ def comparison_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
     Returns:
         Columns: run, status, step, gain_percent, gain_low, gain_high; then for every constraint NAME of any run
         "NAME change" (nats), "NAME tolerance" (nats), "NAME kept" (True, False, None); then training_multiple,
-        all_in_multiple, seconds. nan where a run has no such number.
+        all_in_multiple, seconds (without checkpoints and reports). nan where a run has no such number.
     """
     labels = unique_labels(results)
     names = list(dict.fromkeys(name for result in results for name in constraint_names(result)))
@@ -62,7 +65,9 @@ def target_gain(result: FinetuneResult) -> tuple[float, float, float]:
     targets = result.final[result.final["role"] == "target"]
     if not len(targets):
         return math.nan, math.nan, math.nan
-    change, low, high = (targets[name].to_numpy(dtype=float) for name in ("change", "change_low", "change_high"))
+    change, low, high = (
+        targets[name].to_numpy(dtype=float) for name in ("change", "change_low", "change_high")
+    )
     middle = float(change.mean())
     below = float(np.sqrt(np.square(change - low).sum())) / len(change)
     above = float(np.sqrt(np.square(high - change).sum())) / len(change)
@@ -75,12 +80,17 @@ def percent_gain(change: float) -> float:
     >>> round(percent_gain(-0.1), 2), percent_gain(0.0)
     (9.52, 0.0)
     """
-    return -100 * math.expm1(change) if math.isfinite(change) else math.nan
+    return 100 * (1 - math.exp(change)) if math.isfinite(change) else math.nan
 
 
 def constraint_names(result: FinetuneResult) -> list[str]:
     """The constraints of a run, in the order of its final table."""
     return [str(name) for name in result.final.loc[result.final["role"] == "constraint", "domain"]]
+
+
+def working_seconds(result: FinetuneResult) -> float:
+    """Wall-clock seconds of a run without the parts in `APART`, which depend on how often one saves."""
+    return float(sum(seconds for part, seconds in result.cost.seconds.items() if part not in APART))
 
 
 def kept_word(kept: object) -> str:
@@ -91,26 +101,33 @@ def kept_word(kept: object) -> str:
 def render_table(frame: pd.DataFrame, width: int = 120) -> str:
     """A comparison as plain text, in blocks of at most `width` columns, each beginning with the run's name.
 
+    Costs are multiples of a fixed-mixture run: training and probe steps alone / with every evaluation.
+
     Args:
         frame: from `comparison_table`.
         width: characters per line; four constraints fit 120 in one block.
     """
     names = [str(column).removesuffix(CHANGE) for column in frame.columns if str(column).endswith(CHANGE)]
-    run = ["", "run", *(short(str(label), 18) for label in frame["run"])]
     columns = [
         ["", "status", *frame["status"].astype(str)],
         ["", "step", *(str(step) for step in frame["step"])],
-        ["target gain %", "[95 %]", *map(_gain, *(frame[c] for c in ("gain_percent", "gain_low", "gain_high")))],
-        *(_constraint(frame, name, brief) for name, brief in zip(names, short_names(names, 12), strict=True)),
-        ["steps", "x", *(fixed(value, 2) for value in frame["training_multiple"])],
-        ["all-in", "x", *(fixed(value, 2) for value in frame["all_in_multiple"])],
+        [
+            "target gain %",
+            "[95 %]",
+            *map(_gain, *(frame[c] for c in ("gain_percent", "gain_low", "gain_high"))),
+        ],
+        *(_constraint(frame, name, brief) for name, brief in zip(names, short_names(names, 10), strict=True)),
+        ["cost x:", "steps/all", *map(_multiples, frame["training_multiple"], frame["all_in_multiple"])],
         ["", "s", *(fixed(value, 0) for value in frame["seconds"])],
     ]
+    room = width - sum(_width(column) + 2 for column in columns)
+    labels = short_names([str(label) for label in frame["run"]], min(max(room, 16), 32))
+    run = ["", "run", *labels]
     return "\n\n".join(_block([run, *part]) for part in _parts(columns, width - _width(run) - 2))
 
 
 def _row(label: str, result: FinetuneResult, names: Sequence[str]) -> dict[str, Any]:
-    final = result.final.set_index("domain")
+    own = {row["domain"]: row for row in result.final.to_dict("records") if row["role"] == "constraint"}
     gain, low, high = target_gain(result)
     row: dict[str, Any] = {
         "run": label,
@@ -121,27 +138,36 @@ def _row(label: str, result: FinetuneResult, names: Sequence[str]) -> dict[str, 
         "gain_high": high,
         "training_multiple": result.cost.training_multiple,
         "all_in_multiple": result.cost.all_in_multiple,
-        "seconds": float(sum(result.cost.seconds.values())),
+        "seconds": working_seconds(result),
     }
     for name in names:
-        known = name in final.index and final.at[name, "role"] == "constraint"
-        row[name + CHANGE] = float(final.at[name, "change"]) if known else math.nan
-        row[name + LIMIT] = float(final.at[name, "tolerance"]) if known else math.nan
-        kept = final.at[name, "kept"] if known else None
+        constraint = own.get(name, {})
+        kept = constraint.get("kept")
+        row[name + CHANGE] = float(constraint.get("change", math.nan))
+        row[name + LIMIT] = float(constraint.get("tolerance", math.nan))
         row[name + KEPT] = None if missing(kept) else bool(kept)
     return row
 
 
 def _gain(value: float, low: float, high: float) -> str:
-    return f"{fixed(value, 1)} [{fixed(low, 1)}, {fixed(high, 1)}]"
+    return f"{fixed(value, 1)} [{fixed(low, 1)},{fixed(high, 1)}]"
+
+
+def _multiples(training: float, all_in: float) -> str:
+    return f"{fixed(training, 2)}/{fixed(all_in, 2)}"
+
+
+def _brief(nats: float) -> str:
+    """A signed change without its leading zero."""
+    return fixed(nats, 3, signed=True).replace("0.", ".", 1) if abs(nats) < 1 else fixed(nats, 2, signed=True)
 
 
 def _constraint(frame: pd.DataFrame, name: str, brief: str) -> list[str]:
     """Header, limit and one cell per run of a constraint; a limit that differs between runs stands as a dash."""
     limits = frame[name + LIMIT].dropna().unique()
-    limit = f"<= {fixed(limits[0], 3, signed=True)}" if len(limits) == 1 else "limits differ"
+    limit = f"<= {_brief(limits[0])}" if len(limits) == 1 else "limits differ"
     cells = [
-        f"{fixed(change, 3, signed=True)} {'' if missing(kept) else 'kept' if kept else 'OVER'}".strip()
+        f"{_brief(change)} {'' if missing(kept) else 'kept' if kept else 'OVER'}".strip()
         for change, kept in zip(frame[name + CHANGE], frame[name + KEPT], strict=True)
     ]
     return [brief, limit, *cells]
@@ -163,7 +189,9 @@ def _block(columns: Sequence[list[str]]) -> str:
     lines = []
     for row in zip(*columns, strict=True):
         first, *rest = zip(row, widths, strict=True)
-        lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(wide) for cell, wide in rest)]).rstrip())
+        lines.append(
+            "  ".join([first[0].ljust(first[1]), *(cell.rjust(wide) for cell, wide in rest)]).rstrip()
+        )
     lines.insert(2, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)
 

@@ -1,0 +1,389 @@
+"""The page of a fine-tuning run, or of several that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from trimtab.adapt import dynamics_figures as drawn
+from trimtab.adapt.comparison import (
+    APART,
+    CHANGE,
+    KEPT,
+    LIMIT,
+    comparison_table,
+    constraint_names,
+    kept_word,
+    percent_gain,
+    target_gain,
+    unique_labels,
+    working_seconds,
+)
+from trimtab.errors import DataError, explain
+from trimtab.report.figures import to_svg
+from trimtab.report.numbers import NOTHING, fixed, missing, number, span
+from trimtab.report.page import Gallery, Mark, Page, Picture, Section, Table, Text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from trimtab.adapt.result import FinetuneResult
+
+Block = Text | Table | Picture | Gallery | Section
+_COVERS = (
+    "Intervals are 95 % over the choice of test sequences, paired with the base model on the same sequences; "
+    "each run is one training seed, so they do not cover the seed."
+)
+_ALL_SHOWN = 8
+
+
+def page(results: Sequence[FinetuneResult], title: str = "Fine-tuning under constraints") -> str:
+    """One self-contained HTML page about one run, or about several on the same data.
+
+    The page is about the first run; the others are compared with it and their own details are folded.
+
+    Raises:
+        DataError: there is no result.
+    """
+    if not results:
+        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
+    labels = unique_labels(results)
+    chapters = [_chapter(result, label) for result, label in zip(results, labels, strict=True)]
+    if len(results) == 1:
+        return Page(title, verdict(results), chapters[0]).render()
+    others = [
+        Section(label, [_told(result, label), *chapter], collapsed=True)
+        for result, label, chapter in zip(results[1:], labels[1:], chapters[1:], strict=True)
+    ]
+    sections = [
+        _comparison(results),
+        Section(f"This run: {labels[0]}", chapters[0]),
+        Section("The runs it is compared with", others),
+    ]
+    return Page(title, verdict(results), sections).render()
+
+
+def verdict(results: Sequence[FinetuneResult]) -> str:
+    """What the first run gained and kept on test and at which cost, and a second sentence about the comparison."""
+    labels = unique_labels(results)
+    sentence = _told(results[0], labels[0]).text
+    if len(results) == 1:
+        return sentence
+    kept = [k for k, result in enumerate(results) if _kept_all(result) and result.status == "feasible"]
+    best = max(kept, key=lambda k: target_gain(results[k])[0], default=None)
+    group = (
+        f"Of the {len(results)} runs compared, {len(kept)} gained something and kept every constraint on test"
+    )
+    if best is None:
+        return f"{sentence} {group}."
+    return (
+        f"{sentence} {group}; the largest gain among them, {_gain(results[best])}, is that of {labels[best]}."
+    )
+
+
+def _outcome(result: FinetuneResult) -> str:
+    """What a run came to, to follow its label."""
+    if result.status == "infeasible":
+        return "is infeasible: no checkpoint kept every constraint on validation, so the base weights were returned"
+    if result.status == "no gain":
+        return "gained nothing: no checkpoint within the constraints was better on the targets than the base weights"
+    diverged = result.status == "diverged"
+    begin = f"diverged, and its last good checkpoint (step {result.step}) " if diverged else ""
+    return f"{begin}{_moved(result)} and kept {_count_kept(result)}"
+
+
+def _moved(result: FinetuneResult) -> str:
+    gain, low, high = target_gain(result)
+    if missing(gain):
+        return "has no test result on its targets"
+    doubt = ", which may be no change at all" if low <= 0 <= high else ""
+    verb = "lowered" if gain >= 0 else "raised"
+    low, high = (low, high) if gain >= 0 else (-high, -low)
+    return f"{verb} target perplexity on test by {fixed(abs(gain), 1)} % (95 % interval {span(low, high, 1)}{doubt})"
+
+
+def _gain(result: FinetuneResult) -> str:
+    gain, low, high = target_gain(result)
+    return f"{fixed(gain, 1)} % ({span(low, high, 1)})"
+
+
+def _count_kept(result: FinetuneResult) -> str:
+    own = result.final[result.final["role"] == "constraint"]
+    if not len(own):
+        return "no constraint, as none was set"
+    broken = own[[not missing(kept) and not kept for kept in own["kept"]]]
+    count = f"{int(sum(bool(kept) for kept in own['kept'] if not missing(kept)))} of {len(own)} constraints"
+    names = [
+        f"{name} ({fixed(change, signed=True)} nats, tolerance {fixed(tolerance)})"
+        for name, change, tolerance in zip(
+            broken["domain"], broken["change"], broken["tolerance"], strict=True
+        )
+    ]
+    return f"{count}; not kept: {', '.join(names)}" if names else count
+
+
+def _kept_all(result: FinetuneResult) -> bool:
+    own = result.final.loc[result.final["role"] == "constraint", "kept"]
+    return all(not missing(kept) and bool(kept) for kept in own)
+
+
+def _price(result: FinetuneResult) -> str:
+    cost = result.cost
+    return (
+        f"for {fixed(cost.training_multiple, 2)} times the training steps of one fixed-mixture run "
+        f"({fixed(cost.all_in_multiple, 2)} times with evaluations)"
+    )
+
+
+def _comparison(results: Sequence[FinetuneResult]) -> Section:
+    raw = comparison_table(results)
+    names = [str(column).removesuffix(CHANGE) for column in raw.columns if str(column).endswith(CHANGE)]
+    columns: list[tuple[str, list[Any]]] = [
+        ("run", raw["run"].to_list()),
+        ("status", [_status(value) for value in raw["status"]]),
+        ("step kept", raw["step"].to_list()),
+        ("target gain, %", [fixed(value, 1) for value in raw["gain_percent"]]),
+        ("its interval", [span(a, b, 1) for a, b in zip(raw["gain_low"], raw["gain_high"], strict=True)]),
+    ]
+    for name in names:
+        cells = zip(raw[name + CHANGE], raw[name + KEPT], strict=True)
+        columns.append((_limited(name, raw[name + LIMIT]), [_held(change, kept) for change, kept in cells]))
+    columns += [
+        ("training steps, ×", [fixed(value, 2) for value in raw["training_multiple"]]),
+        ("all-in cost, ×", [fixed(value, 2) for value in raw["all_in_multiple"]]),
+        ("seconds", [fixed(value, 0) for value in raw["seconds"]]),
+    ]
+    caption = (
+        f"{len(results)} runs on test. Gain: reduction of perplexity on the targets (geometric mean). Constraints: "
+        "change of loss in nats per token, and whether it stays within the tolerance in the heading. Costs are "
+        "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
+        f"every evaluation, a forward pass counted as a third of a step. {_COVERS}"
+    )
+    frame = pd.DataFrame(dict(enumerate(values for _, values in columns)), dtype=object)
+    frame.columns = pd.Index([heading for heading, _ in columns])
+    return Section("Comparison", [Table(frame, caption, marked=[0])])
+
+
+def _limited(name: str, limits: pd.Series[float]) -> str:
+    known = limits.dropna().unique()
+    return f"{name} (≤ {fixed(known[0], signed=True)})" if len(known) == 1 else f"{name} (tolerances differ)"
+
+
+def _held(change: float, kept: object) -> Mark | None:
+    if missing(change):
+        return None
+    return Mark(f"{fixed(change, signed=True)} {kept_word(kept)}", _tone(kept))
+
+
+def _tone(kept: object) -> Any:
+    return "" if missing(kept) else ("good" if kept else "bad")
+
+
+def _status(status: str) -> Mark:
+    return Mark(status, {"feasible": "good", "infeasible": "bad", "diverged": "bad"}.get(status, "unsure"))  # type: ignore[arg-type]
+
+
+def _chapter(result: FinetuneResult, label: str) -> list[Section]:
+    """Everything about one run; parts that need slopes only where it has some."""
+    return [
+        Section("Result on test", list(_result(result))),
+        *_notes(result),
+        Section("Mixture", [_picture(drawn.mixture_figure(result, label), _MIXTURE)]),
+        Section(
+            "Losses on validation", [_gallery(drawn.loss_figures(result, label), _losses_caption(result))]
+        ),
+        *_probes(result, label),
+        Section("Cost", list(_costs(result))),
+        Section("Settings and versions", [_settings(result)], collapsed=True),
+    ]
+
+
+_MIXTURE = (
+    "Shares are of examples and constant between updates. The vertical line is the checkpoint kept. "
+    "These are settings of the run, not estimates."
+)
+
+
+def _result(result: FinetuneResult) -> Iterator[Block]:
+    final = result.final
+    frame = pd.DataFrame(
+        {
+            "domain": final["domain"],
+            "role": final["role"],
+            "base loss": [fixed(value) for value in final["reference"]],
+            "loss": [fixed(value) for value in final["loss"]],
+            "change": [fixed(value, signed=True) for value in final["change"]],
+            "interval of the change": [
+                span(low, high, signed=True)
+                for low, high in zip(final["change_low"], final["change_high"], strict=True)
+            ],
+            "tolerance": [fixed(value) for value in final["tolerance"]],
+            "perplexity, %": [
+                fixed(-percent_gain(float(value)), 1, signed=True) for value in final["change"]
+            ],
+            "constraint": [_judged(row) for row in final.to_dict("records")],
+        }
+    )
+    yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token. {_COVERS}")
+
+
+def _notes(result: FinetuneResult) -> Iterator[Section]:
+    """What the run wants its reader to know; folded when that is much."""
+    if result.notes:
+        title = f"Notes of the run ({len(result.notes)})"
+        yield Section(title, [Text(note) for note in result.notes], collapsed=len(result.notes) > 3)
+
+
+def _told(result: FinetuneResult, label: str) -> Text:
+    return Text(f"{label} {_outcome(result)}, {_price(result)}.", "good" if _good(result) else "bad")
+
+
+def _good(result: FinetuneResult) -> bool:
+    return result.status == "feasible" and _kept_all(result)
+
+
+def _judged(row: Mapping[Any, Any]) -> Mark | None:
+    """Kept or not, and whether the interval leaves that open."""
+    if row["role"] != "constraint" or missing(row["kept"]):
+        return None
+    unclear = row["change_low"] <= row["tolerance"] < row["change_high"]
+    word = kept_word(row["kept"]) + (", within the noise" if unclear else "")
+    return Mark(word, "unsure" if unclear and row["kept"] else _tone(row["kept"]))
+
+
+def _losses_caption(result: FinetuneResult) -> str:
+    spans = drawn.feasible_spans(result)
+    shaded = (
+        "Green: steps at which every constraint holds (each evaluation speaks for half the way to the next)."
+        if spans
+        else "At no evaluation did every constraint hold, or none was set."
+    )
+    sequences = _setting(result, "fit", "eval_sequences")
+    n = f"n = {sequences} validation sequences per domain at each point; " if sequences else ""
+    return (
+        f"Dotted: the base model's loss. Dashed: the limit, base plus tolerance. {shaded} Vertical line: the "
+        f"checkpoint kept. {n}the band is the 95 % interval of the paired change over sequences, one seed."
+    )
+
+
+def _probes(result: FinetuneResult, label: str) -> Iterator[Section]:
+    if not result.slopes:
+        return
+    yield Section("Slopes at each update", list(_slopes(result, label)))
+    points = drawn.calibration(result)
+    caption = (
+        "One point per interval between updates and evaluation domain; bars are one standard error of the slopes "
+        f"over probe sequences. On the dotted line the prediction came true. {drawn.calibration_sentence(points)}"
+    )
+    yield Section("Did the slopes predict?", [_picture(drawn.calibration_figure(result, label), caption)])
+    yield Section("What the solver said", list(_solver(result)))
+
+
+def _slopes(result: FinetuneResult, label: str) -> Iterator[Block]:
+    sequences = _setting(result, "fit", "probe_sequences")
+    yield Text(
+        "What one training step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. "
+        "Blue lowers the loss, red raises it. Pale and in parentheses: below 1.28 standard errors, so the sign is "
+        "not known. Below each column's name is the share that the mixture then gave it. ± is the standard error "
+        f"over {f'n = {sequences}' if sequences else 'the'} probe sequences; the probe's own choice of training "
+        "batches is not in it. All updates share one colour scale."
+    )
+    maps = drawn.slope_figures(result, label)
+    if len(maps) <= _ALL_SHOWN:
+        yield _gallery(maps)
+        return
+    yield _gallery([*maps[:4], *maps[-4:]])
+    yield Section(f"The {len(maps) - _ALL_SHOWN} updates in between", [_gallery(maps[4:-4])], collapsed=True)
+
+
+def _solver(result: FinetuneResult) -> Iterator[Block]:
+    relaxed = [update for update in result.slopes if update.solver_status != "optimal"]
+    if relaxed:
+        yield Text(
+            f"At {len(relaxed)} of {len(result.slopes)} updates no mixture was predicted to keep every constraint; "
+            "the solver then kept the largest violation as small as it could (“relaxed”).",
+            "unsure",
+        )
+    names = constraint_names(result)
+    frame = pd.DataFrame(
+        {
+            "at step": [update.step for update in result.slopes],
+            "for steps": [update.horizon for update in result.slopes],
+            "solution": [_solution(update.solver_status) for update in result.slopes],
+            "constraints in conflict": [", ".join(update.conflicts) or NOTHING for update in result.slopes],
+        },
+        dtype=object,
+    )
+    for name in names:
+        frame[f"price of {name}"] = [fixed(update.shadow_prices.get(name), 2) for update in result.slopes]
+    caption = (
+        "A price says how many nats the sum of predicted target losses would fall per nat of extra tolerance: 0 where "
+        "the constraint did not bind, a dash where there is none (relaxed, or the grid solver)."
+    )
+    yield Table(frame, caption)
+
+
+def _solution(status: str) -> Mark:
+    return Mark(status, "good" if status == "optimal" else "unsure")
+
+
+def _costs(result: FinetuneResult) -> Iterator[Block]:
+    cost = result.cost
+    counts = {
+        "training steps": number(cost.training_steps),
+        "probe steps, rolled back": number(cost.probe_steps),
+        "evaluation batches": number(cost.evaluation_batches),
+        "training steps alone, × one fixed-mixture run": fixed(cost.training_multiple, 2),
+        "all-in (a forward pass is a third of a step), × the same": fixed(cost.all_in_multiple, 2),
+    }
+    yield Table(
+        pd.DataFrame({"what": list(counts), "count": list(counts.values())}), "Counted, not measured."
+    )
+    total = working_seconds(result)
+    parts = sorted(cost.seconds.items(), key=lambda part: (part[0] in APART, -part[1]))
+    frame = pd.DataFrame(
+        {
+            "part": [name for name, _ in parts] + ["all but checkpoints and report"],
+            "seconds": [fixed(value, 1) for _, value in parts] + [fixed(total, 1)],
+            "share": [
+                NOTHING if name in APART or not total else f"{100 * value / total:.0f} %"
+                for name, value in parts
+            ]
+            + ["100 %" if total else NOTHING],
+        }
+    )
+    yield Table(frame, "Wall-clock on one machine, once (n = 1).", marked=[len(parts)])
+
+
+def _settings(result: FinetuneResult) -> Table:
+    rows = list(_flat(result.config))
+    return Table(
+        pd.DataFrame(rows, columns=["setting", "value"], dtype=object), "The resolved settings of the run."
+    )
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif path:
+        yield path, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _setting(result: FinetuneResult, *path: str) -> Any:
+    """A value of the run's config; None where it has none."""
+    value: Any = result.config
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _picture(figure: Figure, caption: str = "") -> Picture:
+    return Picture(to_svg(figure), caption)
+
+
+def _gallery(figures: Sequence[Figure], caption: str = "") -> Gallery:
+    return Gallery([_picture(figure) for figure in figures], caption)

@@ -1,0 +1,157 @@
+"""A result page: one HTML file that needs nothing else, not a script, not a font, not a network.
+
+A page is a title, a summary and sections; a section holds text, tables, pictures and further sections. Everything
+that is text is escaped by the template engine; only the drawings made by `trimtab.report.figures` go in as they
+are. The page is laid out for a telephone and a desk, light and dark, screen and paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from trimtab.report.names import printable
+from trimtab.report.numbers import NOTHING, missing, number
+
+Tone = Literal["", "good", "bad", "unsure"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A word in a cell with a tone; the colour repeats what the word says, never replaces it."""
+
+    text: str
+    tone: Tone = ""
+
+
+Format = Callable[[Any], "str | Mark"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One paragraph; a tone makes it a notice."""
+
+    text: str
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame as a table that scrolls inside its own box; columns of numbers are set to the right.
+
+    Args:
+        frame: one row per row; the index is not shown. nan and None are shown as a dash.
+        caption: what it shows, and what its intervals cover.
+        formats: column -> how a value is written; numbers otherwise get three significant digits. A format never
+            sees a missing value.
+        marked: numbers of the rows to set off.
+    """
+
+    frame: pd.DataFrame
+    caption: str = ""
+    formats: Mapping[str, Format] = field(default_factory=dict)
+    marked: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing made by `figures.to_svg`, and what it shows. The SVG is trusted; the caption is not."""
+
+    svg: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures side by side where there is room, with one caption for all."""
+
+    pictures: Sequence[Picture]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it; a collapsed one opens on a click and is open on paper."""
+
+    title: str
+    blocks: Sequence[Text | Table | Picture | Gallery | Section]
+    collapsed: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page.
+
+    >>> "<h1>A &lt;b&gt; page</h1>" in Page("A <b> page", "It works.", []).render()
+    True
+    """
+
+    title: str
+    summary: str
+    sections: Sequence[Section]
+
+    def render(self) -> str:
+        """The page as HTML, complete and self-contained."""
+        return _template().render(page=self)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("trimtab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(clean=_clean, columns=_columns, drawing=_drawing)
+    environment.tests["kind"] = lambda block, kind: type(block).__name__ == kind
+    return environment.get_template("page.html")
+
+
+def _clean(text: object) -> str:
+    """Text without the control characters that HTML does not allow; line breaks become spaces."""
+    return printable(str(text))
+
+
+def _drawing(svg: str) -> Markup:
+    return Markup(svg)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column as it is written: its heading, its cells, and whether they are numbers (set to the right)."""
+
+    heading: str
+    cells: Sequence[Mark]
+    numeric: bool
+
+
+def _columns(table: Table) -> list[_Column]:
+    found = []
+    for place, name in enumerate(table.frame.columns):
+        cells = [_cell(value, table.formats.get(str(name))) for value in table.frame.iloc[:, place]]
+        written = [cell.text for cell in cells if cell.text != NOTHING]
+        numeric = bool(written) and all(text[0] in "0123456789+−" for text in written)
+        found.append(_Column(_clean(name), cells, numeric))
+    return found
+
+
+def _cell(value: object, write: Format | None) -> Mark:
+    if not isinstance(value, Mark) and missing(value):
+        return Mark(NOTHING)
+    written = write(value) if write is not None else value
+    if isinstance(written, Mark):
+        return Mark(_clean(written.text) or NOTHING, written.tone)
+    if isinstance(written, (bool, np.bool_)):
+        return Mark("yes" if written else "no")
+    if isinstance(written, (int, float)):
+        return Mark(number(written))
+    return Mark(_clean(written) or NOTHING)
