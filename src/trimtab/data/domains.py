@@ -10,30 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trimtab.data.records import Item, Record, Text, excerpt
-from trimtab.data.sources import Files, Given, Kind, Part, Paths, find, kind_of, usable_columns
+from trimtab.data.sources import Files, Given, Kind, Part, Paths, Without, find, usable_columns
+from trimtab.data.splits import ALSO_CALLED, SPLITS, SplitContents, complete, files_of, short_hash, survey
 from trimtab.errors import ConfigError, DataError, explain
 
-SPLITS = ("train", "validation", "test")
-_ALSO_CALLED = {"val": "validation", "valid": "validation"}
 _FRACTIONS = (0.9, 0.05, 0.05)
-
-
-@dataclass(frozen=True)
-class SplitContents:
-    """What one reading of a split found.
-
-    Attributes:
-        records: how many, blank texts not counted.
-        fingerprint: sha256 of the records' sha256, in order.
-        hashes: (records,) uint64, sorted, to find a record in two splits.
-    """
-
-    records: int
-    fingerprint: str
-    hashes: NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +80,7 @@ class Domain:
         Raises:
             DataError: a malformed record, a split without records, or a record in two splits.
         """
-        contents = {split: _survey(self.items(split)) for split in self.splits}
+        contents = {split: survey(self.items(split)) for split in self.splits}
         for split, content in contents.items():
             if not content.records:
                 hint = "more records, or files of its own for each split"
@@ -126,7 +109,7 @@ class Domain:
         changes: dict[str, Any] = {}
         later: set[bytes] = set()
         for split in reversed(self.splits):
-            changes[split] = _Without(self._source(split), frozenset(later))
+            changes[split] = Without(self._source(split), frozenset(later))
             if split != self.splits[0]:
                 later |= {item.digest for item in self.items(split)}
         return replace(self, **changes)
@@ -207,14 +190,14 @@ class Domain:
         elif options:
             raise ConfigError(f"domain {name!r}: {explain(sorted(options), 'options only beside a name')}")
         given = dataset if isinstance(dataset, Mapping) else {"train": dataset}
-        named = {_ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
+        named = {ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
         for split, rows in named.items():
             if split in SPLITS and getattr(rows, "column_names", None):
                 usable_columns(rows.column_names, f"domain {name!r}, split {split!r}")
         sources = {split: Given(named[split], f"{name}, {split}") for split in SPLITS if split in named}
         if not sources:
             raise DataError(f"domain {name!r}: {explain(f'splits {list(given)}', f'some of {SPLITS}')}")
-        return _assemble(name, sources, fractions)
+        return cls(name, **complete(name, sources, fractions))
 
     @classmethod
     def from_path(cls, name: str, path: str | Path) -> Domain:
@@ -232,16 +215,17 @@ class Domain:
         folder = Path(path).expanduser()
         if not folder.is_dir():
             return _from_files(name, None, (path, None, None), _FRACTIONS)
-        found = {split: files for split in SPLITS if (files := _files_of_split(folder, split))}
+        found = {split: files for split in SPLITS if (files := files_of(folder, split))}
         if not found:
             hint = f"a pattern such as {folder / '*.txt'}"
             expected = "train.*, validation.* and test.* in it"
             raise DataError(f"domain {name!r}: {explain(f'folder {path}', expected, hint)}")
-        return _assemble(name, {split: _files(files, None) for split, files in found.items()}, _FRACTIONS)
+        sources = {split: Files(files) for split, files in found.items()}
+        return cls(name, **complete(name, sources, _FRACTIONS))
 
     def _source(self, split: str) -> Iterable[Item]:
         source = getattr(self, split)
-        known = isinstance(source, Files | Given | Part | _Without)
+        known = isinstance(source, Files | Given | Part | Without)
         return source if known else Given(source, f"{self.name}, {split}")
 
     def _check_disjoint(self, contents: Mapping[str, SplitContents]) -> None:
@@ -250,38 +234,10 @@ class Domain:
                 shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
                 if len(shared):
                     known = set(shared.tolist())
-                    example = next(item for item in self.items(first) if _hash(item) in known)
+                    example = next(item for item in self.items(first) if short_hash(item) in known)
                     got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
                     what = explain(got, "splits without a common record", "domain.without_overlap()")
                     raise DataError(f"domain {self.name!r}: {what}")
-
-
-@dataclass(frozen=True, repr=False)
-class _Without:
-    source: Iterable[Item]
-    digests: frozenset[bytes]
-
-    def __iter__(self) -> Iterator[Item]:
-        return (item for item in self.source if item.digest not in self.digests)
-
-    def __repr__(self) -> str:
-        return f"{self.source!r} without overlap"
-
-
-def _hash(item: Item) -> int:
-    return int.from_bytes(item.digest[:8], "big")
-
-
-def _survey(items: Iterator[Item]) -> SplitContents:
-    whole = hashlib.sha256()
-
-    def hashes() -> Iterator[int]:
-        for item in items:
-            whole.update(item.digest)
-            yield _hash(item)
-
-    found = np.fromiter(hashes(), dtype=np.uint64)
-    return SplitContents(len(found), whole.hexdigest(), np.sort(found))
 
 
 def _check_rereadable(source: object, where: str) -> None:
@@ -295,46 +251,8 @@ def _from_files(
     name: str, kind: Kind | None, paths: Sequence[Paths | None], fractions: Sequence[float]
 ) -> Domain:
     given = zip(SPLITS, paths, strict=True)
-    sources = {split: _files(find(some, name), kind) for split, some in given if some is not None}
-    return _assemble(name, sources, fractions)
-
-
-def _files(paths: Sequence[Path], kind: Kind | None) -> Files:
-    if kind is None:
-        for path in paths:
-            kind_of(path)
-    return Files(tuple(paths), kind)
-
-
-def _assemble(name: str, sources: Mapping[str, Any], fractions: Sequence[float]) -> Domain:
-    """The domain of these splits; those that are missing are taken from train by content."""
-    shares = _checked_fractions(name, fractions)
-    missing = [split for split in SPLITS if split not in sources]
-    if "train" in missing or not missing:
-        return Domain(name, **sources)
-    pool = sources["train"]
-    if isinstance(pool, Files):
-        pool = replace(pool, cut=True)
-    lower = 1 - sum(shares[split] for split in missing)
-    parts = {"train": Part(pool, 0.0, lower)}
-    for split in missing:
-        last = split == missing[-1]
-        parts[split] = Part(pool, lower, 1.0 if last else lower + shares[split])
-        lower = parts[split].upper
-    return Domain(name, **{**sources, **parts})
-
-
-def _checked_fractions(name: str, fractions: Sequence[float]) -> dict[str, float]:
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        expected = "three positive shares (train, validation, test) that sum to 1"
-        raise ConfigError(f"domain {name!r}, fractions: {explain(list(fractions), expected)}")
-    return dict(zip(SPLITS, fractions, strict=True))
-
-
-def _files_of_split(folder: Path, split: str) -> list[Path]:
-    names = [split, *(other for other, meant in _ALSO_CALLED.items() if meant == split)]
-    patterns = [pattern for name in names for pattern in (f"{name}.*", f"{name}-*.*", f"{name}/*")]
-    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    sources = {split: Files(find(some, name), kind) for split, some in given if some is not None}
+    return Domain(name, **complete(name, sources, fractions))
 
 
 def _load_dataset(name: str, dataset: str, options: Mapping[str, Any]) -> Any:

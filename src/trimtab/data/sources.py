@@ -42,6 +42,10 @@ class Files:
     kind: Kind | None = None
     cut: bool = False
 
+    def __post_init__(self) -> None:
+        for path in self.paths if self.kind is None else ():
+            kind_of(path)
+
     def __iter__(self) -> Iterator[Item]:
         for path in self.paths:
             yield from _read(path, self.kind or kind_of(path), self.cut)
@@ -82,6 +86,20 @@ class Part:
 
     def __repr__(self) -> str:
         return f"{100 * (self.upper - self.lower):.3g} % of {self.pool!r}"
+
+
+@dataclass(frozen=True, repr=False)
+class Without:
+    """The records of a source that are not among some others, by digest."""
+
+    source: Iterable[Item]
+    digests: frozenset[bytes]
+
+    def __iter__(self) -> Iterator[Item]:
+        return (item for item in self.source if item.digest not in self.digests)
+
+    def __repr__(self) -> str:
+        return f"{self.source!r} without overlap"
 
 
 def position(item: Item) -> float:
