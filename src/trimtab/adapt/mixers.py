@@ -61,6 +61,10 @@ class Mixer(Protocol):
     """What the loop needs of a mixer."""
 
     @property
+    def kind(self) -> str:
+        """The name of the policy in configs and tables."""
+
+    @property
     def targets(self) -> Sequence[str]:
         """Evaluation domains to improve."""
 
@@ -255,7 +259,7 @@ class DynaMiCS:
         here = next(span for span in reversed(plan) if span.start <= session.step)
         estimate = session.probe(here.probe_steps)
         if not np.isfinite(estimate.slopes).all(axis=0).any():
-            raise DivergedError(f"every probe diverged at step {session.step}; try a lower lr")
+            raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
         method: Solver = self.solver or ("grid" if self.preset == "paper" else "robust")
         with session.clock.time("solver"):
             problem = mixture_problem(session, estimate, here.horizon)

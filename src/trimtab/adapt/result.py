@@ -13,13 +13,15 @@ from trimtab.adapt.ledger import CostReport
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.plain import to_json
-from trimtab.runs.record import read_json, read_lines
+from trimtab.runs.lines import read_json, read_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Status = Literal["feasible", "infeasible", "no gain", "diverged"]
 SCHEMA = 1
+RESULT = Path("artifacts/result.json")
+"""Where a finished run keeps its result."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class FinetuneResult:
             CheckpointError: there is no result (yet), or another version of trimtab wrote it.
         """
         path = Path(path)
-        file = path / "artifacts" / "result.json" if path.is_dir() else path
+        file = path / RESULT if path.is_dir() else path
         if not file.exists():
             got = f"no finished result in {path}"
             raise CheckpointError(explain(got, "a finished run", "resuming it"))

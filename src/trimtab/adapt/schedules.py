@@ -52,7 +52,9 @@ def update_steps(schedule: Schedule | int | Sequence[int], steps: int) -> tuple[
     return (0, *sorted(step for step in scaled if step < steps))
 
 
-def intervals(schedule: Schedule | int | Sequence[int], steps: int, longest_probe: int | None) -> list[Interval]:
+def intervals(
+    schedule: Schedule | int | Sequence[int], steps: int, longest_probe: int | None
+) -> list[Interval]:
     """The intervals of a run, each with its probe length c = min(H, longest_probe).
 
     Args:

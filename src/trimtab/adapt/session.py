@@ -106,7 +106,9 @@ class Session:
         Args:
             steps: length c of each probe, at least 1.
         """
-        before = {name: losses.first(self._loop.fit.probe_sequences) for name, losses in self.losses().items()}
+        before = {
+            name: losses.first(self._loop.fit.probe_sequences) for name, losses in self.losses().items()
+        }
         with self.clock.time("snapshot"):
             snapshot = self._loop.snapshot()
         columns = []

@@ -63,7 +63,9 @@ def load_checkpoint(folder: Path) -> tuple[Snapshot, dict[str, Any]]:
         )
     except Exception as error:
         got = f"a damaged checkpoint in {folder} ({error})"
-        raise CheckpointError(explain(got, "a complete one", "deleting that folder, to start over")) from error
+        raise CheckpointError(
+            explain(got, "a complete one", "deleting that folder, to start over")
+        ) from error
     if facts["schema"] != SCHEMA:
         raise CheckpointError(explain(f"checkpoint schema {facts['schema']} in {folder}", f"schema {SCHEMA}"))
     return snapshot, facts["extra"]

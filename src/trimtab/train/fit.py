@@ -73,28 +73,36 @@ class Fit:
 
     def problems(self, where: str = "fit") -> Iterator[Problem]:
         """Every setting that cannot work."""
-        counts = ("steps", "batch_size", "eval_sequences", "probe_sequences", "eval_batch_size", "eval_points")
+        counts = (
+            "steps",
+            "batch_size",
+            "eval_sequences",
+            "probe_sequences",
+            "eval_batch_size",
+            "eval_points",
+        )
         for name in (*counts, "checkpoint_every"):
             if (value := getattr(self, name)) < 1:
                 yield Problem(f"{where}.{name}", str(value), "at least 1")
         for name in ("micro_batch_size", "test_sequences"):
             if (value := getattr(self, name)) is not None and value < 1:
                 yield Problem(f"{where}.{name}", str(value), "at least 1, or null")
-        if self.seq_len < 2:
-            yield Problem(f"{where}.seq_len", str(self.seq_len), "at least 2, so that a token is predicted")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            yield Problem(f"{where}.lr", str(self.lr), "a positive number", "1e-4")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            yield Problem(f"{where}.clip_norm", str(self.clip_norm), "a positive number, or null")
-        if not self.weight_decay >= 0:
-            yield Problem(f"{where}.weight_decay", str(self.weight_decay), "zero or more")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            yield Problem(f"{where}.betas", str(self.betas), "two numbers in [0, 1)")
-        if not 0 <= self.warmup_steps <= self.steps:
-            yield Problem(f"{where}.warmup_steps", str(self.warmup_steps), f"0 to steps={self.steps}")
-        if self.probe_sequences > self.eval_sequences:
-            expected = f"at most eval_sequences={self.eval_sequences}: a probe is judged on some of them"
-            yield Problem(f"{where}.probe_sequences", str(self.probe_sequences), expected)
+        rules = (
+            ("seq_len", self.seq_len >= 2, "at least 2, so that a token is predicted"),
+            ("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number"),
+            ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number, or null"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or more"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
+            ("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"0 to steps={self.steps}"),
+            (
+                "probe_sequences",
+                self.probe_sequences <= self.eval_sequences,
+                f"at most eval_sequences={self.eval_sequences}: a probe is judged on some of them",
+            ),
+        )
+        for name, fine, expected in rules:
+            if not fine:
+                yield Problem(f"{where}.{name}", str(getattr(self, name)), expected)
 
 
 def evaluation_steps(steps: int, points: int) -> tuple[int, ...]:

@@ -174,7 +174,8 @@ class Loop:
             sync = nullcontext() if alone or last else self.accelerator.no_sync(module)
             with sync:
                 nll = self._token_nll(module, self._collate(chunk)).sum()
-                (nll * ((1 if alone else self.world) / tokens)).backward()
+                loss = nll * ((1 if alone else self.world) / tokens)
+                loss.backward()  # type: ignore[no-untyped-call]
             total += nll.detach().double()
         if self.world > 1 and not alone:
             total = self.accelerator.reduce(total)

@@ -85,7 +85,7 @@ def state_device(key: str, value: Tensor, parameter: nn.Parameter) -> torch.devi
 def rng_states() -> dict[str, Tensor]:
     """The states of torch's generators: the CPU's, and each CUDA device's in use."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for index in range(torch.cuda.device_count()):
             states[f"cuda:{index}"] = torch.cuda.get_rng_state(index)
     return states

@@ -1,0 +1,75 @@
+"""What is refused before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trimtab.adapt.mixers import Mixer
+from trimtab.adapt.roles import Roles, role_problems
+from trimtab.data.domains import Domain
+from trimtab.data.tokens import TokenDomain, tokenise
+from trimtab.errors import ConfigProblems, Problem
+from trimtab.models.load import Model
+from trimtab.train.fit import Fit
+
+
+def problems(
+    roles: Roles,
+    train: Mapping[str, Any],
+    evaluate: Mapping[str, Any],
+    mixer: Mixer,
+    fit: Fit,
+    world: int = 1,
+) -> Iterator[Problem]:
+    """Every mistake that can be seen without reading data or loading a model."""
+    for name in evaluate:
+        if name in train:
+            yield Problem(
+                f"evaluate.{name}",
+                "a domain of the same name in `train`",
+                "a new name",
+                "leaving it out: every training domain is evaluated too",
+            )
+    yield from role_problems(roles)
+    yield from mixer.problems(roles)
+    yield from fit.problems()
+    if fit.batch_size < world:
+        expected = f"at least one sequence for each of {world} processes"
+        yield Problem("fit.batch_size", str(fit.batch_size), expected)
+
+
+def refuse(found: Iterator[Problem]) -> None:
+    """Raise all problems at once, if there are any."""
+    if mistakes := list(found):
+        raise ConfigProblems(mistakes)
+
+
+def tokenise_all(
+    domains: Mapping[str, Domain], roles: Roles, model: Model, fit: Fit
+) -> dict[str, TokenDomain]:
+    """Every domain tokenised, each with the splits that its use needs and enough rows in them."""
+    tokens = {
+        name: tokenise(domain, model, seq_len=fit.seq_len, packing=fit.packing)
+        for name, domain in domains.items()
+    }
+    refuse(_short_domains(tokens, roles, fit))
+    return tokens
+
+
+def _short_domains(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
+    for name, domain in tokens.items():
+        needed = {"validation": 2, "test": 2}
+        if name in roles.train:
+            needed["train"] = fit.batch_size
+        for split, rows in needed.items():
+            got = len(domain.splits[split]) if split in domain.splits else 0
+            if got < rows:
+                expected = f"at least {rows}{', one batch' if split == 'train' else ''}"
+                where = f"{name}, split {split}"
+                yield Problem(
+                    where,
+                    f"{got} sequences of {fit.seq_len} tokens",
+                    expected,
+                    "more data, or a smaller seq_len",
+                )

@@ -1,0 +1,238 @@
+"""DynaMiCS as a job: what a recipe says, whether it can work, what it will take, and carrying it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trimtab.adapt.checks import problems, refuse, tokenise_all
+from trimtab.adapt.comparison import comparison_table, render_table
+from trimtab.adapt.finetune import Progressor, finetune
+from trimtab.adapt.mixers import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform
+from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.roles import Roles, make_roles
+from trimtab.data.domains import Domain
+from trimtab.errors import ConfigError, Problem, nearest
+from trimtab.models.adapters import Lora
+from trimtab.models.load import load
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.plain import plain
+from trimtab.runs.record import RunFolder
+from trimtab.runs.sweep import sweep
+from trimtab.train.fit import Fit
+
+AnyMixer = DynaMiCS | EarlyStoppedTarget | Fixed | Replay | Uniform
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """A fine-tuning run under constraints, alone or beside others on the same model and data.
+
+    Attributes:
+        model: a hub name or a folder.
+        train: domain name -> file, glob, folder or `hf:owner/name`; the domains to train on.
+        evaluate: the same, for domains to evaluate only.
+        targets: domains to improve.
+        constraints: domain name -> nats per token by which its loss may rise.
+        mixer: chooses the mixture.
+        compare: label -> another mixer to run on the same loop, data and evaluation grid.
+        fit: training and evaluation settings.
+        adapter: LoRA instead of full-parameter training.
+        dtype: "float32", "bfloat16" or "float64"; null for the checkpoint's own.
+        device: where to train; null for the first accelerator, else the CPU.
+        seed: of sample order and dropout.
+        jobs: runs at a time when there is something to compare, each in a process of one thread.
+    """
+
+    model: str
+    train: dict[str, str]
+    targets: tuple[str, ...]
+    system: Literal["dynamics"] = "dynamics"
+    evaluate: dict[str, str] = field(default_factory=dict)
+    constraints: dict[str, float] = field(default_factory=dict)
+    mixer: AnyMixer = field(default_factory=DynaMiCS)
+    compare: dict[str, AnyMixer] = field(default_factory=dict)
+    fit: Fit = field(default_factory=Fit)
+    adapter: Lora | None = None
+    dtype: Literal["float32", "bfloat16", "float64"] | None = None
+    device: str | None = None
+    seed: int = 0
+    jobs: int = 1
+
+    def mixers(self) -> dict[str, AnyMixer]:
+        """Every mixer of the job by label, the main one first, each told the targets and the constraints."""
+        named = {self.mixer.kind: self.mixer, **self.compare}
+        return {
+            label: replace(mixer, targets=self.targets, constraints=self.constraints)
+            for label, mixer in named.items()
+        }
+
+    def roles(self) -> Roles:
+        """The domains by role."""
+        return make_roles(list(self.train), list(self.evaluate), self.targets, self.constraints)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to.
+
+    Attributes:
+        results: one per mixer, the main one first.
+        report_path: the page.
+        failures: label -> what went wrong, for runs that did not finish.
+    """
+
+    results: Sequence[FinetuneResult]
+    report_path: Path
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """The comparison as plain text, with what its intervals cover."""
+        lines = [render_table(comparison_table(self.results)), "", READING]
+        lines += [f"{r.label}: {note}" for r in self.results for note in r.notes]
+        lines += [f"{label} failed: {error}" for label, error in self.failures.items()]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The comparison as a JSON list, one object per run."""
+        rows = plain(comparison_table(self.results).to_dict("records"))
+        return json.dumps({"runs": rows, "failures": dict(self.failures)}, indent=2)
+
+
+READING = (
+    "Changes are in nats per token on test sequences, against the base model; gain is the fall of target perplexity.\n"
+    "Intervals (95 %) are over test sequences, paired: they do not cover the training seed.\n"
+    "Cost is a multiple of one fixed-mixture run: optimiser steps alone / with every evaluation."
+)
+
+
+def check(config: DynamicsConfig) -> list[Problem]:
+    """Every mistake that can be seen without loading a model or downloading anything."""
+    roles, found = config.roles(), []
+    for label, mixer in config.mixers().items():
+        for problem in problems(roles, config.train, config.evaluate, mixer, config.fit):
+            where = problem.where
+            if label in config.compare and where.startswith("mixer"):
+                where = f"compare.{label}{where.removeprefix('mixer')}"
+            found.append(replace(problem, where=where))
+    for label, mixer in {"mixer": config.mixer, **config.compare}.items():
+        if mixer.targets or mixer.constraints:
+            where = "mixer" if mixer is config.mixer else f"compare.{label}"
+            found.append(Problem(where, "targets or constraints of its own", "those of the whole config"))
+    if config.mixer.kind in config.compare:
+        found.append(Problem(f"compare.{config.mixer.kind}", "the main mixer's label", "another label"))
+    if config.jobs < 1:
+        found.append(Problem("jobs", str(config.jobs), "at least 1"))
+    for key, sources in (("train", config.train), ("evaluate", config.evaluate)):
+        found += [p for name, source in sources.items() for p in _source_problems(f"{key}.{name}", source)]
+    found += _model_problems(config.model)
+    return list(dict.fromkeys(found))
+
+
+def run(config: DynamicsConfig, folder: Path, progress: Progressor | None = None) -> Outcome:
+    """Carry the job out in `folder`, or go on with it; finished runs are read back.
+
+    Args:
+        config: the job.
+        folder: of the run; with `compare`, of the group, each run below `members/`.
+        progress: called between steps of a single run, and after each run of a group.
+    """
+    refuse(iter(check(config)))
+    if config.compare:
+        return _run_group(config, folder, progress)
+    result = _run_one(config, folder, config.mixer.kind, progress)
+    return Outcome([result], result.report(folder / "report.html"))
+
+
+def domains(sources: Mapping[str, str]) -> dict[str, Domain]:
+    """The domains that a config names."""
+    return {name: Domain.from_path(name, source) for name, source in sources.items()}
+
+
+def _run_one(
+    config: DynamicsConfig, folder: Path, label: str, progress: Progressor | None = None
+) -> FinetuneResult:
+    model = load(config.model, dtype=config.dtype, device=config.device, adapter=_adapter(config))
+    return finetune(
+        model,
+        train=domains(config.train),
+        evaluate=domains(config.evaluate),
+        mixer=replace(config.mixer, targets=config.targets, constraints=config.constraints),
+        fit=config.fit,
+        seed=config.seed,
+        out=folder,
+        label=label,
+        config=plain(config),
+        progress=progress,
+    )
+
+
+def _run_member(member: tuple[str, DynamicsConfig], folder: Path) -> FinetuneResult:
+    label, config = member
+    result = _run_one(config, folder, label)
+    result.report(folder / "report.html")
+    return result
+
+
+def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None) -> Outcome:
+    """One run per mixer, in parallel processes; domains are tokenised before, once."""
+    model = load(config.model, device="cpu")
+    tokenise_all(domains(config.train | config.evaluate), config.roles(), model, config.fit)
+    named = {config.mixer.kind: config.mixer, **config.compare}
+    members = {
+        label: (label, replace(config, mixer=mixer, compare={}, jobs=1)) for label, mixer in named.items()
+    }
+    with RunFolder.create_or_open(folder, plain(config)) as group:
+        try:
+            swept = sweep(_run_member, members, folder / "members", jobs=config.jobs, progress=progress)
+        except KeyboardInterrupt:
+            group.set_status("interrupted")
+            raise
+        results = [swept.results[label] for label in members if label in swept.results]
+        failures = {label: str(error) for label, error in swept.failures.items()}
+        if not results:
+            group.set_status("failed")
+            raise ConfigError(f"no run of {folder} finished: {failures}")
+        outcome = Outcome(results, folder / "report.html", failures)
+        _write_report(outcome)
+        group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
+        group.set_status("failed" if failures else "done")
+    return outcome
+
+
+def _write_report(outcome: Outcome) -> None:
+    from trimtab.adapt.dynamics_page import page
+
+    title = f"{outcome.results[0].label} beside {len(outcome.results) - 1} others"
+    write_atomic(outcome.report_path, page(outcome.results, title=title))
+
+
+def _adapter(config: DynamicsConfig) -> Mapping[str, Any] | None:
+    return plain(config.adapter) if config.adapter else None
+
+
+def _source_problems(where: str, source: str) -> list[Problem]:
+    """Whether the files are there; remote data sets and lab corpora are not looked up."""
+    if source.startswith(("hf:", "lab:")):
+        return []
+    pattern = Path(source).expanduser()
+    if pattern.exists() or any(pattern.parent.glob(pattern.name)) or list(Path().glob(source)):
+        return []
+    return [Problem(where, repr(source), "a file, a glob, a folder or hf:owner/name", _neighbour(pattern))]
+
+
+def _neighbour(path: Path) -> str:
+    there = path.parent if path.parent.is_dir() else Path()
+    close = nearest(path.name, [p.name for p in there.iterdir()])
+    return f"{path.parent / close.strip(chr(39))}" if close else "a path relative to the current directory"
+
+
+def _model_problems(model: str) -> list[Problem]:
+    path = Path(model).expanduser()
+    looks_local = model.startswith((".", "/", "~")) or path.exists()
+    if model.startswith("lab:") or not looks_local or (path / "config.json").exists():
+        return []
+    return [Problem("model", repr(model), "a folder with a config.json, or a hub name", _neighbour(path))]

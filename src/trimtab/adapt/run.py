@@ -1,0 +1,356 @@
+"""One run, step by step: evaluate on the grid, ask the mixer, train, save; stop and go on at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from trimtab.adapt.ledger import Ledger
+from trimtab.adapt.mixers import Decision, Mixer, Update
+from trimtab.adapt.roles import Roles
+from trimtab.adapt.session import Clock, Session
+from trimtab.data.tokens import TokenDomain
+from trimtab.errors import DivergedError
+from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.record import RunFolder
+from trimtab.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_tensors
+from trimtab.train.evaluate import Change, SequenceLosses, change
+from trimtab.train.fit import evaluation_steps
+from trimtab.train.interrupt import Paused
+from trimtab.train.loop import Loop, StepStats
+from trimtab.train.snapshot import copy_parameters, put_parameters
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, beside what the loop holds.
+
+    Attributes:
+        weights: the mixture now.
+        ask_at: the step at which the mixer wants to be asked; None for never.
+        state: the mixer's.
+        best_step: the best checkpoint that kept all constraints; 0 (the base weights) while there is none.
+        best_change: its mean change of the target losses, nats; 0 for the base weights.
+        kept_once: whether any evaluated checkpoint kept all constraints.
+        probed: whether the mixture has just been chosen by probes, which are too dear to lose.
+        stop: why the run ends here; None while it goes on.
+        offset: bytes of metrics.jsonl that belong to it.
+        ledger: what it has cost.
+    """
+
+    weights: tuple[float, ...] = ()
+    ask_at: int | None = 0
+    state: Mapping[str, Any] = field(default_factory=dict)
+    best_step: int = 0
+    best_change: float = 0.0
+    kept_once: bool = False
+    probed: bool = False
+    stop: str | None = None
+    offset: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+class Run:
+    """A run of one mixer on one loop, kept in a folder.
+
+    Everything that happens at a step is computed first and written at its end, so that at any moment the last
+    checkpoint and the metrics up to its offset are a consistent past to go on from.
+
+    Args:
+        loop: the model with its optimiser and data.
+        roles: the domains by role.
+        domains: every evaluation domain, tokenised, with "validation" and "test" splits.
+        mixer: the policy.
+        folder: the run's folder; None on every process but the first, which alone writes.
+        path: the same folder's path, on every process.
+        clock: where time is booked.
+        pause: called between steps, real and trial; may raise `Paused`.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        roles: Roles,
+        domains: Mapping[str, TokenDomain],
+        mixer: Mixer,
+        folder: RunFolder | None,
+        path: Path,
+        clock: Clock,
+        pause: Callable[[], None],
+    ) -> None:
+        self.loop, self.roles, self.mixer, self.folder = loop, roles, mixer, folder
+        self.artifacts = path / "artifacts"
+        self.clock, self.pause = clock, pause
+        self.grid = frozenset(evaluation_steps(loop.fit.steps, loop.fit.eval_points))
+        self.validation = {name: domains[name].splits["validation"] for name in roles.evaluate}
+        self.test = {name: domains[name].splits["test"] for name in roles.evaluate}
+        self.reference: dict[str, SequenceLosses] = {}
+        self._untimed: dict[str, float] = {}
+
+    def train(self) -> Progress:
+        """Start or go on, to the end of the run. An interrupt leaves a checkpoint of the step it hit."""
+        progress = self._resume() or self._start()
+        try:
+            while progress.stop is None:
+                if self._due(progress):
+                    self._save(progress)
+                progress = self._advance(progress)
+        except Paused:
+            self._save(progress)
+            raise
+        self._save(progress)
+        return progress
+
+    def finish(self, progress: Progress) -> dict[str, SequenceLosses]:
+        """Put the best weights into the model; its losses on the test sequences, written to the metrics."""
+        self._wait()
+        self.put_weights(progress.best_step)
+        base = read_losses(self.artifacts / "test-base")
+        if progress.best_step:
+            with self.clock.time("test evaluation"):
+                losses = self.loop.evaluate(self.test, self.loop.fit.test_sequences)
+        else:
+            losses = base
+        self._write_losses("test", losses)
+        if self.folder:
+            self.folder.truncate_metrics(progress.offset)
+            self.folder.append(_evaluation_row(progress.best_step, "test", losses, base))
+        self._flush_timings()
+        self._wait()
+        return losses
+
+    def put_weights(self, step: int) -> None:
+        """Load the kept weights of `step` into the model."""
+        values = load_file(self._weights_folder(step) / "parameters.safetensors")
+        put_parameters(self.loop.parameters, values)
+
+    def _start(self) -> Progress:
+        with self.clock.time("evaluation"):
+            self.reference = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
+        with self.clock.time("test evaluation"):
+            test = self.loop.evaluate(self.test, self.loop.fit.test_sequences)
+        if self.folder:
+            self.folder.truncate_metrics(0)
+        self._write_losses("reference", self.reference)
+        self._write_losses("test-base", test)
+        self._keep_weights(0)
+        progress = Progress(weights=(1 / len(self.roles.train),) * len(self.roles.train))
+        self._save(progress)
+        return progress
+
+    def _resume(self) -> Progress | None:
+        found = checkpoints(self.artifacts / "checkpoints")
+        if not found:
+            return None
+        snapshot, extra = load_checkpoint(found[-1])
+        self.loop.restore(snapshot)
+        self.reference = read_losses(self.artifacts / "reference")
+        progress = Progress(
+            **{**extra, "weights": tuple(extra["weights"]), "ledger": Ledger(**extra["ledger"])}
+        )
+        if self.folder:
+            self.folder.truncate_metrics(progress.offset)
+        self._wait()
+        return progress
+
+    def _due(self, progress: Progress) -> bool:
+        """Save at regular steps, and right after an update: probes are dear."""
+        step = self.loop.step_count
+        return step > 0 and (step % self.loop.fit.checkpoint_every == 0 or progress.probed)
+
+    def _advance(self, progress: Progress) -> Progress:
+        self.pause()
+        session = Session(self.loop, self.roles, self.validation, self.reference, self.clock, self.pause)
+        rows: list[Row] = []
+        ledger = progress.ledger
+        if session.step in self.grid:
+            progress, row = self._evaluate(progress, session)
+            rows.append(row)
+            ledger = ledger.add(monitoring_sequences=_sequences(session.losses()))
+        try:
+            progress, more = self._mix_and_step(progress, session)
+            rows += more
+        except DivergedError as error:
+            progress = replace(progress, stop=f"diverged: {error}")
+        ledger = ledger.add(
+            training_steps=self.loop.step_count - session.step,
+            probe_steps=session.probe_steps,
+            probe_sequences=session.probe_sequences,
+        )
+        return self._book(replace(progress, ledger=ledger), rows)
+
+    def _mix_and_step(self, progress: Progress, session: Session) -> tuple[Progress, list[Row]]:
+        rows: list[Row] = []
+        probed = False
+        if session.step == self.loop.fit.steps:
+            return replace(progress, stop="done"), rows
+        if progress.ask_at == session.step:
+            decision = self.mixer.decide(session, progress.state)
+            rows.append(self._decision_row(session.step, decision))
+            progress = replace(
+                progress,
+                weights=decision.weights,
+                ask_at=decision.ask_at,
+                state=decision.state,
+                stop=decision.stop,
+            )
+            probed = decision.update is not None
+        progress = replace(progress, probed=probed)
+        if progress.stop is None:
+            with self.clock.time("training"):
+                rows.append(_training_row(self.loop.step_count + 1, self.loop.step(progress.weights)))
+        return progress, rows
+
+    def _evaluate(self, progress: Progress, session: Session) -> tuple[Progress, Row]:
+        with self.clock.time("evaluation"):
+            losses = (
+                self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
+                if session.step
+                else self.reference
+            )
+        session.know(losses)
+        moved = {name: change(losses[name], self.reference[name]) for name in losses}
+        row = _evaluation_row(session.step, "validation", losses, self.reference)
+        if not session.step or not keeps_all(self.roles, moved):
+            return progress, row
+        gain = target_change(self.roles, moved)
+        if gain < progress.best_change:
+            with self.clock.time("checkpoint"):
+                self._keep_weights(session.step)
+            progress = replace(progress, best_step=session.step, best_change=gain)
+        return replace(progress, kept_once=True), row
+
+    def _decision_row(self, step: int, decision: Decision) -> Row:
+        row: Row = {
+            "step": step,
+            "event": "mixture",
+            "weights": dict(zip(self.roles.train, decision.weights, strict=True)),
+        }
+        if decision.stop:
+            row["stop"] = decision.stop
+        return row | (update_row(self.roles, decision.update) if decision.update else {})
+
+    def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
+        with self.clock.time("bookkeeping"):
+            if self.folder:
+                for row in rows:
+                    self.folder.append(row)
+        spent, self.clock.seconds = self.clock.seconds, {}
+        for part, seconds in spent.items():
+            self._untimed[part] = self._untimed.get(part, 0.0) + seconds
+        offset = self.folder.metrics_offset() if self.folder else 0
+        return replace(progress, offset=offset, ledger=progress.ledger.add(seconds=spent))
+
+    def _save(self, progress: Progress) -> None:
+        if not self.folder:
+            return
+        with self.clock.time("checkpoint"):
+            self.folder.truncate_metrics(progress.offset)
+            self.folder.metrics_offset(sync=True)
+            save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), asdict(progress))
+            self._forget_weights(keep={0, progress.best_step})
+        self._flush_timings()
+
+    def _flush_timings(self) -> None:
+        if self.folder:
+            for part, seconds in self._untimed.items():
+                self.folder.time(part, seconds, self.loop.step_count)
+        self._untimed = {}
+
+    def _weights_folder(self, step: int) -> Path:
+        return self.artifacts / f"weights-{step:08d}"
+
+    def _keep_weights(self, step: int) -> None:
+        if self.folder:
+            with atomic_directory(self._weights_folder(step)) as folder:
+                save_tensors(copy_parameters(self.loop.parameters), folder / "parameters.safetensors")
+
+    def _forget_weights(self, keep: set[int]) -> None:
+        kept = {self._weights_folder(step) for step in keep}
+        for folder in self.artifacts.glob("weights-*"):
+            if folder not in kept:
+                shutil.rmtree(folder)
+
+    def _write_losses(self, name: str, losses: Mapping[str, SequenceLosses]) -> None:
+        if self.folder:
+            write_losses(self.artifacts / name, losses)
+
+    def _wait(self) -> None:
+        self.loop.accelerator.wait_for_everyone()
+
+
+def keeps_all(roles: Roles, moved: Mapping[str, Change]) -> bool:
+    """Whether every constraint's paired change is within its tolerance; an undefined change is not."""
+    return all(moved[name].value <= tolerance for name, tolerance in roles.tolerances.items())
+
+
+def target_change(roles: Roles, moved: Mapping[str, Change]) -> float:
+    """Mean change of the target losses, nats per token: negative is a gain."""
+    return math.fsum(moved[name].value for name in roles.targets) / len(roles.targets)
+
+
+def update_row(roles: Roles, update: Update) -> Row:
+    """A mixture update as a row of the metrics."""
+    solution = update.solution
+    return {
+        "horizon": update.horizon,
+        "probe_steps": update.estimate.steps,
+        "slopes": update.estimate.slopes,
+        "standard_errors": update.estimate.standard_errors,
+        "predicted": dict(zip(roles.evaluate, map(float, solution.predicted), strict=True)),
+        "status": solution.status,
+        "conflicts": [roles.evaluate[index] for index in solution.conflicts],
+        "shadow_prices": dict(zip(roles.evaluate, map(float, solution.shadow_prices), strict=True)),
+    }
+
+
+def write_losses(path: Path, losses: Mapping[str, SequenceLosses]) -> None:
+    """Save losses per sequence as safetensors, one pair of tensors per domain."""
+    with atomic_directory(path) as folder:
+        for index, read in enumerate(losses.values()):
+            tensors = {"nll": torch.from_numpy(read.nll), "tokens": torch.from_numpy(read.tokens)}
+            save_tensors(tensors, folder / f"{index}.safetensors")
+        (folder / "domains.json").write_text(json.dumps(list(losses)))
+
+
+def read_losses(path: Path) -> dict[str, SequenceLosses]:
+    """Read what `write_losses` saved."""
+    names: list[str] = json.loads((path / "domains.json").read_text())
+    tensors = [load_file(path / f"{index}.safetensors") for index in range(len(names))]
+    return {
+        name: SequenceLosses(np.asarray(t["nll"]), np.asarray(t["tokens"]))
+        for name, t in zip(names, tensors, strict=True)
+    }
+
+
+def _sequences(losses: Mapping[str, SequenceLosses]) -> int:
+    return sum(len(read.nll) for read in losses.values())
+
+
+def _training_row(step: int, stats: StepStats) -> Row:
+    return {"step": step, "event": "training", **asdict(stats)}
+
+
+def _evaluation_row(
+    step: int, split: str, losses: Mapping[str, SequenceLosses], reference: Mapping[str, SequenceLosses]
+) -> Row:
+    moved = {name: change(read, reference[name]) for name, read in losses.items()}
+    return {
+        "step": step,
+        "event": "evaluation",
+        "split": split,
+        "loss_nats": {name: read.loss for name, read in losses.items()},
+        "standard_error": {name: read.standard_error for name, read in losses.items()},
+        "change": {name: [m.value, m.low, m.high] for name, m in moved.items()},
+    }
