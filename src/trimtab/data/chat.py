@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from trimtab.data.marking import Marked, Span
 from trimtab.data.records import Chat, excerpt
 from trimtab.errors import DataError, explain
 
-Span = tuple[int, int]
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A text and the spans of characters that carry loss."""
-
-    text: str
-    spans: tuple[Span, ...]
 
 
 def marks_assistant(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -34,7 +25,7 @@ def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(tokenizer.chat_template)
 
 
-def spell_plainly(chat: Chat, eos_token: str) -> Spoken:
+def spell_plainly(chat: Chat, eos_token: str) -> Marked:
     """A conversation in the plain format, for tokenizers without a chat template.
 
     Each turn is its capitalised role, a colon, a space and the content; turns are separated by a blank
@@ -42,7 +33,7 @@ def spell_plainly(chat: Chat, eos_token: str) -> Spoken:
 
     >>> chat = Chat(({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}))
     >>> spell_plainly(chat, "</s>")
-    Spoken(text='User: Hi\\n\\nAssistant: Hello</s>', spans=((21, 30),))
+    Marked(text='User: Hi\\n\\nAssistant: Hello</s>', spans=((21, 30),))
     """
     text, spans = "", []
     for message in chat.messages:
@@ -52,10 +43,10 @@ def spell_plainly(chat: Chat, eos_token: str) -> Spoken:
         if message["role"] == "assistant" and message["content"].strip():
             text += eos_token
             spans.append((start, len(text)))
-    return Spoken(text, tuple(spans))
+    return Marked(text, tuple(spans))
 
 
-def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Spoken:
+def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
     """A conversation by the tokenizer's own template, for templates that do not mark the assistant's words.
 
     A turn of the assistant is what the template adds to the prompt before it when the turn is included. Some
@@ -72,7 +63,7 @@ def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Spoken:
         if message["role"] == "assistant" and message["content"].strip():
             cursor = spans[-1][1] if spans else 0
             spans.append(_turn(messages, turn, whole, cursor, tokenizer))
-    return Spoken(whole, tuple(spans))
+    return Marked(whole, tuple(spans))
 
 
 def render(

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.data import chat as chats
+from trimtab.data.marking import Marked, Marker
 from trimtab.data.records import Chat, Completion, Item, Text
 from trimtab.errors import ModelError, explain
 
@@ -90,61 +90,59 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
         ModelError: the tokenizer has no end-of-sequence token and a record needs one.
         DataError: the chat template refuses a conversation.
     """
-    marked = chats.marks_assistant(tokenizer) and tokenizer.is_fast
+    marker = Marker(tokenizer)
+    by_template = chats.marks_assistant(tokenizer) and tokenizer.is_fast
     for batch in _batches(items):
-        plain = [item for item in batch if not (marked and isinstance(item, Chat))]
-        encoded = iter(_encode_spelled(plain, tokenizer))
+        texts = _encode_texts([item for item in batch if isinstance(item, Text)], tokenizer)
+        others = [
+            item
+            for item in batch
+            if isinstance(item, Completion) or (isinstance(item, Chat) and not by_template)
+        ]
+        dialogues = _encode_dialogues(others, tokenizer, marker)
         for item in batch:
-            yield _encode_marked(item, tokenizer) if marked and isinstance(item, Chat) else next(encoded)
+            if isinstance(item, Text):
+                yield next(texts)
+            elif isinstance(item, Chat) and by_template:
+                yield _encode_by_template(item, tokenizer)
+            else:
+                yield next(dialogues)
 
 
-@dataclass(frozen=True)
-class _Spelling:
-    """A record as text: where it carries loss (None: everywhere), and whether special tokens surround it."""
+def _encode_texts(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
+    lead, eos = _leading(tokenizer), _eos_id(tokenizer)
+    pieces = [list(_pieces(item.text)) for item in texts]
+    flat = [piece for some in pieces for piece in some]
+    ids = iter(tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"])
+    for some in pieces:
+        tokens = np.concatenate([lead, *(next(ids) for _ in some), [eos]]).astype(np.int32)
+        yield Encoded(tokens, np.ones(len(tokens), np.bool_), is_text=True)
 
-    text: str
-    spans: tuple[chats.Span, ...] | None
-    surrounded: bool
-    is_closed: bool
+
+def _encode_dialogues(
+    items: Sequence[Completion | Chat], tokenizer: PreTrainedTokenizerBase, marker: Marker
+) -> Iterator[Encoded]:
+    marked = marker.ids_and_loss([_mark(item, tokenizer) for item in items])
+    templated = chats.has_template(tokenizer)
+    for item, (ids, loss) in zip(items, marked, strict=True):
+        before = [] if isinstance(item, Chat) and templated else _leading(tokenizer)
+        after = [_eos_id(tokenizer)] if isinstance(item, Completion) else []
+        all_ids = np.concatenate([before, ids, after]).astype(np.int32)
+        ends = [False] * len(before), [bool(loss.any())] * len(after)
+        yield Encoded(all_ids, np.concatenate([ends[0], loss, ends[1]]).astype(np.bool_), is_text=False)
 
 
-def _spell(item: Item, tokenizer: PreTrainedTokenizerBase) -> _Spelling:
-    if isinstance(item, Text):
-        return _Spelling(item.text, None, surrounded=True, is_closed=True)
+def _mark(item: Completion | Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
     if isinstance(item, Completion):
         whole = item.prompt + item.completion
-        spans = ((len(item.prompt), len(whole)),) if item.completion.strip() else ()
-        return _Spelling(whole, spans, surrounded=True, is_closed=True)
+        return Marked(whole, ((len(item.prompt), len(whole)),) if item.completion.strip() else ())
     if chats.has_template(tokenizer):
-        spoken = chats.spell_by_template(item, tokenizer)
-        return _Spelling(spoken.text, spoken.spans, surrounded=False, is_closed=False)
+        return chats.spell_by_template(item, tokenizer)
     _eos_id(tokenizer)
-    spoken = chats.spell_plainly(item, str(tokenizer.eos_token))
-    return _Spelling(spoken.text, spoken.spans, surrounded=True, is_closed=False)
+    return chats.spell_plainly(item, str(tokenizer.eos_token))
 
 
-def _encode_spelled(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
-    spellings = [_spell(item, tokenizer) for item in items]
-    whole = iter(_ids([spelling.text for spelling in spellings if spelling.spans is None], tokenizer))
-    lead = _leading(tokenizer)
-    for item, spelling in zip(items, spellings, strict=True):
-        if spelling.spans is None:
-            ids = next(whole)
-            loss = np.ones(len(ids), np.bool_)
-        else:
-            ids, loss = _ids_and_loss(spelling.text, spelling.spans, tokenizer)
-        before = lead if spelling.surrounded else []
-        after = [_eos_id(tokenizer)] if spelling.is_closed else []
-        is_text = isinstance(item, Text)
-        loss_ends = np.full(len(before), is_text), np.full(len(after), bool(loss.any()))
-        yield Encoded(
-            np.concatenate([before, ids, after]).astype(np.int32),
-            np.concatenate([loss_ends[0], loss, loss_ends[1]]).astype(np.bool_),
-            is_text,
-        )
-
-
-def _encode_marked(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def _encode_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     messages = [dict(message) for message in chat.messages]
     try:
         out: Any = tokenizer.apply_chat_template(
@@ -153,16 +151,6 @@ def _encode_marked(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     except Exception as error:
         raise chats.refused(chat, error) from error
     return Encoded(np.array(out["input_ids"], np.int32), np.array(out["assistant_masks"], np.bool_), False)
-
-
-def _ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[NDArray[np.int64]]:
-    pieces = [list(_pieces(text)) for text in texts]
-    flat = [piece for some in pieces for piece in some]
-    if not flat:
-        return
-    ids = iter(tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"])
-    for some in pieces:
-        yield np.concatenate([np.array(next(ids), np.int64) for _ in some])
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -179,38 +167,6 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:]
-
-
-def _ids_and_loss(
-    text: str, spans: Sequence[chats.Span], tokenizer: PreTrainedTokenizerBase
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    if not tokenizer.is_fast:
-        return _by_segments(text, spans, tokenizer)
-    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = np.array(out["offset_mapping"], np.int64).reshape(-1, 2)
-    starts, ends = offsets[:, 0], offsets[:, 1]
-    # Byte-level tokenizers leave the white space before a word out of its offsets; it belongs to the token.
-    reached = np.maximum.accumulate(np.concatenate([[0], ends]))[:-1]
-    starts = np.minimum(starts, reached)
-    loss = np.zeros(len(starts), np.bool_)
-    for start, end in spans:
-        loss |= (starts < end) & (ends > start)
-    return np.array(out["input_ids"], np.int64), loss
-
-
-def _by_segments(
-    text: str, spans: Sequence[chats.Span], tokenizer: PreTrainedTokenizerBase
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """For tokenizers that do not say which characters a token covers: each stretch by itself."""
-    ids: list[int] = []
-    loss: list[bool] = []
-    edges = [0, *(edge for span in spans for edge in span), len(text)]
-    for number, (start, end) in enumerate(pairwise(edges)):
-        if start < end:
-            some = tokenizer(text[start:end], add_special_tokens=False, verbose=False)["input_ids"]
-            ids += some
-            loss += [number % 2 == 1] * len(some)
-    return np.array(ids, np.int64), np.array(loss, np.bool_)
 
 
 def _leading(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -1,0 +1,217 @@
+"""Which tokens a record becomes, and which of them carry loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+from trimtab.data.encode import Encoded, encode, find_tokenizer, pad_id, tokenizer_fingerprint
+from trimtab.data.records import Chat, Completion, Text
+from trimtab.errors import DataError, ModelError
+
+CHATML = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m['content'] }}<|end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+# Writes "(thought)" before the last turn only, as templates of reasoning models do.
+THINKING = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}(thought){% endif %}{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+PICKY = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+SHOUTING = "{{ messages | length }}{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
+TALK = Chat(
+    (
+        {"role": "user", "content": "the cat?"},
+        {"role": "assistant", "content": "sat on the mat"},
+        {"role": "user", "content": "and the dog?"},
+        {"role": "assistant", "content": "sat too"},
+    )
+)
+
+
+def said(encoded: Encoded, tokenizer) -> str:
+    """The text of the tokens that carry loss; "|" where there is a gap."""
+    runs = np.split(np.arange(len(encoded.ids)), np.flatnonzero(np.diff(encoded.loss.astype(int))) + 1)
+    return "|".join(
+        tokenizer.decode(encoded.ids[run]) for run in runs if encoded.loss[run].all() and len(run)
+    )
+
+
+def one(item, tokenizer) -> Encoded:
+    (encoded,) = encode([item], tokenizer)
+    assert encoded.ids.dtype == np.int32
+    assert encoded.ids.shape == encoded.loss.shape
+    return encoded
+
+
+def test_a_text_is_its_tokens_and_eos_all_with_loss(tokenizer):
+    encoded = one(Text("the cat"), tokenizer)
+    assert tokenizer.decode(encoded.ids) == "the cat<eos>"
+    assert encoded.loss.all()
+    assert encoded.is_text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("2 + 2 =", " 4"),
+        ("2 + 2 = ", "4"),
+        ("def f(x):\n", "    return x"),
+        ("", "the cat"),
+        ("naïve é", "日本 é"),
+        ("the", " \n\n cat"),
+    ],
+)
+def test_only_the_completion_and_eos_carry_loss(tokenizer, prompt, completion):
+    encoded = one(Completion(prompt, completion), tokenizer)
+    assert tokenizer.decode(encoded.ids) == f"{prompt}{completion}<eos>"
+    loss = said(encoded, tokenizer)
+    assert loss.endswith(f"{completion}<eos>")
+    assert len(loss) <= len(f"{completion}<eos>") + prompt[-1:].isspace()
+    assert not encoded.is_text
+
+
+def test_a_token_with_a_character_of_the_completion_carries_loss(tokenizer):
+    encoded = one(Completion("the c", "at"), tokenizer)
+    assert said(encoded, tokenizer) == " cat<eos>"
+
+
+def test_nothing_to_learn_from_an_empty_completion(tokenizer):
+    assert not one(Completion("the cat", " "), tokenizer).loss.any()
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+def test_only_the_assistant_carries_loss(make_tokenizer, template):
+    tokenizer = make_tokenizer(template=template)
+    encoded = one(TALK, tokenizer)
+    assert tokenizer.decode(encoded.ids) == tokenizer.apply_chat_template(list(TALK.messages), tokenize=False)
+    end = "<|end|>" if template is MARKED else "<|end|>\n"
+    assert said(encoded, tokenizer) == f"sat on the mat{end}|sat too{end}"
+
+
+def test_a_template_that_writes_earlier_turns_differently(make_tokenizer):
+    tokenizer = make_tokenizer(template=THINKING)
+    assert said(one(TALK, tokenizer), tokenizer) == "sat on the mat<|end|>\n|(thought)sat too<|end|>\n"
+
+
+def test_the_plain_format_without_a_template(tokenizer):
+    encoded = one(Chat(({"role": "system", "content": "be nice"}, *TALK.messages)), tokenizer)
+    assert tokenizer.decode(encoded.ids) == (
+        "System: be nice\n\nUser: the cat?\n\nAssistant: sat on the mat<eos>"
+        "\n\nUser: and the dog?\n\nAssistant: sat too<eos>"
+    )
+    assert said(encoded, tokenizer).replace(" sat", "sat") == "sat on the mat<eos>|sat too<eos>"
+
+
+def test_a_conversation_in_which_the_assistant_is_silent_or_first(make_tokenizer):
+    tokenizer = make_tokenizer(template=CHATML)
+    silent = Chat(({"role": "user", "content": "hi"}, {"role": "assistant", "content": " "}))
+    assert not one(silent, tokenizer).loss.any()
+    first = Chat(TALK.messages[1:])
+    assert said(one(first, tokenizer), tokenizer) == "sat on the mat<|end|>\n|sat too<|end|>\n"
+
+
+def test_templates_that_refuse_or_rewrite(make_tokenizer):
+    with_system = Chat(({"role": "system", "content": "be nice"}, *TALK.messages))
+    for template in (PICKY, PICKY + MARKED):
+        with pytest.raises(DataError, match=r"messages 'be nice / the cat.*: got no system role, expected"):
+            one(with_system, make_tokenizer(template=template))
+    with pytest.raises(
+        DataError, match=r"assistant's words 'sat on the mat': got a chat template that rewrites"
+    ):
+        one(TALK, make_tokenizer(template=SHOUTING))
+
+
+def test_a_tokenizer_that_begins_texts_with_bos(make_tokenizer):
+    tokenizer = make_tokenizer(with_bos=True)
+    items = [Text("the cat"), Completion("the", " cat"), TALK]
+    decoded = [tokenizer.decode(encoded.ids) for encoded in encode(items, tokenizer)]
+    assert decoded[:2] == ["<bos>the cat<eos>", "<bos>the cat<eos>"]
+    assert decoded[2].startswith("<bos>User: the cat?")
+    assert said(one(items[1], tokenizer), tokenizer) == " cat<eos>"
+
+
+def test_mixed_records_keep_their_order(make_tokenizer):
+    tokenizer = make_tokenizer(template=MARKED)
+    items = [Text("a"), TALK, Completion("b", "c"), Text("d"), TALK] * 150
+    together = list(encode(items, tokenizer))
+    assert len(together) == len(items)
+    for item, encoded in zip(items[:5], together[-5:], strict=True):
+        np.testing.assert_array_equal(encoded.ids, one(item, tokenizer).ids)
+
+
+def test_long_documents_are_tokenised_in_pieces_with_the_same_tokens(tokenizer, monkeypatch):
+    text = "".join(f"line {number}:\n\n    the cat sat {'x' * (number % 37)}\n" for number in range(300))
+    whole = one(Text(text), tokenizer).ids
+    monkeypatch.setattr("trimtab.data.encode._PIECE", 200)
+    np.testing.assert_array_equal(one(Text(text), tokenizer).ids, whole)
+    monkeypatch.setattr("trimtab.data.encode._PIECE", 10)
+    assert tokenizer.decode(one(Text("x" * 95), tokenizer).ids) == "x" * 95 + "<eos>"
+
+
+def test_a_tokenizer_that_does_not_know_its_offsets():
+    tokenizer = ByT5Tokenizer()
+    encoded = one(Completion("the cat", " sat"), tokenizer)
+    assert tokenizer.decode(encoded.ids) == "the cat sat</s>"
+    assert said(encoded, tokenizer) == " sat</s>"
+    assert said(one(TALK, tokenizer), tokenizer) == "sat on the mat</s>|sat too</s>"
+    assert len(tokenizer_fingerprint(tokenizer)) == 64
+
+
+def test_no_eos_is_an_error_where_one_is_needed(make_tokenizer):
+    tokenizer = make_tokenizer(eos_token=None, template=CHATML)
+    assert tokenizer.eos_token_id is None
+    assert one(TALK, tokenizer).loss.any()
+    match = (
+        r"end-of-sequence token: got none, expected one, to end documents with; try tokenizer.eos_token = "
+    )
+    with pytest.raises(ModelError, match=match):
+        one(Text("a"), tokenizer)
+    with pytest.raises(ModelError, match=match):
+        one(TALK, make_tokenizer(eos_token=None))
+
+
+def test_padding_falls_back_to_eos(make_tokenizer):
+    assert pad_id(make_tokenizer(pad_token="<pad>")) == 2
+    assert pad_id(make_tokenizer()) == 0 == make_tokenizer().eos_token_id
+    assert pad_id(make_tokenizer(eos_token="<|end|>")) == 4
+    assert pad_id(make_tokenizer(eos_token=None)) == 0
+
+
+def test_a_tokenizer_or_what_has_one(tokenizer):
+    class Handle:
+        def __init__(self, tokenizer):
+            self.tokenizer = tokenizer
+
+    assert find_tokenizer(tokenizer) is find_tokenizer(Handle(tokenizer)) is tokenizer
+    for wrong in (Tokenizer(models.BPE()), Handle(None), "gpt2"):
+        with pytest.raises(
+            ModelError, match=r"got .*, expected a transformers tokenizer, or a model that has one"
+        ):
+            find_tokenizer(wrong)
+
+
+def test_the_fingerprint_of_a_tokenizer(make_tokenizer):
+    tokenizer = make_tokenizer()
+    before = tokenizer_fingerprint(tokenizer)
+    tokenizer(["a"], truncation=True, max_length=3)
+    assert tokenizer.backend_tokenizer.truncation
+    assert tokenizer_fingerprint(tokenizer) == before == tokenizer_fingerprint(make_tokenizer())
+    others = [
+        make_tokenizer(template=CHATML),
+        make_tokenizer(with_bos=True),
+        make_tokenizer(pad_token="<pad>"),
+        make_tokenizer(eos_token="<|end|>"),
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a"))),
+    ]
+    assert len({before, *map(tokenizer_fingerprint, others)}) == 6
