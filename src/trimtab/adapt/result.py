@@ -148,7 +148,7 @@ def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
         mixtures=_frame(value["mixtures"]),
         slopes=[_update_from_mapping(update) for update in value["slopes"]],
         losses=_numeric(_frame(value["losses"]), ("domain", "split")),
-        final=_numeric(_frame(value["final"]), ("domain", "role", "kept")),
+        final=_numeric(_frame(value["final"]), ("domain", "role")),
         cost=CostReport(**value["cost"]),
         config=value["config"],
         notes=tuple(value["notes"]),
@@ -208,10 +208,10 @@ def _frame(value: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _numeric(frame: pd.DataFrame, texts: tuple[str, ...]) -> pd.DataFrame:
-    """Numbers as numbers (null is nan again); the columns `texts` keep their objects."""
+    """Numbers as numbers (null is nan again); `texts` as they are; whether a constraint was kept as objects."""
     for name in frame.columns:
-        if name in texts:
+        if name == "kept":
             frame[name] = pd.Series(list(frame[name]), dtype=object)
-        else:
+        elif name not in texts:
             frame[name] = pd.to_numeric(frame[name])
     return frame

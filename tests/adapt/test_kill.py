@@ -1,0 +1,46 @@
+"""A run whose process is killed goes on to the same numbers, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs_to_kill import MOMENTS, run
+
+from trimtab.runs.lines import read_json
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, torch.Tensor]]:
+    """Metrics and weights of a run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    weights, _ = run(out)
+    return (out / "metrics.jsonl").read_bytes(), weights
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    moment: str, whole: tuple[bytes, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, str(TESTS / "runs_to_kill.py"), str(out), moment]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert read_json(out / "run.json")["status"] == "running"
+    left = [path.name for path in (out / "artifacts/checkpoints").iterdir() if path.name.startswith(".")]
+    assert bool(left) == (moment == "while-a-checkpoint-is-written")
+
+    torch.set_num_threads(1)
+    weights, _ = run(out)
+    assert (out / "metrics.jsonl").read_bytes() == whole[0]
+    assert all(torch.equal(weights[key], value) for key, value in whole[1].items())
+    assert not list((out / "artifacts/checkpoints").glob(".*"))

@@ -1,0 +1,64 @@
+"""One process of a distributed run, started by torchrun: `dealt_run.py OUT`; it leaves what it saw as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from worlds import QUICK, evaluated, model, trainable
+
+from trimtab import DynaMiCS, finetune
+from trimtab.data.stream import MixtureStream
+from trimtab.train.loop import Loop
+
+MIXER = DynaMiCS(targets=["math"], constraints={"web": 0.0, "safety": 0.3}, schedule=6, probe_steps=2)
+
+
+def watched_run(out: Path | None) -> dict[str, Any]:
+    """A float64 run; the sample order, who probed what, and the slopes of every update."""
+    drawn: list[list[tuple[str, int]]] = []
+    probed: list[tuple[float, ...]] = []
+    draw, step = MixtureStream.draw, Loop.step
+
+    def seen_draw(self: MixtureStream, weights: Any) -> list[tuple[str, int]]:
+        rows = draw(self, weights)
+        drawn.append(rows)
+        return rows
+
+    def seen_step(self: Loop, weights: Any, *, alone: bool = False) -> Any:
+        stats = step(self, weights, alone=alone)
+        if alone:
+            probed.append(tuple(weights))
+            drawn.pop()
+        return stats
+
+    MixtureStream.draw, Loop.step = seen_draw, seen_step  # type: ignore[method-assign]
+    try:
+        handle = model(dtype=torch.float64)
+        result = finetune(
+            handle, train=trainable(), evaluate=evaluated(), mixer=MIXER, fit=QUICK, seed=3, out=out
+        )
+    finally:
+        MixtureStream.draw, Loop.step = draw, step  # type: ignore[method-assign]
+    return {
+        "drawn": drawn,
+        "probed": sorted({weights.index(1.0) for weights in probed}),
+        "slopes": [update.slopes.to_numpy().tolist() for update in result.slopes],
+        "losses": result.losses["loss_nats"].tolist(),
+        "weights": {k: v.double().sum().item() for k, v in handle.module.state_dict().items()},
+        "status": result.status,
+        "step": result.step,
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    seen = watched_run(folder / "run")
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    (folder / f"{rank}.json").write_text(json.dumps({**seen, "world": world}))
+    torch.distributed.destroy_process_group()

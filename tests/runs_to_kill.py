@@ -1,0 +1,56 @@
+"""A run in a process of its own that is killed, for real, at a stated moment: `runs_to_kill.py OUT MOMENT`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from worlds import QUICK, evaluated, model, trainable
+
+from trimtab import DynaMiCS, finetune
+from trimtab.adapt.result import FinetuneResult
+from trimtab.train import checkpoint
+from trimtab.train.loop import Loop
+
+MIXER = DynaMiCS(targets=["math"], constraints={"web": 0.0, "safety": 0.3}, schedule=4, probe_steps=2)
+
+MOMENTS = {
+    "in-training": (Loop, "step", 9),  # the third step after the first probes
+    "inside-a-probe": (Loop, "step", 13),  # within the second round of probes
+    "while-a-checkpoint-is-written": (
+        checkpoint,
+        "save_file",
+        16,
+    ),  # the second one: weights on disk, moments not
+}
+
+
+def run(out: Path) -> tuple[dict[str, torch.Tensor], FinetuneResult]:
+    """The run, on fresh base weights; the weights it leaves."""
+    handle = model(dropout=0.1)
+    result = finetune(handle, train=trainable(), evaluate=evaluated(), mixer=MIXER, fit=QUICK, out=out)
+    return dict(handle.module.state_dict()), result
+
+
+def kill_at(moment: str) -> None:
+    """Let the process kill itself, without any chance to clean up, at the named call."""
+    owner, name, count = MOMENTS[moment]
+    original, calls = getattr(owner, name), [0]
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, name, counted)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kill_at(sys.argv[2])
+    run(Path(sys.argv[1]))
