@@ -34,7 +34,7 @@ def _updates(
     found = []
     for step, end in zip(UPDATES, (*UPDATES[1:], 320), strict=True):
         slopes = random.normal(3e-4, 4e-4, (len(evaluate), len(train)))
-        slopes[: len(train)] -= np.diag(random.uniform(1e-3, 4e-3, len(train)))
+        slopes -= random.uniform(1e-3, 4e-3, len(train)) * np.eye(len(evaluate), len(train))
         if step == 5:
             slopes[:, 1] = np.nan
         weights = random.dirichlet(np.ones(len(train)))
@@ -132,7 +132,7 @@ def make_result(
     slopes = _updates(train, evaluate, base, VALIDATION[: len(evaluate)]) if probes else []
     shares = [update.weights for update in slopes] or [{name: 1 / len(train) for name in train}]
     steps = [update.step for update in slopes] or [0]
-    pulls = pulls if status in ("feasible", "diverged") else [0.0] * len(evaluate)
+    pulls = pulls[: len(evaluate)] if status in ("feasible", "diverged") else [0.0] * len(evaluate)
     return FinetuneResult(
         label=label,
         status=status,  # type: ignore[arg-type]

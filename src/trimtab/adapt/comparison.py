@@ -44,7 +44,7 @@ def comparison_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
     columns = ["run", "status", "step", "gain_percent", "gain_low", "gain_high"]
     columns += [name + part for name in names for part in (CHANGE, LIMIT, KEPT)]
     columns += ["training_multiple", "all_in_multiple", "seconds"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({name + KEPT: object for name in names})
 
 
 def unique_labels(results: Sequence[FinetuneResult]) -> list[str]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from trimtab.report import figures
 from trimtab.report.numbers import fixed, number
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from trimtab.adapt.result import FinetuneResult, SlopeUpdate
 
 Span = tuple[float, float]

@@ -8,14 +8,11 @@ light and dark. A figure's label (`figure.get_label()`) is its text alternative.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -26,16 +23,27 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from trimtab.report.names import printable, short_names
+from trimtab.report.names import short_names
 from trimtab.report.numbers import NOTHING, fixed, missing
+from trimtab.report.svg import inline
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c8c8c", "#f0e442")
 """Okabe and Ito's colours, which people with the common colour-vision deficiencies can tell apart."""
 MARKERS = "os^DvPX*"
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
 
-_INK, _GRID, _PAPER = "#010204", "#d0d1d4", "#fdfcfe"  # stand-ins, replaced by the page's own colours
-_VARIABLES = {_INK: "var(--ink, #1d2530)", _GRID: "var(--grid, #cfd6de)", _PAPER: "var(--paper, #ffffff)"}
+_INK, _GRID, _PAPER, _LINE = (
+    "#010204",
+    "#d0d1d4",
+    "#fdfcfe",
+    "#0172b3",
+)  # stand-ins, replaced by the page's own colours
+_VARIABLES = {
+    _INK: "var(--ink, #1d2530)",
+    _GRID: "var(--grid, #cfd6de)",
+    _PAPER: "var(--paper, #ffffff)",
+    _LINE: "var(--line, #0072b2)",
+}
 _WIDTH = 5.0  # inches of 72 units: 360 units, the width of a telephone
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -65,8 +73,7 @@ _STYLE: Any = {
     "legend.fontsize": 9.0,
     "hatch.linewidth": 0.6,
 }
-_SVG = "{http://www.w3.org/2000/svg}"
-_XLINK = "{http://www.w3.org/1999/xlink}href"
+_CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False, "in_layout": False}
 
 Numbers = npt.ArrayLike
 
@@ -196,8 +203,8 @@ def line_band(
         figure, axes = _one_axes(2.3, title, label)
         for start, stop in spans:
             axes.axvspan(start, stop, color=PALETTE[2], alpha=0.16, linewidth=0)
-        axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, linewidth=0)
-        axes.plot(x, y, color=PALETTE[0], marker="o", markersize=3.2, linewidth=1.6)
+        axes.fill_between(x, low, high, color=_LINE, alpha=0.25, linewidth=0)
+        axes.plot(x, y, color=_LINE, marker="o", markersize=3.2, linewidth=1.6)
         for height, dashes in ((reference, ":"), (limit, "--")):
             if not missing(height):
                 axes.axhline(height, color=_INK, linestyle=dashes, linewidth=1.1)
@@ -275,11 +282,7 @@ def to_svg(figure: Figure) -> str:
         figure.savefig(
             buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    root = ElementTree.fromstring(buffer.getvalue())
-    _strip(root)
-    _describe(root, printable(str(figure.get_label())))
-    _rename_ids(root)
-    text = ElementTree.tostring(root, encoding="unicode")
+    text = inline(buffer.getvalue(), str(figure.get_label()), telephone=_WIDTH * 72)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)
     return text
@@ -338,6 +341,7 @@ def _cell(
     strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if known else 0.0
     fill = to_hex(matplotlib.colormaps["RdBu_r"](0.5 + 0.42 * strength)) if known else "none"
     look: dict[str, Any] = {"facecolor": fill, "edgecolor": _PAPER if known else _GRID, "linewidth": 1.5}
+    look["in_layout"] = False
     axes.add_patch(Rectangle((j, i), 1, 1, hatch=None if known else "////", **look))
     text = fixed(value, places, signed=True) if known else NOTHING
     dark = abs(strength) > 0.62
@@ -350,9 +354,6 @@ def _cell(
         axes.text(middle, i + 0.73, f"±{fixed(error, places)}", color=ink, **_CENTRED, fontsize=7)
 
 
-_CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
-
-
 def _with_margin(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """The range of the finite values with a little room at both ends; (0, 1) without one."""
     finite = values[np.isfinite(values)]
@@ -361,46 +362,3 @@ def _with_margin(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(finite.min()), float(finite.max())
     margin = 0.06 * (high - low) or 0.5
     return low - margin, high + margin
-
-
-def _strip(root: ElementTree.Element) -> None:
-    """Drop what only a standalone drawing needs: metadata, and a style rule that would reach the whole page."""
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(_SVG)
-        if _XLINK in element.attrib:
-            element.set("href", element.attrib.pop(_XLINK))
-    for name in ("version", "width", "height"):
-        root.attrib.pop(name, None)
-
-
-def _describe(root: ElementTree.Element, label: str) -> None:
-    width = float(root.attrib["viewBox"].split()[2])
-    root.attrib.update({"xmlns": _SVG[1:-1], "role": "img", "style": "stroke-linejoin: round"})
-    if width > 1.05 * _WIDTH * 72:
-        root.set("data-width", f"{width:.0f}")
-    if label:
-        root.set("aria-label", label)
-        title = ElementTree.Element("title")
-        title.text = label
-        root.insert(0, title)
-
-
-def _rename_ids(root: ElementTree.Element) -> None:
-    """Keep only ids that something points at, and start them with a hash of the whole drawing."""
-    text = ElementTree.tostring(root, encoding="unicode")
-    prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:10] + "-"
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
-    for element in root.iter():
-        if element.attrib.get("id") in used:
-            element.set("id", prefix + element.attrib["id"])
-        else:
-            element.attrib.pop("id", None)
-        for key, value in element.attrib.items():
-            if key == "href" and value.startswith("#"):
-                element.set(key, "#" + prefix + value[1:])
-            elif key != "aria-label":
-                element.set(key, value.replace("url(#", "url(#" + prefix))

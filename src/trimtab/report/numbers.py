@@ -35,7 +35,7 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
         return "∞" if value > 0 else "−∞"
     places = 0 if value == 0 or float(value).is_integer() else digits - 1 - _exponent(value)
     if places > digits + 3:
-        text = f"{value:.{digits - 1}e}"
+        text = f"{value:.{digits - 1}e}".replace("e-0", "e-")
     else:
         text = f"{value:.{max(places, 0)}f}"
     return _sign(text, positive=signed and value > 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -152,6 +153,6 @@ def _cell(value: object, write: Format | None) -> Mark:
         return Mark(_clean(written.text) or NOTHING, written.tone)
     if isinstance(written, (bool, np.bool_)):
         return Mark("yes" if written else "no")
-    if isinstance(written, (int, float)):
-        return Mark(number(written))
+    if isinstance(written, Real):
+        return Mark(number(float(written)))
     return Mark(_clean(written) or NOTHING)
