@@ -1,0 +1,243 @@
+"""From measured slopes to a mixture that lowers target losses and keeps every constrained loss in bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from trimtab.errors import ConfigError, ShapeError, explain, nearest
+from trimtab.numerics.cone import Programme
+from trimtab.numerics.constrained import solve_constrained
+from trimtab.numerics.penalised import solve_penalised
+
+__all__ = ["Method", "MixtureProblem", "MixtureSolution", "solve_mixture"]
+
+Method = Literal["robust", "lp", "grid"]
+
+DEFAULT_SCALE_NATS = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureProblem:
+    """What a mixture is chosen from: M evaluation domains (rows), N training domains (columns).
+
+    The arrays are copied as float64 and cannot be written to; the caller's own stay as they are.
+
+    Attributes:
+        slopes: change of evaluation loss i per training step on domain j alone, nats per step. A column
+            with a nan or an infinity (a probe that diverged) is unusable and gets no weight.
+        losses: loss now, nats. May be nan where there is no reference.
+        reference: the highest loss a constraint allows, nats; nan marks rows that are no constraint.
+        targets: rows whose summed loss is to fall. A target may be a constraint too ("no target gets worse").
+        horizon: steps for which the mixture will be used, above 0.
+        slope_se: standard errors of the slopes, nats per step, not negative; "robust" needs them. A column
+            with a nan in a constrained row has unknown noise and is unusable for "robust".
+        scale: nats that weigh the violations of each constraint against the others when not all can be kept,
+            above 0; None means 0.01 nats each.
+
+    Raises:
+        ShapeError: the arrays do not fit together.
+        ConfigError: a value is outside the ranges above, there is no target, or no column is usable.
+    """
+
+    slopes: Float[np.ndarray, "M N"]
+    losses: Float[np.ndarray, " M"]
+    reference: Float[np.ndarray, " M"]
+    targets: Sequence[int]
+    horizon: float
+    slope_se: Float[np.ndarray, "M N"] | None = None
+    scale: Float[np.ndarray, " M"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("slopes", "losses", "reference", "slope_se", "scale"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _frozen(getattr(self, name)))
+        object.__setattr__(self, "targets", tuple(int(target) for target in self.targets))
+        _check_shapes(self)
+        _check_targets(self)
+        _check_values(self)
+
+    @property
+    def constrained(self) -> Bool[np.ndarray, " M"]:
+        """Which evaluation domains are constraints."""
+        rows: np.ndarray = ~np.isnan(self.reference)
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureSolution:
+    """A mixture, and what it is predicted to do at the horizon.
+
+    Attributes:
+        weights: share of each training domain, at least 0, summing to 1.
+        predicted: loss of every evaluation domain at the horizon, nats, *without* a margin.
+        status: "optimal" when every constraint is kept as the method poses it, else "relaxed".
+        violation: nats by which each constraint is broken as the method poses it (so with the margin for
+            "robust"); 0 where kept, nan for non-constraints.
+        conflicts: the constraints that cannot be kept together, in order; empty when optimal. They are the
+            broken ones: violations are made small from the worst (scaled) down, so what can be kept beside
+            the worst is kept. For "grid" just the constraints its chosen candidate breaks.
+        shadow_prices: -d(objective)/d(reference) of each constraint, at least 0, nats per nat: one more
+            hundredth of a nat of tolerance buys a hundredth of it in summed target loss. At a kink some value
+            between the one-sided derivatives; 0 where the constraint does not bind. With a ridge, the
+            derivative of the ridged objective. nan for non-constraints, when relaxed, and for "grid", whose
+            choice has no derivative.
+        objective: predicted change of the summed target loss at the horizon, nats; below 0 is better.
+    """
+
+    weights: Float[np.ndarray, " N"]
+    predicted: Float[np.ndarray, " M"]
+    status: Literal["optimal", "relaxed"]
+    violation: Float[np.ndarray, " M"]
+    conflicts: tuple[int, ...]
+    shadow_prices: Float[np.ndarray, " M"]
+    objective: float
+
+
+def solve_mixture(
+    problem: MixtureProblem, method: Method = "robust", *, kappa: float = 1.28, ridge: float = 0.0
+) -> MixtureSolution:
+    """The mixture of training domains that lowers the targets most while each constraint keeps its reference.
+
+    The loss of row i after the horizon H is predicted as `losses[i] + H * slopes[i] @ w`. "lp" asks of it to
+    be at most `reference[i]`. "robust" adds `kappa * H * norm(slope_se[i] * w)` first: at kappa 1.28 a given
+    mixture whose slopes have independent normal errors keeps a given constraint with probability 0.9. "grid"
+    is the paper's penalised rule.
+
+    Args:
+        problem: what was measured.
+        method: "robust", "lp" or "grid".
+        kappa: standard errors of margin, at least 0; used by "robust" only.
+        ridge: at least 0; adds `ridge * max_j |H * sum_T slopes[:, j]| * norm(w)**2` to the objective, which
+            draws the mixture away from the corners.
+
+    Returns:
+        A solution. Among equally good mixtures "lp" and "robust" return one inside their set, whatever the
+        order of the domains, so with nothing to choose between them all domains share alike.
+
+    Raises:
+        ConfigError: unknown method, kappa or ridge out of range, "robust" without standard errors, or no
+            usable column.
+
+    Source: Gualdoni et al. 2026 (arXiv 2605.10770) for the prediction and the grid; the other two are ours.
+
+    Training on the first domain helps the target and hurts the constraint; the second mends it.
+
+    >>> slopes = np.array([[-1e-3, 0.0], [1e-3, -1e-3]])
+    >>> losses, reference = np.array([2.0, 3.0]), np.array([np.nan, 3.0])
+    >>> problem = MixtureProblem(slopes, losses, reference, targets=[0], horizon=100)
+    >>> solution = solve_mixture(problem, "lp")
+    >>> solution.status, solution.weights.round(6).tolist(), solution.predicted.round(6).tolist()
+    ('optimal', [0.5, 0.5], [1.95, 3.0])
+    >>> solution.shadow_prices.round(6).tolist()
+    [nan, 0.5]
+    """
+    _check_choice(problem, method, kappa, ridge)
+    usable = _usable(problem, method)
+    programme = _programme(problem, usable, kappa if method == "robust" else 0.0, ridge)
+    found = solve_penalised(programme, problem.horizon) if method == "grid" else solve_constrained(programme)
+    weights = np.zeros(len(usable))
+    weights[usable] = found.weights
+    conflicts = np.flatnonzero(problem.constrained)[found.conflicts]
+    return MixtureSolution(
+        weights=weights,
+        predicted=problem.losses + problem.horizon * problem.slopes[:, usable] @ found.weights,
+        status="relaxed" if len(conflicts) else "optimal",
+        violation=_on_rows(problem, np.where(found.conflicts, programme.excess(found.weights), 0.0)),
+        conflicts=tuple(conflicts.tolist()),
+        shadow_prices=_on_rows(problem, found.multipliers),
+        objective=float(programme.cost @ found.weights),
+    )
+
+
+def _programme(
+    problem: MixtureProblem, usable: Bool[np.ndarray, " N"], kappa: float, ridge: float
+) -> Programme:
+    rows, horizon = problem.constrained, problem.horizon
+    change = horizon * problem.slopes[:, usable]
+    cost = change[list(problem.targets)].sum(axis=0)
+    noise = np.zeros_like(change)
+    if kappa > 0.0 and problem.slope_se is not None:
+        noise = kappa * horizon * problem.slope_se[:, usable]
+    scale = np.full(len(rows), DEFAULT_SCALE_NATS) if problem.scale is None else problem.scale
+    room = (problem.reference - problem.losses)[rows]
+    return Programme(cost, change[rows], noise[rows], room, scale[rows], ridge * float(np.abs(cost).max()))
+
+
+def _usable(problem: MixtureProblem, method: Method) -> Bool[np.ndarray, " N"]:
+    """Columns to train on: every slope is known, and for "robust" the noise of every constraint too."""
+    usable: np.ndarray = np.isfinite(problem.slopes).all(axis=0)
+    if method == "robust" and problem.slope_se is not None:
+        usable &= np.isfinite(problem.slope_se[problem.constrained]).all(axis=0)
+    if not usable.any():
+        hint = "a smaller learning rate or a longer probe"
+        raise ConfigError(explain("a nan or infinity in every column", "at least one usable column", hint))
+    return usable
+
+
+def _on_rows(problem: MixtureProblem, values: Float[np.ndarray, " K"]) -> Float[np.ndarray, " M"]:
+    rows = np.full(len(problem.losses), np.nan)
+    rows[problem.constrained] = values
+    return rows
+
+
+def _frozen(values: np.ndarray) -> np.ndarray:
+    copy = np.array(values, dtype=np.float64)
+    copy.setflags(write=False)
+    return copy
+
+
+def _check_shapes(problem: MixtureProblem) -> None:
+    if problem.slopes.ndim != 2 or 0 in problem.slopes.shape:
+        raise ShapeError(explain(f"slopes of shape {problem.slopes.shape}", "(M, N), both at least 1"))
+    rows = problem.slopes.shape[:1]
+    for name, expected in (
+        ("losses", rows),
+        ("reference", rows),
+        ("scale", rows),
+        ("slope_se", problem.slopes.shape),
+    ):
+        values = getattr(problem, name)
+        if values is not None and values.shape != expected:
+            raise ShapeError(explain(f"{name} of shape {values.shape}", f"{expected}, as the slopes say"))
+
+
+def _check_targets(problem: MixtureProblem) -> None:
+    targets, rows = problem.targets, len(problem.losses)
+    if not targets:
+        raise ConfigError(explain("no targets", "at least one evaluation domain to improve", "targets=[0]"))
+    wrong = [target for target in targets if not 0 <= target < rows]
+    if wrong or len(set(targets)) < len(targets):
+        raise ConfigError(explain(f"targets {list(targets)}", f"different rows between 0 and {rows - 1}"))
+
+
+def _check_values(problem: MixtureProblem) -> None:
+    rows = problem.constrained
+    if not (np.isfinite(problem.horizon) and problem.horizon > 0):
+        raise ConfigError(explain(f"horizon {problem.horizon}", "a number of steps above 0"))
+    if np.isinf(problem.reference).any():
+        raise ConfigError(
+            explain("an infinite reference", "finite nats, or nan for a row that is no constraint", "nan")
+        )
+    if not np.isfinite(problem.losses[rows]).all():
+        bad = np.flatnonzero(rows & ~np.isfinite(problem.losses)).tolist()
+        raise ConfigError(explain(f"losses that are not finite in constrained rows {bad}", "finite nats"))
+    if problem.slope_se is not None and (problem.slope_se < 0).any():
+        raise ConfigError(explain("a negative standard error", "values of at least 0"))
+    if problem.scale is not None and not ((problem.scale[rows] > 0) & np.isfinite(problem.scale[rows])).all():
+        raise ConfigError(explain("a scale that is not above 0", "nats above 0 for each constraint", "0.01"))
+
+
+def _check_choice(problem: MixtureProblem, method: str, kappa: float, ridge: float) -> None:
+    choices = get_args(Method)
+    if method not in choices:
+        raise ConfigError(explain(f"method {method!r}", f"one of {choices}", nearest(method, choices)))
+    for name, value in (("kappa", kappa), ("ridge", ridge)):
+        if not (np.isfinite(value) and value >= 0):
+            raise ConfigError(explain(f"{name} {value}", "a finite number of at least 0"))
+    if method == "robust" and kappa > 0 and problem.slope_se is None and problem.constrained.any():
+        raise ConfigError(explain("no slope_se", "standard errors for method 'robust'", "method='lp'"))
