@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed
-from worlds import QUICK, evaluated, model, trainable
 
 from trimtab import DynaMiCS, finetune
 from trimtab.data.stream import MixtureStream
 from trimtab.train.loop import Loop
+from worlds import QUICK, evaluated, model, trainable
 
 MIXER = DynaMiCS(targets=["math"], constraints={"web": 0.0, "safety": 0.3}, schedule=6, probe_steps=2)
 

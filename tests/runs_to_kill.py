@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from worlds import QUICK, evaluated, model, trainable
 
 from trimtab import DynaMiCS, finetune
 from trimtab.adapt.result import FinetuneResult
 from trimtab.train import checkpoint
 from trimtab.train.loop import Loop
+from worlds import QUICK, evaluated, model, trainable
 
 MIXER = DynaMiCS(targets=["math"], constraints={"web": 0.0, "safety": 0.3}, schedule=4, probe_steps=2)
 

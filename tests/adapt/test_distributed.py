@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from dealt_run import watched_run
 
 TESTS = Path(__file__).parents[1]

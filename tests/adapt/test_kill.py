@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs_to_kill import MOMENTS, run
 
+from runs_to_kill import MOMENTS, run
 from trimtab.runs.lines import read_json
 
 TESTS = Path(__file__).parents[1]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import QUICK, evaluated, model, trainable
 
 from trimtab import DynaMiCS, finetune
 from trimtab.adapt.result import FinetuneResult
@@ -18,12 +17,13 @@ from trimtab.runs import atomic
 from trimtab.train import checkpoint
 from trimtab.train.interrupt import Paused
 from trimtab.train.loop import Loop
+from worlds import QUICK, evaluated, model, trainable
 
 MIXER = DynaMiCS(targets=["math"], constraints={"web": 0.0, "safety": 0.3}, schedule=4, probe_steps=2)
 DOMAINS = {"train": trainable(), "evaluate": evaluated()}
 
 
-class Abort(Exception):
+class AbortError(Exception):
     """A stop that no code of ours expects."""
 
 
@@ -57,7 +57,7 @@ def abort_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, count: int)
     def counted(*arguments: Any, **options: Any) -> Any:
         calls[0] += 1
         if calls[0] == count:
-            raise Abort
+            raise AbortError
         return original(*arguments, **options)
 
     monkeypatch.setattr(owner, name, counted)
@@ -91,7 +91,7 @@ def test_an_abort_at_any_moment_changes_nothing(
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         abort_at(patch, owner, name, count)
-        with pytest.raises(Abort):
+        with pytest.raises(AbortError):
             run(out)
     handle, result = run(out)
     metrics, weights = outcome(out, handle)
@@ -155,7 +155,7 @@ def test_other_weights_or_data_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         abort_at(patch, Loop, "step", 20)
-        with pytest.raises(Abort):
+        with pytest.raises(AbortError):
             run(tmp_path / "run")
     newest = checkpoint.checkpoints(tmp_path / "run/artifacts/checkpoints")[-1]
     (newest / "moments.safetensors").write_bytes(b"torn")
