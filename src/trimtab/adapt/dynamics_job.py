@@ -15,7 +15,7 @@ from trimtab.adapt.mixers import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Un
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain
-from trimtab.errors import ConfigError, Problem, nearest
+from trimtab.errors import Problem, TrimtabError, nearest
 from trimtab.models.adapters import Lora
 from trimtab.models.load import load
 from trimtab.runs.atomic import write_atomic
@@ -170,11 +170,11 @@ def _run_one(
     )
 
 
-def _run_member(member: tuple[str, DynamicsConfig], folder: Path) -> FinetuneResult:
+def _run_member(member: tuple[str, DynamicsConfig], folder: Path) -> str:
     label, config = member
     result = _run_one(config, folder, label)
     result.report(folder / "report.html")
-    return result
+    return result.status
 
 
 def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None) -> Outcome:
@@ -191,15 +191,14 @@ def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None
         except KeyboardInterrupt:
             group.set_status("interrupted")
             raise
-        results = [swept.results[label] for label in members if label in swept.results]
-        failures = {label: str(error) for label, error in swept.failures.items()}
-        if not results:
+        if not swept.results:
             group.set_status("failed")
-            raise ConfigError(f"no run of {folder} finished: {failures}")
-        outcome = Outcome(results, folder / "report.html", failures)
+            raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
+        results = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
+        outcome = Outcome(results, folder / "report.html", swept.failures)
         _write_report(outcome)
         group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
-        group.set_status("failed" if failures else "done")
+        group.set_status("failed" if swept.failures else "done")
     return outcome
 
 
