@@ -49,12 +49,22 @@ class Problem:
         return f"{self.where}: got {self.got}, expected {self.expected}{tail}"
 
 
-class ConfigProblems(ConfigError):
+class ConfigProblems(ConfigError):  # noqa: N818
     """Every problem of one config, all at once."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def not_among(where: str, got: object, choices: Iterable[str]) -> Problem:
+    """The problem of a value that is none of a few allowed words.
+
+    >>> print(not_among("fit.shares", "token", ["examples", "tokens"]))
+    fit.shares: got 'token', expected 'examples' or 'tokens'; try 'tokens'
+    """
+    allowed = list(choices)
+    return Problem(where, repr(got), " or ".join(map(repr, allowed)), nearest(str(got), allowed))
 
 
 def explain(got: object, expected: str, hint: str = "") -> str:

@@ -5,9 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from trimtab.errors import Problem
+from trimtab.errors import Problem, not_among
+
+Packing = Literal["packed", "padded"]
+Shares = Literal["examples", "tokens"]
+LearningRateSchedule = Literal["constant", "linear", "cosine"]
+Precision = Literal["fp32", "bf16"]
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "micro_batch_size": 1,
+    "eval_sequences": 2,
+    "probe_sequences": 2,
+    "test_sequences": 2,
+    "eval_batch_size": 1,
+    "eval_points": 1,
+    "checkpoint_every": 1,
+}
+"""The least value of each count; from one sequence nobody learns how noisy a loss is."""
+_CHOICES = {"packing": Packing, "shares": Shares, "lr_schedule": LearningRateSchedule, "precision": Precision}
 
 
 @dataclass(frozen=True)
@@ -40,15 +58,15 @@ class Fit:
     batch_size: int = 8
     micro_batch_size: int | None = None
     seq_len: int = 512
-    packing: Literal["packed", "padded"] = "packed"
-    shares: Literal["examples", "tokens"] = "examples"
+    packing: Packing = "packed"
+    shares: Shares = "examples"
     lr: float = 1e-4
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_schedule: LearningRateSchedule = "constant"
     warmup_steps: int = 0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     eval_sequences: int = 256
     probe_sequences: int = 128
     test_sequences: int | None = None
@@ -73,20 +91,16 @@ class Fit:
 
     def problems(self, where: str = "fit") -> Iterator[Problem]:
         """Every setting that cannot work."""
-        counts = (
-            "steps",
-            "batch_size",
-            "eval_sequences",
-            "probe_sequences",
-            "eval_batch_size",
-            "eval_points",
-        )
-        for name in (*counts, "checkpoint_every"):
-            if (value := getattr(self, name)) < 1:
-                yield Problem(f"{where}.{name}", str(value), "at least 1")
-        for name in ("micro_batch_size", "test_sequences"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                yield Problem(f"{where}.{name}", str(value), "at least 1, or null")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                expected = f"at least {least}" + (", so that the noise is known" if least == 2 else "")
+                if name in ("micro_batch_size", "test_sequences"):
+                    expected += ", or null"
+                yield Problem(f"{where}.{name}", str(value), expected)
+        for name, choices in _CHOICES.items():
+            if (word := getattr(self, name)) not in get_args(choices):
+                yield not_among(f"{where}.{name}", word, get_args(choices))
         rules = (
             ("seq_len", self.seq_len >= 2, "at least 2, so that a token is predicted"),
             ("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number"),
@@ -116,4 +130,4 @@ def evaluation_steps(steps: int, points: int) -> tuple[int, ...]:
     """
     first = max(1.0, steps / 64)
     ratio = (steps / first) ** (1 / max(1, points - 1))
-    return (0, *sorted({min(steps, round(first * ratio**k)) for k in range(points)} | {steps}))
+    return (0, *sorted({max(1, round(steps / ratio**k)) for k in range(points)}))
