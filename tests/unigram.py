@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from worlds import tokenizer
 
 from trimtab.data.rows import SplitCounts
 from trimtab.data.tokens import TokenDomain, TokenSplit
 from trimtab.models.load import Model
+from worlds import tokenizer
 
 VOCABULARY = 7
 FIRST = 0
