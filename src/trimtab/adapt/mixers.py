@@ -257,6 +257,8 @@ class DynaMiCS:
         """Probe, solve, and ask again at the next update."""
         plan = self.plan(session.steps)
         here = next(span for span in reversed(plan) if span.start <= session.step)
+        if not all(np.isfinite(losses.loss) for losses in session.losses().values()):
+            raise DivergedError(f"a loss at step {session.step} is not finite; try a lower lr")
         estimate = session.probe(here.probe_steps)
         if not np.isfinite(estimate.slopes).all(axis=0).any():
             raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
@@ -286,7 +288,7 @@ def mixture_problem(session: Session, estimate: SlopeEstimate, horizon: int) -> 
         reference=base + tolerance,
         targets=[roles.evaluate.index(name) for name in roles.targets],
         horizon=horizon,
-        slope_se=np.nan_to_num(estimate.standard_errors),
+        slope_se=estimate.standard_errors,
         scale=np.maximum(np.maximum(np.nan_to_num(tolerance), noise), 0.01),
     )
 
