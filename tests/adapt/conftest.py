@@ -15,7 +15,7 @@ from trimtab.adapt.result import FinetuneResult, SlopeUpdate
 TRAIN = ("headers", "decimals", "python", "docstrings")
 EVALUATE = (*TRAIN, "metadata", "tests")
 TOLERANCES = {"python": 0.05, "docstrings": 0.05, "metadata": 0.05, "tests": 0.05}
-VALIDATION = (-0.2, -0.12, 0.04, 0.062, 0.03, 0.02)
+VALIDATION = (-0.2, -0.12, 0.04, 0.062, 0.03, 0.02) + (0.01,) * 8
 UPDATES = (0, 1, 5, 10, 20, 40, 80, 160)
 GRID = (0, 5, 9, 16, 30, 54, 98, 177, 320)
 

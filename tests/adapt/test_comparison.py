@@ -70,6 +70,7 @@ def test_the_table_fits_120_columns_with_four_constraints(group: list[FinetuneRe
     text = render_table(comparison_table(group))
     assert max(len(row) for row in text.splitlines()) <= 120
     assert "\n\n" not in text
+    assert text.isascii()
     assert "+.071 OVER" in text
     assert "13.1 [12.3,13.8]" in text
     assert all(label in text for label in ("Fixed 0.65 on targets", "Early-stopped target", "infeasible"))
@@ -95,4 +96,4 @@ def test_hostile_names_cannot_break_a_line(result_of: MakeResult) -> None:
 def test_no_constraints_and_missing_numbers_are_shown(result_of: MakeResult) -> None:
     result = result_of()
     bare = replace(result, final=result.final.assign(role="target", change=math.nan))
-    assert "– [–,–]" in render_table(comparison_table([bare]))
+    assert "- [-,-]" in render_table(comparison_table([bare]))

@@ -17,8 +17,7 @@ import pandas as pd
 import pytest
 
 from trimtab.adapt.dynamics_figures import calibration, calibration_sentence, feasible_spans, loss_figures
-from trimtab.adapt.dynamics_page import page, verdict
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics_page import page
 from trimtab.errors import DataError
 
 from .conftest import EVALUATE, TRAIN, UPDATES, MakeResult
@@ -32,6 +31,7 @@ HOSTILE = (
     "x" * 200,
     "{{ 7*7 }}",
 )
+PULLS = (-0.1,) * 14
 
 
 class Reader(HTMLParser):
@@ -61,14 +61,10 @@ def headings(text: str) -> list[str]:
 def hostile_html() -> str:
     from .conftest import make_result
 
-    names = [*HOSTILE]
-    return page(
-        [
-            make_result("<b>bold</b>", train=names[:4], evaluate=names),
-            make_result("<b>bold</b>", probes=False, evaluate=names),
-        ],
-        title="<i>title</i>",
-    )
+    names = [*HOSTILE, *(f"domain {number}" for number in range(8))]
+    wide = make_result("<b>bold</b>", train=names[:8], evaluate=names, pulls=PULLS)
+    plain = make_result("<b>bold</b>", probes=False, evaluate=names[:6])
+    return page([replace(wide, slopes=wide.slopes[:2]), plain], title="<i>title</i>")
 
 
 def test_a_page_of_one_run_has_every_part(result_of: MakeResult) -> None:
@@ -94,7 +90,9 @@ def test_a_mixer_without_slopes_has_no_parts_about_them(result_of: MakeResult) -
 
 
 def test_several_runs_are_compared_and_the_others_folded(result_of: MakeResult) -> None:
-    text = page([result_of(), result_of("Uniform", probes=False, pulls=(-0.1, 0, 0.01, 0.06, 0, 0))])
+    text = page(
+        [result_of(probes=False), result_of("Uniform", probes=False, pulls=(-0.1, 0, 0.01, 0.06, 0, 0))]
+    )
     assert headings(text)[0] == "Comparison"
     assert "This run: DynaMiCS" in headings(text)
     assert re.search(r'<td class="[^"]*bad">\+0.060 not kept</td>', text)
@@ -118,39 +116,6 @@ def test_notes_are_told(result_of: MakeResult) -> None:
 def test_no_result_is_refused() -> None:
     with pytest.raises(DataError, match="got no result, expected at least one finished run"):
         page([])
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        ("feasible", r"lowered target perplexity on test by 13\.1 % .* kept 4 of 4 constraints"),
-        (
-            "infeasible",
-            "is infeasible: no checkpoint kept every constraint on validation, so the base weights",
-        ),
-        ("no gain", "gained nothing"),
-        ("diverged", r"diverged, and its last good checkpoint \(step 177\) lowered"),
-    ],
-)
-def test_the_verdict_says_plainly_what_happened(result_of: MakeResult, status: str, expected: str) -> None:
-    assert re.search(expected, verdict([result_of(status=status)]))
-
-
-def test_the_verdict_names_what_was_not_kept_and_what_it_cost(result_of: MakeResult) -> None:
-    said = verdict([result_of(pulls=(0.02, 0.03, 0.09, 0.01, 0.01, 0.01))])
-    assert "raised target perplexity on test by 2.5 % (95 % interval 1.7 to 3.4)" in said
-    assert "3 of 4 constraints; not kept: python (+0.090 nats, tolerance 0.050)" in said
-    assert "for 2.40 times the training steps of one fixed-mixture run (2.31 times with evaluations)" in said
-
-
-def test_a_gain_that_may_be_none_is_called_so(result_of: MakeResult) -> None:
-    assert "which may be no change at all" in verdict([result_of(pulls=(0.001, -0.002, 0, 0, 0, 0))])
-
-
-def test_the_verdict_on_a_group_names_the_largest_gain_that_kept_all(group: list[FinetuneResult]) -> None:
-    said = verdict(group)
-    assert "Of the 7 runs compared, 4 gained something and kept every constraint on test" in said
-    assert "is that of Fixed 0.65 on targets" in said
 
 
 def test_a_constraint_whose_interval_crosses_its_tolerance_is_within_the_noise(result_of: MakeResult) -> None:

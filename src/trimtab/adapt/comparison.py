@@ -101,7 +101,8 @@ def kept_word(kept: object) -> str:
 def render_table(frame: pd.DataFrame, width: int = 120) -> str:
     """A comparison as plain text, in blocks of at most `width` columns, each beginning with the run's name.
 
-    Costs are multiples of a fixed-mixture run: training and probe steps alone / with every evaluation.
+    Minus signs and dashes are plain ASCII, so that the numbers can be copied and any terminal shows them. Costs are
+    multiples of a fixed-mixture run: training and probe steps alone / with every evaluation.
 
     Args:
         frame: from `comparison_table`.
@@ -121,6 +122,7 @@ def render_table(frame: pd.DataFrame, width: int = 120) -> str:
         ["", "s", *(fixed(value, 0) for value in frame["seconds"])],
     ]
     room = width - sum(_width(column) + 2 for column in columns)
+    columns = [[_ascii(cell) for cell in column] for column in columns]
     labels = short_names([str(label) for label in frame["run"]], min(max(room, 16), 32))
     run = ["", "run", *labels]
     return "\n\n".join(_block([run, *part]) for part in _parts(columns, width - _width(run) - 2))
@@ -171,6 +173,10 @@ def _constraint(frame: pd.DataFrame, name: str, brief: str) -> list[str]:
         for change, kept in zip(frame[name + CHANGE], frame[name + KEPT], strict=True)
     ]
     return [brief, limit, *cells]
+
+
+def _ascii(cell: str) -> str:
+    return cell.replace("−", "-").replace(NOTHING, "-")
 
 
 def _parts(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:

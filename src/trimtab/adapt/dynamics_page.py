@@ -17,10 +17,10 @@ from trimtab.adapt.comparison import (
     constraint_names,
     kept_word,
     percent_gain,
-    target_gain,
     unique_labels,
     working_seconds,
 )
+from trimtab.adapt.verdict import kept_all, sentence_about, verdict
 from trimtab.errors import DataError, explain
 from trimtab.report.figures import to_svg
 from trimtab.report.numbers import NOTHING, fixed, missing, number, span
@@ -65,78 +65,6 @@ def page(results: Sequence[FinetuneResult], title: str = "Fine-tuning under cons
     return Page(title, verdict(results), sections).render()
 
 
-def verdict(results: Sequence[FinetuneResult]) -> str:
-    """What the first run gained and kept on test and at which cost, and a second sentence about the comparison."""
-    labels = unique_labels(results)
-    sentence = _told(results[0], labels[0]).text
-    if len(results) == 1:
-        return sentence
-    kept = [k for k, result in enumerate(results) if _kept_all(result) and result.status == "feasible"]
-    best = max(kept, key=lambda k: target_gain(results[k])[0], default=None)
-    group = (
-        f"Of the {len(results)} runs compared, {len(kept)} gained something and kept every constraint on test"
-    )
-    if best is None:
-        return f"{sentence} {group}."
-    return (
-        f"{sentence} {group}; the largest gain among them, {_gain(results[best])}, is that of {labels[best]}."
-    )
-
-
-def _outcome(result: FinetuneResult) -> str:
-    """What a run came to, to follow its label."""
-    if result.status == "infeasible":
-        return "is infeasible: no checkpoint kept every constraint on validation, so the base weights were returned"
-    if result.status == "no gain":
-        return "gained nothing: no checkpoint within the constraints was better on the targets than the base weights"
-    diverged = result.status == "diverged"
-    begin = f"diverged, and its last good checkpoint (step {result.step}) " if diverged else ""
-    return f"{begin}{_moved(result)} and kept {_count_kept(result)}"
-
-
-def _moved(result: FinetuneResult) -> str:
-    gain, low, high = target_gain(result)
-    if missing(gain):
-        return "has no test result on its targets"
-    doubt = ", which may be no change at all" if low <= 0 <= high else ""
-    verb = "lowered" if gain >= 0 else "raised"
-    low, high = (low, high) if gain >= 0 else (-high, -low)
-    return f"{verb} target perplexity on test by {fixed(abs(gain), 1)} % (95 % interval {span(low, high, 1)}{doubt})"
-
-
-def _gain(result: FinetuneResult) -> str:
-    gain, low, high = target_gain(result)
-    return f"{fixed(gain, 1)} % ({span(low, high, 1)})"
-
-
-def _count_kept(result: FinetuneResult) -> str:
-    own = result.final[result.final["role"] == "constraint"]
-    if not len(own):
-        return "no constraint, as none was set"
-    broken = own[[not missing(kept) and not kept for kept in own["kept"]]]
-    count = f"{int(sum(bool(kept) for kept in own['kept'] if not missing(kept)))} of {len(own)} constraints"
-    names = [
-        f"{name} ({fixed(change, signed=True)} nats, tolerance {fixed(tolerance)})"
-        for name, change, tolerance in zip(
-            broken["domain"], broken["change"], broken["tolerance"], strict=True
-        )
-    ]
-    return f"{count}; not kept: {', '.join(names)}" if names else count
-
-
-def _kept_all(result: FinetuneResult) -> bool:
-    own = result.final.loc[result.final["role"] == "constraint", "kept"]
-    return all(not missing(kept) and bool(kept) for kept in own)
-
-
-def _price(result: FinetuneResult) -> str:
-    cost = result.cost
-    return (
-        f"for {fixed(cost.training_multiple, 2)} times the training steps of one fixed-mixture run "
-        f"({fixed(cost.all_in_multiple, 2)} times with evaluations)"
-    )
-
-
 def _comparison(results: Sequence[FinetuneResult]) -> Section:
     raw = comparison_table(results)
     names = [str(column).removesuffix(CHANGE) for column in raw.columns if str(column).endswith(CHANGE)]
@@ -145,7 +73,7 @@ def _comparison(results: Sequence[FinetuneResult]) -> Section:
         ("status", [_status(value) for value in raw["status"]]),
         ("step kept", raw["step"].to_list()),
         ("target gain, %", [fixed(value, 1) for value in raw["gain_percent"]]),
-        ("its interval", [span(a, b, 1) for a, b in zip(raw["gain_low"], raw["gain_high"], strict=True)]),
+        ("95 % interval", [span(a, b, 1) for a, b in zip(raw["gain_low"], raw["gain_high"], strict=True)]),
     ]
     for name in names:
         cells = zip(raw[name + CHANGE], raw[name + KEPT], strict=True)
@@ -156,7 +84,8 @@ def _comparison(results: Sequence[FinetuneResult]) -> Section:
         ("seconds", [fixed(value, 0) for value in raw["seconds"]]),
     ]
     caption = (
-        f"{len(results)} runs on test. Gain: reduction of perplexity on the targets (geometric mean). Constraints: "
+        f"{len(results)} runs on test. Gain: reduction of perplexity on the targets (geometric mean); the "
+        "largest of several is flattered by being picked on these same sequences. Constraints: "
         "change of loss in nats per token, and whether it stays within the tolerance in the heading. Costs are "
         "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
         f"every evaluation, a forward pass counted as a third of a step. {_COVERS}"
@@ -237,11 +166,8 @@ def _notes(result: FinetuneResult) -> Iterator[Section]:
 
 
 def _told(result: FinetuneResult, label: str) -> Text:
-    return Text(f"{label} {_outcome(result)}, {_price(result)}.", "good" if _good(result) else "bad")
-
-
-def _good(result: FinetuneResult) -> bool:
-    return result.status == "feasible" and _kept_all(result)
+    good = result.status == "feasible" and kept_all(result)
+    return Text(sentence_about(result, label), "good" if good else "bad")
 
 
 def _judged(row: Mapping[Any, Any]) -> Mark | None:

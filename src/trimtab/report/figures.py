@@ -274,8 +274,8 @@ def to_svg(figure: Figure) -> str:
 
     The same figure gives the same text every time: no date, a fixed salt. Every id starts with a hash of the
     drawing, so figures that differ never share one. Width and height are left to the page (the `viewBox` is kept);
-    a figure wider than a telephone carries its natural width as `data-width`. The figure's label becomes its
-    `<title>` and `aria-label`.
+    a figure wider than a telephone keeps its natural width (`data-width`) for a box that scrolls. The figure's
+    label becomes its `<title>` and `aria-label`.
     """
     buffer = io.StringIO()
     with _style():

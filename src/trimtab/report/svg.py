@@ -17,7 +17,7 @@ def inline(drawing: str, label: str, telephone: float) -> str:
 
     Metadata, comments and rules that would reach the whole page are dropped; ids that something points at start
     with a hash of the drawing, all others go. The size is left to the page, but a drawing wider than a telephone
-    carries its natural width as `data-width`.
+    keeps its natural width (`data-width`), for a box that scrolls.
 
     Args:
         drawing: a whole SVG document from a source that is trusted.
@@ -50,6 +50,7 @@ def _describe(root: ElementTree.Element, label: str, telephone: float) -> None:
     root.attrib.update({"xmlns": _SVG[1:-1], "role": "img", "style": "stroke-linejoin: round"})
     if width > 1.05 * telephone:
         root.set("data-width", f"{width:.0f}")
+        root.attrib["style"] += f"; min-width: {width:.0f}px"
     if label:
         root.set("aria-label", label)
         title = ElementTree.Element("title")
