@@ -53,6 +53,7 @@ def load_checkpoint(folder: Path) -> tuple[Snapshot, dict[str, Any]]:
     """
     try:
         facts = json.loads((folder / "state.json").read_text())
+        _check_schema(facts["schema"], folder)
         flat = load_file(folder / "moments.safetensors")
         snapshot = Snapshot(
             step=facts["step"],
@@ -61,13 +62,13 @@ def load_checkpoint(folder: Path) -> tuple[Snapshot, dict[str, Any]]:
             stream=facts["stream"],
             rng=load_file(folder / "rng.safetensors"),
         )
+    except CheckpointError:
+        raise
     except Exception as error:
         got = f"a damaged checkpoint in {folder} ({error})"
         raise CheckpointError(
             explain(got, "a complete one", "deleting that folder, to start over")
         ) from error
-    if facts["schema"] != SCHEMA:
-        raise CheckpointError(explain(f"checkpoint schema {facts['schema']} in {folder}", f"schema {SCHEMA}"))
     return snapshot, facts["extra"]
 
 
@@ -79,6 +80,11 @@ def checkpoints(parent: Path) -> list[Path]:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name as safetensors."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _check_schema(schema: object, folder: Path) -> None:
+    if schema != SCHEMA:
+        raise CheckpointError(explain(f"checkpoint schema {schema} in {folder}", f"schema {SCHEMA}"))
 
 
 def _nest(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -33,7 +33,7 @@ class SequenceLosses:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `loss` over sequences (ratio estimator); nan for fewer than two sequences."""
+        """Standard error of `loss` over sequences (ratio estimator); nan for fewer than two, or an infinite loss."""
         return _ratio_error(self.nll, self.tokens)
 
     def first(self, n: int) -> SequenceLosses:
@@ -76,13 +76,14 @@ def change(after: SequenceLosses, before: SequenceLosses) -> Change:
     if not np.array_equal(after.tokens, before.tokens):
         got = f"{len(after.tokens)} and {len(before.tokens)} sequences with other token counts"
         raise ShapeError(explain(got, "two readings of the same sequences"))
-    difference = SequenceLosses(after.nll - before.nll, before.tokens)
+    with np.errstate(invalid="ignore"):  # infinity less infinity: the nan is the answer
+        difference = SequenceLosses(after.nll - before.nll, before.tokens)
     return Change(difference.loss, difference.standard_error, len(before.tokens))
 
 
 def _ratio_error(nll: Float[np.ndarray, " n"], tokens: Int[np.ndarray, " n"]) -> float:
     n, total = len(nll), int(tokens.sum())
-    if n < 2 or not total:
+    if n < 2 or not total or not np.isfinite(nll).all():
         return math.nan
     residual = nll - nll.sum() / total * tokens
     return math.sqrt(n / (n - 1) * float(residual @ residual)) / total

@@ -65,6 +65,7 @@ def put_moments(
     moments: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     """Make the optimiser's state equal to `moments`; parameters that had none then have none again."""
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     for name, parameter in parameters.items():
         if name not in moments:
             optimizer.state.pop(parameter, None)
@@ -74,12 +75,9 @@ def put_moments(
             if key in state:
                 state[key].copy_(value)
             else:
-                state[key] = value.to(state_device(key, value, parameter), copy=True)
-
-
-def state_device(key: str, value: Tensor, parameter: nn.Parameter) -> torch.device:
-    """Where an optimiser keeps a tensor: step counts of unfused optimisers stay where they are."""
-    return value.device if key == "step" else parameter.device
+                # Fused kernels count steps on the parameter's device, all others on the CPU.
+                device = "cpu" if key == "step" and not fused else parameter.device
+                state[key] = value.to(device, copy=True)
 
 
 def rng_states() -> dict[str, Tensor]:
