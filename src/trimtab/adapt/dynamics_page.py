@@ -119,7 +119,7 @@ def _chapter(result: FinetuneResult, label: str) -> list[Section]:
     return [
         Section("Result on test", list(_result(result))),
         *_notes(result),
-        Section("Mixture", [_picture(drawn.mixture_figure(result, label), _MIXTURE)]),
+        Section("Mixture", [_picture(drawn.mixture_figure(result, label), _mixture_caption(result))]),
         Section(
             "Losses on validation", [_gallery(drawn.loss_figures(result, label), _losses_caption(result))]
         ),
@@ -129,10 +129,12 @@ def _chapter(result: FinetuneResult, label: str) -> list[Section]:
     ]
 
 
-_MIXTURE = (
-    "Shares are of examples and constant between updates. The vertical line is the checkpoint kept. "
-    "These are settings of the run, not estimates."
-)
+def _mixture_caption(result: FinetuneResult) -> str:
+    shares = _setting(result, "fit", "shares") or "examples"
+    return (
+        f"Shares are of {shares} and constant between updates. The vertical line is the checkpoint kept. These are "
+        "settings of the run, not estimates."
+    )
 
 
 def _result(result: FinetuneResult) -> Iterator[Block]:
@@ -155,7 +157,13 @@ def _result(result: FinetuneResult) -> Iterator[Block]:
             "constraint": [_judged(row) for row in final.to_dict("records")],
         }
     )
-    yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token. {_COVERS}")
+    sequences = _setting(result, "fit", "test_sequences")
+    n = (
+        f"at most n = {sequences} test sequences per domain"
+        if sequences
+        else "every test sequence of each domain"
+    )
+    yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token; {n}. {_COVERS}")
 
 
 def _notes(result: FinetuneResult) -> Iterator[Section]:

@@ -106,9 +106,7 @@ def stacked_area(
             top = base + (np.append(y, y[-1]) if len(y) else 0.0)
             axes.fill_between(x, base, top, step="post", label=name, linewidth=0, **_filling(number))
             base = top
-        axes.set(
-            xlim=(x[0], max(x[-1], x[0] + 1)), ylim=(0, 1), xlabel="training step", ylabel="share of examples"
-        )
+        axes.set(xlim=(x[0], max(x[-1], x[0] + 1)), ylim=(0, 1), xlabel="training step", ylabel="share")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         _finish(axes, marked)
         _legend_below(figure, len(shares))
