@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -92,7 +93,7 @@ class Loop:
             alone: this process takes the whole batch and exchanges no gradient (a dealt probe).
 
         Raises:
-            DivergedError: the gradient is not finite; parameters and moments are as they were.
+            DivergedError: the loss or its gradient is not finite; parameters and moments are as they were.
         """
         rows = self.stream.draw(self._example_shares(weights))
         rank = 0 if alone else self.rank
@@ -100,9 +101,11 @@ class Loop:
         torch.manual_seed(derive(self.seed, "step", self.step_count, rank))
         loss = self._backward(mine, self._target_tokens(rows), alone)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.fit.clip_norm or float("inf"))
-        if not torch.isfinite(norm):
+        if not (math.isfinite(loss) and torch.isfinite(norm)):
             self.optimizer.zero_grad()
-            raise DivergedError(f"the gradient of step {self.step_count} is not finite; try a lower lr")
+            raise DivergedError(
+                f"the loss or the gradient of step {self.step_count} is not finite; try a lower lr"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = self.fit.lr_at(self.step_count)
         self.optimizer.step()
