@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,9 +151,9 @@ def test_missing_keys() -> None:
         read_config({"fit": {}, "mixer": {}, "train": {}}, Job)
     assert [(p.where, p.got, p.expected) for p in raised.value.problems] == [
         ("model", "nothing", "text"),
-        ("targets", "nothing", "a list, each text"),
         ("fit.steps", "nothing", "a whole number"),
         ("mixer.kind", "nothing", "one of 'uniform', 'replay'"),
+        ("targets", "nothing", "a list, each text"),
     ]
 
 
@@ -210,11 +210,47 @@ def test_parsing_overrides() -> None:
         parse_overrides(["--a", "["])
 
 
-def test_semantic_checks_come_when_all_else_is_well() -> None:
+def test_semantic_checks_are_told_too() -> None:
     told = [Problem("targets", "'code'", "a domain of train")]
     with pytest.raises(ConfigProblems, match="targets: got 'code', expected a domain of train"):
         read_config(GOOD, Job, extra_problems=lambda job: told)
     assert read_config(GOOD, Job, extra_problems=lambda job: []) == read_config(GOOD, Job)
+
+
+def test_all_kinds_of_mistakes_at_once() -> None:
+    def semantic(job: Job) -> list[Problem]:
+        assert (job.rate, job.fit.lr) == (1.0, 1e-4)
+        return [Problem(where, "x", "y") for where in ("rate", "targets")]
+
+    with pytest.raises(ConfigProblems) as raised:
+        read_config(
+            {**GOOD, "fit": {"steps": 1, "lr": "x", "no": 1}, "rate": -1}, Job, extra_problems=semantic
+        )
+    assert [problem.where for problem in raised.value.problems] == ["fit.no", "fit.lr", "rate", "targets"]
+
+
+def test_semantic_checks_need_what_has_no_default() -> None:
+    def never(job: Job) -> list[Problem]:
+        raise AssertionError
+
+    for change in ({"model": 3}, {"targets": ["a", 3]}, {"train": {"code": 3}}, {"fit": {}}):
+        with pytest.raises(ConfigProblems):
+            read_config({**GOOD, **change}, Job, extra_problems=never)
+
+
+def test_a_union_with_a_list() -> None:
+    @dataclass(frozen=True)
+    class Plan:
+        schedule: Literal["light"] | int | Sequence[int] = "light"
+
+    plans = [read_config({"schedule": value}, Plan).schedule for value in ("light", 3, [1, 2])]
+    assert plans == ["light", 3, (1, 2)]
+    with pytest.raises(ConfigProblems, match=r"schedule\[1\]: got 'x', expected a whole number"):
+        read_config({"schedule": [1, "x"]}, Plan)
+    with pytest.raises(
+        ConfigProblems, match=r"'lihgt', expected 'light' or a whole number or a list.*'light'"
+    ):
+        read_config({"schedule": "lihgt"}, Plan)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,14 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+def test_what_may_change(tmp_path: Path) -> None:
+    RunFolder.create_or_open(tmp_path, {"seed": 0, "jobs": 2}).close()
+    RunFolder.create_or_open(tmp_path, {"seed": 0, "jobs": 1}, may_change=("jobs",)).close()
+    assert "jobs: 2" in (tmp_path / "config.yaml").read_text()
+    with pytest.raises(CheckpointError, match=r"another config: jobs \(was 2, now 1\);"):
+        RunFolder.create_or_open(tmp_path, {"seed": 0, "jobs": 1})
+
+
 def test_a_folder_that_lost_its_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(CheckpointError, match=r"got metrics.jsonl but no config.yaml"):

@@ -11,7 +11,7 @@ import yaml
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.plain import plain
-from trimtab.runs.reading import Reader
+from trimtab.runs.reading import BAD, Reader
 from trimtab.runs.yamltext import dump_yaml, load_yaml
 
 Config = TypeVar("Config")
@@ -34,21 +34,24 @@ def read_config(
         source: the path of a YAML file, or its content as a mapping.
         cls: the dataclass to make.
         overrides: dotted keys and their values, from `parse_overrides`; they win over the file.
-        extra_problems: what only the finished config can tell, asked when all else is well.
+        extra_problems: what only the finished config can tell. It is also asked when some values were wrong and
+            have defaults, with those in their place, so that all mistakes are told together.
 
     Raises:
         ConfigProblems: every mistake, each with its dotted key, what was got and what was expected.
     """
-    content = dict(source) if isinstance(source, Mapping) else _read_mapping(Path(source))
+    content = dict(source) if isinstance(source, Mapping) else read_mapping(Path(source))
     content, problems = _override(content, overrides or {})
     reader = Reader(cls)
-    config: Config = reader.read(cls, content)
+    config = reader.read(cls, content)
     problems += reader.problems
-    if not problems and extra_problems is not None:
-        problems += extra_problems(config)
+    if extra_problems is not None and config is not BAD:
+        known = {problem.where for problem in problems}
+        problems += [problem for problem in extra_problems(config) if problem.where not in known]
     if problems:
         raise ConfigProblems(problems)
-    return config
+    made: Config = config
+    return made
 
 
 def write_config(config: Any, path: Path) -> None:
@@ -93,7 +96,12 @@ def parse_value(key: str, text: str) -> Any:
         raise ConfigProblems([Problem(key, repr(text), "a value in YAML", "quotes around it")]) from None
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file holds, unchecked.
+
+    Raises:
+        ConfigProblems: there is no such file, or it is not YAML (the line is named), or not a mapping.
+    """
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -18,6 +18,13 @@ _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 _TOLD = re.compile(r"got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
 
 
+class _Bad:
+    """Stands where a value could not be read."""
+
+
+BAD = _Bad()
+
+
 class Reader:
     """Reads one config; `problems` holds what was wrong with it."""
 
@@ -26,7 +33,11 @@ class Reader:
         self._known = tuple(dotted_keys(cls))
 
     def read(self, kind: Any, value: Any, where: str = "") -> Any:
-        """The value as `kind`; None, with a problem noted, where it is not one."""
+        """The value as `kind`, with a problem noted for each part that is wrong.
+
+        So that later checks can be made all the same, a wrong part of a dataclass takes its default; BAD where
+        there is none.
+        """
         shape = _bare(kind)
         if _is_union(shape):
             return self._union(kind, value, where)
@@ -46,8 +57,9 @@ class Reader:
         if value is None and len(members) < len(get_args(_bare(kind))):
             return None
         choices = [member for member in members if dataclasses.is_dataclass(_bare(member))]
-        if len(members) == 1:
-            return self.read(members[0], value, where)
+        lists = [member for member in members if _is_list(member)]
+        if len(members) == 1 or (len(lists) == 1 and isinstance(value, list | tuple)):
+            return self.read((lists or members)[0], value, where)
         if not choices or (not isinstance(value, Mapping) and len(choices) < len(members)):
             return self._leaf(kind, value, where)
         if not isinstance(value, Mapping):
@@ -63,18 +75,19 @@ class Reader:
     def _dataclass(self, cls: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             return self._wrong(cls, value, where)
-        before = len(self.problems)
         fields, hints = _fields(cls), get_type_hints(cls, include_extras=True)
         for key in value:
             if key not in fields:
                 self._unknown(str(key), fields, where)
+        read = {}
         for name, field in fields.items():
-            if name not in value and _is_required(field):
-                self._note(_join(where, name), "nothing", words(hints[name]))
-        read = {
-            name: self.read(hints[name], value[name], _join(where, name)) for name in fields if name in value
-        }
-        return self._make(cls, read, where) if len(self.problems) == before else None
+            if name in value:
+                read[name] = self.read(hints[name], value[name], _join(where, name))
+            elif _is_required(field):
+                read[name] = self._note(_join(where, name), "nothing", words(hints[name]))
+        if any(read[name] is BAD and _is_required(fields[name]) for name in read):
+            return BAD
+        return self._make(cls, {name: each for name, each in read.items() if each is not BAD}, where)
 
     def _make(self, cls: Any, fields: Mapping[str, Any], where: str) -> Any:
         """The dataclass's own checks speak when its fields have the right types."""
@@ -85,17 +98,18 @@ class Reader:
                 dataclasses.replace(problem, where=_join(where, problem.where)) for problem in error.problems
             ]
         except ValueError as error:
-            told = _TOLD.search(str(error)) and _TOLD.fullmatch(str(error))
+            told = _TOLD.fullmatch(str(error))
             if told:
-                self._note(where or "config", told["got"], told["expected"], told["hint"] or "")
-            else:
-                self._note(where or "config", show(dict(fields)), str(error))
+                return self._note(where or "config", told["got"], told["expected"], told["hint"] or "")
+            return self._note(where or "config", show(dict(fields)), str(error))
+        return BAD
 
     def _mapping(self, kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             return self._wrong(kind, value, where)
         _, inside = get_args(kind)
-        return {str(key): self.read(inside, item, _join(where, str(key))) for key, item in value.items()}
+        read = {str(key): self.read(inside, item, _join(where, str(key))) for key, item in value.items()}
+        return BAD if BAD in read.values() else read
 
     def _list(self, kind: Any, value: Any, where: str) -> Any:
         origin, inside = get_origin(kind), get_args(kind)
@@ -108,6 +122,8 @@ class Reader:
             inside = (inside[0],) * len(value)
         pairs = zip(inside, value, strict=True)
         items = [self.read(item, each, f"{where}[{index}]") for index, (item, each) in enumerate(pairs)]
+        if BAD in items:
+            return BAD
         return list(items) if origin is list else frozenset(items) if origin is frozenset else tuple(items)
 
     def _leaf(self, kind: Any, value: Any, where: str) -> Any:
@@ -117,19 +133,20 @@ class Reader:
         except ValidationError as error:
             return self._wrong(kind, value, where, error)
 
-    def _wrong(self, kind: Any, value: Any, where: str, error: ValidationError | None = None) -> None:
+    def _wrong(self, kind: Any, value: Any, where: str, error: ValidationError | None = None) -> _Bad:
         expected = words(kind)
         if error is not None and get_origin(kind) is Annotated and _fits(_bare(kind), value):
             expected = error.errors()[0]["msg"].removeprefix("Input should be ")
-        self._note(where or "config", show(value), expected, _hint(kind, value))
+        return self._note(where or "config", show(value), expected, _hint(kind, value))
 
     def _unknown(self, key: str, fields: Mapping[str, Any], where: str) -> None:
         elsewhere = [repr(known) for known in self._known if known.rpartition(".")[2] == key]
         hint = elsewhere[0] if elsewhere else nearest(key, fields)
         self._note(_join(where, key), "an unknown key", f"one of {', '.join(fields)}", hint)
 
-    def _note(self, where: str, got: str, expected: str, hint: str = "") -> None:
+    def _note(self, where: str, got: str, expected: str, hint: str = "") -> _Bad:
         self.problems.append(Problem(where, got, expected, hint))
+        return BAD
 
 
 def words(kind: Any) -> str:
@@ -218,6 +235,11 @@ def _bare(kind: Any) -> Any:
 
 def _is_union(kind: Any) -> bool:
     return get_origin(kind) in (Union, types.UnionType)
+
+
+def _is_list(kind: Any) -> bool:
+    origin = get_origin(_bare(kind))
+    return isinstance(origin, type) and issubclass(origin, Sequence)
 
 
 def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:

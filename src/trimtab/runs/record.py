@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,15 @@ from trimtab.runs.names import safe_name
 from trimtab.runs.plain import differences, plain, to_json
 from trimtab.runs.yamltext import dump_yaml, load_yaml
 
-__all__ = ["SCHEMA_VERSION", "RunFolder", "RunStatus", "atomic_directory", "is_locked", "safe_name"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "RunFolder",
+    "RunStatus",
+    "atomic_directory",
+    "check_config",
+    "is_locked",
+    "safe_name",
+]
 
 SCHEMA_VERSION = 1
 RunStatus = Literal["running", "done", "failed", "interrupted"]
@@ -46,12 +54,15 @@ class RunFolder:
         self._timings = JsonLines(path / "timings.jsonl")
 
     @classmethod
-    def create_or_open(cls, path: str | Path, config: Mapping[str, Any]) -> RunFolder:
+    def create_or_open(
+        cls, path: str | Path, config: Mapping[str, Any], *, may_change: Collection[str] = ()
+    ) -> RunFolder:
         """Start a run in `path`, or go on with the one that is there.
 
         Args:
             path: the run's folder; made when missing.
             config: the resolved config, of values JSON can hold; it is the run's identity.
+            may_change: dotted keys that are not part of that; config.yaml keeps their first values.
 
         Raises:
             CheckpointError: another process holds the run, its config differs (the keys are named), or the
@@ -61,7 +72,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         lock = take_lock(path)
         try:
-            _check_config(path, plain(config, finite=False))
+            check_config(path, config, may_change=may_change)
             clean_leftovers(path, everyones=True)
             clean_leftovers(path / "artifacts", everyones=True)
             (path / "artifacts").mkdir(exist_ok=True)
@@ -155,7 +166,12 @@ class RunFolder:
         return target
 
 
-def _check_config(path: Path, config: Any) -> None:
+def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collection[str] = ()) -> None:
+    """Refuse a folder that holds a run with another config; a folder without a run is fine.
+
+    Raises:
+        CheckpointError: the keys that differ are named; or the folder is damaged.
+    """
     known = path / "config.yaml"
     if not known.exists():
         strangers = [name for name in ("run.json", "metrics.jsonl", "artifacts") if (path / name).exists()]
@@ -168,7 +184,9 @@ def _check_config(path: Path, config: Any) -> None:
         old = load_yaml(known.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise CheckpointError(explain(f"damaged text in {known}", "the config of a run")) from error
-    changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in differences(old, config)]
+    changes = [
+        f"{key} (was {was!r}, now {now!r})" for key, was, now in differences(old, plain(config, finite=False))
+    ]
     if changes:
         raise CheckpointError(
             f"{path} holds a run with another config: {'; '.join(changes)}; "

@@ -1,0 +1,53 @@
+"""`trimtab check`: every problem of a config at once, or what it will take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from trimtab.cli.console import parser, say, split_overrides, with_overrides
+from trimtab.cli.jobs import read_job
+from trimtab.errors import ConfigProblems, Problem
+from trimtab.systems import already_built, find_config, imported
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check a config; loads no model, downloads nothing, writes nothing."""
+    options = parser("check")
+    options.add_argument("file", metavar="FILE", help="a YAML file, or a recipe")
+    options.add_argument("--json", action="store_true", help="as JSON")
+    mine, overrides = split_overrides(with_overrides(options), argv)
+    arguments = options.parse_args(mine)
+    try:
+        estimate = _estimate(arguments.file, overrides)
+    except ConfigProblems as error:
+        say(
+            json.dumps({"problems": [vars(p) for p in error.problems]})
+            if arguments.json
+            else _text(error.problems)
+        )
+        return 2
+    if arguments.json:
+        from trimtab.runs.plain import to_json
+
+        say(to_json({"problems": [], "estimate": estimate}))
+    else:
+        say(estimate.to_text())
+    return 0
+
+
+def _estimate(file: str, overrides: Sequence[str]) -> Any:
+    from trimtab.runs.config import parse_overrides, read_mapping
+
+    _, path = find_config(file)
+    system, config = read_job(read_mapping(path), parse_overrides(overrides))
+    return imported(system.estimate)(already_built(config))
+
+
+def _text(problems: Sequence[Problem]) -> str:
+    lines = [f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]
+    for problem in problems:
+        lines += [problem.where, f"    got       {problem.got}", f"    expected  {problem.expected}"]
+        lines += [f"    try       {problem.hint}"] if problem.hint else []
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""From a config to a run: what the verbs that run things share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trimtab.cli.console import Bars, is_first, note, say
+from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
+from trimtab.runs.names import safe_name
+from trimtab.runs.places import runs_home
+from trimtab.systems import System, imported, lab_problems, resolve, system_of
+
+OUTCOME = "artifacts/outcome.json"
+MAY_CHANGE = ("jobs",)
+"""What may be another when a run goes on: it changes no number."""
+
+
+def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[System, Any]:
+    """The system and the checked config of a job.
+
+    Raises:
+        ConfigProblems: everything that is wrong with it.
+    """
+    from trimtab.runs.config import read_config
+
+    system = system_of({**content, **overrides})
+    check = imported(system.check)
+    config = read_config(
+        content, imported(system.config), overrides, extra_problems=lambda c: [*check(c), *lab_problems(c)]
+    )
+    return system, config
+
+
+def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as_json: bool) -> int:
+    """Run a job in a folder, or go on with it, or say what came of it; the exit code.
+
+    Args:
+        system: of the job.
+        config: of the job, checked.
+        folder: of the run; None for a new one.
+        name: what a new folder is called after.
+        as_json: print the result as JSON instead of a table.
+
+    Raises:
+        CheckpointError: the folder holds a run with another config.
+        KeyboardInterrupt: interrupted; how to go on was said.
+    """
+    from trimtab.runs.plain import plain
+    from trimtab.runs.record import check_config
+
+    if folder is None:
+        _refuse_many_folders()
+    with Bars() as bars:
+        config = resolve(config, bars.bar)
+        folder = folder or new_folder(name)
+        check_config(folder, plain(config, finite=False), may_change=MAY_CHANGE)
+        told = finished(folder)
+        if told is None:
+            note(f"run {folder}")
+            told = _run(system, config, folder, bars)
+        else:
+            note(f"run {folder} is finished")
+    say(json.dumps(told["json"], indent=2) if as_json else told["table"])
+    note(f"report {told['report']}")
+    return 0 if told["passed"] else 1
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """What a finished run had to say; None when it is not finished."""
+    from trimtab.runs.lines import read_json
+    from trimtab.runs.listing import read_run
+
+    if not (folder / OUTCOME).is_file() or read_run(folder).status != "done":
+        return None
+    told: dict[str, Any] = read_json(folder / OUTCOME)
+    return told
+
+
+def _run(system: System, config: Any, folder: Path, bars: Bars) -> dict[str, Any]:
+    try:
+        outcome = imported(system.run)(config, folder, bars.bar(f"run {folder}"))
+    except KeyboardInterrupt:
+        go_on = f"go on with: trimtab resume {folder}"
+        note(f"interrupted; {go_on}" if (folder / "config.yaml").exists() else "interrupted before it began")
+        raise
+    told = describe(outcome)
+    if is_first():
+        from trimtab.runs.atomic import write_atomic
+
+        write_atomic(folder / OUTCOME, json.dumps(told))
+    return told
+
+
+def describe(outcome: Any) -> dict[str, Any]:
+    """An outcome as plain values."""
+    return {
+        "table": outcome.table(),
+        "json": json.loads(outcome.to_json()),
+        "report": str(outcome.report_path),
+        "passed": bool(getattr(outcome, "passed", True)),
+    }
+
+
+def _refuse_many_folders() -> None:
+    """Each of several processes would make a folder of its own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
+
+
+def new_folder(name: str) -> Path:
+    """A folder of its own for a new run: `NAME-1`, `NAME-2`, ... in the home of runs."""
+    home = runs_home()
+    home.mkdir(parents=True, exist_ok=True)
+    base, number = safe_name(name.replace("/", "-")), 1
+    while True:
+        try:
+            (home / f"{base}-{number}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return home / f"{base}-{number}"
+
+
+def find_run(text: str) -> Path:
+    """The folder of a run: a path, or a name in the home of runs.
+
+    Raises:
+        CheckpointError: there is none; the nearest name is told.
+    """
+    from trimtab.runs.listing import list_runs
+
+    for path in (Path(text), runs_home() / text):
+        if path.is_dir():
+            return path
+    names = [run.name for run in list_runs(runs_home())]
+    raise CheckpointError(explain(f"no folder {text!r}", f"a run in {runs_home()}", nearest(text, names)))
