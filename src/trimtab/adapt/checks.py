@@ -23,6 +23,10 @@ def problems(
     world: int = 1,
 ) -> Iterator[Problem]:
     """Every mistake that can be seen without reading data or loading a model."""
+    if isinstance(mixer.targets, str):
+        hint = f"[{mixer.targets!r}]"
+        yield Problem("targets", f"the text {mixer.targets!r}", "a list of domains", hint)
+        return
     for name in evaluate:
         if name in train:
             yield Problem(

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.schedules import Interval, Schedule, intervals
 from trimtab.adapt.session import Session, SlopeEstimate
-from trimtab.errors import DivergedError, Problem, nearest
+from trimtab.errors import DivergedError, Problem, nearest, not_among
 from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
 from trimtab.train.evaluate import change
 
 State = Mapping[str, Any]
 Solver = Literal["grid", "lp", "robust"]
+Preset = Literal["default", "paper"]
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,12 @@ class Replay(_NoProbes):
         """Impossible shares, replayed domains that are unknown or targets."""
         yield from _mass_problems("mixer.share", self.share, roles)
         others = [name for name in roles.train if name not in roles.targets]
-        for name in self.domains:
+        for name in dict.fromkeys(self.domains):
             if name not in others:
                 expected = f"a training domain that is not a target: {', '.join(map(repr, others))}"
                 yield Problem("mixer.domains", repr(name), expected, nearest(name, others))
+            if list(self.domains).count(name) > 1:
+                yield Problem("mixer.domains", f"{name!r} twice", "each domain once")
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
         """Targets share 1 - share, replayed domains the rest."""
@@ -206,7 +209,7 @@ class EarlyStoppedTarget(_NoProbes):
         ]
         bad = int(state.get("bad", 0)) + 1 if broken else 0
         weights = _spread(session.roles.train, session.roles.trainable_targets)
-        stop = f"{', '.join(broken)} lost at {bad} readings in a row" if bad >= self.patience else None
+        stop = f"lost {', '.join(broken)} at {bad} readings in a row" if bad >= self.patience else None
         later = (step for step in session.grid if step > session.step)
         return Decision(weights, next(later, None), {"bad": bad}, stop=stop)
 
@@ -236,13 +239,16 @@ class DynaMiCS:
     kappa: float = 1.28
     ridge: float = 0.0
     probe_steps: int | None = None
-    preset: Literal["default", "paper"] = "default"
+    preset: Preset = "default"
     kind: Literal["dynamics"] = "dynamics"
 
     def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
         """Gaps, probes and margins that cannot work."""
-        if isinstance(self.schedule, int) and self.schedule < 1:
-            yield Problem("mixer.schedule", str(self.schedule), "a gap of at least one step", "'light'")
+        yield from _schedule_problems(self.schedule)
+        if self.solver is not None and self.solver not in get_args(Solver):
+            yield not_among("mixer.solver", self.solver, get_args(Solver))
+        if self.preset not in get_args(Preset):
+            yield not_among("mixer.preset", self.preset, get_args(Preset))
         if self.probe_steps is not None and self.probe_steps < 1:
             yield Problem("mixer.probe_steps", str(self.probe_steps), "at least 1, or null")
         for name in ("kappa", "ridge"):
@@ -311,6 +317,18 @@ def _mass_problems(where: str, mass: float, roles: Roles) -> Iterator[Problem]:
         yield _no_trainable_target()
     if all(name in roles.targets for name in roles.train):
         yield Problem(where, "only targets to train on", "a training domain that is not a target")
+
+
+def _schedule_problems(schedule: Schedule | int | Sequence[int]) -> Iterator[Problem]:
+    where = "mixer.schedule"
+    if isinstance(schedule, int):
+        if schedule < 1:
+            yield Problem(where, str(schedule), "a gap of at least one step", "'light'")
+    elif isinstance(schedule, str):
+        if schedule not in get_args(Schedule):
+            yield not_among(where, schedule, get_args(Schedule))
+    elif schedule and min(schedule) < 0:
+        yield Problem(where, str(min(schedule)), "steps of zero or more")
 
 
 def _no_trainable_target() -> Problem:

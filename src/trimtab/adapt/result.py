@@ -12,8 +12,8 @@ import pandas as pd
 from trimtab.adapt.ledger import CostReport
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.plain import to_json
 from trimtab.runs.lines import read_json, read_lines
+from trimtab.runs.plain import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
