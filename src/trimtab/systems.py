@@ -148,7 +148,7 @@ def find_config(text: str) -> tuple[str, Path]:
 
 
 def lab_problems(config: Any) -> list[Problem]:
-    """The `lab:` names of a config that do not exist, or cannot be made on this machine; builds nothing."""
+    """The `lab:` names of a config that do not exist; builds nothing."""
     return [
         Problem(where, repr(value), f"one of {', '.join(LAB + name for name in names)}", _near(value, names))
         for where, value, names in _lab_values(config)
@@ -222,9 +222,8 @@ def _lab_values(config: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
     for field, values in _sources(config).items():
         for key, value in values.items():
             if value.startswith(LAB):
-                table = "trimtab.lab.tiny:LAB_MODELS" if field == "model" else "trimtab.lab.corpora:corpora"
-                names = imported(table)
-                yield f"{field}.{key}".rstrip("."), value, tuple(names() if callable(names) else names)
+                table = "trimtab.lab.tiny:LAB_MODELS" if field == "model" else "trimtab.lab.sources:SOURCES"
+                yield f"{field}.{key}".rstrip("."), value, tuple(imported(table))
 
 
 def _near(value: str, names: Sequence[str]) -> str:

@@ -46,7 +46,7 @@ def test_rows_read_back_exactly(tmp_path: Path) -> None:
         ]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_every_float_survives(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     with RunFolder.create_or_open(tmp_path_factory.mktemp("run"), CONFIG) as run:

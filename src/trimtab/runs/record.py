@@ -184,9 +184,8 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
         old = load_yaml(known.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise CheckpointError(explain(f"damaged text in {known}", "the config of a run")) from error
-    changes = [
-        f"{key} (was {was!r}, now {now!r})" for key, was, now in differences(old, plain(config, finite=False))
-    ]
+    found = differences(old, plain(config, finite=False))
+    changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in found if key not in may_change]
     if changes:
         raise CheckpointError(
             f"{path} holds a run with another config: {'; '.join(changes)}; "

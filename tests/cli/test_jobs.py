@@ -1,0 +1,239 @@
+"""Checking, running, resuming, listing and reporting, on a system that costs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trimtab.cli.console import parser, split_overrides
+from trimtab.cli.main import main
+from trimtab.runs.record import RunFolder
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_check_says_what_a_run_takes(capsys: Capture) -> None:
+    assert main(["check", "my.yaml", "--fit.steps", "7"]) == 0
+    assert capsys.readouterr().out == "training steps 7\n"
+    assert main(["check", "my.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"problems": [], "estimate": {"steps": 4}}
+
+
+def test_check_tells_all_problems_at_once(fake: Path, capsys: Capture) -> None:
+    fake.write_text(
+        "system: fake\ntrain: {a: x}\ntargets: [b]\nfit: {stesp: 3, lr: fast}\nmodel: lab:text-smal\n"
+    )
+    assert main(["check", "my.yaml", "--seeed=1"]) == 2
+    told = capsys.readouterr().out
+    assert told.startswith("5 problems\n")
+    assert (
+        "fit.stesp\n    got       an unknown key\n    expected  one of steps, lr\n    try       'steps'"
+        in told
+    )
+    assert "seeed\n" in told
+    assert "fit.lr\n    got       'fast'\n    expected  a number" in told
+    assert "targets\n    got       'b'" in told
+    assert "model\n    got       'lab:text-smal'" in told
+    assert "try       lab:text-small" in told
+    assert main(["check", "my.yaml", "--json"]) == 2
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 4
+    assert main(["run", "my.yaml"]) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.count("trimtab: ") == 4
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("targets: [a]\n", "system: got nothing, expected one of 'dynamics', 'fake'"),
+        ("system: fkae\n", "try 'fake'"),
+        ("system: [fake\n", "line 2, column 1"),
+        ("", "got an empty file"),
+    ],
+)
+def test_configs_that_cannot_be_read(fake: Path, capsys: Capture, text: str, message: str) -> None:
+    fake.write_text(text)
+    assert main(["run", "my.yaml"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_that_does_not_exist(capsys: Capture) -> None:
+    assert main(["run", "mx.yaml"]) == 2
+    assert "got 'mx.yaml', expected a YAML file or a recipe; try 'my.yaml'" in capsys.readouterr().err
+    assert main(["run", "dynamics/quikstart"]) == 2
+    assert "try 'dynamics/quickstart'" in capsys.readouterr().err
+
+
+def test_runs_get_folders_of_their_own(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["run", "my.yaml", "--seed", "3"]) == 0
+    streams = capsys.readouterr()
+    assert streams.out == "steps 4 seed 3\n"
+    assert "runs/my-1" in streams.err
+    assert main(["run", "my.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"steps": 4}
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["my-1", "my-2"]
+
+
+def test_a_finished_run_is_not_repeated(capsys: Capture) -> None:
+    for jobs in ("1", "2"):
+        assert main(["run", "my.yaml", "--out", "out", "--jobs", jobs]) == 0
+        streams = capsys.readouterr()
+        assert streams.out == "steps 4 seed 0\n"
+        assert ("is finished" in streams.err) == (jobs == "2")
+    assert main(["resume", "out"]) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert len(Path("out/metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_another_config_in_the_same_folder(capsys: Capture) -> None:
+    assert main(["run", "my.yaml", "--out", "out"]) == 0
+    assert main(["run", "my.yaml", "--out", "out", "--fit.lr=3e-4"]) == 2
+    assert "fit.lr (was 0.0001, now 0.0003)" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys: Capture) -> None:
+    assert main(["run", "my.yaml", "--behaves", "interrupted"]) == 130
+    streams = capsys.readouterr()
+    assert "interrupted; go on with: trimtab resume" in streams.err
+    assert streams.err.rstrip().endswith("runs/my-1")
+    assert main(["resume", "my-1"]) == 130
+    assert main(["resume", "my-1", "--jobs", "2"]) == 0
+    assert capsys.readouterr().out == "steps 4 seed 0\n"
+
+
+def test_exit_codes(capsys: Capture) -> None:
+    assert main(["run", "my.yaml", "--behaves", "worse"]) == 1
+    assert main(["resume", "my-1"]) == 1
+    assert main(["run", "my.yaml", "--behaves", "badly"]) == 2
+    assert capsys.readouterr().err.endswith("trimtab: got a bad mood, expected a good one\n")
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        main(["run", "my.yaml", "--behaves", "broken"])
+    assert main(["run", "my.yaml", "--out", "my.yaml"]) == 2
+    assert "my.yaml" in capsys.readouterr().err
+
+
+def test_a_run_another_process_holds(capsys: Capture) -> None:
+    config = {"system": "fake", "model": "somewhere", "train": {"a": "x", "b": "y"}, "targets": ["a"]}
+    config |= {"fit": {"steps": 4, "lr": 1e-4}, "behaves": "well", "jobs": 1, "seed": 0}
+    with RunFolder.create_or_open("out", config):
+        assert main(["run", "my.yaml", "--out", "out"]) == 2
+    assert "held by process" in capsys.readouterr().err
+
+
+def test_several_processes_need_a_folder(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", "my.yaml"]) == 2
+    assert "--out: got nothing, expected a folder that all processes share" in capsys.readouterr().err
+
+
+def test_resuming_what_is_not_there(capsys: Capture, tmp_path: Path) -> None:
+    main(["run", "my.yaml"])
+    assert main(["resume", "mx-1"]) == 2
+    assert "try 'my-1'" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["resume", "empty"]) == 2
+    assert "expected the folder of a run" in capsys.readouterr().err
+    RunFolder.create_or_open("python", {"seed": 0}).close()
+    assert main(["resume", "python"]) == 2
+    assert "which was started from Python" in capsys.readouterr().err
+
+
+def test_runs(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["runs"]) == 0
+    assert "no such runs" in capsys.readouterr().err
+    main(["run", "my.yaml", "--seed", "5"])
+    main(["run", "my.yaml", "--behaves", "interrupted"])
+    RunFolder.create_or_open(tmp_path / "runs/killed", {"seed": 5}).close()
+    RunFolder.create_or_open(tmp_path / "runs/group", {}).close()
+    RunFolder.create_or_open(tmp_path / "runs/group/members/a", {}).close()
+    (tmp_path / "runs/damaged").mkdir()
+    (tmp_path / "runs/damaged/run.json").write_text("{")
+    capsys.readouterr()
+
+    def listed(*arguments: str) -> dict[str, str]:
+        assert main(["runs", *arguments, "--json"]) == 0
+        return {run["name"]: run["status"] for run in json.loads(capsys.readouterr().out)}
+
+    everything = {
+        "my-1": "done",
+        "my-2": "interrupted",
+        "killed": "killed",
+        "group": "killed",
+        "damaged": "damaged",
+    }
+    assert listed() == everything
+    assert listed("done") == {"my-1": "done"}
+    assert listed("seed=5") == {"my-1": "done", "killed": "killed"}
+    assert listed("fit.steps=4") == {"my-1": "done", "my-2": "interrupted"}
+    assert listed("system=fake") == {"my-1": "done", "my-2": "interrupted"}
+    with RunFolder.create_or_open(tmp_path / "runs/killed", {"seed": 5}):
+        assert listed("killed") == {"killed": "running", "group": "killed"}
+    assert main(["runs", "feasible"]) == 0
+    assert capsys.readouterr().out.startswith("my-1  done")
+
+
+def test_a_sweep(capsys: Capture, tmp_path: Path) -> None:
+    command = ["sweep", "my.yaml", "--over", "seed=0..1", "--over", "behaves=well,badly", "--out", "s"]
+    assert main(command) == 1
+    streams = capsys.readouterr()
+    assert streams.out.startswith("seed=0,behaves=well\nsteps 4 seed 0\n")
+    assert "seed=1,behaves=badly failed: trimtab.errors.ConfigError: got a bad mood" in streams.err
+    assert (tmp_path / "s/seed=1,behaves=badly/error.txt").is_file()
+    assert (tmp_path / "s/seed=1,behaves=well/config.yaml").is_file()
+    assert main([*command, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["results"]["seed=1,behaves=well"] == {"steps": 4}
+    assert len(told["failures"]) == 2
+
+
+def test_a_sweep_is_checked_before_it_starts(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["sweep", "my.yaml", "--over", "seed=0,x", "--over", "fit.steps=1,y", "--out", "s"]) == 2
+    told = capsys.readouterr().err
+    assert "seed: got 'x', expected a whole number" in told
+    assert "fit.steps: got 'y', expected a whole number" in told
+    assert not (tmp_path / "s").exists()
+    assert main(["sweep", "my.yaml", "--over", "seed=0", "--jobs", "0"]) == 2
+
+
+def test_an_interrupted_sweep_goes_on(capsys: Capture) -> None:
+    command = ["sweep", "my.yaml", "--over", "seed=0,1", "--behaves", "interrupted", "--out", "s"]
+    assert main(command) == 130
+    assert "go on with the same command and --out s" in capsys.readouterr().err
+    while main(command) == 130:
+        pass
+    assert main(command) == 0
+
+
+def test_report(capsys: Capture, tmp_path: Path) -> None:
+    for seed in ("0", "1"):
+        main(["run", "my.yaml", "--seed", seed])
+    main(["run", "my.yaml", "--behaves", "interrupted"])
+    capsys.readouterr()
+    assert main(["report", "my-1"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path == tmp_path / "runs/my-1/report.html"
+    assert path.read_text() == "my-1: [0]"
+    assert main(["report", "my-1", "runs/my-2", "-o", "page.html"]) == 0
+    assert Path("page.html").read_text() == "my-1, my-2: [0, 1]"
+    assert main(["report", "runs", "-o", "all.html"]) == 0
+    assert Path("all.html").read_text() == "runs: [0, 1]"
+    capsys.readouterr()
+    assert main(["report", "my-1", "my-2"]) == 2
+    assert "try -o page.html" in capsys.readouterr().err
+    assert main(["report", "my-3"]) == 2
+    assert "got no finished run" in capsys.readouterr().err
+
+
+def test_overrides_may_stand_anywhere() -> None:
+    options = parser("run")
+    options.add_argument("file")
+    options.add_argument("--out")
+    line = ["--a.b", "1", "my.yaml", "--out", "x", "--c=2", "--d", "-3", "--out=y"]
+    assert split_overrides(options, line) == (
+        ["my.yaml", "--out", "x", "--out=y"],
+        ["--a.b", "1", "--c=2", "--d", "-3"],
+    )

@@ -1,0 +1,113 @@
+"""The table of systems, the lab's names, and the recipes that ship."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab import systems
+from trimtab.errors import ConfigProblems
+from trimtab.lab import corpora, tiny
+from trimtab.runs.config import read_config, read_mapping
+
+
+@dataclass(frozen=True)
+class Config:
+    model: str = "here"
+    train: dict[str, str] = field(default_factory=dict)
+    evaluate: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+
+@pytest.mark.parametrize("system", systems.SYSTEMS.values(), ids=list(systems.SYSTEMS))
+def test_every_name_in_the_table_exists(system: systems.System) -> None:
+    for reference in (
+        system.config,
+        system.run,
+        system.check,
+        system.estimate,
+        system.load_result,
+        system.page,
+    ):
+        assert callable(systems.imported(reference))
+
+
+@pytest.mark.parametrize("recipe", systems.recipes().values(), ids=list(systems.recipes()))
+def test_every_recipe_is_right_but_for_paths_to_edit(recipe: systems.Recipe) -> None:
+    content = read_mapping(recipe.path)
+    system = systems.system_of(content)
+    assert recipe.name.startswith(f"{system.name}/")
+    assert recipe.description
+    config = read_config(content, systems.imported(system.config))
+    wrong = [*systems.imported(system.check)(config), *systems.lab_problems(config)]
+    assert [p for p in wrong if not p.where.startswith(("model", "train.", "evaluate."))] == []
+    if recipe.name != "dynamics/own-data":
+        assert wrong == []
+    assert systems.imported(system.estimate)(config).steps > 0
+
+
+def test_lab_names_that_do_not_exist() -> None:
+    config = Config("lab:text-smal", {"a": "lab:pythn", "b": "file.txt"}, {"c": "lab:no such"})
+    found = systems.lab_problems(config)
+    assert [(p.where, p.got, p.hint) for p in found] == [
+        ("model", "'lab:text-smal'", "lab:text-small"),
+        ("train.a", "'lab:pythn'", "lab:python"),
+        ("evaluate.c", "'lab:no such'", ""),
+    ]
+    assert "lab:docstrings" in found[1].expected
+    with pytest.raises(ConfigProblems, match="model: got 'lab:text-smal'"):
+        systems.resolve(config)
+
+
+def test_lab_names_become_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def model(name: str, progress: Any) -> Path:
+        progress(1, 2, 0.5)
+        return tmp_path / name
+
+    monkeypatch.setattr(corpora, "corpus", lambda name: tmp_path / "corpora" / name)
+    monkeypatch.setattr(tiny, "lab_model", model)
+    told: list[Any] = []
+    config = Config("lab:text-small", {"a": "lab:python", "b": "file.txt"}, {"c": "lab:tests"})
+
+    def progress(title: str) -> systems.Progress:
+        told.append(title)
+        return lambda done, total: told.append((done, total))
+
+    resolved = systems.resolve(config, progress)
+    assert resolved == Config(
+        str(tmp_path / "text-small"),
+        {"a": str(tmp_path / "corpora/python"), "b": "file.txt"},
+        {"c": str(tmp_path / "corpora/tests")},
+    )
+    assert told == ["pretraining lab:text-small, once", (1, 2)]
+    assert systems.resolve(resolved) == resolved
+
+
+def test_estimates_use_a_lab_model_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    config = Config("lab:text-small")
+    assert systems.already_built(config) == config
+    folder = tmp_path / "lab/models/text-small-0123"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({}))
+    assert systems.already_built(config).model == str(folder)
+    assert systems.already_built(Config("here")) == Config("here")
+
+
+def test_which_system() -> None:
+    assert systems.system_of({"system": "dynamics"}).paper == "arXiv 2605.10770"
+    assert systems.system_of_run({}).name == "dynamics"
+    with pytest.raises(ConfigProblems, match="system: got 'dynamcis', expected 'dynamics'; try 'dynamics'"):
+        systems.system_of({"system": "dynamcis"})
+
+
+def test_a_file_wins_over_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert systems.find_config("dynamics/lora")[1].name == "lora.yaml"
+    (tmp_path / "dynamics").mkdir()
+    (tmp_path / "dynamics/lora").write_text("mine")
+    assert systems.find_config("dynamics/lora") == ("lora", Path("dynamics/lora"))
