@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, DataError
+from trimtab.lab import sources
 from trimtab.lab import tiny as under_test
 from trimtab.lab.corpora import corpus, read_card
 from trimtab.lab.tiny import LAB_MODELS, lab_model, read_texts
@@ -200,6 +201,19 @@ def test_settings_are_possible(name):
     assert sum(settings.pool.values()) == pytest.approx(1)
     assert not list(settings.fit.problems())
     assert settings.fit.seq_len <= settings.positions
+
+
+def test_a_missing_optional_corpus_leaves_its_share_to_the_others(quick, fresh, monkeypatch, tmp_path):
+    quick(pool={"python": 0.6, "decimals": 0.4})
+    monkeypatch.setattr(sources, "stdlib", lambda: tmp_path)  # `python` is in the cache of this test already
+    card = read_card(lab_model("quick", fresh()))
+    assert card["settings"]["pool"] == {"python": 1.0}
+
+
+def test_a_missing_needed_corpus_is_an_error(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "package_files", lambda *given: {})
+    with pytest.raises(DataError, match="corpus 'tests': got no tests in numpy, scipy or pandas"):
+        lab_model("quick", tmp_path)
 
 
 def test_read_texts_stops_at_the_number_of_characters(tmp_path):
