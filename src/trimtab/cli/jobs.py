@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from trimtab.cli.console import Bars, is_first, note, say
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.names import safe_name
 from trimtab.runs.places import runs_home
-from trimtab.systems import System, imported, lab_problems, resolve, system_of
+from trimtab.systems import LAB, System, imported, lab_problems, resolve, system_of
 
 OUTCOME = "artifacts/outcome.json"
 MAY_CHANGE = ("jobs",)
@@ -27,12 +28,20 @@ def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[
     """
     from trimtab.runs.config import read_config
 
+    _hide_other_bars({**content, **overrides}.get("model"))
     system = system_of({**content, **overrides})
     check = imported(system.check)
     config = read_config(
         content, imported(system.config), overrides, extra_problems=lambda c: [*check(c), *lab_problems(c)]
     )
     return system, config
+
+
+def _hide_other_bars(model: object) -> None:
+    """Silence the bars of the libraries below, except on a terminal where a download may take long."""
+    is_here = str(model).startswith(LAB) or Path(str(model)).expanduser().exists()
+    if is_here or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as_json: bool) -> int:
