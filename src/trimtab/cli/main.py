@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab import __version__
 from trimtab.errors import ConfigProblems, TrimtabError, nearest
 
 DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -63,7 +62,9 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.write(help_text())
         return DONE if arguments else BAD_INPUT
     if arguments[0] == "--version":
-        sys.stdout.write(f"trimtab {__version__}\n")
+        from importlib.metadata import version
+
+        sys.stdout.write(f"trimtab {version('trimtab')}\n")
         return DONE
     verb = arguments[0]
     if verb not in VERBS:
