@@ -19,10 +19,11 @@ from trimtab.adapt.run import Run, read_losses
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.models.load import Model
+from trimtab.runs.plain import plain
 from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, modes_kept
 
 Progressor = Callable[[int, int], None]
 """Called between steps, real and trial, with the steps done and the steps expected in all."""
@@ -64,8 +65,8 @@ def finetune(
 
     Raises:
         ConfigProblems: unknown, doubled or contradictory domains, or settings that cannot work: all at once,
-            before any work.
-        DataError: an empty domain, or one shorter than a batch.
+            before any work; then domains without enough sequences for a batch or a reading, all at once.
+        DataError: a malformed or empty domain, one shorter than a sequence, or with a record in two splits.
         CheckpointError: `out` holds another run, or a damaged one.
         KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
     """
@@ -74,7 +75,7 @@ def finetune(
     accelerator = Accelerator(device_placement=False)
     refuse(problems(roles, train, evaluate, mixer, fit, accelerator.num_processes))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
-    config = config or describe(model, roles, mixer, fit, seed)
+    config = plain(config or describe(model, roles, mixer, fit, seed))
     identity = {
         "model": model.fingerprint(),
         "domains": {name: domain.fingerprint for name, domain in domains.items()},
@@ -83,6 +84,7 @@ def finetune(
         place(out, accelerator) as path,
         interruptible() as check,
         isolated(seed),
+        modes_kept(model.module),
         open_run(path, config, identity, accelerator) as folder,
     ):
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
@@ -92,7 +94,7 @@ def finetune(
 
 
 def describe(model: Model, roles: Roles, mixer: Mixer, fit: Fit, seed: int) -> dict[str, Any]:
-    """The arguments of a run as JSON values."""
+    """The arguments of a run."""
     return {
         "model": model.name,
         "train": list(roles.train),

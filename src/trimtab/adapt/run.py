@@ -174,13 +174,21 @@ class Run:
         session = Session(self.loop, self.roles, self.validation, self.reference, self.clock, self.pause)
         rows: list[Row] = []
         ledger = progress.ledger
-        if session.step in self.grid:
-            progress, row = self._evaluate(progress, session)
-            rows.append(row)
-            ledger = ledger.add(monitoring_sequences=_sequences(session.losses()))
         try:
-            progress, more = self._mix_and_step(progress, session)
-            rows += more
+            if session.step in self.grid:
+                rows.append(self._evaluate(session))
+                ledger = ledger.add(monitoring_sequences=_sequences(session.losses()))
+                _refuse_infinity(session)
+                progress = self._judge(progress, session)
+            if session.step == self.loop.fit.steps:
+                progress = replace(progress, stop="done")
+            elif progress.ask_at == session.step:
+                progress, row = self._ask(progress, session)
+                rows.append(row)
+            else:
+                progress = replace(progress, probed=False)
+            if progress.stop is None:
+                rows.append(self._step(progress))
         except DivergedError as error:
             progress = replace(progress, stop=f"diverged: {error}")
         ledger = ledger.add(
@@ -190,29 +198,23 @@ class Run:
         )
         return self._book(replace(progress, ledger=ledger), rows)
 
-    def _mix_and_step(self, progress: Progress, session: Session) -> tuple[Progress, list[Row]]:
-        rows: list[Row] = []
-        probed = False
-        if session.step == self.loop.fit.steps:
-            return replace(progress, stop="done"), rows
-        if progress.ask_at == session.step:
-            decision = self.mixer.decide(session, progress.state)
-            rows.append(self._decision_row(session.step, decision))
-            progress = replace(
-                progress,
-                weights=decision.weights,
-                ask_at=decision.ask_at,
-                state=decision.state,
-                stop=decision.stop,
-            )
-            probed = decision.update is not None
-        progress = replace(progress, probed=probed)
-        if progress.stop is None:
-            with self.clock.time("training"):
-                rows.append(_training_row(self.loop.step_count + 1, self.loop.step(progress.weights)))
-        return progress, rows
+    def _ask(self, progress: Progress, session: Session) -> tuple[Progress, Row]:
+        decision = self.mixer.decide(session, progress.state)
+        progress = replace(
+            progress,
+            weights=decision.weights,
+            ask_at=decision.ask_at,
+            state=decision.state,
+            stop=decision.stop,
+            probed=decision.update is not None,
+        )
+        return progress, self._decision_row(session.step, decision)
 
-    def _evaluate(self, progress: Progress, session: Session) -> tuple[Progress, Row]:
+    def _step(self, progress: Progress) -> Row:
+        with self.clock.time("training"):
+            return _training_row(self.loop.step_count + 1, self.loop.step(progress.weights))
+
+    def _evaluate(self, session: Session) -> Row:
         with self.clock.time("evaluation"):
             losses = (
                 self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
@@ -220,16 +222,19 @@ class Run:
                 else self.reference
             )
         session.know(losses)
-        moved = {name: change(losses[name], self.reference[name]) for name in losses}
-        row = _evaluation_row(session.step, "validation", losses, self.reference)
+        return _evaluation_row(session.step, "validation", losses, self.reference)
+
+    def _judge(self, progress: Progress, session: Session) -> Progress:
+        """Keep the weights if all constraints are kept and the targets gained more than ever before."""
+        moved = {name: change(read, self.reference[name]) for name, read in session.losses().items()}
         if not session.step or not keeps_all(self.roles, moved):
-            return progress, row
+            return progress
         gain = target_change(self.roles, moved)
         if gain < progress.best_change:
             with self.clock.time("checkpoint"):
                 self._keep_weights(session.step)
             progress = replace(progress, best_step=session.step, best_change=gain)
-        return replace(progress, kept_once=True), row
+        return replace(progress, kept_once=True)
 
     def _decision_row(self, step: int, decision: Decision) -> Row:
         row: Row = {
@@ -298,6 +303,20 @@ def keeps_all(roles: Roles, moved: Mapping[str, Change]) -> bool:
 def target_change(roles: Roles, moved: Mapping[str, Change]) -> float:
     """Mean change of the target losses, nats per token: negative is a gain."""
     return math.fsum(moved[name].value for name in roles.targets) / len(roles.targets)
+
+
+def _refuse_infinity(session: Session) -> None:
+    """Raise DivergedError if a loss that was finite is so no more."""
+    before = session.reference
+    lost = [
+        name
+        for name, read in session.losses().items()
+        if math.isfinite(before[name].loss) and not math.isfinite(read.loss)
+    ]
+    if lost:
+        raise DivergedError(
+            f"the loss of {', '.join(lost)} at step {session.step} is not finite; try a lower lr"
+        )
 
 
 def update_row(roles: Roles, update: Update) -> Row:

@@ -206,14 +206,21 @@ class Loop:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        module = self.model.module
-        training = module.training
+        with modes_kept(self.model.module), torch.inference_mode():
+            self.model.module.eval()
+            yield
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Give each part of a module back the mode it had, training or not, after a block."""
+    training = [part for part in module.modules() if part.training]
+    try:
+        yield
+    finally:
         module.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            module.train(training)
+        for part in training:
+            part.training = True
 
 
 def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
