@@ -1,7 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; each builds .venv when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint types tests clean
 .SUFFIXES:
@@ -23,6 +22,7 @@ lint: .venv
 types: .venv
 	$(BIN)/mypy
 
+tests: export OMP_NUM_THREADS = 1
 tests: .venv
 	$(BIN)/pytest -n 2 --dist loadfile
 
