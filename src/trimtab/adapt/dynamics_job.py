@@ -185,7 +185,7 @@ def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None
     members = {
         label: (label, replace(config, mixer=mixer, compare={}, jobs=1)) for label, mixer in named.items()
     }
-    with RunFolder.create_or_open(folder, plain(config)) as group:
+    with RunFolder.create_or_open(folder, plain(config), may_change=("jobs",)) as group:
         try:
             swept = sweep(_run_member, members, folder / "members", jobs=config.jobs, progress=progress)
         except KeyboardInterrupt:

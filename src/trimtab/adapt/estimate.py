@@ -46,7 +46,7 @@ class Estimate:
                 f"probe steps     {self.probe_steps}",
                 f"cost            {self.training_multiple:.2f} x a fixed-mixture run in steps, "
                 f"{self.all_in_multiple:.2f} x with evaluations",
-                f"memory          {_size(self.memory_bytes)} a run, activations apart",
+                f"memory          {_size(self.memory_bytes, ' a run, activations apart')}",
                 f"disk            {_size(self.disk_bytes)}",
             )
         )
@@ -128,11 +128,11 @@ def _lora_parameters(folder: Path, rank: int) -> float:
     return float(sum(rank * sum(shape) for shape in matrices))
 
 
-def _size(count: float) -> str:
+def _size(count: float, what: str = "") -> str:
     if math.isnan(count):
         return "unknown: the model is not on this machine yet"
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.0f} {unit}"
+            return f"{count:.0f} {unit}{what}"
         count /= 1024
-    return f"{count:.1f} GiB"
+    return f"{count:.1f} GiB{what}"
