@@ -1,0 +1,60 @@
+"""What is looked at before a run begins, and the order in which it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from trimtab import DynaMiCS, Fixed, Uniform
+from trimtab.adapt.checks import problems, refuse, tokenise_all
+from trimtab.adapt.roles import make_roles
+from trimtab.errors import ConfigProblems, Problem
+from worlds import QUICK, domain, evaluated, model, trainable
+
+ROLES = make_roles(["math", "web"], ["safety"], ["math"], {"web": 0.1})
+NAMES = {"math": "a path", "web": "a path"}
+
+
+def found(**changes: object) -> list[Problem]:
+    options = {"train": NAMES, "evaluate": {"safety": "a path"}, "mixer": Uniform(["math"]), "fit": QUICK}
+    return list(problems(ROLES, **{**options, **changes}))  # type: ignore[arg-type]
+
+
+def test_nothing_is_wrong_with_what_can_work() -> None:
+    assert found() == []
+    refuse(iter([]))
+
+
+def test_every_part_is_asked() -> None:
+    roles = make_roles(["math"], [], ["mth"], {})
+    mixer = DynaMiCS(targets=["mth"], kappa=-1.0)
+    told = problems(roles, NAMES, {"web": "a path"}, mixer, replace(QUICK, lr=0.0))
+    assert [problem.where for problem in told] == ["evaluate.web", "targets", "mixer.kappa", "fit.lr"]
+
+
+def test_each_process_needs_a_sequence_of_the_batch() -> None:
+    with pytest.raises(ConfigProblems, match=r"fit\.batch_size: got 4, expected at least one .* 5 processes"):
+        refuse(iter(found(world=5)))
+    assert found(world=4) == []
+
+
+def test_the_message_holds_one_line_for_each_problem() -> None:
+    with pytest.raises(ConfigProblems) as caught:
+        refuse(iter(found(mixer=Fixed(weights={"mth": -1}))))
+    assert len(str(caught.value).splitlines()) == len(caught.value.problems) == 3
+
+
+def test_domains_are_tokenised_by_name_and_in_order() -> None:
+    roles = make_roles(["math", "code", "web"], ["safety", "facts"], ["math"], {})
+    tokens = tokenise_all({**trainable(), **evaluated()}, roles, model(), QUICK)
+    assert list(tokens) == list(roles.evaluate)
+    assert len(tokens["code"].splits["train"]) == 40 * 61 // 16
+    assert "train" not in tokens["safety"].splits
+
+
+def test_all_short_domains_are_told_at_once() -> None:
+    some = {"math": domain("math"), "web": domain("web", trainable=False), "safety": domain("safety")}
+    with pytest.raises(ConfigProblems) as caught:
+        tokenise_all(some, ROLES, model(), replace(QUICK, batch_size=4000))
+    assert [problem.where for problem in caught.value.problems] == ["math, split train", "web, split train"]
