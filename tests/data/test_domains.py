@@ -309,3 +309,13 @@ def test_impossible_domains_are_refused(splits, error, match):
 def test_a_domain_has_a_name(name):
     with pytest.raises(ConfigError, match=r"domain name: got .*, expected a text that is not blank"):
         Domain(name, train=["a"])
+
+
+def test_a_pool_for_evaluation_only_has_no_train_split(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(f'{{"text": "record {n}"}}\n' for n in range(200)))
+    domain = Domain.from_path("safety", pool, fractions=(0.0, 0.5, 0.5))
+    assert set(domain.splits) == {"validation", "test"}
+    parts = [{item.digest for item in domain.items(split)} for split in ("validation", "test")]
+    assert len(parts[0] | parts[1]) == len(parts[0]) + len(parts[1]) == 200
+    assert 60 < len(parts[0]) < 140

@@ -147,19 +147,29 @@ def run(config: DynamicsConfig, folder: Path, progress: Progressor | None = None
     return Outcome([result], result.report(folder / "report.html"))
 
 
-def domains(sources: Mapping[str, str]) -> dict[str, Domain]:
-    """The domains that a config names."""
-    return {name: Domain.from_path(name, source) for name, source in sources.items()}
+EVALUATE_ONLY = (0.0, 0.5, 0.5)
+"""How a pool is split that is never trained on: validation and test, half each."""
+
+
+def read_domains(config: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, Domain]]:
+    """The domains that a config names: those to train on, and those to evaluate only."""
+    train = {name: Domain.from_path(name, source) for name, source in config.train.items()}
+    evaluate = {
+        name: Domain.from_path(name, source, fractions=EVALUATE_ONLY)
+        for name, source in config.evaluate.items()
+    }
+    return train, evaluate
 
 
 def _run_one(
     config: DynamicsConfig, folder: Path, label: str, progress: Progressor | None = None
 ) -> FinetuneResult:
     model = load(config.model, dtype=config.dtype, device=config.device, adapter=_adapter(config))
+    train, evaluate = read_domains(config)
     return finetune(
         model,
-        train=domains(config.train),
-        evaluate=domains(config.evaluate),
+        train=train,
+        evaluate=evaluate,
         mixer=replace(config.mixer, targets=config.targets, constraints=config.constraints),
         fit=config.fit,
         seed=config.seed,
@@ -180,7 +190,8 @@ def _run_member(member: tuple[str, DynamicsConfig], folder: Path) -> str:
 def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None) -> Outcome:
     """One run per mixer, in parallel processes; domains are tokenised before, once."""
     model = load(config.model, device="cpu")
-    tokenise_all(domains(config.train | config.evaluate), config.roles(), model, config.fit)
+    train, evaluate = read_domains(config)
+    tokenise_all(train | evaluate, config.roles(), model, config.fit)
     named = {config.mixer.kind: config.mixer, **config.compare}
     members = {
         label: (label, replace(config, mixer=mixer, compare={}, jobs=1)) for label, mixer in named.items()

@@ -139,7 +139,7 @@ class Domain:
 
         Raises:
             DataError: a missing file, or a pattern that matches none.
-            ConfigError: fractions that are not three positive numbers that sum to 1.
+            ConfigError: fractions that are not three positive numbers (the first may be 0) that sum to 1.
         """
         return _from_files(name, "text", (paths, validation, test), fractions)
 
@@ -200,28 +200,29 @@ class Domain:
         return cls(name, **complete(name, sources, fractions))
 
     @classmethod
-    def from_path(cls, name: str, path: str | Path) -> Domain:
+    def from_path(cls, name: str, path: str | Path, *, fractions: Sequence[float] = _FRACTIONS) -> Domain:
         """What a recipe names: a file, a glob pattern, a folder, or `hf:owner/name`.
 
         A folder holds `train.*`, `validation.*` and `test.*` (also `train-00000.*`, or subfolders of these
         names); without train the domain is only evaluated. Files that end in .jsonl or .parquet are read
-        as such, all others as text. Splits that are missing are taken from train, as in `from_text`.
+        as such, all others as text. Splits that are missing are taken from train, as in `from_text`, by
+        `fractions`; (0, .5, .5) keeps all of a pool for evaluation.
 
         Raises:
             DataError: missing files, a folder without splits, or an ending that cannot be read.
         """
         if str(path).startswith("hf:"):
-            return cls.from_dataset(name, str(path).removeprefix("hf:"))
+            return cls.from_dataset(name, str(path).removeprefix("hf:"), fractions=fractions)
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            return _from_files(name, None, (path, None, None), _FRACTIONS)
+            return _from_files(name, None, (path, None, None), fractions)
         found = {split: files for split in SPLITS if (files := files_of(folder, split))}
         if not found:
             hint = f"a pattern such as {folder / '*.txt'}"
             expected = "train.*, validation.* and test.* in it"
             raise DataError(f"domain {name!r}: {explain(f'folder {path}', expected, hint)}")
         sources = {split: Files(files) for split, files in found.items()}
-        return cls(name, **complete(name, sources, _FRACTIONS))
+        return cls(name, **complete(name, sources, fractions))
 
     def _source(self, split: str) -> Iterable[Item]:
         source = getattr(self, split)

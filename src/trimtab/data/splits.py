@@ -57,10 +57,12 @@ def complete(
 ) -> dict[str, Iterable[Item]]:
     """The given splits, and the missing ones taken from train by content; without train, only those given.
 
+    A train share of 0 leaves no train split: all of the pool is for evaluation.
+
     Text files that become a pool are cut into records, so that one long file can be split.
 
     Raises:
-        ConfigError: fractions that are not three positive numbers that sum to 1.
+        ConfigError: fractions that are not three positive numbers (the first may be 0) that sum to 1.
     """
     shares = _checked(name, fractions)
     missing = [split for split in SPLITS if split not in sources]
@@ -70,12 +72,13 @@ def complete(
     if isinstance(pool, Files):
         pool = replace(pool, cut=True)
     lower = 1 - sum(shares[split] for split in missing)
-    parts: dict[str, Iterable[Item]] = {"train": Part(pool, 0.0, lower)}
+    parts: dict[str, Iterable[Item]] = {"train": Part(pool, 0.0, lower)} if shares["train"] else {}
+    given = {split: source for split, source in sources.items() if split != "train"}
     for split in missing:
         upper = 1.0 if split == missing[-1] else lower + shares[split]
         parts[split] = Part(pool, lower, upper)
         lower = upper
-    return {**sources, **parts}
+    return parts | given
 
 
 def files_of(folder: Path, split: str) -> tuple[Path, ...]:
@@ -86,7 +89,8 @@ def files_of(folder: Path, split: str) -> tuple[Path, ...]:
 
 
 def _checked(name: str, fractions: Sequence[float]) -> dict[str, float]:
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        expected = "three positive shares (train, validation, test) that sum to 1"
+    train, *others = fractions if len(fractions) == 3 else (-1, 0, 0)
+    if train < 0 or min(others) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        expected = "three positive shares (train, validation, test; train may be 0) that sum to 1"
         raise ConfigError(f"domain {name!r}, fractions: {explain(list(fractions), expected)}")
     return dict(zip(SPLITS, fractions, strict=True))
