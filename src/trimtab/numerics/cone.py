@@ -175,6 +175,8 @@ def cone_solution(
     """
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.max_threads, settings.equilibrate_enable = False, 1, False
+    # The default of 0.99 now and then walks into a corner and stalls there.
+    settings.max_step_fraction = 0.95
     settings.static_regularization_constant, settings.iterative_refinement_max_iter = 1e-10, 50
     settings.iterative_refinement_reltol = settings.iterative_refinement_abstol = 1e-15
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12

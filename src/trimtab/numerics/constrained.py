@@ -18,8 +18,8 @@ def solve_constrained(programme: Programme) -> Choice:
 
     Without a feasible mixture the violations, each divided by its scale, are made small from the largest
     down: the largest is minimised; the rows that hold it up are fixed there; then the largest of the other
-    rows, until the rest can all be kept. Among the mixtures left, the cost is lowest. So one hopeless
-    constraint never excuses breaking another, and the rows in conflict are exactly the broken rows.
+    rows, until the rest can all be kept. Among the mixtures left, the cost is lowest. So whatever can be kept
+    beside the worst row at its least is kept, and the rows in conflict are exactly the broken rows.
 
     Raises:
         ArithmeticError: the solver did not converge on finite, sensible numbers.
@@ -31,7 +31,7 @@ def solve_constrained(programme: Programme) -> Choice:
     room, relaxed = _give_way(programme)
     if relaxed.conflicts.any():
         best = minimise(programme, room, RELAXED_TOLERANCE)
-        return relaxed if best is None else replace(relaxed, weights=best.weights)
+        return relaxed if best is None else _named(programme, replace(relaxed, weights=best.weights))
     # Feasible, but with no interior to search in: widen a little, then a little more.
     for share in (TOLERANCE, 10 * TOLERANCE, RELAXED_TOLERANCE):
         best = minimise(programme, room + share * programme.size, RELAXED_TOLERANCE)
@@ -68,6 +68,12 @@ def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
         conflicts |= binding
         judged &= ~binding
     return room + slack, Choice(weights, np.full(len(room), np.nan), conflicts)
+
+
+def _named(programme: Programme, relaxed: Choice) -> Choice:
+    """The choice without conflicts that the final mixture settles, which a round at its accuracy cannot tell."""
+    broken = relaxed.conflicts & (programme.excess(relaxed.weights) > TOLERANCE * programme.size)
+    return replace(relaxed, conflicts=broken) if broken.any() else relaxed
 
 
 def _as_broken(programme: Programme, weights: Float[np.ndarray, " N"]) -> Choice:

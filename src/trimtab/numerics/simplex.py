@@ -80,7 +80,7 @@ class MixtureSolution:
             "robust"); 0 where kept, nan for non-constraints.
         conflicts: the constraints that cannot be kept together, in order; empty when optimal. They are the
             broken ones: violations are made small from the worst (scaled) down, so what can be kept beside
-            the worst is kept. For "grid" just the constraints its chosen candidate breaks.
+            the worst at its least is kept. For "grid" just the constraints its chosen candidate breaks.
         shadow_prices: -d(objective)/d(reference) of each constraint, at least 0, nats per nat: one more
             hundredth of a nat of tolerance buys a hundredth of it in summed target loss. At a kink some value
             between the one-sided derivatives; 0 where the constraint does not bind. With a ridge, the
