@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,8 @@ from trimtab.adapt.mixers import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Un
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain
-from trimtab.errors import Problem, TrimtabError, nearest
-from trimtab.models.adapters import Lora
+from trimtab.errors import DataError, ModelError, Problem, TrimtabError, nearest
+from trimtab.models.adapters import Lora, read_adapter
 from trimtab.models.load import load
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.plain import plain
@@ -129,6 +130,7 @@ def check(config: DynamicsConfig) -> list[Problem]:
     for key, sources in (("train", config.train), ("evaluate", config.evaluate)):
         found += [p for name, source in sources.items() for p in _source_problems(f"{key}.{name}", source)]
     found += _model_problems(config.model)
+    found += _adapter_problems(config)
     return list(dict.fromkeys(found))
 
 
@@ -225,13 +227,32 @@ def _adapter(config: DynamicsConfig) -> Mapping[str, Any] | None:
 
 
 def _source_problems(where: str, source: str) -> list[Problem]:
-    """Whether the files are there; remote data sets and lab corpora are not looked up."""
+    """Whether the files are there and of a kind to read; remote data and lab corpora are not looked up."""
     if source.startswith(("hf:", "lab:")):
         return []
-    pattern = Path(source).expanduser()
-    if pattern.exists() or any(pattern.parent.glob(pattern.name)) or list(Path().glob(source)):
-        return []
-    return [Problem(where, repr(source), "a file, a glob, a folder or hf:owner/name", _neighbour(pattern))]
+    whole = Path(source).expanduser()
+    if not source or not (whole.exists() or glob.glob(str(whole), recursive=True)):  # noqa: PTH207
+        return [Problem(where, repr(source), "a file, a glob, a folder or hf:owner/name", _neighbour(whole))]
+    try:
+        Domain.from_path("domain", whole)
+    except DataError as error:
+        return [_told(where, error)]
+    return []
+
+
+def _adapter_problems(config: DynamicsConfig) -> list[Problem]:
+    try:
+        read_adapter(_adapter(config) or {})
+    except ModelError as error:
+        return [_told(str(error).partition(":")[0].replace(" ", "."), error)]
+    return []
+
+
+def _told(where: str, error: TrimtabError) -> Problem:
+    """The problem that an error tells of: 'got ..., expected ...; try ...'."""
+    got, _, rest = str(error).partition("got ")[2].partition(", expected ")
+    expected, _, hint = rest.partition("; try ")
+    return Problem(where, got, expected, hint)
 
 
 def _neighbour(path: Path) -> str:

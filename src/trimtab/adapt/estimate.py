@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trimtab.adapt.dynamics_job import AnyMixer, DynamicsConfig
 from trimtab.adapt.ledger import Ledger, cost_report
+from trimtab.models.adapters import Lora
 from trimtab.train.fit import evaluation_steps
 
 _OPTIMISER_COPIES = 3
@@ -58,7 +59,7 @@ def estimate(config: DynamicsConfig) -> Estimate:
     parameters, width, vocabulary = _model_size(config)
     trainable = parameters if config.adapter is None else math.nan
     if config.adapter is not None and math.isfinite(parameters):
-        trainable = _lora_parameters(Path(config.model), config.adapter.r)
+        trainable = _lora_parameters(Path(config.model), config.adapter)
     copies = _OPTIMISER_COPIES + (_SNAPSHOT_COPIES if any(m.plan(config.fit.steps) for m in mixers) else 0)
     rows = max(config.fit.micro_batch_size or config.fit.batch_size, config.fit.eval_batch_size)
     logits = 2 * 4 * rows * config.fit.seq_len * vocabulary
@@ -118,14 +119,20 @@ def _shapes(folder: Path) -> dict[str, tuple[list[int], str]]:
     return found
 
 
-def _lora_parameters(folder: Path, rank: int) -> float:
-    """Parameters of a LoRA of this rank on every linear map except embeddings: r (in + out) for each."""
+def _lora_parameters(folder: Path, lora: Lora) -> float:
+    """Parameters of a LoRA: r (in + out) for each linear map it is on, all but embeddings unless told which."""
     matrices = [
         shape
         for name, (shape, _) in _shapes(folder.expanduser()).items()
-        if len(shape) == 2 and not any(word in name for word in ("embed", "wte", "wpe", "lm_head"))
+        if len(shape) == 2 and _adapted(name.removesuffix(".weight"), lora.targets)
     ]
-    return float(sum(rank * sum(shape) for shape in matrices))
+    return float(sum(lora.r * sum(shape) for shape in matrices))
+
+
+def _adapted(module: str, targets: tuple[str, ...] | None) -> bool:
+    if targets is None:
+        return not any(word in module for word in ("embed", "wte", "wpe", "lm_head"))
+    return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
 def _size(count: float, what: str = "") -> str:
