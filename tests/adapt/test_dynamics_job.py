@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from trimtab import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform, finetune, load
 from trimtab.adapt.checks import refuse
@@ -308,10 +307,3 @@ def test_a_group_of_which_nothing_is_left_says_so(
     with pytest.raises(TrimtabError, match=r"no run of .* finished: .*ZeroDivisionError"):
         run(replace(config, mixer=Uniform(), compare={"replay": Replay()}), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
-
-
-def test_a_group_leaves_the_callers_random_state(config: DynamicsConfig, tmp_path: Path) -> None:
-    state = torch.get_rng_state()
-    quick = replace(FIT, steps=1)
-    run(replace(config, mixer=Uniform(), compare={"replay": Replay()}, fit=quick), tmp_path / "run")
-    assert torch.equal(torch.get_rng_state(), state)
