@@ -90,7 +90,7 @@ _FIT = Fit(
 
 LAB_MODELS: dict[str, LabModel] = {
     "text-small": LabModel(
-        what="half a million parameters, pretrained for about 100 seconds on two cores",
+        what="half a million parameters, pretrained for about a minute on two cores",
         pool={
             "python": 0.3,
             "docstrings": 0.25,
@@ -99,7 +99,7 @@ LAB_MODELS: dict[str, LabModel] = {
             "headers": 0.05,
             "decimals": 0.05,
         },
-        fit=replace(_FIT, steps=1300, batch_size=16, seq_len=128, warmup_steps=50),
+        fit=replace(_FIT, steps=900, batch_size=16, seq_len=128, warmup_steps=50),
         width=128,
         intermediate=384,
     ),

@@ -196,7 +196,8 @@ class Loop:
         logits = logits[:, :-1]
         wide = logits if logits.dtype == torch.float64 else logits.float()
         labels = batch.labels[:, 1:]
-        return F.cross_entropy(wide.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        nll = F.cross_entropy(wide.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+        return nll.view_as(labels)
 
     def _sequence_nll(self, batch: Batch) -> SequenceLosses:
         batch = batch.to(self.model.device)
