@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from trimtab import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform, finetune, load
 from trimtab.adapt.checks import refuse
@@ -45,6 +46,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DynamicsConfig:
         constraints={"web": 0.5, "safety": 0.5},
         mixer=DynaMiCS(schedule=3),
         fit=FIT,
+        seed=2,
     )
 
 
@@ -175,6 +177,7 @@ def test_a_job_is_what_finetune_does(config: DynamicsConfig, single: tuple[Path,
         evaluate=evaluate,
         mixer=replace(config.mixer, targets=["math"], constraints={"web": 0.5, "safety": 0.5}),
         fit=FIT,
+        seed=2,
     )
     (found,) = single[1].results
     assert found.status == expected.status == "feasible"
@@ -197,7 +200,7 @@ def test_a_config_is_the_same_after_yaml(config: DynamicsConfig, tmp_path: Path)
     write_config(whole, tmp_path / "config.yaml")
     again = read_config(tmp_path / "config.yaml", DynamicsConfig)
     assert again.mixers() == whole.mixers()
-    assert (again.fit, again.adapter, again.train, again.seed) == (whole.fit, whole.adapter, whole.train, 0)
+    assert (again.fit, again.adapter, again.train, again.seed) == (whole.fit, whole.adapter, whole.train, 2)
 
 
 def test_a_job_writes_a_page_and_tables(single: tuple[Path, Outcome]) -> None:
@@ -225,7 +228,7 @@ def test_a_finished_job_is_read_back(
 def test_another_config_in_the_same_folder_is_refused(
     config: DynamicsConfig, single: tuple[Path, Outcome]
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"another config: seed \(was 0, now 1\)"):
+    with pytest.raises(CheckpointError, match=r"another config: seed \(was 2, now 1\)"):
         run(replace(config, seed=1), single[0])
 
 
@@ -240,6 +243,8 @@ def test_a_lora_job(config: DynamicsConfig, tmp_path: Path) -> None:
     (result,) = run(lora, tmp_path / "run").results
     assert result.config["adapter"]["r"] == 2
     assert result.status == "feasible"
+    (best,) = (tmp_path / "run" / "artifacts").glob(f"weights-*{result.step}")
+    assert all(".lora_" in name for name in load_file(best / "parameters.safetensors"))
 
 
 # A group

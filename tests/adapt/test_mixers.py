@@ -144,6 +144,12 @@ def test_more_patience_waits_longer() -> None:
     assert stops == [None, None]
 
 
+def test_what_has_not_risen_keeps_a_tolerance_of_zero() -> None:
+    roles = make_roles(["math", "web"], [], ["math"], {"web": 0.0})
+    assert EarlyStoppedTarget(patience=1).decide(session(roles=roles), {}).stop is None
+    assert EarlyStoppedTarget(patience=1).decide(session(4, roles=roles, web=1e-9), {}).stop is not None
+
+
 def test_without_constraints_nothing_stops_early() -> None:
     roles = make_roles(["math", "code"], [], ["math"], {})
     decision = EarlyStoppedTarget(patience=1).decide(session(4, roles=roles, math=5.0), {"bad": 7})

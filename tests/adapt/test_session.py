@@ -238,16 +238,16 @@ def test_a_probe_that_diverges_is_a_column_of_nan() -> None:
     assert_same_state(loop, before)
 
 
-def test_a_probe_whose_readings_diverge_is_a_column_of_nan() -> None:
-    """The last step of a probe may leave the finite numbers, which only the reading after it shows."""
+def test_a_probe_that_makes_one_reading_infinite_is_a_column_of_nan() -> None:
+    """The last step of a probe may leave the finite numbers, which only the reading after it shows: here on code,
+    which alone has token 4 in every row."""
 
     class Explodes(uni.Unigram):
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
             out = super().forward(input_ids, attention_mask)
-            if not self.training and not torch.equal(
-                self.theta, torch.linspace(-0.5, 0.5, 7, dtype=torch.float64)
-            ):
-                out.logits = torch.where(input_ids[..., None] == 0, out.logits * math.inf, out.logits)
+            trained = not torch.equal(self.theta, torch.linspace(-0.5, 0.5, 7, dtype=torch.float64))
+            if trained and not self.training and (input_ids == 4).any():
+                out.logits = out.logits * math.inf
             return out
 
     estimate = open_session(unigram_loop(module=Explodes())).probe(1)
