@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.adapt.dynamics import DynaMiCS as DynaMiCS
     from trimtab.adapt.finetune import finetune as finetune
-    from trimtab.adapt.mixers import DynaMiCS as DynaMiCS
     from trimtab.adapt.mixers import EarlyStoppedTarget as EarlyStoppedTarget
     from trimtab.adapt.mixers import Fixed as Fixed
     from trimtab.adapt.mixers import Replay as Replay
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Domain": "trimtab.data.domains",
-    "DynaMiCS": "trimtab.adapt.mixers",
+    "DynaMiCS": "trimtab.adapt.dynamics",
     "EarlyStoppedTarget": "trimtab.adapt.mixers",
     "FinetuneResult": "trimtab.adapt.result",
     "Fit": "trimtab.train.fit",
@@ -34,7 +34,7 @@ _HOMES = {
     "load": "trimtab.models.load",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab import Domain, DynaMiCS, EarlyStoppedTarget, Fit, Fixed, Replay, Uniform, finetune, load
-from trimtab.adapt.mixers import Mixer
+from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.result import FinetuneResult
 from trimtab.data.tokens import tokenise
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
@@ -386,7 +386,7 @@ def test_an_early_stop_costs_less_than_one() -> None:
     assert result.cost.training_multiple < 1
     assert result.cost.all_in_multiple < 1
     assert result.notes == (
-        f"Stopped at step {result.cost.training_steps} of 12: lost safety at 1 readings in a row.",
+        f"Stopped at step {result.cost.training_steps} of 12: lost safety at 1 reading in a row.",
     )
 
 

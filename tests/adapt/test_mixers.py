@@ -11,16 +11,9 @@ import numpy as np
 import pytest
 
 from trimtab.adapt.checks import refuse
-from trimtab.adapt.mixers import (
-    Decision,
-    DynaMiCS,
-    EarlyStoppedTarget,
-    Fixed,
-    Mixer,
-    Replay,
-    Uniform,
-    mixture_problem,
-)
+from trimtab.adapt.dynamics import DynaMiCS, mixture_problem
+from trimtab.adapt.mixer import Decision, Mixer
+from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Replay, Uniform
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.adapt.session import Clock, SlopeEstimate
 from trimtab.errors import ConfigProblems, DivergedError
@@ -139,7 +132,7 @@ def test_a_constraint_that_is_kept_again_starts_the_count_anew() -> None:
 def test_more_patience_waits_longer() -> None:
     lost = {"web": 0.2}
     stops = [d.stop for d in ask(EarlyStoppedTarget(patience=1), [(0, {}), (4, lost)])]
-    assert stops == [None, "lost web at 1 readings in a row"]
+    assert stops == [None, "lost web at 1 reading in a row"]
     stops = [d.stop for d in ask(EarlyStoppedTarget(patience=3), [(4, lost), (16, lost)])]
     assert stops == [None, None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trimtab.adapt.mixers import Mixer
+from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.roles import Roles, role_problems
 from trimtab.data.domains import Domain
 from trimtab.data.tokens import TokenDomain, tokenise

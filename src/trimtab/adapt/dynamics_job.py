@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from trimtab.adapt.checks import problems, refuse, tokenise_all
 from trimtab.adapt.comparison import comparison_table, render_table
+from trimtab.adapt.dynamics import DynaMiCS
 from trimtab.adapt.finetune import Progressor, finetune
-from trimtab.adapt.mixers import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform
+from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Replay, Uniform
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain

@@ -10,12 +10,13 @@ from typing import Any
 from accelerate import Accelerator
 
 from trimtab.adapt.checks import problems, refuse, tokenise_all
-from trimtab.adapt.mixers import Mixer
+from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
 from trimtab.adapt.place import open_run, place
 from trimtab.adapt.result import RESULT, FinetuneResult, read_metrics
 from trimtab.adapt.roles import Roles, make_roles
-from trimtab.adapt.run import Run, read_losses
+from trimtab.adapt.rows import read_losses
+from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.models.load import Model

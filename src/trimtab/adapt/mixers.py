@@ -1,86 +1,21 @@
-"""Mixers: policies that choose the mixture as training goes.
+"""Mixers that measure nothing: fixed mixtures, replay, and early stopping on the targets.
 
-A mixer is a frozen dataclass of settings. Asked at a step, it returns a `Decision`: the mixture, when it wants to be
-asked next, and the state it needs then. All mixers run on the same loop, data, evaluation grid and ledger.
+A mixer is a frozen dataclass of settings; all of them, DynaMiCS too, run on the same loop, data, evaluation grid and
+ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal
 
-import numpy as np
-
+from trimtab.adapt.mixer import Decision, State
 from trimtab.adapt.roles import Roles
-from trimtab.adapt.schedules import Interval, Schedule, intervals
-from trimtab.adapt.session import Session, SlopeEstimate
-from trimtab.errors import DivergedError, Problem, nearest, not_among
-from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
+from trimtab.adapt.schedules import Interval
+from trimtab.adapt.session import Session
+from trimtab.errors import Problem, nearest
 from trimtab.train.evaluate import change
-
-State = Mapping[str, Any]
-Solver = Literal["grid", "lp", "robust"]
-Preset = Literal["default", "paper"]
-
-
-@dataclass(frozen=True)
-class Update:
-    """A mixture chosen from measured slopes: what was measured and what was concluded.
-
-    Attributes:
-        horizon: steps for which the mixture stays.
-        estimate: the slopes.
-        solution: the mixture, the losses it predicts at the horizon, conflicts and shadow prices.
-    """
-
-    horizon: int
-    estimate: SlopeEstimate
-    solution: MixtureSolution
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a mixer answers.
-
-    Attributes:
-        weights: the mixture, one share per training domain.
-        ask_at: the step at which it wants to be asked again; None for never.
-        state: JSON-able; handed back at the next question, also after a resume.
-        update: the slopes and the solution behind the mixture, where there are any.
-        stop: end the run here, with this reason.
-    """
-
-    weights: tuple[float, ...]
-    ask_at: int | None = None
-    state: State = field(default_factory=dict)
-    update: Update | None = None
-    stop: str | None = None
-
-
-class Mixer(Protocol):
-    """What the loop needs of a mixer."""
-
-    @property
-    def kind(self) -> str:
-        """The name of the policy in configs and tables."""
-
-    @property
-    def targets(self) -> Sequence[str]:
-        """Evaluation domains to improve."""
-
-    @property
-    def constraints(self) -> Mapping[str, float]:
-        """Tolerance in nats per token of each evaluation domain to keep."""
-
-    def problems(self, roles: Roles) -> Iterator[Problem]:
-        """Every setting that cannot work with these domains."""
-
-    def plan(self, steps: int) -> list[Interval]:
-        """The probes it will ask for; empty for a mixer that does not probe."""
-
-    def decide(self, session: Session, state: State) -> Decision:
-        """The mixture from this step on."""
 
 
 class _NoProbes:
@@ -209,94 +144,13 @@ class EarlyStoppedTarget(_NoProbes):
         ]
         bad = int(state.get("bad", 0)) + 1 if broken else 0
         weights = _spread(session.roles.train, session.roles.trainable_targets)
-        stop = f"lost {', '.join(broken)} at {bad} readings in a row" if bad >= self.patience else None
+        stop = (
+            f"lost {', '.join(broken)} at {bad} reading{'s' * (bad > 1)} in a row"
+            if bad >= self.patience
+            else None
+        )
         later = (step for step in session.grid if step > session.step)
         return Decision(weights, next(later, None), {"bad": bad}, stop=stop)
-
-
-@dataclass(frozen=True)
-class DynaMiCS:
-    """Choose the mixture by measured slopes: improve the targets, keep every constraint (arXiv 2605.10770).
-
-    At each update every training domain is probed (a short trial run, rolled back), and the mixture is solved for
-    that lowers the predicted target losses most while every constraint stays at or below its reference.
-
-    Attributes:
-        schedule: when to update: "none", "light", "dense" (the paper's, scaled to the run), a fixed gap in steps,
-            or the steps themselves.
-        solver: "grid" (the paper's 45 candidates), "lp" (hard constraints), "robust" (hard constraints with a
-            margin of `kappa` standard errors); None for the preset's.
-        kappa: margin of the robust solver, in standard errors.
-        ridge: pull towards an even mixture, relative to the largest target slope; 0 for none.
-        probe_steps: longest probe; None for the paper's 128 steps of a run of 2048, scaled to the run.
-        preset: "paper" for the published settings (grid solver); "default" for ours.
-    """
-
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
-    schedule: Schedule | int | Sequence[int] = "light"
-    solver: Solver | None = None
-    kappa: float = 1.28
-    ridge: float = 0.0
-    probe_steps: int | None = None
-    preset: Preset = "default"
-    kind: Literal["dynamics"] = "dynamics"
-
-    def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
-        """Gaps, probes and margins that cannot work."""
-        yield from _schedule_problems(self.schedule)
-        if self.solver is not None and self.solver not in get_args(Solver):
-            yield not_among("mixer.solver", self.solver, get_args(Solver))
-        if self.preset not in get_args(Preset):
-            yield not_among("mixer.preset", self.preset, get_args(Preset))
-        if self.probe_steps is not None and self.probe_steps < 1:
-            yield Problem("mixer.probe_steps", str(self.probe_steps), "at least 1, or null")
-        for name in ("kappa", "ridge"):
-            if not 0 <= (value := getattr(self, name)) < float("inf"):
-                yield Problem(f"mixer.{name}", str(value), "a number of zero or more")
-
-    def plan(self, steps: int) -> list[Interval]:
-        """One round of probes per interval."""
-        return intervals(self.schedule, steps, self.probe_steps)
-
-    def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
-        """Probe, solve, and ask again at the next update."""
-        plan = self.plan(session.steps)
-        here = next(span for span in reversed(plan) if span.start <= session.step)
-        if not all(np.isfinite(losses.loss) for losses in session.losses().values()):
-            raise DivergedError(f"a loss at step {session.step} is not finite; try a lower lr")
-        estimate = session.probe(here.probe_steps)
-        if not np.isfinite(estimate.slopes).all(axis=0).any():
-            raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
-        method: Solver = self.solver or ("grid" if self.preset == "paper" else "robust")
-        with session.clock.time("solver"):
-            problem = mixture_problem(session, estimate, here.horizon)
-            solution = solve_mixture(problem, method=method, kappa=self.kappa, ridge=self.ridge)
-        later = here.start + here.horizon
-        weights = tuple(float(w) for w in solution.weights)
-        ask_at = later if later < session.steps else None
-        return Decision(weights, ask_at, update=Update(here.horizon, estimate, solution))
-
-
-def mixture_problem(session: Session, estimate: SlopeEstimate, horizon: int) -> MixtureProblem:
-    """The mixture problem at this step: keep each constraint at its base loss plus tolerance.
-
-    Violations are weighed by max(tolerance, 2 standard errors of the loss change so far, .01 nats).
-    """
-    roles, now = session.roles, session.losses()
-    moved = [change(now[name], session.reference[name]) for name in roles.evaluate]
-    tolerance = np.array([roles.tolerance(name) for name in roles.evaluate])
-    base = np.array([session.reference[name].loss for name in roles.evaluate])
-    noise = np.nan_to_num([2 * m.standard_error for m in moved])
-    return MixtureProblem(
-        slopes=estimate.slopes,
-        losses=np.array([now[name].loss for name in roles.evaluate]),
-        reference=base + tolerance,
-        targets=[roles.evaluate.index(name) for name in roles.targets],
-        horizon=horizon,
-        slope_se=estimate.standard_errors,
-        scale=np.maximum(np.maximum(np.nan_to_num(tolerance), noise), 0.01),
-    )
 
 
 def _spread(train: Sequence[str], among: Sequence[str], mass: float = 1.0) -> tuple[float, ...]:
@@ -317,18 +171,6 @@ def _mass_problems(where: str, mass: float, roles: Roles) -> Iterator[Problem]:
         yield _no_trainable_target()
     if all(name in roles.targets for name in roles.train):
         yield Problem(where, "only targets to train on", "a training domain that is not a target")
-
-
-def _schedule_problems(schedule: Schedule | int | Sequence[int]) -> Iterator[Problem]:
-    where = "mixer.schedule"
-    if isinstance(schedule, int):
-        if schedule < 1:
-            yield Problem(where, str(schedule), "a gap of at least one step", "'light'")
-    elif isinstance(schedule, str):
-        if schedule not in get_args(Schedule):
-            yield not_among(where, schedule, get_args(Schedule))
-    elif schedule and min(schedule) < 0:
-        yield Problem(where, str(min(schedule)), "steps of zero or more")
 
 
 def _no_trainable_target() -> Problem:

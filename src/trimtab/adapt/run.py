@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from trimtab.adapt.ledger import Ledger
-from trimtab.adapt.mixers import Decision, Mixer, Update
+from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.roles import Roles
+from trimtab.adapt.rows import Row, decision_row, evaluation_row, read_losses, training_row, write_losses
 from trimtab.adapt.session import Clock, Session
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import DivergedError
@@ -26,10 +24,8 @@ from trimtab.train.checkpoint import checkpoints, load_checkpoint, save_checkpoi
 from trimtab.train.evaluate import Change, SequenceLosses, change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.interrupt import Paused
-from trimtab.train.loop import Loop, StepStats
+from trimtab.train.loop import Loop
 from trimtab.train.snapshot import copy_parameters, put_parameters
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ class Run:
         self._write_losses("test", losses)
         if self.folder:
             self.folder.truncate_metrics(progress.offset)
-            self.folder.append(_evaluation_row(progress.best_step, "test", losses, base))
+            self.folder.append(evaluation_row(progress.best_step, "test", losses, base))
         self._flush_timings()
         self._wait()
         return losses
@@ -208,11 +204,11 @@ class Run:
             stop=decision.stop,
             probed=decision.update is not None,
         )
-        return progress, self._decision_row(session.step, decision)
+        return progress, decision_row(self.roles, session.step, decision)
 
     def _step(self, progress: Progress) -> Row:
         with self.clock.time("training"):
-            return _training_row(self.loop.step_count + 1, self.loop.step(progress.weights))
+            return training_row(self.loop.step_count + 1, self.loop.step(progress.weights))
 
     def _evaluate(self, session: Session) -> Row:
         with self.clock.time("evaluation"):
@@ -222,7 +218,7 @@ class Run:
                 else self.reference
             )
         session.know(losses)
-        return _evaluation_row(session.step, "validation", losses, self.reference)
+        return evaluation_row(session.step, "validation", losses, self.reference)
 
     def _judge(self, progress: Progress, session: Session) -> Progress:
         """Keep the weights if all constraints are kept and the targets gained more than ever before."""
@@ -235,16 +231,6 @@ class Run:
                 self._keep_weights(session.step)
             progress = replace(progress, best_step=session.step, best_change=gain)
         return replace(progress, kept_once=True)
-
-    def _decision_row(self, step: int, decision: Decision) -> Row:
-        row: Row = {
-            "step": step,
-            "event": "mixture",
-            "weights": dict(zip(self.roles.train, decision.weights, strict=True)),
-        }
-        if decision.stop:
-            row["stop"] = decision.stop
-        return row | (update_row(self.roles, decision.update) if decision.update else {})
 
     def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
         with self.clock.time("bookkeeping"):
@@ -319,57 +305,5 @@ def _refuse_infinity(session: Session) -> None:
         )
 
 
-def update_row(roles: Roles, update: Update) -> Row:
-    """A mixture update as a row of the metrics."""
-    solution = update.solution
-    return {
-        "horizon": update.horizon,
-        "probe_steps": update.estimate.steps,
-        "slopes": update.estimate.slopes,
-        "standard_errors": update.estimate.standard_errors,
-        "predicted": dict(zip(roles.evaluate, map(float, solution.predicted), strict=True)),
-        "status": solution.status,
-        "conflicts": [roles.evaluate[index] for index in solution.conflicts],
-        "shadow_prices": dict(zip(roles.evaluate, map(float, solution.shadow_prices), strict=True)),
-    }
-
-
-def write_losses(path: Path, losses: Mapping[str, SequenceLosses]) -> None:
-    """Save losses per sequence as safetensors, one pair of tensors per domain."""
-    with atomic_directory(path) as folder:
-        for index, read in enumerate(losses.values()):
-            tensors = {"nll": torch.from_numpy(read.nll), "tokens": torch.from_numpy(read.tokens)}
-            save_tensors(tensors, folder / f"{index}.safetensors")
-        (folder / "domains.json").write_text(json.dumps(list(losses)))
-
-
-def read_losses(path: Path) -> dict[str, SequenceLosses]:
-    """Read what `write_losses` saved."""
-    names: list[str] = json.loads((path / "domains.json").read_text())
-    tensors = [load_file(path / f"{index}.safetensors") for index in range(len(names))]
-    return {
-        name: SequenceLosses(np.asarray(t["nll"]), np.asarray(t["tokens"]))
-        for name, t in zip(names, tensors, strict=True)
-    }
-
-
 def _sequences(losses: Mapping[str, SequenceLosses]) -> int:
     return sum(len(read.nll) for read in losses.values())
-
-
-def _training_row(step: int, stats: StepStats) -> Row:
-    return {"step": step, "event": "training", **asdict(stats)}
-
-
-def _evaluation_row(
-    step: int, split: str, losses: Mapping[str, SequenceLosses], reference: Mapping[str, SequenceLosses]
-) -> Row:
-    moved = {name: change(read, reference[name]) for name, read in losses.items()}
-    return {
-        "step": step,
-        "event": "evaluation",
-        "split": split,
-        "loss_nats": {name: read.loss for name, read in losses.items()},
-        "standard_error": {name: read.standard_error for name, read in losses.items()},
-        "change": {name: [m.value, m.low, m.high] for name, m in moved.items()},
-    }

@@ -25,7 +25,6 @@ from trimtab.data.tokens import tokenise
 from trimtab.errors import ConfigError, explain, nearest
 from trimtab.lab.cache import built_once
 from trimtab.lab.corpora import corpus, read_card
-from trimtab.lab.sources import known
 from trimtab.lab.tokenizer import train_tokenizer
 from trimtab.models.load import load
 from trimtab.runs.places import cache_home
@@ -39,9 +38,6 @@ RECIPE = 1
 Progress = Callable[[int, int, float], None]
 """Told after each step: steps done, steps in all, the loss of this step in nats per token."""
 
-OPTIONAL = ("decimals",)
-"""Corpora that some Python installations lack; a model's pool can do without them."""
-
 _TOKENIZER_CHARACTERS = 400_000
 _DISTRIBUTED = ("WORLD_SIZE", "RANK", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 
@@ -52,8 +48,7 @@ class LabModel:
 
     Attributes:
         what: one line for people.
-        pool: corpora to pretrain on, with their shares of the sequences; they sum to 1. A corpus of `OPTIONAL`
-            that this Python lacks is left out, and the others share what it had.
+        pool: corpora to pretrain on, with their shares of the sequences; they sum to 1.
         fit: the training settings.
         width: size of the residual stream.
         intermediate: size of the MLPs.
@@ -91,15 +86,8 @@ _FIT = Fit(
 LAB_MODELS: dict[str, LabModel] = {
     "text-small": LabModel(
         what="half a million parameters, pretrained for about a minute on two cores",
-        pool={
-            "python": 0.3,
-            "docstrings": 0.25,
-            "metadata": 0.15,
-            "tests": 0.2,
-            "headers": 0.05,
-            "decimals": 0.05,
-        },
-        fit=replace(_FIT, steps=900, batch_size=16, seq_len=128, warmup_steps=50),
+        pool={"python": 0.3, "docstrings": 0.3, "metadata": 0.15, "tests": 0.2, "headers": 0.05},
+        fit=replace(_FIT, steps=600, batch_size=16, seq_len=128, warmup_steps=50),
         width=128,
         intermediate=384,
     ),
@@ -137,7 +125,7 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
         raise ConfigError(
             f"lab model: {explain(repr(name), f'one of {tuple(LAB_MODELS)}', nearest(name, LAB_MODELS))}"
         )
-    settings = _possible(LAB_MODELS[name])
+    settings = LAB_MODELS[name]
     folders = {kind: corpus(kind, cache) for kind in settings.pool}
     prints = {kind: read_card(folder)["fingerprint"] for kind, folder in folders.items()}
     made_from = json.dumps([RECIPE, asdict(settings), prints], sort_keys=True)
@@ -206,15 +194,6 @@ def pretrain(
             "tokenizers": tokenizers.__version__,
         },
     }
-
-
-def _possible(settings: LabModel) -> LabModel:
-    """The settings without the optional corpora that are not here."""
-    pool = {
-        kind: share for kind, share in settings.pool.items() if kind not in OPTIONAL or known(kind).files()
-    }
-    whole = sum(pool.values())
-    return replace(settings, pool={kind: share / whole for kind, share in pool.items()})
 
 
 def _build_alone(name: str, cache: Path | None) -> None:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from trimtab.data.stream import MixtureStream
+from trimtab.data.stream import MixtureStream, permutation
 from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
 from trimtab.errors import DivergedError
 from trimtab.models.load import Model
@@ -226,8 +226,7 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
 
 def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
     """The rows of a split that evaluations read, in an order fixed by the domain's name alone."""
-    order = np.random.default_rng(derive(0, "evaluation", name)).permutation(size)
-    return [int(row) for row in order[:limit]]
+    return [int(row) for row in permutation(size, derive(0, "evaluation", name))[:limit]]
 
 
 def batched(items: Sequence[T], size: int) -> list[Sequence[T]]:

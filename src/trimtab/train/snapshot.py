@@ -90,9 +90,9 @@ def rng_states() -> dict[str, Tensor]:
 
 
 def put_rng_states(states: Mapping[str, Tensor]) -> None:
-    """Restore what `rng_states` returned."""
+    """Restore what `rng_states` returned; the states of CUDA devices that are not here are left out."""
     for device, state in states.items():
         if device == "cpu":
             torch.set_rng_state(state)
-        else:
+        elif torch.cuda.is_available():
             torch.cuda.set_rng_state(state, device)

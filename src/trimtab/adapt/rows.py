@@ -1,0 +1,88 @@
+"""What a run writes down: the rows of its metrics, and losses sequence by sequence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from trimtab.adapt.mixer import Decision, Update
+from trimtab.adapt.roles import Roles
+from trimtab.runs.atomic import atomic_directory
+from trimtab.train.checkpoint import save_tensors
+from trimtab.train.evaluate import SequenceLosses, change
+from trimtab.train.loop import StepStats
+
+Row = dict[str, Any]
+
+
+def training_row(step: int, stats: StepStats) -> Row:
+    """An optimiser step that stayed in the model; `step` counts it."""
+    return {"step": step, "event": "training", **asdict(stats)}
+
+
+def evaluation_row(
+    step: int, split: str, losses: Mapping[str, SequenceLosses], reference: Mapping[str, SequenceLosses]
+) -> Row:
+    """A reading of every evaluation domain, with its paired change from the base model."""
+    moved = {name: change(read, reference[name]) for name, read in losses.items()}
+    return {
+        "step": step,
+        "event": "evaluation",
+        "split": split,
+        "loss_nats": {name: read.loss for name, read in losses.items()},
+        "standard_error": {name: read.standard_error for name, read in losses.items()},
+        "change": {name: [m.value, m.low, m.high] for name, m in moved.items()},
+    }
+
+
+def decision_row(roles: Roles, step: int, decision: Decision) -> Row:
+    """A mixture, with the slopes and the solution behind it where there are any."""
+    row: Row = {
+        "step": step,
+        "event": "mixture",
+        "weights": dict(zip(roles.train, decision.weights, strict=True)),
+    }
+    if decision.stop:
+        row["stop"] = decision.stop
+    return row | (update_row(roles, decision.update) if decision.update else {})
+
+
+def update_row(roles: Roles, update: Update) -> Row:
+    """A mixture update as a row of the metrics."""
+    solution = update.solution
+    return {
+        "horizon": update.horizon,
+        "probe_steps": update.estimate.steps,
+        "slopes": update.estimate.slopes,
+        "standard_errors": update.estimate.standard_errors,
+        "predicted": dict(zip(roles.evaluate, map(float, solution.predicted), strict=True)),
+        "status": solution.status,
+        "conflicts": [roles.evaluate[index] for index in solution.conflicts],
+        "shadow_prices": dict(zip(roles.evaluate, map(float, solution.shadow_prices), strict=True)),
+    }
+
+
+def write_losses(path: Path, losses: Mapping[str, SequenceLosses]) -> None:
+    """Save losses per sequence as safetensors, one pair of tensors per domain."""
+    with atomic_directory(path) as folder:
+        for index, read in enumerate(losses.values()):
+            tensors = {"nll": torch.from_numpy(read.nll), "tokens": torch.from_numpy(read.tokens)}
+            save_tensors(tensors, folder / f"{index}.safetensors")
+        (folder / "domains.json").write_text(json.dumps(list(losses)))
+
+
+def read_losses(path: Path) -> dict[str, SequenceLosses]:
+    """Read what `write_losses` saved."""
+    names: list[str] = json.loads((path / "domains.json").read_text())
+    tensors = [load_file(path / f"{index}.safetensors") for index in range(len(names))]
+    return {
+        name: SequenceLosses(np.asarray(t["nll"]), np.asarray(t["tokens"]))
+        for name, t in zip(names, tensors, strict=True)
+    }
