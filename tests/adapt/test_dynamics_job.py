@@ -115,6 +115,7 @@ def test_planted_mistakes_are_told_at_once(config: DynamicsConfig) -> None:
             {"model": "./nowhere"},
             r"^model: got '\./nowhere', expected a folder with a config\.json, or a hub name",
         ),
+        ({"model": "path/to/model"}, r"^model: got 'path/to/model', expected a folder with a config"),
         (
             {"evaluate": {"safety": "nowhere/*.jsonl"}},
             r"^evaluate\.safety: got 'nowhere/\*\.jsonl', expected a file",

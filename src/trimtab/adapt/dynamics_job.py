@@ -264,7 +264,7 @@ def _neighbour(path: Path) -> str:
 
 def _model_problems(model: str) -> list[Problem]:
     path = Path(model).expanduser()
-    looks_local = model.startswith((".", "/", "~")) or path.exists()
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
     if model.startswith("lab:") or not looks_local or (path / "config.json").exists():
         return []
     return [Problem("model", repr(model), "a folder with a config.json, or a hub name", _neighbour(path))]
