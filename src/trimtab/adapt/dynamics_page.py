@@ -84,7 +84,8 @@ def _comparison(results: Sequence[FinetuneResult]) -> Section:
         ("seconds", [fixed(value, 0) for value in raw["seconds"]]),
     ]
     caption = (
-        f"{len(results)} runs on test. Gain: reduction of perplexity on the targets (geometric mean); the "
+        f"{len(results)} runs on test; the status is the verdict on validation. "
+        "Gain: reduction of perplexity on the targets (geometric mean); the "
         "largest of several is flattered by being picked on these same sequences. Constraints: "
         "change of loss in nats per token, and whether it stays within the tolerance in the heading. Costs are "
         "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
@@ -229,7 +230,9 @@ def _slopes(result: FinetuneResult, label: str) -> Iterator[Block]:
         yield _gallery(maps)
         return
     yield _gallery([*maps[:4], *maps[-4:]])
-    yield Section(f"The {len(maps) - _ALL_SHOWN} updates in between", [_gallery(maps[4:-4])], collapsed=True)
+    between = len(maps) - _ALL_SHOWN
+    title = f"The {between} updates in between" if between > 1 else "The update in between"
+    yield Section(title, [_gallery(maps[4:-4])], collapsed=True)
 
 
 def _solver(result: FinetuneResult) -> Iterator[Block]:
