@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import trimtab.train.checkpoint as module
@@ -92,6 +93,35 @@ def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, snapshot(), {"n": 1})
     folder = save_checkpoint(tmp_path, snapshot(), {"n": 2})
     assert load_checkpoint(folder)[1] == {"n": 2}
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, snapshot(3), {})
+    told = "Error while serializing: I/O error: No space left on device (os error 28)"  # seen on a real one
+
+    def full(tensors: object, path: object) -> None:
+        raise SafetensorError(told)
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(
+        CheckpointError, match=r"got 'No space left on device' .* expected room .* free some space"
+    ):
+        save_checkpoint(tmp_path, snapshot(4), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+    assert_same(load_checkpoint(tmp_path / "step-00000003")[0], snapshot(3))
+
+
+def test_other_faults_of_the_writer_stay_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(tensors: object, path: object) -> None:
+        raise SafetensorError("header too large")
+
+    monkeypatch.setattr(module, "save_file", broken)
+    with pytest.raises(SafetensorError, match="header too large"):
+        save_checkpoint(tmp_path, snapshot(4), {})
 
 
 def test_a_failing_write_leaves_the_checkpoint_before_it(
