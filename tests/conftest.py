@@ -1,4 +1,4 @@
-"""What every test shares: one thread per worker, no network, and a private cache."""
+"""What every test shares: one thread per worker, no network, a private cache, checked shapes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
+# Shapes are checked where arrays come from our own code; public functions say themselves what is wrong with a shape.
+SHAPED = ("numerics.cone", "numerics.constrained", "numerics.penalised", "train.evaluate", "adapt.session")
+install_import_hook([f"trimtab.{module}" for module in SHAPED], "beartype.beartype")
 settings.register_profile("trimtab", deadline=None)
 settings.load_profile("trimtab")
 

@@ -125,4 +125,4 @@ def test_the_text_has_units(config: DynamicsConfig) -> None:
 def test_no_domain_is_read(config: DynamicsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Domain, "from_path", None)
     monkeypatch.setattr("trimtab.adapt.dynamics_job.load", None)
-    estimate(config)
+    assert estimate(config).steps == config.fit.steps * (1 + len(config.compare))

@@ -57,6 +57,7 @@ class MixtureProblem:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _frozen(getattr(self, name)))
         object.__setattr__(self, "targets", tuple(int(target) for target in self.targets))
+        object.__setattr__(self, "horizon", float(self.horizon))
         _check_shapes(self)
         _check_targets(self)
         _check_values(self)
