@@ -25,7 +25,7 @@ GRID_READINGS = 3
 
 
 def reading(*nll: float) -> SequenceLosses:
-    return SequenceLosses(np.array(nll), np.full(len(nll), 10))
+    return SequenceLosses(np.array(nll, dtype=float), np.full(len(nll), 10))
 
 
 BASE = {"math": reading(20, 20), "web": reading(30, 32), "safety": reading(10, 12), "facts": reading(5, 5)}
