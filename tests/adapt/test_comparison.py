@@ -64,6 +64,7 @@ def test_a_constraint_of_another_run_has_no_answer(result_of: MakeResult) -> Non
 
 def test_labels_are_numbered_where_they_repeat(result_of: MakeResult) -> None:
     assert unique_labels([result_of("a"), result_of(""), result_of("a")]) == ["a", "run 2", "a (2)"]
+    assert unique_labels([result_of("a"), result_of("a"), result_of("a (2)")]) == ["a", "a (2)", "a (2) (2)"]
 
 
 def test_the_table_fits_120_columns_with_four_constraints(group: list[FinetuneResult]) -> None:

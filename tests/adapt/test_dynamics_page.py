@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trimtab.adapt.dynamics_figures import calibration, calibration_sentence, feasible_spans, loss_figures
+from trimtab.adapt.calibration import calibration, calibration_sentence
+from trimtab.adapt.dynamics_figures import feasible_spans, loss_figures
 from trimtab.adapt.dynamics_page import page
 from trimtab.errors import DataError
 

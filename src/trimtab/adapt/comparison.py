@@ -51,9 +51,12 @@ def unique_labels(results: Sequence[FinetuneResult]) -> list[str]:
     """The runs' labels, numbered where two are the same."""
     labels: list[str] = []
     for number, result in enumerate(results, start=1):
-        label = result.label or f"run {number}"
-        again = sum(label == other.label for other in results[: number - 1])
-        labels.append(f"{label} ({again + 1})" if again else label)
+        own = label = result.label or f"run {number}"
+        again = 1
+        while label in labels:
+            again += 1
+            label = f"{own} ({again})"
+        labels.append(label)
     return labels
 
 

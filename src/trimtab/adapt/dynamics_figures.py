@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from trimtab.adapt.calibration import calibration, calibration_sentence
 from trimtab.report import figures
-from trimtab.report.numbers import fixed, number
+from trimtab.report.numbers import fixed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,67 +63,6 @@ def calibration_figure(result: FinetuneResult, label: str) -> Figure:
         errors=points["standard_error"].to_list(),
         title="Predicted against realised change",
         label=alt,
-    )
-
-
-def calibration(result: FinetuneResult) -> pd.DataFrame:
-    """What each update's slopes predicted for its interval, and what happened.
-
-    The prediction is H * sum_j S_ij w_j, without the solver's safety margin; a column without slopes counts only
-    if it has weight. What happened is the difference of the validation losses read at the interval's two ends, on
-    the same sequences; nan where an end was not read.
-
-    Returns:
-        Columns: step, domain, predicted, standard_error, realised; nats per token.
-    """
-    read = readings(result)
-    rows = []
-    for update in result.slopes:
-        moved, errors = predicted_change(update)
-        end = update.step + update.horizon
-        for name, change, error in zip(update.slopes.index, moved, errors, strict=True):
-            realised = read.get((end, name), math.nan) - read.get((update.step, name), math.nan)
-            rows.append((update.step, str(name), float(change), float(error), realised))
-    return pd.DataFrame(rows, columns=["step", "domain", "predicted", "standard_error", "realised"])
-
-
-def predicted_change(update: SlopeUpdate) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The change that an update predicts for every evaluation domain over its horizon, and its standard error."""
-    weights = np.array([update.weights.get(name, 0.0) for name in update.slopes.columns])
-    used = weights > 0
-    moved = update.horizon * (update.slopes.to_numpy(dtype=float)[:, used] @ weights[used])
-    spread = update.horizon * update.standard_errors.to_numpy(dtype=float)[:, used] * weights[used]
-    return moved, np.sqrt(np.square(spread).sum(axis=1))
-
-
-def readings(result: FinetuneResult) -> dict[tuple[int, str], float]:
-    """Every validation loss that the run has read, by step and domain: on the evaluation grid and at updates.
-
-    An update reads the losses it starts from; they stand in its prediction, less the change it predicts.
-    """
-    read: dict[tuple[int, str], float] = {}
-    for update in result.slopes:
-        moved, _ = predicted_change(update)
-        starts = zip(update.slopes.index, moved, strict=True)
-        read |= {(update.step, name): update.predicted[name] - float(change) for name, change in starts}
-    own = validation(result)
-    grid = zip(own["step"], own["domain"], own["loss_nats"], strict=True)
-    return read | {(int(step), name): float(loss) for step, name, loss in grid}
-
-
-def calibration_sentence(points: pd.DataFrame) -> str:
-    """How far the predictions were off: n, the median absolute error and the correlation."""
-    known = points.dropna(subset=["predicted", "realised"])
-    n, left_out = len(known), len(points) - len(known)
-    if n == 0:
-        return "No interval was read at both of its ends, so nothing can be compared."
-    error = float((known["predicted"] - known["realised"]).abs().median())
-    varied = n > 2 and known["predicted"].std() > 0 and known["realised"].std() > 0
-    correlation = float(known["predicted"].corr(known["realised"])) if varied else math.nan
-    tail = f" {left_out} more were not read at both ends." if left_out else ""
-    return (
-        f"n = {n} (intervals × domains, not independent of each other): median absolute error "
-        f"{number(error, 2)} nats, correlation {fixed(correlation, 2)}.{tail}"
     )
 
 

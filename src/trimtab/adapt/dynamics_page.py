@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.adapt import dynamics_figures as drawn
+from trimtab.adapt.calibration import calibration, calibration_sentence
 from trimtab.adapt.comparison import (
     APART,
     CHANGE,
@@ -207,10 +208,10 @@ def _probes(result: FinetuneResult, label: str) -> Iterator[Section]:
     if not result.slopes:
         return
     yield Section("Slopes at each update", list(_slopes(result, label)))
-    points = drawn.calibration(result)
+    points = calibration(result)
     caption = (
         "One point per interval between updates and evaluation domain; bars are one standard error of the slopes "
-        f"over probe sequences. On the dotted line the prediction came true. {drawn.calibration_sentence(points)}"
+        f"over probe sequences. On the dotted line the prediction came true. {calibration_sentence(points)}"
     )
     yield Section("Did the slopes predict?", [_picture(drawn.calibration_figure(result, label), caption)])
     yield Section("What the solver said", list(_solver(result)))
