@@ -6,10 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.adapt.aioli import Aioli as Aioli
+    from trimtab.adapt.alignment import GradientAlignment as GradientAlignment
+    from trimtab.adapt.bandit import Exp3 as Exp3
     from trimtab.adapt.dynamics import DynaMiCS as DynaMiCS
     from trimtab.adapt.finetune import finetune as finetune
+    from trimtab.adapt.gaps import DualAscent as DualAscent
+    from trimtab.adapt.gaps import Feedback as Feedback
+    from trimtab.adapt.gaps import ReferenceLoss as ReferenceLoss
     from trimtab.adapt.mixers import EarlyStoppedTarget as EarlyStoppedTarget
     from trimtab.adapt.mixers import Fixed as Fixed
+    from trimtab.adapt.mixers import Proportional as Proportional
     from trimtab.adapt.mixers import Replay as Replay
     from trimtab.adapt.mixers import Uniform as Uniform
     from trimtab.adapt.result import FinetuneResult as FinetuneResult
@@ -21,13 +28,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Aioli": "trimtab.adapt.aioli",
     "Domain": "trimtab.data.domains",
+    "DualAscent": "trimtab.adapt.gaps",
     "DynaMiCS": "trimtab.adapt.dynamics",
     "EarlyStoppedTarget": "trimtab.adapt.mixers",
+    "Exp3": "trimtab.adapt.bandit",
+    "Feedback": "trimtab.adapt.gaps",
     "FinetuneResult": "trimtab.adapt.result",
     "Fit": "trimtab.train.fit",
     "Fixed": "trimtab.adapt.mixers",
+    "GradientAlignment": "trimtab.adapt.alignment",
     "Model": "trimtab.models.load",
+    "Proportional": "trimtab.adapt.mixers",
+    "ReferenceLoss": "trimtab.adapt.gaps",
     "Replay": "trimtab.adapt.mixers",
     "Uniform": "trimtab.adapt.mixers",
     "finetune": "trimtab.adapt.finetune",

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from trimtab.adapt.aioli import Aioli
+from trimtab.adapt.alignment import GradientAlignment
+from trimtab.adapt.bandit import Exp3
 from trimtab.adapt.checks import problems, refuse, tokenise_all
 from trimtab.adapt.comparison import comparison_table, render_table
 from trimtab.adapt.dynamics import DynaMiCS
 from trimtab.adapt.finetune import Progressor, finetune
-from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Replay, Uniform
+from trimtab.adapt.gaps import DualAscent, Feedback, ReferenceLoss
+from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain
@@ -26,7 +30,20 @@ from trimtab.runs.record import RunFolder
 from trimtab.runs.sweep import sweep
 from trimtab.train.fit import Fit
 
-AnyMixer = DynaMiCS | EarlyStoppedTarget | Fixed | Replay | Uniform
+AnyMixer = (
+    DynaMiCS
+    | Aioli
+    | DualAscent
+    | EarlyStoppedTarget
+    | Exp3
+    | Feedback
+    | Fixed
+    | GradientAlignment
+    | Proportional
+    | ReferenceLoss
+    | Replay
+    | Uniform
+)
 
 
 @dataclass(frozen=True)

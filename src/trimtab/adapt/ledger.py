@@ -22,6 +22,7 @@ class Ledger:
         probe_sequences: sequences read for probes, before and after; a reading of the grid at the same step
             serves as the one before.
         seconds: by part of the work.
+        gradient_sequences: sequences read forward and backward for gradients that trained nothing.
     """
 
     training_steps: int = 0
@@ -29,6 +30,7 @@ class Ledger:
     monitoring_sequences: int = 0
     probe_sequences: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    gradient_sequences: int = 0
 
     def add(self, *, seconds: Mapping[str, float] | None = None, **counts: int) -> Ledger:
         """A ledger with these counts and seconds added."""
@@ -47,9 +49,11 @@ class CostReport:
         probe_steps: optimiser steps that were rolled back.
         evaluation_batches: batches of `batch_size` sequences read, in all.
         solver_seconds: time in the mixture solver.
-        training_multiple: (training + probe steps) / steps of a fixed-mixture run.
+        training_multiple: (training + probe steps + gradient sequences / `batch_size`) / steps of a fixed-mixture
+            run.
         all_in_multiple: the same with every evaluation counted on both sides, a forward pass as a third of a step.
         seconds: wall-clock by part.
+        gradient_batches: batches of `batch_size` sequences read forward and backward for gradients alone.
     """
 
     training_steps: int
@@ -59,6 +63,7 @@ class CostReport:
     training_multiple: float
     all_in_multiple: float
     seconds: Mapping[str, float]
+    gradient_batches: float = 0.0
 
 
 def cost_report(ledger: Ledger, *, steps: int, grid_sequences: int, batch_size: int) -> CostReport:
@@ -66,7 +71,8 @@ def cost_report(ledger: Ledger, *, steps: int, grid_sequences: int, batch_size: 
 
     A run that stopped early has multiples below one.
     """
-    spent = ledger.training_steps + ledger.probe_steps
+    gradients = ledger.gradient_sequences / batch_size
+    spent = ledger.training_steps + ledger.probe_steps + gradients
     read = ledger.monitoring_sequences + ledger.probe_sequences
     plain = steps + FORWARD * grid_sequences / batch_size
     return CostReport(
@@ -77,6 +83,7 @@ def cost_report(ledger: Ledger, *, steps: int, grid_sequences: int, batch_size: 
         training_multiple=spent / steps,
         all_in_multiple=(spent + FORWARD * read / batch_size) / plain,
         seconds=dict(ledger.seconds),
+        gradient_batches=gradients,
     )
 
 

@@ -73,3 +73,15 @@ class Mixer(Protocol):
 
     def decide(self, session: Session, state: State) -> Decision:
         """The mixture from this step on."""
+
+
+class NoProbes:
+    """What mixers share that roll no training back: nothing to plan, and nothing to refuse unless they say so."""
+
+    def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
+        """No setting of this mixer can be wrong."""
+        return iter(())
+
+    def plan(self, steps: int) -> list[Interval]:  # noqa: ARG002
+        """No probes."""
+        return []

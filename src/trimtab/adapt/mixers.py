@@ -10,28 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trimtab.adapt.mixer import Decision, State
+from trimtab.adapt.mixer import Decision, NoProbes, State
 from trimtab.adapt.roles import Roles
-from trimtab.adapt.schedules import Interval
 from trimtab.adapt.session import Session
+from trimtab.adapt.settings import mass_problems, no_trainable_target
+from trimtab.adapt.shares import spread
 from trimtab.errors import Problem, nearest
 from trimtab.train.evaluate import change
 
 
-class _NoProbes:
-    """A mixer that measures nothing."""
-
-    def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
-        """No setting of this mixer can be wrong."""
-        return iter(())
-
-    def plan(self, steps: int) -> list[Interval]:  # noqa: ARG002
-        """No probes."""
-        return []
-
-
 @dataclass(frozen=True)
-class Uniform(_NoProbes):
+class Uniform(NoProbes):
     """The same share for every training domain, throughout."""
 
     targets: Sequence[str] = ()
@@ -40,11 +29,28 @@ class Uniform(_NoProbes):
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
         """Equal shares."""
-        return Decision(_spread(session.roles.train, session.roles.train))
+        return Decision(spread(session.roles.train, session.roles.train))
 
 
 @dataclass(frozen=True)
-class Fixed(_NoProbes):
+class Proportional(NoProbes):
+    """Shares in proportion to the rows of each domain's train split, throughout: as if the data were poured together.
+
+    Assumes that how much there is of a domain says how much of it to train on.
+    """
+
+    targets: Sequence[str] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    kind: Literal["proportional"] = "proportional"
+
+    def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
+        """Shares by size."""
+        sizes = [session.sizes[name] for name in session.roles.train]
+        return Decision(tuple(size / sum(sizes) for size in sizes))
+
+
+@dataclass(frozen=True)
+class Fixed(NoProbes):
     """One mixture throughout: given whole, or as the mass shared by the trainable targets.
 
     Attributes:
@@ -72,7 +78,7 @@ class Fixed(_NoProbes):
         if self.weights is not None and not sum(self.weights.values()) > 0:
             yield Problem("mixer.weights", "no positive share", "at least one")
         if self.target_mass is not None:
-            yield from _mass_problems("mixer.target_mass", self.target_mass, roles)
+            yield from mass_problems("mixer.target_mass", self.target_mass, roles)
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
         """The given mixture."""
@@ -85,7 +91,7 @@ class Fixed(_NoProbes):
 
 
 @dataclass(frozen=True)
-class Replay(_NoProbes):
+class Replay(NoProbes):
     """Train on the targets and mix in a small share of other data, as one would against forgetting.
 
     Attributes:
@@ -101,7 +107,7 @@ class Replay(_NoProbes):
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Impossible shares, replayed domains that are unknown or targets."""
-        yield from _mass_problems("mixer.share", self.share, roles)
+        yield from mass_problems("mixer.share", self.share, roles)
         others = [name for name in roles.train if name not in roles.targets]
         for name in dict.fromkeys(self.domains):
             if name not in others:
@@ -116,7 +122,7 @@ class Replay(_NoProbes):
 
 
 @dataclass(frozen=True)
-class EarlyStoppedTarget(_NoProbes):
+class EarlyStoppedTarget(NoProbes):
     """Train on the targets alone and stop when a constraint is lost: the cheapest rival there is.
 
     It is asked at each step of the run's evaluation grid and stops after `patience` readings in a row at which
@@ -133,7 +139,7 @@ class EarlyStoppedTarget(_NoProbes):
         if self.patience < 1:
             yield Problem("mixer.patience", str(self.patience), "at least 1")
         if not roles.trainable_targets:
-            yield _no_trainable_target()
+            yield no_trainable_target()
 
     def decide(self, session: Session, state: State) -> Decision:
         """All mass on the targets, until the constraints are lost."""
@@ -143,7 +149,7 @@ class EarlyStoppedTarget(_NoProbes):
             if change(session.losses()[name], session.reference[name]).value > tolerance
         ]
         bad = int(state.get("bad", 0)) + 1 if broken else 0
-        weights = _spread(session.roles.train, session.roles.trainable_targets)
+        weights = spread(session.roles.train, session.roles.trainable_targets)
         stop = (
             f"lost {', '.join(broken)} at {bad} reading{'s' * (bad > 1)} in a row"
             if bad >= self.patience
@@ -153,25 +159,8 @@ class EarlyStoppedTarget(_NoProbes):
         return Decision(weights, next(later, None), {"bad": bad}, stop=stop)
 
 
-def _spread(train: Sequence[str], among: Sequence[str], mass: float = 1.0) -> tuple[float, ...]:
-    return tuple(mass / len(among) if name in among else 0.0 for name in train)
-
-
 def _target_mass(roles: Roles, mass: float, others: Sequence[str]) -> tuple[float, ...]:
     rest = others or [name for name in roles.train if name not in roles.targets]
-    on_targets = _spread(roles.train, roles.trainable_targets, mass)
-    on_others = _spread(roles.train, rest, 1 - mass) if rest else (0.0,) * len(roles.train)
+    on_targets = spread(roles.train, roles.trainable_targets, mass)
+    on_others = spread(roles.train, rest, 1 - mass) if rest else (0.0,) * len(roles.train)
     return tuple(a + b for a, b in zip(on_targets, on_others, strict=True))
-
-
-def _mass_problems(where: str, mass: float, roles: Roles) -> Iterator[Problem]:
-    if not 0 <= mass <= 1:
-        yield Problem(where, str(mass), "a share between 0 and 1")
-    if not roles.trainable_targets:
-        yield _no_trainable_target()
-    if all(name in roles.targets for name in roles.train):
-        yield Problem(where, "only targets to train on", "a training domain that is not a target")
-
-
-def _no_trainable_target() -> Problem:
-    return Problem("mixer", "no target among the training domains", "at least one to train on")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,14 @@ Row = dict[str, Any]
 
 def training_row(step: int, stats: StepStats) -> Row:
     """An optimiser step that stayed in the model; `step` counts it."""
-    return {"step": step, "event": "training", **asdict(stats)}
+    return {
+        "step": step,
+        "event": "training",
+        "loss": stats.loss,
+        "grad_norm": stats.grad_norm,
+        "examples": stats.examples,
+        "loss_nats": {name: nll / stats.tokens[name] for name, nll in stats.nll.items()},
+    }
 
 
 def evaluation_row(

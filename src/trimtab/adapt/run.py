@@ -24,7 +24,7 @@ from trimtab.train.checkpoint import checkpoints, load_checkpoint, save_checkpoi
 from trimtab.train.evaluate import Change, SequenceLosses, change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.interrupt import Paused
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, StepStats
 from trimtab.train.snapshot import copy_parameters, put_parameters
 
 
@@ -39,6 +39,9 @@ class Progress:
         best_step: the best checkpoint that kept all constraints; 0 (the base weights) while there is none.
         best_change: its mean change of the target losses, nats; 0 for the base weights.
         kept_once: whether any evaluated checkpoint kept all constraints.
+        training_nll: summed negative log-likelihood of what was trained on since the mixer was last asked, in nats, by
+            training domain.
+        training_tokens: the loss-carrying tokens behind it.
         probed: whether the mixture has just been chosen by probes, which are too dear to lose.
         stop: why the run ends here; None while it goes on.
         offset: bytes of metrics.jsonl that belong to it.
@@ -48,6 +51,8 @@ class Progress:
     weights: tuple[float, ...] = ()
     ask_at: int | None = 0
     state: Mapping[str, Any] = field(default_factory=dict)
+    training_nll: Mapping[str, float] = field(default_factory=dict)
+    training_tokens: Mapping[str, int] = field(default_factory=dict)
     best_step: int = 0
     best_change: float = 0.0
     kept_once: bool = False
@@ -55,6 +60,19 @@ class Progress:
     stop: str | None = None
     offset: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def training_losses(self) -> dict[str, float]:
+        """Mean loss of what was trained on since the mixer was last asked, nats per token, by domain drawn."""
+        return {name: nll / self.training_tokens[name] for name, nll in self.training_nll.items()}
+
+    def trained(self, stats: StepStats) -> Progress:
+        """The progress after one more step."""
+        nll, tokens = dict(self.training_nll), dict(self.training_tokens)
+        for name, more in stats.nll.items():
+            nll[name] = nll.get(name, 0.0) + more
+            tokens[name] = tokens.get(name, 0) + stats.tokens[name]
+        return replace(self, training_nll=nll, training_tokens=tokens)
 
 
 class Run:
@@ -167,7 +185,15 @@ class Run:
 
     def _advance(self, progress: Progress) -> Progress:
         self.pause()
-        session = Session(self.loop, self.roles, self.validation, self.reference, self.clock, self.pause)
+        session = Session(
+            self.loop,
+            self.roles,
+            self.validation,
+            self.reference,
+            self.clock,
+            self.pause,
+            progress.training_losses,
+        )
         rows: list[Row] = []
         ledger = progress.ledger
         try:
@@ -184,13 +210,15 @@ class Run:
             else:
                 progress = replace(progress, probed=False)
             if progress.stop is None:
-                rows.append(self._step(progress))
+                progress, row = self._step(progress)
+                rows.append(row)
         except DivergedError as error:
             progress = replace(progress, stop=f"diverged: {error}")
         ledger = ledger.add(
             training_steps=self.loop.step_count - session.step,
             probe_steps=session.probe_steps,
             probe_sequences=session.probe_sequences,
+            gradient_sequences=session.gradient_sequences,
         )
         return self._book(replace(progress, ledger=ledger), rows)
 
@@ -202,13 +230,16 @@ class Run:
             ask_at=decision.ask_at,
             state=decision.state,
             stop=decision.stop,
-            probed=decision.update is not None,
+            training_nll={},
+            training_tokens={},
+            probed=session.probe_steps > 0,
         )
         return progress, decision_row(self.roles, session.step, decision)
 
-    def _step(self, progress: Progress) -> Row:
+    def _step(self, progress: Progress) -> tuple[Progress, Row]:
         with self.clock.time("training"):
-            return training_row(self.loop.step_count + 1, self.loop.step(progress.weights))
+            stats = self.loop.step(progress.weights)
+        return progress.trained(stats), training_row(self.loop.step_count, stats)
 
     def _evaluate(self, session: Session) -> Row:
         with self.clock.time("evaluation"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-from accelerate.utils import gather_object
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float
 
 from trimtab.adapt.roles import Roles
@@ -17,7 +18,7 @@ from trimtab.data.tokens import TokenSplit
 from trimtab.errors import DivergedError
 from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.fit import evaluation_steps
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, evaluation_rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,22 @@ class SlopeEstimate:
     slopes: Float[np.ndarray, "M N"]
     standard_errors: Float[np.ndarray, "M N"]
     steps: int
+
+
+@dataclass(frozen=True)
+class GradientProducts:
+    """How far a small step down each training loss lowers each evaluation loss, to first order.
+
+    Attributes:
+        products: (M, N) inner product of the gradients of evaluation loss i and of training loss j, in squared nats
+            per token and squared unit of parameter; positive where training on j helps i.
+        evaluate: the M evaluation domains.
+        sequences: read for each gradient.
+    """
+
+    products: Float[np.ndarray, "M N"]
+    evaluate: tuple[str, ...]
+    sequences: int
 
 
 @dataclass
@@ -65,7 +82,10 @@ class Session:
         steps: total steps of the run.
         grid: the steps at which every mixer's run is evaluated.
         reference: the base model's losses on the validation sequences, by evaluation domain.
-        probe_steps, probe_sequences: what the services have cost at this step.
+        sizes: rows of each training domain's train split.
+        training_losses: mean loss of the sequences trained on since the mixer was last asked, nats per token, by
+            training domain; domains of which nothing was drawn are left out.
+        probe_steps, probe_sequences, gradient_sequences: what the services have cost at this step.
     """
 
     def __init__(
@@ -76,11 +96,14 @@ class Session:
         reference: Mapping[str, SequenceLosses],
         clock: Clock,
         pause: Callable[[], None] = lambda: None,
+        training_losses: Mapping[str, float] | None = None,
     ) -> None:
         self.roles, self.reference, self.clock = roles, reference, clock
         self.step, self.steps = loop.step_count, loop.fit.steps
         self.grid = evaluation_steps(loop.fit.steps, loop.fit.eval_points)
-        self.probe_steps = self.probe_sequences = 0
+        self.sizes = {name: len(split) for name, split in loop.splits.items()}
+        self.training_losses = dict(training_losses or {})
+        self.probe_steps = self.probe_sequences = self.gradient_sequences = 0
         self._loop, self._splits, self._pause = loop, splits, pause
         self._losses: Mapping[str, SequenceLosses] | None = None
 
@@ -95,6 +118,35 @@ class Session:
                 self._losses = self._loop.evaluate(self._splits, self._loop.fit.eval_sequences)
             self.probe_sequences += sum(len(losses.nll) for losses in self._losses.values())
         return self._losses
+
+    def gradients(self, sequences: int, of: Sequence[str] | None = None) -> GradientProducts:
+        """Inner products of the gradients of evaluation losses with those of training losses, at these weights.
+
+        An evaluation loss is read on the first `sequences` validation sequences of the fixed evaluation order, a
+        training loss on the `sequences` rows that would come next from its domain; both without dropout, as mean
+        nats per token. Nothing is trained and nothing left behind: no gradient, no moved data cursor. Held at once
+        are the N training gradients and one other. With several processes each computes everything alone and the
+        first one's answer counts.
+
+        Args:
+            sequences: per domain, at least 1; fewer where a validation split has fewer.
+            of: the evaluation domains; all of them if None.
+        """
+        names, loop = tuple(self.roles.evaluate if of is None else of), self._loop
+        judged = {name: evaluation_rows(name, len(self._splits[name]), sequences) for name in names}
+        with self.clock.time("gradients"):
+            training = torch.stack(
+                [
+                    loop.gradient(loop.splits[name], loop.stream.ahead(name, sequences))
+                    for name in self.roles.train
+                ]
+            )
+            rows = [training @ loop.gradient(self._splits[name], judged[name]) for name in names]
+            products = np.array([row.double().tolist() for row in rows]).reshape(len(names), len(training))
+        if loop.world > 1:
+            (products,) = broadcast_object_list([products])
+        self.gradient_sequences += sequences * len(training) + sum(map(len, judged.values()))
+        return GradientProducts(products, names, sequences)
 
     def probe(self, steps: int) -> SlopeEstimate:
         """Train `steps` steps on each training domain alone, from here; return the slopes, then undo everything.

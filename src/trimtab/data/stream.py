@@ -89,6 +89,13 @@ class MixtureStream:
         shares = self._shares(weights)
         return {name: steps * self.batch_size * shares[name] / UNIT for name in self.sizes}
 
+    def ahead(self, name: str, rows: int) -> list[int]:
+        """The rows of a domain that the next draws would give, in their order; nothing moves on."""
+        drawn = self._drawn[name]
+        found = [self._next_row(name) for _ in range(rows)]
+        self._drawn[name] = drawn
+        return found
+
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on from here, as JSON: the stream, the step, two integers per domain."""
         return {

@@ -38,11 +38,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one optimiser step did: mean loss in nats per token, gradient norm, sequences drawn per domain."""
+    """What one optimiser step did.
+
+    Attributes:
+        loss: mean loss of the global batch, nats per token.
+        grad_norm: norm of its gradient, before clipping.
+        examples: sequences drawn, by domain; domains without any are left out.
+        nll: summed negative log-likelihood of those sequences, in nats.
+        tokens: loss-carrying tokens of those sequences.
+    """
 
     loss: float
     grad_norm: float
     examples: Mapping[str, int] = field(default_factory=dict)
+    nll: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 class Loop:
@@ -99,7 +109,8 @@ class Loop:
         rank = 0 if alone else self.rank
         mine = rows if alone else rows[self.rank :: self.world]
         torch.manual_seed(derive(self.seed, "step", self.step_count, rank))
-        loss = self._backward(mine, self._target_tokens(rows), alone)
+        tokens = self._target_tokens(rows)
+        loss, nll = self._backward(mine, sum(tokens.values()), alone)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.fit.clip_norm or float("inf"))
         if not (math.isfinite(loss) and torch.isfinite(norm)):
             self.optimizer.zero_grad()
@@ -111,7 +122,8 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step_count += 1
-        return StepStats(loss, float(norm), Counter(name for name, _ in rows))
+        drawn = {name: nll[name] for name in tokens}
+        return StepStats(loss, float(norm), Counter(name for name, _ in rows), drawn, tokens)
 
     def evaluate(
         self, splits: Mapping[str, TokenSplit], limit: int | None, *, alone: bool = False
@@ -138,6 +150,35 @@ class Loop:
             read = sorted(gather_object(read), key=lambda item: item[0])
         return {name: _join([part for k, part in read if chunks[k][0] == name]) for name in splits}
 
+    def gradient(self, split: TokenSplit, rows: Sequence[int]) -> Tensor:
+        """The gradient of the mean loss on these rows at the present weights, flat over the trainable parameters.
+
+        Read in evaluation mode, so without dropout: the gradient of the loss that evaluations report. It is this
+        process's own, not exchanged; parameters, their `.grad`, modes and torch's generators stay as they are.
+
+        Args:
+            split: where the rows are.
+            rows: their numbers, at least one.
+
+        Returns:
+            (P,) nats per token and unit of parameter, in float32, or float64 for a float64 model.
+        """
+        parameters, tokens = list(self.parameters.values()), int(split.target_tokens(rows).sum())
+        wide = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
+        total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide, device=self.model.device)
+        states = rng_states()
+        with modes_kept(self.model.module):
+            self.model.module.eval()
+            for chunk in batched(rows, self.fit.micro_batch_size or self.fit.batch_size):
+                nll = self._token_nll(self.model.module, split.batch(chunk).to(self.model.device)).sum()
+                found = torch.autograd.grad(nll / tokens, parameters, allow_unused=True)
+                parts = [
+                    torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)
+                ]
+                total += torch.cat([part.flatten().to(wide) for part in parts])
+        put_rng_states(states)
+        return total
+
     def snapshot(self) -> Snapshot:
         """A copy of all state that training depends on."""
         return Snapshot(
@@ -163,26 +204,43 @@ class Loop:
         examples = [w / s.mean_target_tokens for w, s in zip(weights, self.splits.values(), strict=True)]
         return [e / sum(examples) for e in examples]
 
-    def _target_tokens(self, rows: Sequence[tuple[str, int]]) -> int:
-        return sum(int(self.splits[name].target_tokens([row])[0]) for name, row in rows)
+    def _target_tokens(self, rows: Sequence[tuple[str, int]]) -> dict[str, int]:
+        """Loss-carrying tokens of these rows, by domain drawn."""
+        tokens: dict[str, int] = {}
+        for name, row in rows:
+            tokens[name] = tokens.get(name, 0) + int(self.splits[name].target_tokens([row])[0])
+        return tokens
 
-    def _backward(self, rows: Sequence[tuple[str, int]], tokens: int, alone: bool) -> float:
-        """Accumulate the gradient of the mean loss over the `tokens` of the global batch; the loss, gathered."""
+    def _backward(
+        self, rows: Sequence[tuple[str, int]], tokens: int, alone: bool
+    ) -> tuple[float, dict[str, float]]:
+        """Accumulate the gradient of the mean loss over the `tokens` of the global batch.
+
+        Returns:
+            The mean loss, and the summed negative log-likelihood of each domain; both gathered.
+        """
         self.model.module.train()
         module = self.model.module if alone else self._wrapped
         micro = batched(rows, self.fit.micro_batch_size or max(1, len(rows)))
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        by_row = []
         for index, chunk in enumerate(micro):
             last = index == len(micro) - 1
             sync = nullcontext() if alone or last else self.accelerator.no_sync(module)
             with sync:
-                nll = self._token_nll(module, self._collate(chunk)).sum()
+                per_token = self._token_nll(module, self._collate(chunk))
+                nll = per_token.sum()
                 loss = nll * ((1 if alone else self.world) / tokens)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += nll.detach().double()
+            by_row.append(per_token.detach().sum(1, dtype=torch.float64))
+        places = [self.domains.index(name) for name, _ in rows]
+        by_domain = np.bincount(places, torch.cat(by_row).cpu().numpy(), len(self.splits))
+        sums = torch.cat([total[None], torch.from_numpy(by_domain).to(total)])
         if self.world > 1 and not alone:
-            total = self.accelerator.reduce(total)
-        return float(total) / tokens
+            sums = self.accelerator.reduce(sums)
+        whole, *parts = sums.tolist()
+        return whole / tokens, dict(zip(self.domains, parts, strict=True))
 
     def _collate(self, rows: Sequence[tuple[str, int]]) -> Batch:
         return join_batches([self.splits[name].batch([row]) for name, row in rows]).to(self.model.device)

@@ -1,0 +1,46 @@
+"""How far the losses of a run have moved, and how much of each tolerance is left."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.adapt.roles import Roles
+from trimtab.adapt.session import Session
+from trimtab.errors import DivergedError
+from trimtab.train.evaluate import change
+
+LEAST_SCALE_NATS = 0.01
+"""Below this a gap counts in hundredths of a nat, so that a tolerance of zero divides nothing by zero."""
+
+
+def changes(session: Session) -> dict[str, float]:
+    """The paired change of each target and constraint since the base model, nats per token.
+
+    Raises:
+        DivergedError: one of them is not finite.
+    """
+    now, names = session.losses(), (*session.roles.targets, *session.roles.tolerances)
+    moved = {name: change(now[name], session.reference[name]).value for name in names}
+    lost = [name for name, value in moved.items() if not math.isfinite(value)]
+    if lost:
+        raise DivergedError(
+            f"the loss of {', '.join(lost)} at step {session.step} is not finite; try a lower lr"
+        )
+    return moved
+
+
+def slacks(session: Session) -> dict[str, float]:
+    """What is left of each constraint's tolerance, in units of it (of .01 nats at least); negative once broken.
+
+    1 where nothing has moved and the tolerance is at least .01 nats, 0 at the limit.
+    """
+    moved = changes(session)
+    return {
+        name: (tolerance - moved[name]) / scale(session.roles, name)
+        for name, tolerance in session.roles.tolerances.items()
+    }
+
+
+def scale(roles: Roles, constraint: str) -> float:
+    """The nats that count as one: the constraint's tolerance, or .01 nats if that is more."""
+    return max(roles.tolerances[constraint], LEAST_SCALE_NATS)
