@@ -166,9 +166,7 @@ class Loop:
         parameters, tokens = list(self.parameters.values()), int(split.target_tokens(rows).sum())
         wide = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
         total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide, device=self.model.device)
-        states = rng_states()
-        with modes_kept(self.model.module):
-            self.model.module.eval()
+        with self._without_dropout():
             for chunk in batched(rows, self.fit.micro_batch_size or self.fit.batch_size):
                 nll = self._token_nll(self.model.module, split.batch(chunk).to(self.model.device)).sum()
                 found = torch.autograd.grad(nll / tokens, parameters, allow_unused=True)
@@ -176,7 +174,6 @@ class Loop:
                     torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)
                 ]
                 total += torch.cat([part.flatten().to(wide) for part in parts])
-        put_rng_states(states)
         return total
 
     def snapshot(self) -> Snapshot:
@@ -268,6 +265,23 @@ class Loop:
         with modes_kept(self.model.module), torch.inference_mode():
             self.model.module.eval()
             yield
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        """Evaluation mode for gradients."""
+        with rng_kept(), modes_kept(self.model.module):
+            self.model.module.eval()
+            yield
+
+
+@contextmanager
+def rng_kept() -> Iterator[None]:
+    """Give torch's generators the states back that they had before a block."""
+    states = rng_states()
+    try:
+        yield
+    finally:
+        put_rng_states(states)
 
 
 @contextmanager

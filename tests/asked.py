@@ -1,0 +1,74 @@
+"""A session made by hand, for mixers that are asked without a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from trimtab.adapt.mixer import Decision, Mixer
+from trimtab.adapt.roles import Roles, make_roles
+from trimtab.adapt.session import Clock, GradientProducts
+from trimtab.train.evaluate import SequenceLosses
+
+TARGETS = ["math"]
+CONSTRAINTS = {"web": 0.1, "safety": 0.05}
+ROLES = make_roles(["math", "code", "web"], ["safety"], TARGETS, CONSTRAINTS)
+"""One target, one domain only watched, one constraint to train on and one to evaluate only."""
+BASE = 2.0
+"""The base model's loss of every domain, nats per token."""
+
+
+def reading(loss: float) -> SequenceLosses:
+    """Two sequences of ten tokens at a loss."""
+    return SequenceLosses(np.full(2, 10 * loss), np.full(2, 10))
+
+
+def session(
+    step: int = 0,
+    *,
+    steps: int = 64,
+    roles: Roles = ROLES,
+    training_losses: Mapping[str, float] | None = None,
+    products: Mapping[str, Sequence[float]] | None = None,
+    **moved: float,
+) -> Any:
+    """A session in which the named losses have moved by so much since step 0.
+
+    Args:
+        step: now.
+        steps: of the run.
+        roles: the domains by role.
+        training_losses: since the mixer was last asked.
+        products: the row of gradient products of each evaluation domain.
+        moved: nats per token, by evaluation domain.
+    """
+    now = {name: reading(BASE + moved.get(name, 0.0)) for name in roles.evaluate}
+    asked: list[tuple[int, tuple[str, ...]]] = []
+
+    def gradients(sequences: int, of: Sequence[str]) -> GradientProducts:
+        asked.append((sequences, tuple(of)))
+        assert products is not None
+        return GradientProducts(np.array([products[name] for name in of]), tuple(of), sequences)
+
+    return SimpleNamespace(
+        roles=roles,
+        step=step,
+        steps=steps,
+        reference={name: reading(BASE) for name in roles.evaluate},
+        losses=lambda: now,
+        clock=Clock(),
+        training_losses=dict(training_losses or {}),
+        gradients=gradients,
+        asked=asked,
+    )
+
+
+def ask(mixer: Mixer, *sessions: Any) -> list[Decision]:
+    """A mixer's answers in turn, each asked with the state of the one before."""
+    decisions: list[Decision] = []
+    for now in sessions:
+        decisions.append(mixer.decide(now, decisions[-1].state if decisions else {}))
+    return decisions
