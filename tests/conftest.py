@@ -10,7 +10,14 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Shapes are checked where arrays come from our own code; public functions say themselves what is wrong with a shape.
-SHAPED = ("numerics.cone", "numerics.constrained", "numerics.penalised", "train.evaluate", "adapt.session")
+SHAPED = (
+    "numerics.cone",
+    "numerics.constrained",
+    "numerics.penalised",
+    "train.evaluate",
+    "adapt.session",
+    "adapt.shares",
+)
 install_import_hook([f"trimtab.{module}" for module in SHAPED], "beartype.beartype")
 settings.register_profile("trimtab", deadline=None)
 settings.load_profile("trimtab")

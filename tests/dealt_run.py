@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from trimtab import DynaMiCS, finetune
+from trimtab import DynaMiCS, Exp3, GradientAlignment, finetune
 from trimtab.data.stream import MixtureStream
 from trimtab.train.loop import Loop
 from worlds import QUICK, evaluated, model, trainable
@@ -55,10 +55,28 @@ def watched_run(out: Path | None) -> dict[str, Any]:
     }
 
 
+WATCHED = {
+    "exp3": Exp3(targets=["math"], constraints={"web": 0.0}, every=1),
+    "gradients": GradientAlignment(targets=["math"], constraints={"web": 0.0}, every=3, sequences=5),
+}
+
+
+def mixtures(out: Path | None) -> dict[str, Any]:
+    """Float64 runs of mixers that live on training losses and on gradients: every mixture they chose."""
+    found = {}
+    for label, mixer in WATCHED.items():
+        folder = out and out / label
+        domains = {"train": trainable(), "evaluate": evaluated()}
+        result = finetune(model(dtype=torch.float64), **domains, mixer=mixer, fit=QUICK, seed=3, out=folder)
+        found[label] = result.mixtures.to_numpy().tolist()
+        found[f"{label} cost"] = result.cost.training_multiple
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    seen = watched_run(folder / "run")
+    seen = {**watched_run(folder / "run"), "mixtures": mixtures(folder)}
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     (folder / f"{rank}.json").write_text(json.dumps({**seen, "world": world}))
     torch.distributed.destroy_process_group()

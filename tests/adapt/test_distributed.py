@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dealt_run import watched_run
+from dealt_run import mixtures, watched_run
 
 TESTS = Path(__file__).parents[1]
 
@@ -67,6 +67,16 @@ def test_slopes_and_losses_are_those_of_one_process(
         np.testing.assert_allclose(rank["slopes"], alone["slopes"], rtol=1e-6)
         np.testing.assert_allclose(rank["losses"], alone["losses"], rtol=1e-6)
         assert (rank["status"], rank["step"]) == (alone["status"], alone["step"])
+
+
+@pytest.mark.slow
+def test_training_losses_and_gradients_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    expected = mixtures(None)
+    assert len({tuple(row[1:]) for row in expected["exp3"]}) > 2
+    for rank in ranks:
+        for label, value in expected.items():
+            np.testing.assert_allclose(rank["mixtures"][label], value, rtol=1e-6, err_msg=label)
+    assert ranks[0]["mixtures"] == ranks[1]["mixtures"]
 
 
 @pytest.mark.slow

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from trimtab.adapt.ledger import CostReport, Ledger, cost_report, plan_probes
+from trimtab.adapt.result import FinetuneResult, from_mapping, to_mapping
 from trimtab.adapt.schedules import Interval, intervals
+from trimtab.runs.plain import plain
 
 
 @pytest.mark.parametrize(("schedule", "multiple"), [("none", 1.3946), ("light", 1.5182), ("dense", 1.6007)])
@@ -90,6 +94,24 @@ def test_a_cost_report_worked_out_by_hand() -> None:
         all_in_multiple=pytest.approx((100 + 60 + 25) / (100 + 10), abs=1e-12),
         seconds={"training": 2.0, "solver": 0.5},
     )
+
+
+def test_a_gradient_costs_what_training_on_its_sequences_would() -> None:
+    """160 sequences are 20 batches of 8, read forward and backward: 20 steps of 100, and of 100 + 10 all in."""
+    ledger = Ledger(training_steps=100, monitoring_sequences=240, gradient_sequences=160)
+    report = cost_report(ledger, steps=100, grid_sequences=240, batch_size=8)
+    assert report.gradient_batches == 20.0
+    assert report.training_multiple == pytest.approx(1.2, abs=1e-12)
+    assert report.all_in_multiple == pytest.approx(130 / 110, abs=1e-12)
+    assert report.evaluation_batches == 30.0
+
+
+def test_a_result_of_before_there_were_gradients_can_be_read(
+    result_of: Callable[..., FinetuneResult],
+) -> None:
+    saved = to_mapping(result_of())
+    del saved["cost"]["gradient_batches"]
+    assert from_mapping(json.loads(json.dumps(plain(saved)))).cost.gradient_batches == 0.0
 
 
 def test_a_fixed_mixture_costs_one() -> None:

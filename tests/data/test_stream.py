@@ -44,6 +44,17 @@ def test_every_domain_keeps_its_own_order_whatever_the_others_do():
     assert rows_of("math", alone, [1.0], 21) == rows_of("math", beside, [0.5, 0.5], 21)
 
 
+def test_looking_ahead_tells_the_next_rows_and_moves_nothing():
+    """Also past the end of an epoch of 5 rows."""
+    stream = MixtureStream({"math": 5, "web": 3}, 1, seed=2)
+    stream.draw([1.0, 0.0])
+    before = stream.state()
+    ahead = stream.ahead("math", 8)
+    assert stream.state() == before
+    assert [stream.draw([1.0, 0.0])[0][1] for _ in range(8)] == ahead
+    assert stream.ahead("web", 0) == []
+
+
 def test_what_a_seed_draws_never_changes():
     """Stored numbers: another answer would break the resumption of every run already on disk."""
     assert permutation(8, seed=12345).tolist() == [7, 0, 1, 5, 4, 6, 3, 2]

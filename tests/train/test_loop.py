@@ -86,6 +86,22 @@ def test_steps_are_those_of_the_twin(changes: dict[str, Any]) -> None:
     assert loop.step_count == 7
 
 
+@pytest.mark.parametrize("micro", [None, 1, 3])
+def test_a_step_tells_the_loss_of_each_domain_drawn(micro: int | None) -> None:
+    loop = unigram_loop(replace(FIT, micro_batch_size=micro))
+    stream = MixtureStream({name: len(rows) for name, rows in ROWS.items()}, 4, seed=3)
+    for share in (0.5, 0.25, 1.0, 0.75):
+        theta = loop.parameters["theta"].detach().numpy().copy()
+        drawn = stream.draw([share, 1 - share])
+        stats = loop.step([share, 1 - share])
+        assert set(stats.nll) == set(stats.tokens) == {name for name, _ in drawn}
+        for name in stats.nll:
+            nll, tokens = row_losses(theta, [ROWS[name][row] for domain, row in drawn if domain == name])
+            assert stats.nll[name] == pytest.approx(nll.sum(), abs=1e-12)
+            assert stats.tokens[name] == tokens.sum()
+        assert sum(stats.nll.values()) / sum(stats.tokens.values()) == pytest.approx(stats.loss, abs=1e-12)
+
+
 def test_readings_are_those_of_the_twin() -> None:
     loop = unigram_loop()
     loop.step([0.5, 0.5])

@@ -43,7 +43,7 @@ def exponentiated(
 def smoothed(weights: Float[np.ndarray, " N"], share: float) -> tuple[float, ...]:
     """The mixture with `share` of it replaced by even shares, so that no domain is lost for good.
 
-    >>> smoothed(np.array([1.0, 0.0]), 0.1)
-    (0.95, 0.05)
+    >>> smoothed(np.array([1.0, 0.0]), 0.5)
+    (0.75, 0.25)
     """
     return tuple(float(w) for w in (1 - share) * weights + share / len(weights))
