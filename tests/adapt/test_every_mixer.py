@@ -29,12 +29,13 @@ from trimtab import (
     Uniform,
     finetune,
 )
-from trimtab.adapt.dynamics_job import AnyMixer
+from trimtab.adapt.dynamics_job import AnyMixer, DynamicsConfig
 from trimtab.adapt.mixer import Decision, Mixer, NoProbes, State
 from trimtab.adapt.result import FinetuneResult, read_metrics
 from trimtab.adapt.session import Session
 from trimtab.data.tokens import tokenise
 from trimtab.models.load import Model
+from trimtab.runs.config import read_config, write_config
 from trimtab.train import checkpoint
 from trimtab.train.loop import Loop
 from worlds import QUICK, evaluated, model, trainable
@@ -70,6 +71,17 @@ def test_every_mixer_is_here_and_public() -> None:
 
 def test_every_mixer_has_a_name_of_its_own() -> None:
     assert len({kind().kind for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recipe_can_name_it_and_is_written_back_equal(kind: Any, tmp_path: Path) -> None:
+    config = read_config(
+        {"model": "m", "train": {"math": "m.txt"}, "targets": ["math"], "mixer": {"kind": kind().kind}},
+        DynamicsConfig,
+    )
+    assert config.mixer == kind()
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml", DynamicsConfig) == config
 
 
 @pytest.mark.parametrize("mixer", MIXERS, ids=lambda mixer: mixer.kind)
