@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 import trimtab
 from trimtab.report.figures import heat_map, line_band, scatter_identity, stacked_area, to_svg
+from trimtab.report.intervals import Look, gain_against_cost, interval_rows
+from trimtab.report.shares import Band, key, share_bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = [
@@ -51,7 +53,43 @@ def scatter(names: list[str]) -> Figure:
     return scatter_identity(points, points, names, errors=points, title=names[0], label=" ".join(names))
 
 
-every_shape = pytest.mark.parametrize("draw", [area, heat, line, scatter])
+def bars(names: list[str]) -> Figure:
+    bands = [Band(name, [1 / len(names)] * len(names), number) for number, name in enumerate(names)]
+    return share_bars(names, bands, notes=names, title=names[0], label=" ".join(names))
+
+
+def colours(names: list[str]) -> Figure:
+    return key([Band(name, (), number) for number, name in enumerate(names)], " ".join(names))
+
+
+def rows(names: list[str]) -> Figure:
+    values = [float(number) for number in range(len(names))]
+    looks = [Look(name, "#0072b2") for name in names]
+    return interval_rows(
+        names, values, values, values, looks, bounds=(0, 9), title=names[0], label=" ".join(names)
+    )
+
+
+def trade(names: list[str]) -> Figure:
+    values = [float(number) for number in range(len(names))]
+    looks = [Look(name, "#0072b2") for name in names]
+    return gain_against_cost(
+        values,
+        values,
+        values,
+        values,
+        looks,
+        names=names,
+        floor=-1,
+        axes_names=("cost", "gain"),
+        title=names[0],
+        label=" ".join(names),
+    )
+
+
+every_shape = pytest.mark.parametrize(
+    "draw", [area, heat, line, scatter, bars, colours, rows, trade], ids=lambda draw: draw.__name__
+)
 Draw = Callable[[list[str]], Figure]
 
 

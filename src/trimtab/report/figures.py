@@ -30,21 +30,22 @@ from trimtab.report.svg import inline
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c8c8c", "#f0e442")
 """Okabe and Ito's colours, which people with the common colour-vision deficiencies can tell apart."""
 MARKERS = "os^DvPX*"
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
+HATCHES = ("", "///", "---", "xxx", "\\\\\\", "+++")
 
-_INK, _GRID, _PAPER, _LINE = (
+INK, GRID, PAPER, LINE = (
     "#010204",
     "#d0d1d4",
     "#fdfcfe",
     "#0172b3",
 )  # stand-ins, replaced by the page's own colours
 _VARIABLES = {
-    _INK: "var(--ink, #1d2530)",
-    _GRID: "var(--grid, #cfd6de)",
-    _PAPER: "var(--paper, #ffffff)",
-    _LINE: "var(--line, #0072b2)",
+    INK: "var(--ink, #1d2530)",
+    GRID: "var(--grid, #cfd6de)",
+    PAPER: "var(--paper, #ffffff)",
+    LINE: "var(--line, #0072b2)",
 }
-_WIDTH = 5.0  # inches of 72 units: 360 units, the width of a telephone
+WIDTH = 5.0  # inches of 72 units: 360 units, the width of a telephone
+ROW = 0.21  # inches for each of many rows with a name
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "trimtab",
@@ -62,18 +63,18 @@ _STYLE: Any = {
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _GRID,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
     "hatch.linewidth": 0.6,
 }
-_CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False, "in_layout": False}
+CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False, "in_layout": False}
 
 Numbers = npt.ArrayLike
 
@@ -97,19 +98,19 @@ def stacked_area(
         title: what stands above the axes.
         label: the text alternative.
     """
-    with _style():
-        figure, axes = _one_axes(2.9, title, label)
+    with house_style():
+        figure, axes = one_axes(2.9, title, label)
         x = np.append(np.asarray(steps, dtype=float), max(end, steps[-1]) if len(steps) else end)
         base = np.zeros(len(x))
         for number, (name, values) in enumerate(zip(short_names(list(shares)), shares.values(), strict=True)):
             y = np.nan_to_num(np.asarray(values, dtype=float))
             top = base + (np.append(y, y[-1]) if len(y) else 0.0)
-            axes.fill_between(x, base, top, step="post", label=name, linewidth=0, **_filling(number))
+            axes.fill_between(x, base, top, step="post", label=name, linewidth=0, **filling(number))
             base = top
         axes.set(xlim=(x[0], max(x[-1], x[0] + 1)), ylim=(0, 1), xlabel="training step", ylabel="share")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        _finish(axes, marked)
-        _legend_below(figure, len(shares))
+        finish(axes, marked)
+        legend_below(figure, len(shares))
     return figure
 
 
@@ -147,8 +148,8 @@ def heat_map(
     error = np.full_like(value, np.nan) if errors is None else np.asarray(errors, dtype=float)
     finite = np.abs(value[np.isfinite(value)])
     full = limit or (float(finite.max()) if finite.size else 1.0) or 1.0
-    with _style():
-        width = max(_WIDTH, 1.6 + 0.72 * len(columns))
+    with house_style():
+        width = max(WIDTH, 1.6 + 0.72 * len(columns))
         figure = Figure(figsize=(width, 1.0 + 0.42 * len(rows)), layout="constrained", label=label)
         axes = figure.add_subplot()
         for i, j in np.ndindex(value.shape):
@@ -197,18 +198,18 @@ def line_band(
         title: what stands above the axes.
         label: the text alternative.
     """
-    with _style():
-        figure, axes = _one_axes(2.3, title, label)
+    with house_style():
+        figure, axes = one_axes(2.3, title, label)
         for start, stop in spans:
             axes.axvspan(start, stop, color=PALETTE[2], alpha=0.16, linewidth=0)
-        axes.fill_between(x, low, high, color=_LINE, alpha=0.25, linewidth=0)
-        axes.plot(x, y, color=_LINE, marker="o", markersize=3.2, linewidth=1.6)
+        axes.fill_between(x, low, high, color=LINE, alpha=0.25, linewidth=0)
+        axes.plot(x, y, color=LINE, marker="o", markersize=3.2, linewidth=1.6)
         for height, dashes in ((reference, ":"), (limit, "--")):
             if not missing(height):
-                axes.axhline(height, color=_INK, linestyle=dashes, linewidth=1.1)
+                axes.axhline(height, color=INK, linestyle=dashes, linewidth=1.1)
         axes.set(xlabel="training step", ylabel=axis)
-        axes.set_ylim(*_with_margin(np.array([*y, *low, *high, reference, limit], dtype=float)))
-        _finish(axes, marked)
+        axes.set_ylim(*with_margin(np.array([*y, *low, *high, reference, limit], dtype=float)))
+        finish(axes, marked)
     return figure
 
 
@@ -235,11 +236,11 @@ def scatter_identity(
     bars = np.zeros_like(x) if errors is None else np.nan_to_num(np.asarray(errors, dtype=float))
     known = np.isfinite(x) & np.isfinite(y)
     names = list(dict.fromkeys(groups))
-    with _style():
-        figure, axes = _one_axes(4.2, title, label)
+    with house_style():
+        figure, axes = one_axes(4.2, title, label)
         for number, (name, short) in enumerate(zip(names, short_names(names), strict=True)):
             own = known & (np.asarray(groups, dtype=object) == name)
-            look: dict[str, Any] = {"color": _colour(number), "marker": MARKERS[number % len(MARKERS)]}
+            look: dict[str, Any] = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)]}
             axes.errorbar(
                 x[own],
                 y[own],
@@ -250,10 +251,10 @@ def scatter_identity(
                 label=short,
                 **look,
             )
-        ends = _with_margin(np.concatenate([x[known], y[known], [0.0]]))
-        axes.plot(ends, ends, color=_INK, linestyle=":", linewidth=1.1)
-        axes.axhline(0, color=_GRID, linewidth=0.8, zorder=0)
-        axes.axvline(0, color=_GRID, linewidth=0.8, zorder=0)
+        ends = with_margin(np.concatenate([x[known], y[known], [0.0]]))
+        axes.plot(ends, ends, color=INK, linestyle=":", linewidth=1.1)
+        axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
+        axes.axvline(0, color=GRID, linewidth=0.8, zorder=0)
         axes.set(
             xlim=ends,
             ylim=ends,
@@ -263,7 +264,7 @@ def scatter_identity(
         )
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(6))
-        _legend_below(figure, len(names))
+        legend_below(figure, len(names))
     return figure
 
 
@@ -276,18 +277,18 @@ def to_svg(figure: Figure) -> str:
     label becomes its `<title>` and `aria-label`.
     """
     buffer = io.StringIO()
-    with _style():
+    with house_style():
         figure.savefig(
             buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    text = inline(buffer.getvalue(), str(figure.get_label()), telephone=_WIDTH * 72)
+    text = inline(buffer.getvalue(), str(figure.get_label()), telephone=WIDTH * 72)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)
     return text
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def house_style() -> Iterator[None]:
     """Draw in the house style, without a warning for letters that the measuring font lacks."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -296,22 +297,33 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _one_axes(height: float, title: str, label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", label=label)
+def one_axes(height: float, title: str, label: str, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure of one pair of axes, in inches of 72 units; to be called inside `house_style`."""
+    figure = Figure(figsize=(width, height), layout="constrained", label=label)
     axes = figure.add_subplot()
     axes.set_title(short_names([title], 44)[0], parse_math=False)
     return figure, axes
 
 
-def _finish(axes: Axes, marked: float | None) -> None:
+def finish(axes: Axes, marked: float | None) -> None:
+    """Grid lines across, whole steps along, and a vertical line at a step."""
     axes.grid(axis="y", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if marked is not None:
-        axes.axvline(marked, color=_INK, linewidth=1.0, alpha=0.75)
+        axes.axvline(marked, color=INK, linewidth=1.0, alpha=0.75)
 
 
-def _legend_below(figure: Figure, entries: int) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names of rows, numbered from 0 at the top, at the left of the axes."""
+    axes.set_yticks(np.arange(len(names)), short_names(names, 22), parse_math=False, fontsize=8.5)
+    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def legend_below(figure: Figure, entries: int) -> None:
+    """A legend under the axes, three names to a line."""
     if entries:
         legend = figure.legend(
             loc="outside lower left", ncols=min(entries, 3), handlelength=1.2, columnspacing=1.2
@@ -320,14 +332,15 @@ def _legend_below(figure: Figure, entries: int) -> None:
             text.set_parse_math(False)
 
 
-def _colour(number: int) -> str:
+def colour(number: int) -> str:
+    """The colour of the n-th of several."""
     return PALETTE[number % len(PALETTE)]
 
 
-def _filling(number: int) -> dict[str, Any]:
+def filling(number: int) -> dict[str, Any]:
     """Colour, and from the ninth domain on a hatch too, so that no two look the same."""
     hatch = HATCHES[(number // len(PALETTE)) % len(HATCHES)]
-    return {"facecolor": _colour(number), "hatch": hatch or None, "edgecolor": _PAPER if hatch else "none"}
+    return {"facecolor": colour(number), "hatch": hatch or None, "edgecolor": PAPER if hatch else "none"}
 
 
 def _cell(
@@ -338,21 +351,21 @@ def _cell(
     unsure = known and abs(value) < threshold * error
     strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if known else 0.0
     fill = to_hex(matplotlib.colormaps["RdBu_r"](0.5 + 0.42 * strength)) if known else "none"
-    look: dict[str, Any] = {"facecolor": fill, "edgecolor": _PAPER if known else _GRID, "linewidth": 1.5}
+    look: dict[str, Any] = {"facecolor": fill, "edgecolor": PAPER if known else GRID, "linewidth": 1.5}
     look["in_layout"] = False
     axes.add_patch(Rectangle((j, i), 1, 1, hatch=None if known else "////", **look))
     text = fixed(value, places, signed=True) if known else NOTHING
     dark = abs(strength) > 0.62
-    ink = ("#ffffff" if dark else "#111820") if known else _INK
+    ink = ("#ffffff" if dark else "#111820") if known else INK
     middle = j + 0.5
     with_error = known and np.isfinite(error)
     shown = f"({text})" if unsure else text
-    axes.text(middle, i + (0.36 if with_error else 0.5), shown, color=ink, **_CENTRED, fontsize=9.5)
+    axes.text(middle, i + (0.36 if with_error else 0.5), shown, color=ink, **CENTRED, fontsize=9.5)
     if with_error:
-        axes.text(middle, i + 0.73, f"±{fixed(error, places)}", color=ink, **_CENTRED, fontsize=7)
+        axes.text(middle, i + 0.73, f"±{fixed(error, places)}", color=ink, **CENTRED, fontsize=7)
 
 
-def _with_margin(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def with_margin(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """The range of the finite values with a little room at both ends; (0, 1) without one."""
     finite = values[np.isfinite(values)]
     if not finite.size:

@@ -71,10 +71,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side where there is room, with one caption for all."""
+    """Pictures side by side where there is room, with one caption for all; small ones two to a telephone's width."""
 
     pictures: Sequence[Picture]
     caption: str = ""
+    small: bool = False
 
 
 @dataclass(frozen=True)

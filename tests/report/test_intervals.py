@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from trimtab.report.figures import to_svg
+from trimtab.report.intervals import Look, gain_against_cost, interval_rows
+
+GOOD, BAD = Look("kept", "#009e73"), Look("over", "#d55e00", "X", filled=False)
+
+
+def drawn(values: list[float], looks: list[Look] | None = None) -> Figure:
+    low, high = [value - 0.5 for value in values], [value + 0.5 for value in values]
+    names = [f"run {number}" for number in range(len(values))]
+    return interval_rows(
+        names, values, low, high, looks or [GOOD] * len(values), bounds=(-1, 4), limit=1.0, axis="x"
+    )
+
+
+def points(figure: Figure) -> list[tuple[float, float, str]]:
+    """Every single point that is drawn: where, and with which marker."""
+    lines = [line for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) == 1]
+    return [
+        (
+            float(np.asarray(line.get_xdata())[0]),
+            float(np.asarray(line.get_ydata())[0]),
+            str(line.get_marker()),
+        )
+        for line in lines
+    ]
+
+
+def words(figure: Figure) -> list[str]:
+    return re.findall(r">([^<>]+)</text>", to_svg(figure))
+
+
+def test_values_stand_at_their_place_in_the_order_of_the_rows() -> None:
+    assert points(drawn([0.5, 2.0], [GOOD, BAD])) == [(0.5, 0.0, "o"), (2.0, 1.0, "X")]
+
+
+def test_a_value_outside_the_axes_is_an_arrow_with_its_number() -> None:
+    figure = drawn([9.04, -3.5])
+    assert points(figure) == [(4.0, 0.0, ">"), (-1.0, 1.0, "<")]
+    assert {"9.0", "−3.5"} <= set(words(figure))
+
+
+def test_a_missing_value_is_a_dash() -> None:
+    figure = drawn([math.nan])
+    assert points(figure) == []
+    assert "–" in words(figure)
+
+
+def test_a_legend_says_once_what_each_look_means() -> None:
+    assert [word for word in words(drawn([1, 2, 3], [GOOD, BAD, GOOD])) if word in ("kept", "over")] == [
+        "kept",
+        "over",
+    ]
+
+
+def test_no_rows_can_be_drawn() -> None:
+    assert to_svg(drawn([]))
+
+
+def trade(
+    cost: list[float], gain: list[float], names: list[str] | None = None, floor: float = -5.0
+) -> Figure:
+    looks = [GOOD if one > 0 else BAD for one in gain]
+    return gain_against_cost(
+        cost,
+        gain,
+        gain,
+        gain,
+        looks,
+        names=names or [""] * len(cost),
+        floor=floor,
+        axes_names=("cost", "gain"),
+    )
+
+
+def test_runs_of_one_cost_stand_side_by_side_lowest_first_and_others_where_they_are() -> None:
+    found = points(trade([1.0, 1.0, 2.0], [9.0, 3.0, 5.0]))
+    (high, _, _), (low, _, _), other = found
+    assert low < 1.0 < high
+    assert high - low < 0.1
+    assert other == (2.0, 5.0, "o")
+
+
+def test_many_runs_of_one_cost_stay_within_a_tenth_of_the_axis() -> None:
+    places = [x for x, _, _ in points(trade([1.0] * 29 + [2.0], [float(k) for k in range(1, 31)]))][:29]
+    assert max(places) - min(places) <= 0.2 + 1e-9
+    assert len(set(places)) == 29
+
+
+def test_a_gain_below_the_floor_is_an_arrow_with_its_number() -> None:
+    figure = trade([1.0, 1.5], [5.0, -134.2])
+    assert "v" in [marker for _, _, marker in points(figure)]
+    assert "−134" in words(figure)
+    assert figure.axes[0].get_ylim()[0] > -7
+
+
+@pytest.mark.parametrize("nothing", [([], []), ([math.nan], [1.0]), ([1.0], [math.nan])])
+def test_a_point_with_a_gap_is_left_out(nothing: tuple[list[float], list[float]]) -> None:
+    assert points(trade(*nothing)) == []
+
+
+def test_names_beside_points_do_not_touch() -> None:
+    figure = trade([1.0, 1.5, 2.0], [5.0, 5.01, 5.02], ["one", "two", "three"])
+    bottom, top = figure.axes[0].get_ylim()
+    heights = sorted(text.xy[1] for text in figure.axes[0].texts)  # type: ignore[attr-defined]
+    assert min(np.diff(heights)) >= 0.06 * (top - bottom)
