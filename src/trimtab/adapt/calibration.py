@@ -194,8 +194,8 @@ def _coverage(known: pd.DataFrame) -> dict[str, float]:
 
 def _known(points: pd.DataFrame) -> pd.DataFrame:
     numbers = points.astype({"predicted": float, "realised": float, "standard_error": float})
-    finite = np.isfinite(numbers["predicted"]) & np.isfinite(numbers["realised"])
-    return numbers.loc[finite]
+    known: pd.DataFrame = numbers[np.isfinite(numbers["predicted"]) & np.isfinite(numbers["realised"])]
+    return known
 
 
 def _correlation(known: pd.DataFrame) -> float:

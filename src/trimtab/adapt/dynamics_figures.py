@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -35,10 +35,10 @@ def mixture_figure(result: FinetuneResult, label: str = "") -> Figure:
     )
 
 
-def slope_figures(result: FinetuneResult, label: str) -> list[Figure]:
-    """One heat map per update, all on one colour scale, in thousandths of a nat per step."""
+def slope_figures(result: FinetuneResult, label: str, updates: Sequence[int]) -> list[Figure]:
+    """One heat map per named update, on the colour scale of all updates, in thousandths of a nat per step."""
     scale = largest_slope(result)
-    return [_slope_figure(update, label, 1e3 * scale) for update in result.slopes]
+    return [_slope_figure(result.slopes[number], label, 1e3 * scale) for number in updates]
 
 
 def loss_figures(result: FinetuneResult, label: str) -> list[Figure]:

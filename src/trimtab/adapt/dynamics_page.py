@@ -11,33 +11,25 @@ from trimtab.adapt import dynamics_figures as drawn
 from trimtab.adapt.calibration import calibration, calibration_sentence
 from trimtab.adapt.comparison import (
     APART,
-    CHANGE,
-    KEPT,
-    LIMIT,
-    comparison_table,
     constraint_names,
     kept_word,
     percent_gain,
     unique_labels,
     working_seconds,
 )
+from trimtab.adapt.group_page import comparison_section
+from trimtab.adapt.page_parts import COVERS, evenly, gallery, picture, setting, tone
 from trimtab.adapt.verdict import kept_all, sentence_about, verdict
 from trimtab.errors import DataError, explain
-from trimtab.report.figures import to_svg
 from trimtab.report.numbers import NOTHING, fixed, missing, number, span
 from trimtab.report.page import Gallery, Mark, Page, Picture, Section, Table, Text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from trimtab.adapt.result import FinetuneResult
 
 Block = Text | Table | Picture | Gallery | Section
-_COVERS = (
-    "Intervals are 95 % over the choice of test sequences, paired with the base model on the same sequences; "
-    "each run is one training seed, so they do not cover the seed."
-)
-_ALL_SHOWN = 8
+_MAPS, _MAPS_OF_OTHERS = 8, 4
+"""Slope maps shown per run, and as many more folded: a run may have sixty updates, a group thirty runs."""
 
 
 def page(results: Sequence[FinetuneResult], title: str = "Fine-tuning under constraints") -> str:
@@ -51,88 +43,38 @@ def page(results: Sequence[FinetuneResult], title: str = "Fine-tuning under cons
     if not results:
         raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
     labels = unique_labels(results)
-    chapters = [_chapter(result, label) for result, label in zip(results, labels, strict=True)]
+    chapter = _chapter(results[0], labels[0], _MAPS)
     if len(results) == 1:
-        return Page(title, verdict(results), chapters[0]).render()
+        return Page(title, verdict(results), chapter).render()
     others = [
-        Section(label, [_told(result, label), *chapter], collapsed=True)
-        for result, label, chapter in zip(results[1:], labels[1:], chapters[1:], strict=True)
+        Section(label, [_told(result, label), *_chapter(result, label, _MAPS_OF_OTHERS)], collapsed=True)
+        for result, label in zip(results[1:], labels[1:], strict=True)
     ]
     sections = [
-        _comparison(results),
-        Section(f"This run: {labels[0]}", chapters[0]),
+        comparison_section(results),
+        Section(f"This run: {labels[0]}", chapter),
         Section("The runs it is compared with", others),
     ]
     return Page(title, verdict(results), sections).render()
 
 
-def _comparison(results: Sequence[FinetuneResult]) -> Section:
-    raw = comparison_table(results)
-    names = [str(column).removesuffix(CHANGE) for column in raw.columns if str(column).endswith(CHANGE)]
-    columns: list[tuple[str, list[Any]]] = [
-        ("run", raw["run"].to_list()),
-        ("status", [_status(value) for value in raw["status"]]),
-        ("step kept", raw["step"].to_list()),
-        ("target gain, %", [fixed(value, 1) for value in raw["gain_percent"]]),
-        ("95 % interval", [span(a, b, 1) for a, b in zip(raw["gain_low"], raw["gain_high"], strict=True)]),
-    ]
-    for name in names:
-        cells = zip(raw[name + CHANGE], raw[name + KEPT], strict=True)
-        columns.append((_limited(name, raw[name + LIMIT]), [_held(change, kept) for change, kept in cells]))
-    columns += [
-        ("training steps, ×", [fixed(value, 2) for value in raw["training_multiple"]]),
-        ("all-in cost, ×", [fixed(value, 2) for value in raw["all_in_multiple"]]),
-        ("seconds", [fixed(value, 0) for value in raw["seconds"]]),
-    ]
-    caption = (
-        f"{len(results)} runs on test; the status is the verdict on validation. "
-        "Gain: reduction of perplexity on the targets (geometric mean); the "
-        "largest of several is flattered by being picked on these same sequences. Constraints: "
-        "change of loss in nats per token, and whether it stays within the tolerance in the heading. Costs are "
-        "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
-        f"every evaluation, a forward pass counted as a third of a step. {_COVERS}"
-    )
-    frame = pd.DataFrame(dict(enumerate(values for _, values in columns)), dtype=object)
-    frame.columns = pd.Index([heading for heading, _ in columns])
-    return Section("Comparison", [Table(frame, caption, marked=[0])])
-
-
-def _limited(name: str, limits: pd.Series[float]) -> str:
-    known = limits.dropna().unique()
-    return f"{name} (≤ {fixed(known[0], signed=True)})" if len(known) == 1 else f"{name} (tolerances differ)"
-
-
-def _held(change: float, kept: object) -> Mark | None:
-    if missing(change):
-        return None
-    return Mark(f"{fixed(change, signed=True)} {kept_word(kept)}", _tone(kept))
-
-
-def _tone(kept: object) -> Any:
-    return "" if missing(kept) else ("good" if kept else "bad")
-
-
-def _status(status: str) -> Mark:
-    return Mark(status, {"feasible": "good", "infeasible": "bad", "diverged": "bad"}.get(status, "unsure"))  # type: ignore[arg-type]
-
-
-def _chapter(result: FinetuneResult, label: str) -> list[Section]:
+def _chapter(result: FinetuneResult, label: str, maps: int) -> list[Section]:
     """Everything about one run; parts that need slopes only where it has some."""
     return [
         Section("Result on test", list(_result(result))),
         *_notes(result),
-        Section("Mixture", [_picture(drawn.mixture_figure(result, label), _mixture_caption(result))]),
+        Section("Mixture", [picture(drawn.mixture_figure(result, label), _mixture_caption(result))]),
         Section(
-            "Losses on validation", [_gallery(drawn.loss_figures(result, label), _losses_caption(result))]
+            "Losses on validation", [gallery(drawn.loss_figures(result, label), _losses_caption(result))]
         ),
-        *_probes(result, label),
+        *_probes(result, label, maps),
         Section("Cost", list(_costs(result))),
         Section("Settings and versions", [_settings(result)], collapsed=True),
     ]
 
 
 def _mixture_caption(result: FinetuneResult) -> str:
-    shares = _setting(result, "fit", "shares") or "examples"
+    shares = setting(result, "fit", "shares") or "examples"
     return (
         f"Shares are of {shares} and constant between updates. The vertical line is the checkpoint kept. These are "
         "settings of the run, not estimates."
@@ -159,13 +101,13 @@ def _result(result: FinetuneResult) -> Iterator[Block]:
             "constraint": [_judged(row) for row in final.to_dict("records")],
         }
     )
-    sequences = _setting(result, "fit", "test_sequences")
+    sequences = setting(result, "fit", "test_sequences")
     n = (
         f"at most n = {sequences} test sequences per domain"
         if sequences
         else "every test sequence of each domain"
     )
-    yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token; {n}. {_COVERS}")
+    yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}")
 
 
 def _notes(result: FinetuneResult) -> Iterator[Section]:
@@ -186,7 +128,7 @@ def _judged(row: Mapping[Any, Any]) -> Mark | None:
         return None
     unclear = row["change_low"] <= row["tolerance"] < row["change_high"]
     word = kept_word(row["kept"]) + (", within the noise" if unclear else "")
-    return Mark(word, "unsure" if unclear and row["kept"] else _tone(row["kept"]))
+    return Mark(word, "unsure" if unclear and row["kept"] else tone(row["kept"]))
 
 
 def _losses_caption(result: FinetuneResult) -> str:
@@ -196,7 +138,7 @@ def _losses_caption(result: FinetuneResult) -> str:
         if spans
         else "At no evaluation did every constraint hold, or none was set."
     )
-    sequences = _setting(result, "fit", "eval_sequences")
+    sequences = setting(result, "fit", "eval_sequences")
     n = f"n = {sequences} validation sequences per domain at each point; " if sequences else ""
     return (
         f"Dotted: the base model's loss. Dashed: the limit, base plus tolerance. {shaded} Vertical line: the "
@@ -204,36 +146,52 @@ def _losses_caption(result: FinetuneResult) -> str:
     )
 
 
-def _probes(result: FinetuneResult, label: str) -> Iterator[Section]:
+def _probes(result: FinetuneResult, label: str, maps: int) -> Iterator[Section]:
     if not result.slopes:
         return
-    yield Section("Slopes at each update", list(_slopes(result, label)))
+    yield Section("Slopes at each update", list(_slopes(result, label, maps)))
     points = calibration(result)
     caption = (
-        "One point per interval between updates and evaluation domain; bars are one standard error of the slopes "
-        f"over probe sequences. On the dotted line the prediction came true. {calibration_sentence(points)}"
+        "One point per interval between updates and evaluation domain; bars are one standard error of the slopes, "
+        f"carried to the interval. On the dotted line the prediction came true. {calibration_sentence(points)}"
     )
-    yield Section("Did the slopes predict?", [_picture(drawn.calibration_figure(result, label), caption)])
+    yield Section("Did the slopes predict?", [picture(drawn.calibration_figure(result, label), caption)])
     yield Section("What the solver said", list(_solver(result)))
 
 
-def _slopes(result: FinetuneResult, label: str) -> Iterator[Block]:
-    sequences = _setting(result, "fit", "probe_sequences")
+def _slopes(result: FinetuneResult, label: str, maps: int) -> Iterator[Block]:
     yield Text(
         "What one training step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. "
         "Blue lowers the loss, red raises it. Pale and in parentheses: below 1.28 standard errors, so the sign is "
-        "not known. Below each column's name is the share that the mixture then gave it. ± is the standard error "
-        f"over {f'n = {sequences}' if sequences else 'the'} probe sequences; the probe's own choice of training "
-        "batches is not in it. All updates share one colour scale."
+        "not known. Below each column's name is the share that the mixture then gave it. "
+        f"{_errors_told(result)} All updates share one colour scale."
     )
-    maps = drawn.slope_figures(result, label)
-    if len(maps) <= _ALL_SHOWN:
-        yield _gallery(maps)
+    n = len(result.slopes)
+    if n <= maps:
+        yield gallery(drawn.slope_figures(result, label, range(n)))
         return
-    yield _gallery([*maps[:4], *maps[-4:]])
-    between = len(maps) - _ALL_SHOWN
-    title = f"The {between} updates in between" if between > 1 else "The update in between"
-    yield Section(title, [_gallery(maps[4:-4])], collapsed=True)
+    half = maps // 2
+    yield gallery(drawn.slope_figures(result, label, [*range(half), *range(n - half, n)]))
+    between = evenly(range(half, n - half), maps)
+    title = _between_title(len(between), n - maps)
+    yield Section(title, [gallery(drawn.slope_figures(result, label, between))], collapsed=True)
+
+
+def _between_title(drawn_maps: int, between: int) -> str:
+    if drawn_maps < between:
+        return f"{drawn_maps} of the {between} updates in between, evenly chosen"
+    return f"The {between} updates in between" if between > 1 else "The update in between"
+
+
+def _errors_told(result: FinetuneResult) -> str:
+    """What the standard errors of the slopes cover: probes say it of themselves, other estimates in the docs."""
+    if result.cost.probe_steps == 0:
+        return "No probe was rolled back: slopes and their standard errors (±) are estimated from the run itself."
+    sequences = setting(result, "fit", "probe_sequences")
+    return (
+        f"± is the standard error over {f'n = {sequences}' if sequences else 'the'} probe sequences; the probe's own "
+        "choice of training batches may not be in it."
+    )
 
 
 def _solver(result: FinetuneResult) -> Iterator[Block]:
@@ -309,19 +267,3 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(inner, f"{path}.{key}" if path else str(key))
     elif path:
         yield path, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _setting(result: FinetuneResult, *path: str) -> Any:
-    """A value of the run's config; None where it has none."""
-    value: Any = result.config
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _picture(figure: Figure, caption: str = "") -> Picture:
-    return Picture(to_svg(figure), caption)
-
-
-def _gallery(figures: Sequence[Figure], caption: str = "") -> Gallery:
-    return Gallery([_picture(figure) for figure in figures], caption)
