@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -35,6 +36,21 @@ class SlopeEstimate:
     slopes: Float[np.ndarray, "M N"]
     standard_errors: Float[np.ndarray, "M N"]
     steps: int
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What trial runs on each training domain did to each evaluation loss, before they were undone.
+
+    Attributes:
+        readings: the R steps after which losses were read; the last is the length of the trials.
+        changes: (R, M, N) since the reading before, nats per token; a column of nan where the trial diverged.
+        errors: (R, M, N) standard errors of the changes, over the evaluation sequences (paired).
+    """
+
+    readings: tuple[int, ...]
+    changes: Float[np.ndarray, "R M N"]
+    errors: Float[np.ndarray, "R M N"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ class Session:
         grid: the steps at which every mixer's run is evaluated.
         reference: the base model's losses on the validation sequences, by evaluation domain.
         sizes: rows of each training domain's train split.
+        momentum: decay of the optimiser's first moment.
         training_losses: mean loss of the sequences trained on since the mixer was last asked, nats per token, by
             training domain; domains of which nothing was drawn are left out.
         probe_steps, probe_sequences, gradient_sequences: what the services have cost at this step.
@@ -106,6 +123,8 @@ class Session:
         self.probe_steps = self.probe_sequences = self.gradient_sequences = 0
         self._loop, self._splits, self._pause = loop, splits, pause
         self._losses: Mapping[str, SequenceLosses] | None = None
+        self._sampled: Mapping[str, SequenceLosses] | None = None
+        self.momentum = loop.fit.betas[0]
 
     def know(self, losses: Mapping[str, SequenceLosses]) -> None:
         """Take the losses that the evaluation grid has just read, so that they are not read again."""
@@ -148,51 +167,82 @@ class Session:
         self.gradient_sequences += sequences * len(training) + sum(map(len, judged.values()))
         return GradientProducts(products, names, sequences)
 
+    def sampled_losses(self) -> Mapping[str, SequenceLosses]:
+        """The losses of the first `probe_sequences` validation sequences: a cheaper reading, from which changes show.
+
+        Free where all validation sequences have been read at this step.
+        """
+        limit = self._loop.fit.probe_sequences
+        if self._losses is not None:
+            return {name: losses.first(limit) for name, losses in self._losses.items()}
+        if self._sampled is None:
+            with self.clock.time("probe evaluation"):
+                self._sampled = self._loop.evaluate(self._splits, limit)
+            self.probe_sequences += sum(len(losses.nll) for losses in self._sampled.values())
+        return self._sampled
+
     def probe(self, steps: int) -> SlopeEstimate:
         """Train `steps` steps on each training domain alone, from here; return the slopes, then undo everything.
 
-        S_ij = (L_i after - L_i now) / c on the same sequences before and after (arXiv 2605.10770). With several
-        processes each takes some of the domains, on whole batches and without exchanging gradients, so the
-        matrix is the one a single process measures.
+        S_ij = (L_i after - L_i now) / c on the same sequences before and after (arXiv 2605.10770).
 
         Args:
             steps: length c of each probe, at least 1.
         """
-        before = {
-            name: losses.first(self._loop.fit.probe_sequences) for name, losses in self.losses().items()
-        }
+        trials = self.trials((steps,))
+        return SlopeEstimate(trials.changes[-1] / steps, trials.errors[-1] / steps, steps)
+
+    def trials(self, readings: Sequence[int]) -> Trials:
+        """Train on each training domain alone, from here, and read what moved on the way; then undo everything.
+
+        With several processes each takes some of the domains, on whole batches and without exchanging gradients,
+        so the changes are those a single process measures.
+
+        Args:
+            readings: steps after which to read, rising; the last is the length of the trials.
+        """
+        self.losses()
+        before = self.sampled_losses()
         with self.clock.time("snapshot"):
             snapshot = self._loop.snapshot()
         columns = []
         for index in range(self._loop.rank, len(self.roles.train), self._loop.world):
             try:
-                columns.append((index, self._column(index, steps, before)))
+                columns.append((index, self._column(index, readings, before)))
             finally:
                 with self.clock.time("snapshot"):
                     self._loop.restore(snapshot)
         if self._loop.world > 1:
             columns = sorted(gather_object(columns), key=lambda item: item[0])
-        slopes, errors = np.stack([column for _, column in columns], axis=-1)
+        changes, errors = np.stack([column for _, column in columns], axis=-1)
         read = sum(len(losses.nll) for losses in before.values())
-        self.probe_steps += steps * len(columns)
-        self.probe_sequences += read * len(columns)
-        return SlopeEstimate(slopes, errors, steps)
+        self.probe_steps += readings[-1] * len(columns)
+        self.probe_sequences += read * len(columns) * len(readings)
+        return Trials(tuple(readings), changes, errors)
 
     def _column(
-        self, index: int, steps: int, before: Mapping[str, SequenceLosses]
-    ) -> Float[np.ndarray, "2 M"]:
-        """Slopes and standard errors of one domain; nan throughout if the probe leaves the finite numbers."""
+        self, index: int, readings: Sequence[int], before: Mapping[str, SequenceLosses]
+    ) -> Float[np.ndarray, "2 R M"]:
+        """Changes and their errors under one domain; nan throughout if the trial leaves the finite numbers."""
         one_hot = [float(k == index) for k in range(len(self.roles.train))]
+        shape, read, previous = (2, len(readings), len(before)), [], before
         try:
-            with self.clock.time("probe training"):
-                for _ in range(steps):
-                    self._pause()
-                    self._loop.step(one_hot, alone=True)
+            for start, stop in pairwise((0, *readings)):
+                with self.clock.time("probe training"):
+                    for _ in range(stop - start):
+                        self._pause()
+                        self._loop.step(one_hot, alone=True)
+                with self.clock.time("probe evaluation"):
+                    after = self._loop.evaluate(self._splits, self._loop.fit.probe_sequences, alone=True)
+                read.append([change(after[name], previous[name]) for name in self.roles.evaluate])
+                previous = after
         except DivergedError:
-            return np.full((2, len(before)), math.nan)
-        with self.clock.time("probe evaluation"):
-            after = self._loop.evaluate(self._splits, self._loop.fit.probe_sequences, alone=True)
+            return np.full(shape, math.nan)
         self._pause()
-        moved = [change(after[name], before[name]) for name in self.roles.evaluate]
-        column = np.array([[m.value / steps for m in moved], [m.standard_error / steps for m in moved]])
-        return column if np.isfinite(column[0]).all() else np.full_like(column, math.nan)
+        column = np.array(
+            [
+                [[m.value for m in moved] for moved in read],
+                [[m.standard_error for m in moved] for moved in read],
+            ]
+        )
+        return column if np.isfinite(column[0]).all() else np.full(shape, math.nan)

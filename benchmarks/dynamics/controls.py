@@ -1,0 +1,44 @@
+"""DynaMiCS with slopes from elsewhere: what it would do with better ones, and with worthless ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from trimtab import DynaMiCS
+from trimtab.adapt.kept import Log
+from trimtab.adapt.mixer import State
+from trimtab.adapt.planning import Pace
+from trimtab.adapt.schedules import Interval
+from trimtab.adapt.session import Session
+from trimtab.seeds import derive
+
+
+@dataclass(frozen=True)
+class ShuffledSlopes(DynaMiCS):
+    """Negative control: the right slopes, under the wrong domains. What it gains, it does not owe to slopes."""
+
+    def measured(self, session: Session, span: Interval, state: State) -> Pace:
+        pace = super().measured(session, span, state)
+        return shuffled(pace, session.step)
+
+    def tracked(self, session: Session, log: Log) -> Pace:
+        return shuffled(super().tracked(session, log), session.step)
+
+
+@dataclass(frozen=True)
+class OracleSlopes(DynaMiCS):
+    """Upper bound: probes eight times as long as planned, at no charge in the tables that name it an oracle."""
+
+    def measured(self, session: Session, span: Interval, state: State) -> Pace:
+        longer = min(8 * span.probe_steps, max(1, session.steps - session.step), span.horizon)
+        return super().measured(session, replace(span, probe_steps=max(span.probe_steps, longer)), state)
+
+
+def shuffled(pace: Pace, step: int) -> Pace:
+    """The same slopes with their columns in another order: a derangement, so that no domain has its own."""
+    n = pace.slopes.shape[1]
+    turn = 1 + np.random.default_rng(derive(0, "shuffled", step)).integers(n - 1)
+    order = np.roll(np.arange(n), turn)
+    return replace(pace, slopes=pace.slopes[:, order], errors=pace.errors[:, order])

@@ -1,0 +1,128 @@
+"""Every method of the benchmark by name: its mixer, the family that shares a learning rate, and its price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from controls import OracleSlopes, ShuffledSlopes
+
+from trimtab import (
+    Aioli,
+    DualAscent,
+    DynaMiCS,
+    EarlyStoppedTarget,
+    Exp3,
+    Feedback,
+    Fixed,
+    GradientAlignment,
+    Proportional,
+    ReferenceLoss,
+    Replay,
+    Uniform,
+)
+from trimtab.adapt.mixer import Mixer
+from trimtab.seeds import derive
+
+SWEEP = (0.0, 0.2, 0.5, 0.8, 1.0)
+"""Target mass of the five fixed runs."""
+REFINED = (0.1, 0.35, 0.65)
+"""What a second round of the sweep adds."""
+RANDOM = 3
+"""Random mixtures: with three runs the search costs about what a run with rolled-back probes does."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A mixer of the benchmark.
+
+    Attributes:
+        mixer: without targets and constraints, which are the scenario's.
+        family: methods of one family share a learning rate, chosen on a seed of its own.
+        role: "sweep" (part of a search over runs), "rival", "ours", "paper", "ablation" or "control".
+    """
+
+    mixer: Mixer
+    family: str
+    role: str
+
+
+def methods(scenario: str, train: Sequence[str]) -> Mapping[str, Method]:
+    """Every method, by name; the random mixtures depend on the scenario alone."""
+    return {**_fixed(scenario, train), **_rivals(), **_dynamics()}
+
+
+def _fixed(scenario: str, train: Sequence[str]) -> dict[str, Method]:
+    found = {f"fixed {mass}": Method(_mass(mass), "fixed", "sweep") for mass in SWEEP + REFINED}
+    for k in range(RANDOM):
+        shares = np.random.default_rng(derive(0, "random search", scenario, k)).dirichlet(np.ones(len(train)))
+        weights = dict(zip(train, shares.round(4).tolist(), strict=True))
+        found[f"random {k}"] = Method(Fixed(weights=weights), "fixed", "sweep")
+    return found
+
+
+def _mass(mass: float) -> Mixer:
+    """A mass of one is pure target training, whose best checkpoint that kept all counts, as everyone's does."""
+    return Replay(share=0.0) if mass == 1 else Fixed(target_mass=mass)
+
+
+def _rivals() -> dict[str, Method]:
+    return {
+        "early-stopped target": Method(EarlyStoppedTarget(), "fixed", "rival"),
+        "replay 1 %": Method(Replay(share=0.01), "fixed", "rival"),
+        "replay 5 %": Method(Replay(share=0.05), "fixed", "rival"),
+        "uniform": Method(Uniform(), "fixed", "rival"),
+        "proportional": Method(Proportional(), "fixed", "rival"),
+        "exp3": Method(Exp3(), "adaptive", "rival"),
+        "aioli": Method(Aioli(), "adaptive", "rival"),
+        "reference loss": Method(ReferenceLoss(), "adaptive", "rival"),
+        "dual ascent": Method(DualAscent(), "adaptive", "rival"),
+        "gradient alignment": Method(GradientAlignment(), "adaptive", "rival"),
+        "feedback": Method(Feedback(), "adaptive", "rival"),
+    }
+
+
+_PUBLISHED = {"preset": "paper", "schedule": "light"}
+
+
+def _dynamics() -> dict[str, Method]:
+    paper = DynaMiCS(**_PUBLISHED)
+    return {
+        "ours": Method(DynaMiCS(), "kept", "ours"),
+        "ours, rolled back": Method(DynaMiCS(probes="rolled-back"), "rolled back", "ours"),
+        "paper none": Method(DynaMiCS(preset="paper", schedule="none"), "rolled back", "paper"),
+        "paper light": Method(paper, "rolled back", "paper"),
+        "paper dense": Method(DynaMiCS(preset="paper", schedule="dense"), "rolled back", "paper"),
+        "lp": Method(DynaMiCS(**_PUBLISHED, solver="lp"), "rolled back", "ablation"),
+        "robust": Method(DynaMiCS(**_PUBLISHED, solver="robust"), "rolled back", "ablation"),
+        "robust, ridge": Method(
+            DynaMiCS(**_PUBLISHED, solver="robust", ridge=0.5), "rolled back", "ablation"
+        ),
+        "robust, ridge, short": Method(
+            DynaMiCS(preset="paper", schedule=64, solver="robust", ridge=0.5), "rolled back", "ablation"
+        ),
+        "robust, momentum": Method(
+            DynaMiCS(**_PUBLISHED, solver="robust", slopes="momentum"), "rolled back", "ablation"
+        ),
+        "robust, second half": Method(
+            DynaMiCS(**_PUBLISHED, solver="robust", slopes="second-half"), "rolled back", "ablation"
+        ),
+        "shuffled": Method(ShuffledSlopes(), "kept", "control"),
+        "shuffled, rolled back": Method(
+            ShuffledSlopes(**_PUBLISHED, solver="robust"), "rolled back", "control"
+        ),
+        "oracle": Method(OracleSlopes(**_PUBLISHED, solver="robust"), "rolled back", "control"),
+        "oracle, ours": Method(OracleSlopes(probes="rolled-back"), "rolled back", "control"),
+        "ours, lean 0": Method(DynaMiCS(lean=0.0), "kept", "ablation"),
+        "ours, straight": Method(DynaMiCS(returns=1.0), "kept", "ablation"),
+        "ours, ridge 0": Method(DynaMiCS(ridge=0.0), "kept", "ablation"),
+        "ours, to the end": Method(DynaMiCS(reach="end"), "kept", "ablation"),
+        "ours, to the next": Method(DynaMiCS(reach="next"), "kept", "ablation"),
+        "ours, no margin": Method(DynaMiCS(margin=0.0), "kept", "ablation"),
+        "ours, lp": Method(DynaMiCS(solver="lp"), "kept", "ablation"),
+    }
+
+
+TUNED_BY = {"fixed": "fixed 0.5", "adaptive": "dual ascent", "rolled back": "robust", "kept": "ours"}
+"""The member of each family whose runs on the tuning seed choose the family's learning rate."""

@@ -1,0 +1,154 @@
+"""DynaMiCS and its rivals on real text: every method, scenario and seed, in pieces and as long as there is time.
+
+    python benchmarks/dynamics/run.py --scenarios fonts "three targets" --seeds 0 1 2 --jobs 2
+    python benchmarks/dynamics/table.py
+
+For each scenario the learning rate of each family is chosen first, on a seed that is not used again: the rate whose
+run gained most within the constraints on *validation*. Then every method runs with its family's rate. Kill it
+whenever you like; the same command goes on. Runs are kept in `runs/benchmark-dynamics`, results in
+`benchmarks/results/dynamics`, one file per scenario and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cells
+import torch
+from cells import Cell
+from methods import TUNED_BY, methods
+from scenarios import FIT, MODEL, SCENARIOS
+
+from trimtab.lab.corpora import corpus, read_card
+from trimtab.lab.tiny import lab_model
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.environment import hardware
+from trimtab.runs.plain import plain, to_json
+from trimtab.runs.sweep import sweep
+
+RESULTS = Path(__file__).parents[1] / "results" / "dynamics"
+TUNING_SEED = 100
+
+
+def carry_out(wanted: Iterable[Cell], folder: Path, jobs: int) -> dict[str, Any]:
+    """The records of cells by name, run where they are not there yet."""
+    named = {cell.name: vars(cell) for cell in wanted}
+    done = sweep(cells.run, named, folder, jobs=jobs, progress=_tell)
+    for name, error in done.failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return done.results
+
+
+def tuned(scenario: str, folder: Path, jobs: int) -> dict[str, Any]:
+    """The learning rate of each family, with the runs that chose it."""
+    rates = SCENARIOS[scenario].rates
+    wanted = {
+        (family, rate): Cell(scenario, method, rate, TUNING_SEED)
+        for family, method in TUNED_BY.items()
+        for rate in rates
+    }
+    found = carry_out(wanted.values(), folder, jobs)
+    gains = {
+        family: {rate: validation_gain(scenario, found[wanted[family, rate].name]) for rate in rates}
+        for family in TUNED_BY
+    }
+    return {
+        family: {"rate": max(of_rate, key=of_rate.__getitem__), "validation_gain_nats": plain(of_rate)}
+        for family, of_rate in gains.items()
+    }
+
+
+def validation_gain(scenario: str, record: dict[str, Any]) -> float:
+    """Mean fall of the target losses at the checkpoint that was kept, nats per token, on validation sequences."""
+    if not record["step"]:
+        return 0.0
+    changes = record["validation"][str(record["step"])]
+    targets = SCENARIOS[scenario].targets
+    return -sum(changes[name] for name in targets) / len(targets)
+
+
+def one_block(scenario: str, seed: int, names: Sequence[str] | None, folder: Path, jobs: int) -> None:
+    """Every method on one scenario and seed, written to the results."""
+    rates = tuned(scenario, folder / "cells", jobs)
+    table = methods(scenario, SCENARIOS[scenario].train)
+    chosen = {
+        name: Cell(scenario, name, rates[method.family]["rate"], seed)
+        for name, method in table.items()
+        if not names or name in names
+    }
+    start = time.time()
+    found = carry_out(chosen.values(), folder / "cells", jobs)
+    facts = {
+        "command": f'python benchmarks/dynamics/run.py --scenarios "{scenario}" --seeds {seed} --jobs {jobs}',
+        "date": time.strftime("%Y-%m-%d", time.gmtime(start)),
+        "scenario": {"name": scenario, **plain(SCENARIOS[scenario])},
+        "seed": seed,
+        "model": _model_facts(),
+        "fit": plain(FIT),
+        "versions": {name: version(name) for name in ("trimtab", "torch", "transformers", "numpy")}
+        | {"python": platform.python_version()},
+        "hardware": hardware() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+        "corpora": {name: read_card(corpus(name))["fingerprint"][:12] for name in _corpora(scenario)},
+        "rates": rates,
+        "runs": {
+            name: {
+                "role": table[name].role,
+                "family": table[name].family,
+                "mixer": plain(table[name].mixer),
+                "rate": cell.rate,
+                **found[cell.name],
+            }
+            for name, cell in chosen.items()
+            if cell.name in found
+        },
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_atomic(RESULTS / f"{scenario.replace(' ', '-')}-{seed}.json", compact(facts))
+
+
+def compact(facts: dict[str, Any]) -> str:
+    """JSON with one run a line, so that files stay small and changes readable."""
+    runs = facts.pop("runs")
+    head = to_json(facts, indent=1).rstrip().removesuffix("}").rstrip()
+    lines = ",\n".join(f"  {json.dumps(name)}: {to_json(run)}" for name, run in runs.items())
+    return f'{head},\n "runs": {{\n{lines}\n }}\n}}\n'
+
+
+def _model_facts() -> dict[str, Any]:
+    card = read_card(lab_model(MODEL))
+    return {"name": f"lab:{MODEL}", **{k: card[k] for k in ("parameters", "validation_loss_nats", "threads")}}
+
+
+def _corpora(scenario: str) -> list[str]:
+    of = SCENARIOS[scenario]
+    return list(dict.fromkeys((*of.train, *of.targets, *of.constraints)))
+
+
+def _tell(ended: int, total: int) -> None:
+    print(f"\r{ended} of {total} runs", end="\n" if ended == total else "", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-dynamics"))
+    asked = parser.parse_args()
+    for scenario in asked.scenarios:
+        for seed in asked.seeds:
+            print(f"{scenario}, seed {seed}", file=sys.stderr)
+            one_block(scenario, seed, asked.methods, asked.folder, asked.jobs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What is asked of every method: domains with roles and tolerances, on text that comes with the installation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trimtab import Domain, Fit
+from trimtab.adapt.dynamics_job import EVALUATE_ONLY
+from trimtab.lab.corpora import corpus
+
+MODEL = "text-small"
+FIT = Fit(
+    steps=256,
+    batch_size=8,
+    seq_len=128,
+    eval_sequences=64,
+    probe_sequences=32,
+    test_sequences=192,
+    eval_batch_size=32,
+    eval_points=9,
+    checkpoint_every=10**6,
+)
+"""Settings that all methods share, but for the learning rate; a run is too short to need a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A question: improve `targets`, keep `constraints` (nats per token), training on `train` only.
+
+    Attributes:
+        why: what it is in the benchmark for.
+        train: corpora to train on.
+        targets: corpora to improve.
+        constraints: corpus -> tolerance; those not in `train` can only be evaluated.
+        lora: rank of an adapter instead of all parameters; 0 for none.
+        rates: learning rates to choose from.
+    """
+
+    why: str
+    train: Sequence[str]
+    targets: Sequence[str]
+    constraints: Mapping[str, float]
+    lora: int = 0
+    rates: Sequence[float] = field(default=(5e-5, 1e-4, 2e-4))
+
+    def domains(self) -> tuple[dict[str, Domain], dict[str, Domain]]:
+        """Domains to train on, and domains to evaluate only."""
+        others = [name for name in (*self.targets, *self.constraints) if name not in self.train]
+        return (
+            {name: Domain.from_path(name, str(corpus(name))) for name in self.train},
+            {name: Domain.from_path(name, str(corpus(name)), fractions=EVALUATE_ONLY) for name in others},
+        )
+
+
+def _keep(*names: str, within: float = 0.05) -> dict[str, float]:
+    return dict.fromkeys(names, within)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "fonts": Scenario(
+        "one target, three constraints to train on, one to evaluate only",
+        train=("fonts", "python", "docstrings", "metadata"),
+        targets=("fonts",),
+        constraints=_keep("python", "docstrings", "metadata", "tests"),
+    ),
+    "three targets": Scenario(
+        "three targets, four constraints, all trainable",
+        train=("headers", "stubs", "fonts", "python", "docstrings", "tests", "metadata"),
+        targets=("headers", "stubs", "fonts"),
+        constraints=_keep("python", "docstrings", "tests", "metadata"),
+    ),
+    "improvable": Scenario(
+        "a trainable constraint (type stubs, new to the model) that can still improve",
+        train=("headers", "stubs", "python", "docstrings"),
+        targets=("headers",),
+        constraints=_keep("stubs", "python", "docstrings", "tests"),
+    ),
+    "helper": Scenario(
+        "a target to evaluate only (tests), helped by a domain that is no target (python)",
+        train=("headers", "python", "docstrings", "stubs"),
+        targets=("headers", "tests"),
+        constraints=_keep("docstrings", "stubs", "metadata"),
+    ),
+    "infeasible": Scenario(
+        "nothing to train on keeps the constraints: tolerance 0, no replay",
+        train=("fonts", "stubs"),
+        targets=("fonts",),
+        constraints=_keep("python", "docstrings", "metadata", within=0.0),
+    ),
+    "fonts lora": Scenario(
+        "the first scenario with LoRA",
+        train=("fonts", "python", "docstrings", "metadata"),
+        targets=("fonts",),
+        constraints=_keep("python", "docstrings", "metadata", "tests"),
+        lora=16,
+        rates=(5e-4, 1e-3, 2e-3),
+    ),
+    "two targets": Scenario(
+        "two targets and a constraint to evaluate only: the scenario the method was developed on",
+        train=("headers", "stubs", "python", "docstrings", "tests"),
+        targets=("headers", "stubs"),
+        constraints=_keep("python", "docstrings", "tests", "metadata"),
+    ),
+    "tight": Scenario(
+        "three targets, tolerances of .02",
+        train=("headers", "stubs", "fonts", "python", "docstrings", "tests", "metadata"),
+        targets=("headers", "stubs", "fonts"),
+        constraints=_keep("python", "docstrings", "tests", "metadata", within=0.02),
+    ),
+    "six constraints": Scenario(
+        "one target and six constraints, two of them to evaluate only",
+        train=("fonts", "python", "docstrings", "tests", "metadata"),
+        targets=("fonts",),
+        constraints=_keep("python", "docstrings", "tests", "metadata", "headers", "stubs"),
+    ),
+}
+"""In the order in which they are run. Seeds of the benchmark are 0, 1, 2; learning rates are chosen on seed 100."""

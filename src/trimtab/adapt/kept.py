@@ -1,0 +1,178 @@
+"""Probes that are training: short blocks that each lean towards one domain, and slopes read off the run itself.
+
+Nothing is rolled back. The first blocks train on one domain each. After them every block leans towards the domain that
+the mixture owes most, so that the mixture is kept on average while slopes stay identified. At each border a few
+sequences are read, slopes are fitted to all blocks so far, and the mixture is solved for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from trimtab.adapt.mixer import State
+from trimtab.adapt.planning import Pace, Planning, Standing
+from trimtab.adapt.session import Session
+from trimtab.numerics.slopes import blended, fit_slopes
+from trimtab.train.evaluate import SequenceLosses, change
+
+SETTLED = 0.1
+"""Last share of a run in which blocks lean no more, so that it does not end on a single domain."""
+FIRST = 1 / 8
+"""Largest share of a run that its first blocks take, one per domain."""
+MEMORY = 1.0
+"""Share of a run after which what a block taught counts 1 / e."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a run is cut into blocks.
+
+    Attributes:
+        steps: of a block.
+        first: steps of each of the first blocks, which train on one domain each.
+        order: of the domains in the first blocks: those that are no targets first, which does the least harm.
+        lean: share of a block that goes to one domain beyond the mixture.
+    """
+
+    steps: int
+    first: int
+    order: tuple[int, ...]
+    lean: float
+
+    @classmethod
+    def of(cls, session: Session, blocks: int, lean: float) -> Blocks:
+        """The blocks of a run that is cut into `blocks`."""
+        train, targets = session.roles.train, session.roles.targets
+        steps = max(1, round(session.steps / blocks))
+        first = max(1, min(steps, int(FIRST * session.steps / len(train))))
+        return cls(steps, first, tuple(sorted(range(len(train)), key=lambda k: train[k] in targets)), lean)
+
+    def first_mixture(self, session: Session) -> Float[np.ndarray, " N"] | None:
+        """The mixture of a first block at this step, half targets and half the rest but for its lean; None later."""
+        number = session.step // self.first
+        if number >= len(self.order):
+            return None
+        train, targets = session.roles.train, session.roles.trainable_targets
+        others = len(train) - len(targets)
+        even = np.array([1 / len(targets) if name in targets else 1 / max(1, others) for name in train])
+        lean = max(self.lean, 0.5)
+        mixture: np.ndarray = (1 - lean) * even / even.sum() + lean * np.eye(len(train))[self.order[number]]
+        return mixture
+
+    def next_border(self, session: Session) -> int:
+        """The end of the block that begins here; none crosses a point of the evaluation grid: its reading is free."""
+        first = self.first_mixture(session) is not None
+        end = (session.step // self.first + 1) * self.first if first else session.step + self.steps
+        return min(end, session.steps, *(step for step in session.grid if step > session.step))
+
+    def lean_towards(
+        self, session: Session, mixture: Float[np.ndarray, " N"], credit: Sequence[float]
+    ) -> tuple[Float[np.ndarray, " N"], list[float]]:
+        """The mixture of the block that begins here, and what each domain is owed after it, in blocks."""
+        if session.step >= (1 - SETTLED) * session.steps:
+            return mixture, list(credit)
+        owed = np.array(credit) + mixture
+        richest = int(owed.argmax())
+        owed[richest] -= 1
+        return (1 - self.lean) * mixture + self.lean * np.eye(len(mixture))[richest], owed.tolist()
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a run has taught so far, as plain numbers.
+
+    Attributes:
+        step: of the last reading.
+        weights: the mixture since then.
+        average: (N,) the mixtures in the optimiser's first moment then (see `blended`).
+        exposure: (N,) steps on each domain until then, as the optimiser's first moment saw them.
+        credit: (N,) what each domain is owed, in blocks.
+        nll: (M, n) summed negative log-likelihood of each sampled sequence then.
+        offset: (M,) by how much a change on all validation sequences exceeds that on the sampled ones, when last known.
+        error: (M,) standard error of the change on all validation sequences, when last known.
+        ends: (K,) the step at which each block ended.
+        worths: (K, N) what each block was worth on each domain.
+        changes: (K, M) what happened to each loss in it.
+        errors: (K, M) standard errors of that.
+    """
+
+    step: int = 0
+    weights: Sequence[float] = ()
+    average: Sequence[float] = ()
+    exposure: Sequence[float] = ()
+    credit: Sequence[float] = ()
+    nll: Sequence[Sequence[float]] = ()
+    offset: Sequence[float] = ()
+    error: Sequence[float] = ()
+    ends: Sequence[int] = ()
+    worths: Sequence[Sequence[float]] = ()
+    changes: Sequence[Sequence[float]] = ()
+    errors: Sequence[Sequence[float]] = ()
+
+    def with_mixture(self, weights: Float[np.ndarray, " N"], credit: Sequence[float]) -> State:
+        """The state of a mixer that goes on with this mixture."""
+        return asdict(replace(self, weights=weights.tolist(), credit=list(credit)))
+
+
+def read(session: Session, planning: Planning, state: State) -> tuple[Log, Standing]:
+    """The log with the block that ends here, and where the losses stand.
+
+    Between points of the evaluation grid only the sampled sequences are read; what they leave out is taken from the
+    last time all were.
+    """
+    log = Log(**state) if state else _begin(session)
+    names, sampled = session.roles.evaluate, session.sampled_losses()
+    moved = np.array([_since_start(session, name, sampled[name]) for name in names])
+    if session.step in session.grid:
+        whole = [change(session.losses()[name], session.reference[name]) for name in names]
+        offset = [w.value - float(m) for w, m in zip(whole, moved, strict=True)]
+        log = replace(log, offset=offset, error=[w.standard_error for w in whole])
+    if session.step > log.step:
+        log = replace(log, **_block(session, planning, log, sampled))
+    log = replace(log, step=session.step, nll=[sampled[name].nll.tolist() for name in names])
+    return log, Standing(moved + np.array(log.offset), np.array(log.error))
+
+
+def fitted(session: Session, log: Log, blocks: int) -> Pace:
+    """Slopes from all blocks so far, older ones counting less: recursive least squares with forgetting."""
+    trust = np.exp((np.array(log.ends) - session.step) / (MEMORY * session.steps))
+    fit = fit_slopes(np.array(log.worths), np.array(log.changes), np.array(log.errors), trust)
+    steps = max(1, round(session.steps / blocks))
+    return Pace(fit.slopes, fit.standard_errors, np.array(log.exposure), steps)
+
+
+def _begin(session: Session) -> Log:
+    n, m = len(session.roles.train), len(session.roles.evaluate)
+    nothing = [0.0] * n
+    return Log(average=nothing, exposure=nothing, credit=nothing, offset=[0.0] * m, error=[0.0] * m)
+
+
+def _since_start(session: Session, name: str, now: SequenceLosses) -> float:
+    return change(now, session.reference[name].first(len(now.nll))).value
+
+
+def _block(
+    session: Session, planning: Planning, log: Log, sampled: Mapping[str, SequenceLosses]
+) -> dict[str, Any]:
+    """What the log gains from the steps since the last reading."""
+    mixtures = [np.array(log.weights)] * (session.step - log.step)
+    shares, average = blended(np.array(log.average), log.step, mixtures, session.momentum)
+    before = np.array(log.exposure)
+    after = before + shares.sum(axis=0)
+    moved = [
+        change(sampled[name], SequenceLosses(np.array(nll), sampled[name].tokens))
+        for name, nll in zip(session.roles.evaluate, log.nll, strict=True)
+    ]
+    return {
+        "average": average.tolist(),
+        "exposure": after.tolist(),
+        "ends": [*log.ends, session.step],
+        "worths": [*log.worths, (planning.worth(after) - planning.worth(before)).tolist()],
+        "changes": [*log.changes, [m.value for m in moved]],
+        "errors": [*log.errors, [m.standard_error for m in moved]],
+    }
