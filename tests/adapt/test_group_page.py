@@ -94,7 +94,7 @@ def test_the_page_says_how_many_points_calibrate_and_how_many_were_left_out(resu
     cut = replace(result, losses=result.losses[result.losses["step"] < 320], label="cut")
     text = section([result, cut])
     n = len(EVALUATE) * len(result.slopes)
-    assert f"2 runs with slopes, n = {2 * n - len(EVALUATE)} points" in text
+    assert f"Runs with slopes: 2; n = {2 * n - len(EVALUATE)} points" in text
     assert f"{len(EVALUATE)} more were not read at both ends and are left out" in text
 
 

@@ -138,3 +138,8 @@ def test_tone_and_row_marks_repeat_what_the_words_say() -> None:
     html = Page("t", "s", [Section("a", [Table(frame, marked=[1])])]).render()
     assert re.search(r'<td class="good">kept</td>', html)
     assert re.search(r'<tr class="marked">.*?<td class="bad">not kept</td>', html, re.S)
+
+
+def test_a_gallery_of_small_pictures_says_so() -> None:
+    shown = [Page("t", "s", [Section("a", [Gallery([], small=small)])]).render() for small in (True, False)]
+    assert ['class="gallery small"' in html for html in shown] == [True, False]

@@ -35,7 +35,7 @@ ERROR = Look("root mean squared error", PALETTE[0])
 
 MOST_POINTS = 600
 """Points drawn in a scatter; more make a page heavy and are not told apart."""
-_USED_SHOWN = (-3.0, 4.0)
+_USED_SHOWN = (-2.0, 4.0)
 
 
 def mixture_key(results: Sequence[FinetuneResult]) -> Figure:

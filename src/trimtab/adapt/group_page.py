@@ -175,7 +175,7 @@ def _mixtures(results: Sequence[FinetuneResult]) -> Iterator[Block]:
     yield picture(
         drawn.mixture_key(results),
         "The same colour is the same training domain in every drawing. Targets are at the bottom (left) in full "
-        "colour, other domains pale above (beside) them; the dark line tops the targets.",
+        "colour, other domains pale above (beside) them; the line tops the targets.",
     )
     if moving:
         yield gallery(
@@ -197,10 +197,10 @@ def _calibration(results: Sequence[FinetuneResult]) -> Iterator[Section]:
     runs = by_run["run"].nunique() - 1
     some = f"; {drawn.MOST_POINTS} of them drawn, evenly chosen" if n > drawn.MOST_POINTS else ""
     caption = (
-        f"{runs} runs with slopes, n = {n} points (intervals between updates × evaluation domains, not independent "
+        f"Runs with slopes: {runs}; n = {n} points (intervals between updates × evaluation domains, not independent "
         f"of each other){some}; {left_out} more were not read at both ends and are left out. On the dotted diagonal "
-        "the prediction came true. By length: the error of the predictions with its 95 % interval (bootstrap over whole "
-        "intervals); the upright stroke is how far the losses moved at all, the error of predicting no change."
+        "the prediction came true. By length: the error of the predictions with its 95 % interval (bootstrap over "
+        "whole intervals); the upright stroke is how far the losses moved at all, the error of predicting no change."
     )
     figures = [drawn.calibration_scatter(points)] if n else []
     figures += [drawn.calibration_rows(by_length)] if n else []

@@ -75,6 +75,7 @@ def interval_rows(
         axes.set(xlim=bounds, xlabel=axis)
         name_rows(axes, names)
         axes.grid(axis="x", linewidth=0.6)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_axisbelow(True)
         axes.axvline(0, color=INK, linestyle=":", linewidth=1.1)
         if limit is not None:
@@ -124,8 +125,8 @@ def gain_against_cost(
     known = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
     with house_style():
         figure, axes = one_axes(3.6, title, label)
-        tops = np.array([*y[known], *np.asarray(high, dtype=float)[known], floor, 0.0])
-        bottom, top = with_margin(np.maximum(tops, floor))
+        heights = np.array([0.0, *(ends[k] for ends in (gain, low, high) for k in known)], dtype=float)
+        bottom, top = with_margin(np.maximum(heights, floor))
         places = _side_by_side(x[known], y[known])
         axes.set(ylim=(bottom, top), xlim=with_margin(np.array([*places, 0.0])))
         axes.axhline(0, color=INK, linestyle=":", linewidth=1.1)
