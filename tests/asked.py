@@ -60,6 +60,7 @@ def session(
         reference={name: reading(BASE) for name in roles.evaluate},
         losses=lambda: now,
         clock=Clock(),
+        margin=0.0,
         training_losses=dict(training_losses or {}),
         gradients=gradients,
         asked=asked,
