@@ -38,7 +38,7 @@ class Cell:
 def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Carry out one cell and keep what the tables need; a killed cell goes on from its last checkpoint."""
     scenario, method = SCENARIOS[cell["scenario"]], cell["method"]
-    mixer = methods(cell["scenario"], scenario.train)[method].mixer
+    chosen = methods(cell["scenario"], scenario.train)[method]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = {"r": scenario.lora} if scenario.lora else None
     train, evaluate = scenario.domains()
@@ -46,8 +46,8 @@ def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         load(str(lab_model(MODEL)), device=device, adapter=adapter),
         train=train,
         evaluate=evaluate,
-        mixer=replace(mixer, targets=scenario.targets, constraints=scenario.constraints),  # type: ignore[type-var]
-        fit=replace(FIT, lr=cell["rate"]),
+        mixer=replace(chosen.mixer, targets=scenario.targets, constraints=scenario.constraints),  # type: ignore[type-var]
+        fit=replace(FIT, lr=cell["rate"], margin=chosen.margin),
         seed=cell["seed"],
         out=folder / "run",
         label=method,

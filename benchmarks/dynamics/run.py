@@ -36,6 +36,7 @@ from trimtab.runs.sweep import sweep
 
 RESULTS = Path(__file__).parents[1] / "results" / "dynamics"
 TUNING_SEED = 100
+ROLES = ("sweep", "rival", "ours", "paper", "control", "ablation", "choice")
 
 
 def carry_out(wanted: Iterable[Cell], folder: Path, jobs: int) -> dict[str, Any]:
@@ -75,14 +76,14 @@ def validation_gain(scenario: str, record: dict[str, Any]) -> float:
     return -sum(changes[name] for name in targets) / len(targets)
 
 
-def one_block(scenario: str, seed: int, names: Sequence[str] | None, folder: Path, jobs: int) -> None:
-    """Every method on one scenario and seed, written to the results."""
+def one_block(scenario: str, seed: int, roles: Sequence[str], folder: Path, jobs: int) -> None:
+    """The methods of these roles on one scenario and seed, written to the results."""
     rates = tuned(scenario, folder / "cells", jobs)
     table = methods(scenario, SCENARIOS[scenario].train)
     chosen = {
         name: Cell(scenario, name, rates[method.family]["rate"], seed)
         for name, method in table.items()
-        if not names or name in names
+        if method.role in roles
     }
     start = time.time()
     found = carry_out(chosen.values(), folder / "cells", jobs)
@@ -140,14 +141,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--roles", nargs="+", choices=ROLES, default=list(ROLES))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-dynamics"))
     asked = parser.parse_args()
     for scenario in asked.scenarios:
         for seed in asked.seeds:
             print(f"{scenario}, seed {seed}", file=sys.stderr)
-            one_block(scenario, seed, asked.methods, asked.folder, asked.jobs)
+            one_block(scenario, seed, asked.roles, asked.folder, asked.jobs)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "probes": "kept",
         "schedule": "sparse",
         "slopes": "momentum",
-        "solver": "robust",
+        "solver": "lp",
         "ridge": 0.5,
         "reach": "best",
         "returns": 0.5,
-        "margin": 1.0,
+        "margin": 0.5,
         "cap": 0.5,
     },
     "paper": {
@@ -85,7 +85,8 @@ class DynaMiCS:
         reach: until when constraints must hold in the plan: the "next" update (the paper), the "end" of the run, or
             whichever reading of the evaluation grid is "best" to stop at.
         returns: what n steps on a domain are worth grows as n ** returns; 1 is the paper's straight line.
-        margin: standard errors of each constraint's measured change kept in reserve, at most half the tolerance.
+        margin: standard errors of each constraint's measured change kept in reserve, at most half the tolerance, beside
+            those that the choice of a checkpoint asks for (`Fit.margin`).
         cap: the largest robust margin, in tolerances.
         protect_targets: also keep every target from getting worse than the base model.
         lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all.

@@ -15,8 +15,8 @@ from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.adapt.settings import mass_problems, no_trainable_target
 from trimtab.adapt.shares import spread
+from trimtab.adapt.slack import left
 from trimtab.errors import Problem, nearest
-from trimtab.train.evaluate import change
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,7 @@ class EarlyStoppedTarget(NoProbes):
 
     def decide(self, session: Session, state: State) -> Decision:
         """All mass on the targets, until the constraints are lost."""
-        broken = [
-            name
-            for name, tolerance in session.roles.tolerances.items()
-            if change(session.losses()[name], session.reference[name]).value > tolerance
-        ]
+        broken = [name for name in session.roles.tolerances if left(session, name) < 0]
         bad = int(state.get("bad", 0)) + 1 if broken else 0
         weights = spread(session.roles.train, session.roles.trainable_targets)
         stop = (

@@ -128,7 +128,8 @@ def mixture_problem(
     roles, base = session.roles, _base(session)
     tolerance = np.array([roles.tolerance(name) for name in roles.evaluate])
     allowed, error = np.nan_to_num(tolerance), np.nan_to_num(now.error)
-    limit = base + tolerance - np.minimum(planning.margin * error, allowed / 2)
+    reserve = np.minimum(planning.margin * error, allowed / 2) + session.margin * error
+    limit = base + tolerance - reserve
     targets = [roles.evaluate.index(name) for name in roles.targets]
     if planning.protect_targets:
         limit[targets] = base[targets]

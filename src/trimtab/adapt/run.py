@@ -254,7 +254,7 @@ class Run:
     def _judge(self, progress: Progress, session: Session) -> Progress:
         """Keep the weights if all constraints are kept and the targets gained more than ever before."""
         moved = {name: change(read, self.reference[name]) for name, read in session.losses().items()}
-        if not session.step or not keeps_all(self.roles, moved):
+        if not session.step or not keeps_all(self.roles, moved, self.loop.fit.margin):
             return progress
         gain = target_change(self.roles, moved)
         if gain < progress.best_change:
@@ -312,9 +312,13 @@ class Run:
         self.loop.accelerator.wait_for_everyone()
 
 
-def keeps_all(roles: Roles, moved: Mapping[str, Change]) -> bool:
-    """Whether every constraint's paired change is within its tolerance; an undefined change is not."""
-    return all(moved[name].value <= tolerance for name, tolerance in roles.tolerances.items())
+def keeps_all(roles: Roles, moved: Mapping[str, Change], margin: float = 0.0) -> bool:
+    """Whether every constraint's paired change is within its tolerance by `margin` standard errors.
+
+    An undefined change is not, nor an undefined error where there is a margin.
+    """
+    reserve = {name: margin * moved[name].standard_error if margin else 0.0 for name in roles.tolerances}
+    return all(moved[name].value + reserve[name] <= tolerance for name, tolerance in roles.tolerances.items())
 
 
 def target_change(roles: Roles, moved: Mapping[str, Change]) -> float:

@@ -100,6 +100,7 @@ class Session:
         reference: the base model's losses on the validation sequences, by evaluation domain.
         sizes: rows of each training domain's train split.
         momentum: decay of the optimiser's first moment.
+        margin: standard errors by which a checkpoint must keep each constraint to be chosen.
         training_losses: mean loss of the sequences trained on since the mixer was last asked, nats per token, by
             training domain; domains of which nothing was drawn are left out.
         probe_steps, probe_sequences, gradient_sequences: what the services have cost at this step.
@@ -124,7 +125,7 @@ class Session:
         self._loop, self._splits, self._pause = loop, splits, pause
         self._losses: Mapping[str, SequenceLosses] | None = None
         self._sampled: Mapping[str, SequenceLosses] | None = None
-        self.momentum = loop.fit.betas[0]
+        self.momentum, self.margin = loop.fit.betas[0], loop.fit.margin
 
     def know(self, losses: Mapping[str, SequenceLosses]) -> None:
         """Take the losses that the evaluation grid has just read, so that they are not read again."""

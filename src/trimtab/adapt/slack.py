@@ -32,13 +32,18 @@ def changes(session: Session) -> dict[str, float]:
 def slacks(session: Session) -> dict[str, float]:
     """What is left of each constraint's tolerance, in units of it (of .01 nats at least); negative once broken.
 
-    1 where nothing has moved and the tolerance is at least .01 nats, 0 at the limit.
+    1 where nothing has moved and the tolerance is at least .01 nats, 0 at the limit, which is nearer by the standard
+    errors that the choice of a checkpoint asks for (`Fit.margin`).
     """
-    moved = changes(session)
-    return {
-        name: (tolerance - moved[name]) / scale(session.roles, name)
-        for name, tolerance in session.roles.tolerances.items()
-    }
+    changes(session)
+    return {name: left(session, name) / scale(session.roles, name) for name in session.roles.tolerances}
+
+
+def left(session: Session, constraint: str) -> float:
+    """Nats per token by which a constraint's loss may still rise before a checkpoint counts as breaking it."""
+    moved = change(session.losses()[constraint], session.reference[constraint])
+    reserve = session.margin * moved.standard_error if session.margin else 0.0
+    return session.roles.tolerances[constraint] - moved.value - reserve
 
 
 def scale(roles: Roles, constraint: str) -> float:

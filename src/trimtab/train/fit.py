@@ -51,6 +51,8 @@ class Fit:
         test_sequences: test sequences per domain, read before and after the run; None for all.
         eval_batch_size: sequences per forward pass in evaluation.
         eval_points: points of the geometric evaluation grid (see `evaluation_steps`).
+        margin: standard errors by which a checkpoint must keep each constraint on validation data in order to be
+            chosen; 0 takes the estimate at its word.
         checkpoint_every: steps between resumable checkpoints.
     """
 
@@ -72,6 +74,7 @@ class Fit:
     test_sequences: int | None = None
     eval_batch_size: int = 16
     eval_points: int = 16
+    margin: float = 0.0
     checkpoint_every: int = 100
 
     def lr_at(self, step: int) -> float:
@@ -105,6 +108,7 @@ class Fit:
             ("seq_len", self.seq_len >= 2, "at least 2, so that a token is predicted"),
             ("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number"),
             ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number, or null"),
+            ("margin", 0 <= self.margin < math.inf, "zero or more standard errors"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or more"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"0 to steps={self.steps}"),
