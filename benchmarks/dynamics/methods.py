@@ -42,8 +42,8 @@ class Method:
     Attributes:
         mixer: without targets and constraints, which are the scenario's.
         family: methods of one family share a learning rate, chosen on a seed of its own.
-        role: "sweep" (part of a search over runs), "rival", "ours", "paper", "control", "ablation", or "choice" (another
-            rule for choosing the checkpoint).
+        role: "sweep" (part of a search over runs), "rival", "ours", "paper", "control", "ablation", or "choice"
+            (another rule for choosing the checkpoint).
         margin: standard errors by which a checkpoint must keep the constraints on validation to be chosen.
     """
 

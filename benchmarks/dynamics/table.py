@@ -1,0 +1,145 @@
+"""The tables of the DynaMiCS benchmark, from whatever results there are.
+
+    python benchmarks/dynamics/table.py        prints Markdown, writes benchmarks/results/dynamics/summary.json
+
+Intervals are 95 % bootstrap intervals. Units are pairs of scenario and seed; over several scenarios whole scenarios
+are drawn, so that seeds of one scenario do not pass for independent evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from outcomes import HINDSIGHT, SEARCHES, blocks, outcomes
+
+from trimtab.numerics.proportion import wilson
+from trimtab.numerics.resample import Interval, bootstrap, mean
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.plain import to_json
+
+RESULTS = Path(__file__).parents[1] / "results" / "dynamics"
+YARDSTICK = "best of five fixed"
+LENGTHS = (8, 16, 32, 64, 128)
+"""Upper ends, in steps, of the classes of interval length in the calibration table."""
+
+
+def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row per method over all its units, best constrained gain first."""
+    yard = table[table["method"] == YARDSTICK].set_index(["scenario", "seed"])["constrained"]
+    rows = [_row(str(name), own, yard) for name, own in table.groupby("method", sort=False)]
+    return sorted(rows, key=lambda row: -row["constrained"]["value"])
+
+
+def _row(name: str, own: pd.DataFrame, yard: pd.Series) -> dict[str, Any]:
+    claimed = own[own["claimed"]]
+    paired = own.set_index(["scenario", "seed"])["constrained"].sub(yard).dropna()
+    false = wilson(int((~claimed["kept"].astype(bool)).sum()), len(claimed))
+    return {
+        "method": name,
+        "role": own["role"].iloc[0],
+        "n": len(own),
+        "kept": _told(wilson(int(own["kept"].sum()), len(own))),
+        "false_feasible": _told(false),
+        "constrained": _told(_interval(own, own["constrained"])),
+        "gain": _told(_interval(own, own["gain"])),
+        "over_best_of_five": _told(_interval(paired.index.to_frame(index=False), paired)),
+        "worst_excess_nats": float(own["excess"].max()),
+        "steps": float(own["steps"].mean()),
+        "all_in": float(own["all_in"].mean()),
+        "seconds": float(own["seconds"].mean()),
+    }
+
+
+def _interval(units: pd.DataFrame, values: pd.Series) -> Interval:
+    if values.empty:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    scenarios = units["scenario"].to_numpy()
+    clusters = scenarios.tolist() if len(set(scenarios)) > 2 else None
+    return bootstrap(mean, values.to_numpy(dtype=float), clusters=clusters)
+
+
+def _told(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def calibration(folder: Path) -> list[dict[str, Any]]:
+    """Predicted against realised change of a loss per interval, by method and interval length."""
+    rows = [
+        (name, *point)
+        for block in blocks(folder)
+        for name, run in block["runs"].items()
+        for point in run["calibration"]
+    ]
+    points = pd.DataFrame(rows, columns=["method", "horizon", "predicted", "standard_error", "realised"])
+    points["longest"] = [next((n for n in LENGTHS if h <= n), math.inf) for h in points["horizon"]]
+    return [
+        {"method": name, "up_to_steps": longest, **_calibrated(own)}
+        for (name, longest), own in points.groupby(["method", "longest"])
+    ]
+
+
+def _calibrated(points: pd.DataFrame) -> dict[str, Any]:
+    off = (points["predicted"] - points["realised"]).to_numpy(dtype=float)
+    within = wilson(int((np.abs(off) <= 2 * points["standard_error"]).sum()), len(points))
+    return {
+        "n": len(points),
+        "rmse_nats": float(np.sqrt(np.mean(off**2))),
+        "realised_rms_nats": float(np.sqrt(np.mean(points["realised"] ** 2))),
+        "correlation": float(points["predicted"].corr(points["realised"])),
+        "within_two_errors": _told(within),
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The summary as a table."""
+    lines = [
+        "| method | n | kept on test | false feasible | constrained gain, % | less best of five | worst excess, nats "
+        "| steps x | all-in x |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        kept, false = row["kept"], row["false_feasible"]
+        cells = (
+            row["method"],
+            str(row["n"]),
+            f"{round(kept['value'] * kept['n'])}/{kept['n']}",
+            f"{round((false['value'] or 0) * false['n'])}/{false['n']}" if false["n"] else "none claimed",
+            _span(row["constrained"]),
+            _span(row["over_best_of_five"], signed=True),
+            f"{row['worst_excess_nats']:+.3f}",
+            f"{row['steps']:.2f}",
+            f"{row['all_in']:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _span(value: dict[str, Any], signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{value['value']:{sign}.1f} [{value['low']:{sign}.1f}, {value['high']:{sign}.1f}]"
+
+
+def main() -> None:
+    table = outcomes(RESULTS)
+    whole = summary(table)
+    parts = {str(name): summary(own) for name, own in table.groupby("scenario", sort=False)}
+    record = {
+        "command": "python benchmarks/dynamics/table.py",
+        "units": "pairs of scenario and seed",
+        "blocks": [[b["scenario"]["name"], b["seed"], b["date"]] for b in blocks(RESULTS)],
+        "searches": {**SEARCHES, HINDSIGHT: "the five fixed runs, chosen on test"},
+        "all": whole,
+        "by_scenario": parts,
+        "calibration": calibration(RESULTS),
+    }
+    write_atomic(RESULTS / "summary.json", to_json(record, indent=1) + "\n")
+    for title, rows in {"all": whole, **parts}.items():
+        print(f"\n## {title}\n\n{markdown(rows)}")
+
+
+if __name__ == "__main__":
+    main()
