@@ -10,7 +10,7 @@ import numpy as np
 
 from trimtab.adapt.mixer import Decision, Mixer
 from trimtab.adapt.roles import Roles, make_roles
-from trimtab.adapt.session import Clock, GradientProducts
+from trimtab.adapt.session import Clock, GradientProducts, SlopeEstimate, Trials
 from trimtab.train.evaluate import SequenceLosses
 
 TARGETS = ["math"]
@@ -21,16 +21,21 @@ BASE = 2.0
 """The base model's loss of every domain, nats per token."""
 
 
-def reading(loss: float) -> SequenceLosses:
-    """Two sequences of ten tokens at a loss."""
-    return SequenceLosses(np.full(2, 10 * loss), np.full(2, 10))
+def reading(loss: float, spread: float = 0.0) -> SequenceLosses:
+    """Two sequences of ten tokens around a loss; `spread` is the standard error."""
+    return SequenceLosses(10 * (loss + spread * np.array([-1.0, 1.0])), np.full(2, 10))
 
 
 def session(
     step: int = 0,
     *,
     steps: int = 64,
+    grid: Sequence[int] = (0, 4, 16, 64),
     roles: Roles = ROLES,
+    margin: float = 0.0,
+    momentum: float = 0.0,
+    spread: float = 0.0,
+    slopes: SlopeEstimate | None = None,
     training_losses: Mapping[str, float] | None = None,
     products: Mapping[str, Sequence[float]] | None = None,
     **moved: float,
@@ -40,30 +45,46 @@ def session(
     Args:
         step: now.
         steps: of the run.
+        grid: the steps at which runs are evaluated.
         roles: the domains by role.
+        margin: standard errors by which a checkpoint must keep each constraint.
+        momentum: decay of the optimiser's first moment.
+        spread: standard error of every change since step 0.
+        slopes: what every step of a trial does, and the errors of a change over one step.
         training_losses: since the mixer was last asked.
         products: the row of gradient products of each evaluation domain.
         moved: nats per token, by evaluation domain.
     """
-    now = {name: reading(BASE + moved.get(name, 0.0)) for name in roles.evaluate}
+    now = {name: reading(BASE + moved.get(name, 0.0), spread) for name in roles.evaluate}
     asked: list[tuple[int, tuple[str, ...]]] = []
+    tried: list[tuple[int, ...]] = []
 
     def gradients(sequences: int, of: Sequence[str]) -> GradientProducts:
         asked.append((sequences, tuple(of)))
         assert products is not None
         return GradientProducts(np.array([products[name] for name in of]), tuple(of), sequences)
 
+    def trials(readings: Sequence[int]) -> Trials:
+        tried.append(tuple(readings))
+        assert slopes is not None
+        lengths = np.diff([0, *readings])[:, None, None]
+        return Trials(tuple(readings), lengths * slopes.slopes, lengths * slopes.standard_errors)
+
     return SimpleNamespace(
         roles=roles,
         step=step,
         steps=steps,
+        grid=tuple(grid),
         reference={name: reading(BASE) for name in roles.evaluate},
         losses=lambda: now,
         clock=Clock(),
-        margin=0.0,
+        margin=margin,
+        momentum=momentum,
         training_losses=dict(training_losses or {}),
         gradients=gradients,
+        trials=trials,
         asked=asked,
+        tried=tried,
     )
 
 
