@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from trimtab import Domain, DynaMiCS, EarlyStoppedTarget, Fixed, Replay, finetune, load
-from trimtab.adapt.dynamics_job import DynamicsConfig
+from trimtab import (
+    Aioli,
+    Domain,
+    DualAscent,
+    DynaMiCS,
+    EarlyStoppedTarget,
+    Exp3,
+    Feedback,
+    Fit,
+    Fixed,
+    GradientAlignment,
+    Proportional,
+    ReferenceLoss,
+    Replay,
+    Uniform,
+    finetune,
+    load,
+)
+from trimtab.adapt.dynamics_job import AnyMixer, DynamicsConfig
 from trimtab.adapt.estimate import estimate
+from trimtab.adapt.ledger import CostReport
+from trimtab.adapt.rolled_back import SlopeRule
+from trimtab.adapt.schedules import Schedule
 from trimtab.models.adapters import Lora
 from trimtab.runs.plain import plain
 from worlds import EVALUATE, QUICK, TRAIN, evaluated, llama, model, tokenizer, trainable
@@ -33,18 +54,82 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DynamicsConfig:
     )
 
 
+MIXERS: list[Any] = [
+    Aioli(),
+    Aioli(rounds=1, sweeps=2, delta=0.9),
+    Aioli(rounds=2, delta=0.5),
+    DualAscent(every=5),
+    DynaMiCS(),
+    *(DynaMiCS(blocks=blocks) for blocks in (1, 2, 3, 5)),
+    DynaMiCS(blocks=4, lean=0.0, preset="paper", probes="kept"),
+    DynaMiCS(preset="paper"),
+    EarlyStoppedTarget(patience=99),
+    Exp3(),
+    Exp3(every=5),
+    Feedback(),
+    Feedback(every=3),
+    Fixed(target_mass=0.5),
+    GradientAlignment(near=0.999, sequences=3),
+    GradientAlignment(near=0.999, every=7),
+    Proportional(),
+    ReferenceLoss(every=2),
+    Replay(),
+    Uniform(),
+]
+TRIALS = [
+    DynaMiCS(probes="rolled-back", schedule=schedule, slopes=slopes, probe_steps=3)
+    for schedule, slopes in product((*get_args(Schedule), 4, [5, 6]), get_args(SlopeRule))
+]
+SHORT = replace(QUICK, steps=9, eval_points=3, eval_sequences=7, probe_sequences=3)
+"""Read at 0, 1, 3 and 9: the first blocks of kept probes, a step each, end on the grid and off it."""
+
+
+def named(mixer: Any) -> str:
+    """The kind, and what was set."""
+    plain_one = type(mixer)()
+    odd = [str(v) for k, v in vars(mixer).items() if v != getattr(plain_one, k)]
+    return " ".join([mixer.kind, *odd])
+
+
+def books(mixer: Any, fit: Fit, **constraints: float) -> CostReport:
+    """What a real run costs."""
+    told = replace(mixer, targets=("math",), constraints=constraints)
+    return finetune(model(), train=trainable(), evaluate=evaluated(), mixer=told, fit=fit).cost
+
+
+def test_every_kind_is_here() -> None:
+    assert {type(mixer) for mixer in MIXERS} == set(get_args(AnyMixer))
+
+
+CASES = [*product([QUICK], [*MIXERS, *TRIALS]), *product([SHORT], MIXERS)]
+
+
 @pytest.mark.parametrize(
-    "mixer",
-    [DynaMiCS(schedule=4), DynaMiCS(schedule="dense", probe_steps=2), DynaMiCS(schedule=[5, 6]), Replay()],
-    ids=["gap", "dense", "steps", "replay"],
+    ("fit", "mixer"), CASES, ids=lambda v: f"{v.steps}" if v in (QUICK, SHORT) else named(v)
 )
-def test_steps_and_costs_are_those_a_run_books(config: DynamicsConfig, mixer: Any) -> None:
-    expected = estimate(replace(config, mixer=mixer))
-    told = replace(mixer, targets=("math",), constraints={"web": 5.0})
-    cost = finetune(model(), train=trainable(), evaluate=evaluated(), mixer=told, fit=QUICK).cost
+def test_steps_and_costs_are_those_a_run_books(config: DynamicsConfig, fit: Fit, mixer: Any) -> None:
+    constraints = {} if isinstance(mixer, GradientAlignment) else {"web": 5.0}
+    expected = estimate(replace(config, mixer=mixer, fit=fit, constraints=constraints))
+    cost = books(mixer, fit, **constraints)
     assert (expected.steps, expected.probe_steps) == (cost.training_steps, cost.probe_steps)
     assert expected.training_multiple == pytest.approx(cost.training_multiple, abs=1e-12)
     assert expected.all_in_multiple == pytest.approx(cost.all_in_multiple, abs=1e-12)
+
+
+def test_gradients_of_constraints_not_in_need_are_counted_all_the_same(config: DynamicsConfig) -> None:
+    """Two constraints of two sequences at each of three questions, a step's worth each four."""
+    mixer = GradientAlignment(near=0.0, every=4, sequences=2)
+    constraints = {"web": 5.0, "safety": 5.0}
+    expected = estimate(replace(config, mixer=mixer, constraints=constraints))
+    cost = books(mixer, QUICK, **constraints)
+    assert expected.training_multiple == pytest.approx(cost.training_multiple + 3 * 2 * 2 / 4 / 12, abs=1e-12)
+
+
+def test_a_run_that_stops_early_takes_less(config: DynamicsConfig) -> None:
+    mixer = EarlyStoppedTarget(patience=1)
+    cost = books(mixer, QUICK, web=0.0)
+    assert cost.training_steps < 12
+    assert estimate(replace(config, mixer=mixer)).steps == 12
 
 
 def test_every_run_of_a_group_counts(config: DynamicsConfig) -> None:
@@ -83,6 +168,14 @@ def test_memory_is_weights_gradients_moments_snapshot_and_logits(
     copies = 6 if probes else 3
     assert found.memory_bytes == 4 * (base + copies * trainable + logits)
     assert found.disk_bytes == 4 * 5 * trainable
+
+
+def test_memory_holds_the_gradients_of_each_training_loss_twice(config: DynamicsConfig) -> None:
+    plain_run, aligned = (
+        estimate(replace(config, mixer=mixer, dtype=dtype)).memory_bytes
+        for mixer, dtype in ((Uniform(), "bfloat16"), (GradientAlignment(), "bfloat16"))
+    )
+    assert aligned - plain_run == 2 * len(TRAIN) * 4 * count()[1]
 
 
 def test_another_type_has_another_width(config: DynamicsConfig) -> None:

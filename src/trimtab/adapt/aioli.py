@@ -11,12 +11,14 @@ from jaxtyping import Float
 
 from trimtab.adapt.alignment import in_units
 from trimtab.adapt.mixer import Decision, NoProbes, State
+from trimtab.adapt.needs import Needs, off_grid
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.adapt.settings import count_problems, positive_problems, share_problems
 from trimtab.adapt.shares import exponentiated, spread
 from trimtab.adapt.slack import changes
 from trimtab.errors import Problem
+from trimtab.train.fit import Fit
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Aioli(NoProbes):
         if not 0 < self.delta < 1:
             yield Problem("mixer.delta", str(self.delta), "a part between 0 and 1")
 
+    def needs(self, fit: Fit, roles: Roles) -> Needs:
+        """All losses at each mixture of a sweep and once after it."""
+        return Needs(whole_readings=off_grid(self.questions(fit.steps, len(roles.train)), fit))
+
     def decide(self, session: Session, state: State) -> Decision:
         """The next mixture of a sweep, or the mixture for the rest of the round."""
         names, now = len(session.roles.train), list(changes(session).values())
@@ -86,16 +92,24 @@ class Aioli(NoProbes):
             self._book(known, now)
         known |= {"slot": known["slot"] + 1, "before": now}
         if known["slot"] < slots:
+            length = self._length(session.steps, names)
             mixture = self.mixtures(names)[self._turn(known, names)]
-            return self._until(session, mixture.tolist(), session.step + self._length(session), known)
+            return self._until(session, mixture.tolist(), session.step + length, known)
         self._learn(known)
-        end = (known["round"] + 1) * session.steps // self._rounds(session)
+        end = (known["round"] + 1) * session.steps // self._rounds(session.steps, names)
         return self._until(session, known["weights"], end, known)
 
     def mixtures(self, names: int) -> Float[np.ndarray, "N N"]:
         """The mixtures of a sweep, one per row."""
         rows: np.ndarray = (1 - self.smoothing) * np.eye(names) + self.smoothing / names
         return rows
+
+    def questions(self, steps: int, names: int) -> list[int]:
+        """Every step at which it is asked in a run of `steps` steps on `names` domains."""
+        rounds, length = self._rounds(steps, names), self._length(steps, names)
+        starts = (number * steps // rounds for number in range(rounds))
+        asked = [start + k * length for start in starts for k in range(self.sweeps * names + 1)]
+        return [step for step in asked if step < steps]
 
     def _turn(self, known: Mapping[str, Any], names: int) -> int:
         """Whose mixture it is: sweeps go forward and backward in turn."""
@@ -123,14 +137,14 @@ class Aioli(NoProbes):
         weights = exponentiated(before, self.eta * (in_units(push) if self.normalise else push))
         known["weights"] = [float(weight) for weight in weights]
 
-    def _rounds(self, session: Session) -> int:
-        fitting = session.steps // (2 * self.sweeps * len(session.roles.train))
+    def _rounds(self, steps: int, names: int) -> int:
+        fitting = steps // (2 * self.sweeps * names)
         return max(1, min(self.rounds, fitting))
 
-    def _length(self, session: Session) -> int:
-        """Steps on each mixture of a sweep."""
-        slots = self._rounds(session) * self.sweeps * len(session.roles.train)
-        return max(1, int(self.delta * session.steps / slots))
+    def _length(self, steps: int, names: int) -> int:
+        """Steps on each mixture of a sweep; the shortest round has a step left for what was learnt."""
+        rounds, slots = self._rounds(steps, names), self.sweeps * names
+        return max(1, min(int(self.delta * steps / (rounds * slots)), (steps // rounds - 1) // slots))
 
     @staticmethod
     def _until(session: Session, weights: Sequence[float], end: int, known: State) -> Decision:

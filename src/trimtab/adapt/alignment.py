@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import Decision, NoProbes, State
-from trimtab.adapt.rhythm import next_question, rhythm_problems
+from trimtab.adapt.needs import Needs
+from trimtab.adapt.rhythm import next_question, questions, reads_losses, rhythm_problems
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.adapt.settings import count_problems, positive_problems, share_problems
 from trimtab.adapt.shares import exponentiated, smoothed, spread
 from trimtab.adapt.slack import slacks
 from trimtab.errors import DivergedError, Problem
+from trimtab.train.fit import Fit
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class GradientAlignment(NoProbes):
         yield from share_problems(smoothing=self.smoothing, near=self.near)
         yield from count_problems(sequences=self.sequences)
         yield from rhythm_problems(self.every)
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:
+        """All losses at each question, and gradients as if every constraint were in need."""
+        gradients = len(roles.train) + len(roles.targets) + len(roles.tolerances)
+        asked = len(questions(fit.steps, self.every))
+        return replace(reads_losses(fit, self.every), gradient_sequences=asked * gradients * self.sequences)
 
     def decide(self, session: Session, state: State) -> Decision:
         """An update from equal shares, and from the last shares at each further question."""

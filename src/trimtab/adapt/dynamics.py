@@ -10,12 +10,14 @@ import numpy as np
 
 from trimtab.adapt import kept, rolled_back
 from trimtab.adapt.mixer import Decision, State, Update
+from trimtab.adapt.needs import Needs
 from trimtab.adapt.planning import Pace, Planning, Reach, Solver, make_update, solve, standing
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rolled_back import SlopeRule
 from trimtab.adapt.schedules import Interval, Schedule, intervals
 from trimtab.adapt.session import Session
 from trimtab.errors import DivergedError, Problem, not_among
+from trimtab.train.fit import Fit
 
 Preset = Literal["default", "paper"]
 Probes = Literal["kept", "rolled-back"]
@@ -133,6 +135,12 @@ class DynaMiCS:
         if self.settled("probes") == "kept":
             return []
         return intervals(self.settled("schedule"), steps, self.probe_steps)
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:
+        """A sampled reading at each border of kept blocks, or the trials of each interval."""
+        if self.settled("probes") == "kept":
+            return kept.needs(fit, roles, self.blocks, self.lean)
+        return rolled_back.needs(self.plan(fit.steps), self.settled("slopes"), fit, roles)
 
     def decide(self, session: Session, state: State) -> Decision:
         """Measure, solve, and ask again at the next update.

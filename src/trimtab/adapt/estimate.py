@@ -7,28 +7,35 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.adapt.dynamics_job import AnyMixer, DynamicsConfig
-from trimtab.adapt.ledger import Ledger, cost_report
+from trimtab.adapt.dynamics_job import DynamicsConfig
+from trimtab.adapt.ledger import CostReport, cost_report
+from trimtab.adapt.needs import Needs
 from trimtab.models.adapters import Lora
-from trimtab.train.fit import evaluation_steps
 
 _OPTIMISER_COPIES = 3
 """Gradient and two moments of each trainable parameter."""
 _SNAPSHOT_COPIES = 3
 """A snapshot holds each trainable parameter and its two moments once more."""
+_GRADIENT_COPIES = 2
+"""The gradient of each training loss is held once by itself and once in their matrix."""
+_GRADIENT_WIDTH = 4
+"""Bytes of a gradient's numbers; those of a float64 model are wider."""
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected steps, memory and disk of a job; nan where the model is not on this machine.
+    """Steps, memory and disk of a job, at most; nan where the model is not on this machine.
+
+    A run that stops early takes less, and so does one with a validation split shorter than the fit asks for.
 
     Attributes:
         steps: optimiser steps of all runs.
         probe_steps: trial steps of all runs, rolled back.
         training_multiple: of the main run, beside a fixed-mixture run.
         all_in_multiple: the same with evaluations.
-        memory_bytes: of one run: weights, gradients, moments, snapshot and the largest logits.
+        memory_bytes: of the largest run: weights, gradients, moments, what its mixer holds beside them (a snapshot,
+            or gradients of each training loss) and the largest logits.
         disk_bytes: of all runs: base and best weights and one checkpoint each.
     """
 
@@ -55,45 +62,36 @@ class Estimate:
 
 def estimate(config: DynamicsConfig) -> Estimate:
     """Steps, memory and disk of a job, from its config and the model's headers."""
-    mixers = [config.mixer, *config.compare.values()]
+    needs = [mixer.needs(config.fit, config.roles()) for mixer in (config.mixer, *config.compare.values())]
     parameters, width, vocabulary = _model_size(config)
     trainable = parameters if config.adapter is None else math.nan
     if config.adapter is not None and math.isfinite(parameters):
         trainable = _lora_parameters(Path(config.model), config.adapter)
-    copies = _OPTIMISER_COPIES + (_SNAPSHOT_COPIES if any(m.plan(config.fit.steps) for m in mixers) else 0)
+    held = max(_held(asked, len(config.train), width) for asked in needs)
     rows = max(config.fit.micro_batch_size or config.fit.batch_size, config.fit.eval_batch_size)
     logits = 2 * 4 * rows * config.fit.seq_len * vocabulary
-    multiples = _multiples(config, config.mixer)
+    cost = _cost(config, needs[0])
     return Estimate(
-        steps=config.fit.steps * len(mixers),
-        probe_steps=sum(_probe_steps(config, mixer) for mixer in mixers),
-        training_multiple=multiples[0],
-        all_in_multiple=multiples[1],
-        memory_bytes=width * (parameters + copies * trainable) + logits,
-        disk_bytes=width * trainable * 5 * len(mixers),
+        steps=config.fit.steps * len(needs),
+        probe_steps=sum(asked.probe_steps for asked in needs),
+        training_multiple=cost.training_multiple,
+        all_in_multiple=cost.all_in_multiple,
+        memory_bytes=width * (parameters + _OPTIMISER_COPIES * trainable) + held * trainable + logits,
+        disk_bytes=width * trainable * 5 * len(needs),
     )
 
 
-def _probe_steps(config: DynamicsConfig, mixer: AnyMixer) -> int:
-    return len(config.train) * sum(span.probe_steps for span in mixer.plan(config.fit.steps))
+def _cost(config: DynamicsConfig, needs: Needs) -> CostReport:
+    fit, ledger = config.fit, needs.ledger(config.fit, config.roles())
+    grid = ledger.monitoring_sequences
+    return cost_report(ledger, steps=fit.steps, grid_sequences=grid, batch_size=fit.batch_size)
 
 
-def _multiples(config: DynamicsConfig, mixer: AnyMixer) -> tuple[float, float]:
-    fit, domains = config.fit, len(config.roles().evaluate)
-    grid = evaluation_steps(fit.steps, fit.eval_points)
-    plan = mixer.plan(fit.steps)
-    after = len(plan) * len(config.train) * domains * fit.probe_sequences
-    before = sum(span.start not in grid for span in plan) * domains * fit.eval_sequences
-    ledger = Ledger(
-        training_steps=fit.steps,
-        probe_steps=_probe_steps(config, mixer),
-        monitoring_sequences=len(grid) * domains * fit.eval_sequences,
-        probe_sequences=after + before,
-    )
-    report = cost_report(
-        ledger, steps=fit.steps, grid_sequences=ledger.monitoring_sequences, batch_size=fit.batch_size
-    )
-    return report.training_multiple, report.all_in_multiple
+def _held(needs: Needs, n_train: int, width: float) -> float:
+    """Bytes that a mixer holds for a while of each trainable parameter."""
+    snapshot = _SNAPSHOT_COPIES * width if needs.probe_steps else 0.0
+    gradients = _GRADIENT_COPIES * n_train * max(_GRADIENT_WIDTH, width) if needs.gradient_sequences else 0.0
+    return max(snapshot, gradients)
 
 
 def _model_size(config: DynamicsConfig) -> tuple[float, float, float]:

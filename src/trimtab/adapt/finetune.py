@@ -135,8 +135,7 @@ def _carry_out(run: Run, path: Path, label: str, config: Mapping[str, Any]) -> F
 def _ticker(
     check: Callable[[], None], progress: Progressor | None, roles: Roles, mixer: Mixer, fit: Fit
 ) -> Callable[[], None]:
-    probes = sum(span.probe_steps for span in mixer.plan(fit.steps)) * len(roles.train)
-    total, done = fit.steps + probes, 0
+    total, done = fit.steps + mixer.needs(fit, roles).probe_steps, 0
 
     def tick() -> None:
         nonlocal done

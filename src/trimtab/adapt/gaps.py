@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trimtab.adapt.mixer import Decision, NoProbes, State
-from trimtab.adapt.rhythm import next_question, rhythm_problems
+from trimtab.adapt.needs import Needs
+from trimtab.adapt.rhythm import next_question, reads_losses, rhythm_problems
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.adapt.settings import no_trainable_target, positive_problems, share_problems, side_problems
 from trimtab.adapt.shares import exponentiated, smoothed, spread
 from trimtab.adapt.slack import changes, slacks
 from trimtab.errors import Problem
+from trimtab.train.fit import Fit
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Feedback(NoProbes):
             yield Problem("mixer.floor", str(self.floor), "a share between 0 and 0.5")
         elif not self.floor <= self.start <= 1 - self.floor:
             yield Problem("mixer.start", str(self.start), f"a share from {self.floor} to {1 - self.floor}")
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """All losses at each question."""
+        return reads_losses(fit, self.every)
 
     def decide(self, session: Session, state: State) -> Decision:
         """The share of the targets, moved by the tightest constraint."""
@@ -113,6 +119,10 @@ class ReferenceLoss(NoProbes):
         yield from share_problems(smoothing=self.smoothing)
         yield from rhythm_problems(self.every)
 
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """All losses at each question."""
+        return reads_losses(fit, self.every)
+
     def decide(self, session: Session, state: State) -> Decision:
         """Equal shares at first, then an update at each question."""
         train = session.roles.train
@@ -162,6 +172,10 @@ class DualAscent(NoProbes):
         yield from side_problems(roles)
         yield from positive_problems(eta=self.eta)
         yield from rhythm_problems(self.every)
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """All losses at each question."""
+        return reads_losses(fit, self.every)
 
     def decide(self, session: Session, state: State) -> Decision:
         """Targets alone at first, then an update of the prices at each question."""

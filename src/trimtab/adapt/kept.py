@@ -15,10 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import State
+from trimtab.adapt.needs import Needs, off_grid
 from trimtab.adapt.planning import Pace, Planning, Standing
+from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.numerics.slopes import blended, fit_slopes
 from trimtab.train.evaluate import SequenceLosses, change
+from trimtab.train.fit import Fit, evaluation_steps
 
 SETTLED = 0.1
 """Last share of a run in which blocks lean no more, so that it does not end on a single domain."""
@@ -26,6 +29,16 @@ FIRST = 1 / 8
 """Largest share of a run that its first blocks take, one per domain."""
 MEMORY = 1.0
 """Share of a run after which what a block taught counts 1 / e."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of a run that is only planned: as much of a session as borders depend on."""
+
+    roles: Roles
+    step: int
+    steps: int
+    grid: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -45,14 +58,14 @@ class Blocks:
     lean: float
 
     @classmethod
-    def of(cls, session: Session, blocks: int, lean: float) -> Blocks:
+    def of(cls, session: Session | Moment, blocks: int, lean: float) -> Blocks:
         """The blocks of a run that is cut into `blocks`."""
         train, targets = session.roles.train, session.roles.targets
         steps = max(1, round(session.steps / blocks))
         first = max(1, min(steps, int(FIRST * session.steps / len(train))))
         return cls(steps, first, tuple(sorted(range(len(train)), key=lambda k: train[k] in targets)), lean)
 
-    def first_mixture(self, session: Session) -> Float[np.ndarray, " N"] | None:
+    def first_mixture(self, session: Session | Moment) -> Float[np.ndarray, " N"] | None:
         """The mixture of a first block at this step, half targets and half the rest but for its lean; None later."""
         number = session.step // self.first
         if number >= len(self.order):
@@ -64,7 +77,7 @@ class Blocks:
         mixture: np.ndarray = (1 - lean) * even / even.sum() + lean * np.eye(len(train))[self.order[number]]
         return mixture
 
-    def next_border(self, session: Session) -> int:
+    def next_border(self, session: Session | Moment) -> int:
         """The end of the block that begins here; none crosses a point of the evaluation grid: its reading is free."""
         first = self.first_mixture(session) is not None
         end = (session.step // self.first + 1) * self.first if first else session.step + self.steps
@@ -117,6 +130,16 @@ class Log:
     def with_mixture(self, weights: Float[np.ndarray, " N"], credit: Sequence[float]) -> State:
         """The state of a mixer that goes on with this mixture."""
         return asdict(replace(self, weights=weights.tolist(), credit=list(credit)))
+
+
+def needs(fit: Fit, roles: Roles, blocks: int, lean: float) -> Needs:
+    """A sampled reading at each border that is no point of the evaluation grid."""
+    now = Moment(roles, 0, fit.steps, evaluation_steps(fit.steps, fit.eval_points))
+    plan, borders = Blocks.of(now, blocks, lean), []
+    while now.step < now.steps:
+        borders.append(now.step)
+        now = replace(now, step=plan.next_border(now))
+    return Needs(sampled_readings=off_grid(borders, fit))
 
 
 def read(session: Session, planning: Planning, state: State) -> tuple[Log, Standing]:

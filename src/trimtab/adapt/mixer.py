@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from trimtab.adapt.needs import Needs
 from trimtab.adapt.roles import Roles
-from trimtab.adapt.schedules import Interval
 from trimtab.adapt.session import Session, SlopeEstimate
 from trimtab.errors import Problem
 from trimtab.numerics.simplex import MixtureSolution
+from trimtab.train.fit import Fit
 
 State = Mapping[str, Any]
 """What a mixer remembers from one question to the next, also over a resume; JSON-able."""
@@ -68,20 +69,20 @@ class Mixer(Protocol):
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Every setting that cannot work with these domains."""
 
-    def plan(self, steps: int) -> list[Interval]:
-        """The probes it will ask for; empty for a mixer that does not probe."""
+    def needs(self, fit: Fit, roles: Roles) -> Needs:
+        """What it will ask of such a run beside training and the evaluation grid, at most."""
 
     def decide(self, session: Session, state: State) -> Decision:
         """The mixture from this step on."""
 
 
 class NoProbes:
-    """What mixers share that roll no training back: nothing to plan, and nothing to refuse unless they say so."""
+    """What mixers share that roll no training back: nothing to refuse and nothing to pay for unless they say so."""
 
     def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
         """No setting of this mixer can be wrong."""
         return iter(())
 
-    def plan(self, steps: int) -> list[Interval]:  # noqa: ARG002
-        """No probes."""
-        return []
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """Nothing beside training and the evaluation grid."""
+        return Needs()

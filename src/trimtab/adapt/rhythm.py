@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trimtab.adapt.needs import Needs, off_grid
 from trimtab.errors import Problem
+from trimtab.train.fit import Fit
 
 UPDATES = 16
 """Updates of a run whose mixer leaves `every` open."""
@@ -24,6 +26,25 @@ def next_question(step: int, steps: int, every: int | None) -> int | None:
     gap = every or max(1, steps // UPDATES)
     later = (step // gap + 1) * gap
     return later if later < steps else None
+
+
+def questions(steps: int, every: int | None) -> list[int]:
+    """Every step at which such a mixer is asked: 0 and the multiples of `every` below `steps`.
+
+    >>> questions(32, 10)
+    [0, 10, 20, 30]
+    """
+    asked: list[int] = []
+    step: int | None = 0
+    while step is not None:
+        asked.append(step)
+        step = next_question(step, steps, every)
+    return asked
+
+
+def reads_losses(fit: Fit, every: int | None) -> Needs:
+    """What a mixer needs that reads all validation sequences at each question."""
+    return Needs(whole_readings=off_grid(questions(fit.steps, every), fit))
 
 
 def rhythm_problems(every: int | None) -> Iterator[Problem]:

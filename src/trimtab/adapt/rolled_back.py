@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import State
+from trimtab.adapt.needs import Needs, off_grid
 from trimtab.adapt.planning import Pace, Planning
+from trimtab.adapt.roles import Roles
+from trimtab.adapt.schedules import Interval
 from trimtab.adapt.session import Session, Trials
 from trimtab.numerics.slopes import blended, fit_slopes
+from trimtab.train.fit import Fit
 
 SlopeRule = Literal["whole", "second-half", "momentum"]
+
+
+def read_after(rule: SlopeRule, steps: int) -> tuple[int, ...]:
+    """The steps of a trial after which losses are read: its end and, where the rule asks for it, its half."""
+    half = steps // 2
+    return (half, steps) if rule != "whole" and half else (steps,)
+
+
+def needs(spans: Sequence[Interval], rule: SlopeRule, fit: Fit, roles: Roles) -> Needs:
+    """All losses at each update, and a trial of each training domain with its readings."""
+    trials = len(roles.train)
+    return Needs(
+        probe_steps=trials * sum(span.probe_steps for span in spans),
+        whole_readings=off_grid((span.start for span in spans), fit),
+        sampled_readings=trials * sum(len(read_after(rule, span.probe_steps)) for span in spans),
+    )
 
 
 def measure(session: Session, planning: Planning, rule: SlopeRule, steps: int, state: State) -> Pace:
@@ -24,8 +44,7 @@ def measure(session: Session, planning: Planning, rule: SlopeRule, steps: int, s
     how much of each domain the optimiser's first moment held at every step; its standard errors include the scatter
     between the halves, hence the choice of training batches.
     """
-    half = steps // 2
-    trials = session.trials((half, steps) if rule != "whole" and half else (steps,))
+    trials = session.trials(read_after(rule, steps))
     if rule == "momentum":
         return _freed_of_momentum(session, planning, trials, state)
     before = exposed(session, state)
