@@ -61,7 +61,8 @@ def fit_slopes(
     met = (exposures * trust[:, None] != 0).any(axis=0)
     shape = changes.shape[1], exposures.shape[1]
     slopes, spread, inflation = np.full(shape, np.nan), np.full(shape, np.nan), np.ones(shape[0])
-    floor = max(1e-12, 1e-3 * float(np.median(errors)))
+    # A loss that mostly does not move at all must not push a direction seen with ordinary noise under the cut of rank.
+    floor = max(1e-12, 1e-3 * float(np.median(errors)), 1e-8 * float(errors.max(initial=0.0)))
     for row in range(shape[0]):
         precision = trust / np.maximum(errors[:, row], floor) ** 2
         found, own, chi2 = _least_squares(exposures[:, met], changes[:, row], precision)
