@@ -100,7 +100,7 @@ def _dynamics() -> dict[str, Method]:
     return {
         "ours": Method(DynaMiCS(), "kept", "ours"),
         "ours, rolled back": Method(DynaMiCS(probes="rolled-back"), "rolled back", "ours"),
-        "paper none": Method(DynaMiCS(preset="paper", schedule="none"), "rolled back", "paper"),
+        "paper none": Method(DynaMiCS(preset="paper", schedule="none"), "rolled back", "ablation"),
         "paper light": Method(paper, "rolled back", "paper"),
         "paper dense": Method(DynaMiCS(preset="paper", schedule="dense"), "rolled back", "paper"),
         "lp": Method(DynaMiCS(**_PUBLISHED, solver="lp"), "rolled back", "ablation"),
@@ -119,10 +119,10 @@ def _dynamics() -> dict[str, Method]:
         ),
         "shuffled": Method(ShuffledSlopes(), "kept", "control"),
         "shuffled, rolled back": Method(
-            ShuffledSlopes(**_PUBLISHED, solver="robust"), "rolled back", "control"
+            ShuffledSlopes(**_PUBLISHED, solver="robust"), "rolled back", "ablation"
         ),
         "oracle": Method(OracleSlopes(**_PUBLISHED, solver="robust"), "rolled back", "control"),
-        "oracle, ours": Method(OracleSlopes(probes="rolled-back"), "rolled back", "control"),
+        "oracle, ours": Method(OracleSlopes(probes="rolled-back"), "rolled back", "ablation"),
         "ours, lean 0": Method(DynaMiCS(lean=0.0), "kept", "ablation"),
         "ours, straight": Method(DynaMiCS(returns=1.0), "kept", "ablation"),
         "ours, ridge 0": Method(DynaMiCS(ridge=0.0), "kept", "ablation"),
