@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.adapt.comparison import unique_labels
+from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.numerics.proportion import wilson
 from trimtab.report.numbers import missing
 
 if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult
-
-SMALLEST = 0.01
-"""Nats that count as one tolerance where the tolerance is 0; the mixture problem weighs violations alike."""
 
 CONSTRAINT_COLUMNS = (
     "run",
@@ -138,7 +136,7 @@ def _constraint_row(label: str, row: dict[Any, Any]) -> dict[str, Any]:
 
 def _used(change: float, tolerance: float) -> float:
     """A change in tolerances, set so that 1 is the limit also where the tolerance is 0."""
-    return 1 + (change - tolerance) / (tolerance if tolerance > 0 else SMALLEST)
+    return 1 + (change - tolerance) / (tolerance if tolerance > 0 else LEAST_SCALE_NATS)
 
 
 def _worst(own: pd.DataFrame) -> dict[str, Any]:

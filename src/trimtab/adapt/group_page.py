@@ -10,8 +10,9 @@ import pandas as pd
 from trimtab.adapt import group_figures as drawn
 from trimtab.adapt.calibration import calibration_points, calibration_table
 from trimtab.adapt.comparison import CHANGE, KEPT, LIMIT, comparison_table, kept_word
-from trimtab.adapt.feasibility import SMALLEST, feasibility_rates, feasibility_table, violation_table
+from trimtab.adapt.feasibility import feasibility_rates, feasibility_table, violation_table
 from trimtab.adapt.page_parts import COVERS, gallery, picture, tone
+from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.report.numbers import NOTHING, fixed, missing, span
 from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text
 
@@ -107,7 +108,7 @@ def _constraints(results: Sequence[FinetuneResult]) -> Iterator[Section]:
         "run, the constraint that used most of its tolerance; picked by the same sequences, it leans to the bad side."
     )
     if (constraints["tolerance"] == 0).any():
-        caption += f" Where the tolerance is 0, a unit is {SMALLEST} nats and the limit stays at 1."
+        caption += f" Where the tolerance is 0, a unit is {LEAST_SCALE_NATS} nats and the limit stays at 1."
     figures = drawn.constraint_figures(constraints, violations)
     yield Section("Constraints side by side", [gallery(figures, caption), _violations(violations)])
     yield Section("Was “feasible” luck?", [_rates(results)])

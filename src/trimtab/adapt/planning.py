@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import Update
+from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.adapt.session import Session, SlopeEstimate
 from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
 from trimtab.train.evaluate import change
@@ -133,7 +134,7 @@ def mixture_problem(
     targets = [roles.evaluate.index(name) for name in roles.targets]
     if planning.protect_targets:
         limit[targets] = base[targets]
-    scale = np.maximum(np.maximum(allowed, 2 * error), 0.01)
+    scale = np.maximum(np.maximum(allowed, 2 * error), LEAST_SCALE_NATS)
     widest = planning.cap * scale / (max(planning.kappa, 1e-12) * horizon)
     return MixtureProblem(
         slopes=pace.slopes,

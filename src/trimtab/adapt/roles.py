@@ -11,6 +11,9 @@ from trimtab.errors import Problem, nearest
 
 Role = Literal["target", "constraint", "monitored"]
 
+LEAST_SCALE_NATS = 0.01
+"""What a gap is counted in where its tolerance is zero or less than this, so that nothing is divided by zero."""
+
 
 @dataclass(frozen=True)
 class Roles:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 
-from trimtab.adapt.roles import Roles
+from trimtab.adapt.roles import LEAST_SCALE_NATS, Roles
 from trimtab.adapt.session import Session
 from trimtab.errors import DivergedError
 from trimtab.train.evaluate import change
-
-LEAST_SCALE_NATS = 0.01
-"""Below this a gap counts in hundredths of a nat, so that a tolerance of zero divides nothing by zero."""
 
 
 def changes(session: Session) -> dict[str, float]:
