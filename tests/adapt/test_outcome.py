@@ -12,9 +12,9 @@ import pytest
 
 from trimtab.adapt.ledger import Ledger
 from trimtab.adapt.outcome import LOSS_COLUMNS, final_frame, losses_frame, make_result
+from trimtab.adapt.progress import Progress
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import make_roles
-from trimtab.adapt.run import Progress
 from trimtab.train.evaluate import SequenceLosses
 from trimtab.train.fit import Fit
 

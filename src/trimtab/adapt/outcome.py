@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from trimtab.adapt.ledger import cost_report
+from trimtab.adapt.progress import Progress
 from trimtab.adapt.result import FinetuneResult, Status, read_update
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rows import Row
-from trimtab.adapt.run import Progress
 from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.fit import Fit, evaluation_steps
 

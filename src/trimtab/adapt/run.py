@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
-from trimtab.adapt.ledger import Ledger
+from trimtab.adapt.choice import keeps_all, lost, target_change
 from trimtab.adapt.mixer import Mixer
+from trimtab.adapt.progress import Progress
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rows import Row, decision_row, evaluation_row, read_losses, training_row, write_losses
 from trimtab.adapt.session import Clock, Session
@@ -21,58 +20,11 @@ from trimtab.errors import DivergedError
 from trimtab.runs.atomic import atomic_directory
 from trimtab.runs.record import RunFolder
 from trimtab.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_tensors
-from trimtab.train.evaluate import Change, SequenceLosses, change
+from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.interrupt import Paused
-from trimtab.train.loop import Loop, StepStats
+from trimtab.train.loop import Loop
 from trimtab.train.snapshot import copy_parameters, put_parameters
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, beside what the loop holds.
-
-    Attributes:
-        weights: the mixture now.
-        ask_at: the step at which the mixer wants to be asked; None for never.
-        state: the mixer's.
-        best_step: the best checkpoint that kept all constraints; 0 (the base weights) while there is none.
-        best_change: its mean change of the target losses, nats; 0 for the base weights.
-        kept_once: whether any evaluated checkpoint kept all constraints.
-        training_nll: summed negative log-likelihood of what was trained on since the mixer was last asked, in nats, by
-            training domain.
-        training_tokens: the loss-carrying tokens behind it.
-        probed: whether the mixture has just been chosen by probes, which are too dear to lose.
-        stop: why the run ends here; None while it goes on.
-        offset: bytes of metrics.jsonl that belong to it.
-        ledger: what it has cost.
-    """
-
-    weights: tuple[float, ...] = ()
-    ask_at: int | None = 0
-    state: Mapping[str, Any] = field(default_factory=dict)
-    training_nll: Mapping[str, float] = field(default_factory=dict)
-    training_tokens: Mapping[str, int] = field(default_factory=dict)
-    best_step: int = 0
-    best_change: float = 0.0
-    kept_once: bool = False
-    probed: bool = False
-    stop: str | None = None
-    offset: int = 0
-    ledger: Ledger = field(default_factory=Ledger)
-
-    @property
-    def training_losses(self) -> dict[str, float]:
-        """Mean loss of what was trained on since the mixer was last asked, nats per token, by domain drawn."""
-        return {name: nll / self.training_tokens[name] for name, nll in self.training_nll.items()}
-
-    def trained(self, stats: StepStats) -> Progress:
-        """The progress after one more step."""
-        nll, tokens = dict(self.training_nll), dict(self.training_tokens)
-        for name, more in stats.nll.items():
-            nll[name] = nll.get(name, 0.0) + more
-            tokens[name] = tokens.get(name, 0) + stats.tokens[name]
-        return replace(self, training_nll=nll, training_tokens=tokens)
 
 
 class Run:
@@ -170,9 +122,7 @@ class Run:
         snapshot, extra = load_checkpoint(found[-1])
         self.loop.restore(snapshot)
         self.reference = read_losses(self.artifacts / "reference")
-        progress = Progress(
-            **{**extra, "weights": tuple(extra["weights"]), "ledger": Ledger(**extra["ledger"])}
-        )
+        progress = Progress.read(extra)
         if self.folder:
             self.folder.truncate_metrics(progress.offset)
         self._wait()
@@ -200,7 +150,7 @@ class Run:
             if session.step in self.grid:
                 rows.append(self._evaluate(session))
                 ledger = ledger.add(monitoring_sequences=_sequences(session.losses()))
-                _refuse_infinity(session)
+                self._refuse_infinity(session)
                 progress = self._judge(progress, session)
             if session.step == self.loop.fit.steps:
                 progress = replace(progress, stop="done")
@@ -250,6 +200,12 @@ class Run:
             )
         session.know(losses)
         return evaluation_row(session.step, "validation", losses, self.reference)
+
+    def _refuse_infinity(self, session: Session) -> None:
+        if names := lost(session.losses(), self.reference):
+            raise DivergedError(
+                f"the loss of {', '.join(names)} at step {session.step} is not finite; try a lower lr"
+            )
 
     def _judge(self, progress: Progress, session: Session) -> Progress:
         """Keep the weights if all constraints are kept and the targets gained more than ever before."""
@@ -310,34 +266,6 @@ class Run:
 
     def _wait(self) -> None:
         self.loop.accelerator.wait_for_everyone()
-
-
-def keeps_all(roles: Roles, moved: Mapping[str, Change], margin: float = 0.0) -> bool:
-    """Whether every constraint's paired change is within its tolerance by `margin` standard errors.
-
-    An undefined change is not, nor an undefined error where there is a margin.
-    """
-    reserve = {name: margin * moved[name].standard_error if margin else 0.0 for name in roles.tolerances}
-    return all(moved[name].value + reserve[name] <= tolerance for name, tolerance in roles.tolerances.items())
-
-
-def target_change(roles: Roles, moved: Mapping[str, Change]) -> float:
-    """Mean change of the target losses, nats per token: negative is a gain."""
-    return math.fsum(moved[name].value for name in roles.targets) / len(roles.targets)
-
-
-def _refuse_infinity(session: Session) -> None:
-    """Raise DivergedError if a loss that was finite is so no more."""
-    before = session.reference
-    lost = [
-        name
-        for name, read in session.losses().items()
-        if math.isfinite(before[name].loss) and not math.isfinite(read.loss)
-    ]
-    if lost:
-        raise DivergedError(
-            f"the loss of {', '.join(lost)} at step {session.step} is not finite; try a lower lr"
-        )
 
 
 def _sequences(losses: Mapping[str, SequenceLosses]) -> int:
