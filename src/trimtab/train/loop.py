@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +15,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from trimtab.data.stream import MixtureStream, permutation
+from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
 from trimtab.errors import DivergedError
 from trimtab.models.load import Model
 from trimtab.seeds import derive
+from trimtab.train.batches import batched, evaluation_rows, join_batches
 from trimtab.train.evaluate import SequenceLosses
 from trimtab.train.fit import Fit
 from trimtab.train.snapshot import (
@@ -30,10 +30,9 @@ from trimtab.train.snapshot import (
     put_moments,
     put_parameters,
     put_rng_states,
+    rng_kept,
     rng_states,
 )
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -275,16 +274,6 @@ class Loop:
 
 
 @contextmanager
-def rng_kept() -> Iterator[None]:
-    """Give torch's generators the states back that they had before a block."""
-    states = rng_states()
-    try:
-        yield
-    finally:
-        put_rng_states(states)
-
-
-@contextmanager
 def modes_kept(module: nn.Module) -> Iterator[None]:
     """Give each part of a module back the mode it had, training or not, after a block."""
     training = [part for part in module.modules() if part.training]
@@ -294,30 +283,6 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
         module.eval()
         for part in training:
             part.training = True
-
-
-def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
-    """The rows of a split that evaluations read, in an order fixed by the domain's name alone."""
-    return [int(row) for row in permutation(size, derive(0, "evaluation", name))[:limit]]
-
-
-def batched(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """`items` in runs of `size`; the last may be shorter."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def join_batches(batches: Sequence[Batch]) -> Batch:
-    """One batch from several, padded on the right to the longest."""
-    width = max(batch.input_ids.shape[1] for batch in batches)
-
-    def join(tensors: Sequence[Tensor], fill: int) -> Tensor:
-        return torch.cat([F.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors])
-
-    return Batch(
-        input_ids=join([b.input_ids for b in batches], 0),
-        attention_mask=join([b.attention_mask for b in batches], 0),
-        labels=join([b.labels for b in batches], -100),
-    )
 
 
 def _join(parts: Sequence[SequenceLosses]) -> SequenceLosses:

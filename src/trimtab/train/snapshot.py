@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,3 +97,13 @@ def put_rng_states(states: Mapping[str, Tensor]) -> None:
             torch.set_rng_state(state)
         elif torch.cuda.is_available():
             torch.cuda.set_rng_state(state, device)
+
+
+@contextmanager
+def rng_kept() -> Iterator[None]:
+    """Give torch's generators the states back that they had before a block."""
+    states = rng_states()
+    try:
+        yield
+    finally:
+        put_rng_states(states)
