@@ -11,72 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import unigram as uni
 import worlds
-from trimtab.adapt.roles import Roles, make_roles
+from trimtab.adapt.roles import make_roles
 from trimtab.adapt.session import Clock, Session
 from trimtab.data.tokens import TokenSplit, tokenise
 from trimtab.errors import DivergedError
 from trimtab.seeds import isolated
-from trimtab.train.batches import evaluation_rows
-from trimtab.train.fit import Fit
 from trimtab.train.interrupt import Paused
 from trimtab.train.loop import Loop
 from trimtab.train.snapshot import Snapshot
-from unigram import Rows, Twin, counts, row_losses, shuffled
-
-TRAIN: dict[str, Rows] = {
-    "math": shuffled([1, 1, 2, 3, 1], 9),
-    "code": shuffled([4, 4, 5, 2], 7),
-    "web": shuffled([6, 0, 6, 5, 3, 6, 1], 8),
-}
-EVALUATE: dict[str, Rows] = {
-    "math": [[0, 1, 1], [0, 2, 1, 3, 1, 1], [0, 3], [0, 1, 2, 2]],
-    "code": [[0, 4, 5], [0, 4], [0, 5, 2, 4, 4, 4, 4, 1]],
-    "web": [[0, 6, 6, 6], [0, 3, 5], [0, 0, 0, 6], [0, 1], [0, 6, 5]],
-    "safety": [[0, 5, 6, 1], [0, 2], [0, 3, 3, 3, 3, 0]],
-}
-FIT = Fit(
-    steps=40,
-    batch_size=4,
-    lr=0.05,
-    betas=(0.8, 0.9),
-    weight_decay=0.1,
-    clip_norm=0.4,
-    lr_schedule="linear",
-    warmup_steps=2,
-    eval_sequences=5,
-    probe_sequences=3,
-    eval_batch_size=2,
-)
-ROLES = make_roles(list(TRAIN), ["safety"], ["math"], {"safety": 0.0})
-
-
-def unigram_loop(fit: Fit = FIT, module: nn.Module | None = None) -> Loop:
-    domains = {name: uni.domain(name, train=rows) for name, rows in TRAIN.items()}
-    return Loop(uni.unigram(module), domains, fit, seed=0)
-
-
-def open_session(loop: Loop, roles: Roles = ROLES, pause: Callable[[], None] = lambda: None) -> Session:
-    splits = {name: uni.split(rows) for name, rows in EVALUATE.items()}
-    return Session(loop, roles, splits, loop.evaluate(splits, loop.fit.eval_sequences), Clock(), pause)
-
-
-def read_by_twin(twin: Twin, name: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = EVALUATE[name]
-    return row_losses(twin.theta, [rows[k] for k in evaluation_rows(name, len(rows), limit)])
-
-
-def warmed_up(steps: int) -> tuple[Loop, Twin]:
-    """A loop and its twin after steps on web alone; every row of a domain has the same counts."""
-    loop = unigram_loop()
-    twin = Twin(lr=FIT.lr, betas=FIT.betas, weight_decay=FIT.weight_decay, clip_norm=FIT.clip_norm)
-    for step in range(steps):
-        loop.step([0.0, 0.0, 1.0])
-        twin.step(counts(TRAIN["web"][:4]), FIT.lr_at(step))
-    return loop, twin
+from unigram import counts
+from unigram_run import EVALUATE, FIT, ROLES, TRAIN, open_session, read_by_twin, unigram_loop, warmed_up
 
 
 @pytest.mark.parametrize("start", [0, 3])
@@ -99,6 +47,34 @@ def test_slopes_and_their_errors_are_those_of_the_twin(start: int, length: int) 
             assert estimate.slopes[row, column] == pytest.approx(slope, abs=1e-10)
             assert estimate.standard_errors[row, column] == pytest.approx(error, abs=1e-10)
     assert np.linalg.matrix_rank(estimate.slopes) == 3
+
+
+@pytest.mark.parametrize("readings", [(1,), (1, 4), (2, 3, 6)])
+def test_trials_tell_what_moved_between_readings(readings: tuple[int, ...]) -> None:
+    loop, twin = warmed_up(3)
+    trials = open_session(loop).trials(list(readings))
+    assert trials.readings == readings
+    assert trials.changes.shape == trials.errors.shape == (len(readings), 4, 3)
+    for column, name in enumerate(TRAIN):
+        trial, before = twin.copy(), {judged: read_by_twin(twin, judged, 3)[0] for judged in EVALUATE}
+        for reading, (start, stop) in enumerate(itertools.pairwise((0, *readings))):
+            for step in range(3 + start, 3 + stop):
+                trial.step(counts(TRAIN[name][:4]), FIT.lr_at(step))
+            for row, judged in enumerate(ROLES.evaluate):
+                nll, tokens = read_by_twin(trial, judged, 3)
+                moved, before[judged] = nll - before[judged], nll
+                change = moved.sum() / tokens.sum()
+                residual = moved - change * tokens
+                error = math.sqrt(3 / 2 * (residual**2).sum()) / tokens.sum()
+                assert trials.changes[reading, row, column] == pytest.approx(change, abs=1e-10)
+                assert trials.errors[reading, row, column] == pytest.approx(error, abs=1e-10)
+
+
+def test_what_moved_between_readings_adds_up_to_the_probe() -> None:
+    loop, _ = warmed_up(2)
+    session = open_session(loop)
+    slopes = session.probe(5).slopes
+    np.testing.assert_allclose(session.trials((2, 4, 5)).changes.sum(axis=0) / 5, slopes, rtol=0, atol=1e-12)
 
 
 def test_a_domain_does_most_for_itself() -> None:
@@ -164,7 +140,7 @@ def test_training_goes_on_as_if_nothing_had_been_probed(taken: int) -> None:
         with isolated(1):
             loop, session = llama_session(taken=taken)
             for _ in range(probes):
-                session.probe(2)
+                session.trials((1, 2))
             for _ in range(3):
                 loop.step([0.2, 0.2, 0.6])
             snapshots.append(loop.snapshot())
@@ -228,6 +204,21 @@ class Poison(uni.Unigram):
         return out
 
 
+class Fuse(uni.Unigram):
+    """The n-th training pass gives nan."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__()
+        self.left = passes
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        out = super().forward(input_ids, attention_mask)
+        self.left -= self.training
+        if self.training and self.left == 0:
+            out.logits = out.logits * math.nan
+        return out
+
+
 def test_a_probe_that_diverges_is_a_column_of_nan() -> None:
     """Only code has token 4."""
     loop, plain = unigram_loop(module=Poison(4)), unigram_loop()
@@ -237,6 +228,14 @@ def test_a_probe_that_diverges_is_a_column_of_nan() -> None:
     assert np.isnan(estimate.standard_errors[:, 1]).all()
     np.testing.assert_array_equal(estimate.slopes[:, [0, 2]], expected.slopes[:, [0, 2]])
     assert_same_state(loop, before)
+
+
+def test_a_trial_that_diverges_late_is_nan_at_every_reading() -> None:
+    """Code's first reading is finite; what it said is not to be trusted."""
+    trials = open_session(unigram_loop(module=Fuse(5))).trials((1, 3))
+    assert np.isnan(trials.changes[:, :, 1]).all()
+    assert np.isnan(trials.errors[:, :, 1]).all()
+    assert np.isfinite(trials.changes[:, :, 0]).all()
 
 
 def test_a_probe_that_makes_one_reading_infinite_is_a_column_of_nan() -> None:
@@ -277,6 +276,35 @@ def test_what_a_probe_costs_is_booked() -> None:
     assert set(session.clock.seconds) == {"probe evaluation", "probe training", "snapshot"}
 
 
+def test_every_reading_of_a_trial_is_booked() -> None:
+    session = open_session(unigram_loop())
+    session.trials((1, 2, 5))
+    assert session.probe_steps == 15
+    assert session.probe_sequences == 15 + 3 * 3 * 12
+
+
+def test_a_sampled_reading_is_the_first_sequences_and_is_made_once() -> None:
+    """3 sequences of each of 4 domains, as a trial reads them."""
+    loop, twin = warmed_up(2)
+    session = open_session(loop)
+    found = session.sampled_losses()
+    for name, losses in found.items():
+        nll, tokens = read_by_twin(twin, name, 3)
+        np.testing.assert_allclose(losses.nll, nll, rtol=0, atol=1e-10)
+        np.testing.assert_array_equal(losses.tokens, tokens)
+    assert session.sampled_losses() is found
+    assert (session.probe_sequences, session.probe_steps) == (12, 0)
+    assert set(session.clock.seconds) == {"probe evaluation"}
+
+
+def test_a_sampled_reading_is_free_where_all_sequences_were_read() -> None:
+    session = open_session(unigram_loop())
+    session.know(session.reference)
+    for name, losses in session.sampled_losses().items():
+        np.testing.assert_array_equal(losses.nll, session.reference[name].nll[:3])
+    assert session.probe_sequences == 0
+
+
 def test_readings_of_the_grid_are_not_read_again() -> None:
     loop = unigram_loop()
     session = open_session(loop)
@@ -293,6 +321,7 @@ def test_a_session_knows_its_place() -> None:
     assert (session.step, session.steps) == (1, 40)
     assert session.grid[0] == 0
     assert session.grid[-1] == 40
+    assert (session.momentum, session.margin) == (0.8, 0.0)
 
 
 def test_a_clock_adds_up_also_after_an_error() -> None:
