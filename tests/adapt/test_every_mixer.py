@@ -46,7 +46,10 @@ MIXERS: list[Mixer] = [
     Aioli(**ASKED, rounds=1, delta=0.8),
     Aioli(**ASKED, rounds=2, delta=0.5, ema=0.5),
     DualAscent(**ASKED, every=2),
+    DynaMiCS(**ASKED),
+    DynaMiCS(**ASKED, blocks=3, lean=0.9),
     DynaMiCS(**ASKED, schedule=4, probe_steps=2),
+    DynaMiCS(**ASKED, preset="paper", schedule=4, probe_steps=2),
     EarlyStoppedTarget(**ASKED, patience=9),
     Exp3(**ASKED, every=1),
     Exp3(**ASKED, every=3),
@@ -168,7 +171,9 @@ def watch(mixer: Any, out: Path) -> list[tuple[int, dict[str, float], Decision]]
     return watched.seen
 
 
-@pytest.mark.parametrize("mixer", [m for m in MIXERS if isinstance(m, NEW)], ids=lambda mixer: mixer.kind)
+@pytest.mark.parametrize(
+    "mixer", [m for m in MIXERS if isinstance(m, (*NEW, DynaMiCS))], ids=lambda mixer: mixer.kind
+)
 def test_mixtures_lie_on_the_simplex_and_states_are_json(mixer: Any, tmp_path: Path) -> None:
     for _, _, decision in watch(mixer, tmp_path / "run"):
         assert min(decision.weights) >= 0

@@ -25,13 +25,14 @@ from trimtab.data.tokens import tokenise
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.models.load import Model
 from trimtab.seeds import isolated
-from trimtab.train.evaluate import change
+from trimtab.train.evaluate import Z95, change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.loop import Loop
 from worlds import EVALUATE, QUICK, TRAIN, domain, evaluated, model, texts, tokenizer, trainable
 
 LOOSE = {"web": 5.0, "safety": 5.0}
-PROBING = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3}, schedule=4)
+KEPT = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3})
+PROBING = replace(KEPT, schedule=4)
 
 
 class Letters(nn.Module):
@@ -96,7 +97,9 @@ def best_by_table(result: FinetuneResult, tolerances: Mapping[str, float], targe
 @pytest.mark.parametrize(
     ("mixer", "best"),
     [
-        (PROBING, 12),
+        (KEPT, 12),
+        (PROBING, 7),
+        (replace(PROBING, preset="paper"), 12),
         (Fixed(weights={"math": 3, "code": 1}, targets=["math"], constraints={"web": 0.2}), 4),
         (EarlyStoppedTarget(targets=["math"], constraints={"web": 0.2, "facts": 0.2}, patience=1), 4),
     ],
@@ -109,6 +112,26 @@ def test_the_model_holds_the_best_checkpoint_that_kept_every_constraint(mixer: M
     assert (result.status, result.step) == ("feasible", best)
     assert best == best_by_table(result, mixer.constraints, ["math"])
     assert same(weights(handle), replay(model(dropout=0.1), result, fit))
+
+
+@pytest.mark.parametrize(("margin", "best"), [(0.0, 4), (1.0, 3), (2.0, 3), (5.0, 2)])
+def test_a_checkpoint_that_keeps_a_constraint_but_not_by_the_margin_is_not_chosen(
+    margin: float, best: int
+) -> None:
+    """Every later checkpoint gains more on math, so the last one that is allowed comes back."""
+    mixer = Fixed(weights={"math": 3, "code": 1}, targets=["math"], constraints={"web": 0.1})
+    result = run(model(dropout=0.1), mixer, replace(QUICK, eval_points=6, margin=margin))
+    rows = result.losses[(result.losses["split"] == "validation") & (result.losses["domain"] == "web")]
+    error = (rows["change_high"] - rows["change"]) / Z95
+    allowed = rows[(rows["change"] + margin * error <= 0.1) & (rows["step"] > 0)]
+    assert (result.status, result.step) == ("feasible", best)
+    assert best == allowed["step"].max()
+
+
+def test_where_no_checkpoint_keeps_a_constraint_by_the_margin_the_base_weights_come_back() -> None:
+    mixer = Fixed(weights={"math": 3, "code": 1}, targets=["math"], constraints={"web": 0.1})
+    result = run(model(dropout=0.1), mixer, replace(QUICK, eval_points=6, margin=50.0))
+    assert (result.status, result.step) == ("infeasible", 0)
 
 
 def test_what_is_reported_is_read_from_test_sequences_with_the_weights_that_come_back() -> None:

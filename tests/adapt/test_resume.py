@@ -64,11 +64,11 @@ def abort_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, count: int)
     return calls
 
 
-# 12 steps and 18 probe steps, 4 readings on the grid and 10 around probes, snapshots and restores, checkpoints
-# (each of them flushed, moved into place and followed by clean-up), rows of metrics.
+# 12 steps and 18 probe steps, 4 readings on the grid and 20 around and inside of probes, snapshots and restores,
+# checkpoints (each of them flushed, moved into place and followed by clean-up), rows of metrics.
 MOMENTS = [
     *((Loop, "step", n) for n in range(1, 31)),
-    *((Loop, "evaluate", n) for n in range(1, 17)),
+    *((Loop, "evaluate", n) for n in (*range(1, 17), 20, 23, 26)),
     *((Loop, "snapshot", n) for n in range(1, 9)),
     *((Loop, "restore", n) for n in range(1, 10)),
     *((checkpoint, "save_file", n) for n in range(1, 25)),

@@ -171,8 +171,9 @@ def fitted(session: Session, log: Log, blocks: int) -> Pace:
 
 def _begin(session: Session) -> Log:
     n, m = len(session.roles.train), len(session.roles.evaluate)
-    nothing = [0.0] * n
-    return Log(average=nothing, exposure=nothing, credit=nothing, offset=[0.0] * m, error=[0.0] * m)
+    zeros: dict[str, Any] = {name: [0.0] * n for name in ("average", "exposure", "credit")}
+    zeros |= {name: [0.0] * m for name in ("offset", "error")}
+    return Log(**zeros, ends=[], worths=[], changes=[], errors=[])
 
 
 def _since_start(session: Session, name: str, now: SequenceLosses) -> float:
