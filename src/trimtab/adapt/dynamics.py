@@ -31,8 +31,9 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "ridge": 0.5,
         "reach": "best",
         "returns": 0.5,
-        "margin": 0.5,
+        "margin": 1.0,
         "cap": 0.5,
+        "shrink": True,
     },
     "paper": {
         "probes": "rolled-back",
@@ -44,6 +45,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "returns": 1.0,
         "margin": 0.0,
         "cap": float("inf"),
+        "shrink": False,
     },
 }
 """What a setting that is None stands for."""
@@ -90,8 +92,11 @@ class DynaMiCS:
         margin: standard errors of each constraint's measured change kept in reserve, at most half the tolerance, beside
             those that the choice of a checkpoint asks for (`Fit.margin`).
         cap: the largest robust margin, in tolerances.
+        shrink: draw each loss's slopes towards their mean over the training domains as far as noise explains how they
+            differ, before planning.
         protect_targets: also keep every target from getting worse than the base model.
-        lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all.
+        lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all. The first blocks, which
+            have to tell the domains apart, always lean by half at least.
         blocks: how many blocks a run of kept probes is cut into, hence how often it is read.
     """
 
@@ -109,8 +114,9 @@ class DynaMiCS:
     returns: float | None = None
     margin: float | None = None
     cap: float | None = None
+    shrink: bool | None = None
     protect_targets: bool = False
-    lean: float = 0.5
+    lean: float = 0.0
     blocks: int = 40
     kind: Literal["dynamics"] = "dynamics"
 
@@ -162,7 +168,7 @@ class DynaMiCS:
     @property
     def planning(self) -> Planning:
         """How slopes become a mixture."""
-        names = ("solver", "kappa", "ridge", "reach", "returns", "margin", "cap", "protect_targets")
+        names = ("solver", "kappa", "ridge", "reach", "returns", "margin", "cap", "shrink", "protect_targets")
         return Planning(**{name: self.settled(name) for name in names})
 
     def measured(self, session: Session, span: Interval, state: State) -> Pace:

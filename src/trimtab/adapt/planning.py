@@ -12,6 +12,7 @@ from trimtab.adapt.mixer import Update
 from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.adapt.session import Session, SlopeEstimate
 from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
+from trimtab.numerics.slopes import shrunk
 from trimtab.train.evaluate import change
 
 Solver = Literal["grid", "lp", "robust"]
@@ -35,6 +36,7 @@ class Planning:
     margin: float = 0.0
     cap: float = float("inf")
     protect_targets: bool = False
+    shrink: bool = False
 
     def worth(self, exposure: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
         """What so many steps on a domain are worth, in first steps: ((1 + n) ** returns - 1) / returns."""
@@ -77,6 +79,21 @@ class Pace:
         return moved
 
 
+def calmed(session: Session, pace: Pace) -> Pace:
+    """Slopes in which domains that differ by no more than noise differ no more.
+
+    Each loss's slopes are shrunk towards their mean over the training domains, its own domain apart, which is known to
+    be a case of its own.
+    """
+    slopes, errors = pace.slopes.copy(), pace.errors.copy()
+    known = np.isfinite(slopes).all(axis=0) & (errors > 0).all(axis=0)
+    for row, name in enumerate(session.roles.evaluate):
+        pool = known & np.array([other != name for other in session.roles.train])
+        if pool.sum() > 1:
+            slopes[row, pool], errors[row, pool] = shrunk(slopes[row, pool], errors[row, pool])
+    return replace(pace, slopes=slopes, errors=errors)
+
+
 def standing(session: Session) -> Standing:
     """Where the losses stand, read on all validation sequences."""
     moved = [change(session.losses()[name], session.reference[name]) for name in session.roles.evaluate]
@@ -87,8 +104,8 @@ def solve(session: Session, planning: Planning, pace: Pace, now: Standing, later
     """The mixture from here on.
 
     Where the plan may choose when to stop, the mixture is solved for each of the last points of the evaluation grid
-    (checkpoints are judged nowhere else) and for the next update; of those whose constraints hold, the one with the
-    lowest predicted targets wins, and if none holds, the one for the next update.
+    (checkpoints are judged nowhere else) and for the next update. Of the plans whose constraints hold, the one with the
+    lowest predicted targets wins; if none holds, the one that breaks them least.
 
     Args:
         session: the run.
@@ -97,9 +114,9 @@ def solve(session: Session, planning: Planning, pace: Pace, now: Standing, later
         now: where the losses stand.
         later: the step of the next update.
     """
+    pace = calmed(session, pace) if planning.shrink else pace
     plans = [_plan(session, planning, pace, now, stop) for stop in _stops(session, planning, later)]
-    holding = [plan for plan in plans if plan.status == "optimal"]
-    return min(holding, key=lambda plan: plan.objective, default=plans[0])
+    return min(plans, key=lambda plan: (plan.worst, plan.solution.objective)).solution
 
 
 def make_update(
@@ -147,7 +164,15 @@ def mixture_problem(
     )
 
 
-def _plan(session: Session, planning: Planning, pace: Pace, now: Standing, stop: int) -> MixtureSolution:
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A mixture, and by how much it breaks the constraint it breaks most, scaled; 0 where all hold."""
+
+    solution: MixtureSolution
+    worst: float
+
+
+def _plan(session: Session, planning: Planning, pace: Pace, now: Standing, stop: int) -> _Plan:
     """The mixture until `stop`.
 
     With diminishing returns the problem is linearised around a mixture, solved, and the mixture moved towards the
@@ -162,7 +187,11 @@ def _plan(session: Session, planning: Planning, pace: Pace, now: Standing, stop:
             found = solve_mixture(problem, planning.solver, kappa=planning.kappa, ridge=planning.ridge)
         mixture = mixture + (found.weights - mixture) * 2 / (number + 2)
     gained = planning.worth(pace.exposure + horizon * mixture) - planning.worth(pace.exposure)
-    return replace(found, weights=mixture, objective=float(pace.moved(gained)[list(problem.targets)].sum()))
+    total = float(pace.moved(gained)[list(problem.targets)].sum())
+    worst = float(np.nan_to_num(found.violation / problem.scale).max())
+    return _Plan(
+        replace(found, weights=mixture, objective=total), worst if found.status == "relaxed" else 0.0
+    )
 
 
 def _linearised(

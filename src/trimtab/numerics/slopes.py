@@ -85,6 +85,32 @@ def _least_squares(
     return found, spread, float(residual @ residual)
 
 
+def shrunk(
+    values: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Noisy values drawn towards their common mean, as far as their noise explains how they differ.
+
+    The variance between true values is estimated by moments (DerSimonian & Laird 1986) and each value is
+    replaced by its posterior mean and standard deviation under a normal prior with that mean and variance. The
+    smallest of many noisy slopes is mostly noise: without shrinking, a planner picks just that one.
+
+    Args:
+        values: at least one.
+        errors: their standard errors, above 0.
+
+    >>> shrunk(np.array([-1.0, 1.0]), np.array([2.0, 2.0]))[0].tolist()
+    [0.0, 0.0]
+    """
+    precision = 1 / errors**2
+    total = precision.sum()
+    mean = float(precision @ values / total)
+    excess = float(precision @ (values - mean) ** 2) - (len(values) - 1)
+    room = float(total - (precision**2).sum() / total)
+    between = max(0.0, excess / room) if room > 0 else 0.0
+    kept = between / (between + errors**2)
+    return mean + kept * (values - mean), np.sqrt(kept * errors**2 + (1 - kept) ** 2 / total)
+
+
 def blended(
     before: Float[np.ndarray, " N"], taken: int, mixtures: Sequence[Float[np.ndarray, " N"]], beta: float
 ) -> tuple[Float[np.ndarray, "S N"], Float[np.ndarray, " N"]]:
