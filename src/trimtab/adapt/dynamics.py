@@ -95,8 +95,8 @@ class DynaMiCS:
         shrink: draw each loss's slopes towards their mean over the training domains as far as noise explains how they
             differ, before planning.
         protect_targets: also keep every target from getting worse than the base model.
-        lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all. The first blocks, which
-            have to tell the domains apart, always lean by half at least.
+        lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all. The first blocks,
+            which have to tell the domains apart, always lean by half at least.
         blocks: how many blocks a run of kept probes is cut into, hence how often it is read.
     """
 
