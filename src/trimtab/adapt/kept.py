@@ -1,8 +1,9 @@
-"""Probes that are training: short blocks that each lean towards one domain, and slopes read off the run itself.
+"""Probes that are training: a run cut into short blocks, and slopes read off the run itself.
 
-Nothing is rolled back. The first blocks train on one domain each. After them every block leans towards the domain that
-the mixture owes most, so that the mixture is kept on average while slopes stay identified. At each border a few
-sequences are read, slopes are fitted to all blocks so far, and the mixture is solved for again.
+Nothing is rolled back. The first blocks lean towards one domain each, which tells the domains apart. After them every
+block has the mixture that was last solved for, and may lean beyond it towards the domain that the mixture owes most, so
+that slopes stay identified while the mixture is kept on average. At each border a few sequences are read, slopes
+are fitted to all blocks so far, and the mixture is solved for again.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Blocks:
 
     Attributes:
         steps: of a block.
-        first: steps of each of the first blocks, which train on one domain each.
+        first: steps of each of the first blocks, which lean towards one domain each.
         order: of the domains in the first blocks: those that are no targets first, which does the least harm.
         lean: share of a block that goes to one domain beyond the mixture.
     """
