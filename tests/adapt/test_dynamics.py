@@ -39,6 +39,7 @@ PUBLISHED = {
     "returns": 1.0,
     "margin": 0.0,
     "cap": math.inf,
+    "shrink": False,
 }
 OURS = {
     "probes": "kept",
@@ -48,8 +49,9 @@ OURS = {
     "ridge": 0.5,
     "reach": "best",
     "returns": 0.5,
-    "margin": 0.5,
+    "margin": 1.0,
     "cap": 0.5,
+    "shrink": True,
 }
 OTHER = {
     "schedule": 7,

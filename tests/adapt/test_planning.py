@@ -16,6 +16,7 @@ from trimtab.adapt.planning import (
     Pace,
     Planning,
     Standing,
+    calmed,
     make_update,
     mixture_problem,
     solve,
@@ -283,13 +284,46 @@ def test_readings_before_the_next_update_are_no_stops() -> None:
     assert stopped((0, 4, 16, 20), "best", 21).objective == pytest.approx(-0.1, abs=1e-9)
 
 
-def test_where_no_stop_holds_the_plan_is_that_for_the_next_update() -> None:
+def test_where_nothing_holds_and_all_hurts_the_plan_is_that_for_the_next_update() -> None:
     slopes = HURTS.copy()
     slopes[3] = [0.5, 0.4, 0.3]
     best, following = (stopped(GRID, reach, 18, slopes) for reach in ("best", "next"))
     assert best.status == following.status == "relaxed"
     np.testing.assert_array_equal(best.weights, following.weights)
     assert best.weights == pytest.approx([0, 0, 1], abs=1e-4)
+
+
+def test_where_nothing_holds_the_plan_takes_the_time_that_mends_most() -> None:
+    """web mends safety by .001 a step: of .2 nats too many, 48 steps mend more than 4."""
+    slopes = HURTS.copy()
+    slopes[3] = [0.01, 0.01, -0.001]
+    pace, lost = Pace(slopes, np.zeros((4, 3)), np.zeros(3), 4), at([0, 0, 0, 0.25], [0, 0, 0, 0])
+    plans = [
+        solve(session(16), Planning(solver="lp", reach=reach), pace, lost, 20) for reach in ("best", "next")
+    ]
+    assert [plan.status for plan in plans] == ["relaxed"] * 2
+    assert [plan.violation[3] for plan in plans] == pytest.approx([0.2 - 0.048, 0.2 - 0.004], abs=1e-5)
+
+
+# Noise
+
+
+def test_slopes_that_differ_by_noise_only_differ_no_more_but_for_a_domains_own() -> None:
+    """Rows math, code, web, safety: the safety row is noise around .02, math's own slope stays as it was."""
+    slopes = np.array([[-0.5, 0.01, 0.03], [0.01, -0.5, 0.03], [0.01, 0.03, -0.5], [0.01, 0.02, 0.03]])
+    errors = np.full((4, 3), 0.02)
+    calm = calmed(session(0), Pace(slopes, errors, np.zeros(3), 4))
+    np.testing.assert_allclose(np.diag(calm.slopes), -0.5)
+    np.testing.assert_allclose(calm.slopes[3], 0.02, atol=1e-12)
+    np.testing.assert_allclose(calm.slopes[0, 1:], 0.02, atol=1e-12)
+    np.testing.assert_allclose(calm.errors[3], 0.02 / math.sqrt(3), atol=1e-12)
+
+
+def test_slopes_that_are_sure_and_domains_without_slopes_stay_as_they_are() -> None:
+    slopes = np.array([[-0.5, 0.01, np.nan]] * 4)
+    errors = np.array([[1e-6, 1e-6, np.nan]] * 4)
+    calm = calmed(session(0), Pace(slopes, errors, np.zeros(3), 4))
+    np.testing.assert_allclose(calm.slopes, slopes, rtol=1e-6)
 
 
 # What is told

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 from scipy.stats import t as student
 
 from trimtab.errors import ShapeError
-from trimtab.numerics.slopes import PRIOR_FREEDOM, blended, fit_slopes
+from trimtab.numerics.slopes import PRIOR_FREEDOM, blended, fit_slopes, shrunk
 
 K, N, M = 9, 3, 4
 
@@ -213,3 +215,30 @@ def test_no_step_leaves_the_average_where_it_was() -> None:
     shares, average = blended(np.array([0.2, 0.3]), 5, [], 0.9)
     assert shares.shape == (0, 2)
     np.testing.assert_array_equal(average, [0.2, 0.3])
+
+
+# Shrinking
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 8), error=st.floats(0.1, 3.0))
+def test_with_equal_errors_shrinking_is_the_closed_form(seed: int, n: int, error: float) -> None:
+    """The variance between is the sample's less the noise; weights are between / (between + noise)."""
+    values = np.random.default_rng(seed).normal(size=n)
+    found, errors = shrunk(values, np.full(n, error))
+    between = max(0.0, values.var(ddof=1) - error**2)
+    kept = between / (between + error**2)
+    np.testing.assert_allclose(found, values.mean() + kept * (values - values.mean()), atol=1e-9)
+    np.testing.assert_allclose(errors**2, kept * error**2 + (1 - kept) ** 2 * error**2 / n, atol=1e-9)
+
+
+def test_shrunk_slopes_are_nearer_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(400, 6))
+    noisy = truth + rng.normal(size=truth.shape) * 2
+    calm = np.array([shrunk(row, np.full(6, 2.0))[0] for row in noisy])
+    assert np.square(calm - truth).mean() < 0.6 * np.square(noisy - truth).mean()
+
+
+def test_one_value_stays_as_it_is() -> None:
+    found, errors = shrunk(np.array([3.0]), np.array([0.5]))
+    assert (found.tolist(), errors.tolist()) == ([3.0], [0.5])
