@@ -149,10 +149,13 @@ def test_the_last_tenth_leans_no_more() -> None:
 
 @pytest.mark.parametrize("returns", [0.5, 1.0])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_where_losses_move_as_slopes_say_the_slopes_are_found(returns: float, momentum: float) -> None:
+@pytest.mark.parametrize("lean", [0.0, 0.5])
+def test_where_losses_move_as_slopes_say_the_slopes_are_found(
+    returns: float, momentum: float, lean: float
+) -> None:
     """From the first question after the first blocks on, also while the mixture changes."""
     world = Straight(steps=96, momentum=momentum, returns=returns)
-    mixer = DynaMiCS(**ASKED, returns=returns)
+    mixer = DynaMiCS(**ASKED, returns=returns, lean=lean)
     log: Log | None = None
     for step, decision in world.run(mixer):
         log = Log(**decision.state)
@@ -277,7 +280,7 @@ def test_a_loss_that_left_the_finite_numbers_ends_the_run() -> None:
 # In a run
 
 
-KEPT = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3}, blocks=4)
+KEPT = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3}, blocks=4, lean=0.5)
 DOMAINS = {"train": trainable(), "evaluate": evaluated()}
 EACH_STEP = replace(QUICK, checkpoint_every=1)
 
