@@ -3,8 +3,9 @@
     python benchmarks/dynamics/run.py --scenarios fonts "three targets" --seeds 0 1 2 --jobs 2
     python benchmarks/dynamics/table.py
 
-For each scenario the learning rate of each family is chosen first, on a seed that is not used again: the rate whose
-run gained most within the constraints on *validation*. Then every method runs with its family's rate. Kill it
+For each scenario the learning rate of each family is chosen first, on a seed that is not used again: the rate at which
+the best of a few members gained most within the constraints on *validation*. Then every method runs with its family's
+rate. Kill it
 whenever you like; the same command goes on. Runs are kept in `runs/benchmark-dynamics`, results in
 `benchmarks/results/dynamics`, one file per scenario and seed.
 """
@@ -51,20 +52,19 @@ def carry_out(wanted: Iterable[Cell], folder: Path, jobs: int) -> dict[str, Any]
 def tuned(scenario: str, folder: Path, jobs: int) -> dict[str, Any]:
     """The learning rate of each family, with the runs that chose it."""
     rates = SCENARIOS[scenario].rates
-    wanted = {
-        (family, rate): Cell(scenario, method, rate, TUNING_SEED)
-        for family, method in TUNED_BY.items()
-        for rate in rates
-    }
+    members = [member for family in TUNED_BY.values() for member in family]
+    wanted = {(m, rate): Cell(scenario, m, rate, TUNING_SEED) for m in members for rate in rates}
     found = carry_out(wanted.values(), folder, jobs)
     gains = {
-        family: {rate: validation_gain(scenario, found[wanted[family, rate].name]) for rate in rates}
-        for family in TUNED_BY
+        m: {rate: validation_gain(scenario, found[wanted[m, rate].name]) for rate in rates} for m in members
     }
-    return {
-        family: {"rate": max(of_rate, key=of_rate.__getitem__), "validation_gain_nats": plain(of_rate)}
-        for family, of_rate in gains.items()
-    }
+    return {family: _chosen({m: gains[m] for m in of_family}) for family, of_family in TUNED_BY.items()}
+
+
+def _chosen(gains: dict[str, dict[float, float]]) -> dict[str, Any]:
+    """The rate at which the best of these methods gained most."""
+    best = {rate: max(of[rate] for of in gains.values()) for rate in next(iter(gains.values()))}
+    return {"rate": max(best, key=best.__getitem__), "validation_gain_nats": plain(gains)}
 
 
 def validation_gain(scenario: str, record: dict[str, Any]) -> float:
@@ -88,7 +88,8 @@ def one_block(scenario: str, seed: int, roles: Sequence[str], folder: Path, jobs
     start = time.time()
     found = carry_out(chosen.values(), folder / "cells", jobs)
     facts = {
-        "command": f'python benchmarks/dynamics/run.py --scenarios "{scenario}" --seeds {seed} --jobs {jobs}',
+        "command": f'python benchmarks/dynamics/run.py --scenarios "{scenario}" --seeds {seed} --jobs {jobs} --roles '
+        + " ".join(roles),
         "date": time.strftime("%Y-%m-%d", time.gmtime(start)),
         "scenario": {"name": scenario, **plain(SCENARIOS[scenario])},
         "seed": seed,

@@ -42,7 +42,7 @@ class Scenario:
     targets: Sequence[str]
     constraints: Mapping[str, float]
     lora: int = 0
-    rates: Sequence[float] = field(default=(5e-5, 1e-4, 2e-4))
+    rates: Sequence[float] = field(default=(2.5e-5, 5e-5, 1e-4, 2e-4))
 
     def domains(self) -> tuple[dict[str, Domain], dict[str, Domain]]:
         """Domains to train on, and domains to evaluate only."""
@@ -94,7 +94,7 @@ SCENARIOS: dict[str, Scenario] = {
         targets=("fonts",),
         constraints=_keep("python", "docstrings", "metadata", "tests"),
         lora=16,
-        rates=(5e-4, 1e-3, 2e-3),
+        rates=(2.5e-4, 5e-4, 1e-3, 2e-3),
     ),
     "two targets": Scenario(
         "two targets and a constraint to evaluate only: the scenario the method was developed on",

@@ -43,7 +43,7 @@ PUBLISHED = {
 }
 OURS = {
     "probes": "kept",
-    "schedule": "sparse",
+    "schedule": "light",
     "slopes": "momentum",
     "solver": "lp",
     "ridge": 0.5,
@@ -97,8 +97,7 @@ def test_kept_probes_plan_no_trial() -> None:
 def test_it_plans_the_trials_it_will_ask_for() -> None:
     plan = DynaMiCS(schedule=[10], probe_steps=4).plan(13)
     assert [(span.start, span.horizon, span.probe_steps) for span in plan] == [(0, 10, 4), (10, 3, 3)]
-    sparse = DynaMiCS(probes="rolled-back").plan(64)
-    assert [(span.start, span.horizon, span.probe_steps) for span in sparse] == [(0, 8, 4), (8, 56, 4)]
+    assert DynaMiCS(probes="rolled-back").plan(64) == DynaMiCS(preset="paper").plan(64)
 
 
 # Rolled-back probes
@@ -234,7 +233,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"schedule": 0}, "mixer.schedule: got 0, expected a gap of at least one step; try 'light'"),
     (
         {"schedule": "lite"},
-        "mixer.schedule: got 'lite', expected 'none' or 'light' or 'dense' or 'sparse'; try 'light'",
+        "mixer.schedule: got 'lite', expected 'none' or 'light' or 'dense'; try 'light'",
     ),
     ({"schedule": [4, -2]}, "mixer.schedule: got -2, expected steps of zero or more"),
     ({"solver": "robst"}, "mixer.solver: got 'robst', expected 'grid' or 'lp' or 'robust'; try 'robust'"),
@@ -278,7 +277,7 @@ def test_each_impossible_setting_is_named(settings: dict[str, Any], message: str
     [
         {},
         {"preset": "paper"},
-        {"schedule": "sparse", "slopes": "whole", "probes": "rolled-back"},
+        {"schedule": "dense", "slopes": "whole", "probes": "rolled-back"},
         {
             "ridge": 0.0,
             "margin": 0.0,

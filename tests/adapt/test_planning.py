@@ -198,14 +198,14 @@ def shortfall(seed: int, n: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_with_diminishing_returns_a_plan_is_about_as_good_as_brute_force(n: int) -> None:
-    """The problem is not convex (a loss that rises, rises less and less), and the plan takes six steps towards it."""
-    found = np.array([shortfall(seed, n) for seed in range(50)])
+    """The problem is not convex (a loss that rises, rises less and less), and the plan takes twelve steps towards it."""
+    found = np.array([shortfall(seed, n) for seed in range(100)])
     known = found[np.isfinite(found[:, 0])]
-    assert len(known) > 30
+    assert len(known) > 60
     assert np.median(known[:, 0]) < 0.001
-    assert (known[:, 0] < 0.02).mean() > 0.85
-    assert (known[:, 0] < 0.04).mean() > 0.95
-    assert known[:, 1].max() < 0.05
+    assert (known[:, 0] < 0.02).mean() >= 0.95
+    assert (known[:, 0] < 0.04).mean() >= 0.98
+    assert known[:, 1].max() < 0.02
 
 
 def test_where_returns_diminish_the_plan_spreads() -> None:

@@ -25,7 +25,7 @@ Probes = Literal["kept", "rolled-back"]
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "default": {
         "probes": "kept",
-        "schedule": "sparse",
+        "schedule": "light",
         "slopes": "momentum",
         "solver": "lp",
         "ridge": 0.5,
@@ -77,8 +77,8 @@ class DynaMiCS:
         probes: "kept" measures slopes from the run itself, cut into blocks that lean towards one domain each, so
             that no step is spent on measuring; "rolled-back" trains on each domain on trial and undoes it. Giving
             a `schedule` or `probe_steps` asks for the latter.
-        schedule: when rolled-back probes are run: "none", "light", "dense" (the paper's, scaled to the run), "sparse"
-            (at the start and after an eighth), a fixed gap in steps, or the steps themselves.
+        schedule: when rolled-back probes are run: "none", "light", "dense" (the paper's, scaled to the run), a fixed
+            gap in steps, or the steps themselves.
         probe_steps: longest rolled-back probe; None for the paper's 128 steps of a run of 2048, scaled to the run.
         slopes: how rolled-back probes are read: "whole" (the paper), "second-half", or "momentum" (freed of what the
             optimiser's first moment carries over, with errors that cover the choice of training batches).

@@ -18,8 +18,8 @@ from trimtab.train.evaluate import change
 Solver = Literal["grid", "lp", "robust"]
 Reach = Literal["next", "end", "best"]
 
-ROUNDS = 6
-"""Linearisations per plan; the last moves the mixture by two sevenths."""
+ROUNDS = 12
+"""Linearisations per plan; the last moves the mixture by two thirteenths."""
 STOPS = 4
 """How many of the last points of the evaluation grid a plan considers to stop at."""
 
@@ -176,7 +176,8 @@ def _plan(session: Session, planning: Planning, pace: Pace, now: Standing, stop:
     """The mixture until `stop`.
 
     With diminishing returns the problem is linearised around a mixture, solved, and the mixture moved towards the
-    solution by a shrinking step, beginning with an even one (Frank & Wolfe 1956).
+    solution by a shrinking step, beginning with an even one (Frank & Wolfe 1956). Mixture and objective are those of
+    where that ends; status, violation, conflicts and prices those of the last linearised problem.
     """
     horizon = stop - session.step
     known = np.isfinite(pace.slopes).all(axis=0)

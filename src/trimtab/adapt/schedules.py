@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-Schedule = Literal["none", "light", "dense", "sparse"]
+Schedule = Literal["none", "light", "dense"]
 
 PAPER_STEPS = 2048
 """Total steps for which the paper states its schedules (arXiv 2605.10770)."""
@@ -29,9 +29,9 @@ class Interval:
 def update_steps(schedule: Schedule | int | Sequence[int], steps: int) -> tuple[int, ...]:
     """The steps of a run at which its mixture is chosen anew; the first is 0.
 
-    Three of the named schedules double the gap each time: from 64 ("none"), 8 ("light") or 2 ("dense") in a run of
-    2048 steps, scaled to other totals; updates that round to the same step are one. "sparse" is ours: at the start
-    and after an eighth of the run. An integer is a fixed gap; a sequence names the steps.
+    The named schedules double the gap each time: from 64 ("none"), 8 ("light") or 2 ("dense") in a run of 2048
+    steps, scaled to other totals; updates that round to the same step are one. An integer is a fixed gap; a sequence
+    names the steps.
 
     >>> update_steps("none", 2048)
     (0, 64, 128, 256, 512, 1024)
@@ -44,8 +44,6 @@ def update_steps(schedule: Schedule | int | Sequence[int], steps: int) -> tuple[
         return tuple(range(0, steps, schedule))
     if not isinstance(schedule, str):
         return tuple(sorted({0, *(step for step in schedule if step < steps)}))
-    if schedule == "sparse":
-        return tuple(sorted({0, min(steps - 1, max(1, round(steps / 8)))}))
     doubling, step = [], _DOUBLING_FROM[schedule]
     while step < PAPER_STEPS:
         doubling.append(step)
