@@ -8,7 +8,9 @@ orders of the data, and every evaluation domain is read on the way. Then:
 
 - noise: how much a slope over 16 steps differs between data orders, in units of its paired standard error;
 - curvature: the slope over the whole 128 steps as a share of that over the first 16, for the losses that moved;
-- additivity: the change under the even mixture less the mean change under the domains alone, beside the change.
+- straight line: the change under the even mixture less what the domains alone did in as many steps, averaged;
+- additivity: the change under the even mixture less the sum of what each domain alone did in its share of the steps,
+  which leaves curvature out; between readings a change is taken to grow with the square root of steps.
 """
 
 from __future__ import annotations
@@ -79,26 +81,40 @@ def _readings(loop: Loop, mixture: list[float], splits: Any, start: Any) -> list
 
 
 def limits(changes: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
-    """The three figures from changes and errors of shape (seeds, readings, losses, trials)."""
+    """The figures from changes and errors of shape (seeds, readings, losses, trials)."""
     alone, own = changes[..., :-1], errors[..., :-1]
     between = alone[:, 0].std(axis=0, ddof=1)
     clear = np.abs(alone[:, 0]) > CLEAR * own[:, 0]
     bend = (alone[:, -1] / READINGS[-1])[clear] / (alone[:, 0] / READINGS[0])[clear]
-    gap = changes[..., -1] - alone.mean(axis=-1)
+    mixed = changes[..., -1]
+    gap = mixed - alone.mean(axis=-1)
     return {
         "between_orders_over_standard_error": math.sqrt(float(np.mean(between**2) / np.mean(own[:, 0] ** 2))),
         "slope_128_over_slope_16": dict(
             zip(("q25", "median", "q75"), np.quantile(bend, (0.25, 0.5, 0.75)).tolist(), strict=True)
         )
         | {"n": int(clear.sum())},
+        "straight_line": {str(n): _off(gap[:, k], mixed[:, k]) for k, n in enumerate(READINGS)},
         "additivity": {
-            str(steps): {
-                "gap_rms_nats": float(np.sqrt(np.mean(gap[:, k] ** 2))),
-                "change_rms_nats": float(np.sqrt(np.mean(changes[:, k, :, -1] ** 2))),
-                "mean_gap_nats": float(gap[:, k].mean()),
-            }
-            for k, steps in enumerate(READINGS)
+            str(n): _off(mixed[:, k] - _parts(alone, n / alone.shape[-1]), mixed[:, k])
+            for k, n in enumerate(READINGS)
         },
+    }
+
+
+def _parts(alone: np.ndarray, steps: float) -> np.ndarray:
+    """(seeds, losses) the summed changes under the domains alone after so many steps each."""
+    known = np.sqrt([0, *READINGS])
+    flat = np.moveaxis(alone, 1, -1).reshape(-1, len(READINGS))
+    there = np.array([np.interp(math.sqrt(steps), known, [0, *row]) for row in flat])
+    return there.reshape(np.delete(alone.shape, 1)).sum(axis=-1)
+
+
+def _off(gap: np.ndarray, change: np.ndarray) -> dict[str, float]:
+    return {
+        "gap_rms_nats": float(np.sqrt(np.mean(gap**2))),
+        "change_rms_nats": float(np.sqrt(np.mean(change**2))),
+        "mean_gap_nats": float(gap.mean()),
     }
 
 

@@ -198,7 +198,7 @@ def shortfall(seed: int, n: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_with_diminishing_returns_a_plan_is_about_as_good_as_brute_force(n: int) -> None:
-    """The problem is not convex (a loss that rises, rises less and less), and the plan takes twelve steps towards it."""
+    """The problem is not convex (a loss that rises, rises less and less), and a plan takes twelve steps."""
     found = np.array([shortfall(seed, n) for seed in range(100)])
     known = found[np.isfinite(found[:, 0])]
     assert len(known) > 60

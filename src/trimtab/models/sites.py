@@ -1,0 +1,139 @@
+"""Sites: named tensors inside a model, the same names with and without a wrapper around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from trimtab.errors import ModelError, explain
+from trimtab.models.families import IN_BLOCK, family_of, unwrapped
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+Side = Literal["out", "in"]
+SIDES: tuple[Side, ...] = ("out", "in")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a module returns (`out`) or takes as its first input (`in`).
+
+    Attributes:
+        path: of the module, without the prefixes of a wrapper.
+        side: "out" or "in".
+    """
+
+    path: str
+    side: Side = "out"
+
+    @property
+    def name(self) -> str:
+        """As it is written, for instance `model.layers.3.mlp:out`."""
+        return f"{self.path}:{self.side}"
+
+
+def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
+    """The sites of a model that patterns name, each once, in the order of its modules.
+
+    A pattern is `path:side`, `:out` where no side is given. Its path is matched part by part from the end, so that
+    `layers.*.mlp` means the MLP of every block whatever stands before `layers`; `*`, `?` and `[12]` stand for
+    characters inside one part. An alias (`residual`, `attention_out`, `mlp_out`, `pre_attention_norm`,
+    `pre_mlp_norm`) means that place in every block of the model's family; `residual.3` in block 3.
+
+    Args:
+        model: a handle or a network, with or without a PEFT wrapper.
+        pattern: one or several.
+
+    Raises:
+        ModelError: a pattern matches nothing (the three nearest module paths are named), the side is neither `in` nor
+            `out`, an alias is used with a model of unknown family, or the model is compiled.
+    """
+    network = network_of(model)
+    patterns = [pattern] if isinstance(pattern, str | Site) else list(pattern)
+    if not patterns:
+        raise ModelError(explain("no pattern", "at least one site", "'mlp_out'"))
+    modules = modules_of(network)
+    wanted = {site for one in patterns for site in _matches(network, modules, one)}
+    return tuple(Site(path, side) for path in modules for side in SIDES if Site(path, side) in wanted)
+
+
+def network_of(model: Model | nn.Module) -> nn.Module:
+    """The network of a handle, or the network itself.
+
+    Raises:
+        ModelError: it is neither, or it is compiled: hooks set later are silently ignored by compiled code.
+    """
+    network = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            explain(f"a {type(model).__name__}", "a loaded model or a torch module", "load(...)")
+        )
+    for part in network.modules():
+        if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
+            got = f"a compiled {type(part).__name__}, which would ignore hooks"
+            raise ModelError(explain(got, "a model that is not compiled", "torch.compile after fuse(...)"))
+    return network
+
+
+def modules_of(network: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its canonical path; what a LoRA layer is made of counts as part of that layer."""
+    found: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in _bare(network).named_modules():
+        if name and not name.startswith(inside or ("\0",)):
+            found[name] = module
+            if hasattr(module, "base_layer"):
+                inside = (*inside, f"{name}.")
+    return found
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """Without what data parallelism and adapters put around a network."""
+    inner = getattr(network, "module", None)
+    return _bare(inner) if isinstance(inner, nn.Module) else unwrapped(network)
+
+
+def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | Site) -> Iterator[Site]:
+    path, _, side = (pattern.name if isinstance(pattern, Site) else pattern).partition(":")
+    if (side or "out") not in SIDES:
+        raise ModelError(f"site {pattern!r}: {explain(repr(side), 'in or out', f'{path}:out')}")
+    path = _without_alias(network, path)
+    found = [name for name in modules if _fits(name.split("."), path.split("."))]
+    if not found:
+        raise ModelError(
+            f"site {pattern!r}: {explain('a pattern that matches no module', 'a module', _near(path, modules))}"
+        )
+    yield from (Site(name, "in" if side == "in" else "out") for name in found)
+
+
+def _without_alias(network: nn.Module, path: str) -> str:
+    alias, _, block = path.partition(".")
+    if alias not in (*IN_BLOCK, "residual") or not (block in ("", "*") or block.isdigit()):
+        return path
+    family = family_of(_bare(network))
+    if family is None:
+        kind = type(_bare(network)).__name__
+        raise ModelError(
+            f"site {path!r}: {explain(f'an alias for a {kind}', 'a family we have a table for', 'a module path')}"
+        )
+    here = f"{family.blocks}.{block or '*'}"
+    return here if alias == "residual" else here + family.path(alias, 0).removeprefix(f"{family.blocks}.0")
+
+
+def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the last parts of a path fit a pattern, part by part."""
+    tail = name[-len(pattern) :]
+    return len(tail) == len(pattern) and all(map(fnmatchcase, tail, pattern))
+
+
+def _near(path: str, modules: dict[str, nn.Module]) -> str:
+    """The three module paths most like a pattern, numbers of blocks as `*`."""
+    known = dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in modules)
+    return " or ".join(map(repr, get_close_matches(path, list(known), n=3, cutoff=0.0)))
