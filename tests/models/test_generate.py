@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+import zoo
 from trimtab.errors import ModelError
-from trimtab.models.families import FAMILIES
 from trimtab.models.generate import left_padded
 from trimtab.models.load import load
 
@@ -25,7 +25,7 @@ def greedy_by_hand(module, tokenizer, prompt, count):
     return tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", zoo.DECODERS)
 def test_a_batch_equals_each_prompt_by_hand(name, make, tokenizer):
     model = load(make(name), tokenizer=tokenizer)
     expected = [greedy_by_hand(model.module, tokenizer, prompt, 6) for prompt in PROMPTS]

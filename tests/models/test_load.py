@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 from torch import nn
 
+import zoo
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES
 from trimtab.models.load import load
@@ -63,7 +64,7 @@ def test_handle_is_frozen(make, tokenizer):
         model.name = "other"
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", zoo.DECODERS)
 def test_full_mode_trains_every_parameter_once(name, make, tokenizer):
     model = load(make(name), tokenizer=tokenizer)
     found = model.trainable()
@@ -77,7 +78,7 @@ def test_frozen_parameters_are_not_trainable(make, tokenizer):
     assert "model.embed_tokens.weight" not in load(module, tokenizer=tokenizer).trainable()
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", zoo.DECODERS)
 def test_adapter_trains_only_itself_and_starts_as_the_identity(name, make, tokenizer):
     ids = torch.tensor([[3, 4, 5, 6]])
     module = make(name)

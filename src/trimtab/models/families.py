@@ -1,57 +1,139 @@
-"""Where each family of language models keeps its blocks, norms, outputs and embeddings: data, not code."""
+"""Where each family of models keeps its blocks, norms, outputs and embeddings: data, not code."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import nn
 
 from trimtab.errors import ModelError, explain, nearest
 
+IN_BLOCK = ("attention_out", "mlp_out", "pre_attention_norm", "pre_mlp_norm", "residual")
+"""The places that every block has (the two norms only where they stand before the halves)."""
+
+WHOLE = ("blocks", "final_norm", "embedding", "unembedding")
+"""The places that a model has once."""
+
+PLACES = (*WHOLE, *IN_BLOCK)
+
+Block = int | Literal["*"]
+Bias = bool | str
+"""Whether a linear map has a bias: always, never, or where the flag of this name in the configuration is set."""
+
 
 @dataclass(frozen=True)
 class Family:
-    """The places of one family, as module paths.
+    """The places of one family, as module paths, and what is needed to fold a steering into its weights.
 
-    Paths of `IN_BLOCK` are relative to a block; the others are relative to the whole model. A place means
-    the same in every family: `attention_out` and `mlp_out` are the last linear maps of the two halves of a
-    block, so their outputs are what the half computes, before dropout and before any sandwich norm.
+    Paths of places in a block are relative to the block, the others to the whole model. A place means the same in
+    every family: `attention_out` and `mlp_out` are the last linear maps of the two halves of a block, so their outputs
+    are what the half computes, before dropout and before any norm that follows. `residual` is the block itself: its
+    output is what the next block reads. None means that the family has no such place.
+
+    Attributes:
+        name: the `model_type` of the configuration.
+        blocks: the list of blocks.
+        attention_out: the last linear map of the attention.
+        mlp_out: the last linear map of the MLP.
+        pre_attention_norm: the norm whose output the attention reads; None in post-norm models such as BERT.
+        pre_mlp_norm: the norm whose output the MLP reads; None in post-norm models.
+        final_norm: between the last block and the unembedding; in CLIP's image tower it norms the pooled vector.
+        embedding: of tokens, or of the patches of an image.
+        unembedding: the linear map to logits; None without a language-modelling head.
+        norm_offset: c in `output = normalised * (c + weight)`: 1 for Gemma's RMS norms, 0 elsewhere.
+        attention_bias: of `attention_out`. A flag gives query, key and value a bias as well.
+        mlp_bias: of `mlp_out`. A flag gives the first linear maps of the MLP a bias as well.
     """
 
     name: str
     blocks: str
     attention_out: str
     mlp_out: str
-    pre_attention_norm: str
-    pre_mlp_norm: str
-    final_norm: str
     embedding: str
-    unembedding: str
+    pre_attention_norm: str | None = None
+    pre_mlp_norm: str | None = None
+    final_norm: str | None = None
+    unembedding: str | None = None
+    norm_offset: float = 0.0
+    attention_bias: Bias = True
+    mlp_bias: Bias = True
 
-    def path(self, place: str, block: int | None = None) -> str:
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places that this family has."""
+        return tuple(place for place in PLACES if self._own(place) is not None)
+
+    def path(self, place: str, block: Block | None = None) -> str:
         """The module path of a place, such as `mlp_out` of block 3.
 
         Args:
-            place: a field of this class.
-            block: which block, from 0; given exactly when the place is inside a block.
+            place: one of `PLACES`.
+            block: which block, from 0, or "*" for a pattern; given exactly when the place is inside a block.
 
         Raises:
-            ModelError: there is no such place, or `block` is missing or superfluous.
+            ModelError: there is no such place, this family has none, or `block` is missing or superfluous.
 
         >>> FAMILIES["gemma2"].path("pre_mlp_norm", 3)
         'model.layers.3.pre_feedforward_layernorm'
+        >>> FAMILIES["gpt2"].path("residual", "*")
+        'transformer.h.*'
         """
         if place not in PLACES:
             raise ModelError(explain(place, f"one of {', '.join(PLACES)}", nearest(place, PLACES)))
+        own = self._own(place)
+        if own is None:
+            got = f"{place} of {self.name}, which has none"
+            hint = "the path of a module, for instance of a norm that follows a half"
+            raise ModelError(explain(got, f"one of {', '.join(self.places)}", hint))
         if (place in IN_BLOCK) != (block is not None):
             expected = "a block number" if place in IN_BLOCK else "no block number"
             raise ModelError(f"{place}: {explain(block, expected)}")
-        own = str(getattr(self, place))
-        return own if block is None else f"{self.blocks}.{block}.{own}"
+        return own if block is None else f"{self.blocks}.{block}.{own}".rstrip(".")
 
+    def has_bias(self, place: Literal["attention_out", "mlp_out"], config: Any) -> bool:
+        """Whether that linear map has a bias in a model of this configuration.
 
-PLACES = tuple(field.name for field in fields(Family) if field.name != "name")
-IN_BLOCK = ("attention_out", "mlp_out", "pre_attention_norm", "pre_mlp_norm")
+        Raises:
+            ModelError: the place is another one.
+        """
+        if place not in ("attention_out", "mlp_out"):
+            raise ModelError(explain(place, "attention_out or mlp_out"))
+        bias = self.attention_bias if place == "attention_out" else self.mlp_bias
+        return bool(getattr(config, bias, False)) if isinstance(bias, str) else bias
+
+    def under(self, prefix: str) -> Family:
+        """The same family in a model that keeps it in its part `prefix`; '' changes nothing."""
+        return self._moved(lambda path: f"{prefix}.{path}") if prefix else self
+
+    def rooted(self, module: nn.Module) -> Family | None:
+        """The family as this very module has it: with its head or bare; None where the blocks are not there.
+
+        Tables are written for the class with a head, in which all but the head is under one name: `model.layers` in
+        LlamaForCausalLM is `layers` in LlamaModel.
+        """
+        body = self.blocks.partition(".")[0] + "."
+        bare = self._moved(lambda path: path.removeprefix(body))
+        for family in (self, bare):
+            if _has(module, family.blocks):
+                headed = family.unembedding is not None and _has(module, family.unembedding)
+                return family if headed else replace(family, unembedding=None)
+        return None
+
+    def _own(self, place: str) -> str | None:
+        return "" if place == "residual" else getattr(self, place)
+
+    def _moved(self, move: Callable[[str], str]) -> Family:
+        """With other paths from the model to its parts; those inside a block stay."""
+        return replace(
+            self,
+            blocks=move(self.blocks),
+            embedding=move(self.embedding),
+            final_norm=self.final_norm and move(self.final_norm),
+            unembedding=self.unembedding and move(self.unembedding),
+        )
+
 
 _LLAMA = Family(
     name="llama",
@@ -63,9 +145,13 @@ _LLAMA = Family(
     final_norm="model.norm",
     embedding="model.embed_tokens",
     unembedding="lm_head",
+    attention_bias="attention_bias",
+    mlp_bias="mlp_bias",
 )
 # Gemma 2 and 3 put a norm on both sides of each half: `post_attention_layernorm` closes the attention there.
-_GEMMA = replace(_LLAMA, name="gemma2", pre_mlp_norm="pre_feedforward_layernorm")
+_GEMMA = replace(
+    _LLAMA, name="gemma2", pre_mlp_norm="pre_feedforward_layernorm", norm_offset=1.0, mlp_bias=False
+)
 _GPT2 = Family(
     name="gpt2",
     blocks="transformer.h",
@@ -87,17 +173,47 @@ _GPT_NEOX = Family(
     final_norm="gpt_neox.final_layer_norm",
     embedding="gpt_neox.embed_in",
     unembedding="lm_head",
+    attention_bias="attention_bias",
+)
+# BERT adds first and norms afterwards: nothing stands before a half, and a block ends in a norm.
+_BERT = Family(
+    name="bert",
+    blocks="bert.encoder.layer",
+    attention_out="attention.output.dense",
+    mlp_out="output.dense",
+    embedding="bert.embeddings.word_embeddings",
+    unembedding="cls.predictions.decoder",
+)
+_CLIP_TEXT = Family(
+    name="clip_text_model",
+    blocks="text_model.encoder.layers",
+    attention_out="self_attn.out_proj",
+    mlp_out="mlp.fc2",
+    pre_attention_norm="layer_norm1",
+    pre_mlp_norm="layer_norm2",
+    final_norm="text_model.final_layer_norm",
+    embedding="text_model.embeddings.token_embedding",
+)
+_CLIP_VISION = replace(
+    _CLIP_TEXT,
+    name="clip_vision_model",
+    blocks="vision_model.encoder.layers",
+    final_norm="vision_model.post_layernorm",
+    embedding="vision_model.embeddings.patch_embedding",
 )
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
-    "mistral": replace(_LLAMA, name="mistral"),
-    "qwen2": replace(_LLAMA, name="qwen2"),
-    "qwen3": replace(_LLAMA, name="qwen3"),
+    "mistral": replace(_LLAMA, name="mistral", attention_bias=False, mlp_bias=False),
+    "qwen2": replace(_LLAMA, name="qwen2", attention_bias=False, mlp_bias=False),
+    "qwen3": replace(_LLAMA, name="qwen3", mlp_bias=False),
     "gemma2": _GEMMA,
     "gemma3_text": replace(_GEMMA, name="gemma3_text"),
     "gpt2": _GPT2,
     "gpt_neox": _GPT_NEOX,
+    "bert": _BERT,
+    "clip_text_model": _CLIP_TEXT,
+    "clip_vision_model": _CLIP_VISION,
 }
 """The families we know, by the `model_type` of their configuration."""
 
@@ -110,6 +226,32 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def family_of(module: nn.Module) -> Family | None:
-    """The family of a model, with or without a PEFT wrapper; None when we have no table for it."""
-    config = getattr(unwrapped(module), "config", None)
-    return FAMILIES.get(str(getattr(config, "model_type", "")))
+    """The family of a model, with or without a PEFT wrapper or a head; None when we have no table for it.
+
+    None, too, for a model of several towers such as CLIP's: see `towers`.
+    """
+    network = unwrapped(module)
+    family = FAMILIES.get(str(getattr(getattr(network, "config", None), "model_type", "")))
+    return family.rooted(network) if family else None
+
+
+def towers(module: nn.Module) -> dict[str, Family]:
+    """The families inside a model, by the path of the part each describes; their own paths are those of the model.
+
+    One entry with the path '' for a model of one family; `text_model` and `vision_model` for CLIP; the language
+    model inside a model that also sees; empty when we know none of its parts.
+    """
+    network, found = unwrapped(module), dict[str, Family]()
+    for path, part in network.named_modules():
+        inside = any(path.startswith(f"{outer}." if outer else "") for outer in found)
+        if not inside and (family := family_of(part)):
+            found[path] = family.under(path)
+    return found
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
