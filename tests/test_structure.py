@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "data": {"errors", "seeds", "numerics", "runs", "models"},
     "train": {"errors", "seeds", "numerics", "runs", "models", "data"},
     "adapt": {"errors", "seeds", "numerics", "report", "runs", "models", "data", "train"},
+    "steer": {"errors", "seeds", "numerics", "report", "runs", "models", "data", "train"},
     "lab": {"errors", "seeds", "numerics", "runs", "models", "data", "train"},
     "systems": {"errors", "seeds", "runs"},
     "cli": {"errors", "seeds", "runs", "systems"},

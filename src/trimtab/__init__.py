@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trimtab.data.domains import Domain as Domain
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
+    from trimtab.steer.steering import Steering as Steering
     from trimtab.train.fit import Fit as Fit
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _HOMES = {
     "Proportional": "trimtab.adapt.mixers",
     "ReferenceLoss": "trimtab.adapt.gaps",
     "Replay": "trimtab.adapt.mixers",
+    "Steering": "trimtab.steer.steering",
     "Uniform": "trimtab.adapt.mixers",
     "finetune": "trimtab.adapt.finetune",
     "load": "trimtab.models.load",

@@ -23,7 +23,7 @@ Intervention = Callable[[Tensor], Tensor]
 @contextmanager
 def intervene(
     model: Model | nn.Module,
-    interventions: Mapping[str | Site, Intervention],
+    interventions: Mapping[str, Intervention],
     strength: float | Tensor = 1.0,
 ) -> Iterator[None]:
     """Run a block with interventions in place: `(1 - s) h + s T(h)` at each site.
@@ -33,7 +33,7 @@ def intervene(
 
     Args:
         model: a handle or a network; it is never changed.
-        interventions: by site or pattern; a pattern that matches several sites gives each the same.
+        interventions: by pattern; a pattern that matches several sites gives each the same.
         strength: in [0, 1]; one number, or (B,) one per row of the batch. Rows at 0 are bit-identical to those of the
             untouched model, whatever T does there. Under classifier-free guidance give the unconditional half 0.
 

@@ -38,14 +38,27 @@ class Site:
         """As it is written, for instance `model.layers.3.mlp:out`."""
         return f"{self.path}:{self.side}"
 
+    @classmethod
+    def parse(cls, name: str) -> Site:
+        """The site of a name; `:out` where it says no side.
+
+        Raises:
+            ModelError: the side is neither `in` nor `out`.
+        """
+        path, _, side = name.partition(":")
+        if (side or "out") not in SIDES:
+            raise ModelError(f"site {name!r}: {explain(repr(side), 'in or out', f'{path}:out')}")
+        return cls(path, "in" if side == "in" else "out")
+
 
 def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
     """The sites of a model that patterns name, each once, in the order of its modules.
 
     A pattern is `path:side`, `:out` where no side is given. Its path is matched part by part from the end, so that
     `layers.*.mlp` means the MLP of every block whatever stands before `layers`; `*`, `?` and `[12]` stand for
-    characters inside one part. An alias (`residual`, `attention_out`, `mlp_out`, `pre_attention_norm`,
-    `pre_mlp_norm`) means that place in every block of the model's family; `residual.3` in block 3.
+    characters inside one part. The whole path of a module means that module alone. An alias (`residual`,
+    `attention_out`, `mlp_out`, `pre_attention_norm`, `pre_mlp_norm`) means that place in every block of the model's
+    family; `residual.3` in block 3.
 
     Args:
         model: a handle or a network, with or without a PEFT wrapper.
@@ -101,21 +114,20 @@ def _bare(network: nn.Module) -> nn.Module:
 
 
 def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | Site) -> Iterator[Site]:
-    path, _, side = (pattern.name if isinstance(pattern, Site) else pattern).partition(":")
-    if (side or "out") not in SIDES:
-        raise ModelError(f"site {pattern!r}: {explain(repr(side), 'in or out', f'{path}:out')}")
-    path = _without_alias(network, path)
-    found = [name for name in modules if _fits(name.split("."), path.split("."))]
+    asked = Site.parse(pattern) if isinstance(pattern, str) else pattern
+    path = _without_alias(network, asked.path)
+    exact = [path] if path in modules else []
+    found = exact or [name for name in modules if _fits(name.split("."), path.split("."))]
     if not found:
         raise ModelError(
             f"site {pattern!r}: {explain('a pattern that matches no module', 'a module', _near(path, modules))}"
         )
-    yield from (Site(name, "in" if side == "in" else "out") for name in found)
+    yield from (Site(name, asked.side) for name in found)
 
 
 def _without_alias(network: nn.Module, path: str) -> str:
     alias, _, block = path.partition(".")
-    if alias not in (*IN_BLOCK, "residual") or not (block in ("", "*") or block.isdigit()):
+    if alias not in IN_BLOCK or not (block in ("", "*") or block.isdigit()):
         return path
     family = family_of(_bare(network))
     if family is None:
@@ -123,8 +135,7 @@ def _without_alias(network: nn.Module, path: str) -> str:
         raise ModelError(
             f"site {path!r}: {explain(f'an alias for a {kind}', 'a family we have a table for', 'a module path')}"
         )
-    here = f"{family.blocks}.{block or '*'}"
-    return here if alias == "residual" else here + family.path(alias, 0).removeprefix(f"{family.blocks}.0")
+    return family.path(alias, int(block) if block.isdigit() else "*")
 
 
 def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:

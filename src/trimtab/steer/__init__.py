@@ -1,0 +1,1 @@
+"""Turning a behaviour up or down without training weights."""

@@ -1,0 +1,183 @@
+"""A steering: named maps at sites of a model, with a strength in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import ModelError, ShapeError, explain
+from trimtab.models.fingerprints import site_fingerprints
+from trimtab.models.intervene import checked_strength, intervene
+from trimtab.models.sites import Site, network_of, resolve
+from trimtab.steer.maps import AffineMap
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that a steering was fitted on.
+
+    Attributes:
+        name: hub name, folder or class.
+        fingerprints: of its modules at the sites, by path; see `trimtab.models.fingerprints`.
+    """
+
+    name: str
+    fingerprints: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: Model | nn.Module, sites: Iterable[Site]) -> Base:
+        """The base that a model is."""
+        network = network_of(model)
+        return cls(str(getattr(model, "name", type(network).__name__)), site_fingerprints(network, sites))
+
+    def conflicts(self, other: Base) -> list[str]:
+        """The paths that both know and where they differ."""
+        shared = self.fingerprints.keys() & other.fingerprints.keys()
+        return sorted(path for path in shared if self.fingerprints[path] != other.fingerprints[path])
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """Elementwise affine maps at sites of one model (arXiv 2503.10679).
+
+    At strength s each site has `(1 - s) z + s (weight * z + shift)`. A steering is a value: methods give new ones.
+
+    Attributes:
+        maps: site name -> (weight (d,), shift (d,)).
+        base: the model it was fitted on.
+        made_by: the estimator and its settings, plain values.
+    """
+
+    maps: Mapping[str, tuple[Tensor, Tensor]]
+    base: Base
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse maps that are none.
+
+        Raises:
+            ShapeError: weight and shift are not vectors of one length.
+            ModelError: there is no site, one is no name, or a value is not finite.
+        """
+        if not self.maps:
+            raise ModelError(explain("no site", "maps at one site at least"))
+        for name, (weight, shift) in self.maps.items():
+            Site.parse(name)
+            if weight.ndim != 1 or weight.shape != shift.shape:
+                got = f"{name} with weight {tuple(weight.shape)} and shift {tuple(shift.shape)}"
+                raise ShapeError(explain(got, "two vectors (d,)"))
+            if not (torch.isfinite(weight).all() and torch.isfinite(shift).all()):
+                raise ModelError(explain(f"{name} with values that are not finite", "finite maps"))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where it acts."""
+        return tuple(Site.parse(name) for name in self.maps)
+
+    @contextmanager
+    def on(self, model: Model | nn.Module, strength: float | Tensor = 1.0) -> Iterator[None]:
+        """Run a block with the model steered.
+
+        Args:
+            model: the model it was fitted on, with or without an adapter; never changed.
+            strength: in [0, 1]; a number, or (B,) one per row of the batch. Rows at 0 are bit-identical to those of the
+                untouched model. Under classifier-free guidance give the unconditional half 0.
+
+        Raises:
+            ModelError: another model (see `rebased`), a strength out of range, a compiled model, or, at the end, a site
+                that was never reached.
+            ShapeError: not one strength per row.
+        """
+        amount = checked_strength(strength)
+        self.check(model)
+        named = dict(self._affine())
+        if isinstance(amount, float) and amount not in (0.0, 1.0):
+            # One multiplication and addition per unit instead of a map and a blend.
+            named, amount = {name: one.toned(amount) for name, one in named.items()}, 1.0
+        with intervene(model, named, amount):
+            yield
+
+    def check(self, model: Model | nn.Module) -> None:
+        """Refuse a model that this steering was not fitted on.
+
+        Raises:
+            ModelError: it lacks a site, or its weights there differ.
+        """
+        for site in self.sites:
+            resolve(model, site)
+        if changed := self.base.conflicts(Base.of(model, self.sites)):
+            got = f"a model whose weights at {changed[0]} are not those of {self.base.name}"
+            hint = "steering.rebased(model), if you mean it"
+            raise ModelError(explain(got, "the model it was fitted on", hint))
+
+    def rebased(self, model: Model | nn.Module) -> Steering:
+        """The same maps for another model with the same sites, such as a fine-tuned one.
+
+        Widths are checked when the model runs.
+
+        Raises:
+            ModelError: the model lacks a site.
+        """
+        for site in self.sites:
+            resolve(model, site)
+        return replace(self, base=Base.of(model, self.sites))
+
+    def then(self, other: Steering) -> Steering:
+        """This steering, then the other; order matters at sites where both act.
+
+        At full strength it is the other after this one, exactly. Below, the composed map is toned down as a whole.
+
+        Raises:
+            ModelError: they were fitted on models that differ at a site of both.
+            ShapeError: a site has different widths.
+        """
+        if changed := self.base.conflicts(other.base):
+            got = f"steerings of {self.base.name} and {other.base.name}, which differ at {changed[0]}"
+            raise ModelError(explain(got, "one model", "rebased(model) first"))
+        maps = dict(self._affine())
+        for name, one in other._affine():
+            maps[name] = maps[name].then(one) if name in maps else one
+        base = Base(self.base.name, {**self.base.fingerprints, **other.base.fingerprints})
+        made_by = {"composed": [dict(self.made_by), dict(other.made_by)]}
+        return Steering(_pairs(maps), base, made_by)
+
+    def inverse(self) -> Steering:
+        """The steering that undoes this one at full strength: `(z - shift) / weight`.
+
+        Raises:
+            ModelError: a weight is 0.
+        """
+        return self._changed(lambda one: one.inverse(), inverse=True)
+
+    def __mul__(self, amount: float) -> Steering:
+        """Toned down or up: `(1 - c) z + c T(z)`; the only way beyond full strength, or below none.
+
+        >>> half = steering * 0.5  # doctest: +SKIP
+        """
+        return self._changed(lambda one: one.toned(amount), times=amount)
+
+    __rmul__ = __mul__
+
+    def sparsity(self) -> dict[str, float]:
+        """Site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
+        alone = {name: (weight == 1) & (shift == 0) for name, (weight, shift) in self.maps.items()}
+        return {name: float(units.float().mean()) for name, units in alone.items()}
+
+    def _affine(self) -> Iterator[tuple[str, AffineMap]]:
+        return ((name, AffineMap(*pair)) for name, pair in self.maps.items())
+
+    def _changed(self, change: Callable[[AffineMap], AffineMap], **how: Any) -> Steering:
+        maps = {name: change(one) for name, one in self._affine()}
+        return replace(self, maps=_pairs(maps), made_by={**self.made_by, **how})
+
+
+def _pairs(maps: Mapping[str, AffineMap]) -> dict[str, tuple[Tensor, Tensor]]:
+    return {name: (one.weight, one.shift) for name, one in maps.items()}
