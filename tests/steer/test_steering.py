@@ -183,11 +183,11 @@ def test_sparsity_is_the_share_of_units_left_alone():
 def test_another_model_is_refused_and_may_be_meant():
     steering = random_steering(build("llama"), "llama", "residual")
     other = build("llama", seed=1)
-    with pytest.raises(
-        ModelError, match=r"weights at model.layers.0 are not those of .*try steering.rebased"
+    with (
+        pytest.raises(ModelError, match=r"weights at model.layers.0 are not those of .*try steering.rebased"),
+        steering.on(other),
     ):
-        with steering.on(other):
-            pass
+        pass
     with torch.no_grad(), steering.rebased(other).on(other):
         other(**inputs("llama"))
 
