@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.stats import chi2
 from torch import nn
 
 import zoo
 from trimtab.errors import ModelError
-from trimtab.models.generate import left_padded
 from trimtab.models.load import load
 
 PROMPTS = ["a", "the quick brown fox", "Hello, hello", "zz"]
@@ -68,11 +68,71 @@ def test_no_prompts_give_no_completions(make, tokenizer):
     assert load(make("gpt2"), tokenizer=tokenizer).generate([]) == []
 
 
-def test_positions_count_from_the_first_real_token():
-    ids, mask, positions = left_padded([[7], [4, 5, 6]], pad=9)
-    assert ids.tolist() == [[9, 9, 7], [4, 5, 6]]
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
-    assert positions.tolist() == [[0, 0, 0], [0, 1, 2]]
+@pytest.mark.parametrize("name", zoo.DECODERS)
+def test_with_a_cache_equals_without(name, make, tokenizer):
+    model, widths = load(make(name), tokenizer=tokenizer), []
+    embedding = model.module.get_input_embeddings()
+    embedding.register_forward_hook(lambda _m, inputs, _o: widths.append(inputs[0].shape[1]))
+    cached = model.generate(PROMPTS, max_new_tokens=8)
+    assert set(widths[1:]) == {1}
+    widths.clear()
+    model.module.generation_config.use_cache = model.module.config.use_cache = False
+    assert model.generate(PROMPTS, max_new_tokens=8) == cached
+    assert widths == list(range(widths[0], widths[0] + len(widths)))
+
+
+def test_the_tokenizer_s_side_of_padding_is_of_no_consequence(make):
+    sides = [load(make("gpt2"), tokenizer=zoo.tokenizer(side, "<unk>")) for side in ("left", "right")]
+    first, second = (model.generate(PROMPTS, max_new_tokens=6) for model in sides)
+    assert first == second
+
+
+# Sampling -----------------------------------------------------------------------------------------------
+
+
+def test_draws_depend_on_the_seed_and_not_on_the_batch(make, tokenizer):
+    model = load(make("llama"), tokenizer=tokenizer)
+    first = model.generate(PROMPTS, 8, temperature=1.0, seed=3)
+    assert model.generate(PROMPTS, 8, batch_size=3, temperature=1.0, seed=3) == first
+    assert model.generate(PROMPTS, 8, temperature=1.0, seed=4) != first
+    assert model.generate(PROMPTS, 8) != first
+
+
+def test_the_same_prompt_twice_is_drawn_twice(make, tokenizer):
+    drawn = load(make("llama"), tokenizer=tokenizer).generate(["ab"] * 4, 8, temperature=2.0)
+    assert len(set(drawn)) > 1
+
+
+def test_draws_leave_the_caller_s_generator_alone(make, tokenizer):
+    model = load(make("llama"), tokenizer=tokenizer)
+    state = torch.get_rng_state()
+    model.generate(PROMPTS, 3, temperature=1.0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_low_temperature_is_greedy(make, tokenizer):
+    model = load(make("llama"), tokenizer=tokenizer)
+    assert model.generate(PROMPTS, 6, temperature=1e-4) == model.generate(PROMPTS, 6)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_first_tokens_come_as_often_as_their_probability_says(temperature, make, tokenizer):
+    """Pearson's statistic over the 64 tokens against its chi-squared law, at a level of one in a thousand."""
+    module, count = make("llama"), 3000
+    with torch.no_grad():
+        logits = module(torch.tensor([[3, 4]])).logits[0, -1].double()
+    expected = (logits / temperature).softmax(-1) * count
+    drawn = load(module, tokenizer=tokenizer).generate(["ab"] * count, 1, 500, temperature=temperature)
+    ids = torch.tensor([tokenizer(text)["input_ids"][0] if text else 0 for text in drawn])
+    counts = torch.bincount(ids, minlength=64).double()
+    # special tokens decode to nothing: one category
+    counts, expected = (torch.cat([part[:3].sum()[None], part[3:]]) for part in (counts, expected))
+    common = expected >= 5
+    statistic = float(((counts - expected)[common].square() / expected[common]).sum())
+    assert statistic < chi2.ppf(0.999, int(common.sum()))
+
+
+# Refusals -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -82,11 +142,15 @@ def test_positions_count_from_the_first_real_token():
         ((["a", ""],), r"got the prompt '', which has no token, expected at least one token"),
         ((["a"], 0), "max_new_tokens: got 0, expected at least 1"),
         ((["a"], 1, 0), "batch_size: got 0, expected at least 1"),
+        ((["a"], 1, 1, -0.5), r"temperature: got -0\.5, expected a number of at least 0"),
+        ((["a"], 1, 1, float("nan")), r"temperature: got nan, expected a number of at least 0"),
     ],
 )
 def test_refusals(arguments, message, make, tokenizer):
     with pytest.raises(ModelError, match=message):
-        load(make("gpt2"), tokenizer=tokenizer).generate(*arguments)
+        load(make("gpt2"), tokenizer=tokenizer).generate(
+            *arguments[:3], **dict(zip(["temperature"], arguments[3:], strict=False))
+        )
 
 
 def test_a_module_that_cannot_generate(tokenizer):
@@ -94,3 +158,14 @@ def test_a_module_that_cannot_generate(tokenizer):
         ModelError, match=r"got a Linear without generate\(\), expected a model that generates"
     ):
         load(nn.Linear(2, 2), tokenizer=tokenizer).generate(["a"])
+
+
+@pytest.mark.parametrize("name", ["bert", "bert_masked_lm", "clip", "clip_text_model"])
+def test_a_model_of_another_kind(name, make, tokenizer):
+    with pytest.raises(ModelError, match=r"got a \w+, expected a causal language model; try its"):
+        load(make(name), tokenizer=tokenizer).generate(["a"])
+
+
+def test_a_language_model_without_tokenizer(make):
+    with pytest.raises(ModelError, match="got a LlamaForCausalLM without tokenizer, expected tokenizer="):
+        load(make("llama")).generate(["a"])

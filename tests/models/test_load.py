@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from torch import nn
 import zoo
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES
+from trimtab.models.kinds import require_language_model
 from trimtab.models.load import load
 
 
@@ -138,6 +140,83 @@ def test_loading_without_adapter_leaves_peft_alone():
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
+# Other kinds --------------------------------------------------------------------------------------------
+
+
+def make_clip(folder, name="clip"):
+    zoo.build(name).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bert", "bert_masked_lm", "clip", "clip_text_model", "clip_vision_model"])
+def test_folder_is_loaded_with_the_class_that_saved_it(name, tmp_path):
+    module = zoo.build(name)
+    module.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    assert type(model.module) is type(module)
+    assert not model.module.training
+    assert (model.tokenizer, model.processor) == (None, None)
+    keywords = zoo.inputs(name)
+    with torch.no_grad():
+        assert torch.equal(model.module(**keywords)[0], module(**keywords)[0])
+        assert model.fingerprint() == load(module).fingerprint()
+
+
+def test_a_class_with_another_head_is_kept(tmp_path):
+    module = hf.BertForSequenceClassification(zoo.CONFIGS["bert"](num_labels=3))
+    module.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    assert torch.equal(model.module.classifier.weight, module.classifier.weight)
+
+
+def test_checkpoint_that_names_no_class_is_loaded_bare(tmp_path):
+    zoo.build("bert").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert type(load(tmp_path).module) is hf.BertModel
+
+
+def test_encoder_with_a_tokenizer_beside_it(tmp_path, tokenizer):
+    zoo.build("bert").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert load(tmp_path).tokenizer("ab")["input_ids"] == [3, 4]
+
+
+def test_processor_beside_it_or_given(tmp_path, tokenizer):
+    pictures = hf.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    make_clip(tmp_path / "with", "clip_vision_model")
+    pictures.save_pretrained(tmp_path / "with")
+    found = load(tmp_path / "with").processor
+    assert found.crop_size["height"] == 16
+    make_clip(tmp_path / "without")
+    assert load(tmp_path / "without", processor=pictures).processor is pictures
+    assert load(tmp_path / "without", processor=tmp_path / "with").processor.crop_size["height"] == 16
+    assert load(zoo.build("clip"), processor=pictures, tokenizer=tokenizer).processor is pictures
+
+
+@pytest.mark.parametrize("name", ["unet", "pixart", "clip"])
+def test_any_module_is_a_model_without_a_tokenizer(name):
+    module = zoo.build(name)
+    model = load(module)
+    assert model.module is module
+    assert model.tokenizer is None
+    assert model.family is None
+    assert model.device == torch.device("cpu")
+    assert len(model.fingerprint()) == 16
+
+
+def test_adapter_in_an_encoder():
+    keywords = zoo.inputs("bert")
+    module = zoo.build("bert")
+    with torch.no_grad():
+        before = module(**keywords)[0]
+        model = load(module, adapter={"r": 2})
+        assert torch.equal(model.module(**keywords)[0], before)
+    assert all(key.startswith("encoder.layer.") or "pooler" in key for key in model.trainable())
+    assert model.family.name == "bert"
+
+
 # Refusals -----------------------------------------------------------------------------------------------
 
 
@@ -193,34 +272,76 @@ def t5():
 
 
 @pytest.mark.parametrize("config", [bert(), t5(), hf.ViTConfig()], ids=["bert", "t5", "vit"])
-def test_folder_of_another_kind(tmp_path, config):
+def test_folder_of_another_kind_than_asked_for_is_refused_before_its_weights(tmp_path, config):
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r", which is \w+, expected a causal language model; try"):
-        load(tmp_path)
+        load(tmp_path, kind="language model")
 
 
-def test_headless_checkpoint_is_refused_because_its_head_would_be_random(tmp_path, make, tokenizer):
+def test_headless_checkpoint_is_no_language_model_because_its_head_would_be_random(tmp_path, make, tokenizer):
     make("llama").model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"which is LlamaModel, expected a causal language model"):
-        load(tmp_path)
+        load(tmp_path, kind="language model")
+    assert type(load(tmp_path).module) is hf.LlamaModel
 
 
-@pytest.mark.parametrize("build", [lambda: hf.BertModel(bert()), lambda: hf.T5ForConditionalGeneration(t5())])
-def test_module_of_another_kind(build, tokenizer):
-    with pytest.raises(
-        ModelError, match=r"got a \w+, expected a causal language model; try its ...ForCausalLM"
-    ):
-        load(build(), tokenizer=tokenizer)
+OTHER_MODULES = [lambda: hf.BertModel(bert()), lambda: hf.T5ForConditionalGeneration(t5())]
+
+
+@pytest.mark.parametrize("build", OTHER_MODULES)
+def test_module_of_another_kind_than_asked_for(build, tokenizer):
+    message = r"got a \w+, expected a causal language model; try its ...ForCausalLM"
+    with pytest.raises(ModelError, match=message):
+        load(build(), tokenizer=tokenizer, kind="language model")
+    with pytest.raises(ModelError, match=message):
+        require_language_model(load(build(), tokenizer=tokenizer))
+
+
+def test_another_kind_inside_an_adapter_is_refused_too(tokenizer):
+    model = load(hf.BertModel(bert()), tokenizer=tokenizer, adapter={"r": 2})
+    with pytest.raises(ModelError, match="got a BertModel, expected a causal language model"):
+        require_language_model(model)
+
+
+def test_language_models_pass(make, tokenizer):
+    for name in zoo.DECODERS:
+        require_language_model(load(make(name), tokenizer=tokenizer, kind="language model"))
 
 
 def test_bert_set_to_decode_is_causal(tokenizer):
-    assert load(hf.BertLMHeadModel(bert(decodes=True)), tokenizer=tokenizer).family is None
+    model = load(hf.BertLMHeadModel(bert(decodes=True)), tokenizer=tokenizer, kind="language model")
+    assert model.family.name == "bert"
 
 
 def test_module_without_tokenizer(make):
-    with pytest.raises(ModelError, match=r"got a LlamaForCausalLM without tokenizer, expected tokenizer="):
-        load(make("llama"))
+    model = load(make("llama"))
+    assert model.tokenizer is None
+    message = r"got a LlamaForCausalLM without tokenizer, expected tokenizer= beside a module; try tokenizer="
+    for refused in (model.need_tokenizer, lambda: require_language_model(model)):
+        with pytest.raises(ModelError, match=message):
+            refused()
+    with pytest.raises(ModelError, match=message):
+        load(make("llama"), kind="language model")
+
+
+def test_unknown_kind_is_refused_before_the_folder_is_looked_at():
+    with pytest.raises(ModelError, match=r"kind: got 'language', expected one of .*; try 'language model'"):
+        load("./nowhere", kind="language")
+
+
+def test_pipeline_folder(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(
+        ModelError, match=r"but with a pipeline, expected one model; try load\(pipeline\.unet\)"
+    ):
+        load(tmp_path)
+
+
+def test_processor_that_is_not_there(tmp_path):
+    make_clip(tmp_path)
+    with pytest.raises(ModelError, match=r"expected a processor; try processor="):
+        load(tmp_path, processor=tmp_path / "empty")
 
 
 def test_unknown_dtype_is_refused_before_the_folder_is_looked_at():

@@ -185,7 +185,9 @@ def read_domains(config: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, D
 def _run_one(
     config: DynamicsConfig, folder: Path, label: str, progress: Progressor | None = None
 ) -> FinetuneResult:
-    model = load(config.model, dtype=config.dtype, device=config.device, adapter=_adapter(config))
+    model = load(
+        config.model, dtype=config.dtype, device=config.device, adapter=_adapter(config), kind="language model"
+    )
     train, evaluate = read_domains(config)
     return finetune(
         model,
@@ -210,7 +212,7 @@ def _run_member(member: tuple[str, DynamicsConfig], folder: Path) -> str:
 
 def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None) -> Outcome:
     """One run per mixer, in parallel processes; domains are tokenised before, once."""
-    model = load(config.model, device="cpu")
+    model = load(config.model, device="cpu", kind="language model")
     train, evaluate = read_domains(config)
     tokenise_all(train | evaluate, config.roles(), model, config.fit)
     named = {config.mixer.kind: config.mixer, **config.compare}

@@ -19,6 +19,7 @@ from trimtab.adapt.rows import read_losses
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
+from trimtab.models.kinds import require_language_model
 from trimtab.models.load import Model
 from trimtab.runs.plain import plain
 from trimtab.seeds import isolated
@@ -67,10 +68,12 @@ def finetune(
     Raises:
         ConfigProblems: unknown, doubled or contradictory domains, or settings that cannot work: all at once,
             before any work; then domains without enough sequences for a batch or a reading, all at once.
+        ModelError: the model is no causal language model, or has no tokenizer: before any work.
         DataError: a malformed or empty domain, one shorter than a sequence, or with a record in two splits.
         CheckpointError: `out` holds another run, or a damaged one.
         KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
     """
+    require_language_model(model)
     fit, evaluate = fit or Fit(), dict(evaluate or {})
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     accelerator = Accelerator(device_placement=False)

@@ -92,7 +92,7 @@ def _lora_config(module: nn.Module, lora: Lora) -> LoraConfig:
         lora_dropout=lora.dropout,
         target_modules=ALL_LINEAR if lora.targets is None else list(lora.targets),
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in module.modules()),
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if callable(getattr(module, "generate", None)) else None,
     )
 
 

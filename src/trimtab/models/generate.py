@@ -1,4 +1,4 @@
-"""Greedy completions of a batch of prompts, each the same as if it had been asked alone."""
+"""Completions of a batch of prompts, each the same as if it had been asked alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
 
 from trimtab.errors import ModelError, explain
+from trimtab.models.batches import evaluating, pad_token, padded, token_rows
+from trimtab.models.kinds import refuse_module
+from trimtab.seeds import derive
 
 
 def generate(
@@ -19,11 +22,15 @@ def generate(
     *,
     max_new_tokens: int = 32,
     batch_size: int = 16,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
-    """The most likely next token, again and again, after each prompt.
+    """The most likely next token, or one drawn by its probability, again and again, after each prompt.
 
     Prompts are padded on the left under an explicit mask, and positions count from each prompt's own first
-    token, so padding changes nothing. The tokenizer is only read and the module's mode is restored.
+    token, so padding changes nothing. Draws depend on the seed, the prompt's place in the list and the step, so
+    the batch size changes nothing either. The tokenizer is only read, the module's mode is restored, and the
+    caller's random generators are not touched.
 
     Args:
         module: a causal language model with `generate`.
@@ -31,60 +38,81 @@ def generate(
         prompts: texts; at least one token each. None at all gives an empty list.
         max_new_tokens: at least 1; a completion is shorter when the model ends it.
         batch_size: prompts at a time.
+        temperature: 0 takes the most likely token; above, tokens are drawn from softmax(logits / temperature).
+        seed: of the draws.
 
     Returns:
         The completions alone, without prompt and special tokens, in the order of the prompts.
 
     Raises:
-        ModelError: a single string, a prompt without tokens, a number below 1, or no `generate`.
+        ModelError: a single string, a prompt without tokens, a number out of range, or not a causal language model
+            with `generate`.
     """
-    _check(module, prompts, max_new_tokens, batch_size)
-    rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    for prompt, row in zip(prompts, rows, strict=True):
-        if not row:
-            raise ModelError(explain(f"the prompt {prompt!r}, which has no token", "at least one token"))
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-        done = [ids for batch in batches for ids in _complete(module, tokenizer, batch, max_new_tokens)]
-    finally:
-        for part in training:
-            part.training = True
+    _check(module, prompts, max_new_tokens, batch_size, temperature)
+    rows = token_rows(tokenizer, prompts, what="prompt")
+    settings = _settings(module, tokenizer, max_new_tokens)
+    done: list[list[int]] = []
+    with evaluating(module):
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            places = range(start, start + len(batch))
+            draws = (
+                [_Draws(temperature, [derive(seed, "generate", p) for p in places])] if temperature else []
+            )
+            done += _complete(module, batch, settings, draws)
     return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in done]
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, attention mask and position ids, each (B, T): rows end together, padding comes first.
+class _Draws(LogitsProcessor):
+    """Scores whose largest is a draw from softmax(logits / temperature).
 
-    >>> left_padded([[5, 6], [7]], pad=0)[0].tolist()
-    [[5, 6], [0, 7]]
+    Adding independent Gumbel noise, -log of a unit exponential, and taking the largest is an exact draw (Gumbel 1954;
+    Maddison, Tarlow & Minka 2014). Each row has its own stream, on the CPU and in double precision, so that neither
+    the batch nor the device decides.
     """
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature = temperature
+        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
+        """Logits (B, V) with temperature and noise."""
+        waits = torch.empty(scores.shape, dtype=torch.float64)
+        for row, stream in zip(waits, self.streams, strict=True):
+            row.exponential_(generator=stream)
+        return scores.double() / self.temperature - waits.log().to(scores.device)
 
 
-@torch.no_grad()
-def _complete(
-    module: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], max_new_tokens: int
-) -> list[list[int]]:
+def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Any:
     own = getattr(module, "generation_config", None)
     eos = getattr(own, "eos_token_id", None)
     eos = tokenizer.eos_token_id if eos is None else eos
     ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
     pad = tokenizer.pad_token_id
-    pad = pad if pad is not None else ends[0] if ends else 0
+    pad = pad if pad is not None else ends[0] if ends else pad_token(tokenizer)
+    return cast("Any", GenerationConfig)(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=ends or None,
+    )
+
+
+def _complete(
+    module: nn.Module, rows: Sequence[Sequence[int]], settings: Any, draws: list[_Draws]
+) -> list[list[int]]:
     device = next(module.parameters()).device
-    ids, mask, positions = (part.to(device) for part in left_padded(rows, int(pad)))
-    settings = cast("Any", GenerationConfig)(
-        do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=eos
+    batch = padded(rows, int(settings.pad_token_id), "left").to(device)
+    out: Tensor = cast("Any", module).generate(
+        input_ids=batch.ids,
+        attention_mask=batch.mask,
+        position_ids=batch.positions,
+        generation_config=settings,
+        logits_processor=draws,
     )
-    out = cast("Any", module).generate(
-        input_ids=ids, attention_mask=mask, position_ids=positions, generation_config=settings
-    )
-    return [_until(row, ends) for row in out[:, ids.shape[1] :].tolist()]
+    ends = settings.eos_token_id or []
+    return [_until(row, ends) for row in out[:, batch.ids.shape[1] :].tolist()]
 
 
 def _until(row: list[int], ends: Sequence[int]) -> list[int]:
@@ -93,11 +121,16 @@ def _until(row: list[int], ends: Sequence[int]) -> list[int]:
     return row[: stops[0]] if stops else row
 
 
-def _check(module: nn.Module, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> None:
+def _check(
+    module: nn.Module, prompts: Sequence[str], max_new_tokens: int, batch_size: int, temperature: float
+) -> None:
     if isinstance(prompts, str):
         raise ModelError(explain("one string", "a list of prompts", "[prompt]"))
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise ModelError(f"{name}: {explain(value, 'at least 1')}")
+    if not 0 <= temperature < float("inf"):
+        raise ModelError(f"temperature: {explain(temperature, 'a number of at least 0')}")
+    refuse_module(module)
     if not callable(getattr(module, "generate", None)):
         raise ModelError(explain(f"a {type(module).__name__} without generate()", "a model that generates"))

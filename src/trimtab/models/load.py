@@ -1,39 +1,43 @@
-"""One handle for a causal language model, from a hub name, a local folder or a module."""
+"""One handle for a model, from a hub name, a local folder or a module."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from trimtab.errors import ModelError, explain, nearest
 from trimtab.models.adapters import read_adapter, wrap
 from trimtab.models.families import Family, family_of, unwrapped
 from trimtab.models.generate import generate
+from trimtab.models.inputs import (
+    TokenizerSource,
+    first_line,
+    processor_beside,
+    read_processor,
+    read_tokenizer,
+    tokenizer_beside,
+)
+from trimtab.models.kinds import (
+    Kind,
+    check_kind,
+    is_causal,
+    loader,
+    refuse_checkpoint,
+    refuse_module,
+)
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_CAUSAL = "a causal language model"
 _SAMPLED_VALUES = 4096
 
 
@@ -43,13 +47,16 @@ class Model:
 
     Attributes:
         module: the network; inside a peft wrapper when an adapter was asked for.
-        tokenizer: the caller's or the checkpoint's, never changed.
+        tokenizer: the caller's or the checkpoint's, never changed; None for a model that reads no text, or when
+            a module came without.
         name: the hub name, the folder or the class it came from.
+        processor: of pictures, with or without text; None for most models.
     """
 
     module: nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     name: str
+    processor: Any = None
 
     @property
     def family(self) -> Family | None:
@@ -61,10 +68,37 @@ class Model:
         """Where the parameters are."""
         return next(self.module.parameters()).device
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int = 32, batch_size: int = 16) -> list[str]:
-        """Greedy completions of the prompts; see `trimtab.models.generate.generate`."""
+    def need_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, for what cannot do without.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if self.tokenizer is None:
+            got = f"a {type(unwrapped(self.module)).__name__} without tokenizer"
+            hint = "tokenizer=AutoTokenizer.from_pretrained(...)"
+            raise ModelError(explain(got, "tokenizer= beside a module", hint))
+        return self.tokenizer
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 32,
+        batch_size: int = 16,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Completions of the prompts, greedy or sampled; see `trimtab.models.generate.generate`."""
+        refuse_module(self.module)
         return generate(
-            self.module, self.tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
+            self.module,
+            self.need_tokenizer(),
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            temperature=temperature,
+            seed=seed,
         )
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -112,56 +146,86 @@ def canonical(name: str) -> str:
 def load(
     source: str | Path | nn.Module,
     *,
-    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    tokenizer: TokenizerSource | None = None,
+    processor: Any = None,
     dtype: str | None = None,
     device: str | torch.device | None = None,
     adapter: Mapping[str, Any] | LoraConfig | None = None,
+    kind: Kind = "any",
 ) -> Model:
-    """A causal language model with its tokenizer, ready to evaluate or to train.
+    """A model with its tokenizer or processor, ready to read, to steer, to evaluate or to train.
+
+    A checkpoint is loaded with the class that saved it: a causal language model, an encoder such as BERT, CLIP or
+    one of its towers. Parts of a diffusion pipeline are passed in as modules.
 
     Args:
         source: a hub name, a folder written by `save_pretrained` (safetensors), or a module you built.
-        tokenizer: needed beside a module; otherwise it replaces the checkpoint's. A folder or name is loaded.
+        tokenizer: replaces the checkpoint's. A folder or name is loaded. Beside a module it is optional; calls that
+            need it say so.
+        processor: of pictures; replaces the checkpoint's, if it is no language model and has one.
         dtype: "float32", "bfloat16" or "float64"; None keeps the checkpoint's own.
         device: None means the first free accelerator of this process, else the CPU.
         adapter: `{"r": 32, "alpha": 64, "dropout": 0.0, "targets": ["q_proj"], "seed": 0}`, all
             optional, or a peft `LoraConfig`. Only the adapter is trainable then. A module gets it in place.
+        kind: "language model" refuses everything that is no causal language model with a tokenizer, before its
+            weights are read.
 
     Returns:
         A handle whose module is in evaluation mode, unless it was passed in: then its mode is kept.
 
     Raises:
-        ModelError: the folder, its config.json or the tokenizer is missing, this is not a causal language
-            model, the hub name cannot be reached, or a setting is wrong. Settings are checked before files,
+        ModelError: the folder, its config.json or a language model's tokenizer is missing, this is not of the kind
+            asked for, the hub name cannot be reached, or a setting is wrong. Settings are checked before files,
             and files before weights.
     """
-    _check_settings(source, dtype, device, adapter)
+    _check_settings(source, dtype, device, adapter, kind)
     if isinstance(source, nn.Module):
-        module, words = source, _given_tokenizer(source, tokenizer)
+        words = None if tokenizer is None else read_tokenizer(tokenizer)
         name = str(getattr(getattr(source, "config", None), "name_or_path", "") or type(source).__name__)
+        model = Model(source, words, name, read_processor(processor))
+        if kind == "language model":
+            model.need_tokenizer()
     else:
-        name = str(source)
-        module, words = _from_checkpoint(source, tokenizer, dtype, device)
-    return Model(module if adapter is None else wrap(module, adapter), words, name)
+        model = _from_checkpoint(source, tokenizer, processor, dtype, device, kind)
+    return model if adapter is None else replace(model, module=wrap(model.module, adapter))
 
 
 def _from_checkpoint(
     source: str | Path,
-    tokenizer: PreTrainedTokenizerBase | str | Path | None,
+    tokenizer: TokenizerSource | None,
+    processor: Any,
     dtype: str | None,
     device: str | torch.device | None,
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    kind: Kind,
+) -> Model:
     where = _place(source)
-    _refuse_other_kinds(where, _config(where))
-    words = _tokenizer(where if tokenizer is None else tokenizer)
+    config = _config(where)
+    if kind == "language model":
+        refuse_checkpoint(where, config)
+    words, pictures = _inputs(where, config, tokenizer, processor)
     try:
-        module: nn.Module = AutoModelForCausalLM.from_pretrained(
+        module: nn.Module = loader(config).from_pretrained(
             where, dtype="auto" if dtype is None else DTYPES[dtype], use_safetensors=True
         )
     except (OSError, ValueError) as error:
         hint = "save_pretrained again with a current transformers, or check the name"
-        raise ModelError(explain(f"{where}: {_first_line(error)}", "weights in safetensors", hint)) from error
-    return module.to(_default_device() if device is None else device), words
+        raise ModelError(explain(f"{where}: {first_line(error)}", "weights in safetensors", hint)) from error
+    module = module.to(_default_device() if device is None else device)
+    return Model(module, words, str(source), pictures)
+
+
+def _inputs(
+    where: str, config: PreTrainedConfig, tokenizer: TokenizerSource | None, processor: Any
+) -> tuple[PreTrainedTokenizerBase | None, Any]:
+    """The tokenizer and the processor of a checkpoint; only a language model must have a tokenizer."""
+    causal = is_causal(config)
+    if tokenizer is not None or causal:
+        words: PreTrainedTokenizerBase | None = read_tokenizer(where if tokenizer is None else tokenizer)
+    else:
+        words = tokenizer_beside(where)
+    if processor is not None or causal:
+        return words, read_processor(processor)
+    return words, processor_beside(where)
 
 
 def _check_settings(
@@ -169,7 +233,9 @@ def _check_settings(
     dtype: str | None,
     device: str | torch.device | None,
     adapter: Mapping[str, Any] | LoraConfig | None,
+    kind: Kind,
 ) -> None:
+    check_kind(kind)
     if isinstance(adapter, Mapping):
         read_adapter(adapter)
     if dtype is not None and dtype not in DTYPES:
@@ -180,8 +246,8 @@ def _check_settings(
     if dtype is not None or device is not None:
         got = "dtype= or device= beside a module"
         raise ModelError(explain(got, "a module that is as you want it", "module.to(...) before load"))
-    if isinstance(source, PreTrainedModel) or hasattr(source, "get_base_model"):
-        _refuse_other_modules(unwrapped(source))
+    if kind == "language model":
+        refuse_module(source)
 
 
 def _place(source: str | Path) -> str:
@@ -194,6 +260,9 @@ def _place(source: str | Path) -> str:
         if (folder / "adapter_config.json").is_file():
             hint = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)"
             raise ModelError(explain(got + " but with an adapter", "a whole model", hint))
+        if (folder / "model_index.json").is_file():
+            hint = "load(pipeline.unet) or load(pipeline.transformer)"
+            raise ModelError(explain(got + " but with a pipeline", "one model", hint))
         raise ModelError(
             explain(got, "a folder written by save_pretrained", "the folder that has config.json")
         )
@@ -210,76 +279,10 @@ def _config(where: str) -> PreTrainedConfig:
     except (OSError, ValueError) as error:
         expected = "a local folder, or a model that the hub serves and this transformers knows"
         raise ModelError(
-            explain(f"{where}: {_first_line(error)}", expected, "check the name and the network")
+            explain(f"{where}: {first_line(error)}", expected, "check the name and the network")
         ) from error
     assert isinstance(config, PreTrainedConfig)
     return config
-
-
-def _refuse_other_kinds(where: str, config: PreTrainedConfig) -> None:
-    kinds = config.architectures or []
-    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    causal = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(names)}
-    if known and (not kinds or causal.intersection(kinds)) and not _looks_both_ways(config):
-        return
-    got = f"{where}, which is {' '.join(kinds) or config.model_type}"
-    raise ModelError(explain(got, _CAUSAL, "a checkpoint such as Qwen/Qwen3-0.6B"))
-
-
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _looks_both_ways(config: PreTrainedConfig) -> bool:
-    """Whether a model sees the future: encoder-decoders, and encoders such as BERT unless set to decode."""
-    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return bool(config.is_encoder_decoder) or (encoder and getattr(config, "is_decoder", None) is False)
-
-
-def _refuse_other_modules(module: nn.Module) -> None:
-    config = getattr(module, "config", None)
-    speaks = isinstance(module, PreTrainedModel) and module.can_generate()
-    if not speaks or config is None or _looks_both_ways(config):
-        raise ModelError(explain(f"a {type(module).__name__}", _CAUSAL, "its ...ForCausalLM class"))
-
-
-def _given_tokenizer(
-    module: nn.Module, tokenizer: PreTrainedTokenizerBase | str | Path | None
-) -> PreTrainedTokenizerBase:
-    if tokenizer is None:
-        got = f"a {type(module).__name__} without tokenizer"
-        raise ModelError(
-            explain(got, "tokenizer= beside a module", "tokenizer=AutoTokenizer.from_pretrained(...)")
-        )
-    return _tokenizer(tokenizer)
-
-
-def _tokenizer(source: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
-    if isinstance(source, PreTrainedTokenizerBase):
-        return source
-    folder = Path(source).expanduser()
-    hint = "tokenizer= or tokenizer.save_pretrained(folder)"
-    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(explain(f"the folder {folder} without a tokenizer", "tokenizer files", hint))
-    try:
-        words = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        raise ModelError(explain(f"{source}: {_first_line(error)}", "a tokenizer", hint)) from error
-    assert isinstance(words, PreTrainedTokenizerBase)
-    return words
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
-
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "spiece.model",
-)
 
 
 def _default_device() -> torch.device:

@@ -1,0 +1,185 @@
+"""Texts as padded batches in which padding changes nothing: the one place that pads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from trimtab.errors import ModelError, explain
+from trimtab.models.families import unwrapped
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Some texts as token ids.
+
+    Attributes:
+        ids: (B, T) token ids.
+        mask: (B, T), 1 where a token is valid.
+        positions: (B, T), counted from each row's first valid token.
+        side: where the padding is.
+    """
+
+    ids: Int[Tensor, "B T"]
+    mask: Int[Tensor, "B T"]
+    positions: Int[Tensor, "B T"]
+    side: PaddingSide = "right"
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        """The same batch on a device."""
+        return TextBatch(self.ids.to(device), self.mask.to(device), self.positions.to(device), self.side)
+
+    def arguments(self, module: nn.Module) -> dict[str, Tensor]:
+        """The keywords of a forward pass: ids and mask, and positions where the model would count padding.
+
+        Models count from the left edge. That is right for padding on the right, also for those that count from
+        another number than 0, and wrong for padding on the left.
+        """
+        keywords = {"input_ids": self.ids, "attention_mask": self.mask}
+        if self.side == "left" and "position_ids" in inspect.signature(unwrapped(module).forward).parameters:
+            keywords["position_ids"] = self.positions
+        return keywords
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, side: PaddingSide = "right") -> TextBatch:
+    """Rows of token ids made equally long under an explicit mask.
+
+    Raises:
+        ModelError: no row, or one without tokens.
+
+    >>> padded([[5, 6], [7]], pad=0, side="left").ids.tolist()
+    [[5, 6], [0, 7]]
+    >>> padded([[5, 6], [7]], pad=0).mask.tolist()
+    [[1, 1], [1, 0]]
+    """
+    if not rows or not all(map(len, rows)):
+        got = "no rows" if not rows else "a row without tokens"
+        raise ModelError(explain(got, "at least one row of at least one token"))
+    width = max(map(len, rows))
+
+    def fill(filling: int, contents: Sequence[Sequence[int]]) -> Tensor:
+        gaps = [[filling] * (width - len(row)) for row in contents]
+        pairs = zip(gaps, contents, strict=True)
+        return torch.tensor([[*gap, *row] if side == "left" else [*row, *gap] for gap, row in pairs])
+
+    mask = fill(0, [[1] * len(row) for row in rows])
+    return TextBatch(fill(pad, rows), mask, (mask.cumsum(1) - 1).clamp(min=0), side)
+
+
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    what: str = "text",
+    special: bool = True,
+    max_tokens: int | None = None,
+) -> list[list[int]]:
+    """The token ids of each text.
+
+    Args:
+        tokenizer: only read.
+        texts: any number.
+        what: what a text is called in errors.
+        special: with the special tokens that the tokenizer adds, such as a first one.
+        max_tokens: longer texts are cut to this many; None cuts nothing.
+
+    Raises:
+        ModelError: a single string, or a text without tokens.
+    """
+    if isinstance(texts, str):
+        raise ModelError(explain("one string", f"a list of {what}s", f"[{what}]"))
+    cut = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
+    rows = [
+        list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"]) for text in texts
+    ]
+    for text, row in zip(texts, rows, strict=True):
+        if not row:
+            raise ModelError(explain(f"the {what} {text!r}, which has no token", "at least one token"))
+    return rows
+
+
+def row_batches(
+    model: Model, rows: Sequence[Sequence[int]], *, batch_size: int = 16, side: PaddingSide = "right"
+) -> Iterator[TextBatch]:
+    """Rows of token ids in their order, `batch_size` at a time, on the model's device.
+
+    Raises:
+        ModelError: a batch size below 1, or a row longer than the model's table of positions.
+    """
+    if batch_size < 1:
+        raise ModelError(f"batch_size: {explain(batch_size, 'at least 1')}")
+    limit = _longest(unwrapped(model.module))
+    for number, row in enumerate(rows):
+        if limit is not None and len(row) > limit:
+            got = f"{len(row)} tokens in text {number}"
+            raise ModelError(explain(got, f"at most {limit}, the model's limit", f"max_tokens={limit}"))
+    pad = pad_token(model.need_tokenizer())
+    starts = range(0, len(rows), batch_size)
+    return (padded(rows[start : start + batch_size], pad, side).to(model.device) for start in starts)
+
+
+def text_batches(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    side: PaddingSide = "right",
+    max_tokens: int | None = None,
+) -> Iterator[TextBatch]:
+    """Texts in their order as padded batches on the model's device: `model.module(**batch.arguments(model.module))`.
+
+    Args:
+        model: a handle with a tokenizer.
+        texts: at least one token each.
+        batch_size: texts at a time.
+        side: where padding goes; on the right it is right for every kind of model.
+        max_tokens: longer texts are cut; None refuses those longer than the model's limit.
+
+    Raises:
+        ModelError: no tokenizer, a single string, a text without tokens or too long, or a batch size below 1: all
+            before the first batch.
+    """
+    rows = token_rows(model.need_tokenizer(), texts, max_tokens=max_tokens)
+    return row_batches(model, rows, batch_size=batch_size, side=side)
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to fill rows with; which one is of no consequence under a mask."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
+    return 0
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run a block with every part in evaluation mode and without gradients; each part's mode comes back."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _longest(network: nn.Module) -> int | None:
+    """How many positions a model has a place for; None when its configuration does not say."""
+    config: Any = getattr(network, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    limit = getattr(text, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None

@@ -1,0 +1,209 @@
+"""How likely texts are under a language model, and how far an intervention moves its next-token distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from trimtab.errors import ShapeError, explain
+from trimtab.models.batches import TextBatch, evaluating, row_batches, text_batches, token_rows
+from trimtab.models.kinds import require_language_model
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """How likely each of n texts is.
+
+    Attributes:
+        nats: summed log probability of each text's scored tokens, at most 0.
+        tokens: how many tokens of each text were scored.
+    """
+
+    nats: Float[np.ndarray, " n"]
+    tokens: Int[np.ndarray, " n"]
+
+    @property
+    def loss_nats(self) -> float:
+        """Token-weighted mean loss, nats per token; nan without scored tokens."""
+        return _per_token(-self.nats, self.tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean loss per token, at least 1; nan without scored tokens."""
+        return float(np.exp(self.loss_nats))
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far next-token distributions moved on each of n texts.
+
+    Attributes:
+        nats: summed over the positions of each text, at least 0.
+        tokens: positions of each text.
+    """
+
+    nats: Float[np.ndarray, " n"]
+    tokens: Int[np.ndarray, " n"]
+
+    @property
+    def mean_nats(self) -> float:
+        """Mean divergence per token; nan without tokens."""
+        return _per_token(self.nats, self.tokens)
+
+
+def log_likelihood(
+    model: Model, texts: Sequence[str], *, batch_size: int = 16, max_tokens: int | None = None
+) -> LogLikelihood:
+    """The log probability of each text: of its tokens from the second on, each given those before.
+
+    The first token is never scored, so a text of one token counts for nothing. Interventions that are in place take
+    part. One batch of logits is held at a time, in the model's own precision; sums are in double precision.
+
+    Args:
+        model: a causal language model with a tokenizer; its modes are restored.
+        texts: at least one token each; none at all gives empty arrays.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut to this many tokens.
+
+    Raises:
+        ModelError: not a causal language model, no tokenizer, or a text that cannot be read.
+    """
+    require_language_model(model)
+    batches = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
+    return _scored(model, ((batch, batch.mask) for batch in batches))
+
+
+def continuation_log_likelihood(
+    model: Model, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 16
+) -> LogLikelihood:
+    """The log probability of each continuation given its prompt; only the continuation's tokens are scored.
+
+    The two are tokenised apart and joined, the prompt with the tokenizer's special tokens and the continuation
+    without: what is scored is what generation after this prompt could have written.
+
+    Args:
+        model: a causal language model with a tokenizer.
+        prompts: at least one token each.
+        continuations: one for each prompt, at least one token each.
+        batch_size: pairs at a time.
+
+    Raises:
+        ModelError: not a causal language model, no tokenizer, or a text that cannot be read.
+        ShapeError: not as many prompts as continuations.
+    """
+    require_language_model(model)
+    if len(prompts) != len(continuations):
+        got = f"{len(prompts)} prompts and {len(continuations)} continuations"
+        raise ShapeError(explain(got, "one continuation for each prompt"))
+    words = model.need_tokenizer()
+    heads = token_rows(words, prompts, what="prompt")
+    tails = token_rows(words, continuations, what="continuation", special=False)
+    rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
+    batches = row_batches(model, rows, batch_size=batch_size)
+    starts = (heads[start : start + batch_size] for start in range(0, len(heads), batch_size))
+    return _scored(model, ((batch, _after(batch, some)) for batch, some in zip(batches, starts, strict=True)))
+
+
+def kl_divergence(
+    model: Model,
+    texts: Sequence[str],
+    change: Callable[[], AbstractContextManager[Any]],
+    *,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
+) -> Divergence:
+    """KL(model as it is || model inside a context), per token, over the whole vocabulary.
+
+    At every token of a text, the last one included, the two distributions of the next token are compared. Both
+    forward passes of a batch follow one another, so two batches of logits are held at a time, whatever the number of
+    texts.
+
+    Args:
+        model: a causal language model with a tokenizer.
+        texts: at least one token each.
+        change: opens the context anew for each batch, for instance `lambda: steering.on(model, strength=0.5)`.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut to this many tokens.
+
+    Returns:
+        Zero exactly where the context changes nothing; infinite where it makes a possible token impossible.
+
+    Raises:
+        ModelError: not a causal language model, no tokenizer, or a text that cannot be read.
+    """
+    require_language_model(model)
+    nats: list[float] = []
+    tokens: list[int] = []
+    with evaluating(model.module):
+        for batch in text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens):
+            before = next_token_logits(model.module, batch)
+            with change():
+                after = next_token_logits(model.module, batch)
+            for p, q, mask in zip(before, after, batch.mask.bool(), strict=True):
+                nats.append(float(kl(p[mask], q[mask]).double().sum()))
+                tokens.append(int(mask.sum()))
+    return Divergence(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))
+
+
+def next_token_logits(module: nn.Module, batch: TextBatch) -> Float[Tensor, "B T V"]:
+    """Logits at every position of a batch, with gradients unless they are off; those at padding mean nothing."""
+    logits = module(**batch.arguments(module)).logits
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def kl(p_logits: Float[Tensor, "*n V"], q_logits: Float[Tensor, "*n V"]) -> Float[Tensor, " *n"]:
+    """KL(p || q) of categorical distributions given by logits, in nats; differentiable.
+
+    In single precision at least. Never negative but for rounding, which is cut off at 0; a category that p gives no
+    mass adds nothing.
+
+    >>> kl(torch.tensor([0.0, -torch.inf]), torch.tensor([0.0, 0.0]))
+    tensor(0.6931)
+    """
+    single = torch.float64 if p_logits.dtype == torch.float64 else torch.float32
+    p, q = p_logits.to(single).log_softmax(-1), q_logits.to(single).log_softmax(-1)
+    gap = torch.where(p == -torch.inf, 0.0, p - q)
+    return (p.exp() * gap).sum(-1).clamp(min=0)
+
+
+def _after(batch: TextBatch, heads: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:
+    """The mask without the first tokens of each row."""
+    lengths = torch.tensor([[len(head)] for head in heads], device=batch.mask.device)
+    return batch.mask * (batch.positions >= lengths)
+
+
+def _scored(model: Model, marked: Iterator[tuple[TextBatch, Tensor]]) -> LogLikelihood:
+    """Sums over the marked tokens of each row; a row's first token cannot be scored."""
+    nats: list[float] = []
+    tokens: list[int] = []
+    with evaluating(model.module):
+        for batch, marks in marked:
+            scored = marks[:, 1:] * batch.mask[:, :-1]
+            for row, logits in enumerate(next_token_logits(model.module, batch)):
+                keep = scored[row].bool()
+                logp = _log_probability(logits[:-1][keep], batch.ids[row, 1:][keep])
+                nats.append(float(logp.double().sum()))
+                tokens.append(int(keep.sum()))
+    return LogLikelihood(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))
+
+
+def _log_probability(logits: Float[Tensor, "T V"], ids: Int[Tensor, " T"]) -> Float[Tensor, " T"]:
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def _per_token(nats: Float[np.ndarray, " n"], tokens: Int[np.ndarray, " n"]) -> float:
+    total = int(tokens.sum())
+    return float(nats.sum()) / total if total else math.nan
