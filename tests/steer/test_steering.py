@@ -6,31 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from places import sites
+from steerings import random_steering
 from trimtab import Steering, load
 from trimtab.errors import ModelError, ShapeError
-from trimtab.models.capture import capture
 from trimtab.models.intervene import intervene
 from trimtab.models.sites import resolve
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.steering import Base
 from zoo import NINE, build, inputs, tokenizer
-
-
-def widths(module, name, found):
-    with torch.no_grad(), capture(module, found, "mean") as taken:
-        module(**inputs(name))
-    return {site: values.shape[1] for site, values in taken.items()}
-
-
-def random_steering(module, name, patterns, seed=0):
-    """A steering with random maps at these sites."""
-    draw = torch.Generator().manual_seed(seed)
-    found = resolve(module, patterns)
-    maps = {
-        site: (1 + 0.2 * torch.randn(d, generator=draw), 0.2 * torch.randn(d, generator=draw))
-        for site, d in widths(module, name, found).items()
-    }
-    return Steering(maps, Base.of(module, found))
 
 
 def read(out):

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trimtab.errors import DataError
+from trimtab.steer.examples import read_examples
+
+
+def test_each_line_is_an_example_and_none_is_in_both_parts(tmp_path):
+    path = tmp_path / "rude.txt"
+    path.write_text("\n".join(f"line {n}" for n in range(20)) + "\n\nline 3\n")
+    found = read_examples(path, "source", 5, 7)
+    assert (len(found.fit), len(found.held_out)) == (5, 7)
+    assert len({*found.fit, *found.held_out}) == 12
+    assert read_examples(path, "source", 5, 7) == found
+    assert read_examples(path, "source", 5, 7, seed=1) != found
+
+
+def test_records_of_jsonl_are_examples(tmp_path):
+    path = tmp_path / "rude.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"a\nb {n}"}) for n in range(4)))
+    assert sorted(read_examples(path, "source", 2, 2).fit + read_examples(path, "source", 2, 2).held_out) == [
+        f"a\nb {n}" for n in range(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"source: got 0 different texts in .*a.txt, expected 4: 2 to fit with and 2 held out"),
+        ("a.txt", b"one\none\none\ntwo\n", "got 2 different texts"),
+        ("a.txt", b"\xff\xfe", "a.txt: got bytes that are not UTF-8"),
+        (
+            "a.jsonl",
+            b'{"prompt": "a", "completion": "b"}\n',
+            r"source: got a completion in .*, expected plain texts",
+        ),
+        ("a.jsonl", b"{", "a.jsonl:1: got"),
+        ("missing", None, "expected a file that exists"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_examples(path, "source", 2, 2)
