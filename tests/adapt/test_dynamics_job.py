@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+import zoo
 from trimtab import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform, finetune, load
 from trimtab.adapt.checks import refuse
 from trimtab.adapt.dynamics_job import DynamicsConfig, Outcome, check, read_domains, run
 from trimtab.adapt.result import FinetuneResult
-from trimtab.errors import CheckpointError, ConfigProblems, TrimtabError
+from trimtab.errors import CheckpointError, ConfigProblems, ModelError, TrimtabError
 from trimtab.models.adapters import Lora
 from trimtab.runs.config import read_config, write_config
 from worlds import EVALUATE, QUICK, TRAIN, llama, texts, tokenizer
@@ -246,6 +247,18 @@ def test_a_lora_job(config: DynamicsConfig, tmp_path: Path) -> None:
     assert result.status == "feasible"
     (best,) = (tmp_path / "run" / "artifacts").glob(f"weights-*{result.step}")
     assert all(".lora_" in name for name in load_file(best / "parameters.safetensors"))
+
+
+@pytest.mark.parametrize("compare", [{}, {"uniform": Uniform()}], ids=["one run", "a group"])
+def test_a_model_that_is_no_language_model_is_refused_before_its_weights_are_read(
+    config: DynamicsConfig, tmp_path: Path, compare: Mapping[str, Any]
+) -> None:
+    zoo.CONFIGS["bert"](architectures=["BertModel"]).save_pretrained(tmp_path / "encoder")
+    tokenizer().save_pretrained(tmp_path / "encoder")
+    other = replace(config, model=str(tmp_path / "encoder"), compare=compare)
+    with pytest.raises(ModelError, match=r"which is BertModel, expected a causal language model; try"):
+        run(other, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # A group

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +18,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import zoo
 from trimtab import Domain, DynaMiCS, EarlyStoppedTarget, Fit, Fixed, Replay, Uniform, finetune, load
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.result import FinetuneResult
 from trimtab.data.tokens import tokenise
-from trimtab.errors import CheckpointError, ConfigProblems, DataError
+from trimtab.errors import CheckpointError, ConfigProblems, DataError, ModelError
 from trimtab.models.load import Model
 from trimtab.seeds import isolated
 from trimtab.train.evaluate import Z95, change
@@ -524,6 +525,25 @@ def test_what_cannot_work_is_refused_and_nothing_has_changed(case: str, tmp_path
     assert not (tmp_path / "run").exists()
     assert same(weights(handle), base)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("handle", "message"),
+    [
+        (
+            lambda: load(zoo.build("bert"), tokenizer=tokenizer()),
+            "got a BertModel, expected a causal language model",
+        ),
+        (lambda: load(zoo.build("llama")), "got a LlamaForCausalLM without tokenizer, expected tokenizer="),
+    ],
+    ids=["an encoder", "no tokenizer"],
+)
+def test_what_is_no_language_model_is_refused_first(
+    handle: Callable[[], Model], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        run(handle(), Uniform(targets=["no domain either"]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_mistake_is_told_at_once() -> None:
