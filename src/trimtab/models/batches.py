@@ -47,11 +47,19 @@ class TextBatch:
 
         Models count from the left edge. That is right for padding on the right, also for those that count from
         another number than 0, and wrong for padding on the left.
+
+        Raises:
+            ModelError: padding on the left of a float64 model with eager attention: most of those take the softmax of
+                the row of a padding token, all minus infinity in single precision, and hand its nan on.
         """
         keywords = {"input_ids": self.ids, "attention_mask": self.mask}
-        if self.side == "left" and "position_ids" in inspect.signature(unwrapped(module).forward).parameters:
-            keywords["position_ids"] = self.positions
-        return keywords
+        if self.side == "right":
+            return keywords
+        network = unwrapped(module)
+        if not self.mask.all():
+            _refuse_left(network)
+        takes = "position_ids" in inspect.signature(network.forward).parameters
+        return keywords | ({"position_ids": self.positions} if takes else {})
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, side: PaddingSide = "right") -> TextBatch:
@@ -175,6 +183,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+def _refuse_left(network: nn.Module) -> None:
+    eager = getattr(getattr(network, "config", None), "_attn_implementation", None) == "eager"
+    if eager and next(network.parameters()).dtype == torch.float64:
+        got = "padding on the left for a float64 model with eager attention, which can make nan of it"
+        raise ModelError(explain(got, "rows of one length, or another precision", "batch_size=1"))
 
 
 def _longest(network: nn.Module) -> int | None:

@@ -105,11 +105,7 @@ def _complete(
     device = next(module.parameters()).device
     batch = padded(rows, int(settings.pad_token_id), "left").to(device)
     out: Tensor = cast("Any", module).generate(
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
-        position_ids=batch.positions,
-        generation_config=settings,
-        logits_processor=draws,
+        **batch.arguments(module), generation_config=settings, logits_processor=draws
     )
     ends = settings.eos_token_id or []
     return [_until(row, ends) for row in out[:, batch.ids.shape[1] :].tolist()]
