@@ -186,7 +186,11 @@ def _run_one(
     config: DynamicsConfig, folder: Path, label: str, progress: Progressor | None = None
 ) -> FinetuneResult:
     model = load(
-        config.model, dtype=config.dtype, device=config.device, adapter=_adapter(config), kind="language model"
+        config.model,
+        dtype=config.dtype,
+        device=config.device,
+        adapter=_adapter(config),
+        kind="language model",
     )
     train, evaluate = read_domains(config)
     return finetune(

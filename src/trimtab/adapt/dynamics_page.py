@@ -18,11 +18,12 @@ from trimtab.adapt.comparison import (
     working_seconds,
 )
 from trimtab.adapt.group_page import comparison_section
-from trimtab.adapt.page_parts import COVERS, evenly, gallery, picture, setting, tone
+from trimtab.adapt.page_parts import COVERS, evenly, setting, tone
 from trimtab.adapt.verdict import kept_all, sentence_about, verdict
 from trimtab.errors import DataError, explain
 from trimtab.report.numbers import NOTHING, fixed, missing, number, span
 from trimtab.report.page import Gallery, Mark, Page, Picture, Section, Table, Text
+from trimtab.report.pictures import gallery, picture
 
 if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult

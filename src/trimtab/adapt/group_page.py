@@ -11,10 +11,11 @@ from trimtab.adapt import group_figures as drawn
 from trimtab.adapt.calibration import calibration_points, calibration_table
 from trimtab.adapt.comparison import CHANGE, KEPT, LIMIT, comparison_table, kept_word
 from trimtab.adapt.feasibility import feasibility_rates, feasibility_table, violation_table
-from trimtab.adapt.page_parts import COVERS, gallery, picture, tone
+from trimtab.adapt.page_parts import COVERS, tone
 from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.report.numbers import NOTHING, fixed, missing, span
 from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text
+from trimtab.report.pictures import gallery, picture
 
 if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult

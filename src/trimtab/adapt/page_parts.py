@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.report.figures import to_svg
 from trimtab.report.numbers import missing
-from trimtab.report.page import Gallery, Picture, Tone
+from trimtab.report.page import Tone
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from trimtab.adapt.result import FinetuneResult
 
 COVERS = (
@@ -43,13 +40,3 @@ def evenly(places: Sequence[int], most: int) -> list[int]:
     """
     chosen = np.linspace(0, len(places) - 1, min(len(places), most)).round().astype(int)
     return [places[number] for number in chosen.tolist()]
-
-
-def picture(figure: Figure, caption: str = "") -> Picture:
-    """A figure as a block of a page."""
-    return Picture(to_svg(figure), caption)
-
-
-def gallery(figures: Sequence[Figure], caption: str = "", *, small: bool = False) -> Gallery:
-    """Figures side by side with one caption."""
-    return Gallery([picture(figure) for figure in figures], caption, small)

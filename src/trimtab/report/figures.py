@@ -180,14 +180,15 @@ def line_band(
     spans: Sequence[tuple[float, float]] = (),
     marked: float | None = None,
     axis: str = "",
+    across: str = "training step",
     title: str = "",
     label: str = "",
 ) -> Figure:
     """A line with its interval, beside a reference (dotted) and a limit (dashed).
 
     Args:
-        x: steps, ascending.
-        y: one value per step; nan leaves a gap.
+        x: steps or strengths, ascending.
+        y: one value each; nan leaves a gap.
         low: lower end of the interval of each value.
         high: upper end.
         reference: horizontal dotted line; nan for none.
@@ -195,6 +196,7 @@ def line_band(
         spans: intervals of x to shade.
         marked: a step to mark with a vertical line.
         axis: what the vertical axis measures.
+        across: what the horizontal axis measures.
         title: what stands above the axes.
         label: the text alternative.
     """
@@ -207,9 +209,11 @@ def line_band(
         for height, dashes in ((reference, ":"), (limit, "--")):
             if not missing(height):
                 axes.axhline(height, color=INK, linestyle=dashes, linewidth=1.1)
-        axes.set(xlabel="training step", ylabel=axis)
+        axes.set(xlabel=across, ylabel=axis)
         axes.set_ylim(*with_margin(np.array([*y, *low, *high, reference, limit], dtype=float)))
         finish(axes, marked)
+        if across != "training step":
+            axes.xaxis.set_major_locator(MaxNLocator(6))
     return figure
 
 
