@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -170,6 +171,37 @@ class Steering:
         """Site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
         alone = {name: (weight == 1) & (shift == 0) for name, (weight, shift) in self.maps.items()}
         return {name: float(units.float().mean()) for name, units in alone.items()}
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write it as safetensors, configuration and card; see `trimtab.steer.saved.save`."""
+        from trimtab.steer.saved import save
+
+        return save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Steering:
+        """Read it from a folder or the hub, all of it checked; see `trimtab.steer.saved.read`."""
+        from trimtab.steer.saved import read
+
+        return read(source, revision)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload it and say where it is; for the options see `trimtab.steer.saved.push`."""
+        from trimtab.steer.saved import push
+
+        return push(self, repo_id, **options)
+
+    def export(self, form: Literal["gguf"], path: str | Path, *, model_hint: str = "") -> Path:
+        """Write a steering that only shifts residuals as a llama.cpp control vector; see `trimtab.steer.gguf.write`.
+
+        Raises:
+            ModelError: another form, or a steering that a control vector cannot hold.
+        """
+        from trimtab.steer.gguf import write
+
+        if form != "gguf":
+            raise ModelError(f"export: {explain(repr(form), repr('gguf'))}")
+        return write(self, path, model_hint)
 
     def _affine(self) -> Iterator[tuple[str, AffineMap]]:
         return ((name, AffineMap(*pair)) for name, pair in self.maps.items())
