@@ -21,10 +21,12 @@ from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Proportional, Replay
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain
-from trimtab.errors import DataError, ModelError, Problem, TrimtabError, nearest
+from trimtab.errors import DataError, ModelError, Problem, TrimtabError
 from trimtab.models.adapters import Lora, read_adapter
+from trimtab.models.checks import name_problems
 from trimtab.models.load import load
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.places import neighbour
 from trimtab.runs.plain import plain
 from trimtab.runs.record import RunFolder
 from trimtab.runs.sweep import sweep
@@ -148,7 +150,7 @@ def check(config: DynamicsConfig) -> list[Problem]:
         found.append(Problem("jobs", str(config.jobs), "at least 1"))
     for key, sources in (("train", config.train), ("evaluate", config.evaluate)):
         found += [p for name, source in sources.items() for p in _source_problems(f"{key}.{name}", source)]
-    found += _model_problems(config.model)
+    found += name_problems(config.model)
     found += _adapter_problems(config)
     return list(dict.fromkeys(found))
 
@@ -257,7 +259,7 @@ def _source_problems(where: str, source: str) -> list[Problem]:
         return []
     whole = Path(source).expanduser()
     if not source or not (whole.exists() or glob.glob(str(whole), recursive=True)):  # noqa: PTH207
-        return [Problem(where, repr(source), "a file, a glob, a folder or hf:owner/name", _neighbour(whole))]
+        return [Problem(where, repr(source), "a file, a glob, a folder or hf:owner/name", neighbour(whole))]
     try:
         Domain.from_path("domain", whole)
     except DataError as error:
@@ -278,17 +280,3 @@ def _told(where: str, error: TrimtabError) -> Problem:
     got, _, rest = str(error).partition("got ")[2].partition(", expected ")
     expected, _, hint = rest.partition("; try ")
     return Problem(where, got, expected, hint)
-
-
-def _neighbour(path: Path) -> str:
-    there = path.parent if path.parent.is_dir() else Path()
-    close = nearest(path.name, [p.name for p in there.iterdir()])
-    return f"{path.parent / close.strip(chr(39))}" if close else "a path relative to the current directory"
-
-
-def _model_problems(model: str) -> list[Problem]:
-    path = Path(model).expanduser()
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
-    if model.startswith("lab:") or not looks_local or (path / "config.json").exists():
-        return []
-    return [Problem("model", repr(model), "a folder with a config.json, or a hub name", _neighbour(path))]

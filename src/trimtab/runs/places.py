@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from trimtab.errors import nearest
+
 
 def cache_home() -> Path:
     """The folder of lab models and tokenised data: `$TRIMTAB_CACHE`, else the platform's user cache.
@@ -20,3 +22,10 @@ def cache_home() -> Path:
 def runs_home() -> Path:
     """The folder that runs go to unless told otherwise: `$TRIMTAB_RUNS`, else `./runs`."""
     return Path(os.environ.get("TRIMTAB_RUNS") or "runs").expanduser()
+
+
+def neighbour(path: Path) -> str:
+    """What to try instead of a path that is not there: the nearest name beside it."""
+    there = path.parent if path.parent.is_dir() else Path()
+    close = nearest(path.name, [p.name for p in there.iterdir()])
+    return f"{path.parent / close.strip(chr(39))}" if close else "a path relative to the current directory"
