@@ -89,6 +89,7 @@ def limits(changes: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
     mixed = changes[..., -1]
     gap = mixed - alone.mean(axis=-1)
     return {
+        "between_orders_rms_nats_at_16": float(np.sqrt(np.mean(between**2))),
         "between_orders_over_standard_error": math.sqrt(float(np.mean(between**2) / np.mean(own[:, 0] ** 2))),
         "slope_128_over_slope_16": dict(
             zip(("q25", "median", "q75"), np.quantile(bend, (0.25, 0.5, 0.75)).tolist(), strict=True)
