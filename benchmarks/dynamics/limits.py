@@ -130,7 +130,12 @@ def main() -> None:
     found = {}
     for scenario in asked.scenarios:
         parts = [done[f"{scenario}, {seed}"] for seed in SEEDS]
-        found[scenario] = limits(*(np.array([part[key] for part in parts]) for key in ("changes", "errors")))
+        changes, errors = (np.array([part[key] for part in parts]) for key in ("changes", "errors"))
+        limited = [name in SCENARIOS[scenario].constraints for name in parts[0]["evaluate"]]
+        found[scenario] = {
+            "all losses": limits(changes, errors),
+            "constraints": limits(changes[:, :, limited], errors[:, :, limited]),
+        }
     record = {
         "command": "python benchmarks/dynamics/limits.py --scenarios "
         + " ".join(f'"{s}"' for s in asked.scenarios),
