@@ -58,12 +58,30 @@ def wasserstein_1d(
     if x_weights is not None or y_weights is not None:
         masses = _masses("x_weights", x_weights, x), _masses("y_weights", y_weights, y)
         return _weighted(x, y, *masses, p)
-    first, second = sorted_samples(x), sorted_samples(y)
     if x.shape == y.shape:
-        return _cost(first - second, p).mean(-1)
+        return _cost(sorted_samples(x) - sorted_samples(y), p).mean(-1)
+    first, second, widths = monotone_pairs(x, y)
+    return (_cost(first - second, p) * widths).sum(-1)
+
+
+def monotone_pairs(
+    x: Float[Tensor, "*batch n"], y: Float[Tensor, "*batch m"]
+) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"], Float[Tensor, " k"]]:
+    """The optimal plan between two samples of equal masses on the line: what goes where, and how much of it.
+
+    The quantile functions of both are constant on each of k pieces of [0, 1] (Peyre & Cuturi 2019, remark 2.30): k = n
+    pairs of sorted samples for n = m, at most n + m - 1 otherwise. Gradients flow to both samples.
+
+    Returns:
+        The value of x, the value of y, and the mass of each piece; the masses sum to 1.
+
+    >>> monotone_pairs(torch.tensor([3.0, 0.0]), torch.tensor([1.0]))
+    (tensor([0., 3.]), tensor([1., 1.]), tensor([0.5000, 0.5000]))
+    """
+    first, second = sorted_samples(x), sorted_samples(y)
     at_x, at_y, widths = (torch.from_numpy(part) for part in _merged(x.shape[-1], y.shape[-1]))
-    gaps = first.index_select(-1, at_x.to(x.device)) - second.index_select(-1, at_y.to(y.device))
-    return (_cost(gaps, p) * widths.to(gaps)).sum(-1)
+    at_x, at_y = at_x.to(x.device), at_y.to(x.device)
+    return first.index_select(-1, at_x), second.index_select(-1, at_y), widths.to(first.dtype).to(first.device)
 
 
 def sorted_samples(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
