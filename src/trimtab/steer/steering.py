@@ -191,6 +191,12 @@ class Steering:
 
         return push(self, repo_id, **options)
 
+    def fuse(self, model: Model | nn.Module, strength: float = 1.0) -> Model:
+        """A new model with the maps in its weights, at no cost when it runs; see `trimtab.steer.fuse.fuse`."""
+        from trimtab.steer.fuse import fuse
+
+        return fuse(self, model, strength)
+
     def export(self, form: Literal["gguf"], path: str | Path, *, model_hint: str = "") -> Path:
         """Write a steering that only shifts residuals as a llama.cpp control vector; see `trimtab.steer.gguf.write`.
 

@@ -1,0 +1,252 @@
+"""Elementwise affine maps folded into weights: which weights take a map at a site, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from trimtab.errors import ModelError, ShapeError, explain
+from trimtab.models.sites import Site, modules_of
+from trimtab.models.wiring import Tower, towers_of
+
+LINEAR = (nn.Linear, Conv1D)
+ROWS = (*LINEAR, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
+"""Whose output units are rows of their weight, with a bias beside it."""
+
+_ODD = "whose weights are quantised or of another kind"
+
+Way = Literal["rows", "columns", "gain", "sum"]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Where a map `w z + b` at a site goes.
+
+    Attributes:
+        site: where the map is.
+        path: the module whose weight is scaled.
+        way: "rows": `W <- diag(w) W, c <- w c + b`. "columns", of the input: `c <- c + W b, W <- W diag(w)`. "gain", of
+            an RMS norm: `g <- w (offset + g) - offset`, with `c <- c + W b` in each reader. "sum": `c <- c + b`; w is 1.
+        readers: the linear maps that read an RMS norm.
+        offset: of the gain.
+    """
+
+    site: Site
+    path: str
+    way: Way
+    readers: tuple[str, ...] = ()
+    offset: float = 0.0
+
+    @property
+    def shifted(self) -> tuple[str, ...]:
+        """The modules whose biases a shift changes."""
+        return self.readers if self.way == "gain" else (self.path,)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A network as folding sees it."""
+
+    network: nn.Module
+    modules: dict[str, nn.Module]
+    towers: tuple[Tower, ...]
+    owners: dict[int, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Parts:
+        """Look at a network."""
+        parts = cls(network, modules_of(network), towers_of(network))
+        for path, module in parts.modules.items():
+            for parameter in module.parameters(recurse=False):
+                parts.owners.setdefault(id(parameter), []).append(path)
+        return parts
+
+    def tower(self, path: str) -> Tower | None:
+        """The family that knows a module in its blocks, or as its final norm."""
+        return next((t for t in self.towers if t.split(path) or path == t.family.final_norm), None)
+
+
+def plan(parts: Parts, site: Site, weight: Tensor, shift: Tensor) -> Fold:
+    """Where a map goes; nothing is changed.
+
+    Raises:
+        ModelError: no weights of this network could hold the map: the reason and what to try are said.
+        ShapeError: the map has another width than the site.
+    """
+    scales, shifts = bool((weight != 1).any()), bool(shift.any())
+    fold = _input(parts, site) if site.side == "in" else _output(parts, site, site.path, scales, shifts)
+    _check_width(parts, fold, len(weight))
+    for path in {fold.path, *fold.shifted} if shifts else {fold.path}:
+        _check_weights(parts, site, path, scales and path == fold.path, shifts)
+    return fold
+
+
+def apply(parts: Parts, fold: Fold, weight: Tensor, shift: Tensor) -> None:
+    """Fold a map in, in double precision; the network of `parts` is changed in place.
+
+    Maps at inputs must be folded before those at the norms they read, and inner modules before outer ones.
+    """
+    module: Any = parts.modules[fold.path]
+    with torch.no_grad():
+        if fold.way == "columns":
+            _shift(parts, fold.path, _through(module, shift))
+            _set(module, "weight", _exact(module.weight) * _along(module, weight, outputs=False))
+        elif fold.way == "gain":
+            for reader in fold.readers:
+                _shift(parts, reader, _through(parts.modules[reader], shift))
+            _set(module, "weight", _exact(weight) * (fold.offset + _exact(module.weight)) - fold.offset)
+        else:
+            if fold.way == "rows":
+                _scale_rows(module, weight)
+            _shift(parts, fold.path, shift)
+
+
+def _input(parts: Parts, site: Site) -> Fold:
+    if type(parts.modules[site.path]) in LINEAR:
+        return Fold(site, site.path, "columns")
+    raise _refused(parts, site, "whose input is no linear map's", "the output of the norm before it")
+
+
+def _output(parts: Parts, site: Site, path: str, scales: bool, shifts: bool) -> Fold:
+    if type(parts.modules[path]) in ROWS:
+        return Fold(site, path, "rows")
+    tower = parts.tower(path)
+    if tower and (inner := tower.hands_on(path)):
+        return _output(parts, site, inner, scales, shifts)
+    if tower and (last := tower.last_added(path)):
+        if scales:
+            got = "whose weight is not 1: it would also scale what earlier blocks added to the residual"
+            raise _refused(
+                parts, site, got, "a steering that only shifts, or sites such as 'mlp_out' and 'pre_mlp_norm'"
+            )
+        return Fold(site, last, "sum")
+    readers = _readers(parts, tower, path)
+    if readers is None:
+        odd = isinstance(parts.modules[path], ROWS)
+        got = _ODD if odd else "whose output is not that of one linear map or norm with weights"
+        raise _refused(parts, site, got, "the unquantised model" if odd else _inner(parts, path))
+    if shifts and not readers:
+        got = "a norm without bias, whose output no linear map reads alone, with a shift"
+        raise _refused(parts, site, got, "a steering that only scales, or 'pre_mlp_norm'")
+    return Fold(site, path, "gain", readers, tower.family.norm_offset if tower else 0.0)
+
+
+def _readers(parts: Parts, tower: Tower | None, path: str) -> tuple[str, ...] | None:
+    """What reads an RMS norm, as far as we know; None for what is no RMS norm."""
+    known = tower.readers(path) if tower else None
+    return () if known is None and isinstance(parts.modules[path], nn.RMSNorm) else known
+
+
+def _inner(parts: Parts, path: str) -> str:
+    """What to try instead of a module: the last linear map in it."""
+    inside = [
+        name for name, part in parts.modules.items() if name.startswith(f"{path}.") and type(part) in LINEAR
+    ]
+    return f"'{inside[-1]}:out'" if inside else "the linear map or norm beside it"
+
+
+def _check_width(parts: Parts, fold: Fold, width: int) -> None:
+    module: Any = parts.modules[fold.path]
+    if not isinstance(getattr(module, "weight", None), Tensor):
+        hint = "the linear map that follows, or steering.on"
+        raise _refused(parts, fold.site, "which has no weights to fold into", hint)
+    outputs_first = type(module) is not Conv1D
+    units = module.weight.shape[0 if outputs_first == (fold.way != "columns") else 1]
+    if units != width or (type(module) is nn.LayerNorm and module.weight.ndim > 1):
+        raise ShapeError(f"site {fold.site.name}: {explain(f'{width} units', f'{units}, as the module has')}")
+
+
+def _check_weights(parts: Parts, site: Site, path: str, scales: bool, shifts: bool) -> None:
+    """Refuse weights that are not plain numbers, or not this module's alone."""
+    module: Any = parts.modules[path]
+    plain = type(module) in ROWS or path == site.path
+    if not plain or not module.weight.is_floating_point():
+        raise _refused(parts, site, f"{_ODD} at {path}", "the unquantised model")
+    for name in ("weight", "bias") if scales else ("bias",) if shifts else ():
+        parameter = getattr(module, name, None)
+        others = [other for other in parts.owners.get(id(parameter), []) if other != path]
+        if others:
+            got = f"whose {name} at {path} is also that of {others[0]}, which would change as well"
+            raise _refused(parts, site, got, "an untied copy of the model")
+
+
+def _refused(parts: Parts, site: Site, why: str, hint: str) -> ModelError:
+    kind = type(parts.modules[site.path]).__name__
+    expected = "a site whose map fits into weights"
+    return ModelError(f"site {site.name}: {explain(f'a {kind}, {why}', expected, hint)}")
+
+
+def _scale_rows(module: Any, weight: Tensor) -> None:
+    _set(module, "weight", _exact(module.weight) * _along(module, weight, outputs=True))
+    if module.bias is not None:
+        _set(module, "bias", _exact(module.bias) * _exact(weight))
+
+
+def _shift(parts: Parts, path: str, shift: Tensor) -> None:
+    """Add to a bias, making it where there is none; where a flag stands for it, everywhere the flag does."""
+    if not shift.any():
+        return
+    module: Any = parts.modules[path]
+    if module.bias is None:
+        tower = parts.tower(path)
+        flag = tower and tower.flag(path)
+        for other in (*_flagged(parts, tower, flag), path) if tower and flag else (path,):
+            _add_bias(parts.modules[other])
+        if flag and tower:
+            for config in _configs(parts.network, tower.family.name):
+                setattr(config, flag, True)
+    _set(module, "bias", _exact(module.bias) + _exact(shift))
+
+
+def _flagged(parts: Parts, tower: Tower, flag: str) -> Iterator[str]:
+    inside = tower.wiring.flags[flag]
+    for path in parts.modules:
+        place = tower.split(path)
+        if place and place[1] in inside:
+            yield path
+
+
+def _configs(network: nn.Module, model_type: str) -> Iterator[Any]:
+    """Every configuration of a kind, also those inside others: a part and its whole may have one each."""
+    waiting = [part.config for part in network.modules() if hasattr(part, "config")]
+    seen = set[int]()
+    while waiting:
+        config = waiting.pop()
+        if id(config) not in seen and hasattr(config, "model_type"):
+            seen.add(id(config))
+            waiting += vars(config).values()
+            if config.model_type == model_type:
+                yield config
+
+
+def _add_bias(module: Any) -> None:
+    if module.bias is None:
+        like = module.weight
+        zeros = torch.zeros(like.shape[0], dtype=like.dtype, device=like.device)
+        module.bias = nn.Parameter(zeros, requires_grad=like.requires_grad)
+
+
+def _through(module: Any, shift: Tensor) -> Tensor:
+    """What a linear map makes of a shift of its input."""
+    weight = _exact(module.weight)
+    return _exact(shift) @ weight if type(module) is Conv1D else weight @ _exact(shift)
+
+
+def _along(module: Any, vector: Tensor, *, outputs: bool) -> Tensor:
+    """A vector over outputs or inputs, shaped to multiply the weight."""
+    rows = outputs != (type(module) is Conv1D)
+    return _exact(vector).reshape(-1, *[1] * (module.weight.ndim - 1)) if rows else _exact(vector)
+
+
+def _set(module: Any, name: str, value: Tensor) -> None:
+    getattr(module, name).data.copy_(value)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In double precision, on the CPU: not every device has it."""
+    return tensor.detach().to("cpu", torch.float64)
