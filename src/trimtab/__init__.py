@@ -23,13 +23,22 @@ if TYPE_CHECKING:
     from trimtab.data.domains import Domain as Domain
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
+    from trimtab.steer.damping import AurA as AurA
+    from trimtab.steer.directions import CAA as CAA
+    from trimtab.steer.directions import ITI as ITI
+    from trimtab.steer.lineas import LinEAS as LinEAS
     from trimtab.steer.steering import Steering as Steering
+    from trimtab.steer.transported import GaussianAcT as GaussianAcT
+    from trimtab.steer.transported import LinAcT as LinAcT
+    from trimtab.steer.transported import MeanAcT as MeanAcT
     from trimtab.train.fit import Fit as Fit
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Aioli": "trimtab.adapt.aioli",
+    "AurA": "trimtab.steer.damping",
+    "CAA": "trimtab.steer.directions",
     "Domain": "trimtab.data.domains",
     "DualAscent": "trimtab.adapt.gaps",
     "DynaMiCS": "trimtab.adapt.dynamics",
@@ -39,7 +48,12 @@ _HOMES = {
     "FinetuneResult": "trimtab.adapt.result",
     "Fit": "trimtab.train.fit",
     "Fixed": "trimtab.adapt.mixers",
+    "GaussianAcT": "trimtab.steer.transported",
     "GradientAlignment": "trimtab.adapt.alignment",
+    "ITI": "trimtab.steer.directions",
+    "LinAcT": "trimtab.steer.transported",
+    "LinEAS": "trimtab.steer.lineas",
+    "MeanAcT": "trimtab.steer.transported",
     "Model": "trimtab.models.load",
     "Proportional": "trimtab.adapt.mixers",
     "ReferenceLoss": "trimtab.adapt.gaps",

@@ -37,8 +37,8 @@ def logistic(
 ) -> Logistic:
     """The minimiser of `||weights||^2 / 2 + strength * sum of log losses` (Hastie et al. 2009, section 4.4).
 
-    The solution is a combination of the centred samples and the mean direction, so it is sought in their span: quick
-    also where there are many more coordinates than samples.
+    The weights are a combination of samples, so they are sought in the span of those: quick also where there are many
+    more coordinates than samples.
 
     Args:
         x: one row per sample, finite.

@@ -39,5 +39,7 @@ def auroc(
     below = torch.searchsorted(others, first)
     above = torch.searchsorted(others, first, right=True)
     wins = (below + above).double().sum(-1) / 2
-    area = wins / (first.shape[-1] * others.shape[-1]) if first.numel() and others.numel() else wins * torch.nan
+    area = (
+        wins / (first.shape[-1] * others.shape[-1]) if first.numel() and others.numel() else wins * torch.nan
+    )
     return torch.where(scores.isnan().any(-1), torch.nan, area)

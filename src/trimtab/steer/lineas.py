@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from trimtab.errors import ConfigProblems, DivergedError, Problem, not_among
+from trimtab.errors import DivergedError, Problem
 from trimtab.models.load import Model
 from trimtab.models.pooling import Pool
 from trimtab.models.sites import network_of, resolve
@@ -20,6 +20,7 @@ from trimtab.steer.end_to_end import EndToEnd
 from trimtab.steer.fitted import costs, steering_of
 from trimtab.steer.kept_fit import KeptFit
 from trimtab.steer.samples import Inputs, prepare, running, samples
+from trimtab.steer.settings import refuse, setting_problems
 from trimtab.steer.steering import Steering
 from trimtab.steer.transport_loss import Normalisation, Scale
 
@@ -36,13 +37,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 }
 """What a setting that is None stands for."""
 
-_CHOICES = {"preset": Preset, "normalisation": Normalisation, "optimizer": Optimizer, "pool": Pool}
-_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "gamma": (lambda x: 0 <= x < math.inf, "a finite number, 0 or above"),
-    "lr": (lambda x: 0 < x < math.inf, "a finite number above 0"),
-    "p": (lambda x: 1 <= x < math.inf, "a finite order, at least 1"),
-    **dict.fromkeys(("steps", "batch_size", "max_tokens"), (lambda x: x >= 1, "at least 1")),
-}
+_CHOICES = {"preset": Preset, "normalisation": Normalisation, "optimizer": Optimizer}
 
 
 @dataclass(frozen=True)
@@ -88,6 +83,7 @@ class LinEAS:
     batch_size: int = 32
     max_tokens: int | None = None
     seed: int = 0
+    kind: Literal["lineas"] = "lineas"
 
     def fit(
         self,
@@ -130,12 +126,7 @@ class LinEAS:
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""
-        for name, choices in _CHOICES.items():
-            if (word := getattr(self, name)) is not None and word not in get_args(choices):
-                yield not_among(name, word, get_args(choices))
-        for name, (fine, expected) in _RANGES.items():
-            if (value := getattr(self, name)) is not None and not fine(value):
-                yield Problem(name, repr(value), expected)
+        yield from setting_problems(self, _CHOICES)
         if self.stop_gradient and self.loss_sites is not None:
             got, hint = "loss_sites beside stop_gradient", "loss_sites=None"
             yield Problem("loss_sites", got, "costs at the sites themselves", hint)
@@ -146,8 +137,7 @@ class LinEAS:
         Raises:
             ConfigProblems: settings that cannot work.
         """
-        if found := list(self.problems()):
-            raise ConfigProblems(found)
+        refuse(self.problems())
         chosen = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) is None}
         return replace(self, **chosen)
 

@@ -1,0 +1,214 @@
+"""Steering by a direction added to activations: mean differences (CAA) and classifiers (ITI)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trimtab.errors import ModelError, Problem, explain
+from trimtab.models.families import towers, unwrapped
+from trimtab.models.pooling import Pool
+from trimtab.models.sites import network_of
+from trimtab.numerics.logistic import logistic
+from trimtab.steer.closed_form import fit_sites, fit_together
+from trimtab.steer.maps import AffineMap
+from trimtab.steer.samples import Inputs, Samples
+from trimtab.steer.settings import setting_problems
+from trimtab.steer.steering import Steering
+from trimtab.steer.transported import mean_map
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+FOLDS = 4
+"""Of cross-validation, by which heads are chosen."""
+
+SHARE_OF_HEADS = 48 / 1024
+"""The heads that ITI moves where none are asked for: as many of all as in its paper."""
+
+Variant = Literal["c", "heads"]
+
+
+@dataclass(frozen=True)
+class CAA:
+    """Contrastive activation addition: the mean difference, added to the residual (Rimsky et al., arXiv 2312.06681).
+
+    Every site gets its own difference, on the untouched model. Differences at several sites add up on their way: the
+    paper uses one block, such as `residual.13`.
+
+    Attributes:
+        sites: where shifts are, see `trimtab.models.sites.resolve`.
+        position: "last" reads the last token of each example, as in the paper; "mean" all of them.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+    """
+
+    sites: str | Sequence[str] = "residual"
+    position: Literal["last", "mean"] = "last"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    kind: Literal["caa"] = "caa"
+
+    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        """The shifts from source to target; see `trimtab.steer.closed_form.fit_sites` for what is refused."""
+        return fit_sites(self, mean_map, model, source, target, pool=self.position)
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        return setting_problems(self, {"position": Literal["last", "mean"]})
+
+
+@dataclass(frozen=True)
+class ITI:
+    """Inference-time intervention: a shift along a classifier's direction (Li et al. 2023, arXiv 2306.03341).
+
+    A logistic regression tells target from source examples; activations move along its direction by `alpha` standard
+    deviations of what both sides project to.
+
+    Attributes:
+        sites: where shifts are; None for `attention_out` and, with heads, what that reads (`attention_out:in`).
+        variant: "c" fits one classifier for each site (the form that arXiv 2503.10679 compares with); "heads" is the
+            original: one for each attention head, and only the heads whose classifiers do best on examples they were
+            not fitted on are moved.
+        alpha: standard deviations at strength 1. The paper moves few heads by 15.
+        heads: how many heads are moved; None for 48 of 1024, rounded up, as in the paper.
+        pool: one vector per example; the paper's is the last token.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+    """
+
+    sites: str | Sequence[str] | None = None
+    variant: Variant = "c"
+    alpha: float = 1.0
+    heads: int | None = None
+    pool: Pool = "last"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    kind: Literal["iti"] = "iti"
+
+    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        """The shifts from source to target; see `trimtab.steer.closed_form.fit_sites` for what is refused.
+
+        Raises:
+            ModelError: with heads also a model that does not say how many it has, or has fewer than asked for.
+        """
+        if self.variant == "heads":
+            return self._fit_heads(model, source, target)
+        asked = replace(self, sites=self.sites or "attention_out")
+        return fit_sites(
+            asked, lambda x, y: classifier_map(x, y, self.alpha), model, source, target, pool=self.pool
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        yield from setting_problems(self, {"variant": Variant})
+        if self.heads is not None and self.variant != "heads":
+            yield Problem("heads", str(self.heads), "nothing: variant c has none", 'variant="heads"')
+
+    def _fit_heads(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        asked = replace(self, sites=self.sites or "attention_out:in")
+
+        def rules(before: Samples, wanted: Samples) -> dict[str, AffineMap]:
+            count = heads_of(model)
+            return head_maps(before, wanted, count, self.heads, self.alpha)
+
+        return fit_together(asked, rules, model, source, target, pool=self.pool)
+
+
+def classifier_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], alpha: float) -> AffineMap:
+    """A shift along the direction of a logistic regression, `alpha` standard deviations long.
+
+    The standard deviation is of the projections of both sides together.
+    """
+    direction = _direction(source, target)
+    return AffineMap(torch.ones_like(direction), alpha * direction)
+
+
+def head_maps(
+    source: Samples, target: Samples, count: int, chosen: int | None, alpha: float
+) -> dict[str, AffineMap]:
+    """Shifts of the heads that tell the sides apart best; every other head is left alone.
+
+    Args:
+        source: samples at sites whose units are those of one head after another.
+        target: likewise.
+        count: heads per site.
+        chosen: how many heads to move; None for the paper's share.
+        alpha: standard deviations.
+
+    Raises:
+        ModelError: a width that is no multiple of the number of heads, or fewer heads than asked for.
+    """
+    parts = {
+        site: (_by_head(source[site], count, site), _by_head(target[site], count, site)) for site in source
+    }
+    scores = {(site, k): _skill(x[k], y[k]) for site, (x, y) in parts.items() for k in range(count)}
+    wanted = math.ceil(SHARE_OF_HEADS * len(scores)) if chosen is None else chosen
+    if wanted > len(scores):
+        raise ModelError(f"heads: {explain(wanted, f'at most {len(scores)}, which the sites have')}")
+    best = set(sorted(scores, key=scores.__getitem__, reverse=True)[:wanted])
+    found = {}
+    for site, (x, y) in parts.items():
+        shifts = [
+            _direction(x[k], y[k]) if (site, k) in best else torch.zeros_like(x[k][0]) for k in range(count)
+        ]
+        shift = alpha * torch.cat(shifts)
+        found[site] = AffineMap(torch.ones_like(shift), shift)
+    return found
+
+
+def heads_of(model: Model | nn.Module) -> int:
+    """The attention heads of each block, as the configuration has it.
+
+    Raises:
+        ModelError: it does not say, or there are several towers.
+    """
+    network = unwrapped(network_of(model))
+    config: Any = getattr(network, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    count = getattr(text, "num_attention_heads", None)
+    if not isinstance(count, int) or len(towers(network)) > 1:
+        got = f"a {type(network).__name__}, of which we do not know the heads"
+        raise ModelError(explain(got, "a transformer of one tower", 'variant="c"'))
+    return count
+
+
+def _direction(source: Tensor, target: Tensor) -> Float[Tensor, " d"]:
+    """One standard deviation of projections, from source to target; 0 where nothing tells them apart."""
+    both, labels = _labelled(source, target)
+    weights = logistic(both, labels).weights
+    length = float(np.linalg.norm(weights))
+    unit = weights / length if length > 0 else weights
+    return torch.from_numpy(unit * (both @ unit).std()).to(source)
+
+
+def _skill(source: Tensor, target: Tensor) -> float:
+    """Accuracy on examples that a classifier was not fitted on."""
+    both, labels = _labelled(source, target)
+    folds = min(FOLDS, len(source), len(target))
+    fold = np.concatenate([np.arange(len(source)), np.arange(len(target))]) % folds
+    parts = [
+        logistic(both[fold != k], labels[fold != k]).accuracy(both[fold == k], labels[fold == k])
+        for k in range(folds)
+    ]
+    return float(np.mean(parts))
+
+
+def _labelled(source: Tensor, target: Tensor) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
+    """Both sides, the target as the positive class."""
+    both = torch.cat([source, target]).double().cpu().numpy()
+    return both, np.repeat([0.0, 1.0], [len(source), len(target)])
+
+
+def _by_head(values: Float[Tensor, "n d"], count: int, site: str) -> tuple[Float[Tensor, "n h"], ...]:
+    if values.shape[1] % count:
+        got = f"{values.shape[1]} units at {site}"
+        raise ModelError(explain(got, f"a multiple of {count} heads", "'attention_out:in'"))
+    return values.chunk(count, dim=1)
