@@ -30,8 +30,11 @@ class Fold:
     Attributes:
         site: where the map is.
         path: the module whose weight is scaled.
-        way: "rows": `W <- diag(w) W, c <- w c + b`. "columns", of the input: `c <- c + W b, W <- W diag(w)`. "gain", of
-            an RMS norm: `g <- w (offset + g) - offset`, with `c <- c + W b` in each reader. "sum": `c <- c + b`; w is 1.
+        way: how `W z + c`, or the gain g of an RMS norm, takes it.
+            "rows", at an output: `W <- diag(w) W, c <- w c + b`.
+            "columns", at an input: `c <- c + W b, W <- W diag(w)`.
+            "gain": `g <- w (offset + g) - offset`, and `c <- c + W b` in each reader.
+            "sum", where w is 1: `c <- c + b`.
         readers: the linear maps that read an RMS norm.
         offset: of the gain.
     """
@@ -121,9 +124,8 @@ def _output(parts: Parts, site: Site, path: str, scales: bool, shifts: bool) -> 
     if tower and (last := tower.last_added(path)):
         if scales:
             got = "whose weight is not 1: it would also scale what earlier blocks added to the residual"
-            raise _refused(
-                parts, site, got, "a steering that only shifts, or sites such as 'mlp_out' and 'pre_mlp_norm'"
-            )
+            hint = "a steering that only shifts, or sites such as 'mlp_out' and 'pre_mlp_norm'"
+            raise _refused(parts, site, got, hint)
         return Fold(site, last, "sum")
     readers = _readers(parts, tower, path)
     if readers is None:

@@ -101,6 +101,12 @@ class Model:
             seed=seed,
         )
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a plain Hugging Face checkpoint, read back and compared; see `trimtab.models.save.save`."""
+        from trimtab.models.save import save
+
+        return save(self, folder)
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that requires a gradient, by canonical name; tied parameters once.
 

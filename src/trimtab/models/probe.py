@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from trimtab.models.families import towers
 
 ROWS, TOKENS = 2, 8
+HALF_TOLERANCE = 0.1
 
 
 def probe_inputs(network: nn.Module) -> dict[str, Tensor] | None:
@@ -42,6 +43,12 @@ def outputs(network: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
     returned = network(**inputs, return_dict=True)
     tensors = {name: value for name, value in returned.items() if isinstance(value, Tensor)}
     return {name: value if value.dtype == torch.float64 else value.float() for name, value in tensors.items()}
+
+
+def tolerance(network: nn.Module, single: float) -> float:
+    """The gap to allow in single precision and beyond; in half precision only gross mistakes can be told."""
+    precise = next(network.parameters()).dtype in (torch.float32, torch.float64)
+    return single if precise else HALF_TOLERANCE
 
 
 def largest_gap(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:

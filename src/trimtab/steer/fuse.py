@@ -15,15 +15,14 @@ from trimtab.models.batches import evaluating
 from trimtab.models.fold import Fold, Parts, apply, plan
 from trimtab.models.intervene import checked_strength
 from trimtab.models.load import Model, load
-from trimtab.models.probe import largest_gap, outputs, probe_inputs
+from trimtab.models.probe import largest_gap, outputs, probe_inputs, tolerance
 from trimtab.models.sites import Site, network_of
 from trimtab.steer.maps import AffineMap
 
 if TYPE_CHECKING:
     from trimtab.steer.steering import Steering
 
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
-HALF_TOLERANCE = 0.1
+TOLERANCE = 1e-4
 
 
 def fuse(steering: Steering, model: Model | nn.Module, strength: float = 1.0) -> Model:
@@ -109,7 +108,7 @@ def _verify(steering: Steering, model: Model, fused: Model, strength: float) -> 
         expected = outputs(model.module, inputs)
     with torch.no_grad():
         gap = largest_gap(expected, outputs(fused.module, inputs))
-    allowed = TOLERANCE.get(next(fused.module.parameters()).dtype, HALF_TOLERANCE)
+    allowed = tolerance(fused.module, TOLERANCE)
     if gap > allowed:
         got = f"outputs that are {gap:.1g} of the largest away from those of the hooked model"
         raise ModelError(explain(got, f"at most {allowed:g}", "steering.on, and telling us of this"))

@@ -1,0 +1,131 @@
+"""A model as a plain Hugging Face checkpoint, read back and compared before success is reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from trimtab.errors import ModelError, explain
+from trimtab.models.batches import evaluating
+from trimtab.models.inputs import first_line
+from trimtab.models.kinds import loader
+from trimtab.models.probe import largest_gap, outputs, probe_inputs, tolerance
+from trimtab.models.sites import network_of
+from trimtab.runs.atomic import atomic_directory
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+TOLERANCE = 1e-5
+_READING = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write network, tokenizer and processor so that `from_pretrained` of transformers or diffusers reads them.
+
+    What was written is read back by the library itself: every weight must be the same, and the outputs on a made-up
+    input, where one can be made, within 1e-5 of the largest. (transformers drops weights that a configuration has no
+    place for, with no more than a line in its log.) In half precision outputs may differ by a tenth: `module.to` also
+    rounds what is not saved, such as the frequencies of positions.
+
+    Args:
+        model: without an adapter. Reading back takes as much memory again.
+        folder: a new or an empty one; it appears whole or not at all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the network has no `save_pretrained`, has an adapter, or has weights that its configuration has no
+            place for, such as a bias that `fuse` had to add; the folder has files; or what was read back differs.
+        CheckpointError: the disk is full.
+    """
+    network, target = _plain(model), Path(folder).expanduser().absolute()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        got = f"{target}, where there is something already"
+        raise ModelError(explain(got, "a new folder or an empty one"))
+    _refuse_what_would_be_lost(network)
+    with atomic_directory(target) as new:
+        for part in (network, model.tokenizer, model.processor):
+            if part is not None:
+                part.save_pretrained(new)
+        _compare(network, new)
+    return target
+
+
+def _plain(model: Model) -> Any:
+    network = network_of(model)
+    if any(hasattr(part, "peft_config") or hasattr(part, "base_layer") for part in network.modules()):
+        hint = "model.module.save_pretrained for the adapter, or load(model.module.merge_and_unload(), ...)"
+        raise ModelError(explain("a model with an adapter", "a plain model", hint))
+    if not callable(getattr(network, "save_pretrained", None)):
+        hint = "safetensors.torch.save_model(module, path)"
+        raise ModelError(explain(f"a {type(network).__name__}", "a model of transformers or diffusers", hint))
+    return network
+
+
+def _refuse_what_would_be_lost(network: Any) -> None:
+    """Compare the names and shapes of the weights with those of a fresh network of this configuration."""
+    try:
+        with torch.device("meta"):
+            fresh = _fresh(network)
+    except (NotImplementedError, RuntimeError):  # cannot be built without memory: reading back will tell
+        return
+    places = {name: value.shape for name, value in fresh.state_dict().items()}
+    extra = [name for name, value in network.state_dict().items() if places.get(name) != value.shape]
+    if extra:
+        got = f"{len(extra)} weights that a checkpoint of {type(network).__name__} has no place for ({extra[0]})"
+        hint = "using it in memory, or a steering that only scales or acts where there is a bias"
+        raise ModelError(
+            explain(got, "those of its configuration, since the rest is dropped on reading", hint)
+        )
+
+
+def _fresh(network: Any) -> nn.Module:
+    kind: Any = type(network)
+    build = kind._from_config if isinstance(network, PreTrainedModel) else kind.from_config
+    fresh = build(network.config)
+    assert isinstance(fresh, nn.Module)
+    return fresh
+
+
+def _compare(network: Any, folder: Path) -> None:
+    again = _read_back(network, folder)
+    found = again.state_dict()
+    wrong = [name for name, value in network.state_dict().items() if not _same(value, found.get(name))]
+    if wrong or found.keys() - network.state_dict().keys():
+        got = f"{wrong[0] if wrong else 'weights'} other than it was written"
+        raise ModelError(explain(got, "what is read back to be the same", "a current transformers"))
+    inputs = probe_inputs(network)
+    if inputs is None:
+        return
+    with evaluating(network), evaluating(again):
+        gap = largest_gap(outputs(network, inputs), outputs(again, inputs))
+    allowed = tolerance(network, TOLERANCE)
+    if gap > allowed:
+        got = f"outputs that are {gap:.1g} of the largest away from those of the model that was saved"
+        raise ModelError(explain(got, f"at most {allowed:g}", "a module whose config says all that it does"))
+
+
+def _read_back(network: Any, folder: Path) -> nn.Module:
+    kind: Any = type(network)
+    try:
+        if isinstance(network, PreTrainedModel):
+            kind = loader(AutoConfig.from_pretrained(str(folder)))
+            again = kind.from_pretrained(str(folder), dtype="auto", use_safetensors=True)
+        else:
+            again = kind.from_pretrained(str(folder), torch_dtype=network.dtype, use_safetensors=True)
+    except _READING as error:
+        raise ModelError(
+            explain(f"{first_line(error)} when it was read back", "a checkpoint that can be read")
+        ) from error
+    assert isinstance(again, nn.Module)
+    return again.to(network.device)
+
+
+def _same(value: torch.Tensor, other: torch.Tensor | None) -> bool:
+    return other is not None and other.dtype == value.dtype and torch.equal(value, other)
