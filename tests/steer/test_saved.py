@@ -92,7 +92,9 @@ def test_the_configuration_says_what_it_belongs_to(steering, folder):
 
 
 def test_the_card_says_how_to_use_it(steering, tmp_path):
-    named = Steering(steering.maps, Base("someone/tiny-llama", {}), steering.made_by)
+    named = Steering(
+        steering.maps, Base("someone/tiny-llama", {}), {**steering.made_by, "losses": [0.1] * 99}
+    )
     text = (named.save_pretrained(tmp_path / "card") / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["base_model"] == "someone/tiny-llama"

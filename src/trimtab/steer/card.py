@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from trimtab import __version__
 from trimtab.runs.plain import to_json
 from trimtab.steer.steering import Steering
 
+LONG = 8
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -53,7 +55,7 @@ def card(steering: Steering) -> str:
             "## Settings",
             "",
             "```json",
-            to_json(dict(steering.made_by), indent=2),
+            to_json(_short(steering.made_by), indent=2),
             "```",
             "",
         ]
@@ -69,6 +71,13 @@ def _head(steering: Steering) -> dict[str, Any]:
 
 def _maker(steering: Steering) -> str:
     return str(steering.made_by.get("estimator", "unknown" if not steering.made_by else "see below"))
+
+
+def _short(value: Any) -> Any:
+    """Without long lists, such as the loss of every step; the configuration has them."""
+    if isinstance(value, Mapping):
+        return {key: _short(item) for key, item in value.items()}
+    return f"{len(value)} values" if isinstance(value, list | tuple) and len(value) > LONG else value
 
 
 def _table(steering: Steering) -> list[str]:
