@@ -92,7 +92,7 @@ def calibrate(
         model: the language model that it belongs to; unchanged.
         texts: neutral ones, that the steering should leave alone; not those it was fitted with.
         budget: above 0; see `measure`.
-        measure: "kl", the mean of KL(untouched || steered) over all tokens, in nats; or "perplexity", its relative rise.
+        measure: "kl", the mean of KL(untouched || steered) over all tokens in nats, or "perplexity", its relative rise.
         strengths: the grid, in (0, 1].
         halvings: how often the last gap of the grid is halved.
         batch_size: texts at a time.

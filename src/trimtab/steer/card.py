@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trimtab import __version__
+from trimtab.runs.environment import versions
 from trimtab.runs.plain import to_json
 from trimtab.steer.steering import Steering
 
@@ -34,7 +34,7 @@ def card(steering: Steering) -> str:
             "",
             f"- Base model: `{base}` (its modules at the sites are checked when the steering is used)",
             f"- Made by: {_maker(steering)}",
-            f"- Version: trimtab {__version__}",
+            f"- Version: trimtab {versions().get('trimtab', 'unknown')}",
             "",
             "## Use",
             "",

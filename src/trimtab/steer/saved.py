@@ -15,11 +15,11 @@ from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from trimtab import __version__
 from trimtab.errors import ModelError, ShapeError, TrimtabError, explain
 from trimtab.models.inputs import first_line
 from trimtab.models.sites import Site
 from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.environment import versions
 from trimtab.runs.plain import to_json
 from trimtab.steer.card import card
 from trimtab.steer.steering import Base, Steering
@@ -151,7 +151,7 @@ def _config(steering: Steering, weights: bytes) -> dict[str, Any]:
         "fingerprints": dict(steering.base.fingerprints),
         "sites": {site: len(weight) for site, (weight, _) in steering.maps.items()},
         "made_by": dict(steering.made_by),
-        "trimtab_version": __version__,
+        "trimtab_version": versions().get("trimtab", "unknown"),
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
 
