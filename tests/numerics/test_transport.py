@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trimtab.errors import ConfigError, ShapeError
 from trimtab.numerics import transport
-from trimtab.numerics.transport import sorted_samples, wasserstein_1d
+from trimtab.numerics.transport import monotone_pairs, sorted_samples, wasserstein_1d
 
 ORDERS = [1.0, 1.5, 2.0, 3.0]
 SIZES = [(1, 1), (7, 7), (32, 32), (1, 9), (5, 8), (6, 4), (12, 32)]
@@ -338,3 +338,18 @@ def test_weights_that_are_no_masses_are_refused(weights: list[Any], message: str
     x = torch.zeros(2, 3)
     with pytest.raises(ConfigError, match=message):
         wasserstein_1d(x, x, x_weights=torch.tensor(weights))
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 5), (4, 7), (1, 9), (12, 8)])
+def test_monotone_pairs_are_the_plan_of_pot(n, m):
+    draw = torch.Generator().manual_seed(n * 10 + m)
+    x, y = (torch.randn(size, generator=draw, dtype=torch.float64) for size in (n, m))
+    first, second, masses = monotone_pairs(x, y)
+    plan = ot.emd_1d(x.numpy(), y.numpy())
+    found = np.zeros((n, m))
+    for value, other, mass in zip(first, second, masses, strict=True):
+        found[(x == value).nonzero().item(), (y == other).nonzero().item()] += mass
+    np.testing.assert_allclose(found, plan, atol=1e-12)
+    assert len(masses) <= n + m - 1
+    torch.testing.assert_close(masses.sum(), torch.tensor(1.0).double())
+    torch.testing.assert_close(((first - second) ** 2 * masses).sum(), wasserstein_1d(x, y))

@@ -16,7 +16,6 @@ from trimtab.errors import ModelError, Problem, explain
 from trimtab.models.families import towers, unwrapped
 from trimtab.models.pooling import Pool
 from trimtab.models.sites import network_of
-from trimtab.numerics.logistic import logistic
 from trimtab.steer.closed_form import fit_sites, fit_together
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.samples import Inputs, Samples
@@ -25,6 +24,8 @@ from trimtab.steer.steering import Steering
 from trimtab.steer.transported import mean_map
 
 if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
     from trimtab.models.load import Model
 
 FOLDS = 4
@@ -101,7 +102,7 @@ class ITI:
         """
         if self.variant == "heads":
             return self._fit_heads(model, source, target)
-        asked = replace(self, sites=self.sites or "attention_out")
+        asked = self if self.sites is not None else replace(self, sites="attention_out")
         return fit_sites(
             asked, lambda x, y: classifier_map(x, y, self.alpha), model, source, target, pool=self.pool
         )
@@ -113,7 +114,7 @@ class ITI:
             yield Problem("heads", str(self.heads), "nothing: variant c has none", 'variant="heads"')
 
     def _fit_heads(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        asked = replace(self, sites=self.sites or "attention_out:in")
+        asked = self if self.sites is not None else replace(self, sites="attention_out:in")
 
         def rules(before: Samples, wanted: Samples) -> dict[str, AffineMap]:
             count = heads_of(model)
@@ -183,7 +184,7 @@ def heads_of(model: Model | nn.Module) -> int:
 def _direction(source: Tensor, target: Tensor) -> Float[Tensor, " d"]:
     """One standard deviation of projections, from source to target; 0 where nothing tells them apart."""
     both, labels = _labelled(source, target)
-    weights = logistic(both, labels).weights
+    weights = _classifier(both, labels).coef_[0]
     length = float(np.linalg.norm(weights))
     unit = weights / length if length > 0 else weights
     return torch.from_numpy(unit * (both @ unit).std()).to(source)
@@ -195,10 +196,17 @@ def _skill(source: Tensor, target: Tensor) -> float:
     folds = min(FOLDS, len(source), len(target))
     fold = np.concatenate([np.arange(len(source)), np.arange(len(target))]) % folds
     parts = [
-        logistic(both[fold != k], labels[fold != k]).accuracy(both[fold == k], labels[fold == k])
+        _classifier(both[fold != k], labels[fold != k]).score(both[fold == k], labels[fold == k])
         for k in range(folds)
     ]
     return float(np.mean(parts))
+
+
+def _classifier(x: Float[np.ndarray, "n d"], labels: Float[np.ndarray, " n"]) -> LogisticRegression:
+    """A logistic regression with scikit-learn's ridge penalty, as in the paper; to convergence."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(tol=1e-8, max_iter=10_000).fit(x, labels)
 
 
 def _labelled(source: Tensor, target: Tensor) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:

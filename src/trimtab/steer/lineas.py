@@ -32,7 +32,7 @@ Progress = Callable[[int, int, float], None]
 """Told the step, from 1, the number of steps, and the loss before that step."""
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    "default": {"steps": 300, "lr": 1e-2, "normalisation": "scale-free", "optimizer": "adam"},
+    "default": {"steps": 200, "lr": 0.05, "normalisation": "scale-free", "optimizer": "adam"},
     "paper": {"steps": 1000, "lr": 0.1, "normalisation": "paper", "optimizer": "sgd"},
 }
 """What a setting that is None stands for."""
@@ -178,6 +178,8 @@ class LinEAS:
         names = ("steps", "lr", "optimizer", "gamma")
         descent = Descent(**{name: getattr(self, name) for name in names})
         state, losses = kept.last() or (problem.start(), [])
+        if state.step == descent.steps:
+            return state, losses
         with running(problem.model, grad=True), problem.in_place():
             while state.step < descent.steps:
                 loss, gradient = problem.gradient(state.point)

@@ -14,7 +14,7 @@ from trimtab.numerics.transport import wasserstein_1d
 Normalisation = Literal["scale-free", "paper"]
 
 FLOOR = 0.01
-"""Share of a site's mean variance that is added to each unit's: a unit that never varies has a finite scale."""
+"""Share of a site's typical variance that is added to each unit's: one that hardly varies has a sensible scale."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,9 @@ class Scale:
         mean, variance = source.mean(0), target.var(0, correction=0)
         if how == "paper":
             return cls(torch.zeros_like(mean), torch.ones_like(mean))
-        typical = (variance + source.var(0, correction=0)).mean() / 2
-        floor = FLOOR * typical if typical > 0 else torch.ones_like(typical)
+        # The median, since a few units of some models are a thousand times larger than the rest.
+        some = (variance + source.var(0, correction=0)) / 2
+        floor = FLOOR * some[some > 0].median() if bool((some > 0).any()) else torch.ones_like(mean)
         return cls(mean, (variance + floor).sqrt())
 
 
