@@ -77,6 +77,17 @@ SYSTEMS: dict[str, System] = {
         load_result="trimtab.adapt.result:FinetuneResult.load",
         page="trimtab.adapt.dynamics_page:page",
     ),
+    "steering": System(
+        name="steering",
+        title="steer activations by maps learned end to end (LinEAS), with its rivals",
+        paper="arXiv 2503.10679",
+        config="trimtab.steer.steering_job:SteeringConfig",
+        run="trimtab.steer.steering_job:run",
+        check="trimtab.steer.steering_job:check",
+        estimate="trimtab.steer.steering_job:estimate",
+        load_result="trimtab.steer.steering_result:SteeringResult.load",
+        page="trimtab.steer.steering_page:page",
+    ),
 }
 
 
@@ -160,7 +171,7 @@ def resolve(config: Config, progress: Callable[[str], Progress] | None = None) -
     """The config with every `lab:` name replaced by its folder, built on first use.
 
     Args:
-        config: a system's config, with `model`, `train` or `evaluate`.
+        config: a system's config; `lab_folder` says which fields may hold such names.
         progress: asked once per thing that takes a while, with its title; gets the steps done and in all.
 
     Raises:
@@ -170,8 +181,8 @@ def resolve(config: Config, progress: Callable[[str], Progress] | None = None) -
         raise ConfigProblems(problems)
     changes: dict[str, Any] = {}
     for field, values in _sources(config).items():
-        paths = {key: _built(field, value, progress) for key, value in values.items()}
-        changes[field] = paths[""] if field == "model" else paths
+        paths = {key: lab_folder(field, value, progress) for key, value in values.items()}
+        changes[field] = paths[""] if isinstance(getattr(config, field), str) else paths
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
@@ -187,28 +198,53 @@ def already_built(config: Config) -> Config:
     return dataclasses.replace(config, model=str(newest))  # type: ignore[type-var]
 
 
-def _built(field: str, value: str, progress: Callable[[str], Progress] | None) -> str:
+def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | None = None) -> str:
+    """A value of a config, or the folder or file that its `lab:` name stands for, built on first use.
+
+    Args:
+        field: which one: "model", "train", "evaluate", "source", "target" or "neutral".
+        value: a `lab:` name; anything else is given back.
+        progress: as for `resolve`.
+
+    Raises:
+        ConfigProblems: a name that does not exist.
+    """
     if not value.startswith(LAB):
         return value
-    name = value.removeprefix(LAB)
-    if field != "model":
-        return str(imported("trimtab.lab.corpora:corpus")(name))
-    tell = None
-    if progress is not None:
-        shown: list[Progress] = []
+    names = imported(_LAB_NAMES[field])
+    if value.removeprefix(LAB) not in names:
+        expected = f"one of {', '.join(LAB + name for name in names)}"
+        raise ConfigProblems([Problem(field, repr(value), expected, _near(value, names))])
+    build, name = imported(_LAB_BUILDERS[field]), value.removeprefix(LAB)
+    if field != "model" or progress is None:
+        return str(build(name))
+    shown: list[Progress] = []
 
-        def tell(done: int, total: int, loss: float) -> None:  # noqa: ARG001
-            if not shown:
-                shown.append(progress(f"pretraining {value}, once"))
-            shown[0](done, total)
+    def tell(done: int, total: int, loss: float) -> None:  # noqa: ARG001
+        if not shown:
+            shown.append(progress(f"pretraining {value}, once"))
+        shown[0](done, total)
 
-    return str(imported("trimtab.lab.tiny:lab_model")(name, progress=tell))
+    return str(build(name, progress=tell))
+
+
+_CORPORA, _TEXTS = ("train", "evaluate"), ("source", "target", "neutral")
+_LAB_NAMES = {
+    "model": "trimtab.lab.names:MODELS",
+    **dict.fromkeys(_CORPORA, "trimtab.lab.sources:SOURCES"),
+    **dict.fromkeys(_TEXTS, "trimtab.lab.names:TEXTS"),
+}
+_LAB_BUILDERS = {
+    "model": "trimtab.lab.names:model",
+    **dict.fromkeys(_CORPORA, "trimtab.lab.corpora:corpus"),
+    **dict.fromkeys(_TEXTS, "trimtab.lab.names:texts"),
+}
 
 
 def _sources(config: Any) -> dict[str, dict[str, str]]:
-    """The fields that may hold `lab:` names, as mappings; the model's key is empty."""
+    """The fields that may hold `lab:` names, as mappings; the key of a single value is empty."""
     found: dict[str, dict[str, str]] = {}
-    for field in ("model", "train", "evaluate"):
+    for field in _LAB_NAMES:
         value = getattr(config, field, None)
         if isinstance(value, str):
             found[field] = {"": value}
@@ -222,8 +258,7 @@ def _lab_values(config: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
     for field, values in _sources(config).items():
         for key, value in values.items():
             if value.startswith(LAB):
-                table = "trimtab.lab.tiny:LAB_MODELS" if field == "model" else "trimtab.lab.sources:SOURCES"
-                yield f"{field}.{key}".rstrip("."), value, tuple(imported(table))
+                yield f"{field}.{key}".rstrip("."), value, tuple(imported(_LAB_NAMES[field]))
 
 
 def _near(value: str, names: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ VERBS = {
     "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1"),
     "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1"),
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2"),
+    "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart"),
     "runs": Verb("list runs", "trimtab runs done"),
     "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html"),
     "doctor": Verb("show versions, devices, caches and extras", "trimtab doctor"),

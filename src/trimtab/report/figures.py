@@ -211,9 +211,40 @@ def line_band(
                 axes.axhline(height, color=INK, linestyle=dashes, linewidth=1.1)
         axes.set(xlabel=across, ylabel=axis)
         axes.set_ylim(*with_margin(np.array([*y, *low, *high, reference, limit], dtype=float)))
-        finish(axes, marked)
-        if across != "training step":
-            axes.xaxis.set_major_locator(MaxNLocator(6))
+        finish(axes, marked, whole=across == "training step")
+    return figure
+
+
+def raster(
+    values: Numbers,
+    rows: Sequence[str],
+    *,
+    axis: str = "",
+    across: str = "",
+    title: str = "",
+    label: str = "",
+) -> Figure:
+    """A table of shares as shades, 0 pale to 1 dark, one line per row; nan is left blank.
+
+    Args:
+        values: (rows, columns), in [0, 1].
+        rows: names from top to bottom.
+        axis: what a shade measures.
+        across: what the columns are.
+        title: what stands above the axes.
+        label: the text alternative.
+    """
+    table = np.atleast_2d(np.asarray(values, dtype=float))
+    with house_style():
+        figure, axes = one_axes(1.1 + 0.26 * max(len(rows), 1), title, label)
+        shades = axes.pcolormesh(
+            np.ma.masked_invalid(table), vmin=0.0, vmax=1.0, cmap="Purples", rasterized=False
+        )
+        axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 26), parse_math=False, fontsize=8.5)
+        axes.set(xlabel=across, ylim=(max(len(rows), 1), 0))
+        axes.tick_params(length=0)
+        bar = figure.colorbar(shades, ax=axes, aspect=12)
+        bar.set_label(axis)
     return figure
 
 
@@ -309,11 +340,11 @@ def one_axes(height: float, title: str, label: str, width: float = WIDTH) -> tup
     return figure, axes
 
 
-def finish(axes: Axes, marked: float | None) -> None:
-    """Grid lines across, whole steps along, and a vertical line at a step."""
+def finish(axes: Axes, marked: float | None, *, whole: bool = True) -> None:
+    """Grid lines across, whole numbers along unless told otherwise, and a vertical line at one of them."""
     axes.grid(axis="y", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
     if marked is not None:
         axes.axvline(marked, color=INK, linewidth=1.0, alpha=0.75)
 

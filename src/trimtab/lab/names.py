@@ -1,0 +1,71 @@
+"""What the `lab:` names of recipes stand for: models and texts that this machine makes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from trimtab.errors import ConfigError, explain, nearest
+from trimtab.lab.cache import built_once
+from trimtab.lab.grammar import World
+from trimtab.lab.grammar_model import grammar_model
+from trimtab.lab.grammar_table import Grammar, Style
+from trimtab.lab.registers import registers
+from trimtab.lab.tiny import LAB_MODELS, Progress, lab_model
+from trimtab.runs.places import cache_home
+from trimtab.seeds import derive
+
+GRAMMAR = "grammar"
+MODELS = (*LAB_MODELS, GRAMMAR)
+RECIPE = 1
+"""Raised when the same name would give other texts, so that no cache serves the old ones."""
+TEXTS_EACH = 256
+
+
+def model(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
+    """The folder of a lab model, built on first use.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if name == GRAMMAR:
+        return grammar_model(cache=cache, progress=progress)
+    return lab_model(name, cache, progress)
+
+
+def texts(name: str, cache: Path | None = None) -> Path:
+    """A file with 256 texts of one kind, a line each, written on first use.
+
+    `rude` and `clean` are documents of the grammar world, which `lab:grammar` speaks; `code-lines` and `prose-lines`
+    are real text of this installation, from splits that no lab model has read.
+
+    Raises:
+        ConfigError: there are no such texts.
+    """
+    if name not in TEXTS:
+        raise ConfigError(f"lab texts: {explain(repr(name), f'one of {tuple(TEXTS)}', nearest(name, TEXTS))}")
+    home = cache_home() if cache is None else cache
+
+    def build(folder: Path) -> None:
+        lines = TEXTS[name](cache)
+        (folder / "texts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    return built_once(home / "lab" / "texts" / f"{name}-{RECIPE}", build) / "texts.txt"
+
+
+def _documents(style: Style) -> Callable[[Path | None], list[str]]:
+    def draw(cache: Path | None) -> list[str]:  # noqa: ARG001
+        draws = torch.Generator().manual_seed(derive(0, "lab texts", style))
+        return list(World(Grammar()).sample(TEXTS_EACH, generator=draws, style=style).texts)
+
+    return draw
+
+
+TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
+    "rude": _documents("rude"),
+    "clean": _documents("clean"),
+    "code-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).code,
+    "prose-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).prose,
+}

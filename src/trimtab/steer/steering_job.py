@@ -1,0 +1,246 @@
+"""A steering as a job: what a recipe says, whether it can work, what it will take, and carrying it out."""
+
+from __future__ import annotations
+
+import glob
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from trimtab.errors import ConfigProblems, Problem
+from trimtab.models.checks import name_problems
+from trimtab.models.load import Model, load
+from trimtab.runs.places import neighbour
+from trimtab.runs.plain import plain
+from trimtab.runs.record import RunFolder
+from trimtab.steer.curve import STRENGTHS, strength_curve
+from trimtab.steer.damping import AurA
+from trimtab.steer.directions import CAA, ITI
+from trimtab.steer.examples import Examples, read_examples
+from trimtab.steer.fitted import costs
+from trimtab.steer.lineas import LinEAS
+from trimtab.steer.samples import prepare, samples
+from trimtab.steer.steering import Steering
+from trimtab.steer.steering_result import SteeringResult
+from trimtab.steer.transported import GaussianAcT, LinAcT, MeanAcT
+
+AnyEstimator = LinEAS | AurA | CAA | GaussianAcT | ITI | LinAcT | MeanAcT
+Progressor = Callable[[int, int], None]
+MOST_STRENGTHS = 101
+
+
+@dataclass(frozen=True)
+class SteeringConfig:
+    """A steering to fit, and the texts to judge it by.
+
+    Attributes:
+        model: a hub name or a folder of a causal language model.
+        source: file or glob of texts that show the behaviour as it is: a line each, or records of JSONL or Parquet.
+        target: the same for the behaviour as it should be; the two need not be paired.
+        neutral: the same for text that should be left alone; empty for none, then KL is not measured.
+        estimator: how maps are found.
+        examples: texts of each side to fit with.
+        held_out: further texts of each side, and of neutral text, to judge by.
+        prompts: to complete at each strength, for the page.
+        strengths: to try, in [0, 1].
+        max_tokens: longer texts are cut.
+        max_new_tokens: of each completion.
+        dtype: "float32", "bfloat16" or "float64"; null for the checkpoint's own.
+        device: null for the first accelerator, else the CPU.
+        seed: of the draw of examples.
+    """
+
+    model: str
+    source: str
+    target: str
+    system: Literal["steering"] = "steering"
+    neutral: str = ""
+    estimator: AnyEstimator = field(default_factory=LinEAS)
+    examples: int = 32
+    held_out: int = 64
+    prompts: tuple[str, ...] = ()
+    strengths: tuple[float, ...] = STRENGTHS
+    max_tokens: int = 128
+    max_new_tokens: int = 32
+    dtype: Literal["float32", "bfloat16", "float64"] | None = None
+    device: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to."""
+
+    result: SteeringResult
+    report_path: Path
+
+    def table(self) -> str:
+        """The strength curve as plain text, with what its intervals cover."""
+        shown = self.result.curve[
+            ["strength", "lean", "lean_low", "lean_high", "kl", "source_loss", "target_loss"]
+        ]
+        text = shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-")
+        return f"{text}\n\n{READING}"
+
+    def to_json(self) -> str:
+        """The strength curve and the costs as JSON."""
+        frames = {"curve": self.result.curve, "costs": self.result.costs, "samples": self.result.samples}
+        told = {name: plain(frame.to_dict("records")) for name, frame in frames.items()}
+        return json.dumps({**told, "seconds": self.result.seconds}, indent=2)
+
+
+READING = (
+    "lean: by how many nats per token the target texts became likelier, less the same of the source texts;\n"
+    "kl: how far predictions moved on neutral text. Held-out texts; intervals (95 %) are over texts."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take, at most."""
+
+    steps: int
+    texts: int
+
+    def to_text(self) -> str:
+        """One line per quantity."""
+        return f"steps of the fit       {self.steps}\ntexts read afterwards  {self.texts}"
+
+
+def check(config: SteeringConfig) -> list[Problem]:
+    """Every mistake that can be seen without loading a model or downloading anything."""
+    found = [replace(problem, where=f"estimator.{problem.where}") for problem in config.estimator.problems()]
+    for name, least in (("examples", 2), ("held_out", 2), ("max_tokens", 2), ("max_new_tokens", 1)):
+        if getattr(config, name) < least:
+            found.append(Problem(name, str(getattr(config, name)), f"at least {least}"))
+    if not 1 <= len(config.strengths) <= MOST_STRENGTHS:
+        found.append(Problem("strengths", f"{len(config.strengths)} of them", f"1 to {MOST_STRENGTHS}"))
+    if not all(0 <= strength <= 1 for strength in config.strengths):
+        found.append(Problem("strengths", str(list(config.strengths)), "numbers in [0, 1]"))
+    for name in ("source", "target", "neutral"):
+        found += _file_problems(name, getattr(config, name))
+    if config.source == config.target:
+        found.append(Problem("target", "the same file as source", "another behaviour"))
+    return [*found, *name_problems(config.model)]
+
+
+def estimate(config: SteeringConfig) -> Estimate:
+    """Steps and texts of a job."""
+    sides = 3 if config.neutral else 2
+    texts = config.held_out * sides * len(config.strengths) + len(config.prompts) * len(config.strengths)
+    return Estimate(getattr(config.estimator, "steps", None) or _default_steps(config.estimator), texts)
+
+
+def run(config: SteeringConfig, folder: Path, progress: Progressor | None = None) -> Outcome:
+    """Carry the job out in `folder`, or go on with it; a fit that was killed goes on where it was.
+
+    Args:
+        config: the job.
+        folder: of the run.
+        progress: told the steps of the fit.
+
+    Raises:
+        ConfigProblems: the config cannot work.
+        DataError: fewer texts than asked for.
+    """
+    if problems := check(config):
+        raise ConfigProblems(problems)
+    with RunFolder.create_or_open(folder, plain(config, finite=False)) as held:
+        try:
+            result = _carried_out(config, held, progress)
+        except KeyboardInterrupt:
+            held.set_status("interrupted")
+            raise
+        except BaseException:
+            held.set_status("failed")
+            raise
+        report = result.report(folder / "report.html")
+        held.set_status("done")
+    return Outcome(result, report)
+
+
+def _carried_out(config: SteeringConfig, held: RunFolder, progress: Progressor | None) -> SteeringResult:
+    sides = {name: _examples(config, name) for name in ("source", "target")}
+    neutral = _examples(config, "neutral").held_out if config.neutral else ()
+    model = load(config.model, dtype=config.dtype, device=config.device)
+    start = time.perf_counter()
+    steering = _fitted(config, model, sides, held.artifacts / "fit", progress)
+    seconds = time.perf_counter() - start
+    judged = {name: side.held_out for name, side in sides.items()}
+    curve = strength_curve(
+        steering,
+        model,
+        **judged,
+        neutral=neutral,
+        strengths=config.strengths,
+        max_tokens=config.max_tokens,
+    )
+    result = SteeringResult(
+        label=type(config.estimator).__name__,
+        steering=steering,
+        curve=curve,
+        costs=_costs(steering, model, config, **judged),
+        samples=written(steering, model, config.prompts, config.strengths, config.max_new_tokens),
+        config=plain(config),
+        seconds=seconds,
+    )
+    result.save(held.path)
+    return result
+
+
+def _fitted(
+    config: SteeringConfig, model: Model, sides: dict[str, Examples], out: Path, progress: Progressor | None
+) -> Steering:
+    texts = {name: list(side.fit) for name, side in sides.items()}
+    estimator = config.estimator
+    if estimator.max_tokens is None:
+        estimator = replace(estimator, max_tokens=config.max_tokens)
+    if not isinstance(estimator, LinEAS):
+        return estimator.fit(model, **texts)
+    tell = None if progress is None else lambda step, steps, loss: progress(step, steps)  # noqa: ARG005
+    return estimator.fit(model, **texts, out=out, progress=tell)
+
+
+def _examples(config: SteeringConfig, name: str) -> Examples:
+    fit = 0 if name == "neutral" else config.examples
+    return read_examples(getattr(config, name), name, fit, config.held_out, config.seed)
+
+
+def _costs(
+    steering: Steering, model: Model, config: SteeringConfig, source: Sequence[str], target: Sequence[str]
+) -> pd.DataFrame:
+    sides = prepare(model, source, target, batch_size=32, max_tokens=config.max_tokens)
+    before, wanted = (samples(model, side, steering.sites, "mean") for side in sides)
+    with steering.on(model):
+        after = samples(model, sides[0], steering.sites, "mean")
+    found = costs(before, after, wanted)
+    return pd.DataFrame([(site, *pair) for site, pair in found.items()], columns=["site", "before", "after"])
+
+
+def written(
+    steering: Steering, model: Model, prompts: Sequence[str], strengths: Sequence[float], tokens: int
+) -> pd.DataFrame:
+    """Greedy completions of prompts at each strength: columns prompt, strength, text."""
+    rows = []
+    for strength in strengths if prompts else ():
+        with steering.on(model, strength):
+            texts = model.generate(list(prompts), max_new_tokens=tokens)
+        rows += [(prompt, float(strength), text) for prompt, text in zip(prompts, texts, strict=True)]
+    return pd.DataFrame(rows, columns=["prompt", "strength", "text"])
+
+
+def _default_steps(estimator: AnyEstimator) -> int:
+    return int(estimator.settled().steps or 0) if isinstance(estimator, LinEAS) else 1
+
+
+def _file_problems(where: str, source: str) -> Iterator[Problem]:
+    if source.startswith("lab:") or (not source and where == "neutral"):
+        return
+    path = Path(source).expanduser()
+    if not source or not (path.is_file() or glob.glob(str(path), recursive=True)):  # noqa: PTH207
+        yield Problem(where, repr(source), "a file or a glob of texts", neighbour(path))

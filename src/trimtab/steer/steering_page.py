@@ -1,0 +1,132 @@
+"""The page of a steering: what it does as its strength grows, where it acts, what the model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from trimtab.errors import DataError, explain
+from trimtab.report.numbers import NOTHING, fixed, missing, number, span
+from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.pictures import gallery, picture
+from trimtab.runs.plain import plain
+from trimtab.steer.steering_figures import curve_figures, units_figure
+
+if TYPE_CHECKING:
+    from trimtab.steer.steering_result import SteeringResult
+
+COVERS = (
+    "Intervals are 95 % over the choice of held-out texts; they do not cover the choice of fitting examples."
+)
+LEAN = (
+    "Lean is how much likelier per token the target texts became than they were, less the same of the source texts. "
+    "KL is how far next-token distributions moved on texts that should be left alone."
+)
+
+
+def page(results: Sequence[SteeringResult], title: str = "A steering") -> str:
+    """One self-contained HTML page about one steering, or about several on the same texts.
+
+    Raises:
+        DataError: there is no result.
+    """
+    if not results:
+        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
+    if len(results) == 1:
+        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
+    labels = [f"{number}. {result.label}" for number, result in enumerate(results, start=1)]
+    chapters = [
+        Section(label, [Text(verdict(result)), *_chapter(result)], collapsed=True)
+        for label, result in zip(labels, results, strict=True)
+    ]
+    compared = Section("Compared", [_comparison(results, labels)])
+    return Page(title, f"{len(results)} steerings beside one another.", [compared, *chapters]).render()
+
+
+def verdict(result: SteeringResult) -> str:
+    """What the steering came to at its largest strength, in one or two sentences."""
+    last = result.curve.iloc[-1]
+    known = last["lean_low"] > 0 or last["lean_high"] < 0
+    towards = "towards the target" if last["lean"] > 0 else "away from the target"
+    told = f"At strength {last['strength']:g} the model leans {fixed(abs(last['lean']))} nats per token {towards}"
+    told += f" ({span(last['lean_low'], last['lean_high'], signed=True)})"
+    told += "." if known else ": within what chance explains."
+    if not missing(last["kl"]):
+        told += f" On neutral text its predictions moved by {fixed(last['kl'])} nats per token."
+    return told
+
+
+def _chapter(result: SteeringResult) -> Iterator[Section]:
+    n = f"{result.config.get('held_out')} texts a side" if "held_out" in result.config else "held-out texts"
+    yield Section("By strength", [gallery(curve_figures(result), f"{LEAN} {n}. {COVERS}"), _curve(result)])
+    if len(result.samples):
+        yield Section("What the model writes", list(_samples(result)))
+    yield Section("Where it acts", [_costs(result), picture(units_figure(result.steering))])
+    yield Section("Settings", [_settings(result)], collapsed=True)
+
+
+def _curve(result: SteeringResult) -> Table:
+    curve = result.curve
+    frame = pd.DataFrame({"strength": [f"{s:g}" for s in curve["strength"]]})
+    for name, head in (
+        ("lean", "lean"),
+        ("kl", "KL, neutral"),
+        ("source_loss", "loss, source"),
+        ("target_loss", "loss, target"),
+    ):
+        if curve[name].notna().any():
+            frame[head] = [fixed(value, signed=name == "lean") for value in curve[name]]
+            frame[f"interval: {head}"] = [
+                span(low, high, signed=name == "lean")
+                for low, high in zip(curve[f"{name}_low"], curve[f"{name}_high"], strict=True)
+            ]
+    return Table(frame, f"In nats per token. {COVERS}")
+
+
+def _samples(result: SteeringResult) -> Iterator[Text | Table]:
+    yield Text("Greedy completions of the same prompts at each strength; nothing is chosen or left out.")
+    wide = result.samples.pivot(index="prompt", columns="strength", values="text")
+    wide = wide.loc[list(dict.fromkeys(result.samples["prompt"]))]
+    wide.columns = [f"strength {float(column):g}" for column in wide.columns]
+    yield Table(wide.reset_index())
+
+
+def _costs(result: SteeringResult) -> Table:
+    frame = result.costs.copy()
+    frame["share left"] = [
+        NOTHING if missing(b) or b == 0 else fixed(a / b, 2)
+        for b, a in zip(frame["before"], frame["after"], strict=True)
+    ]
+    alone = result.steering.sparsity()
+    frame["units left alone"] = [f"{100 * alone[site]:.0f} %" for site in frame["site"]]
+    caption = (
+        "Squared 1-D Wasserstein distance between pooled activations of source texts and of target texts, mean over "
+        "units, each in units of the target's variance; at strength 0 and at 1, on held-out texts."
+    )
+    return Table(frame, caption, {"before": number, "after": number})
+
+
+def _settings(result: SteeringResult) -> Table:
+    rows = [(key, str(value)) for key, value in plain(dict(result.config)).items()]
+    rows += [("model", result.steering.base.name), ("seconds of the fit", f"{result.seconds:.1f}")]
+    return Table(pd.DataFrame(rows, columns=["setting", "value"]))
+
+
+def _comparison(results: Sequence[SteeringResult], labels: Sequence[str]) -> Table:
+    rows = []
+    for label, result in zip(labels, results, strict=True):
+        last = result.curve.iloc[-1]
+        rows.append(
+            {
+                "steering": label,
+                "strength": f"{last['strength']:g}",
+                "lean": fixed(last["lean"], signed=True),
+                "interval of the lean": span(last["lean_low"], last["lean_high"], signed=True),
+                "KL, neutral": fixed(last["kl"]),
+                "sites": len(result.steering.maps),
+                "fit, s": fixed(result.seconds, 1),
+            }
+        )
+    return Table(pd.DataFrame(rows), f"At the largest strength of each. {LEAN} {COVERS}")
