@@ -109,9 +109,7 @@ def one_block(part: str, seed: int, folder: Path, jobs: int) -> None:
         "hardware": hardware() | {"gpu": torch.cuda.is_available()},
         "failures": dict(done.failures),
     }
-    rows = [
-        {**plain(vars(cell)), **done.results[cell.name]} for cell in wanted if cell.name in done.results
-    ]
+    rows = [{**plain(vars(cell)), **done.results[cell.name]} for cell in wanted if cell.name in done.results]
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_atomic(RESULTS / f"{part}-{seed}.json", compact(facts, rows))
 

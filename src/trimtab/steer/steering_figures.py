@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ def units_figure(steering: Steering) -> Figure:
         row[: len(share)] = share
     return figures.raster(
         table,
-        list(steering.maps),
+        told_apart(list(steering.maps)),
         axis="share of units changed",
         across=f"units, in at most {BINS} groups",
         title="Where it acts",
@@ -62,3 +63,20 @@ def units_figure(steering: Steering) -> Figure:
 def _binned(changed: object) -> np.ndarray:
     parts = np.array_split(np.asarray(changed, dtype=float), BINS)
     return np.array([part.mean() for part in parts if len(part)])
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of sites without what all of them begin and end with.
+
+    >>> told_apart(["model.layers.0.mlp:out", "model.layers.11.mlp:out"])
+    ['0', '11']
+    >>> told_apart(["model.norm:out"])
+    ['model.norm:out']
+    """
+    parts = [name.split(".") for name in names]
+    shortest = min(map(len, parts))
+    same = [len({tuple(part[:k]) for part in parts}) == 1 for k in range(shortest)]
+    first = max(k for k in range(shortest) if same[k])
+    ends = [len({tuple(part[len(part) - k :]) for part in parts}) == 1 for k in range(shortest - first)]
+    last = max(k for k in range(shortest - first) if ends[k])
+    return [".".join(part[first : len(part) - last]) for part in parts] if len(names) > 1 else list(names)
