@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from methods import METHODS, ORACLE
 from oracle import oracle
-from worlds import PLACES, Judge, documents, judge
 
 from trimtab import Steering
 from trimtab.errors import DivergedError
+from worlds import PLACES, Judge, documents, judge
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Beyond 1 the map is carried on in a straight line, so that weak methods can be compared at the same KL."""

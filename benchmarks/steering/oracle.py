@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import nn
-from worlds import Judge, documents
 
 from trimtab import Steering
 from trimtab.models.capture import capture
@@ -15,6 +14,7 @@ from trimtab.models.sites import resolve
 from trimtab.seeds import derive
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.steering import Base
+from worlds import Judge, documents
 
 STEPS, LR, BATCH = 200, 2e-2, 32
 

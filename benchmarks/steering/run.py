@@ -23,7 +23,6 @@ import cells
 import torch
 from cells import Cell
 from methods import METHODS, ORACLE
-from worlds import GRAMMARS, PLACES
 
 from trimtab.lab.corpora import read_card
 from trimtab.lab.grammar_model import grammar_model
@@ -31,6 +30,7 @@ from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.plain import plain, to_json
 from trimtab.runs.sweep import sweep
+from worlds import GRAMMARS, PLACES
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 DRAWS = 3

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from methods import ORACLE
-from worlds import PLACES
 
 from trimtab.numerics.resample import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.plain import to_json
+from worlds import PLACES
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 BUDGETS = (0.02, 0.05)
