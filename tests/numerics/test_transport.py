@@ -341,11 +341,11 @@ def test_weights_that_are_no_masses_are_refused(weights: list[Any], message: str
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 5), (4, 7), (1, 9), (12, 8)])
-def test_monotone_pairs_are_the_plan_of_pot(n, m):
+def test_monotone_pairs_are_the_plan_of_pot(pot: Any, n: int, m: int) -> None:
     draw = torch.Generator().manual_seed(n * 10 + m)
     x, y = (torch.randn(size, generator=draw, dtype=torch.float64) for size in (n, m))
     first, second, masses = monotone_pairs(x, y)
-    plan = ot.emd_1d(x.numpy(), y.numpy())
+    plan = pot.emd_1d(x.numpy(), y.numpy())
     found = np.zeros((n, m))
     for value, other, mass in zip(first, second, masses, strict=True):
         found[(x == value).nonzero().item(), (y == other).nonzero().item()] += mass

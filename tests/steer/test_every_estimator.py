@@ -8,6 +8,8 @@ from places import doubled
 from trimtab import CAA, ITI, AurA, GaussianAcT, LinAcT, LinEAS, MeanAcT, load
 from trimtab.errors import ConfigProblems, DataError, ModelError
 from trimtab.models.batches import padded, token_rows
+from trimtab.steer.samples import prepare, samples
+from trimtab.steer.transport_loss import Scale
 from zoo import NINE, build, tokenizer
 
 EVERY = [LinEAS(steps=3), MeanAcT(), GaussianAcT(), LinAcT(), CAA(), ITI(), AurA()]
@@ -66,6 +68,21 @@ def test_it_says_how_it_was_made_in_plain_values_and_how_far_it_got(estimator):
     assert list(made_by["cost"]) == list(steering.maps)
     for pair in made_by["cost"].values():
         assert [type(value) for value in pair] == [float, float]
+
+
+def test_costs_are_mean_squared_gaps_of_sorted_samples_in_target_variances():
+    module, (source, target) = build("llama").double(), sides(6, 6)
+    model = load(module, tokenizer=tokenizer())
+    steering = MeanAcT("residual").fit(model, source, target)
+    given = prepare(model, source, target, batch_size=6, max_tokens=None)
+    before, wanted = (samples(model, side, steering.sites, "mean") for side in given)
+    with steering.on(model):
+        after = samples(model, given[0], steering.sites, "mean")
+    for site, pair in steering.made_by["cost"].items():
+        spread = Scale.of(before[site], wanted[site], "scale-free").spread
+        for side, told in zip((before, after), pair, strict=True):
+            gap = (side[site].sort(dim=0).values - wanted[site].sort(dim=0).values) / spread
+            assert told == pytest.approx(float(gap.square().mean()))
 
 
 @pytest.mark.parametrize("estimator", EVERY[:7], ids=named)

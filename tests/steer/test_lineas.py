@@ -184,13 +184,26 @@ def test_a_folder_of_another_fit_is_refused(tmp_path):
 def test_a_loss_that_leaves_the_numbers_says_where_and_what_to_do():
     network, source, target = planted()
     message = (
-        r"LinEAS: the loss of step \d+ is not finite \(the last finite loss was .* at step \d+\); "
+        r"LinEAS: the loss of step \d+ or its gradient is not finite \(the last finite loss was .* at step \d+\); "
         r'try a lower lr than 1e\+06, or normalisation="scale-free"'
     )
     with pytest.raises(DivergedError, match=message):
         LinEAS("0", preset="paper", lr=1e6, steps=50).fit(network, source, target)
-    with pytest.raises(DivergedError, match="the loss of step 1 is not finite"):
+    with pytest.raises(DivergedError, match="the loss of step 1 or its gradient is not finite"):
         LinEAS("0", preset="paper", lr=1e38, steps=1).fit(network, source, target)
+
+
+def test_a_gradient_that_leaves_the_numbers_is_told_too():
+    class Root(nn.Module):
+        def forward(self, x):
+            return (x - x).abs().sqrt() + x
+
+    network = nn.Sequential(nn.Identity(), Root())
+    source, target = ([{"input": torch.randn(4, 3)}] for _ in range(2))
+    with pytest.raises(
+        DivergedError, match=r"the loss of step 0 or its gradient is not finite \(at the start\)"
+    ):
+        LinEAS("0", gamma=0.1, loss_sites="1").fit(network, source, target)
 
 
 def test_settings_that_cannot_work_are_told_at_once():

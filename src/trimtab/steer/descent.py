@@ -44,6 +44,14 @@ class State:
         zeros = {site: values.new_zeros(2, values.shape[1]) for site, values in samples.items()}
         return cls(0, zeros, dict(zeros), {site: zero[:, :1] for site, zero in zeros.items()})
 
+    def beside(self, other: State) -> State:
+        """The same on the devices of another state of these sites."""
+        parts = (self.point, self.mean, self.square)
+        point, mean, square = (
+            {site: x.to(other.point[site].device) for site, x in part.items()} for part in parts
+        )
+        return State(self.step, point, mean, square)
+
 
 @dataclass(frozen=True)
 class Descent:

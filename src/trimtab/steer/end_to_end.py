@@ -87,7 +87,7 @@ class EndToEnd:
             unit_costs(precise(pooled[site.name]), self.target[site.name], self.scales[site.name], self.p)
             for site in self.loss_sites
         ]
-        return torch.stack([cost.sum() for cost in costs]).sum()
+        return torch.stack([cost.sum().to(costs[0].device) for cost in costs]).sum()
 
     def gradient(self, point: Point) -> tuple[float, dict[str, Float[Tensor, "2 d"]]]:
         """The loss and its gradient; inside `in_place`.

@@ -178,12 +178,13 @@ class LinEAS:
         names = ("steps", "lr", "optimizer", "gamma")
         descent = Descent(**{name: getattr(self, name) for name in names})
         state, losses = kept.last() or (problem.start(), [])
+        state = state.beside(problem.start())
         if state.step == descent.steps:
             return state, losses
         with running(problem.model, grad=True), problem.in_place():
             while state.step < descent.steps:
                 loss, gradient = problem.gradient(state.point)
-                if not math.isfinite(loss):
+                if not math.isfinite(loss) or not all(slope.isfinite().all() for slope in gradient.values()):
                     raise self._diverged(losses)
                 state = descent.after(state, gradient)
                 losses.append(loss)
@@ -201,7 +202,9 @@ class LinEAS:
         advice = f"a lower lr than {self.lr:g}"
         if self.normalisation == "paper":
             advice += ', or normalisation="scale-free"'
-        return DivergedError(f"LinEAS: the loss of step {len(losses)} is not finite ({last}); try {advice}")
+        return DivergedError(
+            f"LinEAS: the loss of step {len(losses)} or its gradient is not finite ({last}); try {advice}"
+        )
 
     def _steering(self, problem: EndToEnd, state: State, losses: Sequence[float]) -> Steering:
         if not all(point.isfinite().all() for point in state.point.values()):
