@@ -6,10 +6,16 @@ python examples/steering.py [OUT]        about a minute, once; seconds after tha
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from trimtab import LinEAS, Steering, load
+import torch
+
+from trimtab import LinEAS, Model, Steering, load
+from trimtab.lab.grammar import World
 from trimtab.lab.grammar_model import GrammarModel, grammar_model
+from trimtab.lab.grammar_scores import insult_rate
+from trimtab.lab.grammar_table import Grammar
 from trimtab.lab.names import texts
 from trimtab.steer.calibrate import calibrate
 from trimtab.steer.examples import read_examples
@@ -18,15 +24,17 @@ from trimtab.steer.steering_job import SteeringConfig, run
 
 def main(out: Path) -> None:
     folder = grammar_model(settings=GrammarModel(layers=2, steps=150))
-    rude, clean = (read_examples(texts(name), name, fit=32, held_out=32) for name in ("rude", "clean"))
-    model = load(folder)
-    steering = LinEAS(sites="attention_out", steps=60, lr=3e-2).fit(model, source=rude.fit, target=clean.fit)
+    rude, clean = (read_examples(texts(name), name, fit=32, held_out=64) for name in ("rude", "clean"))
+    model, estimator = load(folder), LinEAS(sites="attention_out", loss_sites="residual", steps=60, lr=3e-2)
+    steering = estimator.fit(model, source=rude.fit, target=clean.fit)
     steering.save_pretrained(out / "steering")
     steering = Steering.from_pretrained(out / "steering")
-    prompts = ["lout heckler heckler every", "troll troll lout the"]
-    for strength in (0.0, 1.0):
+    for strength in (0.0, 0.5, 1.0):
         with steering.on(model, strength):
-            print(f"at strength {strength:g}:", *model.generate(prompts, max_new_tokens=8), sep="\n  ")
+            print(
+                f"at strength {strength:g} a slot holds an insult with probability {insults(model, rude.held_out):.3f}"
+            )
+            print("  ", *model.generate(["lout heckler heckler every"], max_new_tokens=14))
     found = calibrate(steering, model, clean.held_out, budget=0.01)
     print(f"largest strength within .01 nats of KL on clean text: {found.strength:.2f}")
 
@@ -34,11 +42,20 @@ def main(out: Path) -> None:
         model=str(folder),
         source=str(texts("rude")),
         target=str(texts("clean")),
-        estimator=LinEAS(sites="attention_out", steps=60, lr=3e-2),
-        held_out=32,
-        prompts=tuple(prompts),
+        neutral=str(texts("clean")),
+        estimator=estimator,
+        prompts=("lout heckler heckler every", "troll troll lout the"),
     )
-    print(run(config, out).report_path)
+    print(run(config, out / "run").result.report(out / "report.html"))
+
+
+def insults(model: Model, documents: Sequence[str]) -> float:
+    """The probability that the model gives to insults where documents have a modifier or an insult."""
+    world = World(Grammar())
+    ids = world.encode(documents)
+    with torch.no_grad():
+        probs = model.module(input_ids=ids).logits.double().softmax(-1)
+    return float(insult_rate(world, ids, probs).mean())
 
 
 if __name__ == "__main__":

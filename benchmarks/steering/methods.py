@@ -11,6 +11,7 @@ ORACLE = "affine oracle"
 METHODS: dict[str, Callable[[str], Any]] = {
     "LinEAS": lambda sites: LinEAS(sites=sites),
     "LinEAS, local": lambda sites: LinEAS(sites=sites, stop_gradient=True),
+    "LinEAS, loss at residual": lambda sites: LinEAS(sites=sites, loss_sites="residual"),
     "LinEAS, p=1": lambda sites: LinEAS(sites=sites, p=1.0),
     "MeanAcT": lambda sites: MeanAcT(sites=sites),
     "GaussianAcT": lambda sites: GaussianAcT(sites=sites),
