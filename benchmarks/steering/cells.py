@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from methods import METHODS, ORACLE
+from methods import METHODS, ORACLE, VARIANTS
 from oracle import oracle
 
 from trimtab import Steering
@@ -76,7 +76,7 @@ def fitted(judged: Judge, cell: Cell) -> Steering:
     rude, clean = (
         documents(judged.world, style, cell.n, "fit", cell.draw).texts for style in ("rude", "clean")
     )
-    estimator = replace(METHODS[cell.method](sites), **dict(cell.changes))
+    estimator = replace({**METHODS, **VARIANTS}[cell.method](sites), **dict(cell.changes))
     return estimator.fit(judged.model, source=list(rude), target=list(clean))
 
 

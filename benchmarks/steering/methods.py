@@ -11,8 +11,8 @@ ORACLE = "affine oracle"
 METHODS: dict[str, Callable[[str], Any]] = {
     "LinEAS": lambda sites: LinEAS(sites=sites),
     "LinEAS, local": lambda sites: LinEAS(sites=sites, stop_gradient=True),
-    "LinEAS, loss at residual": lambda sites: LinEAS(sites=sites, loss_sites="residual"),
-    "LinEAS, p=1": lambda sites: LinEAS(sites=sites, p=1.0),
+    "LinEAS, gamma .3": lambda sites: LinEAS(sites=sites, gamma=0.3),
+    "LinEAS, gamma .3, local": lambda sites: LinEAS(sites=sites, gamma=0.3, stop_gradient=True),
     "MeanAcT": lambda sites: MeanAcT(sites=sites),
     "GaussianAcT": lambda sites: GaussianAcT(sites=sites),
     "LinAcT": lambda sites: LinAcT(sites=sites),
@@ -23,5 +23,13 @@ METHODS: dict[str, Callable[[str], Any]] = {
     "AurA": lambda sites: AurA(sites=sites),
 }
 """At every kind of site, also where a method was not meant for it; its own place is in `HOME`."""
+
+VARIANTS: dict[str, Callable[[str], Any]] = {
+    "LinEAS, p=1": lambda sites: LinEAS(sites=sites, p=1.0),
+    "LinEAS, loss at residual": lambda sites: LinEAS(sites=sites, loss_sites="residual"),
+    "LinEAS, paper": lambda sites: LinEAS(sites=sites, preset="paper"),
+    "LinEAS, gamma 1": lambda sites: LinEAS(sites=sites, gamma=1.0),
+}
+"""Further forms of LinEAS."""
 
 HOME = {"CAA": "residual", "CAA, mean": "residual", "ITI": "attention out", "AurA": "MLP out"}

@@ -22,7 +22,7 @@ from typing import Any
 import cells
 import torch
 from cells import Cell
-from methods import METHODS, ORACLE
+from methods import METHODS, ORACLE, VARIANTS
 
 from trimtab.lab.corpora import read_card
 from trimtab.lab.grammar_model import grammar_model
@@ -33,15 +33,23 @@ from trimtab.runs.sweep import sweep
 from worlds import GRAMMARS, PLACES
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
-DRAWS = 3
+DRAWS = 2
 WEAK, NORM = "weak cues", "pre-MLP norm"
 
 
 def main_part(seed: int) -> Iterator[Cell]:
-    """Every estimator at every kind of site, three draws of 32 + 32 documents; the oracle once."""
+    """Every estimator at every kind of site, two draws of 32 + 32 documents; the oracle once."""
     for place in PLACES:
         yield Cell(WEAK, seed, 0, place, ORACLE)
         for method in METHODS:
+            for draw in range(DRAWS):
+                yield Cell(WEAK, seed, draw, place, method)
+
+
+def variants_part(seed: int) -> Iterator[Cell]:
+    """Other forms of LinEAS at every kind of site."""
+    for place in PLACES:
+        for method in VARIANTS:
             for draw in range(DRAWS):
                 yield Cell(WEAK, seed, draw, place, method)
 
@@ -50,7 +58,7 @@ def strong_part(seed: int) -> Iterator[Cell]:
     """End to end against local where the head of a document gives its style away."""
     for place in PLACES:
         yield Cell("strong cues", seed, 0, place, ORACLE)
-        for method in ("LinEAS", "LinEAS, local", "MeanAcT", "LinAcT"):
+        for method in ("LinEAS, gamma .3", "LinEAS, gamma .3, local", "MeanAcT", "LinAcT"):
             for draw in range(DRAWS):
                 yield Cell("strong cues", seed, draw, place, method)
 
@@ -58,7 +66,7 @@ def strong_part(seed: int) -> Iterator[Cell]:
 def examples_part(seed: int) -> Iterator[Cell]:
     """How many examples it takes."""
     for n in (4, 8, 16, 64, 128, 256):
-        for method in ("LinEAS", "MeanAcT", "LinAcT"):
+        for method in ("LinEAS", "LinEAS, gamma .3", "MeanAcT", "LinAcT"):
             for draw in range(DRAWS):
                 yield Cell(WEAK, seed, draw, NORM, method, n)
 
@@ -73,14 +81,16 @@ def rates_part(seed: int) -> Iterator[Cell]:
 
 
 def sparsity_part(seed: int) -> Iterator[Cell]:
-    """What is left of the effect as fewer units are touched."""
-    for gamma in (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1):
-        for draw in range(DRAWS):
-            yield Cell(WEAK, seed, draw, NORM, "LinEAS", changes=(("gamma", gamma),))
+    """What is left of the effect as fewer units are touched, at two kinds of site."""
+    for place in (NORM, "MLP out"):
+        for gamma in (0.03, 0.1, 0.3, 1.0, 3.0):
+            for draw in range(DRAWS):
+                yield Cell(WEAK, seed, draw, place, "LinEAS", changes=(("gamma", gamma),))
 
 
 PARTS = {
     "main": main_part,
+    "variants": variants_part,
     "strong": strong_part,
     "examples": examples_part,
     "rates": rates_part,

@@ -145,8 +145,9 @@ def main() -> None:
         "budgets_nats": BUDGETS,
         "groups": rows,
         "end_to_end_less_local": [
-            paired(table, "LinEAS", "LinEAS, local", world, score)
+            paired(table, method, f"{method}, local", world, score)
             for world in ("weak cues", "strong cues")
+            for method in ("LinEAS", "LinEAS, gamma .3")
             for score in ("insult_rate", "kl_moved", "kl_to_clean", matched)
         ],
         "sensitivity_to_the_site": [

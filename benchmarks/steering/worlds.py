@@ -11,7 +11,7 @@ from torch import Tensor
 from trimtab import Model, load
 from trimtab.lab.grammar import Documents, World
 from trimtab.lab.grammar_model import grammar_model
-from trimtab.lab.grammar_scores import insult_rate, kl_to_clean, kl_to_truth, topic_fidelity
+from trimtab.lab.grammar_scores import insult_rate, topic_fidelity
 from trimtab.lab.grammar_table import Grammar, Style
 from trimtab.models.likelihood import kl
 from trimtab.seeds import derive
@@ -32,13 +32,21 @@ JUDGED = 192
 
 @dataclass(frozen=True)
 class Judge:
-    """A world, a model of it, and held-out documents of both styles with the untouched model's logits."""
+    """A world, a model of it, held-out documents of both styles, and what scores compare with.
+
+    Attributes:
+        before: the untouched model's logits on clean documents.
+        wanted: the counterfactual truth on rude documents.
+        truth: the truth on clean documents.
+    """
 
     world: World
     model: Model
     rude: Documents
     clean: Documents
     before: Tensor
+    wanted: Tensor
+    truth: Tensor
 
     def scores(self) -> dict[str, float]:
         """How the model behaves now, under whatever interventions are in place.
@@ -52,15 +60,25 @@ class Judge:
         return {
             "insult_rate": float(insult_rate(self.world, self.rude.ids, probs).mean()),
             "topic_fidelity": float(topic_fidelity(self.world, self.rude.ids, self.rude.topic, probs).mean()),
-            "kl_to_clean": float(kl_to_clean(self.world, rude, self.rude.ids).mean()),
+            "kl_to_clean": float(divergence(self.wanted, rude).mean()),
             "kl_moved": float(kl(self.before, clean).mean()),
-            "kl_to_truth": float(kl_to_truth(self.world, clean, self.clean.ids).mean()),
+            "kl_to_truth": float(divergence(self.truth, clean).mean()),
         }
 
     def logits(self, ids: Tensor) -> Tensor:
         """Next-token logits of documents, which all have the same length."""
-        with torch.no_grad():
-            return torch.cat([self.model.module(input_ids=part).logits for part in ids.split(64)])
+        return logits(self.model, ids)
+
+
+def logits(model: Model, ids: Tensor) -> Tensor:
+    """Next-token logits of documents, which all have the same length."""
+    with torch.no_grad():
+        return torch.cat([model.module(input_ids=part).logits for part in ids.split(64)])
+
+
+def divergence(truth: Tensor, given: Tensor) -> Tensor:
+    """KL(truth || model) at each place, in nats: `trimtab.lab.grammar_scores` with the truth at hand."""
+    return (torch.special.xlogy(truth, truth) - truth * given.to(truth).log_softmax(-1)).sum(-1)
 
 
 @cache
@@ -69,8 +87,15 @@ def judge(world: str, seed: int) -> Judge:
     made = World(GRAMMARS[world])
     model = load(grammar_model(seed, GRAMMARS[world]), device="cpu")
     rude, clean = (documents(made, style, JUDGED, "judged") for style in ("rude", "clean"))
-    whole = Judge(made, model, rude, clean, torch.empty(0))
-    return Judge(made, model, rude, clean, whole.logits(clean.ids))
+    return Judge(
+        world=made,
+        model=model,
+        rude=rude,
+        clean=clean,
+        before=logits(model, clean.ids),
+        wanted=made.clean_next_token(rude.ids),
+        truth=made.next_token(clean.ids),
+    )
 
 
 def documents(world: World, style: Style, n: int, purpose: str, seed: int = 0) -> Documents:
