@@ -1,0 +1,149 @@
+"""Tables of the comparison with other packages, and its record as JSON with one fit a line."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from peer_effect import PAIRED
+
+from trimtab.numerics.resample import bootstrap, mean
+from trimtab.runs.plain import to_json
+
+BUDGETS = (0.02, 0.05)
+"""KL on clean documents, nats per token, at which effects are compared."""
+OURS = "trimtab LinEAS, residual"
+COLUMNS = (
+    "insult_rate at KL 0.02",
+    "insult_rate at KL 0.05",
+    "kl_to_clean at KL 0.02",
+    "kl_to_clean at KL 0.05",
+    "lowest kl_to_clean",
+)
+
+
+def effect(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per contestant and direction: means over models, draws averaged first, and the gap to `OURS`."""
+    scored: dict[tuple[str, str], dict[tuple[int, int], dict[str, float]]] = defaultdict(dict)
+    failed = {fit["contestant"]: fit["failed"] for fit in fits if "failed" in fit}
+    for fit in fits:
+        for way in ("curve", "reversed"):
+            if way in fit:
+                scored[fit["contestant"], way][fit["seed"], fit["draw"]] = scores(fit[way])
+    ours = scored.get((OURS, "curve"), {})
+    rows = [summary(name, way, found, ours) for (name, way), found in scored.items()]
+    return rows + [{"contestant": name, "failed": why} for name, why in failed.items()]
+
+
+def scores(curve: list[dict[str, float]]) -> dict[str, float]:
+    found = {
+        f"{name} at KL {budget:g}": at(curve, budget, name)
+        for name in ("insult_rate", "kl_to_clean")
+        for budget in BUDGETS
+    }
+    reached = {f"reached KL {budget:g}": float(curve[-1]["kl_moved"] >= budget) for budget in BUDGETS}
+    best = min(curve, key=lambda point: point["kl_to_clean"])
+    return {
+        **found,
+        **reached,
+        "lowest kl_to_clean": best["kl_to_clean"],
+        "kl_moved there": best["kl_moved"],
+        "insult_rate there": best["insult_rate"],
+        "unsteered insult_rate": curve[0]["insult_rate"],
+    }
+
+
+def at(curve: list[dict[str, float]], budget: float, name: str) -> float:
+    """A score where the curve first passes a budget of KL, in a straight line between points; else at its end."""
+    for before, after in pairwise(curve):
+        if after["kl_moved"] > budget:
+            part = (budget - before["kl_moved"]) / (after["kl_moved"] - before["kl_moved"])
+            return before[name] + part * (after[name] - before[name])
+    return curve[-1][name]
+
+
+def summary(name: str, way: str, found: dict, ours: dict) -> dict[str, Any]:
+    first = COLUMNS[1]
+    gaps = {
+        key: own[first] - ours[key][first] for key, own in found.items() if key in ours and PAIRED not in name
+    }
+    return {
+        "contestant": name,
+        "way": "as it says" if way == "curve" else "reversed",
+        "fits": len(found),
+        **{
+            score: interval({key: own[score] for key, own in found.items()})
+            for score in next(iter(found.values()))
+        },
+        f"{first}, less {OURS}": interval(gaps) if gaps else None,
+    }
+
+
+def interval(values: dict[tuple[int, int], float]) -> dict[str, float]:
+    """Over models; draws of examples are averaged first."""
+    models: dict[int, list[float]] = defaultdict(list)
+    for (seed, _), value in values.items():
+        models[seed].append(value)
+    found = bootstrap(mean, np.array([np.mean(own) for own in models.values()]))
+    return {name: round(float(getattr(found, name)), 5) for name in ("value", "low", "high", "n")}
+
+
+def compact(record: dict[str, Any]) -> str:
+    """JSON with one fit a line."""
+    head = to_json({name: value for name, value in record.items() if name != "fits"}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(fit)}" for fit in record["fits"])
+    return f'{head.rstrip().removesuffix("}").rstrip()},\n "fits": [\n{lines}\n ]\n}}\n'
+
+
+# Markdown ------------------------------------------------------------------------------------------------------------
+
+
+def markdown(record: dict[str, Any]) -> str:
+    parts = [effect_table(record["effect"]), *map(speed_table, record["speed"])]
+    return "\n\n".join([*parts, behaviour_table(record["behaviour"])])
+
+
+def effect_table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"| contestant | dial | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for row in rows:
+        told = [row["failed"]] if "failed" in row else [span(row[name]) for name in COLUMNS]
+        lines.append(f"| {row['contestant']} | {row.get('way', '-')} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def speed_table(block: dict[str, Any]) -> str:
+    title = f"{block['width']} wide, {block['layers']} blocks, batch {block['batch']}, {block['tokens']} new tokens"
+    lines = [
+        f"### {title}, {block['rounds']} rounds",
+        "",
+        "| | ms per token | ratio | CPU ratio | on and off, ms |",
+    ]
+    lines.append("|---|---|---|---|---|")
+    for name, row in block["rows"].items():
+        told = (
+            f"{row['ms_per_token']:.2f}",
+            span(row["ratio"]),
+            span(row["cpu_ratio"]),
+            f"{row['switch_ms']:.1f}",
+        )
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    lines += [f"| {name} | {why} | | | |" for name, why in block["failed"].items()]
+    return "\n".join(lines)
+
+
+def behaviour_table(matrix: dict[str, dict[str, dict[str, Any]]]) -> str:
+    names = list(next(iter(matrix.values()), {}))
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for question, answers in matrix.items():
+        told = [f"{'yes' if answers[n]['ok'] else 'no'}: {answers[n]['outcome'][:90]}" for n in names]
+        lines.append(f"| {question} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def span(value: dict[str, float]) -> str:
+    if not value["n"] > 1:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
