@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -120,13 +119,11 @@ def wanted(packages: list[str], draws: int) -> Iterator[tuple[str, int]]:
 def run(name: str, seed: int, draw: int) -> dict[str, Any]:
     """Fit and score one contestant."""
     judged = judge(WORLD, seed)
-    start = time.perf_counter()
     try:
         curves = curves_of(name, judged, draw)
     except Exception as error:  # that it cannot run is a result
         curves = {"failed": told(error)}
-    seconds = round(time.perf_counter() - start, 1)
-    return {"contestant": name, "seed": seed, "draw": draw, **curves, "seconds_with_scoring": seconds}
+    return {"contestant": name, "seed": seed, "draw": draw, **curves}
 
 
 def curves_of(name: str, judged: Judge, draw: int) -> dict[str, Any]:

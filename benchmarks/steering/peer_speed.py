@@ -1,13 +1,14 @@
 """What steering costs while a model writes: each package hooked, ours folded in, the untouched model beside them.
 
 A random Llama of 32 blocks on one thread, steered after each of them. Contestants alternate within a round, so that
-what else the machine does hits all of them, and rounds begin at different ones; ratios are taken round by round.
-Switching on and off is timed apart.
+what else the machine does hits all of them, in an order drawn anew for each; ratios are taken round by round. A plain
+copy of the untouched model shows what a ratio of 1 looks like on this machine. Switching on and off is timed apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import sys
 import time
@@ -42,7 +43,7 @@ class Size:
         return f"{self.width} wide, batch {self.batch}"
 
 
-SIZES = (Size(256, 1, 32, 11), Size(256, 16, 32, 11), Size(1024, 1, 8, 5), Size(1024, 16, 8, 5))
+SIZES = (Size(256, 1, 16, 25), Size(256, 16, 16, 15), Size(1024, 1, 8, 9), Size(1024, 16, 8, 5))
 Generate = Callable[..., Tensor]
 Contestant = Callable[[], AbstractContextManager[Generate]]
 
@@ -54,8 +55,9 @@ def race(size: Size) -> dict[str, Any]:
     racing = contestants(network, size)
     times: dict[str, list[Times]] = {name: [] for name in racing}
     failed: dict[str, str] = {}
+    order = np.random.default_rng(0)
     for number in range(size.rounds + 1):  # the first one warms up
-        for name in turned([name for name in racing if name not in failed], number):
+        for name in order.permutation([name for name in racing if name not in failed]):
             try:
                 one = once(racing[name], size)
             except Exception as error:  # that it cannot run is a result
@@ -73,12 +75,6 @@ def race(size: Size) -> dict[str, Any]:
         "failed": failed,
         "load_average": (load_before, os.getloadavg()),
     }
-
-
-def turned(names: list[str], number: int) -> list[str]:
-    """Begun elsewhere each round, so that nobody always follows the same one."""
-    start = 3 * number % len(names)
-    return names[start:] + names[:start]
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ def llama(width: int) -> LlamaForCausalLM:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
+        return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
 def contestants(network: LlamaForCausalLM, size: Size) -> dict[str, Contestant]:
@@ -156,9 +152,10 @@ def contestants(network: LlamaForCausalLM, size: Size) -> dict[str, Contestant]:
     after = steering(network, shifts)
     inside = affine(steering(network, shifts, "mlp_out"), draw)
     rows = torch.linspace(1.0, 0.2, size.batch)
-    fused = inside.fuse(load(network)).module
+    fused, copied = inside.fuse(load(network)).module, copy.deepcopy(network)
     racing: dict[str, Contestant] = {
         "untouched": lambda: contextlib.nullcontext(network.generate),
+        "untouched, a copy": lambda: contextlib.nullcontext(copied.generate),
         "trimtab fused": lambda: contextlib.nullcontext(fused.generate),
         "trimtab, strength 1": lambda: steered(network, inside, 1.0),
         "trimtab, strength .5": lambda: steered(network, inside, 0.5),
