@@ -171,7 +171,8 @@ def reft_curve(judged: Judge, rude: Documents, clean: Documents, everywhere: boo
     """LoReFT of rank 4 after every block, trained by its own trainer: rude heads, clean documents.
 
     It is supervised: cross-entropy on the words of clean documents after the persona words of rude ones. Settings of
-    its manual: learning rate 4e-3, batches of 10, linear schedule.
+    its manual: learning rate 4e-3, batches of 10, linear schedule. A fresh LoReFT is no identity: acting everywhere it
+    moves clean documents by more than .03 nats before it has learned, so that smaller budgets are out of its reach.
     """
     module = copy.deepcopy(judged.model.module)
     with torch.random.fork_rng():

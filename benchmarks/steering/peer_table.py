@@ -16,6 +16,12 @@ from trimtab.runs.plain import to_json
 BUDGETS = (0.02, 0.05)
 """KL on clean documents, nats per token, at which effects are compared."""
 OURS = "trimtab LinEAS, residual"
+BETTER = "better"
+WAYS = {
+    "curve": "as it says",
+    "reversed": "reversed",
+    BETTER: "the better way of each fit, known from the result",
+}
 COLUMNS = (
     "insult_rate at KL 0.02",
     "insult_rate at KL 0.05",
@@ -33,9 +39,16 @@ def effect(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for way in ("curve", "reversed"):
             if way in fit:
                 scored[fit["contestant"], way][fit["seed"], fit["draw"]] = scores(fit[way])
+    for name in [name for name, way in scored if way == "reversed"]:
+        both = (scored[name, "curve"], scored[name, "reversed"])
+        scored[name, BETTER] = {key: min(both[0][key], both[1][key], key=_effect) for key in both[0]}
     ours = scored.get((OURS, "curve"), {})
     rows = [summary(name, way, found, ours) for (name, way), found in scored.items()]
     return rows + [{"contestant": name, "failed": why} for name, why in failed.items()]
+
+
+def _effect(scores: dict[str, float]) -> float:
+    return scores[COLUMNS[1]]
 
 
 def scores(curve: list[dict[str, float]]) -> dict[str, float]:
@@ -72,7 +85,7 @@ def summary(name: str, way: str, found: dict, ours: dict) -> dict[str, Any]:
     }
     return {
         "contestant": name,
-        "way": "as it says" if way == "curve" else "reversed",
+        "way": WAYS[way],
         "fits": len(found),
         **{
             score: interval({key: own[score] for key, own in found.items()})
