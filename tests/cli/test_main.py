@@ -91,7 +91,7 @@ def test_ls(capsys: Capture) -> None:
     assert main(["ls", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
     assert all(recipe["description"] for recipe in listing["recipes"])
-    assert [system["name"] for system in listing["systems"]] == ["dynamics", "fake"]
+    assert [system["name"] for system in listing["systems"]] == ["dynamics", "steering", "fake"]
 
 
 def test_cp(tmp_path: Path, capsys: Capture) -> None:
