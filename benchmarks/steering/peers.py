@@ -51,14 +51,14 @@ def effect(seeds: list[int], draws: int, fresh: bool) -> list[dict[str, Any]]:
     ]
 
 
-def speed(fresh: bool) -> list[dict[str, Any]]:
-    return [kept(f"speed/{size.name}", partial(peer_speed.race, size), fresh) for size in peer_speed.SIZES]
+def speed(sizes: list[peer_speed.Size], fresh: bool) -> list[dict[str, Any]]:
+    return [kept(f"speed/{size.name}", partial(peer_speed.race, size), fresh) for size in sizes]
 
 
 def facts(asked: argparse.Namespace) -> dict[str, Any]:
     command = "OMP_NUM_THREADS=1 python benchmarks/steering/peers.py"
     return {
-        "command": f"{command} --seeds {' '.join(map(str, asked.seeds))} --draws {asked.draws}",
+        "command": f"{command} --seeds {' '.join(map(str, asked.seeds))} --draws {asked.draws} --sizes {asked.sizes}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": {**versions(), **peer_versions(), "python": platform.python_version()},
         "hardware": hardware(),
@@ -66,6 +66,8 @@ def facts(asked: argparse.Namespace) -> dict[str, Any]:
         "plain_import": {name: plain_import(name) for name in PEERS},
         "model_seeds": asked.seeds,
         "draws": asked.draws,
+        "units": "effect: models, draws of examples averaged first; speed: rounds; 95 % bootstrap intervals",
+        "machine_shared": "other work ran at the same time where the load average is above 1",
     }
 
 
@@ -73,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--sizes", type=int, default=len(peer_speed.SIZES), help="how many of them to time")
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--parts", nargs="+", default=["effect", "speed", "behaviour"])
     asked = parser.parse_args()
@@ -80,7 +83,9 @@ def main() -> None:
     record = facts(asked)  # first: it asks what a plain import says
     before = os.getloadavg()
     record["behaviour"] = peer_behaviour.matrix() if "behaviour" in asked.parts else {}
-    record["speed"] = speed(asked.fresh) if "speed" in asked.parts else []
+    sizes = list(peer_speed.SIZES[: asked.sizes])
+    record["speed"] = speed(sizes, asked.fresh) if "speed" in asked.parts else []
+    record["speed_not_measured"] = [size.name for size in peer_speed.SIZES if size not in sizes]
     fits = effect(asked.seeds, asked.draws, asked.fresh) if "effect" in asked.parts else []
     record |= {"effect": peer_table.effect(fits), "fits": fits}
     record["load_average"] = {"before": before, "after": os.getloadavg()}
