@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import ModelError, ShapeError, explain
 from trimtab.models.hooks import Change, hooked
-from trimtab.models.sites import Site, network_of, resolve
+from trimtab.models.sites import Site, network_of, resolve_each
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -45,11 +45,11 @@ def intervene(
     amount = checked_strength(strength)
     network = network_of(model)
     changes: dict[Site, Change] = {}
-    for pattern, intervention in interventions.items():
-        for site in resolve(network, pattern):
+    for pattern, sites in resolve_each(network, interventions).items():
+        for site in sites:
             if site in changes:
                 raise ModelError(f"site {site.name}: {explain('two interventions', 'one')}")
-            changes[site] = _blending(site, intervention, amount)
+            changes[site] = _blending(site, interventions[pattern], amount)
     with hooked(network, changes, "an intervention", first=True):
         yield
 

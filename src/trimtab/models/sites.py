@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -68,13 +68,23 @@ def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]
         ModelError: a pattern matches nothing (the three nearest module paths are named), the side is neither `in` nor
             `out`, an alias is used with a model of unknown family, or the model is compiled.
     """
-    network = network_of(model)
     patterns = [pattern] if isinstance(pattern, str | Site) else list(pattern)
     if not patterns:
         raise ModelError(explain("no pattern", "at least one site", "'mlp_out'"))
+    network = network_of(model)
     modules = modules_of(network)
     wanted = {site for one in patterns for site in _matches(network, modules, one)}
     return tuple(Site(path, side) for path in modules for side in SIDES if Site(path, side) in wanted)
+
+
+def resolve_each(network: nn.Module, patterns: Iterable[str]) -> dict[str, tuple[Site, ...]]:
+    """The sites of each of several patterns; the network is walked once.
+
+    Raises:
+        ModelError: as `resolve`.
+    """
+    modules = modules_of(network)
+    return {pattern: tuple(_matches(network, modules, pattern)) for pattern in patterns}
 
 
 def network_of(model: Model | nn.Module) -> nn.Module:

@@ -112,8 +112,7 @@ class Steering:
         Raises:
             ModelError: it lacks a site, or its weights there differ.
         """
-        for site in self.sites:
-            resolve(model, site)
+        resolve(model, self.sites)
         if changed := self.base.conflicts(Base.of(model, self.sites)):
             got = f"a model whose weights at {changed[0]} are not those of {self.base.name}"
             hint = "steering.rebased(model), if you mean it"
@@ -127,8 +126,7 @@ class Steering:
         Raises:
             ModelError: the model lacks a site.
         """
-        for site in self.sites:
-            resolve(model, site)
+        resolve(model, self.sites)
         return replace(self, base=Base.of(model, self.sites))
 
     def then(self, other: Steering) -> Steering:
