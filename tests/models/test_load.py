@@ -304,9 +304,12 @@ def test_another_kind_inside_an_adapter_is_refused_too(tokenizer):
         require_language_model(model)
 
 
-def test_language_models_pass(make, tokenizer):
-    for name in zoo.DECODERS:
-        require_language_model(load(make(name), tokenizer=tokenizer, kind="language model"))
+@pytest.mark.parametrize("name", zoo.DECODERS)
+def test_language_models_pass_as_they_are(name, make, tokenizer):
+    module = make(name)
+    model = load(module, tokenizer=tokenizer, kind="language model")
+    require_language_model(model)
+    assert model.module is module
 
 
 def test_bert_set_to_decode_is_causal(tokenizer):
