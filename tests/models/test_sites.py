@@ -101,6 +101,23 @@ def test_an_alias_needs_a_family():
         resolve(nn.Sequential(nn.Linear(2, 2)), "mlp_out")
 
 
+@pytest.mark.parametrize("tower", ["text_model", "vision_model"])
+def test_an_alias_in_a_model_of_several_towers_follows_the_tower(tower):
+    clip = build("clip")
+    blocks = names(clip, f"{tower}.residual")
+    assert blocks == names(clip, f"{tower}.encoder.layers.*")
+    assert names(clip, f"{tower}.residual.1") == blocks[1:2]
+    with pytest.raises(
+        ModelError, match=f"2 towers, expected an alias after its tower; try .*{tower}.residual"
+    ):
+        resolve(clip, "residual")
+
+
+def test_an_alias_means_the_only_tower_inside_a_model():
+    inside = nn.Sequential(build("llama"))
+    assert names(inside, "mlp_out") == [f"0.{name}" for name in names(build("llama"), "mlp_out")]
+
+
 def test_a_module_may_have_an_aliass_name():
     net = nn.Sequential()
     net.add_module("mlp_outer", nn.Linear(2, 2))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from trimtab.errors import ModelError, explain
-from trimtab.models.families import IN_BLOCK, family_of, unwrapped
+from trimtab.models.families import IN_BLOCK, towers, unwrapped
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -58,7 +58,7 @@ def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]
     `layers.*.mlp` means the MLP of every block whatever stands before `layers`; `*`, `?` and `[12]` stand for
     characters inside one part. The whole path of a module means that module alone. An alias (`residual`,
     `attention_out`, `mlp_out`, `pre_attention_norm`, `pre_mlp_norm`) means that place in every block of the model's
-    family; `residual.3` in block 3.
+    family; `residual.3` in block 3. In a model of several towers the tower comes first: `vision_model.residual`.
 
     Args:
         model: a handle or a network, with or without a PEFT wrapper.
@@ -66,7 +66,7 @@ def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]
 
     Raises:
         ModelError: a pattern matches nothing (the three nearest module paths are named), the side is neither `in` nor
-            `out`, an alias is used with a model of unknown family, or the model is compiled.
+            `out`, an alias is used with a model of unknown family or of several, or the model is compiled.
     """
     patterns = [pattern] if isinstance(pattern, str | Site) else list(pattern)
     if not patterns:
@@ -136,16 +136,27 @@ def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | S
 
 
 def _without_alias(network: nn.Module, path: str) -> str:
-    alias, _, block = path.partition(".")
-    if alias not in IN_BLOCK or not (block in ("", "*") or block.isdigit()):
+    """The path of a place that an alias names, `*` for the block unless it says which; other paths as they are."""
+    parts = path.split(".")
+    at = next((k for k, part in enumerate(parts) if part in IN_BLOCK), None)
+    if at is None or len(parts) > at + 2 or not (parts[at + 1 :] in ([], ["*"]) or parts[-1].isdigit()):
         return path
-    family = family_of(_bare(network))
-    if family is None:
-        kind = type(_bare(network)).__name__
-        raise ModelError(
-            f"site {path!r}: {explain(f'an alias for a {kind}', 'a family we have a table for', 'a module path')}"
-        )
-    return family.path(alias, int(block) if block.isdigit() else "*")
+    known, tower = towers(_bare(network)), ".".join(parts[:at])
+    if not tower and len(known) == 1:
+        tower = next(iter(known))
+    if tower in known:
+        return known[tower].path(parts[at], int(parts[-1]) if parts[-1].isdigit() else "*")
+    if at:
+        return path
+    raise ModelError(f"site {path!r}: {_no_family(network, path, list(known))}")
+
+
+def _no_family(network: nn.Module, alias: str, known: Sequence[str]) -> str:
+    kind = type(_bare(network)).__name__
+    if known:
+        got = f"an alias for a {kind}, which has {len(known)} towers"
+        return explain(got, "an alias after its tower", " or ".join(f"{path}.{alias}" for path in known))
+    return explain(f"an alias for a {kind}", "a family we have a table for", "a module path")
 
 
 def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
