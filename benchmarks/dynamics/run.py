@@ -7,7 +7,8 @@ For each scenario the learning rate of each family is chosen first, on a seed th
 the best of a few members gained most within the constraints on *validation*. Then every method runs with its family's
 rate. Kill it
 whenever you like; the same command goes on. Runs are kept in `runs/benchmark-dynamics`, results in
-`benchmarks/results/dynamics`, one file per scenario and seed.
+`benchmarks/results/dynamics`, one file per scenario and seed. Rates and runs that a file holds already, of the same
+model, text and settings, stay as they are; after a change of the method itself take them out first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import cells
 import torch
 from cells import Cell
-from methods import TUNED_BY, methods
+from methods import TUNED_BY, Method, methods
 from scenarios import FIT, MODEL, SCENARIOS
 
 from trimtab.lab.corpora import corpus, read_card
@@ -78,42 +79,55 @@ def validation_gain(scenario: str, record: dict[str, Any]) -> float:
 
 def one_block(scenario: str, seed: int, roles: Sequence[str], folder: Path, jobs: int) -> None:
     """The methods of these roles on one scenario and seed, written to the results."""
-    rates = tuned(scenario, folder / "cells", jobs)
     table = methods(scenario, SCENARIOS[scenario].train)
-    chosen = {
-        name: Cell(scenario, name, rates[method.family]["rate"], seed)
+    path, asked = RESULTS / f"{scenario.replace(' ', '-')}-{seed}.json", question(scenario, seed)
+    before = written(path, asked)
+    rates = before.get("rates") or tuned(scenario, folder / "cells", jobs)
+    told = {name: _told(method, rates[method.family]["rate"]) for name, method in table.items()}
+    runs = {
+        name: run for name, run in before.get("runs", {}).items() if told.get(name, {}).items() <= run.items()
+    }
+    missing = {
+        name: Cell(scenario, name, told[name]["rate"], seed)
         for name, method in table.items()
-        if method.role in roles
+        if method.role in roles and name not in runs
     }
     start = time.time()
-    found = carry_out(chosen.values(), folder / "cells", jobs)
+    found = carry_out(missing.values(), folder / "cells", jobs)
+    runs |= {name: told[name] | found[cell.name] for name, cell in missing.items() if cell.name in found}
     facts = {
-        "command": f'python benchmarks/dynamics/run.py --scenarios "{scenario}" --seeds {seed} --jobs {jobs} --roles '
-        + " ".join(roles),
+        "command": f'python benchmarks/dynamics/run.py --scenarios "{scenario}" --seeds {seed} --jobs {jobs}',
         "date": time.strftime("%Y-%m-%d", time.gmtime(start)),
+        **asked,
+        "versions": {name: version(name) for name in ("trimtab", "torch", "transformers", "numpy")}
+        | {"python": platform.python_version()},
+        "hardware": hardware() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+        "rates": rates,
+        "runs": {name: runs[name] for name in table if name in runs},
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, compact(facts))
+
+
+def question(scenario: str, seed: int) -> dict[str, Any]:
+    """What decides the results of a block, beside its methods."""
+    return {
         "scenario": {"name": scenario, **plain(SCENARIOS[scenario])},
         "seed": seed,
         "model": _model_facts(),
         "fit": plain(FIT),
-        "versions": {name: version(name) for name in ("trimtab", "torch", "transformers", "numpy")}
-        | {"python": platform.python_version()},
-        "hardware": hardware() | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
         "corpora": {name: read_card(corpus(name))["fingerprint"][:12] for name in _corpora(scenario)},
-        "rates": rates,
-        "runs": {
-            name: {
-                "role": table[name].role,
-                "family": table[name].family,
-                "mixer": plain(table[name].mixer),
-                "rate": cell.rate,
-                **found[cell.name],
-            }
-            for name, cell in chosen.items()
-            if cell.name in found
-        },
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_atomic(RESULTS / f"{scenario.replace(' ', '-')}-{seed}.json", compact(facts))
+
+
+def written(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The result file, if it answers the same question."""
+    block = json.loads(path.read_text()) if path.exists() else {}
+    return block if all(block.get(key) == value for key, value in asked.items()) else {}
+
+
+def _told(method: Method, rate: float) -> dict[str, Any]:
+    return {"role": method.role, "family": method.family, "mixer": plain(method.mixer), "rate": rate}
 
 
 def compact(facts: dict[str, Any]) -> str:
