@@ -85,7 +85,7 @@ def permutation_test(
     values = np.concatenate(
         [each_line(statistic, [pool[deal[:, : len(first)]], pool[deal[:, len(first) :]]]) for deal in deals]
     )
-    return Permutation(value, _p_value(value, values, alternative, exact), len(values), exact)
+    return Permutation(value, p_value(value, values, alternative, exact), len(values), exact)
 
 
 def _deals(
@@ -120,7 +120,10 @@ def _swapped(swap: np.ndarray) -> Int[np.ndarray, "b n"]:
     return np.hstack([lower, (lower + n) % (2 * n)])
 
 
-def _p_value(value: float, values: np.ndarray, alternative: Alternative, exact: bool) -> float:
+def p_value(
+    value: float, values: np.ndarray, alternative: Alternative = "two-sided", exact: bool = False
+) -> float:
+    """The share of rearrangements at least as extreme as the value; the observed one is counted unless `exact`."""
     # Equal in exact arithmetic may differ in the last digits, and then a tie would be lost.
     tie = 1e-12 * float(np.abs(values).max())
     extra = 0 if exact else 1

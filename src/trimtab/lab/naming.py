@@ -1,0 +1,122 @@
+"""Naming data with known truth: sports people whom two groups of answers name, with confounding built in.
+
+Members of two groups do different sports, and some sports are named more often than others, so the raw gap between
+the groups mixes how they are named with what they do (Simpson's paradox can be had). The truth of every gap is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from trimtab.numerics.standardise import gap, standardised_gap
+from trimtab.seeds import derive
+
+REFERENCE, OTHER = "male", "female"
+_WORDS = {REFERENCE: ("man", "boy"), OTHER: ("woman", "girl")}
+
+
+@dataclass(frozen=True)
+class Sport:
+    """One stratum: its weight in each group, and how often its name is given to members of each group."""
+
+    men: float
+    women: float
+    named_men: float
+    named_women: float
+
+
+SPORTS: Mapping[str, Sport] = {
+    "tennis": Sport(0.15, 0.55, 0.25, 0.22),
+    "baseball": Sport(0.35, 0.05, 0.60, 0.55),
+    "skateboard": Sport(0.30, 0.10, 0.50, 0.45),
+    "soccer": Sport(0.10, 0.15, 0.30, 0.30),
+    "ski": Sport(0.10, 0.15, 0.45, 0.35),
+}
+
+
+@dataclass(frozen=True)
+class NamingWorld:
+    """A population of photographs of sports people, and those who name them.
+
+    Attributes:
+        sports: the strata.
+        women: share of the other group.
+        answers: names given to each person.
+        concentration: of the Beta distribution of each person's own chance of a sport name; small means very different.
+        together: chance that a photograph shows a second person of the same sport.
+        mistaken: chance that the second, independent annotation of gender is wrong; as often it is missing.
+    """
+
+    sports: Mapping[str, Sport] = field(default_factory=lambda: SPORTS)
+    women: float = 0.28
+    answers: int = 27
+    concentration: float = 3.0
+    together: float = 0.2
+    mistaken: float = 0.04
+
+    def truth(self) -> dict[str, float]:
+        """The population's gaps: "raw", and at the mix of "male", "female" and "pooled"."""
+        weights = self._weights()
+        rates = np.array(
+            [
+                [sport.named_men for sport in self.sports.values()],
+                [sport.named_women for sport in self.sports.values()],
+            ]
+        )
+        yes = weights * rates
+        mixes = {REFERENCE: weights[0], OTHER: weights[1], "pooled": weights.sum(axis=0)}
+        gaps = {name: float(standardised_gap(yes, weights, mix)) for name, mix in mixes.items()}
+        return {"raw": float(gap(yes, weights)), **gaps}
+
+    def sample(self, photographs: int, seed: int = 0) -> pd.DataFrame:
+        """Names of the people in so many photographs: one row per person and name.
+
+        Columns: referent, image, gender, annotated (the second annotation; empty where missing), sport, name, count.
+        """
+        rng = np.random.default_rng(derive(seed, "naming world"))
+        weights = self._weights()
+        people = self._people(photographs, weights, rng)
+        members = np.array([[sport.named_men, sport.named_women] for sport in self.sports.values()])
+        mean = members[people["place"], people["other"].astype(int)]
+        rate = rng.beta(self.concentration * mean + 1e-9, self.concentration * (1 - mean) + 1e-9)
+        return self._named(people, rate, rng)
+
+    def _weights(self) -> np.ndarray:
+        weights = np.array(
+            [[sport.men for sport in self.sports.values()], [sport.women for sport in self.sports.values()]]
+        )
+        return weights / weights.sum(axis=1, keepdims=True) * [[1 - self.women], [self.women]]
+
+    def _people(self, photographs: int, weights: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+        """Who is in the photographs. A second person is of the same sport, and of a gender drawn for that sport."""
+        cell = rng.choice(weights.size, size=photographs, p=weights.ravel())
+        first = pd.DataFrame(
+            {
+                "image": np.arange(photographs),
+                "place": cell % weights.shape[1],
+                "other": cell >= weights.shape[1],
+            }
+        )
+        second = first[rng.random(photographs) < self.together].copy()
+        of_women = weights[1] / weights.sum(axis=0)
+        second["other"] = rng.random(len(second)) < of_women[second["place"]]
+        return pd.concat([first, second], ignore_index=True)
+
+    def _named(self, people: pd.DataFrame, rate: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+        n = len(people)
+        sporty = rng.binomial(self.answers, rate)
+        rest = rng.multinomial(self.answers - sporty, [0.5, 0.2, 0.3])
+        gender = np.where(people["other"], OTHER, REFERENCE)
+        sport = np.array(list(self.sports))[people["place"]]
+        wrong, gone = (rng.random(n) < self.mistaken for _ in range(2))
+        annotated = np.where(wrong, np.where(people["other"], REFERENCE, OTHER), gender)
+        nouns = np.array([[*_WORDS[one], "person"] for one in gender])
+        told = [(np.char.add(sport.astype(str), " player"), sporty), *zip(nouns.T, rest.T, strict=True)]
+        base = {"referent": np.arange(n), "image": people["image"], "gender": gender}
+        base |= {"annotated": np.where(gone, "", annotated), "sport": sport}
+        rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in told])
+        return rows[rows["count"] > 0].sort_values(["referent", "name"], ignore_index=True)
