@@ -49,6 +49,7 @@ def split(rows: Rows, loss: Sequence[Sequence[bool]] | None = None) -> TokenSpli
         loss=np.concatenate([np.array(mark, np.bool_) for mark in marks]),
         offsets=np.cumsum([0, *lengths]),
         targets=np.array([sum(mark[1:]) for mark in marks], np.int32),
+        records=np.arange(len(rows)),
         pad_id=0,
         counts=SplitCounts(len(rows), sum(lengths), 0, 0, 0),
     )

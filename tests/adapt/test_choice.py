@@ -17,7 +17,7 @@ TWO = make_roles(["math", "code"], ["web"], ["math", "web"], {})
 
 def moved(value: float, error: float = 0.0) -> Change:
     """A change of a loss."""
-    return Change(value, error, 8)
+    return Change(value, error, 8, 8)
 
 
 def losses(value: float) -> SequenceLosses:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import zoo
@@ -26,7 +27,8 @@ from trimtab.data.tokens import tokenise
 from trimtab.errors import CheckpointError, ConfigProblems, DataError, ModelError
 from trimtab.models.load import Model
 from trimtab.seeds import isolated
-from trimtab.train.evaluate import Z95, change
+from trimtab.train.batches import evaluation_rows
+from trimtab.train.evaluate import change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.loop import Loop
 from worlds import EVALUATE, QUICK, TRAIN, domain, evaluated, model, texts, tokenizer, trainable
@@ -123,7 +125,9 @@ def test_a_checkpoint_that_keeps_a_constraint_but_not_by_the_margin_is_not_chose
     mixer = Fixed(weights={"math": 3, "code": 1}, targets=["math"], constraints={"web": 0.1})
     result = run(model(dropout=0.1), mixer, replace(QUICK, eval_points=6, margin=margin))
     rows = result.losses[(result.losses["split"] == "validation") & (result.losses["domain"] == "web")]
-    error = (rows["change_high"] - rows["change"]) / Z95
+    split = tokenise(trainable()["web"], tokenizer(), seq_len=QUICK.seq_len).splits["validation"]
+    units = len(set(split.records[evaluation_rows("web", len(split), QUICK.eval_sequences)]))
+    error = (rows["change_high"] - rows["change"]) / stats.t.ppf(0.975, units - 1)
     allowed = rows[(rows["change"] + margin * error <= 0.1) & (rows["step"] > 0)]
     assert (result.status, result.step) == ("feasible", best)
     assert best == allowed["step"].max()

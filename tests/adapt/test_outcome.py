@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from trimtab.adapt.ledger import Ledger
 from trimtab.adapt.outcome import LOSS_COLUMNS, final_frame, losses_frame, make_result
@@ -86,8 +87,9 @@ def test_the_final_table_by_hand() -> None:
     assert table["reference"].tolist() == pytest.approx([2.0, 3.1, 1.1, 0.5], abs=1e-12)
     assert table["loss"].tolist() == pytest.approx([1.7, 3.2, 1.11, 0.7], abs=1e-12)
     assert table["change"].tolist() == pytest.approx([-0.3, 0.1, 0.01, 0.2], abs=1e-12)
-    half = [(row["change_high"] - row["change_low"]) / 2 / 1.959964 for _, row in table.iterrows()]
-    assert half == pytest.approx([0.1, 0.0, 0.01, 0.2], abs=1e-6)
+    half = (table["change_high"] - table["change_low"]) / 2 / stats.t.ppf(0.975, 1)
+    assert half.tolist() == pytest.approx([0.1, 0.0, 0.01, 0.2], abs=1e-9)
+    assert table["units"].tolist() == [2, 2, 2, 2]
     assert table["tolerance"].tolist() == pytest.approx([math.nan, 0.1, 0.0, math.nan], nan_ok=True)
     assert [table.loc[name, "kept"] for name in ("math", "facts")] == [None, None]
     assert table.loc["safety", "kept"] is False

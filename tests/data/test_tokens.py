@@ -30,6 +30,21 @@ def rows(split: TokenSplit, tokenizer) -> list[str]:
     return [tokenizer.decode(split.ids[start:stop]) for start, stop in map(split._span, range(len(split)))]
 
 
+def test_a_packed_row_counts_as_that_of_the_record_at_its_middle(tokenizer):
+    texts = ["the cat sat " * 9, "a dog", "the dog sat on the mat " * 7]
+    split = tokenise(Domain("cats", train=texts), tokenizer, seq_len=16).splits["train"]
+    ends = np.cumsum([len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts])
+    middles = 16 * np.arange(len(split)) + 8
+    np.testing.assert_array_equal(split.records, (middles[:, None] >= ends).sum(1))
+    assert set(split.records) >= {0, 2}
+
+
+def test_a_padded_row_is_of_its_own_record(tokenizer):
+    texts = ["the cat", "the dog", "the mat"]
+    split = tokenise(Domain("cats", train=texts), tokenizer, seq_len=16, packing="padded").splits["train"]
+    np.testing.assert_array_equal(split.records, [0, 1, 2])
+
+
 def test_packed_rows_are_the_joined_text(tokenizer):
     domain = Domain("cats", train=TEXTS, validation=["the dog sat " * 20])
     split = tokenise(domain, tokenizer, seq_len=16).splits["train"]
@@ -172,7 +187,7 @@ def same_rows(first: TokenDomain, second: TokenDomain) -> bool:
     return first.splits.keys() == second.splits.keys() and all(
         np.array_equal(getattr(split, part), getattr(second.splits[name], part))
         for name, split in first.splits.items()
-        for part in ("ids", "loss", "offsets", "targets")
+        for part in ("ids", "loss", "offsets", "targets", "records")
     )
 
 
@@ -297,9 +312,9 @@ def test_records_are_read_a_batch_at_a_time_and_rows_written_at_once(tokenizer, 
                 read.append(number)
                 yield f"the cat {number} sat on the mat"
 
-    def watched(self, ids, loss):
+    def watched(self, *row):
         ahead.append(len(read) - len(ahead))
-        add(self, ids, loss)
+        add(self, *row)
 
     add = RowFiles.add
     monkeypatch.setattr(RowFiles, "add", watched)

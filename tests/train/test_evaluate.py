@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from trimtab.errors import ShapeError
-from trimtab.train.evaluate import Z95, Change, SequenceLosses, change
+from trimtab.train.evaluate import Change, SequenceLosses, change
 
 
 def readings(n: int, seed: int = 0) -> SequenceLosses:
@@ -78,10 +78,42 @@ def test_a_change_is_the_difference_of_the_losses_with_the_error_of_paired_diffe
     assert moved.n == 60
 
 
-def test_the_interval_is_95_per_cent_of_a_normal() -> None:
-    assert stats.norm.ppf(0.975) == Z95
-    moved = Change(0.5, 0.1, 9)
-    assert (moved.low, moved.high) == stats.norm.interval(0.95, 0.5, 0.1)
+def test_the_interval_is_students_with_a_degree_of_freedom_less_than_units() -> None:
+    moved = Change(0.5, 0.1, n=90, units=7)
+    assert (moved.low, moved.high) == pytest.approx(stats.t.interval(0.95, 6, 0.5, 0.1), rel=1e-12)
+
+
+def test_one_unit_has_no_interval() -> None:
+    assert math.isnan(Change(0.5, math.nan, n=1, units=1).high)
+
+
+def test_with_equal_records_the_error_is_that_of_the_mean_over_records() -> None:
+    draw = np.random.default_rng(5)
+    by_record = draw.normal(3.0, 0.5, (9, 1)) + draw.normal(0.0, 0.2, (9, 6))
+    order = draw.permutation(54)
+    records = np.repeat(np.arange(9) * 10, 6)[order]
+    read = SequenceLosses(20 * by_record.ravel()[order], np.full(54, 20), records)
+    assert read.units == 9
+    assert read.standard_error == pytest.approx(stats.sem(by_record.mean(1)), rel=1e-12)
+    assert read.first(3).units == len(set(records[:3]))
+
+
+def test_the_error_is_the_spread_over_resampled_records_of_unequal_size() -> None:
+    draw = np.random.default_rng(6)
+    records = np.sort(draw.integers(0, 200, 1500))
+    tokens = draw.integers(5, 60, 1500)
+    read = SequenceLosses(
+        tokens * (draw.gamma(9.0, 0.3, 200)[records] + draw.normal(0, 0.3, 1500)), tokens, records
+    )
+    nll, of = (np.bincount(records, values, 200) for values in (read.nll, read.tokens))
+    picks = draw.integers(0, 200, (4000, 200))
+    assert read.standard_error == pytest.approx((nll[picks].sum(1) / of[picks].sum(1)).std(), rel=0.06)
+
+
+def test_sequences_of_a_single_record_count_one_by_one() -> None:
+    free, one = readings(12), readings(12)
+    one = SequenceLosses(one.nll, one.tokens, np.zeros(12, dtype=int))
+    assert (one.units, one.standard_error) == (12, free.standard_error)
 
 
 def test_the_interval_covers_the_true_change_as_often_as_it_says() -> None:

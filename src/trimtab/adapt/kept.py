@@ -190,7 +190,7 @@ def _block(
     before = np.array(log.exposure)
     after = before + shares.sum(axis=0)
     moved = [
-        change(sampled[name], SequenceLosses(np.array(nll), sampled[name].tokens))
+        change(sampled[name], replace(sampled[name], nll=np.array(nll)))
         for name, nll in zip(session.roles.evaluate, log.nll, strict=True)
     ]
     return {

@@ -111,6 +111,7 @@ def final_frame(
                 "change": moved.value,
                 "change_low": moved.low,
                 "change_high": moved.high,
+                "units": moved.units,
                 "kept": bool(moved.value <= tolerance) if name in roles.tolerances else None,
             }
         )

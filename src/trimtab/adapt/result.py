@@ -64,9 +64,10 @@ class FinetuneResult:
         mixtures: columns step and one per training domain; a row holds from its step on.
         slopes: one `SlopeUpdate` per update of a probing mixer.
         losses: columns step, domain, split, loss_nats, standard_error, change, change_low, change_high: the readings
-            of the evaluation grid; changes are paired with step 0, intervals 95 % over sequences.
+            of the evaluation grid; changes are paired with step 0, intervals 95 % over records.
         final: per evaluation domain, on *test*: domain, role, reference (the base model's loss), tolerance, loss,
-            change, change_low, change_high, kept (True / False; None unless a constraint).
+            change, change_low, change_high, units (records read, over which the interval is; sequences where all are
+            of one record), kept (True / False; None unless a constraint).
         cost: steps, evaluations and seconds, beside a fixed-mixture run.
         config: everything needed to do the run again.
         notes: what the run wants its reader to know, one sentence each.

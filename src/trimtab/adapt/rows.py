@@ -76,10 +76,10 @@ def update_row(roles: Roles, update: Update) -> Row:
 
 
 def write_losses(path: Path, losses: Mapping[str, SequenceLosses]) -> None:
-    """Save losses per sequence as safetensors, one pair of tensors per domain."""
+    """Save losses per sequence as safetensors, one file per domain."""
     with atomic_directory(path) as folder:
         for index, read in enumerate(losses.values()):
-            tensors = {"nll": torch.from_numpy(read.nll), "tokens": torch.from_numpy(read.tokens)}
+            tensors = {name: torch.from_numpy(values) for name, values in vars(read).items()}
             save_tensors(tensors, folder / f"{index}.safetensors")
         (folder / "domains.json").write_text(json.dumps(list(losses)))
 
@@ -89,6 +89,6 @@ def read_losses(path: Path) -> dict[str, SequenceLosses]:
     names: list[str] = json.loads((path / "domains.json").read_text())
     tensors = [load_file(path / f"{index}.safetensors") for index in range(len(names))]
     return {
-        name: SequenceLosses(np.asarray(t["nll"]), np.asarray(t["tokens"]))
+        name: SequenceLosses(**{part: np.asarray(values) for part, values in t.items()})
         for name, t in zip(names, tensors, strict=True)
     }

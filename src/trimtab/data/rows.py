@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab.data.encode import Encoded
 
 Packing = Literal["packed", "padded"]
-ARRAYS = {"ids": np.int32, "loss": np.bool_, "offsets": np.int64, "targets": np.int32}
+ARRAYS = {"ids": np.int32, "loss": np.bool_, "offsets": np.int64, "targets": np.int32, "records": np.int64}
 """The files of a split and their types."""
 
 
@@ -44,29 +44,31 @@ def write_rows(
     """Write a split's rows to `folder` as they come, and count.
 
     Packed texts are joined and cut into rows of exactly `seq_len` tokens; the rest after the last is left
-    out. All other records make a row each, cut at `seq_len`. Memory holds one row and one record.
+    out; a row counts as that of the record at its middle. All other records make a row each, cut at `seq_len`.
+    Memory holds one row and one record.
     """
     records = truncated = dropped = 0
-    waiting = np.empty(0, np.int32)
+    waiting, owners = np.empty(0, np.int32), np.empty(0, np.int64)
     with RowFiles(folder, split) as files:
         for record in encoded:
             records += 1
             if packing == "packed" and record.is_text:
                 waiting = np.concatenate([waiting, record.ids])
+                owners = np.concatenate([owners, np.full(len(record.ids), records - 1)])
                 full = len(waiting) // seq_len * seq_len
                 if full:
-                    files.add_full(waiting[:full].reshape(-1, seq_len))
-                    waiting = waiting[full:]
+                    files.add_full(waiting[:full].reshape(-1, seq_len), owners[seq_len // 2 : full : seq_len])
+                    waiting, owners = waiting[full:], owners[full:]
             elif record.loss[1:seq_len].any():
                 truncated += len(record.ids) > seq_len
-                files.add(record.ids[:seq_len], record.loss[:seq_len])
+                files.add(record.ids[:seq_len], record.loss[:seq_len], records - 1)
             else:
                 dropped += 1
         return SplitCounts(records, files.tokens, truncated, dropped, len(waiting))
 
 
 class RowFiles:
-    """The four growing arrays of a split: tokens, loss marks, row borders, targets per row."""
+    """The growing arrays of a split: tokens, loss marks, row borders, targets and record of each row."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.tokens = 0
@@ -83,21 +85,23 @@ class RowFiles:
     def __exit__(self, *error: object) -> None:
         self._closing.close()
 
-    def add(self, ids: NDArray[np.int32], loss: NDArray[np.bool_]) -> None:
+    def add(self, ids: NDArray[np.int32], loss: NDArray[np.bool_], record: int) -> None:
         """One row."""
         self.tokens += len(ids)
         self._arrays["ids"].append(ids)
         self._arrays["loss"].append(loss)
         self._arrays["offsets"].append([self.tokens])
         self._arrays["targets"].append([int(np.count_nonzero(loss[1:]))])
+        self._arrays["records"].append([record])
 
-    def add_full(self, rows: NDArray[np.int32]) -> None:
-        """(R, T) rows with loss on every token."""
+    def add_full(self, rows: NDArray[np.int32], records: NDArray[np.int64]) -> None:
+        """(R, T) rows with loss on every token, and the record of each."""
         count, length = rows.shape
         self._arrays["ids"].append(rows.ravel())
         self._arrays["loss"].append(np.ones(rows.size, np.bool_))
         self._arrays["offsets"].append(self.tokens + length * np.arange(1, count + 1))
         self._arrays["targets"].append(np.full(count, length - 1))
+        self._arrays["records"].append(records)
         self.tokens += rows.size
 
 

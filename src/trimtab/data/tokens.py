@@ -28,7 +28,7 @@ from trimtab.runs.places import cache_home
 NO_LOSS = -100
 """The label of a position that carries no loss, as torch and transformers have it."""
 
-_LAYOUT = 1
+_LAYOUT = 2
 _CARD = "card.json"
 _ATTEMPTS = 5
 
@@ -61,6 +61,7 @@ class TokenSplit:
         loss: (tokens,) bool, whether a token carries loss.
         offsets: (rows + 1,) int64, where each row starts and ends in `ids`.
         targets: (rows,) int32, loss-carrying tokens that the model predicts (a row's first token never is).
+        records: (rows,) int64, the number of the record that each row is of, or mostly of where texts are packed.
         pad_id: token id under the padding; the attention mask hides it.
         counts: what became of the records.
     """
@@ -69,6 +70,7 @@ class TokenSplit:
     loss: NDArray[np.bool_]
     offsets: NDArray[np.int64]
     targets: NDArray[np.int32]
+    records: NDArray[np.int64]
     pad_id: int
     counts: SplitCounts
 

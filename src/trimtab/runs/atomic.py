@@ -109,9 +109,7 @@ def _undo(left: Path, target: Path, kind: str) -> None:
 
 
 def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
-    if path.exists() and not replace:
-        return
-    if not path.exists():
+    if not replace or not path.exists():
         with _losing_the_race_is_fine(keep=not replace):
             temporary.rename(path)
         return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import stdtrit
 
 from trimtab.errors import ShapeError, explain
-
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -20,10 +19,17 @@ class SequenceLosses:
     Attributes:
         nll: summed negative log-likelihood of each sequence, in nats.
         tokens: loss-carrying tokens of each sequence.
+        records: which record each sequence is of, any numbers; by default each is of its own.
     """
 
     nll: Float[np.ndarray, " n"]
     tokens: Int[np.ndarray, " n"]
+    records: Int[np.ndarray, " n"] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Without records, sequences are independent."""
+        if self.records is None:
+            object.__setattr__(self, "records", np.arange(len(self.nll)))
 
     @property
     def loss(self) -> float:
@@ -33,57 +39,77 @@ class SequenceLosses:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `loss` over sequences (ratio estimator); nan for fewer than two, or an infinite loss."""
-        return _ratio_error(self.nll, self.tokens)
+        """Standard error of `loss` over `units` (ratio estimator); nan for fewer than two, or an infinite loss.
+
+        Sequences of one record are not independent, so their residuals are added up before they are squared
+        (linearised cluster estimator: Binder 1983; Cameron & Miller 2015, section II).
+        """
+        units, total = self.units, int(self.tokens.sum())
+        if units < 2 or not total or not np.isfinite(self.nll).all():
+            return math.nan
+        residual = self.nll - self.nll.sum() / total * self.tokens
+        if units < len(residual):
+            residual = np.bincount(np.unique(self.records, return_inverse=True)[1], residual)
+        return math.sqrt(units / (units - 1) * float(residual @ residual)) / total
+
+    @property
+    def units(self) -> int:
+        """How many independent parts there are: records, or sequences where all are of one record."""
+        records = len(np.unique(self.records))
+        return records if records > 1 else len(self.nll)
 
     def first(self, n: int) -> SequenceLosses:
         """The losses of the first `n` sequences."""
-        return SequenceLosses(self.nll[:n], self.tokens[:n])
+        return SequenceLosses(self.nll[:n], self.tokens[:n], self.records[:n])
 
 
 @dataclass(frozen=True)
 class Change:
-    """A paired change of loss, nats per token, with its 95 % interval over `n` sequences."""
+    """A paired change of loss, nats per token, with its 95 % interval.
+
+    Attributes:
+        value: the change.
+        standard_error: of it, over the units.
+        n: sequences.
+        units: independent parts, records as a rule; the interval is Student's with one degree of freedom less.
+    """
 
     value: float
     standard_error: float
     n: int
+    units: int
 
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return self.value - Z95 * self.standard_error
+        return self.value - self._half
 
     @property
     def high(self) -> float:
         """Upper end of the 95 % interval."""
-        return self.value + Z95 * self.standard_error
+        return self.value + self._half
+
+    @property
+    def _half(self) -> float:
+        return float(stdtrit(self.units - 1, 0.975)) * self.standard_error if self.units > 1 else math.nan
 
 
 def change(after: SequenceLosses, before: SequenceLosses) -> Change:
     """How much the loss changed between two readings of the same sequences.
 
     Pairing removes what makes one sequence harder than another, so the interval is far narrower than that of
-    either loss. It covers the choice of sequences only: not the training seed.
+    either loss. It covers the choice of records only: not the training seed.
 
     Raises:
         ShapeError: the two readings are not of the same sequences.
 
     >>> before = SequenceLosses(np.array([4.0, 6.0]), np.array([2, 2]))
     >>> change(SequenceLosses(np.array([3.0, 5.0]), np.array([2, 2])), before)
-    Change(value=-0.5, standard_error=0.0, n=2)
+    Change(value=-0.5, standard_error=0.0, n=2, units=2)
     """
     if not np.array_equal(after.tokens, before.tokens):
         got = f"{len(after.tokens)} and {len(before.tokens)} sequences with other token counts"
         raise ShapeError(explain(got, "two readings of the same sequences"))
     with np.errstate(invalid="ignore"):  # infinity less infinity: the nan is the answer
-        difference = SequenceLosses(after.nll - before.nll, before.tokens)
-    return Change(difference.loss, difference.standard_error, len(before.tokens))
-
-
-def _ratio_error(nll: Float[np.ndarray, " n"], tokens: Int[np.ndarray, " n"]) -> float:
-    n, total = len(nll), int(tokens.sum())
-    if n < 2 or not total or not np.isfinite(nll).all():
-        return math.nan
-    residual = nll - nll.sum() / total * tokens
-    return math.sqrt(n / (n - 1) * float(residual @ residual)) / total
+        moved = replace(after, nll=after.nll - before.nll)
+    return Change(moved.loss, moved.standard_error, len(moved.nll), moved.units)

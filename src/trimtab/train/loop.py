@@ -144,7 +144,9 @@ class Loop:
         ]
         mine = range(len(chunks)) if alone else range(self.rank, len(chunks), self.world)
         with self._evaluating():
-            read = [(k, self._sequence_nll(splits[chunks[k][0]].batch(chunks[k][1]))) for k in mine]
+            read = [
+                (k, self._sequence_losses(splits[name], rows)) for k in mine for name, rows in [chunks[k]]
+            ]
         if self.world > 1 and not alone:
             read = sorted(gather_object(read), key=lambda item: item[0])
         return {name: _join([part for k, part in read if chunks[k][0] == name]) for name in splits}
@@ -253,11 +255,11 @@ class Loop:
         nll = F.cross_entropy(wide.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
         return nll.view_as(labels)
 
-    def _sequence_nll(self, batch: Batch) -> SequenceLosses:
-        batch = batch.to(self.model.device)
+    def _sequence_losses(self, split: TokenSplit, rows: Sequence[int]) -> SequenceLosses:
+        batch = split.batch(rows).to(self.model.device)
         nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64)
         tokens = (batch.labels[:, 1:] != -100).sum(1)
-        return SequenceLosses(nll.cpu().numpy(), tokens.cpu().numpy())
+        return SequenceLosses(nll.cpu().numpy(), tokens.cpu().numpy(), split.records[np.asarray(rows)])
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -287,5 +289,5 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
 
 def _join(parts: Sequence[SequenceLosses]) -> SequenceLosses:
     return SequenceLosses(
-        np.concatenate([part.nll for part in parts]), np.concatenate([part.tokens for part in parts])
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("nll", "tokens", "records"))
     )
