@@ -1,4 +1,4 @@
-"""Permutation tests: how often relabelled observations give a statistic as extreme as the observed one."""
+"""Permutation tests: how often relabelled observations, or items, give a statistic as extreme as the observed one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from trimtab.numerics.statistics import CHUNK, Statistic, arrays_of, check_choice, check_numbers, each_line
+from trimtab.errors import ShapeError, explain
+from trimtab.numerics.statistics import (
+    CHUNK,
+    Statistic,
+    arrays_of,
+    check_choice,
+    check_numbers,
+    each_line,
+    spearman,
+)
 
 Alternative = Literal["two-sided", "less", "greater"]
+Pairs = Int[np.ndarray, "m 2"]
+"""Places of the two items of each pair."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,66 @@ def permutation_test(
         [each_line(statistic, [pool[deal[:, : len(first)]], pool[deal[:, len(first) :]]]) for deal in deals]
     )
     return Permutation(value, p_value(value, values, alternative, exact), len(values), exact)
+
+
+def mantel(
+    similarity: Float[np.ndarray, "n n"],
+    pairs: Pairs,
+    scores: Float[np.ndarray, " m"],
+    *,
+    n_perm: int = 4999,
+    seed: int = 0,
+) -> Permutation:
+    """How often items dealt out anew agree with the scores of their pairs at least as well as they do.
+
+    Pairs that share an item are not independent; items are, so items are permuted (Mantel 1967). Scores need not cover
+    all pairs.
+
+    Args:
+        similarity: of each two items.
+        pairs: that were judged.
+        scores: one judgement of each.
+        n_perm: permutations; the observed order is counted among them.
+        seed: of the permutations.
+
+    Returns:
+        Spearman's correlation and its one-sided p-value; nan with fewer than three pairs or a constant side.
+
+    Raises:
+        ShapeError: not a square of similarities, or not one score per pair.
+        ConfigError: n_perm below 1.
+
+    >>> points = np.array([0.0, 1.0, 3.0, 7.0, 15.0, 31.0])
+    >>> first, second = np.triu_indices(6, 1)
+    >>> near = -abs(points[:, None] - points)
+    >>> found = mantel(near, np.stack([first, second], 1), near[first, second])
+    >>> round(found.value, 6), found.p_value < 0.05
+    (1.0, True)
+    """
+    check_pairs(similarity, pairs, scores)
+    check_numbers("n_perm", n_perm)
+    value = float(spearman(similarity[pairs[:, 0], pairs[:, 1]], scores))
+    if len(pairs) < 3 or np.isnan(value):
+        return Permutation(value, np.nan, 0, False)
+    rng, reached = np.random.default_rng(seed), 0
+    chunk = max(1, CHUNK // (4 * len(pairs)))
+    for start in range(0, n_perm, chunk):
+        rows = min(chunk, n_perm - start)
+        deals = rng.permuted(np.tile(np.arange(len(similarity)), (rows, 1)), axis=1)
+        dealt = similarity[deals[:, pairs[:, 0]], deals[:, pairs[:, 1]]]
+        # A deal that leaves the judged pairs without variance says nothing against chance, and so counts.
+        found = spearman(dealt, np.broadcast_to(scores, dealt.shape))
+        reached += int((~(found < value - 1e-12)).sum())
+    return Permutation(value, (reached + 1) / (n_perm + 1), n_perm, False)
+
+
+def check_pairs(similarity: np.ndarray, pairs: np.ndarray, scores: np.ndarray) -> None:
+    """Refuse what are not similarities of items and judgements of their pairs."""
+    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
+        raise ShapeError(explain(f"similarities of shape {similarity.shape}", "(items, items)"))
+    if pairs.shape != (len(scores), 2):
+        got = f"pairs of shape {pairs.shape} and {len(scores)} scores"
+        raise ShapeError(explain(got, "(pairs, 2) and a score per pair"))
 
 
 def _deals(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtr, ndtri
 
 from trimtab.errors import ShapeError, explain
-from trimtab.numerics.permute import Permutation, permutation_test
+from trimtab.numerics.permute import Permutation, mantel, permutation_test
 from trimtab.numerics.statistics import (
     CHUNK,
     Statistic,
@@ -28,6 +28,7 @@ __all__ = [
     "Interval",
     "Permutation",
     "bootstrap",
+    "mantel",
     "mean",
     "mean_difference",
     "permutation_test",

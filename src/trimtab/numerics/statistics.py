@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from trimtab.errors import ConfigError, ShapeError, explain, nearest
 
@@ -43,6 +44,20 @@ def ratio_of_sums(numerator: np.ndarray, denominator: np.ndarray, *, axis: int =
     1.5
     """
     return numerator.sum(axis=axis) / denominator.sum(axis=axis)
+
+
+def spearman(
+    first: Float[np.ndarray, "*lines m"], second: Float[np.ndarray, "*lines m"]
+) -> Float[np.ndarray, " *lines"]:
+    """Spearman's correlation along the last axis, ties at their mean rank; nan where a side is constant.
+
+    >>> float(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 8.0, 27.0])).round(6))
+    1.0
+    """
+    x, y = (rankdata(side, axis=-1) for side in (first, second))
+    x, y = (side - side.mean(-1, keepdims=True) for side in (x, y))
+    size = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return np.asarray(np.divide((x * y).sum(-1), size, out=np.full(size.shape, np.nan), where=size > 0))
 
 
 def each_line(statistic: Statistic, samples: list[Any]) -> Float[np.ndarray, " b"]:

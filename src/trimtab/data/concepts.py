@@ -1,0 +1,306 @@
+"""Concepts: names with positive and negative examples, texts or pictures, checked before anything is run on them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from trimtab.data.concept import Concept, Example, identity, mistakes, word_findings
+from trimtab.data.wordnet import sentences_of
+from trimtab.data.words import mentions, word_of
+from trimtab.errors import DataError, explain, nearest
+from trimtab.seeds import derive
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Every different example of a set of concepts, once, and which of them each concept has.
+
+    Attributes:
+        examples: in order of first use.
+        positive: for each concept, places in `examples`.
+        negative: the same.
+    """
+
+    examples: tuple[Example, ...]
+    positive: tuple[Int[np.ndarray, " p"], ...]
+    negative: tuple[Int[np.ndarray, " n"], ...]
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """Concepts that are compared with one another.
+
+    Attributes:
+        concepts: at least one.
+        notes: what was left out when they were put together.
+
+    Raises:
+        DataError: naming each concept that has no positive or no negative example, an example twice, one that is both
+            positive and negative, the same positive examples as another concept, or another one's name.
+    """
+
+    concepts: tuple[Concept, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if wrong := list(mistakes(self.concepts)):
+            raise DataError("\n".join(wrong))
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path) -> ConceptSet:
+        """Concepts of a file with one JSON object a line: `{"name": ..., "positive": [...], "negative": [...]}`.
+
+        An optional `"word"` says which word the positive sentences mention; otherwise it is the name, without a WordNet
+        sense such as `bank%1:14:00::` or `bank.n.01`, and null says that there is none. Sentences that lack their word,
+        and negative ones that have it, are kept and warned of, see `findings`.
+
+        Raises:
+            DataError: no such file, a line that is no such object, or what the class refuses.
+        """
+        found = cls(tuple(_read(Path(path))))
+        if found.findings:
+            warnings.warn("\n".join(found.findings), stacklevel=2)
+        return found
+
+    @classmethod
+    def one_against_rest(
+        cls,
+        positive: Mapping[str, Sequence[Example]],
+        *,
+        negatives: int | None = None,
+        words: bool = True,
+        notes: tuple[str, ...] = (),
+        seed: int = 0,
+    ) -> ConceptSet:
+        """Concepts whose negative examples are drawn from the positive ones of the others.
+
+        Args:
+            positive: name -> examples, at least two names.
+            negatives: how many for each; None takes all there are.
+            words: whether names are words; texts that mention a concept's word are then no negatives of it.
+            notes: to keep.
+            seed: of the draws; each concept has its own.
+
+        Raises:
+            DataError: a concept with fewer possible negatives than asked for, or what the class refuses.
+        """
+        every = {identity(one): one for examples in positive.values() for one in examples}
+        concepts = []
+        for name, examples in positive.items():
+            word = word_of(name) if words else None
+            own = {identity(one) for one in examples}
+            rest = [one for key, one in every.items() if key not in own and not _has_word(one, word)]
+            concepts.append(
+                Concept(
+                    name, tuple(examples), tuple(_drawn(name, rest, negatives, seed)), _kept(examples, word)
+                )
+            )
+        return cls(tuple(concepts), notes)
+
+    @classmethod
+    def from_sentences(
+        cls,
+        sentences: Mapping[str, Sequence[str]],
+        *,
+        positives: int = 24,
+        negatives: int = 60,
+        seed: int = 0,
+    ) -> ConceptSet:
+        """Words as concepts, from a collection of sentences for each.
+
+        Args:
+            sentences: word -> those that mention it; a word with fewer than `positives` is left out, and `notes` says
+                so.
+            positives: sentences of each word, drawn at random.
+            negatives: of each, drawn from the positive sentences of the other words that do not mention it.
+            seed: of the draws; each word has its own, so that other words change none of its positives.
+
+        Raises:
+            DataError: fewer than two words with enough sentences, or too few negatives.
+        """
+        kept = sorted(word for word in sentences if len(sentences[word]) >= positives)
+        few = sorted(set(sentences) - set(kept))
+        told = f"left out {len(few)} words with fewer than {positives} sentences: {', '.join(few)}"
+        if len(kept) < 2:
+            got = f"{len(kept)} words with {positives} sentences"
+            raise DataError(explain(got, "at least two", "fewer positives, or more words"))
+        drawn = {word: list(_drawn(word, sentences[word], positives, seed)) for word in kept}
+        return cls.one_against_rest(drawn, negatives=negatives, notes=(told,) if few else (), seed=seed)
+
+    @classmethod
+    def from_wordnet_glosses(
+        cls,
+        path: str | Path,
+        words: Iterable[str],
+        *,
+        positives: int = 24,
+        negatives: int = 60,
+        seed: int = 0,
+    ) -> ConceptSet:
+        """Words as concepts, from the definitions and examples of WordNet that mention them.
+
+        Args:
+            path: JSON lines, gzipped or not, with `definition` and `examples` in each; sentences of at least five words
+                count.
+            words: the concepts, in lower case.
+            positives: see `from_sentences`.
+            negatives: see `from_sentences`.
+            seed: see `from_sentences`.
+
+        Raises:
+            DataError: a file that is none of WordNet's, or fewer than two words with enough sentences.
+        """
+        found = sentences_of(Path(path), words)
+        return cls.from_sentences(found, positives=positives, negatives=negatives, seed=seed)
+
+    @classmethod
+    def from_templates(
+        cls,
+        words: Sequence[str],
+        templates: Sequence[str],
+        *,
+        negatives: int | None = None,
+        seed: int = 0,
+    ) -> ConceptSet:
+        """Words as concepts, each in the same sentences, so that only the word tells them apart.
+
+        Args:
+            words: at least two.
+            templates: sentences with `{}` where the word goes.
+            negatives: sentences of other words for each; None for all.
+            seed: of the draws.
+
+        Raises:
+            DataError: a template without `{}`, or what the class refuses.
+
+        >>> ConceptSet.from_templates(["cat", "dog"], ["A {} sleeps."])["cat"].negative
+        ('A dog sleeps.',)
+        """
+        for template in templates:
+            if "{}" not in template:
+                raise DataError(explain(f"the template {template!r}", "{} where the word goes"))
+        positive = {word: [template.replace("{}", word) for template in templates] for word in words}
+        return cls.one_against_rest(positive, negatives=negatives, seed=seed)
+
+    def save_jsonl(self, path: str | Path) -> Path:
+        """Write concepts of texts as the file that `from_jsonl` reads.
+
+        Raises:
+            DataError: concepts of pictures.
+        """
+        if not self.textual:
+            raise DataError(explain("concepts of pictures", "concepts of texts"))
+        rows = [
+            {"name": c.name, "positive": c.positive, "negative": c.negative, "word": c.word} for c in self
+        ]
+        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return Path(path)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the concepts."""
+        return [concept.name for concept in self.concepts]
+
+    @property
+    def textual(self) -> bool:
+        """Whether examples are texts."""
+        return isinstance(self.concepts[0].positive[0], str)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Every different example once."""
+        places: dict[object, int] = {}
+        examples: list[Example] = []
+
+        def place(example: Example) -> int:
+            key = identity(example)
+            if key not in places:
+                places[key] = len(examples)
+                examples.append(example)
+            return places[key]
+
+        positive = tuple(np.array([place(one) for one in c.positive]) for c in self)
+        negative = tuple(np.array([place(one) for one in c.negative]) for c in self)
+        return Pool(tuple(examples), positive, negative)
+
+    @cached_property
+    def findings(self) -> tuple[str, ...]:
+        """What a reader of the results should know: words left out, sentences that lack their word or should not."""
+        return (*self.notes, *(finding for concept in self for finding in word_findings(concept)))
+
+    def number(self, name: str) -> int:
+        """The place of a concept.
+
+        Raises:
+            DataError: there is none of this name; the nearest is named.
+        """
+        if name not in self.names:
+            expected = f"one of {len(self)} concepts"
+            raise DataError(f"concept: {explain(repr(name), expected, nearest(str(name), self.names))}")
+        return self.names.index(name)
+
+    def __getitem__(self, name: str) -> Concept:
+        return self.concepts[self.number(name)]
+
+    def __iter__(self) -> Iterator[Concept]:
+        return iter(self.concepts)
+
+    def __len__(self) -> int:
+        return len(self.concepts)
+
+
+def _drawn(name: str, examples: Sequence[Example], count: int | None, seed: int) -> Iterator[Example]:
+    """So many examples at random, or all of them."""
+    if count is None:
+        yield from examples
+        return
+    if len(examples) < count:
+        got = f"{len(examples)} possible examples"
+        raise DataError(f"{name}: {explain(got, f'the {count} asked for', 'fewer, or more concepts')}")
+    for place in np.random.default_rng(derive(seed, "concept", name)).permutation(len(examples))[:count]:
+        yield examples[place]
+
+
+def _kept(examples: Sequence[Example], word: str | None) -> str | None:
+    """The word of a concept of texts; pictures mention nothing."""
+    return word if examples and isinstance(examples[0], str) else None
+
+
+def _has_word(example: Example, word: str | None) -> bool:
+    return word is not None and isinstance(example, str) and mentions(example, word)
+
+
+def _read(path: Path) -> Iterator[Concept]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {explain(error, 'a file of JSON lines')}") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _concept(line, f"{path}, line {number}")
+
+
+def _concept(line: str, where: str) -> Concept:
+    expected = '{"name": text, "positive": [texts], "negative": [texts]}'
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: {explain('damaged text', expected)}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
+        raise DataError(f"{where}: {explain('no name', expected)}")
+    sides = {side: row.get(side, []) for side in ("positive", "negative")}
+    for side, texts in sides.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"{where}, {row['name']}: {explain(f'{side} that is no list of texts', expected)}"
+            )
+    word = row.get("word", word_of(row["name"]))
+    return Concept(row["name"], tuple(sides["positive"]), tuple(sides["negative"]), word)

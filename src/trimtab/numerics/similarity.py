@@ -1,0 +1,191 @@
+"""How alike sets and profiles are, and how well two judgements of the same pairs agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from scipy.stats import rankdata
+
+from trimtab.errors import ConfigError, explain
+from trimtab.numerics.permute import Pairs, check_pairs
+from trimtab.numerics.resample import Interval
+from trimtab.numerics.statistics import check_numbers, spearman
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much sets share beside what their sizes alone would give.
+
+    Attributes:
+        shared: (n, n) members that two sets have in common.
+        expected: the same for sets of these sizes drawn at random.
+        z: standard deviations between the two; nan where a set is empty or holds everything.
+    """
+
+    shared: Float[np.ndarray, "n n"]
+    expected: Float[np.ndarray, "n n"]
+    z: Float[np.ndarray, "n n"]
+
+
+def shared(first: Bool[np.ndarray, "n u"], second: Bool[np.ndarray, "m u"]) -> Float[np.ndarray, "n m"]:
+    """How many members two sets have in common, each of the first with each of the second.
+
+    >>> shared(np.array([[True, True, False]]), np.array([[False, True, True]])).tolist()
+    [[1.0]]
+    """
+    return np.asarray(first.astype(np.float32) @ second.astype(np.float32).T, dtype=np.float64)
+
+
+def jaccard(
+    first: Bool[np.ndarray, "n u"], second: Bool[np.ndarray, "m u"] | None = None
+) -> Float[np.ndarray, "n m"]:
+    """Size of the intersection over size of the union; 0 where a set is empty, also with itself.
+
+    Args:
+        first: sets as rows over the same members.
+        second: others; None compares the first with one another.
+
+    >>> jaccard(np.array([[True, True, False], [False, True, True], [False, False, False]]))[0].round(3).tolist()
+    [1.0, 0.333, 0.0]
+    """
+    second = first if second is None else second
+    both = shared(first, second)
+    union = first.sum(-1)[:, None] + second.sum(-1)[None] - both
+    return _ratio(both, union)
+
+
+def overlap_coefficient(sets: Bool[np.ndarray, "n u"]) -> Float[np.ndarray, "n n"]:
+    """Size of the intersection over size of the smaller set: 1 where one contains the other; 0 where one is empty.
+
+    >>> overlap_coefficient(np.array([[True, True, False], [False, True, False]]))[0].tolist()
+    [1.0, 1.0]
+    """
+    both, sizes = shared(sets, sets), sets.sum(-1)
+    smaller = np.minimum(sizes[:, None], sizes[None])
+    return _ratio(both, smaller)
+
+
+def overlap_by_chance(sets: Bool[np.ndarray, "n u"]) -> Overlap:
+    """How much sets share, beside sets of the same sizes drawn at random: mean and deviation of the hypergeometric.
+
+    Treats members as independent, which correlated units are not: z says how far beyond sizes an overlap goes, not how
+    unlikely it is.
+
+    >>> found = overlap_by_chance(np.array([[True, True, False, False], [True, True, False, False]]))
+    >>> float(found.expected[0, 1]), round(float(found.z[0, 1]), 3)
+    (1.0, 1.732)
+    """
+    both, sizes, members = shared(sets, sets), sets.sum(-1).astype(float), sets.shape[-1]
+    first, second = sizes[:, None], sizes[None]
+    expected = first * second / members
+    spread = expected * (members - first) * (members - second) / (members * max(members - 1, 1))
+    z = np.divide(both - expected, np.sqrt(spread), out=np.full_like(both, np.nan), where=spread > 0)
+    return Overlap(both, expected, z)
+
+
+def cosine(profiles: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
+    """Cosine of each two rows; nan where a row is zero.
+
+    >>> cosine(np.array([[1.0, 0.0], [1.0, 1.0]]))[0].round(3).tolist()
+    [1.0, 0.707]
+    """
+    length = np.linalg.norm(profiles, axis=-1, keepdims=True)
+    unit = np.divide(profiles, length, out=np.full(profiles.shape, np.nan), where=length > 0)
+    return np.asarray(unit @ unit.T)
+
+
+def rank_correlation(profiles: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
+    """Spearman's correlation of each two rows; nan where a row is constant.
+
+    >>> rank_correlation(np.array([[1.0, 2.0, 9.0], [3.0, 2.0, 1.0]]))[0].round(6).tolist()
+    [1.0, -1.0]
+    """
+    ranks = rankdata(profiles, axis=-1)
+    return cosine(ranks - ranks.mean(-1, keepdims=True))
+
+
+def spearman_brown(correlation: float) -> float:
+    """Reliability of the whole from the correlation of its halves; nan for -1 and below.
+
+    Source: Brown 1910; Spearman 1910.
+
+    >>> spearman_brown(0.5)
+    0.6666666666666666
+    """
+    return 2 * correlation / (1 + correlation) if correlation > -1 else np.nan
+
+
+def agreement(
+    similarity: Float[np.ndarray, "n n"],
+    pairs: Pairs,
+    scores: Float[np.ndarray, " m"],
+    *,
+    n_boot: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Spearman's correlation of similarities with judgements of the same pairs, its interval over *items*.
+
+    Items are drawn with replacement; a pair counts as often as both of its items together were drawn, and never as a
+    pair of an item with itself. An interval over pairs would be too narrow, since pairs share items.
+
+    Args:
+        similarity: of each two items.
+        pairs: that were judged.
+        scores: one judgement of each.
+        n_boot: draws.
+        confidence: in (0, 1).
+        seed: of the draws.
+
+    Returns:
+        The interval; its `n` is the number of items that were judged. nan with fewer than three pairs.
+
+    Raises:
+        ShapeError: not a square of similarities, or not one score per pair.
+        ConfigError: n_boot below 1, or confidence outside (0, 1).
+    """
+    check_pairs(similarity, pairs, scores)
+    check_numbers("n_boot", n_boot, confidence)
+    own = similarity[pairs[:, 0], pairs[:, 1]]
+    items, places = np.unique(pairs, return_inverse=True)
+    places, value = places.reshape(pairs.shape), float(spearman(own, scores))
+    if len(pairs) < 3 or np.isnan(value):
+        return Interval(value, np.nan, np.nan, len(items))
+    rng, values = np.random.default_rng(seed), []
+    for _ in range(n_boot):
+        times = rng.multinomial(len(items), np.full(len(items), 1 / len(items)))
+        kept = np.repeat(np.arange(len(pairs)), times[places[:, 0]] * times[places[:, 1]])
+        values.append(float(spearman(own[kept], scores[kept])) if len(kept) > 2 else np.nan)
+    tail = (1 - confidence) / 2
+    known = np.array(values)[np.isfinite(values)]
+    low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (np.nan, np.nan)
+    return Interval(value, float(low), float(high), len(items))
+
+
+def ceiling(model: float, people: float | None = None) -> float:
+    """The highest correlation that two judgements of these reliabilities can be expected to have.
+
+    Args:
+        model: reliability of the similarities, see `spearman_brown`.
+        people: reliability of the judgements; None takes them for exact, which makes the ceiling an upper bound.
+
+    Returns:
+        The root of their product (attenuation: Spearman 1904); nan where a reliability is not above 0.
+
+    Raises:
+        ConfigError: a reliability of people outside (0, 1].
+
+    >>> round(ceiling(0.81, 0.64), 6)
+    0.72
+    """
+    if people is not None and not 0 < people <= 1:
+        raise ConfigError(explain(f"reliability {people}", "a number in (0, 1]"))
+    product = model * (1.0 if people is None else people)
+    return float(np.sqrt(product)) if product > 0 else np.nan
+
+
+def _ratio(part: Float[np.ndarray, "n m"], whole: Shaped[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
+    """0 where there is no whole: a set without members is like no other."""
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))
