@@ -140,7 +140,7 @@ def compact(facts: dict[str, Any]) -> str:
 
 def _model_facts() -> dict[str, Any]:
     card = read_card(lab_model(MODEL))
-    return {"name": f"lab:{MODEL}", **{k: card[k] for k in ("parameters", "validation_loss_nats", "threads")}}
+    return {"name": f"lab:{MODEL}", **{k: card[k] for k in ("parameters", "validation_loss_nats")}}
 
 
 def _corpora(scenario: str) -> list[str]:
