@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trimtab.data.domains import Domain as Domain
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
+    from trimtab.refer.bias import naming_bias as naming_bias
     from trimtab.steer.damping import AurA as AurA
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
@@ -62,6 +63,7 @@ _HOMES = {
     "Uniform": "trimtab.adapt.mixers",
     "finetune": "trimtab.adapt.finetune",
     "load": "trimtab.models.load",
+    "naming_bias": "trimtab.refer.bias",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

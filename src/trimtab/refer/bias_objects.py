@@ -1,0 +1,215 @@
+"""From naming rows to objects: one share, one group, one stratum and one cluster each, and what was set aside, why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab.data.naming import check_known, whole_counts
+from trimtab.data.wordlist import MIXED, UNKNOWN, check_columns
+from trimtab.errors import DataError, explain, nearest
+
+Outcome = str | Callable[[str], bool]
+USED, ASIDE = "used", "names that were not asked about, of objects used"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what; None for what is not there."""
+
+    object: str
+    group: str
+    strata: str | None = None
+    cluster: str | None = None
+    weight: str | None = None
+    name: str = "name"
+
+    def given(self) -> list[str]:
+        """The columns that must be there."""
+        return [c for c in (self.object, self.group, self.strata, self.cluster, self.weight) if c is not None]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects that are compared.
+
+    Attributes:
+        table: by object: share (of its names that have the outcome), tokens, group (0 reference, 1 other), stratum (a
+            number), cluster (a number).
+        groups: labels of the reference and of the other group.
+        strata: names of the strata, in the order of their numbers.
+        accounting: columns reason, n_objects, n_tokens; adds up to what was given.
+        notes: what a reader should know about the data.
+    """
+
+    table: pd.DataFrame
+    groups: tuple[str, str]
+    strata: tuple[str, ...]
+    accounting: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def cells(self) -> np.ndarray:
+        """The number of each object's cell: strata of the reference first, then those of the other group."""
+        return np.asarray(self.table["group"] * len(self.strata) + self.table["stratum"])
+
+
+def objects_of(
+    frame: pd.DataFrame,
+    columns: Columns,
+    outcome: Outcome,
+    reference: str,
+    among: Callable[[str], bool] | None = None,
+) -> Objects:
+    """The objects of naming rows.
+
+    Args:
+        frame: one row per object and name.
+        columns: which column holds what.
+        outcome: a boolean column, or a function of names.
+        reference: the label of the reference group.
+        among: which names count at all; None: every name.
+
+    Raises:
+        DataError: a column is missing, a count is wrong, an outcome is not yes or no or is a function that says yes to
+            every name, an object in several clusters, a group without members.
+    """
+    check_columns(frame, columns.given())
+    if frame.empty:
+        raise DataError(explain("no rows", "at least one object with a name"))
+    check_known(frame, columns.object)
+    counts = whole_counts(frame, columns.weight)
+    yes = _outcomes(frame, outcome, columns.name)
+    counted = _asked(frame, among, columns.name)
+    per_object = counts.groupby(frame[columns.object], sort=False)
+    table = pd.DataFrame({"given": per_object.sum()})
+    table["tokens"] = counts.where(counted, 0).groupby(frame[columns.object], sort=False).sum()
+    named = counts.where(counted & yes, 0).groupby(frame[columns.object], sort=False).sum()
+    table["share"] = named / table["tokens"].where(table["tokens"] > 0)
+    table["reason"] = USED
+    table["label"] = _labels(frame, columns, columns.group, "group", table)
+    table["place"] = _labels(frame, columns, columns.strata, "stratum", table) if columns.strata else ALL
+    table.loc[(table["reason"] == USED) & (table["tokens"] == 0), "reason"] = "no names"
+    table["cluster"] = _clusters(frame, columns, table)
+    groups = _two_groups(table, reference)
+    table.loc[(table["reason"] == USED) & ~table["label"].isin(groups), "reason"] = "another group"
+    return _numbered(table, groups, bool(columns.strata))
+
+
+def _outcomes(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[bool]:
+    if isinstance(outcome, str):
+        check_columns(frame, [outcome])
+        values = frame[outcome]
+        known = values.isin([True, False]) & values.notna()
+        if not known.all():
+            got = f"{values[~known].iloc[0]!r} in column {outcome!r}"
+            raise DataError(explain(got, "true or false in every row", "a word list or a function of names"))
+        return values.astype(bool)
+    check_columns(frame, [name])
+    check_known(frame, name)
+    said = {one: bool(outcome(str(one))) for one in frame[name].unique()}
+    if len(said) > 1 and all(said.values()):
+        got = f"an outcome that says yes to each of the {len(said)} names"
+        raise DataError(explain(got, "one that tells names apart", "a narrower word list or expression"))
+    return frame[name].map(said).astype(bool)
+
+
+def _asked(frame: pd.DataFrame, among: Callable[[str], bool] | None, name: str) -> pd.Series[bool]:
+    if among is None:
+        return pd.Series(True, index=frame.index)
+    check_columns(frame, [name])
+    check_known(frame, name)
+    return frame[name].map({one: bool(among(str(one))) for one in frame[name].unique()}).astype(bool)
+
+
+def _labels(
+    frame: pd.DataFrame, columns: Columns, column: str, what: str, table: pd.DataFrame
+) -> pd.Series[Any]:
+    """The one label of each object; where there is none, several or "mixed", the table's reason says so."""
+    known = frame[frame[column].notna() & ~frame[column].isin(["", UNKNOWN])]
+    pairs = known[[columns.object, column]].drop_duplicates()
+    several = pairs[columns.object].value_counts().reindex(table.index, fill_value=0)
+    label = pairs.drop_duplicates(columns.object).set_index(columns.object)[column].reindex(table.index)
+    free = table["reason"] == USED
+    table.loc[free & (several == 0), "reason"] = f"unknown {what}"
+    table.loc[free & (label == MIXED) & (several == 1), "reason"] = f"mixed {what}"
+    table.loc[free & (several > 1), "reason"] = f"{what} labels that disagree"
+    return label.astype(object).where(label.notna(), None).map(lambda one: None if one is None else str(one))
+
+
+def _clusters(frame: pd.DataFrame, columns: Columns, table: pd.DataFrame) -> np.ndarray:
+    if columns.cluster is None:
+        return np.arange(len(table))
+    check_known(frame, columns.cluster)
+    pairs = frame[[columns.object, columns.cluster]].drop_duplicates()
+    twice = pairs[columns.object][pairs[columns.object].duplicated()]
+    if len(twice):
+        got = f"object {twice.tolist()[0]!r} in several clusters ({twice.nunique()} such objects)"
+        raise DataError(explain(got, "one cluster per object"))
+    own = pairs.set_index(columns.object)[columns.cluster].reindex(table.index)
+    return pd.factorize(own)[0]
+
+
+def _two_groups(table: pd.DataFrame, reference: str) -> tuple[str, str]:
+    used = table[table["reason"] == USED]
+    sizes = used["label"].value_counts()
+    if reference not in sizes.index:
+        labels = [str(one) for one in sizes.index]
+        got = f"no members of the reference group {reference!r}"
+        raise DataError(explain(got, f"one of the groups {labels}", nearest(reference, labels)))
+    others = [one for one in sizes.index if one != reference]
+    if not others:
+        got = f"no members of another group than {reference!r}"
+        raise DataError(explain(got, "two groups with members", "another source of labels"))
+    return reference, str(others[0])
+
+
+def _numbered(table: pd.DataFrame, groups: tuple[str, str], stratified: bool) -> Objects:
+    used = table[table["reason"] == USED]
+    strata = tuple(sorted(used["place"].unique()))
+    numbered = pd.DataFrame(
+        {
+            "share": used["share"].astype(float),
+            "tokens": used["tokens"],
+            "group": (used["label"] == groups[1]).astype(int),
+            "stratum": pd.Categorical(used["place"], categories=strata).codes.astype(int),
+            "cluster": used["cluster"],
+        }
+    )
+    return Objects(numbered, groups, strata, _accounting(table), _notes(table, numbered, strata, stratified))
+
+
+def _accounting(table: pd.DataFrame) -> pd.DataFrame:
+    reasons = table.groupby("reason", sort=False)["given"].agg(["size", "sum"])
+    order = [USED, *sorted(reason for reason in reasons.index if reason != USED)]
+    rows = [(reason, *map(int, reasons.loc[reason])) for reason in order]
+    used = table[table["reason"] == USED]
+    aside = int((used["given"] - used["tokens"]).sum())
+    if aside:
+        rows[0] = (USED, rows[0][1], rows[0][2] - aside)
+        rows.append((ASIDE, 0, aside))
+    return pd.DataFrame(rows, columns=["reason", "n_objects", "n_tokens"])
+
+
+def _notes(
+    table: pd.DataFrame, used: pd.DataFrame, strata: tuple[str, ...], stratified: bool
+) -> tuple[str, ...]:
+    notes = []
+    if len(strata) == 1:
+        told = f"the only stratum is {strata[0]!r}" if stratified else "no strata were given"
+        notes.append(f"{told}: standardised gaps are the raw gap, and nothing can be said about composition")
+    held = used.groupby("stratum")["group"].nunique()
+    lonely = [strata[place] for place in held.index[held == 1]]
+    if lonely and len(strata) > 1:
+        notes.append(f"strata with one group only, left out of standardised gaps: {', '.join(lonely)}")
+    other = table.loc[table["reason"] == "another group", "label"]
+    if len(other):
+        notes.append(f"groups that were not compared: {', '.join(sorted(other.unique()))}")
+    if used["share"].min() == used["share"].max():
+        notes.append(f"every object has the same share, {used['share'].iloc[0]:g}: there is no gap to find")
+    return tuple(notes)

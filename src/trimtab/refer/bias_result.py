@@ -1,0 +1,158 @@
+"""What an audit of naming bias came to: a value that knows its settings and every number of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from trimtab.errors import CheckpointError, explain
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.lines import read_json
+from trimtab.runs.plain import to_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+RESULT = Path("artifacts/result.json")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its interval.
+
+    Attributes:
+        value: of the data as they are; nan where undefined.
+        low, high: ends of the interval; nan where they cannot be known.
+        p: probability of a value at least as extreme when group labels mean nothing; nan where it was not tested.
+        n: independent units behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float = float("nan")
+    n: int = 0
+
+    def ends(self) -> tuple[float, float, float]:
+        """Value, low and high."""
+        return self.value, self.low, self.high
+
+    def tested(self, p: float) -> Estimate:
+        """The same with a p-value."""
+        return replace(self, p=p)
+
+
+@dataclass(frozen=True)
+class NamingBias:
+    """The outcome of an audit. Gaps are the other group minus the reference, in shares of names.
+
+    Attributes:
+        rates: columns group, rate, low, high, n_objects, n_tokens; the reference first.
+        gap: the other group's rate minus the reference's.
+        standardised: by mix of strata (each group's, and "pooled"): gap, low, high, p (labels dealt out within strata);
+            composition = raw gap - this gap, what the mix of strata accounts for, and explained = composition / raw gap
+            (nan where the raw gap may be zero), each with its interval; support, the share of the mix's objects in
+            strata that have both groups, and their number.
+        strata: by stratum: numbers of objects, rates and the gap, with intervals.
+        representation: by stratum ("all" first) and group: n_objects, share, low, high.
+        power: by gap: standard_error, and the smallest gap that would be detected with the stated power.
+        accounting: columns reason, n_objects, n_tokens; adds up to what was given.
+        odds_ratio, risk_ratio: other group against reference, strata put together.
+        mantel_haenszel, mantel_haenszel_risk: odds and risk ratio common to the strata.
+        notes: what a reader should know.
+        config: everything needed to do it again.
+        seconds: it took.
+        sensitivity: by source of labels: what other sources would have said; empty when there is one source.
+    """
+
+    rates: pd.DataFrame
+    gap: Estimate
+    standardised: pd.DataFrame
+    strata: pd.DataFrame
+    representation: pd.DataFrame
+    power: pd.DataFrame
+    accounting: pd.DataFrame
+    odds_ratio: Estimate
+    risk_ratio: Estimate
+    mantel_haenszel: Estimate
+    mantel_haenszel_risk: Estimate
+    notes: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    sensitivity: pd.DataFrame = field(default_factory=pd.DataFrame)
+    amplification: pd.DataFrame = field(default_factory=pd.DataFrame)
+    misnaming: pd.DataFrame = field(default_factory=pd.DataFrame)
+    label: str = "naming bias"
+
+    @property
+    def groups(self) -> tuple[str, str]:
+        """The reference and the other group."""
+        reference, other = self.rates["group"]
+        return str(reference), str(other)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Every gap in one frame: columns gap, value, low, high, p."""
+        rows = [("raw", *self.gap.ends(), self.gap.p)]
+        rows += [
+            (f"at the mix of {row.mix}", row.gap, row.low, row.high, row.p)
+            for row in self.standardised.itertuples()
+        ]
+        return pd.DataFrame(rows, columns=["gap", "value", "low", "high", "p"])
+
+    def figure(self) -> Figure:
+        """The gaps, raw, standardised and by stratum, as a forest."""
+        from trimtab.refer.bias_page import forest
+
+        return forest(self)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report page (one self-contained HTML file) and return its path."""
+        from trimtab.refer.bias_page import page
+
+        write_atomic(Path(path), page([self], title=self.label))
+        return Path(path)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write every number into a run's folder."""
+        facts = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        write_atomic(Path(folder) / RESULT, to_json({"schema": SCHEMA, **facts}, indent=1) + "\n")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> NamingBias:
+        """Read the result of a finished run.
+
+        Raises:
+            CheckpointError: there is none (yet), or another version of trimtab wrote it.
+        """
+        folder = Path(folder)
+        if not (folder / RESULT).exists():
+            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
+        found = read_json(folder / RESULT)
+        if found.get("schema") != SCHEMA:
+            raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
+        return cls(**{one.name: _read(found[one.name]) for one in fields(cls)})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return {"columns": list(value.columns), "rows": value.to_numpy(dtype=object).tolist()}
+    return {"estimate": vars(value)} if isinstance(value, Estimate) else value
+
+
+def _read(value: Any) -> Any:
+    """The opposite of `_plain`; a missing number is nan."""
+    if isinstance(value, dict) and set(value) == {"columns", "rows"}:
+        frame = pd.DataFrame(value["rows"], columns=value["columns"])
+        for name in frame.columns:
+            if not frame[name].map(lambda one: isinstance(one, str)).any():
+                frame[name] = pd.to_numeric(frame[name])
+        return frame
+    if isinstance(value, dict) and set(value) == {"estimate"}:
+        return Estimate(**{k: float("nan") if v is None else v for k, v in value["estimate"].items()})
+    return tuple(value) if isinstance(value, list) else value

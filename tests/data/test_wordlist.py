@@ -1,0 +1,92 @@
+"""Word lists: what they match, what is refused, and labels of objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from trimtab.data.wordlist import WordList, labels_of_objects
+from trimtab.errors import ConfigProblems, DataError
+
+
+@pytest.mark.parametrize("name", ["gender-en", "sports-en", "people-en"])
+def test_the_lists_that_ship_say_where_they_are_from(name: str) -> None:
+    words = WordList.read(name)
+    assert len(words.source) > 40
+    assert words.labels
+
+
+def test_gender_and_sports() -> None:
+    gender, sports = WordList.read("gender-en"), WordList.read("sports-en")
+    told = {
+        "Man": "male",
+        "young women": "female",
+        "woman": "female",
+        "human": None,
+        "man and woman": "mixed",
+    }
+    assert {name: gender.label(name) for name in told} == told
+    told = {"tennis player": "tennis", "tennis racket": None, "batter": "baseball", "skater": "skateboard"}
+    told |= {"skiier": "ski", "player": "general", "shirt": None, "snowboarder": "snowboard"}
+    assert {name: sports.label(name) for name in told} == told
+    assert sports("goalie")
+    assert not sports("goal")
+
+
+def test_a_list_of_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("source: me\nwords: {pet: [cat, guinea pig]}\npatterns: {pet: ['^dogs?$']}\n")
+    words = WordList.read(path)
+    assert [words(name) for name in ("Cat", "a guinea pig", "dogs", "hot dog", "category")] == [True] * 3 + [
+        False
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("source: me\n", "no word"),
+        ("source: me\nwords: {}\n", "no word"),
+        ("source: me\nwords: {pet: []}\n", "no word"),
+        ("words: {pet: [cat]}\n", "no source"),
+        ("source: me\npatterns: {pet: ['.*']}\n", "does not match everything"),
+        ("source: me\npatterns: {pet: ['cat|']}\n", "does not match everything"),
+        ("source: me\npatterns: {pet: ['.']}\n", "does not match everything"),
+        ("source: me\npatterns: {pet: ['(']}\n", "a regular expression"),
+        ("source: me\nwords: {pet: cat}\n", "a list of words"),
+        ("source: me\nwords: [cat]\n", "labels with lists of words"),
+        ("source: me\nnames: {pet: [cat]}\n", "source, words and patterns only"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        WordList.read(path)
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigProblems, match="no such file"):
+        WordList.read("nowhere.yaml")
+
+
+def test_labels_of_objects_need_a_majority() -> None:
+    rows = [
+        (1, "man", 3),
+        (1, "woman", 2),
+        (1, "shirt", 9),
+        (2, "man", 1),
+        (2, "girl", 1),
+        (3, "hat", 4),
+        (4, "lady", 1),
+    ]
+    frame = pd.DataFrame(rows, columns=["referent", "name", "count"])
+    gender = WordList.read("gender-en")
+    assert labels_of_objects(frame, gender).to_dict() == {1: "male", 2: "mixed", 3: "unknown", 4: "female"}
+    assert labels_of_objects(frame, gender, agreement=0.7)[1] == "mixed"
+    with pytest.raises(DataError, match="agreement 1"):
+        labels_of_objects(frame, gender, agreement=1)
+    with pytest.raises(DataError, match="no column 'nam'"):
+        labels_of_objects(frame, gender, name="nam")
