@@ -101,7 +101,6 @@ def _dynamics() -> dict[str, Method]:
     return {
         "ours": Method(DynaMiCS(), "kept", "ours"),
         "ours, rolled back": Method(DynaMiCS(probes="rolled-back"), "rolled back", "ours"),
-        "paper none": Method(DynaMiCS(preset="paper", schedule="none"), "rolled back", "paper"),
         "paper light": Method(paper, "rolled back", "paper"),
         "lp": Method(DynaMiCS(**_PUBLISHED, solver="lp"), "rolled back", "ablation"),
         "robust": Method(DynaMiCS(**_PUBLISHED, solver="robust"), "rolled back", "ablation"),

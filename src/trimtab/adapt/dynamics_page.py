@@ -95,6 +95,7 @@ def _result(result: FinetuneResult) -> Iterator[Block]:
                 span(low, high, signed=True)
                 for low, high in zip(final["change_low"], final["change_high"], strict=True)
             ],
+            "records": final.get("units"),
             "tolerance": [fixed(value) for value in final["tolerance"]],
             "perplexity, %": [
                 fixed(-percent_gain(float(value)), 1, signed=True) for value in final["change"]
@@ -143,7 +144,7 @@ def _losses_caption(result: FinetuneResult) -> str:
     n = f"n = {sequences} validation sequences per domain at each point; " if sequences else ""
     return (
         f"Dotted: the base model's loss. Dashed: the limit, base plus tolerance. {shaded} Vertical line: the "
-        f"checkpoint kept. {n}the band is the 95 % interval of the paired change over sequences, one seed."
+        f"checkpoint kept. {n}the band is the 95 % interval of the paired change over their records, one seed."
     )
 
 
@@ -189,10 +190,9 @@ def _errors_told(result: FinetuneResult) -> str:
     if result.cost.probe_steps == 0:
         return "No probe was rolled back: slopes and their standard errors (±) are estimated from the run itself."
     sequences = setting(result, "fit", "probe_sequences")
-    return (
-        f"± is the standard error over {f'n = {sequences}' if sequences else 'the'} probe sequences; the probe's own "
-        "choice of training batches may not be in it."
-    )
+    of = f"n = {sequences} probe sequences" if sequences else "the probe sequences"
+    covers = "the probe's own choice of training batches may not be in it"
+    return f"± is the standard error over the records of {of}; {covers}."
 
 
 def _solver(result: FinetuneResult) -> Iterator[Block]:

@@ -54,7 +54,7 @@ def feasibility_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
 
     Returns:
         Columns: run, constraint; tolerance, change, change_low, change_high in nats per token (95 % intervals
-        over test sequences); used, used_low, used_high: the change in tolerances, so 1 is the limit and 0 the base
+        over test records); used, used_low, used_high: the change in tolerances, so 1 is the limit and 0 the base
         model. Where the tolerance is 0 a unit is .01 nats and the limit stays at 1: used = 1 + change / .01.
         kept: True, False, or None where there is no answer.
     """

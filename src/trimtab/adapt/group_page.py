@@ -90,7 +90,7 @@ def _status(status: str) -> Mark:
 def _gain(results: Sequence[FinetuneResult]) -> Gallery:
     caption = (
         f"n = {len(results)} runs, one training seed each. Up: reduction of test perplexity on the targets (geometric "
-        "mean) with its 95 % interval over test sequences. Along: multiples of one fixed-mixture run; runs of nearly "
+        "mean) with its 95 % interval over test records. Along: multiples of one fixed-mixture run; runs of nearly "
         "the same cost are set side by side, lowest gain first. Filled: trained weights that kept every constraint on "
         "test. Named: those of them that no other one beats in gain and in cost. Dotted: no gain. An arrow at the "
         "edge with a number is a value outside the axes."
@@ -104,7 +104,7 @@ def _constraints(results: Sequence[FinetuneResult]) -> Iterator[Section]:
         return
     caption = (
         "Change of loss on test in tolerances: 0 (dotted) is the base model, 1 (dashed) the limit; bars are 95 % "
-        "intervals over test sequences, paired with the base model, one training seed per run. An arrow at the edge "
+        "intervals over test records, paired with the base model, one training seed per run. An arrow at the edge "
         "with a number is a value outside the axes, which are the same in every panel. The first panel shows, for each "
         "run, the constraint that used most of its tolerance; picked by the same sequences, it leans to the bad side."
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult
 
 COVERS = (
-    "Intervals are 95 % over the choice of test sequences, paired with the base model on the same sequences; "
+    "Intervals are 95 % over the choice of test records, paired with the base model on the same sequences; "
     "each run is one training seed, so they do not cover the seed."
 )
 
