@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from trimtab.adapt.mixers import Uniform as Uniform
     from trimtab.adapt.result import FinetuneResult as FinetuneResult
     from trimtab.data.domains import Domain as Domain
+    from trimtab.data.naming import NamingCounts as NamingCounts
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
     from trimtab.refer.bias import naming_bias as naming_bias
+    from trimtab.refer.lexicon import Lexicon as Lexicon
     from trimtab.steer.damping import AurA as AurA
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
@@ -52,10 +54,12 @@ _HOMES = {
     "GaussianAcT": "trimtab.steer.transported",
     "GradientAlignment": "trimtab.adapt.alignment",
     "ITI": "trimtab.steer.directions",
+    "Lexicon": "trimtab.refer.lexicon",
     "LinAcT": "trimtab.steer.transported",
     "LinEAS": "trimtab.steer.lineas",
     "MeanAcT": "trimtab.steer.transported",
     "Model": "trimtab.models.load",
+    "NamingCounts": "trimtab.data.naming",
     "Proportional": "trimtab.adapt.mixers",
     "ReferenceLoss": "trimtab.adapt.gaps",
     "Replay": "trimtab.adapt.mixers",

@@ -84,10 +84,10 @@ class NamingCounts:
         """
         if features.index.has_duplicates:
             twice = features.index[features.index.duplicated()][0]
-            raise DataError(explain(f"referent {twice!r} twice in the features", "one row per referent"))
+            raise DataError(explain(f"referent {shown(twice)} twice in the features", "one row per referent"))
         missing = [one for one in self.referents if one not in features.index]
         if missing:
-            got = f"{len(missing)} referents without features ({', '.join(map(repr, missing[:3]))}, ...)"
+            got = f"{len(missing)} referents without features ({', '.join(map(shown, missing[:3]))}, ...)"
             raise DataError(explain(got, "a row of features for each referent that was named"))
         try:
             values = features.loc[self.referents].to_numpy(dtype=float)
@@ -146,9 +146,18 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
     wrong = ~np.isfinite(counts) | (counts < 0) | (counts != np.floor(counts))
     if wrong.any():
         row = wrong.idxmax()
-        got = f"{frame.loc[row, column]!r} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
+        got = f"{shown(frame[column].loc[row])} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
         raise DataError(explain(got, "whole counts, at least 0"))
     return counts.astype(np.int64)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, whatever library holds it.
+
+    >>> shown(np.int64(3)), shown("a")
+    ('3', "'a'")
+    """
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -83,8 +83,12 @@ class WordList:
         >>> words.label("Old man"), words.label("man and woman"), words.label("mango")
         ('male', 'mixed', None)
         """
-        found = [label for label, pattern in self._compiled.items() if pattern.search(name.lower())]
+        found = self.labels_in(name)
         return MIXED if len(found) > 1 else found[0] if found else None
+
+    def labels_in(self, name: str) -> tuple[str, ...]:
+        """Every label that a name bears, in the order of the list."""
+        return tuple(label for label, pattern in self._compiled.items() if pattern.search(name.lower()))
 
 
 def labels_of_objects(

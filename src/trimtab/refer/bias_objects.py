@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.data.naming import check_known, whole_counts
+from trimtab.data.naming import check_known, shown, whole_counts
 from trimtab.data.wordlist import MIXED, UNKNOWN, check_columns
 from trimtab.errors import DataError, explain, nearest
 
@@ -107,7 +107,7 @@ def _outcomes(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[boo
         values = frame[outcome]
         known = values.isin([True, False]) & values.notna()
         if not known.all():
-            got = f"{values[~known].iloc[0]!r} in column {outcome!r}"
+            got = f"{shown(values[~known].iloc[0])} in column {outcome!r}"
             raise DataError(explain(got, "true or false in every row", "a word list or a function of names"))
         return values.astype(bool)
     check_columns(frame, [name])
@@ -149,7 +149,7 @@ def _clusters(frame: pd.DataFrame, columns: Columns, table: pd.DataFrame) -> np.
     pairs = frame[[columns.object, columns.cluster]].drop_duplicates()
     twice = pairs[columns.object][pairs[columns.object].duplicated()]
     if len(twice):
-        got = f"object {twice.tolist()[0]!r} in several clusters ({twice.nunique()} such objects)"
+        got = f"object {shown(twice.iloc[0])} in several clusters ({twice.nunique()} such objects)"
         raise DataError(explain(got, "one cluster per object"))
     own = pairs.set_index(columns.object)[columns.cluster].reindex(table.index)
     return pd.factorize(own)[0]

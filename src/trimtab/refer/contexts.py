@@ -1,0 +1,209 @@
+"""Are more informative words used where distractors are near? Same referents, modifiers treated on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from trimtab.data.naming import NamingCounts
+from trimtab.data.wordlist import WordList, check_columns
+from trimtab.errors import DataError, explain, nearest
+from trimtab.numerics import standardise
+from trimtab.numerics.statistics import check_choice
+from trimtab.numerics.totals import bootstrap_totals, units_of
+
+if TYPE_CHECKING:
+    from trimtab.refer.lexicon import Lexicon
+
+Treatment = Literal["stripped", "kept", "bare"]
+NO_HEAD = "no word of the list"
+MODIFIED = "modified"
+NOT_IN_LEXICON = "name without informativeness in the lexicon"
+
+
+@dataclass(frozen=True)
+class InContext:
+    """Bits per word in easy and in hard contexts.
+
+    Attributes:
+        comparison: one row each for all messages as they are, and for the same referents at the mix of the easy, the
+            hard and both contexts: comparison, easy, hard, difference (hard - easy), low, high, support (share of that
+            mix's messages in referents seen in both contexts), n_messages, n_referents, n_clusters.
+        accounting: columns reason, n_messages; adds up to the counts given.
+    """
+
+    comparison: pd.DataFrame
+    accounting: pd.DataFrame
+
+
+def in_context(
+    lexicon: Lexicon,
+    counts: NamingCounts,
+    easy: str,
+    hard: str,
+    *,
+    context: str = "context",
+    cluster: str | None = None,
+    n_boot: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> InContext:
+    """Bits per word in easy and in hard contexts, as observed and for the same referents.
+
+    Hard contexts may show other referents than easy ones, and some regions have more precise words than others; so the
+    difference is also taken referent by referent, and averaged at a common mix.
+
+    Args:
+        lexicon: says how informative a name is.
+        counts: with a column of contexts.
+        easy, hard: the two contexts that are compared.
+        context: column of contexts.
+        cluster: column of what is drawn together, such as the game or speaker; None: each referent's messages.
+        n_boot: resamples of clusters.
+        confidence: of the intervals.
+        seed: the same seed gives the same intervals.
+
+    Raises:
+        DataError: a column or context is missing, or no message of a context is in the lexicon.
+    """
+    table = counts.table
+    check_columns(table, [context, *([cluster] if cluster else [])])
+    for one in (easy, hard):
+        if not (table[context] == one).any():
+            there = sorted(map(str, table[context].unique()))
+            raise DataError(
+                explain(f"no messages in context {one!r}", f"one of {there}", nearest(one, there))
+            )
+    bits = pd.Series(lexicon.info_bits, index=list(lexicon.names))
+    rows = table.assign(bits=table["name"].map(bits), place=table["referent"].map(_places(lexicon)))
+    rows["reason"] = "used"
+    rows.loc[rows["bits"].isna() | rows["place"].isna(), "reason"] = NOT_IN_LEXICON
+    rows.loc[~rows[context].isin([easy, hard]), "reason"] = "another context"
+    accounting = rows.groupby("reason")["count"].sum().rename("n_messages").reset_index()
+    used = rows[(rows["reason"] == "used") & (rows["count"] > 0)]
+    if used[context].nunique() < 2:
+        raise DataError(explain("a context without a message in the lexicon", "messages in both"))
+    side = (used[context] == hard).astype(int).to_numpy()
+    k = len(lexicon.referents)
+    cells = side * k + used["place"].astype(int).to_numpy()
+    weight = used["count"].to_numpy(dtype=float)
+    names = used[cluster] if cluster else used["referent"]
+    values = np.column_stack([weight * used["bits"].to_numpy(), weight])
+    units = units_of(values, cells, 2 * k, pd.factorize(names)[0])
+    found = bootstrap_totals(_differences, units, n_boot=n_boot, confidence=confidence, seed=seed)
+    return InContext(_comparison(units.total(), found.low, found.high, found.n), accounting)
+
+
+def _places(lexicon: Lexicon) -> dict[object, int]:
+    return {one: place for place, one in enumerate(lexicon.referents)}
+
+
+def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    cells = totals.reshape(*totals.shape[:-2], 2, -1, 2)
+    return cells[..., 0], cells[..., 1]
+
+
+def _mixes(n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return n[..., 0, :], n[..., 1, :], n.sum(axis=-2)
+
+
+def _differences(totals: np.ndarray) -> np.ndarray:
+    bits, n = _split(totals)
+    at = [standardise.standardised_gap(bits, n, mix) for mix in _mixes(n)]
+    return np.stack([standardise.gap(bits, n), *at], axis=-1)
+
+
+def _comparison(total: np.ndarray, low: np.ndarray, high: np.ndarray, n_clusters: int) -> pd.DataFrame:
+    bits, n = _split(total)
+    raw, both = standardise.means(bits, n), standardise.shared(n)
+    each = standardise.quotient(bits, n)
+    rows = [
+        (
+            "all messages",
+            *raw,
+            raw[1] - raw[0],
+            low[0],
+            high[0],
+            1.0,
+            int(n.sum()),
+            int((n.sum(axis=0) > 0).sum()),
+        )
+    ]
+    titles = ("the easy contexts' mix", "the hard contexts' mix", "both contexts' mix")
+    for number, (title, mix) in enumerate(zip(titles, _mixes(n), strict=True), start=1):
+        weights = mix * both
+        sides = [float(standardise.quotient(np.nansum(weights * one), weights.sum())) for one in each]
+        support = float(weights.sum() / mix.sum())
+        told = (int((n * both).sum()), int(both.sum()))
+        rows.append(
+            (
+                f"same referents, {title}",
+                *sides,
+                sides[1] - sides[0],
+                low[number],
+                high[number],
+                support,
+                *told,
+            )
+        )
+    names = [
+        "comparison",
+        "easy",
+        "hard",
+        "difference",
+        "low",
+        "high",
+        "support",
+        "n_messages",
+        "n_referents",
+    ]
+    return pd.DataFrame(rows, columns=names).assign(n_clusters=n_clusters)
+
+
+def treated(
+    counts: NamingCounts, heads: WordList, modifiers: WordList, treatment: Treatment
+) -> tuple[NamingCounts, pd.DataFrame]:
+    """Names reduced to the words that a list knows, with modifiers treated on purpose.
+
+    Args:
+        counts: names as they were given.
+        heads: the words that name a kind, such as colours. A name with several is a name of its own ("blue + green").
+        modifiers: the words that narrow a kind down, such as light, dark, most.
+        treatment: "stripped": modifiers are taken off; "kept": a modified name is a name of its own ("green, dark");
+            "bare": only names without a modifier are used.
+
+    Returns:
+        The counts, and an accounting with columns reason, n_messages that adds up to the counts given.
+
+    Raises:
+        ConfigError: an unknown treatment.
+        DataError: no name is left.
+    """
+    check_choice("treatment", treatment, get_args(Treatment))
+    parts = {
+        one: (heads.labels_in(str(one)), modifiers.labels_in(str(one)))
+        for one in counts.table["name"].unique()
+    }
+    names = {one: _renamed(*both, treatment) for one, both in parts.items()}
+    reason = counts.table["name"].map(lambda one: _reason(*parts[one], treatment))
+    accounting = (
+        counts.table["count"].groupby(reason).sum().rename("n_messages").rename_axis("reason").reset_index()
+    )
+    left = counts.table[(reason == "used").to_numpy()]
+    if left.empty:
+        raise DataError(explain("no name with a word of the list", "at least one", "another word list"))
+    return NamingCounts.from_frame(left.assign(name=left["name"].map(names))), accounting
+
+
+def _renamed(heads: tuple[str, ...], modifiers: tuple[str, ...], treatment: Treatment) -> str:
+    told = " + ".join(heads)
+    return ", ".join([told, *modifiers]) if treatment == "kept" else told
+
+
+def _reason(heads: tuple[str, ...], modifiers: tuple[str, ...], treatment: Treatment) -> str:
+    if not heads:
+        return NO_HEAD
+    return MODIFIED if modifiers and treatment == "bare" else "used"
