@@ -38,3 +38,12 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     """Point the cache of lab models and tokenised data at a folder of this test session."""
     cache: Path = tmp_path_factory.getbasetemp() / "trimtab-cache"
     monkeypatch.setenv("TRIMTAB_CACHE", str(cache))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data: $TRIMTAB_DATA, else `shared/data` beside the checkout; the test is skipped without it."""
+    folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set TRIMTAB_DATA")
+    return folder
