@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from trimtab.adapt.mixers import Replay as Replay
     from trimtab.adapt.mixers import Uniform as Uniform
     from trimtab.adapt.result import FinetuneResult as FinetuneResult
+    from trimtab.data.concepts import ConceptSet as ConceptSet
     from trimtab.data.domains import Domain as Domain
     from trimtab.data.naming import NamingCounts as NamingCounts
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
+    from trimtab.read.experts import ExpertLens as ExpertLens
     from trimtab.refer.bias import naming_bias as naming_bias
     from trimtab.refer.lexicon import Lexicon as Lexicon
     from trimtab.steer.damping import AurA as AurA
@@ -42,11 +44,13 @@ _HOMES = {
     "Aioli": "trimtab.adapt.aioli",
     "AurA": "trimtab.steer.damping",
     "CAA": "trimtab.steer.directions",
+    "ConceptSet": "trimtab.data.concepts",
     "Domain": "trimtab.data.domains",
     "DualAscent": "trimtab.adapt.gaps",
     "DynaMiCS": "trimtab.adapt.dynamics",
     "EarlyStoppedTarget": "trimtab.adapt.mixers",
     "Exp3": "trimtab.adapt.bandit",
+    "ExpertLens": "trimtab.read.experts",
     "Feedback": "trimtab.adapt.gaps",
     "FinetuneResult": "trimtab.adapt.result",
     "Fit": "trimtab.train.fit",

@@ -88,6 +88,17 @@ SYSTEMS: dict[str, System] = {
         load_result="trimtab.steer.steering_result:SteeringResult.load",
         page="trimtab.steer.steering_page:page",
     ),
+    "expertlens": System(
+        name="expertlens",
+        title="which units know a concept, and whether their concepts agree with ours (ExpertLens)",
+        paper="arXiv 2502.15090",
+        config="trimtab.read.experts_job:ExpertLensConfig",
+        run="trimtab.read.experts_job:run",
+        check="trimtab.read.experts_job:check",
+        estimate="trimtab.read.experts_job:estimate",
+        load_result="trimtab.read.experts_result:ExpertsResult.load",
+        page="trimtab.read.experts_page:page",
+    ),
 }
 
 
@@ -202,7 +213,7 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
     """A value of a config, or the folder or file that its `lab:` name stands for, built on first use.
 
     Args:
-        field: which one: "model", "train", "evaluate", "source", "target" or "neutral".
+        field: which one: "model", "train", "evaluate", "source", "target", "neutral", "concepts" or "ratings".
         value: a `lab:` name; anything else is given back.
         progress: as for `resolve`.
 
@@ -233,11 +244,15 @@ _LAB_NAMES = {
     "model": "trimtab.lab.names:MODELS",
     **dict.fromkeys(_CORPORA, "trimtab.lab.sources:SOURCES"),
     **dict.fromkeys(_TEXTS, "trimtab.lab.names:TEXTS"),
+    "concepts": "trimtab.lab.concepts:CONCEPTS",
+    "ratings": "trimtab.lab.concepts:RATINGS",
 }
 _LAB_BUILDERS = {
     "model": "trimtab.lab.names:model",
     **dict.fromkeys(_CORPORA, "trimtab.lab.corpora:corpus"),
     **dict.fromkeys(_TEXTS, "trimtab.lab.names:texts"),
+    "concepts": "trimtab.lab.concepts:concepts",
+    "ratings": "trimtab.lab.concepts:ratings",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.data.words import mentions
+from trimtab.data.mentions import mentions
 from trimtab.errors import explain
 
 Example = Any

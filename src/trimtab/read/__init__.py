@@ -1,0 +1,1 @@
+"""What a model's units and outputs know."""

@@ -1,0 +1,317 @@
+"""ExpertLens as a job: what a recipe says, whether it can work, what it will take, and carrying it out."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from trimtab.data.concepts import ConceptSet
+from trimtab.data.wordnet import is_wordnet, sentences_of
+from trimtab.errors import ConfigProblems, DataError, Problem, explain
+from trimtab.models.checks import name_problems
+from trimtab.models.load import load
+from trimtab.models.pooling import Pool
+from trimtab.numerics.resample import bootstrap
+from trimtab.numerics.statistics import mean
+from trimtab.read.agreement import judged
+from trimtab.read.comparison import COLUMNS, aligned, false_discoveries, rows
+from trimtab.read.experts import ExpertLens
+from trimtab.read.experts_result import ExpertsResult
+from trimtab.read.ratings import most_rated, read_ratings
+from trimtab.runs.places import neighbour
+from trimtab.runs.plain import plain
+from trimtab.runs.record import RunFolder
+
+Progressor = Callable[[int, int], None]
+SHOWN = 10
+"""Experts of each concept that a result keeps."""
+
+
+@dataclass(frozen=True)
+class ExpertLensConfig:
+    """Concepts to look for in a model, and ratings to compare them by.
+
+    Attributes:
+        model: a hub name or a folder.
+        concepts: a file of concepts (JSON lines of name, positive, negative), or one of WordNet sentences; from those
+            the words of the ratings become concepts.
+        ratings: name -> CSV file with word1, word2, score; none leaves alignment out.
+        reliability: name -> reliability of these ratings in (0, 1], where it is known, for the ceiling.
+        sites: where units are; "*" means the outputs of all linear maps of every block.
+        pool: how the tokens of an example become one response.
+        tau: average precision above which a unit is an expert.
+        top: experts of each concept in the rows that have a fixed number.
+        fdr: false discovery rate for the counts of experts.
+        positives: sentences of each word, from WordNet.
+        negatives: of each, from WordNet.
+        most: words taken from WordNet: those that keep the most rated pairs.
+        max_tokens: longer texts are cut.
+        batch_size: examples at a time.
+        dtype: "float32", "bfloat16" or "float64"; null for the checkpoint's own.
+        device: null for the first accelerator, else the CPU.
+        seed: of all that is drawn.
+    """
+
+    model: str
+    concepts: str
+    system: Literal["expertlens"] = "expertlens"
+    ratings: Mapping[str, str] = field(default_factory=dict)
+    reliability: Mapping[str, float] = field(default_factory=dict)
+    sites: tuple[str, ...] = ("*",)
+    pool: Pool = "max"
+    tau: float = 0.5
+    top: int = 200
+    fdr: float = 0.05
+    positives: int = 48
+    negatives: int = 120
+    most: int = 140
+    max_tokens: int = 128
+    batch_size: int = 32
+    dtype: Literal["float32", "bfloat16", "float64"] | None = None
+    device: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to."""
+
+    result: ExpertsResult
+    report_path: Path
+
+    def table(self) -> str:
+        """The table as plain text, with what its intervals cover."""
+        shown = self.result.to_frame().drop(columns=["role", "note"], errors="ignore")
+        text = shown.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="-")
+        told = "\n".join(_facts_in_words(self.result.facts))
+        return f"{text}\n\n{told}\n{READING if len(self.result.table) else ''}".rstrip()
+
+    def to_json(self) -> str:
+        """The table and the single numbers as JSON."""
+        frames = {"table": self.result.table, "concepts": self.result.concepts}
+        told = {name: plain(frame.to_dict("records")) for name, frame in frames.items()}
+        return json.dumps(
+            {**told, "facts": plain(self.result.facts), "seconds": self.result.seconds}, indent=2
+        )
+
+
+READING = (
+    "rho: Spearman's correlation with people's scores over pairs; low, high: 95 %, over concepts; mantel_p: concepts\n"
+    "dealt out anew; ceiling: what the reliability of the similarities allows, for ratings without error unless theirs "
+    "is stated."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take, at most."""
+
+    steps: int
+
+    def to_text(self) -> str:
+        """One line per quantity."""
+        return f"passes over all examples  {self.steps}"
+
+
+def check(config: ExpertLensConfig) -> list[Problem]:
+    """Every mistake that can be seen without loading a model or downloading anything."""
+    found = []
+    for name, least in (
+        ("top", 1),
+        ("positives", 2),
+        ("negatives", 2),
+        ("most", 2),
+        ("max_tokens", 2),
+        ("batch_size", 1),
+    ):
+        if getattr(config, name) < least:
+            found.append(Problem(name, str(getattr(config, name)), f"at least {least}"))
+    if not 0 <= config.tau < 1:
+        found.append(Problem("tau", str(config.tau), "a number in [0, 1)"))
+    if not 0 < config.fdr < 1:
+        found.append(Problem("fdr", str(config.fdr), "a number in (0, 1)"))
+    if not config.sites:
+        found.append(Problem("sites", "none", 'at least one pattern, or "*"'))
+    found += _file_problems("concepts", config.concepts)
+    for name, path in config.ratings.items():
+        found += _file_problems(f"ratings.{name}", path)
+    for name, value in config.reliability.items():
+        if name not in config.ratings:
+            found.append(Problem(f"reliability.{name}", "no such ratings", f"one of {list(config.ratings)}"))
+        elif not 0 < value <= 1:
+            found.append(Problem(f"reliability.{name}", str(value), "a number in (0, 1]"))
+    return [*found, *name_problems(config.model)]
+
+
+def estimate(config: ExpertLensConfig) -> Estimate:
+    """Passes over the examples: experts, and with ratings also embeddings, random weights and masked words."""
+    return Estimate(4 if config.ratings else 1)
+
+
+def run(config: ExpertLensConfig, folder: Path, progress: Progressor | None = None) -> Outcome:
+    """Carry the job out in `folder`.
+
+    Args:
+        config: the job.
+        folder: of the run.
+        progress: told how many examples were read.
+
+    Raises:
+        ConfigProblems: the config cannot work.
+        DataError: concepts or ratings that cannot be used.
+    """
+    if problems := check(config):
+        raise ConfigProblems(problems)
+    with RunFolder.create_or_open(folder, plain(config, finite=False)) as held:
+        try:
+            result = _carried_out(config, progress)
+        except KeyboardInterrupt:
+            held.set_status("interrupted")
+            raise
+        except BaseException:
+            held.set_status("failed")
+            raise
+        result.save(held.path)
+        report = result.report(folder / "report.html")
+        held.set_status("done")
+    return Outcome(result, report)
+
+
+def read_concepts(config: ExpertLensConfig, ratings: Mapping[str, pd.DataFrame]) -> ConceptSet:
+    """The concepts of a job.
+
+    Raises:
+        DataError: a file that is neither concepts nor WordNet's, or WordNet's without ratings to take words from.
+    """
+    path = Path(config.concepts).expanduser()
+    if not is_wordnet(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the result tells what is found
+            return ConceptSet.from_jsonl(path)
+    if not ratings:
+        raise DataError(
+            f"ratings: {explain('none, beside WordNet sentences', 'ratings, to take words from')}"
+        )
+    words = {word for frame in ratings.values() for side in ("word1", "word2") for word in frame[side]}
+    found = sentences_of(path, words)
+    enough = [word for word, sentences in found.items() if len(sentences) >= config.positives]
+    kept = most_rated(ratings, enough, config.most)
+    concepts = ConceptSet.from_sentences(
+        {word: found[word] for word in kept},
+        positives=config.positives,
+        negatives=config.negatives,
+        seed=config.seed,
+    )
+    few = f"{len(words) - len(enough)} with fewer than {config.positives} sentences"
+    note = f"of {len(words)} rated words {len(kept)} are concepts: left out were {few}, "
+    return ConceptSet(
+        concepts.concepts, (note + f"and {len(enough) - len(kept)} with the fewest rated pairs",)
+    )
+
+
+def _carried_out(config: ExpertLensConfig, progress: Progressor | None) -> ExpertsResult:
+    start = time.perf_counter()
+    ratings = {name: read_ratings(path) for name, path in config.ratings.items()}
+    concepts = read_concepts(config, ratings)
+    known = {name: judged(frame, concepts.names) for name, frame in ratings.items()}
+    model = load(config.model, dtype=config.dtype, device=config.device)
+    lens = ExpertLens.fit(
+        model,
+        concepts,
+        config.sites,
+        pool=config.pool,
+        batch_size=config.batch_size,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        progress=progress,
+    )
+    lens.responses.progress = None
+    top = min(config.top, len(lens.units) // 4)
+    table = pd.DataFrame(columns=COLUMNS)
+    if known:
+        table = aligned(list(rows(lens, config.tau, top)), lens, known, config.reliability)
+    by_concept = _concepts(lens, config)
+    return ExpertsResult(
+        label=Path(config.model).name,
+        table=table,
+        concepts=by_concept,
+        counts=_counts(lens, config.tau),
+        similarity=lens.similarity(tau=config.tau),
+        experts=_best(lens),
+        facts=_facts(lens, config, by_concept),
+        findings=concepts.findings,
+        config=plain(config),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _concepts(lens: ExpertLens, config: ExpertLensConfig) -> pd.DataFrame:
+    stable = lens.stability(tau=config.tau).concepts
+    return pd.DataFrame(
+        {
+            "concept": lens.concepts.names,
+            "positive": [len(concept.positive) for concept in lens.concepts],
+            "negative": [len(concept.negative) for concept in lens.concepts],
+            "experts": lens.sets(tau=config.tau).sum(1),
+            "found": lens.sets(fdr=config.fdr).sum(1),
+            "best": lens.precision.max(1),
+            "overlap": stable["overlap"],
+            "retrieved": stable["found"],
+        }
+    )
+
+
+def _counts(lens: ExpertLens, tau: float) -> pd.DataFrame:
+    counts = lens.counts(tau=tau).sum()
+    frame = pd.DataFrame({"site": counts.index, "units": lens.units.widths, "experts": counts.to_numpy()})
+    frame["share"] = frame["experts"] / (frame["units"] * len(lens.concepts))
+    return frame
+
+
+def _best(lens: ExpertLens) -> pd.DataFrame:
+    top = min(SHOWN, len(lens.units))
+    frames = [lens.experts(name, top=top).assign(concept=name) for name in lens.concepts.names]
+    return pd.concat(frames, ignore_index=True)[["concept", "site", "unit", "ap", "q"]]
+
+
+def _facts(lens: ExpertLens, config: ExpertLensConfig, by_concept: pd.DataFrame) -> dict[str, Any]:
+    stable = lens.stability(tau=config.tau)
+    return {
+        "units": len(lens.units),
+        "concepts": len(lens.concepts),
+        "examples": len(lens.concepts.pool.examples),
+        "experts": asdict(bootstrap(mean, by_concept["experts"].to_numpy(dtype=float))),
+        "found": asdict(bootstrap(mean, by_concept["found"].to_numpy(dtype=float))),
+        "overlap_of_halves": asdict(stable.overlap),
+        "retrieved_by_halves": asdict(stable.retrieval),
+        "permuted_with_any_expert": asdict(false_discoveries(lens, config.fdr)),
+        "tau": config.tau,
+        "fdr": config.fdr,
+    }
+
+
+def _facts_in_words(facts: Mapping[str, Any]) -> Iterator[str]:
+    def told(name: str, places: int) -> str:
+        it = facts[name]
+        low, high = (float("nan") if it[end] is None else it[end] for end in ("low", "high"))
+        return f"{it['value']:.{places}f} [{low:.{places}f}, {high:.{places}f}] (n = {it['n']})"
+
+    yield f"{facts['concepts']} concepts, {facts['examples']} examples, {facts['units']} units"
+    yield f"experts a concept with AP above {facts['tau']:g}: {told('experts', 0)}"
+    yield f"experts a concept at a false discovery rate of {facts['fdr']:g}: {told('found', 0)}"
+    yield f"Jaccard of the experts of both halves of the examples: {told('overlap_of_halves', 3)}"
+    yield f"concepts found again by the other half: {told('retrieved_by_halves', 3)}"
+    yield f"concepts with permuted labels that have any such expert: {told('permuted_with_any_expert', 3)}"
+
+
+def _file_problems(where: str, source: str) -> Iterator[Problem]:
+    path = Path(source).expanduser()
+    if not source.startswith("lab:") and not path.is_file():
+        yield Problem(where, repr(source), "a file", neighbour(path))

@@ -1,0 +1,115 @@
+"""What looking for experts came to: a value that knows its settings and every number of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from trimtab.errors import CheckpointError, explain
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.lines import read_json
+from trimtab.runs.plain import to_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+RESULT = Path("artifacts/result.json")
+FRAMES = ("table", "concepts", "counts", "similarity", "experts")
+
+
+@dataclass(frozen=True)
+class ExpertsResult:
+    """The outcome of an ExpertLens job.
+
+    Attributes:
+        label: a short name of the run, its model's unless told otherwise.
+        table: alignment with people, see `trimtab.read.comparison`; empty without ratings.
+        concepts: columns concept, positive, negative, experts (by average precision), found (at the false discovery
+            rate), best (highest average precision), overlap (of the experts of its halves), retrieved.
+        counts: columns site and experts: over all concepts, units with their average precision above the threshold.
+        similarity: Jaccard of experts, concepts as rows and columns.
+        experts: columns concept, site, unit, ap, q: the best of each concept.
+        facts: single numbers, each with n and an interval where it is a rate or a mean.
+        findings: what a reader should know of the concepts.
+        config: everything needed to do the run again.
+        seconds: of the run.
+    """
+
+    label: str
+    table: pd.DataFrame
+    concepts: pd.DataFrame
+    counts: pd.DataFrame
+    similarity: pd.DataFrame
+    experts: pd.DataFrame
+    facts: Mapping[str, Any]
+    findings: tuple[str, ...]
+    config: Mapping[str, Any]
+    seconds: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table of alignment, or the concepts where nothing was rated."""
+        return (self.table if len(self.table) else self.concepts).copy()
+
+    def figure(self) -> Figure:
+        """The map of concepts."""
+        from trimtab.read.experts_figures import concept_map
+
+        return concept_map(self.similarity)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report page (one self-contained HTML file) and return its path."""
+        from trimtab.read.experts_page import page
+
+        write_atomic(Path(path), page([self], title=self.label))
+        return Path(path)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the numbers into a run's folder."""
+        frames = {name: _split(getattr(self, name)) for name in FRAMES}
+        facts = {
+            "schema": SCHEMA,
+            "label": self.label,
+            "facts": self.facts,
+            "findings": list(self.findings),
+            "config": self.config,
+            "seconds": self.seconds,
+            **frames,
+        }
+        write_atomic(Path(folder) / RESULT, to_json(facts) + "\n")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ExpertsResult:
+        """Read the result of a finished run.
+
+        Raises:
+            CheckpointError: there is none (yet), or another version of trimtab wrote it.
+        """
+        folder = Path(folder)
+        if not (folder / RESULT).exists():
+            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
+        found = read_json(folder / RESULT)
+        if found.get("schema") != SCHEMA:
+            raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
+        frames: dict[str, Any] = {name: _frame(found[name]) for name in FRAMES}
+        frames["similarity"].index = frames["similarity"].columns
+        rest: dict[str, Any] = {name: found[name] for name in ("label", "facts", "config", "seconds")}
+        return cls(**frames, **rest, findings=tuple(found["findings"]))
+
+
+def _split(frame: pd.DataFrame) -> dict[str, Any]:
+    return {"columns": list(frame.columns), "rows": frame.to_numpy(dtype=object).tolist()}
+
+
+def _frame(value: Mapping[str, Any]) -> pd.DataFrame:
+    frame = pd.DataFrame(value["rows"], columns=value["columns"])
+    for name in frame.columns:
+        known = frame[name].dropna()
+        if len(known) and not any(isinstance(one, str | bool) for one in known):
+            frame[name] = pd.to_numeric(frame[name])
+    return frame

@@ -1,0 +1,178 @@
+"""How strongly every unit responds to every example: one number each, read in as many passes as memory asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.data.concept import Example
+from trimtab.errors import DataError, ModelError, explain
+from trimtab.models.batches import evaluating, row_batches, token_rows
+from trimtab.models.capture import capture
+from trimtab.models.linear import linear_sites
+from trimtab.models.load import Model
+from trimtab.models.pooling import Pool, pool
+from trimtab.models.sites import Site, resolve
+from trimtab.read.units import Units
+
+Sites = str | Sequence[str]
+Progress = Callable[[int, int], None]
+MEMORY = 3 * 2**28
+"""Bytes of responses held at once; sites that do not fit together are read in further passes."""
+
+
+@dataclass(eq=False)
+class Responses:
+    """The pooled activation of every unit for every example, read when it is asked for.
+
+    What fits into `MEMORY` is read once and kept; more is read again, a few sites at a time, whenever it is gone
+    through.
+
+    Attributes:
+        model: in evaluation mode while it is read; nothing about it changes.
+        examples: different ones.
+        sites: where to read; "*" means the outputs of all linear maps of every block.
+        pool: "max", "mean" or "last" over valid tokens, "max" or "mean" over places of a picture.
+        batch_size: examples at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+        progress: told how many examples of all passes were read.
+
+    Raises:
+        ModelError: no such pool or site, or a model that cannot read such examples; before anything is read.
+    """
+
+    model: Model
+    examples: Sequence[Example]
+    sites: Sites = "*"
+    pool: Pool = "max"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        pool(torch.zeros(1, 1), self.pool)
+        everything = self.sites == "*" or list(self.sites) == ["*"]
+        self._sites = linear_sites(self.model) if everything else resolve(self.model, self.sites)
+        self._batches = _batches(self.model, self.examples, self.batch_size, self.max_tokens)
+        self._kept: Float[np.ndarray, "examples units"] | None = None
+
+    @cached_property
+    def units(self) -> Units:
+        """Sites and their widths, from one look at the first batch."""
+        _, keywords = self._batches(0)
+        found = self._read(self._sites, keywords)
+        return Units(tuple(found), tuple(values.shape[1] for values in found.values()))
+
+    def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "examples units"]]]:
+        """The responses of some neighbouring units at a time, and which units they are.
+
+        Raises:
+            ModelError: a response that is not a finite number.
+        """
+        if self._kept is not None:
+            yield slice(0, len(self.units)), self._kept
+            return
+        groups = list(_groups(self.units, len(self.examples)))
+        for number, (first, last) in enumerate(groups):
+            values = self._pass(first, last, number, len(groups))
+            if len(groups) == 1:
+                self._kept = values
+            start = int(self.units.starts[first])
+            yield slice(start, start + values.shape[1]), values
+
+    def of(self, rows: Sequence[int] | np.ndarray, columns: np.ndarray) -> Float[np.ndarray, "rows columns"]:
+        """The responses of some units to some examples."""
+        found = np.empty((len(rows), len(columns)), dtype=np.float32)
+        for units, values in self.blocks():
+            inside = (columns >= units.start) & (columns < units.stop)
+            found[:, inside] = values[np.ix_(rows, columns[inside] - units.start)]
+        return found
+
+    def _pass(self, first: int, last: int, number: int, passes: int) -> Float[np.ndarray, "examples units"]:
+        """All examples at neighbouring sites."""
+        width = sum(self.units.widths[first:last])
+        values = np.empty((len(self.examples), width), dtype=np.float32)
+        done, batches = 0, -(-len(self.examples) // self.batch_size)
+        for batch in range(batches):
+            rows, keywords = self._batches(batch)
+            values[rows] = np.concatenate(
+                [part.numpy() for part in self._read(self._sites[first:last], keywords).values()], axis=1
+            )
+            done += len(rows)
+            if self.progress is not None:
+                self.progress(number * len(self.examples) + done, passes * len(self.examples))
+        if not np.isfinite(values).all():
+            wrong = int((~np.isfinite(values)).any(0).sum())
+            got = f"nan or infinity in {wrong} of {width} units"
+            raise ModelError(explain(got, "finite activations", "float32, or a look at the examples"))
+        return values
+
+    def _read(self, sites: Sequence[Site], keywords: Mapping[str, Any]) -> dict[str, Tensor]:
+        with evaluating(self.model.module), capture(self.model, sites, self.pool) as taken:
+            self.model.module(**keywords)
+        return {site: taken[site].float().cpu() for site in taken}
+
+
+Batch = Callable[[int], tuple[np.ndarray, Mapping[str, Any]]]
+"""The n-th batch: which examples it has, and the keywords of a forward pass."""
+
+
+def _groups(units: Units, examples: int) -> Iterator[tuple[int, int]]:
+    """Neighbouring sites whose responses fit into `MEMORY` together: first, and one beyond the last."""
+    first, held = 0, 0
+    for number, width in enumerate(units.widths):
+        size = 4 * width * examples
+        if number > first and held + size > MEMORY:
+            yield first, number
+            first, held = number, 0
+        held += size
+    yield first, len(units.widths)
+
+
+def _batches(model: Model, examples: Sequence[Example], batch_size: int, max_tokens: int | None) -> Batch:
+    if batch_size < 1:
+        raise ModelError(f"batch_size: {explain(batch_size, 'at least 1')}")
+    if isinstance(examples[0], str):
+        return _text_batches(model, [str(one) for one in examples], batch_size, max_tokens)
+    if not all(isinstance(one, Tensor) for one in examples) and model.processor is None:
+        got = f"pictures for {model.name}, which has no processor"
+        raise ModelError(explain(got, "tensors (C, H, W) of pixel values", "load(..., processor=...)"))
+
+    def batch(number: int) -> tuple[np.ndarray, Mapping[str, Any]]:
+        rows = np.arange(len(examples))[number * batch_size : (number + 1) * batch_size]
+        return rows, _pictures(model, [examples[row] for row in rows])
+
+    return batch
+
+
+def _text_batches(model: Model, texts: Sequence[str], batch_size: int, max_tokens: int | None) -> Batch:
+    """Texts of about one length together: less padding, and a batch tells nothing about a concept."""
+    tokens = token_rows(model.need_tokenizer(), texts, max_tokens=max_tokens)
+    order = np.argsort([len(row) for row in tokens], kind="stable")
+    row_batches(
+        model, tokens, batch_size=batch_size
+    )  # refuses texts that are too long before anything is run
+
+    def batch(number: int) -> tuple[np.ndarray, Mapping[str, Any]]:
+        rows = order[number * batch_size : (number + 1) * batch_size]
+        (padded,) = row_batches(model, [tokens[row] for row in rows], batch_size=batch_size)
+        return rows, padded.arguments(model.module)
+
+    return batch
+
+
+def _pictures(model: Model, pictures: Sequence[Example]) -> Mapping[str, Any]:
+    if all(isinstance(one, Tensor) for one in pictures):
+        if len({one.shape for one in pictures}) > 1:
+            got = f"pictures of shapes {sorted({tuple(one.shape) for one in pictures})}"
+            raise DataError(explain(got, "one shape", "a processor"))
+        return {"pixel_values": torch.stack(list(pictures)).to(model.device)}
+    made = model.processor(images=list(pictures), return_tensors="pt")
+    return {name: value.to(model.device) for name, value in made.items()}
