@@ -42,7 +42,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real data: $TRIMTAB_DATA, else `shared/data` beside the checkout; the test is skipped without it."""
+    """The folder of real data: $TRIMTAB_DATA, else `shared/data` beside the checkout; skips where there is none."""
     folder = Path(os.environ.get("TRIMTAB_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set TRIMTAB_DATA")
