@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int
 
 from trimtab.data.concept import Concept, Example, identity, mistakes, word_findings
-from trimtab.data.wordnet import sentences_of
 from trimtab.data.mentions import mentions, word_of
+from trimtab.data.wordnet import sentences_of
 from trimtab.errors import DataError, explain, nearest
 from trimtab.seeds import derive
 
@@ -104,9 +104,7 @@ class ConceptSet:
             own = {identity(one) for one in examples}
             rest = [one for key, one in every.items() if key not in own and not _has_word(one, word)]
             concepts.append(
-                Concept(
-                    name, tuple(examples), tuple(_drawn(name, rest, negatives, seed)), _kept(examples, word)
-                )
+                Concept(name, tuple(examples), _first(name, rest, negatives), _kept(examples, word))
             )
         return cls(tuple(concepts), notes)
 
