@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from trimtab.adapt.bandit import Exp3 as Exp3
     from trimtab.adapt.dynamics import DynaMiCS as DynaMiCS
     from trimtab.adapt.finetune import finetune as finetune
+    from trimtab.adapt.forgetting import FinetuningLaw as FinetuningLaw
+    from trimtab.adapt.forgetting import ForgettingLaw as ForgettingLaw
     from trimtab.adapt.gaps import DualAscent as DualAscent
     from trimtab.adapt.gaps import Feedback as Feedback
     from trimtab.adapt.gaps import ReferenceLoss as ReferenceLoss
@@ -53,8 +55,10 @@ _HOMES = {
     "ExpertLens": "trimtab.read.experts",
     "Feedback": "trimtab.adapt.gaps",
     "FinetuneResult": "trimtab.adapt.result",
+    "FinetuningLaw": "trimtab.adapt.forgetting",
     "Fit": "trimtab.train.fit",
     "Fixed": "trimtab.adapt.mixers",
+    "ForgettingLaw": "trimtab.adapt.forgetting",
     "GaussianAcT": "trimtab.steer.transported",
     "GradientAlignment": "trimtab.adapt.alignment",
     "ITI": "trimtab.steer.directions",

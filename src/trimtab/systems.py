@@ -240,10 +240,12 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
 
 
 _CORPORA, _TEXTS = ("train", "evaluate"), ("source", "target", "neutral")
+_TABLES = ("counts", "features", "predictions")
 _LAB_NAMES = {
     "model": "trimtab.lab.names:MODELS",
     **dict.fromkeys(_CORPORA, "trimtab.lab.sources:SOURCES"),
     **dict.fromkeys(_TEXTS, "trimtab.lab.names:TEXTS"),
+    **dict.fromkeys(_TABLES, "trimtab.lab.names:TABLES"),
     "concepts": "trimtab.lab.concepts:CONCEPTS",
     "ratings": "trimtab.lab.concepts:RATINGS",
 }
@@ -251,6 +253,7 @@ _LAB_BUILDERS = {
     "model": "trimtab.lab.names:model",
     **dict.fromkeys(_CORPORA, "trimtab.lab.corpora:corpus"),
     **dict.fromkeys(_TEXTS, "trimtab.lab.names:texts"),
+    **dict.fromkeys(_TABLES, "trimtab.lab.names:table"),
     "concepts": "trimtab.lab.concepts:concepts",
     "ratings": "trimtab.lab.concepts:ratings",
 }

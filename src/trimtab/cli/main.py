@@ -29,6 +29,10 @@ VERBS = {
     "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1"),
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2"),
     "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart"),
+    "plan": Verb(
+        "tell which share of pretraining data keeps a promise",
+        "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
+    ),
     "runs": Verb("list runs", "trimtab runs done"),
     "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html"),
     "doctor": Verb("show versions, devices, caches and extras", "trimtab doctor"),

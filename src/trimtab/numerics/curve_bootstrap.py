@@ -1,0 +1,104 @@
+"""How far a fitted curve might have come out otherwise: refits to resampled points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from trimtab.errors import DataError, explain
+from trimtab.numerics.curves import CurveFit, position, solve_curve
+from trimtab.numerics.statistics import check_numbers
+
+ATTEMPTS = 20
+"""Draws per refit before the points are said to be too few groups."""
+
+
+@dataclass(frozen=True, eq=False)
+class CurveEnsemble:
+    """A fit and what became of it on resampled points.
+
+    Attributes:
+        fit: on the points as they are.
+        draws: (n_boot, P) coefficients, in the order of the problem.
+        units: how many independent units were resampled: points, or clusters.
+    """
+
+    fit: CurveFit
+    draws: Float[np.ndarray, "n_boot P"]
+    units: int
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % percentile interval of each coefficient."""
+        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0)
+        return {
+            name: (float(a), float(b)) for name, a, b in zip(self.fit.coefficients, low, high, strict=True)
+        }
+
+    def named(self) -> list[dict[str, float]]:
+        """The coefficients of each refit by name."""
+        return [dict(zip(self.fit.coefficients, row, strict=True)) for row in self.draws.tolist()]
+
+    def band(self, x: Any, *, noise: bool = True, confidence: float = 0.95, seed: int = 0) -> tuple[Any, Any]:
+        """The interval in which the curve lies at other points, or a new observation if `noise`.
+
+        The noise of an observation is drawn from the residuals of the fit, in its space, widened for the degrees of
+        freedom that the coefficients took.
+        """
+        problem = self.fit.problem
+        told = np.stack([np.asarray(problem.curve(x, **values), dtype=float) for values in self.named()])
+        if noise:
+            n, taken = len(problem.y), self.draws.shape[1]
+            wide = self.fit.residuals * np.sqrt(n / max(1, n - taken))
+            gap = np.random.default_rng(seed).choice(wide, told.shape)
+            told = told * np.exp(gap) if problem.space == "log" else told + gap
+        low, high = np.quantile(told, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        return low, high
+
+
+def bootstrap_curve(
+    fit: CurveFit, *, clusters: Sequence[object] | None = None, n_boot: int = 500, seed: int = 0
+) -> CurveEnsemble:
+    """Refit a curve to points drawn with replacement, each time from the coefficients of the whole.
+
+    Args:
+        fit: of the points as they are.
+        clusters: a label per point; points of one label (readings of one run) are drawn together.
+        n_boot: refits.
+        seed: the same seed gives the same draws.
+
+    Raises:
+        DataError: not one label per point, or too few clusters to draw as many distinct points as coefficients.
+        ConfigError: n_boot below 1.
+
+    Source: Efron and Tibshirani 1993, chapter 9 (pairs).
+    """
+    check_numbers("n_boot", n_boot, 0.95)
+    problem, draws = fit.problem, np.random.default_rng(seed)
+    labels = np.arange(len(problem.y)) if clusters is None else np.asarray(clusters)
+    if labels.shape != problem.y.shape:
+        raise DataError(
+            f"clusters: {explain(f'shape {labels.shape}', f'one label per point: {problem.y.shape}')}"
+        )
+    known, number = np.unique(labels, return_inverse=True)
+    start = position(problem, fit.coefficients)
+    found = []
+    for _ in range(n_boot):
+        weights = _weights(draws, number, len(known), len(start))
+        refit = solve_curve(problem, [start], weights)
+        found.append(list(refit.coefficients.values()))
+    return CurveEnsemble(fit, np.array(found), len(known))
+
+
+def _weights(draws: np.random.Generator, number: np.ndarray, units: int, least: int) -> np.ndarray:
+    """How often each point counts in one resample, in which as many points as coefficients are distinct."""
+    for _ in range(ATTEMPTS):
+        weights: np.ndarray = np.bincount(draws.integers(units, size=units), minlength=units)[number]
+        if (weights > 0).sum() > least:
+            return weights.astype(float)
+    got = f"{units} independent runs"
+    raise DataError(explain(got, f"enough to resample and still have more than {least} points", "n_boot=0"))
