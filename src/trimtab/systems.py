@@ -99,6 +99,28 @@ SYSTEMS: dict[str, System] = {
         load_result="trimtab.read.experts_result:ExpertsResult.load",
         page="trimtab.read.experts_page:page",
     ),
+    "naming-bias": System(
+        name="naming-bias",
+        title="naming bias between groups, standardised for what is in the picture",
+        paper="arXiv 2305.14468",
+        config="trimtab.refer.bias_job:NamingBiasConfig",
+        run="trimtab.refer.bias_job:run",
+        check="trimtab.refer.bias_job:check",
+        estimate="trimtab.refer.bias_job:estimate",
+        load_result="trimtab.refer.bias_result:NamingBias.load",
+        page="trimtab.refer.bias_page:page",
+    ),
+    "lexicon": System(
+        name="lexicon",
+        title="informativeness of words and lexicons, alone and in context",
+        paper="arXiv 2410.07827",
+        config="trimtab.refer.lexicon_job:LexiconConfig",
+        run="trimtab.refer.lexicon_job:run",
+        check="trimtab.refer.lexicon_job:check",
+        estimate="trimtab.refer.lexicon_job:estimate",
+        load_result="trimtab.refer.lexicon_result:LexiconResult.load",
+        page="trimtab.refer.lexicon_page:page",
+    ),
 }
 
 

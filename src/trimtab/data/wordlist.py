@@ -17,7 +17,7 @@ from trimtab.runs.config import read_mapping
 
 MIXED, UNKNOWN = "mixed", "unknown"
 """Labels of objects that a list gives several labels, and none."""
-_NEVER = "\x00 no name looks like this"
+_NEVER = "\x00\x01\x02"
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,15 @@ def labels_of_objects(
     shares = table.div(table.sum(axis=1), axis=0)
     best = shares.idxmax(axis=1).where(shares.max(axis=1) > agreement, MIXED)
     return best.reindex(frame[object].unique()).fillna(UNKNOWN)
+
+
+def is_word_list(text: str) -> bool:
+    """Whether a setting names a word list (one that ships, or a YAML file) and not a column.
+
+    >>> is_word_list("gender-en"), is_word_list("mine.yaml"), is_word_list("gender")
+    (True, True, False)
+    """
+    return text.endswith((".yaml", ".yml")) or _path(text) != Path(text)
 
 
 def check_columns(frame: pd.DataFrame, columns: Sequence[Hashable]) -> None:

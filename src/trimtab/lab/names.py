@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from trimtab.errors import ConfigError, explain, nearest
@@ -13,8 +14,10 @@ from trimtab.lab.cache import built_once
 from trimtab.lab.grammar import World
 from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.grammar_table import Grammar, Style
+from trimtab.lab.naming import NamingWorld, predictions
 from trimtab.lab.registers import registers
 from trimtab.lab.tiny import LAB_MODELS, Progress, lab_model
+from trimtab.lab.words_world import chips, colour_names
 from trimtab.runs.places import cache_home
 from trimtab.seeds import derive
 
@@ -75,6 +78,35 @@ def _documents(style: Style) -> Callable[[Path | None], list[str]]:
 
     return draw
 
+
+def table(name: str, cache: Path | None = None) -> Path:
+    """A CSV file of simulated naming data, written on first use.
+
+    `sports-people` are names of people in photographs with confounding built in, `sports-predictions` what two
+    models call them; `colour-names` are messages about colour chips in two contexts, `colour-chips` the chips.
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    if name not in TABLES:
+        raise ConfigError(
+            f"lab tables: {explain(repr(name), f'one of {tuple(TABLES)}', nearest(name, TABLES))}"
+        )
+    home = cache_home() if cache is None else cache
+
+    def build(folder: Path) -> None:
+        TABLES[name]().to_csv(folder / "table.csv", index=name == "colour-chips")
+
+    return built_once(home / "lab" / "tables" / f"{name}-{RECIPE}", build) / "table.csv"
+
+
+PHOTOGRAPHS = 1500
+TABLES: Mapping[str, Callable[[], pd.DataFrame]] = {
+    "sports-people": lambda: NamingWorld().sample(PHOTOGRAPHS),
+    "sports-predictions": lambda: predictions(NamingWorld().sample(PHOTOGRAPHS)),
+    "colour-names": colour_names,
+    "colour-chips": chips,
+}
 
 TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
     "rude": _documents("rude"),

@@ -120,3 +120,21 @@ class NamingWorld:
         base |= {"annotated": np.where(gone, "", annotated), "sport": sport}
         rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in told])
         return rows[rows["count"] > 0].sort_values(["referent", "name"], ignore_index=True)
+
+
+def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """What two models call the people of a sample: one draws a name as people do, one always takes the most frequent.
+
+    Columns model, referent, name. The first repeats the gap of people; the second turns shares into all or nothing.
+    """
+    rng = np.random.default_rng(derive(seed, "naming predictions"))
+    shuffled = frame.assign(order=rng.random(len(frame)) ** (1.0 / frame["count"]))
+    picked = {
+        "draws as people do": shuffled.sort_values("order", ascending=False),
+        "takes the most frequent": frame.sort_values("count", ascending=False, kind="stable"),
+    }
+    rows = [
+        own.drop_duplicates("referent")[["referent", "name"]].sort_values("referent").assign(model=model)
+        for model, own in picked.items()
+    ]
+    return pd.concat(rows, ignore_index=True)[["model", "referent", "name"]]

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 from trimtab.errors import ShapeError, explain
 from trimtab.numerics.statistics import CHUNK, check_choice, check_numbers
@@ -168,7 +168,8 @@ def bootstrap_totals(
         function: of the totals; must also work on complex numbers, for standard errors (sums, products, quotients and
             conditions on real parts do).
         units: as `units_of` makes them.
-        method: "percentile", or "bca": corrected for bias and skewness (Efron 1987).
+        method: "percentile", widened where few units of a cell stand behind a statistic (`_widening`); or "bca":
+            corrected for bias and skewness (Efron 1987).
         n_boot: resamples.
         confidence: in (0, 1).
         seed: the same seed gives the same intervals.
@@ -186,9 +187,8 @@ def bootstrap_totals(
     check_numbers("n_boot", n_boot, confidence)
     total = units.total()
     values = function(total)
-    pulls = (
-        units.totals.reshape(len(units.counts), -1) @ gradients(function, total).reshape(len(values), -1).T
-    )
+    slopes = gradients(function, total)
+    pulls = units.totals.reshape(len(units.counts), -1) @ slopes.reshape(len(values), -1).T
     if units.n < 2:
         return Intervals(values, *np.full((3, len(values)), np.nan), units.n)
     errors = np.sqrt(units.counts @ pulls**2 * units.n / (units.n - 1))
@@ -198,9 +198,28 @@ def bootstrap_totals(
         tails if method == "percentile" else _bca(value, draws, pull, units.counts, tails)
         for value, draws, pull in zip(values, drawn.T, pulls.T, strict=True)
     ]
-    ends = [_quantiles(draws, own) for draws, own in zip(drawn.T, read, strict=True)]
-    low, high = np.array(ends).reshape(-1, 2).T
+    ends = np.array([_quantiles(draws, own) for draws, own in zip(drawn.T, read, strict=True)]).reshape(-1, 2)
+    if method == "percentile":
+        ends = values[:, None] + _widening(units, slopes, confidence)[:, None] * (ends - values[:, None])
+    low, high = ends.T
     return Intervals(values, low, high, errors, units.n)
+
+
+def _widening(
+    units: Units, slopes: Float[np.ndarray, "m cells values"], confidence: float
+) -> Float[np.ndarray, " m"]:
+    """How far quantiles are moved from the value: Student's over the normal one, by Welch's degrees of freedom.
+
+    A percentile interval takes the variance as known. It is the sum of what each cell adds, and a cell of few units
+    knows its part badly (Satterthwaite 1946, "An approximate distribution of estimates of variance components").
+    """
+    members = units.counts @ (units.totals != 0).any(axis=2)
+    parts = np.stack([(units.totals * one).sum(axis=2) ** 2 for one in slopes])
+    variances = np.einsum("u,muc->mc", units.counts, parts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = variances.sum(axis=1) ** 2 / (variances**2 / np.maximum(members - 1, 1)).sum(axis=1)
+        tail = (1 + confidence) / 2
+        return np.asarray(np.where(freedom > 0, stdtrit(freedom, tail) / ndtri(tail), 1.0))
 
 
 def gradients(

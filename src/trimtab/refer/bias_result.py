@@ -119,7 +119,7 @@ class NamingBias:
 
     def save(self, folder: str | Path) -> Path:
         """Write every number into a run's folder."""
-        facts = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        facts = {one.name: plain_value(getattr(self, one.name)) for one in fields(self)}
         write_atomic(Path(folder) / RESULT, to_json({"schema": SCHEMA, **facts}, indent=1) + "\n")
         return Path(folder)
 
@@ -136,17 +136,18 @@ class NamingBias:
         found = read_json(folder / RESULT)
         if found.get("schema") != SCHEMA:
             raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
-        return cls(**{one.name: _read(found[one.name]) for one in fields(cls)})
+        return cls(**{one.name: read_value(found[one.name]) for one in fields(cls)})
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A field of a result as JSON can hold it."""
     if isinstance(value, pd.DataFrame):
         return {"columns": list(value.columns), "rows": value.to_numpy(dtype=object).tolist()}
     return {"estimate": vars(value)} if isinstance(value, Estimate) else value
 
 
-def _read(value: Any) -> Any:
-    """The opposite of `_plain`; a missing number is nan."""
+def read_value(value: Any) -> Any:
+    """The opposite of `plain_value`; a missing number is nan."""
     if isinstance(value, dict) and set(value) == {"columns", "rows"}:
         frame = pd.DataFrame(value["rows"], columns=value["columns"])
         for name in frame.columns:

@@ -1,0 +1,277 @@
+"""The page of an audit of naming bias: the gaps as a forest, what they are made of, and what was set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from trimtab.errors import DataError, explain
+from trimtab.report.figures import PALETTE, with_margin
+from trimtab.report.intervals import Look, interval_rows
+from trimtab.report.numbers import fixed, number, span
+from trimtab.report.page import Page, Picture, Section, Table, Text
+from trimtab.report.pictures import picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from trimtab.refer.bias_result import NamingBias
+
+COVERS = "Intervals are 95 % percentile bootstrap intervals over clusters unless the settings say otherwise."
+RAW = Look("raw", PALETTE[0], "o")
+STANDARDISED = Look("at a common mix of strata", PALETTE[4], "s")
+WITHIN = Look("within one stratum", PALETTE[6], "^", filled=False)
+WIDENS = Look("model less people", PALETTE[2], "D")
+
+
+def page(results: Sequence[NamingBias], title: str = "Naming bias") -> str:
+    """One self-contained HTML page about one audit, or about several.
+
+    Raises:
+        DataError: there is no result.
+    """
+    if not results:
+        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
+    if len(results) == 1:
+        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
+    chapters = [
+        Section(f"{k}. {one.label}", [Text(verdict(one)), *_chapter(one)], collapsed=True)
+        for k, one in enumerate(results, start=1)
+    ]
+    rows = [
+        {
+            "audit": f"{k}. {one.label}",
+            **_row("raw", *one.gap.ends()),
+            **_row("standardised", *_at_other(one)),
+        }
+        for k, one in enumerate(results, start=1)
+    ]
+    compared = Section("Compared", [Table(pd.DataFrame(rows), COVERS)])
+    return Page(title, f"{len(results)} audits beside one another.", [compared, *chapters]).render()
+
+
+def verdict(result: NamingBias) -> str:
+    """What the audit came to, in three sentences at most."""
+    reference, other = result.groups
+    rates = result.rates.set_index("group")["rate"]
+    told = f"{fixed(rates[reference])} of names for {reference} against {fixed(rates[other])} for {other}: a gap of "
+    told += f"{fixed(result.gap.value, signed=True)} ({span(result.gap.low, result.gap.high, signed=True)})."
+    if len(result.strata) > 1:
+        value, low, high = _at_other(result)
+        told += f" With both groups in the mix of strata of {other} it is {fixed(value, signed=True)} "
+        told += f"({span(low, high, signed=True)})"
+        told += ", within what chance explains." if low <= 0 <= high else "."
+        mine = result.standardised.iloc[0]
+        told += f" In the mix of {reference} it is {fixed(mine['gap'], signed=True)} "
+        told += f"({span(mine['low'], mine['high'], signed=True)})."
+    return told
+
+
+def forest(result: NamingBias) -> Figure:
+    """Every gap of an audit: raw, standardised, and by stratum with most objects first."""
+    names = ["raw gap", *(f"at the mix of {mix}" for mix in result.standardised["mix"])]
+    values = [result.gap.ends(), *(map(tuple, result.standardised[["gap", "low", "high"]].to_numpy()))]
+    looks = [RAW, *[STANDARDISED] * len(result.standardised)]
+    if len(result.strata) > 1:
+        sizes = result.strata.iloc[:, 1:3].sum(axis=1)
+        own = result.strata.loc[sizes.sort_values(ascending=False, kind="stable").index]
+        names += [str(one) for one in own["stratum"]]
+        values += [tuple(row) for row in own[["gap", "low", "high"]].to_numpy()]
+        looks += [WITHIN] * len(own)
+    reference, other = result.groups
+    return _rows(
+        names, np.array(values, dtype=float), looks, f"{other} less {reference}, share of names", "Gaps"
+    )
+
+
+def _rows(names: Sequence[str], values: np.ndarray, looks: Sequence[Look], axis: str, title: str) -> Figure:
+    bounds = with_margin(np.append(values.ravel(), 0.0))
+    return interval_rows(
+        names,
+        *values.T.tolist(),
+        looks,
+        bounds=bounds,
+        axis=axis,
+        title=title,
+        label=f"{title}: {axis}, with intervals",
+    )
+
+
+def _chapter(result: NamingBias) -> Iterator[Section]:
+    yield Section("Rates", [_rates(result)])
+    share = "A group's rate is the mean over its objects of the share of their names that have the outcome."
+    yield Section("Gaps", [picture(forest(result), f"{share} {COVERS}"), *_standardised(result)])
+    if len(result.strata) > 1:
+        yield Section("By stratum", [_strata(result)])
+    yield Section("Who is there", [_representation(result)])
+    yield Section("What could have been found", [_power(result)])
+    if len(result.sensitivity):
+        yield Section("Other sources of labels", [_sensitivity(result)])
+    if len(result.amplification):
+        yield Section("Models", list(_models(result)))
+    notes = [Text(f"Note: {note}.", "unsure") for note in result.notes]
+    caption = "Every object that was given, by what became of it; names are counted beside them."
+    yield Section(
+        "Accounting", [Table(result.accounting, caption, {"n_objects": str, "n_tokens": str}), *notes]
+    )
+    rows = [(key, str(value)) for key, value in result.config.items()]
+    yield Section("Settings", [Table(pd.DataFrame(rows, columns=["setting", "value"]))], collapsed=True)
+
+
+def _row(name: str, value: float, low: float, high: float) -> dict[str, str]:
+    return {name: fixed(value, signed=True), f"interval: {name}": span(low, high, signed=True)}
+
+
+def _at_other(result: NamingBias) -> tuple[float, float, float]:
+    row = result.standardised.iloc[1]
+    return float(row["gap"]), float(row["low"]), float(row["high"])
+
+
+def _rates(result: NamingBias) -> Table:
+    rows = [
+        {
+            "group": row.group,
+            "rate": fixed(row.rate),
+            "interval": span(row.low, row.high),
+            "objects": str(row.n_objects),
+            "names": str(row.n_tokens),
+        }
+        for row in result.rates.itertuples()
+    ]
+    return Table(pd.DataFrame(rows), COVERS)
+
+
+def _standardised(result: NamingBias) -> Iterator[Table]:
+    rows = [{"gap": "raw", **_row("value", *result.gap.ends()), "p": number(result.gap.p, 2)}]
+    for row in result.standardised.itertuples():
+        rows.append(
+            {
+                "gap": f"at the mix of {row.mix}",
+                **_row("value", row.gap, row.low, row.high),
+                "p": number(row.p, 2),
+                **_row("composition", row.composition, row.composition_low, row.composition_high),
+                "explained": fixed(row.explained, 2),
+                "interval: explained": span(row.explained_low, row.explained_high, 2),
+                "support": fixed(row.support, 2),
+                "objects": str(row.n_objects),
+            }
+        )
+    caption = (
+        "A standardised gap is what would be seen if both groups came in one mix of strata. Composition is the raw gap "
+        "less it, explained the same as a part of the raw gap; support is the part of the mix in strata with both "
+        "groups. p deals group labels out anew, within strata for standardised gaps."
+    )
+    yield Table(pd.DataFrame(rows), f"{caption} {COVERS}")
+    names = {
+        "odds_ratio": "odds ratio",
+        "risk_ratio": "risk ratio",
+        "mantel_haenszel": "odds ratio, Mantel-Haenszel",
+    }
+    names |= {"mantel_haenszel_risk": "risk ratio, Mantel-Haenszel"}
+    ratios = [
+        {"ratio": title, "value": fixed(one.value), "interval": span(one.low, one.high)}
+        for key, title in names.items()
+        for one in [getattr(result, key)]
+    ]
+    reference, other = result.groups
+    yield Table(pd.DataFrame(ratios), f"{other} against {reference}.")
+
+
+def _strata(result: NamingBias) -> Table:
+    reference, other = result.groups
+    rows = []
+    for _, row in result.strata.iterrows():
+        sides = {}
+        for group in (reference, other):
+            sides |= {
+                f"{group}, objects": str(int(row[f"n_{group}"])),
+                f"rate of {group}": fixed(row[f"rate_{group}"]),
+                f"interval: {group}": span(row[f"low_{group}"], row[f"high_{group}"]),
+            }
+        rows.append({"stratum": row["stratum"], **sides, **_row("gap", row["gap"], row["low"], row["high"])})
+    return Table(pd.DataFrame(rows), f"Intervals of strata with a handful of objects are rough. {COVERS}")
+
+
+def _representation(result: NamingBias) -> Table:
+    own = result.representation[result.representation["group"] == result.groups[1]]
+    rows = [
+        {
+            "stratum": r.stratum,
+            "objects": str(r.n_objects),
+            "share": fixed(r.share),
+            "interval": span(r.low, r.high),
+        }
+        for r in own.itertuples()
+    ]
+    return Table(
+        pd.DataFrame(rows), f"The share of {result.groups[1]} among the objects compared (Wilson's interval)."
+    )
+
+
+def _power(result: NamingBias) -> Table:
+    caption = "The smallest true gap that such data would show four times in five, by the standard error found here."
+    formats = dict.fromkeys(("standard_error", "detectable"), fixed)
+    return Table(result.power, caption, formats)
+
+
+def _sensitivity(result: NamingBias) -> Table:
+    rows = [
+        {
+            "source": row.source,
+            "objects": f"{row.n_reference} + {row.n_other}",
+            "set aside": str(row.n_aside),
+            **_row("raw gap", row.gap, row.low, row.high),
+            **_row(
+                f"at the mix of {result.groups[1]}",
+                row.standardised,
+                row.standardised_low,
+                row.standardised_high,
+            ),
+        }
+        for row in result.sensitivity.itertuples()
+    ]
+    return Table(pd.DataFrame(rows), f"The same audit with other labels of groups. {COVERS}")
+
+
+def _models(result: NamingBias) -> Iterator[Text | Table | Picture]:
+    table = result.amplification
+    raw = table[table["gap"] == "raw"]
+    ends = raw[["amplification", "amplification_low", "amplification_high"]].to_numpy(dtype=float)
+    yield Text(
+        "Amplification is a model's gap less that of people on the same objects, with intervals that resample both "
+        "together; below zero, where the gap of people is below zero, means that the model widens it."
+    )
+    yield picture(
+        _rows(
+            list(raw["model"]), ends, [WIDENS] * len(raw), "model's raw gap less people's", "Amplification"
+        ),
+        COVERS,
+    )
+    rows = [
+        {
+            "model": row.model,
+            "gap": row.gap,
+            **_row("people", row.people, row.people_low, row.people_high),
+            **_row("model's", row.model_gap, row.model_low, row.model_high),
+            **_row("amplification", row.amplification, row.amplification_low, row.amplification_high),
+            "objects": str(row.n_objects),
+        }
+        for row in table.itertuples()
+    ]
+    yield Table(pd.DataFrame(rows), COVERS)
+    if len(result.misnaming):
+        caption = "Members of a group to whom a model gives a name of the other group (Wilson's interval)."
+        wrong = [
+            {
+                "model": r.model,
+                "group": r.group,
+                "share": fixed(r.rate),
+                "interval": span(r.low, r.high),
+                "objects": str(r.n_objects),
+            }
+            for r in result.misnaming.itertuples()
+        ]
+        yield Table(pd.DataFrame(wrong), caption)

@@ -1,0 +1,313 @@
+"""Lexicons as a job: what a recipe says, whether it can work, and carrying it out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from trimtab.data.naming import NamingCounts, is_lab, read_table
+from trimtab.data.wordlist import WordList, check_columns
+from trimtab.errors import ConfigProblems, DataError, Problem
+from trimtab.numerics.colour import lab_to_hex
+from trimtab.refer.communicate import Trials
+from trimtab.refer.contexts import Treatment, in_context, treated
+from trimtab.refer.denotation import Volume
+from trimtab.refer.frontier import Frontier
+from trimtab.refer.lexicon import FLEXIBILITIES, Kind, Lexicon
+from trimtab.refer.lexicon_result import LexiconResult
+from trimtab.refer.shapes import simulated_lexicon
+from trimtab.runs.places import neighbour
+from trimtab.runs.plain import plain
+from trimtab.runs.record import RunFolder
+
+Progressor = Callable[[int, int], None]
+DRAWN = 8
+"""Words whose denotations are drawn."""
+
+
+@dataclass(frozen=True)
+class LexiconConfig:
+    """Lexicons behind naming data.
+
+    Attributes:
+        counts: CSV or Parquet file with columns referent, name, count.
+        features: CSV or Parquet file with a column referent and one per dimension; L, a, b are CIELAB.
+        kind: which informativeness: "kl" or "size".
+        volume: how a denotation is measured, for "size": "cells", "hull" or "neighbours".
+        smoothings: referents drawn from the prior that are added to each word. The first is used; contexts show all.
+        lexicon: column that tells lexicons apart, such as the language; empty for one.
+        context: column of contexts; empty for none.
+        easy, hard: the contexts that are compared.
+        cluster: column of what is drawn together, such as the game; empty for each referent's messages.
+        heads: word list of what is named, to reduce names to; empty for names as they are.
+        modifiers: word list of what narrows names down; needed with heads.
+        treatments: of modifiers, for contexts. The first also makes the lexicon.
+        flexibilities: of the speakers who are simulated.
+        distractors: beside each referent, for the simulation.
+        trials: of the simulation.
+        frontier: whether to anneal the best lexicons, a minute or two for 330 referents.
+        n_boot: resamples.
+        seed: of everything drawn.
+    """
+
+    counts: str
+    features: str
+    system: Literal["lexicon"] = "lexicon"
+    kind: Kind = "kl"
+    volume: Volume = "cells"
+    smoothings: tuple[float, ...] = (0.0,)
+    lexicon: str = ""
+    context: str = ""
+    easy: str = ""
+    hard: str = ""
+    cluster: str = ""
+    heads: str = ""
+    modifiers: str = ""
+    treatments: tuple[Treatment, ...] = ("stripped", "kept", "bare")
+    flexibilities: tuple[float, ...] = FLEXIBILITIES
+    distractors: int = 2
+    trials: int = 2000
+    frontier: bool = True
+    n_boot: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a job came to."""
+
+    result: LexiconResult
+    report_path: Path
+
+    def table(self) -> str:
+        """Lexicons, words, contexts and the accounting as plain text."""
+        words = self.result.words.sort_values("probability", ascending=False).head(12)
+        parts = [self.result.systems, words, self.result.contexts, self.result.accounting]
+        shown = [
+            part.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-")
+            for part in parts
+            if len(part)
+        ]
+        return "\n\n".join(shown)
+
+    def to_json(self) -> str:
+        """Every table of the page but the map, as JSON."""
+        names = ("systems", "words", "frontier", "simulation", "contexts", "accounting")
+        frames = {name: plain(getattr(self.result, name).to_dict("records")) for name in names}
+        return json.dumps({**frames, "seconds": self.result.seconds}, indent=2)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take."""
+
+    steps: int
+
+    def to_text(self) -> str:
+        """One line per quantity."""
+        return f"steps  {self.steps}  (lexicons, simulation, contexts, and trade-offs of the frontier)"
+
+
+def check(config: LexiconConfig) -> list[Problem]:
+    """Every mistake that can be seen without reading the data."""
+    found = [
+        problem for name in ("counts", "features") for problem in _file_problem(name, getattr(config, name))
+    ]
+    for name in ("heads", "modifiers"):
+        found += _list_problem(name, getattr(config, name))
+    if bool(config.heads) != bool(config.modifiers):
+        found.append(Problem("modifiers", repr(config.modifiers), "a word list beside heads, or neither"))
+    if config.context and not (config.easy and config.hard and config.easy != config.hard):
+        found.append(Problem("easy, hard", repr((config.easy, config.hard)), "two different contexts"))
+    if not config.smoothings or min(config.smoothings) < 0:
+        found.append(Problem("smoothings", str(list(config.smoothings)), "at least one number, none below 0"))
+    if not config.treatments:
+        found.append(Problem("treatments", "none", "at least one of stripped, kept, bare"))
+    if not config.flexibilities or not all(0 <= one <= 1 for one in config.flexibilities):
+        found.append(Problem("flexibilities", str(list(config.flexibilities)), "numbers in [0, 1]"))
+    for name in ("distractors", "trials", "n_boot"):
+        if getattr(config, name) < 1:
+            found.append(Problem(name, str(getattr(config, name)), "at least 1"))
+    return found
+
+
+def estimate(config: LexiconConfig) -> Estimate:
+    """Steps of a job."""
+    contexts = len(config.treatments) * len(config.smoothings) if config.context else 0
+    return Estimate(3 + contexts)
+
+
+def run(config: LexiconConfig, folder: Path, progress: Progressor | None = None) -> Carried:
+    """Carry the job out in `folder`.
+
+    Raises:
+        ConfigProblems: the config cannot work.
+        DataError: the data does not hold what the config says.
+    """
+    if problems := check(config):
+        raise ConfigProblems(problems)
+    with RunFolder.create_or_open(folder, plain(config, finite=False)) as held:
+        try:
+            result = _carried_out(config, progress)
+            result.save(held.path)
+            report = result.report(folder / "report.html")
+        except BaseException as error:
+            held.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        held.set_status("done")
+    return Carried(result, report)
+
+
+def _carried_out(config: LexiconConfig, progress: Progressor | None) -> LexiconResult:
+    start, steps, done = time.perf_counter(), estimate(config).steps, iter(range(1, 1000))
+
+    def tell() -> None:
+        if progress is not None:
+            progress(next(done), steps)
+
+    given, features = NamingCounts.read(config.counts), _features(config)
+    counts, accounting = _reduced(given, config, config.treatments[0])
+    whole = _fitted(counts, features, config)
+    tell()
+    frontier = whole.frontier() if config.frontier else None
+    systems = _systems(counts, features, config, whole, frontier)
+    tell()
+    simulation = _simulation(whole, features, config)
+    tell()
+    contexts, told = _contexts(given, features, config, tell)
+    return LexiconResult(
+        label=f"lexicon: {Path(config.counts).stem}",
+        words=whole.informativeness(),
+        systems=systems,
+        frontier=frontier.to_frame() if frontier else pd.DataFrame(),
+        simulation=simulation,
+        contexts=contexts,
+        accounting=pd.concat(
+            [accounting.assign(step=f"names, {config.treatments[0]}"), *told], ignore_index=True
+        )[["step", "reason", "n_messages"]],
+        places=_places(whole, features),
+        config=plain(config) | _sources(config),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _features(config: LexiconConfig) -> pd.DataFrame:
+    frame = read_table(config.features)
+    check_columns(frame, ["referent"])
+    return frame.set_index("referent")
+
+
+def _reduced(
+    counts: NamingCounts, config: LexiconConfig, treatment: Treatment
+) -> tuple[NamingCounts, pd.DataFrame]:
+    if not config.heads:
+        return counts, pd.DataFrame({"reason": ["used"], "n_messages": [counts.total]})
+    return treated(counts, WordList.read(config.heads), WordList.read(config.modifiers), treatment)
+
+
+def _fitted(
+    counts: NamingCounts, features: pd.DataFrame, config: LexiconConfig, smoothing: float | None = None
+) -> Lexicon:
+    chosen = config.smoothings[0] if smoothing is None else smoothing
+    return Lexicon.fit(counts, features, kind=config.kind, volume=config.volume, smoothing=chosen)
+
+
+def _systems(
+    counts: NamingCounts,
+    features: pd.DataFrame,
+    config: LexiconConfig,
+    whole: Lexicon,
+    frontier: Frontier | None,
+) -> pd.DataFrame:
+    """All names together, and each lexicon on its own where a column tells them apart."""
+    lexicons = {"all": whole}
+    if config.lexicon:
+        check_columns(counts.table, [config.lexicon])
+        for name, own in counts.table.groupby(config.lexicon):
+            lexicons[str(name)] = _fitted(NamingCounts.from_frame(own), features, config)
+    rows = []
+    for name, lexicon in lexicons.items():
+        # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
+        same = frontier is not None and lexicon.referents == whole.referents
+        near = frontier.inefficiency(lexicon) if frontier is not None and same else None
+        told = {"inefficiency_bits": near.bits if near else np.nan, "beta": near.beta if near else np.nan}
+        rows.append({"lexicon": name, **vars(lexicon.system()), **told})
+    return pd.DataFrame(rows)
+
+
+def _simulation(whole: Lexicon, features: pd.DataFrame, config: LexiconConfig) -> pd.DataFrame:
+    """This lexicon and three made ones with as many words, on the same trials."""
+    words = min(max(2, len(whole.names)), len(whole.referents) - 1)
+    own = features.loc[list(whole.referents)]
+    lexicons = {"as observed": whole}
+    lexicons |= {shape: simulated_lexicon(own, shape, words) for shape in ("hard", "soft", "nested")}
+    trials = Trials(config.trials, config.distractors, seed=config.seed)
+    return pd.concat(
+        [
+            one.simulate(config.flexibilities, trials=trials).assign(lexicon=name)
+            for name, one in lexicons.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def _contexts(
+    given: NamingCounts, features: pd.DataFrame, config: LexiconConfig, tell: Callable[[], None]
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    if not config.context:
+        return pd.DataFrame(), []
+    rows, told = [], []
+    settings: dict[str, Any] = {"context": config.context, "cluster": config.cluster or None}
+    settings |= {"n_boot": config.n_boot, "seed": config.seed}
+    for treatment in config.treatments if config.heads else config.treatments[:1]:
+        counts, reduced = _reduced(given, config, treatment)
+        for smoothing in config.smoothings:
+            lexicon = _fitted(counts, features, config, smoothing)
+            found = in_context(lexicon, counts, config.easy, config.hard, **settings)
+            rows.append(found.comparison.assign(treatment=treatment, smoothing=smoothing))
+            tell()
+        aside = reduced[reduced["reason"] != "used"]
+        told.append(pd.concat([found.accounting, aside]).assign(step=f"contexts, {treatment}"))
+    table = pd.concat(rows, ignore_index=True)
+    front = ["treatment", "smoothing"]
+    return table[[*front, *(name for name in table.columns if name not in front)]], told
+
+
+def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
+    """Where referents are drawn: CIELAB by hue angle and lightness, other features by their first two columns."""
+    values = lexicon.features
+    if is_lab(features):
+        x, y = np.degrees(np.arctan2(values[:, 2], values[:, 1])) % 360 / 3.6, values[:, 0]
+        colours = lab_to_hex(values)
+    else:
+        x, y = values[:, 0], values[:, 1] if values.shape[1] > 1 else np.zeros(len(values))
+        colours = [""] * len(values)
+    top = np.argsort(-lexicon.words, kind="stable")[:DRAWN]
+    shares = {lexicon.names[word]: lexicon.naming[:, word] for word in top}
+    base = {"referent": list(lexicon.referents), "x": x, "y": y, "colour": colours}
+    return pd.DataFrame(base).join(pd.DataFrame(shares), rsuffix=" (word)")
+
+
+def _sources(config: LexiconConfig) -> dict[str, str]:
+    return {f"source of {one}": WordList.read(one).source for one in (config.heads, config.modifiers) if one}
+
+
+def _file_problem(where: str, value: str) -> Iterator[Problem]:
+    if not value.startswith("lab:") and not Path(value).expanduser().is_file():
+        yield Problem(where, repr(value), "a CSV or Parquet file", neighbour(Path(value)))
+
+
+def _list_problem(where: str, value: str) -> Iterator[Problem]:
+    if not value:
+        return
+    try:
+        WordList.read(value)
+    except (DataError, ConfigProblems) as error:
+        yield Problem(where, str(error), "a word list", "a name such as colours-en, or a YAML file")

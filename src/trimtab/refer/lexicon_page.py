@@ -1,0 +1,206 @@
+"""The page of lexicons: where words are, what they tell, the plane with its frontier, and bits in context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from trimtab.errors import DataError, explain
+from trimtab.report.numbers import fixed, span
+from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.pictures import gallery, picture
+from trimtab.report.planes import Cloud, curve_and_clouds, small_map
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from trimtab.refer.lexicon_result import LexiconResult
+
+COVERS = "Intervals are 95 % percentile bootstrap intervals"
+MOST_WORDS = 40
+MATCHED = "same referents, both contexts' mix"
+
+
+def page(results: Sequence[LexiconResult], title: str = "Lexicons") -> str:
+    """One self-contained HTML page about one job, or about several.
+
+    Raises:
+        DataError: there is no result.
+    """
+    if not results:
+        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
+    if len(results) == 1:
+        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
+    chapters = [
+        Section(f"{k}. {one.label}", [Text(verdict(one)), *_chapter(one)], collapsed=True)
+        for k, one in enumerate(results, start=1)
+    ]
+    rows = [one.systems.head(1).assign(run=f"{k}. {one.label}") for k, one in enumerate(results, start=1)]
+    compared = Section(
+        "Compared", [_systems(pd.concat(rows).rename(columns={"lexicon": "of", "run": "lexicon"}))]
+    )
+    return Page(title, f"{len(results)} jobs beside one another.", [compared, *chapters]).render()
+
+
+def verdict(result: LexiconResult) -> str:
+    """What was found, in two or three sentences."""
+    first = result.systems.iloc[0]
+    told = f"{int(first['n_words'])} words for {int(first['n_referents'])} referents: a word conveys "
+    told += (
+        f"{fixed(first['complexity_bits'], 2)} bits on average, of which {fixed(first['accuracy_bits'], 2)} "
+    )
+    told += "tell of the world"
+    told += (
+        f", {fixed(first['inefficiency_bits'], 2)} bits from the frontier." if len(result.frontier) else "."
+    )
+    if len(result.contexts):
+        for treatment, own in result.contexts[result.contexts["comparison"] == MATCHED].groupby(
+            "treatment", sort=False
+        ):
+            row = own.iloc[0]
+            told += f" Modifiers {treatment}: for the same referents, words of hard contexts convey "
+            told += f"{fixed(row['difference'], 2, signed=True)} bits ({span(row['low'], row['high'], 2, signed=True)})"
+            told += ", within what chance explains." if row["low"] <= 0 <= row["high"] else "."
+    return told
+
+
+def plane_figure(result: LexiconResult) -> Figure:
+    """Lexicons on the plane of complexity and accuracy, under the frontier."""
+    table = result.systems
+    clouds = {"all names": Cloud(table["complexity_bits"][:1].tolist(), table["accuracy_bits"][:1].tolist())}
+    if len(table) > 1:
+        clouds["each lexicon"] = Cloud(
+            table["complexity_bits"][1:].tolist(), table["accuracy_bits"][1:].tolist()
+        )
+    front = result.frontier
+    curve = Cloud(front["complexity_bits"].tolist(), front["accuracy_bits"].tolist()) if len(front) else None
+    names = ("complexity I(M;W), bits", "accuracy I(W;U), bits")
+    return curve_and_clouds(
+        curve, clouds, axes_names=names, title="What words cost and tell", label="Lexicons and frontier"
+    )
+
+
+def simulation_figure(result: LexiconResult) -> Figure:
+    """Accuracy against bits, from rigid to flexible speakers, by lexicon."""
+    clouds = {
+        str(name): Cloud(own["info_bits"].tolist(), own["success"].tolist(), joined=True)
+        for name, own in result.simulation.groupby("lexicon", sort=False)
+    }
+    names = ("bits conveyed per word", "listener's success")
+    return curve_and_clouds(
+        None, clouds, axes_names=names, title="Success for bits", label="Success against bits conveyed"
+    )
+
+
+def _chapter(result: LexiconResult) -> Iterator[Section]:
+    yield Section("Where words are", [_maps(result)])
+    yield Section("Words by bits", [_words(result)])
+    caption = "The line is the best that any lexicon of these referents can do (annealed); no lexicon can be above it."
+    shown = caption if len(result.frontier) else "Without a frontier, which was not asked for."
+    yield Section("Cost and accuracy", [picture(plane_figure(result), shown), _systems(result.systems)])
+    yield Section("Talking among distractors", list(_simulation(result)))
+    if len(result.contexts):
+        yield Section("Easy and hard contexts", [_contexts(result)])
+    caption = "Every name that was given, by what became of it."
+    yield Section("Accounting", [Table(result.accounting, caption, {"n_messages": str})])
+    rows = [(key, str(value)) for key, value in result.config.items()]
+    yield Section("Settings", [Table(pd.DataFrame(rows, columns=["setting", "value"]))], collapsed=True)
+
+
+def _maps(result: LexiconResult) -> object:
+    places = result.places
+    words = list(places.columns[4:])
+    colours = places["colour"].tolist() if (places["colour"] != "").all() else None
+    drawn = [
+        small_map(
+            places["x"].tolist(),
+            places["y"].tolist(),
+            places[word].tolist(),
+            colours,
+            title=word,
+            label=f"Where {word} is said",
+        )
+        for word in words
+    ]
+    where = "by hue angle (along) and lightness (up)" if colours else "by the first two features"
+    caption = f"The {len(words)} most frequent words. A disc is a referent {where}, as large as the word's share there."
+    return gallery(drawn, caption, small=True)
+
+
+def _words(result: LexiconResult) -> Table:
+    own = result.words.sort_values("probability", ascending=False).head(MOST_WORDS)
+    rest = len(result.words) - len(own)
+    tail = f" The {rest} rarer ones are in the result file." if rest else ""
+    frame = pd.DataFrame(
+        {
+            "word": own["name"],
+            "bits": [fixed(v, 2) for v in own["info_bits"]],
+            "referents": [str(int(v)) for v in own["denotation"]],
+            "share of what is said": [fixed(v) for v in own["probability"]],
+        }
+    )
+    return Table(frame, f"The most frequent words first.{tail}")
+
+
+def _systems(table: pd.DataFrame) -> Table:
+    names = {
+        "complexity_bits": "complexity, bits",
+        "accuracy_bits": "accuracy, bits",
+        "success_rate": "success",
+    }
+    names |= {"words_per_referent": "words per referent", "effective_words": "effective words"}
+    names |= {"inefficiency_bits": "from the frontier, bits"}
+    frame = pd.DataFrame({"lexicon": table["lexicon"]})
+    frame["words"], frame["referents"] = table["n_words"].astype(str), table["n_referents"].astype(str)
+    for name, title in names.items():
+        frame[title] = [fixed(value, 3) for value in table[name]]
+    caption = (
+        "Success: a listener who hears a word picks the referent among all of them. Effective words: 2 to the power of "
+        "the entropy of a referent's names."
+    )
+    return Table(frame, caption)
+
+
+def _simulation(result: LexiconResult) -> Iterator[object]:
+    yield picture(
+        simulation_figure(result),
+        "Each line goes from speakers with one word per referent to speakers who choose among all in context.",
+    )
+    rows = [
+        {
+            "lexicon": row.lexicon,
+            "flexibility": f"{row.flexibility:g}",
+            "success": fixed(row.success),
+            "interval: success": span(row.success_low, row.success_high),
+            "bits": fixed(row.info_bits, 2),
+            "interval: bits": span(row.info_low, row.info_high, 2),
+        }
+        for row in result.simulation.itertuples()
+    ]
+    n = int(result.simulation["n"].iloc[0])
+    yield Table(pd.DataFrame(rows), f"{COVERS} over {n} trials, the same for every lexicon.")
+
+
+def _contexts(result: LexiconResult) -> Table:
+    rows = [
+        {
+            "modifiers": row.treatment,
+            "smoothing": f"{row.smoothing:g}",
+            "compared": row.comparison,
+            "easy, bits": fixed(row.easy, 2),
+            "hard, bits": fixed(row.hard, 2),
+            "hard less easy": fixed(row.difference, 3, signed=True),
+            "interval": span(row.low, row.high, signed=True),
+            "messages": str(row.n_messages),
+            "referents": str(row.n_referents),
+            "clusters": str(row.n_clusters),
+        }
+        for row in result.contexts.itertuples()
+    ]
+    caption = (
+        "Modifiers stripped: taken off names; kept: a modified name is a word of its own; bare: only names without "
+        "one. Smoothing takes certainty from words that were said a few times only."
+    )
+    return Table(pd.DataFrame(rows), f"{caption} {COVERS} over clusters.")

@@ -1,0 +1,89 @@
+"""What a look at lexicons came to: a value that knows its settings and every number of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from trimtab.errors import CheckpointError, explain
+from trimtab.refer.bias_result import plain_value, read_value
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.lines import read_json
+from trimtab.runs.plain import to_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+RESULT = Path("artifacts/result.json")
+
+
+@dataclass(frozen=True)
+class LexiconResult:
+    """The outcome of a job about lexicons.
+
+    Attributes:
+        label: a short name.
+        words: name, info_bits, denotation, probability of the first lexicon (see `Lexicon.informativeness`).
+        systems: one row per lexicon: lexicon, the fields of `System`, inefficiency_bits, beta.
+        frontier: beta, complexity_bits, accuracy_bits, words.
+        simulation: lexicon, flexibility, success and info_bits with their ends, n.
+        contexts: treatment of modifiers, smoothing, then the columns of `InContext.comparison`; empty without contexts.
+        accounting: step, reason, n_messages.
+        places: referent, x, y, colour ("" where features are not colours), then p(w|m) of the words that are drawn.
+        config: everything needed to do it again.
+        seconds: it took.
+    """
+
+    label: str
+    words: pd.DataFrame
+    systems: pd.DataFrame
+    frontier: pd.DataFrame
+    simulation: pd.DataFrame
+    contexts: pd.DataFrame
+    accounting: pd.DataFrame
+    places: pd.DataFrame
+    config: Mapping[str, Any]
+    seconds: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """The lexicons on the plane."""
+        return self.systems.copy()
+
+    def figure(self) -> Figure:
+        """The plane of complexity and accuracy."""
+        from trimtab.refer.lexicon_page import plane_figure
+
+        return plane_figure(self)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report page (one self-contained HTML file) and return its path."""
+        from trimtab.refer.lexicon_page import page
+
+        write_atomic(Path(path), page([self], title=self.label))
+        return Path(path)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write every number into a run's folder."""
+        facts = {one.name: plain_value(getattr(self, one.name)) for one in fields(self)}
+        write_atomic(Path(folder) / RESULT, to_json({"schema": SCHEMA, **facts}, indent=1) + "\n")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LexiconResult:
+        """Read the result of a finished run.
+
+        Raises:
+            CheckpointError: there is none (yet), or another version of trimtab wrote it.
+        """
+        path = Path(folder) / RESULT
+        if not path.exists():
+            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
+        found = read_json(path)
+        if found.get("schema") != SCHEMA:
+            raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
+        return cls(**{one.name: read_value(found[one.name]) for one in fields(cls)})
