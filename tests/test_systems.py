@@ -44,7 +44,19 @@ def test_every_recipe_is_right_but_for_paths_to_edit(recipe: systems.Recipe) -> 
     assert recipe.description
     config = read_config(content, systems.imported(system.config))
     wrong = [*systems.imported(system.check)(config), *systems.lab_problems(config)]
-    places = ("model", "train.", "evaluate.", "source", "target", "neutral", "concepts", "ratings")
+    places = (
+        "model",
+        "train.",
+        "evaluate.",
+        "source",
+        "target",
+        "neutral",
+        "concepts",
+        "ratings",
+        "counts",
+        "features",
+        "predictions",
+    )
     assert [p for p in wrong if not p.where.startswith(places)] == []
     if not recipe.name.endswith("/own-data"):
         assert wrong == []

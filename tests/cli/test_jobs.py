@@ -49,7 +49,7 @@ def test_check_tells_all_problems_at_once(fake: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("targets: [a]\n", "system: got nothing, expected one of 'dynamics', 'steering', 'fake'"),
+        ("targets: [a]\n", "system: got nothing, expected one of 'dynamics', 'steering', "),
         ("system: fkae\n", "try 'fake'"),
         ("system: [fake\n", "line 2, column 1"),
         ("", "got an empty file"),
