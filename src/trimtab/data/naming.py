@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,12 +144,17 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
         return pd.Series(1, index=frame.index)
     check_columns(frame, [column])
     counts = pd.to_numeric(frame[column], errors="coerce").astype(float)
-    wrong = ~np.isfinite(counts) | (counts < 0) | (counts != np.floor(counts))
+    wrong = counts.isna() | (counts < 0) | (counts % 1 != 0)
     if wrong.any():
         row = wrong.idxmax()
         got = f"{shown(frame[column].loc[row])} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
         raise DataError(explain(got, "whole counts, at least 0"))
     return counts.astype(np.int64)
+
+
+def each_row(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a frame, their values by column name."""
+    return iter(frame.itertuples(index=False))
 
 
 def shown(value: Any) -> str:

@@ -89,7 +89,8 @@ class NamingWorld:
         weights = np.array(
             [[sport.men for sport in self.sports.values()], [sport.women for sport in self.sports.values()]]
         )
-        return weights / weights.sum(axis=1, keepdims=True) * [[1 - self.women], [self.women]]
+        parts = np.array([[1 - self.women], [self.women]])
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True) * parts)
 
     def _people(self, photographs: int, weights: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         """Who is in the photographs. A second person is of the same sport, and of a gender drawn for that sport."""

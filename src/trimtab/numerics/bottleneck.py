@@ -37,7 +37,7 @@ class Bottleneck:
 
     def objective(self) -> Float[np.ndarray, " n"]:
         """I(M;W) - beta I(W;U): the smallest that any lexicon reaches at each beta."""
-        return self.complexity_bits - self.beta * self.accuracy_bits
+        return np.asarray(self.complexity_bits - self.beta * self.accuracy_bits)
 
 
 def bottleneck(
@@ -138,4 +138,4 @@ def _fewer(lexicon: np.ndarray, prior: np.ndarray, meanings: np.ndarray) -> np.n
     kind[order] = np.cumsum(np.r_[0, ~near])
     merged = np.zeros((len(lexicon), kind.max() + 1))
     np.add.at(merged.T, kind, lexicon.T)
-    return merged / merged.sum(axis=1, keepdims=True)
+    return np.asarray(merged / merged.sum(axis=1, keepdims=True))

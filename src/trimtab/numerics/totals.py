@@ -190,7 +190,8 @@ def bootstrap_totals(
     slopes = gradients(function, total)
     pulls = units.totals.reshape(len(units.counts), -1) @ slopes.reshape(len(values), -1).T
     if units.n < 2:
-        return Intervals(values, *np.full((3, len(values)), np.nan), units.n)
+        unknown = np.full(len(values), np.nan)
+        return Intervals(values, unknown, unknown, unknown, units.n)
     errors = np.sqrt(units.counts @ pulls**2 * units.n / (units.n - 1))
     drawn = np.concatenate(list(_resampled(function, units, n_boot, np.random.default_rng(seed))))
     tails = np.array([1.0 - confidence, 1.0 + confidence]) / 2.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.data.naming import check_known
+from trimtab.data.naming import check_known, each_row
 from trimtab.data.wordlist import MIXED, WordList, check_columns
 from trimtab.errors import DataError, explain
 from trimtab.numerics.proportion import wilson
@@ -166,7 +166,7 @@ def _account(human: Objects, both: pd.DataFrame) -> list[tuple[str, int]]:
     if len(both) < len(human.table):
         rows.append((NO_PREDICTION, len(human.table) - len(both)))
     aside = human.accounting[(human.accounting["reason"] != USED) & (human.accounting["n_objects"] > 0)]
-    return rows + [(row.reason, int(row.n_objects)) for row in aside.itertuples()]
+    return rows + [(row.reason, int(row.n_objects)) for row in each_row(aside)]
 
 
 def _misnamed(

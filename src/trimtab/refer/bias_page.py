@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from trimtab.data.naming import each_row
 from trimtab.errors import DataError, explain
 from trimtab.report.figures import PALETTE, with_margin
 from trimtab.report.intervals import Look, interval_rows
@@ -89,9 +90,12 @@ def forest(result: NamingBias) -> Figure:
 
 def _rows(names: Sequence[str], values: np.ndarray, looks: Sequence[Look], axis: str, title: str) -> Figure:
     bounds = with_margin(np.append(values.ravel(), 0.0))
+    value, low, high = (values[:, k].tolist() for k in range(3))
     return interval_rows(
         names,
-        *values.T.tolist(),
+        value,
+        low,
+        high,
         looks,
         bounds=bounds,
         axis=axis,
@@ -139,14 +143,14 @@ def _rates(result: NamingBias) -> Table:
             "objects": str(row.n_objects),
             "names": str(row.n_tokens),
         }
-        for row in result.rates.itertuples()
+        for row in each_row(result.rates)
     ]
     return Table(pd.DataFrame(rows), COVERS)
 
 
 def _standardised(result: NamingBias) -> Iterator[Table]:
     rows = [{"gap": "raw", **_row("value", *result.gap.ends()), "p": number(result.gap.p, 2)}]
-    for row in result.standardised.itertuples():
+    for row in each_row(result.standardised):
         rows.append(
             {
                 "gap": f"at the mix of {row.mix}",
@@ -184,7 +188,7 @@ def _strata(result: NamingBias) -> Table:
     reference, other = result.groups
     rows = []
     for _, row in result.strata.iterrows():
-        sides = {}
+        sides: dict[str, str] = {}
         for group in (reference, other):
             sides |= {
                 f"{group}, objects": str(int(row[f"n_{group}"])),
@@ -204,7 +208,7 @@ def _representation(result: NamingBias) -> Table:
             "share": fixed(r.share),
             "interval": span(r.low, r.high),
         }
-        for r in own.itertuples()
+        for r in each_row(own)
     ]
     return Table(
         pd.DataFrame(rows), f"The share of {result.groups[1]} among the objects compared (Wilson's interval)."
@@ -231,7 +235,7 @@ def _sensitivity(result: NamingBias) -> Table:
                 row.standardised_high,
             ),
         }
-        for row in result.sensitivity.itertuples()
+        for row in each_row(result.sensitivity)
     ]
     return Table(pd.DataFrame(rows), f"The same audit with other labels of groups. {COVERS}")
 
@@ -259,7 +263,7 @@ def _models(result: NamingBias) -> Iterator[Text | Table | Picture]:
             **_row("amplification", row.amplification, row.amplification_low, row.amplification_high),
             "objects": str(row.n_objects),
         }
-        for row in table.itertuples()
+        for row in each_row(table)
     ]
     yield Table(pd.DataFrame(rows), COVERS)
     if len(result.misnaming):
@@ -272,6 +276,6 @@ def _models(result: NamingBias) -> Iterator[Text | Table | Picture]:
                 "interval": span(r.low, r.high),
                 "objects": str(r.n_objects),
             }
-            for r in result.misnaming.itertuples()
+            for r in each_row(result.misnaming)
         ]
         yield Table(pd.DataFrame(wrong), caption)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from trimtab.data.naming import each_row
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.lines import read_json
@@ -100,7 +101,7 @@ class NamingBias:
         rows = [("raw", *self.gap.ends(), self.gap.p)]
         rows += [
             (f"at the mix of {row.mix}", row.gap, row.low, row.high, row.p)
-            for row in self.standardised.itertuples()
+            for row in each_row(self.standardised)
         ]
         return pd.DataFrame(rows, columns=["gap", "value", "low", "high", "p"])
 
@@ -155,5 +156,6 @@ def read_value(value: Any) -> Any:
                 frame[name] = pd.to_numeric(frame[name])
         return frame
     if isinstance(value, dict) and set(value) == {"estimate"}:
-        return Estimate(**{k: float("nan") if v is None else v for k, v in value["estimate"].items()})
+        known: dict[str, Any] = {k: float("nan") if v is None else v for k, v in value["estimate"].items()}
+        return Estimate(**known)
     return tuple(value) if isinstance(value, list) else value

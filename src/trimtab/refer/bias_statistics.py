@@ -67,7 +67,7 @@ def gaps_of(totals: np.ndarray) -> np.ndarray:
 
 def found_at(found: Intervals, place: int) -> Estimate:
     """One statistic of several."""
-    return Estimate(*(float(x[place]) for x in (found.values, found.low, found.high)), n=found.n)
+    return Estimate(float(found.values[place]), float(found.low[place]), float(found.high[place]), n=found.n)
 
 
 def object_units(objects: Objects) -> Units:

@@ -144,13 +144,13 @@ class Lexicon:
     def info_bits(self) -> Float[np.ndarray, " names"]:
         """The informativeness of each word; nan where a denotation has no volume."""
         if self.kind == "size":
-            return -np.log2(covered(self.naming > 0, self.prior, self.features, self.volume))
+            return np.asarray(-np.log2(covered(self.naming > 0, self.prior, self.features, self.volume)))
         given = (self.naming * self.prior[:, None]).T / self.words[:, None]
         if self.smoothing:
             counts = np.ones(len(self.names)) if self.counts is None else self.counts
             share = (counts / (counts + self.smoothing))[:, None]
             given = share * given + (1 - share) * self.prior
-        return np.maximum(rel_entr(given, self.prior).sum(axis=1) / np.log(2), 0.0)
+        return np.asarray(np.maximum(rel_entr(given, self.prior).sum(axis=1) / np.log(2), 0.0))
 
     def meanings(self) -> Float[np.ndarray, "referents referents"]:
         """p(u|m): a cloud around each referent, normal with the bandwidth, over the referents."""

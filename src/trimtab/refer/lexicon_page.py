@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from trimtab.data.naming import each_row
 from trimtab.errors import DataError, explain
 from trimtab.report.numbers import fixed, span
-from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.page import Gallery, Page, Picture, Section, Table, Text
 from trimtab.report.pictures import gallery, picture
 from trimtab.report.planes import Cloud, curve_and_clouds, small_map
 
@@ -109,7 +110,7 @@ def _chapter(result: LexiconResult) -> Iterator[Section]:
     yield Section("Settings", [Table(pd.DataFrame(rows, columns=["setting", "value"]))], collapsed=True)
 
 
-def _maps(result: LexiconResult) -> object:
+def _maps(result: LexiconResult) -> Gallery:
     places = result.places
     words = list(places.columns[4:])
     colours = places["colour"].tolist() if (places["colour"] != "").all() else None
@@ -163,7 +164,7 @@ def _systems(table: pd.DataFrame) -> Table:
     return Table(frame, caption)
 
 
-def _simulation(result: LexiconResult) -> Iterator[object]:
+def _simulation(result: LexiconResult) -> Iterator[Picture | Table]:
     yield picture(
         simulation_figure(result),
         "Each line goes from speakers with one word per referent to speakers who choose among all in context.",
@@ -177,7 +178,7 @@ def _simulation(result: LexiconResult) -> Iterator[object]:
             "bits": fixed(row.info_bits, 2),
             "interval: bits": span(row.info_low, row.info_high, 2),
         }
-        for row in result.simulation.itertuples()
+        for row in each_row(result.simulation)
     ]
     n = int(result.simulation["n"].iloc[0])
     yield Table(pd.DataFrame(rows), f"{COVERS} over {n} trials, the same for every lexicon.")
@@ -197,7 +198,7 @@ def _contexts(result: LexiconResult) -> Table:
             "referents": str(row.n_referents),
             "clusters": str(row.n_clusters),
         }
-        for row in result.contexts.itertuples()
+        for row in each_row(result.contexts)
     ]
     caption = (
         "Modifiers stripped: taken off names; kept: a modified name is a word of its own; bare: only names without "
