@@ -22,7 +22,8 @@ FLAT = 1e-6
 """A direction along which the curve moves this much less than along its steepest one is not determined."""
 NEAR = 1e-6
 """Part of its range within which a coefficient counts as at its bound."""
-_TIGHT = {"ftol": 1e-15, "xtol": 1e-15, "gtol": 1e-15}
+_USUAL, _TIGHT = 1e-8, 1e-15
+"""Relative change at which a search ends, and the polish of the best."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def solve_curve(
         raise DataError(explain("a curve that is finite at no start", "bounds between which it is"))
     ends = [_search(problem, start, count) for start in usable]
     best = min(ends, key=lambda end: end.cost)
-    best = min(best, _search(problem, best.x, count, **_TIGHT), key=lambda end: end.cost)
+    best = min(best, _search(problem, best.x, count, _TIGHT), key=lambda end: end.cost)
     near = [end.cost <= best.cost * 1.001 + 1e-12 for end in ends]
     low, high = _box(problem)
     edge = np.minimum(best.x - low, high - best.x) < NEAR * (high - low)
@@ -207,7 +208,8 @@ def position(problem: CurveProblem, values: Mapping[str, float]) -> Float[np.nda
     """Where values stand in the search space (logarithms of what is sought by them), moved inside the bounds."""
     low, high = _box(problem)
     at = [np.log(max(values[c.name], c.low)) if c.log else values[c.name] for c in problem.coefficients]
-    return np.clip(np.array(at, dtype=float), low, high)
+    inside: np.ndarray = np.clip(np.array(at, dtype=float), low, high)
+    return inside
 
 
 def values_at(problem: CurveProblem, at: Float[np.ndarray, " P"]) -> dict[str, float]:
@@ -233,19 +235,33 @@ def _box(problem: CurveProblem) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, **tolerances: float) -> Any:
+def _search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: float = _USUAL) -> Any:
     low, high = _box(problem)
-    inside = np.clip(start, low + 1e-9 * (high - low), high - 1e-9 * (high - low))
-    return least_squares(
-        lambda at: problem.residuals(values_at(problem, at)),
-        inside,
-        jac=lambda at: _slope(problem, at),
-        bounds=(low, high),
-        x_scale="jac",
-        loss=lambda z: _robust(z, problem.loss) * weights,
-        f_scale=problem.delta if problem.loss == "huber" else 1.0,
-        **tolerances,
-    )
+
+    def residuals(at: np.ndarray) -> np.ndarray:
+        return problem.residuals(values_at(problem, at))
+
+    def slope(at: np.ndarray) -> np.ndarray:
+        return _slope(problem, at)
+
+    def loss(z: np.ndarray) -> Any:
+        return _robust(z, problem.loss) * weights
+
+    options: dict[str, Any] = {
+        "jac": slope,
+        "bounds": (low, high),
+        "x_scale": "jac",
+        "loss": loss,
+        "f_scale": problem.delta if problem.loss == "huber" else 1.0,
+        **dict.fromkeys(("ftol", "xtol", "gtol"), end),
+    }
+    return least_squares(residuals, np.clip(start, *_inside(low, high)), **options)
+
+
+def _inside(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds a little tighter: searches must start inside."""
+    room = 1e-9 * (high - low)
+    return low + room, high - room
 
 
 def _robust(z: np.ndarray, loss: Loss) -> np.ndarray:
@@ -268,7 +284,8 @@ def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
         below, above = (problem.residuals(values_at(problem, _with(at, k, end))) for end in ends)
         with np.errstate(invalid="ignore"):
             columns.append((above - below) / (ends[1] - ends[0]))
-    return np.nan_to_num(np.stack(columns, axis=1), nan=0.0, posinf=0.0, neginf=0.0)
+    slopes: np.ndarray = np.nan_to_num(np.stack(columns, axis=1), nan=0.0, posinf=0.0, neginf=0.0)
+    return slopes
 
 
 def _with(at: np.ndarray, k: int, value: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,11 +24,11 @@ class SequenceLosses:
 
     nll: Float[np.ndarray, " n"]
     tokens: Int[np.ndarray, " n"]
-    records: Int[np.ndarray, " n"] = None  # type: ignore[assignment]
+    records: Int[np.ndarray, " m"] = field(default_factory=lambda: np.arange(0))
 
     def __post_init__(self) -> None:
         """Without records, sequences are independent."""
-        if self.records is None:
+        if not len(self.records):
             object.__setattr__(self, "records", np.arange(len(self.nll)))
 
     @property
