@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "train": {"errors", "seeds", "numerics", "runs", "models", "data"},
     "adapt": {"errors", "seeds", "numerics", "report", "runs", "models", "data", "train"},
     "steer": {"errors", "seeds", "numerics", "report", "runs", "models", "data", "train"},
+    "read": {"errors", "seeds", "numerics", "report", "runs", "models", "data", "train"},
     "refer": {"errors", "seeds", "numerics", "report", "runs", "models", "data", "train"},
     "lab": {"errors", "seeds", "numerics", "runs", "models", "data", "train"},
     "systems": {"errors", "seeds", "runs"},

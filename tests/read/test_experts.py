@@ -218,7 +218,7 @@ def test_alignment(lens):
 def test_alignment_of_concepts_with_one_example_has_no_ceiling():
     texts = {"cat": ["a cat"], "dog": ["a dog"], "cow": ["a cow"], "pig": ["my pig"]}
     lens = ExpertLens.fit(handle("bert"), ConceptSet.one_against_rest(texts))
-    found = lens.align(RATED, top=20)
+    found = lens.align(RATED, kind="ap_spearman")
     assert np.isnan(found.ceiling)
     assert np.isfinite(found.rho)
     with pytest.raises(DataError, match="cat: got 1 positive example, expected at least two, to halve"):

@@ -13,7 +13,6 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import nn
 from transformers import PreTrainedModel
 
-from trimtab.data.concept import Concept
 from trimtab.data.concepts import ConceptSet
 from trimtab.data.mentions import without
 from trimtab.models.families import unwrapped
@@ -112,31 +111,26 @@ def fresh(model: Model, seed: int) -> Model | None:
     return replace(model, module=made.to(model.device, network.dtype).train(False))
 
 
-def masked(concepts: ConceptSet, stand_in: str) -> ConceptSet:
-    """The same concepts, the words that sentences were chosen for replaced by a stand-in.
+def masked(concepts: ConceptSet, stand_in: str) -> tuple[list[str], list[Labelling]]:
+    """Every example with the words that it was chosen for replaced by a stand-in, and the concepts in terms of those.
 
     In a negative example, which is a positive one of other concepts, their words are replaced, so that the stand-in
-    tells nothing. Examples that are positive of no concept have none.
+    tells nothing. Examples that are positive of no concept keep all their words. Examples that differed in such a word
+    alone become one, which may then be positive and negative: no unit can tell such concepts apart.
     """
-    words: dict[str, set[str]] = {}
-    for concept in concepts:
-        for text in concept.positive:
-            words.setdefault(text, set()).add(concept.word or "")
-
-    def hidden(text: str) -> str:
-        for word in sorted(words.get(text, set()) - {""}, key=len, reverse=True):
-            text = without(text, word, stand_in)
-        return text
-
-    def once(texts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(map(hidden, texts)))
-
-    made = []
-    for concept in concepts:
-        positive = once(concept.positive)
-        negative = tuple(text for text in once(concept.negative) if text not in set(positive))
-        made.append(Concept(concept.name, positive, negative))
-    return ConceptSet(tuple(made))
+    pool = concepts.pool
+    words: dict[int, set[str]] = {}
+    for concept, rows in zip(concepts, pool.positive, strict=True):
+        for row in rows.tolist():
+            words.setdefault(row, set()).add(concept.word or "")
+    texts = [str(text) for text in pool.examples]
+    for row, own in words.items():
+        for word in sorted(own - {""}, key=len, reverse=True):
+            texts[row] = without(texts[row], word, stand_in)
+    place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    now = np.array([place[text] for text in texts])
+    dealt = [Labelling(now[p], now[n]) for p, n in zip(pool.positive, pool.negative, strict=True)]
+    return list(place), dealt
 
 
 def stand_in(model: Model) -> str:

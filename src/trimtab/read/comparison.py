@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from trimtab.data.concepts import ConceptSet
-from trimtab.models.load import Model
 from trimtab.numerics.proportion import wilson
 from trimtab.numerics.resample import Interval
 from trimtab.numerics.similarity import jaccard
@@ -151,7 +149,8 @@ def _control_rows(lens: ExpertLens, tau: float, tell: Tell) -> Iterator[Row]:
     plain = baselines.fresh(own.model, lens.seed)
     matrix = None
     if plain is not None:
-        matrix = _refitted(lens, plain, lens.concepts).similarity(tau=tau).to_numpy()
+        blind = detect(replace(own, model=plain), lens.labellings).precision
+        matrix = jaccard(Selection(tau=tau).of(blind))
     yield Row(
         "random weights, experts", CONTROL, matrix, note="" if plain else "no configuration to build from"
     )
@@ -160,23 +159,10 @@ def _control_rows(lens: ExpertLens, tau: float, tell: Tell) -> Iterator[Row]:
     yield Row("random sentences, experts", CONTROL, jaccard(Selection(tau=tau).of(drawn)))
     tell("control: masked words")
     if lens.concepts.textual and any(concept.word for concept in lens.concepts):
-        hidden = baselines.masked(lens.concepts, baselines.stand_in(own.model))
-        masked = _refitted(lens, own.model, hidden).similarity(tau=tau).to_numpy()
-        yield Row("concept word masked, experts", CONTROL, masked)
+        texts, dealt = baselines.masked(lens.concepts, baselines.stand_in(own.model))
+        hidden = detect(replace(own, examples=texts), dealt).precision
+        yield Row("concept word masked, experts", CONTROL, jaccard(Selection(tau=tau).of(hidden)))
     else:
         yield Row("concept word masked, experts", CONTROL, None, note="no word to mask")
     by_size, _ = baselines.matched_in_number(lens, tau)
     yield Row("random sets of the same sizes", CONTROL, by_size)
-
-
-def _refitted(lens: ExpertLens, model: Model, concepts: ConceptSet) -> ExpertLens:
-    own = lens.responses
-    return ExpertLens.fit(
-        model,
-        concepts,
-        own.sites,
-        pool=own.pool,
-        batch_size=own.batch_size,
-        max_tokens=own.max_tokens,
-        seed=lens.seed,
-    )
