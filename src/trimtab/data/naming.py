@@ -147,7 +147,7 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
     wrong = counts.isna() | (counts < 0) | (counts % 1 != 0)
     if wrong.any():
         row = wrong.idxmax()
-        got = f"{shown(frame[column].loc[row])} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
+        got = f"{shown(frame[column][wrong].iloc[0])} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
         raise DataError(explain(got, "whole counts, at least 0"))
     return counts.astype(np.int64)
 

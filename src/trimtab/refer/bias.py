@@ -62,8 +62,8 @@ def naming_bias(
 
     Returns:
         Rates, gap, ratios, standardised gaps, strata, representation, power and an accounting that adds up to the
-        objects given. Intervals are percentile bootstrap intervals over clusters, of shares spread within cells
-        (`numerics.totals.spread`); they are nan for groups seen in fewer than two clusters.
+        objects given. Intervals are percentile bootstrap intervals over clusters, corrected for cells of few objects
+        (`numerics.totals`: `spread`, `bootstrap_totals`); they are nan for groups seen in fewer than two clusters.
 
     Raises:
         DataError: a column is missing (the nearest is named), a count is negative or fractional, an outcome is not true

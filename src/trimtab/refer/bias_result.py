@@ -69,6 +69,8 @@ class NamingBias:
         config: everything needed to do it again.
         seconds: it took.
         sensitivity: by source of labels: what other sources would have said; empty when there is one source.
+        amplification, misnaming: of models beside people (see `bias_models.Amplification`); empty without models.
+        label: a short name.
     """
 
     rates: pd.DataFrame
