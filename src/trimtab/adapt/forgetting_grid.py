@@ -1,0 +1,141 @@
+"""The runs that a law of forgetting is fitted to: sizes x tokens x shares x seeds, one folder each, resumable."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from trimtab.adapt.finetune import finetune
+from trimtab.adapt.mixers import Replay
+from trimtab.data.domains import Domain
+from trimtab.data.limits import first_tokens
+from trimtab.errors import ConfigProblems, Problem
+from trimtab.models.load import load
+from trimtab.runs.sweep import sweep
+from trimtab.train.fit import Fit
+
+TARGET, PRETRAINING = "target", "pretraining"
+
+
+def forgetting_grid(
+    models: Sequence[str],
+    *,
+    domain: str,
+    pretraining: str,
+    tokens: Sequence[int],
+    shares: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    fit: Fit,
+    passes: float = 20.0,
+    folder: str | Path,
+    jobs: int = 1,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Fine-tune every model on every amount of a domain with every share of pretraining data.
+
+    Each run sees `passes` times its unique tokens, at most `fit.steps` steps, and is judged at the point of the
+    evaluation grid where the validation loss of the domain is lowest, as the law is defined. The same call goes on
+    where it was: runs that ended are not repeated.
+
+    Args:
+        models: names or folders, one per size.
+        domain, pretraining: paths that `Domain.from_path` takes.
+        tokens: unique fine-tuning tokens.
+        shares: of pretraining sequences in each batch, from 0 to below 1.
+        seeds: of the order of the data.
+        fit: settings of every run; `fit.steps` is the longest.
+        passes: over the unique tokens.
+        folder: holds one folder per run.
+        jobs: processes.
+        device: of the models.
+        progress: told how many runs have ended, and how many there are.
+
+    Returns:
+        One row per run that ended: model, params, tokens, inject, seed; loss_pt0, loss_pt, loss_ft0, loss_ft on test,
+        nats per token; step (of the lowest validation loss), steps, injected (pretraining sequences trained on until
+        then, expected), run (its name).
+
+    Raises:
+        ConfigProblems: an empty list, or values that cannot be, all at once, before any work.
+        DataError, ModelError: as `finetune`, once per run: the others go on, and `error.txt` in its folder says it.
+    """
+    _refuse(models=models, tokens=tokens, shares=shares, seeds=seeds, passes=passes, fit=fit)
+    shared = {
+        "domain": domain,
+        "pretraining": pretraining,
+        "fit": asdict(fit),
+        "passes": passes,
+        "device": device,
+    }
+    cells = {}
+    for name, count, share, seed in product(models, tokens, shares, seeds):
+        cell = {"model": str(name), "tokens": int(count), "inject": float(share), "seed": int(seed), **shared}
+        cells[f"{Path(name).name}, {count}, {share:g}, {seed}"] = cell
+    done = sweep(one_run, cells, folder, jobs=jobs, progress=progress)
+    return pd.DataFrame([{**row, "run": name} for name, row in done.results.items()])
+
+
+def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """One fine-tuning; a killed one goes on from its last checkpoint."""
+    model, share = load(cell["model"], device=cell["device"]), cell["inject"]
+    target = first_tokens(Domain.from_path(TARGET, cell["domain"]), model, cell["tokens"])
+    other = Domain.from_path(PRETRAINING, cell["pretraining"])
+    fit = Fit(**cell["fit"] | {"betas": tuple(cell["fit"]["betas"])})
+    fit = replace(fit, steps=steps_for(cell["tokens"], share, fit, cell["passes"]))
+    result = finetune(
+        model,
+        train={TARGET: target, PRETRAINING: other},
+        mixer=Replay(targets=[TARGET], share=share),
+        fit=fit,
+        seed=cell["seed"],
+        out=folder / "run",
+    )
+    shutil.rmtree(folder / "run")
+    final = result.final.set_index("domain")
+    return {
+        "model": cell["model"],
+        "params": sum(parameter.numel() for parameter in model.module.parameters()),
+        **{name: cell[name] for name in ("tokens", "inject", "seed")},
+        **{
+            f"loss_{part}": float(final.loc[name, "loss"])
+            for part, name in (("pt", PRETRAINING), ("ft", TARGET))
+        },
+        "loss_pt0": float(final.loc[PRETRAINING, "reference"]),
+        "loss_ft0": float(final.loc[TARGET, "reference"]),
+        "step": result.step,
+        "steps": fit.steps,
+        "injected": share * fit.batch_size * result.step,
+    }
+
+
+def steps_for(tokens: int, share: float, fit: Fit, passes: float) -> int:
+    """Optimiser steps that see the unique tokens `passes` times, `fit.steps` at most.
+
+    >>> steps_for(16_000, 0.0, Fit(steps=1000, batch_size=8, seq_len=100), passes=10)
+    200
+    """
+    wanted = math.ceil(passes * tokens / (fit.batch_size * fit.seq_len * (1 - share)))
+    return max(1, min(fit.steps, wanted))
+
+
+def _refuse(**given: Any) -> None:
+    found = [Problem(name, "none", "at least one") for name, values in given.items() if _empty(values)]
+    found += [Problem("tokens", str(n), "at least 2") for n in given["tokens"] if n < 2]
+    found += [Problem("shares", str(p), "from 0 to below 1") for p in given["shares"] if not 0 <= p < 1]
+    if not 0 < given["passes"] < math.inf:
+        found.append(Problem("passes", str(given["passes"]), "a number above 0"))
+    found += given["fit"].problems()
+    if found:
+        raise ConfigProblems(found)
+
+
+def _empty(values: Any) -> bool:
+    return isinstance(values, Sequence) and not len(values)

@@ -1,0 +1,84 @@
+"""The grid of runs behind a law: what a row says, that nothing is repeated, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from trimtab.adapt import forgetting_grid as grid
+from trimtab.errors import ConfigProblems
+from worlds import QUICK, llama, texts, tokenizer
+
+FIT = replace(QUICK, steps=9, lr=1e-2, eval_points=3)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> dict[str, Any]:
+    """Two models and two domains on disk."""
+    for seed in (0, 1):
+        llama(seed).save_pretrained(tmp_path / f"model-{seed}")
+        tokenizer().save_pretrained(tmp_path / f"model-{seed}")
+    for name in ("math", "web"):
+        for split in ("train", "validation", "test"):
+            file = tmp_path / name / f"{split}.jsonl"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("".join(f'{{"text": "{text}"}}\n' for text in texts(name, split, 30)))
+    return {
+        "models": [str(tmp_path / f"model-{seed}") for seed in (0, 1)],
+        "domain": str(tmp_path / "math"),
+        "pretraining": str(tmp_path / "web"),
+        "tokens": [200, 800],
+        "shares": [0.0, 0.25],
+        "fit": FIT,
+        "passes": 4.0,
+        "folder": tmp_path / "runs",
+        "device": "cpu",
+    }
+
+
+def test_one_row_per_run_and_none_is_repeated(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = grid.forgetting_grid(**asked)
+    assert len(frame) == 8
+    assert set(frame["tokens"]) == {200, 800}
+    assert frame["run"].is_unique
+    assert (frame["loss_ft"] < frame["loss_ft0"]).all()
+    assert frame.loc[frame["tokens"] == 800, "steps"].eq(9).all()
+    assert frame.groupby("model")["loss_pt0"].nunique().eq(1).all()
+    injected = frame["inject"] * FIT.batch_size * frame["step"]
+    pd.testing.assert_series_equal(frame["injected"], injected, check_names=False)
+    rise = (frame["loss_pt"] - frame["loss_pt0"]).groupby(frame["inject"]).mean()
+    assert rise[0.25] < rise[0.0]
+    monkeypatch.setattr(grid, "finetune", None)
+    again = grid.forgetting_grid(**asked)
+    pd.testing.assert_frame_equal(frame, again)
+
+
+def test_a_run_that_fails_leaves_the_others(asked: dict[str, Any]) -> None:
+    frame = grid.forgetting_grid(
+        **asked | {"models": asked["models"][:1], "tokens": [200, 10**6], "shares": [0.0]}
+    )
+    assert frame["tokens"].tolist() == [200]
+
+
+@pytest.mark.parametrize(("tokens", "share", "steps"), [(128, 0.0, 8), (128, 0.5, 9), (1, 0.0, 1)])
+def test_the_length_of_a_run(tokens: int, share: float, steps: int) -> None:
+    """4 x 16 tokens a step, four passes; nine steps at most."""
+    assert grid.steps_for(tokens, share, FIT, 4.0) == steps
+
+
+def test_every_mistake_is_told_at_once(asked: dict[str, Any]) -> None:
+    wrong = {"models": [], "tokens": [1], "shares": [0.1, 1.0], "passes": 0.0, "fit": replace(FIT, lr=0.0)}
+    with pytest.raises(ConfigProblems) as caught:
+        grid.forgetting_grid(**asked | wrong)
+    assert [problem.where for problem in caught.value.problems] == [
+        "models",
+        "tokens",
+        "shares",
+        "passes",
+        "fit.lr",
+    ]
+    assert not asked["folder"].exists()
