@@ -27,8 +27,9 @@ SPORTS, GENDER = WordList.read("sports-en"), WordList.read("gender-en")
 COLUMNS = Columns("referent", "gender", "sport", "image", "count")
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> NamingBiasConfig:
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> NamingBiasConfig:
+    tmp_path = tmp_path_factory.mktemp("data")
     NAMES.to_csv(tmp_path / "names.csv", index=False)
     predictions(NAMES).to_csv(tmp_path / "predictions.csv", index=False)
     return NamingBiasConfig(
@@ -46,9 +47,9 @@ def config(tmp_path: Path) -> NamingBiasConfig:
     )
 
 
-@pytest.fixture
-def result(config: NamingBiasConfig, tmp_path: Path) -> NamingBias:
-    return run(config, tmp_path / "run").result
+@pytest.fixture(scope="module")
+def result(config: NamingBiasConfig, tmp_path_factory: pytest.TempPathFactory) -> NamingBias:
+    return run(config, tmp_path_factory.mktemp("result") / "run").result
 
 
 def test_a_job_is_the_library_and_its_result_reads_back(config: NamingBiasConfig, tmp_path: Path) -> None:
@@ -94,7 +95,9 @@ def test_strata_and_groups_from_names_agree_with_the_columns_they_were_made_from
 
 def test_models_that_repeat_people_do_not_widen_the_gap() -> None:
     again = NAMES.loc[NAMES.index.repeat(NAMES["count"])].assign(model="the people themselves")
-    both = pd.concat([again, predictions(NAMES)])
+    extreme = NAMES.drop_duplicates("referent").assign(model="sports are for men")
+    extreme["name"] = np.where(extreme["gender"] == "male", "tennis player", "woman")
+    both = pd.concat([again, extreme])
     found = amplification(
         NAMES,
         both,
@@ -111,7 +114,8 @@ def test_models_that_repeat_people_do_not_widen_the_gap() -> None:
         same[["amplification", "amplification_low", "amplification_high"]], 0, atol=1e-12
     )
     np.testing.assert_allclose(told["model_gap"] - told["people"], told["amplification"], atol=1e-12)
-    widest = told.loc[("takes the most frequent", "raw")]
+    widest = told.loc[("sports are for men", "raw")]
+    assert widest["model_gap"] == -1
     assert widest["amplification_high"] < 0
     assert (found.misnaming["rate"] == 0).all()
     assert set(found.misnaming["n_objects"]) == {
