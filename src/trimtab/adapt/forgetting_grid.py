@@ -99,17 +99,16 @@ def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         out=folder / "run",
     )
     shutil.rmtree(folder / "run")
-    final = result.final.set_index("domain")
+    final = {row["domain"]: row for row in result.final.to_dict("records")}
     return {
         "model": cell["model"],
         "params": sum(parameter.numel() for parameter in model.module.parameters()),
         **{name: cell[name] for name in ("tokens", "inject", "seed")},
         **{
-            f"loss_{part}": float(final.loc[name, "loss"])
-            for part, name in (("pt", PRETRAINING), ("ft", TARGET))
+            f"loss_{part}": float(final[name]["loss"]) for part, name in (("pt", PRETRAINING), ("ft", TARGET))
         },
-        "loss_pt0": float(final.loc[PRETRAINING, "reference"]),
-        "loss_ft0": float(final.loc[TARGET, "reference"]),
+        "loss_pt0": float(final[PRETRAINING]["reference"]),
+        "loss_ft0": float(final[TARGET]["reference"]),
         "step": result.step,
         "steps": fit.steps,
         "injected": share * fit.batch_size * result.step,
