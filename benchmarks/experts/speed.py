@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
