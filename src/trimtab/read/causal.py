@@ -117,7 +117,7 @@ def contrasts(changes: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
     Returns:
         experts, random, matched, experts - random, experts - matched.
     """
-    values = {units: changes[units].to_numpy(dtype=float) for units in RIVALS}
+    values: dict[str, np.ndarray] = {units: changes[units].to_numpy(dtype=float) for units in RIVALS}
     for units in ("random", "matched"):
         values[f"experts - {units}"] = values["experts"] - values[units]
     return {name: bootstrap(mean, value, seed=seed) for name, value in values.items()}
