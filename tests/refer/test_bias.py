@@ -103,12 +103,14 @@ def test_p_values_are_those_of_other_tests() -> None:
 def test_p_is_uniform_when_labels_mean_nothing() -> None:
     rng = np.random.default_rng(0)
     values = []
-    for _ in range(60):
+    for _ in range(40):
         own = pd.DataFrame(
             {"referent": range(40), "g": rng.choice(["a", "b"], 40), "yes": rng.random(40) < 0.5}
         )
         values.append(naming_bias(own, outcome="yes", group="g", reference="a", n_boot=100).gap.p)
-    assert np.mean(np.array(values) <= 0.1) < 0.25  # 6 expected of 60, 15 or more once in 1,500 times
+    assert (
+        np.mean(np.array(values) <= 0.1) < 0.3
+    )  # 4 expected of 40, 12 or more less than once in 1,000 times
 
 
 def test_a_large_gap_is_found_and_no_gap_is_not(result: NamingBias) -> None:
@@ -124,15 +126,15 @@ def test_a_large_gap_is_found_and_no_gap_is_not(result: NamingBias) -> None:
 
 @pytest.mark.slow
 def test_intervals_hold_the_truth_nearly_always() -> None:
-    """60 confounded data sets; with 95 % coverage fewer than 51 held would happen once in 1,300 times."""
+    """40 confounded data sets; with 95 % coverage fewer than 33 held would happen less than once in 1,000 times."""
     truth = np.array([WORLD.truth()[name] for name in ("raw", "male", "female", "pooled")])
     columns = Columns("referent", "gender", "sport", "image", "count")
     held = []
-    for seed in range(20_000, 20_060):
+    for seed in range(20_000, 20_040):
         objects = objects_of(WORLD.sample(400, seed), columns, lambda name: name.endswith("player"), "male")
-        found = bootstrap_totals(gaps_of, object_units(objects), n_boot=300, seed=seed)
+        found = bootstrap_totals(gaps_of, object_units(objects), n_boot=200, seed=seed)
         held.append((found.low <= truth) & (truth <= found.high))
-    assert (np.mean(held, axis=0) >= 51 / 60).all()
+    assert (np.mean(held, axis=0) >= 33 / 40).all()
 
 
 # Laws
@@ -156,7 +158,7 @@ def test_the_order_of_rows_and_repeated_rows_change_nothing(frame: pd.DataFrame,
         pd.testing.assert_frame_equal(found.accounting, result.accounting)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000))
 def test_with_the_same_mix_standardising_changes_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
