@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
@@ -31,6 +31,7 @@ SETS = st.integers(1, 12).flatmap(
 )
 
 
+@settings(max_examples=20)
 @given(SETS)
 def test_jaccard_is_that_of_scikit_learn_and_empty_sets_are_zero_rows(rows):
     sets = np.array(rows)
@@ -43,6 +44,7 @@ def test_jaccard_is_that_of_scikit_learn_and_empty_sets_are_zero_rows(rows):
     np.testing.assert_array_equal(jaccard(sets, sets), found)
 
 
+@settings(max_examples=30)
 @given(SETS)
 def test_overlaps_count_what_is_shared(rows):
     sets = np.array(rows)
@@ -73,6 +75,7 @@ def test_profiles_are_compared_as_scipy_and_numpy_do():
     assert np.isnan(cosine(np.zeros((2, 3)))).all()
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20))
 def test_spearman_is_that_of_scipy(pairs):
     first, second = np.array(pairs, dtype=float).T
@@ -96,7 +99,7 @@ def judged(n=8, noise=0.3, seed=0, share=0.7):
 
 def test_mantel_is_the_share_of_all_permutations():
     near, pairs, scores = judged(n=6, noise=1.0)
-    found = mantel(near, pairs, scores, n_perm=20_000)
+    found = mantel(near, pairs, scores, n_perm=8_000)
     values = []
     for order in permutations(range(6)):
         dealt = near[np.ix_(order, order)]
@@ -117,12 +120,12 @@ def test_mantel_without_an_effect_is_uniform():
 def test_an_interval_over_items_covers_and_is_wider_than_one_over_pairs():
     """Scores that depend on items, not on pairs: new items give another correlation, new pairs hardly do."""
     near, pairs, scores = judged(n=20, noise=1.0, share=1.0)
-    found = agreement(near, pairs, scores, n_boot=400)
+    found = agreement(near, pairs, scores, n_boot=200)
     assert found.n == 20
     assert found.low < found.value < found.high
     own = near[pairs[:, 0], pairs[:, 1]]
     draw = np.random.default_rng(0)
-    naive = [float(spearman(own[k], scores[k])) for k in draw.integers(len(pairs), size=(400, len(pairs)))]
+    naive = [float(spearman(own[k], scores[k])) for k in draw.integers(len(pairs), size=(200, len(pairs)))]
     assert found.high - found.low > np.subtract(*np.quantile(naive, [0.975, 0.025]))
 
 
