@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from trimtab.cli.console import note, parser, say
 from trimtab.cli.main import CRITERION_FAILED, DONE
 from trimtab.errors import ConfigError, explain
+from trimtab.systems import imported
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,9 +27,9 @@ def main(argv: Sequence[str]) -> int:
         if not 0 < getattr(asked, name) < math.inf:
             where = "--" + name.replace("_", "-")
             raise ConfigError(f"{where}: {explain(getattr(asked, name), 'a number above 0')}")
-    from trimtab.adapt.forgetting_plan import plan_share
-
-    plan = plan_share(asked.law, params=asked.params, tokens=asked.tokens, max_rise=asked.max_rise)
+    plan = imported("trimtab.adapt.forgetting_plan:plan_share")(
+        asked.law, params=asked.params, tokens=asked.tokens, max_rise=asked.max_rise
+    )
     say(json.dumps(plan.to_plain(), indent=1) if asked.json else plan.to_text())
     for warning in plan.warnings:
         note(f"Warning: {warning}.")
