@@ -98,7 +98,7 @@ def simulation_figure(result: LexiconResult) -> Figure:
 def _chapter(result: LexiconResult) -> Iterator[Section]:
     yield Section("Where words are", [_maps(result)])
     yield Section("Words by bits", [_words(result)])
-    caption = "The line is the best that any lexicon of these referents can do (annealed); no lexicon can be above it."
+    caption = "The line is the best for these referents that annealing finds; what it misses could lie a little above."
     shown = caption if len(result.frontier) else "Without a frontier, which was not asked for."
     yield Section("Cost and accuracy", [picture(plane_figure(result), shown), _systems(result.systems)])
     yield Section("Talking among distractors", list(_simulation(result)))
