@@ -115,7 +115,7 @@ def test_which_system() -> None:
     assert systems.system_of({"system": "dynamics"}).paper == "arXiv 2605.10770"
     assert systems.system_of_run({}).name == "dynamics"
     with pytest.raises(
-        ConfigProblems, match="system: got 'dynamcis', expected one of 'dynamics', 'steering', .*; try"
+        ConfigProblems, match=r"system: got 'dynamcis', expected one of 'dynamics', 'steering', .*; try"
     ):
         systems.system_of({"system": "dynamcis"})
 
