@@ -27,7 +27,7 @@ def comparison_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
 
     The gain is the reduction of test perplexity in per cent, 100 (1 - exp(change)), where change is the mean over
     targets of the paired loss change in nats per token; so with several targets it is the geometric mean of their
-    perplexity ratios. Its interval treats the targets' test sequences as independent, covers the choice of test
+    perplexity ratios. Its interval treats the targets as independent, covers the choice of test
     sequences and not the training seed.
 
     Args:

@@ -125,7 +125,7 @@ class Outcome:
 
 READING = (
     "Changes are in nats per token on test sequences, against the base model; gain is the fall of target perplexity.\n"
-    "Intervals (95 %) are over test sequences, paired: they do not cover the training seed. Status and step were\n"
+    "Intervals (95 %) are over test records, paired: they do not cover the training seed. Status and step were\n"
     "chosen on validation sequences, so a constraint can be over its tolerance here all the same.\n"
     "Cost is a multiple of one fixed-mixture run: optimiser steps alone / with every evaluation."
 )
