@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab import systems
 from trimtab.cli import console
 from trimtab.cli.main import VERBS, main
 
@@ -91,7 +92,7 @@ def test_ls(capsys: Capture) -> None:
     assert main(["ls", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
     assert all(recipe["description"] for recipe in listing["recipes"])
-    assert [system["name"] for system in listing["systems"]] == ["dynamics", "steering", "fake"]
+    assert [system["name"] for system in listing["systems"]] == list(systems.SYSTEMS)
 
 
 def test_cp(tmp_path: Path, capsys: Capture) -> None:
