@@ -43,7 +43,6 @@ def test_loads_like_any_model(trained):
 
 
 def test_has_learned_its_pool_and_prefers_it_to_others(trained):
-    """By how much depends on the processor, whose sums round differently: .35 nats on one, more than .5 on another."""
     folder, cache = trained
     model, card = load(folder), read_card(folder)
     losses = {}
@@ -53,7 +52,7 @@ def test_has_learned_its_pool_and_prefers_it_to_others(trained):
         assert losses[kind] == pytest.approx(card["validation_loss_nats"][kind], abs=0.15)
         assert losses[kind] < 4.8 < math.log(512)
     fonts = "\n".join(read_texts(corpus("fonts", cache), "validation", 40_000))
-    assert mean_loss(model, fonts) > max(losses.values()) + 0.2
+    assert mean_loss(model, fonts) > max(losses.values()) + 0.5
 
 
 def test_card_says_what_it_was_made_from(trained):
