@@ -51,8 +51,10 @@ def test_has_learned_its_pool_and_prefers_it_to_others(trained):
         losses[kind] = mean_loss(model, text)
         assert losses[kind] == pytest.approx(card["validation_loss_nats"][kind], abs=0.15)
         assert losses[kind] < 4.8 < math.log(512)
-    fonts = "\n".join(read_texts(corpus("fonts", cache), "validation", 40_000))
-    assert mean_loss(model, fonts) > max(losses.values()) + 0.5
+    # Prose, not font metrics: rounding alone (weights moved by 1e-5, another kernel) takes those from .30 to .59
+    # above code after 200 steps, prose from 1.1 to 1.6 (six and five seeds).
+    prose = "\n".join(read_texts(corpus("metadata", cache), "validation", 40_000))
+    assert mean_loss(model, prose) > max(losses.values()) + 0.5
 
 
 def test_card_says_what_it_was_made_from(trained):
