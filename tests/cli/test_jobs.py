@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -197,6 +198,15 @@ def test_a_sweep_is_checked_before_it_starts(capsys: Capture, tmp_path: Path) ->
     assert "fit.steps: got 'y', expected a whole number" in told
     assert not (tmp_path / "s").exists()
     assert main(["sweep", "my.yaml", "--over", "seed=0", "--jobs", "0"]) == 2
+
+
+def test_a_cluster_that_is_not_installed(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["sweep", "my.yaml", "--over", "seed=0", "--cluster", "ray", "--out", "s"]) == 2
+    assert "try pip install trimtab[cluster]" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
 
 
 def test_an_interrupted_sweep_goes_on(capsys: Capture) -> None:

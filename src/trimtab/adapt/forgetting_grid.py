@@ -18,7 +18,7 @@ from trimtab.data.domains import Domain
 from trimtab.data.limits import first_tokens
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.models.load import load
-from trimtab.runs.sweep import sweep
+from trimtab.runs.sweep import Backend, sweep
 from trimtab.train.fit import Fit
 
 TARGET, PRETRAINING = "target", "pretraining"
@@ -36,6 +36,7 @@ def forgetting_grid(
     passes: float = 20.0,
     folder: str | Path,
     jobs: int = 1,
+    backend: Backend = "loky",
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -54,7 +55,7 @@ def forgetting_grid(
         fit: settings of every run; `fit.steps` is the longest.
         passes: over the unique tokens.
         folder: holds one folder per run.
-        jobs: processes.
+        jobs, backend: of the sweep, see `trimtab.runs.sweep.sweep`.
         device: of the models.
         progress: told how many runs have ended, and how many there are.
 
@@ -79,7 +80,7 @@ def forgetting_grid(
     for name, count, share, seed in product(models, tokens, shares, seeds):
         cell = {"model": str(name), "tokens": int(count), "inject": float(share), "seed": int(seed), **shared}
         cells[f"{Path(name).name}, {count}, {share:g}, {seed}"] = cell
-    done = sweep(one_run, cells, folder, jobs=jobs, progress=progress)
+    done = sweep(one_run, cells, folder, jobs=jobs, backend=backend, progress=progress)
     return pd.DataFrame([{**row, "run": name} for name, row in done.results.items()])
 
 

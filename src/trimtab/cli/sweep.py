@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
     )
     options.add_argument("--out", type=Path, metavar="DIR", help="the sweep's folder; a new one if not given")
     options.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time, one thread each")
+    options.add_argument("--cluster", choices=["ray"], help="run the cells on a cluster (trimtab[cluster])")
     options.add_argument("--json", action="store_true", help="print the results as JSON")
     mine, overrides = split_overrides(with_overrides(options), argv)
     arguments = options.parse_args(mine)
@@ -32,15 +33,18 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigProblems([Problem("--jobs", str(arguments.jobs), "at least 1")])
 
     from trimtab.runs.config import parse_overrides, read_mapping
-    from trimtab.runs.sweep import expand, sweep
+    from trimtab.runs.sweep import Backend, check_backend, expand, sweep
 
+    backend: Backend = arguments.cluster or "loky"
+    check_backend(backend)
     name, path = find_config(arguments.file)
     cells = _cells(read_mapping(path), parse_overrides(overrides), expand(arguments.over))
     folder = arguments.out or new_folder(f"{name}-sweep")
     note(f"sweep {folder}: {len(cells)} cells")
     try:
         with Bars() as bars:
-            result = sweep(run_cell, cells, folder, jobs=arguments.jobs, progress=bars.bar(f"sweep {folder}"))
+            bar = bars.bar(f"sweep {folder}")
+            result = sweep(run_cell, cells, folder, jobs=arguments.jobs, backend=backend, progress=bar)
     except KeyboardInterrupt:
         note(f"interrupted; go on with the same command and --out {folder}")
         raise
