@@ -187,11 +187,11 @@ def solve_curve(
     usable = [start for start in starts if np.isfinite(problem.residuals(values_at(problem, start))).all()]
     if not usable:
         raise DataError(explain("a curve that is finite at no start", "bounds between which it is"))
-    ends = [_search(problem, start, count) for start in usable]
+    ends = [search(problem, start, count) for start in usable]
     best = min(ends, key=lambda end: end.cost)
-    best = min(best, _search(problem, best.x, count, _TIGHT), key=lambda end: end.cost)
+    best = min(best, search(problem, best.x, count, _TIGHT), key=lambda end: end.cost)
     near = [end.cost <= best.cost * 1.001 + 1e-12 for end in ends]
-    low, high = _box(problem)
+    low, high = box(problem)
     edge = np.minimum(best.x - low, high - best.x) < NEAR * (high - low)
     names = [one.name for one in problem.coefficients]
     return CurveFit(
@@ -206,7 +206,7 @@ def solve_curve(
 
 def position(problem: CurveProblem, values: Mapping[str, float]) -> Float[np.ndarray, " P"]:
     """Where values stand in the search space (logarithms of what is sought by them), moved inside the bounds."""
-    low, high = _box(problem)
+    low, high = box(problem)
     at = [np.log(max(values[c.name], c.low)) if c.log else values[c.name] for c in problem.coefficients]
     inside: np.ndarray = np.clip(np.array(at, dtype=float), low, high)
     return inside
@@ -224,19 +224,21 @@ def _given(problem: CurveProblem, first: Sequence[Mapping[str, float]]) -> list[
 def _drawn(problem: CurveProblem, starts: int, seed: int) -> list[np.ndarray]:
     if starts < 1:
         return []
-    low, high = _box(problem)
+    low, high = box(problem)
     sobol = qmc.Sobol(len(low), seed=seed).random_base2(int(np.ceil(np.log2(starts))))
     return list(low + sobol[:starts] * (high - low))
 
 
-def _box(problem: CurveProblem) -> tuple[np.ndarray, np.ndarray]:
+def box(problem: CurveProblem) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) lower and upper bounds in the search space."""
     ends = [(np.log(c.low), np.log(c.high)) if c.log else (c.low, c.high) for c in problem.coefficients]
     low, high = np.array(ends, dtype=float).T
     return low, high
 
 
-def _search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: float = _USUAL) -> Any:
-    low, high = _box(problem)
+def search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: float = _USUAL) -> Any:
+    """One trust-region search from a point of the search space; where it ended is `.x`, the loss there `.cost`."""
+    low, high = box(problem)
 
     def residuals(at: np.ndarray) -> np.ndarray:
         return problem.residuals(values_at(problem, at))
@@ -276,7 +278,7 @@ def _robust(z: np.ndarray, loss: Loss) -> np.ndarray:
 
 def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
     """(n, P) derivatives of the residuals in the search space, by central differences; 0 where they are not finite."""
-    low, high = _box(problem)
+    low, high = box(problem)
     columns = []
     for k in range(len(at)):
         step = 6e-6 * max(1.0, abs(at[k]))
