@@ -1,0 +1,32 @@
+"""What every result file of these benchmarks says beside its numbers."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.environment import hardware
+from trimtab.runs.plain import to_json
+
+RESULTS = Path(__file__).parents[1] / "results" / "forgetting"
+
+
+def write(name: str, body: Mapping[str, Any], packages: tuple[str, ...] = ()) -> Path:
+    """Write one result file."""
+    options = ["DIR" if Path(part).is_absolute() else part for part in sys.argv[1:]]
+    head = {
+        "command": f"python benchmarks/forgetting/{Path(sys.argv[0]).name} {' '.join(options)}".strip(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {one: version(one) for one in ("trimtab", "numpy", "scipy", *packages)},
+        "python": platform.python_version(),
+        "hardware": hardware(),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_atomic(RESULTS / f"{name}.json", to_json({**head, **body}, indent=1) + "\n")
+    return RESULTS / f"{name}.json"
