@@ -10,7 +10,12 @@ import pandas as pd
 import pytest
 
 from trimtab.adapt import forgetting_grid as grid
+from trimtab.adapt.finetune import finetune
+from trimtab.adapt.until_rise import ReplayUntilRise
+from trimtab.data.domains import Domain
+from trimtab.data.limits import first_tokens
 from trimtab.errors import ConfigProblems
+from trimtab.models.load import load
 from worlds import QUICK, llama, texts, tokenizer
 
 FIT = replace(QUICK, steps=9, lr=1e-2, eval_points=3)
@@ -46,7 +51,9 @@ def test_one_row_per_run_and_none_is_repeated(asked: dict[str, Any], monkeypatch
     assert set(frame["tokens"]) == {200, 800}
     assert frame["run"].is_unique
     assert (frame["loss_ft"] < frame["loss_ft0"]).all()
-    assert frame.loc[frame["tokens"] == 800, "steps"].eq(9).all()
+    assert frame["step"].between(1, 9).all()
+    assert (frame["rise_low"] <= frame["loss_pt"] - frame["loss_pt0"]).all()
+    assert (frame["loss_pt"] - frame["loss_pt0"] <= frame["rise_high"]).all()
     assert frame.groupby("model")["loss_pt0"].nunique().eq(1).all()
     injected = frame["inject"] * FIT.batch_size * frame["step"]
     pd.testing.assert_series_equal(frame["injected"], injected, check_names=False)
@@ -55,6 +62,21 @@ def test_one_row_per_run_and_none_is_repeated(asked: dict[str, Any], monkeypatch
     monkeypatch.setattr(grid, "finetune", None)
     again = grid.forgetting_grid(**asked)
     pd.testing.assert_frame_equal(frame, again)
+
+
+def test_a_run_ends_behind_its_minimum(asked: dict[str, Any]) -> None:
+    """Few tokens, many passes: the validation loss turns, and the steps behind it are saved."""
+    fit = replace(FIT, steps=160, lr=3e-2, eval_points=14)
+    ends: dict[int, tuple[int, int]] = {}
+    for patience in (4, 99):
+        mixer = ReplayUntilRise(targets=["math"], share=0.0, patience=patience)
+        model, domains = load(asked["models"][0]), {}
+        for name in ("math", "web"):
+            domains[name] = Domain.from_path(name, asked["domain" if name == "math" else "pretraining"])
+        domains["math"] = first_tokens(domains["math"], model, 150)
+        result = finetune(model, train=domains, mixer=mixer, fit=fit)
+        ends[patience] = (result.step, int(result.losses["step"].max()))
+    assert ends[4][0] == ends[99][0] < ends[4][1] < ends[99][1] == 160
 
 
 def test_a_run_that_fails_leaves_the_others(asked: dict[str, Any]) -> None:
@@ -71,7 +93,14 @@ def test_the_length_of_a_run(tokens: int, share: float, steps: int) -> None:
 
 
 def test_every_mistake_is_told_at_once(asked: dict[str, Any]) -> None:
-    wrong = {"models": [], "tokens": [1], "shares": [0.1, 1.0], "passes": 0.0, "fit": replace(FIT, lr=0.0)}
+    wrong = {
+        "models": [],
+        "tokens": [1],
+        "shares": [0.1, 1.0],
+        "passes": 0.0,
+        "patience": 0,
+        "fit": replace(FIT, lr=0.0),
+    }
     with pytest.raises(ConfigProblems) as caught:
         grid.forgetting_grid(**asked | wrong)
     assert [problem.where for problem in caught.value.problems] == [
@@ -79,6 +108,7 @@ def test_every_mistake_is_told_at_once(asked: dict[str, Any]) -> None:
         "tokens",
         "shares",
         "passes",
+        "patience",
         "fit.lr",
     ]
     assert not asked["folder"].exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from trimtab.adapt.finetune import finetune
-from trimtab.adapt.mixers import Replay
+from trimtab.adapt.until_rise import ReplayUntilRise
 from trimtab.data.domains import Domain
 from trimtab.data.limits import first_tokens
 from trimtab.errors import ConfigProblems, Problem
@@ -34,6 +35,7 @@ def forgetting_grid(
     seeds: Sequence[int] = (0,),
     fit: Fit,
     passes: float = 20.0,
+    patience: int = 3,
     folder: str | Path,
     jobs: int = 1,
     backend: Backend = "loky",
@@ -42,8 +44,9 @@ def forgetting_grid(
 ) -> pd.DataFrame:
     """Fine-tune every model on every amount of a domain with every share of pretraining data.
 
-    Each run sees `passes` times its unique tokens, at most `fit.steps` steps, and is judged at the point of the
-    evaluation grid where the validation loss of the domain is lowest, as the law is defined. The same call goes on
+    Each run is judged at the point of the evaluation grid where the validation loss of the domain is lowest, as the law
+    is defined. It ends after `patience` readings in a row above the lowest, or having seen its unique tokens `passes`
+    times, or after `fit.steps` steps; where the loss was still falling then, `reached` is false. The same call goes on
     where it was: runs that ended are not repeated.
 
     Args:
@@ -53,7 +56,8 @@ def forgetting_grid(
         shares: of pretraining sequences in each batch, from 0 to below 1.
         seeds: of the order of the data.
         fit: settings of every run; `fit.steps` is the longest.
-        passes: over the unique tokens.
+        passes: over the unique tokens, at most.
+        patience: readings above the lowest after which a run ends.
         folder: holds one folder per run.
         jobs, backend: of the sweep, see `trimtab.runs.sweep.sweep`.
         device: of the models.
@@ -61,19 +65,23 @@ def forgetting_grid(
 
     Returns:
         One row per run that ended: model, params, tokens, inject, seed; loss_pt0, loss_pt, loss_ft0, loss_ft on test,
-        nats per token; step (of the lowest validation loss), steps, injected (pretraining sequences trained on until
-        then, expected), run (its name).
+        nats per token; rise_low, rise_high (95 % of loss_pt - loss_pt0, paired, over records); step (of the lowest
+        validation loss), reached (whether it rose after that), injected (pretraining sequences trained on until then,
+        expected), seconds, run (its name).
 
     Raises:
         ConfigProblems: an empty list, or values that cannot be, all at once, before any work.
         DataError, ModelError: as `finetune`, once per run: the others go on, and `error.txt` in its folder says it.
     """
-    _refuse(models=models, tokens=tokens, shares=shares, seeds=seeds, passes=passes, fit=fit)
+    _refuse(
+        models=models, tokens=tokens, shares=shares, seeds=seeds, passes=passes, patience=patience, fit=fit
+    )
     shared = {
         "domain": domain,
         "pretraining": pretraining,
         "fit": asdict(fit),
         "passes": passes,
+        "patience": patience,
         "device": device,
     }
     cells = {}
@@ -86,6 +94,7 @@ def forgetting_grid(
 
 def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One fine-tuning; a killed one goes on from its last checkpoint."""
+    start = time.perf_counter()
     model, share = load(cell["model"], device=cell["device"]), cell["inject"]
     target = first_tokens(Domain.from_path(TARGET, cell["domain"]), model, cell["tokens"])
     other = Domain.from_path(PRETRAINING, cell["pretraining"])
@@ -94,7 +103,7 @@ def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     result = finetune(
         model,
         train={TARGET: target, PRETRAINING: other},
-        mixer=Replay(targets=[TARGET], share=share),
+        mixer=ReplayUntilRise(targets=[TARGET], share=share, patience=cell["patience"]),
         fit=fit,
         seed=cell["seed"],
         out=folder / "run",
@@ -110,9 +119,12 @@ def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         },
         "loss_pt0": float(final[PRETRAINING]["reference"]),
         "loss_ft0": float(final[TARGET]["reference"]),
+        "rise_low": float(final[PRETRAINING]["change_low"]),
+        "rise_high": float(final[PRETRAINING]["change_high"]),
         "step": result.step,
-        "steps": fit.steps,
+        "reached": bool(result.step < result.losses["step"].max()),
         "injected": share * fit.batch_size * result.step,
+        "seconds": round(time.perf_counter() - start, 2),
     }
 
 
@@ -132,6 +144,8 @@ def _refuse(**given: Any) -> None:
     found += [Problem("shares", str(p), "from 0 to below 1") for p in given["shares"] if not 0 <= p < 1]
     if not 0 < given["passes"] < math.inf:
         found.append(Problem("passes", str(given["passes"]), "a number above 0"))
+    if given["patience"] < 1:
+        found.append(Problem("patience", str(given["patience"]), "at least 1"))
     found += given["fit"].problems()
     if found:
         raise ConfigProblems(found)

@@ -13,9 +13,11 @@ from trimtab.adapt.law_fit import fit_form, projected
 from trimtab.adapt.law_forms import FORMS, Centre
 from trimtab.adapt.law_points import Points, points_of
 from trimtab.errors import DataError, ShapeError, explain
+from trimtab.numerics.resample import Interval, bootstrap, mean, ratio_of_sums
 
 COLUMNS = ("params", "tokens", "inject", "loss_pt", "loss_pt0")
 NOTHING_FORGOTTEN = "nothing forgotten"
+_OPEN = Interval(math.nan, math.nan, math.nan, 0)
 
 
 def compare_forms(
@@ -34,8 +36,9 @@ def compare_forms(
     Returns:
         One row per form, and one for "nothing forgotten": form, coefficients (how many), aicc (smaller is better; of
         the runs fitted), n_fitted, n_held_out; loss_error and rise_error: mean absolute error on the held-out runs,
-        of the loss as a share of the loss and of the rise as a share of the mean absolute rise there. nan where no run
-        is held out.
+        of the loss as a share of the loss and of the rise as a share of the mean absolute rise there, each with the
+        ends of its 95 % interval over these runs (loss_low, loss_high, rise_low, rise_high). nan where no run is held
+        out.
 
     Raises:
         DataError: a column is missing or holds what it cannot, or too few runs are left to fit.
@@ -78,14 +81,19 @@ def _row(
     name: str, count: int, residuals: np.ndarray, outside: Points, rise: Float[np.ndarray, " n"] | float
 ) -> dict[str, object]:
     real = outside["loss_pt"] - outside["loss_pt0"]
-    off = np.abs(real - rise)
-    there = len(real) > 0
+    off, there = np.abs(real - rise), len(real) > 0
+    loss = bootstrap(mean, off / outside["loss_pt"]) if there else _OPEN
+    risen = bootstrap(ratio_of_sums, off, np.abs(real), paired=True) if there else _OPEN
     return {
         "form": name,
         "coefficients": count,
         "aicc": aicc(residuals, count),
         "n_fitted": len(residuals),
         "n_held_out": len(real),
-        "loss_error": float((off / outside["loss_pt"]).mean()) if there else math.nan,
-        "rise_error": float(off.mean() / np.abs(real).mean()) if there else math.nan,
+        "loss_error": loss.value,
+        "loss_low": loss.low,
+        "loss_high": loss.high,
+        "rise_error": risen.value,
+        "rise_low": risen.low,
+        "rise_high": risen.high,
     }
