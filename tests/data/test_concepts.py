@@ -12,7 +12,7 @@ import torch
 from trimtab import ConceptSet
 from trimtab.data.concept import Concept
 from trimtab.data.mentions import mentions, without, word_of
-from trimtab.data.wordnet import is_wordnet, sentences_of
+from trimtab.data.wordnet import NOT_NOUNS, is_wordnet, sentences_of
 from trimtab.errors import DataError
 
 CAT = {"name": "cat", "positive": ["A cat sat.", "Two cats ran."], "negative": ["A dog ran.", "It rained."]}
@@ -158,6 +158,16 @@ def test_words_of_wordnet(tmp_path):
     assert concepts.findings == ("left out 1 words with fewer than 2 sentences: cow",)
     with pytest.raises(DataError, match="got 1 words with 3 sentences, expected at least two"):
         ConceptSet.from_wordnet_glosses(path, ["cat", "dog"], positives=3)
+
+
+def test_parts_of_speech_of_wordnet(tmp_path):
+    told = {letter: f"a cat in an entry of {letter}" for letter in "nvasr"}
+    rows = [{"pos": letter, "definition": text, "examples": []} for letter, text in told.items()]
+    path = written(tmp_path / "w.jsonl", *rows, {"definition": "a cat in another file", "examples": []})
+    assert len(sentences_of(path, ["cat"])["cat"]) == 6
+    assert sentences_of(path, ["cat"], ["a"])["cat"] == [told["a"], told["s"], "a cat in another file"]
+    assert sentences_of(path, ["cat"], ["n"])["cat"] == [told["n"], "a cat in another file"]
+    assert told["n"] not in sentences_of(path, ["cat"], NOT_NOUNS)["cat"]
 
 
 def test_files_that_are_none_of_wordnets(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from trimtab.data.concept import Concept, Example, identity, mistakes, word_findings
 from trimtab.data.mentions import mentions, word_of
-from trimtab.data.wordnet import sentences_of
+from trimtab.data.wordnet import NOT_NOUNS, sentences_of
 from trimtab.errors import DataError, explain, nearest
 from trimtab.seeds import derive
 
@@ -147,6 +147,7 @@ class ConceptSet:
         path: str | Path,
         words: Iterable[str],
         *,
+        pos: Collection[str] | None = NOT_NOUNS,
         positives: int = 24,
         negatives: int = 60,
         seed: int = 0,
@@ -157,6 +158,8 @@ class ConceptSet:
             path: JSON lines, gzipped or not, with `definition` and `examples` in each; sentences of at least five words
                 count.
             words: the concepts, in lower case.
+            pos: parts of speech of the entries whose definitions and examples count ("n", "v", "a", "r"; None for all),
+                not of the words: "a heavy dog" in an adjective's entry is a sentence about dogs.
             positives: see `from_sentences`.
             negatives: see `from_sentences`.
             seed: see `from_sentences`.
@@ -164,7 +167,7 @@ class ConceptSet:
         Raises:
             DataError: a file that is none of WordNet's, or fewer than two words with enough sentences.
         """
-        found = sentences_of(Path(path), words)
+        found = sentences_of(Path(path), words, pos)
         return cls.from_sentences(found, positives=positives, negatives=negatives, seed=seed)
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from trimtab.data.concepts import ConceptSet
-from trimtab.data.wordnet import is_wordnet, sentences_of
+from trimtab.data.wordnet import NOT_NOUNS, PARTS_OF_SPEECH, is_wordnet, sentences_of
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.models.load import load
@@ -34,6 +34,9 @@ SHOWN = 10
 """Experts of each concept that a result keeps."""
 
 
+LEAST = {"top": 1, "positives": 2, "negatives": 2, "most": 2, "max_tokens": 2, "batch_size": 1}
+
+
 @dataclass(frozen=True)
 class ExpertLensConfig:
     """Concepts to look for in a model, and ratings to compare them by.
@@ -49,6 +52,7 @@ class ExpertLensConfig:
         tau: average precision above which a unit is an expert.
         top: experts of each concept in the rows that have a fixed number.
         fdr: false discovery rate for the counts of experts.
+        pos: parts of speech of the WordNet entries that sentences are taken from ("n", "v", "a", "r").
         positives: sentences of each word, from WordNet.
         negatives: of each, from WordNet.
         most: words taken from WordNet: those that keep the most rated pairs.
@@ -69,9 +73,10 @@ class ExpertLensConfig:
     tau: float = 0.5
     top: int = 200
     fdr: float = 0.05
-    positives: int = 48
-    negatives: int = 120
-    most: int = 140
+    pos: tuple[str, ...] = NOT_NOUNS
+    positives: int = 24
+    negatives: int = 60
+    most: int = 300
     max_tokens: int = 128
     batch_size: int = 32
     dtype: Literal["float32", "bfloat16", "float64"] | None = None
@@ -122,32 +127,21 @@ class Estimate:
 
 def check(config: ExpertLensConfig) -> list[Problem]:
     """Every mistake that can be seen without loading a model or downloading anything."""
-    found = []
-    for name, least in (
-        ("top", 1),
-        ("positives", 2),
-        ("negatives", 2),
-        ("most", 2),
-        ("max_tokens", 2),
-        ("batch_size", 1),
-    ):
-        if getattr(config, name) < least:
-            found.append(Problem(name, str(getattr(config, name)), f"at least {least}"))
+    found = [
+        Problem(name, str(getattr(config, name)), f"at least {least}")
+        for name, least in LEAST.items()
+        if getattr(config, name) < least
+    ]
     if not 0 <= config.tau < 1:
         found.append(Problem("tau", str(config.tau), "a number in [0, 1)"))
     if not 0 < config.fdr < 1:
         found.append(Problem("fdr", str(config.fdr), "a number in (0, 1)"))
+    if not config.pos or set(config.pos) - set(PARTS_OF_SPEECH):
+        found.append(Problem("pos", str(list(config.pos)), f"some of {list(PARTS_OF_SPEECH)}"))
     if not config.sites:
         found.append(Problem("sites", "none", 'at least one pattern, or "*"'))
     found += _file_problems("concepts", config.concepts)
-    for name, path in config.ratings.items():
-        found += _file_problems(f"ratings.{name}", path)
-    for name, value in config.reliability.items():
-        if name not in config.ratings:
-            found.append(Problem(f"reliability.{name}", "no such ratings", f"one of {list(config.ratings)}"))
-        elif not 0 < value <= 1:
-            found.append(Problem(f"reliability.{name}", str(value), "a number in (0, 1]"))
-    return [*found, *name_problems(config.model)]
+    return [*found, *_ratings_problems(config), *name_problems(config.model)]
 
 
 def estimate(config: ExpertLensConfig) -> Estimate:
@@ -200,7 +194,7 @@ def read_concepts(config: ExpertLensConfig, ratings: Mapping[str, pd.DataFrame])
             f"ratings: {explain('none, beside WordNet sentences', 'ratings, to take words from')}"
         )
     words = {word for frame in ratings.values() for side in ("word1", "word2") for word in frame[side]}
-    found = sentences_of(path, words)
+    found = sentences_of(path, words, config.pos)
     enough = [word for word, sentences in found.items() if len(sentences) >= config.positives]
     kept = most_rated(ratings, enough, config.most)
     concepts = ConceptSet.from_sentences(
@@ -315,3 +309,13 @@ def _file_problems(where: str, source: str) -> Iterator[Problem]:
     path = Path(source).expanduser()
     if not source.startswith("lab:") and not path.is_file():
         yield Problem(where, repr(source), "a file", neighbour(path))
+
+
+def _ratings_problems(config: ExpertLensConfig) -> Iterator[Problem]:
+    for name, path in config.ratings.items():
+        yield from _file_problems(f"ratings.{name}", path)
+    for name, value in config.reliability.items():
+        if name not in config.ratings:
+            yield Problem(f"reliability.{name}", "no such ratings", f"one of {list(config.ratings)}")
+        elif not 0 < value <= 1:
+            yield Problem(f"reliability.{name}", str(value), "a number in (0, 1]")
