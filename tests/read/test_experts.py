@@ -20,6 +20,7 @@ from trimtab.models.intervene import intervene
 from trimtab.models.linear import linear_sites
 from trimtab.numerics.similarity import jaccard
 from trimtab.read import responses
+from trimtab.read.halves import halved
 from zoo import CONFIGS, DECODERS, build, tokenizer
 
 WORDS = {"cat": "cat", "dog": "dog", "cow": "cow", "pig": "pig"}
@@ -223,6 +224,23 @@ def test_alignment_of_concepts_with_one_example_has_no_ceiling():
     assert np.isfinite(found.rho)
     with pytest.raises(DataError, match="cat: got 1 positive example, expected at least two, to halve"):
         lens.stability()
+
+
+def test_halves_of_the_same_sentences_are_the_same_sentences():
+    frames = [f"{n} {{}} here" for n in range(9)]
+    concepts = ConceptSet.from_templates(["cat", "dog"], frames)
+    halves = [halved(concepts, side, seed=3) for side in (0, 1)]
+    texts = [
+        [
+            {concepts.pool.examples[place].replace(word, "{}") for place in labelling.positive}
+            for word, labelling in zip(concepts.names, half, strict=True)
+        ]
+        for half in halves
+    ]
+    assert texts[0][0] == texts[0][1]
+    assert texts[1][0] == texts[1][1]
+    assert len(texts[0][0]) == len(texts[1][0]) == 4
+    assert not texts[0][0] & texts[1][0]
 
 
 def test_stability_and_tree(lens):

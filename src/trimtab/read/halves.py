@@ -54,7 +54,10 @@ def stability(
 
 
 def halved(concepts: ConceptSet, side: int, seed: int) -> list[Labelling]:
-    """One of two halves of every concept's examples, dealt at random.
+    """One of two halves of every concept's examples, dealt at random, lists of the same length in the same way.
+
+    So where concepts stand in the same sentences, or have the same negative examples, no sentence is in the first half
+    of one concept and in the second of another: a half is as new to its own concept as to the others.
 
     Raises:
         DataError: naming a concept with fewer than two examples on a side.
@@ -66,9 +69,8 @@ def halved(concepts: ConceptSet, side: int, seed: int) -> list[Labelling]:
                 got = f"{len(examples)} {what} example"
                 raise DataError(f"{concept.name}: {explain(got, 'at least two, to halve them')}")
     found = []
-    for name, positive, negative in zip(concepts.names, pool.positive, pool.negative, strict=True):
-        parts = [_half(rows, side, derive(seed, "halves", name)) for rows in (positive, negative)]
-        found.append(Labelling(*parts))
+    for positive, negative in zip(pool.positive, pool.negative, strict=True):
+        found.append(Labelling(*(_half(rows, side, derive(seed, "halves")) for rows in (positive, negative))))
     return found
 
 
