@@ -1,0 +1,102 @@
+"""What the runs of `run.py` say: was anything forgotten, does the law predict it, what injection did and cost.
+
+    python benchmarks/forgetting/table.py         writes benchmarks/results/forgetting/laws.json and law-<domain>.json
+
+Per domain: forgetting without injection; both laws fitted to all but the largest size and the largest token count and
+judged there; rival forms with AICc; the share of forgetting removed at 1 %; equivalence of the target loss (margin
+1 %); injected sequences. law-<domain>.json is the law of all sizes but the largest, which `promise.py` plans with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import text
+from record import RESULTS, write
+
+from trimtab import FinetuningLaw, ForgettingLaw
+from trimtab.adapt.law_compare import compare_forms
+from trimtab.adapt.law_effects import (
+    beside_none,
+    forgetting_shown,
+    injected_sequences,
+    share_removed,
+    target_equivalence,
+)
+from trimtab.errors import DataError
+from trimtab.numerics.resample import bootstrap, mean
+from trimtab.runs.lines import read_json
+
+SHARE, N_BOOT = 0.01, 300
+
+
+def points(domain: str) -> pd.DataFrame:
+    """The runs of one domain."""
+    return pd.DataFrame(read_json(RESULTS / f"points-{domain}.json")["rows"])
+
+
+def held_out(frame: pd.DataFrame) -> pd.Series[bool]:
+    """The largest size and the largest token count."""
+    return (frame["params"] == frame["params"].max()) | (frame["tokens"] == frame["tokens"].max())
+
+
+def fitted(frame: pd.DataFrame) -> dict[str, Any]:
+    """The laws on the smaller runs, their coefficients, and the fine-tuning law's error on the others."""
+    out = held_out(frame)
+    law, target = (law.fit(frame[~out], n_boot=N_BOOT) for law in (ForgettingLaw, FinetuningLaw))
+    told = target.predict(params=frame[out]["params"].to_numpy(), tokens=frame[out]["tokens"].to_numpy())
+    off = np.abs(told / frame[out]["loss_ft"].to_numpy() - 1)
+    return {
+        "forgetting": law.to_frame().to_dict("records"),
+        "fine-tuning": target.to_frame().to_dict("records"),
+        "fine-tuning error, held out": asdict(bootstrap(mean, off)),
+        "agreeing starts": {"forgetting": law.fitted.agreeing, "fine-tuning": target.fitted.agreeing},
+        "at bounds": {"forgetting": law.fitted.at_bounds, "fine-tuning": target.fitted.at_bounds},
+        "forms": compare_forms(frame, out).to_dict("records"),
+    }
+
+
+def judged(domain: str) -> dict[str, Any]:
+    """All that is said of one domain; what cannot be fitted says why."""
+    frame = points(domain)
+    pairs, shown = beside_none(frame, SHARE), forgetting_shown(frame)
+    told: dict[str, Any] = {
+        "runs": len(frame),
+        "minimum not reached": int((~frame["reached"]).sum()),
+        "forgetting without injection": {**shown, "rise": asdict(shown["rise"])},
+        "share removed at 1 %": asdict(share_removed(pairs)),
+        "target at 1 %": {
+            **asdict(target_equivalence(pairs)),
+            "equivalent": target_equivalence(pairs).equivalent,
+        },
+        "injected": injected_sequences(frame).to_dict("records"),
+    }
+    try:
+        told |= fitted(frame)
+        smaller = frame[frame["params"] < frame["params"].max()]
+        ForgettingLaw.fit(smaller, n_boot=N_BOOT).save(RESULTS / f"law-{domain}.json")
+    except DataError as error:
+        told["not fitted"] = str(error)
+    return told
+
+
+def main() -> None:
+    there = [domain for domain in text.DOMAINS if (RESULTS / f"points-{domain}.json").exists()]
+    found = {domain: judged(domain) for domain in there}
+    write("laws", {"held_out": "the largest size and the largest token count", "domains": found})
+    for domain, told in found.items():
+        print(f"\n{domain}: {told['runs']} runs, {told['minimum not reached']} without a minimum")
+        for name in ("forgetting without injection", "share removed at 1 %", "target at 1 %"):
+            print(f"  {name}: {told[name]}")
+        if "not fitted" in told:
+            print(f"  not fitted: {told['not fitted']}")
+            continue
+        print(pd.DataFrame(told["forgetting"]).to_string(index=False))
+        print(pd.DataFrame(told["forms"]).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
