@@ -88,6 +88,17 @@ SYSTEMS: dict[str, System] = {
         load_result="trimtab.steer.steering_result:SteeringResult.load",
         page="trimtab.steer.steering_page:page",
     ),
+    "forgetting": System(
+        name="forgetting",
+        title="scaling laws for forgetting, and the share of pretraining data that keeps a promise",
+        paper="arXiv 2502.06042",
+        config="trimtab.adapt.forgetting_job:ForgettingConfig",
+        run="trimtab.adapt.forgetting_job:run",
+        check="trimtab.adapt.forgetting_job:check",
+        estimate="trimtab.adapt.forgetting_job:estimate",
+        load_result="trimtab.adapt.forgetting_result:ForgettingResult.load",
+        page="trimtab.adapt.forgetting_page:page",
+    ),
     "expertlens": System(
         name="expertlens",
         title="which units know a concept, and whether their concepts agree with ours (ExpertLens)",
@@ -235,7 +246,8 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
     """A value of a config, or the folder or file that its `lab:` name stands for, built on first use.
 
     Args:
-        field: which one: "model", "train", "evaluate", "source", "target", "neutral", "concepts" or "ratings".
+        field: which one: "model", "models", "train", "evaluate", "domain", "pretraining", "source", "target",
+            "neutral", "concepts" or "ratings".
         value: a `lab:` name; anything else is given back.
         progress: as for `resolve`.
 
@@ -249,7 +261,7 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
         expected = f"one of {', '.join(LAB + name for name in names)}"
         raise ConfigProblems([Problem(field, repr(value), expected, _near(value, names))])
     build, name = imported(_LAB_BUILDERS[field]), value.removeprefix(LAB)
-    if field != "model" or progress is None:
+    if field not in ("model", "models") or progress is None:
         return str(build(name))
     shown: list[Progress] = []
 
@@ -261,10 +273,10 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
     return str(build(name, progress=tell))
 
 
-_CORPORA, _TEXTS = ("train", "evaluate"), ("source", "target", "neutral")
+_CORPORA, _TEXTS = ("train", "evaluate", "domain", "pretraining"), ("source", "target", "neutral")
 _TABLES = ("counts", "features", "predictions")
 _LAB_NAMES = {
-    "model": "trimtab.lab.names:MODELS",
+    **dict.fromkeys(("model", "models"), "trimtab.lab.names:MODELS"),
     **dict.fromkeys(_CORPORA, "trimtab.lab.sources:SOURCES"),
     **dict.fromkeys(_TEXTS, "trimtab.lab.names:TEXTS"),
     **dict.fromkeys(_TABLES, "trimtab.lab.names:TABLES"),
@@ -272,7 +284,7 @@ _LAB_NAMES = {
     "ratings": "trimtab.lab.concepts:RATINGS",
 }
 _LAB_BUILDERS = {
-    "model": "trimtab.lab.names:model",
+    **dict.fromkeys(("model", "models"), "trimtab.lab.names:model"),
     **dict.fromkeys(_CORPORA, "trimtab.lab.corpora:corpus"),
     **dict.fromkeys(_TEXTS, "trimtab.lab.names:texts"),
     **dict.fromkeys(_TABLES, "trimtab.lab.names:table"),

@@ -91,6 +91,16 @@ LAB_MODELS: dict[str, LabModel] = {
         width=128,
         intermediate=384,
     ),
+    **{
+        f"family-{name}": LabModel(
+            what=f"one of three sizes that differ in nothing else, for laws of size; {steps * 4096} tokens",
+            pool={"python": 1.0},
+            fit=replace(_FIT, steps=steps, batch_size=32, seq_len=128, warmup_steps=20, lr=6e-3),
+            width=width,
+            intermediate=3 * width,
+        )
+        for name, width, steps in (("40k", 32, 150), ("140k", 64, 250), ("330k", 104, 400))
+    },
     "text-tiny": LabModel(
         what="for tests: 74 thousand parameters, pretrained for two seconds",
         pool={"python": 0.5, "tests": 0.5},
@@ -113,7 +123,7 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
     Under torchrun each process waits until one has built it.
 
     Args:
-        name: "text-small" or "text-tiny".
+        name: "text-small", "text-tiny", or one of a family of sizes: "family-40k", "family-140k", "family-330k".
         cache: where to keep it and its corpora; None means the cache of this machine.
         progress: told after each training step; never called when the model is there already.
 

@@ -1,0 +1,141 @@
+"""The job of the laws: own points and a small grid, their numbers, their page, and what is told when it cannot be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trimtab.adapt import forgetting_job as job
+from trimtab.adapt.forgetting import ForgettingLaw
+from trimtab.adapt.forgetting_job import ForgettingConfig
+from trimtab.adapt.forgetting_page import page
+from trimtab.adapt.forgetting_result import LAW, ForgettingResult, held_out
+from trimtab.cli.main import main
+from trimtab.errors import ConfigProblems, DataError
+from trimtab.train.fit import Fit
+
+
+def points(shares: tuple[float, ...] = (0.0, 0.001, 0.01)) -> pd.DataFrame:
+    grid = [(n, d, p) for n in (5e4, 2e5, 8e5) for d in (1e4, 1e5, 1e6) for p in shares]
+    frame = pd.DataFrame(grid, columns=["params", "tokens", "inject"])
+    n, d, p = (frame[name].to_numpy() for name in frame)
+    rise = 0.5 * d**0.3 / ((1 + 500 * p) * n) ** 0.4
+    noise = np.exp(0.01 * np.random.default_rng(0).normal(size=len(n)))
+    told = {"loss_pt0": 3.0, "loss_pt": 3 + rise * noise, "loss_ft": (1.5 + 40 / (n**0.3 * d**0.1)) * noise}
+    return frame.assign(**told, seed=0, reached=True, injected=p * d / 1000, rise_low=rise * noise - 0.05)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForgettingConfig, Path, job.Outcome]:
+    folder = tmp_path_factory.mktemp("forgetting")
+    points().to_csv(folder / "points.csv", index=False)
+    config = ForgettingConfig(points=str(folder / "points.csv"), n_boot=6)
+    return config, folder / "run", job.run(config, folder / "run")
+
+
+def test_own_points_give_laws_forms_and_effects(own: Any) -> None:
+    _, folder, outcome = own
+    result = outcome.result
+    assert result.law.coefficients["alpha"] == pytest.approx(0.4, rel=0.1)
+    assert result.facts["held_out"] == 15
+    assert result.facts["removed"]["value"] == pytest.approx(1 - 6**-0.4, abs=0.01)
+    assert result.facts["clear"] == int((points().query("inject == 0")["rise_low"] > 0).sum())
+    assert [row["inject"] for row in result.facts["injected"]] == [0.001, 0.01]
+    assert set(result.forms["form"]) >= {"injection", "constant", "nothing forgotten"}
+    text = outcome.table()
+    assert f"plan with: trimtab plan --law {folder / LAW}" in text
+    assert "share removed at 1 %" in text
+    assert json.loads(outcome.to_json())["refused"] == {}
+
+
+def test_the_result_is_read_back_and_planned_with(own: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder, outcome = own
+    again = ForgettingResult.load(folder)
+    assert again.facts == outcome.result.facts
+    pd.testing.assert_frame_equal(again.to_frame(), outcome.result.to_frame())
+    assert isinstance(again.law, ForgettingLaw)
+    asked = ["plan", "--law", str(folder / LAW), "--params", "2e5", "--tokens", "1e5", "--max-rise", "0.05"]
+    assert main(asked) == 0
+    assert "Inject" in capsys.readouterr().out
+
+
+def test_the_page_says_it(own: Any) -> None:
+    _, _, outcome = own
+    text = outcome.report_path.read_text()
+    for told in (
+        "Rival forms",
+        "hatched zone",
+        "held out",
+        "Injecting 1 % removed",
+        "sequences injected per run",
+    ):
+        assert told in text
+    with pytest.raises(DataError, match="no result"):
+        page([])
+
+
+def test_what_the_runs_cannot_tell_is_said_and_the_rest_is_there(tmp_path: Path) -> None:
+    points(shares=(0.01,)).to_csv(tmp_path / "points.csv", index=False)
+    outcome = job.run(ForgettingConfig(points=str(tmp_path / "points.csv"), n_boot=2), tmp_path / "run")
+    assert outcome.result.law is None
+    assert outcome.result.target is not None
+    assert "determines B" in outcome.result.refused["forgetting"]
+    assert "determines B" in outcome.report_path.read_text()
+    assert ForgettingResult.load(tmp_path / "run").law is None
+    assert not (tmp_path / "run" / LAW).exists()
+    assert "2 sets of runs" in page([outcome.result] * 2)
+
+
+def test_two_sizes_leave_nothing_to_hold_out_by_size() -> None:
+    frame = points()
+    assert held_out(frame).sum() == 15
+    assert held_out(frame[frame["params"] < 8e5]).sum() == 6
+    assert held_out(frame[(frame["params"] < 8e5) & (frame["tokens"] < 1e6)]).sum() == 0
+
+
+def test_runs_are_made_where_no_points_are_given(
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(job, "forgetting_grid", lambda models, **given: asked.update(given) or points())
+    (tmp_path / "text").mkdir()
+    config = ForgettingConfig(
+        models={"a": "me/small"},
+        domain=str(tmp_path / "text"),
+        pretraining=str(tmp_path / "text"),
+        tokens=(10,),
+        n_boot=5,
+    )
+    assert job.estimate(config).to_text().startswith("runs            5\n")
+    monkeypatch.setattr(job, "judged", lambda points, **given: own[2].result)
+    job.run(config, tmp_path / "run")
+    assert asked["folder"] == tmp_path / "run/members"
+    assert asked["tokens"] == (10,)
+    monkeypatch.setattr(job, "forgetting_grid", lambda models, **given: points().iloc[:0])
+    with pytest.raises(DataError, match="no run of 5 that ended"):
+        job.run(config, tmp_path / "other")
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    wrong = ForgettingConfig(
+        models={},
+        domain="nowhere",
+        pretraining="lab:python",
+        tokens=(1,),
+        shares=(1.0,),
+        n_boot=0,
+        inject=2.0,
+    )
+    with pytest.raises(ConfigProblems) as caught:
+        job.run(replace(wrong, fit=Fit(lr=-1)), tmp_path / "run")
+    assert {problem.where for problem in caught.value.problems} == {
+        "models", "domain", "tokens", "shares", "fit.lr", "n_boot", "inject",
+    }  # fmt: skip
+    (problem,) = job.check(ForgettingConfig(points="nowhere.csv"))
+    assert problem.where == "points"
