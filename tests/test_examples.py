@@ -25,7 +25,7 @@ def test_an_example_runs(
     monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "run")])
     runpy.run_path(str(example), run_name="__main__")
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    assert re.search("at (step|strength|the mix|distractors|AUC)", capsys.readouterr().out)
+    assert re.search("at (step|strength|the mix|distractors|AUC|a share)", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
