@@ -114,6 +114,7 @@ def test_runs_are_made_where_no_points_are_given(
     )
     assert job.estimate(config).to_text().startswith("runs            5\n")
     monkeypatch.setattr(job, "judged", lambda points, **given: own[2].result)
+    monkeypatch.setattr(ForgettingResult, "report", lambda result, path: path)
     job.run(config, tmp_path / "run")
     assert asked["folder"] == tmp_path / "run/members"
     assert asked["tokens"] == (10,)

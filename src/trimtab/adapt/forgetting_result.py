@@ -104,7 +104,7 @@ class ForgettingResult:
         found = read_json(folder / RESULT)
         if found.pop("schema", None) != SCHEMA:
             raise CheckpointError(explain(f"another result in {folder}", f"schema {SCHEMA}"))
-        frames = {name: pd.DataFrame(found.pop(name)) for name in ("points", "forms")}
+        frames: dict[str, Any] = {name: pd.DataFrame(found.pop(name)) for name in ("points", "forms")}
         law = ForgettingLaw.load(folder / LAW) if (folder / LAW).exists() else None
         target = FinetuningLaw.load(folder / TARGET_LAW) if (folder / TARGET_LAW).exists() else None
         return cls(**found, **frames, law=law, target=target)
@@ -143,7 +143,7 @@ def judged(
     points = points.assign(held_out=held_out(points))
     law = tried("forgetting", lambda: ForgettingLaw.fit(points, n_boot=n_boot, seed=seed))
     target = tried("fine-tuning", lambda: FinetuningLaw.fit(points, n_boot=n_boot, seed=seed))
-    forms = tried("forms", lambda: compare_forms(points, points["held_out"].to_numpy(), seed=seed))
+    forms = tried("forms", lambda: compare_forms(points, points["held_out"].tolist(), seed=seed))
     unseen = tried("fine-tuning held out", lambda: _unseen(points, seed))
     pairs = tried("injection", lambda: beside_none(points, inject))
     shown = forgetting_shown(points, seed=seed)

@@ -135,7 +135,8 @@ def injected_sequences(frame: pd.DataFrame) -> pd.DataFrame:
     columns = ["inject", "runs", "mean", "least", "most", "below_one"]
     if "injected" not in frame:
         return pd.DataFrame(columns=columns)
-    rows = [_counted(share, own["injected"]) for share, own in frame.groupby("inject") if share > 0]
+    some = frame[frame["inject"] > 0]
+    rows = [_counted(share, own["injected"]) for share, own in some.groupby("inject")]
     return pd.DataFrame(rows, columns=columns)
 
 
