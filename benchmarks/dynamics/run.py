@@ -5,10 +5,15 @@
 
 For each scenario the learning rate of each family is chosen first, on a seed that is not used again: the rate at which
 the best of a few members gained most within the constraints on *validation*. Then every method runs with its family's
-rate. Kill it
-whenever you like; the same command goes on. Runs are kept in `runs/benchmark-dynamics`, results in
+rate. Kill it whenever you like; the same command goes on. Runs are kept in `runs/benchmark-dynamics`, results in
 `benchmarks/results/dynamics`, one file per scenario and seed. Rates and runs that a file holds already, of the same
 model, text and settings, stay as they are; after a change of the method itself take them out first.
+
+What looks best among many may be luck. `--methods` and `--results` repeat a few on seeds of their own:
+
+    python benchmarks/dynamics/run.py --scenarios fonts "three targets" --seeds 3 4 5 --jobs 2 --results confirmation \
+        --methods "ours, robust" ours feedback "fixed 0.0" "fixed 0.2" "fixed 0.5" "fixed 0.8" "fixed 1.0"
+    python benchmarks/dynamics/table.py --results confirmation
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,12 +82,14 @@ def validation_gain(scenario: str, record: dict[str, Any]) -> float:
     return -sum(changes[name] for name in targets) / len(targets)
 
 
-def one_block(scenario: str, seed: int, roles: Sequence[str], folder: Path, jobs: int) -> None:
-    """The methods of these roles on one scenario and seed, written to the results."""
+def one_block(
+    scenario: str, seed: int, wanted: Collection[str], folder: Path, jobs: int, results: Path
+) -> None:
+    """These methods on one scenario and seed, written to the results."""
     table = methods(scenario, SCENARIOS[scenario].train)
-    path, asked = RESULTS / f"{scenario.replace(' ', '-')}-{seed}.json", question(scenario, seed)
+    path, asked = results / f"{scenario.replace(' ', '-')}-{seed}.json", question(scenario, seed)
     before = written(path, asked)
-    rates = before.get("rates") or tuned(scenario, folder / "cells", jobs)
+    rates = before.get("rates") or held_rates(asked) or tuned(scenario, folder / "cells", jobs)
     told = {name: _told(method, rates[method.family]["rate"]) for name, method in table.items()}
     runs = {
         name: run for name, run in before.get("runs", {}).items() if told.get(name, {}).items() <= run.items()
@@ -90,7 +97,7 @@ def one_block(scenario: str, seed: int, roles: Sequence[str], folder: Path, jobs
     missing = {
         name: Cell(scenario, name, told[name]["rate"], seed)
         for name, method in table.items()
-        if method.role in roles and name not in runs
+        if name in wanted and name not in runs
     }
     start = time.time()
     found = carry_out(missing.values(), folder / "cells", jobs)
@@ -105,7 +112,7 @@ def one_block(scenario: str, seed: int, roles: Sequence[str], folder: Path, jobs
         "rates": rates,
         "runs": {name: runs[name] for name in table if name in runs},
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     write_atomic(path, compact(facts))
 
 
@@ -124,6 +131,16 @@ def written(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """The result file, if it answers the same question."""
     block = json.loads(path.read_text()) if path.exists() else {}
     return block if all(block.get(key) == value for key, value in asked.items()) else {}
+
+
+def held_rates(asked: dict[str, Any]) -> dict[str, Any]:
+    """The rates that another seed of the same scenario, model, text and settings ran with; {} where there is none."""
+    for path in sorted(RESULTS.glob(f"{asked['scenario']['name'].replace(' ', '-')}-*.json")):
+        block = json.loads(path.read_text())
+        if all(block.get(key) == value for key, value in asked.items() if key != "seed"):
+            rates: dict[str, Any] = block["rates"]
+            return rates
+    return {}
 
 
 def _told(method: Method, rate: float) -> dict[str, Any]:
@@ -157,13 +174,24 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--roles", nargs="+", choices=ROLES, default=list(ROLES))
+    parser.add_argument("--methods", nargs="+", help="of these roles; all")
+    parser.add_argument("--results", default="", help="a folder in the results")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-dynamics"))
     asked = parser.parse_args()
     for scenario in asked.scenarios:
         for seed in asked.seeds:
             print(f"{scenario}, seed {seed}", file=sys.stderr)
-            one_block(scenario, seed, asked.roles, asked.folder, asked.jobs)
+            one_block(
+                scenario, seed, _wanted(asked, scenario), asked.folder, asked.jobs, RESULTS / asked.results
+            )
+
+
+def _wanted(asked: argparse.Namespace, scenario: str) -> list[str]:
+    table = methods(scenario, SCENARIOS[scenario].train)
+    if unknown := set(asked.methods or ()) - set(table):
+        raise SystemExit(f"--methods: got {sorted(unknown)}, expected some of {sorted(table)}")
+    return [n for n, m in table.items() if m.role in asked.roles and n in (asked.methods or table)]
 
 
 if __name__ == "__main__":

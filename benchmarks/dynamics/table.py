@@ -1,6 +1,8 @@
 """The tables of the DynaMiCS benchmark, from whatever results there are.
 
-    python benchmarks/dynamics/table.py        prints Markdown, writes benchmarks/results/dynamics/summary.json
+    python benchmarks/dynamics/table.py [--results confirmation]
+
+It prints Markdown and writes `summary.json` beside the results.
 
 Intervals are 95 % bootstrap intervals. Units are pairs of scenario and seed; over several scenarios whole scenarios
 are drawn, so that seeds of one scenario do not pass for independent evidence.
@@ -8,6 +10,7 @@ are drawn, so that seeds of one scenario do not pass for independent evidence.
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -124,19 +127,22 @@ def _span(value: dict[str, Any], signed: bool = False) -> str:
 
 
 def main() -> None:
-    table = outcomes(RESULTS)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--results", default="", help="a folder in the results")
+    results = RESULTS / parser.parse_args().results
+    table = outcomes(results)
     whole = summary(table)
     parts = {str(name): summary(own) for name, own in table.groupby("scenario", sort=False)}
     record = {
         "command": "python benchmarks/dynamics/table.py",
         "units": "pairs of scenario and seed",
-        "blocks": [[b["scenario"]["name"], b["seed"], b["date"]] for b in blocks(RESULTS)],
+        "blocks": [[b["scenario"]["name"], b["seed"], b["date"]] for b in blocks(results)],
         "searches": {**SEARCHES, HINDSIGHT: "the five fixed runs, chosen on test"},
         "all": whole,
         "by_scenario": parts,
-        "calibration": calibration(RESULTS),
+        "calibration": calibration(results),
     }
-    write_atomic(RESULTS / "summary.json", to_json(record, indent=1) + "\n")
+    write_atomic(results / "summary.json", to_json(record, indent=1) + "\n")
     for title, rows in {"all": whole, **parts}.items():
         print(f"\n## {title}\n\n{markdown(rows)}")
 
