@@ -126,8 +126,12 @@ def _law(result: ForgettingResult) -> Iterator[Any]:
     )
     caption = "A D^beta / ((1 + B p) N)^alpha, and A / (N^alpha D^beta) + E; intervals are 95 %, from refits."
     yield Table(frame[["law", "coefficient", "value", "interval", "n"]], caption)
-    if law.fitted.at_bounds:
-        yield Text(f"At a bound of the search: {', '.join(law.fitted.at_bounds)}.", "unsure")
+    for name, fitted in (("forgetting", law), ("fine-tuning", result.target)):
+        if fitted is not None and fitted.fitted.at_bounds:
+            at = ", ".join(fitted.fitted.at_bounds)
+            yield Text(
+                f"At a bound of the search, so not told by the runs: {at} of the law of {name}.", "unsure"
+            )
     yield picture(
         predicted_figure(result),
         "Held-out runs took no part in the fit shown here.",
