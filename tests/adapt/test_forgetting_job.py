@@ -92,6 +92,16 @@ def test_what_the_runs_cannot_tell_is_said_and_the_rest_is_there(tmp_path: Path)
     assert "2 sets of runs" in page([outcome.result] * 2)
 
 
+def test_the_page_of_a_result_read_back_has_dashes_where_nothing_was_held_out(
+    own: Any, tmp_path: Path
+) -> None:
+    forms = own[2].result.forms.assign(**dict.fromkeys(("loss_error", "rise_error", "rise_low"), np.nan))
+    replace(own[2].result, forms=forms, law=None, target=None).save(tmp_path)
+    again = ForgettingResult.load(tmp_path)
+    assert again.forms["rise_error"].isna().all()
+    assert "Rival forms" in page([again])
+
+
 def test_two_sizes_leave_nothing_to_hold_out_by_size() -> None:
     frame = points()
     assert held_out(frame).sum() == 15

@@ -104,10 +104,19 @@ class ForgettingResult:
         found = read_json(folder / RESULT)
         if found.pop("schema", None) != SCHEMA:
             raise CheckpointError(explain(f"another result in {folder}", f"schema {SCHEMA}"))
-        frames: dict[str, Any] = {name: pd.DataFrame(found.pop(name)) for name in ("points", "forms")}
+        frames: dict[str, Any] = {name: _frame(found.pop(name)) for name in ("points", "forms")}
         law = ForgettingLaw.load(folder / LAW) if (folder / LAW).exists() else None
         target = FinetuningLaw.load(folder / TARGET_LAW) if (folder / TARGET_LAW).exists() else None
         return cls(**found, **frames, law=law, target=target)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A table read back: null is nan again in columns of numbers."""
+    frame = pd.DataFrame(rows)
+    for name in frame.columns:
+        if not any(isinstance(value, str | bool) for value in frame[name]):
+            frame[name] = pd.to_numeric(frame[name])
+    return frame
 
 
 def held_out(points: pd.DataFrame) -> pd.Series[bool]:
