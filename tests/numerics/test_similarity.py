@@ -129,6 +129,18 @@ def test_an_interval_over_items_covers_and_is_wider_than_one_over_pairs():
     assert found.high - found.low > np.subtract(*np.quantile(naive, [0.975, 0.025]))
 
 
+def test_an_interval_is_that_of_pairs_written_out_as_often_as_they_were_drawn():
+    near, pairs, scores = judged(n=9, noise=1.0)
+    near, scores = near.round(1), scores.round()  # with ties
+    own, draw, values = near[pairs[:, 0], pairs[:, 1]], np.random.default_rng(5), []
+    for _ in range(50):
+        times = draw.multinomial(9, np.full(9, 1 / 9))
+        kept = np.repeat(np.arange(len(pairs)), times[pairs[:, 0]] * times[pairs[:, 1]])
+        values.append(scipy.stats.spearmanr(own[kept], scores[kept])[0])
+    found = agreement(near, pairs, scores, n_boot=50, seed=5)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12)
+
+
 def test_renaming_items_changes_neither_value():
     near, pairs, scores = judged()
     order = np.random.default_rng(3).permutation(len(near))

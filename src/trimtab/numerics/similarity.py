@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import rankdata
 
 from trimtab.errors import ConfigError, explain
@@ -154,10 +154,10 @@ def agreement(
     if len(pairs) < 3 or np.isnan(value):
         return Interval(value, np.nan, np.nan, len(items))
     rng, values = np.random.default_rng(seed), []
+    classes = [np.unique(side, return_inverse=True)[1] for side in (own, scores)]
     for _ in range(n_boot):
         times = rng.multinomial(len(items), np.full(len(items), 1 / len(items)))
-        kept = np.repeat(np.arange(len(pairs)), times[places[:, 0]] * times[places[:, 1]])
-        values.append(float(spearman(own[kept], scores[kept])) if len(kept) > 2 else np.nan)
+        values.append(_spearman_of_copies(*classes, times[places[:, 0]] * times[places[:, 1]]))
     tail = (1 - confidence) / 2
     known = np.array(values)[np.isfinite(values)]
     low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (np.nan, np.nan)
@@ -184,6 +184,26 @@ def ceiling(model: float, people: float | None = None) -> float:
         raise ConfigError(explain(f"reliability {people}", "a number in (0, 1]"))
     product = model * (1.0 if people is None else people)
     return float(np.sqrt(product)) if product > 0 else np.nan
+
+
+def _spearman_of_copies(
+    first: Int[np.ndarray, " m"], second: Int[np.ndarray, " m"], copies: Int[np.ndarray, " m"]
+) -> float:
+    """Spearman's correlation where each pair is there so many times; nan below three, or where a side is constant.
+
+    The sides are places among their different values, so that nothing is sorted again for each draw.
+    """
+    total = int(copies.sum())
+    if total < 3:
+        return np.nan
+    x, y = (_mean_ranks(side, copies) - (total + 1) / 2 for side in (first, second))
+    size = np.sqrt((copies * x * x).sum() * (copies * y * y).sum())
+    return float((copies * x * y).sum() / size) if size > 0 else np.nan
+
+
+def _mean_ranks(places: Int[np.ndarray, " m"], copies: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    held = np.bincount(places, weights=copies)
+    return np.asarray((np.cumsum(held) - (held - 1) / 2)[places])
 
 
 def _ratio(part: Float[np.ndarray, "n m"], whole: Shaped[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
