@@ -145,7 +145,7 @@ def mantel(
         deals = rng.permuted(np.tile(np.arange(len(similarity)), (rows, 1)), axis=1)
         dealt = similarity[deals[:, pairs[:, 0]], deals[:, pairs[:, 1]]]
         # A deal that leaves the judged pairs without variance says nothing against chance, and so counts.
-        found = spearman(dealt, np.broadcast_to(scores, dealt.shape))
+        found = spearman(dealt, scores)
         reached += int((~(found < value - 1e-12)).sum())
     return Permutation(value, (reached + 1) / (n_perm + 1), n_perm, False)
 

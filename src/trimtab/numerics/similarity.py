@@ -154,10 +154,10 @@ def agreement(
     if len(pairs) < 3 or np.isnan(value):
         return Interval(value, np.nan, np.nan, len(items))
     rng, values = np.random.default_rng(seed), []
-    classes = [np.unique(side, return_inverse=True)[1] for side in (own, scores)]
+    near, judged = (np.unique(side, return_inverse=True)[1] for side in (own, scores))
     for _ in range(n_boot):
         times = rng.multinomial(len(items), np.full(len(items), 1 / len(items)))
-        values.append(_spearman_of_copies(*classes, times[places[:, 0]] * times[places[:, 1]]))
+        values.append(_spearman_of_copies(near, judged, times[places[:, 0]] * times[places[:, 1]]))
     tail = (1 - confidence) / 2
     known = np.array(values)[np.isfinite(values)]
     low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (np.nan, np.nan)

@@ -47,9 +47,11 @@ def ratio_of_sums(numerator: np.ndarray, denominator: np.ndarray, *, axis: int =
 
 
 def spearman(
-    first: Float[np.ndarray, "*lines m"], second: Float[np.ndarray, "*lines m"]
+    first: Float[np.ndarray, "*lines m"], second: Float[np.ndarray, "*#lines m"]
 ) -> Float[np.ndarray, " *lines"]:
     """Spearman's correlation along the last axis, ties at their mean rank; nan where a side is constant.
+
+    One line as the second side goes with every line of the first.
 
     >>> float(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 8.0, 27.0])).round(6))
     1.0
