@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from methods import RANDOM, REFINED, SWEEP
+from methods import MARGINS, RANDOM, REFINED, SWEEP
 
 from trimtab.adapt.comparison import percent_gain
 
@@ -19,7 +19,7 @@ SEARCHES: dict[str, Sequence[str]] = {
     "best of five fixed": FIVE,
     "best of eight fixed": EIGHT,
     f"best of {RANDOM} random": tuple(f"random {k}" for k in range(RANDOM)),
-    "best of five, at its word": tuple(f"{name}, at its word" for name in FIVE[1:]),
+    **{f"best of five, {told}": tuple(f"{name}, {told}" for name in FIVE[1:]) for told in MARGINS},
 }
 """Searches choose among their runs on validation and pay for all of them."""
 HINDSIGHT = "best of five, by test"

@@ -55,16 +55,18 @@ def carry_out(wanted: Iterable[Cell], folder: Path, jobs: int) -> dict[str, Any]
     return done.results
 
 
-def tuned(scenario: str, folder: Path, jobs: int) -> dict[str, Any]:
-    """The learning rate of each family, with the runs that chose it."""
+def tuned(scenario: str, families: Collection[str], folder: Path, jobs: int) -> dict[str, Any]:
+    """The learning rate of each of these families, with the runs that chose it: none where there is no choice."""
     rates = SCENARIOS[scenario].rates
-    members = [member for family in TUNED_BY.values() for member in family]
+    if len(rates) == 1:
+        return {family: {"rate": rates[0], "validation_gain_nats": {}} for family in families}
+    members = [member for family in families for member in TUNED_BY[family]]
     wanted = {(m, rate): Cell(scenario, m, rate, TUNING_SEED) for m in members for rate in rates}
     found = carry_out(wanted.values(), folder, jobs)
     gains = {
         m: {rate: validation_gain(scenario, found[wanted[m, rate].name]) for rate in rates} for m in members
     }
-    return {family: _chosen({m: gains[m] for m in of_family}) for family, of_family in TUNED_BY.items()}
+    return {family: _chosen({m: gains[m] for m in TUNED_BY[family]}) for family in families}
 
 
 def _chosen(gains: dict[str, dict[float, float]]) -> dict[str, Any]:
@@ -89,8 +91,10 @@ def one_block(
     table = methods(scenario, SCENARIOS[scenario].train)
     path, asked = results / f"{scenario.replace(' ', '-')}-{seed}.json", question(scenario, seed)
     before = written(path, asked)
-    rates = before.get("rates") or held_rates(asked) or tuned(scenario, folder / "cells", jobs)
-    told = {name: _told(method, rates[method.family]["rate"]) for name, method in table.items()}
+    rates = before.get("rates") or held_rates(asked)
+    untuned = {table[name].family for name in wanted} - set(rates)
+    rates |= tuned(scenario, [family for family in TUNED_BY if family in untuned], folder / "cells", jobs)
+    told = {name: _told(m, rates[m.family]["rate"]) for name, m in table.items() if m.family in rates}
     runs = {
         name: run for name, run in before.get("runs", {}).items() if told.get(name, {}).items() <= run.items()
     }

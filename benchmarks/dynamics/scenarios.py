@@ -34,7 +34,7 @@ class Scenario:
         targets: corpora to improve.
         constraints: corpus -> tolerance; those not in `train` can only be evaluated.
         lora: rank of an adapter instead of all parameters; 0 for none.
-        rates: learning rates to choose from.
+        rates: learning rates to choose from, if there is more than one.
     """
 
     why: str
@@ -83,10 +83,11 @@ SCENARIOS: dict[str, Scenario] = {
         constraints=_keep("docstrings", "stubs", "metadata"),
     ),
     "infeasible": Scenario(
-        "nothing to train on keeps the constraints: tolerance 0, no replay",
+        "nothing to train on keeps the constraints: tolerance 0, no replay, so no gain to choose a rate by",
         train=("fonts", "stubs"),
         targets=("fonts",),
         constraints=_keep("python", "docstrings", "metadata", within=0.0),
+        rates=(5e-5,),
     ),
     "fonts lora": Scenario(
         "the first scenario with LoRA",

@@ -16,7 +16,8 @@ from trimtab.errors import DivergedError
 from worlds import PLACES, Judge, documents, judge
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Beyond 1 the map is carried on in a straight line, so that weak methods can be compared at the same KL."""
+"""From 0, where nothing is changed. Beyond 1 the map is carried on in a straight line, so that weak methods can be
+compared at the same KL."""
 DIGITS = 5
 
 
@@ -60,8 +61,9 @@ def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG001
         return {"diverged": str(error)}
     seconds = time.perf_counter() - start
     alone = list(steering.sparsity().values())
+    curve = [judged.untouched, *(scored(judged, steering, s) for s in STRENGTHS[1:])]
     return {
-        "curve": [{"strength": s, **_rounded(scored(judged, steering, s))} for s in STRENGTHS],
+        "curve": [{"strength": s, **_rounded(scores)} for s, scores in zip(STRENGTHS, curve, strict=True)],
         "seconds": round(seconds, 2),
         "left_alone": round(sum(alone) / len(alone), 4),
         "cost": steering.made_by.get("cost"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ class Judge:
     before: Tensor
     wanted: Tensor
     truth: Tensor
+
+    @cached_property
+    def untouched(self) -> dict[str, float]:
+        """Scores of the model as it is."""
+        return self.scores()
 
     def scores(self) -> dict[str, float]:
         """How the model behaves now, under whatever interventions are in place.

@@ -125,13 +125,16 @@ def test_rates_of_no_run_have_no_answer() -> None:
     assert frame[["share", "low", "high"]].isna().all(axis=None)
 
 
+GROUP = [ending(f"r{k}", [0.02 * k, 0.01], [0.05, 0.0], step=k) for k in range(5)]
+IN_ORDER = feasibility_rates(GROUP), violation_table(GROUP)
+
+
 @given(st.permutations(range(5)))
 def test_the_order_of_runs_does_not_change_the_numbers(order: list[int]) -> None:
-    group = [ending(f"r{k}", [0.02 * k, 0.01], [0.05, 0.0], step=k) for k in range(5)]
-    moved = [group[k] for k in order]
-    pd.testing.assert_frame_equal(feasibility_rates(moved), feasibility_rates(group))
+    moved = [GROUP[k] for k in order]
+    pd.testing.assert_frame_equal(feasibility_rates(moved), IN_ORDER[0])
     sorted_rows = violation_table(moved).sort_values("run", ignore_index=True)
-    pd.testing.assert_frame_equal(sorted_rows, violation_table(group))
+    pd.testing.assert_frame_equal(sorted_rows, IN_ORDER[1])
 
 
 def test_runs_of_the_same_label_stay_apart(result_of: MakeResult) -> None:
