@@ -224,3 +224,10 @@ def test_a_plan_in_words(law: ForgettingLaw) -> None:
     text = plan_share(law, params=2e5, tokens=1e6, max_rise=0.2).to_text()
     assert text.startswith("Inject ")
     assert "Without injection" in text
+
+
+def test_a_plan_warns_of_coefficients_that_stand_at_a_bound(law: ForgettingLaw) -> None:
+    stuck = replace(law, fitted=replace(law.fitted, at_bounds=("B",)))
+    for given, warned in ((law, False), (stuck, True)):
+        warnings = plan_share(given, params=2e5, tokens=1e6, max_rise=0.2).warnings
+        assert any(told.startswith("B of the law is at a bound") for told in warnings) == warned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ class SharePlan:
         rise_interval: 95 %, of the law's curve; a run scatters around it.
         rise_without: predicted without any.
         max_rise: the promise.
-        warnings: where the law is asked about what it has not seen.
+        warnings: where the law is asked about what it has not seen, and coefficients that the runs did not settle.
     """
 
     inject: float
@@ -76,5 +77,11 @@ def plan_share(
         rise_interval=(low - 1.0, high - 1.0),
         rise_without=known.rise(params=params, tokens=tokens, inject=0.0),
         max_rise=max_rise,
-        warnings=tuple(known.extrapolates(**where)),
+        warnings=(*known.extrapolates(**where), *_unsettled(known)),
     )
+
+
+def _unsettled(law: ForgettingLaw) -> Iterator[str]:
+    for name in law.fitted.at_bounds:
+        value = law.coefficients[name]
+        yield f"{name} of the law is at a bound of its search ({value:.3g}), which the fitted runs do not settle"
