@@ -24,7 +24,7 @@ types: .venv
 
 tests: export OMP_NUM_THREADS = 1
 tests: .venv
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint types tests
 

@@ -33,10 +33,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no worker is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point the cache of lab models and tokenised data at a folder of this test session."""
-    cache: Path = tmp_path_factory.getbasetemp() / "trimtab-cache"
+    """Point the cache of lab models and tokenised data at a folder of this test session, for all its workers."""
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "trimtab-cache"
     monkeypatch.setenv("TRIMTAB_CACHE", str(cache))
 
 
