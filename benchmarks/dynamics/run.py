@@ -49,6 +49,8 @@ ROLES = ("sweep", "rival", "ours", "paper", "control", "ablation", "choice")
 def carry_out(wanted: Iterable[Cell], folder: Path, jobs: int) -> dict[str, Any]:
     """The records of cells by name, run where they are not there yet."""
     named = {cell.name: vars(cell) for cell in wanted}
+    if not named:
+        return {}
     done = sweep(cells.run, named, folder, jobs=jobs, progress=_tell)
     for name, error in done.failures.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
