@@ -14,6 +14,13 @@ What looks best among many may be luck. `--methods` and `--results` repeat a few
     python benchmarks/dynamics/run.py --scenarios fonts "three targets" --seeds 3 4 5 --jobs 2 --results confirmation \
         --methods "ours, robust" ours feedback "fixed 0.0" "fixed 0.2" "fixed 0.5" "fixed 0.8" "fixed 1.0"
     python benchmarks/dynamics/table.py --results confirmation
+
+Scenarios that were run on one seed only are kept apart, so that the tables of the others stay balanced:
+
+    python benchmarks/dynamics/run.py --scenarios "fonts lora" infeasible --seeds 0 --jobs 2 --results further \
+        --methods "ours, robust" ours shuffled feedback uniform "replay 5 %" "fixed 0.0" "fixed 0.2" "fixed 0.5" \
+        "fixed 0.8" "fixed 1.0" "ours, robust, by two errors"
+    python benchmarks/dynamics/table.py --results further
 """
 
 from __future__ import annotations
