@@ -89,7 +89,9 @@ def test_what_the_runs_cannot_tell_is_said_and_the_rest_is_there(tmp_path: Path)
     assert "determines B" in outcome.report_path.read_text()
     assert ForgettingResult.load(tmp_path / "run").law is None
     assert not (tmp_path / "run" / LAW).exists()
-    assert "2 sets of runs" in page([outcome.result] * 2)
+    text = page([outcome.result] * 2)
+    assert "2 sets of runs" in text
+    assert f"2. {outcome.result.label}" in text
 
 
 def test_the_page_of_a_result_read_back_has_dashes_where_nothing_was_held_out(

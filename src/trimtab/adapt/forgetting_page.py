@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.adapt.forgetting_figures import predicted_figure, share_surface, size_surface, sizes_of
-from trimtab.errors import DataError, explain
+from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.numbers import fixed, number, span
-from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.page import Section, Table, Text
 from trimtab.report.pictures import gallery, picture
 from trimtab.runs.plain import plain
 
@@ -35,12 +35,7 @@ def page(results: Sequence[ForgettingResult], title: str = "Forgetting") -> str:
     Raises:
         DataError: there is no result.
     """
-    if not results:
-        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
-    if len(results) == 1:
-        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
-    chapters = [Section(one.label, [Text(verdict(one)), *_chapter(one)], collapsed=True) for one in results]
-    return Page(title, f"{len(results)} sets of runs.", chapters).render()
+    return chapters_page(title, results, "sets of runs", verdict=verdict, chapter=_chapter)
 
 
 def verdict(result: ForgettingResult) -> str:
@@ -71,9 +66,8 @@ def _chapter(result: ForgettingResult) -> Iterator[Section]:
     yield Section(
         "Runs", [Table(result.points.drop(columns="model", errors="ignore"), _RUNS)], collapsed=True
     )
-    rows = [(key, str(value)) for key, value in plain(dict(result.config)).items()]
-    rows.append(("seconds", f"{result.seconds:.1f}"))
-    yield Section("Settings", [Table(pd.DataFrame(rows, columns=["setting", "value"]))], collapsed=True)
+    seconds = ("seconds", f"{result.seconds:.1f}")
+    yield settings_section([*plain(dict(result.config)).items(), seconds])
 
 
 _RUNS = "Losses in nats per token where the validation loss of the target was lowest; inject is a share."

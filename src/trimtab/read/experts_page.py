@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trimtab.errors import DataError, explain
 from trimtab.read.comparison import EXPERTS
 from trimtab.read.experts_figures import concept_map, places_figure, similarity_figure, tree_figure
+from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.numbers import fixed, missing, number, span
-from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.page import Section, Table, Text
 from trimtab.report.pictures import gallery, picture
 from trimtab.runs.plain import plain
 
@@ -35,17 +35,9 @@ def page(results: Sequence[ExpertsResult], title: str = "What units know") -> st
     Raises:
         DataError: there is no result.
     """
-    if not results:
-        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
-    if len(results) == 1:
-        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
-    labels = [f"{place}. {result.label}" for place, result in enumerate(results, start=1)]
-    chapters = [
-        Section(label, [Text(verdict(result)), *_chapter(result)], collapsed=True)
-        for label, result in zip(labels, results, strict=True)
-    ]
-    compared = Section("Compared", [_comparison(results, labels)])
-    return Page(title, f"{len(results)} models beside one another.", [compared, *chapters]).render()
+    return chapters_page(
+        title, results, "models beside one another", verdict=verdict, chapter=_chapter, compared=_comparison
+    )
 
 
 def verdict(result: ExpertsResult) -> str:
@@ -83,7 +75,8 @@ def _chapter(result: ExpertsResult) -> Iterator[Section]:
         yield Section(
             "What to know of the concepts", [Text(finding) for finding in result.findings], collapsed=True
         )
-    yield Section("Settings", [_settings(result)], collapsed=True)
+    seconds = ("seconds", f"{result.seconds:.1f}")
+    yield settings_section([*plain(dict(result.config)).items(), seconds])
 
 
 _MAP = (
@@ -159,12 +152,6 @@ def _interval(it: Mapping[str, Any], places: int) -> str:
     if missing(it["low"]):
         return fixed(it["value"], places)
     return f"{fixed(it['value'], places)} ({span(it['low'], it['high'], places)})"
-
-
-def _settings(result: ExpertsResult) -> Table:
-    rows = [(key, str(value)) for key, value in plain(dict(result.config)).items()]
-    rows.append(("seconds", f"{result.seconds:.1f}"))
-    return Table(pd.DataFrame(rows, columns=["setting", "value"]))
 
 
 def _comparison(results: Sequence[ExpertsResult], labels: Sequence[str]) -> Table:

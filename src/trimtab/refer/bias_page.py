@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from trimtab.data.naming import each_row
-from trimtab.errors import DataError, explain
+from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.figures import PALETTE, with_margin
 from trimtab.report.intervals import Look, interval_rows
 from trimtab.report.numbers import fixed, number, span
-from trimtab.report.page import Page, Picture, Section, Table, Text
+from trimtab.report.page import Picture, Section, Table, Text
 from trimtab.report.pictures import picture
 
 if TYPE_CHECKING:
@@ -34,24 +34,9 @@ def page(results: Sequence[NamingBias], title: str = "Naming bias") -> str:
     Raises:
         DataError: there is no result.
     """
-    if not results:
-        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
-    if len(results) == 1:
-        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
-    chapters = [
-        Section(f"{k}. {one.label}", [Text(verdict(one)), *_chapter(one)], collapsed=True)
-        for k, one in enumerate(results, start=1)
-    ]
-    rows = [
-        {
-            "audit": f"{k}. {one.label}",
-            **_row("raw", *one.gap.ends()),
-            **_row("standardised", *_at_other(one)),
-        }
-        for k, one in enumerate(results, start=1)
-    ]
-    compared = Section("Compared", [Table(pd.DataFrame(rows), COVERS)])
-    return Page(title, f"{len(results)} audits beside one another.", [compared, *chapters]).render()
+    return chapters_page(
+        title, results, "audits beside one another", verdict=verdict, chapter=_chapter, compared=_comparison
+    )
 
 
 def verdict(result: NamingBias) -> str:
@@ -121,8 +106,7 @@ def _chapter(result: NamingBias) -> Iterator[Section]:
     yield Section(
         "Accounting", [Table(result.accounting, caption, {"n_objects": str, "n_tokens": str}), *notes]
     )
-    rows = [(key, str(value)) for key, value in result.config.items()]
-    yield Section("Settings", [Table(pd.DataFrame(rows, columns=["setting", "value"]))], collapsed=True)
+    yield settings_section(result.config.items())
 
 
 def _row(name: str, value: float, low: float, high: float) -> dict[str, str]:
@@ -132,6 +116,14 @@ def _row(name: str, value: float, low: float, high: float) -> dict[str, str]:
 def _at_other(result: NamingBias) -> tuple[float, float, float]:
     row = result.standardised.iloc[1]
     return float(row["gap"]), float(row["low"]), float(row["high"])
+
+
+def _comparison(results: Sequence[NamingBias], labels: Sequence[str]) -> Table:
+    rows = [
+        {"audit": label, **_row("raw", *one.gap.ends()), **_row("standardised", *_at_other(one))}
+        for one, label in zip(results, labels, strict=True)
+    ]
+    return Table(pd.DataFrame(rows), COVERS)
 
 
 def _rates(result: NamingBias) -> Table:

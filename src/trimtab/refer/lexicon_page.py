@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from trimtab.data.naming import each_row
-from trimtab.errors import DataError, explain
+from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.numbers import fixed, span
-from trimtab.report.page import Gallery, Page, Picture, Section, Table, Text
+from trimtab.report.page import Gallery, Picture, Section, Table
 from trimtab.report.pictures import gallery, picture
 from trimtab.report.planes import Cloud, curve_and_clouds, small_map
 
@@ -30,19 +30,9 @@ def page(results: Sequence[LexiconResult], title: str = "Lexicons") -> str:
     Raises:
         DataError: there is no result.
     """
-    if not results:
-        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
-    if len(results) == 1:
-        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
-    chapters = [
-        Section(f"{k}. {one.label}", [Text(verdict(one)), *_chapter(one)], collapsed=True)
-        for k, one in enumerate(results, start=1)
-    ]
-    rows = [one.systems.head(1).assign(run=f"{k}. {one.label}") for k, one in enumerate(results, start=1)]
-    compared = Section(
-        "Compared", [_systems(pd.concat(rows).rename(columns={"lexicon": "of", "run": "lexicon"}))]
+    return chapters_page(
+        title, results, "jobs beside one another", verdict=verdict, chapter=_chapter, compared=_comparison
     )
-    return Page(title, f"{len(results)} jobs beside one another.", [compared, *chapters]).render()
 
 
 def verdict(result: LexiconResult) -> str:
@@ -106,8 +96,7 @@ def _chapter(result: LexiconResult) -> Iterator[Section]:
         yield Section("Easy and hard contexts", [_contexts(result)])
     caption = "Every name that was given, by what became of it."
     yield Section("Accounting", [Table(result.accounting, caption, {"n_messages": str})])
-    rows = [(key, str(value)) for key, value in result.config.items()]
-    yield Section("Settings", [Table(pd.DataFrame(rows, columns=["setting", "value"]))], collapsed=True)
+    yield settings_section(result.config.items())
 
 
 def _maps(result: LexiconResult) -> Gallery:
@@ -162,6 +151,11 @@ def _systems(table: pd.DataFrame) -> Table:
         "the entropy of a referent's names."
     )
     return Table(frame, caption)
+
+
+def _comparison(results: Sequence[LexiconResult], labels: Sequence[str]) -> Table:
+    rows = [one.systems.head(1).assign(run=label) for one, label in zip(results, labels, strict=True)]
+    return _systems(pd.concat(rows).rename(columns={"lexicon": "of", "run": "lexicon"}))
 
 
 def _simulation(result: LexiconResult) -> Iterator[Picture | Table]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from trimtab.errors import DataError, explain
+from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.numbers import NOTHING, fixed, missing, number, span
-from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.page import Section, Table, Text
 from trimtab.report.pictures import gallery, picture
 from trimtab.runs.plain import plain
 from trimtab.steer.steering_figures import curve_figures, units_figure
@@ -32,17 +32,14 @@ def page(results: Sequence[SteeringResult], title: str = "A steering") -> str:
     Raises:
         DataError: there is no result.
     """
-    if not results:
-        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
-    if len(results) == 1:
-        return Page(title, verdict(results[0]), list(_chapter(results[0]))).render()
-    labels = [f"{number}. {result.label}" for number, result in enumerate(results, start=1)]
-    chapters = [
-        Section(label, [Text(verdict(result)), *_chapter(result)], collapsed=True)
-        for label, result in zip(labels, results, strict=True)
-    ]
-    compared = Section("Compared", [_comparison(results, labels)])
-    return Page(title, f"{len(results)} steerings beside one another.", [compared, *chapters]).render()
+    return chapters_page(
+        title,
+        results,
+        "steerings beside one another",
+        verdict=verdict,
+        chapter=_chapter,
+        compared=_comparison,
+    )
 
 
 def verdict(result: SteeringResult) -> str:
@@ -64,7 +61,8 @@ def _chapter(result: SteeringResult) -> Iterator[Section]:
     if len(result.samples):
         yield Section("What the model writes", list(_samples(result)))
     yield Section("Where it acts", [_costs(result), picture(units_figure(result.steering))])
-    yield Section("Settings", [_settings(result)], collapsed=True)
+    facts = (("model", result.steering.base.name), ("seconds of the fit", f"{result.seconds:.1f}"))
+    yield settings_section([*plain(dict(result.config)).items(), *facts])
 
 
 def _curve(result: SteeringResult) -> Table:
@@ -106,12 +104,6 @@ def _costs(result: SteeringResult) -> Table:
         "units, each in units of the target's variance; at strength 0 and at 1, on held-out texts."
     )
     return Table(frame, caption, {"before": number, "after": number})
-
-
-def _settings(result: SteeringResult) -> Table:
-    rows = [(key, str(value)) for key, value in plain(dict(result.config)).items()]
-    rows += [("model", result.steering.base.name), ("seconds of the fit", f"{result.seconds:.1f}")]
-    return Table(pd.DataFrame(rows, columns=["setting", "value"]))
 
 
 def _comparison(results: Sequence[SteeringResult], labels: Sequence[str]) -> Table:
