@@ -22,18 +22,13 @@ from trimtab.adapt.law_effects import (
 from trimtab.errors import CheckpointError, DataError, explain
 from trimtab.numerics.resample import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json
-from trimtab.runs.plain import to_json
+from trimtab.runs.result_file import finished, numeric, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
-RESULT, LAW, TARGET_LAW = (
-    Path("artifacts/result.json"),
-    Path("artifacts/law.json"),
-    Path("artifacts/law-target.json"),
-)
+LAW, TARGET_LAW = Path("artifacts/law.json"), Path("artifacts/law-target.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +83,7 @@ class ForgettingResult:
                 law.save(Path(folder) / name)
         told = {name: getattr(self, name) for name in ("label", "refused", "facts", "config", "seconds")}
         frames = {name: getattr(self, name).to_dict("records") for name in ("points", "forms")}
-        write_atomic(Path(folder) / RESULT, to_json({"schema": SCHEMA, **told, **frames}) + "\n")
-        return Path(folder)
+        return write_result(folder, SCHEMA, told | frames)
 
     @classmethod
     def load(cls, folder: str | Path) -> ForgettingResult:
@@ -99,24 +93,15 @@ class ForgettingResult:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
         folder = Path(folder)
-        if not (folder / RESULT).exists():
-            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
-        found = read_json(folder / RESULT)
+        found = finished(folder)
         if found.pop("schema", None) != SCHEMA:
             raise CheckpointError(explain(f"another result in {folder}", f"schema {SCHEMA}"))
-        frames: dict[str, Any] = {name: _frame(found.pop(name)) for name in ("points", "forms")}
+        frames: dict[str, Any] = {
+            name: numeric(pd.DataFrame(found.pop(name))) for name in ("points", "forms")
+        }
         law = ForgettingLaw.load(folder / LAW) if (folder / LAW).exists() else None
         target = FinetuningLaw.load(folder / TARGET_LAW) if (folder / TARGET_LAW).exists() else None
         return cls(**found, **frames, law=law, target=target)
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """A table read back: null is nan again in columns of numbers."""
-    frame = pd.DataFrame(rows)
-    for name in frame.columns:
-        if not any(isinstance(value, str | bool) for value in frame[name]):
-            frame[name] = pd.to_numeric(frame[name])
-    return frame
 
 
 def held_out(points: pd.DataFrame) -> pd.Series[bool]:

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json
-from trimtab.runs.plain import to_json
+from trimtab.runs.result_file import read_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
-RESULT = Path("artifacts/result.json")
 FRAMES = ("table", "concepts", "counts", "similarity", "experts")
+_KEPT = ("label", "facts", "findings", "config", "seconds", *FRAMES)
 
 
 @dataclass(frozen=True)
@@ -70,18 +68,7 @@ class ExpertsResult:
 
     def save(self, folder: str | Path) -> Path:
         """Write the numbers into a run's folder."""
-        frames = {name: _split(getattr(self, name)) for name in FRAMES}
-        facts = {
-            "schema": SCHEMA,
-            "label": self.label,
-            "facts": self.facts,
-            "findings": list(self.findings),
-            "config": self.config,
-            "seconds": self.seconds,
-            **frames,
-        }
-        write_atomic(Path(folder) / RESULT, to_json(facts) + "\n")
-        return Path(folder)
+        return write_result(folder, SCHEMA, {name: getattr(self, name) for name in _KEPT})
 
     @classmethod
     def load(cls, folder: str | Path) -> ExpertsResult:
@@ -90,26 +77,6 @@ class ExpertsResult:
         Raises:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
-        folder = Path(folder)
-        if not (folder / RESULT).exists():
-            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
-        found = read_json(folder / RESULT)
-        if found.get("schema") != SCHEMA:
-            raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
-        frames: dict[str, Any] = {name: _frame(found[name]) for name in FRAMES}
-        frames["similarity"].index = frames["similarity"].columns
-        rest: dict[str, Any] = {name: found[name] for name in ("label", "facts", "config", "seconds")}
-        return cls(**frames, **rest, findings=tuple(found["findings"]))
-
-
-def _split(frame: pd.DataFrame) -> dict[str, Any]:
-    return {"columns": list(frame.columns), "rows": frame.to_numpy(dtype=object).tolist()}
-
-
-def _frame(value: Mapping[str, Any]) -> pd.DataFrame:
-    frame = pd.DataFrame(value["rows"], columns=value["columns"])
-    for name in frame.columns:
-        known = frame[name].dropna()
-        if len(known) and not any(isinstance(one, str | bool) for one in known):
-            frame[name] = pd.to_numeric(frame[name])
-    return frame
+        found = read_result(folder, SCHEMA)
+        found["similarity"].index = found["similarity"].columns
+        return cls(**found | {"findings": tuple(found["findings"])})

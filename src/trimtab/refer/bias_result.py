@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.data.naming import each_row
-from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json
-from trimtab.runs.plain import to_json
+from trimtab.runs.result_file import read_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
-RESULT = Path("artifacts/result.json")
 
 
 @dataclass(frozen=True)
@@ -122,9 +119,8 @@ class NamingBias:
 
     def save(self, folder: str | Path) -> Path:
         """Write every number into a run's folder."""
-        facts = {one.name: plain_value(getattr(self, one.name)) for one in fields(self)}
-        write_atomic(Path(folder) / RESULT, to_json({"schema": SCHEMA, **facts}, indent=1) + "\n")
-        return Path(folder)
+        values = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        return write_result(folder, SCHEMA, values, indent=1)
 
     @classmethod
     def load(cls, folder: str | Path) -> NamingBias:
@@ -133,30 +129,15 @@ class NamingBias:
         Raises:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
-        folder = Path(folder)
-        if not (folder / RESULT).exists():
-            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
-        found = read_json(folder / RESULT)
-        if found.get("schema") != SCHEMA:
-            raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
-        return cls(**{one.name: read_value(found[one.name]) for one in fields(cls)})
+        return cls(**{name: _read(value) for name, value in read_result(folder, SCHEMA).items()})
 
 
-def plain_value(value: Any) -> Any:
-    """A field of a result as JSON can hold it."""
-    if isinstance(value, pd.DataFrame):
-        return {"columns": list(value.columns), "rows": value.to_numpy(dtype=object).tolist()}
+def _plain(value: Any) -> Any:
     return {"estimate": vars(value)} if isinstance(value, Estimate) else value
 
 
-def read_value(value: Any) -> Any:
-    """The opposite of `plain_value`; a missing number is nan."""
-    if isinstance(value, dict) and set(value) == {"columns", "rows"}:
-        frame = pd.DataFrame(value["rows"], columns=value["columns"])
-        for name in frame.columns:
-            if not frame[name].map(lambda one: isinstance(one, str)).any():
-                frame[name] = pd.to_numeric(frame[name])
-        return frame
+def _read(value: Any) -> Any:
+    """The opposite of `_plain`; a missing number is nan."""
     if isinstance(value, dict) and set(value) == {"estimate"}:
         known: dict[str, Any] = {k: float("nan") if v is None else v for k, v in value["estimate"].items()}
         return Estimate(**known)

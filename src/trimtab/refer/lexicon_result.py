@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trimtab.errors import CheckpointError, explain
-from trimtab.refer.bias_result import plain_value, read_value
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json
-from trimtab.runs.plain import to_json
+from trimtab.runs.result_file import read_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
-RESULT = Path("artifacts/result.json")
 
 
 @dataclass(frozen=True)
@@ -69,9 +65,8 @@ class LexiconResult:
 
     def save(self, folder: str | Path) -> Path:
         """Write every number into a run's folder."""
-        facts = {one.name: plain_value(getattr(self, one.name)) for one in fields(self)}
-        write_atomic(Path(folder) / RESULT, to_json({"schema": SCHEMA, **facts}, indent=1) + "\n")
-        return Path(folder)
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return write_result(folder, SCHEMA, values, indent=1)
 
     @classmethod
     def load(cls, folder: str | Path) -> LexiconResult:
@@ -80,10 +75,4 @@ class LexiconResult:
         Raises:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
-        path = Path(folder) / RESULT
-        if not path.exists():
-            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
-        found = read_json(path)
-        if found.get("schema") != SCHEMA:
-            raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
-        return cls(**{one.name: read_value(found[one.name]) for one in fields(cls)})
+        return cls(**read_result(folder, SCHEMA))

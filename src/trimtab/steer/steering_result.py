@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json
-from trimtab.runs.plain import to_json
+from trimtab.runs.result_file import RESULT, read_result, write_result
 from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
-RESULT = Path("artifacts/result.json")
-"""Where a finished run keeps its result; its steering is in the folder `steering` beside it."""
+STEERING = RESULT.parent / "steering"
+"""Where a finished run keeps its steering."""
+_KEPT = ("label", "config", "seconds", "curve", "costs", "samples")
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,8 @@ class SteeringResult:
 
     def save(self, folder: str | Path) -> Path:
         """Write the steering and the numbers into a run's folder."""
-        folder = Path(folder)
-        self.steering.save_pretrained(folder / RESULT.parent / "steering")
-        frames = {name: _split(getattr(self, name)) for name in ("curve", "costs", "samples")}
-        facts = {
-            "schema": SCHEMA,
-            "label": self.label,
-            "config": self.config,
-            "seconds": self.seconds,
-            **frames,
-        }
-        write_atomic(folder / RESULT, to_json(facts, indent=1) + "\n")
-        return folder
+        self.steering.save_pretrained(Path(folder) / STEERING)
+        return write_result(folder, SCHEMA, {name: getattr(self, name) for name in _KEPT}, indent=1)
 
     @classmethod
     def load(cls, folder: str | Path) -> SteeringResult:
@@ -85,24 +74,5 @@ class SteeringResult:
         Raises:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
-        folder = Path(folder)
-        if not (folder / RESULT).exists():
-            raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
-        found = read_json(folder / RESULT)
-        if found.get("schema") != SCHEMA:
-            raise CheckpointError(explain(f"result schema {found.get('schema')}", f"schema {SCHEMA}"))
-        frames = {name: _frame(found[name]) for name in ("curve", "costs", "samples")}
-        steering = Steering.from_pretrained(folder / RESULT.parent / "steering")
-        return cls(found["label"], steering, config=found["config"], seconds=found["seconds"], **frames)
-
-
-def _split(frame: pd.DataFrame) -> dict[str, Any]:
-    return {"columns": list(frame.columns), "rows": frame.to_numpy(dtype=object).tolist()}
-
-
-def _frame(value: Mapping[str, Any]) -> pd.DataFrame:
-    frame = pd.DataFrame(value["rows"], columns=value["columns"])
-    for name in frame.columns:
-        if name not in ("site", "prompt", "text"):
-            frame[name] = pd.to_numeric(frame[name])
-    return frame
+        found = read_result(folder, SCHEMA)
+        return cls(steering=Steering.from_pretrained(Path(folder) / STEERING), **found)
