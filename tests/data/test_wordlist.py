@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from trimtab.data.wordlist import WordList, labels_of_objects
+from trimtab.data.wordlist import WordList, labels_of_objects, unreadable_list
 from trimtab.errors import ConfigProblems, DataError
 
 
@@ -90,3 +90,11 @@ def test_labels_of_objects_need_a_majority() -> None:
         labels_of_objects(frame, gender, agreement=1)
     with pytest.raises(DataError, match="no column 'nam'"):
         labels_of_objects(frame, gender, name="nam")
+
+
+def test_a_setting_that_names_no_list_is_a_problem() -> None:
+    assert unreadable_list("heads", "colours-en", "colours-en") == []
+    (found,) = unreadable_list("heads", "nowhere.yaml", "colours-en")
+    assert (found.where, found.expected) == ("heads", "a word list")
+    assert "nowhere.yaml" in found.got
+    assert found.hint == "colours-en, or a YAML file"

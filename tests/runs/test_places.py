@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.runs.places import cache_home, runs_home
+from trimtab.runs.places import cache_home, missing_file, runs_home
 
 
 def test_named_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -22,3 +22,12 @@ def test_default_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_home().is_absolute()
     assert "trimtab" in cache_home().parts
     assert runs_home() == Path("runs")
+
+
+def test_a_file_that_is_not_there_is_told_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("a")
+    assert missing_file("counts", str(tmp_path / "names.csv")) == []
+    (found,) = missing_file("counts", str(tmp_path / "nmes.csv"), "a CSV file")
+    assert (found.where, found.expected) == ("counts", "a CSV file")
+    assert found.hint == str(tmp_path / "names.csv")
+    assert missing_file("counts", "lab:gender") == []

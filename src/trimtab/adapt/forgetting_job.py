@@ -19,7 +19,7 @@ from trimtab.models.checks import name_problems
 from trimtab.report.numbers import number, span
 from trimtab.runs.places import neighbour
 from trimtab.runs.plain import plain
-from trimtab.runs.record import RunFolder
+from trimtab.runs.work import at_work
 from trimtab.train.fit import Fit
 
 Progressor = Callable[[int, int], None]
@@ -139,18 +139,10 @@ def run(config: ForgettingConfig, folder: Path, progress: Progressor | None = No
     """
     if problems := check(config):
         raise ConfigProblems(problems)
-    with RunFolder.create_or_open(folder, plain(config, finite=False), may_change=("jobs",)) as held:
-        try:
-            result = _carried_out(config, folder, progress)
-        except KeyboardInterrupt:
-            held.set_status("interrupted")
-            raise
-        except BaseException:
-            held.set_status("failed")
-            raise
+    with at_work(folder, config, may_change=("jobs",)) as held:
+        result = _carried_out(config, folder, progress)
         result.save(held.path)
         report = result.report(folder / "report.html")
-        held.set_status("done")
     return Outcome(result, report)
 
 

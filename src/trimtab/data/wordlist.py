@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from trimtab.errors import DataError, explain, nearest
+from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest
 from trimtab.runs.config import read_mapping
 
 MIXED, UNKNOWN = "mixed", "unknown"
@@ -140,6 +140,20 @@ def is_word_list(text: str) -> bool:
     (True, True, False)
     """
     return text.endswith((".yaml", ".yml")) or _path(text) != Path(text)
+
+
+def unreadable_list(where: str, value: str, example: str) -> list[Problem]:
+    """The problem of a setting that should name a word list and does not; nothing where it is empty.
+
+    >>> unreadable_list("heads", "", "gender-en")
+    []
+    """
+    try:
+        if value:
+            WordList.read(value)
+    except (DataError, ConfigProblems) as error:
+        return [Problem(where, str(error), "a word list", f"{example}, or a YAML file")]
+    return []
 
 
 def check_columns(frame: pd.DataFrame, columns: Sequence[Hashable]) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,22 +18,17 @@ from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.models.load import load
 from trimtab.models.pooling import Pool
-from trimtab.numerics.resample import bootstrap
-from trimtab.numerics.statistics import mean
 from trimtab.read.agreement import judged
-from trimtab.read.comparison import COLUMNS, aligned, false_discoveries, rows
+from trimtab.read.comparison import COLUMNS, aligned, rows
 from trimtab.read.experts import ExpertLens
 from trimtab.read.experts_result import ExpertsResult
+from trimtab.read.experts_tables import best_experts, concepts_table, counts_table, single_numbers
 from trimtab.read.ratings import most_rated, read_ratings
-from trimtab.runs.places import neighbour
+from trimtab.runs.places import missing_file
 from trimtab.runs.plain import plain
-from trimtab.runs.record import RunFolder
+from trimtab.runs.work import at_work
 
 Progressor = Callable[[int, int], None]
-SHOWN = 10
-"""Experts of each concept that a result keeps."""
-
-
 LEAST = {"top": 1, "positives": 2, "negatives": 2, "most": 2, "max_tokens": 2, "batch_size": 1}
 
 
@@ -140,7 +135,7 @@ def check(config: ExpertLensConfig) -> list[Problem]:
         found.append(Problem("pos", str(list(config.pos)), f"some of {list(PARTS_OF_SPEECH)}"))
     if not config.sites:
         found.append(Problem("sites", "none", 'at least one pattern, or "*"'))
-    found += _file_problems("concepts", config.concepts)
+    found += missing_file("concepts", config.concepts)
     return [*found, *_ratings_problems(config), *name_problems(config.model)]
 
 
@@ -163,18 +158,10 @@ def run(config: ExpertLensConfig, folder: Path, progress: Progressor | None = No
     """
     if problems := check(config):
         raise ConfigProblems(problems)
-    with RunFolder.create_or_open(folder, plain(config, finite=False)) as held:
-        try:
-            result = _carried_out(config, progress)
-        except KeyboardInterrupt:
-            held.set_status("interrupted")
-            raise
-        except BaseException:
-            held.set_status("failed")
-            raise
+    with at_work(folder, config) as held:
+        result = _carried_out(config, progress)
         result.save(held.path)
         report = result.report(folder / "report.html")
-        held.set_status("done")
     return Outcome(result, report)
 
 
@@ -231,64 +218,19 @@ def _carried_out(config: ExpertLensConfig, progress: Progressor | None) -> Exper
     table = pd.DataFrame(columns=COLUMNS)
     if known:
         table = aligned(list(rows(lens, config.tau, top)), lens, known, config.reliability)
-    by_concept = _concepts(lens, config)
+    by_concept = concepts_table(lens, config.tau, config.fdr)
     return ExpertsResult(
         label=Path(config.model).name,
         table=table,
         concepts=by_concept,
-        counts=_counts(lens, config.tau),
+        counts=counts_table(lens, config.tau),
         similarity=lens.similarity(tau=config.tau),
-        experts=_best(lens),
-        facts=_facts(lens, config, by_concept),
+        experts=best_experts(lens),
+        facts=single_numbers(lens, config.tau, config.fdr, by_concept),
         findings=concepts.findings,
         config=plain(config),
         seconds=time.perf_counter() - start,
     )
-
-
-def _concepts(lens: ExpertLens, config: ExpertLensConfig) -> pd.DataFrame:
-    stable = lens.stability(tau=config.tau).concepts
-    return pd.DataFrame(
-        {
-            "concept": lens.concepts.names,
-            "positive": [len(concept.positive) for concept in lens.concepts],
-            "negative": [len(concept.negative) for concept in lens.concepts],
-            "experts": lens.sets(tau=config.tau).sum(1),
-            "found": lens.sets(fdr=config.fdr).sum(1),
-            "best": lens.precision.max(1),
-            "overlap": stable["overlap"],
-            "retrieved": stable["found"],
-        }
-    )
-
-
-def _counts(lens: ExpertLens, tau: float) -> pd.DataFrame:
-    counts = lens.counts(tau=tau).sum()
-    frame = pd.DataFrame({"site": counts.index, "units": lens.units.widths, "experts": counts.to_numpy()})
-    frame["share"] = frame["experts"] / (frame["units"] * len(lens.concepts))
-    return frame
-
-
-def _best(lens: ExpertLens) -> pd.DataFrame:
-    top = min(SHOWN, len(lens.units))
-    frames = [lens.experts(name, top=top).assign(concept=name) for name in lens.concepts.names]
-    return pd.concat(frames, ignore_index=True)[["concept", "site", "unit", "ap", "q"]]
-
-
-def _facts(lens: ExpertLens, config: ExpertLensConfig, by_concept: pd.DataFrame) -> dict[str, Any]:
-    stable = lens.stability(tau=config.tau)
-    return {
-        "units": len(lens.units),
-        "concepts": len(lens.concepts),
-        "examples": len(lens.concepts.pool.examples),
-        "experts": asdict(bootstrap(mean, by_concept["experts"].to_numpy(dtype=float))),
-        "found": asdict(bootstrap(mean, by_concept["found"].to_numpy(dtype=float))),
-        "overlap_of_halves": asdict(stable.overlap),
-        "retrieved_by_halves": asdict(stable.retrieval),
-        "permuted_with_any_expert": asdict(false_discoveries(lens, config.fdr)),
-        "tau": config.tau,
-        "fdr": config.fdr,
-    }
 
 
 def _facts_in_words(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -305,15 +247,9 @@ def _facts_in_words(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"concepts with permuted labels that have any such expert: {told('permuted_with_any_expert', 3)}"
 
 
-def _file_problems(where: str, source: str) -> Iterator[Problem]:
-    path = Path(source).expanduser()
-    if not source.startswith("lab:") and not path.is_file():
-        yield Problem(where, repr(source), "a file", neighbour(path))
-
-
 def _ratings_problems(config: ExpertLensConfig) -> Iterator[Problem]:
     for name, path in config.ratings.items():
-        yield from _file_problems(f"ratings.{name}", path)
+        yield from missing_file(f"ratings.{name}", path)
     for name, value in config.reliability.items():
         if name not in config.ratings:
             yield Problem(f"reliability.{name}", "no such ratings", f"one of {list(config.ratings)}")

@@ -11,18 +11,19 @@ from typing import Any, Literal
 import pandas as pd
 
 from trimtab.data.naming import read_table
-from trimtab.data.wordlist import WordList, check_columns, is_word_list, labels_of_objects
-from trimtab.errors import ConfigProblems, DataError, Problem
+from trimtab.data.wordlist import WordList, check_columns, is_word_list, labels_of_objects, unreadable_list
+from trimtab.errors import ConfigProblems, Problem
 from trimtab.refer.bias import naming_bias
 from trimtab.refer.bias_models import Amplification, amplification, sensitivity
 from trimtab.refer.bias_objects import Columns, Outcome
 from trimtab.refer.bias_result import NamingBias
 from trimtab.refer.bias_statistics import Draws
-from trimtab.runs.places import neighbour
+from trimtab.runs.places import missing_file
 from trimtab.runs.plain import plain
-from trimtab.runs.record import RunFolder
+from trimtab.runs.work import at_work
 
 Progressor = Callable[[int, int], None]
+TABLE = "a CSV or Parquet file"
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,15 @@ class Estimate:
 def check(config: NamingBiasConfig) -> list[Problem]:
     """Every mistake that can be seen without reading the data."""
     found = [
-        *_file_problem("counts", config.counts),
-        *(_file_problem("predictions", config.predictions) if config.predictions else []),
+        *missing_file("counts", config.counts, TABLE),
+        *(missing_file("predictions", config.predictions, TABLE) if config.predictions else []),
     ]
     lists = {"outcome": config.outcome, "strata": config.strata, "group_words": config.group_words}
     lists |= {f"groups.{name}": value for name, value in config.groups.items()}
     lists |= {f"among.{number}": value for number, value in enumerate(config.among)}
     for where, value in lists.items():
-        found += _list_problem(where, value, needed=where.startswith(("group_words", "among")))
+        if where.startswith(("group_words", "among")) or is_word_list(value):
+            found += unreadable_list(where, value, "gender-en")
     if not config.groups:
         found.append(Problem("groups", "none", "at least one source of labels", "groups: {names: gender-en}"))
     if config.n_boot < 1:
@@ -153,15 +155,10 @@ def run(config: NamingBiasConfig, folder: Path, progress: Progressor | None = No
     """
     if problems := check(config):
         raise ConfigProblems(problems)
-    with RunFolder.create_or_open(folder, plain(config, finite=False)) as held:
-        try:
-            result = _carried_out(config, progress or _silent)
-            result.save(held.path)
-            report = result.report(folder / "report.html")
-        except BaseException as error:
-            held.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
-        held.set_status("done")
+    with at_work(folder, config) as held:
+        result = _carried_out(config, progress or _silent)
+        result.save(held.path)
+        report = result.report(folder / "report.html")
     return Carried(result, report)
 
 
@@ -255,19 +252,3 @@ def _sources(config: NamingBiasConfig) -> dict[str, str]:
     return {
         f"source of {one}": WordList.read(one).source for one in dict.fromkeys(named) if is_word_list(one)
     }
-
-
-def _file_problem(where: str, value: str) -> list[Problem]:
-    if value.startswith("lab:") or Path(value).expanduser().is_file():
-        return []
-    return [Problem(where, repr(value), "a CSV or Parquet file", neighbour(Path(value)))]
-
-
-def _list_problem(where: str, value: str, *, needed: bool) -> list[Problem]:
-    if not value or not (needed or is_word_list(value)):
-        return []
-    try:
-        WordList.read(value)
-    except (DataError, ConfigProblems) as error:
-        return [Problem(where, str(error), "a word list", "gender-en, or a YAML file")]
-    return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from trimtab.data.naming import NamingCounts, is_lab, read_table
-from trimtab.data.wordlist import WordList, check_columns
-from trimtab.errors import ConfigProblems, DataError, Problem
+from trimtab.data.wordlist import WordList, check_columns, unreadable_list
+from trimtab.errors import ConfigProblems, Problem
 from trimtab.numerics.colour import lab_to_hex
 from trimtab.refer.communicate import Trials
 from trimtab.refer.contexts import Treatment, in_context, treated
@@ -23,9 +23,9 @@ from trimtab.refer.frontier import Frontier
 from trimtab.refer.lexicon import FLEXIBILITIES, Kind, Lexicon
 from trimtab.refer.lexicon_result import LexiconResult
 from trimtab.refer.shapes import simulated_lexicon
-from trimtab.runs.places import neighbour
+from trimtab.runs.places import missing_file
 from trimtab.runs.plain import plain
-from trimtab.runs.record import RunFolder
+from trimtab.runs.work import at_work
 
 Progressor = Callable[[int, int], None]
 DRAWN = 8
@@ -117,11 +117,11 @@ class Estimate:
 
 def check(config: LexiconConfig) -> list[Problem]:
     """Every mistake that can be seen without reading the data."""
-    found = [
-        problem for name in ("counts", "features") for problem in _file_problem(name, getattr(config, name))
-    ]
+    found: list[Problem] = []
+    for name in ("counts", "features"):
+        found += missing_file(name, getattr(config, name), "a CSV or Parquet file")
     for name in ("heads", "modifiers"):
-        found += _list_problem(name, getattr(config, name))
+        found += unreadable_list(name, getattr(config, name), "a name such as colours-en")
     if bool(config.heads) != bool(config.modifiers):
         found.append(Problem("modifiers", repr(config.modifiers), "a word list beside heads, or neither"))
     if config.context and not (config.easy and config.hard and config.easy != config.hard):
@@ -153,15 +153,10 @@ def run(config: LexiconConfig, folder: Path, progress: Progressor | None = None)
     """
     if problems := check(config):
         raise ConfigProblems(problems)
-    with RunFolder.create_or_open(folder, plain(config, finite=False)) as held:
-        try:
-            result = _carried_out(config, progress)
-            result.save(held.path)
-            report = result.report(folder / "report.html")
-        except BaseException as error:
-            held.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
-        held.set_status("done")
+    with at_work(folder, config) as held:
+        result = _carried_out(config, progress)
+        result.save(held.path)
+        report = result.report(folder / "report.html")
     return Carried(result, report)
 
 
@@ -297,17 +292,3 @@ def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
 
 def _sources(config: LexiconConfig) -> dict[str, str]:
     return {f"source of {one}": WordList.read(one).source for one in (config.heads, config.modifiers) if one}
-
-
-def _file_problem(where: str, value: str) -> Iterator[Problem]:
-    if not value.startswith("lab:") and not Path(value).expanduser().is_file():
-        yield Problem(where, repr(value), "a CSV or Parquet file", neighbour(Path(value)))
-
-
-def _list_problem(where: str, value: str) -> Iterator[Problem]:
-    if not value:
-        return
-    try:
-        WordList.read(value)
-    except (DataError, ConfigProblems) as error:
-        yield Problem(where, str(error), "a word list", "a name such as colours-en, or a YAML file")

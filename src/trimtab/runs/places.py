@@ -7,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-from trimtab.errors import nearest
+from trimtab.errors import Problem, nearest
 
 
 def cache_home() -> Path:
@@ -29,3 +29,15 @@ def neighbour(path: Path) -> str:
     there = path.parent if path.parent.is_dir() else Path()
     close = nearest(path.name, [p.name for p in there.iterdir()])
     return f"{path.parent / close.strip(chr(39))}" if close else "a path relative to the current directory"
+
+
+def missing_file(where: str, source: str, expected: str = "a file") -> list[Problem]:
+    """The problem of a config's file that is not there; `lab:` names are not looked up.
+
+    >>> missing_file("concepts", "lab:shown")
+    []
+    """
+    path = Path(source).expanduser()
+    if source.startswith("lab:") or path.is_file():
+        return []
+    return [Problem(where, repr(source), expected, neighbour(path))]

@@ -18,6 +18,7 @@ from trimtab.models.load import Model, load
 from trimtab.runs.places import neighbour
 from trimtab.runs.plain import plain
 from trimtab.runs.record import RunFolder
+from trimtab.runs.work import at_work
 from trimtab.steer.curve import STRENGTHS, strength_curve
 from trimtab.steer.damping import AurA
 from trimtab.steer.directions import CAA, ITI
@@ -150,17 +151,10 @@ def run(config: SteeringConfig, folder: Path, progress: Progressor | None = None
     """
     if problems := check(config):
         raise ConfigProblems(problems)
-    with RunFolder.create_or_open(folder, plain(config, finite=False)) as held:
-        try:
-            result = _carried_out(config, held, progress)
-        except KeyboardInterrupt:
-            held.set_status("interrupted")
-            raise
-        except BaseException:
-            held.set_status("failed")
-            raise
+    with at_work(folder, config) as held:
+        result = _carried_out(config, held, progress)
+        result.save(held.path)
         report = result.report(folder / "report.html")
-        held.set_status("done")
     return Outcome(result, report)
 
 
@@ -180,7 +174,7 @@ def _carried_out(config: SteeringConfig, held: RunFolder, progress: Progressor |
         strengths=config.strengths,
         max_tokens=config.max_tokens,
     )
-    result = SteeringResult(
+    return SteeringResult(
         label=type(config.estimator).__name__,
         steering=steering,
         curve=curve,
@@ -189,8 +183,6 @@ def _carried_out(config: SteeringConfig, held: RunFolder, progress: Progressor |
         config=plain(config),
         seconds=seconds,
     )
-    result.save(held.path)
-    return result
 
 
 def _fitted(
