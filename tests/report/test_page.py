@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trimtab.report.figures import line_band, to_svg
+from trimtab.report.charts import line_band
+from trimtab.report.figures import to_svg
 from trimtab.report.page import Gallery, Mark, Page, Picture, Section, Table, Text
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>{{ 7*7 }}$x$\x00" + "é" * 200

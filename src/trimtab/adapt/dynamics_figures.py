@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.adapt.calibration import calibration, calibration_sentence
-from trimtab.report import figures
+from trimtab.report import charts
 from trimtab.report.numbers import fixed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def mixture_figure(result: FinetuneResult, label: str = "") -> Figure:
     last = {name: values[-1] for name, values in shares.items()} if steps else {}
     alt = f"{label or result.label}: mixture over training steps. At the end: {_listed(last)}."
     end = max([last_step(result), *steps])
-    return figures.stacked_area(
+    return charts.stacked_area(
         steps, shares, end=end, marked=result.step, title="Mixture over time", label=alt
     )
 
@@ -56,7 +56,7 @@ def calibration_figure(result: FinetuneResult, label: str) -> Figure:
     points = calibration(result)
     known = points.dropna(subset=["predicted", "realised"])
     alt = f"{label}: predicted against realised loss change, {len(known)} points. {calibration_sentence(points)}"
-    return figures.scatter_identity(
+    return charts.scatter_identity(
         points["predicted"].to_list(),
         points["realised"].to_list(),
         points["domain"].to_list(),
@@ -110,7 +110,7 @@ def _slope_figure(update: SlopeUpdate, label: str, limit: float) -> Figure:
     columns = [str(name) for name in update.slopes.columns]
     when = f"at step {update.step} for the next {_steps(update.horizon)}"
     alt = f"{label}: slopes {when}, mixture {_listed(update.weights)}"
-    return figures.heat_map(
+    return charts.heat_map(
         1e3 * update.slopes.to_numpy(dtype=float),
         [str(name) for name in update.slopes.index],
         columns,
@@ -132,7 +132,7 @@ def _loss_figure(result: FinetuneResult, name: str, spans: list[Span], label: st
         if len(own)
         else "none"
     )
-    return figures.line_band(
+    return charts.line_band(
         own["step"].to_list(),
         own["loss_nats"].to_list(),
         (base + own["change_low"]).to_list(),

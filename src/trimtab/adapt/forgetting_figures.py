@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.adapt.forgetting import ForgettingLaw
-from trimtab.report import figures
+from trimtab.report import charts, figures
 from trimtab.report.figures import GRID, INK
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def predicted_figure(result: ForgettingResult) -> Figure:
     where = {name: points[name].to_numpy(dtype=float) for name in ("params", "tokens", "inject")}
     observed = (points["loss_pt"] - points["loss_pt0"]).to_numpy(dtype=float)
     groups = np.where(out, "held out", "fitted").tolist()
-    return figures.scatter_identity(
+    return charts.scatter_identity(
         law.rise(**where).tolist(),
         observed.tolist(),
         groups,

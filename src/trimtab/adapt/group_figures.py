@@ -13,7 +13,7 @@ from trimtab.adapt.calibration import ALL
 from trimtab.adapt.comparison import comparison_table, unique_labels
 from trimtab.adapt.dynamics_figures import last_step
 from trimtab.adapt.page_parts import evenly
-from trimtab.report import figures, intervals, shares
+from trimtab.report import charts, intervals, shares
 from trimtab.report.figures import PALETTE
 from trimtab.report.intervals import Look
 from trimtab.report.numbers import missing, number
@@ -150,7 +150,7 @@ def calibration_scatter(points: pd.DataFrame) -> Figure:
     """
     known = points.dropna(subset=["predicted", "realised"]).sort_values(["predicted", "realised"])
     known = known.iloc[evenly(range(len(known)), MOST_POINTS)].sort_values("horizon", kind="stable")
-    return figures.scatter_identity(
+    return charts.scatter_identity(
         known["predicted"].to_list(),
         known["realised"].to_list(),
         [f"{length} steps" for length in known["length"]],

@@ -1,7 +1,7 @@
 """A result page: one HTML file that needs nothing else, not a script, not a font, not a network.
 
 A page is a title, a summary and sections; a section holds text, tables, pictures and further sections. Everything
-that is text is escaped by the template engine; only the drawings made by `trimtab.report.figures` go in as they
+that is text is escaped by the template engine; only the drawings made by `figures.to_svg` go in as they
 are. The page is laid out for a telephone and a desk, light and dark, screen and paper.
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trimtab.report import figures
+from trimtab.report import charts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def curve_figures(result: SteeringResult) -> list[Figure]:
     ]
     curve = result.curve
     return [
-        figures.line_band(
+        charts.line_band(
             curve["strength"].tolist(),
             *(curve[f"{name}{end}"].tolist() for end in ("", "_low", "_high")),
             reference=0.0 if name == "lean" else float("nan"),
@@ -50,7 +50,7 @@ def units_figure(steering: Steering) -> Figure:
     table = np.full((len(shares), width), np.nan)
     for row, share in zip(table, shares, strict=True):
         row[: len(share)] = share
-    return figures.raster(
+    return charts.raster(
         table,
         told_apart(list(steering.maps)),
         axis="share of units changed",
