@@ -14,7 +14,7 @@ import pandas as pd
 from trimtab.adapt.law_fit import Fitted, fit_rise, fit_target, told
 from trimtab.adapt.law_points import points_of, ranges_of, refuse_undetermined
 from trimtab.errors import ConfigError, DataError, explain
-from trimtab.numerics.curves import Loss
+from trimtab.numerics.curve_problem import Loss
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.plain import to_json
 

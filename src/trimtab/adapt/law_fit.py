@@ -13,7 +13,8 @@ from trimtab.adapt.law_forms import FORMS, Centre, Form
 from trimtab.adapt.law_points import Points
 from trimtab.errors import DataError, explain
 from trimtab.numerics.curve_bootstrap import bootstrap_curve
-from trimtab.numerics.curves import Coefficient, CurveFit, Loss, fit_curve
+from trimtab.numerics.curve_problem import Coefficient, Loss
+from trimtab.numerics.curves import CurveFit, fit_curve
 
 DELTA = 1e-3
 """Where the Huber loss of log losses turns linear, as is usual for scaling laws (Hoffmann et al. 2022)."""

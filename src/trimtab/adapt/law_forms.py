@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.law_points import Points
-from trimtab.numerics.curves import Coefficient
+from trimtab.numerics.curve_problem import Coefficient
 
 Rise = Callable[..., Any]
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
 from trimtab.errors import DataError, explain
-from trimtab.numerics.curves import CurveFit, CurveProblem, box, position, search, values_at
+from trimtab.numerics.curve_problem import CurveProblem, box, position, values_at
+from trimtab.numerics.curves import CurveFit, search
 from trimtab.numerics.statistics import check_numbers
 
 ATTEMPTS = 20
