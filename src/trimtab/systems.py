@@ -65,74 +65,75 @@ class Outcome(Protocol):
         ...
 
 
-SYSTEMS: dict[str, System] = {
-    "dynamics": System(
-        name="dynamics",
-        title="fine-tune under constraints with a dynamic mixture (DynaMiCS)",
-        paper="arXiv 2605.10770",
-        config="trimtab.adapt.dynamics_job:DynamicsConfig",
-        run="trimtab.adapt.dynamics_job:run",
-        check="trimtab.adapt.dynamics_job:check",
+def _system(
+    name: str, title: str, paper: str, files: str, config: str, result: str, **elsewhere: str
+) -> System:
+    """A system whose job, result and page are in files of one name, but for what is `elsewhere`."""
+    job = f"trimtab.{files}_job"
+    references = {
+        "config": f"{job}:{config}",
+        "run": f"{job}:run",
+        "check": f"{job}:check",
+        "estimate": f"{job}:estimate",
+        "load_result": f"trimtab.{files}_result:{result}.load",
+        "page": f"trimtab.{files}_page:page",
+    }
+    return System(name, title, paper, **references | elsewhere)
+
+
+_ALL = (
+    _system(
+        "dynamics",
+        "fine-tune under constraints with a dynamic mixture (DynaMiCS)",
+        "arXiv 2605.10770",
+        "adapt.dynamics",
+        "DynamicsConfig",
+        "FinetuneResult",
         estimate="trimtab.adapt.estimate:estimate",
         load_result="trimtab.adapt.result:FinetuneResult.load",
-        page="trimtab.adapt.dynamics_page:page",
     ),
-    "steering": System(
-        name="steering",
-        title="steer activations by maps learned end to end (LinEAS), with its rivals",
-        paper="arXiv 2503.10679",
-        config="trimtab.steer.steering_job:SteeringConfig",
-        run="trimtab.steer.steering_job:run",
-        check="trimtab.steer.steering_job:check",
-        estimate="trimtab.steer.steering_job:estimate",
-        load_result="trimtab.steer.steering_result:SteeringResult.load",
-        page="trimtab.steer.steering_page:page",
+    _system(
+        "steering",
+        "steer activations by maps learned end to end (LinEAS), with its rivals",
+        "arXiv 2503.10679",
+        "steer.steering",
+        "SteeringConfig",
+        "SteeringResult",
     ),
-    "forgetting": System(
-        name="forgetting",
-        title="scaling laws for forgetting, and the share of pretraining data that keeps a promise",
-        paper="arXiv 2502.06042",
-        config="trimtab.adapt.forgetting_job:ForgettingConfig",
-        run="trimtab.adapt.forgetting_job:run",
-        check="trimtab.adapt.forgetting_job:check",
-        estimate="trimtab.adapt.forgetting_job:estimate",
-        load_result="trimtab.adapt.forgetting_result:ForgettingResult.load",
-        page="trimtab.adapt.forgetting_page:page",
+    _system(
+        "forgetting",
+        "scaling laws for forgetting, and the share of pretraining data that keeps a promise",
+        "arXiv 2502.06042",
+        "adapt.forgetting",
+        "ForgettingConfig",
+        "ForgettingResult",
     ),
-    "expertlens": System(
-        name="expertlens",
-        title="which units know a concept, and whether their concepts agree with ours (ExpertLens)",
-        paper="arXiv 2502.15090",
-        config="trimtab.read.experts_job:ExpertLensConfig",
-        run="trimtab.read.experts_job:run",
-        check="trimtab.read.experts_job:check",
-        estimate="trimtab.read.experts_job:estimate",
-        load_result="trimtab.read.experts_result:ExpertsResult.load",
-        page="trimtab.read.experts_page:page",
+    _system(
+        "expertlens",
+        "which units know a concept, and whether their concepts agree with ours (ExpertLens)",
+        "arXiv 2502.15090",
+        "read.experts",
+        "ExpertLensConfig",
+        "ExpertsResult",
     ),
-    "naming-bias": System(
-        name="naming-bias",
-        title="naming bias between groups, standardised for what is in the picture",
-        paper="arXiv 2305.14468",
-        config="trimtab.refer.bias_job:NamingBiasConfig",
-        run="trimtab.refer.bias_job:run",
-        check="trimtab.refer.bias_job:check",
-        estimate="trimtab.refer.bias_job:estimate",
-        load_result="trimtab.refer.bias_result:NamingBias.load",
-        page="trimtab.refer.bias_page:page",
+    _system(
+        "naming-bias",
+        "naming bias between groups, standardised for what is in the picture",
+        "arXiv 2305.14468",
+        "refer.bias",
+        "NamingBiasConfig",
+        "NamingBias",
     ),
-    "lexicon": System(
-        name="lexicon",
-        title="informativeness of words and lexicons, alone and in context",
-        paper="arXiv 2410.07827",
-        config="trimtab.refer.lexicon_job:LexiconConfig",
-        run="trimtab.refer.lexicon_job:run",
-        check="trimtab.refer.lexicon_job:check",
-        estimate="trimtab.refer.lexicon_job:estimate",
-        load_result="trimtab.refer.lexicon_result:LexiconResult.load",
-        page="trimtab.refer.lexicon_page:page",
+    _system(
+        "lexicon",
+        "informativeness of words and lexicons, alone and in context",
+        "arXiv 2410.07827",
+        "refer.lexicon",
+        "LexiconConfig",
+        "LexiconResult",
     ),
-}
+)
+SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 
 
 @dataclass(frozen=True)
@@ -256,11 +257,11 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
     """
     if not value.startswith(LAB):
         return value
-    names = imported(_LAB_NAMES[field])
+    names, build = _of_the_lab(field)
     if value.removeprefix(LAB) not in names:
         expected = f"one of {', '.join(LAB + name for name in names)}"
         raise ConfigProblems([Problem(field, repr(value), expected, _near(value, names))])
-    build, name = imported(_LAB_BUILDERS[field]), value.removeprefix(LAB)
+    name = value.removeprefix(LAB)
     if field not in ("model", "models") or progress is None:
         return str(build(name))
     shown: list[Progress] = []
@@ -273,30 +274,26 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
     return str(build(name, progress=tell))
 
 
-_CORPORA, _TEXTS = ("train", "evaluate", "domain", "pretraining"), ("source", "target", "neutral")
-_TABLES = ("counts", "features", "predictions")
-_LAB_NAMES = {
-    **dict.fromkeys(("model", "models"), "trimtab.lab.names:MODELS"),
-    **dict.fromkeys(_CORPORA, "trimtab.lab.sources:SOURCES"),
-    **dict.fromkeys(_TEXTS, "trimtab.lab.names:TEXTS"),
-    **dict.fromkeys(_TABLES, "trimtab.lab.names:TABLES"),
-    "concepts": "trimtab.lab.concepts:CONCEPTS",
-    "ratings": "trimtab.lab.concepts:RATINGS",
+_LAB = {
+    **dict.fromkeys(("model", "models"), ("names:MODELS", "names:model")),
+    **dict.fromkeys(("train", "evaluate", "domain", "pretraining"), ("sources:SOURCES", "corpora:corpus")),
+    **dict.fromkeys(("source", "target", "neutral"), ("names:TEXTS", "names:texts")),
+    **dict.fromkeys(("counts", "features", "predictions"), ("names:TABLES", "names:table")),
+    "concepts": ("concepts:CONCEPTS", "concepts:concepts"),
+    "ratings": ("concepts:RATINGS", "concepts:ratings"),
 }
-_LAB_BUILDERS = {
-    **dict.fromkeys(("model", "models"), "trimtab.lab.names:model"),
-    **dict.fromkeys(_CORPORA, "trimtab.lab.corpora:corpus"),
-    **dict.fromkeys(_TEXTS, "trimtab.lab.names:texts"),
-    **dict.fromkeys(_TABLES, "trimtab.lab.names:table"),
-    "concepts": "trimtab.lab.concepts:concepts",
-    "ratings": "trimtab.lab.concepts:ratings",
-}
+"""Field of a config -> the lab's names for it, and what builds one of them."""
+
+
+def _of_the_lab(field: str) -> tuple[Any, Any]:
+    names, build = _LAB[field]
+    return imported(f"trimtab.lab.{names}"), imported(f"trimtab.lab.{build}")
 
 
 def _sources(config: Any) -> dict[str, dict[str, str]]:
     """The fields that may hold `lab:` names, as mappings; the key of a single value is empty."""
     found: dict[str, dict[str, str]] = {}
-    for field in _LAB_NAMES:
+    for field in _LAB:
         value = getattr(config, field, None)
         if isinstance(value, str):
             found[field] = {"": value}
@@ -310,7 +307,7 @@ def _lab_values(config: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
     for field, values in _sources(config).items():
         for key, value in values.items():
             if value.startswith(LAB):
-                yield f"{field}.{key}".rstrip("."), value, tuple(imported(_LAB_NAMES[field]))
+                yield f"{field}.{key}".rstrip("."), value, tuple(_of_the_lab(field)[0])
 
 
 def _near(value: str, names: Sequence[str]) -> str:
