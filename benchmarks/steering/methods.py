@@ -9,8 +9,8 @@ from trimtab import CAA, ITI, AurA, GaussianAcT, LinAcT, LinEAS, MeanAcT
 
 ORACLE = "affine oracle"
 METHODS: dict[str, Callable[[str], Any]] = {
-    "LinEAS": lambda sites: LinEAS(sites=sites),
-    "LinEAS, local": lambda sites: LinEAS(sites=sites, stop_gradient=True),
+    "LinEAS": lambda sites: LinEAS(sites=sites, gamma=0.0),
+    "LinEAS, local": lambda sites: LinEAS(sites=sites, gamma=0.0, stop_gradient=True),
     "LinEAS, gamma .3": lambda sites: LinEAS(sites=sites, gamma=0.3),
     "LinEAS, gamma .3, local": lambda sites: LinEAS(sites=sites, gamma=0.3, stop_gradient=True),
     "MeanAcT": lambda sites: MeanAcT(sites=sites),
@@ -25,8 +25,8 @@ METHODS: dict[str, Callable[[str], Any]] = {
 """At every kind of site, also where a method was not meant for it; its own place is in `HOME`."""
 
 VARIANTS: dict[str, Callable[[str], Any]] = {
-    "LinEAS, p=1": lambda sites: LinEAS(sites=sites, p=1.0),
-    "LinEAS, loss at residual": lambda sites: LinEAS(sites=sites, loss_sites="residual"),
+    "LinEAS, p=1": lambda sites: LinEAS(sites=sites, gamma=0.0, p=1.0),
+    "LinEAS, loss at residual": lambda sites: LinEAS(sites=sites, gamma=0.0, loss_sites="residual"),
     "LinEAS, paper": lambda sites: LinEAS(sites=sites, preset="paper"),
     "LinEAS, gamma 1": lambda sites: LinEAS(sites=sites, gamma=1.0),
 }

@@ -94,8 +94,8 @@ def standing_in(judged: Judge, forward: Callable[..., Any]) -> Judge:
 
 
 FITS: dict[str, tuple[str, Fit]] = {
-    "trimtab LinEAS, residual": ("trimtab", estimated(LinEAS(sites="residual"))),
-    "trimtab LinEAS, pre-MLP norm": ("trimtab", estimated(LinEAS())),
+    "trimtab LinEAS, residual": ("trimtab", estimated(LinEAS(sites="residual", gamma=0.0))),
+    "trimtab LinEAS, pre-MLP norm": ("trimtab", estimated(LinEAS(gamma=0.0))),
     "trimtab MeanAcT, residual": ("trimtab", estimated(MeanAcT(sites="residual"))),
     "repeng, pca_diff": ("repeng", repeng("pca_diff")),
     "repeng, pca_center": ("repeng", repeng("pca_center")),

@@ -30,10 +30,10 @@ from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.plain import plain, to_json
 from trimtab.runs.sweep import sweep
-from worlds import GRAMMARS, PLACES
+from worlds import GRAMMARS, PLACES, WEAK
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
-WEAK, NORM = "weak cues", "pre-MLP norm"
+NORM = "pre-MLP norm"
 
 
 def main_part(seed: int) -> Iterator[Cell]:

@@ -19,7 +19,7 @@ from methods import ORACLE
 from trimtab.numerics.resample import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.plain import to_json
-from worlds import PLACES
+from worlds import PLACES, WEAK
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 BUDGETS = (0.02, 0.05)
@@ -139,6 +139,7 @@ def main() -> None:
     table = fits(RESULTS)
     rows = summary(table)
     matched = f"insult_rate at KL {BUDGETS[1]:g}"
+    asked = ("insult_rate", "kl_moved", "kl_to_clean", matched)
     record = {
         "command": "python benchmarks/steering/table.py",
         "units": "models; draws of examples averaged first",
@@ -146,9 +147,14 @@ def main() -> None:
         "groups": rows,
         "end_to_end_less_local": [
             paired(table, method, f"{method}, local", world, score)
-            for world in ("weak cues", "strong cues")
+            for world in (WEAK, "strong cues")
             for method in ("LinEAS", "LinEAS, gamma .3")
-            for score in ("insult_rate", "kl_moved", "kl_to_clean", matched)
+            for score in asked
+        ],
+        "sparse_less_others": [
+            paired(table, "LinEAS, gamma .3", other, WEAK, score)
+            for other in ("MeanAcT", "LinAcT", "CAA, mean", "LinEAS")
+            for score in asked
         ],
         "sensitivity_to_the_site": [
             row for score in ("insult_rate", "kl_to_clean", matched) for row in sensitivity(table, score)

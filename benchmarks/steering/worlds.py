@@ -16,7 +16,8 @@ from trimtab.lab.grammar_table import Grammar, Style
 from trimtab.models.likelihood import kl
 from trimtab.seeds import derive
 
-GRAMMARS = {"weak cues": Grammar(), "strong cues": Grammar(cue_strength=0.95)}
+WEAK = "weak cues"
+GRAMMARS = {WEAK: Grammar(), "strong cues": Grammar(cue_strength=0.95)}
 """The world of the benchmark, and one in which the head of a document gives its style away."""
 
 PLACES = {

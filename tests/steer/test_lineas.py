@@ -40,7 +40,7 @@ def planted(n=24, m=24):
 
 def test_a_planted_map_is_recovered_where_units_differ_in_scale_and_offset():
     network, source, target = planted()
-    steering = LinEAS("0", lr=0.1, steps=300).fit(network, source, target)
+    steering = LinEAS("0", gamma=0.0, lr=0.1, steps=300).fit(network, source, target)
     weight, shift = steering.maps["0:out"]
     torch.testing.assert_close(weight, WEIGHT, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(shift, SHIFT, rtol=1e-2, atol=0.2)
@@ -51,7 +51,7 @@ def test_a_planted_map_is_recovered_where_units_differ_in_scale_and_offset():
 
 def test_costs_fall_at_every_site_and_are_measured_where_that_is_asked_for():
     network, source, target = planted()
-    both = LinEAS(["0", "1"], lr=0.1, steps=150).fit(network, source, target).made_by["cost"]
+    both = LinEAS(["0", "1"], gamma=0.0, lr=0.1, steps=150).fit(network, source, target).made_by["cost"]
     alone = LinEAS("0", steps=5, loss_sites=["0", "1"]).fit(network, source, target).made_by["cost"]
     assert list(both) == list(alone) == ["0:out", "1:out"]
     assert all(after < before / 10 for before, after in both.values())
@@ -70,7 +70,7 @@ def test_a_few_steps_lower_the_loss_of_every_kind_of_model(name):
 @pytest.mark.parametrize("p", [1.0, 3.0])
 def test_other_orders_find_the_planted_map_too(p):
     network, source, target = planted()
-    made_by = LinEAS("0", lr=0.1, steps=150, p=p).fit(network, source, target).made_by
+    made_by = LinEAS("0", gamma=0.0, lr=0.1, steps=150, p=p).fit(network, source, target).made_by
     before, after = made_by["cost"]["0:out"]
     assert after < before / 50
     assert made_by["losses"][-1] < made_by["losses"][0] / 20
@@ -78,8 +78,8 @@ def test_other_orders_find_the_planted_map_too(p):
 
 def test_the_paper_s_settings_follow_its_equations():
     settled = LinEAS("0", preset="paper", steps=50).settled()
-    chosen = (settled.steps, settled.lr, settled.normalisation, settled.optimizer)
-    assert chosen == (50, 0.1, "paper", "sgd")
+    chosen = (settled.gamma, settled.steps, settled.lr, settled.normalisation, settled.optimizer)
+    assert chosen == (0.0, 50, 0.1, "paper", "sgd")
     assert PRESETS["paper"]["steps"] == 1000
     network = nn.Sequential(nn.Identity())
     source, target = torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0], [7.0]])
@@ -111,11 +111,11 @@ def test_the_larger_gamma_the_fewer_units_are_touched_and_the_planted_ones_last(
 
 def test_stopped_gradients_fit_each_site_by_itself():
     network, source, target = planted()
-    local = LinEAS(["0", "1"], stop_gradient=True, steps=40).fit(network, source, target)
-    alone = LinEAS("0", steps=40).fit(network, source, target)
+    local = LinEAS(["0", "1"], gamma=0.0, stop_gradient=True, steps=40).fit(network, source, target)
+    alone = LinEAS("0", gamma=0.0, steps=40).fit(network, source, target)
     for mine, expected in zip(local.maps["0:out"], alone.maps["0:out"], strict=True):
         torch.testing.assert_close(mine, expected)
-    end_to_end = LinEAS(["0", "1"], steps=40).fit(network, source, target)
+    end_to_end = LinEAS(["0", "1"], gamma=0.0, steps=40).fit(network, source, target)
     assert not torch.allclose(end_to_end.maps["0:out"][0], local.maps["0:out"][0], rtol=1e-3)
 
 
