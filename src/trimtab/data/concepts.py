@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from trimtab.data.concept import Concept, Example, identity, mistakes, word_findings
+from trimtab.data.concept_file import read_concepts, write_concepts
 from trimtab.data.mentions import mentions, word_of
 from trimtab.data.wordnet import NOT_NOUNS, sentences_of
 from trimtab.errors import DataError, explain, nearest
@@ -65,7 +65,7 @@ class ConceptSet:
         Raises:
             DataError: no such file, a line that is no such object, or what the class refuses.
         """
-        found = cls(tuple(_read(Path(path))))
+        found = cls(tuple(read_concepts(Path(path))))
         if found.findings:
             warnings.warn("\n".join(found.findings), stacklevel=2)
         return found
@@ -207,10 +207,7 @@ class ConceptSet:
         """
         if not self.textual:
             raise DataError(explain("concepts of pictures", "concepts of texts"))
-        rows = [
-            {"name": c.name, "positive": c.positive, "negative": c.negative, "word": c.word} for c in self
-        ]
-        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_concepts(Path(path), self)
         return Path(path)
 
     @property
@@ -281,31 +278,3 @@ def _kept(examples: Sequence[Example], word: str | None) -> str | None:
 
 def _has_word(example: Example, word: str | None) -> bool:
     return word is not None and isinstance(example, str) and mentions(example, word)
-
-
-def _read(path: Path) -> Iterator[Concept]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {explain(error, 'a file of JSON lines')}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _concept(line, f"{path}, line {number}")
-
-
-def _concept(line: str, where: str) -> Concept:
-    expected = '{"name": text, "positive": [texts], "negative": [texts]}'
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: {explain('damaged text', expected)}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-        raise DataError(f"{where}: {explain('no name', expected)}")
-    sides = {side: row.get(side, []) for side in ("positive", "negative")}
-    for side, texts in sides.items():
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise DataError(
-                f"{where}, {row['name']}: {explain(f'{side} that is no list of texts', expected)}"
-            )
-    word = row.get("word", word_of(row["name"]))
-    return Concept(row["name"], tuple(sides["positive"]), tuple(sides["negative"]), word)
