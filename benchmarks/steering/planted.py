@@ -149,8 +149,9 @@ def main() -> None:
         print(name, {key: round(value["value"], 3) for key, value in row.items()})
 
 
-def _told(values: list[float]) -> dict[str, Any]:
-    known = np.array([value for value in values if not np.isnan(value)])
+def _told(values: list[float | None]) -> dict[str, Any]:
+    """The mean of what is known: precision is nan, which a kept cell holds as None, where no unit was touched."""
+    known = np.array([value for value in values if value is not None and not np.isnan(value)])
     found = bootstrap(mean, known) if len(known) else None
     if found is None:
         return {"value": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
