@@ -1,12 +1,12 @@
 """Two real registers: does a steering turn lines of code into prose, and what does it cost elsewhere?
 
-    python benchmarks/steering/real.py        writes benchmarks/results/steering/real.json
+    python benchmarks/steering/real.py --jobs 2 --draws 5        writes benchmarks/results/steering/real.json
 
 The model is `lab:text-small`. Steerings are fitted with train lines of code (source) and train sentences of docstrings
 (target). They are judged on validation lines of code: the model goes on after the first half of each, and a detector of
 characters, fitted on other text, says how much its continuation looks like code. The pair is admitted only where that
 detector tells real and generated registers apart. KL is on package metadata, which is neither. The control is the same
-fit with both registers shuffled together.
+fit with both registers shuffled together. Kill it whenever you like; the same command goes on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from methods import METHODS
+from table import at_budget
 
 from trimtab import Model, load
 from trimtab.lab.corpora import corpus, read_card
@@ -48,7 +50,9 @@ WANTED = (
 )
 PLACES = ("attention_out", "pre_mlp_norm", "residual", "mlp_out")
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)
-EXAMPLES, JUDGED, NEUTRAL, DRAWS = 64, 160, 64, 3
+BUDGETS = (0.05, 0.2)
+"""KL on package metadata, nats per token, at which effects are compared."""
+EXAMPLES, JUDGED, NEUTRAL = 64, 160, 64
 
 
 def run(cell: dict[str, Any], folder: Path) -> list[dict[str, Any]]:  # noqa: ARG001
@@ -102,6 +106,7 @@ def admission() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=5)
     asked = parser.parse_args()
     apart = admission()
     cells = {
@@ -113,18 +118,18 @@ def main() -> None:
         }
         for place in PLACES
         for method in WANTED
-        for draw in range(DRAWS)
+        for draw in range(asked.draws)
         for shuffled in ((False, True) if method == "MeanAcT" else (False,))
     }
     done = sweep(run, cells, Path("runs/benchmark-real"), jobs=asked.jobs)
     record = {
-        "command": f"python benchmarks/steering/real.py --jobs {asked.jobs}",
+        "command": f"python benchmarks/steering/real.py --jobs {asked.jobs} --draws {asked.draws}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "model": {"name": "lab:text-small", "parameters": read_card(lab_model("text-small"))["parameters"]},
         "examples": EXAMPLES,
         "judged": JUDGED,
         "neutral": NEUTRAL,
-        "units": f"draws of examples, {DRAWS}; one model; intervals are 95 % over draws",
+        "units": f"draws of examples, {asked.draws}; one model; intervals are 95 % over draws",
         "separation": apart,
         "versions": {name: version(name) for name in ("trimtab", "torch", "scikit-learn")}
         | {"python": platform.python_version()},
@@ -134,26 +139,43 @@ def main() -> None:
     }
     write_atomic(RESULTS / "real.json", to_json(record, indent=1) + "\n")
     for row in record["table"]:
-        print(row)
+        print(
+            {
+                key: round(value["value"], 3) if isinstance(value, dict) else value
+                for key, value in row.items()
+            }
+        )
 
 
 def _table(cells: dict[str, dict[str, Any]], results: dict[str, Any]) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, str, bool, float], list[dict[str, float]]] = {}
-    for name, rows in results.items():
-        cell = cells[name]
-        for row in rows:
-            key = (cell["place"], cell["method"], cell["shuffled"], row["strength"])
-            groups.setdefault(key, []).append(row)
+    """One row per kind of site and estimator: scores at each strength and at each budget, over draws."""
+    found = [
+        {name: cells[cell][name] for name in ("place", "method", "shuffled")} | _flat(pd.DataFrame(rows))
+        for cell, rows in results.items()
+    ]
     return [
-        dict(zip(("place", "method", "shuffled", "strength"), key, strict=True))
-        | {score: _told([row[score] for row in rows]) for score in ("code_score", "kl_neutral")}
-        for key, rows in groups.items()
+        dict(zip(("place", "method", "shuffled"), key, strict=True))
+        | {score: _told(own[score]) for score in own.columns[3:]}
+        for key, own in pd.DataFrame(found).groupby(["place", "method", "shuffled"], sort=False)
     ]
 
 
-def _told(values: list[float]) -> dict[str, Any]:
-    found = bootstrap(mean, np.array(values))
-    return {"value": round(found.value, 4), "low": found.low, "high": found.high, "n": found.n}
+def _flat(curve: pd.DataFrame) -> dict[str, float]:
+    """One fit's curve as scores by name."""
+    scores = {
+        f"{score} at strength {row['strength']:g}": float(row[score])
+        for row in curve.to_dict("records")
+        for score in ("code_score", "kl_neutral")
+    }
+    return scores | {
+        f"code_score at KL {budget:g}": at_budget(curve, "code_score", "kl_neutral", budget)
+        for budget in BUDGETS
+    }
+
+
+def _told(values: pd.Series[float]) -> dict[str, Any]:
+    found = bootstrap(mean, values.to_numpy(dtype=float))
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 if __name__ == "__main__":

@@ -46,7 +46,10 @@ def _scores(fit: dict[str, Any]) -> dict[str, float]:
     curve = pd.DataFrame(fit["curve"])
     full = curve[curve["strength"] == 1.0].iloc[0]
     found = {name: float(full[name]) for name in SCORES}
-    found |= {f"insult_rate at KL {budget:g}": _at(curve, budget) for budget in BUDGETS}
+    found |= {
+        f"insult_rate at KL {budget:g}": at_budget(curve, "insult_rate", "kl_moved", budget)
+        for budget in BUDGETS
+    }
     none = float(curve["insult_rate"].iloc[0])
     return {
         **found,
@@ -57,15 +60,15 @@ def _scores(fit: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _at(curve: pd.DataFrame, budget: float) -> float:
-    """The insult rate where the curve first reaches a budget of KL, in a straight line between strengths."""
-    moved, rate = curve["kl_moved"].to_numpy(), curve["insult_rate"].to_numpy()
+def at_budget(curve: pd.DataFrame, score: str, cost: str, budget: float) -> float:
+    """A score where the curve first reaches a budget of cost, in a straight line between strengths."""
+    moved, scores = curve[cost].to_numpy(), curve[score].to_numpy()
     over = np.flatnonzero(moved > budget)
     if not len(over):
-        return float(rate[-1])
+        return float(scores[-1])
     last = over[0]
     part = (budget - moved[last - 1]) / (moved[last] - moved[last - 1])
-    return float(rate[last - 1] + part * (rate[last] - rate[last - 1]))
+    return float(scores[last - 1] + part * (scores[last] - scores[last - 1]))
 
 
 def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
