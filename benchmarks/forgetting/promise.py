@@ -13,7 +13,6 @@ within it, clearly where the whole interval is.
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 from dataclasses import asdict, replace
 from itertools import product
@@ -108,8 +107,8 @@ def main() -> None:
     done = sweep(one, wanted, asked.out, jobs=asked.jobs)
     rows = [{"run": name, **_asked(wanted[name]), **row} for name, row in done.results.items()]
     for row in rows:
-        promise = math.inf if row["promise"] is None else row["promise"]
-        row |= {"kept": row["rise"] <= promise, "clearly kept": row["rise_high"] <= promise}
+        if row["promise"] is not None:
+            row |= {"kept": row["rise"] <= row["promise"], "clearly kept": row["rise_high"] <= row["promise"]}
     plans = {
         f"{domain}, {tokens}, {promise}": planned(domain, tokens, promise)
         for domain, tokens, promise in product(domains, TOKENS, PROMISES)
