@@ -115,6 +115,8 @@ def sensitivity(table: pd.DataFrame, score: str) -> list[dict[str, Any]]:
 
 
 def _interval(values: np.ndarray) -> dict[str, Any]:
+    if not len(values):  # every fit diverged
+        return {"value": None, "low": None, "high": None, "n": 0}
     found = bootstrap(mean, values.astype(float))
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
