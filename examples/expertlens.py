@@ -32,7 +32,7 @@ def main(out: Path) -> None:
         ratings={"topics": str(ratings("topics"))},
         top=50,
     )
-    print(run(config, out / "run").result.report(out / "report.html"))
+    print(run(config, out).report_path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How much pretraining data keeps a promise? On simulated runs of a planted law; yours go into the same table.
 
-python examples/forgetting.py [OUT]        some ten seconds; writes OUT/report.html
+python examples/forgetting.py [OUT]        some ten seconds; writes OUT/run/report.html
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def main(out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out / "points.csv", index=False)
-    done = run(ForgettingConfig(points=str(out / "points.csv"), n_boot=10), out / "run")
-    print(done.result.report(out / "report.html"))
+    print(run(ForgettingConfig(points=str(out / "points.csv"), n_boot=10), out / "run").report_path)
 
 
 if __name__ == "__main__":

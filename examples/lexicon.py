@@ -39,7 +39,7 @@ def main(out: Path) -> None:
         frontier=False,
         n_boot=500,
     )
-    print(run(config, out / "run").result.report(out / "report.html"))
+    print(run(config, out).report_path)
 
 
 if __name__ == "__main__":

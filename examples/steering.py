@@ -1,6 +1,6 @@
 """Turn insults down: a steering from Python, on a small model of a made-up language that is trained here.
 
-python examples/steering.py [OUT]        about a minute, once; seconds after that; writes OUT/report.html
+python examples/steering.py [OUT]        about a minute, once; seconds after that; writes OUT/run/report.html
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(out: Path) -> None:
         estimator=estimator,
         prompts=("lout heckler heckler every", "troll troll lout the"),
     )
-    print(run(config, out / "run").result.report(out / "report.html"))
+    print(run(config, out / "run").report_path)
 
 
 def insults(model: Model, documents: Sequence[str]) -> float:

@@ -24,7 +24,8 @@ def test_an_example_runs(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "run")])
     runpy.run_path(str(example), run_name="__main__")
-    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    (page,) = (tmp_path / "run").rglob("report.html")
+    assert page.stat().st_size > 10_000
     assert re.search("at (step|strength|the mix|distractors|AUC|a share)", capsys.readouterr().out)
 
 

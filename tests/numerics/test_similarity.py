@@ -97,8 +97,9 @@ def judged(n=8, noise=0.3, seed=0, share=0.7):
     return near, pairs, near[pairs[:, 0], pairs[:, 1]] + noise * draw.normal(size=len(pairs))
 
 
-def test_mantel_is_the_share_of_all_permutations():
-    near, pairs, scores = judged(n=6, noise=1.0)
+@pytest.mark.parametrize("share", [0.7, 1.0])
+def test_mantel_is_the_share_of_all_permutations(share):
+    near, pairs, scores = judged(n=6, noise=1.0, share=share)
     found = mantel(near, pairs, scores, n_perm=8_000)
     values = []
     for order in permutations(range(6)):
@@ -106,6 +107,16 @@ def test_mantel_is_the_share_of_all_permutations():
         values.append(scipy.stats.spearmanr(dealt[pairs[:, 0], pairs[:, 1]], scores)[0])
     assert found.value == pytest.approx(scipy.stats.spearmanr(near[pairs[:, 0], pairs[:, 1]], scores)[0])
     assert found.p_value == pytest.approx((np.array(values) >= found.value - 1e-12).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranking_once_where_every_pair_was_judged_changes_nothing(seed):
+    near, pairs, scores = judged(n=12, noise=2.0, share=1.0, seed=seed)
+    near, scores = near.round(1), scores.round()  # with ties
+    pairs[::3] = pairs[::3, ::-1]
+    slow = near.copy()
+    np.fill_diagonal(slow, np.nan)  # never looked at, but it makes every deal be ranked anew
+    assert mantel(near, pairs, scores, n_perm=499) == mantel(slow, pairs, scores, n_perm=499)
 
 
 def test_mantel_without_an_effect_is_uniform():

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import rankdata
 
 from trimtab.errors import ShapeError, explain
 from trimtab.numerics.statistics import (
@@ -19,6 +20,7 @@ from trimtab.numerics.statistics import (
     check_choice,
     check_numbers,
     each_line,
+    pearson,
     spearman,
 )
 
@@ -138,6 +140,10 @@ def mantel(
     value = float(spearman(similarity[pairs[:, 0], pairs[:, 1]], scores))
     if len(pairs) < 3 or np.isnan(value):
         return Permutation(value, np.nan, 0, False)
+    correlation = spearman
+    if _every_pair_once(similarity, pairs):
+        # Dealing items out anew only moves similarities about, so that ranking them once is enough.
+        similarity, scores, correlation = _ranked(similarity, pairs), rankdata(scores), pearson
     rng, reached = np.random.default_rng(seed), 0
     chunk = max(1, CHUNK // (4 * len(pairs)))
     for start in range(0, n_perm, chunk):
@@ -145,9 +151,26 @@ def mantel(
         deals = rng.permuted(np.tile(np.arange(len(similarity)), (rows, 1)), axis=1)
         dealt = similarity[deals[:, pairs[:, 0]], deals[:, pairs[:, 1]]]
         # A deal that leaves the judged pairs without variance says nothing against chance, and so counts.
-        found = spearman(dealt, scores)
+        found = correlation(dealt, scores)
         reached += int((~(found < value - 1e-12)).sum())
     return Permutation(value, (reached + 1) / (n_perm + 1), n_perm, False)
+
+
+def _every_pair_once(similarity: Float[np.ndarray, "n n"], pairs: Pairs) -> bool:
+    """Whether each two items were judged, once, and are as alike in either order."""
+    wanted = np.triu_indices(len(similarity), 1)
+    if len(pairs) != len(wanted[0]) or not np.array_equal(similarity, similarity.T):
+        return False
+    ordered = np.sort(pairs, axis=1)
+    return np.array_equal(ordered[np.lexsort((ordered[:, 1], ordered[:, 0]))], np.stack(wanted, axis=1))
+
+
+def _ranked(similarity: Float[np.ndarray, "n n"], pairs: Pairs) -> Float[np.ndarray, "n n"]:
+    """Ranks of the pairs' similarities, in place of them."""
+    first, second = pairs.T
+    ranks = np.zeros_like(similarity, dtype=float)
+    ranks[first, second] = ranks[second, first] = rankdata(similarity[first, second])
+    return ranks
 
 
 def check_pairs(similarity: np.ndarray, pairs: np.ndarray, scores: np.ndarray) -> None:

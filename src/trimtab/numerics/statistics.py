@@ -56,8 +56,20 @@ def spearman(
     >>> float(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 8.0, 27.0])).round(6))
     1.0
     """
-    x, y = (rankdata(side, axis=-1) for side in (first, second))
-    x, y = (side - side.mean(-1, keepdims=True) for side in (x, y))
+    return pearson(rankdata(first, axis=-1), rankdata(second, axis=-1))
+
+
+def pearson(
+    first: Float[np.ndarray, "*lines m"], second: Float[np.ndarray, "*#lines m"]
+) -> Float[np.ndarray, " *lines"]:
+    """Pearson's correlation along the last axis; nan where a side is constant.
+
+    One line as the second side goes with every line of the first.
+
+    >>> float(pearson(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])).round(6))
+    -1.0
+    """
+    x, y = (side - side.mean(-1, keepdims=True) for side in (first, second))
     size = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
     return np.asarray(np.divide((x * y).sum(-1), size, out=np.full(size.shape, np.nan), where=size > 0))
 
