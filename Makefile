@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests clean
+.PHONY: demo test lint types tests exhaustive clean
 .SUFFIXES:
 
 .venv:
@@ -27,6 +27,10 @@ tests: .venv
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint types tests
+
+exhaustive: export OMP_NUM_THREADS = 1
+exhaustive: .venv
+	$(BIN)/pytest -n 2 --dist worksteal -m exhaustive
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -33,3 +37,17 @@ def isolated(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed what is drawn on the CPU and on a device from here on.
+
+    The numbers of `torch.manual_seed`, which seeds all other kinds of device as well and so takes a millisecond: too
+    long for every step of a small model.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)

@@ -147,9 +147,19 @@ def test_the_last_tenth_leans_no_more() -> None:
 # What is read off them
 
 
-@pytest.mark.parametrize("returns", [0.5, 1.0])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("lean", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("returns", "momentum", "lean"),
+    [
+        (0.5, 0.0, 0.0),
+        (1.0, 0.9, 0.0),
+        (1.0, 0.0, 0.5),
+        (0.5, 0.9, 0.5),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in ((1.0, 0.0, 0.0), (0.5, 0.9, 0.0), (0.5, 0.0, 0.5), (1.0, 0.9, 0.5))
+        ),
+    ],
+)
 def test_where_losses_move_as_slopes_say_the_slopes_are_found(
     returns: float, momentum: float, lean: float
 ) -> None:

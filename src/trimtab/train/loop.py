@@ -19,7 +19,7 @@ from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
 from trimtab.errors import DivergedError
 from trimtab.models.load import Model
-from trimtab.seeds import derive
+from trimtab.seeds import derive, seed_draws
 from trimtab.train.batches import batched, evaluation_rows, join_batches
 from trimtab.train.evaluate import SequenceLosses
 from trimtab.train.fit import Fit
@@ -107,7 +107,7 @@ class Loop:
         rows = self.stream.draw(self._example_shares(weights))
         rank = 0 if alone else self.rank
         mine = rows if alone else rows[self.rank :: self.world]
-        torch.manual_seed(derive(self.seed, "step", self.step_count, rank))
+        seed_draws(derive(self.seed, "step", self.step_count, rank), self.model.device)
         tokens = self._target_tokens(rows)
         loss, nll = self._backward(mine, sum(tokens.values()), alone)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.fit.clip_norm or float("inf"))
