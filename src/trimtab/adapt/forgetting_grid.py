@@ -18,7 +18,7 @@ from trimtab.adapt.until_rise import ReplayUntilRise
 from trimtab.data.domains import Domain
 from trimtab.data.limits import first_tokens
 from trimtab.errors import ConfigProblems, Problem
-from trimtab.models.load import load
+from trimtab.models.load import device_name, load
 from trimtab.runs.sweep import Backend, sweep
 from trimtab.train.fit import Fit
 
@@ -67,7 +67,7 @@ def forgetting_grid(
         One row per run that ended: model, params, tokens, inject, seed; loss_pt0, loss_pt, loss_ft0, loss_ft on test,
         nats per token; rise_low, rise_high (95 % of loss_pt - loss_pt0, paired, over records); step (of the lowest
         validation loss), reached (whether it rose after that), injected (pretraining sequences trained on until then,
-        expected), seconds, run (its name).
+        expected), seconds, device (where it ran), run (its name).
 
     Raises:
         ConfigProblems: an empty list, or values that cannot be, all at once, before any work.
@@ -125,6 +125,7 @@ def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         "reached": bool(result.step < result.losses["step"].max()),
         "injected": share * fit.batch_size * result.step,
         "seconds": round(time.perf_counter() - start, 2),
+        "device": device_name(model.device),
     }
 
 

@@ -26,7 +26,7 @@ from trimtab.errors import ConfigError, explain, nearest
 from trimtab.lab.cache import built_once
 from trimtab.lab.corpora import corpus, read_card
 from trimtab.lab.tokenizer import train_tokenizer
-from trimtab.models.load import load
+from trimtab.models.load import device_name, load
 from trimtab.runs.places import cache_home
 from trimtab.seeds import derive, isolated
 from trimtab.train.fit import Fit
@@ -163,20 +163,26 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
 
 
 def pretrain(
-    settings: LabModel, folders: Mapping[str, Path], out: Path, progress: Progress | None = None
+    settings: LabModel,
+    folders: Mapping[str, Path],
+    out: Path,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Train a tokenizer and a model on the train splits of corpora and save both in `out`.
 
-    The caller's random generators are unchanged.
+    The caller's random generators are unchanged. Lab models are the same wherever they are made, so that a GPU is used
+    only where it is asked for.
 
     Returns:
-        Facts for the card: parameters, losses, threads, versions.
+        Facts for the card: parameters, losses, device, threads, versions.
     """
     sample = min(settings.characters, _TOKENIZER_CHARACTERS)
     texts = [text for folder in folders.values() for text in read_texts(folder, "train", sample)]
     tokenizer = train_tokenizer(texts, settings.vocabulary)
     with isolated(derive(settings.seed, "lab model")), tempfile.TemporaryDirectory() as scratch:
         network = LlamaForCausalLM(_config(settings, tokenizer))
+        network.to(device)  # type: ignore[arg-type]
         model = load(network, tokenizer=tokenizer)
         domains = {
             kind: tokenise(
@@ -196,6 +202,7 @@ def pretrain(
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "validation_loss_nats": {kind: round(losses.loss, 4) for kind, losses in read.items()},
+        "device": device_name(network.device),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),

@@ -216,7 +216,7 @@ def _from_checkpoint(
     except (OSError, ValueError) as error:
         hint = "save_pretrained again with a current transformers, or check the name"
         raise ModelError(explain(f"{where}: {first_line(error)}", "weights in safetensors", hint)) from error
-    module = module.to(_default_device() if device is None else device)
+    module = module.to(default_device() if device is None else device)
     return Model(module, words, str(source), pictures)
 
 
@@ -291,7 +291,16 @@ def _config(where: str) -> PreTrainedConfig:
     return config
 
 
-def _default_device() -> torch.device:
+def device_name(device: torch.device) -> str:
+    """What a GPU calls itself; the kind of any other device.
+
+    >>> device_name(torch.device("cpu"))
+    'cpu'
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def default_device() -> torch.device:
     """This process's accelerator, under torchrun too; the CPU without one or if accelerate is told so."""
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true"):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
