@@ -3,17 +3,19 @@
     python benchmarks/forgetting/promise.py [--jobs 2] [--out DIR]
                                         writes benchmarks/results/forgetting/promise.json; goes on where it was
 
-Needs the laws of `table.py`, which were fitted to all sizes but the largest. For two promises (nats by which the
-pretraining loss may rise) and two token counts per domain the largest model is fine-tuned with the share that the law
-plans, without any, and by DynaMiCS with the promise as its constraint: same data, evaluation grid and most steps. A
-promise that no share is predicted to keep is reported as such and not run. A promise is kept where the rise on test is
-within it, clearly where the whole interval is.
+Needs the laws of `table.py`, which were fitted to all sizes below the largest of the four. Promises are nats by which
+the pretraining loss may rise: two that were set before anything was known, and two parts of what the law predicts for
+no injection. For each, for two token counts per domain and three seeds, that model is fine-tuned with the share that
+the law plans, without any, and by DynaMiCS with the promise as its constraint and as many steps as the planned run took
+(the run without injection, where no share is planned): same data and evaluation grid. A promise is kept where the rise
+on test is within it, clearly where the whole interval is.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -29,29 +31,30 @@ from trimtab import ForgettingLaw
 from trimtab.adapt.dynamics import DynaMiCS
 from trimtab.adapt.finetune import finetune
 from trimtab.adapt.forgetting_grid import PRETRAINING, TARGET, steps_for
-from trimtab.adapt.forgetting_plan import plan_share
+from trimtab.adapt.forgetting_plan import SharePlan, plan_share
 from trimtab.adapt.until_rise import ReplayUntilRise
 from trimtab.data.domains import Domain
 from trimtab.data.limits import first_tokens
-from trimtab.models.load import load
+from trimtab.models.load import device_name, load
 from trimtab.runs.sweep import sweep
 
-PROMISES, TOKENS, SEED = (0.05, 0.2), (14_000, 65_000), 5
+NATS, PARTS = (0.05, 0.2), (0.9, 0.75)
+TOKENS, SEEDS = (14_000, 65_000), (5, 6, 7)
 
 
-def planned(domain: str, tokens: int, promise: float) -> dict[str, Any]:
-    """What the law of the smaller sizes says for the largest."""
+def planned(domain: str, tokens: int) -> list[SharePlan]:
+    """What the law of the smaller sizes says for the largest, for each promise."""
     law = ForgettingLaw.load(RESULTS / f"law-{domain}.json")
-    return plan_share(
-        law, params=bases.parameters(bases.WIDTHS[LARGEST]), tokens=tokens, max_rise=promise
-    ).to_plain()
+    run = {"params": bases.parameters(bases.WIDTHS[LARGEST]), "tokens": tokens}
+    without = law.rise(**run, inject=0.0)
+    promises = (*NATS, *(round(part * without, 3) for part in PARTS))
+    return [plan_share(law, **run, max_rise=promise) for promise in promises]
 
 
 def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One run; what came of it on test."""
     model = load(cell["model"])
-    target = first_tokens(Domain.from_path(TARGET, cell["domain"]), model, cell["tokens"])
-    fit = replace(FIT, steps=steps_for(cell["tokens"], 0.0, FIT, PASSES))
+    target = first_tokens(Domain.from_path(TARGET, cell["text"]), model, cell["tokens"])
     mixer: Any = DynaMiCS(targets=[TARGET], constraints={PRETRAINING: cell["promise"]})
     if cell["share"] is not None:
         mixer = ReplayUntilRise(targets=[TARGET], share=cell["share"], patience=PATIENCE)
@@ -59,8 +62,8 @@ def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         model,
         train={TARGET: target, PRETRAINING: Domain.from_path(PRETRAINING, cell["pretraining"])},
         mixer=mixer,
-        fit=fit,
-        seed=SEED,
+        fit=replace(FIT, steps=cell["steps"]),
+        seed=cell["seed"],
         out=folder / "run",
     )
     shutil.rmtree(folder / "run")
@@ -76,25 +79,51 @@ def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         "target_change": final[TARGET]["change"],
         "target_loss": final[TARGET]["loss"],
         "cost": asdict(done.cost),
+        "device": device_name(model.device),
     }
 
 
-def cells(domains: list[str]) -> dict[str, dict[str, Any]]:
-    """Runs by name; those without injection do not depend on the promise."""
-    found = {}
-    for domain, tokens, promise in product(domains, TOKENS, PROMISES):
-        shared = {
-            "model": str(bases.base(LARGEST)),
-            "domain": str(text.text(text.DOMAINS[domain])),
-            "pretraining": str(text.pretraining()),
-            "tokens": tokens,
-        }
-        share = planned(domain, tokens, promise)["inject"]
-        found[f"{domain}, {tokens}, no injection"] = {**shared, "promise": None, "share": 0.0}
-        if share is not None:
-            found[f"{domain}, {tokens}, {promise}, planned"] = {**shared, "promise": promise, "share": share}
-        found[f"{domain}, {tokens}, {promise}, dynamics"] = {**shared, "promise": promise, "share": None}
-    return found
+def setting(domain: str, tokens: int, seed: int) -> dict[str, Any]:
+    """What the runs of one domain, token count and seed share."""
+    return {
+        "model": str(bases.base(LARGEST)),
+        "domain": domain,
+        "text": str(text.text(text.DOMAINS[domain])),
+        "pretraining": str(text.pretraining()),
+        "tokens": tokens,
+        "seed": seed,
+    }
+
+
+def by_share(domains: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Runs without injection and with planned shares, by name; the former do not depend on the promise."""
+    for domain, tokens, seed in product(domains, TOKENS, SEEDS):
+        shared, name = setting(domain, tokens, seed), f"{domain}, {tokens}, {seed}"
+        longest = {"steps": steps_for(tokens, 0.0, FIT, PASSES)}
+        yield f"{name}, none", {**shared, **longest, "how": "none", "promise": None, "share": 0.0}
+        for plan in planned(domain, tokens):
+            if plan.inject == plan.inject and plan.inject > 0:
+                asked = {"how": "planned", "promise": plan.max_rise, "share": plan.inject}
+                yield f"{name}, {plan.max_rise}, planned", {**shared, **longest, **asked}
+
+
+def by_promise(domains: list[str], ended: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """DynaMiCS for every promise, with the steps of the run it stands beside."""
+    for domain, tokens, seed in product(domains, TOKENS, SEEDS):
+        name = f"{domain}, {tokens}, {seed}"
+        for plan in planned(domain, tokens):
+            beside = ended.get(f"{name}, {plan.max_rise}, planned") or ended[f"{name}, none"]
+            asked = {"how": "dynamics", "promise": plan.max_rise, "share": None, "steps": beside["steps"]}
+            yield f"{name}, {plan.max_rise}, dynamics", {**setting(domain, tokens, seed), **asked}
+
+
+def judged(cell: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A run with what was asked of it and whether its promise was kept."""
+    told = {name: cell[name] for name in ("how", "domain", "tokens", "seed", "promise", "share")} | row
+    if told["promise"] is None:
+        return told
+    kept = told["rise"] <= told["promise"]
+    return {**told, "kept": kept, "clearly kept": told["rise_high"] <= told["promise"]}
 
 
 def main() -> None:
@@ -103,34 +132,22 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("runs/benchmark-forgetting-promise"))
     asked = options.parse_args()
     domains = [name for name in text.DOMAINS if (RESULTS / f"law-{name}.json").exists()]
-    wanted = cells(domains)
-    done = sweep(one, wanted, asked.out, jobs=asked.jobs)
-    rows = [{"run": name, **_asked(wanted[name]), **row} for name, row in done.results.items()]
-    for row in rows:
-        if row["promise"] is not None:
-            row |= {"kept": row["rise"] <= row["promise"], "clearly kept": row["rise_high"] <= row["promise"]}
-    plans = {
-        f"{domain}, {tokens}, {promise}": planned(domain, tokens, promise)
-        for domain, tokens, promise in product(domains, TOKENS, PROMISES)
-    }
-    write("promise", {"seed": SEED, "plans": plans, "rows": rows, "failures": done.failures}, ("torch",))
-    shown = [
-        "run",
-        "share",
-        "promise",
-        "rise",
-        "rise_low",
-        "rise_high",
-        "kept",
-        "target_change",
-        "step",
-        "steps",
+    first = dict(by_share(domains))
+    done = sweep(one, first, asked.out / "share", jobs=asked.jobs)
+    second = dict(by_promise(domains, done.results))
+    also = sweep(one, second, asked.out / "promise", jobs=asked.jobs)
+    ended, wanted = {**done.results, **also.results}, {**first, **second}
+    rows = [judged(wanted[name], row) for name, row in ended.items()]
+    plans = [
+        {"domain": domain, "tokens": tokens, **plan.to_plain()}
+        for domain, tokens in product(domains, TOKENS)
+        for plan in planned(domain, tokens)
     ]
-    print(pd.DataFrame(rows)[shown].to_string(index=False))
-
-
-def _asked(cell: dict[str, Any]) -> dict[str, Any]:
-    return {name: cell[name] for name in ("tokens", "promise", "share")}
+    write("promise", {"plans": plans, "rows": rows, "failures": done.failures | also.failures}, ("torch",))
+    by = ["domain", "tokens", "promise", "how"]
+    frame = pd.DataFrame(rows)
+    shown = ["share", "rise", "kept", "target_change", "step", "steps"]
+    print(frame.groupby(by, dropna=False)[shown].mean(numeric_only=False).to_string())
 
 
 if __name__ == "__main__":

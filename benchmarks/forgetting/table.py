@@ -5,7 +5,8 @@
 Per domain: forgetting without injection; both laws fitted to all but the largest size and the largest token count and
 judged there; rival forms with AICc and errors on the largest size, on the largest token count and on both; the share of
 forgetting removed at 1 %; equivalence of the target loss (margin 1 %); injected sequences. law-<domain>.json is the law
-of all sizes but the largest, which `promise.py` plans with.
+of all sizes but the largest, which `promise.py` plans with. Where runs of a fifth size are there (three times the
+fourth, from a machine with a GPU), all of this is said of the four, and the laws of the four are judged on the fifth.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import bases
 import numpy as np
 import pandas as pd
 import text
@@ -45,10 +47,11 @@ def held_out(frame: pd.DataFrame) -> dict[str, pd.Series[bool]]:
     return {"largest size": size, "largest token count": tokens, "both": size | tokens}
 
 
-def fitted(frame: pd.DataFrame) -> dict[str, Any]:
-    """The laws on the smaller runs, their coefficients, and the fine-tuning law's error on the others."""
-    kept_out = held_out(frame)
-    out = kept_out["both"]
+def fitted(frame: pd.DataFrame, kept_out: dict[str, pd.Series[bool]], out: pd.Series[bool]) -> dict[str, Any]:
+    """The laws on the runs that are not `out`, their coefficients, and the fine-tuning law's error on the others.
+
+    Rival forms are compared for each way to hold runs out.
+    """
     law, target = (law.fit(frame[~out], n_boot=N_BOOT) for law in (ForgettingLaw, FinetuningLaw))
     told = target.predict(params=frame[out]["params"].to_numpy(), tokens=frame[out]["tokens"].to_numpy())
     off = np.abs(told / frame[out]["loss_ft"].to_numpy() - 1)
@@ -64,7 +67,8 @@ def fitted(frame: pd.DataFrame) -> dict[str, Any]:
 
 def judged(domain: str) -> dict[str, Any]:
     """All that is said of one domain; what cannot be fitted says why."""
-    frame = points(domain)
+    everything = points(domain)
+    frame = everything[everything["size"] != bases.BEYOND]
     pairs, shown = beside_none(frame, SHARE), forgetting_shown(frame)
     told: dict[str, Any] = {
         "runs": len(frame),
@@ -78,7 +82,11 @@ def judged(domain: str) -> dict[str, Any]:
         "injected": injected_sequences(frame).to_dict("records"),
     }
     try:
-        told |= fitted(frame)
+        kept_out = held_out(frame)
+        told |= fitted(frame, kept_out, kept_out["both"])
+        if len(frame) < len(everything):
+            beyond = everything["size"] == bases.BEYOND
+            told["a size beyond"] = fitted(everything, {"a size beyond": beyond}, beyond)
         smaller = frame[frame["params"] < frame["params"].max()]
         ForgettingLaw.fit(smaller, n_boot=N_BOOT).save(RESULTS / f"law-{domain}.json")
     except DataError as error:
@@ -98,7 +106,8 @@ def main() -> None:
             print(f"  not fitted: {told['not fitted']}")
             continue
         print(pd.DataFrame(told["forgetting"]).to_string(index=False))
-        for name, rows in told["forms"].items():
+        beyond = told.get("a size beyond", {}).get("forms", {})
+        for name, rows in {**told["forms"], **beyond}.items():
             print(f"held out: {name}\n{pd.DataFrame(rows).to_string(index=False)}")
 
 
