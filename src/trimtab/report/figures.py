@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -86,7 +87,7 @@ def to_svg(figure: Figure) -> str:
     label becomes its `<title>` and `aria-label`.
     """
     buffer = io.StringIO()
-    with house_style():
+    with house_style(), _laid_out(figure):
         figure.savefig(
             buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
@@ -94,6 +95,20 @@ def to_svg(figure: Figure) -> str:
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)
     return text
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """Find the layout once. Left to itself, saving draws everything and throws it away to do the same."""
+    engine = figure.get_layout_engine()
+    if engine is None:
+        yield
+        return
+    FigureCanvasSVG(figure)
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+    yield
+    figure.set_layout_engine(engine)
 
 
 @contextmanager
@@ -135,7 +150,7 @@ def in_percent(axis: Axis) -> None:
 
 def tile(axes: Axes, row: int, column: int, **look: Any) -> None:
     """A square of one by one whose upper left corner is at (column, row)."""
-    axes.add_patch(Rectangle((column, row), 1, 1, **look))
+    axes.add_artist(Rectangle((column, row), 1, 1, **look))  # unlike a patch, it does not ask for room
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
