@@ -26,7 +26,8 @@ tests: export OMP_NUM_THREADS = 1
 tests: .venv
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: lint types tests
+test: lint
+	@$(MAKE) --no-print-directory -j 2 types tests
 
 exhaustive: export OMP_NUM_THREADS = 1
 exhaustive: .venv
