@@ -55,7 +55,11 @@ def fitted(frame: pd.DataFrame, kept_out: dict[str, pd.Series[bool]], out: pd.Se
     law, target = (law.fit(frame[~out], n_boot=N_BOOT) for law in (ForgettingLaw, FinetuningLaw))
     told = target.predict(params=frame[out]["params"].to_numpy(), tokens=frame[out]["tokens"].to_numpy())
     off = np.abs(told / frame[out]["loss_ft"].to_numpy() - 1)
+    inputs = {name: frame[out][name].to_numpy() for name in ("params", "tokens", "inject")}
+    rise = {"predicted": float(np.mean(law.rise(**inputs)))}
+    rise["real"] = float((frame[out]["loss_pt"] - frame[out]["loss_pt0"]).mean())
     return {
+        "mean rise, held out": rise,
         "forgetting": law.to_frame().to_dict("records"),
         "fine-tuning": target.to_frame().to_dict("records"),
         "fine-tuning error, held out": asdict(bootstrap(mean, off)),
@@ -63,6 +67,19 @@ def fitted(frame: pd.DataFrame, kept_out: dict[str, pd.Series[bool]], out: pd.Se
         "at bounds": {"forgetting": law.fitted.at_bounds, "fine-tuning": target.fitted.at_bounds},
         "forms": {name: compare_forms(frame, rows).to_dict("records") for name, rows in kept_out.items()},
     }
+
+
+def removed(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The share of forgetting removed by each share of injection, over all runs and for each token count."""
+    rows: list[dict[str, Any]] = []
+    for share in sorted(set(frame["inject"]) - {0.0}):
+        pairs = beside_none(frame, share)
+        rows.append({"inject": share, "tokens": None, **asdict(share_removed(pairs))})
+        rows += [
+            {"inject": share, "tokens": tokens, **asdict(share_removed(some))}
+            for tokens, some in pairs.groupby("tokens")
+        ]
+    return rows
 
 
 def judged(domain: str) -> dict[str, Any]:
@@ -75,6 +92,7 @@ def judged(domain: str) -> dict[str, Any]:
         "minimum not reached": int((~frame["reached"]).sum()),
         "forgetting without injection": {**shown, "rise": asdict(shown["rise"])},
         "share removed at 1 %": asdict(share_removed(pairs)),
+        "share removed": removed(frame),
         "target at 1 %": {
             **asdict(target_equivalence(pairs)),
             "equivalent": target_equivalence(pairs).equivalent,
@@ -105,6 +123,7 @@ def main() -> None:
         if "not fitted" in told:
             print(f"  not fitted: {told['not fitted']}")
             continue
+        print(pd.DataFrame(told["share removed"]).to_string(index=False))
         print(pd.DataFrame(told["forgetting"]).to_string(index=False))
         beyond = told.get("a size beyond", {}).get("forms", {})
         for name, rows in {**told["forms"], **beyond}.items():
