@@ -55,11 +55,8 @@ def fitted(frame: pd.DataFrame, kept_out: dict[str, pd.Series[bool]], out: pd.Se
     law, target = (law.fit(frame[~out], n_boot=N_BOOT) for law in (ForgettingLaw, FinetuningLaw))
     told = target.predict(params=frame[out]["params"].to_numpy(), tokens=frame[out]["tokens"].to_numpy())
     off = np.abs(told / frame[out]["loss_ft"].to_numpy() - 1)
-    inputs = {name: frame[out][name].to_numpy() for name in ("params", "tokens", "inject")}
-    rise = {"predicted": float(np.mean(law.rise(**inputs)))}
-    rise["real"] = float((frame[out]["loss_pt"] - frame[out]["loss_pt0"]).mean())
     return {
-        "mean rise, held out": rise,
+        "mean rise, held out": {name: mean_rise(frame, rows) for name, rows in kept_out.items()},
         "forgetting": law.to_frame().to_dict("records"),
         "fine-tuning": target.to_frame().to_dict("records"),
         "fine-tuning error, held out": asdict(bootstrap(mean, off)),
@@ -67,6 +64,14 @@ def fitted(frame: pd.DataFrame, kept_out: dict[str, pd.Series[bool]], out: pd.Se
         "at bounds": {"forgetting": law.fitted.at_bounds, "fine-tuning": target.fitted.at_bounds},
         "forms": {name: compare_forms(frame, rows).to_dict("records") for name, rows in kept_out.items()},
     }
+
+
+def mean_rise(frame: pd.DataFrame, out: pd.Series[bool]) -> dict[str, float]:
+    """What the law of the other runs predicts for these, and what came."""
+    law, rows = ForgettingLaw.fit(frame[~out], n_boot=0), frame[out]
+    inputs = {name: rows[name].to_numpy() for name in ("params", "tokens", "inject")}
+    real = rows["loss_pt"] - rows["loss_pt0"]
+    return {"predicted": float(np.mean(law.rise(**inputs))), "real": float(real.mean())}
 
 
 def removed(frame: pd.DataFrame) -> list[dict[str, Any]]:
