@@ -9,7 +9,8 @@ BIN := .venv/bin
 	@trap 'rm -rf .venv' INT TERM; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "trimtab needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }; \
-	{ $(PYTHON) -m venv .venv && $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"; } \
+	{ $(PYTHON) -m venv .venv && $(BIN)/pip install -q --no-compile --disable-pip-version-check -c constraints.txt -e ".[dev]" \
+	  && { $(BIN)/python -m compileall -qq -j 2 .venv/lib || true; }; } \
 	  || { rm -rf .venv; exit 1; }
 
 demo: .venv
@@ -23,6 +24,8 @@ types: .venv
 	$(BIN)/mypy
 
 tests: export OMP_NUM_THREADS = 1
+# Many tests start processes: these need not compile everything again.
+tests: export PYTHONDONTWRITEBYTECODE =
 tests: .venv
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
