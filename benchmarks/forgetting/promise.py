@@ -7,8 +7,9 @@ Needs the laws of `table.py`, which were fitted to all sizes below the largest o
 the pretraining loss may rise: two that were set before anything was known, and two parts of what the law predicts for
 no injection. For each, for two token counts per domain and three seeds, that model is fine-tuned with the share that
 the law plans, without any, and by DynaMiCS with the promise as its constraint and as many steps as the planned run took
-(the run without injection, where no share is planned): same data and evaluation grid. A promise is kept where the rise
-on test is within it, clearly where the whole interval is.
+(the run without injection, where no share is planned): same data and evaluation grid. "stopped" trains on the target
+alone for as many steps and keeps its best checkpoint within the promise: what DynaMiCS has to beat. A promise is kept
+where the rise on test is within it, clearly where the whole interval is.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ from trimtab.adapt.dynamics import DynaMiCS
 from trimtab.adapt.finetune import finetune
 from trimtab.adapt.forgetting_grid import PRETRAINING, TARGET, steps_for
 from trimtab.adapt.forgetting_plan import SharePlan, plan_share
+from trimtab.adapt.mixers import EarlyStoppedTarget
 from trimtab.adapt.until_rise import ReplayUntilRise
 from trimtab.data.domains import Domain
 from trimtab.data.limits import first_tokens
 from trimtab.models.load import device_name, load
+from trimtab.numerics.proportion import wilson
+from trimtab.numerics.resample import bootstrap, mean
 from trimtab.runs.sweep import sweep
 
 NATS, PARTS = (0.05, 0.2), (0.9, 0.75)
@@ -55,9 +59,12 @@ def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One run; what came of it on test."""
     model = load(cell["model"])
     target = first_tokens(Domain.from_path(TARGET, cell["text"]), model, cell["tokens"])
-    mixer: Any = DynaMiCS(targets=[TARGET], constraints={PRETRAINING: cell["promise"]})
-    if cell["share"] is not None:
-        mixer = ReplayUntilRise(targets=[TARGET], share=cell["share"], patience=PATIENCE)
+    asked = {"targets": [TARGET], "constraints": {PRETRAINING: cell["promise"]}}
+    mixer: Any = ReplayUntilRise(targets=[TARGET], share=cell["share"], patience=PATIENCE)
+    if cell["how"] == "dynamics":
+        mixer = DynaMiCS(**asked)
+    if cell["how"] == "stopped":
+        mixer = EarlyStoppedTarget(**asked)
     done = finetune(
         model,
         train={TARGET: target, PRETRAINING: Domain.from_path(PRETRAINING, cell["pretraining"])},
@@ -108,13 +115,15 @@ def by_share(domains: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def by_promise(domains: list[str], ended: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """DynaMiCS for every promise, with the steps of the run it stands beside."""
+    """DynaMiCS and an early stop for every promise, with the steps of the run it stands beside."""
     for domain, tokens, seed in product(domains, TOKENS, SEEDS):
         name = f"{domain}, {tokens}, {seed}"
         for plan in planned(domain, tokens):
             beside = ended.get(f"{name}, {plan.max_rise}, planned") or ended[f"{name}, none"]
-            asked = {"how": "dynamics", "promise": plan.max_rise, "share": None, "steps": beside["steps"]}
-            yield f"{name}, {plan.max_rise}, dynamics", {**setting(domain, tokens, seed), **asked}
+            asked = {"promise": plan.max_rise, "share": None, "steps": beside["steps"]}
+            for how in ("dynamics", "stopped"):
+                told = {**setting(domain, tokens, seed), "how": how, **asked}
+                yield f"{name}, {plan.max_rise}, {how}", told
 
 
 def judged(cell: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +133,21 @@ def judged(cell: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         return told
     kept = told["rise"] <= told["promise"]
     return {**told, "kept": kept, "clearly kept": told["rise_high"] <= told["promise"]}
+
+
+def summary(frame: pd.DataFrame) -> dict[str, Any]:
+    """How many promises each way kept, and what DynaMiCS gains on the target over the others, run by run."""
+    asked = frame[frame["promise"].notna()]
+    kept = {}
+    for how, rows in asked.groupby("how"):
+        count = int(rows["kept"].sum())
+        kept[how] = {"runs": len(rows), "kept": count, "share": asdict(wilson(count, len(rows)))}
+    beside = asked.pivot(index=["domain", "tokens", "seed", "promise"], columns="how", values="target_change")
+    gains = {
+        how: asdict(bootstrap(mean, (beside["dynamics"] - beside[how]).dropna().to_numpy()))
+        for how in ("planned", "stopped")
+    }
+    return {"kept": kept, "target change, dynamics less": gains}
 
 
 def main() -> None:
@@ -143,11 +167,14 @@ def main() -> None:
         for domain, tokens in product(domains, TOKENS)
         for plan in planned(domain, tokens)
     ]
-    write("promise", {"plans": plans, "rows": rows, "failures": done.failures | also.failures}, ("torch",))
+    told = summary(pd.DataFrame(rows))
+    body = {"summary": told, "plans": plans, "rows": rows, "failures": done.failures | also.failures}
+    write("promise", body, ("torch",))
     by = ["domain", "tokens", "promise", "how"]
     frame = pd.DataFrame(rows)
     shown = ["share", "rise", "kept", "target_change", "step", "steps"]
     print(frame.groupby(by, dropna=False)[shown].mean(numeric_only=False).to_string())
+    print(told)
 
 
 if __name__ == "__main__":
