@@ -107,8 +107,10 @@ def _laid_out(figure: Figure) -> Iterator[None]:
     FigureCanvasSVG(figure)
     engine.execute(figure)
     figure.set_layout_engine(None)
-    yield
-    figure.set_layout_engine(engine)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 @contextmanager
