@@ -45,7 +45,10 @@ def test_jsonl_holds_all_three_kinds(tmp_path):
         (b'{"text": "b"', r"bad\.jsonl:3: got .*, expected one JSON object per line, in UTF-8"),
         (b'{"text": 5}', r"bad\.jsonl:3, 'text': got int, expected a text"),
         (b"[1, 2]", r"bad\.jsonl:3: got list, expected a text, or a mapping"),
-        (b'{"text": "\xff"}', r"bad\.jsonl:3: got .*utf-8.*, expected one JSON object per line"),
+        (
+            b'{"text": "\xff"}',
+            r"bad\.jsonl:3: got bytes that are not UTF-8 .*, expected one JSON object per line",
+        ),
     ],
 )
 def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line, match):
@@ -268,11 +271,21 @@ def test_a_folder_without_splits_says_what_to_try(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("a.json", "in a file that ends in .jsonl"), ("a.txt.gz", "unpacking it")]
+    ("name", "hint"),
+    [
+        ("a.zip", "unpacking it"),
+        ("a.jsonl.zst", "unpacking it"),
+        ("a.parquet.gz", "unpacking it"),
+        ("a.xlsx", "as CSV"),
+        ("a.arrow", "the whole folder"),
+        ("a.pdf", "as plain text"),
+    ],
 )
 def test_endings_that_are_surely_not_text(tmp_path, name, hint):
     (tmp_path / name).write_text("{}")
-    with pytest.raises(DataError, match=f"got a .* file, expected text, .jsonl or .parquet; try .*{hint}"):
+    with pytest.raises(
+        DataError, match=f"got a .* file, expected text, or one of '.jsonl', .*; try .*{hint}"
+    ):
         Domain.from_path("math", tmp_path / name)
 
 
@@ -283,7 +296,7 @@ def test_text_that_is_not_utf8_or_has_gone(tmp_path):
         _ = domain.contents
     gone = Domain.from_path("a", tmp_path / "train.txt")
     (tmp_path / "train.txt").unlink()
-    with pytest.raises(DataError, match=r"train\.txt: got no file any more"):
+    with pytest.raises(DataError, match=r"train\.txt: got no such file"):
         _ = gone.contents
 
 

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trimtab.data.records import Item, Record, Text, excerpt
-from trimtab.data.sources import Files, Given, Kind, Part, Paths, Without, find, usable_columns
-from trimtab.data.splits import ALSO_CALLED, SPLITS, SplitContents, complete, files_of, short_hash, survey
-from trimtab.errors import ConfigError, DataError, explain
+from trimtab.data.record_files import Kind
+from trimtab.data.records import KEYS, Item, Record, column_problems, excerpt
+from trimtab.data.saved_sets import is_saved_set, load_saved, load_set
+from trimtab.data.sources import Files, Given, Paths, Without, find, pool_of, source_of
+from trimtab.data.splits import (
+    ALSO_CALLED,
+    SPLITS,
+    SplitContents,
+    complete,
+    files_beside,
+    files_of,
+    short_hash,
+    survey,
+    told,
+    unused_names,
+    why_skipped,
+)
+from trimtab.data.tables import kind_of_table
+from trimtab.errors import ConfigError, DataError, explain, nearest
 
 _FRACTIONS = (0.9, 0.05, 0.05)
+_LOOKED_AT = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,16 +42,22 @@ class Domain:
 
     A record is a text, a mapping with "text", one with "prompt" and "completion" (loss on the completion
     only), or one with "messages", a list of {"role", "content"} (loss on what the assistant says only).
-    Blank texts are skipped. Splits are read lazily, more than once, never held in memory.
+    Blank texts and records whose fields have no value (null, nan) are skipped and counted; half of a character (a lone
+    surrogate) becomes U+FFFD; `unread` says so. Splits are read lazily, more than once, never held in memory.
+
+    A split is a list or another sequence of records, a pandas, polars or Arrow table, a pandas, numpy or Arrow column,
+    a mapping of columns, or a `datasets.Dataset`; of tables only the columns that make records are read.
 
     Attributes:
         name: any text; it never becomes a path.
         train: records to train on; None for a domain that is only evaluated.
         validation: records to choose by.
         test: records to report on.
+        left_out: what the source held beside the splits, in short sentences: files of a folder, splits of other names.
 
     Raises:
-        DataError: no split at all, or a split that can be read only once (a generator).
+        DataError: no split at all, a split that can be read only once (a generator) or in no order (a set), or a table
+            without a column that makes records.
         ConfigError: an empty name.
 
     >>> Domain("sums", train=["1 + 1 = 2", {"prompt": "2 + 2 =", "completion": " 4"}], test=["3 + 3 = 6"])
@@ -45,6 +68,7 @@ class Domain:
     train: Iterable[Record] | None = None
     validation: Iterable[Record] | None = None
     test: Iterable[Record] | None = None
+    left_out: Iterable[Any] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -52,7 +76,7 @@ class Domain:
         if not self.splits:
             raise DataError(f"domain {self.name!r}: {explain('no split', 'train, validation or test')}")
         for split in self.splits:
-            _check_rereadable(getattr(self, split), f"domain {self.name!r}, split {split!r}")
+            source_of(getattr(self, split), f"domain {self.name!r}, split {split!r}")
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{split} {self._source(split)!r}" for split in self.splits)
@@ -64,14 +88,14 @@ class Domain:
         return tuple(split for split in SPLITS if getattr(self, split) is not None)
 
     def items(self, split: str) -> Iterator[Item]:
-        """The checked records of a split, without blank texts.
+        """The checked records of a split, without blank texts and records without a value.
 
         Raises:
             DataError: a malformed record (file and line, or its number), or no such split.
         """
         if split not in self.splits:
             raise DataError(f"domain {self.name!r}: {explain(split, f'one of {self.splits}')}")
-        return (item for item in self._source(split) if not isinstance(item, Text) or item.text.strip())
+        return (item for item in self._source(split) if not why_skipped(item))
 
     @cached_property
     def contents(self) -> dict[str, SplitContents]:
@@ -80,14 +104,36 @@ class Domain:
         Raises:
             DataError: a malformed record, a split without records, or a record in two splits.
         """
-        contents = {split: survey(self.items(split)) for split in self.splits}
+        contents = {split: survey(self._source(split)) for split in self.splits}
         for split, content in contents.items():
             if not content.records:
+                skipped = "".join(
+                    f" ({what})" for what in told(contents.values()) if what.endswith("skipped")
+                )
                 hint = "more records, or files of its own for each split"
-                what = explain(f"no record in {self._source(split)!r}", "at least one", hint)
+                got = f"no record in {self._source(split)!r}{skipped}"
+                what = explain(got, "at least one", hint)
                 raise DataError(f"domain {self.name!r}, split {split!r}: {what}")
         self._check_disjoint(contents)
         return contents
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What the source held and is not read, in short sentences: files, splits, columns, records that are skipped.
+
+        Columns (or keys) are those of the first records until `contents` has been asked for, then those of all; records
+        are counted in `contents`, so before that none are told. Reads no more than a few records itself.
+
+        >>> domain = Domain("sums", train=[{"text": "1 + 1 = 2", "id": 1}, {"text": None}], test=["3 + 3 = 6"])
+        >>> domain.unread, domain.contents["train"].records, domain.unread
+        (("column 'id' not used",), 1, ("column 'id' not used", '1 record without a value skipped'))
+        """
+        contents = self.__dict__.get("contents")
+        if contents is None:
+            contents = {split: survey(_first(pool_of(self._source(split)))) for split in self.splits}
+            seen = [replace(one, blank=0, without_value=0, mended=0, repeated=0) for one in contents.values()]
+            return (*map(str, self.left_out), *told(seen))
+        return (*map(str, self.left_out), *told(contents.values()))
 
     @property
     def fingerprint(self) -> str:
@@ -152,9 +198,10 @@ class Domain:
         validation: Paths | None = None,
         test: Paths | None = None,
         fractions: Sequence[float] = _FRACTIONS,
+        columns: Mapping[str, str] | None = None,
     ) -> Domain:
-        """JSONL files: a record per line; arguments, splits and errors as in `from_text`."""
-        return _from_files(name, "jsonl", (paths, validation, test), fractions)
+        """JSONL files: a record per line; all else as in `from_text`, `columns` as in `from_path`."""
+        return _from_files(name, "jsonl", (paths, validation, test), fractions, columns)
 
     @classmethod
     def from_parquet(
@@ -165,69 +212,107 @@ class Domain:
         validation: Paths | None = None,
         test: Paths | None = None,
         fractions: Sequence[float] = _FRACTIONS,
+        columns: Mapping[str, str] | None = None,
     ) -> Domain:
-        """Parquet files: a record per row; arguments, splits and errors as in `from_text`."""
-        return _from_files(name, "parquet", (paths, validation, test), fractions)
+        """Parquet files: a record per row; all else as in `from_text`, `columns` as in `from_path`."""
+        return _from_files(name, "parquet", (paths, validation, test), fractions, columns)
 
     @classmethod
     def from_dataset(
-        cls, name: str, dataset: Any, *, fractions: Sequence[float] = _FRACTIONS, **options: Any
+        cls,
+        name: str,
+        /,
+        dataset: Any,
+        *,
+        config: str | None = None,
+        split: str | None = None,
+        revision: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        fractions: Sequence[float] = _FRACTIONS,
+        **options: Any,
     ) -> Domain:
-        """A data set of the `datasets` library.
+        """A data set of the `datasets` library, or a table.
+
+        Of columns only those that make records are read; pictures and sound are never decoded.
 
         Args:
             name: the domain's name.
-            dataset: a `Dataset` (a pool, split as in `from_text`), a `DatasetDict` (its splits; missing
-                ones are taken from train), or the name of either for `datasets.load_dataset`.
+            dataset: a `Dataset` or any table or list that `Domain` takes (a pool, split as in `from_text`), a
+                `DatasetDict` or a mapping of splits (missing ones are taken from train), or the name of a data set for
+                `datasets.load_dataset`.
+            config: which configuration of a named data set, such as "main".
+            split: which split of a named data set, to take it as a pool: "train", "train_sft", "train[:1000]".
+            revision: which version of a named data set: a branch, a tag or a commit.
+            columns: our keys (text, prompt, completion, messages) -> its columns; others are then not read.
             fractions: as in `from_text`.
             options: passed on to `load_dataset`.
 
         Raises:
-            DataError: it cannot be loaded, or has no column that makes records.
+            DataError: it cannot be loaded, has no column that makes records, or lacks one that `columns` names.
+            ConfigError: options beside a data set that is no name, or a wrong key in `columns`.
         """
+        _check_columns(name, columns)
+        given = {"name": config, "split": split, "revision": revision}
+        asked = {key: value for key, value in given.items() if value is not None}
+        if config is not None and "name" in options:
+            raise ConfigError(f"domain {name!r}: {explain('config and name', 'one of them')}")
+        options = {**options, **asked}
         if isinstance(dataset, str):
-            dataset = _load_dataset(name, dataset, options)
+            dataset = load_set(name, dataset, options)
         elif options:
             raise ConfigError(f"domain {name!r}: {explain(sorted(options), 'options only beside a name')}")
-        given = dataset if isinstance(dataset, Mapping) else {"train": dataset}
-        named = {ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
-        for split, rows in named.items():
-            if split in SPLITS and getattr(rows, "column_names", None):
-                usable_columns(rows.column_names, f"domain {name!r}, split {split!r}")
-        sources = {split: Given(named[split], f"{name}, {split}") for split in SPLITS if split in named}
-        if not sources:
-            raise DataError(f"domain {name!r}: {explain(f'splits {list(given)}', f'some of {SPLITS}')}")
-        return cls(name, **complete(name, sources, fractions))
+        return _from_splits(name, dataset, columns, fractions)
 
     @classmethod
-    def from_path(cls, name: str, path: str | Path, *, fractions: Sequence[float] = _FRACTIONS) -> Domain:
+    def from_path(
+        cls,
+        name: str,
+        path: str | Path,
+        *,
+        fractions: Sequence[float] = _FRACTIONS,
+        columns: Mapping[str, str] | None = None,
+    ) -> Domain:
         """What a recipe names: a file, a glob pattern, a folder, or `hf:owner/name`.
 
         A folder holds `train.*`, `validation.*` and `test.*` (also `train-00000.*`, or subfolders of these
-        names); without train the domain is only evaluated. Files that end in .jsonl or .parquet are read
-        as such, all others as text. Splits that are missing are taken from train, as in `from_text`, by
-        `fractions`; (0, .5, .5) keeps all of a pool for evaluation.
+        names); without train the domain is only evaluated. So does one that `save_to_disk` of a data set wrote. Files
+        that end in .jsonl, .json, .csv, .tsv or .parquet are read as such, all others as text; .gz after that is
+        unpacked on the way. A JSON file is an array of records or holds one per line. CSV names its columns in the
+        first line. Splits that are missing are taken from train, as in `from_text`, by `fractions`; (0, .5, .5) keeps
+        all of a pool for evaluation.
+
+        Args:
+            name: the domain's name.
+            path: what to read.
+            fractions: as in `from_text`.
+            columns: our keys (text, prompt, completion, messages) -> those of the data; others are then not read.
 
         Raises:
             DataError: missing files, a folder without splits, or an ending that cannot be read.
+            ConfigError: a wrong key in `columns`.
         """
+        if not str(path).strip():
+            raise DataError(f"domain {name!r}: {explain(repr(str(path)), 'a path, or hf:owner/name')}")
         if str(path).startswith("hf:"):
-            return cls.from_dataset(name, str(path).removeprefix("hf:"), fractions=fractions)
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            return _from_files(name, None, (path, None, None), fractions)
+            where = str(path).removeprefix("hf:")
+            return cls.from_dataset(name, where, fractions=fractions, columns=columns)
+        _check_columns(name, columns)
+        folder = _folder(path)
+        if folder is None:
+            return _from_files(name, None, (path, None, None), fractions, columns)
+        if is_saved_set(folder):
+            return _from_splits(name, load_saved(name, folder), columns, fractions)
         found = {split: files for split in SPLITS if (files := files_of(folder, split))}
         if not found:
-            hint = f"a pattern such as {folder / '*.txt'}"
             expected = "train.*, validation.* and test.* in it"
-            raise DataError(f"domain {name!r}: {explain(f'folder {path}', expected, hint)}")
-        sources = {split: Files(files) for split, files in found.items()}
-        return cls(name, **complete(name, sources, fractions))
+            raise DataError(f"domain {name!r}: {explain(f'folder {path}', expected, _inside(folder))}")
+        sources = {split: Files(files, columns=columns) for split, files in found.items()}
+        beside = files_beside(folder, (path for files in found.values() for path in files))
+        left_out = (unused_names("file", beside),) if beside else ()
+        return cls(name, **complete(name, sources, fractions), left_out=left_out)
 
     def _source(self, split: str) -> Iterable[Item]:
-        source = getattr(self, split)
-        known = isinstance(source, Files | Given | Part | Without)
-        return source if known else Given(source, f"{self.name}, {split}")
+        return source_of(getattr(self, split), f"{self.name}, {split}")
 
     def _check_disjoint(self, contents: Mapping[str, SplitContents]) -> None:
         for number, first in enumerate(self.splits):
@@ -237,31 +322,80 @@ class Domain:
                     known = set(shared.tolist())
                     example = next(item for item in self.items(first) if short_hash(item) in known)
                     got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
-                    what = explain(got, "splits without a common record", "domain.without_overlap()")
+                    hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
+                    what = explain(got, "splits without a common record", hint)
                     raise DataError(f"domain {self.name!r}: {what}")
 
 
-def _check_rereadable(source: object, where: str) -> None:
-    if isinstance(source, str | bytes | Mapping) or not isinstance(source, Iterable):
-        raise DataError(f"{where}: {explain(type(source).__name__, 'a sequence of records', 'a list')}")
-    if isinstance(source, Iterator):
-        raise DataError(f"{where}: {explain('an iterator', 'records that can be read again', 'list(...)')}")
+def _first(source: Iterable[Item]) -> Iterator[Item]:
+    """A few records, to see what they are like; what is wrong with them is told when they are all read."""
+    records = iter(source)
+    for _ in range(_LOOKED_AT):
+        try:
+            yield next(records)
+        except (StopIteration, DataError):
+            return
+
+
+def _check_columns(name: str, columns: Mapping[str, str] | None) -> None:
+    for problem in column_problems(columns) if columns is not None else ():
+        raise ConfigError(f"domain {name!r}, {problem}")
+
+
+def _folder(path: str | Path) -> Path | None:
+    """The folder that is meant, if it is one; what no file can be called is told when files are looked for."""
+    try:
+        folder = Path(path).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def _inside(folder: Path) -> str:
+    """What to try with a folder without splits: a folder in it that has some, else a pattern."""
+    inner = (one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith("."))
+    for one in islice(inner, _LOOKED_AT):
+        if any(files_of(one, split) for split in SPLITS):
+            return str(one)
+    return f"a pattern such as {folder / '*.txt'}"
 
 
 def _from_files(
-    name: str, kind: Kind | None, paths: Sequence[Paths | None], fractions: Sequence[float]
+    name: str,
+    kind: Kind | None,
+    paths: Sequence[Paths | None],
+    fractions: Sequence[float],
+    columns: Mapping[str, str] | None = None,
 ) -> Domain:
+    _check_columns(name, columns)
     given = zip(SPLITS, paths, strict=True)
-    sources = {split: Files(find(some, name), kind) for split, some in given if some is not None}
+    sources = {
+        split: Files(find(some, name), kind, columns=columns) for split, some in given if some is not None
+    }
     return Domain(name, **complete(name, sources, fractions))
 
 
-def _load_dataset(name: str, dataset: str, options: Mapping[str, Any]) -> Any:
-    from datasets import load_dataset
+def _from_splits(
+    name: str, data: Any, columns: Mapping[str, str] | None, fractions: Sequence[float]
+) -> Domain:
+    """A domain from a mapping of splits, or from one table or list as a pool."""
+    is_pool = not isinstance(data, Mapping) or (kind_of_table(data) == "columns" and not _names_splits(data))
+    given = {"train": data} if is_pool else data
+    splits = {ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
+    where = f"domain {name!r}, split"
+    sources = {
+        split: Given(splits[split], f"{where} {split!r}", columns) for split in SPLITS if split in splits
+    }
+    if not sources:
+        first = next(iter(splits), "train")
+        hint = nearest(first, SPLITS) if nearest(first, SPLITS) == first else f"split={first!r}, as a pool"
+        raise DataError(f"domain {name!r}: {explain(f'splits {list(given)}', f'some of {SPLITS}', hint)}")
+    others = [str(split) for split in given if ALSO_CALLED.get(str(split), str(split)) not in SPLITS]
+    left_out = (unused_names("split", others),) if others else ()
+    return Domain(name, **complete(name, sources, fractions), left_out=left_out)
 
-    try:
-        return load_dataset(dataset, **options)
-    except Exception as error:
-        expected = "a data set that can be loaded"
-        what = explain(f"{dataset!r}: {error}", expected, "its name on the hub, or a path")
-        raise DataError(f"domain {name!r}: {what}") from error
+
+def _names_splits(data: Mapping[Any, Any]) -> bool:
+    return not any(key in KEYS for key in data) and any(
+        ALSO_CALLED.get(str(key), str(key)) in SPLITS for key in data
+    )

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from trimtab.errors import DataError, explain, nearest
+from trimtab.errors import DataError, Problem, explain, nearest
+from trimtab.runs.files import has_halves, parse_json, whole_characters
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
 """The keys that make a record; others are ignored."""
+
+_OWN = {key: key for key in KEYS}
+_SHOWN = 12
+_ALIKE = 0.75
+_PAIRS = (
+    ("question", "answer"),
+    ("question", "response"),
+    ("problem", "solution"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("input", "output"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("prompt", "chosen"),
+    ("source", "target"),
+)
+"""What others call a prompt and its completion."""
+_TEXTS = ("content", "body", "document", "article", "raw_content", "sentence", "passage", "story", "code")
+"""What others call a text."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +82,47 @@ Item = Text | Completion | Chat
 Record = str | Mapping[str, Any] | Item
 """What a user may give as one record."""
 
+NOTHING = Text("")
+"""Stands where a record has the keys but no value; skipped as blank texts are, and counted apart."""
 
-def parse(raw: object, where: str) -> Item:
+
+@dataclass(frozen=True)
+class Notes:
+    """What became of the rest of a record.
+
+    Attributes:
+        unused: keys or columns that have no part in it.
+        mended: whether half of a character in it was replaced by U+FFFD.
+    """
+
+    unused: tuple[str, ...] = ()
+    mended: bool = False
+
+
+def notes_of(item: Item) -> Notes | None:
+    """What was noted when the record was read; None where there was nothing."""
+    found: Notes | None = item.__dict__.get("_notes")
+    return found
+
+
+def parse(
+    raw: object,
+    where: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    beside: tuple[str, ...] = (),
+) -> Item:
     """The record in its checked form; keys other than `KEYS` are ignored, and so are keys without a value.
+
+    None and nan are no value, as tables write them. A record that has the keys of its kind but no value gives
+    `NOTHING`. Half of a character (a lone surrogate) becomes U+FFFD. Conversations may be JSON text, as in CSV. Of
+    several kinds in one record, messages win over a prompt with its completion, and those over a text.
 
     Args:
         raw: a text or a mapping; a checked record passes through.
         where: what to call the record in an error: file and line, or its number.
+        columns: our keys -> those of the record; None for the same.
+        beside: columns of the record's table that were not read, to be noted.
 
     Raises:
         DataError: neither a text nor one of the three kinds of mapping, or a field of the wrong type.
@@ -74,19 +131,42 @@ def parse(raw: object, where: str) -> Item:
     Completion(prompt='2 + 2 =', completion=' 4')
     """
     if isinstance(raw, Text | Completion | Chat):
-        return raw
+        return _whole_item(raw)
+    if is_missing(raw):
+        return NOTHING
     if isinstance(raw, str):
-        return Text(raw)
+        return _whole_item(Text(str(raw)))
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: {explain(type(raw).__name__, _KINDS)}")
-    fields = {key: raw[key] for key in KEYS if raw.get(key) is not None}
-    if "messages" in fields:
-        return Chat(_messages(fields["messages"], where))
-    if "prompt" in fields or "completion" in fields:
-        return Completion(_string(fields, "prompt", where), _string(fields, "completion", where))
-    if "text" in fields:
-        return Text(_string(fields, "text", where))
-    raise DataError(f"{where}: {explain(_named_keys(raw), _KINDS, _near_key(raw))}")
+    names = columns or _OWN
+    there = {key: raw[name] for key, name in names.items() if name in raw}
+    fields = {key: value for key, value in there.items() if not is_missing(value)}
+    try:
+        mended = any(map(_has_halves, fields.values()))
+        item, used = _item(_whole(fields) if mended else fields, there, where, raw)
+    except RecursionError as error:
+        raise DataError(f"{where}: {explain('values nested too deep', _KINDS)}") from error
+    if item is None:
+        expected, hint = missing_column(columns, raw) if columns else (_KINDS, hint_for(raw, raw))
+        raise DataError(f"{where}: {explain(_named(raw), expected, hint)}")
+    unused = beside
+    if len(raw) > len(used):
+        read = {names[key] for key in used}
+        unused += tuple(str(key) for key in raw if key not in read and not is_missing(raw[key]))
+    return _noted(item, Notes(unused, mended)) if unused or mended else item
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value says that there is none: None, nan, or pandas' NA.
+
+    >>> is_missing(None), is_missing(float("nan")), is_missing("")
+    (True, True, False)
+    """
+    if value is None or isinstance(value, str | list | dict):
+        return value is None
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return type(value).__name__.startswith("float") and bool(value != value)
 
 
 def excerpt(item: Item, length: int = 60) -> str:
@@ -104,6 +184,129 @@ def excerpt(item: Item, length: int = 60) -> str:
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
+def column_problems(columns: Mapping[str, str]) -> Iterator[Problem]:
+    """Every mistake in a mapping of our keys to those of somebody's data.
+
+    >>> print(*column_problems({"txt": "body"}))
+    columns.txt: got 'txt', expected one of 'text', 'prompt', 'completion', 'messages'; try 'text'
+    """
+    if not isinstance(columns, Mapping) or not columns:
+        yield Problem("columns", repr(columns), "a mapping of our keys to theirs", "{'text': 'body'}")
+        return
+    for key, name in columns.items():
+        if key not in KEYS:
+            expected = f"one of {', '.join(map(repr, KEYS))}"
+            yield Problem(f"columns.{key}", repr(key), expected, nearest(str(key), KEYS))
+        if not isinstance(name, str) or not name:
+            yield Problem(f"columns.{key}", repr(name), "the name of a column")
+    for one, other in (("prompt", "completion"), ("completion", "prompt")):
+        if one in columns and other not in columns:
+            yield Problem("columns", f"{one!r} without {other!r}", f"{other!r} beside it")
+
+
+def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
+    """What to try with keys or columns that make no record; empty where nothing is known.
+
+    Args:
+        names: of the keys or columns.
+        raw: the record, where there is one at hand.
+
+    >>> hint_for(["question", "answer"])
+    "columns={'prompt': 'question', 'completion': 'answer'}"
+    """
+    known = list(names)
+    talks = [name for name in ("conversations", "conversation", "dialogue", "dialog") if name in known]
+    if talks:
+        return _hint_for_talk(talks[0], (raw or {}).get(talks[0]))
+    if {"instruction", "input", "output"} <= set(known):
+        return "a 'prompt' made of 'instruction' and 'input', and 'output' as 'completion'"
+    for prompt, completion in _PAIRS:
+        if prompt in known and completion in known:
+            return f"columns={{'prompt': {prompt!r}, 'completion': {completion!r}}}"
+    for name in known:
+        near = get_close_matches(str(name).casefold(), KEYS, n=1, cutoff=_ALIKE)
+        if near and near[0] not in known:
+            return f"renaming {name!r} to {near[0]!r}, or columns={{{near[0]!r}: {name!r}}}"
+    texts = [name for name in _TEXTS if name in known]
+    return f"columns={{'text': {texts[0]!r}}}" if texts else ""
+
+
+def missing_column(columns: Mapping[str, str], names: Iterable[Any]) -> tuple[str, str]:
+    """What is expected of keys that lack one of `columns`, and what to try: the name that looks most like it.
+
+    >>> missing_column({"text": "bdy"}, ["id", "body"])
+    ("'bdy' among them", "'body'")
+    """
+    known = list(map(str, names))
+    lacking = [name for name in columns.values() if name not in known]
+    return f"{named(lacking)} among them", nearest(lacking[0], known) if lacking else ""
+
+
+def named(names: Iterable[Any]) -> str:
+    """A list of names for a message, shortened.
+
+    >>> named(["a", "b"])
+    "'a', 'b'"
+    """
+    every = list(names)
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return ", ".join(map(repr, every[:_SHOWN])) + more
+
+
+def _item(
+    fields: Mapping[str, Any], there: Mapping[str, Any], where: str, raw: Mapping[Any, Any]
+) -> tuple[Item | None, tuple[str, ...]]:
+    """The record of a mapping's fields and the keys it is made of; None where they make none."""
+    if "messages" in fields:
+        used = tuple(key for key in there if key not in ("text", "prompt", "completion"))
+        return Chat(_messages(_listed(fields["messages"], where), where)), used
+    if "text" in fields and not ("prompt" in fields and "completion" in fields):
+        return Text(_string(fields, "text", where)), ("text",)
+    if "prompt" in fields and "completion" in fields:
+        prompt, completion = _string(fields, "prompt", where), _string(fields, "completion", where)
+        return Completion(prompt, completion), ("prompt", "completion")
+    if "text" in there or "messages" in there or ("prompt" in there and "completion" in there):
+        return NOTHING, tuple(there)
+    for key in ("prompt", "completion"):
+        if key in there and len(there) == 1:
+            other = "completion" if key == "prompt" else "prompt"
+            raise DataError(f"{where}, {other!r}: {explain('no value', 'a text', hint_for(raw, raw))}")
+    return None, ()
+
+
+def _noted(item: Item, notes: Notes) -> Item:
+    """The record with notes, which have no part in its content, its digest or its equality."""
+    if item is not NOTHING:
+        # Kept beside the fields, as cached digests are: two records of the same content stay equal.
+        item.__dict__["_notes"] = notes
+    return item
+
+
+def _whole_item(item: Item) -> Item:
+    values = tuple(vars(item)[name] for name in item.__dataclass_fields__)
+    if not any(map(_has_halves, values)):
+        return item
+    return _noted(type(item)(*map(_whole, values)), Notes(mended=True))
+
+
+def _has_halves(value: object) -> bool:
+    if isinstance(value, str):
+        return has_halves(value)
+    if isinstance(value, Mapping):
+        return any(_has_halves(key) or _has_halves(item) for key, item in value.items())
+    return isinstance(value, list | tuple) and any(map(_has_halves, value))
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return whole_characters(value)
+    if isinstance(value, Mapping):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_whole, value))
+    return value
+
+
 def _digest(*parts: object) -> bytes:
     """Sha256 of the parts as JSON, which separates them; lone surrogates pass."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
@@ -114,9 +317,32 @@ def _string(fields: Mapping[str, Any], key: str, where: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str):
         got = "no value" if value is None else type(value).__name__
-        hint = "one record with 'messages'" if isinstance(value, Sequence) else ""
-        raise DataError(f"{where}, {key!r}: {explain(got, 'a text', hint)}")
-    return value
+        raise DataError(f"{where}, {key!r}: {explain(got, 'a text', _hint_for_value(value))}")
+    return str(value)
+
+
+def _hint_for_value(value: object) -> str:
+    if isinstance(value, bytes | bytearray):
+        return "decoding it"
+    if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+        return "one record with 'messages'"
+    return "a record for each text" if isinstance(value, Sequence) else ""
+
+
+def _listed(messages: object, where: str) -> object:
+    """The messages, read where they are JSON text, and without the empty keys with which tables fill them."""
+    if isinstance(messages, str) and messages.lstrip().startswith("["):
+        messages = parse_json(messages, f"{where}, 'messages'", "a list of messages")
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        return messages
+    return [_unfilled(one) if isinstance(one, Mapping) else one for one in messages]
+
+
+def _unfilled(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message without the keys that have no value; `content` stays, for it says that there is none."""
+    if not any(value is None and key != "content" for key, value in message.items()):
+        return message
+    return {key: value for key, value in message.items() if value is not None or key == "content"}
 
 
 def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
@@ -132,13 +358,13 @@ def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
     return tuple(value)
 
 
-def _named_keys(raw: Mapping[Any, Any]) -> str:
-    return f"a mapping with {', '.join(map(repr, raw))}" if raw else "an empty mapping"
+def _named(raw: Mapping[Any, Any]) -> str:
+    return f"a mapping with {named(raw)}" if raw else "an empty mapping"
 
 
-def _near_key(raw: Mapping[Any, Any]) -> str:
-    for key in raw:
-        near = nearest(str(key), KEYS)
-        if near:
-            return f"renaming {key!r} to {near}"
-    return ""
+def _hint_for_talk(name: str, talk: object) -> str:
+    """What to try with a conversation in a key of another name: renaming, unless its turns are not as ours."""
+    first = talk[0] if isinstance(talk, list | tuple) and talk else None
+    if isinstance(first, Mapping) and "role" in first and "content" in first:
+        return f"columns={{'messages': {name!r}}}"
+    return f"'messages', a list of {{'role', 'content'}}, made of {name!r} ('human' becomes 'user')"

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import glob
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from trimtab.data.records import KEYS, Item, Text, parse
+from trimtab.data.record_files import Kind, named_kinds, read_records
+from trimtab.data.records import Item, Text, parse
+from trimtab.data.tables import Rows, kind_of_table, refuse_source
 from trimtab.errors import DataError, explain
+from trimtab.runs.places import neighbour
 
-Kind = Literal["text", "jsonl", "parquet"]
 Paths = str | Path | Sequence[str | Path]
 """A path, a glob pattern, or several of them."""
 
-_ENDINGS: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_REFUSED = {
-    ".json": "one JSON object per line in a file that ends in .jsonl",
-    ".gz": "unpacking it",
-    ".zip": "unpacking it",
-    ".zst": "unpacking it",
-    ".xz": "unpacking it",
-    ".bz2": "unpacking it",
+REPEATED = Text("")
+"""Stands where a record was left out because another split has it; skipped as blank texts are, and counted apart."""
+
+_ENDINGS: dict[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
 }
-_BLOCK = 8192
+_AS_TABLE = "writing it as CSV in UTF-8, or as Parquet"
+_REFUSED = {
+    **dict.fromkeys((".zip", ".zst", ".xz", ".bz2", ".7z", ".tar", ".tgz", ".rar"), "unpacking it"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".feather", ".orc", ".avro", ".db", ".sqlite"), _AS_TABLE),
+    ".arrow": "the whole folder that save_to_disk wrote, or Parquet",
+    **dict.fromkeys((".pdf", ".docx", ".doc", ".epub", ".odt"), "its words as plain text"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin", ".h5"), ""),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,13 +45,16 @@ class Files:
 
     Attributes:
         paths: the files.
-        kind: "text" (a file is one record), "jsonl", "parquet", or None to go by each file's ending.
+        kind: "text" (a file is one record), "jsonl", "json", "csv", "tsv", "parquet", or None to go
+            by each file's ending.
         cut: cut text files into records of some 8192 characters, at blank lines where there are any.
+        columns: our keys -> those of the files; None for the same.
     """
 
     paths: tuple[Path, ...]
     kind: Kind | None = None
     cut: bool = False
+    columns: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         for path in self.paths if self.kind is None else ():
@@ -48,7 +62,8 @@ class Files:
 
     def __iter__(self) -> Iterator[Item]:
         for path in self.paths:
-            yield from _read(path, self.kind or kind_of(path), self.cut)
+            kind = self.kind or kind_of(path)
+            yield from read_records(path, kind, cut=self.cut, columns=self.columns)
 
     def __repr__(self) -> str:
         kinds = sorted({self.kind or kind_of(path) for path in self.paths})
@@ -57,20 +72,42 @@ class Files:
 
 @dataclass(frozen=True, repr=False)
 class Given:
-    """Records in memory or rows of a table, anything that can be iterated more than once."""
+    """Records in memory or rows of a table, anything that can be iterated more than once.
 
-    records: Iterable[Any]
+    Attributes:
+        records: a list of records, or a table: see `trimtab.data.tables`.
+        where: what to call them in an error.
+        columns: our keys -> those of the records; None for the same.
+
+    Raises:
+        DataError: no records, or ones that can be read only once; a table without columns that make records.
+    """
+
+    records: Any
     where: str
+    columns: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        refuse_source(self.records, self.where)
+        self._rows()
 
     def __iter__(self) -> Iterator[Item]:
-        for number, raw in enumerate(self.records):
-            yield parse(raw, f"{self.where}, record {number}")
+        rows = self._rows()
+        beside = rows.unused if isinstance(rows, Rows) else ()
+        for number, raw in enumerate(rows):
+            yield parse(raw, f"{self.where}, record {number}", columns=self.columns, beside=beside)
 
     def __repr__(self) -> str:
         try:
-            return f"{len(self.records)} records"  # type: ignore[arg-type]
+            return f"{len(self._rows())} records"  # type: ignore[arg-type]
         except TypeError:
             return "records"
+
+    def _rows(self) -> Iterable[Any]:
+        if not kind_of_table(self.records):
+            rows: Iterable[Any] = self.records
+            return rows
+        return Rows(self.records, self.where, self.columns)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,13 +127,13 @@ class Part:
 
 @dataclass(frozen=True, repr=False)
 class Without:
-    """The records of a source that are not among some others, by digest."""
+    """The records of a source that are not among some others, by digest; `REPEATED` stands in their place."""
 
     source: Iterable[Item]
     digests: frozenset[bytes]
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for item in self.source if item.digest not in self.digests)
+        return (REPEATED if item.digest in self.digests else item for item in self.source)
 
     def __repr__(self) -> str:
         return f"{self.source!r} without overlap"
@@ -124,104 +161,56 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def source_of(records: Any, where: str) -> Iterable[Item]:
+    """What reads the records that somebody handed over; a source of ours is itself."""
+    return records if isinstance(records, Files | Given | Part | Without) else Given(records, where)
+
+
+def pool_of(source: Iterable[Item]) -> Iterable[Item]:
+    """The whole of which a source is a part, or the source itself."""
+    while isinstance(source, Part | Without):
+        source = source.pool if isinstance(source, Part) else source.source
+    return source
+
+
 def kind_of(path: Path) -> Kind:
-    """What a file holds, by its ending; unknown endings (.md, .py, ...) are text.
+    """What a file holds, by its ending, that before .gz too; unknown endings (.md, .py, ...) are text.
 
     Raises:
         DataError: an ending that is surely not text.
+
+    >>> kind_of(Path("a.jsonl.gz")), kind_of(Path("a.md"))
+    ('jsonl', 'text')
     """
-    ending = path.suffix.lower()
-    if ending in _REFUSED:
-        what = explain(f"a {ending} file", "text, .jsonl or .parquet", _REFUSED[ending])
+    packed = path.suffix.lower() == ".gz"
+    ending = (path.with_suffix("") if packed else path).suffix.lower()
+    kind = _ENDINGS.get(ending, "text")
+    if ending in _REFUSED or (packed and kind == "parquet"):
+        hint = "unpacking it" if packed else _REFUSED[ending]
+        what = explain(f"a {ending} file", f"text, or one of {named_kinds()}", hint)
         raise DataError(f"{path}: {what}")
-    return _ENDINGS.get(ending, "text")
+    return kind
 
 
 def _match(path: str | Path, name: str) -> list[Path]:
-    whole = Path(path).expanduser()
-    if whole.is_file():
-        return [whole]
-    if whole.is_dir():
+    try:
+        whole = Path(path).expanduser()
+        if whole.is_file():
+            return [whole]
+        folder = whole.is_dir()
+        found = [Path(match) for match in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207
+        files = [match for match in found if match.is_file()]
+        other = whole.exists()
+        hint = neighbour(whole)
+    except (OSError, ValueError, RuntimeError) as error:
+        # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
+        got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"
+        raise DataError(f"domain {name!r}: {explain(got, 'a path of this machine')}") from error
+    if folder:
         raise DataError(f"domain {name!r}: {explain(f'folder {path}', 'files', f'{path}/*')}")
-    matches = [Path(match) for match in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207
-    files = [match for match in matches if match.is_file()]
     if not files:
-        wanted = "a pattern that matches files" if glob.has_magic(str(path)) else "a file that exists"
-        raise DataError(f"domain {name!r}: {explain(path, wanted)}")
+        got = f"{str(path)!r}{', a pipe or device' if other else ''}"
+        pattern = glob.has_magic(str(path))
+        wanted = "a pattern that matches files" if pattern else "a file that exists"
+        raise DataError(f"domain {name!r}: {explain(got, wanted, '' if pattern else hint)}")
     return files
-
-
-def _read(path: Path, kind: Kind, cut: bool) -> Iterator[Item]:
-    try:
-        if kind == "jsonl":
-            yield from _read_jsonl(path)
-        elif kind == "parquet":
-            yield from _read_parquet(path)
-        elif cut:
-            yield from _read_blocks(path)
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                yield Text(file.read())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: {explain('no file any more', 'a file that exists')}") from error
-    except UnicodeDecodeError as error:
-        got = f"bytes that are not UTF-8 ({error.reason} at {error.start})"
-        raise DataError(f"{path}: {explain(got, 'UTF-8 text', 'iconv -t utf-8')}") from error
-
-
-def _read_blocks(path: Path) -> Iterator[Item]:
-    block: list[str] = []
-    size = 0
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for line in file:
-            block.append(line)
-            size += len(line)
-            if size >= _BLOCK and (not line.strip() or size >= 2 * _BLOCK):
-                yield Text("".join(block))
-                block, size = [], 0
-    if block:
-        yield Text("".join(block))
-
-
-def _read_jsonl(path: Path) -> Iterator[Item]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield parse(_json_line(line, f"{path}:{number}"), f"{path}:{number}")
-
-
-def _json_line(line: bytes, where: str) -> object:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: {explain(error, 'one JSON object per line, in UTF-8')}") from error
-
-
-def _read_parquet(path: Path) -> Iterator[Item]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as table:
-            columns = usable_columns(table.schema_arrow.names, str(path))
-            row = 0
-            for batch in table.iter_batches(batch_size=1024, columns=columns):
-                for raw in batch.to_pylist():
-                    yield parse(raw, f"{path}, row {row}")
-                    row += 1
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: {explain(error, 'a Parquet file')}") from error
-
-
-def usable_columns(columns: Iterable[str], where: str) -> list[str]:
-    """The columns that make records.
-
-    Raises:
-        DataError: none of them does.
-    """
-    columns = list(columns)
-    usable = [column for column in columns if column in KEYS]
-    if not usable:
-        expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
-        raise DataError(f"{where}: {explain(f'columns {columns}', expected, 'renaming columns')}")
-    return usable

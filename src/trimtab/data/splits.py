@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.data.records import Item
-from trimtab.data.sources import Files, Part
+from trimtab.data.records import NOTHING, Item, Text, named, notes_of
+from trimtab.data.sources import REPEATED, Files, Part
 from trimtab.errors import ConfigError, explain
 
 SPLITS = ("train", "validation", "test")
@@ -19,32 +20,101 @@ ALSO_CALLED = {"val": "validation", "valid": "validation"}
 """Names that others give a split."""
 
 
+_MOST_NAMES = 100
+"""Keys that are remembered as unused; data whose every record has keys of its own would fill the memory."""
+
+
 @dataclass(frozen=True)
 class SplitContents:
     """What one reading of a split found.
 
     Attributes:
-        records: how many, blank texts not counted.
+        records: how many, those that were skipped not counted.
         fingerprint: sha256 of the records' sha256, in order.
         hashes: (records,) uint64, sorted, to find a record in two splits.
+        blank: texts without a letter, skipped.
+        without_value: records whose fields have no value (null), skipped.
+        repeated: records left out because another split has them.
+        mended: records in which half of a character was replaced by U+FFFD.
+        unused: keys or columns that have no part in any record, sorted.
     """
 
     records: int
     fingerprint: str
     hashes: NDArray[np.uint64]
+    blank: int = 0
+    without_value: int = 0
+    repeated: int = 0
+    mended: int = 0
+    unused: tuple[str, ...] = ()
 
 
 def survey(items: Iterable[Item]) -> SplitContents:
-    """Read a split once; memory holds eight bytes a record."""
-    whole = hashlib.sha256()
+    """Read a split once, counting what is skipped; memory holds eight bytes a record."""
+    whole, counts, unused = hashlib.sha256(), Counter[str](), set[str]()
 
     def hashes() -> Iterator[int]:
         for item in items:
+            if notes := notes_of(item):
+                counts["mended"] += notes.mended
+                unused.update(notes.unused[: _MOST_NAMES - len(unused)])
+            skipped = why_skipped(item)
+            if skipped:
+                counts[skipped] += 1
+                continue
             whole.update(item.digest)
             yield short_hash(item)
 
     found = np.fromiter(hashes(), dtype=np.uint64)
-    return SplitContents(len(found), whole.hexdigest(), np.sort(found))
+    return SplitContents(
+        len(found),
+        whole.hexdigest(),
+        np.sort(found),
+        blank=counts["blank"],
+        without_value=counts["without_value"],
+        repeated=counts["repeated"],
+        mended=counts["mended"],
+        unused=tuple(sorted(unused)[:_MOST_NAMES]),
+    )
+
+
+def why_skipped(item: Item) -> str:
+    """Why a record is skipped, as a name of `SplitContents`; empty for one that is kept."""
+    if item is NOTHING:
+        return "without_value"
+    if item is REPEATED:
+        return "repeated"
+    return "blank" if isinstance(item, Text) and not item.text.strip() else ""
+
+
+def told(contents: Iterable[SplitContents]) -> Iterator[str]:
+    """What was not read of some splits, in sentences without a full stop.
+
+    >>> list(told([SplitContents(8, "", np.array([], np.uint64), blank=2, unused=("id",))]))
+    ["column 'id' not used", '2 blank records skipped']
+    """
+    every = list(contents)
+    if unused := sorted({name for one in every for name in one.unused}):
+        yield unused_names("column", unused)
+    for count, what in (
+        (sum(one.without_value for one in every), "without a value skipped"),
+        (sum(one.repeated for one in every), "of which a later split has the same left out"),
+        (sum(one.mended for one in every), "with half of a character, which became U+FFFD"),
+    ):
+        if count:
+            yield f"{count} record{'s' * (count > 1)} {what}"
+    blank = sum(one.blank for one in every)
+    if blank:
+        yield f"{blank} blank record{'s' * (blank > 1)} skipped"
+
+
+def unused_names(what: str, names: Sequence[str]) -> str:
+    """The sentence on names that are not used.
+
+    >>> unused_names("file", ["a.txt", "b.txt"])
+    "files 'a.txt', 'b.txt' not used"
+    """
+    return f"{what}{'s' * (len(names) > 1)} {named(names)} not used"
 
 
 def short_hash(item: Item) -> int:
@@ -86,6 +156,13 @@ def files_of(folder: Path, split: str) -> tuple[Path, ...]:
     names = [split, *(other for other, meant in ALSO_CALLED.items() if meant == split)]
     patterns = [pattern for name in names for pattern in (f"{name}.*", f"{name}-*.*", f"{name}/*")]
     return tuple(sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}))
+
+
+def files_beside(folder: Path, used: Iterable[Path]) -> tuple[str, ...]:
+    """The files and folders of a folder that hold none of the files used, sorted; hidden ones do not count."""
+    entries = {path.relative_to(folder).parts[0] for path in used}
+    names = (path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return tuple(sorted(name for name in names if name not in entries))
 
 
 def _checked(name: str, fractions: Sequence[float]) -> dict[str, float]:

@@ -127,7 +127,8 @@ def parse_json(text: str, where: str, expected: str, *, error: type[TrimtabError
         raise error(f"{where}: {explain(got, expected)}") from raised
     except ValueError as raised:
         raise error(f"{where}: {explain('a number with too many digits', expected)}") from raised
-    if depth(value) > DEPTH_LIMIT:
+    # No text nests deeper than it has brackets, and to count those is quick.
+    if text.count("[") + text.count("{") > DEPTH_LIMIT and depth(value) > DEPTH_LIMIT:
         raise error(f"{where}: {explain(_too_deep(), expected)}")
     return value
 
@@ -153,6 +154,28 @@ def depth(value: Any) -> int:
             inner = one.values() if isinstance(one, dict) else one
             waiting.extend((item, level + 1) for item in inner if isinstance(item, dict | list))
     return deepest
+
+
+def whole_characters(text: str) -> str:
+    """The text with every half of a character (a lone surrogate) replaced by U+FFFD; two halves that fit are joined.
+
+    JSON and UTF-16 exports hold such halves; no tokenizer and no file in UTF-8 does.
+
+    >>> whole_characters("so happy \\ud83d today"), whole_characters("\\ud83d\\ude00")
+    ('so happy \ufffd today', '\U0001f600')
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def has_halves(text: str) -> bool:
+    """Whether a text holds half of a character, a lone surrogate, which cannot be written in UTF-8."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _too_deep() -> str:

@@ -1,0 +1,226 @@
+"""Tables in memory as rows: data frames, Arrow tables, data sets, columns; only what makes records is read of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
+
+from trimtab.data.records import KEYS, hint_for, missing_column, named
+from trimtab.errors import DataError, explain
+
+_ROWS = 1024
+"""Rows that are held at a time."""
+
+_TABLES = {
+    ("pandas", "DataFrame"): "pandas",
+    ("pandas", "Series"): "values",
+    ("pandas", "Index"): "values",
+    ("numpy", "ndarray"): "array",
+    ("polars", "DataFrame"): "polars",
+    ("pyarrow", "Table"): "arrow",
+    ("pyarrow", "RecordBatch"): "arrow",
+    ("pyarrow", "Array"): "scalars",
+    ("pyarrow", "ChunkedArray"): "scalars",
+    ("datasets", "Dataset"): "dataset",
+    ("datasets", "IterableDataset"): "dataset",
+}
+"""Library and class -> how its rows are read; a subclass is read as its base."""
+
+
+class Rows:
+    """The rows of a table, or the values of a column, as plain Python values; can be iterated more than once.
+
+    Attributes:
+        names: the table's columns; None where it has none, or does not know them.
+    """
+
+    def __init__(self, table: Any, where: str, columns: Mapping[str, str] | None = None) -> None:
+        self._kind = kind_of_table(table)
+        self._table = table
+        names = _names(table, self._kind)
+        self.names = names
+        self.used = None if names is None else usable_columns(names, where, columns)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Columns that are not read."""
+        return tuple(name for name in self.names or () if name not in (self.used or ()))
+
+    def __len__(self) -> int:
+        if self._kind == "columns":
+            return max(map(len, self._table.values()), default=0)
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Any]:
+        reader = _READERS.get(self._kind, iter)
+        return iter(reader(self._table) if self.used is None else reader(self._table, self.used))
+
+
+def kind_of_table(source: object) -> str:
+    """How the rows of a thing are read; empty for what is no table, such as a list of records.
+
+    >>> kind_of_table({"text": ["a", "b"]}), kind_of_table(["a", "b"])
+    ('columns', '')
+    """
+    for base in type(source).__mro__:
+        found = _TABLES.get((base.__module__.partition(".")[0], base.__name__))
+        if found:
+            return found
+    if isinstance(source, Mapping) and source and all(map(_is_column, source.values())):
+        return "columns"
+    return ""
+
+
+def refuse_source(source: object, where: str) -> None:
+    """Refuse what gives no records, gives them only once, or gives other things when iterated, such as column names.
+
+    Raises:
+        DataError: saying what to hand over instead.
+    """
+    got, expected, hint = type(source).__name__, "a sequence of records", ""
+    if isinstance(source, str | bytes) or hasattr(source, "__fspath__"):
+        hint = "a list, or Domain.from_path for a file"
+    elif isinstance(source, Mapping):
+        splits = {"train", "validation", "test"} & set(map(str, source))
+        hint = "Domain.from_dataset" if splits else "a list, such as [record], or columns of equal length"
+        hint = hint if kind_of_table(source) != "columns" else ""
+        got = f"a {type(source).__name__} with {named(source)}"
+        if not hint:
+            return _refuse_ragged(source, where)
+    elif isinstance(source, Iterator):
+        got, expected, hint = "an iterator", "records that can be read again", "list(...)"
+    elif isinstance(source, Set):
+        got, expected, hint = f"a {got}, whose order changes", "records in an order", "sorted(...)"
+    elif kind_of_table(source) == "array":
+        ndim, names = getattr(source, "ndim", 1), getattr(getattr(source, "dtype", None), "names", None)
+        if ndim == 1 and not names:
+            return None
+        got, expected = f"an array with {'fields' if names else f'{ndim} axes'}", "an array of one axis"
+        hint = "pandas.DataFrame(array)" if names else "array.ravel()"
+    elif not kind_of_table(source) and _looks_like_a_frame(source):
+        hint = "its rows as a pandas DataFrame"
+    elif isinstance(source, Iterable):
+        return None
+    else:
+        hint = "a list"
+    raise DataError(f"{where}: {explain(got, expected, hint)}")
+
+
+def usable_columns(names: Iterable[str], where: str, columns: Mapping[str, str] | None = None) -> list[str]:
+    """The columns of a table that make records.
+
+    Args:
+        names: of all its columns.
+        where: what to call the table in an error.
+        columns: our keys -> the table's; None for the same.
+
+    Raises:
+        DataError: none of them does, one that is asked for is not there, or one that is used stands there twice.
+    """
+    names = list(names)
+    wanted = list(columns.values()) if columns else [name for name in names if name in KEYS]
+    lacking = [name for name in wanted if name not in names]
+    if columns and lacking:
+        raise DataError(f"{where}: {explain(f'columns {names}', *missing_column(columns, names))}")
+    makes = {"text", "messages"} & set(wanted) or {"prompt", "completion"} <= set(wanted)
+    if not columns and not makes:
+        expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
+        hint = hint_for(names) or "columns={'text': ...}"
+        raise DataError(f"{where}: {explain(f'columns {_short(names)}', expected, hint)}")
+    twice = [name for name in wanted if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{where}: {explain(f'column {twice[0]!r} twice', 'each column once')}")
+    return list(dict.fromkeys(wanted))
+
+
+def unfilled(value: Any) -> Any:
+    """A nested value of a table without the keys that it was filled with because other rows have them.
+
+    Arrow keeps lists of mappings as columns, so that every mapping has the keys of all; `content` stays.
+
+    >>> unfilled([{"role": "user", "content": None, "tool_calls": None}])
+    [{'role': 'user', 'content': None}]
+    """
+    if isinstance(value, Mapping):
+        return {key: unfilled(item) for key, item in value.items() if item is not None or key == "content"}
+    return [unfilled(item) for item in value] if isinstance(value, list) else value
+
+
+def _names(table: Any, kind: str) -> list[str] | None:
+    if kind == "pandas" or kind == "polars":
+        return list(table.columns)
+    if kind == "arrow":
+        return list(table.schema.names)
+    if kind == "dataset":
+        return None if table.column_names is None else list(table.column_names)
+    return list(table) if kind == "columns" else None
+
+
+def _pandas(frame: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(frame), _ROWS):
+        values = [frame[name].iloc[start : start + _ROWS].tolist() for name in names]
+        yield from (dict(zip(names, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _polars(frame: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    return (_row(row) for row in frame.select(names).iter_rows(named=True))
+
+
+def _arrow(table: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for start in range(0, table.num_rows, _ROWS):
+        yield from map(_row, table.select(names).slice(start, _ROWS).to_pylist())
+
+
+def _dataset(rows: Any, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Columns that are not asked for are never decoded: pictures and sound need libraries that may not be here."""
+    if names is not None:
+        rows = rows.select_columns(list(names))
+    asked = getattr(rows, "format", None) or {}
+    if asked.get("type") not in (None, "custom"):
+        rows = rows.with_format(None)
+    return map(_row, rows)
+
+
+def _columns(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    return (
+        dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)
+    )
+
+
+def _scalars(array: Any) -> Iterator[Any]:
+    for start in range(0, len(array), _ROWS):
+        yield from array.slice(start, _ROWS).to_pylist()
+
+
+_READERS: dict[str, Any] = {
+    "pandas": _pandas,
+    "polars": _polars,
+    "arrow": _arrow,
+    "dataset": _dataset,
+    "columns": _columns,
+    "scalars": _scalars,
+}
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: unfilled(value) if isinstance(value, list | dict) else value for name, value in row.items()}
+
+
+def _is_column(values: object) -> bool:
+    one_by_one = isinstance(values, Sequence) or kind_of_table(values) in ("values", "array", "scalars")
+    return one_by_one and not isinstance(values, str | bytes)
+
+
+def _refuse_ragged(columns: Mapping[str, Sequence[Any]], where: str) -> None:
+    lengths = {str(name): len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{where}: {explain(f'columns of {lengths} rows', 'columns of equal length')}")
+
+
+def _looks_like_a_frame(source: object) -> bool:
+    """A table of a library that is not known here; iterating those gives the names of columns."""
+    return any(base.__name__ in ("DataFrame", "LazyFrame", "Relation") for base in type(source).__mro__)
+
+
+def _short(names: Sequence[str]) -> str:
+    return f"[{named(names)}]"
