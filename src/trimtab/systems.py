@@ -226,8 +226,12 @@ def resolve(config: Config, progress: Callable[[str], Progress] | None = None) -
         raise ConfigProblems(problems)
     changes: dict[str, Any] = {}
     for field, values in _sources(config).items():
+        given = getattr(config, field)
         paths = {key: lab_folder(field, value, progress) for key, value in values.items()}
-        changes[field] = paths[""] if isinstance(getattr(config, field), str) else paths
+        if isinstance(given, Mapping):
+            changes[field] = {key: _with_path(given[key], path) for key, path in paths.items()}
+        else:
+            changes[field] = _with_path(given, paths[""])
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
@@ -295,11 +299,20 @@ def _sources(config: Any) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for field in _LAB:
         value = getattr(config, field, None)
-        if isinstance(value, str):
-            found[field] = {"": value}
-        elif isinstance(value, Mapping):
-            found[field] = dict(value)
+        if isinstance(value, Mapping):
+            found[field] = {key: _path(one) for key, one in value.items()}
+        elif isinstance(value, str) or hasattr(value, "path"):
+            found[field] = {"": _path(value)}
     return found
+
+
+def _path(value: Any) -> str:
+    """The path of a value that is one, or that describes more with the path as its `path`."""
+    return value if isinstance(value, str) else str(value.path)
+
+
+def _with_path(value: Any, path: str) -> Any:
+    return path if isinstance(value, str) else dataclasses.replace(value, path=path)
 
 
 def _lab_values(config: Any) -> Iterator[tuple[str, str, Sequence[str]]]:

@@ -117,6 +117,7 @@ def test_runs_are_made_where_no_points_are_given(
     asked: dict[str, Any] = {}
     monkeypatch.setattr(job, "forgetting_grid", lambda models, **given: asked.update(given) or points())
     (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.txt").write_text("some words")
     config = ForgettingConfig(
         models={"a": "me/small"},
         domain=str(tmp_path / "text"),

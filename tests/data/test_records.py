@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from trimtab.data.records import Chat, Completion, Text, excerpt, parse
+from trimtab.data.records import NOTHING, Chat, Completion, Text, excerpt, notes_of, parse
 from trimtab.errors import DataError
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -25,12 +27,93 @@ def test_a_digest_is_of_the_content_and_the_kind():
     assert len(Text("\ud800").digest) == 32
 
 
+BROKEN, MENDED = "so \ud83d good \ude00", "so \ufffd good \ufffd"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (BROKEN, Text(MENDED)),
+        ({"text": BROKEN}, Text(MENDED)),
+        (Text(BROKEN), Text(MENDED)),
+        ({"prompt": BROKEN, "completion": "c"}, Completion(MENDED, "c")),
+        ({"prompt": "p", "completion": BROKEN}, Completion("p", MENDED)),
+        ({"messages": [{"role": "user", "content": BROKEN}]}, Chat(({"role": "user", "content": MENDED},))),
+        (
+            {"messages": [{"role": BROKEN, "content": "a", BROKEN: [BROKEN]}]},
+            Chat(({"role": MENDED, "content": "a", MENDED: [MENDED]},)),
+        ),
+    ],
+)
+def test_half_of_a_character_is_replaced_and_noted_wherever_it_stands(raw, expected):
+    found = parse(raw, "x")
+    assert found == expected
+    assert found.digest == expected.digest
+    assert notes_of(found).mended
+    assert parse({"text": "\ud83d\ude00", "\ud800": BROKEN}, "x") == Text("\U0001f600")
+    assert notes_of(parse("caf\u00e9 \U0001f600", "x")) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None,
+        float("nan"),
+        {"text": None},
+        {"text": float("nan"), "id": 1},
+        {"prompt": "p", "completion": None},
+        {"prompt": None, "completion": "c"},
+        {"messages": None},
+        {"text": None, "prompt": "p"},
+    ],
+)
+def test_what_has_keys_but_no_value_is_nothing(raw):
+    assert parse(raw, "x") is NOTHING
+
+
+def test_one_kind_wins_and_the_rest_is_noted():
+    whole = {"id": 1, "text": "t", "prompt": "p", "completion": "c", "messages": TALK, "tag": None}
+    found = parse(whole, "x")
+    assert found == Chat(tuple(TALK))
+    assert set(notes_of(found).unused) == {"id", "text", "prompt", "completion"}
+    del whole["messages"]
+    assert parse(whole, "x") == Completion("p", "c")
+    assert parse({"text": "t", "prompt": "p"}, "x") == Text("t")
+
+
+def test_messages_as_json_and_with_the_keys_that_tables_fill_in():
+    assert parse({"messages": json.dumps(TALK)}, "x") == Chat(tuple(TALK))
+    filled = [{**message, "name": None, "tool_calls": None} for message in TALK]
+    assert parse({"messages": filled}, "x").digest == Chat(tuple(TALK)).digest
+    with pytest.raises(
+        DataError, match=r"x, 'messages': got text that is not JSON .*, expected a list of messages"
+    ):
+        parse({"messages": "[{]"}, "x")
+
+
 @pytest.mark.parametrize(
     ("raw", "match"),
     [
         (7, "here: got int, expected a text, or a mapping with 'text'"),
         ({}, "here: got an empty mapping"),
-        ({"txt": "a"}, "got a mapping with 'txt', expected .*; try renaming 'txt' to 'text'"),
+        ({"txt": "a"}, "got a mapping with 'txt', expected .*; try renaming 'txt' to 'text', or columns={"),
+        ({"Text": "a"}, "; try renaming 'Text' to 'text'"),
+        (
+            {"question": "a", "id": 1},
+            "got a mapping with 'question', 'id', expected a text, .* with 'messages'$",
+        ),
+        ({"question": "a", "answer": "b"}, "; try columns={'prompt': 'question', 'completion': 'answer'}"),
+        ({"prompt": "a", "response": "b"}, "; try columns={'prompt': 'prompt', 'completion': 'response'}"),
+        (
+            {"instruction": "a", "input": "", "output": "b"},
+            "try a 'prompt' made of 'instruction' and 'input'",
+        ),
+        ({"body": "a"}, "; try columns={'text': 'body'}"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "try 'messages', .* made of 'conversations'"),
+        ({"conversations": TALK}, "; try columns={'messages': 'conversations'}"),
+        ({"text": b"a"}, "'text': got bytes, expected a text; try decoding it"),
+        ({"text": ["a"]}, "'text': got list, expected a text; try a record for each text"),
+        ({f"k{number}": 1 for number in range(500)}, r"'k11' and 488 more, expected"),
         ({"text": 3}, "here, 'text': got int, expected a text"),
         ({"prompt": "p"}, "here, 'completion': got no value, expected a text"),
         ({"prompt": TALK, "completion": "c"}, "'prompt': got list, expected a text; try .*'messages'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.runs.places import cache_home, missing_file, neighbour, runs_home
+from trimtab.runs.places import cache_home, missing_file, runs_home
 
 
 def test_named_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -31,12 +31,3 @@ def test_a_file_that_is_not_there_is_told_with_its_neighbour(tmp_path: Path) -> 
     assert (found.where, found.expected) == ("counts", "a CSV file")
     assert found.hint == str(tmp_path / "names.csv")
     assert missing_file("counts", "lab:gender") == []
-
-
-def test_only_a_name_that_is_really_alike_is_a_neighbour(tmp_path: Path) -> None:
-    for name in ("empty.jsonl", "b.jsonl", "web.json", "math"):
-        (tmp_path / name).touch()
-    for asked, found in (("web.jsonl", "web.json"), ("maths", "math"), ("Math", "math")):
-        assert neighbour(tmp_path / asked) == str(tmp_path / found)
-    for asked in ("maths-more.jsonl", "a.jsonl", "no such folder/math", "code.jsonl"):
-        assert neighbour(tmp_path / asked) == "a path relative to the current directory"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +20,12 @@ from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Proportional, Replay
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain
-from trimtab.errors import DataError, ModelError, Problem, TrimtabError
+from trimtab.data.origin import EVALUATE_ONLY, Origin, origin_problems, read_domain, told
+from trimtab.errors import ModelError, Problem, TrimtabError
 from trimtab.models.adapters import Lora, read_adapter
 from trimtab.models.checks import name_problems
 from trimtab.models.load import load
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.places import neighbour
 from trimtab.runs.plain import plain
 from trimtab.runs.record import RunFolder
 from trimtab.runs.sweep import sweep
@@ -54,7 +53,8 @@ class DynamicsConfig:
 
     Attributes:
         model: a hub name or a folder.
-        train: domain name -> file, glob, folder or `hf:owner/name`; the domains to train on.
+        train: domain name -> file, glob, folder or `hf:owner/name`; or a mapping with that as its `path`,
+            and `columns`, `overlap`, and for the hub `config`, `split`, `revision`. The domains to train on.
         evaluate: the same, for domains to evaluate only.
         targets: domains to improve.
         constraints: domain name -> nats per token by which its loss may rise.
@@ -69,10 +69,10 @@ class DynamicsConfig:
     """
 
     model: str
-    train: dict[str, str]
+    train: dict[str, str | Origin]
     targets: tuple[str, ...]
     system: Literal["dynamics"] = "dynamics"
-    evaluate: dict[str, str] = field(default_factory=dict)
+    evaluate: dict[str, str | Origin] = field(default_factory=dict)
     constraints: dict[str, float] = field(default_factory=dict)
     mixer: AnyMixer = field(default_factory=DynaMiCS)
     compare: dict[str, AnyMixer] = field(default_factory=dict)
@@ -149,7 +149,7 @@ def check(config: DynamicsConfig) -> list[Problem]:
     if config.jobs < 1:
         found.append(Problem("jobs", str(config.jobs), "at least 1"))
     for key, sources in (("train", config.train), ("evaluate", config.evaluate)):
-        found += [p for name, source in sources.items() for p in _source_problems(f"{key}.{name}", source)]
+        found += [p for name, source in sources.items() for p in origin_problems(f"{key}.{name}", source)]
     found += name_problems(config.model)
     found += _adapter_problems(config)
     return list(dict.fromkeys(found))
@@ -170,16 +170,11 @@ def run(config: DynamicsConfig, folder: Path, progress: Progressor | None = None
     return Outcome([result], result.report(folder / "report.html"))
 
 
-EVALUATE_ONLY = (0.0, 0.5, 0.5)
-"""How a pool is split that is never trained on: validation and test, half each."""
-
-
 def read_domains(config: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, Domain]]:
     """The domains that a config names: those to train on, and those to evaluate only."""
-    train = {name: Domain.from_path(name, source) for name, source in config.train.items()}
+    train = {name: read_domain(name, source) for name, source in config.train.items()}
     evaluate = {
-        name: Domain.from_path(name, source, fractions=EVALUATE_ONLY)
-        for name, source in config.evaluate.items()
+        name: read_domain(name, source, fractions=EVALUATE_ONLY) for name, source in config.evaluate.items()
     }
     return train, evaluate
 
@@ -253,30 +248,9 @@ def _adapter(config: DynamicsConfig) -> Mapping[str, Any] | None:
     return plain(config.adapter) if config.adapter else None
 
 
-def _source_problems(where: str, source: str) -> list[Problem]:
-    """Whether the files are there and of a kind to read; remote data and lab corpora are not looked up."""
-    if source.startswith(("hf:", "lab:")):
-        return []
-    whole = Path(source).expanduser()
-    if not source or not (whole.exists() or glob.glob(str(whole), recursive=True)):  # noqa: PTH207
-        return [Problem(where, repr(source), "a file, a glob, a folder or hf:owner/name", neighbour(whole))]
-    try:
-        Domain.from_path("domain", whole)
-    except DataError as error:
-        return [_told(where, error)]
-    return []
-
-
 def _adapter_problems(config: DynamicsConfig) -> list[Problem]:
     try:
         read_adapter(_adapter(config) or {})
     except ModelError as error:
-        return [_told(str(error).partition(":")[0].replace(" ", "."), error)]
+        return [told(str(error).partition(":")[0].replace(" ", "."), error)]
     return []
-
-
-def _told(where: str, error: TrimtabError) -> Problem:
-    """The problem that an error tells of: 'got ..., expected ...; try ...'."""
-    got, _, rest = str(error).partition("got ")[2].partition(", expected ")
-    expected, _, hint = rest.partition("; try ")
-    return Problem(where, got, expected, hint)

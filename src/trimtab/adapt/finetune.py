@@ -19,6 +19,7 @@ from trimtab.adapt.rows import read_losses
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
+from trimtab.data.origin import EVALUATE_ONLY, as_domains
 from trimtab.models.kinds import require_language_model
 from trimtab.models.load import Model
 from trimtab.runs.plain import plain
@@ -34,8 +35,8 @@ Progressor = Callable[[int, int], None]
 def finetune(
     model: Model,
     *,
-    train: Mapping[str, Domain],
-    evaluate: Mapping[str, Domain] | None = None,
+    train: Mapping[str, Domain | Any],
+    evaluate: Mapping[str, Domain | Any] | None = None,
     mixer: Mixer,
     fit: Fit | None = None,
     seed: int = 0,
@@ -53,8 +54,9 @@ def finetune(
     Args:
         model: changed in place: afterwards it holds the best checkpoint that kept every constraint on validation
             data, or its base weights where there is none that did and improved the targets.
-        train: domains to train on, by name; the order is that of mixture weights.
-        evaluate: domains to evaluate only.
+        train: domains to train on, by name; the order is that of mixture weights. In the place of a domain, its data: a
+            path as `Domain.from_path` takes it, or a data set, a table or a list as `Domain.from_dataset` does.
+        evaluate: domains to evaluate only; data that has no splits is halved into validation and test.
         mixer: chooses the mixture; names the targets and the constraints.
         fit: training and evaluation settings.
         seed: of the sample order and of dropout.
@@ -74,7 +76,8 @@ def finetune(
         KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
     """
     require_language_model(model)
-    fit, evaluate = fit or Fit(), dict(evaluate or {})
+    fit, train = fit or Fit(), as_domains("train", train)
+    evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     accelerator = Accelerator(device_placement=False)
     refuse(problems(roles, train, evaluate, mixer, fit, accelerator.num_processes))

@@ -15,10 +15,11 @@ import pandas as pd
 
 from trimtab.adapt.finetune import finetune
 from trimtab.adapt.until_rise import ReplayUntilRise
-from trimtab.data.domains import Domain
 from trimtab.data.limits import first_tokens
+from trimtab.data.origin import Origin, read_domain
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.models.load import device_name, load
+from trimtab.runs.plain import plain
 from trimtab.runs.sweep import Backend, sweep
 from trimtab.train.fit import Fit
 
@@ -28,8 +29,8 @@ TARGET, PRETRAINING = "target", "pretraining"
 def forgetting_grid(
     models: Sequence[str],
     *,
-    domain: str,
-    pretraining: str,
+    domain: str | Origin,
+    pretraining: str | Origin,
     tokens: Sequence[int],
     shares: Sequence[float],
     seeds: Sequence[int] = (0,),
@@ -51,7 +52,7 @@ def forgetting_grid(
 
     Args:
         models: names or folders, one per size.
-        domain, pretraining: paths that `Domain.from_path` takes.
+        domain, pretraining: paths that `Domain.from_path` takes, or descriptions of more than that.
         tokens: unique fine-tuning tokens.
         shares: of pretraining sequences in each batch, from 0 to below 1.
         seeds: of the order of the data.
@@ -77,8 +78,8 @@ def forgetting_grid(
         models=models, tokens=tokens, shares=shares, seeds=seeds, passes=passes, patience=patience, fit=fit
     )
     shared = {
-        "domain": domain,
-        "pretraining": pretraining,
+        "domain": plain(domain),
+        "pretraining": plain(pretraining),
         "fit": asdict(fit),
         "passes": passes,
         "patience": patience,
@@ -96,8 +97,8 @@ def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One fine-tuning; a killed one goes on from its last checkpoint."""
     start = time.perf_counter()
     model, share = load(cell["model"], device=cell["device"]), cell["inject"]
-    target = first_tokens(Domain.from_path(TARGET, cell["domain"]), model, cell["tokens"])
-    other = Domain.from_path(PRETRAINING, cell["pretraining"])
+    target = first_tokens(read_domain(TARGET, cell["domain"]), model, cell["tokens"])
+    other = read_domain(PRETRAINING, cell["pretraining"])
     fit = Fit(**cell["fit"] | {"betas": tuple(cell["fit"]["betas"])})
     fit = replace(fit, steps=steps_for(cell["tokens"], share, fit, cell["passes"]))
     result = finetune(

@@ -14,6 +14,7 @@ import pandas as pd
 from trimtab.adapt.forgetting_grid import forgetting_grid
 from trimtab.adapt.forgetting_result import LAW, ForgettingResult, judged
 from trimtab.adapt.law_points import points_of
+from trimtab.data.origin import Origin, origin_problems, path_of
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.report.numbers import number, span
@@ -35,7 +36,7 @@ class ForgettingConfig:
         points: CSV file with one row per run: params, tokens, inject (a share), loss_pt, loss_pt0, loss_ft, and seed
             and run where there are several; null to make the runs.
         models: label -> hub name or folder, one per size.
-        domain: files to fine-tune on.
+        domain: files to fine-tune on: a path, or a mapping with that as its `path`, as in dynamics.
         pretraining: files of the pretraining data.
         tokens: unique fine-tuning tokens.
         shares: of pretraining sequences in each batch; 0 among them, and two above it.
@@ -54,8 +55,8 @@ class ForgettingConfig:
     system: Literal["forgetting"] = "forgetting"
     points: str | None = None
     models: dict[str, str] = field(default_factory=dict)
-    domain: str = ""
-    pretraining: str = ""
+    domain: str | Origin = ""
+    pretraining: str | Origin = ""
     tokens: tuple[int, ...] = ()
     shares: tuple[float, ...] = (0.0, 0.001, 0.005, 0.01, 0.05)
     seeds: tuple[int, ...] = (0,)
@@ -152,7 +153,9 @@ def _carried_out(config: ForgettingConfig, folder: Path, progress: Progressor | 
     points_of(points, COLUMNS)
     return judged(
         points,
-        label=Path(config.points).stem if config.points else f"forgetting on {Path(config.domain).name}",
+        label=Path(config.points).stem
+        if config.points
+        else f"forgetting on {Path(path_of(config.domain)).name}",
         inject=config.inject,
         margin=config.margin,
         n_boot=config.n_boot,
@@ -197,9 +200,7 @@ def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:
     for name, model in config.models.items():
         yield from (Problem(f"models.{name}", p.got, p.expected, p.hint) for p in name_problems(model))
     for name in ("domain", "pretraining"):
-        source = getattr(config, name)
-        if not source.startswith(("lab:", "hf:")) and not Path(source or "-").expanduser().exists():
-            yield Problem(name, repr(source), "a file, a folder or hf:owner/name", neighbour(Path(source)))
+        yield from origin_problems(name, getattr(config, name))
     yield from (Problem("tokens", str(n), "at least 2") for n in config.tokens if n < 2)
     yield from (Problem("shares", str(p), "from 0 to below 1") for p in config.shares if not 0 <= p < 1)
     if not config.passes > 0:

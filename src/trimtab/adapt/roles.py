@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
-from trimtab.errors import Problem, nearest
+from trimtab.errors import ConfigProblems, Problem, nearest
 
 Role = Literal["target", "constraint", "monitored"]
 
@@ -50,7 +51,15 @@ class Roles:
 def make_roles(
     train: Sequence[str], evaluate: Sequence[str], targets: Sequence[str], tolerances: Mapping[str, float]
 ) -> Roles:
-    """Roles with every training domain evaluated too, training domains first."""
+    """Roles with every training domain evaluated too, training domains first.
+
+    Raises:
+        ConfigProblems: tolerances that are no mapping of domains to them.
+    """
+    if not isinstance(tolerances, Mapping):
+        expected = "a mapping of domains to tolerances, in nats per token"
+        hint = "{'web': 0.02}"
+        raise ConfigProblems([Problem("constraints", f"a {type(tolerances).__name__}", expected, hint)])
     names = (*train, *(name for name in evaluate if name not in train))
     return Roles(tuple(train), names, tuple(targets), dict(tolerances))
 
@@ -71,9 +80,11 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
     for name, tolerance in roles.tolerances.items():
         if name not in roles.evaluate:
             yield Problem(f"constraints.{name}", repr(name), _one_of(roles), nearest(name, roles.evaluate))
-        if not (math.isfinite(tolerance) and tolerance >= 0):
+        number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+        if not (number and math.isfinite(tolerance) and tolerance >= 0):
             expected = "a tolerance of zero or more, in nats per token"
-            yield Problem(f"constraints.{name}", str(tolerance), expected)
+            got = str(tolerance) if number else repr(tolerance)
+            yield Problem(f"constraints.{name}", got, expected, "" if number else "a number, such as 0.02")
 
 
 def _one_of(roles: Roles) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.data.columns import kind_of_table
 from trimtab.data.record_files import Kind
 from trimtab.data.records import KEYS, Item, Record, column_problems, excerpt
 from trimtab.data.saved_sets import is_saved_set, load_saved, load_set
@@ -29,10 +30,10 @@ from trimtab.data.splits import (
     unused_names,
     why_skipped,
 )
-from trimtab.data.tables import kind_of_table
 from trimtab.errors import ConfigError, DataError, explain, nearest
 
-_FRACTIONS = (0.9, 0.05, 0.05)
+FRACTIONS = (0.9, 0.05, 0.05)
+"""Shares of train, validation and test in a pool."""
 _LOOKED_AT = 4
 
 
@@ -168,7 +169,7 @@ class Domain:
         *,
         validation: Paths | None = None,
         test: Paths | None = None,
-        fractions: Sequence[float] = _FRACTIONS,
+        fractions: Sequence[float] = FRACTIONS,
     ) -> Domain:
         """Text files: a file is a document.
 
@@ -197,7 +198,7 @@ class Domain:
         *,
         validation: Paths | None = None,
         test: Paths | None = None,
-        fractions: Sequence[float] = _FRACTIONS,
+        fractions: Sequence[float] = FRACTIONS,
         columns: Mapping[str, str] | None = None,
     ) -> Domain:
         """JSONL files: a record per line; all else as in `from_text`, `columns` as in `from_path`."""
@@ -211,7 +212,7 @@ class Domain:
         *,
         validation: Paths | None = None,
         test: Paths | None = None,
-        fractions: Sequence[float] = _FRACTIONS,
+        fractions: Sequence[float] = FRACTIONS,
         columns: Mapping[str, str] | None = None,
     ) -> Domain:
         """Parquet files: a record per row; all else as in `from_text`, `columns` as in `from_path`."""
@@ -228,7 +229,7 @@ class Domain:
         split: str | None = None,
         revision: str | None = None,
         columns: Mapping[str, str] | None = None,
-        fractions: Sequence[float] = _FRACTIONS,
+        fractions: Sequence[float] = FRACTIONS,
         **options: Any,
     ) -> Domain:
         """A data set of the `datasets` library, or a table.
@@ -269,7 +270,7 @@ class Domain:
         name: str,
         path: str | Path,
         *,
-        fractions: Sequence[float] = _FRACTIONS,
+        fractions: Sequence[float] = FRACTIONS,
         columns: Mapping[str, str] | None = None,
     ) -> Domain:
         """What a recipe names: a file, a glob pattern, a folder, or `hf:owner/name`.

@@ -11,8 +11,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
+from trimtab.data.columns import unfilled, usable_columns
 from trimtab.data.records import Item, Text, named, parse
-from trimtab.data.tables import unfilled, usable_columns
 from trimtab.errors import DataError, explain
 from trimtab.runs.files import check_regular, parse_json, reading
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.data.columns import Rows, kind_of_table, refuse_source
 from trimtab.data.record_files import Kind, named_kinds, read_records
 from trimtab.data.records import Item, Text, parse
-from trimtab.data.tables import Rows, kind_of_table, refuse_source
 from trimtab.errors import DataError, explain
 from trimtab.runs.places import neighbour
 
@@ -75,7 +75,7 @@ class Given:
     """Records in memory or rows of a table, anything that can be iterated more than once.
 
     Attributes:
-        records: a list of records, or a table: see `trimtab.data.tables`.
+        records: a list of records, or a table: see `trimtab.data.columns`.
         where: what to call them in an error.
         columns: our keys -> those of the records; None for the same.
 
@@ -190,6 +190,15 @@ def kind_of(path: Path) -> Kind:
         what = explain(f"a {ending} file", f"text, or one of {named_kinds()}", hint)
         raise DataError(f"{path}: {what}")
     return kind
+
+
+def is_pattern(path: str | Path) -> bool:
+    """Whether a path is a glob pattern and not the name of something that is there."""
+    try:
+        whole = Path(path).expanduser()
+        return glob.has_magic(str(path)) and not whole.exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def _match(path: str | Path, name: str) -> list[Path]:

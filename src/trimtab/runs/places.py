@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 import platformdirs
 
-from trimtab.errors import Problem
-
-_ALIKE = 0.75
-"""How alike two names are where one is told instead of the other, from 0 to 1."""
+from trimtab.errors import Problem, nearest
 
 
 def cache_home() -> Path:
@@ -30,21 +25,10 @@ def runs_home() -> Path:
 
 
 def neighbour(path: Path) -> str:
-    """What to try instead of a path that is not there: the name beside it that is really alike, if there is one.
-
-    Names are compared without their endings, which make all files of a folder look alike.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        there = {_stem(one.name): one.name for one in path.parent.iterdir() if one.name != path.name}
-        close = get_close_matches(_stem(path.name), there, n=1, cutoff=_ALIKE)
-        if close:
-            return str(path.parent / there[close[0]])
-    return "a path relative to the current directory"
-
-
-def _stem(name: str) -> str:
-    """What a file's name says, without its endings."""
-    return name.casefold().partition(".")[0] or name.casefold()
+    """What to try instead of a path that is not there: the nearest name beside it."""
+    there = path.parent if path.parent.is_dir() else Path()
+    close = nearest(path.name, [p.name for p in there.iterdir()])
+    return f"{path.parent / close.strip(chr(39))}" if close else "a path relative to the current directory"
 
 
 def missing_file(where: str, source: str, expected: str = "a file") -> list[Problem]:

@@ -64,6 +64,8 @@ class Reader:
             return self._leaf(kind, value, where)
         if not isinstance(value, Mapping):
             return self._wrong(kind, value, where)
+        if len(choices) == 1 and "kind" not in get_type_hints(_bare(choices[0])):
+            return self.read(choices[0], value, where)
         by_kind = {name: _bare(member) for member in choices for name in _kinds(_bare(member))}
         named = value.get("kind")
         if named not in by_kind:

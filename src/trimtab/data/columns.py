@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from typing import Any
 
 from trimtab.data.records import KEYS, hint_for, missing_column, named
@@ -77,33 +77,51 @@ def refuse_source(source: object, where: str) -> None:
     Raises:
         DataError: saying what to hand over instead.
     """
-    got, expected, hint = type(source).__name__, "a sequence of records", ""
+    kind = kind_of_table(source)
+    if kind == "columns" and isinstance(source, Mapping):
+        got, expected, hint = _ragged(source)
+    elif kind == "array":
+        got, expected, hint = _no_column(source)
+    elif kind:
+        return
+    else:
+        got, expected, hint = _no_records(source)
+    if got:
+        raise DataError(f"{where}: {explain(got, expected, hint)}")
+
+
+def _no_records(source: object) -> tuple[str, str, str]:
+    """What was got, what is expected and what to try with a thing that is no table; empty where it gives records."""
+    got, expected = type(source).__name__, "a sequence of records"
     if isinstance(source, str | bytes) or hasattr(source, "__fspath__"):
-        hint = "a list, or Domain.from_path for a file"
-    elif isinstance(source, Mapping):
+        return got, expected, "a list, or Domain.from_path for a file"
+    if isinstance(source, Mapping):
         splits = {"train", "validation", "test"} & set(map(str, source))
         hint = "Domain.from_dataset" if splits else "a list, such as [record], or columns of equal length"
-        hint = hint if kind_of_table(source) != "columns" else ""
-        got = f"a {type(source).__name__} with {named(source)}"
-        if not hint:
-            return _refuse_ragged(source, where)
-    elif isinstance(source, Iterator):
-        got, expected, hint = "an iterator", "records that can be read again", "list(...)"
-    elif isinstance(source, Set):
-        got, expected, hint = f"a {got}, whose order changes", "records in an order", "sorted(...)"
-    elif kind_of_table(source) == "array":
-        ndim, names = getattr(source, "ndim", 1), getattr(getattr(source, "dtype", None), "names", None)
-        if ndim == 1 and not names:
-            return None
-        got, expected = f"an array with {'fields' if names else f'{ndim} axes'}", "an array of one axis"
-        hint = "pandas.DataFrame(array)" if names else "array.ravel()"
-    elif not kind_of_table(source) and _looks_like_a_frame(source):
-        hint = "its rows as a pandas DataFrame"
-    elif isinstance(source, Iterable):
-        return None
-    else:
-        hint = "a list"
-    raise DataError(f"{where}: {explain(got, expected, hint)}")
+        return f"a {got} with {named(source)}", expected, hint
+    if isinstance(source, Iterator):
+        return "an iterator", "records that can be read again", "list(...)"
+    if isinstance(source, Set) and not isinstance(source, KeysView | ItemsView):
+        return f"a {got}, whose order changes", "records in an order", "sorted(...)"
+    if any(base.__name__ in ("DataFrame", "LazyFrame") for base in type(source).__mro__):
+        return got, expected, "its rows as a pandas DataFrame"
+    return ("", "", "") if isinstance(source, Iterable) else (got, expected, "a list")
+
+
+def _ragged(columns: Mapping[str, Sequence[Any]]) -> tuple[str, str, str]:
+    lengths = {str(name): len(values) for name, values in columns.items()}
+    equal = len(set(lengths.values())) == 1
+    return ("" if equal else f"columns of {lengths} rows", "columns of equal length", "")
+
+
+def _no_column(array: Any) -> tuple[str, str, str]:
+    if array.dtype.names:
+        return "an array with fields", "an array of one axis", "pandas.DataFrame(array)"
+    return (
+        "" if array.ndim == 1 else f"an array with {array.ndim} axes",
+        "an array of one axis",
+        "array.ravel()",
+    )
 
 
 def usable_columns(names: Iterable[str], where: str, columns: Mapping[str, str] | None = None) -> list[str]:
@@ -209,17 +227,6 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 def _is_column(values: object) -> bool:
     one_by_one = isinstance(values, Sequence) or kind_of_table(values) in ("values", "array", "scalars")
     return one_by_one and not isinstance(values, str | bytes)
-
-
-def _refuse_ragged(columns: Mapping[str, Sequence[Any]], where: str) -> None:
-    lengths = {str(name): len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"{where}: {explain(f'columns of {lengths} rows', 'columns of equal length')}")
-
-
-def _looks_like_a_frame(source: object) -> bool:
-    """A table of a library that is not known here; iterating those gives the names of columns."""
-    return any(base.__name__ in ("DataFrame", "LazyFrame", "Relation") for base in type(source).__mro__)
 
 
 def _short(names: Sequence[str]) -> str:
