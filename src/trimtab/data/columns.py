@@ -139,7 +139,7 @@ def usable_columns(names: Iterable[str], where: str, columns: Mapping[str, str] 
     wanted = list(columns.values()) if columns else [name for name in names if name in KEYS]
     lacking = [name for name in wanted if name not in names]
     if columns and lacking:
-        raise DataError(f"{where}: {explain(f'columns {names}', *missing_column(columns, names))}")
+        raise DataError(f"{where}: {explain(f'columns {_short(names)}', *missing_column(columns, names))}")
     makes = {"text", "messages"} & set(wanted) or {"prompt", "completion"} <= set(wanted)
     if not columns and not makes:
         expected = "a column 'text', 'prompt' and 'completion', or 'messages'"

@@ -19,6 +19,7 @@ KEYS = ("text", "prompt", "completion", "messages")
 
 _OWN = {key: key for key in KEYS}
 _SHOWN = 12
+_LONG = 60
 _ALIKE = 0.75
 _PAIRS = (
     ("question", "answer"),
@@ -223,8 +224,8 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
     for prompt, completion in _PAIRS:
         if prompt in known and completion in known:
             return f"columns={{'prompt': {prompt!r}, 'completion': {completion!r}}}"
-    for name in known:
-        near = get_close_matches(str(name).casefold(), KEYS, n=1, cutoff=_ALIKE)
+    for name in known[: 8 * _SHOWN]:
+        near = get_close_matches(str(name)[:_LONG].casefold(), KEYS, n=1, cutoff=_ALIKE)
         if near and near[0] not in known:
             return f"renaming {name!r} to {near[0]!r}, or columns={{{near[0]!r}: {name!r}}}"
     texts = [name for name in _TEXTS if name in known]
@@ -250,7 +251,8 @@ def named(names: Iterable[Any]) -> str:
     """
     every = list(names)
     more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(map(repr, every[:_SHOWN])) + more
+    shown = (name if len(str(name)) <= _LONG else f"{str(name)[:_LONG]}..." for name in every[:_SHOWN])
+    return ", ".join(map(repr, shown)) + more
 
 
 def _item(
