@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from trimtab.adapt.checks import refuse
@@ -46,6 +47,9 @@ def test_good_roles_have_no_problem() -> None:
         (["math"], {"safty": 0.1}, r"constraints\.safty: got 'safty', expected one of .*; try 'safety'"),
         (["math"], {"web": -0.1}, r"constraints\.web: got -0\.1, expected a tolerance of zero or more"),
         (["math"], {"web": math.nan}, r"constraints\.web: got nan, expected a tolerance of zero or more"),
+        (["math"], {"web": "5%"}, r"constraints\.web: got '5%', .*; try a number, such as 0\.02"),
+        (["math"], {"web": None}, r"constraints\.web: got None, expected a tolerance of zero or more"),
+        (["math"], {"web": True}, r"constraints\.web: got True, expected a tolerance of zero or more"),
         (["math"], {"web": math.inf}, r"constraints\.web: got inf, expected a tolerance of zero or more"),
     ],
 )
@@ -70,3 +74,16 @@ def test_every_mistake_is_told_at_once() -> None:
         "constraints.math",
         "constraints.x",
     ]
+
+
+def test_tolerances_are_a_mapping() -> None:
+    for given in (["web"], 0.02, "web"):
+        with pytest.raises(
+            ConfigProblems, match=r"constraints: got a \w+, expected a mapping .*; try {'web': 0\.02}"
+        ):
+            make_roles(["math", "web"], [], ["math"], given)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    roles = make_roles(["math", "web"], [], ["math"], {"web": np.float32(0.5)})
+    assert list(role_problems(roles)) == []

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from trimtab.data.domains import Domain
 from trimtab.data.encode import encode
+from trimtab.data.sources import Part
 from trimtab.errors import TrimtabError
 
 GOOD = [json.dumps({"text": f"w{n % 40} w{n % 7} number {n}"}) for n in range(12)]
@@ -82,6 +83,7 @@ def told(source: str | Path, tokenizer: PreTrainedTokenizerFast) -> str:
     """What came of a file: "read", or the message of an error of ours; whatever else is raised is a fault."""
     try:
         domain = Domain.from_path("d", source)
+        domain = Domain("d", train=domain.train.pool) if isinstance(domain.train, Part) else domain
         for split in domain.splits:
             for _ in encode(domain.items(split), tokenizer):
                 pass

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 from trimtab.errors import ConfigProblems, Problem, nearest
 
@@ -56,10 +56,11 @@ def make_roles(
     Raises:
         ConfigProblems: tolerances that are no mapping of domains to them.
     """
-    if not isinstance(tolerances, Mapping):
+    given: Any = tolerances
+    if not isinstance(given, Mapping):
         expected = "a mapping of domains to tolerances, in nats per token"
         hint = "{'web': 0.02}"
-        raise ConfigProblems([Problem("constraints", f"a {type(tolerances).__name__}", expected, hint)])
+        raise ConfigProblems([Problem("constraints", f"a {type(given).__name__}", expected, hint)])
     names = (*train, *(name for name in evaluate if name not in train))
     return Roles(tuple(train), names, tuple(targets), dict(tolerances))
 
@@ -80,10 +81,11 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
     for name, tolerance in roles.tolerances.items():
         if name not in roles.evaluate:
             yield Problem(f"constraints.{name}", repr(name), _one_of(roles), nearest(name, roles.evaluate))
-        number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+        given: Any = tolerance
+        number = isinstance(given, Real) and not isinstance(given, bool)
         if not (number and math.isfinite(tolerance) and tolerance >= 0):
             expected = "a tolerance of zero or more, in nats per token"
-            got = str(tolerance) if number else repr(tolerance)
+            got = str(given) if number else repr(given)
             yield Problem(f"constraints.{name}", got, expected, "" if number else "a number, such as 0.02")
 
 
