@@ -427,6 +427,23 @@ def test_a_weight_that_rounds_to_no_sequence_is_reported() -> None:
     assert result.notes == ("From step 0 to 12 the weight of web rounds to no sequence of 48.",)
 
 
+def test_data_stands_for_a_domain_wherever_one_is_expected(tmp_path: Path) -> None:
+    short, texts_of_web = replace(QUICK, steps=1), texts("web", "train", 200)
+    (tmp_path / "web.csv").write_text("text\n" + "\n".join(texts_of_web))
+    frame = pd.DataFrame({"text": texts_of_web})
+    expected = run(
+        letters(),
+        Uniform(targets=["math"]),
+        short,
+        train={"math": domain("math"), "web": Domain.from_dataset("web", texts_of_web)},
+        evaluate={"held": Domain.from_dataset("held", texts_of_web, fractions=(0.0, 0.5, 0.5))},
+    )
+    for given in (frame, tmp_path / "web.csv"):
+        data = {"math": domain("math"), "web": given}
+        found = run(letters(), Uniform(targets=["math"]), short, train=data, evaluate={"held": given})
+        assert found.losses.equals(expected.losses)
+
+
 # Refusals: before any work, all at once, and nothing changed
 
 
@@ -464,6 +481,21 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
         ConfigProblems,
         r"constraints\.web: got -0\.1, expected a tolerance of zero or more, in nats per token",
         {"mixer": Uniform(targets=["math"], constraints={"web": -0.1})},
+    ),
+    "tolerance that is no number": (
+        ConfigProblems,
+        r"constraints\.web: got '5%', expected a tolerance of zero or more, .*; try a number",
+        {"mixer": Uniform(targets=["math"], constraints={"web": "5%"})},  # type: ignore[dict-item]
+    ),
+    "a list of domains": (
+        ConfigProblems,
+        r"train: got a list, expected a mapping of names to domains",
+        {"train": [domain("math")]},
+    ),
+    "a file that is not there": (
+        DataError,
+        r"domain 'web': got 'no such file\.csv', expected a file that exists",
+        {"train": {**trainable(), "web": "no such file.csv"}},
     ),
     "zero steps": (
         ConfigProblems,
