@@ -26,6 +26,7 @@ from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
 from trimtab.train.loop import Loop, modes_kept
+from trimtab.train.precision import float32_weights
 
 Progressor = Callable[[int, int], None]
 """Called between steps, real and trial, with the steps done and the steps expected in all."""
@@ -49,6 +50,10 @@ def finetune(
     Every training domain is evaluated too; an evaluation domain that is neither target nor constraint is watched.
     A constraint is kept when its loss, paired on the same sequences, has risen by no more than its tolerance over
     the base model's. The checkpoint is chosen on validation sequences and reported on test sequences.
+
+    Weights of a low-precision checkpoint (bfloat16, float16) are held in float32 while they are trained, with float32
+    moments, and come back in their own type. The checkpoint is chosen, and its test losses are read, with the weights
+    as rounded; forward passes are in float32, unless `fit.precision` says "bf16".
 
     Args:
         model: changed in place: afterwards it holds the best checkpoint that kept every constraint on validation
@@ -89,11 +94,12 @@ def finetune(
         interruptible() as check,
         isolated(seed),
         modes_kept(model.module),
+        float32_weights(model) as stored,
         open_run(path, config, identity, accelerator) as folder,
     ):
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         tick = _ticker(check, progress, roles, mixer, fit)
-        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick)
+        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
         return _read_back(run, path) or _carry_out(run, path, label or mixer.kind, config)
 
 

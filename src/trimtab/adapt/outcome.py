@@ -70,7 +70,7 @@ def make_result(
             progress.ledger, steps=fit.steps, grid_sequences=grid * per_reading, batch_size=fit.batch_size
         ),
         config=config,
-        notes=tuple(_notes(progress, mixtures, roles, fit)),
+        notes=(*_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
     )
 
 
@@ -126,6 +126,29 @@ def _status(progress: Progress) -> Status:
     if progress.best_step:
         return "feasible"
     return "no gain" if progress.kept_once else "infeasible"
+
+
+def _rounding_notes(rows: Sequence[Row], progress: Progress) -> list[str]:
+    """What rounding to the checkpoint's type left of the chosen weights; of the last candidate where none was."""
+    seen = [row for row in rows if row["event"] == "rounding"]
+    chosen = [row for row in seen if row["step"] == progress.best_step] or seen
+    if not chosen:
+        return []
+    row = chosen[-1]
+    finite = {name: moved for name, moved in row["moved"].items() if moved is not None}
+    most = max(finite, key=lambda name: abs(finite[name]), default=None)
+    losses = (
+        f", and the validation loss of {most} moves by {finite[most]:+.2g} nats, the most" if most else ""
+    )
+    back = (
+        f"{100 * row['returned']:.3g} % of them round back to where they were"
+        if row["returned"]
+        else "none is lost"
+    )
+    return [
+        f"Trained in float32, saved in {' and '.join(row['types'])}: at step {row['step']} "
+        f"{100 * row['changed']:.3g} % of the weights had changed; {back}{losses}."
+    ]
 
 
 def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> list[str]:

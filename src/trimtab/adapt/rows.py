@@ -17,6 +17,7 @@ from trimtab.runs.atomic import atomic_directory
 from trimtab.train.checkpoint import save_tensors
 from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.loop import StepStats
+from trimtab.train.precision import Rounding
 
 Row = dict[str, Any]
 
@@ -45,6 +46,33 @@ def evaluation_row(
         "loss_nats": {name: read.loss for name, read in losses.items()},
         "standard_error": {name: read.standard_error for name, read in losses.items()},
         "change": {name: [m.value, m.low, m.high] for name, m in moved.items()},
+    }
+
+
+def rounding_row(
+    step: int,
+    rounding: Rounding,
+    stored: Mapping[str, torch.dtype],
+    saved: Mapping[str, SequenceLosses],
+    trained: Mapping[str, SequenceLosses],
+) -> Row:
+    """A checkpoint that might be chosen, with what rounding to the checkpoint's type does to it.
+
+    Args:
+        step: of the checkpoint.
+        rounding: what is left of training.
+        stored: the type of each trained weight when saved.
+        saved: validation losses of the weights as saved.
+        trained: and of the float32 weights they are rounded from.
+    """
+    return {
+        "step": step,
+        "event": "rounding",
+        "types": sorted({str(dtype).removeprefix("torch.") for dtype in stored.values()}),
+        "changed": rounding.changed,
+        "returned": rounding.returned,
+        "loss_nats": {name: read.loss for name, read in saved.items()},
+        "moved": {name: read.loss - trained[name].loss for name, read in saved.items()},
     }
 
 

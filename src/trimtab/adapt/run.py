@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from trimtab.adapt.choice import keeps_all, lost, target_change
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.progress import Progress
 from trimtab.adapt.roles import Roles
-from trimtab.adapt.rows import Row, decision_row, evaluation_row, read_losses, training_row, write_losses
+from trimtab.adapt.rows import (
+    Row,
+    decision_row,
+    evaluation_row,
+    read_losses,
+    rounding_row,
+    training_row,
+    write_losses,
+)
 from trimtab.adapt.session import Clock, Session
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import DivergedError
@@ -24,7 +35,8 @@ from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.interrupt import Paused
 from trimtab.train.loop import Loop
-from trimtab.train.snapshot import copy_parameters, put_parameters
+from trimtab.train.precision import LOW, Rounding, as_saved, rounded, rounding
+from trimtab.train.snapshot import put_parameters
 
 
 class Run:
@@ -42,6 +54,7 @@ class Run:
         path: the same folder's path, on every process.
         clock: where time is booked.
         pause: called between steps, real and trial; may raise `Paused`.
+        stored: the type that each parameter of a low-precision checkpoint is saved in; it is trained in float32.
     """
 
     def __init__(
@@ -54,7 +67,9 @@ class Run:
         path: Path,
         clock: Clock,
         pause: Callable[[], None],
+        stored: Mapping[str, torch.dtype] | None = None,
     ) -> None:
+        self.stored = stored or {}
         self.loop, self.roles, self.mixer, self.folder = loop, roles, mixer, folder
         self.artifacts = path / "artifacts"
         self.clock, self.pause = clock, pause
@@ -99,7 +114,7 @@ class Run:
     def put_weights(self, step: int) -> None:
         """Load the kept weights of `step` into the model."""
         values = load_file(self._weights_folder(step) / "parameters.safetensors")
-        put_parameters(self.loop.parameters, values)
+        put_parameters(self.loop.parameters, {name: _wide(value) for name, value in values.items()})
 
     def _start(self) -> Progress:
         with self.clock.time("evaluation"):
@@ -151,7 +166,7 @@ class Run:
                 rows.append(self._evaluate(session))
                 ledger = ledger.add(monitoring_sequences=_sequences(session.losses()))
                 self._refuse_infinity(session)
-                progress = self._judge(progress, session)
+                progress = self._judge(progress, session, rows)
             if session.step == self.loop.fit.steps:
                 progress = replace(progress, stop="done")
             elif progress.ask_at == session.step:
@@ -207,17 +222,36 @@ class Run:
                 f"the loss of {', '.join(names)} at step {session.step} is not finite; try a lower lr"
             )
 
-    def _judge(self, progress: Progress, session: Session) -> Progress:
-        """Keep the weights if all constraints are kept and the targets gained more than ever before."""
+    def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
+        """Keep the weights if, as saved, they keep all constraints and the targets gained more than ever before."""
         moved = {name: change(read, self.reference[name]) for name, read in session.losses().items()}
         if not session.step or not keeps_all(self.roles, moved, self.loop.fit.margin):
             return progress
+        if self.stored and target_change(self.roles, moved) < progress.best_change:
+            losses = self._losses_as_saved()
+            spent = progress.ledger.add(monitoring_sequences=_sequences(losses))
+            progress = replace(progress, ledger=spent)
+            rows.append(rounding_row(session.step, self._rounding(), self.stored, losses, session.losses()))
+            moved = {name: change(read, self.reference[name]) for name, read in losses.items()}
+            if not keeps_all(self.roles, moved, self.loop.fit.margin):
+                return progress
         gain = target_change(self.roles, moved)
         if gain < progress.best_change:
             with self.clock.time("checkpoint"):
                 self._keep_weights(session.step)
             progress = replace(progress, best_step=session.step, best_change=gain)
         return replace(progress, kept_once=True)
+
+    def _losses_as_saved(self) -> dict[str, SequenceLosses]:
+        with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
+            return self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
+
+    def _rounding(self) -> Rounding:
+        """Every process has the same weights, but only one surely sees the folder of the base weights."""
+        if not self.folder:
+            return Rounding(math.nan, math.nan)
+        with safe_open(self._weights_folder(0) / "parameters.safetensors", "pt") as base:
+            return rounding(self.loop.parameters, self.stored, base.get_tensor)
 
     def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
         with self.clock.time("bookkeeping"):
@@ -252,7 +286,7 @@ class Run:
     def _keep_weights(self, step: int) -> None:
         if self.folder:
             with atomic_directory(self._weights_folder(step)) as folder:
-                save_tensors(copy_parameters(self.loop.parameters), folder / "parameters.safetensors")
+                save_tensors(as_saved(self.loop.parameters, self.stored), folder / "parameters.safetensors")
 
     def _forget_weights(self, keep: set[int]) -> None:
         kept = {self._weights_folder(step) for step in keep}
@@ -266,6 +300,11 @@ class Run:
 
     def _wait(self) -> None:
         self.loop.accelerator.wait_for_everyone()
+
+
+def _wide(value: torch.Tensor) -> torch.Tensor:
+    """Weights as saved, as they are held while training."""
+    return value.float() if value.dtype in LOW else value
 
 
 def _sequences(losses: Mapping[str, SequenceLosses]) -> int:

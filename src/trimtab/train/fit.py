@@ -45,7 +45,7 @@ class Fit:
         weight_decay: decoupled weight decay.
         betas: the decay rates of AdamW's two moments.
         clip_norm: largest gradient norm; None leaves gradients alone.
-        precision: "bf16" runs forward passes under autocast; parameters and moments keep their type.
+        precision: "bf16" runs forward passes under autocast; weights and moments are float32 while they are trained.
         eval_sequences: validation sequences per domain, the same ones at every evaluation.
         probe_sequences: how many of them a probe is judged on.
         test_sequences: test sequences per domain, read before and after the run; None for all.
