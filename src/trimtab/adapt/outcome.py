@@ -9,7 +9,7 @@ import pandas as pd
 
 from trimtab.adapt.ledger import cost_report
 from trimtab.adapt.progress import Progress
-from trimtab.adapt.result import FinetuneResult, Status, read_update
+from trimtab.adapt.result import RECORD_COLUMNS, FinetuneResult, Status, read_update
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rows import Row
 from trimtab.train.evaluate import SequenceLosses, change
@@ -71,6 +71,7 @@ def make_result(
         ),
         config=config,
         notes=(*_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
+        target_records=record_changes({name: (base[name], final[name]) for name in roles.targets}),
     )
 
 
@@ -118,6 +119,21 @@ def final_frame(
     frame = pd.DataFrame(rows)
     frame["kept"] = pd.Series([row["kept"] for row in rows], dtype=object)
     return frame
+
+
+def record_changes(read: Mapping[str, tuple[SequenceLosses, SequenceLosses]]) -> pd.DataFrame:
+    """Per domain and record: loss-carrying tokens, and by how much their summed loss changed, in nats.
+
+    Args:
+        read: the losses before and after of the same sequences, by domain.
+    """
+    parts = []
+    for name, (before, after) in read.items():
+        rows = pd.DataFrame(
+            {"record": after.records, "tokens": after.tokens, "change": after.nll - before.nll}
+        )
+        parts.append(rows.groupby("record", as_index=False).sum().assign(domain=name))
+    return pd.concat(parts, ignore_index=True)[list(RECORD_COLUMNS)]
 
 
 def _status(progress: Progress) -> Status:

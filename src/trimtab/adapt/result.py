@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Status = Literal["feasible", "infeasible", "no gain", "diverged"]
 SCHEMA = 1
+RECORD_COLUMNS = ("domain", "record", "tokens", "change")
 RESULT = Path("artifacts/result.json")
 """Where a finished run keeps its result."""
 
@@ -71,6 +72,8 @@ class FinetuneResult:
         cost: steps, evaluations and seconds, beside a fixed-mixture run.
         config: everything needed to do the run again.
         notes: what the run wants its reader to know, one sentence each.
+        target_records: per test record of each target: domain, record, tokens, change (nats, summed over the record's
+            tokens). Paired comparisons between runs rest on it; empty in results of earlier versions.
     """
 
     label: str
@@ -83,6 +86,7 @@ class FinetuneResult:
     cost: CostReport
     config: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=())
+    target_records: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RECORD_COLUMNS)))
 
     def to_frame(self) -> pd.DataFrame:
         """The final table: one row per evaluation domain, measured on test sequences."""
@@ -135,6 +139,7 @@ def to_mapping(result: FinetuneResult) -> dict[str, Any]:
         "cost": asdict(result.cost),
         "config": result.config,
         "notes": result.notes,
+        "target_records": _split(result.target_records),
     }
 
 
@@ -153,7 +158,14 @@ def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
         cost=CostReport(**value["cost"]),
         config=value["config"],
         notes=tuple(value["notes"]),
+        **_records(value.get("target_records")),
     )
+
+
+def _records(value: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
+    if value is None or not value["rows"]:
+        return {}
+    return {"target_records": _numeric(_frame(value), ("domain",))}
 
 
 def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -> SlopeUpdate:
