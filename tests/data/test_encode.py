@@ -121,15 +121,21 @@ def test_a_conversation_in_which_the_assistant_is_silent_or_first(make_tokenizer
     assert said(one(first, tokenizer), tokenizer) == "sat on the mat<|end|>\n|sat too<|end|>\n"
 
 
-def test_templates_that_refuse_or_rewrite(make_tokenizer):
+def test_a_conversation_that_the_template_refuses_is_left_out_with_its_reason(make_tokenizer):
     with_system = Chat(({"role": "system", "content": "be nice"}, *TALK.messages))
     for template in (PICKY, PICKY + MARKED):
-        with pytest.raises(DataError, match=r"messages 'be nice / the cat.*: got no system role, expected"):
-            one(with_system, make_tokenizer(template=template))
-    with pytest.raises(
-        DataError, match=r"assistant's words 'sat on the mat': got a chat template that rewrites"
-    ):
-        one(TALK, make_tokenizer(template=SHOUTING))
+        tokenizer = make_tokenizer(template=template)
+        bad, good = encode([with_system, TALK], tokenizer)
+        assert "messages 'be nice / the cat" in bad.skipped
+        assert "got no system role, expected a conversation that the" in bad.skipped
+        assert not len(bad.ids)
+        assert good.loss.any()
+        assert not good.skipped
+
+
+def test_a_template_that_rewrites_the_words_gives_loss_on_what_it_writes(make_tokenizer):
+    tokenizer = make_tokenizer(template=SHOUTING)
+    assert said(one(TALK, tokenizer), tokenizer).replace(" SAT", "SAT") == "SAT ON THE MAT|SAT TOO"
 
 
 def test_a_tokenizer_that_begins_texts_with_bos(make_tokenizer):
