@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.data import chat as chats
 from trimtab.data.marking import Marked, Marker
 from trimtab.data.records import Chat, Completion, Item, Text, excerpt
+from trimtab.data.turns import SkippedError
 from trimtab.errors import DataError, ModelError, explain
 
 _BATCH_RECORDS = 256
@@ -210,7 +211,7 @@ def _mark(item: Completion | Chat, tokenizer: PreTrainedTokenizerBase) -> Marked
             return chats.spell_by_template(item, tokenizer)
         _eos_id(tokenizer)
         return chats.spell_plainly(item, str(tokenizer.eos_token))
-    except chats.SkippedError as error:
+    except SkippedError as error:
         return str(error)
 
 
