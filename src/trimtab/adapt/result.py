@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import CostReport
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
@@ -71,6 +72,9 @@ class FinetuneResult:
         cost: steps, evaluations and seconds, beside a fixed-mixture run.
         config: everything needed to do the run again.
         notes: what the run wants its reader to know, one sentence each.
+        data: what became of the records of each domain and split; see `trimtab.adapt.data_table.data_table`. Empty for
+            a result that an earlier version wrote.
+        examples: per training domain, its first sequence as stretches of text, each with whether it carries loss.
     """
 
     label: str
@@ -83,6 +87,8 @@ class FinetuneResult:
     cost: CostReport
     config: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=())
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
+    examples: Mapping[str, tuple[Stretch, ...]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """The final table: one row per evaluation domain, measured on test sequences."""
@@ -135,6 +141,8 @@ def to_mapping(result: FinetuneResult) -> dict[str, Any]:
         "cost": asdict(result.cost),
         "config": result.config,
         "notes": result.notes,
+        "data": _split(result.data),
+        "examples": result.examples,
     }
 
 
@@ -142,6 +150,7 @@ def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
     """The inverse of `to_mapping`."""
     if value.get("schema") != SCHEMA:
         raise CheckpointError(explain(f"result schema {value.get('schema')}", f"schema {SCHEMA}"))
+    data = value.get("data", {"columns": [], "rows": []})
     return FinetuneResult(
         label=value["label"],
         status=value["status"],
@@ -153,6 +162,11 @@ def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
         cost=CostReport(**value["cost"]),
         config=value["config"],
         notes=tuple(value["notes"]),
+        data=_numeric(_frame(data), ("domain", "split")) if data["columns"] else pd.DataFrame(),
+        examples={
+            name: tuple((text, learned) for text, learned in stretches)
+            for name, stretches in value.get("examples", {}).items()
+        },
     )
 
 

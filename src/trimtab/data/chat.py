@@ -10,8 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from trimtab.data.given import without_nulls
 from trimtab.data.marking import Marked, Span
-from trimtab.data.records import Chat, without_nulls
+from trimtab.data.records import Chat
 from trimtab.data.turns import Message, Written, render, skipped
 
 _ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from trimtab.data.given import check_content, read_given
 from trimtab.errors import DataError, explain, nearest
-from trimtab.runs.files import parse_json
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
-"""The keys that make a record."""
-
-BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "system")
-"""Keys beside "messages" that change what a chat template writes; all others are ignored."""
+"""The keys that make a record; `trimtab.data.given.BESIDE_MESSAGES` may stand beside messages."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def parse(raw: object, where: str) -> Item:
     """The record in its checked form.
 
     Keys other than `KEYS` are ignored, and so are keys without a value; beside "messages", those of
-    `BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
+    `trimtab.data.given.BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
 
     Args:
         raw: a text or a mapping; a checked record passes through.
@@ -96,7 +93,7 @@ def parse(raw: object, where: str) -> Item:
         raise DataError(f"{where}: {explain(type(raw).__name__, _KINDS)}")
     fields = {key: raw[key] for key in KEYS if raw.get(key) is not None}
     if "messages" in fields:
-        return Chat(_messages(fields["messages"], where), _given(raw, fields["messages"], where))
+        return Chat(_messages(fields["messages"], where), read_given(raw, fields["messages"], where))
     if "prompt" in fields or "completion" in fields:
         return Completion(_string(fields, "prompt", where), _string(fields, "completion", where))
     if "text" in fields:
@@ -143,65 +140,8 @@ def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
             what = explain(type(message).__name__, "a mapping with 'role' and 'content'")
             raise DataError(f"{where}, message {number}: {what}")
         _string(message, "role", f"{where}, message {number}")
-        _check_content(message, f"{where}, message {number}")
+        check_content(message, f"{where}, message {number}")
     return tuple(value)
-
-
-def _check_content(message: Mapping[str, Any], where: str) -> None:
-    """A text or a list of parts; an assistant may say nothing, or call a tool instead."""
-    content = message.get("content")
-    if content is None and message["role"] == "assistant":
-        return
-    if isinstance(content, list | tuple):
-        for part in content:
-            if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-                expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
-                raise DataError(f"{where}, a part of 'content': {explain(repr(part)[:60], expected)}")
-        return
-    _string(message, "content", where)
-
-
-def _given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
-    """What a record gives its chat template beside the messages."""
-    system = raw.get("system")
-    if isinstance(system, str) and system.strip() and {"role": "system", "content": system} not in messages:
-        hint = "{'role': 'system', 'content': ...}, or removing the key if it is something else"
-        what = explain("a text of its own beside 'messages'", "a system prompt as the first message", hint)
-        raise DataError(f"{where}, 'system': {what}")
-    tools = _mappings(raw, "tools", where) or [
-        {"type": "function", "function": one} for one in _mappings(raw, "functions", where)
-    ]
-    documents, variables = _mappings(raw, "documents", where), raw.get("chat_template_kwargs") or {}
-    if isinstance(variables, str):
-        variables = parse_json(variables, f"{where}, 'chat_template_kwargs'", "a JSON object")
-    if not isinstance(variables, Mapping):
-        what = explain(type(variables).__name__, "a mapping of variables of the chat template")
-        raise DataError(f"{where}, 'chat_template_kwargs': {what}")
-    given = {name: value for name, value in variables.items() if value is not None}
-    return given | ({"tools": tools} if tools else {}) | ({"documents": documents} if documents else {})
-
-
-def _mappings(raw: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    """A list of mappings, or the JSON text of one; keys without a value, which tables fill in, are left out."""
-    value = raw.get(key)
-    if isinstance(value, str):
-        value = parse_json(value, f"{where}, {key!r}", "a JSON list") if value.strip() else None
-    if value is None:
-        return []
-    if not isinstance(value, list | tuple) or not all(isinstance(one, Mapping) for one in value):
-        raise DataError(f"{where}, {key!r}: {explain(repr(value)[:60], 'a list of mappings')}")
-    return [dict(without_nulls(one)) for one in value]
-
-
-def without_nulls(value: Any) -> Any:
-    """Mappings without keys that have no value, at every depth: tables give every row the keys of all of them.
-
-    >>> without_nulls({"city": "Oslo", "unit": None, "in": [{"a": None}]})
-    {'city': 'Oslo', 'in': [{}]}
-    """
-    if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _named_keys(raw: Mapping[Any, Any]) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.data.records import BESIDE_MESSAGES, KEYS, Item, Text, parse
+from trimtab.data.given import BESIDE_MESSAGES
+from trimtab.data.records import KEYS, Item, Text, parse
 from trimtab.errors import DataError, explain
 
 Kind = Literal["text", "jsonl", "parquet"]

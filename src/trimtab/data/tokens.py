@@ -22,6 +22,7 @@ from trimtab.data.domains import Domain
 from trimtab.data.encode import encode, find_tokenizer, pad_id, tokenizer_fingerprint
 from trimtab.data.records import Item
 from trimtab.data.rows import ARRAYS, Packing, SplitCounts, array_file, write_rows
+from trimtab.data.splits import SplitContents
 from trimtab.errors import CheckpointError, ConfigError, DataError, explain
 from trimtab.runs.atomic import atomic_directory
 from trimtab.runs.checksums import CHECKSUMS, verify_checksums, write_checksums
@@ -269,9 +270,14 @@ def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) ->
 def _with_blanks(splits: dict[str, TokenSplit], domain: Domain) -> dict[str, TokenSplit]:
     """With the blank records of this domain: they have no part in what an entry of the cache is known by."""
     return {
-        name: replace(split, counts=replace(split.counts, blank=getattr(domain.contents[name], "blank", 0)))
+        name: replace(split, counts=replace(split.counts, blank=_blank(domain.contents[name])))
         for name, split in splits.items()
     }
+
+
+def _blank(contents: SplitContents) -> int:
+    """Records without a text: blank ones, and those without a value."""
+    return int(getattr(contents, "blank", 0)) + int(getattr(contents, "without_value", 0))
 
 
 def _warn(domain: TokenDomain, seq_len: int) -> None:
@@ -299,15 +305,14 @@ def left_out(split: TokenSplit, seq_len: int, *, least: float = 0.0) -> Iterator
             f"they are (the first: {counts.first_skipped})"
         )
     if counts.dropped > least * counts.records:
-        hint = f"; {counts.beyond} of them would have one with a larger seq_len" if counts.beyond else ""
+        hint = f"; a larger seq_len keeps {counts.beyond} of them" if counts.beyond else ""
         yield (
             f"{counts.dropped} of {counts.records} records dropped, without a token that carries loss in the first "
             f"{seq_len}{hint}"
         )
     if counts.truncated > least * len(split):
-        yield (
-            f"{counts.truncated} of {len(split)} sequences were cut at {seq_len} tokens; a larger seq_len keeps more"
-        )
+        hint = "" if counts.beyond else "; a larger seq_len keeps more"
+        yield f"{counts.truncated} of {len(split)} sequences were cut at {seq_len} tokens{hint}"
 
 
 def _shortened(text: str) -> str:
