@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.data.given import without_nulls
 from trimtab.data.marking import Marked, Span
 from trimtab.data.records import Chat
-from trimtab.data.turns import Message, Written, render, skipped
+from trimtab.data.turns import Message, Point, Written, render, skipped
 
 _ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
@@ -96,10 +96,10 @@ def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:
     raise skipped(chat, failure, expected, "other roles or order")
 
 
-def _check_order(written: Written, spans: Sequence[Span], points: Mapping[int, int]) -> None:
+def _check_order(written: Written, spans: Sequence[Span], points: Mapping[int, Point]) -> None:
     """Turns follow one another, and nothing that another role says is among them."""
     spoken = set(written.spoken())
-    others = [point for number, point in points.items() if number not in spoken]
+    others = [point.place for number, point in points.items() if number not in spoken]
     ordered = all(first[1] <= second[0] for first, second in pairwise(spans))
     if not ordered or any(start < point < end for start, end in spans for point in others):
         raise skipped(written.chat, "turns that the chat template writes in one another", "turns in order")

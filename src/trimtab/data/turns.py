@@ -29,6 +29,14 @@ class SkippedError(DataError):
 
 
 @dataclass(frozen=True)
+class Point:
+    """A character inside a message as it is written, and the field of the message that it is in."""
+
+    place: int
+    field: str
+
+
+@dataclass(frozen=True)
 class Written:
     """A conversation as a template writes it.
 
@@ -115,7 +123,7 @@ class Written:
                 return False
         return True
 
-    def points(self) -> dict[int, int]:
+    def points(self) -> dict[int, Point]:
         """A place inside every message, by its number; those that cannot be told for certain are not in it.
 
         Raises:
@@ -124,7 +132,7 @@ class Written:
         spoken = self.spoken()
         found = self._all_points()
         for number in range(len(self.messages)) if not found else ():
-            if (place := self.point(number)) is not None:
+            if (place := self._point(number)) is not None:
                 found[number] = place
             elif not self._is_written(number):
                 raise self._ignored(f"message {number} of role {self.messages[number]['role']!r}")
@@ -138,12 +146,12 @@ class Written:
         said = [field for field in _FIELDS if _has(self.messages[number], field)]
         return not said or any(self._changed(number, field) for field in said)
 
-    def point(self, number: int) -> int | None:
+    def _point(self, number: int) -> Point | None:
         """A place inside one message, at the end of what it says."""
         for field in _FIELDS:
             place = self._unmarked(self._changed(number, field), self.whole)
             if place is not None:
-                return place
+                return Point(place, field)
         return None
 
     def generated(self) -> list[Span] | None:
@@ -168,16 +176,16 @@ class Written:
         )
         return [(int(start), int(end)) for start, end in spans[0]] if texts[0] == self.whole else None
 
-    def turn(self, number: int, points: Mapping[int, int]) -> Span:
+    def turn(self, number: int, points: Mapping[int, Point]) -> Span:
         """Where one of the assistant's turns is."""
         before = self.text(self.messages[:number], prompt=True)
         upto = self.text(self.messages[: number + 1])
         point = points[number]
-        if before and len(before) <= point and self.whole.startswith(before):
+        if before and len(before) <= point.place and self.whole.startswith(before):
             start: int | None = len(before)
         else:
             start = self._start(number, before, points)
-        if upto and point <= len(upto) and self.whole.startswith(upto):
+        if upto and point.place <= len(upto) and self.whole.startswith(upto):
             end: int | None = len(upto)
         else:
             end = self._end(number, point)
@@ -186,14 +194,15 @@ class Written:
             raise skipped(self.chat, f"{got} (message {number})", "one whose place in the text is certain")
         return start, end
 
-    def _start(self, number: int, before: str | None, points: Mapping[int, int]) -> int | None:
+    def _start(self, number: int, before: str | None, points: Mapping[int, Point]) -> int | None:
         """After the generation prompt that opens the turn; where there is none, where its content begins."""
         earlier = self.text(self.messages[:number])
         if not number:
             before, earlier = self.text(self.messages[:1], prompt=True), self.text(self.messages[:1])
         prompt = before[len(earlier) :] if before and earlier and before.startswith(earlier) else ""
-        low = points.get(number - 1) if number else 0
-        edge = self._closed(number - 1, low) if number and low is not None else None
+        previous = points.get(number - 1)
+        low = previous.place if previous else (None if number else 0)
+        edge = self._closed(number - 1, previous) if previous else None
         if edge is not None and self.whole.startswith(prompt, edge):
             return edge + len(prompt)
         front = self._front(number)
@@ -205,7 +214,7 @@ class Written:
             # between the message before and the content stand only words of the template
             return place + len(prompt) if low is not None else front
         if front is None and prompt and low is not None:
-            place = self.whole.find(prompt, low, points[number])
+            place = self.whole.find(prompt, low, points[number].place)
             return place + len(prompt) if place >= 0 else None
         return front
 
@@ -229,42 +238,38 @@ class Written:
             place = self._unmarked((written, mark), self.whole)
         return place
 
-    def _end(self, number: int, point: int) -> int | None:
+    def _end(self, number: int, point: Point) -> int | None:
         """After what closes the turn where it is the last; where it is not closed like that, where its text ends."""
         closed = self._closed(number, point)
         message = self.messages[number]
-        if closed is None and _has(message, "content") and not _has(message, "tool_calls"):
+        if closed is None and point.field == "content" and not _has(message, "tool_calls"):
             content = _last_text(message)
             blank = content[len(content.rstrip()) :]
-            return point + len(blank) * self.whole.startswith(blank, point)
+            return point.place + len(blank) * self.whole.startswith(blank, point.place)
         return closed
 
-    def _closed(self, number: int, point: int) -> int | None:
+    def _closed(self, number: int, point: Point) -> int | None:
         """Where a message and what closes it end, if it is closed as it is where it is the last."""
         mark = _mark(number)
-        for field in _FIELDS:
-            changed = self._changed(number, field)
-            if changed is None or self._unmarked(changed, self.whole) != point:
-                continue
-            alone = self.text([*self.messages[:number], _marked(self.messages[number], field, mark)])
-            _, there, closing = (alone or "").partition(mark)
-            if there and self.whole.startswith(closing, point):
-                return point + len(closing)
+        alone = self.text([*self.messages[:number], _marked(self.messages[number], point.field, mark)])
+        _, there, closing = (alone or "").partition(mark)
+        if there and self.whole.startswith(closing, point.place):
+            return point.place + len(closing)
         return None
 
-    def _all_points(self) -> dict[int, int]:
+    def _all_points(self) -> dict[int, Point]:
         """`points` with a single rendering, where the marks of all messages can be taken out again together."""
         fields = [next((f for f in _FIELDS if _has(m, f)), "content") for m in self.messages]
         marked = [
             _marked(message, field, _mark(number))
             for number, (message, field) in enumerate(zip(self.messages, fields, strict=True))
         ]
-        text, found, place = self.text(marked) or "", {}, 0
+        text, found, place = self.text(marked) or "", dict[int, Point](), 0
         marks = {number: _mark(number) for number in range(len(self.messages))}
         if any(text.count(mark) != 1 or mark in self.whole for mark in marks.values()):
             return {}
         for number in sorted(marks, key=lambda number: text.index(marks[number])):
-            found[number] = text.index(marks[number]) - place
+            found[number] = Point(text.index(marks[number]) - place, fields[number])
             place += len(marks[number])
         for mark in marks.values():
             text = text.replace(mark, "")
