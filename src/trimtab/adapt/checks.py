@@ -71,9 +71,10 @@ def _short_domains(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) ->
             if got < rows:
                 expected = f"at least {rows}{', one batch' if split == 'train' else ''}"
                 where = f"{name}, split {split}"
-                yield Problem(
-                    where,
-                    f"{got} sequences of {fit.seq_len} tokens",
-                    expected,
-                    "more data, or a smaller seq_len",
-                )
+                found, hint = f"{got} sequences of {fit.seq_len} tokens", "more data, or a smaller seq_len"
+                if split in domain.splits:
+                    counts = domain.splits[split].counts
+                    found += f" ({counts.dropped} records dropped)" * bool(counts.dropped)
+                    found += f" ({counts.skipped} left out)" * bool(counts.skipped)
+                    hint = "a larger seq_len, or more data" if counts.beyond else hint
+                yield Problem(where, found, expected, hint)

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from trimtab.adapt.checks import problems, refuse, tokenise_all
+from trimtab.adapt.data_table import data_notes, data_table, examples
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
 from trimtab.adapt.place import open_run, place
@@ -19,6 +20,7 @@ from trimtab.adapt.rows import read_losses
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
+from trimtab.data.tokens import TokenDomain
 from trimtab.models.kinds import require_language_model
 from trimtab.models.load import Model
 from trimtab.runs.plain import plain
@@ -100,7 +102,7 @@ def finetune(
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         tick = _ticker(check, progress, roles, mixer, fit)
         run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
-        return _read_back(run, path) or _carry_out(run, path, label or mixer.kind, config)
+        return _read_back(run, path) or _carry_out(run, path, label or mixer.kind, config, domains)
 
 
 def describe(model: Model, roles: Roles, mixer: Mixer, fit: Fit, seed: int) -> dict[str, Any]:
@@ -126,14 +128,29 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
     return result
 
 
-def _carry_out(run: Run, path: Path, label: str, config: Mapping[str, Any]) -> FinetuneResult:
+def _carry_out(
+    run: Run, path: Path, label: str, config: Mapping[str, Any], domains: Mapping[str, TokenDomain]
+) -> FinetuneResult:
     progress = run.train()
     final = run.finish(progress)
     progress = replace(progress, ledger=progress.ledger.add(seconds=run.clock.seconds))
     base = read_losses(path / "artifacts" / "test-base")
     rows = read_metrics(path)
     fit = run.loop.fit
-    result = make_result(rows, progress, run.roles, fit, label=label, config=config, base=base, final=final)
+    data = data_table(domains, run.roles.train, fit)
+    result = make_result(
+        rows,
+        progress,
+        run.roles,
+        fit,
+        label=label,
+        config=config,
+        base=base,
+        final=final,
+        data=data,
+        data_notes=data_notes(domains, data, fit),
+        examples=examples(domains, run.roles.train, run.loop.model.tokenizer),
+    )
     if run.folder:
         result.save(path / RESULT)
         run.folder.set_status("done", result=result.status, step=result.step)

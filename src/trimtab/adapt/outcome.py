@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import cost_report
 from trimtab.adapt.progress import Progress
 from trimtab.adapt.result import RECORD_COLUMNS, FinetuneResult, Status, read_update
@@ -37,6 +38,9 @@ def make_result(
     config: Mapping[str, Any],
     base: Mapping[str, SequenceLosses],
     final: Mapping[str, SequenceLosses],
+    data: pd.DataFrame | None = None,
+    data_notes: Iterable[str] = (),
+    examples: Mapping[str, tuple[Stretch, ...]] | None = None,
 ) -> FinetuneResult:
     """The result of a finished run.
 
@@ -49,6 +53,9 @@ def make_result(
         config: what is needed to do it again.
         base: losses of the base model on test sequences.
         final: losses of the chosen weights on the same sequences.
+        data: what became of the records, from `trimtab.adapt.data_table.data_table`.
+        data_notes: what of it the reader has to know.
+        examples: what is learned of each training domain, shown on its first sequence.
     """
     mixtures = [row for row in rows if row["event"] == "mixture"]
     readings = [row for row in rows if row["event"] == "evaluation" and row["split"] == "validation"]
@@ -70,8 +77,10 @@ def make_result(
             progress.ledger, steps=fit.steps, grid_sequences=grid * per_reading, batch_size=fit.batch_size
         ),
         config=config,
-        notes=(*_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
         target_records=record_changes({name: (base[name], final[name]) for name in roles.targets}),
+        notes=(*data_notes, *_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
+        data=pd.DataFrame() if data is None else data,
+        examples=examples or {},
     )
 
 

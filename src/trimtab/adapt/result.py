@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import CostReport
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
@@ -74,6 +75,9 @@ class FinetuneResult:
         notes: what the run wants its reader to know, one sentence each.
         target_records: per test record of each target: domain, record, tokens, change (nats, summed over the record's
             tokens). Paired comparisons between runs rest on it; empty in results of earlier versions.
+        data: what became of the records of each domain and split; see `trimtab.adapt.data_table.data_table`. Empty for
+            a result that an earlier version wrote.
+        examples: per training domain, its first sequence as stretches of text, each with whether it carries loss.
     """
 
     label: str
@@ -87,6 +91,8 @@ class FinetuneResult:
     config: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=())
     target_records: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RECORD_COLUMNS)))
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
+    examples: Mapping[str, tuple[Stretch, ...]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """The final table: one row per evaluation domain, measured on test sequences."""
@@ -140,6 +146,8 @@ def to_mapping(result: FinetuneResult) -> dict[str, Any]:
         "config": result.config,
         "notes": result.notes,
         "target_records": _split(result.target_records),
+        "data": _split(result.data),
+        "examples": result.examples,
     }
 
 
@@ -147,6 +155,7 @@ def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
     """The inverse of `to_mapping`."""
     if value.get("schema") != SCHEMA:
         raise CheckpointError(explain(f"result schema {value.get('schema')}", f"schema {SCHEMA}"))
+    data = value.get("data", {"columns": [], "rows": []})
     return FinetuneResult(
         label=value["label"],
         status=value["status"],
@@ -159,6 +168,11 @@ def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
         config=value["config"],
         notes=tuple(value["notes"]),
         **_records(value.get("target_records")),
+        data=_numeric(_frame(data), ("domain", "split")) if data["columns"] else pd.DataFrame(),
+        examples={
+            name: tuple((text, learned) for text, learned in stretches)
+            for name, stretches in value.get("examples", {}).items()
+        },
     )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from trimtab.data.given import check_content, read_given
 from trimtab.errors import DataError, explain, nearest
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
-"""The keys that make a record; others are ignored."""
+"""The keys that make a record; `trimtab.data.given.BESIDE_MESSAGES` may stand beside messages."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,22 @@ class Completion:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation; only what the assistant says carries loss."""
+    """A conversation; only what the assistant says carries loss.
+
+    Attributes:
+        messages: each with "role" and what it says: "content", a text or a list of parts, "tool_calls", reasoning.
+        given: what else the chat template is given: "tools", "documents", and variables of its own.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> bytes:
         """32 bytes that stand for the content."""
-        return _digest("chat", *map(dict, self.messages))
+        if not self.given:
+            return _digest("chat", *map(dict, self.messages))
+        return _digest("chat given", dict(self.given), *map(dict, self.messages))
 
 
 Item = Text | Completion | Chat
@@ -61,7 +70,10 @@ Record = str | Mapping[str, Any] | Item
 
 
 def parse(raw: object, where: str) -> Item:
-    """The record in its checked form; keys other than `KEYS` are ignored, and so are keys without a value.
+    """The record in its checked form.
+
+    Keys other than `KEYS` are ignored, and so are keys without a value; beside "messages", those of
+    `trimtab.data.given.BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
 
     Args:
         raw: a text or a mapping; a checked record passes through.
@@ -81,7 +93,7 @@ def parse(raw: object, where: str) -> Item:
         raise DataError(f"{where}: {explain(type(raw).__name__, _KINDS)}")
     fields = {key: raw[key] for key in KEYS if raw.get(key) is not None}
     if "messages" in fields:
-        return Chat(_messages(fields["messages"], where))
+        return Chat(_messages(fields["messages"], where), read_given(raw, fields["messages"], where))
     if "prompt" in fields or "completion" in fields:
         return Completion(_string(fields, "prompt", where), _string(fields, "completion", where))
     if "text" in fields:
@@ -100,7 +112,7 @@ def excerpt(item: Item, length: int = 60) -> str:
     elif isinstance(item, Completion):
         text = item.prompt + item.completion
     else:
-        text = " / ".join(str(message["content"]) for message in item.messages)
+        text = " / ".join(str(message.get("content") or "...") for message in item.messages)
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
@@ -127,8 +139,8 @@ def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(message, Mapping):
             what = explain(type(message).__name__, "a mapping with 'role' and 'content'")
             raise DataError(f"{where}, message {number}: {what}")
-        for key in ("role", "content"):
-            _string(message, key, f"{where}, message {number}")
+        _string(message, "role", f"{where}, message {number}")
+        check_content(message, f"{where}, message {number}")
     return tuple(value)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from trimtab.data.given import BESIDE_MESSAGES
 from trimtab.data.records import KEYS, Item, Text, parse
 from trimtab.errors import DataError, explain
 
@@ -224,4 +225,6 @@ def usable_columns(columns: Iterable[str], where: str) -> list[str]:
     if not usable:
         expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
         raise DataError(f"{where}: {explain(f'columns {columns}', expected, 'renaming columns')}")
+    if "messages" in usable:
+        usable += [column for column in columns if column in BESIDE_MESSAGES]
     return usable
