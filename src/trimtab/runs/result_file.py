@@ -11,10 +11,8 @@ import pandas as pd
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.lines import read_json
+from trimtab.runs.places import RESULT
 from trimtab.runs.plain import to_json
-
-RESULT = Path("artifacts/result.json")
-"""Where a finished run keeps its result."""
 
 
 def write_result(
