@@ -117,6 +117,8 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
         return None
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
+    if run.folder and run.folder.status != "done":  # killed between the result and the status
+        run.folder.set_status("done", result=result.status, step=result.step)
     return result
 
 

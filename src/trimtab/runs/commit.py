@@ -1,8 +1,8 @@
 """The commit of a folder that holds a git repository, read without running anything that the folder brings along.
 
-A repository's own configuration names programs (fsmonitor, filters, hooks, textconv, aliases), so an unpacked archive can
-bring one. The commit is therefore read from git's files. Whether files differ from it is asked of git with a repository
-of our own, which has the folder's commit, index and objects but none of its configuration.
+A repository's own configuration names programs (fsmonitor, filters, hooks, textconv, aliases), so an unpacked archive
+can bring one. The commit is therefore read from git's files. Whether files differ from it is asked of git with a
+repository of our own, which has the folder's commit, index and objects but none of its configuration.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _upwards(folder: Path) -> list[Path]:
     }
     with contextlib.suppress(OSError, RuntimeError):
         folder = folder.resolve()
-        above = [each for each in folder.parents[:_PARENTS]]
+        above = list(folder.parents[:_PARENTS])
         known = {ceiling.resolve() for ceiling in ceilings} | ceilings
         stop = next((place for place, each in enumerate(above) if each in known), len(above))
         return [folder, *above[:stop]]

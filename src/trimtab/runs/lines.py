@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from trimtab.runs.plain import to_json
 
 LIMIT = 512 * 2**20
 """Bytes that a JSON file of a run may have."""
+
+_PART = 2**20
 
 
 class JsonLines:
@@ -64,6 +67,18 @@ class JsonLines:
     def rows(self) -> list[dict[str, Any]]:
         """What `read_lines` finds in the file."""
         return read_lines(self.path)
+
+
+def digest(path: Path, size: int) -> str:
+    """The SHA-256 of the first `size` bytes of a file, in hexadecimal; of none where it is missing."""
+    found, left = hashlib.sha256(), size
+    if path.exists():
+        check_regular(path, "rows of a run", error=CheckpointError)
+        with path.open("rb") as file:
+            while left and (part := file.read(min(left, _PART))):
+                found.update(part)
+                left -= len(part)
+    return found.hexdigest()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

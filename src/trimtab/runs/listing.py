@@ -27,8 +27,8 @@ class RunSummary:
     Attributes:
         path: the folder.
         name: the folder relative to where the search began.
-        status: that of run.json; where it says running and no process holds the run, "done" if its result is there, else
-            "killed"; "damaged" when it cannot be read.
+        status: that of run.json; where it says running and no process holds the run, "done" if its result is there,
+            else "killed"; "damaged" when it cannot be read.
         created: date and time (UTC), empty when unknown.
         facts: what the run noted beside its status.
         config: the resolved config.
@@ -56,9 +56,10 @@ def read_run(path: Path, home: Path | None = None) -> RunSummary:
     try:
         record = read_object(path / "run.json", _LIMIT)
         status, created, facts = record.get("status"), record.get("created"), record.get("facts", {})
-        if status not in get_args(RunStatus) or not isinstance(created, str) or not isinstance(facts, dict):
+        known = isinstance(status, str) and status in get_args(RunStatus)
+        if not known or not isinstance(created, str) or not isinstance(facts, dict):
             return _damaged(path, name)
-        return RunSummary(path, name, _truly(path, status), created, facts, read_config_of(path))
+        return RunSummary(path, name, _truly(path, str(status)), created, facts, read_config_of(path))
     except (TrimtabError, OSError):
         return _damaged(path, name)
 

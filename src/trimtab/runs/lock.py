@@ -23,12 +23,7 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds the run in this folder; False where that cannot be told."""
     if sys.platform == "win32":
         return False
-    try:
-        descriptor = _open_lock(path, os.O_RDWR)
-    except PermissionError:
-        descriptor = _open_to_look(path)
-    except (OSError, CheckpointError):
-        return False
+    descriptor = _open_to_look(path)
     if descriptor is None:
         return False
     try:
@@ -68,15 +63,15 @@ def take_lock(path: Path) -> int:
 
 
 def _open_to_look(path: Path) -> int | None:
-    """The lock of another user's run: enough to see whether it is held, but on network mounts."""
+    """The lock, if only to read where it is another user's; None where there is none."""
     try:
-        return _open_lock(path, os.O_RDONLY)
+        return _open_lock(path, os.O_RDWR if os.access(path / ".lock", os.W_OK) else os.O_RDONLY)
     except (OSError, CheckpointError):
         return None
 
 
 def _open_lock(path: Path, flags: int) -> int:
-    """Open `.lock` itself, never what a link of that name points at, and only if it holds a process number or nothing."""
+    """Open `.lock` itself, not what a link of that name points at, and only if it holds a process number or nothing."""
     lock = path / ".lock"
     if lock.is_symlink() or (lock.exists() and not lock.is_file()):
         raise _no_lock(lock)

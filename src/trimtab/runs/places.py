@@ -10,7 +10,6 @@ import platformdirs
 
 from trimtab.errors import ConfigProblems, Problem, nearest
 
-
 RESULT = Path("artifacts/result.json")
 """Where a run's folder keeps what the finished run came to."""
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import RESULT, read_result, write_result
+from trimtab.runs.places import RESULT
+from trimtab.runs.result_file import read_result, write_result
 from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
