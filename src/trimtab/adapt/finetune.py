@@ -13,7 +13,7 @@ from trimtab.adapt.checks import problems, refuse, tokenise_all
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
 from trimtab.adapt.place import open_run, place
-from trimtab.adapt.result import RESULT, FinetuneResult, read_metrics
+from trimtab.adapt.result import FinetuneResult, read_metrics
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.adapt.rows import read_losses
 from trimtab.adapt.run import Run
@@ -21,7 +21,9 @@ from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.models.kinds import require_language_model
 from trimtab.models.load import Model
+from trimtab.runs.places import RESULT
 from trimtab.runs.plain import plain
+from trimtab.runs.result_file import seal
 from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
@@ -132,6 +134,7 @@ def _carry_out(run: Run, path: Path, label: str, config: Mapping[str, Any]) -> F
     result = make_result(rows, progress, run.roles, fit, label=label, config=config, base=base, final=final)
     if run.folder:
         result.save(path / RESULT)
+        seal(path)
         run.folder.set_status("done", result=result.status, step=result.step)
     run.loop.accelerator.wait_for_everyone()
     return result

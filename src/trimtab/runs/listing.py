@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -47,7 +47,9 @@ def list_runs(home: Path) -> list[RunSummary]:
 
     A damaged run is listed as such; a folder that may not be looked into is left out.
     """
-    return sorted((read_run(path, home) for path in _find(home)), key=lambda run: (run.created, run.name))
+    below = [home / name for name in _names(home)]
+    records = [path for each in below for path in find_below(each, Path("run.json"), inside=False)]
+    return sorted((read_run(path.parent, home) for path in records), key=lambda run: (run.created, run.name))
 
 
 def read_run(path: Path, home: Path | None = None) -> RunSummary:
@@ -83,6 +85,16 @@ def read_config_of(path: Path) -> dict[str, Any]:
     return config
 
 
+def _names(home: Path) -> list[str]:
+    """What may be a run, or hold some: also links that lead to one."""
+    try:
+        return [
+            each.name for each in home.iterdir() if _is_folder(each) or os.path.lexists(each / "run.json")
+        ]
+    except OSError:
+        return []
+
+
 def _damaged(path: Path, name: str) -> RunSummary:
     return RunSummary(path, name, "damaged", "", {}, {})
 
@@ -94,15 +106,29 @@ def _truly(path: Path, status: str) -> str:
     return "done" if (path / RESULT).is_file() else "killed"
 
 
-def _find(folder: Path) -> Iterator[Path]:
-    waiting = [folder]
+def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]:
+    """Every `wanted` in a folder or below it, sorted; links and hidden folders are not looked into.
+
+    Args:
+        folder: where to look, however deep; what may not be looked into is left out.
+        wanted: a relative path, such as `run.json`.
+        inside: whether to look further inside a folder that has it; if not, a link to such a folder counts.
+    """
+    found, waiting = [], [folder]
     while waiting:
-        try:
-            inside = sorted(waiting.pop().iterdir())
-        except OSError:
-            continue
-        for inner in inside:
-            if os.path.lexists(inner / "run.json"):
-                yield inner
-            elif not inner.name.startswith(".") and not inner.is_symlink() and inner.is_dir():
-                waiting.append(inner)
+        here = waiting.pop()
+        if os.path.lexists(here / wanted):
+            found.append(here / wanted)
+            if not inside:
+                continue
+        with contextlib.suppress(OSError):
+            waiting += [
+                inner
+                for inner in here.iterdir()
+                if _is_folder(inner) or (not inside and os.path.lexists(inner / wanted))
+            ]
+    return sorted(found)
+
+
+def _is_folder(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.is_symlink() and path.is_dir()

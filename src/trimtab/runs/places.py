@@ -1,4 +1,4 @@
-"""Where things are kept that outlive a process: the cache and the runs."""
+"""What the environment says: where the cache and the runs are kept, and how many processes there are."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def runs_home() -> Path:
         ConfigProblems: the variable names the home of a user that there is not.
     """
     return _home("TRIMTAB_RUNS", os.environ.get("TRIMTAB_RUNS") or "runs")
+
+
+def world_size() -> int:
+    """How many processes one launch has started, by `$WORLD_SIZE`, which torchrun and accelerate set; 1 without it.
+
+    Raises:
+        ConfigProblems: it is no whole number above 0.
+    """
+    told = os.environ.get("WORLD_SIZE") or "1"
+    if not (told.isascii() and told.isdigit() and 0 < len(told) < 10 and int(told)):
+        raise ConfigProblems([Problem("WORLD_SIZE", repr(told), "a number of processes", "unset WORLD_SIZE")])
+    return int(told)
 
 
 def neighbour(path: Path) -> str:

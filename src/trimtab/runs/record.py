@@ -94,9 +94,9 @@ class RunFolder:
             _known(path)
             clean_below(path / "artifacts")
             clean_leftovers(path, everyones=True)
-            (path / "artifacts").mkdir(exist_ok=True)
-            if not (path / "config.yaml").exists():
+            if not (path / "config.yaml").exists():  # first, since nothing else is a run without it
                 write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
+            (path / "artifacts").mkdir(exist_ok=True)
             _check_in(path)
         except BaseException:
             os.close(lock)
@@ -199,7 +199,8 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
     """
     known = path / "config.yaml"
     if not known.exists():
-        strangers = [name for name in ("run.json", "metrics.jsonl", "artifacts") if (path / name).exists()]
+        strangers = [name for name in ("run.json", "metrics.jsonl") if (path / name).exists()]
+        strangers += ["artifacts"] if list((path / "artifacts").glob("*")) else []
         if strangers:
             raise CheckpointError(
                 explain(f"{strangers[0]} but no config.yaml in {path}", "a run, or a new folder")

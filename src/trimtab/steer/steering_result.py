@@ -11,7 +11,7 @@ import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.places import RESULT
-from trimtab.runs.result_file import read_result, write_result
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
@@ -76,4 +76,6 @@ class SteeringResult:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
         found = read_result(folder, SCHEMA)
-        return cls(steering=Steering.from_pretrained(Path(folder) / STEERING), **found)
+        steering = Steering.from_pretrained(Path(folder) / STEERING)
+        with reading_result(folder):
+            return checked(cls, {**found, "steering": steering})
