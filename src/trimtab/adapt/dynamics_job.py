@@ -239,18 +239,19 @@ def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None
         label: (label, replace(config, mixer=mixer, compare={}, jobs=1)) for label, mixer in named.items()
     }
     with RunFolder.create_or_open(folder, plain(config), may_change=("jobs",)) as group:
+        group.go_on()
         try:
             swept = sweep(_run_member, members, folder / "members", jobs=config.jobs, progress=progress)
-        except KeyboardInterrupt:
-            group.set_status("interrupted")
+            if not swept.results:
+                raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
+            done = [label for label in members if label in swept.results]
+            results = [FinetuneResult.load(swept.folders[label]) for label in done]
+            outcome = Outcome(results, folder / "report.html", swept.failures)
+            _write_report(outcome)
+            group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
+        except BaseException as error:
+            group.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        if not swept.results:
-            group.set_status("failed")
-            raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
-        results = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
-        outcome = Outcome(results, folder / "report.html", swept.failures)
-        _write_report(outcome)
-        group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
         group.set_status("failed" if swept.failures else "done")
     return outcome
 

@@ -14,7 +14,7 @@ from trimtab.adapt.data_table import data_notes, data_table, examples
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
 from trimtab.adapt.place import open_run, place
-from trimtab.adapt.result import RESULT, FinetuneResult, read_metrics
+from trimtab.adapt.result import FinetuneResult, read_metrics
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.adapt.rows import read_losses
 from trimtab.adapt.run import Run
@@ -23,7 +23,9 @@ from trimtab.data.domains import Domain
 from trimtab.data.tokens import TokenDomain
 from trimtab.models.kinds import require_language_model
 from trimtab.models.load import Model
+from trimtab.runs.places import RESULT
 from trimtab.runs.plain import plain
+from trimtab.runs.result_file import seal
 from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
@@ -125,6 +127,8 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
         return None
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
+    if run.folder and run.folder.status != "done":  # killed between the result and the status
+        run.folder.set_status("done", result=result.status, step=result.step)
     return result
 
 
@@ -153,6 +157,7 @@ def _carry_out(
     )
     if run.folder:
         result.save(path / RESULT)
+        seal(path)
         run.folder.set_status("done", result=result.status, step=result.step)
     run.loop.accelerator.wait_for_everyone()
     return result

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from trimtab.adapt.forgetting_grid import forgetting_grid
+from trimtab.adapt.forgetting_grid import forgetting_grid, repeated
 from trimtab.adapt.forgetting_result import LAW, ForgettingResult, judged
 from trimtab.adapt.law_points import points_of
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
@@ -200,6 +200,7 @@ def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:
         source = getattr(config, name)
         if not source.startswith(("lab:", "hf:")) and not Path(source or "-").expanduser().exists():
             yield Problem(name, repr(source), "a file, a folder or hf:owner/name", neighbour(Path(source)))
+    yield from repeated(list(config.models.values()), config.tokens, config.shares, config.seeds)
     yield from (Problem("tokens", str(n), "at least 2") for n in config.tokens if n < 2)
     yield from (Problem("shares", str(p), "from 0 to below 1") for p in config.shares if not 0 <= p < 1)
     if not config.passes > 0:

@@ -13,8 +13,9 @@ from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import CostReport
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json, read_lines
+from trimtab.runs.lines import read_lines, read_object
 from trimtab.runs.plain import to_json
+from trimtab.runs.result_file import checked, finished, reading_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +23,31 @@ if TYPE_CHECKING:
 Status = Literal["feasible", "infeasible", "no gain", "diverged"]
 SCHEMA = 1
 RECORD_COLUMNS = ("domain", "record", "tokens", "change")
-RESULT = Path("artifacts/result.json")
-"""Where a finished run keeps its result."""
+_COLUMNS = {
+    "mixtures": ("step",),
+    "losses": (
+        "step",
+        "domain",
+        "split",
+        "loss_nats",
+        "standard_error",
+        "change",
+        "change_low",
+        "change_high",
+    ),
+    "final": (
+        "domain",
+        "role",
+        "reference",
+        "tolerance",
+        "loss",
+        "change",
+        "change_low",
+        "change_high",
+        "kept",
+    ),
+}
+"""What the frames of a result have at least."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +148,15 @@ class FinetuneResult:
             CheckpointError: there is no result (yet), or another version of trimtab wrote it.
         """
         path = Path(path)
-        file = path / RESULT if path.is_dir() else path
-        if not file.exists():
+        if path.is_dir():
+            found = finished(path)
+        elif not path.exists():
             got = f"no finished result in {path}"
             raise CheckpointError(explain(got, "a finished run", "resuming it"))
-        return from_mapping(read_json(file))
+        else:
+            found = read_object(path)
+        with reading_result(path):
+            return from_mapping(found)
 
 
 def to_mapping(result: FinetuneResult) -> dict[str, Any]:
@@ -152,33 +180,38 @@ def to_mapping(result: FinetuneResult) -> dict[str, Any]:
 
 
 def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
-    """The inverse of `to_mapping`."""
+    """The inverse of `to_mapping`; what is no result fails in the ways of `trimtab.runs.result_file.DAMAGE`."""
     if value.get("schema") != SCHEMA:
         raise CheckpointError(explain(f"result schema {value.get('schema')}", f"schema {SCHEMA}"))
+    frames = {
+        "mixtures": _frame(value["mixtures"]),
+        "losses": _numeric(_frame(value["losses"]), ("domain", "split")),
+        "final": _numeric(_frame(value["final"]), ("domain", "role")),
+    }
+    for name, columns in _COLUMNS.items():
+        if missing := [column for column in columns if column not in frames[name]]:
+            raise TypeError(f"{name} has no column {missing[0]}")
+    slopes = [_update_from_mapping(update) for update in value["slopes"]]
     data = value.get("data", {"columns": [], "rows": []})
-    return FinetuneResult(
-        label=value["label"],
-        status=value["status"],
-        step=value["step"],
-        mixtures=_frame(value["mixtures"]),
-        slopes=[_update_from_mapping(update) for update in value["slopes"]],
-        losses=_numeric(_frame(value["losses"]), ("domain", "split")),
-        final=_numeric(_frame(value["final"]), ("domain", "role")),
-        cost=CostReport(**value["cost"]),
-        config=value["config"],
-        notes=tuple(value["notes"]),
+    later = {
+        "notes": tuple(value["notes"]),
         **_records(value.get("target_records")),
-        data=_numeric(_frame(data), ("domain", "split")) if data["columns"] else pd.DataFrame(),
-        examples={
+        "data": _numeric(_frame(data), ("domain", "split")) if data["columns"] else pd.DataFrame(),
+        "examples": {
             name: tuple((text, learned) for text, learned in stretches)
             for name, stretches in value.get("examples", {}).items()
         },
-    )
+    }
+    told = {name: value[name] for name in ("label", "status", "step", "config")}
+    cost = checked(CostReport, value["cost"])
+    return checked(FinetuneResult, {**told, **frames, **later, "slopes": slopes, "cost": cost})
 
 
 def _records(value: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
     if value is None or not value["rows"]:
         return {}
+    if value["columns"] != list(RECORD_COLUMNS):
+        raise TypeError(f"target_records has columns {value['columns']}")
     return {"target_records": _numeric(_frame(value), ("domain",))}
 
 
@@ -198,8 +231,17 @@ def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics."""
-    return read_lines(folder / "metrics.jsonl")
+    """The rows of a run's metrics.
+
+    Raises:
+        CheckpointError: a row is damaged, or does not say its step and what it is about.
+    """
+    rows = read_lines(folder / "metrics.jsonl")
+    for number, row in enumerate(rows, start=1):
+        if type(row.get("step")) is not int or not isinstance(row.get("event"), str):
+            file = folder / "metrics.jsonl"
+            raise CheckpointError(f"{file}, line {number}: {explain('other values', 'a step and an event')}")
+    return rows
 
 
 def _update_to_mapping(update: SlopeUpdate) -> dict[str, Any]:

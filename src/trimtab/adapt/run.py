@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from trimtab.adapt.choice import keeps_all, lost, target_change
 from trimtab.adapt.mixer import Mixer
@@ -26,16 +26,27 @@ from trimtab.adapt.rows import (
     write_losses,
 )
 from trimtab.adapt.session import Clock, Session
+from trimtab.adapt.shares import is_mixture
 from trimtab.data.tokens import TokenDomain
-from trimtab.errors import DivergedError
-from trimtab.runs.atomic import atomic_directory
+from trimtab.errors import CheckpointError, DivergedError, explain
+from trimtab.runs.lines import digest
 from trimtab.runs.record import RunFolder
-from trimtab.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_tensors
+from trimtab.train.checkpoint import (
+    WEIGHTS,
+    DamagedCheckpointError,
+    check_weights,
+    checkpoints,
+    damaged,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
 from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.interrupt import Paused
 from trimtab.train.loop import Loop
-from trimtab.train.precision import LOW, Rounding, as_saved, rounded, rounding
+from trimtab.train.precision import Rounding, as_saved, rounded, rounding
 from trimtab.train.snapshot import put_parameters
 
 
@@ -97,7 +108,7 @@ class Run:
         """Put the best weights into the model; its losses on the test sequences, written to the metrics."""
         self._wait()
         self.put_weights(progress.best_step)
-        base = read_losses(self.artifacts / "test-base")
+        base = self._known_losses("test-base")
         if progress.best_step:
             with self.clock.time("test evaluation"):
                 losses = self.loop.evaluate(self.test, self.loop.fit.test_sequences)
@@ -113,8 +124,12 @@ class Run:
 
     def put_weights(self, step: int) -> None:
         """Load the kept weights of `step` into the model."""
-        values = load_file(self._weights_folder(step) / "parameters.safetensors")
-        put_parameters(self.loop.parameters, {name: _wide(value) for name, value in values.items()})
+        values = load_weights(self._weights_folder(step))
+        put_parameters(self.loop.parameters, {name: self._wide(name, values[name]) for name in values})
+
+    def _wide(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Weights as saved, as they are held while training."""
+        return value.float() if value.dtype == self.stored.get(name) else value
 
     def _start(self) -> Progress:
         with self.clock.time("evaluation"):
@@ -131,17 +146,58 @@ class Run:
         return progress
 
     def _resume(self) -> Progress | None:
-        found = checkpoints(self.artifacts / "checkpoints")
-        if not found:
-            return None
-        snapshot, extra = load_checkpoint(found[-1])
-        self.loop.restore(snapshot)
-        self.reference = read_losses(self.artifacts / "reference")
-        progress = Progress.read(extra)
-        if self.folder:
-            self.folder.truncate_metrics(progress.offset)
-        self._wait()
+        """Go on from the newest checkpoint that is whole; None where there is none at all."""
+        unusable: list[DamagedCheckpointError] = []
+        for saved in reversed(checkpoints(self.artifacts / "checkpoints")):
+            try:
+                progress = self._restore(saved)
+            except DamagedCheckpointError as error:
+                unusable.append(error)
+                continue
+            if unusable:
+                warnings.warn(f"{unusable[0]}; going on from {saved.name}, which is whole", stacklevel=2)
+            if self.folder:
+                self.folder.truncate_metrics(progress.offset)
+            self._wait()
+            return progress
+        if unusable:
+            raise unusable[0]
+        return None
+
+    def _restore(self, saved: Path) -> Progress:
+        """Put a checkpoint back, after a look at all that the run will need later.
+
+        Raises:
+            DamagedCheckpointError: it, or something that it counts on, is not what was written.
+        """
+        snapshot, extra = load_checkpoint(saved)
+        try:
+            noted = extra.pop("metrics_sha256", None)
+            progress = Progress.read(extra)
+            if not is_mixture(progress.weights, len(self.roles.train)):
+                raise CheckpointError(
+                    explain(f"weights {progress.weights}", "a mixture of the training domains")
+                )
+            metrics = self.artifacts.parent / "metrics.jsonl"
+            if noted is not None and digest(metrics, progress.offset) != noted:
+                raise CheckpointError(explain(f"damaged {metrics}", "the rows that were written (SHA-256)"))
+            for step in {0, progress.best_step}:
+                check_weights(self._weights_folder(step))
+            self._known_losses("test-base")
+            self.reference = self._known_losses("reference")
+            self.loop.restore(snapshot)
+        except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Besides a CheckpointError (a RuntimeError): cursor and generators are checked where they are put back.
+            raise damaged(saved, error) from error
         return progress
+
+    def _known_losses(self, name: str) -> dict[str, SequenceLosses]:
+        """Losses of the base model, of every evaluation domain."""
+        found = read_losses(self.artifacts / name)
+        if set(found) != set(self.roles.evaluate):
+            got = f"losses of {', '.join(found)} in {self.artifacts / name}"
+            raise CheckpointError(explain(got, f"of {', '.join(self.roles.evaluate)}"))
+        return found
 
     def _due(self, progress: Progress) -> bool:
         """Save at regular steps, and right after an update: probes are dear."""
@@ -250,7 +306,7 @@ class Run:
         """Every process has the same weights, but only one surely sees the folder of the base weights."""
         if not self.folder:
             return Rounding(math.nan, math.nan)
-        with safe_open(self._weights_folder(0) / "parameters.safetensors", "pt") as base:
+        with safe_open(self._weights_folder(0) / WEIGHTS, "pt") as base:
             return rounding(self.loop.parameters, self.stored, base.get_tensor)
 
     def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
@@ -270,7 +326,9 @@ class Run:
         with self.clock.time("checkpoint"):
             self.folder.truncate_metrics(progress.offset)
             self.folder.metrics_offset(sync=True)
-            save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), asdict(progress))
+            noted = digest(self.artifacts.parent / "metrics.jsonl", progress.offset)
+            extra = {**asdict(progress), "metrics_sha256": noted}
+            save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), extra)
             self._forget_weights(keep={0, progress.best_step})
         self._flush_timings()
 
@@ -285,8 +343,7 @@ class Run:
 
     def _keep_weights(self, step: int) -> None:
         if self.folder:
-            with atomic_directory(self._weights_folder(step)) as folder:
-                save_tensors(as_saved(self.loop.parameters, self.stored), folder / "parameters.safetensors")
+            save_weights(self._weights_folder(step), as_saved(self.loop.parameters, self.stored))
 
     def _forget_weights(self, keep: set[int]) -> None:
         kept = {self._weights_folder(step) for step in keep}
@@ -300,11 +357,6 @@ class Run:
 
     def _wait(self) -> None:
         self.loop.accelerator.wait_for_everyone()
-
-
-def _wide(value: torch.Tensor) -> torch.Tensor:
-    """Weights as saved, as they are held while training."""
-    return value.float() if value.dtype in LOW else value
 
 
 def _sequences(losses: Mapping[str, SequenceLosses]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from trimtab.cli.console import Bars, is_first, note, say
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.names import safe_name
-from trimtab.runs.places import runs_home
+from trimtab.runs.places import runs_home, world_size
 from trimtab.systems import LAB, System, imported, lab_problems, resolve, system_of
 
 OUTCOME = "artifacts/outcome.json"
@@ -79,13 +79,21 @@ def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run had to say; None when it is not finished."""
-    from trimtab.runs.lines import read_json
+    """What a finished run had to say; None when it is not finished.
+
+    Raises:
+        CheckpointError: what it had to say is damaged.
+    """
+    from trimtab.runs.lines import read_object
     from trimtab.runs.listing import read_run
 
     if not (folder / OUTCOME).is_file() or read_run(folder).status != "done":
         return None
-    told: dict[str, Any] = read_json(folder / OUTCOME)
+    told = read_object(folder / OUTCOME)
+    for key, kind in (("table", str), ("report", str), ("passed", bool), ("json", object)):
+        if not isinstance(told.get(key), kind) or key not in told:
+            got = f"no {key} in {folder / OUTCOME}"
+            raise CheckpointError(explain(got, "what a run had to say", "deleting that file, and resuming"))
     return told
 
 
@@ -116,7 +124,7 @@ def describe(outcome: Any) -> dict[str, Any]:
 
 def _refuse_many_folders() -> None:
     """Each of several processes would make a folder of its own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
 
 

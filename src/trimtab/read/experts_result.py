@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import read_result, write_result
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,5 +78,6 @@ class ExpertsResult:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
         found = read_result(folder, SCHEMA)
-        found["similarity"].index = found["similarity"].columns
-        return cls(**found | {"findings": tuple(found["findings"])})
+        with reading_result(folder):
+            found["similarity"].index = found["similarity"].columns
+            return checked(cls, found | {"findings": tuple(found["findings"])})

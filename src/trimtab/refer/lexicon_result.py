@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import read_result, write_result
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,4 +75,6 @@ class LexiconResult:
         Raises:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
-        return cls(**read_result(folder, SCHEMA))
+        found = read_result(folder, SCHEMA)
+        with reading_result(folder):
+            return checked(cls, found)

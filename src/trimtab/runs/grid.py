@@ -39,8 +39,11 @@ def expand(axes: Sequence[str]) -> dict[str, dict[str, Any]]:
             values[key] = found
     if problems:
         raise ConfigProblems(problems)
-    combinations = (dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
-    return {cell_name(cell): cell for cell in combinations}
+    combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+    named = {cell_name(cell): cell for cell in combinations}
+    if len(named) < len(combinations):  # texts with commas in them, that read like other cells
+        named = {json.dumps(cell, default=str): cell for cell in combinations}
+    return named
 
 
 def cell_name(cell: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import RESULT, read_result, write_result
+from trimtab.runs.places import RESULT
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
@@ -75,4 +76,6 @@ class SteeringResult:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
         found = read_result(folder, SCHEMA)
-        return cls(steering=Steering.from_pretrained(Path(folder) / STEERING), **found)
+        steering = Steering.from_pretrained(Path(folder) / STEERING)
+        with reading_result(folder):
+            return checked(cls, {**found, "steering": steering})
