@@ -84,7 +84,7 @@ def json_texts(
         each: variants for every place.
         seed: of what is drawn.
 
-    >>> [name for name, _ in json_texts({"a": 1}, each=1)][1:4]
+    >>> [name for name, _ in json_texts({"a": 1}, each=1)][2:5]
     ['a left out', 'a twice', 'a key beside a']
     """
     write = write or flow
