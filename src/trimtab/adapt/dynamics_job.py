@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Proportional, Replay
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain
+from trimtab.data.sources import kind_of
 from trimtab.errors import DataError, ModelError, Problem, TrimtabError, told_problem
 from trimtab.models.adapters import Lora, read_adapter
 from trimtab.models.checks import name_problems
@@ -169,6 +172,8 @@ def run(config: DynamicsConfig, folder: Path, progress: Progressor | None = None
     return Outcome([result], result.report(folder / "report.html"))
 
 
+PEEKED = 1000
+"""Files of a pattern whose endings are looked at before a run."""
 EVALUATE_ONLY = (0.0, 0.5, 0.5)
 """How a pool is split that is never trained on: validation and test, half each."""
 
@@ -257,8 +262,14 @@ def _source_problems(where: str, source: str) -> list[Problem]:
     missing = missing_source(where, source, "a file, a glob, a folder or hf:owner/name")
     if missing or source.startswith(("hf:", "lab:")):
         return missing
+    path = Path(source).expanduser()
+    pattern = not (path.is_file() or path.is_dir())
     try:
-        Domain.from_path("domain", source)
+        if pattern:  # what it matches may be the whole disk, which the run will list, and say so
+            for match in islice(glob.iglob(str(path), recursive=True), PEEKED):  # noqa: PTH207
+                kind_of(Path(match))
+        else:
+            Domain.from_path("domain", source)
     except DataError as error:
         return [_told(where, error)]
     return []
