@@ -38,9 +38,21 @@ def problems(
     yield from role_problems(roles)
     yield from mixer.problems(roles)
     yield from fit.problems()
+    yield from _schedule_problems(mixer, fit)
     if fit.batch_size < world:
         expected = f"at least one sequence for each of {world} processes"
         yield Problem("fit.batch_size", str(fit.batch_size), expected)
+
+
+MOST_UPDATES = 10**5
+"""Rounds of rolled-back probes that a run may have; each is planned before it starts."""
+
+
+def _schedule_problems(mixer: Mixer, fit: Fit) -> Iterator[Problem]:
+    gap = getattr(mixer, "schedule", None)
+    if isinstance(gap, int) and gap > 0 and fit.steps // gap > MOST_UPDATES:
+        expected = f"at least {-(-fit.steps // MOST_UPDATES)}, for at most {MOST_UPDATES:,} updates"
+        yield Problem("mixer.schedule", str(gap), expected)
 
 
 def refuse(found: Iterator[Problem]) -> None:

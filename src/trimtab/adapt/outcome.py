@@ -10,7 +10,7 @@ import pandas as pd
 from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import cost_report
 from trimtab.adapt.progress import Progress
-from trimtab.adapt.result import RECORD_COLUMNS, FinetuneResult, Status, read_update
+from trimtab.adapt.result import RECORD_COLUMNS, FinetuneResult, Status, read_update, share_column
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rows import Row
 from trimtab.train.evaluate import SequenceLosses, change
@@ -66,7 +66,11 @@ def make_result(
         status=_status(progress),
         step=progress.best_step,
         mixtures=pd.DataFrame(
-            [{"step": r["step"], **r["weights"]} for r in mixtures], columns=["step", *roles.train]
+            [
+                {"step": r["step"], **{share_column(name): share for name, share in r["weights"].items()}}
+                for r in mixtures
+            ],
+            columns=["step", *map(share_column, roles.train)],
         ),
         slopes=[
             read_update(row, list(roles.train), list(roles.evaluate)) for row in mixtures if "slopes" in row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,7 +88,8 @@ class FinetuneResult:
             "no gain" (none that did improved the targets) leave the base weights; "diverged" is a run whose loss
             left the finite numbers, with the best checkpoint before that, if any.
         step: the checkpoint in the model; 0 for the base weights.
-        mixtures: columns step and one per training domain; a row holds from its step on.
+        mixtures: columns step and one per training domain; a row holds from its step on. A domain that is itself
+            named "step" has the column "step (share)" (see `share_column`).
         slopes: one `SlopeUpdate` per update of a probing mixer.
         losses: columns step, domain, split, loss_nats, standard_error, change, change_low, change_high: the readings
             of the evaluation grid; changes are paired with step 0, intervals 95 % over records.
@@ -157,6 +159,24 @@ class FinetuneResult:
             found = read_object(path)
         with reading_result(path):
             return from_mapping(found)
+
+
+_SHARE = " (share)"
+_TAKEN = re.compile(r"step( \(share\))*")
+
+
+def share_column(domain: str) -> str:
+    """The column of a domain in `FinetuneResult.mixtures`: its name, but beside the column of steps.
+
+    >>> share_column("web"), share_column("step"), domain_of(share_column("step"))
+    ('web', 'step (share)', 'step')
+    """
+    return domain + _SHARE if _TAKEN.fullmatch(domain) else domain
+
+
+def domain_of(column: str) -> str:
+    """The inverse of `share_column`."""
+    return column.removesuffix(_SHARE) if _TAKEN.fullmatch(column) else column
 
 
 def to_mapping(result: FinetuneResult) -> dict[str, Any]:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.cli.console import Bars, parser, say
+from trimtab.cli.main import Verb
+from trimtab.errors import explain
 from trimtab.systems import imported, lab_folder
+
+FIT = Verb(
+    "fit a steering from a config or a recipe", "trimtab steer fit steering/quickstart --estimator.steps 200"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] == "fit":
         from trimtab.cli import run
 
-        return run.main([*argv[1:], "--system", "steering"])
+        return run.main([*argv[1:], "--system", "steering"], "steer fit", FIT)
     options = parser("steer")
     verbs = options.add_subparsers(dest="action", metavar="ACTION", required=True)
     verbs.add_parser("fit", help="fit one from a config or a recipe: trimtab run of a steering")
@@ -30,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _add_try(verbs: Any) -> None:
-    options = verbs.add_parser("try", help="complete prompts at several strengths")
+    example = "Example: trimtab steer try runs/my-1 path/to/model 'I went to' --strengths 0,0.5,1"
+    options = verbs.add_parser("try", help="complete prompts at several strengths", epilog=example)
     _add_both(options)
     options.add_argument("prompts", nargs="+", metavar="PROMPT", help="texts to go on with")
     options.add_argument("--strengths", type=_numbers, default=(0.0, 0.5, 1.0), metavar="S,S,...")
@@ -39,7 +47,9 @@ def _add_try(verbs: Any) -> None:
 
 
 def _add_sweep(verbs: Any) -> None:
-    options = verbs.add_parser("sweep", help="effect and side effect over strengths, on texts of yours")
+    what = "effect and side effect over strengths, on texts of yours"
+    example = "Example: trimtab steer sweep runs/my-1 path/to/model --source rude.txt --target kind.txt"
+    options = verbs.add_parser("sweep", help=what, epilog=example)
     _add_both(options)
     for name, what in (("source", "behaviour as it is"), ("target", "behaviour as it should be")):
         options.add_argument(f"--{name}", required=True, metavar="FILE", help=f"texts of the {what}")
@@ -51,7 +61,9 @@ def _add_sweep(verbs: Any) -> None:
 
 
 def _add_fuse(verbs: Any) -> None:
-    options = verbs.add_parser("fuse", help="fold a steering into the weights of a checkpoint of its own")
+    what = "fold a steering into the weights of a checkpoint of its own"
+    example = "Example: trimtab steer fuse runs/my-1 path/to/model --out path/to/steered"
+    options = verbs.add_parser("fuse", help=what, epilog=example)
     _add_both(options)
     options.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the folder of the checkpoint"
@@ -114,4 +126,10 @@ def _model(arguments: argparse.Namespace) -> str:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(explain(f"{text!r:.60}", "numbers with commas between", "0,0.5,1"))
+    return numbers

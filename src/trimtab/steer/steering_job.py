@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import pandas as pd
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.models.checks import name_problems
 from trimtab.models.load import Model, load
-from trimtab.runs.places import neighbour
+from trimtab.runs.places import missing_source
 from trimtab.runs.plain import plain
 from trimtab.runs.record import RunFolder
 from trimtab.runs.work import at_work
@@ -233,6 +232,4 @@ def _default_steps(estimator: AnyEstimator) -> int:
 def _file_problems(where: str, source: str) -> Iterator[Problem]:
     if source.startswith("lab:") or (not source and where == "neutral"):
         return
-    path = Path(source).expanduser()
-    if not source or not (path.is_file() or glob.glob(str(path), recursive=True)):  # noqa: PTH207
-        yield Problem(where, repr(source), "a file or a glob of texts", neighbour(path))
+    yield from missing_source(where, source, "a file or a glob of texts", folders=False)

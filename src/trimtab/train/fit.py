@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from trimtab.errors import Problem, not_among
+from trimtab.runs.bounds import bound_problems
 
 Packing = Literal["packed", "padded"]
 Shares = Literal["examples", "tokens"]
@@ -101,6 +102,8 @@ class Fit:
                 if name in ("micro_batch_size", "test_sequences"):
                     expected += ", or null"
                 yield Problem(f"{where}.{name}", str(value), expected)
+        for problem in bound_problems(self):
+            yield replace(problem, where=f"{where}.{problem.where}")
         for name, choices in _CHOICES.items():
             if (word := getattr(self, name)) not in get_args(choices):
                 yield not_among(f"{where}.{name}", word, get_args(choices))
@@ -133,5 +136,7 @@ def evaluation_steps(steps: int, points: int) -> tuple[int, ...]:
     (0, 5, 9, 16, 30, 54, 98, 177, 320)
     """
     first = max(1.0, steps / 64)
+    if points > 5 * steps + 2:  # finer than steps: below, no number from round(first) on would be left out
+        return (0, *range(max(1, round(first)), steps + 1))
     ratio = (steps / first) ** (1 / max(1, points - 1))
     return (0, *sorted({max(1, round(steps / ratio**k)) for k in range(points)}))
