@@ -40,6 +40,8 @@ def local_folder(source: str | Path) -> Path | None:
     True
     """
     try:
+        if b"\0" in os.fspath(source).encode() or not os.fspath(source):
+            raise ValueError("an empty text" if not os.fspath(source) else "a NUL in it")
         folder = Path(source).expanduser()
         return folder if folder.is_dir() else None
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, half a character, no such user
