@@ -21,8 +21,9 @@ from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.data.tokens import TokenDomain
+from trimtab.models.inspection import check_model
 from trimtab.models.kinds import require_language_model
-from trimtab.models.load import Model
+from trimtab.models.load import Model, as_model
 from trimtab.runs.places import RESULT
 from trimtab.runs.plain import plain
 from trimtab.runs.result_file import seal
@@ -82,7 +83,9 @@ def finetune(
         CheckpointError: `out` holds another run, or a damaged one.
         KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
     """
+    model = as_model(model)
     require_language_model(model)
+    check_model(model, "training")
     fit, evaluate = fit or Fit(), dict(evaluate or {})
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     accelerator = Accelerator(device_placement=False)

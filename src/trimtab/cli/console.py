@@ -47,7 +47,7 @@ def write(stream: TextIO | None, text: str) -> None:
 
 
 def _escaped(letter: str) -> str:
-    """A control character or half a character by its escape; what merely is no letter, such as a wide space, as it is."""
+    """A control character or half a character by its escape; what is merely no letter, a wide space say, as it is."""
     return repr(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from trimtab.errors import DataError, ModelError, explain
 from trimtab.models.batches import evaluating, text_batches
 from trimtab.models.capture import capture
+from trimtab.models.inspection import check_model
 from trimtab.models.intervene import Intervention, intervene
+from trimtab.models.placement import device_of
 from trimtab.models.pooling import Pool
 from trimtab.models.sites import Site, network_of
 from trimtab.seeds import isolated
@@ -64,6 +66,7 @@ def prepare(
         DataError: a side is empty, one single text, a mixture of both kinds, or has fewer than two texts.
         ModelError: texts for a model without tokenizer, or a text without tokens or too long.
     """
+    check_model(model)
     for what, given in (("source", source), ("target", target)):
         _check(what, given)
     sides = (("source", source), ("target", target))
@@ -176,7 +179,7 @@ def _examples(
 ) -> Examples:
     network = network_of(model)
     if not isinstance(given[0], str):
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        device = device_of(network)
         batches = tuple(_moved(batch, device) for batch in given)
         return Examples(what, batches, _fingerprint(batches))
     if isinstance(model, nn.Module):
