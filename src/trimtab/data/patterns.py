@@ -20,6 +20,7 @@ NAME_LIMIT = 500
 """Characters that a name may have."""
 WAYS_LIMIT = 2e8
 """Steps of a search at worst: a second or so, and only for a name made for the purpose."""
+_FLAGS = re.compile(r"\s*\(\?[aiLmsux]+\)")
 _NEVER = "\x00\x01\x02"
 _TREE: Any = importlib.import_module("re._parser")
 
@@ -29,8 +30,8 @@ def compiled(expression: str) -> re.Pattern[str]:
     """The expression, any case.
 
     Raises:
-        DataError: it is no regular expression, matches everything, or may try too many ways (one repetition within
-            another, as in `(a+)+`, or several long ones after each other).
+        DataError: it is no regular expression, sets flags, matches everything, or may try too many ways (one repetition
+            within another, as in `(a+)+`, or several long ones after each other).
 
     >>> bool(compiled(r"\\bski+er").search("SKIIER"))
     True
@@ -48,6 +49,11 @@ def compiled(expression: str) -> re.Pattern[str]:
         reason = str(raised) or type(raised).__name__
         got = f"{expression!r:.80}"
         raise DataError(explain(got, f"a regular expression ({reason})")) from None
+    if _FLAGS.match(expression):
+        got = f"{expression!r:.80}, which sets flags for a whole list"
+        raise DataError(
+            explain(got, "an expression without them", "leaving (?i) out: any case is the default")
+        )
     anchored = expression.startswith("^") and "|" not in expression
     starts = 1 if anchored else NAME_LIMIT
     if starts * ways > WAYS_LIMIT:

@@ -127,7 +127,12 @@ def known(values: pd.Series[Any]) -> pd.Series[bool]:
     """Which rows have a value that is neither missing nor blank."""
     if pd.api.types.is_numeric_dtype(values.dtype):
         return values.notna()
-    return values.notna() & (values.astype(object).map(lambda one: not _blank(one)).astype(bool))
+    try:
+        places, distinct = pd.factorize(values)
+    except TypeError:  # lists and mappings, which are told where they are used
+        return values.notna()
+    there = np.array([*(not _blank(one) for one in distinct), False])
+    return pd.Series(there[places], index=values.index)
 
 
 def labels(values: pd.Series[Any], *, strip: bool = True) -> pd.Series[Any]:
@@ -196,7 +201,7 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
     if column is None:
         return pd.Series(1, index=frame.index)
     check_columns(frame, [column])
-    given: pd.Series[float] = frame[column].astype(object).map(_number).astype(float)
+    given = _numbers(frame[column])
     with np.errstate(invalid="ignore"):
         # A count that is missing or infinite fails each of these comparisons.
         wrong = ~((given >= 0) & (given < _EXACT) & (given % 1 == 0))
@@ -312,6 +317,14 @@ def _typed(column: pd.Series[Any]) -> pd.Series[Any]:
     if not empty.any() and {one.lower() for one in given} <= {"true", "false"}:
         return column.str.lower() == "true"
     return column
+
+
+def _numbers(values: pd.Series[Any]) -> pd.Series[float]:
+    """A column of counts as numbers; nan for what is none."""
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iufb":
+        return values.astype(float)
+    told: pd.Series[float] = values.astype(object).map(_number).astype(float)
+    return told
 
 
 def _number(value: Any) -> float:
