@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class LexiconResult:
         places: referent, x, y, colour ("" where features are not colours), then p(w|m) of the words that are drawn.
         config: everything needed to do it again.
         seconds: it took.
+        aside: treatment, then the columns of `contexts.set_aside`: how many messages are not compared, by context.
     """
 
     label: str
@@ -45,6 +46,7 @@ class LexiconResult:
     places: pd.DataFrame
     config: Mapping[str, Any]
     seconds: float
+    aside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
         """The lexicons on the plane."""
