@@ -76,14 +76,17 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
 
 def _wrong_types(concept: Concept) -> Iterator[str]:
     """What keeps a concept from being looked at."""
-    if not isinstance(concept.name, str) or not concept.name.strip() or cannot_be_encoded(concept.name):
-        yield explain(f"the name {concept.name!r}", "a text that is not blank")
-    if not isinstance(concept.word, str | None):
-        yield f"{concept.name}: {explain(f'the word {concept.word!r}', 'a text, or None')}"
-    for what, examples in (("positive", concept.positive), ("negative", concept.negative)):
+    name: object = concept.name
+    word: object = concept.word
+    sides: dict[str, object] = {"positive": concept.positive, "negative": concept.negative}
+    if not isinstance(name, str) or not name.strip() or cannot_be_encoded(name):
+        yield explain(f"the name {name!r}", "a text that is not blank")
+    if not isinstance(word, str | None):
+        yield f"{name}: {explain(f'the word {word!r}', 'a text, or None')}"
+    for what, examples in sides.items():
         if not isinstance(examples, list | tuple):
             got = f"a {type(examples).__name__} of {what} examples"
-            yield f"{concept.name}: {explain(got, 'a list or tuple')}"
+            yield f"{name}: {explain(got, 'a list or tuple')}"
 
 
 def _own_mistakes(concept: Concept, own: Sequence[object]) -> Iterator[str]:

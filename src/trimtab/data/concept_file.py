@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trimtab.data.concept import Concept, cannot_be_encoded
 from trimtab.data.mentions import word_of
@@ -64,7 +65,7 @@ def json_lines(path: Path, expected: str) -> Iterator[tuple[str, str]]:
                 yield where, text
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 

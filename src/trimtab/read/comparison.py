@@ -159,11 +159,9 @@ def _expert_rows(lens: ExpertLens, tau: float, top: int) -> Iterator[Row]:
         ("AP of all units, cosine", {"kind": "ap_cosine"}),
         ("AP of all units, Spearman", {"kind": "ap_spearman"}),
     ]
+    parts = (lens, *lens.halves) if lens.can_be_halved else (lens,)
     for name, how in ways:
-        matrix, *halves = (
-            part.similarity(**how).to_numpy()  # type: ignore[arg-type]
-            for part in (lens, *(lens.halves if lens.can_be_halved else ()))
-        )
+        matrix, *halves = (part.similarity(**how).to_numpy() for part in parts)  # type: ignore[arg-type]
         yield Row(name, EXPERTS, matrix, (halves[0], halves[1]) if halves else None)
     yield Row(
         f"experts with AP above {tau:g}, beyond their numbers (z)",

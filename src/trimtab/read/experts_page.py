@@ -74,7 +74,7 @@ def _verdict_on(name: str, own: pd.DataFrame) -> Iterator[str]:
         f"({span(first['low'], first['high'])}; {first['n_pairs']:.0f} pairs of {first['n_concepts']:.0f} concepts)."
     )
     experts = own[(own["role"] == EXPERTS) & own["rho"].notna()]
-    best = experts.loc[experts["rho"].idxmax()]
+    best = experts.iloc[int(experts["rho"].argmax())]
     if round(best["rho"], 3) > round(first["rho"], 3):
         yield (
             f"The highest of the {len(experts)} rows of experts, picked after looking, is {best['row']}, "
@@ -90,7 +90,7 @@ def _verdict_on(name: str, own: pd.DataFrame) -> Iterator[str]:
         f"{side} {_named(rivals[rivals['told'] == side])}" for side in SIDES if (rivals["told"] == side).any()
     ]
     yield f"Of {_count(len(rivals), 'baseline')} they are {'; '.join(sides)}."
-    top = rivals.loc[rivals["rho"].idxmax()]
+    top = rivals.iloc[int(rivals["rho"].argmax())]
     yield (
         f"The baseline with the highest rho, picked after looking, is {top['row']}, at {fixed(top['rho'])}: "
         f"experts minus it {_gap(top)}."
@@ -141,7 +141,8 @@ def _chapter(result: ExpertsResult) -> Iterator[Section]:
 
 
 _MAP = (
-    "Colours are clusters of the tree. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
+    "Colours are clusters of the tree. Names that would cover one another are moved apart, with a line to where they "
+    "belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
     "the share of the spread that they keep is written below."
 )
 _PLACES = "Percent of the units there that are experts of a concept, mean over concepts."
