@@ -65,7 +65,10 @@ class ConceptSet:
         Raises:
             DataError: no such file, a line that is no such object, or what the class refuses.
         """
-        found = cls(tuple(read_concepts(Path(path))))
+        read = tuple(read_concepts(Path(path)))
+        if wrong := list(mistakes(read)):
+            raise DataError("\n".join(f"{path}: {mistake}" for mistake in wrong))
+        found = cls(read)
         if found.findings:
             warnings.warn("\n".join(found.findings), stacklevel=2)
         return found
