@@ -18,6 +18,9 @@ SOURCE = "source"
 LEAST = 3
 """Pairs: fewer have no rank correlation worth the name."""
 
+NAMES = 1000
+"""Columns among which the nearest is looked for."""
+
 Source = Literal["ratings", "people", "labels"]
 """Whose scores are: people's, labels such as "of one topic", or ratings of which nothing else is known."""
 
@@ -97,7 +100,7 @@ def check_columns(columns: Iterable[object]) -> None:
     """
     there = [str(column) for column in columns]
     if lacking := [column for column in COLUMNS if column not in there]:
-        near = nearest(lacking[0], [name for name in there if name not in COLUMNS])
+        near = nearest(lacking[0], [name for name in there[:NAMES] if name not in COLUMNS])
         hint = f"renaming {near} to {lacking[0]!r}" if near else "rename the columns"
         got = f"ratings without {', '.join(lacking)} (no column {lacking[0]})"
         raise DataError(explain(got, f"columns {', '.join(COLUMNS)}", hint))

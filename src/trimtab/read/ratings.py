@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
 import io
+import lzma
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +35,7 @@ class RatingsFile:
 
     Attributes:
         frame: columns word1, word2 (texts), score (numbers), and source where the file says whose they are.
-        rows: "path, row n" for each, the header being row 1.
+        rows: "path, row n" for each, the number of the line on which it ends.
     """
 
     frame: pd.DataFrame
@@ -55,22 +61,29 @@ def ratings_file(path: str | Path) -> RatingsFile:
     Raises:
         DataError: as `read_ratings`.
     """
-    table = _cells(Path(path))
-    header = [str(cell).strip() for cell in table.iloc[0]]
-    numbers = [number for number in range(1, len(table)) if any(table.iloc[number] != "")]
-    if not numbers:
-        raise DataError(f"{path}: {explain('no row below the header', EXPECTED)}")
-    frame = table.iloc[numbers].reset_index(drop=True)
-    frame.columns = pd.Index(header)
+    cells = _cells(Path(path))
+    _, header = next(cells, (0, []))
+    header = [cell.strip() for cell in header]
     try:
         check_columns(header)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    rows = tuple(f"{path}, row {number + 1}" for number in numbers)
+    rows, kept = [], []
+    for number, row in cells:
+        if len(row) != len(header):
+            got = explain(
+                f"{len(row)} cells", f"{len(header)} as in the header", "quotes around cells with commas"
+            )
+            raise DataError(f"{path}, row {number}: {got}")
+        rows.append(f"{path}, row {number}")
+        kept.append(row)
+    if not kept:
+        raise DataError(f"{path}: {explain('no row below the header', EXPECTED)}")
+    frame = pd.DataFrame(kept, columns=pd.Index(header))
     frame["score"] = checked_scores(frame["score"], rows)
     if SOURCE not in header and (said := Path(f"{path}.{SOURCE}")).is_file():
         frame[SOURCE] = read_text(said, "a word", limit=100).strip()
-    return RatingsFile(frame, rows)
+    return RatingsFile(frame, tuple(rows))
 
 
 def most_rated(ratings: Mapping[str, pd.DataFrame], usable: Iterable[str], most: int) -> list[str]:
@@ -210,6 +223,7 @@ def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
             pd.DataFrame({"item": items, "rater": name, "value": _values(raters[name])}) for name in columns
         ]
         long = pd.concat(parts) if parts else pd.DataFrame(columns=["item", "rater", "value"])
+    every = long["item"].drop_duplicates()
     long = long.dropna(subset="value")
     if (twice := long.duplicated(["item", "rater"])).any():
         row = long[twice].iloc[0]
@@ -217,7 +231,9 @@ def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
         raise DataError(explain(got, "one of each item by each rater"))
     if long["rater"].nunique() < 2:
         raise DataError(explain(f"{long['rater'].nunique()} raters", "at least two"))
-    return long.pivot(index="item", columns="rater", values="value").to_numpy(dtype=float)
+    return (
+        long.pivot(index="item", columns="rater", values="value").reindex(list(every)).to_numpy(dtype=float)
+    )
 
 
 def _values(cells: pd.Series) -> list[float]:
@@ -235,23 +251,42 @@ def _values(cells: pd.Series) -> list[float]:
     return found
 
 
-def _cells(path: Path) -> pd.DataFrame:
-    """All cells of a file as texts; blank rows are rows of empty cells.
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a file that are not blank, each with the number of its last line.
 
     Raises:
         DataError: see `read_ratings`.
     """
     check_regular(path, EXPECTED, limit=LIMIT)
-    packed = path.suffix in (".gz", ".bz2", ".zip", ".xz", ".zst")
-    source: io.StringIO | Path = path if packed else io.StringIO(read_text(path, EXPECTED, limit=LIMIT))
-    with reading(path, EXPECTED):
-        # Without a header pandas takes no column for row labels where rows are longer than the header.
-        found = pd.read_csv(
-            source,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-        )
-    return found.fillna("")
+    if path.suffix in PACKED:
+        with reading(path, EXPECTED), PACKED[path.suffix](path) as file:
+            text = str(file.read(LIMIT), encoding="utf-8-sig")
+    else:
+        text = read_text(path, EXPECTED, limit=LIMIT)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            got = f"a row that cannot be read ({error})"
+            raise DataError(f"{path}, row {rows.line_num}: {explain(got, EXPECTED)}") from error
+        if row is None:
+            return
+        if any(cell.strip() for cell in row):
+            yield rows.line_num, row
+
+
+def _only_member(path: Path) -> IO[bytes]:
+    archive = zipfile.ZipFile(path)
+    if len(archive.namelist()) != 1:
+        got = f"an archive of {len(archive.namelist())} files"
+        raise DataError(f"{path}: {explain(got, 'one of a single file')}")
+    return archive.open(archive.namelist()[0])
+
+
+PACKED: Mapping[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zip": _only_member,
+}
