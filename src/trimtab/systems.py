@@ -103,7 +103,7 @@ _ALL = (
     ),
     _system(
         "forgetting",
-        "scaling laws for forgetting, and the share of pretraining data that keeps a promise",
+        "scaling laws for forgetting, and the share of pretraining data that keeps it small",
         "arXiv 2502.06042",
         "adapt.forgetting",
         "ForgettingConfig",

@@ -32,7 +32,7 @@ VERBS = {
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2"),
     "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart"),
     "plan": Verb(
-        "tell which share of pretraining data keeps a promise",
+        "tell the smallest share of pretraining data that keeps a rise small in 95 % of a law's refits",
         "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
     ),
     "runs": Verb("list runs", "trimtab runs done"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Bars, parser, say
+from trimtab.cli.console import Bars, note, parser, say
 from trimtab.cli.main import Verb
 from trimtab.errors import explain
 from trimtab.systems import imported, lab_folder
@@ -56,6 +56,13 @@ def _add_sweep(verbs: Any) -> None:
     options.add_argument("--neutral", metavar="FILE", help="texts that should be left alone")
     options.add_argument("--texts", type=int, default=64, metavar="N", help="of each file")
     options.add_argument("--budget", type=float, metavar="NATS", help="KL on neutral text to stay within")
+    options.add_argument(
+        "--max-strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="for the budget; above 1 maps are scaled up",
+    )
     options.add_argument("--strengths", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1), metavar="S,S,...")
     options.set_defaults(carry_out=_sweep)
 
@@ -97,16 +104,23 @@ def _sweep(arguments: argparse.Namespace) -> int:
     measure = imported("trimtab.steer.actions:measure")
     files = {n: getattr(arguments, n) for n in ("source", "target", "neutral") if getattr(arguments, n)}
     files = {name: lab_folder(name, value) for name, value in files.items()}
-    given = (files, arguments.texts, arguments.strengths, arguments.budget)
+    given = (files, arguments.texts, arguments.strengths, arguments.budget, arguments.max_strength)
     curve, within = measure(arguments.steering, _model(arguments), *given)
     if arguments.json:
         from trimtab.runs.plain import to_json
 
-        say(to_json({"curve": curve.to_dict("records"), "strength_within_budget": within}, indent=2))
+        told = {"curve": curve.to_dict("records"), "strength_within_budget": within and within.strength}
+        if within is not None:
+            told |= {"cost_within_budget": within.cost, "budget_reached": within.reached}
+        say(to_json(told, indent=2))
         return 0
     say(curve.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
     if within is not None:
-        say(f"largest strength within {arguments.budget:g} nats: {within:.3f}")
+        say(f"largest strength within {arguments.budget:g} nats: {within.strength:.3f}")
+        if not within.reached:
+            note(
+                f"Not all of the budget is used: {within.to_text().replace('max_strength', '--max-strength')}."
+            )
     return 0
 
 
