@@ -217,7 +217,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _damaged(path, f"a {type(config).__name__}", "a JSON object")
     if config.get("schema") != SCHEMA or isinstance(config["schema"], bool):
-        got = f"schema {config.get('schema')!r:.40} by trimtab {config.get('trimtab_version', 'of unknown version')!s:.40}"
+        version = config.get("trimtab_version", "of unknown version")
+        got = f"schema {config.get('schema')!r:.40} by trimtab {version!s:.40}"
         raise ModelError(f"{path}: {explain(got, f'schema {SCHEMA}', 'another version of trimtab')}")
     _check_entries(path, config)
     return config
