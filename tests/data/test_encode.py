@@ -121,15 +121,21 @@ def test_a_conversation_in_which_the_assistant_is_silent_or_first(make_tokenizer
     assert said(one(first, tokenizer), tokenizer) == "sat on the mat<|end|>\n|sat too<|end|>\n"
 
 
-def test_templates_that_refuse_or_rewrite(make_tokenizer):
+def test_a_conversation_that_the_template_refuses_is_left_out_with_its_reason(make_tokenizer):
     with_system = Chat(({"role": "system", "content": "be nice"}, *TALK.messages))
     for template in (PICKY, PICKY + MARKED):
-        with pytest.raises(DataError, match=r"messages 'be nice / the cat.*: got no system role, expected"):
-            one(with_system, make_tokenizer(template=template))
-    with pytest.raises(
-        DataError, match=r"assistant's words 'sat on the mat': got a chat template that rewrites"
-    ):
-        one(TALK, make_tokenizer(template=SHOUTING))
+        tokenizer = make_tokenizer(template=template)
+        bad, good = encode([with_system, TALK], tokenizer)
+        assert "messages 'be nice / the cat" in bad.skipped
+        assert "got no system role, expected a conversation that the" in bad.skipped
+        assert not len(bad.ids)
+        assert good.loss.any()
+        assert not good.skipped
+
+
+def test_a_template_that_rewrites_the_words_gives_loss_on_what_it_writes(make_tokenizer):
+    tokenizer = make_tokenizer(template=SHOUTING)
+    assert said(one(TALK, tokenizer), tokenizer).replace(" SAT", "SAT") == "SAT ON THE MAT|SAT TOO"
 
 
 def test_a_tokenizer_that_begins_texts_with_bos(make_tokenizer):
@@ -139,6 +145,62 @@ def test_a_tokenizer_that_begins_texts_with_bos(make_tokenizer):
     assert decoded[:2] == ["<bos>the cat<eos>", "<bos>the cat<eos>"]
     assert decoded[2].startswith("<bos>User: the cat?")
     assert said(one(items[1], tokenizer), tokenizer) == " cat<eos>"
+
+
+RENDERED = {
+    "begun and ended": ("<bos>[user]hi[assistant]ho<eos>", "<bos>[user]hi[assistant]ho<eos>"),
+    "begun": ("<bos>the cat", "<bos>the cat<eos>"),
+    "ended": ("the cat<eos>", "<bos>the cat<eos>"),
+    "white space around": ("\n<bos>the cat<eos> \n", "\n<bos>the cat<eos> \n"),
+    "inside": ("the<eos>cat<bos>sat", "<bos>the<eos>cat<bos>sat<eos>"),
+    "neither": ("the cat", "<bos>the cat<eos>"),
+}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_special_tokens_of_a_rendered_text_are_not_doubled(make_tokenizer, name):
+    text, expected = RENDERED[name]
+    tokenizer = make_tokenizer(with_bos=True)
+    begin = text.index("the cat") if "the cat" in text else 5
+    for item in (Text(text), Completion(text[:begin], text[begin:])):
+        assert tokenizer.decode(one(item, tokenizer).ids) == expected
+    without = one(Text(text), make_tokenizer(bos_token="<bos>"))
+    assert (
+        tokenizer.decode(without.ids) == expected[len("<bos>") :]
+        if name in ("ended", "inside", "neither")
+        else expected
+    )
+
+
+def test_an_answer_that_ends_with_the_end_token_is_closed_once(make_tokenizer):
+    tokenizer = make_tokenizer(with_bos=True)
+    completion = one(Completion("<bos>2 + 2 =", " 4<eos>"), tokenizer)
+    assert tokenizer.decode(completion.ids) == "<bos>2 + 2 = 4<eos>"
+    assert said(completion, tokenizer) == " 4<eos>"
+    plain = one(
+        Chat(({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho<eos>"})), tokenizer
+    )
+    assert tokenizer.decode(plain.ids) == "<bos>User: hi\n\nAssistant: ho<eos>"
+    templated = make_tokenizer(with_bos=True, template="{{ bos_token }}" + CHATML)
+    assert templated.decode(one(TALK, templated).ids).count("<bos>") == 1
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Text("so happy \ud83d today"),
+        Completion("Q: \udc00", "a"),
+        Chat(({"role": "user", "content": "hi"}, {"role": "assistant", "content": "\ud83d"})),
+        Chat(({"role": "user\ud83d", "content": "hi"},)),
+        Chat(TALK.messages, {"tools": [{"name": "a\ud83d"}]}),
+    ],
+)
+def test_half_of_a_character_is_refused_by_name(make_tokenizer, item):
+    for template in (None, CHATML):
+        with pytest.raises(
+            DataError, match=r"record .*: got half of a surrogate pair, expected text that UTF-8"
+        ):
+            list(encode([TALK, item], make_tokenizer(template=template)))
 
 
 def test_mixed_records_keep_their_order(make_tokenizer):

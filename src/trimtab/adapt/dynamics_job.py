@@ -13,6 +13,7 @@ from trimtab.adapt.alignment import GradientAlignment
 from trimtab.adapt.bandit import Exp3
 from trimtab.adapt.checks import problems, refuse, tokenise_all
 from trimtab.adapt.comparison import comparison_table, render_table
+from trimtab.adapt.data_table import example_line, few_records, few_records_note
 from trimtab.adapt.dynamics import DynaMiCS
 from trimtab.adapt.finetune import Progressor, finetune
 from trimtab.adapt.gaps import DualAscent, Feedback, ReferenceLoss
@@ -113,7 +114,19 @@ class Outcome:
     def table(self) -> str:
         """The comparison as plain text, with what its intervals cover."""
         lines = [render_table(comparison_table(self.results)), "", READING]
-        lines += [f"{r.label}: {note}" for r in self.results for note in r.notes]
+        common = [note for note in self.results[0].notes if all(note in r.notes for r in self.results[1:])]
+        lines += common if len(self.results) > 1 else []
+        lines += [
+            f"{r.label}: {note}"
+            for r in self.results
+            for note in r.notes
+            if len(self.results) == 1 or note not in common
+        ]
+        lines += [f"{r.label}: {few_records_note(few)}" for r in self.results[:1] if (few := few_records(r))]
+        lines += [
+            f"Learned of {name}, first sequence, in double brackets: {example_line(stretches)}"
+            for name, stretches in self.results[0].examples.items()
+        ]
         lines += [f"{label} failed: {error}" for label, error in self.failures.items()]
         return "\n".join(lines)
 
@@ -221,18 +234,19 @@ def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None
         label: (label, replace(config, mixer=mixer, compare={}, jobs=1)) for label, mixer in named.items()
     }
     with RunFolder.create_or_open(folder, plain(config), may_change=("jobs",)) as group:
+        group.go_on()
         try:
             swept = sweep(_run_member, members, folder / "members", jobs=config.jobs, progress=progress)
-        except KeyboardInterrupt:
-            group.set_status("interrupted")
+            if not swept.results:
+                raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
+            done = [label for label in members if label in swept.results]
+            results = [FinetuneResult.load(swept.folders[label]) for label in done]
+            outcome = Outcome(results, folder / "report.html", swept.failures)
+            _write_report(outcome)
+            group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
+        except BaseException as error:
+            group.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        if not swept.results:
-            group.set_status("failed")
-            raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
-        results = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
-        outcome = Outcome(results, folder / "report.html", swept.failures)
-        _write_report(outcome)
-        group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
         group.set_status("failed" if swept.failures else "done")
     return outcome
 

@@ -17,6 +17,8 @@ from trimtab.adapt.comparison import (
     unique_labels,
     working_seconds,
 )
+from trimtab.adapt.data_page import data_sections
+from trimtab.adapt.data_table import counted, few_records, few_records_note, records_read, sequences_read
 from trimtab.adapt.group_page import comparison_section
 from trimtab.adapt.page_parts import COVERS, evenly, setting, tone
 from trimtab.adapt.verdict import kept_all, sentence_about, verdict
@@ -48,7 +50,11 @@ def page(results: Sequence[FinetuneResult], title: str = "Fine-tuning under cons
     if len(results) == 1:
         return Page(title, verdict(results), chapter).render()
     others = [
-        Section(label, [_told(result, label), *_chapter(result, label, _MAPS_OF_OTHERS)], collapsed=True)
+        Section(
+            label,
+            [_told(result, label), *_chapter(result, label, _MAPS_OF_OTHERS, results[0].data)],
+            collapsed=True,
+        )
         for result, label in zip(results[1:], labels[1:], strict=True)
     ]
     sections = [
@@ -59,8 +65,11 @@ def page(results: Sequence[FinetuneResult], title: str = "Fine-tuning under cons
     return Page(title, verdict(results), sections).render()
 
 
-def _chapter(result: FinetuneResult, label: str, maps: int) -> list[Section]:
-    """Everything about one run; parts that need slopes only where it has some."""
+def _chapter(
+    result: FinetuneResult, label: str, maps: int, shown: pd.DataFrame | None = None
+) -> list[Section]:
+    """Everything about one run; parts that need slopes only where it has some, data only where not `shown` yet."""
+    other_data = shown is None or not result.data.equals(shown)
     return [
         Section("Result on test", list(_result(result))),
         *_notes(result),
@@ -69,6 +78,7 @@ def _chapter(result: FinetuneResult, label: str, maps: int) -> list[Section]:
             "Losses on validation", [gallery(drawn.loss_figures(result, label), _losses_caption(result))]
         ),
         *_probes(result, label, maps),
+        *(data_sections(result) if other_data else ()),
         Section("Cost", list(_costs(result))),
         Section("Settings and versions", [_settings(result)], collapsed=True),
     ]
@@ -83,7 +93,9 @@ def _mixture_caption(result: FinetuneResult) -> str:
 
 
 def _result(result: FinetuneResult) -> Iterator[Block]:
-    final = result.final
+    final, few = result.final, few_records(result)
+    known = records_read(result, "test")
+    records = [known.get(name) for name in final["domain"]] if known else final.get("units")
     frame = pd.DataFrame(
         {
             "domain": final["domain"],
@@ -95,20 +107,24 @@ def _result(result: FinetuneResult) -> Iterator[Block]:
                 span(low, high, signed=True)
                 for low, high in zip(final["change_low"], final["change_high"], strict=True)
             ],
-            "records": final.get("units"),
+            "records": records,
             "tolerance": [fixed(value) for value in final["tolerance"]],
             "perplexity, %": [
                 fixed(-percent_gain(float(value)), 1, signed=True) for value in final["change"]
             ],
-            "constraint": [_judged(row) for row in final.to_dict("records")],
+            "constraint": [_judged(row, few) for row in final.to_dict("records")],
         }
     )
+    if few:
+        yield Text(few_records_note(few), "unsure")
     sequences = setting(result, "fit", "test_sequences")
     n = (
         f"at most n = {sequences} test sequences per domain"
         if sequences
         else "every test sequence of each domain"
     )
+    if known := sequences_read(result, "test"):
+        n = counted(known, "test sequences")
     yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}")
 
 
@@ -124,13 +140,16 @@ def _told(result: FinetuneResult, label: str) -> Text:
     return Text(sentence_about(result, label), "good" if good else "bad")
 
 
-def _judged(row: Mapping[Any, Any]) -> Mark | None:
-    """Kept or not, and whether the interval leaves that open."""
+def _judged(row: Mapping[Any, Any], few: Mapping[str, int]) -> Mark | None:
+    """Kept or not, and whether the interval, or the number of records, leaves that open."""
     if row["role"] != "constraint" or missing(row["kept"]):
         return None
     unclear = row["change_low"] <= row["tolerance"] < row["change_high"]
     word = kept_word(row["kept"]) + (", within the noise" if unclear else "")
-    return Mark(word, "unsure" if unclear and row["kept"] else tone(row["kept"]))
+    if row["domain"] in few:
+        word += f", on {few[row['domain']]} record{'s' * (few[row['domain']] != 1)}"
+    unsure = row["kept"] and (unclear or row["domain"] in few)
+    return Mark(word, "unsure" if unsure else tone(row["kept"]))
 
 
 def _losses_caption(result: FinetuneResult) -> str:
@@ -141,7 +160,9 @@ def _losses_caption(result: FinetuneResult) -> str:
         else "At no evaluation did every constraint hold, or none was set."
     )
     sequences = setting(result, "fit", "eval_sequences")
-    n = f"n = {sequences} validation sequences per domain at each point; " if sequences else ""
+    n = f"at most n = {sequences} validation sequences per domain at each point; " if sequences else ""
+    if known := sequences_read(result, "validation"):
+        n = f"{counted(known, 'validation sequences')} at each point; "
     return (
         f"Dotted: the base model's loss. Dashed: the limit, base plus tolerance. {shaded} Vertical line: the "
         f"checkpoint kept. {n}the band is the 95 % interval of the paired change over their records, one seed."
@@ -190,7 +211,9 @@ def _errors_told(result: FinetuneResult) -> str:
     if result.cost.probe_steps == 0:
         return "No probe was rolled back: slopes and their standard errors (±) are estimated from the run itself."
     sequences = setting(result, "fit", "probe_sequences")
-    of = f"n = {sequences} probe sequences" if sequences else "the probe sequences"
+    of = f"at most n = {sequences} probe sequences per domain" if sequences else "the probe sequences"
+    if known := sequences_read(result, "validation", probe=True):
+        of = counted(known, "probe sequences")
     covers = "the probe's own choice of training batches may not be in it"
     return f"± is the standard error over the records of {of}; {covers}."
 

@@ -10,23 +10,29 @@ from typing import Any
 from accelerate import Accelerator
 
 from trimtab.adapt.checks import problems, refuse, tokenise_all
+from trimtab.adapt.data_table import data_notes, data_table, examples
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
 from trimtab.adapt.place import open_run, place
-from trimtab.adapt.result import RESULT, FinetuneResult, read_metrics
+from trimtab.adapt.result import FinetuneResult, read_metrics
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.adapt.rows import read_losses
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, as_domains
+from trimtab.data.tokens import TokenDomain
+from trimtab.models.inspection import check_model
 from trimtab.models.kinds import require_language_model
-from trimtab.models.load import Model
+from trimtab.models.load import Model, as_model
+from trimtab.runs.places import RESULT
 from trimtab.runs.plain import plain
+from trimtab.runs.result_file import seal
 from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
 from trimtab.train.loop import Loop, modes_kept
+from trimtab.train.precision import float32_weights
 
 Progressor = Callable[[int, int], None]
 """Called between steps, real and trial, with the steps done and the steps expected in all."""
@@ -50,6 +56,10 @@ def finetune(
     Every training domain is evaluated too; an evaluation domain that is neither target nor constraint is watched.
     A constraint is kept when its loss, paired on the same sequences, has risen by no more than its tolerance over
     the base model's. The checkpoint is chosen on validation sequences and reported on test sequences.
+
+    Weights of a low-precision checkpoint (bfloat16, float16) are held in float32 while they are trained, with float32
+    moments, and come back in their own type. The checkpoint is chosen, and its test losses are read, with the weights
+    as rounded; forward passes are in float32, unless `fit.precision` says "bf16".
 
     Args:
         model: changed in place: afterwards it holds the best checkpoint that kept every constraint on validation
@@ -75,7 +85,9 @@ def finetune(
         CheckpointError: `out` holds another run, or a damaged one.
         KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
     """
+    model = as_model(model)
     require_language_model(model)
+    check_model(model, "training")
     fit, train = fit or Fit(), as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
@@ -92,12 +104,13 @@ def finetune(
         interruptible() as check,
         isolated(seed),
         modes_kept(model.module),
+        float32_weights(model) as stored,
         open_run(path, config, identity, accelerator) as folder,
     ):
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         tick = _ticker(check, progress, roles, mixer, fit)
-        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick)
-        return _read_back(run, path) or _carry_out(run, path, label or mixer.kind, config)
+        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
+        return _read_back(run, path) or _carry_out(run, path, label or mixer.kind, config, domains)
 
 
 def describe(model: Model, roles: Roles, mixer: Mixer, fit: Fit, seed: int) -> dict[str, Any]:
@@ -120,19 +133,37 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
         return None
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
+    if run.folder and run.folder.status != "done":  # killed between the result and the status
+        run.folder.set_status("done", result=result.status, step=result.step)
     return result
 
 
-def _carry_out(run: Run, path: Path, label: str, config: Mapping[str, Any]) -> FinetuneResult:
+def _carry_out(
+    run: Run, path: Path, label: str, config: Mapping[str, Any], domains: Mapping[str, TokenDomain]
+) -> FinetuneResult:
     progress = run.train()
     final = run.finish(progress)
     progress = replace(progress, ledger=progress.ledger.add(seconds=run.clock.seconds))
     base = read_losses(path / "artifacts" / "test-base")
     rows = read_metrics(path)
     fit = run.loop.fit
-    result = make_result(rows, progress, run.roles, fit, label=label, config=config, base=base, final=final)
+    data = data_table(domains, run.roles.train, fit)
+    result = make_result(
+        rows,
+        progress,
+        run.roles,
+        fit,
+        label=label,
+        config=config,
+        base=base,
+        final=final,
+        data=data,
+        data_notes=data_notes(domains, data, fit),
+        examples=examples(domains, run.roles.train, run.loop.model.tokenizer),
+    )
     if run.folder:
         result.save(path / RESULT)
+        seal(path)
         run.folder.set_status("done", result=result.status, step=result.step)
     run.loop.accelerator.wait_for_everyone()
     return result

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import inspect
+import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from trimtab.data.given import without_nulls
 from trimtab.data.marking import Marked, Span
-from trimtab.data.records import Chat, excerpt
-from trimtab.errors import DataError, explain
+from trimtab.data.records import Chat
+from trimtab.data.turns import Message, Point, Written, render, skipped
 
-_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-def marks_assistant(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template says itself what the assistant generates (`{% generation %}`)."""
-    return has_template(tokenizer) and _MARKER.search(tokenizer.get_chat_template()) is not None
+_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
 
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -29,82 +27,112 @@ def spell_plainly(chat: Chat, eos_token: str) -> Marked:
     """A conversation in the plain format, for tokenizers without a chat template.
 
     Each turn is its capitalised role, a colon, a space and the content; turns are separated by a blank
-    line. What the assistant says is closed by the end-of-sequence token, which carries loss too.
+    line. What the assistant says is closed by the end-of-sequence token, which carries loss too, unless it ends with
+    one already.
+
+    Raises:
+        SkippedError: tools, tool calls, parts of content or variables, for which the plain format has no place.
 
     >>> chat = Chat(({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}))
     >>> spell_plainly(chat, "</s>")
     Marked(text='User: Hi\\n\\nAssistant: Hello</s>', spans=((21, 30),))
     """
+    named = [
+        *chat.given,
+        *(key for m in chat.messages for key in ("tool_calls", "function_call") if m.get(key)),
+    ]
+    if named:
+        raise skipped(chat, f"{named[0]!r}", "a tokenizer with a chat template, which the plain format lacks")
     text, spans = "", []
     for message in chat.messages:
+        content = message.get("content") or ""
+        if not isinstance(content, str):
+            raise skipped(chat, "content in parts", "one text per message in the plain format")
         text += f"{'' if not text else chr(10) * 2}{message['role'].capitalize()}: "
         start = len(text)
-        text += message["content"]
-        if message["role"] == "assistant" and message["content"].strip():
-            text += eos_token
+        text += content
+        if message["role"] == "assistant" and content.strip():
+            text += "" if content.rstrip().endswith(eos_token) else eos_token
             spans.append((start, len(text)))
     return Marked(text, tuple(spans))
 
 
 def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
-    """A conversation by the tokenizer's own template, for templates that do not mark the assistant's words.
+    """A conversation by the tokenizer's own template, and where in that text the assistant's turns are.
 
-    A turn of the assistant is what the template adds to the prompt before it when the turn is included. Some
-    templates write earlier turns differently from the last (they leave out its reasoning); there the turn
-    is found by its content, together with what the template puts after it.
-
-    Raises:
-        DataError: the template refuses the conversation, or rewrites the assistant's words.
-    """
-    messages = chat.messages
-    whole = render(messages, tokenizer)
-    spans: list[Span] = []
-    for turn, message in enumerate(messages):
-        if message["role"] == "assistant" and message["content"].strip():
-            cursor = spans[-1][1] if spans else 0
-            spans.append(_turn(messages, turn, whole, cursor, tokenizer))
-    return Marked(whole, tuple(spans))
-
-
-def render(
-    messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, prompt: bool = False
-) -> str:
-    """The text of a conversation by the tokenizer's template; with `prompt`, up to where the assistant starts.
+    A template with `{% generation %}` says itself what the assistant generates. In any other, a turn begins where the
+    template's generation prompt ends and goes on to the end of what closes it (text, tool calls and end-of-turn
+    tokens). It is located by its place, never by its words: the conversation is written again with a mark inside every
+    message, and taking the marks out has to give the first text back. So a template may trim, encode or leave out
+    parts of earlier turns: loss is on what it writes. A turn in which nothing is said has no span.
 
     Raises:
-        DataError: the template refuses the conversation.
+        SkippedError: the template refuses the conversation or does not write a part of it (an assistant's turn, tools,
+            tool calls, reasoning, documents, variables), or a turn cannot be located for certain.
     """
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=prompt
-        )
-    except Exception as error:
-        raise refused(Chat(tuple(messages)), error) from error
-    return str(text)
+    written = _write(chat, tokenizer)
+    written.check_fields()
+    spans = written.generated()
+    if spans is None:
+        points = written.points()
+        spans = [written.turn(number, points) for number in written.spoken()]
+        _check_order(written, spans, points)
+    return Marked(written.whole, tuple(spans))
 
 
-def refused(chat: Chat, error: Exception) -> DataError:
-    """The error of a conversation that the tokenizer's template does not take."""
+def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:
+    """The conversation, tool arguments as mappings as transformers has them, else as the JSON texts that they were."""
+    for name in chat.given:
+        if name in _ARGUMENTS - {"tools", "documents"}:
+            raise skipped(chat, f"{name!r} in chat_template_kwargs", "variables of the chat template")
+    messages = [_prepared(message) for message in chat.messages]
+    failure: Exception | None = None
+    for some in (tuple(_with_arguments(message) for message in messages), tuple(messages)):
+        try:
+            return Written(chat, tokenizer, some, render(tokenizer, chat, some))
+        except Exception as error:
+            failure = failure or error
     expected = "a conversation that the tokenizer's chat template takes"
-    return DataError(f"messages {excerpt(chat)}: {explain(error, expected, 'other roles or order')}")
+    raise skipped(chat, failure, expected, "other roles or order")
 
 
-def _turn(
-    messages: Sequence[Mapping[str, Any]],
-    turn: int,
-    whole: str,
-    cursor: int,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Span:
-    before = render(messages[:turn], tokenizer, prompt=True) if turn else ""
-    upto = render(messages[: turn + 1], tokenizer)
-    if turn and whole.startswith(before) and whole.startswith(upto) and len(before) < len(upto):
-        return len(before), len(upto)
-    content = messages[turn]["content"].strip()
-    start = whole.find(content, cursor)
-    if start < 0 or content not in upto:
-        what = explain("a chat template that rewrites them", "the words as given", "another template")
-        raise DataError(f"assistant's words {content[:60]!r}: {what}")
-    end = start + len(content)
-    tail = upto[upto.rfind(content) + len(content) :]
-    return start, end + len(tail) if whole.startswith(tail, end) else end
+def _check_order(written: Written, spans: Sequence[Span], points: Mapping[int, Point]) -> None:
+    """Turns follow one another, and nothing that another role says is among them."""
+    spoken = set(written.spoken())
+    others = [point.place for number, point in points.items() if number not in spoken]
+    ordered = all(first[1] <= second[0] for first, second in pairwise(spans))
+    if not ordered or any(start < point < end for start, end in spans for point in others):
+        raise skipped(written.chat, "turns that the chat template writes in one another", "turns in order")
+
+
+def _prepared(message: Message) -> Message:
+    """A message as templates know it: no content is an empty one, and a call of OpenAI's older form is a tool call."""
+    prepared = {key: value for key, value in message.items() if value is not None}
+    prepared.setdefault("content", "")
+    call = prepared.get("function_call")
+    if call and not prepared.get("tool_calls"):
+        prepared["tool_calls"] = [{"type": "function", "function": call}]
+    if prepared.get("tool_calls"):
+        prepared["tool_calls"] = without_nulls(prepared["tool_calls"])
+    if not isinstance(prepared["content"], str):
+        prepared["content"] = [without_nulls(part) for part in prepared["content"]]
+    return prepared
+
+
+def _with_arguments(message: Message) -> Message:
+    """The arguments of tool calls as mappings, where they are the JSON text of one."""
+    if not isinstance(message.get("tool_calls"), list):
+        return message
+    return {**message, "tool_calls": [_read_arguments(call) for call in message["tool_calls"]]}
+
+
+def _read_arguments(call: Any) -> Any:
+    if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
+        return {**call, "function": _read_arguments(call["function"])}
+    if not isinstance(call, Mapping) or not isinstance(call.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(call["arguments"])
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "arguments": arguments} if isinstance(arguments, dict) else call

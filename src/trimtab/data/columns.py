@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from typing import Any
 
+from trimtab.data.given import BESIDE_MESSAGES
 from trimtab.data.records import KEYS, hint_for, missing_column, named
 from trimtab.errors import DataError, explain
 
@@ -136,7 +137,8 @@ def usable_columns(names: Iterable[str], where: str, columns: Mapping[str, str] 
         DataError: none of them does, one that is asked for is not there, or one that is used stands there twice.
     """
     names = list(names)
-    wanted = list(columns.values()) if columns else [name for name in names if name in KEYS]
+    beside = BESIDE_MESSAGES if "messages" in names else ()
+    wanted = list(columns.values()) if columns else [name for name in names if name in (*KEYS, *beside)]
     lacking = [name for name in wanted if name not in names]
     if columns and lacking:
         raise DataError(f"{where}: {explain(f'columns {_short(names)}', *missing_column(columns, names))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,15 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.data import chat as chats
 from trimtab.data.marking import Marked, Marker
-from trimtab.data.records import Chat, Completion, Item, Text
-from trimtab.errors import ModelError, explain
+from trimtab.data.records import Chat, Completion, Item, Text, excerpt
+from trimtab.data.turns import SkippedError
+from trimtab.errors import DataError, ModelError, explain
 
 _BATCH_RECORDS = 256
 _BATCH_CHARACTERS = 2**20
 _PIECE = 2**18
+_NEAR = 16
+"""Tokens at an end of a text among which its own first or last special token is, white space aside."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +33,46 @@ class Encoded:
         ids: (n,) int32.
         loss: (n,) bool.
         is_text: a plain document, which may share a row with others.
+        skipped: why the record is left out; it then has no tokens.
     """
 
     ids: NDArray[np.int32]
     loss: NDArray[np.bool_]
     is_text: bool
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The special tokens to put around a text, each only where the text does not have it already.
+
+    Attributes:
+        tokenizer: whose they are.
+        lead: the token that the tokenizer itself puts before a text, if any.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    lead: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Ends:
+        """Those of a tokenizer."""
+        return cls(tokenizer, tuple(_leading(tokenizer)))
+
+    def before(self, ids: NDArray[Any], text: str) -> list[int]:
+        """The tokenizer's first token, unless the text begins with it already (white space aside)."""
+        begun = text.lstrip().startswith(str(self.tokenizer.bos_token))
+        return [] if begun and set(self.lead) & set(ids[:_NEAR].tolist()) else list(self.lead)
+
+    def after(self, ids: NDArray[Any], text: str) -> list[int]:
+        """The end-of-sequence token, unless the text ends with it already (white space aside).
+
+        Raises:
+            ModelError: the tokenizer has none.
+        """
+        eos = _eos_id(self.tokenizer)
+        closed = text.rstrip().endswith(str(self.tokenizer.eos_token))
+        return [] if closed and eos in ids[-_NEAR:].tolist() else [eos]
 
 
 def find_tokenizer(model_or_tokenizer: Any) -> PreTrainedTokenizerBase:
@@ -84,73 +122,97 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
     and completion together; those with a character of the completion carry loss, and so does the
     end-of-sequence token after them. A conversation follows the tokenizer's chat template, or the plain format of
     `trimtab.data.chat.spell_plainly`, with loss on the assistant's turns. Where the tokenizer starts
-    sequences with a token of its own (as Llama's and Gemma's do), so does every record here.
+    sequences with a token of its own (as Llama's and Gemma's do), so does every record here but those that a chat
+    template writes, which says itself how they begin. Neither token is added where the text has it already.
+
+    A conversation in which the assistant's turns cannot be located for certain is left out: `Encoded.skipped` says
+    why.
 
     Raises:
         ModelError: the tokenizer has no end-of-sequence token and a record needs one.
-        DataError: the chat template refuses a conversation.
+        DataError: a record with text that cannot be encoded (half of a surrogate pair).
     """
-    marker = Marker(tokenizer)
-    by_template = chats.marks_assistant(tokenizer) and tokenizer.is_fast
+    marker, ends = Marker(tokenizer), Ends.of(tokenizer)
     for batch in _batches(items):
-        texts = _encode_texts([item for item in batch if isinstance(item, Text)], tokenizer)
-        others = [
-            item
-            for item in batch
-            if isinstance(item, Completion) or (isinstance(item, Chat) and not by_template)
-        ]
-        dialogues = _encode_dialogues(others, tokenizer, marker)
+        _refuse_surrogates(batch)
+        texts = _encode_texts([item for item in batch if isinstance(item, Text)], ends)
+        others = [item for item in batch if not isinstance(item, Text)]
+        dialogues = _encode_dialogues(others, ends, marker)
         for item in batch:
-            if isinstance(item, Text):
-                yield next(texts)
-            elif isinstance(item, Chat) and by_template:
-                yield _encode_by_template(item, tokenizer)
-            else:
-                yield next(dialogues)
+            yield next(texts) if isinstance(item, Text) else next(dialogues)
 
 
-def _encode_texts(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
-    lead, eos = _leading(tokenizer), _eos_id(tokenizer)
+def _refuse_surrogates(items: Sequence[Item]) -> None:
+    """Half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+    for item in items:
+        for text in _strings(item):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                what = explain("half of a surrogate pair", "text that UTF-8 can hold", "replacing it")
+                raise DataError(f"record {excerpt(item)}: {what}") from error
+
+
+def _strings(item: Item) -> Iterator[str]:
+    """Every text of a record."""
+    if isinstance(item, Text):
+        yield item.text
+    elif isinstance(item, Completion):
+        yield item.prompt
+        yield item.completion
+    else:
+        waiting: list[Any] = [*item.messages, item.given]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, Mapping):
+                waiting += [*value.keys(), *value.values()]
+            elif isinstance(value, list | tuple):
+                waiting += value
+
+
+def _encode_texts(texts: Sequence[Text], ends: Ends) -> Iterator[Encoded]:
     pieces = [list(_pieces(item.text)) for item in texts]
     flat = [piece for some in pieces for piece in some]
-    ids = iter(tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"])
-    for some in pieces:
-        tokens = np.concatenate([lead, *(next(ids) for _ in some), [eos]]).astype(np.int32)
+    ids = iter(ends.tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"] if flat else [])
+    for item, some in zip(texts, pieces, strict=True):
+        own = np.concatenate([np.asarray(next(ids), np.int32) for _ in some])
+        tokens = np.concatenate([ends.before(own, item.text), own, ends.after(own, item.text)]).astype(
+            np.int32
+        )
         yield Encoded(tokens, np.ones(len(tokens), np.bool_), is_text=True)
 
 
-def _encode_dialogues(
-    items: Sequence[Completion | Chat], tokenizer: PreTrainedTokenizerBase, marker: Marker
-) -> Iterator[Encoded]:
-    marked = marker.ids_and_loss([_mark(item, tokenizer) for item in items])
-    templated = chats.has_template(tokenizer)
-    for item, (ids, loss) in zip(items, marked, strict=True):
-        before = [] if isinstance(item, Chat) and templated else _leading(tokenizer)
-        after = [_eos_id(tokenizer)] if isinstance(item, Completion) else []
+def _encode_dialogues(items: Sequence[Completion | Chat], ends: Ends, marker: Marker) -> Iterator[Encoded]:
+    spelled = [_mark(item, ends.tokenizer) for item in items]
+    tokens = iter(marker.ids_and_loss([marked for marked in spelled if isinstance(marked, Marked)]))
+    templated = chats.has_template(ends.tokenizer)
+    for item, marked in zip(items, spelled, strict=True):
+        if isinstance(marked, str):
+            yield Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), is_text=False, skipped=marked)
+            continue
+        ids, loss = next(tokens)
+        chat = isinstance(item, Chat)
+        before = [] if chat and templated else ends.before(ids, marked.text)
+        after = [] if chat else ends.after(ids, marked.text)
         all_ids = np.concatenate([before, ids, after]).astype(np.int32)
-        ends = [False] * len(before), [bool(loss.any())] * len(after)
-        yield Encoded(all_ids, np.concatenate([ends[0], loss, ends[1]]).astype(np.bool_), is_text=False)
+        marks = np.concatenate([[False] * len(before), loss, [bool(loss.any())] * len(after)])
+        yield Encoded(all_ids, marks.astype(np.bool_), is_text=False)
 
 
-def _mark(item: Completion | Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
+def _mark(item: Completion | Chat, tokenizer: PreTrainedTokenizerBase) -> Marked | str:
+    """The record as one text with spans; or why it is left out."""
     if isinstance(item, Completion):
         whole = item.prompt + item.completion
         return Marked(whole, ((len(item.prompt), len(whole)),) if item.completion.strip() else ())
-    if chats.has_template(tokenizer):
-        return chats.spell_by_template(item, tokenizer)
-    _eos_id(tokenizer)
-    return chats.spell_plainly(item, str(tokenizer.eos_token))
-
-
-def _encode_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    messages = [dict(message) for message in chat.messages]
     try:
-        out: Any = tokenizer.apply_chat_template(
-            messages, return_dict=True, return_assistant_tokens_mask=True, tokenizer_kwargs={"verbose": False}
-        )
-    except Exception as error:
-        raise chats.refused(chat, error) from error
-    return Encoded(np.array(out["input_ids"], np.int32), np.array(out["assistant_masks"], np.bool_), False)
+        if chats.has_template(tokenizer):
+            return chats.spell_by_template(item, tokenizer)
+        _eos_id(tokenizer)
+        return chats.spell_plainly(item, str(tokenizer.eos_token))
+    except SkippedError as error:
+        return str(error)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,8 @@ class Marker:
     """Tokenises marked texts: a token carries loss if one of its characters does.
 
     So the tokens are those of the whole text, as in pretraining, and a token that straddles the end of a
-    prompt is learned. Tokenizers that do not say which characters a token covers get each stretch of text
-    by itself.
+    prompt is learned. With tokenizers that do not say which characters a token covers, a span begins at the first token
+    that differs when the text before it stands alone, and ends with the token that holds its last character.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -41,7 +40,7 @@ class Marker:
         if not texts:
             return []
         if not self.tokenizer.is_fast:
-            return [self._by_stretches(marked) for marked in texts]
+            return [self._by_beginnings(marked) for marked in texts]
         encodings = self._backend.encode_batch([marked.text for marked in texts], add_special_tokens=False)
         return [
             (np.array(encoding.ids, np.int64), _touched(encoding.offsets, marked.spans))
@@ -57,17 +56,31 @@ class Marker:
         backend.no_truncation()
         return backend
 
-    def _by_stretches(self, marked: Marked) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        ids: list[int] = []
-        loss: list[bool] = []
-        edges = [0, *(edge for span in marked.spans for edge in span), len(marked.text)]
-        for number, (start, end) in enumerate(pairwise(edges)):
-            if start < end:
-                stretch = marked.text[start:end]
-                some = self.tokenizer(stretch, add_special_tokens=False, verbose=False)["input_ids"]
-                ids += some
-                loss += [number % 2 == 1] * len(some)
-        return np.array(ids, np.int64), np.array(loss, np.bool_)
+    def _by_beginnings(self, marked: Marked) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        ids = self._ids(marked.text)
+        loss = np.zeros(len(ids), np.bool_)
+        for start, end in marked.spans:
+            first, _ = _shared(ids, self._ids(marked.text[:start]))
+            last, straddles = _shared(ids, self._ids(marked.text[:end]))
+            loss[first : last + straddles] = start < end
+        return np.array(ids, np.int64), loss
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
+def _shared(ids: Sequence[int], beginning: Sequence[int]) -> tuple[int, bool]:
+    """How many tokens a text has in common with its beginning alone, and whether the next one straddles its end.
+
+    >>> _shared([1, 2, 3, 4], [1, 2]), _shared([1, 2, 3, 4], [1, 5])
+    ((2, False), (1, True))
+    """
+    pairs = zip(ids, beginning, strict=False)
+    common = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    if common is None:
+        return min(len(ids), len(beginning)), False
+    return common, True
 
 
 def _touched(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from trimtab.data.columns import refuse_source
 from trimtab.data.domains import FRACTIONS, Domain
 from trimtab.data.records import column_problems
 from trimtab.data.sources import is_pattern, kind_of
-from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain
+from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, told_problem
 from trimtab.runs.places import neighbour
 
 EVALUATE_ONLY = (0.0, 0.5, 0.5)
@@ -155,9 +155,7 @@ def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
 
 def told(where: str, error: TrimtabError) -> Problem:
     """The problem that an error tells of: 'got ..., expected ...; try ...'."""
-    got, _, rest = str(error).partition("got ")[2].partition(", expected ")
-    expected, _, hint = rest.partition("; try ")
-    return Problem(where, got, expected, hint)
+    return told_problem(where, error) or Problem(where, str(error), "what a config can hold")
 
 
 def _as_domain(name: str, data: Any, fractions: Sequence[float]) -> Domain:

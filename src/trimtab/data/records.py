@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
+from trimtab.data.given import BESIDE_MESSAGES, check_content, read_given
 from trimtab.errors import DataError, Problem, explain, nearest
 from trimtab.runs.files import has_halves, parse_json, whole_characters
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
-"""The keys that make a record; others are ignored."""
+"""The keys that make a record; `trimtab.data.given.BESIDE_MESSAGES` may stand beside messages."""
 
 _OWN = {key: key for key in KEYS}
 _SHOWN = 12
@@ -67,14 +68,22 @@ class Completion:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation; only what the assistant says carries loss."""
+    """A conversation; only what the assistant says carries loss.
+
+    Attributes:
+        messages: each with "role" and what it says: "content", a text or a list of parts, "tool_calls", reasoning.
+        given: what else the chat template is given: "tools", "documents", and variables of its own.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> bytes:
         """32 bytes that stand for the content."""
-        return _digest("chat", *map(dict, self.messages))
+        if not self.given:
+            return _digest("chat", *map(dict, self.messages))
+        return _digest("chat given", dict(self.given), *map(dict, self.messages))
 
 
 Item = Text | Completion | Chat
@@ -113,7 +122,10 @@ def parse(
     columns: Mapping[str, str] | None = None,
     beside: tuple[str, ...] = (),
 ) -> Item:
-    """The record in its checked form; keys other than `KEYS` are ignored, and so are keys without a value.
+    """The record in its checked form.
+
+    Keys other than `KEYS` are ignored, and so are keys without a value; beside "messages", those of
+    `trimtab.data.given.BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
 
     None and nan are no value, as tables write them. A record that has the keys of its kind but no value gives
     `NOTHING`. Half of a character (a lone surrogate) becomes U+FFFD. Conversations may be JSON text, as in CSV. Of
@@ -142,9 +154,12 @@ def parse(
     names = columns or _OWN
     there = {key: raw[name] for key, name in names.items() if name in raw}
     fields = {key: value for key, value in there.items() if not is_missing(value)}
+    given = _given(raw) if "messages" in fields and columns is None else {}
     try:
-        mended = any(map(_has_halves, fields.values()))
-        item, used = _item(_whole(fields) if mended else fields, there, where, raw)
+        mended = any(map(_has_halves, (*fields.values(), *given.values())))
+        if mended:
+            fields, given = _whole(fields), _whole(given)
+        item, used = _item(fields, there, given, where, raw)
     except RecursionError as error:
         raise DataError(f"{where}: {explain('values nested too deep', _KINDS)}") from error
     if item is None:
@@ -152,7 +167,7 @@ def parse(
         raise DataError(f"{where}: {explain(_named(raw), expected, hint)}")
     unused = beside
     if len(raw) > len(used):
-        read = {names[key] for key in used}
+        read = {*(names[key] for key in used), *given}
         unused += tuple(str(key) for key in raw if key not in read and not is_missing(raw[key]))
     return _noted(item, Notes(unused, mended)) if unused or mended else item
 
@@ -181,7 +196,7 @@ def excerpt(item: Item, length: int = 60) -> str:
     elif isinstance(item, Completion):
         text = item.prompt + item.completion
     else:
-        text = " / ".join(str(message["content"]) for message in item.messages)
+        text = " / ".join(str(message.get("content") or "...") for message in item.messages)
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
@@ -256,12 +271,16 @@ def named(names: Iterable[Any]) -> str:
 
 
 def _item(
-    fields: Mapping[str, Any], there: Mapping[str, Any], where: str, raw: Mapping[Any, Any]
+    fields: Mapping[str, Any],
+    there: Mapping[str, Any],
+    given: Mapping[str, Any],
+    where: str,
+    raw: Mapping[Any, Any],
 ) -> tuple[Item | None, tuple[str, ...]]:
     """The record of a mapping's fields and the keys it is made of; None where they make none."""
     if "messages" in fields:
-        used = tuple(key for key in there if key not in ("text", "prompt", "completion"))
-        return Chat(_messages(_listed(fields["messages"], where), where)), used
+        messages = _messages(_listed(fields["messages"], where), where)
+        return Chat(messages, read_given(given, messages, where)), ("messages",)
     if "text" in fields and not ("prompt" in fields and "completion" in fields):
         return Text(_string(fields, "text", where)), ("text",)
     if "prompt" in fields and "completion" in fields:
@@ -274,6 +293,11 @@ def _item(
             other = "completion" if key == "prompt" else "prompt"
             raise DataError(f"{where}, {other!r}: {explain('no value', 'a text', hint_for(raw, raw))}")
     return None, ()
+
+
+def _given(raw: Mapping[Any, Any]) -> dict[str, Any]:
+    """What stands beside the messages of a record and has a value."""
+    return {key: raw[key] for key in BESIDE_MESSAGES if not is_missing(raw.get(key))}
 
 
 def _noted(item: Item, notes: Notes) -> Item:
@@ -355,8 +379,8 @@ def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(message, Mapping):
             what = explain(type(message).__name__, "a mapping with 'role' and 'content'")
             raise DataError(f"{where}, message {number}: {what}")
-        for key in ("role", "content"):
-            _string(message, key, f"{where}, message {number}")
+        _string(message, "role", f"{where}, message {number}")
+        check_content(message, f"{where}, message {number}")
     return tuple(value)
 
 

@@ -29,6 +29,10 @@ class SplitCounts:
         truncated: rows cut at `seq_len`.
         dropped: records without a single predicted token that carries loss, left out.
         left_over: tokens of packed text after the last full row, left out.
+        beyond: of those dropped, records whose loss begins after `seq_len`; a longer row would keep them.
+        skipped: conversations that the chat template refuses, or in which the assistant's turns are not certain.
+        first_skipped: number of the first of them and why; "" without one.
+        blank: blank records, left out; not among `records`.
     """
 
     records: int
@@ -36,6 +40,10 @@ class SplitCounts:
     truncated: int
     dropped: int
     left_over: int
+    beyond: int = 0
+    skipped: int = 0
+    first_skipped: str = ""
+    blank: int = 0
 
 
 def write_rows(
@@ -47,12 +55,16 @@ def write_rows(
     out; a row counts as that of the record at its middle. All other records make a row each, cut at `seq_len`.
     Memory holds one row and one record.
     """
-    records = truncated = dropped = 0
+    records = truncated = dropped = beyond = skipped = 0
+    first_skipped = ""
     waiting, owners = np.empty(0, np.int32), np.empty(0, np.int64)
     with RowFiles(folder, split) as files:
         for record in encoded:
             records += 1
-            if packing == "packed" and record.is_text:
+            if record.skipped:
+                skipped += 1
+                first_skipped = first_skipped or f"record {records - 1}, {record.skipped}"
+            elif packing == "packed" and record.is_text:
                 waiting = np.concatenate([waiting, record.ids])
                 owners = np.concatenate([owners, np.full(len(record.ids), records - 1)])
                 full = len(waiting) // seq_len * seq_len
@@ -64,7 +76,10 @@ def write_rows(
                 files.add(record.ids[:seq_len], record.loss[:seq_len], records - 1)
             else:
                 dropped += 1
-        return SplitCounts(records, files.tokens, truncated, dropped, len(waiting))
+                beyond += bool(record.loss[seq_len:].any())
+        return SplitCounts(
+            records, files.tokens, truncated, dropped, len(waiting), beyond, skipped, first_skipped
+        )
 
 
 class RowFiles:

@@ -210,7 +210,8 @@ def _match(path: str | Path, name: str) -> list[Path]:
         found = [Path(match) for match in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207
         files = [match for match in found if match.is_file()]
         other = whole.exists()
-        hint = neighbour(whole)
+        near = neighbour(whole)
+        hint = near if near != str(whole) else "the file itself, or a copy of it"
     except (OSError, ValueError, RuntimeError) as error:
         # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
         got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"

@@ -6,9 +6,10 @@ import hashlib
 import json
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,22 @@ from trimtab.data.domains import Domain
 from trimtab.data.encode import encode, find_tokenizer, pad_id, tokenizer_fingerprint
 from trimtab.data.records import Item
 from trimtab.data.rows import ARRAYS, Packing, SplitCounts, array_file, write_rows
-from trimtab.errors import ConfigError, DataError, explain
+from trimtab.data.splits import SplitContents
+from trimtab.errors import CheckpointError, ConfigError, DataError, explain
 from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.checksums import CHECKSUMS, verify_checksums, write_checksums
+from trimtab.runs.files import read_json
 from trimtab.runs.places import cache_home
 
 NO_LOSS = -100
 """The label of a position that carries no loss, as torch and transformers have it."""
 
-_LAYOUT = 2
+_LAYOUT = 3
 _CARD = "card.json"
 _ATTEMPTS = 5
+_TOLD = 0.05
+"""Share of a split's sequences cut, or of its records without a token to learn, above which a warning says so."""
+_EXCERPT = 120
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,18 @@ class TokenSplit:
         """(B,) int64: per row, how many predicted tokens carry loss (after the model's shift); at least 1."""
         return self.targets[np.asarray(indices, dtype=np.intp)].astype(np.int64)
 
+    def example(self, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> tuple[tuple[str, bool], ...]:
+        """A row as stretches of text, each with whether it carries loss; long ones are cut in their middle."""
+        start, stop = self._span(row)
+        loss = self.loss[start:stop]
+        borders = np.flatnonzero(np.diff(loss.astype(np.int8))) + 1
+        return tuple(
+            (_shortened(str(tokenizer.decode(ids.tolist()))), bool(marks[0]))
+            for ids, marks in zip(
+                np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True
+            )
+        )
+
     @property
     def mean_target_tokens(self) -> float:
         """Predicted tokens that carry loss, per row; nan without rows."""
@@ -120,11 +139,13 @@ class TokenDomain:
         name: the domain's name.
         splits: "train", "validation" and "test", those the domain has.
         fingerprint: hex digest of the text, the tokenizer, the row length and the packing.
+        unread: what of the domain's files was not used, a sentence each.
     """
 
     name: str
     splits: dict[str, TokenSplit]
     fingerprint: str
+    unread: tuple[str, ...] = ()
 
 
 def tokenise(
@@ -142,9 +163,13 @@ def tokenise(
     and conversations make one row each, cut at `seq_len` (`TokenSplit.counts` says how many were).
     `trimtab.data.encode.encode` says which tokens carry loss.
 
+    A conversation that the chat template refuses, or in which the assistant's turns cannot be located for certain, is
+    left out and counted; more than half of a split like that are refused. A warning tells of records left out,
+    and of more than 5 % of a split's sequences cut or of its records without a token to learn.
+
     An entry of the cache is known by the text, the tokenizer, `seq_len` and `packing`; names and paths have no part
-    in it. Entries appear whole or not at all, any number of processes may build the same one, and a damaged
-    one is built again.
+    in it. Entries appear whole or not at all and carry checksums, which are compared when one is opened. Any number of
+    processes may build the same one, and a damaged one is built again, which a warning tells.
 
     Args:
         domain: what to tokenise.
@@ -155,8 +180,8 @@ def tokenise(
 
     Raises:
         ConfigError: `seq_len` or `packing` is not possible.
-        DataError: what `Domain.contents` refuses, a split without enough tokens for one row, or one that
-            changed while it was read.
+        DataError: what `Domain.contents` refuses, a split without enough tokens for one row or with more than half
+            of its conversations left out, one that changed while it was read, or text that cannot be encoded.
         ModelError: no tokenizer, or one without an end-of-sequence token where it is needed.
     """
     if seq_len < 2:
@@ -168,9 +193,16 @@ def tokenise(
     entry = (cache_home() / "tokens" if cache is None else Path(cache)) / key
     for _ in range(_ATTEMPTS):
         existed = entry.exists()
-        splits = _open(entry)
+        try:
+            splits = _open(entry) if existed else None
+        except CheckpointError as error:
+            warnings.warn(f"token cache: {error}; the entry is built again", stacklevel=2)
+            splits = None
         if splits is not None:
-            return TokenDomain(domain.name, splits, key)
+            unread = tuple(getattr(domain, "unread", ()))
+            made = TokenDomain(domain.name, _with_blanks(splits, domain), key, unread)
+            _warn(made, seq_len)
+            return made
         if existed:
             _discard(entry)
         with atomic_directory(entry, replace=False) as folder:
@@ -192,11 +224,10 @@ def _build(
     for split in domain.splits:
         items = _unchanged(domain, split)
         counts[split] = write_rows(folder, split, encode(items, tokenizer), seq_len, packing)
-        if not counts[split].tokens:
+        if not counts[split].tokens or 2 * counts[split].skipped > counts[split].records:
             raise _too_short(domain, split, counts[split], seq_len)
     card = {
         "splits": {split: asdict(count) for split, count in counts.items()},
-        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         "pad_id": pad_id(tokenizer),
         "seq_len": seq_len,
         "packing": packing,
@@ -204,6 +235,7 @@ def _build(
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
     (folder / _CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
+    write_checksums(folder)
 
 
 def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
@@ -218,31 +250,124 @@ def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
 
 
 def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) -> DataError:
-    got = f"{counts.records} records without a row"
+    where = f"domain {domain.name!r}, split {split!r}"
+    if 2 * counts.skipped > counts.records:
+        got = f"{counts.skipped} of {counts.records} records left out, the first: {counts.first_skipped}"
+        return DataError(f"{where}: {explain(got, 'at most half of them')}")
+    got, hint = f"{counts.records} records without a row", "more data"
+    if counts.skipped:
+        got += f" ({counts.skipped} left out, the first: {counts.first_skipped})"
     if counts.dropped:
         got += f" ({counts.dropped} without a token that carries loss in the first {seq_len})"
     if counts.left_over:
         got += f" ({counts.left_over} tokens of text)"
-    what = explain(got, f"enough for one row of seq_len={seq_len}", "a smaller seq_len, or more data")
-    return DataError(f"domain {domain.name!r}, split {split!r}: {what}")
+        hint = "a smaller seq_len, or more data"
+    if counts.beyond:
+        hint = "a larger seq_len"
+    return DataError(f"{where}: {explain(got, f'enough for one row of seq_len={seq_len}', hint)}")
+
+
+def _with_blanks(splits: dict[str, TokenSplit], domain: Domain) -> dict[str, TokenSplit]:
+    """With the blank records of this domain: they have no part in what an entry of the cache is known by."""
+    return {
+        name: replace(split, counts=replace(split.counts, blank=_blank(domain.contents[name])))
+        for name, split in splits.items()
+    }
+
+
+def _blank(contents: SplitContents) -> int:
+    """Records without a text: blank ones, and those without a value."""
+    return int(getattr(contents, "blank", 0)) + int(getattr(contents, "without_value", 0))
+
+
+def _warn(domain: TokenDomain, seq_len: int) -> None:
+    told = [
+        f"{name}: {'; '.join(found)}"
+        for name, split in domain.splits.items()
+        if (found := list(left_out(split, seq_len, least=_TOLD)))
+    ]
+    if told:
+        warnings.warn(f"domain {domain.name!r}, {' | '.join(told)}", stacklevel=3)
+
+
+def left_out(split: TokenSplit, seq_len: int, *, least: float = 0.0) -> Iterator[str]:
+    """What of a split is not learned from or judged by, and what to try, a phrase each.
+
+    Args:
+        split: of which.
+        seq_len: tokens per row.
+        least: share above which sequences that were cut and records that were dropped are told of.
+    """
+    counts = split.counts
+    if counts.skipped:
+        yield (
+            f"{counts.skipped} of {counts.records} records left out, since the chat template does not write them as "
+            f"they are (the first: {counts.first_skipped})"
+        )
+    if counts.dropped > least * counts.records:
+        hint = f"; a larger seq_len keeps {counts.beyond} of them" if counts.beyond else ""
+        yield (
+            f"{counts.dropped} of {counts.records} records dropped, without a token that carries loss in the first "
+            f"{seq_len}{hint}"
+        )
+    if counts.truncated > least * len(split):
+        hint = "" if counts.beyond else "; a larger seq_len keeps more"
+        yield f"{counts.truncated} of {len(split)} sequences were cut at {seq_len} tokens{hint}"
+
+
+def _shortened(text: str) -> str:
+    half = _EXCERPT // 2
+    return text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}"
 
 
 def _open(entry: Path) -> dict[str, TokenSplit] | None:
-    """The splits of an entry; None when it is missing or damaged."""
+    """The splits of an entry, compared with what was written; None when it is gone.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not entry.exists():
+        return None
+    if not (entry / CHECKSUMS).is_file():
+        raise CheckpointError(explain(f"no file {entry / CHECKSUMS}", "every file that was written"))
+    verify_checksums(entry)
+    sums = read_json(entry / CHECKSUMS, "checksums written by trimtab", error=CheckpointError)
+    if sums.keys() != {path.name for path in entry.iterdir()} - {CHECKSUMS}:
+        raise CheckpointError(explain(f"other files in {entry}", "those that were written"))
+    card = read_json(entry / _CARD, "a card written by trimtab", error=CheckpointError)
     try:
-        card = json.loads((entry / _CARD).read_text(encoding="utf-8"))
-        if any((entry / name).stat().st_size != size for name, size in card["bytes"].items()):
-            return None
-        return {
-            split: TokenSplit(**_arrays(entry, split), pad_id=card["pad_id"], counts=SplitCounts(**counts))
+        splits = {
+            split: TokenSplit(
+                **_arrays(entry, split), pad_id=int(card["pad_id"]), counts=SplitCounts(**counts)
+            )
             for split, counts in card["splits"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise CheckpointError(explain(f"damaged {entry} ({error})", "the files that were written")) from error
+    for name, split in splits.items():
+        if not _fits(split):
+            raise CheckpointError(
+                explain(f"arrays of {name} in {entry} of other sizes", "rows one after the other")
+            )
+    return splits
 
 
 def _arrays(entry: Path, split: str) -> dict[str, Any]:
     return {part: np.load(array_file(entry, split, part), mmap_mode="r") for part in ARRAYS}
+
+
+def _fits(split: TokenSplit) -> bool:
+    """Whether the arrays are of the types and sizes that rows one after the other have."""
+    typed = all(getattr(split, part).dtype == dtype for part, dtype in ARRAYS.items())
+    flat = all(getattr(split, part).ndim == 1 for part in ARRAYS)
+    if not typed or not flat or not len(split.offsets):
+        return False
+    return (
+        split.offsets[0] == 0
+        and split.offsets[-1] == len(split.ids) == len(split.loss)
+        and len(split.offsets) - 1 == len(split.targets) == len(split.records)
+        and bool((np.diff(split.offsets) > 0).all())
+    )
 
 
 def _discard(entry: Path) -> None:
