@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trimtab.data.records import NOTHING, Chat, Completion, Text, excerpt, notes_of, parse
+from trimtab.data.records import NOTHING, Chat, Completion, Text, excerpt, parse, unused_of
 from trimtab.errors import DataError
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -24,34 +24,38 @@ def test_a_digest_is_of_the_content_and_the_kind():
     same = [Text("ab"), Completion("a", "b"), Completion("", "ab"), Chat(tuple(TALK))]
     assert len({item.digest for item in same}) == 4
     assert parse({"id": 1, "text": "a"}, "x").digest == parse("a", "y").digest
-    assert len(Text("\ud800").digest) == 32
 
 
-BROKEN, MENDED = "so \ud83d good \ude00", "so \ufffd good \ufffd"
+BROKEN = "so \ud83d good \ude00"
 
 
 @pytest.mark.parametrize(
-    ("raw", "expected"),
+    ("raw", "key"),
     [
-        (BROKEN, Text(MENDED)),
-        ({"text": BROKEN}, Text(MENDED)),
-        (Text(BROKEN), Text(MENDED)),
-        ({"prompt": BROKEN, "completion": "c"}, Completion(MENDED, "c")),
-        ({"prompt": "p", "completion": BROKEN}, Completion("p", MENDED)),
-        ({"messages": [{"role": "user", "content": BROKEN}]}, Chat(({"role": "user", "content": MENDED},))),
-        (
-            {"messages": [{"role": BROKEN, "content": "a", BROKEN: [BROKEN]}]},
-            Chat(({"role": MENDED, "content": "a", MENDED: [MENDED]},)),
-        ),
+        (BROKEN, "text"),
+        ({"text": BROKEN}, "text"),
+        (Text(BROKEN), "text"),
+        ({"prompt": BROKEN, "completion": "c"}, "prompt"),
+        ({"prompt": "p", "completion": BROKEN}, "completion"),
+        (Completion("p", BROKEN), "completion"),
+        ({"messages": [{"role": "user", "content": BROKEN}]}, "messages"),
+        ({"messages": [{"role": BROKEN, "content": "a"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "a", BROKEN: 1}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "a", "x": [{"y": BROKEN}]}]}, "messages"),
+        ({"messages": json.dumps([{"role": "user", "content": BROKEN}])}, "messages"),
+        ({"messages": TALK, "tools": [{"name": BROKEN}]}, "tools"),
     ],
 )
-def test_half_of_a_character_is_replaced_and_noted_wherever_it_stands(raw, expected):
-    found = parse(raw, "x")
-    assert found == expected
-    assert found.digest == expected.digest
-    assert notes_of(found).mended
-    assert parse({"text": "\ud83d\ude00", "\ud800": BROKEN}, "x") == Text("\U0001f600")
-    assert notes_of(parse("caf\u00e9 \U0001f600", "x")) is None
+def test_half_of_a_character_is_refused_wherever_it_is_used(raw, key):
+    with pytest.raises(
+        DataError, match=rf"a:3, '{key}': got half of a character .*, expected whole characters; try"
+    ):
+        parse(raw, "a:3")
+
+
+def test_whole_characters_and_keys_that_are_not_used_pass():
+    assert parse({"text": "caf\u00e9 \U0001f600", BROKEN: BROKEN}, "x") == Text("caf\u00e9 \U0001f600")
+    assert parse(json.loads('{"text": "\\ud83d\\ude00"}'), "x") == Text("\U0001f600")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_one_kind_wins_and_the_rest_is_noted():
     whole = {"id": 1, "text": "t", "prompt": "p", "completion": "c", "messages": TALK, "tag": None}
     found = parse(whole, "x")
     assert found == Chat(tuple(TALK))
-    assert set(notes_of(found).unused) == {"id", "text", "prompt", "completion"}
+    assert set(unused_of(found)) == {"id", "text", "prompt", "completion"}
     del whole["messages"]
     assert parse(whole, "x") == Completion("p", "c")
     assert parse({"text": "t", "prompt": "p"}, "x") == Text("t")

@@ -43,8 +43,8 @@ class Domain:
 
     A record is a text, a mapping with "text", one with "prompt" and "completion" (loss on the completion
     only), or one with "messages", a list of {"role", "content"} (loss on what the assistant says only).
-    Blank texts and records whose fields have no value (null, nan) are skipped and counted; half of a character (a lone
-    surrogate) becomes U+FFFD; `unread` says so. Splits are read lazily, more than once, never held in memory.
+    Blank texts and records whose fields have no value (null, nan) are skipped and counted; `unread` says so.
+    Splits are read lazily, more than once, never held in memory.
 
     A split is a list or another sequence of records, a pandas, polars or Arrow table, a pandas, numpy or Arrow column,
     a mapping of columns, or a `datasets.Dataset`; of tables only the columns that make records are read.
@@ -132,7 +132,7 @@ class Domain:
         contents = self.__dict__.get("contents")
         if contents is None:
             contents = {split: survey(_first(pool_of(self._source(split)))) for split in self.splits}
-            seen = [replace(one, blank=0, without_value=0, mended=0, repeated=0) for one in contents.values()]
+            seen = [replace(one, blank=0, without_value=0, repeated=0) for one in contents.values()]
             return (*map(str, self.left_out), *told(seen))
         return (*map(str, self.left_out), *told(contents.values()))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from trimtab.data.given import BESIDE_MESSAGES, check_content, read_given
 from trimtab.errors import DataError, Problem, explain, nearest
-from trimtab.runs.files import has_halves, parse_json, whole_characters
+from trimtab.runs.files import has_halves, parse_json
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
@@ -96,22 +96,9 @@ NOTHING = Text("")
 """Stands where a record has the keys but no value; skipped as blank texts are, and counted apart."""
 
 
-@dataclass(frozen=True)
-class Notes:
-    """What became of the rest of a record.
-
-    Attributes:
-        unused: keys or columns that have no part in it.
-        mended: whether half of a character in it was replaced by U+FFFD.
-    """
-
-    unused: tuple[str, ...] = ()
-    mended: bool = False
-
-
-def notes_of(item: Item) -> Notes | None:
-    """What was noted when the record was read; None where there was nothing."""
-    found: Notes | None = item.__dict__.get("_notes")
+def unused_of(item: Item) -> tuple[str, ...]:
+    """The keys or columns that stood beside the record and have no part in it."""
+    found: tuple[str, ...] = item.__dict__.get("_unused", ())
     return found
 
 
@@ -128,8 +115,8 @@ def parse(
     `trimtab.data.given.BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
 
     None and nan are no value, as tables write them. A record that has the keys of its kind but no value gives
-    `NOTHING`. Half of a character (a lone surrogate) becomes U+FFFD. Conversations may be JSON text, as in CSV. Of
-    several kinds in one record, messages win over a prompt with its completion, and those over a text.
+    `NOTHING`. Conversations may be JSON text, as in CSV. Of several kinds in one record, messages win over a prompt
+    with its completion, and those over a text.
 
     Args:
         raw: a text or a mapping; a checked record passes through.
@@ -138,17 +125,21 @@ def parse(
         beside: columns of the record's table that were not read, to be noted.
 
     Raises:
-        DataError: neither a text nor one of the three kinds of mapping, or a field of the wrong type.
+        DataError: neither a text nor one of the three kinds of mapping, a field of the wrong type, or half of a
+            character (a lone surrogate) in a part of it that is used.
 
     >>> parse({"prompt": "2 + 2 =", "completion": " 4", "id": 7}, "line 1")
     Completion(prompt='2 + 2 =', completion=' 4')
     """
     if isinstance(raw, Text | Completion | Chat):
-        return _whole_item(raw)
+        _refuse_halves(raw, where)
+        return raw
     if is_missing(raw):
         return NOTHING
     if isinstance(raw, str):
-        return _whole_item(Text(str(raw)))
+        text = Text(str(raw))
+        _refuse_halves(text, where)
+        return text
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: {explain(type(raw).__name__, _KINDS)}")
     names = columns or _OWN
@@ -156,10 +147,9 @@ def parse(
     fields = {key: value for key, value in there.items() if not is_missing(value)}
     given = _given(raw) if "messages" in fields and columns is None else {}
     try:
-        mended = any(map(_has_halves, (*fields.values(), *given.values())))
-        if mended:
-            fields, given = _whole(fields), _whole(given)
         item, used = _item(fields, there, given, where, raw)
+        if item is not None:
+            _refuse_halves(item, where)
     except RecursionError as error:
         raise DataError(f"{where}: {explain('values nested too deep', _KINDS)}") from error
     if item is None:
@@ -169,7 +159,10 @@ def parse(
     if len(raw) > len(used):
         read = {*(names[key] for key in used), *given}
         unused += tuple(str(key) for key in raw if key not in read and not is_missing(raw[key]))
-    return _noted(item, Notes(unused, mended)) if unused or mended else item
+    if unused and item is not NOTHING:
+        # Kept beside the fields, as cached digests are: two records of the same content stay equal.
+        item.__dict__["_unused"] = unused
+    return item
 
 
 def is_missing(value: object) -> bool:
@@ -300,19 +293,14 @@ def _given(raw: Mapping[Any, Any]) -> dict[str, Any]:
     return {key: raw[key] for key in BESIDE_MESSAGES if not is_missing(raw.get(key))}
 
 
-def _noted(item: Item, notes: Notes) -> Item:
-    """The record with notes, which have no part in its content, its digest or its equality."""
-    if item is not NOTHING:
-        # Kept beside the fields, as cached digests are: two records of the same content stay equal.
-        item.__dict__["_notes"] = notes
-    return item
-
-
-def _whole_item(item: Item) -> Item:
-    values = tuple(vars(item)[name] for name in item.__dataclass_fields__)
-    if not any(map(_has_halves, values)):
-        return item
-    return _noted(type(item)(*map(_whole, values)), Notes(mended=True))
+def _refuse_halves(item: Item, where: str) -> None:
+    fields = {name: vars(item)[name] for name in item.__dataclass_fields__}
+    given = fields.pop("given", {})
+    for key, value in {**fields, **given}.items():
+        if _has_halves(value):
+            hint = "removing it, or U+FFFD in its place"
+            what = explain("half of a character (a lone surrogate)", "whole characters", hint)
+            raise DataError(f"{where}, {key!r}: {what}")
 
 
 def _has_halves(value: object) -> bool:
@@ -323,18 +311,8 @@ def _has_halves(value: object) -> bool:
     return isinstance(value, list | tuple) and any(map(_has_halves, value))
 
 
-def _whole(value: Any) -> Any:
-    if isinstance(value, str):
-        return whole_characters(value)
-    if isinstance(value, Mapping):
-        return {_whole(key): _whole(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_whole, value))
-    return value
-
-
 def _digest(*parts: object) -> bytes:
-    """Sha256 of the parts as JSON, which separates them; lone surrogates pass."""
+    """Sha256 of the parts as JSON, which separates them."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).digest()
 

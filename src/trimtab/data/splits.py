@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.data.records import NOTHING, Item, Text, named, notes_of
+from trimtab.data.records import NOTHING, Item, Text, named, unused_of
 from trimtab.data.sources import REPEATED, Files, Part
 from trimtab.errors import ConfigError, explain
 
@@ -35,7 +35,6 @@ class SplitContents:
         blank: texts without a letter, skipped.
         without_value: records whose fields have no value (null), skipped.
         repeated: records left out because another split has them.
-        mended: records in which half of a character was replaced by U+FFFD.
         unused: keys or columns that have no part in any record, sorted.
     """
 
@@ -45,7 +44,6 @@ class SplitContents:
     blank: int = 0
     without_value: int = 0
     repeated: int = 0
-    mended: int = 0
     unused: tuple[str, ...] = ()
 
 
@@ -55,9 +53,7 @@ def survey(items: Iterable[Item]) -> SplitContents:
 
     def hashes() -> Iterator[int]:
         for item in items:
-            if notes := notes_of(item):
-                counts["mended"] += notes.mended
-                unused.update(notes.unused[: _MOST_NAMES - len(unused)])
+            unused.update(unused_of(item)[: _MOST_NAMES - len(unused)])
             skipped = why_skipped(item)
             if skipped:
                 counts[skipped] += 1
@@ -73,7 +69,6 @@ def survey(items: Iterable[Item]) -> SplitContents:
         blank=counts["blank"],
         without_value=counts["without_value"],
         repeated=counts["repeated"],
-        mended=counts["mended"],
         unused=tuple(sorted(unused)[:_MOST_NAMES]),
     )
 
@@ -99,7 +94,6 @@ def told(contents: Iterable[SplitContents]) -> Iterator[str]:
     for count, what in (
         (sum(one.without_value for one in every), "without a value skipped"),
         (sum(one.repeated for one in every), "of which a later split has the same left out"),
-        (sum(one.mended for one in every), "with half of a character, which became U+FFFD"),
     ):
         if count:
             yield f"{count} record{'s' * (count > 1)} {what}"

@@ -185,19 +185,14 @@ def depth(value: Any) -> int:
     return deepest
 
 
-def whole_characters(text: str) -> str:
-    """The text with every half of a character (a lone surrogate) replaced by U+FFFD; two halves that fit are joined.
-
-    JSON and UTF-16 exports hold such halves; no tokenizer and no file in UTF-8 does.
-
-    >>> whole_characters("so happy \\ud83d today"), whole_characters("\\ud83d\\ude00")
-    ('so happy \ufffd today', '\U0001f600')
-    """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
 def has_halves(text: str) -> bool:
-    """Whether a text holds half of a character, a lone surrogate, which cannot be written in UTF-8."""
+    r"""Whether a text holds half of a character, a lone surrogate, which no tokenizer reads and no UTF-8 can say.
+
+    JSON and UTF-16 exports hold such halves.
+
+    >>> has_halves("so happy \ud83d today"), has_halves("so happy \U0001f600 today")
+    (True, False)
+    """
     if text.isascii():
         return False
     try:
