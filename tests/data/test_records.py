@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from trimtab.data.records import NOTHING, Chat, Completion, Text, excerpt, parse, unused_of
+from trimtab.data.domains import Domain
+from trimtab.data.records import NOTHING, Chat, Completion, Text, excerpt, parse, unused_of, whole
 from trimtab.errors import DataError
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -34,10 +35,8 @@ BROKEN = "so \ud83d good \ude00"
     [
         (BROKEN, "text"),
         ({"text": BROKEN}, "text"),
-        (Text(BROKEN), "text"),
         ({"prompt": BROKEN, "completion": "c"}, "prompt"),
         ({"prompt": "p", "completion": BROKEN}, "completion"),
-        (Completion("p", BROKEN), "completion"),
         ({"messages": [{"role": "user", "content": BROKEN}]}, "messages"),
         ({"messages": [{"role": BROKEN, "content": "a"}]}, "messages"),
         ({"messages": [{"role": "user", "content": "a", BROKEN: 1}]}, "messages"),
@@ -50,7 +49,15 @@ def test_half_of_a_character_is_refused_wherever_it_is_used(raw, key):
     with pytest.raises(
         DataError, match=rf"a:3, '{key}': got half of a character .*, expected whole characters; try"
     ):
-        parse(raw, "a:3")
+        whole(parse(raw, "a:3"))
+    with pytest.raises(DataError, match=rf"a:3, '{key}'"):  # told with its first place wherever it is used
+        _ = Domain("d", train=[parse(raw, "a:3")]).contents
+
+
+def test_halves_in_checked_records_are_refused_too():
+    for item in (Text(BROKEN), Completion("p", BROKEN), Chat(({"role": "user", "content": BROKEN},))):
+        with pytest.raises(DataError, match=r"d, train, record 1, '.*': got half of a character"):
+            list(Domain("d", train=["a", item]).items("train"))
 
 
 def test_whole_characters_and_keys_that_are_not_used_pass():

@@ -14,7 +14,7 @@ import numpy as np
 
 from trimtab.data.columns import kind_of_table
 from trimtab.data.record_files import Kind
-from trimtab.data.records import KEYS, Item, Record, column_problems, excerpt
+from trimtab.data.records import KEYS, Item, Record, column_problems, excerpt, whole
 from trimtab.data.saved_sets import is_saved_set, load_saved, load_set
 from trimtab.data.sources import Files, Given, Paths, Without, find, pool_of, source_of
 from trimtab.data.splits import (
@@ -96,7 +96,7 @@ class Domain:
         """
         if split not in self.splits:
             raise DataError(f"domain {self.name!r}: {explain(split, f'one of {self.splits}')}")
-        return (item for item in self._source(split) if not why_skipped(item))
+        return (whole(item) for item in self._source(split) if not why_skipped(item))
 
     @cached_property
     def contents(self) -> dict[str, SplitContents]:

@@ -102,6 +102,21 @@ def unused_of(item: Item) -> tuple[str, ...]:
     return found
 
 
+def whole(item: Item) -> Item:
+    """The record itself, after making sure that every character of it is whole, so that it can be tokenised.
+
+    JSON and UTF-16 exports hold halves (lone surrogates), which no tokenizer reads and no UTF-8 can say.
+
+    Raises:
+        DataError: it holds half of a character, told with the place it was read from.
+    """
+    if "_halves" in item.__dict__:
+        hint = "removing it, or U+FFFD in its place"
+        what = explain("half of a character (a lone surrogate)", "whole characters", hint)
+        raise DataError(f"{item.__dict__['_halves']}: {what}")
+    return item
+
+
 def parse(
     raw: object,
     where: str,
@@ -125,21 +140,18 @@ def parse(
         beside: columns of the record's table that were not read, to be noted.
 
     Raises:
-        DataError: neither a text nor one of the three kinds of mapping, a field of the wrong type, or half of a
-            character (a lone surrogate) in a part of it that is used.
+        DataError: neither a text nor one of the three kinds of mapping, or a field of the wrong type. Half of a
+            character (a lone surrogate) is refused by `whole`, where the record is used.
 
     >>> parse({"prompt": "2 + 2 =", "completion": " 4", "id": 7}, "line 1")
     Completion(prompt='2 + 2 =', completion=' 4')
     """
     if isinstance(raw, Text | Completion | Chat):
-        _refuse_halves(raw, where)
-        return raw
+        return _marked(raw, where)
     if is_missing(raw):
         return NOTHING
     if isinstance(raw, str):
-        text = Text(str(raw))
-        _refuse_halves(text, where)
-        return text
+        return _marked(Text(str(raw)), where)
     if not isinstance(raw, Mapping):
         raise DataError(f"{where}: {explain(type(raw).__name__, _KINDS)}")
     names = columns or _OWN
@@ -149,7 +161,7 @@ def parse(
     try:
         item, used = _item(fields, there, given, where, raw)
         if item is not None:
-            _refuse_halves(item, where)
+            _marked(item, where)
     except RecursionError as error:
         raise DataError(f"{where}: {explain('values nested too deep', _KINDS)}") from error
     if item is None:
@@ -293,14 +305,15 @@ def _given(raw: Mapping[Any, Any]) -> dict[str, Any]:
     return {key: raw[key] for key in BESIDE_MESSAGES if not is_missing(raw.get(key))}
 
 
-def _refuse_halves(item: Item, where: str) -> None:
-    fields = {name: vars(item)[name] for name in item.__dataclass_fields__}
-    given = fields.pop("given", {})
-    for key, value in {**fields, **given}.items():
-        if _has_halves(value):
-            hint = "removing it, or U+FFFD in its place"
-            what = explain("half of a character (a lone surrogate)", "whole characters", hint)
-            raise DataError(f"{where}, {key!r}: {what}")
+def _marked(item: Item, where: str) -> Item:
+    """The record, with its place noted where half of a character is in it; `whole` refuses it then."""
+    if "_halves" not in item.__dict__:
+        fields = {name: vars(item)[name] for name in item.__dataclass_fields__}
+        given = fields.pop("given", {})
+        halved = [key for key, value in {**fields, **given}.items() if _has_halves(value)]
+        if halved:
+            item.__dict__["_halves"] = f"{where}, {halved[0]!r}"
+    return item
 
 
 def _has_halves(value: object) -> bool:

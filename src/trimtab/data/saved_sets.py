@@ -8,6 +8,7 @@ from typing import Any
 
 from trimtab.errors import DataError, explain
 
+_SAID = 600
 _SETS, _SET = "dataset_dict.json", ("state.json", "dataset_info.json")
 
 
@@ -15,7 +16,7 @@ def load_set(name: str, dataset: str, options: Mapping[str, Any]) -> Any:
     """What `datasets.load_dataset` gives for a name; `name` is the domain's.
 
     Raises:
-        DataError: it cannot be loaded, with the first line of the reason.
+        DataError: it cannot be loaded, with the beginning of the reason.
     """
     from datasets import load_dataset
 
@@ -26,7 +27,8 @@ def load_set(name: str, dataset: str, options: Mapping[str, Any]) -> Any:
         hint = "its name on the hub, or a path"
         if "config" in str(error).lower():
             hint = "config=..., one of those named"
-        raise DataError(f"domain {name!r}: {explain(f'{dataset!r}: {error}', expected, hint)}") from error
+        said = " ".join(str(error).split())[:_SAID] or type(error).__name__
+        raise DataError(f"domain {name!r}: {explain(f'{dataset!r}: {said}', expected, hint)}") from error
 
 
 def is_saved_set(folder: Path) -> bool:

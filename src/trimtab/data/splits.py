@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.data.records import NOTHING, Item, Text, named, unused_of
+from trimtab.data.records import NOTHING, Item, Text, named, unused_of, whole
 from trimtab.data.sources import REPEATED, Files, Part
 from trimtab.errors import ConfigError, explain
 
@@ -48,8 +48,12 @@ class SplitContents:
 
 
 def survey(items: Iterable[Item]) -> SplitContents:
-    """Read a split once, counting what is skipped; memory holds eight bytes a record."""
-    whole, counts, unused = hashlib.sha256(), Counter[str](), set[str]()
+    """Read a split once, counting what is skipped; memory holds eight bytes a record.
+
+    Raises:
+        DataError: a malformed record, or one with half of a character.
+    """
+    content, counts, unused = hashlib.sha256(), Counter[str](), set[str]()
 
     def hashes() -> Iterator[int]:
         for item in items:
@@ -58,13 +62,13 @@ def survey(items: Iterable[Item]) -> SplitContents:
             if skipped:
                 counts[skipped] += 1
                 continue
-            whole.update(item.digest)
+            content.update(whole(item).digest)
             yield short_hash(item)
 
     found = np.fromiter(hashes(), dtype=np.uint64)
     return SplitContents(
         len(found),
-        whole.hexdigest(),
+        content.hexdigest(),
         np.sort(found),
         blank=counts["blank"],
         without_value=counts["without_value"],
