@@ -26,6 +26,13 @@ def test_records_of_jsonl_are_examples(tmp_path):
     ]
 
 
+def test_the_column_of_texts_of_a_table_holds_the_examples(tmp_path):
+    path = tmp_path / "rude.csv"
+    path.write_text("id,text\n" + "".join(f'{n},"a, b {n}"\n' for n in range(4)))
+    found = read_examples(path, "source", 2, 2)
+    assert sorted(found.fit + found.held_out) == [f"a, b {n}" for n in range(4)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -17,7 +17,6 @@ from trimtab.seeds import derive
 
 LIMIT = 2**30
 """Bytes that a file of texts may have."""
-TABLES = (".csv", ".tsv", ".xls", ".xlsx")
 _LOOKED_AT = 20
 
 
@@ -51,7 +50,7 @@ def read_examples(
     *,
     without: Collection[str] = frozenset(),
 ) -> Examples:
-    """Different examples drawn at random from a file: each line of a text file, each record of JSONL or Parquet.
+    """Different examples drawn at random from a file: each line of a text file, each record of JSON, CSV or Parquet.
 
     A line ends where editors end one (LF, CR LF or CR), not at other separators of Unicode, which texts may hold.
 
@@ -64,7 +63,7 @@ def read_examples(
         without: texts that are left out, since they stand on another side.
 
     Raises:
-        DataError: a file that cannot be read, a table or JSON given as text, a record that is no text, or fewer
+        DataError: a file that cannot be read, JSON given as text, a record that is no text, or fewer
             different texts than asked for.
     """
     all_texts = list(_texts(source, name))
@@ -97,9 +96,6 @@ def _texts(source: str | Path, name: str) -> Iterator[str]:
 
 
 def _lines(path: Path, name: str) -> list[str]:
-    if path.suffix.lower() in TABLES:
-        got, hint = f"the table {path}", "its column of texts in a .jsonl or .txt file"
-        raise DataError(f"{name}: {explain(got, 'text, .jsonl or .parquet', hint)}")
     whole = read_text(path, "UTF-8 text", limit=LIMIT)
     lines = whole.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     first = [line for line in lines if line.strip()][:_LOOKED_AT]
