@@ -14,6 +14,7 @@ from scipy import stats
 
 from page_sentences import hold
 from trimtab.adapt.comparison import gain_difference
+from trimtab.adapt.data_table import COLUMNS
 from trimtab.adapt.dynamics_page import page
 from trimtab.adapt.result import FinetuneResult
 
@@ -61,6 +62,27 @@ def with_records(result: FinetuneResult, shift: float, seed: int) -> FinetuneRes
     return replace(result, target_records=pd.concat(parts, ignore_index=True))
 
 
+def with_data(result: FinetuneResult, seed: int) -> FinetuneResult:
+    """The result with a table of data in which every domain has other numbers."""
+    random = np.random.default_rng(seed)
+    rows = [
+        {
+            "domain": name,
+            "split": split,
+            "read": read,
+            "read_records": max(1, read // 3),
+            "probe": min(read, 32),
+        }
+        for name in result.final["domain"]
+        for split, read in (
+            ("validation", int(random.integers(9, 60))),
+            ("test", int(random.integers(30, 300))),
+        )
+    ]
+    counts = [column for column in COLUMNS if column not in rows[0]]
+    return replace(result, data=pd.DataFrame(rows).assign(**dict.fromkeys(counts, 400))[list(COLUMNS)])
+
+
 def paired(a: FinetuneResult, b: FinetuneResult) -> tuple[float, float]:
     """The 95 % paired t interval of the mean difference in nats per token; all records have as many tokens."""
     apart = a.target_records.assign(d=(a.target_records["change"] - b.target_records["change"]) / 100)
@@ -101,6 +123,8 @@ DEFINITIONS = (
     r"By length: the error of the predictions with its 95 % interval .*",
     r"Standard errors are the slopes', carried to the whole interval; about 95 % within two of them would be honest\.",
     r"The Wilson interval takes points as independent, .*",
+    r"Cut: sequences that were longer\.",
+    r"Read: by each evaluation of that split\.",
     r"At the right of each bar: the share of the targets together\.",
 )
 
@@ -169,9 +193,6 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
         ),
         rf"The largest estimate among them, {NUMBER} % \({NUMBER} to {NUMBER}\), is that of (\w+){near}"
         r" \(95 % intervals of paired differences over test records\)\.": best,
-        r"The checkpoint of step (\d+) on test, in nats per token; .*": (
-            lambda step: int(step) in {one.step for one in results}
-        ),
         r"At (\d+) of (\d+) updates no mixture was predicted to keep every constraint; the solver then .*": relaxed,
         r"On the dotted line the prediction came true\. n = (\d+) \(.*\): "
         rf"median absolute error {NUMBER} nats, correlation {NUMBER}\.": points,
@@ -180,6 +201,53 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
         r"Runs whose mixture changes, (\d+) of (\d+): share over training steps, the same axes for all\.": moving,
         r"Runs with slopes: (\d+); n = (\d+) points \(.*\); (\d+) more were not read at both ends .*": counted,
     }
+
+
+def counts(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
+    """What each sentence with a number of sequences or records must say."""
+
+    def has(split: str, column: str, told: str) -> bool:
+        """Whether "8 of a, 5 of b" is what the table of data of one of the runs says."""
+        pairs = {name: int(n) for n, name in (one.split(" of ") for one in told.split(", "))}
+        tables = [one.data[one.data["split"] == split] for one in results if len(one.data)]
+        return any(pairs == dict(zip(table["domain"], table[column], strict=True)) for table in tables)
+
+    def few(told: str) -> bool:
+        pairs = {name: int(n) for name, n in re.findall(r"(\w+) \((\d+)\)", told)}
+        return any(pairs == _few_records(one) for one in results if len(one.data))
+
+    def at_most(n: str) -> bool:
+        return any(one.config["fit"]["eval_sequences"] == int(n) for one in results if not len(one.data))
+
+    def at_most_probe(n: str) -> bool:
+        return any(one.config["fit"]["probe_sequences"] == int(n) for one in results if not len(one.data))
+
+    band = "the band is the 95 % interval of the paired change over their records, one seed"
+    covers = "the probe's own choice of training batches may not be in it"
+    share = "Below each column's name is the share that the mixture then gave it"
+    errors = rf"{share}\. ± is the standard error over the records"
+    return {
+        r"The checkpoint of step (\d+) on test, in nats per token; every test sequence of each domain\.": (
+            lambda step: int(step) in {one.step for one in results if not len(one.data)}
+        ),
+        r"The checkpoint of step (\d+) on test, in nats per token; n test sequences: (.*)\.": (
+            lambda step, told: int(step) in {one.step for one in results} and has("test", "read", told)
+        ),
+        rf"Vertical line: the checkpoint kept\. n validation sequences: (.*) at each point; {band}\.": (
+            lambda told: has("validation", "read", told)
+        ),
+        r"Vertical line: the checkpoint kept\. at most n = (\d+) validation sequences per domain at .*": at_most,
+        rf"{errors} of n probe sequences: (.*); {covers}\.": lambda told: has("validation", "probe", told),
+        rf"{errors} of at most n = (\d+) probe sequences per domain; {covers}\.": at_most_probe,
+        r"Judged on fewer than 30 test records: (.*)\.": few,
+    }
+
+
+def _few_records(result: FinetuneResult) -> dict[str, int]:
+    """Constraints judged on fewer than 30 test records, from the table of data."""
+    table = result.data[result.data["split"] == "test"].set_index("domain")["read_records"]
+    constraints = result.final.loc[result.final["role"] == "constraint", "domain"]
+    return {name: int(table[name]) for name in constraints if table[name] < 30}
 
 
 def _predictions(result: FinetuneResult, n: int, error: str, r: str) -> bool:
@@ -210,24 +278,24 @@ def _predictions(result: FinetuneResult, n: int, error: str, r: str) -> bool:
 def results(result_of: MakeResult) -> list[FinetuneResult]:
     """Three that gained (one clearly most, one hardly more than another), one that was infeasible."""
     return [
-        with_records(result_of("Planned"), -0.140, 1),
+        with_data(with_records(result_of("Planned"), -0.140, 1), 5),
         with_records(
             result_of("Uniform", probes=False, pulls=(-0.3, -0.1, 0.031, 0.049, 0.027, 0.012)), -0.2, 2
         ),
         with_records(result_of("Near", pulls=(-0.3, -0.098, 0.02, 0.01, 0.0, 0.012)), -0.1995, 3),
-        with_records(result_of("Never", status="infeasible"), 0.0, 4),
+        with_data(with_records(result_of("Never", status="infeasible"), 0.0, 4), 6),
     ]
 
 
 @pytest.mark.parametrize("which", range(4))
 def test_every_sentence_about_one_run(results: list[FinetuneResult], which: int) -> None:
     result = results[which]
-    held = hold(page([result]), rules([result]), definitions=DEFINITIONS)
+    held = hold(page([result]), {**rules([result]), **counts([result])}, definitions=DEFINITIONS)
     assert sum(held.values()) >= 2
 
 
 def test_every_sentence_about_several_runs(results: list[FinetuneResult]) -> None:
-    held = hold(page(results), rules(results), definitions=DEFINITIONS)
+    held = hold(page(results), {**rules(results), **counts(results)}, definitions=DEFINITIONS)
     assert sum(n > 0 for n in held.values()) >= 9
 
 
