@@ -28,13 +28,14 @@ def rows(n: int, *, records: int | None = None, **counts: object):
     """A split of `n` rows that are of so many records, with other counts."""
     made = split(shuffled([1, 2, 3, 4], n))
     owners = np.arange(n) if records is None else np.arange(n) * records // n
-    return replace(made, records=owners, counts=replace(made.counts, **counts))
+    read = n + int(counts.get("dropped", 0))  # type: ignore[call-overload]
+    return replace(made, records=owners, counts=replace(made.counts, **{"records": read, **counts}))
 
 
 def domains() -> dict[str, TokenDomain]:
     full = {"train": rows(20), "validation": rows(12), "test": rows(9)}
     few = {
-        "train": rows(5, truncated=3, dropped=15, beyond=15, records=None),
+        "train": rows(5, truncated=3, dropped=15, beyond=15),
         "validation": rows(6, records=2),
         "test": rows(5, skipped=2, first_skipped="record 3, messages 'a': got b, expected c"),
     }
@@ -64,11 +65,11 @@ def test_notes_tell_what_is_much() -> None:
     known = domains()
     notes = list(data_notes(known, data_table(known, ["maths", "web"], FIT), FIT))
     assert notes == [
-        "Data of web, train: 15 of 5 records dropped, without a token that carries loss in the first 16; a larger "
+        "Data of web: 2 of 5 test records left out, since the chat template does not write them as they are (the "
+        "first: test record 3, messages 'a': got b, expected c).",
+        "Data of web: 15 of 20 train records dropped, without a token that carries loss in the first 16; a larger "
         "seq_len keeps 15 of them.",
-        "Data of web, train: 3 of 5 sequences were cut at 16 tokens.",
-        "Data of web, test: 2 of 5 records left out, since the chat template does not write them as they are (the "
-        "first: record 3, messages 'a': got b, expected c).",
+        "Data of web: 3 of 5 train sequences were cut at 16 tokens.",
         "Data of web: column 'id' not used.",
     ]
     assert not list(data_notes({"maths": known["maths"]}, data_table(known, ["maths"], FIT), FIT))
