@@ -1,4 +1,4 @@
-"""How much pretraining data keeps a promise? On simulated runs of a planted law; yours go into the same table.
+"""How much pretraining data keeps a rise small? On simulated runs of a planted law; yours go into the same table.
 
 python examples/forgetting.py [OUT]        some ten seconds; writes OUT/run/report.html
 """
@@ -30,8 +30,9 @@ def main(out: Path) -> None:
     law = ForgettingLaw.fit(frame[frame["params"] < 8e5], n_boot=20)
     print(law.to_frame().round(3).to_string(index=False))
     share = law.inject_for(rise=0.1, params=8e5, tokens=1e6)
-    low, high = law.inject_interval(rise=0.1, params=8e5, tokens=1e6)
-    print(f"a rise of 0.1 nats at the size left out: at a share of {share:.4f} ({low:.4f} to {high:.4f})")
+    median = law.inject_for(rise=0.1, params=8e5, tokens=1e6, confidence=0.5)
+    print(f"a rise within 0.1 nats at the size left out, in 95 % of refits: from a share of {share:.4f} on")
+    print(f"the law's median: {median:.4f}")
     print("outside what was fitted:", *law.extrapolates(params=8e5, tokens=1e6, inject=share))
 
     out.mkdir(parents=True, exist_ok=True)

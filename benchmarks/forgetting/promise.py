@@ -6,10 +6,10 @@
 Needs the laws of `table.py`, which were fitted to all sizes below the largest of the four. Promises are nats by which
 the pretraining loss may rise: two that were set before anything was known, and two parts of what the law predicts for
 no injection. For each, for two token counts per domain and three seeds, that model is fine-tuned with the share that
-the law plans, without any, and by DynaMiCS with the promise as its constraint and as many steps as the planned run took
-(the run without injection, where no share is planned): same data and evaluation grid. "stopped" trains on the target
-alone for as many steps and keeps its best checkpoint within the promise: what DynaMiCS has to beat. A promise is kept
-where the rise on test is within it, clearly where the whole interval is.
+the law plans (its median: `confidence=0.5`), without any, and by DynaMiCS with the promise as its constraint and as
+many steps as the planned run took (the run without injection, where no share is planned): same data and evaluation
+grid. "stopped" trains on the target alone for as many steps and keeps its best checkpoint within the promise: what
+DynaMiCS has to beat. A promise is kept where the rise on test is within it, clearly where the whole interval is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def planned(domain: str, tokens: int) -> list[SharePlan]:
     run = {"params": bases.parameters(bases.WIDTHS[LARGEST]), "tokens": tokens}
     without = law.rise(**run, inject=0.0)
     promises = (*NATS, *(round(part * without, 3) for part in PARTS))
-    return [plan_share(law, **run, max_rise=promise) for promise in promises]
+    return [plan_share(law, **run, max_rise=promise, confidence=0.5) for promise in promises]
 
 
 def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:

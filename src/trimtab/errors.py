@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -75,6 +76,19 @@ def explain(got: object, expected: str, hint: str = "") -> str:
     """
     tail = f"; try {hint}" if hint else ""
     return f"got {got}, expected {expected}{tail}"
+
+
+_TOLD = re.compile(r".*?got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
+
+
+def told_problem(where: str, message: object) -> Problem | None:
+    """The problem that the message of an error tells of; None where it does not say what was got and expected.
+
+    >>> print(told_problem("train.web", DataError("domain 'web': got folder a, expected files; try a/*")))
+    train.web: got folder a, expected files; try a/*
+    """
+    told = _TOLD.fullmatch(str(message))
+    return Problem(where, told["got"], told["expected"], told["hint"] or "") if told else None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -7,8 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from trimtab.errors import Problem
+
 if TYPE_CHECKING:
     import torch
+
+BEYOND = 2**63
+"""Seeds are whole numbers from 0 to below this: what `derive` gives, and what torch and NumPy both take."""
+
+
+def seed_problem(where: str, seed: int) -> Problem | None:
+    """What is wrong with a seed; the same rule for every system.
+
+    >>> print(seed_problem("seed", -1))
+    seed: got -1, expected a whole number from 0 to 2**63 - 1
+    """
+    if 0 <= seed < BEYOND:
+        return None
+    return Problem(where, str(seed), "a whole number from 0 to 2**63 - 1")
 
 
 def derive(seed: int, *names: str | int) -> int:

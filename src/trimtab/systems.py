@@ -10,11 +10,12 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from trimtab.errors import ConfigProblems, Problem, nearest
-from trimtab.runs.places import cache_home
+from trimtab.runs.places import as_path, cache_home
 
 Config = TypeVar("Config")
 Progress = Callable[[int, int], None]
@@ -102,7 +103,7 @@ _ALL = (
     ),
     _system(
         "forgetting",
-        "scaling laws for forgetting, and the share of pretraining data that keeps a promise",
+        "scaling laws for forgetting, and the share of pretraining data that keeps it small",
         "arXiv 2502.06042",
         "adapt.forgetting",
         "ForgettingConfig",
@@ -152,13 +153,15 @@ def system_of(config: Mapping[str, Any]) -> System:
         ConfigProblems: it names none, or one that does not exist.
     """
     name = config.get("system")
-    if name not in SYSTEMS:
+    if not isinstance(name, str) or name not in SYSTEMS:
         expected = (
             f"one of {', '.join(map(repr, SYSTEMS))}" if len(SYSTEMS) > 1 else repr(next(iter(SYSTEMS)))
         )
-        got = "nothing" if name is None else repr(name)
-        raise ConfigProblems([Problem("system", got, expected, nearest(str(name), SYSTEMS))])
-    return SYSTEMS[str(name)]
+        from trimtab.runs.reading import show
+
+        got = "nothing" if name is None else show(name)
+        raise ConfigProblems([Problem("system", got, expected, nearest(str(name)[:60], SYSTEMS))])
+    return SYSTEMS[name]
 
 
 def system_of_run(config: Mapping[str, Any]) -> System:
@@ -193,14 +196,18 @@ def find_config(text: str) -> tuple[str, Path]:
     Raises:
         ConfigProblems: it is neither; the nearest recipe is named.
     """
-    shipped = recipes()
-    if Path(text).is_file():
-        return Path(text).stem, Path(text)
+    shipped, expected = recipes(), "a YAML file or a recipe"
     if text in shipped:
-        return text, shipped[text].path
-    near = nearest(text, [*shipped, *(path.name for path in Path().glob("*.y*ml"))])
-    problem = Problem("config", repr(text), "a YAML file or a recipe", near or "trimtab ls")
-    raise ConfigProblems([problem])
+        here = Path(text).is_file()
+        return (Path(text).stem, Path(text)) if here else (text, shipped[text].path)
+    path = as_path(text, "config", expected)
+    if path.is_file():
+        return path.stem, path
+    if path.exists() and text:
+        got = f"{text!r}, {'a folder' if path.is_dir() else 'a pipe or a device'}"
+        raise ConfigProblems([Problem("config", got, expected, "trimtab ls")])
+    near = nearest(text[:60], [*shipped, *(path.name for path in islice(Path().glob("*.y*ml"), 1000))])
+    raise ConfigProblems([Problem("config", repr(text), expected, near or "trimtab ls")])
 
 
 def lab_problems(config: Any) -> list[Problem]:

@@ -34,7 +34,7 @@ def asked(mixer: Any, steps: int, roles: Any = ROLES) -> list[int]:
 
 @given(steps=st.integers(1, 200), every=st.none() | st.integers(1, 250))
 def test_a_rhythm_is_told_as_it_is_kept(steps: int, every: int | None) -> None:
-    assert questions(steps, every) == asked(Feedback(every=every), steps)
+    assert list(questions(steps, every)) == asked(Feedback(every=every), steps)
 
 
 @given(

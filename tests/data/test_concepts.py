@@ -104,7 +104,7 @@ def test_a_damaged_or_missing_file_is_refused(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"name"\n')
     with pytest.raises(DataError, match=r"c.jsonl, line 1: got damaged text"):
         ConceptSet.from_jsonl(tmp_path / "c.jsonl")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="got no such file"):
         ConceptSet.from_jsonl(tmp_path / "other.jsonl")
 
 

@@ -161,7 +161,7 @@ def test_ratings_that_are_none(tmp_path):
     (tmp_path / "r.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"no column word1"):
         read_ratings(tmp_path / "r.csv")
-    with pytest.raises(DataError, match=r"No such file"):
+    with pytest.raises(DataError, match=r"got no such file"):
         read_ratings(tmp_path / "none.csv")
     frame = pd.DataFrame({"word1": ["null", "a"], "word2": ["NA", "b"], "score": [1, 2]})
     frame.to_csv(tmp_path / "n.csv", index=False)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from trimtab.errors import CheckpointError
-from trimtab.runs.atomic import atomic_directory, clean_leftovers, write_atomic
+from trimtab.runs import atomic
+from trimtab.runs.atomic import atomic_directory, clean_below, clean_leftovers, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -90,6 +91,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return real(self, target)
 
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "best") as folder:
         (folder / "weights").write_text("new")
@@ -116,6 +118,7 @@ def deadly(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return rename(self, target)
 Path.rename = deadly
+atomic._exchange = lambda *_: False  # as on a system without it
 with atomic.atomic_directory(Path(sys.argv[1])) as folder:
     (folder / "weights").write_text("new")
 """
@@ -142,3 +145,50 @@ def test_living_writers_and_strangers_are_left_alone(tmp_path: Path) -> None:
         clean_leftovers(tmp_path, everyones=True)
         assert names(tmp_path) == sorted([folder.name, ".gitignore"])
     clean_leftovers(tmp_path / "missing")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux")
+def test_a_folder_that_is_replaced_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("old")
+    seen: list[list[str]] = []
+
+    def watched(path: Path, **options: object) -> None:
+        seen.append(names(tmp_path))
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", watched)
+    monkeypatch.setattr(Path, "rename", None)
+    with atomic_directory(tmp_path / "best") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "best/weights").read_text() == "new"
+    assert seen == [["best", folder.name] if folder.name > "best" else [folder.name, "best"]]
+    assert (folder / "weights").read_text() == "old"  # as a kill before the removal leaves it
+    monkeypatch.undo()
+    clean_below(tmp_path)
+    assert names(tmp_path) == ["best"]
+
+
+def test_what_killed_writers_left_is_cleaned_however_deep(tmp_path: Path) -> None:
+    deep = tmp_path / "artifacts/checkpoints"
+    (deep / ".step-4.old-otherhost-1-abc/inner").mkdir(parents=True)
+    (deep / ".step-4.new-otherhost-1-abd").mkdir()
+    (deep / ".step-9.new-otherhost-1-abe").mkdir()
+    (tmp_path / "artifacts/.result.json.new-otherhost-1-abf").write_text("{")
+    clean_below(tmp_path / "artifacts")
+    assert names(deep) == ["step-4"]
+    assert names(tmp_path / "artifacts") == ["checkpoints"]
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/step-4", "weights-0/parameters.safetensors"])
+def test_links_below_are_refused_before_anything_is_cleaned(tmp_path: Path, place: str) -> None:
+    left = tmp_path / "run/.result.json.new-otherhost-1-abf"
+    link = tmp_path / "run" / place
+    link.parent.mkdir(parents=True)
+    left.write_text("{")
+    (tmp_path / "outside").mkdir()
+    link.symlink_to(tmp_path / "outside")
+    with pytest.raises(
+        CheckpointError, match=r"got the link .*, expected a file or folder of the run itself"
+    ):
+        clean_below(tmp_path / "run")
+    assert left.exists()

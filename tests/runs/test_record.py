@@ -159,6 +159,17 @@ def test_a_folder_that_lost_its_config_is_refused(tmp_path: Path) -> None:
         RunFolder.create_or_open(tmp_path, CONFIG)
 
 
+def test_a_run_killed_before_it_had_a_config_begins(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    with RunFolder.create_or_open(tmp_path, CONFIG) as run:
+        assert run.status == "running"
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "artifacts/result.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"got artifacts but no config.yaml"):
+        RunFolder.create_or_open(tmp_path, CONFIG)
+
+
 def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     RunFolder.create_or_open(tmp_path, CONFIG).close()
     facts = json.loads((tmp_path / "run.json").read_text())
@@ -236,4 +247,5 @@ def test_a_full_disk_leaves_no_part_of_a_row(tmp_path: Path, monkeypatch: pytest
 def test_no_git_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with RunFolder.create_or_open(tmp_path, CONFIG) as run:
-        assert run.facts()["git"] is None
+        commit = run.facts()["git"]
+        assert commit is None or commit["changed"] is None

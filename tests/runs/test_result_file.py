@@ -49,6 +49,12 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / RESULT).write_text("{")
     with pytest.raises(CheckpointError, match="damaged text"):
         read_result(tmp_path, 1)
+    write_result(tmp_path, 1, {"seconds": 1.25})
+    (tmp_path / RESULT).write_text((tmp_path / RESULT).read_text().replace("1.25", "1.35"))
+    with pytest.raises(CheckpointError, match=r"got damaged .*result\.json, expected the bytes"):
+        read_result(tmp_path, 1)
+    (tmp_path / RESULT.with_name("result.sha256")).unlink()  # as of an earlier version
+    assert read_result(tmp_path, 1) == {"seconds": 1.35}
 
 
 def test_numbers_are_numbers_again_and_the_given_frame_stays() -> None:

@@ -201,3 +201,33 @@ def test_all_axes_are_judged_at_once() -> None:
     with pytest.raises(ConfigProblems) as raised:
         expand(["seed", "lr=2..1"])
     assert len(raised.value.problems) == 2
+
+
+def test_texts_with_commas_make_cells_of_their_own() -> None:
+    found = expand(["a='1,b=2',1", "b=3,'2,b=3'"])
+    assert len(found) == 4
+    assert {tuple(cell.values()) for cell in found.values()} == {
+        ("1,b=2", 3),
+        ("1,b=2", "2,b=3"),
+        (1, 3),
+        (1, "2,b=3"),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"status": "done"}', '{"status": [], "cell": 1, "result": 1}', "["]
+)
+def test_a_damaged_cell_is_told(tmp_path: Path, text: str) -> None:
+    sweep(square, {"x": {"x": 2}}, tmp_path)
+    (tmp_path / "x/cell.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"damaged text in .*cell\.json"):
+        sweep(square, {"x": {"x": 2}}, tmp_path)
+
+
+def test_cells_that_are_links_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/x").symlink_to(tmp_path / "outside")
+    with pytest.raises(CheckpointError, match="got the link"):
+        sweep(square, {"x": {"x": 2}}, tmp_path / "sweep")
+    assert not list((tmp_path / "outside").iterdir())

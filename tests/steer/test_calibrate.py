@@ -111,6 +111,68 @@ def test_a_cost_that_falls_again_does_not_let_a_larger_strength_through(model, s
     assert found.curve[-1].within
 
 
+@pytest.mark.parametrize("budget", [0.0003, 0.01, 0.05, 0.3])
+@pytest.mark.parametrize("scale", [0.02, 0.5, 30.0])
+def test_all_of_the_budget_is_used_but_for_a_stated_part(model, steering, monkeypatch, scale, budget):
+    """A cost that grows with the square of the strength, as KL does near none: its strength is known."""
+    made_up(monkeypatch, lambda s: scale * s * s)
+    exact = math.sqrt(budget / scale)
+    found = calibrate(steering, model, TEXTS, budget, max_strength=8, tolerance=0.002)
+    if exact > 8:
+        assert (found.strength, found.reached) == (8, False)
+        assert "a larger max_strength would use more" in found.to_text()
+        return
+    assert found.reached
+    assert 0.998 * budget <= found.cost <= budget
+    assert exact * math.sqrt(0.998) <= found.strength <= exact
+    assert len(found.curve) < 40
+
+
+def test_what_is_left_of_the_budget_at_full_strength_is_told(model, steering, monkeypatch):
+    made_up(monkeypatch, lambda s: 0.01 * s * s)
+    found = calibrate(steering, model, TEXTS, 0.05)
+    assert (found.strength, found.cost, found.reached) == (1.0, 0.01, False)
+    assert found.to_text() == (
+        "strength 1 costs 0.01 of the budget of 0.05, the largest that was tried; a larger max_strength would use more"
+    )
+    more = calibrate(steering, model, TEXTS, 0.05, max_strength=4)
+    assert more.reached
+    assert more.strength == pytest.approx(math.sqrt(5), rel=0.01)
+
+
+def test_a_cost_that_jumps_leaves_some_of_the_budget_and_says_so(model, steering, monkeypatch):
+    made_up(monkeypatch, lambda s: 0.01 if s < 0.37 else 5.0)
+    found = calibrate(steering, model, TEXTS, 1.0)
+    assert found.strength == pytest.approx(0.37, abs=1e-9)
+    assert not found.reached
+    assert "strength 0.37 costs 5" in found.to_text()
+    made_up(monkeypatch, lambda s: 5.0)
+    none = calibrate(steering, model, TEXTS, 1.0)
+    assert (none.strength, none.cost, none.reached) == (0.0, 0.0, False)
+    assert "every strength that was tried costs more" in none.to_text()
+
+
+def test_a_cost_that_falls_again_beyond_one_does_not_let_a_larger_strength_through(
+    model, steering, monkeypatch
+):
+    made_up(monkeypatch, lambda s: 2.0 if 1.3 < s < 1.7 else 0.5)
+    found = calibrate(steering, model, TEXTS, 1.0, max_strength=8)
+    assert found.strength == pytest.approx(1.3, abs=1e-6)
+
+
+def test_beyond_one_it_is_the_scaled_steering_that_costs(model, steering):
+    (point,) = calibrate(steering, model, TEXTS, 1e6, strengths=[2.0], max_strength=2).curve
+    kl, *_, tokens = by_hand(model, steering * 2.0, 1.0)
+    assert point.cost == pytest.approx(kl.sum() / tokens.sum(), rel=1e-4)
+    found = calibrate(steering, model, TEXTS, point.cost * 0.9, max_strength=4)
+    assert 1 < found.strength < 2
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad(), found.on(steering, model):
+        steered = model.module(ids).logits
+    with torch.no_grad(), (steering * found.strength).on(model):
+        assert torch.equal(steered, model.module(ids).logits)
+
+
 def test_a_cost_of_nan_breaks_the_budget(model, steering, monkeypatch):
     made_up(monkeypatch, lambda s: math.nan if s > 0.5 else 0.0)
     assert calibrate(steering, model, TEXTS, 1.0, halvings=0).strength == 0.5
@@ -143,6 +205,10 @@ def test_the_same_seed_gives_the_same_interval(model, steering):
         ({"measure": "ppl"}, "measure: got 'ppl', expected 'kl' or 'perplexity'"),
         ({"strengths": [0.0, 0.5]}, r"strengths: got \[0.0, 0.5\], expected numbers in \(0, 1\]"),
         ({"strengths": []}, "strengths: got"),
+        ({"strengths": [2.0]}, r"strengths: got \[2.0\], expected numbers in \(0, 1\]; try max_strength="),
+        ({"max_strength": 0}, "max_strength: got 0, expected a number above 0"),
+        ({"max_strength": math.inf}, "max_strength: got inf"),
+        ({"tolerance": 0.0}, "tolerance: got 0.0, expected a part of the budget"),
         ({"halvings": -1}, "halvings: got -1"),
         ({"texts": []}, "texts: got no texts"),
         ({"texts": "abc"}, "texts: got one string"),

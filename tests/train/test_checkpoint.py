@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,14 @@ from safetensors.torch import load_file
 
 import trimtab.train.checkpoint as module
 from trimtab.errors import CheckpointError
-from trimtab.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_tensors
+from trimtab.train.checkpoint import (
+    checkpoints,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_tensors,
+    save_weights,
+)
 from trimtab.train.snapshot import Snapshot
 
 
@@ -161,3 +171,80 @@ def test_a_checkpoint_of_another_version_is_told_from_a_damaged_one(tmp_path: Pa
     (folder / "state.json").write_text('{"schema": 99, "cursor": 7}')
     with pytest.raises(CheckpointError, match=r"got checkpoint schema 99 in .*, expected schema 1"):
         load_checkpoint(folder)
+
+
+def flip(path: Path, draw: random.Random) -> None:
+    """Turn one bit of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+    path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path, seed: int) -> None:
+    folder, draw = save_checkpoint(tmp_path / "whole", snapshot(), {"n": 1}), random.Random(seed)
+    for file in sorted(folder.iterdir()):
+        spoilt = tmp_path / file.name / folder.name
+        shutil.copytree(folder, spoilt)
+        flip(spoilt / file.name, draw)
+        with pytest.raises(CheckpointError, match=file.name if file.suffix == ".safetensors" else None):
+            load_checkpoint(spoilt)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_flipped_bit_of_kept_weights_is_noticed(tmp_path: Path, seed: int) -> None:
+    weights, draw = dict(snapshot().parameters), random.Random(seed)
+    save_weights(tmp_path / "whole", weights)
+    found = load_weights(tmp_path / "whole")
+    assert all(torch.equal(bits(found[name]), bits(tensor)) for name, tensor in weights.items())
+    for file in sorted((tmp_path / "whole").iterdir()):
+        spoilt = shutil.copytree(tmp_path / "whole", tmp_path / file.name)
+        flip(spoilt / file.name, draw)
+        with pytest.raises(CheckpointError):
+            load_weights(spoilt)
+
+
+def without_checksums(folder: Path) -> None:
+    """A checkpoint as earlier versions wrote it."""
+    facts = json.loads((folder / "state.json").read_text())
+    del facts["checksums"]
+    (folder / "state.json").write_text(json.dumps(facts))
+    (folder / "checksums.json").unlink()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, snapshot(), {"n": 1})
+    without_checksums(folder)
+    found, facts = load_checkpoint(folder)
+    assert_same(found, snapshot())
+    assert facts == {"n": 1}
+
+
+def test_checksums_that_are_gone_are_noticed(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, snapshot(), {"n": 1})
+    (folder / "checksums.json").unlink()
+    with pytest.raises(CheckpointError, match=r"got no checksums\.json"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": 4}, {"step": "3"}, {"stream": []}, {"extra": None}, {"schema": True}]
+)
+def test_a_state_that_cannot_be_is_refused_without_checksums_too(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = save_checkpoint(tmp_path, snapshot(), {})
+    without_checksums(folder)
+    facts = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(facts | change))
+    with pytest.raises(CheckpointError, match=r"damaged checkpoint .*, expected .*deleting"):
+        load_checkpoint(folder)
+
+
+def test_what_lies_ahead_of_a_new_checkpoint_is_forgotten(tmp_path: Path) -> None:
+    """It was damaged, or this one would not have been written; it must not be taken for the newest."""
+    (tmp_path / "step-00000099").mkdir()
+    (tmp_path / "step-00000098").write_text("")
+    save_checkpoint(tmp_path, snapshot(3), {})
+    save_checkpoint(tmp_path, snapshot(4), {}, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]

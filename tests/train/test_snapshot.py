@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trimtab.errors import CheckpointError
 from trimtab.train.snapshot import (
     Snapshot,
     copy_moments,
@@ -18,6 +19,7 @@ from trimtab.train.snapshot import (
     rng_states,
 )
 
+Spoil = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 
 
@@ -130,3 +132,56 @@ def test_random_states_come_back() -> None:
         torch.rand(7)
         put_rng_states(states)
         assert torch.equal(torch.rand(4), first)
+
+
+def resized(tensor: Tensor) -> Tensor:
+    """What broadcasting would take for the tensor."""
+    return tensor[..., :1].clone()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: {**t, "0.weight": resized(t["0.weight"])}, r"'0.weight': got float32 of shape \(4, 1\)"),
+        (
+            lambda t: {**t, "0.bias": t["0.bias"][:1]},
+            r"'0.bias': got float32 of shape \(1,\), expected .*\(4,\)",
+        ),
+        (lambda t: {**t, "0.bias": t["0.bias"][None]}, r"'0.bias': got float32 of shape \(1, 4\)"),
+        (lambda t: {**t, "0.bias": t["0.bias"].double()}, r"'0.bias': got float64 of shape"),
+        (lambda t: {**t, "0.bias": t["0.bias"].int()}, r"'0.bias': got int32 of shape"),
+        (lambda t: {**t, "more": t["0.bias"]}, r"got a tensor 'more'"),
+        (lambda t: {name: t[name] for name in t if name != "2.bias"}, r"got no tensor '2.bias'"),
+    ],
+)
+def test_parameters_that_do_not_fit_change_nothing(spoil: Spoil, message: str) -> None:
+    named = dict(network().named_parameters())
+    before = copy_parameters(named)
+    with pytest.raises(CheckpointError, match=message):
+        put_parameters(named, spoil({name: tensor + 1 for name, tensor in before.items()}))
+    assert same(copy_parameters(named), before)
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil", "message"),
+    [
+        ("exp_avg", resized, r"moment 'exp_avg' of '0.weight': got float32 of shape \(4, 1\)"),
+        ("exp_avg_sq", lambda t: t.int(), "moment 'exp_avg_sq' .* got int32"),
+        ("exp_avg", None, "moments with other parts"),
+        ("step", lambda t: t.repeat(4), "moment 'step' .* got float32 of shape"),
+    ],
+)
+def test_moments_that_do_not_fit_are_refused(
+    key: str, spoil: Callable[[Tensor], Tensor] | None, message: str
+) -> None:
+    module = network()
+    optimizer, named = adamw(module), dict(module.named_parameters())
+    train(module, optimizer, 1)
+    moments = copy_moments(named, optimizer)
+    moments["0.weight"] = {k: v for k, v in moments["0.weight"].items() if k != key or spoil}
+    if spoil:
+        moments["0.weight"][key] = spoil(moments["0.weight"][key])
+    with pytest.raises(CheckpointError, match=message):
+        put_moments(named, optimizer, moments)
+    with pytest.raises(CheckpointError, match="got moments of 'other'"):
+        put_moments(named, optimizer, {"other": moments["2.bias"]})

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.roles import Roles, role_problems
 from trimtab.data.domains import Domain
-from trimtab.data.tokens import TokenDomain, tokenise
+from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.models.load import Model
+from trimtab.models.vocabulary import lacks_tokens, refuse_longer, unknown_token, vocabulary
 from trimtab.train.fit import Fit
 
 
@@ -38,9 +41,21 @@ def problems(
     yield from role_problems(roles)
     yield from mixer.problems(roles)
     yield from fit.problems()
+    yield from _schedule_problems(mixer, fit)
     if fit.batch_size < world:
         expected = f"at least one sequence for each of {world} processes"
         yield Problem("fit.batch_size", str(fit.batch_size), expected)
+
+
+MOST_UPDATES = 10**5
+"""Rounds of rolled-back probes that a run may have; each is planned before it starts."""
+
+
+def _schedule_problems(mixer: Mixer, fit: Fit) -> Iterator[Problem]:
+    gap = getattr(mixer, "schedule", None)
+    if isinstance(gap, int) and gap > 0 and fit.steps // gap > MOST_UPDATES:
+        expected = f"at least {-(-fit.steps // MOST_UPDATES)}, for at most {MOST_UPDATES:,} updates"
+        yield Problem("mixer.schedule", str(gap), expected)
 
 
 def refuse(found: Iterator[Problem]) -> None:
@@ -58,7 +73,25 @@ def tokenise_all(
         for name, domain in domains.items()
     }
     refuse(_short_domains(tokens, roles, fit))
+    for name, domain in tokens.items():
+        for split, rows in domain.splits.items():
+            _refuse_unfit(rows, f"{name}, split {split}", model, fit)
     return tokens
+
+
+def _refuse_unfit(rows: TokenSplit, where: str, model: Model, fit: Fit) -> None:
+    """Refuse rows that are longer than the model's positions, or have tokens that it has no embedding for."""
+    network, tokenizer = model.module, model.need_tokenizer()
+    lengths = np.diff(rows.offsets)
+    length = int(lengths.max(initial=0))
+    got = f"{length} tokens in a row of {where} (fit.seq_len={fit.seq_len})"
+    refuse_longer(network, length, got, "fit.seq_len={limit}")
+    if lacks_tokens(network, tokenizer):
+        largest = int(rows.ids.max(initial=0))
+        if length > lengths.min(initial=length):  # else no row is ever padded
+            largest = max(largest, rows.pad_id)
+        if largest >= (vocabulary(network) or largest + 1):
+            raise unknown_token(network, tokenizer, largest, where)
 
 
 def _short_domains(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from trimtab.report.names import short_names
 from trimtab.report.numbers import NOTHING, fixed, missing
+from trimtab.train.evaluate import Change, SequenceLosses
 
 if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult
@@ -75,6 +76,29 @@ def target_gain(result: FinetuneResult) -> tuple[float, float, float]:
     below = float(np.sqrt(np.square(change - low).sum())) / len(change)
     above = float(np.sqrt(np.square(high - change).sum())) / len(change)
     return percent_gain(middle), percent_gain(middle + above), percent_gain(middle - below)
+
+
+def gain_difference(one: FinetuneResult, other: FinetuneResult) -> Change:
+    """Mean change of the target losses of one run less that of another, paired on the same test records.
+
+    Below 0 `one` gained more. Errors of several targets are combined as independent; the interval covers the choice of
+    records, not the training seed. nan where the two did not read the same records of the same targets.
+
+    Returns:
+        Nats per token, with a standard error, n records, and the 95 % interval of Student's t on the fewest records
+        that any target has.
+    """
+    a, b = one.target_records, other.target_records
+    same = ["domain", "record", "tokens"]
+    if not len(a) or not a[same].equals(b[same]):
+        return Change(math.nan, math.nan, 0, 0)
+    parts = [
+        SequenceLosses(part["apart"].to_numpy(dtype=float), part["tokens"].to_numpy(dtype=int))
+        for _, part in a.assign(apart=a["change"] - b["change"]).groupby("domain", sort=False)
+    ]
+    error = math.sqrt(math.fsum(part.standard_error**2 for part in parts)) / len(parts)
+    mean = math.fsum(part.loss for part in parts) / len(parts)
+    return Change(mean, error, len(a), min(len(part.nll) for part in parts))
 
 
 def percent_gain(change: float) -> float:

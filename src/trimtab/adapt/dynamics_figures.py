@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.adapt.calibration import calibration, calibration_sentence
+from trimtab.adapt.result import domain_of
 from trimtab.report import charts
 from trimtab.report.numbers import fixed
 
@@ -25,7 +26,7 @@ Span = tuple[float, float]
 def mixture_figure(result: FinetuneResult, label: str = "") -> Figure:
     """The share of each training domain from update to update, stacked; the kept checkpoint is marked."""
     mixtures = result.mixtures.sort_values("step")
-    shares = {str(name): mixtures[name].to_list() for name in mixtures.columns if name != "step"}
+    shares = {domain_of(str(name)): mixtures[name].to_list() for name in mixtures.columns if name != "step"}
     steps = mixtures["step"].to_list()
     last = {name: values[-1] for name, values in shares.items()} if steps else {}
     alt = f"{label or result.label}: mixture over training steps. At the end: {_listed(last)}."

@@ -6,6 +6,7 @@ import glob
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,13 @@ from trimtab.adapt.mixers import EarlyStoppedTarget, Fixed, Proportional, Replay
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.data.domains import Domain
-from trimtab.errors import DataError, ModelError, Problem, TrimtabError
+from trimtab.data.sources import kind_of
+from trimtab.errors import DataError, ModelError, Problem, TrimtabError, told_problem
 from trimtab.models.adapters import Lora, read_adapter
 from trimtab.models.checks import name_problems
 from trimtab.models.load import load
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.places import neighbour
+from trimtab.runs.places import missing_source
 from trimtab.runs.plain import plain
 from trimtab.runs.record import RunFolder
 from trimtab.runs.sweep import sweep
@@ -183,6 +185,8 @@ def run(config: DynamicsConfig, folder: Path, progress: Progressor | None = None
     return Outcome([result], result.report(folder / "report.html"))
 
 
+PEEKED = 1000
+"""Files of a pattern whose endings are looked at before a run."""
 EVALUATE_ONLY = (0.0, 0.5, 0.5)
 """How a pool is split that is never trained on: validation and test, half each."""
 
@@ -239,18 +243,19 @@ def _run_group(config: DynamicsConfig, folder: Path, progress: Progressor | None
         label: (label, replace(config, mixer=mixer, compare={}, jobs=1)) for label, mixer in named.items()
     }
     with RunFolder.create_or_open(folder, plain(config), may_change=("jobs",)) as group:
+        group.go_on()
         try:
             swept = sweep(_run_member, members, folder / "members", jobs=config.jobs, progress=progress)
-        except KeyboardInterrupt:
-            group.set_status("interrupted")
+            if not swept.results:
+                raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
+            done = [label for label in members if label in swept.results]
+            results = [FinetuneResult.load(swept.folders[label]) for label in done]
+            outcome = Outcome(results, folder / "report.html", swept.failures)
+            _write_report(outcome)
+            group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
+        except BaseException as error:
+            group.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        if not swept.results:
-            group.set_status("failed")
-            raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
-        results = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
-        outcome = Outcome(results, folder / "report.html", swept.failures)
-        _write_report(outcome)
-        group.write_json("artifacts/comparison.json", json.loads(outcome.to_json()))
         group.set_status("failed" if swept.failures else "done")
     return outcome
 
@@ -268,13 +273,17 @@ def _adapter(config: DynamicsConfig) -> Mapping[str, Any] | None:
 
 def _source_problems(where: str, source: str) -> list[Problem]:
     """Whether the files are there and of a kind to read; remote data and lab corpora are not looked up."""
-    if source.startswith(("hf:", "lab:")):
-        return []
-    whole = Path(source).expanduser()
-    if not source or not (whole.exists() or glob.glob(str(whole), recursive=True)):  # noqa: PTH207
-        return [Problem(where, repr(source), "a file, a glob, a folder or hf:owner/name", neighbour(whole))]
+    missing = missing_source(where, source, "a file, a glob, a folder or hf:owner/name")
+    if missing or source.startswith(("hf:", "lab:")):
+        return missing
+    path = Path(source).expanduser()
+    pattern = not (path.is_file() or path.is_dir())
     try:
-        Domain.from_path("domain", whole)
+        if pattern:  # what it matches may be the whole disk, which the run will list, and say so
+            for match in islice(glob.iglob(str(path), recursive=True), PEEKED):  # noqa: PTH207
+                kind_of(Path(match))
+        else:
+            Domain.from_path("domain", source)
     except DataError as error:
         return [_told(where, error)]
     return []
@@ -289,7 +298,4 @@ def _adapter_problems(config: DynamicsConfig) -> list[Problem]:
 
 
 def _told(where: str, error: TrimtabError) -> Problem:
-    """The problem that an error tells of: 'got ..., expected ...; try ...'."""
-    got, _, rest = str(error).partition("got ")[2].partition(", expected ")
-    expected, _, hint = rest.partition("; try ")
-    return Problem(where, got, expected, hint)
+    return told_problem(where, error) or Problem(where, str(error), "what a config can hold")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trimtab.adapt.dynamics_job import DynamicsConfig
 from trimtab.adapt.ledger import CostReport, cost_report
 from trimtab.adapt.needs import Needs
 from trimtab.models.adapters import Lora
+from trimtab.models.folder import local_folder, read_config
+from trimtab.models.headers import headers_of
 
 _OPTIMISER_COPIES = 3
 """Gradient and two moments of each trainable parameter."""
@@ -61,7 +64,11 @@ class Estimate:
 
 
 def estimate(config: DynamicsConfig) -> Estimate:
-    """Steps, memory and disk of a job, from its config and the model's headers."""
+    """Steps, memory and disk of a job, from its config and the model's headers.
+
+    Raises:
+        ModelError: the model's folder is damaged: its config.json, or the header of a file of weights.
+    """
     needs = [mixer.needs(config.fit, config.roles()) for mixer in (config.mixer, *config.compare.values())]
     parameters, width, vocabulary = _model_size(config)
     trainable = parameters if config.adapter is None else math.nan
@@ -96,33 +103,28 @@ def _held(needs: Needs, n_train: int, width: float) -> float:
 
 def _model_size(config: DynamicsConfig) -> tuple[float, float, float]:
     """Parameters, bytes of each, vocabulary; from the headers of local safetensors files."""
-    folder = Path(config.model).expanduser()
-    shapes = _shapes(folder)
-    if not shapes:
+    folder = local_folder(config.model)
+    shapes = headers_of(folder) if folder else {}
+    if not folder or not shapes:
         return math.nan, math.nan, math.nan
-    parameters = sum(math.prod(shape) for shape, _ in shapes.values())
-    width = _WIDTHS.get(config.dtype or next(iter(shapes.values()))[1], 4)
-    facts = json.loads((folder / "config.json").read_text())
-    vocabulary = facts.get("vocab_size") or facts.get("text_config", {}).get("vocab_size", math.nan)
-    return float(parameters), float(width), float(vocabulary)
+    parameters = sum(header.size for header in shapes.values())
+    width = _WIDTHS.get(config.dtype or next(iter(shapes.values())).dtype, 4)
+    return float(parameters), float(width), _vocabulary(read_config(folder))
 
 
-def _shapes(folder: Path) -> dict[str, tuple[list[int], str]]:
-    """Shape and type of each tensor in a folder's safetensors files, read from their headers alone."""
-    found: dict[str, tuple[list[int], str]] = {}
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        found |= {k: (v["shape"], v["dtype"]) for k, v in header.items() if k != "__metadata__"}
-    return found
+def _vocabulary(facts: Mapping[str, Any]) -> float:
+    """The vocabulary that a configuration, or its part for texts, says; nan where it does not."""
+    text = facts.get("text_config")
+    sizes = (facts.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
+    return next((float(size) for size in sizes if isinstance(size, int) and 0 < size < 2**53), math.nan)
 
 
 def _lora_parameters(folder: Path, lora: Lora) -> float:
     """Parameters of a LoRA: r (in + out) for each linear map it is on, all but embeddings unless told which."""
     matrices = [
-        shape
-        for name, (shape, _) in _shapes(folder.expanduser()).items()
-        if len(shape) == 2 and _adapted(name.removesuffix(".weight"), lora.targets)
+        header.shape
+        for name, header in headers_of(folder.expanduser()).items()
+        if len(header.shape) == 2 and _adapted(name.removesuffix(".weight"), lora.targets)
     ]
     return float(sum(lora.r * sum(shape) for shape in matrices))
 

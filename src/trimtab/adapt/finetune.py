@@ -14,20 +14,24 @@ from trimtab.adapt.data_table import data_notes, data_table, examples
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
 from trimtab.adapt.place import open_run, place
-from trimtab.adapt.result import RESULT, FinetuneResult, read_metrics
+from trimtab.adapt.result import FinetuneResult, read_metrics
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.adapt.rows import read_losses
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.data.tokens import TokenDomain
+from trimtab.models.inspection import check_model
 from trimtab.models.kinds import require_language_model
-from trimtab.models.load import Model
+from trimtab.models.load import Model, as_model
+from trimtab.runs.places import RESULT
 from trimtab.runs.plain import plain
+from trimtab.runs.result_file import seal
 from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
 from trimtab.train.loop import Loop, modes_kept
+from trimtab.train.precision import float32_weights
 
 Progressor = Callable[[int, int], None]
 """Called between steps, real and trial, with the steps done and the steps expected in all."""
@@ -52,6 +56,10 @@ def finetune(
     A constraint is kept when its loss, paired on the same sequences, has risen by no more than its tolerance over
     the base model's. The checkpoint is chosen on validation sequences and reported on test sequences.
 
+    Weights of a low-precision checkpoint (bfloat16, float16) are held in float32 while they are trained, with float32
+    moments, and come back in their own type. The checkpoint is chosen, and its test losses are read, with the weights
+    as rounded; forward passes are in float32, unless `fit.precision` says "bf16".
+
     Args:
         model: changed in place: afterwards it holds the best checkpoint that kept every constraint on validation
             data, or its base weights where there is none that did and improved the targets.
@@ -75,7 +83,9 @@ def finetune(
         CheckpointError: `out` holds another run, or a damaged one.
         KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
     """
+    model = as_model(model)
     require_language_model(model)
+    check_model(model, "training")
     fit, evaluate = fit or Fit(), dict(evaluate or {})
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     accelerator = Accelerator(device_placement=False)
@@ -91,11 +101,12 @@ def finetune(
         interruptible() as check,
         isolated(seed),
         modes_kept(model.module),
+        float32_weights(model) as stored,
         open_run(path, config, identity, accelerator) as folder,
     ):
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         tick = _ticker(check, progress, roles, mixer, fit)
-        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick)
+        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
         return _read_back(run, path) or _carry_out(run, path, label or mixer.kind, config, domains)
 
 
@@ -119,6 +130,8 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
         return None
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
+    if run.folder and run.folder.status != "done":  # killed between the result and the status
+        run.folder.set_status("done", result=result.status, step=result.step)
     return result
 
 
@@ -147,6 +160,7 @@ def _carry_out(
     )
     if run.folder:
         result.save(path / RESULT)
+        seal(path)
         run.folder.set_status("done", result=result.status, step=result.step)
     run.loop.accelerator.wait_for_everyone()
     return result

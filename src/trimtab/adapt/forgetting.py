@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from trimtab.adapt.law_file import read_law
 from trimtab.adapt.law_fit import Fitted, fit_rise, fit_target, told
-from trimtab.adapt.law_points import points_of, ranges_of, refuse_undetermined
-from trimtab.errors import ConfigError, DataError, explain
+from trimtab.adapt.law_points import points_of, ranges_of, refuse_undetermined, runs_of
+from trimtab.errors import ConfigError, explain
 from trimtab.numerics.curve_problem import Loss
+from trimtab.numerics.statistics import check_numbers
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.plain import to_json
+
+CONFIDENCE = 0.95
+"""The share of refits in which a planned share keeps its promise, unless asked otherwise."""
+_ROUNDING = 1e-9
+"""By how much more is injected than the equation says, so that rounding breaks no promise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,21 +73,12 @@ class Law:
 
     @classmethod
     def load(cls, path: str | Path) -> Any:
-        """Read what `save` wrote.
+        """Read what `save` wrote, all of it checked.
 
         Raises:
-            DataError: no such file, or it holds something else.
+            DataError: no such file, no regular one, or it holds something else; what is wrong in it is named.
         """
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-            if record["law"] != cls.kind:
-                raise DataError(explain(f"a law of {record['law']}", f"a law of {cls.kind}"))
-            ranges = {name: (float(low), float(high)) for name, (low, high) in record["ranges"].items()}
-            return cls(Fitted.from_plain(record), ranges)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: {explain(str(error), 'a law written by save()')}") from error
+        return cls(*read_law(path, cls.kind))
 
 
 class ForgettingLaw(Law):
@@ -116,13 +114,17 @@ class ForgettingLaw(Law):
         """
         points = points_of(frame, ("params", "tokens", "inject", "loss_pt", "loss_pt0"))
         refuse_undetermined(points, {"params": "alpha", "tokens": "beta", "inject": "B"})
-        runs = frame["run"].to_numpy() if "run" in frame else None
-        return cls(
-            fit_rise(points, runs, loss, n_boot, seed), ranges_of(points, ("params", "tokens", "inject"))
-        )
+        fitted = fit_rise(points, runs_of(frame), loss, n_boot, seed)
+        return cls(fitted, ranges_of(points, ("params", "tokens", "inject")))
 
     def rise(self, *, params: Any, tokens: Any, inject: Any) -> Any:
-        """The predicted rise of the pretraining loss, nats per token; numbers or arrays that broadcast."""
+        """The predicted rise of the pretraining loss, nats per token; numbers or arrays that broadcast.
+
+        Raises:
+            ConfigError: params or tokens that are not above 0, or no share from 0 to 1; as `predict` and `interval`.
+        """
+        _positive(params=params, tokens=tokens)
+        _shares_only(inject)
         c = self.coefficients
         return told(
             c["A"]
@@ -132,6 +134,7 @@ class ForgettingLaw(Law):
 
     def predict(self, *, params: Any, tokens: Any, inject: Any, loss_pt0: Any) -> Any:
         """The predicted pretraining loss after fine-tuning, nats per token; numbers or arrays that broadcast."""
+        _positive(loss_pt0=loss_pt0)
         return told(_array(loss_pt0) + self.rise(params=params, tokens=tokens, inject=inject))
 
     def interval(
@@ -149,29 +152,105 @@ class ForgettingLaw(Law):
         Raises:
             DataError: the law was fitted without draws (n_boot=0).
         """
+        _positive(params=params, tokens=tokens, loss_pt0=loss_pt0)
+        _shares_only(inject)
+        check_numbers("refits", 1, confidence)
         draws = self.fitted.broadcastable(params, tokens, inject, loss_pt0)
         rise = draws["A"] * _array(tokens) ** draws["beta"]
         rise = rise / ((1 + draws["B"] * _array(inject)) * _array(params)) ** draws["alpha"]
         return self.fitted.band(_array(loss_pt0) + rise, noise=noise, confidence=confidence)
 
-    def inject_for(self, *, rise: Any, params: Any, tokens: Any) -> Any:
-        """The smallest share of pretraining data with which the loss rises by no more than `rise` nats per token.
+    def inject_for(
+        self,
+        *,
+        rise: Any,
+        params: Any,
+        tokens: Any,
+        confidence: float = CONFIDENCE,
+        loss_pt0: Any = None,
+    ) -> Any:
+        """The smallest share of pretraining data that keeps the rise within `rise` in `confidence` of the refits.
 
-        0 where nothing need be injected; nan where no share below 1 keeps it, or where injection does not help.
+        `confidence=0.5` is the median: the share by the fitted coefficients themselves. It is too small about as often
+        as not, also where the law is exact.
+
+        Args:
+            rise: the promise, nats per token; numbers or arrays that broadcast, as params and tokens.
+            params, tokens: of the run that is planned.
+            confidence: from 0.5 to below 1; the refits' share that must keep the promise, to the next whole refit.
+            loss_pt0: of the base model; with it the promise is that of a new run, which scatters around its curve as
+                the fitted runs do. Without it the promise is that of the curve.
+
+        Returns:
+            0 where nothing need be injected; nan where no share below 1 keeps it in so many refits, or where injection
+            does not help.
 
         Raises:
-            ConfigError: a rise that is not above 0, which no share reaches.
+            ConfigError: a rise that is not above 0, which no share reaches; params, tokens or loss_pt0 that are not
+                above 0, or a confidence out of range.
+            DataError: the law was fitted without refits (n_boot=0), and the confidence is not 0.5.
         """
-        return told(_share(self.coefficients, rise, params, tokens))
+        _promised(rise)
+        _positive(params=params, tokens=tokens, loss_pt0=loss_pt0)
+        if not 0.5 <= confidence < 1:
+            expected = "a share of the refits, from 0.5 (the median) to below 1"
+            raise ConfigError(f"confidence: {explain(confidence, expected, '0.95')}")
+        if confidence == 0.5:
+            return told(_share(self.coefficients, rise, params, tokens))
+        shares = np.sort(self._shares(rise, params, tokens, loss_pt0), axis=0)
+        share = shares[math.ceil(confidence * len(shares) - _ROUNDING) - 1]
+        return told(np.where(np.isinf(share), np.nan, share * (1 + _ROUNDING)))
+
+    def kept(self, *, rise: Any, params: Any, tokens: Any, inject: Any, loss_pt0: Any = None) -> Any:
+        """The share of refits in which a share of pretraining data keeps the rise within `rise`.
+
+        Args:
+            rise, params, tokens, loss_pt0: as those of `inject_for`.
+            inject: the share, from 0 to 1.
+
+        Raises:
+            ConfigError: as `inject_for`; or no share.
+            DataError: the law was fitted without refits.
+        """
+        _promised(rise)
+        _positive(params=params, tokens=tokens, loss_pt0=loss_pt0)
+        _shares_only(inject)
+        return told((self._shares(rise, params, tokens, loss_pt0, inject) <= _array(inject)).mean(0))
 
     def inject_interval(
         self, *, rise: Any, params: Any, tokens: Any, confidence: float = 0.95
     ) -> tuple[Any, Any]:
-        """The interval of `inject_for` over refits; refits in which no share keeps the rise count as 1."""
-        draws = self.fitted.broadcastable(rise, params, tokens)
-        shares = np.nan_to_num(_share(draws, rise, params, tokens), nan=1.0)
+        """The interval of the median share over refits; refits in which no share keeps the rise count as 1.
+
+        Raises:
+            ConfigError: as `inject_for`, but for a confidence, which is one between 0 and 1.
+            DataError: the law was fitted without refits.
+        """
+        _promised(rise)
+        _positive(params=params, tokens=tokens)
+        check_numbers("refits", 1, confidence)
+        shares = np.minimum(self._shares(rise, params, tokens, None), 1.0)
         low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return told(low), told(high)
+
+    def _shares(self, rise: Any, params: Any, tokens: Any, loss_pt0: Any, *more: Any) -> np.ndarray:
+        """(refits, ...) the share that each needs, or (refits x residuals, ...) where new runs scatter; else inf.
+
+        A run scatters by a residual r of log losses: (L0 + rise) e^r - L0 is at most what was promised where the
+        curve's rise is at most (L0 + promise) e^-r - L0.
+        """
+        where = (rise, params, tokens) if loss_pt0 is None else (rise, params, tokens, loss_pt0)
+        draws, promise = self.fitted.broadcastable(*where, *more), _array(rise)
+        if loss_pt0 is None:
+            needed: np.ndarray = np.nan_to_num(_share(draws, promise, params, tokens), nan=np.inf)
+            return needed
+        base = _array(loss_pt0)
+        axes = next(iter(draws.values())).ndim - 1
+        scatter = np.exp(-self.fitted.scatter).reshape(-1, *(1,) * axes)
+        each = {name: values[:, None] for name, values in draws.items()}
+        shares = _share(each, (base + promise) * scatter - base, params, tokens)
+        several: np.ndarray = np.nan_to_num(shares, nan=np.inf)
+        return several.reshape(-1, *shares.shape[2:])
 
 
 class FinetuningLaw(Law):
@@ -190,11 +269,16 @@ class FinetuningLaw(Law):
         """
         points = points_of(frame, ("params", "tokens", "loss_ft"))
         refuse_undetermined(points, {"params": "alpha", "tokens": "beta"})
-        runs = frame["run"].to_numpy() if "run" in frame else None
-        return cls(fit_target(points, runs, loss, n_boot, seed), ranges_of(points, ("params", "tokens")))
+        fitted = fit_target(points, runs_of(frame), loss, n_boot, seed)
+        return cls(fitted, ranges_of(points, ("params", "tokens")))
 
     def predict(self, *, params: Any, tokens: Any) -> Any:
-        """The predicted loss on the fine-tuning domain, nats per token; numbers or arrays that broadcast."""
+        """The predicted loss on the fine-tuning domain, nats per token; numbers or arrays that broadcast.
+
+        Raises:
+            ConfigError: params or tokens that are not above 0; as `interval`.
+        """
+        _positive(params=params, tokens=tokens)
         c = self.coefficients
         return told(c["A"] / (_array(params) ** c["alpha"] * _array(tokens) ** c["beta"]) + c["E"])
 
@@ -202,23 +286,40 @@ class FinetuningLaw(Law):
         self, *, params: Any, tokens: Any, noise: bool = True, confidence: float = 0.95
     ) -> tuple[Any, Any]:
         """The interval in which the loss of a new run lies; with `noise=False` that of the curve alone."""
+        _positive(params=params, tokens=tokens)
+        check_numbers("refits", 1, confidence)
         draws = self.fitted.broadcastable(params, tokens)
         curve = draws["A"] / (_array(params) ** draws["alpha"] * _array(tokens) ** draws["beta"]) + draws["E"]
         return self.fitted.band(curve, noise=noise, confidence=confidence)
 
 
 def _share(c: Mapping[str, Any], rise: Any, params: Any, tokens: Any) -> Any:
-    """Solve A D^beta / ((1 + B p) N)^alpha = rise for p."""
+    """Solve A D^beta / ((1 + B p) N)^alpha = rise for p; nan where no share below 1 does, so for no rise above 0."""
     wanted = _array(rise)
-    if (wanted <= 0).any():
-        raise ConfigError(
-            f"rise: {explain(rise, 'nats per token above 0: injection makes forgetting small, never none')}"
-        )
     with np.errstate(all="ignore"):
         without = c["A"] * _array(tokens) ** c["beta"] / _array(params) ** c["alpha"]
         share = ((without / wanted) ** (1 / c["alpha"]) - 1) / c["B"]
-        helps = (c["alpha"] > 0) & (share < 1)
+        helps = (wanted > 0) & (c["alpha"] > 0) & (share < 1)
         return np.where(without <= wanted, 0.0, np.where(helps, share, np.nan))
+
+
+def _promised(rise: Any) -> None:
+    if not (_array(rise) > 0).all():
+        raise ConfigError(
+            f"rise: {explain(rise, 'nats per token above 0: injection makes forgetting small, never none')}"
+        )
+
+
+def _positive(**where: Any) -> None:
+    for name, value in where.items():
+        if value is not None and not ((_array(value) > 0) & np.isfinite(_array(value))).all():
+            raise ConfigError(f"{name}: {explain(value, 'a number above 0')}")
+
+
+def _shares_only(inject: Any) -> None:
+    if not ((_array(inject) >= 0) & (_array(inject) <= 1)).all():
+        hint = "1 % as 0.01" if (_array(inject) > 1).any() else ""
+        raise ConfigError(f"inject: {explain(inject, 'a share from 0 to 1', hint)}")
 
 
 def _array(value: Any) -> np.ndarray:

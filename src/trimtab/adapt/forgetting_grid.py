@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -17,12 +20,22 @@ from trimtab.adapt.finetune import finetune
 from trimtab.adapt.until_rise import ReplayUntilRise
 from trimtab.data.domains import Domain
 from trimtab.data.limits import first_tokens
-from trimtab.errors import ConfigProblems, Problem
+from trimtab.errors import ConfigError, ConfigProblems, Problem, explain
 from trimtab.models.load import device_name, load
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.lines import read_object
+from trimtab.runs.names import safe_name
+from trimtab.runs.places import RESULT
+from trimtab.runs.plain import to_json
 from trimtab.runs.sweep import Backend, sweep
+from trimtab.runs.sweep_cell import read_cell
+from trimtab.train.checkpoint import WEIGHTS
 from trimtab.train.fit import Fit
 
 TARGET, PRETRAINING = "target", "pretraining"
+ROW = "row.json"
+_WHICH = ("model", "tokens", "inject", "seed")
+"""What tells the cells of one grid apart."""
 
 
 def forgetting_grid(
@@ -70,7 +83,8 @@ def forgetting_grid(
         expected), seconds, device (where it ran), run (its name).
 
     Raises:
-        ConfigProblems: an empty list, or values that cannot be, all at once, before any work.
+        ConfigProblems: an empty list, values that cannot be or are given twice, all at once, before any work.
+        CheckpointError: the folder holds runs with other settings.
         DataError, ModelError: as `finetune`, once per run: the others go on, and `error.txt` in its folder says it.
     """
     _refuse(
@@ -84,22 +98,60 @@ def forgetting_grid(
         "patience": patience,
         "device": device,
     }
-    cells = {}
-    for name, count, share, seed in product(models, tokens, shares, seeds):
-        cell = {"model": str(name), "tokens": int(count), "inject": float(share), "seed": int(seed), **shared}
-        cells[f"{Path(name).name}, {count}, {share:g}, {seed}"] = cell
-    done = sweep(one_run, cells, folder, jobs=jobs, backend=backend, progress=progress)
+    cells = [
+        {"model": str(name), "tokens": int(count), "inject": float(share), "seed": int(seed), **shared}
+        for name, count, share, seed in product(models, tokens, shares, seeds)
+    ]
+    named = _named(cells, Path(folder))
+    done = sweep(one_run, named, folder, jobs=jobs, backend=backend, progress=progress)
+    if done.failures:
+        some = "; ".join(f"{name}: {why}" for name, why in list(done.failures.items())[:3])
+        warnings.warn(
+            f"{len(done.failures)} of {len(cells)} runs failed and are left out ({some})", stacklevel=2
+        )
     return pd.DataFrame([{**row, "run": name} for name, row in done.results.items()])
 
 
+def _named(cells: Sequence[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """The cells by name: the last part of the model's path and the numbers, all of the path where that is not enough.
+
+    A name that holds the run of another model, token count, share or seed in the folder is not enough either; a run
+    that is there keeps its name.
+    """
+    brief = [
+        f"{Path(cell['model']).name}, {cell['tokens']}, {cell['inject']:g}, {cell['seed']}" for cell in cells
+    ]
+    whole = [f"{cell['model']}, {cell['tokens']}, {cell['inject']!r}, {cell['seed']}" for cell in cells]
+    often = Counter(brief)
+    named = {}
+    for cell, short, long in zip(cells, brief, whole, strict=True):
+        there = read_cell(folder / safe_name(short))
+        known = there["cell"] if there is not None and isinstance(there["cell"], dict) else {}
+        mine = there is not None and all(known.get(name) == cell[name] for name in _WHICH)
+        named[short if mine or (there is None and often[short] == 1) else long] = cell
+    if len(named) < len(cells):
+        raise ConfigError(
+            explain(f"{len(named)} names for {len(cells)} runs", "one each", "other model folders")
+        )
+    return named
+
+
 def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One fine-tuning; a killed one goes on from its last checkpoint."""
+    """One fine-tuning; a killed one goes on from its last checkpoint, or with its clean-up."""
+    row = _made(cell, folder) if not (folder / ROW).exists() else read_object(folder / ROW)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    return row
+
+
+def _made(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Fine-tune, and write the row down before the run is removed, so that a kill meanwhile loses nothing."""
     start = time.perf_counter()
     model, share = load(cell["model"], device=cell["device"]), cell["inject"]
     target = first_tokens(Domain.from_path(TARGET, cell["domain"]), model, cell["tokens"])
     other = Domain.from_path(PRETRAINING, cell["pretraining"])
     fit = Fit(**cell["fit"] | {"betas": tuple(cell["fit"]["betas"])})
     fit = replace(fit, steps=steps_for(cell["tokens"], share, fit, cell["passes"]))
+    _forget_half_removed(folder / "run")
     result = finetune(
         model,
         train={TARGET: target, PRETRAINING: other},
@@ -108,9 +160,8 @@ def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         seed=cell["seed"],
         out=folder / "run",
     )
-    shutil.rmtree(folder / "run")
     final = {row["domain"]: row for row in result.final.to_dict("records")}
-    return {
+    row = {
         "model": cell["model"],
         "params": sum(parameter.numel() for parameter in model.module.parameters()),
         **{name: cell[name] for name in ("tokens", "inject", "seed")},
@@ -127,6 +178,18 @@ def one_run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 2),
         "device": device_name(model.device),
     }
+    write_atomic(folder / ROW, to_json(row) + "\n")
+    return row
+
+
+def _forget_half_removed(run: Path) -> None:
+    """Remove what is left of a finished run whose removal was cut short before rows were written down."""
+    headless = not (run / "config.yaml").exists() and (run / "artifacts").exists()
+    weights = run.glob(f"artifacts/weights-*/{WEIGHTS}")
+    if headless or (
+        (run / RESULT).exists() and len(list(weights)) < 1 + bool(read_object(run / RESULT).get("step"))
+    ):
+        shutil.rmtree(run)
 
 
 def steps_for(tokens: int, share: float, fit: Fit, passes: float) -> int:
@@ -139,8 +202,20 @@ def steps_for(tokens: int, share: float, fit: Fit, passes: float) -> int:
     return max(1, min(fit.steps, wanted))
 
 
+def repeated(
+    models: Sequence[str], tokens: Sequence[int], shares: Sequence[float], seeds: Sequence[int]
+) -> Iterator[Problem]:
+    """Values that are given twice: their runs would be one run."""
+    folders = [os.path.realpath(name) if os.path.exists(name) else str(name) for name in models]  # noqa: PTH110
+    for name, values in (("models", folders), ("tokens", tokens), ("shares", shares), ("seeds", seeds)):
+        for value, times in Counter(values).items():
+            if times > 1:
+                yield Problem(name, f"{value!r} twice", "each once")
+
+
 def _refuse(**given: Any) -> None:
     found = [Problem(name, "none", "at least one") for name, values in given.items() if _empty(values)]
+    found += repeated(*(given[name] for name in ("models", "tokens", "shares", "seeds")))
     found += [Problem("tokens", str(n), "at least 2") for n in given["tokens"] if n < 2]
     found += [Problem("shares", str(p), "from 0 to below 1") for p in given["shares"] if not 0 <= p < 1]
     if not 0 < given["passes"] < math.inf:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from trimtab.adapt.forgetting_grid import forgetting_grid
+from trimtab.adapt.forgetting_grid import forgetting_grid, repeated
 from trimtab.adapt.forgetting_result import LAW, ForgettingResult, judged
 from trimtab.adapt.law_points import points_of
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.report.numbers import number, span
-from trimtab.runs.places import neighbour
+from trimtab.runs.places import missing_file, missing_source
 from trimtab.runs.plain import plain
 from trimtab.runs.work import at_work
 from trimtab.train.fit import Fit
@@ -185,9 +185,7 @@ def _made(config: ForgettingConfig, folder: Path, progress: Progressor | None) -
 
 
 def _points_problems(points: str) -> Iterator[Problem]:
-    path = Path(points).expanduser()
-    if not path.is_file():
-        yield Problem("points", repr(points), "a CSV file", neighbour(path))
+    yield from missing_file("points", points, "a CSV file")
 
 
 def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:
@@ -197,9 +195,8 @@ def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:
     for name, model in config.models.items():
         yield from (Problem(f"models.{name}", p.got, p.expected, p.hint) for p in name_problems(model))
     for name in ("domain", "pretraining"):
-        source = getattr(config, name)
-        if not source.startswith(("lab:", "hf:")) and not Path(source or "-").expanduser().exists():
-            yield Problem(name, repr(source), "a file, a folder or hf:owner/name", neighbour(Path(source)))
+        yield from missing_source(name, getattr(config, name), "a file, a folder or hf:owner/name")
+    yield from repeated(list(config.models.values()), config.tokens, config.shares, config.seeds)
     yield from (Problem("tokens", str(n), "at least 2") for n in config.tokens if n < 2)
     yield from (Problem("shares", str(p), "from 0 to below 1") for p in config.shares if not 0 <= p < 1)
     if not config.passes > 0:

@@ -22,7 +22,7 @@ from trimtab.adapt.law_effects import (
 from trimtab.errors import CheckpointError, DataError, explain
 from trimtab.numerics.resample import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import finished, numeric, write_result
+from trimtab.runs.result_file import checked, finished, numeric, reading_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,12 +96,12 @@ class ForgettingResult:
         found = finished(folder)
         if found.pop("schema", None) != SCHEMA:
             raise CheckpointError(explain(f"another result in {folder}", f"schema {SCHEMA}"))
-        frames: dict[str, Any] = {
-            name: numeric(pd.DataFrame(found.pop(name))) for name in ("points", "forms")
-        }
+        with reading_result(folder):
+            frames = {name: numeric(pd.DataFrame(found.pop(name))) for name in ("points", "forms")}
         law = ForgettingLaw.load(folder / LAW) if (folder / LAW).exists() else None
         target = FinetuningLaw.load(folder / TARGET_LAW) if (folder / TARGET_LAW).exists() else None
-        return cls(**found, **frames, law=law, target=target)
+        with reading_result(folder):
+            return checked(cls, {**found, **frames, "law": law, "target": target})
 
 
 def held_out(points: pd.DataFrame) -> pd.Series[bool]:

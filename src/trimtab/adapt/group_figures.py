@@ -13,6 +13,7 @@ from trimtab.adapt.calibration import ALL
 from trimtab.adapt.comparison import comparison_table, unique_labels
 from trimtab.adapt.dynamics_figures import last_step
 from trimtab.adapt.page_parts import evenly
+from trimtab.adapt.result import domain_of, share_column
 from trimtab.report import charts, intervals, shares
 from trimtab.report.figures import PALETTE
 from trimtab.report.intervals import Look
@@ -240,7 +241,7 @@ def _cost_figure(table: pd.DataFrame, good: Sequence[bool], column: str, along: 
 def _bands(results: Sequence[FinetuneResult]) -> list[Band]:
     """Every training domain of the group, what is a target in any run first; colours as in the first run's mixture."""
     columns = dict.fromkeys(str(name) for result in results for name in result.mixtures.columns)
-    names = [name for name in columns if name != "step"]
+    names = [domain_of(name) for name in columns if name != "step"]
     targets = {
         str(name)
         for result in results
@@ -255,7 +256,8 @@ def _style(band: Band) -> tuple[int, bool]:
 
 
 def _shares(rows: pd.DataFrame, name: str) -> list[float]:
-    return rows[name].fillna(0.0).to_list() if name in rows else [0.0] * len(rows)
+    column = share_column(name)
+    return rows[column].fillna(0.0).to_list() if column in rows else [0.0] * len(rows)
 
 
 def _on_targets(bands: Sequence[Band], row: int) -> float:

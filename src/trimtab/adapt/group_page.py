@@ -100,7 +100,7 @@ def _gain(results: Sequence[FinetuneResult]) -> Gallery:
         f"n = {len(results)} runs, one training seed each. Up: reduction of test perplexity on the targets (geometric "
         "mean) with its 95 % interval over test records. Along: multiples of one fixed-mixture run; runs of nearly "
         "the same cost are set side by side, lowest gain first. Filled: trained weights that kept every constraint on "
-        "test. Named: those of them that no other one beats in gain and in cost. Dotted: no gain. An arrow at the "
+        "test. Named: those of them that no other estimate beats in gain and in cost. Dotted: no gain. An arrow at the "
         "edge with a number is a value outside the axes."
     )
     return gallery(drawn.cost_figures(results), caption)

@@ -8,6 +8,7 @@ are fitted to all blocks so far, and the mixture is solved for again.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -80,9 +81,9 @@ class Blocks:
 
     def next_border(self, session: Session | Moment) -> int:
         """The end of the block that begins here; none crosses a point of the evaluation grid: its reading is free."""
-        first = self.first_mixture(session) is not None
+        first = session.step // self.first < len(self.order)
         end = (session.step // self.first + 1) * self.first if first else session.step + self.steps
-        return min(end, session.steps, *(step for step in session.grid if step > session.step))
+        return min(end, session.steps, *session.grid[bisect_right(session.grid, session.step) :][:1])
 
     def lean_towards(
         self, session: Session, mixture: Float[np.ndarray, " N"], credit: Sequence[float]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from trimtab.adapt.law_forms import FORMS, Centre, Form
+from trimtab.adapt.law_forms import EXPONENTS, FORMS, Centre, Form
 from trimtab.adapt.law_points import Points
 from trimtab.errors import DataError, explain
 from trimtab.numerics.curve_bootstrap import bootstrap_curve
@@ -71,8 +71,9 @@ class Fitted:
     def band(self, told_by_draws: np.ndarray, *, noise: bool, confidence: float) -> tuple[Any, Any]:
         """Quantiles over refits, with the scatter of a new run where asked."""
         if noise:
-            wide = self.residuals * np.sqrt(self.n / max(1, self.n - len(self.coefficients)))
-            told_by_draws = told_by_draws * np.exp(np.random.default_rng(0).choice(wide, told_by_draws.shape))
+            told_by_draws = told_by_draws * np.exp(
+                np.random.default_rng(0).choice(self.scatter, told_by_draws.shape)
+            )
         ends = np.quantile(told_by_draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return told(ends[0]), told(ends[1])
 
@@ -81,18 +82,11 @@ class Fitted:
         arrays = {"draws": self.draws.tolist(), "residuals": self.residuals.tolist()}
         return {**vars(self), "coefficients": dict(self.coefficients), **arrays}
 
-    @classmethod
-    def from_plain(cls, record: Mapping[str, Any]) -> Fitted:
-        """From JSON."""
-        names = list(record["coefficients"])
-        return cls(
-            coefficients={name: float(value) for name, value in record["coefficients"].items()},
-            draws=np.array(record["draws"], dtype=float).reshape(-1, len(names)),
-            residuals=np.array(record["residuals"], dtype=float),
-            agreeing=float(record["agreeing"]),
-            at_bounds=tuple(record["at_bounds"]),
-            loss=str(record["loss"]),
-        )
+    @property
+    def scatter(self) -> Float[np.ndarray, " n"]:
+        """(n,) residuals, widened for the degrees of freedom that the coefficients took."""
+        wide: np.ndarray = self.residuals * np.sqrt(self.n / max(1, self.n - len(self.coefficients)))
+        return wide
 
 
 def fit_rise(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) -> Fitted:
@@ -111,8 +105,8 @@ def fit_target(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) ->
     centre, least = Centre.of(points), float(points["loss_ft"].min())
     wanted = (
         Coefficient("A", 1e-7, 1e2, log=True),
-        Coefficient("alpha", -1.0, 4.0),
-        Coefficient("beta", -1.0, 4.0),
+        Coefficient("alpha", *EXPONENTS),
+        Coefficient("beta", *EXPONENTS),
         Coefficient("E", 0.0, least),
     )
 

@@ -20,7 +20,9 @@ Rise = Callable[..., Any]
 
 _A = Coefficient("A", 1e-7, 1e2, log=True)
 _B = Coefficient("B", 1e-2, 1e8, log=True)
-_ALPHA, _BETA = Coefficient("alpha", -1.0, 4.0), Coefficient("beta", -1.0, 4.0)
+EXPONENTS = (-1.0, 4.0)
+"""Between which the exponents of sizes and token counts are sought."""
+_ALPHA, _BETA = Coefficient("alpha", *EXPONENTS), Coefficient("beta", *EXPONENTS)
 
 
 @dataclass(frozen=True)

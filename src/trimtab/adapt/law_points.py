@@ -22,15 +22,35 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
     """Some columns of a frame as float arrays.
 
     Raises:
-        DataError: a column is missing or holds what it cannot.
+        DataError: it is no frame, or a column is missing, there twice or holds what it cannot.
     """
+    if not hasattr(frame, "columns"):
+        got, expected = f"a {type(frame).__name__}", f"a frame with columns {', '.join(columns)}"
+        raise DataError(f"frame: {explain(got, expected, 'pandas.DataFrame(...)')}")
     missing = [name for name in columns if name not in frame]
     if missing:
         got = f"columns {', '.join(map(str, frame.columns))}"
         raise DataError(
             f"frame: {explain(got, ', '.join(columns), nearest(missing[0], map(str, frame.columns)))}"
         )
+    if twice := [name for name in columns if (frame.columns == name).sum() > 1]:
+        raise DataError(f"frame: {explain(f'several columns {twice[0]}', 'one column of each name')}")
     return {name: _column(frame, name) for name in columns}
+
+
+def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
+    """(n,) a number per row, the same for rows that agree in the column `run`; None where there is no such column.
+
+    Raises:
+        DataError: a row without a run, among rows that have one.
+    """
+    if "run" not in frame:
+        return None
+    numbers, _ = pd.factorize(frame["run"], sort=True)
+    if (numbers < 0).any():
+        row = int(np.flatnonzero(numbers < 0)[0])
+        raise DataError(f"run: {explain(f'no value in row {row}', 'the name of a run in every row')}")
+    return np.asarray(numbers)
 
 
 def _column(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
@@ -38,8 +58,19 @@ def _column(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
     fine = np.isfinite(values) & ((values >= 0) & (values < 1) if name == "inject" else values > 0)
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
-        raise DataError(f"{name}: {explain(f'{frame[name].iloc[row]!r} in row {row}', _RANGES[name])}")
+        raise DataError(f"{name}: {explain(f'{_shown(frame[name].iloc[row])} in row {row}', _RANGES[name])}")
     return values
+
+
+def _shown(value: object) -> str:
+    """A cell as its reader would write it, without the names of types.
+
+    >>> _shown(np.float64("nan")), _shown(np.float64(-0.5)), _shown("1 %")
+    ('no value (nan)', '-0.5', "'1 %'")
+    """
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
+        return "no value (nan)"
+    return repr(value) if isinstance(value, str) else f"{value}"
 
 
 def refuse_undetermined(points: Points, needed: Mapping[str, str]) -> None:

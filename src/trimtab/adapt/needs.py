@@ -52,5 +52,7 @@ def off_grid(asked: Iterable[int], fit: Fit) -> int:
     >>> off_grid((0, 5, 6, 10), Fit(steps=320, eval_points=8))
     2
     """
-    grid = evaluation_steps(fit.steps, fit.eval_points)
+    grid = frozenset(evaluation_steps(fit.steps, fit.eval_points))
+    if isinstance(asked, range):
+        return len(asked) - sum(step in asked for step in grid)
     return sum(step not in grid for step in asked)

@@ -10,7 +10,7 @@ import pandas as pd
 from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import cost_report
 from trimtab.adapt.progress import Progress
-from trimtab.adapt.result import FinetuneResult, Status, read_update
+from trimtab.adapt.result import RECORD_COLUMNS, FinetuneResult, Status, read_update, share_column
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rows import Row
 from trimtab.train.evaluate import SequenceLosses, change
@@ -66,7 +66,11 @@ def make_result(
         status=_status(progress),
         step=progress.best_step,
         mixtures=pd.DataFrame(
-            [{"step": r["step"], **r["weights"]} for r in mixtures], columns=["step", *roles.train]
+            [
+                {"step": r["step"], **{share_column(name): share for name, share in r["weights"].items()}}
+                for r in mixtures
+            ],
+            columns=["step", *map(share_column, roles.train)],
         ),
         slopes=[
             read_update(row, list(roles.train), list(roles.evaluate)) for row in mixtures if "slopes" in row
@@ -77,7 +81,8 @@ def make_result(
             progress.ledger, steps=fit.steps, grid_sequences=grid * per_reading, batch_size=fit.batch_size
         ),
         config=config,
-        notes=(*data_notes, *_notes(progress, mixtures, roles, fit)),
+        target_records=record_changes({name: (base[name], final[name]) for name in roles.targets}),
+        notes=(*data_notes, *_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
         data=pd.DataFrame() if data is None else data,
         examples=examples or {},
     )
@@ -129,12 +134,50 @@ def final_frame(
     return frame
 
 
+def record_changes(read: Mapping[str, tuple[SequenceLosses, SequenceLosses]]) -> pd.DataFrame:
+    """Per domain and record: loss-carrying tokens, and by how much their summed loss changed, in nats.
+
+    Args:
+        read: the losses before and after of the same sequences, by domain.
+    """
+    parts = []
+    for name, (before, after) in read.items():
+        rows = pd.DataFrame(
+            {"record": after.records, "tokens": after.tokens, "change": after.nll - before.nll}
+        )
+        parts.append(rows.groupby("record", as_index=False).sum().assign(domain=name))
+    return pd.concat(parts, ignore_index=True)[list(RECORD_COLUMNS)]
+
+
 def _status(progress: Progress) -> Status:
     if (progress.stop or "").startswith("diverged"):
         return "diverged"
     if progress.best_step:
         return "feasible"
     return "no gain" if progress.kept_once else "infeasible"
+
+
+def _rounding_notes(rows: Sequence[Row], progress: Progress) -> list[str]:
+    """What rounding to the checkpoint's type left of the chosen weights; of the last candidate where none was."""
+    seen = [row for row in rows if row["event"] == "rounding"]
+    chosen = [row for row in seen if row["step"] == progress.best_step] or seen
+    if not chosen:
+        return []
+    row = chosen[-1]
+    finite = {name: moved for name, moved in row["moved"].items() if moved is not None}
+    most = max(finite, key=lambda name: abs(finite[name]), default=None)
+    losses = (
+        f", and the validation loss of {most} moves by {finite[most]:+.2g} nats, the most" if most else ""
+    )
+    back = (
+        f"{100 * row['returned']:.3g} % of them round back to where they were"
+        if row["returned"]
+        else "none is lost"
+    )
+    return [
+        f"Trained in float32, saved in {' and '.join(row['types'])}: at step {row['step']} "
+        f"{100 * row['changed']:.3g} % of the weights had changed; {back}{losses}."
+    ]
 
 
 def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> list[str]:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from trimtab.errors import CheckpointError, explain
+from trimtab.runs.lines import read_object
 from trimtab.runs.record import RunFolder
 
 
@@ -52,6 +53,7 @@ def open_run(
         return
     with RunFolder.create_or_open(path, config) as folder:
         _check_identity(folder, identity)
+        folder.go_on()
         try:
             yield folder
         except KeyboardInterrupt:
@@ -68,7 +70,10 @@ def _check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
     if not (folder.path / name).exists():
         folder.write_json(name, identity)
         return
-    known = folder.read_json(name)
+    known = read_object(folder.path / name)
+    if not isinstance(known.get("domains"), dict) or "model" not in known:
+        got = f"damaged text in {folder.path / name}"
+        raise CheckpointError(explain(got, "the fingerprints that the run began with", "another folder"))
     if known["model"] != identity["model"]:
         got = f"another model than the run in {folder.path} began with"
         raise CheckpointError(explain(got, "the same base weights", "loading them anew"))

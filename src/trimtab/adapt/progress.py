@@ -7,7 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trimtab.adapt.ledger import Ledger
+from trimtab.errors import CheckpointError, explain
 from trimtab.train.loop import StepStats
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "weights": (list, tuple),
+    "ask_at": (int, type(None)),
+    "stop": (str, type(None)),
+    "best_change": (int, float),
+    "ledger": (dict,),
+}
+"""Of fields whose default does not tell what they are read back as."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,17 @@ class Progress:
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> Progress:
-        """The progress of a checkpoint."""
-        return cls(**{**saved, "weights": tuple(saved["weights"]), "ledger": Ledger(**saved["ledger"])})
+        """The progress of a checkpoint.
+
+        Raises:
+            CheckpointError: a field is missing, unknown or of another kind.
+        """
+        try:
+            ledger = Ledger(**_fields(Ledger, saved["ledger"]))
+            return cls(**{**_fields(cls, saved), "weights": tuple(saved["weights"]), "ledger": ledger})
+        except (KeyError, TypeError, AttributeError) as error:
+            got = f"a progress that cannot be read ({error})"
+            raise CheckpointError(explain(got, "that of a checkpoint")) from error
 
     @property
     def training_losses(self) -> dict[str, float]:
@@ -60,3 +79,12 @@ class Progress:
             nll[name] = nll.get(name, 0.0) + more
             tokens[name] = tokens.get(name, 0) + stats.tokens[name]
         return replace(self, training_nll=nll, training_tokens=tokens)
+
+
+def _fields(cls: type[Progress | Ledger], saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The saved fields, each of the kind that it has in a fresh one."""
+    for name, fresh in vars(cls()).items():
+        value, kinds = saved.get(name, fresh), _KINDS.get(name, (type(fresh),))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} is {value!r:.80}")
+    return saved

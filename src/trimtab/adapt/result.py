@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,16 +14,41 @@ from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import CostReport
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json, read_lines
+from trimtab.runs.lines import read_lines, read_object
 from trimtab.runs.plain import to_json
+from trimtab.runs.result_file import checked, finished, reading_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Status = Literal["feasible", "infeasible", "no gain", "diverged"]
 SCHEMA = 1
-RESULT = Path("artifacts/result.json")
-"""Where a finished run keeps its result."""
+RECORD_COLUMNS = ("domain", "record", "tokens", "change")
+_COLUMNS = {
+    "mixtures": ("step",),
+    "losses": (
+        "step",
+        "domain",
+        "split",
+        "loss_nats",
+        "standard_error",
+        "change",
+        "change_low",
+        "change_high",
+    ),
+    "final": (
+        "domain",
+        "role",
+        "reference",
+        "tolerance",
+        "loss",
+        "change",
+        "change_low",
+        "change_high",
+        "kept",
+    ),
+}
+"""What the frames of a result have at least."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +88,8 @@ class FinetuneResult:
             "no gain" (none that did improved the targets) leave the base weights; "diverged" is a run whose loss
             left the finite numbers, with the best checkpoint before that, if any.
         step: the checkpoint in the model; 0 for the base weights.
-        mixtures: columns step and one per training domain; a row holds from its step on.
+        mixtures: columns step and one per training domain; a row holds from its step on. A domain that is itself
+            named "step" has the column "step (share)" (see `share_column`).
         slopes: one `SlopeUpdate` per update of a probing mixer.
         losses: columns step, domain, split, loss_nats, standard_error, change, change_low, change_high: the readings
             of the evaluation grid; changes are paired with step 0, intervals 95 % over records.
@@ -72,6 +99,8 @@ class FinetuneResult:
         cost: steps, evaluations and seconds, beside a fixed-mixture run.
         config: everything needed to do the run again.
         notes: what the run wants its reader to know, one sentence each.
+        target_records: per test record of each target: domain, record, tokens, change (nats, summed over the record's
+            tokens). Paired comparisons between runs rest on it; empty in results of earlier versions.
         data: what became of the records of each domain and split; see `trimtab.adapt.data_table.data_table`. Empty for
             a result that an earlier version wrote.
         examples: per training domain, its first sequence as stretches of text, each with whether it carries loss.
@@ -87,6 +116,7 @@ class FinetuneResult:
     cost: CostReport
     config: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=())
+    target_records: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RECORD_COLUMNS)))
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
     examples: Mapping[str, tuple[Stretch, ...]] = field(default_factory=dict)
 
@@ -120,11 +150,33 @@ class FinetuneResult:
             CheckpointError: there is no result (yet), or another version of trimtab wrote it.
         """
         path = Path(path)
-        file = path / RESULT if path.is_dir() else path
-        if not file.exists():
+        if path.is_dir():
+            found = finished(path)
+        elif not path.exists():
             got = f"no finished result in {path}"
             raise CheckpointError(explain(got, "a finished run", "resuming it"))
-        return from_mapping(read_json(file))
+        else:
+            found = read_object(path)
+        with reading_result(path):
+            return from_mapping(found)
+
+
+_SHARE = " (share)"
+_TAKEN = re.compile(r"step( \(share\))*")
+
+
+def share_column(domain: str) -> str:
+    """The column of a domain in `FinetuneResult.mixtures`: its name, but beside the column of steps.
+
+    >>> share_column("web"), share_column("step"), domain_of(share_column("step"))
+    ('web', 'step (share)', 'step')
+    """
+    return domain + _SHARE if _TAKEN.fullmatch(domain) else domain
+
+
+def domain_of(column: str) -> str:
+    """The inverse of `share_column`."""
+    return column.removesuffix(_SHARE) if _TAKEN.fullmatch(column) else column
 
 
 def to_mapping(result: FinetuneResult) -> dict[str, Any]:
@@ -141,33 +193,46 @@ def to_mapping(result: FinetuneResult) -> dict[str, Any]:
         "cost": asdict(result.cost),
         "config": result.config,
         "notes": result.notes,
+        "target_records": _split(result.target_records),
         "data": _split(result.data),
         "examples": result.examples,
     }
 
 
 def from_mapping(value: Mapping[str, Any]) -> FinetuneResult:
-    """The inverse of `to_mapping`."""
+    """The inverse of `to_mapping`; what is no result fails in the ways of `trimtab.runs.result_file.DAMAGE`."""
     if value.get("schema") != SCHEMA:
         raise CheckpointError(explain(f"result schema {value.get('schema')}", f"schema {SCHEMA}"))
+    frames = {
+        "mixtures": _frame(value["mixtures"]),
+        "losses": _numeric(_frame(value["losses"]), ("domain", "split")),
+        "final": _numeric(_frame(value["final"]), ("domain", "role")),
+    }
+    for name, columns in _COLUMNS.items():
+        if missing := [column for column in columns if column not in frames[name]]:
+            raise TypeError(f"{name} has no column {missing[0]}")
+    slopes = [_update_from_mapping(update) for update in value["slopes"]]
     data = value.get("data", {"columns": [], "rows": []})
-    return FinetuneResult(
-        label=value["label"],
-        status=value["status"],
-        step=value["step"],
-        mixtures=_frame(value["mixtures"]),
-        slopes=[_update_from_mapping(update) for update in value["slopes"]],
-        losses=_numeric(_frame(value["losses"]), ("domain", "split")),
-        final=_numeric(_frame(value["final"]), ("domain", "role")),
-        cost=CostReport(**value["cost"]),
-        config=value["config"],
-        notes=tuple(value["notes"]),
-        data=_numeric(_frame(data), ("domain", "split")) if data["columns"] else pd.DataFrame(),
-        examples={
+    later = {
+        "notes": tuple(value["notes"]),
+        **_records(value.get("target_records")),
+        "data": _numeric(_frame(data), ("domain", "split")) if data["columns"] else pd.DataFrame(),
+        "examples": {
             name: tuple((text, learned) for text, learned in stretches)
             for name, stretches in value.get("examples", {}).items()
         },
-    )
+    }
+    told = {name: value[name] for name in ("label", "status", "step", "config")}
+    cost = checked(CostReport, value["cost"])
+    return checked(FinetuneResult, {**told, **frames, **later, "slopes": slopes, "cost": cost})
+
+
+def _records(value: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
+    if value is None or not value["rows"]:
+        return {}
+    if value["columns"] != list(RECORD_COLUMNS):
+        raise TypeError(f"target_records has columns {value['columns']}")
+    return {"target_records": _numeric(_frame(value), ("domain",))}
 
 
 def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -> SlopeUpdate:
@@ -186,8 +251,17 @@ def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics."""
-    return read_lines(folder / "metrics.jsonl")
+    """The rows of a run's metrics.
+
+    Raises:
+        CheckpointError: a row is damaged, or does not say its step and what it is about.
+    """
+    rows = read_lines(folder / "metrics.jsonl")
+    for number, row in enumerate(rows, start=1):
+        if type(row.get("step")) is not int or not isinstance(row.get("event"), str):
+            file = folder / "metrics.jsonl"
+            raise CheckpointError(f"{file}, line {number}: {explain('other values', 'a step and an event')}")
+    return rows
 
 
 def _update_to_mapping(update: SlopeUpdate) -> dict[str, Any]:

@@ -28,18 +28,13 @@ def next_question(step: int, steps: int, every: int | None) -> int | None:
     return later if later < steps else None
 
 
-def questions(steps: int, every: int | None) -> list[int]:
+def questions(steps: int, every: int | None) -> range:
     """Every step at which such a mixer is asked: 0 and the multiples of `every` below `steps`.
 
-    >>> questions(32, 10)
+    >>> list(questions(32, 10))
     [0, 10, 20, 30]
     """
-    asked: list[int] = []
-    step: int | None = 0
-    while step is not None:
-        asked.append(step)
-        step = next_question(step, steps, every)
-    return asked
+    return range(0, steps, every or max(1, steps // UPDATES))
 
 
 def reads_losses(fit: Fit, every: int | None) -> Needs:

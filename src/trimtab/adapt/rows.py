@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from trimtab.adapt.mixer import Decision, Update
 from trimtab.adapt.roles import Roles
+from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import atomic_directory
-from trimtab.train.checkpoint import save_tensors
+from trimtab.runs.checksums import verify_checksums, write_checksums
+from trimtab.runs.files import read_json
+from trimtab.train.checkpoint import load_tensors, save_tensors
 from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.loop import StepStats
+from trimtab.train.precision import Rounding
 
 Row = dict[str, Any]
 
@@ -48,6 +51,33 @@ def evaluation_row(
     }
 
 
+def rounding_row(
+    step: int,
+    rounding: Rounding,
+    stored: Mapping[str, torch.dtype],
+    saved: Mapping[str, SequenceLosses],
+    trained: Mapping[str, SequenceLosses],
+) -> Row:
+    """A checkpoint that might be chosen, with what rounding to the checkpoint's type does to it.
+
+    Args:
+        step: of the checkpoint.
+        rounding: what is left of training.
+        stored: the type of each trained weight when saved.
+        saved: validation losses of the weights as saved.
+        trained: and of the float32 weights they are rounded from.
+    """
+    return {
+        "step": step,
+        "event": "rounding",
+        "types": sorted({str(dtype).removeprefix("torch.") for dtype in stored.values()}),
+        "changed": rounding.changed,
+        "returned": rounding.returned,
+        "loss_nats": {name: read.loss for name, read in saved.items()},
+        "moved": {name: read.loss - trained[name].loss for name, read in saved.items()},
+    }
+
+
 def decision_row(roles: Roles, step: int, decision: Decision) -> Row:
     """A mixture, with the slopes and the solution behind it where there are any."""
     row: Row = {
@@ -76,19 +106,32 @@ def update_row(roles: Roles, update: Update) -> Row:
 
 
 def write_losses(path: Path, losses: Mapping[str, SequenceLosses]) -> None:
-    """Save losses per sequence as safetensors, one file per domain."""
+    """Save losses per sequence as safetensors, one file per domain, with checksums."""
     with atomic_directory(path) as folder:
         for index, read in enumerate(losses.values()):
             tensors = {name: torch.from_numpy(values) for name, values in vars(read).items()}
             save_tensors(tensors, folder / f"{index}.safetensors")
         (folder / "domains.json").write_text(json.dumps(list(losses)))
+        write_checksums(folder)
 
 
 def read_losses(path: Path) -> dict[str, SequenceLosses]:
-    """Read what `write_losses` saved."""
-    names: list[str] = json.loads((path / "domains.json").read_text())
-    tensors = [load_file(path / f"{index}.safetensors") for index in range(len(names))]
-    return {
-        name: SequenceLosses(**{part: np.asarray(values) for part, values in t.items()})
-        for name, t in zip(names, tensors, strict=True)
-    }
+    """Read what `write_losses` saved.
+
+    Raises:
+        CheckpointError: it is missing, or not what was written.
+    """
+    names = read_json(path / "domains.json", "the domains of a run", error=CheckpointError)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path / 'domains.json'}: {explain('other values', 'the names of domains')}")
+    verify_checksums(path)
+    return {name: _losses(path / f"{index}.safetensors") for index, name in enumerate(names)}
+
+
+def _losses(path: Path) -> SequenceLosses:
+    found = {part: np.asarray(values) for part, values in load_tensors(path).items()}
+    nll, tokens = found.get("nll"), found.get("tokens")
+    fit = nll is not None and tokens is not None and nll.ndim == 1 and nll.shape == tokens.shape
+    if not fit or set(found) - {"nll", "tokens", "records"}:
+        raise CheckpointError(f"{path}: {explain('other tensors', 'the losses of sequences')}")
+    return SequenceLosses(**found)

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from safetensors.torch import load_file
+import torch
+from safetensors import safe_open
 
 from trimtab.adapt.choice import keeps_all, lost, target_change
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.progress import Progress
 from trimtab.adapt.roles import Roles
-from trimtab.adapt.rows import Row, decision_row, evaluation_row, read_losses, training_row, write_losses
+from trimtab.adapt.rows import (
+    Row,
+    decision_row,
+    evaluation_row,
+    read_losses,
+    rounding_row,
+    training_row,
+    write_losses,
+)
 from trimtab.adapt.session import Clock, Session
+from trimtab.adapt.shares import is_mixture
 from trimtab.data.tokens import TokenDomain
-from trimtab.errors import DivergedError
-from trimtab.runs.atomic import atomic_directory
+from trimtab.errors import CheckpointError, DivergedError, explain
+from trimtab.runs.lines import digest
 from trimtab.runs.record import RunFolder
-from trimtab.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint, save_tensors
+from trimtab.train.checkpoint import (
+    WEIGHTS,
+    DamagedCheckpointError,
+    check_weights,
+    checkpoints,
+    damaged,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
 from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.fit import evaluation_steps
 from trimtab.train.interrupt import Paused
 from trimtab.train.loop import Loop
-from trimtab.train.snapshot import copy_parameters, put_parameters
+from trimtab.train.precision import Rounding, as_saved, rounded, rounding
+from trimtab.train.snapshot import put_parameters
 
 
 class Run:
@@ -42,6 +65,7 @@ class Run:
         path: the same folder's path, on every process.
         clock: where time is booked.
         pause: called between steps, real and trial; may raise `Paused`.
+        stored: the type that each parameter of a low-precision checkpoint is saved in; it is trained in float32.
     """
 
     def __init__(
@@ -54,7 +78,9 @@ class Run:
         path: Path,
         clock: Clock,
         pause: Callable[[], None],
+        stored: Mapping[str, torch.dtype] | None = None,
     ) -> None:
+        self.stored = stored or {}
         self.loop, self.roles, self.mixer, self.folder = loop, roles, mixer, folder
         self.artifacts = path / "artifacts"
         self.clock, self.pause = clock, pause
@@ -82,7 +108,7 @@ class Run:
         """Put the best weights into the model; its losses on the test sequences, written to the metrics."""
         self._wait()
         self.put_weights(progress.best_step)
-        base = read_losses(self.artifacts / "test-base")
+        base = self._known_losses("test-base")
         if progress.best_step:
             with self.clock.time("test evaluation"):
                 losses = self.loop.evaluate(self.test, self.loop.fit.test_sequences)
@@ -98,8 +124,12 @@ class Run:
 
     def put_weights(self, step: int) -> None:
         """Load the kept weights of `step` into the model."""
-        values = load_file(self._weights_folder(step) / "parameters.safetensors")
-        put_parameters(self.loop.parameters, values)
+        values = load_weights(self._weights_folder(step))
+        put_parameters(self.loop.parameters, {name: self._wide(name, values[name]) for name in values})
+
+    def _wide(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Weights as saved, as they are held while training."""
+        return value.float() if value.dtype == self.stored.get(name) else value
 
     def _start(self) -> Progress:
         with self.clock.time("evaluation"):
@@ -116,17 +146,58 @@ class Run:
         return progress
 
     def _resume(self) -> Progress | None:
-        found = checkpoints(self.artifacts / "checkpoints")
-        if not found:
-            return None
-        snapshot, extra = load_checkpoint(found[-1])
-        self.loop.restore(snapshot)
-        self.reference = read_losses(self.artifacts / "reference")
-        progress = Progress.read(extra)
-        if self.folder:
-            self.folder.truncate_metrics(progress.offset)
-        self._wait()
+        """Go on from the newest checkpoint that is whole; None where there is none at all."""
+        unusable: list[DamagedCheckpointError] = []
+        for saved in reversed(checkpoints(self.artifacts / "checkpoints")):
+            try:
+                progress = self._restore(saved)
+            except DamagedCheckpointError as error:
+                unusable.append(error)
+                continue
+            if unusable:
+                warnings.warn(f"{unusable[0]}; going on from {saved.name}, which is whole", stacklevel=2)
+            if self.folder:
+                self.folder.truncate_metrics(progress.offset)
+            self._wait()
+            return progress
+        if unusable:
+            raise unusable[0]
+        return None
+
+    def _restore(self, saved: Path) -> Progress:
+        """Put a checkpoint back, after a look at all that the run will need later.
+
+        Raises:
+            DamagedCheckpointError: it, or something that it counts on, is not what was written.
+        """
+        snapshot, extra = load_checkpoint(saved)
+        try:
+            noted = extra.pop("metrics_sha256", None)
+            progress = Progress.read(extra)
+            if not is_mixture(progress.weights, len(self.roles.train)):
+                raise CheckpointError(
+                    explain(f"weights {progress.weights}", "a mixture of the training domains")
+                )
+            metrics = self.artifacts.parent / "metrics.jsonl"
+            if noted is not None and digest(metrics, progress.offset) != noted:
+                raise CheckpointError(explain(f"damaged {metrics}", "the rows that were written (SHA-256)"))
+            for step in {0, progress.best_step}:
+                check_weights(self._weights_folder(step))
+            self._known_losses("test-base")
+            self.reference = self._known_losses("reference")
+            self.loop.restore(snapshot)
+        except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Besides a CheckpointError (a RuntimeError): cursor and generators are checked where they are put back.
+            raise damaged(saved, error) from error
         return progress
+
+    def _known_losses(self, name: str) -> dict[str, SequenceLosses]:
+        """Losses of the base model, of every evaluation domain."""
+        found = read_losses(self.artifacts / name)
+        if set(found) != set(self.roles.evaluate):
+            got = f"losses of {', '.join(found)} in {self.artifacts / name}"
+            raise CheckpointError(explain(got, f"of {', '.join(self.roles.evaluate)}"))
+        return found
 
     def _due(self, progress: Progress) -> bool:
         """Save at regular steps, and right after an update: probes are dear."""
@@ -151,7 +222,7 @@ class Run:
                 rows.append(self._evaluate(session))
                 ledger = ledger.add(monitoring_sequences=_sequences(session.losses()))
                 self._refuse_infinity(session)
-                progress = self._judge(progress, session)
+                progress = self._judge(progress, session, rows)
             if session.step == self.loop.fit.steps:
                 progress = replace(progress, stop="done")
             elif progress.ask_at == session.step:
@@ -207,17 +278,36 @@ class Run:
                 f"the loss of {', '.join(names)} at step {session.step} is not finite; try a lower lr"
             )
 
-    def _judge(self, progress: Progress, session: Session) -> Progress:
-        """Keep the weights if all constraints are kept and the targets gained more than ever before."""
+    def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
+        """Keep the weights if, as saved, they keep all constraints and the targets gained more than ever before."""
         moved = {name: change(read, self.reference[name]) for name, read in session.losses().items()}
         if not session.step or not keeps_all(self.roles, moved, self.loop.fit.margin):
             return progress
+        if self.stored and target_change(self.roles, moved) < progress.best_change:
+            losses = self._losses_as_saved()
+            spent = progress.ledger.add(monitoring_sequences=_sequences(losses))
+            progress = replace(progress, ledger=spent)
+            rows.append(rounding_row(session.step, self._rounding(), self.stored, losses, session.losses()))
+            moved = {name: change(read, self.reference[name]) for name, read in losses.items()}
+            if not keeps_all(self.roles, moved, self.loop.fit.margin):
+                return progress
         gain = target_change(self.roles, moved)
         if gain < progress.best_change:
             with self.clock.time("checkpoint"):
                 self._keep_weights(session.step)
             progress = replace(progress, best_step=session.step, best_change=gain)
         return replace(progress, kept_once=True)
+
+    def _losses_as_saved(self) -> dict[str, SequenceLosses]:
+        with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
+            return self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
+
+    def _rounding(self) -> Rounding:
+        """Every process has the same weights, but only one surely sees the folder of the base weights."""
+        if not self.folder:
+            return Rounding(math.nan, math.nan)
+        with safe_open(self._weights_folder(0) / WEIGHTS, "pt") as base:
+            return rounding(self.loop.parameters, self.stored, base.get_tensor)
 
     def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
         with self.clock.time("bookkeeping"):
@@ -236,7 +326,9 @@ class Run:
         with self.clock.time("checkpoint"):
             self.folder.truncate_metrics(progress.offset)
             self.folder.metrics_offset(sync=True)
-            save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), asdict(progress))
+            noted = digest(self.artifacts.parent / "metrics.jsonl", progress.offset)
+            extra = {**asdict(progress), "metrics_sha256": noted}
+            save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), extra)
             self._forget_weights(keep={0, progress.best_step})
         self._flush_timings()
 
@@ -251,8 +343,7 @@ class Run:
 
     def _keep_weights(self, step: int) -> None:
         if self.folder:
-            with atomic_directory(self._weights_folder(step)) as folder:
-                save_tensors(copy_parameters(self.loop.parameters), folder / "parameters.safetensors")
+            save_weights(self._weights_folder(step), as_saved(self.loop.parameters, self.stored))
 
     def _forget_weights(self, keep: set[int]) -> None:
         kept = {self._weights_folder(step) for step in keep}

@@ -47,3 +47,13 @@ def smoothed(weights: Float[np.ndarray, " N"], share: float) -> tuple[float, ...
     (0.75, 0.25)
     """
     return tuple(float(w) for w in (1 - share) * weights + share / len(weights))
+
+
+def is_mixture(weights: Sequence[float], domains: int) -> bool:
+    """Whether there is one finite share of zero or more per domain and they sum to one, but for rounding.
+
+    >>> is_mixture((0.25, 0.75), 2), is_mixture((0.25, float("nan")), 2)
+    (True, False)
+    """
+    fit = len(weights) == domains and all(0 <= weight <= 1 + 1e-6 for weight in weights)
+    return fit and abs(sum(weights) - 1) <= 1e-6

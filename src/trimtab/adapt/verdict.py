@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trimtab.adapt.comparison import target_gain, unique_labels
+from trimtab.adapt.comparison import gain_difference, target_gain, unique_labels
 from trimtab.report.numbers import fixed, missing, span
+from trimtab.train.evaluate import Change
 
 if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult
@@ -25,9 +27,29 @@ def verdict(results: Sequence[FinetuneResult]) -> str:
     )
     if best is None:
         return f"{sentence} {group}."
-    return (
-        f"{sentence} {group}; the largest gain among them, {_gain(results[best])}, is that of {labels[best]}."
-    )
+    others = {labels[k]: gain_difference(results[best], results[k]) for k in kept if k != best}
+    return f"{sentence} {group}. {_best(labels[best], _gain(results[best]), others)}"
+
+
+def _best(label: str, gain: str, others: Mapping[str, Change]) -> str:
+    """Who gained most, and from whom the paired differences on test records tell it apart."""
+    sentence = f"The largest estimate among them, {gain}, is that of {label}"
+    if not others:
+        return f"{sentence}."
+    unknown = [name for name, apart in others.items() if math.isnan(apart.high)]
+    close = [name for name, apart in others.items() if name not in unknown and apart.high >= 0]
+    parts = []
+    if close:
+        parts.append(f"it is not told apart from {_listed(close)}")
+    if unknown:
+        parts.append(f"its difference from {_listed(unknown)} was not measured on the same test records")
+    if not parts:
+        parts = ["it is told apart from each other one"]
+    return f"{sentence}; {', and '.join(parts)} (95 % intervals of paired differences over test records)."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def sentence_about(result: FinetuneResult, label: str) -> str:
@@ -68,7 +90,10 @@ def _count_kept(result: FinetuneResult) -> str:
     if not len(own):
         return "no constraint, as none was set"
     broken = own[[not missing(kept) and not kept for kept in own["kept"]]]
-    count = f"{int(sum(bool(kept) for kept in own['kept'] if not missing(kept)))} of {len(own)} constraints"
+    held = own[[not missing(kept) and bool(kept) for kept in own["kept"]]]
+    open_ = int((held["change_high"] > held["tolerance"]).sum())
+    doubt = f" ({open_} of them within the noise: the interval reaches beyond the tolerance)" if open_ else ""
+    count = f"{len(held)} of {len(own)} constraints{doubt}"
     names = [
         f"{name} ({fixed(change, signed=True)} nats, tolerance {fixed(tolerance)})"
         for name, change, tolerance in zip(

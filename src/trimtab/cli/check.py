@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trimtab.cli.console import parser, say, split_overrides, with_overrides
-from trimtab.cli.jobs import read_job
+from trimtab.cli.jobs import read_content, read_job
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.systems import already_built, find_config, imported
 
@@ -38,10 +38,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _estimate(file: str, overrides: Sequence[str]) -> Any:
-    from trimtab.runs.config import parse_overrides, read_mapping
+    from trimtab.runs.config import parse_overrides
 
     _, path = find_config(file)
-    system, config = read_job(read_mapping(path), parse_overrides(overrides))
+    system, config = read_job(read_content(path), parse_overrides(overrides))
     return imported(system.estimate)(already_built(config))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from trimtab.cli.main import VERBS
+from trimtab.cli.main import VERBS, Verb
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,22 +22,42 @@ def is_first() -> bool:
 
 def say(text: str) -> None:
     """Write data to stdout."""
-    if is_first():
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    write(sys.stdout, text)
 
 
 def note(text: str) -> None:
     """Tell the person at the terminal something that is not data."""
-    if is_first():
-        sys.stderr.write(f"{text}\n")
+    write(sys.stderr, text)
 
 
-def parser(verb: str) -> argparse.ArgumentParser:
-    """The argument parser of a verb, with its line and example from the table of verbs."""
+def write(stream: TextIO | None, text: str) -> None:
+    """Write lines to a stream that may be closed, or narrower than Unicode; from the first process only.
+
+    What the stream cannot carry is told by its escapes, and so are control characters in what others named: they would
+    move the cursor or change colours.
+    """
+    if stream is None or not is_first():
+        return
+    shown = "".join(
+        letter if letter.isprintable() or letter in "\n\t" else _escaped(letter) for letter in text
+    )
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = shown.encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(shown if shown.endswith("\n") else f"{shown}\n")
+
+
+def _escaped(letter: str) -> str:
+    """A control character or half a character by its escape; what is merely no letter, a wide space say, as it is."""
+    return repr(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
+
+
+def parser(verb: str, line: Verb | None = None) -> argparse.ArgumentParser:
+    """The argument parser of a verb, with its line and example, from the table of verbs if not given."""
+    line = line or VERBS[verb]
     return argparse.ArgumentParser(
         prog=f"trimtab {verb}",
-        description=VERBS[verb].what.capitalize() + ".",
-        epilog=f"Example: {VERBS[verb].example}",
+        description=line.what.capitalize() + ".",
+        epilog=f"Example: {line.example}",
         allow_abbrev=False,
     )
 

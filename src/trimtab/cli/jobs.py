@@ -11,17 +11,38 @@ from typing import Any
 
 from trimtab.cli.console import Bars, is_first, note, say
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
+from trimtab.runs.bounds import bound_problems
 from trimtab.runs.names import safe_name
-from trimtab.runs.places import runs_home
+from trimtab.runs.places import as_path, path_problem, processes, runs_home
 from trimtab.systems import LAB, System, imported, lab_problems, resolve, system_of
 
 OUTCOME = "artifacts/outcome.json"
+VALUES = 20_000
+"""Values that a config may hold, aliases written out: far above any use, and read in a second."""
 MAY_CHANGE = ("jobs",)
 """What may be another when a run goes on: it changes no number."""
 
 
-def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[System, Any]:
+def read_content(path: Path) -> dict[str, Any]:
+    """What the file of a config holds, unchecked; see `read_mapping`.
+
+    Raises:
+        ConfigProblems: it cannot be read, or holds more values than any config.
+    """
+    from trimtab.runs.config import read_mapping
+
+    return read_mapping(path, most=VALUES)
+
+
+def read_job(
+    content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: bool = True
+) -> tuple[System, Any]:
     """The system and the checked config of a job.
+
+    Args:
+        content: of the config.
+        overrides: dotted keys and their values.
+        here: whether it is to run on this machine, which then must have its device.
 
     Raises:
         ConfigProblems: everything that is wrong with it.
@@ -31,17 +52,44 @@ def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[
     _hide_other_bars({**content, **overrides}.get("model"))
     system = system_of({**content, **overrides})
     check = imported(system.check)
-    config = read_config(
-        content, imported(system.config), overrides, extra_problems=lambda c: [*check(c), *lab_problems(c)]
-    )
-    return system, config
+
+    def problems(config: Any) -> list[Problem]:
+        found = [*bound_problems(config), *check(config), *lab_problems(config)]
+        if here and getattr(config, "device", None) is not None:
+            found += imported("trimtab.models.checks:device_problems")(config.device)
+        return list(dict.fromkeys(found))
+
+    return system, read_config(content, imported(system.config), overrides, extra_problems=problems)
 
 
 def _hide_other_bars(model: object) -> None:
     """Silence the bars of the libraries below, except on a terminal where a download may take long."""
-    is_here = str(model).startswith(LAB) or Path(str(model)).expanduser().exists()
-    if is_here or not sys.stderr.isatty():
+    is_here = isinstance(model, str) and (model.startswith(LAB) or _is_there(model))
+    if is_here or sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _is_there(path: str) -> bool:
+    return path_problem("path", path) is None and Path(path).expanduser().exists()
+
+
+def check_folder(folder: Path, where: str = "--out") -> None:
+    """Refuse a folder that cannot be made or written in; makes nothing.
+
+    Raises:
+        ConfigProblems: it, or what it would be made in, is no folder or may not be written in.
+    """
+    expected = "a folder that can be written in, or a new one"
+    nearest_there = as_path(folder, where, expected).absolute()
+    while not os.path.lexists(nearest_there):
+        nearest_there = nearest_there.parent
+    if not nearest_there.is_dir():
+        got = f"{str(folder)!r}, where {nearest_there} is no folder"
+    elif not os.access(nearest_there, os.W_OK | os.X_OK):
+        got = f"{str(folder)!r}, where {nearest_there} may not be written in"
+    else:
+        return
+    raise ConfigProblems([Problem(where, got, expected)])
 
 
 def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as_json: bool) -> int:
@@ -65,10 +113,13 @@ def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as
         _refuse_many_folders()
     with Bars() as bars:
         config = resolve(config, bars.bar)
+        if folder is not None:
+            as_path(folder, "--out", "a folder")
         folder = folder or new_folder(name)
         check_config(folder, plain(config, finite=False), may_change=MAY_CHANGE)
         told = finished(folder)
         if told is None:
+            check_folder(folder)
             note(f"run {folder}")
             told = _run(system, config, folder, bars)
         else:
@@ -79,13 +130,21 @@ def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run had to say; None when it is not finished."""
-    from trimtab.runs.lines import read_json
+    """What a finished run had to say; None when it is not finished.
+
+    Raises:
+        CheckpointError: what it had to say is damaged.
+    """
+    from trimtab.runs.lines import read_object
     from trimtab.runs.listing import read_run
 
     if not (folder / OUTCOME).is_file() or read_run(folder).status != "done":
         return None
-    told: dict[str, Any] = read_json(folder / OUTCOME)
+    told = read_object(folder / OUTCOME)
+    for key, kind in (("table", str), ("report", str), ("passed", bool), ("json", object)):
+        if not isinstance(told.get(key), kind) or key not in told:
+            got = f"no {key} in {folder / OUTCOME}"
+            raise CheckpointError(explain(got, "what a run had to say", "deleting that file, and resuming"))
     return told
 
 
@@ -116,13 +175,14 @@ def describe(outcome: Any) -> dict[str, Any]:
 
 def _refuse_many_folders() -> None:
     """Each of several processes would make a folder of its own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
 
 
 def new_folder(name: str) -> Path:
     """A folder of its own for a new run: `NAME-1`, `NAME-2`, ... in the home of runs."""
     home = runs_home()
+    check_folder(home, "$TRIMTAB_RUNS")
     home.mkdir(parents=True, exist_ok=True)
     base, number = safe_name(name.replace("/", "-")), 1
     while True:
@@ -139,10 +199,14 @@ def find_run(text: str) -> Path:
 
     Raises:
         CheckpointError: there is none; the nearest name is told.
+        ConfigProblems: it is what no path can be.
     """
     from trimtab.runs.listing import list_runs
 
-    for path in (Path(text), runs_home() / text):
+    expected = "the folder or name of a run"
+    if not text.strip():
+        raise ConfigProblems([Problem("run", repr(text), expected, "trimtab runs")])
+    for path in (as_path(text, "run", expected), runs_home() / text):
         if path.is_dir():
             return path
     names = [run.name for run in list_runs(runs_home())]

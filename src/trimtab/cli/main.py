@@ -6,9 +6,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from trimtab.errors import ConfigProblems, TrimtabError, nearest
+from trimtab.errors import ConfigError, ConfigProblems, TrimtabError, explain, nearest
 
 DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -30,7 +32,7 @@ VERBS = {
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2"),
     "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart"),
     "plan": Verb(
-        "tell which share of pretraining data keeps a promise",
+        "tell the smallest share of pretraining data that keeps a rise small in 95 % of a law's refits",
         "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
     ),
     "runs": Verb("list runs", "trimtab runs done"),
@@ -48,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         _drop_stdout()
         return DONE
@@ -57,26 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # argparse, after its message
         return ended.code if isinstance(ended.code, int) else BAD_INPUT
     except (TrimtabError, OSError) as error:
-        sys.stderr.write(_message(error))
+        _tell(_message(error))
+        _drop_stdout()
         return BAD_INPUT
     return code
 
 
 def _dispatch(arguments: list[str]) -> int:
+    from trimtab.cli.console import say
+
     if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(help_text())
+        say(help_text())
         return DONE if arguments else BAD_INPUT
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         from importlib.metadata import version
 
-        sys.stdout.write(f"trimtab {version('trimtab')}\n")
+        say(f"trimtab {version('trimtab')}")
         return DONE
     verb = arguments[0]
     if verb not in VERBS:
-        near = nearest(verb, VERBS)
-        sys.stderr.write(f"trimtab: got {verb!r}, expected one of {', '.join(VERBS)}")
-        sys.stderr.write(f"; try {near}\n" if near else "\n")
-        return BAD_INPUT
+        got = repr(verb) if len(verb) <= 60 else f"{verb[:57]!r}..."
+        raise ConfigError(explain(got, f"one of {', '.join(VERBS)}", nearest(verb[:60], VERBS)))
     code: int = importlib.import_module(f"trimtab.cli.{verb}").main(arguments[1:])
     return code
 
@@ -92,8 +96,8 @@ def help_text() -> str:
             "",
             *lines,
             "",
-            "trimtab VERB --help says more. Exit codes: 0 done, 1 a stated criterion failed, 2 bad input,",
-            "130 interrupted (go on with trimtab resume).",
+            "trimtab VERB --help says more, trimtab -V the version. Exit codes: 0 done, 1 a stated criterion failed,",
+            "2 bad input, 130 interrupted (go on with trimtab resume).",
             "",
         )
     )
@@ -102,13 +106,32 @@ def help_text() -> str:
 def _message(error: Exception) -> str:
     if isinstance(error, ConfigProblems) and len(error.problems) > 1:
         return "".join(f"trimtab: {problem}\n" for problem in error.problems)
+    if isinstance(error, OSError) and error.errno is not None:
+        why = os.strerror(error.errno)
+        got = why if error.filename is None else f"{str(error.filename)!r:.200} ({why})"
+        return f"trimtab: {explain(got, 'files and folders that can be used')}\n"
     return f"trimtab: {error}\n"
 
 
+def _tell(message: str) -> None:
+    from trimtab.cli.console import note
+
+    with suppress(OSError):  # nobody can be told that stderr is gone
+        note(message)
+
+
 def _drop_stdout() -> None:
-    """The reader has gone: keep the interpreter from complaining about it at exit."""
+    """Where a reader has gone or a disk is full: keep the interpreter from complaining about it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            _drop(stream)
+
+
+def _drop(stream: Any) -> None:
     try:
-        descriptor = sys.stdout.fileno()
+        descriptor = stream.fileno()
     except (OSError, ValueError, AttributeError):
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from trimtab.cli.console import parser, say
 from trimtab.cli.jobs import find_run
-from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
+from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain
+from trimtab.runs.places import RESULT
 from trimtab.systems import imported, system_of_run
-
-RESULT = "artifacts/result.json"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _page(runs: Sequence[Path], title: str) -> str:
     from trimtab.runs.listing import read_config_of
+    from trimtab.runs.result_file import DAMAGE, is_sealed
 
     systems = {system_of_run(read_config_of(run)) for run in runs}
     if len(systems) > 1:
@@ -42,16 +42,27 @@ def _page(runs: Sequence[Path], title: str) -> str:
         raise CheckpointError(explain(f"runs of {names}", "runs of one system"))
     system = systems.pop()
     load = imported(system.load_result)
-    page: str = imported(system.page)([load(run) for run in runs], title)
+    results = [load(run) for run in runs]
+    try:
+        page: str = imported(system.page)(results, title)
+        page.encode()
+    except DAMAGE as error:
+        files = [str(run / RESULT) for run in runs if not is_sealed(run)]
+        if isinstance(error, TrimtabError) or not files:  # every result is as it was written
+            raise
+        got = f"values that no page can be made of ({type(error).__name__}: {str(error)[:200]})"
+        raise CheckpointError(f"{', '.join(files)}: {explain(got, 'a result as a run writes it')}") from error
     return page
 
 
 def _finished(folder: Path) -> list[Path]:
-    found = [path.parent.parent for path in sorted(folder.rglob(RESULT))]
+    from trimtab.runs.listing import find_below
+
+    found = [path.parent.parent for path in find_below(folder, RESULT)]
     if not found:
         raise CheckpointError(explain(f"no finished run in {folder}", "one", f"trimtab resume {folder}"))
     return found
 
 
 def _title(folders: Sequence[Path]) -> str:
-    return ", ".join(folder.resolve().name for folder in folders)
+    return ", ".join(folder.resolve().name for folder in folders).encode(errors="replace").decode()

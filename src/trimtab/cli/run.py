@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimtab.cli.console import parser, split_overrides, with_overrides
-from trimtab.cli.jobs import carry_out, read_job
+from trimtab.cli.jobs import carry_out, read_content, read_job
+from trimtab.cli.main import Verb
 from trimtab.systems import find_config
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run a config; the same command with the same --out goes on where it was."""
-    options = parser("run")
+def main(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int:
+    """Run a config; the same command with the same --out goes on where it was.
+
+    Args:
+        argv: the arguments.
+        verb: what the command is called in its help.
+        line: its line and example there, if it is not in the table of verbs.
+    """
+    options = parser(verb, line)
     options.add_argument("file", metavar="FILE", help="a YAML file, or a recipe")
     options.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; a new one if not given")
     options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
@@ -20,11 +27,11 @@ def main(argv: Sequence[str]) -> int:
     mine, words = split_overrides(with_overrides(options), argv)
     arguments = options.parse_args(mine)
 
-    from trimtab.runs.config import parse_overrides, read_mapping
+    from trimtab.runs.config import parse_overrides
 
     overrides = parse_overrides(words)
     if arguments.jobs is not None:
         overrides["jobs"] = arguments.jobs
     name, path = find_config(arguments.file)
-    system, config = read_job(read_mapping(path), overrides)
+    system, config = read_job(read_content(path), overrides)
     return carry_out(system, config, arguments.out, name=name, as_json=arguments.json)

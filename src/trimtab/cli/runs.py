@@ -32,8 +32,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         say(json.dumps([_plain(run) for run in found], indent=2))
     elif found:
-        width = max(len(run.name) for run in found) + 2
-        say("\n".join(f"{run.name:<{width}}{_line(run)}" for run in found))
+        names = [_printable(run.name) for run in found]
+        width = max(map(len, names)) + 2
+        lines = zip(names, found, strict=True)
+        say("\n".join(f"{name:<{width}}{_printable(_line(run))}" for name, run in lines))
     else:
         note(f"no such runs in {runs_home()}")
     return 0
@@ -59,7 +61,16 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value as a filter names it; YAML also has dates, which JSON has not, and values within themselves."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
+def _printable(text: str) -> str:
+    """One line that any terminal shows: control characters and what no encoding has, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _plain(run: RunSummary) -> dict[str, Any]:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Bars, parser, say
+from trimtab.cli.console import Bars, note, parser, say
+from trimtab.cli.main import Verb
+from trimtab.errors import explain
 from trimtab.systems import imported, lab_folder
+
+FIT = Verb(
+    "fit a steering from a config or a recipe", "trimtab steer fit steering/quickstart --estimator.steps 200"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] == "fit":
         from trimtab.cli import run
 
-        return run.main([*argv[1:], "--system", "steering"])
+        return run.main([*argv[1:], "--system", "steering"], "steer fit", FIT)
     options = parser("steer")
     verbs = options.add_subparsers(dest="action", metavar="ACTION", required=True)
     verbs.add_parser("fit", help="fit one from a config or a recipe: trimtab run of a steering")
@@ -30,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _add_try(verbs: Any) -> None:
-    options = verbs.add_parser("try", help="complete prompts at several strengths")
+    example = "Example: trimtab steer try runs/my-1 path/to/model 'I went to' --strengths 0,0.5,1"
+    options = verbs.add_parser("try", help="complete prompts at several strengths", epilog=example)
     _add_both(options)
     options.add_argument("prompts", nargs="+", metavar="PROMPT", help="texts to go on with")
     options.add_argument("--strengths", type=_numbers, default=(0.0, 0.5, 1.0), metavar="S,S,...")
@@ -39,19 +47,30 @@ def _add_try(verbs: Any) -> None:
 
 
 def _add_sweep(verbs: Any) -> None:
-    options = verbs.add_parser("sweep", help="effect and side effect over strengths, on texts of yours")
+    what = "effect and side effect over strengths, on texts of yours"
+    example = "Example: trimtab steer sweep runs/my-1 path/to/model --source rude.txt --target kind.txt"
+    options = verbs.add_parser("sweep", help=what, epilog=example)
     _add_both(options)
     for name, what in (("source", "behaviour as it is"), ("target", "behaviour as it should be")):
         options.add_argument(f"--{name}", required=True, metavar="FILE", help=f"texts of the {what}")
     options.add_argument("--neutral", metavar="FILE", help="texts that should be left alone")
     options.add_argument("--texts", type=int, default=64, metavar="N", help="of each file")
     options.add_argument("--budget", type=float, metavar="NATS", help="KL on neutral text to stay within")
+    options.add_argument(
+        "--max-strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="for the budget; above 1 maps are scaled up",
+    )
     options.add_argument("--strengths", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1), metavar="S,S,...")
     options.set_defaults(carry_out=_sweep)
 
 
 def _add_fuse(verbs: Any) -> None:
-    options = verbs.add_parser("fuse", help="fold a steering into the weights of a checkpoint of its own")
+    what = "fold a steering into the weights of a checkpoint of its own"
+    example = "Example: trimtab steer fuse runs/my-1 path/to/model --out path/to/steered"
+    options = verbs.add_parser("fuse", help=what, epilog=example)
     _add_both(options)
     options.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the folder of the checkpoint"
@@ -85,16 +104,23 @@ def _sweep(arguments: argparse.Namespace) -> int:
     measure = imported("trimtab.steer.actions:measure")
     files = {n: getattr(arguments, n) for n in ("source", "target", "neutral") if getattr(arguments, n)}
     files = {name: lab_folder(name, value) for name, value in files.items()}
-    given = (files, arguments.texts, arguments.strengths, arguments.budget)
+    given = (files, arguments.texts, arguments.strengths, arguments.budget, arguments.max_strength)
     curve, within = measure(arguments.steering, _model(arguments), *given)
     if arguments.json:
         from trimtab.runs.plain import to_json
 
-        say(to_json({"curve": curve.to_dict("records"), "strength_within_budget": within}, indent=2))
+        told = {"curve": curve.to_dict("records"), "strength_within_budget": within and within.strength}
+        if within is not None:
+            told |= {"cost_within_budget": within.cost, "budget_reached": within.reached}
+        say(to_json(told, indent=2))
         return 0
     say(curve.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
     if within is not None:
-        say(f"largest strength within {arguments.budget:g} nats: {within:.3f}")
+        say(f"largest strength within {arguments.budget:g} nats: {within.strength:.3f}")
+        if not within.reached:
+            note(
+                f"Not all of the budget is used: {within.to_text().replace('max_strength', '--max-strength')}."
+            )
     return 0
 
 
@@ -114,4 +140,10 @@ def _model(arguments: argparse.Namespace) -> str:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(explain(f"{text!r:.60}", "numbers with commas between", "0,0.5,1"))
+    return numbers

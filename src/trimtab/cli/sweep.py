@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.console import Bars, note, parser, say, split_overrides, with_overrides
-from trimtab.cli.jobs import describe, new_folder, read_job
+from trimtab.cli.jobs import check_folder, describe, new_folder, read_content, read_job
 from trimtab.errors import ConfigProblems, Problem
+from trimtab.runs.bounds import MOST
 from trimtab.systems import find_config, imported, resolve
 
 if TYPE_CHECKING:
@@ -29,16 +30,19 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--json", action="store_true", help="print the results as JSON")
     mine, overrides = split_overrides(with_overrides(options), argv)
     arguments = options.parse_args(mine)
-    if arguments.jobs < 1:
-        raise ConfigProblems([Problem("--jobs", str(arguments.jobs), "at least 1")])
+    if not 1 <= arguments.jobs <= MOST["jobs"]:
+        raise ConfigProblems([Problem("--jobs", str(arguments.jobs), f"1 to {MOST['jobs']}")])
 
-    from trimtab.runs.config import parse_overrides, read_mapping
+    from trimtab.runs.config import parse_overrides
     from trimtab.runs.sweep import Backend, check_backend, expand, sweep
 
     backend: Backend = arguments.cluster or "loky"
     check_backend(backend)
     name, path = find_config(arguments.file)
-    cells = _cells(read_mapping(path), parse_overrides(overrides), expand(arguments.over))
+    grid = expand(arguments.over)
+    cells = _cells(read_content(path), parse_overrides(overrides), grid, here=arguments.cluster is None)
+    if arguments.out is not None:
+        check_folder(arguments.out)
     folder = arguments.out or new_folder(f"{name}-sweep")
     note(f"sweep {folder}: {len(cells)} cells")
     try:
@@ -59,7 +63,11 @@ def run_cell(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _cells(
-    content: Mapping[str, Any], overrides: Mapping[str, Any], grid: Mapping[str, Mapping[str, Any]]
+    content: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    grid: Mapping[str, Mapping[str, Any]],
+    *,
+    here: bool,
 ) -> dict[str, Any]:
     """The whole config of every cell, checked before any of them starts; the sweep alone makes processes."""
     from trimtab.runs.plain import plain
@@ -68,7 +76,7 @@ def _cells(
     problems: list[Problem] = []
     for name, cell in grid.items():
         try:
-            _, config = read_job(content, {**overrides, **cell, "jobs": 1})
+            _, config = read_job(content, {**overrides, **cell, "jobs": 1}, here=here)
         except ConfigProblems as error:
             problems += error.problems
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.data.mentions import mentions
+from trimtab.data.mentions import mentions, word_in
 from trimtab.errors import explain
 
 Example = Any
@@ -42,10 +42,22 @@ def identity(example: Example) -> object:
     return hashlib.sha256(f"{array.shape} {array.dtype}".encode() + array.tobytes()).hexdigest()
 
 
+def cannot_be_encoded(text: str) -> bool:
+    r"""Whether a text has half a character in it (a lone surrogate), which JSON can say and no tokenizer reads.
+
+    >>> cannot_be_encoded("a \ud83d b"), cannot_be_encoded("a 😀 b")
+    (True, False)
+    """
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
     """Everything that makes concepts unusable, each by name."""
     if not concepts:
         yield explain("no concept", "at least one")
+    if unreadable := [mistake for concept in concepts for mistake in _wrong_types(concept)]:
+        yield from unreadable
+        return
     names = [concept.name for concept in concepts]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{name}: {explain('two concepts of this name', 'one')}"
@@ -62,11 +74,34 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
         yield explain("texts and pictures in one set", "one or the other")
 
 
+def _wrong_types(concept: Concept) -> Iterator[str]:
+    """What keeps a concept from being looked at."""
+    name: object = concept.name
+    word: object = concept.word
+    sides: dict[str, object] = {"positive": concept.positive, "negative": concept.negative}
+    if not isinstance(name, str) or not name.strip() or cannot_be_encoded(name):
+        yield explain(f"the name {name!r}", "a text that is not blank")
+    if not isinstance(word, str | None):
+        yield f"{name}: {explain(f'the word {word!r}', 'a text, or None')}"
+    for what, examples in sides.items():
+        if not isinstance(examples, list | tuple):
+            got = f"a {type(examples).__name__} of {what} examples"
+            yield f"{name}: {explain(got, 'a list or tuple')}"
+
+
 def _own_mistakes(concept: Concept, own: Sequence[object]) -> Iterator[str]:
     other = [identity(one) for one in concept.negative]
+    if concept.word is not None and not word_in(concept.word):
+        got = f"the word {concept.word!r}"
+        yield f"{concept.name}: {explain(got, 'a word that texts mention', 'null for none')}"
     for what, keys, examples in (("positive", own, concept.positive), ("negative", other, concept.negative)):
         if not keys:
             yield f"{concept.name}: {explain(f'no {what} example', 'at least one')}"
+        if blank := [one for one in examples if isinstance(one, str) and not one.strip()]:
+            yield f"{concept.name}: {explain(f'{len(blank)} blank {what} examples', 'texts')}"
+        if halves := [one for one in examples if isinstance(one, str) and cannot_be_encoded(one)]:
+            got = f"{len(halves)} {what} examples with half a character, such as {_shown(halves[0])}"
+            yield f"{concept.name}: {explain(got, 'whole characters')}"
         twice = [one for n, one in enumerate(examples) if keys[n] in keys[:n]]
         if twice:
             got = f"{len(twice)} {what} examples twice, such as {_shown(twice[0])}"

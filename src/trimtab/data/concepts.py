@@ -65,7 +65,10 @@ class ConceptSet:
         Raises:
             DataError: no such file, a line that is no such object, or what the class refuses.
         """
-        found = cls(tuple(read_concepts(Path(path))))
+        read = tuple(read_concepts(Path(path)))
+        if wrong := list(mistakes(read)):
+            raise DataError("\n".join(f"{path}: {mistake}" for mistake in wrong))
+        found = cls(read)
         if found.findings:
             warnings.warn("\n".join(found.findings), stacklevel=2)
         return found
@@ -95,6 +98,7 @@ class ConceptSet:
         Raises:
             DataError: a concept with fewer possible negatives than asked for, or what the class refuses.
         """
+        _refuse_texts(positive)
         every = {identity(one): one for examples in positive.values() for one in examples}
         order = np.random.default_rng(derive(seed, "negatives")).permutation(len(every))
         every = dict(list(every.items())[place] for place in order)
@@ -129,6 +133,7 @@ class ConceptSet:
         Raises:
             DataError: fewer than two words with enough sentences, or too few negatives.
         """
+        _refuse_texts(sentences)
         kept = sorted(word for word in sentences if len(sentences[word]) >= positives)
         few = sorted(set(sentences) - set(kept))
         told = f"left out {len(few)} words with fewer than {positives} sentences: {', '.join(few)}"
@@ -157,7 +162,7 @@ class ConceptSet:
         Args:
             path: JSON lines, gzipped or not, with `definition` and `examples` in each; sentences of at least five words
                 count.
-            words: the concepts, in lower case.
+            words: the concepts: single words of letters, in any case.
             pos: parts of speech of the entries whose definitions and examples count ("n", "v", "a", "r"; None for all),
                 not of the words: "a heavy dog" in an adjective's entry is a sentence about dogs.
             positives: see `from_sentences`.
@@ -167,6 +172,7 @@ class ConceptSet:
         Raises:
             DataError: a file that is none of WordNet's, or fewer than two words with enough sentences.
         """
+        _refuse_texts({"words": words})
         found = sentences_of(Path(path), words, pos)
         return cls.from_sentences(found, positives=positives, negatives=negatives, seed=seed)
 
@@ -193,6 +199,7 @@ class ConceptSet:
         >>> ConceptSet.from_templates(["cat", "dog"], ["A {} sleeps."])["cat"].negative
         ('A dog sleeps.',)
         """
+        _refuse_texts({"words": words, "templates": templates})
         for template in templates:
             if "{}" not in template:
                 raise DataError(explain(f"the template {template!r}", "{} where the word goes"))
@@ -269,6 +276,13 @@ def _first(name: str, examples: Sequence[Example], count: int | None) -> tuple[E
         got = f"{len(examples)} possible negative examples"
         raise DataError(f"{name}: {explain(got, f'the {count} asked for', 'fewer, or more concepts')}")
     return tuple(examples[:count])
+
+
+def _refuse_texts(lists: Mapping[str, object]) -> None:
+    """A text is a sequence of its letters, and would pass for so many examples."""
+    for name, one in lists.items():
+        if isinstance(one, str):
+            raise DataError(f"{name}: {explain('a single text', 'a list of texts', '[text]')}")
 
 
 def _kept(examples: Sequence[Example], word: str | None) -> str | None:

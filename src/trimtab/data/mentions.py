@@ -18,12 +18,23 @@ def word_of(name: str) -> str:
     return (found["lemma"] if found else name).replace("_", " ").strip()
 
 
+def word_in(text: str) -> bool:
+    """Whether there is anything to look for in a text that is taken for a word.
+
+    >>> word_in("hot dog"), word_in("c++"), word_in(" "), word_in("_")
+    (True, True, False, False)
+    """
+    return bool(text.replace("_", " ").strip())
+
+
 def mentions(text: str, word: str) -> bool:
-    """Whether a sentence has a word, in any case and with an English ending.
+    """Whether a sentence has a word, in any case and with an English ending; a blank word is in none.
 
     >>> mentions("The Cats slept.", "cat"), mentions("He concatenates.", "cat"), mentions("two ponies", "pony")
     (True, False, True)
     """
+    if not word.strip():
+        return False
     # Looking for the first letters is 20 times as fast as the pattern, and nearly always says no.
     return word.split()[0][:-1].lower() in text.lower() and _pattern(word).search(text) is not None
 
@@ -34,7 +45,7 @@ def without(text: str, word: str, stand_in: str) -> str:
     >>> without("The Cats slept.", "cat", "[MASK]")
     'The [MASK] slept.'
     """
-    return _pattern(word).sub(lambda _: stand_in, text)
+    return _pattern(word).sub(lambda _: stand_in, text) if word.strip() else text
 
 
 @lru_cache(maxsize=4096)

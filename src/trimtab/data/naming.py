@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,25 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from trimtab.data.wordlist import check_columns
+from trimtab.data.tables import (
+    check_columns,
+    check_known,
+    label_text,
+    labels,
+    read_table,
+    shown,
+    whole_counts,
+)
 from trimtab.errors import DataError, explain
-from trimtab.runs.places import neighbour
 
-COLUMNS = ("referent", "name", "count")
+COLUMNS = ("referent", "name")
+CELLS_AT_MOST = 400_000_000
+"""Numbers that a table of referents by names, or by referents, may have."""
+SIZE_AT_MOST = 1e100
+_LIKE_COUNTS = ("n", "freq", "frequency", "weight")
+_COUNTS_IN_A_CELL = re.compile(
+    r"""\s*(?:\{\s*\}|\{.*["']\s*:\s*[-+.\d].*\}|\[\s*["'{\[].*\])\s*""", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class NamingCounts:
 
     Attributes:
         table: columns referent, name, count, and whatever else describes a row: context, target, speaker, group,
-            language. Rows that agree in all of these may repeat; their counts add.
+            language. Rows that agree in all of these may repeat; their counts add. Names are texts.
     """
 
     table: pd.DataFrame
@@ -33,19 +48,28 @@ class NamingCounts:
     def from_frame(cls, frame: pd.DataFrame) -> NamingCounts:
         """Counts from a frame with columns referent, name and count; other columns are kept as they are.
 
+        A frame of trials, without a column of counts, counts 1 per row.
+
         Raises:
-            DataError: no rows, a column, referent or name is missing, or a count is negative or fractional.
+            DataError: no rows, a column, referent or name is missing, a name that is a list of names with counts, no
+                count but a column that is named much like one, or a count that `whole_counts` refuses or none above 0.
 
         >>> counts = NamingCounts.from_frame(pd.DataFrame({"referent": [1, 1], "name": ["a", "b"], "count": [2, 1]}))
         >>> counts.total, counts.names
         (3, ['a', 'b'])
+        >>> NamingCounts.from_frame(pd.DataFrame({"referent": [1, 1], "name": ["a", "a"]})).total
+        2
         """
         check_columns(frame, COLUMNS)
+        weight = counts_column(frame.columns)
         if frame.empty:
             raise DataError(explain("no rows", "at least one referent with a name"))
-        for column in ("referent", "name"):
-            check_known(frame, column)
-        return cls(frame.assign(count=whole_counts(frame, "count")))
+        check_known(frame, "referent")
+        referents, names = _referents(frame["referent"]), known_names(frame, "name")
+        counts = whole_counts(frame, weight)
+        if not counts.any():
+            raise DataError(explain("no count above 0", "at least one name that was given"))
+        return cls(frame.assign(referent=referents, name=names, count=counts))
 
     @classmethod
     def read(cls, path: str | Path) -> NamingCounts:
@@ -68,8 +92,13 @@ class NamingCounts:
         return _sorted(self.table.loc[self.table["count"] > 0, "name"])
 
     def matrix(self, referents: list[Any] | None = None) -> Int[np.ndarray, "referents names"]:
-        """Counts as a matrix, rows as in `referents` (default: all), columns as in `names`."""
+        """Counts as a matrix, rows as in `referents` (default: all), columns as in `names`.
+
+        Raises:
+            DataError: there are too many of them to hold.
+        """
         wanted = self.referents if referents is None else referents
+        check_cells(len(wanted), len(self.names), "names")
         given = self.table[self.table["count"] > 0]
         wide = given.pivot_table(
             index="referent", columns="name", values="count", aggfunc="sum", fill_value=0
@@ -77,31 +106,96 @@ class NamingCounts:
         return wide.reindex(index=wanted, columns=self.names, fill_value=0).to_numpy(dtype=np.int64)
 
     def features_of(self, features: pd.DataFrame) -> Float[np.ndarray, "referents d"]:
-        """The features of the referents that were named, in their order.
+        """The features of the referents that were named, in their order; 1, 1.0 and "1" are one referent.
 
         Raises:
-            DataError: a referent without features or with several, a value that is not a finite number, or colours that
-                are not on the scale their column names promise (L, a, b: lightness 0 to 100).
+            DataError: no feature, a referent without features or with several, a value that is not a finite number, or
+                colours that are not on the scale their column names promise (L, a, b: lightness 0 to 100).
         """
-        if features.index.has_duplicates:
-            twice = features.index[features.index.duplicated()][0]
+        check_columns(features, [])
+        if not len(features.columns):
+            raise DataError(explain("no column of features", "at least one beside the referent"))
+        index = labels(pd.Series(features.index.to_list(), dtype=object))
+        if index.duplicated().any():
+            twice = features.index[int(index.duplicated().argmax())]
             raise DataError(explain(f"referent {shown(twice)} twice in the features", "one row per referent"))
-        missing = [one for one in self.referents if one not in features.index]
+        places = {text: place for place, text in enumerate(index)}
+        wanted = {one: places.get(label_text(one)) for one in self.referents}
+        missing = [one for one, place in wanted.items() if place is None]
         if missing:
             got = f"{len(missing)} referents without features ({', '.join(map(shown, missing[:3]))}, ...)"
             raise DataError(explain(got, "a row of features for each referent that was named"))
         try:
-            values = features.loc[self.referents].to_numpy(dtype=float)
+            values = features.iloc[[place for place in wanted.values() if place is not None]].to_numpy(
+                dtype=float
+            )
         except (TypeError, ValueError):
             raise DataError(
                 explain(f"features of types {set(map(str, features.dtypes))}", "numbers")
             ) from None
-        if not np.isfinite(values).all():
-            raise DataError(
-                explain(f"{np.sum(~np.isfinite(values))} features that are not finite", "numbers")
-            )
-        check_colours(features)
+        _check_finite(values, features, list(wanted))
+        if is_lab(features):
+            check_colours(values)
         return values
+
+
+def check_cells(rows: int, columns: int, what: str) -> None:
+    """Refuse a table of referents that no memory holds."""
+    if rows * columns > CELLS_AT_MOST:
+        got = f"{rows:,} referents by {columns:,} {what}"
+        raise DataError(explain(got, f"at most {CELLS_AT_MOST:,} cells", "bins of referents that are alike"))
+
+
+def known_names(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
+    """A column of names as texts.
+
+    Raises:
+        DataError: a name is missing or blank, or is a list of names with their counts.
+    """
+    check_known(frame, column)
+    names = labels(frame[column], strip=False)
+    packed = next((one for one in names.unique() if _COUNTS_IN_A_CELL.fullmatch(one)), None)
+    if packed is not None:
+        got = f"the name {shown(packed)}, which holds names with their counts"
+        hint = "json.loads of each cell, and a row for each of its names"
+        raise DataError(explain(got, "one name per row, its count in a column of its own", hint))
+    return names
+
+
+def _referents(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Whole numbers and truth values as they are, all else as texts, so that 1 and "1" of one column are one."""
+    if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_integer_dtype(values.dtype):
+        return values
+    if pd.api.types.is_float_dtype(values.dtype):
+        whole = values.astype(float)
+        return whole.astype(np.int64) if ((whole % 1 == 0) & (whole.abs() < 2**53)).all() else values
+    return labels(values, strip=False)
+
+
+def counts_column(columns: Iterable[Hashable]) -> str | None:
+    """The column of counts among those of a table; None where its rows are trials, each of which counts 1.
+
+    Raises:
+        DataError: there is none, but one that is called much like it, whose counts would be lost without a word.
+    """
+    there = [str(one) for one in columns]
+    if "count" in there:
+        return "count"
+    like = [one for one in there if "count" in one.lower() or one.lower() in _LIKE_COUNTS]
+    if like:
+        expected = f"one of {there[:12]}, or none for 1 per row"
+        raise DataError(explain("no column 'count'", expected, f"{like[0]!r} under the name 'count'"))
+    return None
+
+
+def _check_finite(values: np.ndarray, features: pd.DataFrame, referents: list[Any]) -> None:
+    wrong = ~np.isfinite(values) | (np.abs(values) > SIZE_AT_MOST)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        got = f"{values[row, column]:g} in {str(features.columns[column])!r} of referent {shown(referents[row])}"
+        raise DataError(
+            explain(f"{got} ({int(wrong.sum())} features that are not finite)", "numbers up to 1e100")
+        )
 
 
 def is_lab(features: pd.DataFrame) -> bool:
@@ -109,11 +203,8 @@ def is_lab(features: pd.DataFrame) -> bool:
     return [str(column) for column in features.columns] in (["L", "a", "b"], ["L*", "a*", "b*"])
 
 
-def check_colours(features: pd.DataFrame) -> None:
-    """Refuse CIELAB columns on another scale, as when they were divided by 100 or 255."""
-    if not is_lab(features):
-        return
-    values = features.to_numpy(dtype=float)
+def check_colours(values: Float[np.ndarray, "referents 3"]) -> None:
+    """Refuse CIELAB values on another scale, as when they were divided by 100 or 255."""
     lightness, rest = values[:, 0], np.abs(values[:, 1:])
     if lightness.min() < 0 or lightness.max() > 100.5 or rest.max() > 200:
         got = f"L from {lightness.min():.3g} to {lightness.max():.3g}, a and b up to {rest.max():.3g}"
@@ -124,75 +215,9 @@ def check_colours(features: pd.DataFrame) -> None:
         )
 
 
-def check_known(frame: pd.DataFrame, column: str) -> None:
-    """Refuse rows that lack a value of a column."""
-    absent = frame[column].isna() | (frame[column] == "")
-    if absent.any():
-        got = f"{int(absent.sum())} of {len(frame)} rows without {column!r}"
-        raise DataError(
-            explain(got, "a value in every row", f"reading with keep_default_na=False; row {absent.idxmax()}")
-        )
-
-
-def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
-    """A column of counts as whole numbers; None: one per row.
-
-    Raises:
-        DataError: a count that is missing, negative or fractional, naming the first.
-    """
-    if column is None:
-        return pd.Series(1, index=frame.index)
-    check_columns(frame, [column])
-    counts = pd.to_numeric(frame[column], errors="coerce").astype(float)
-    wrong = counts.isna() | (counts < 0) | (counts % 1 != 0)
-    if wrong.any():
-        row = wrong.idxmax()
-        got = f"{shown(frame[column][wrong].iloc[0])} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
-        raise DataError(explain(got, "whole counts, at least 0"))
-    return counts.astype(np.int64)
-
-
 def each_row(frame: pd.DataFrame) -> Iterator[Any]:
     """The rows of a frame, their values by column name."""
     return iter(frame.itertuples(index=False))
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it, whatever library holds it.
-
-    >>> shown(np.int64(3)), shown("a")
-    ('3', "'a'")
-    """
-    return repr(value.item() if isinstance(value, np.generic) else value)
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV, TSV or Parquet file as a frame; words such as NA in columns of text stay words.
-
-    Raises:
-        DataError: no such file, or another format.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(explain(f"no file {str(path)!r}", "a CSV or Parquet file", neighbour(path)))
-    kinds = {suffix.lower() for suffix in path.suffixes}
-    if ".parquet" in kinds:
-        return pd.read_parquet(path)
-    if kinds & {".csv", ".tsv"}:
-        frame = pd.read_csv(
-            path, sep="\t" if ".tsv" in kinds else ",", keep_default_na=False, low_memory=False
-        )
-        return frame.apply(_numeric_if_all)
-    raise DataError(explain(f"{path.name!r}", "a .csv, .tsv or .parquet file"))
-
-
-def _numeric_if_all(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A column of text whose values are all numbers or empty, as numbers; any other as it is."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    numbers = pd.to_numeric(column, errors="coerce")
-    empty = column == ""
-    return numbers if len(column) and not empty.all() and (numbers.notna() | empty).all() else column
 
 
 def _sorted(values: pd.Series[Any]) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -11,13 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
+from trimtab.data.patterns import NAME_LIMIT, compiled
+from trimtab.data.tables import check_columns, label_text, labels, whole_counts
 from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest
 from trimtab.runs.config import read_mapping
+from trimtab.runs.files import check_regular, read_text, reading
 
 MIXED, UNKNOWN = "mixed", "unknown"
 """Labels of objects that a list gives several labels, and none."""
-_NEVER = "\x00\x01\x02"
+LIST_LIMIT = 4 * 2**20
+"""Bytes that the file of a word list may have."""
+_NESTED = 10
+_SPACELESS = (
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u1aaf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Letters of scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, kana, Chinese."""
+_WORD_LETTER = rf"[^\W{_SPACELESS}]"
+_SHIPPED = Path(str(files("trimtab.data"))) / "words"
 
 
 @dataclass(frozen=True)
@@ -28,11 +42,13 @@ class WordList:
         labels: label -> expressions, any of which makes a name bear the label.
         source: where the list is from.
         title: what it is called in messages and reports.
+        anywhere: labels of whole words in a script without spaces, which are found within longer words too.
     """
 
     labels: Mapping[str, Sequence[str]]
     source: str
     title: str = "a word list"
+    anywhere: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.labels or not any(self.labels.values()):
@@ -41,54 +57,91 @@ class WordList:
             raise DataError(
                 f"{self.title}: {explain('no source', 'a line that says where the list is from')}"
             )
+        _check_text(self.source, f"{self.title}, source")
         for label, expressions in self.labels.items():
+            _check_text(label, f"{self.title}, label")
             if not expressions:
                 raise DataError(f"{self.title}, {label!r}: {explain('no word', 'at least one')}")
             for expression in expressions:
-                _check(expression, f"{self.title}, {label!r}")
+                try:
+                    compiled(expression)
+                except DataError as error:
+                    raise DataError(f"{self.title}, {label!r}: {error}") from None
 
     @classmethod
     def read(cls, where: str | Path) -> WordList:
         """A list from a YAML file, or one that ships with the package: `gender-en`, `sports-en`, `people-en`.
 
         The file has `source`, and `words` (label -> whole words) or `patterns` (label -> regular expressions), or both.
+        A whole word has no letter next to it. Chinese, Japanese, Thai and other scripts without spaces have no such
+        border, so a word that begins or ends in one is found anywhere (see `anywhere`); what it must not be part of
+        has to be said by a pattern.
 
         Raises:
-            DataError: an empty list, a list without a source, an expression that is wrong or matches everything.
+            DataError: an empty list, a list without a source, an expression that `patterns.compiled` refuses; a file
+                that is no regular one, is larger than `LIST_LIMIT`, nests deeply or uses aliases.
             ConfigProblems: no such file, or not YAML.
         """
-        path = _path(where)
-        content = read_mapping(path)
+        content = _content(_path(where), str(where))
         if unknown := set(content) - {"source", "words", "patterns"}:
-            raise DataError(f"{where}: {explain(sorted(unknown), 'source, words and patterns only')}")
-        labels: dict[str, list[str]] = {}
-        for label, words in _lists(content, "words", where).items():
-            labels[label] = [rf"\b{re.escape(word.lower())}\b" for word in words]
+            got = sorted(str(one)[:40] for one in unknown)[:5]
+            raise DataError(f"{where}: {explain(got, 'source, words and patterns only')}")
+        expressions: dict[str, list[str]] = {}
+        whole = _lists(content, "words", where)
+        for label, words in whole.items():
+            expressions[label] = [_whole(word) for word in words]
         for label, patterns in _lists(content, "patterns", where).items():
-            labels.setdefault(label, []).extend(patterns)
-        return cls(labels, str(content.get("source") or ""), str(where))
+            expressions.setdefault(label, []).extend(patterns)
+        source = content.get("source") or ""
+        if not isinstance(source, str):
+            raise DataError(f"{where}, source: {explain(f'a {type(source).__name__}', 'a text')}")
+        anywhere = [label for label, words in whole.items() if any(map(_without_border, words))]
+        return cls(expressions, source, str(where), tuple(anywhere))
+
+    def described(self) -> str:
+        """Its source, and which words are found within longer ones."""
+        if not self.anywhere:
+            return self.source
+        told = ", ".join(self.anywhere)
+        return (
+            f"{self.source} Found anywhere in a name, also within longer words, for want of spaces: {told}."
+        )
 
     @cached_property
-    def _compiled(self) -> dict[str, re.Pattern[str]]:
-        return {label: re.compile("|".join(f"(?:{e})" for e in own)) for label, own in self.labels.items()}
+    def _compiled(self) -> dict[str, tuple[re.Pattern[str], ...]]:
+        return {label: tuple(map(compiled, own)) for label, own in self.labels.items()}
 
     def __call__(self, name: str) -> bool:
         """Whether a name bears any label."""
-        return any(pattern.search(name.lower()) for pattern in self._compiled.values())
+        return bool(self.labels_in(name))
 
-    def label(self, name: str) -> str | None:
-        """The label of a name: the first that fits, `"mixed"` if several do, None if none does.
+    def label(self, name: str, ignore: Iterable[str] = ()) -> str | None:
+        """The label of a name: the one that fits, `"mixed"` if several do, None if none does.
+
+        Args:
+            name: at most `NAME_LIMIT` characters.
+            ignore: labels that do not count, even beside others.
 
         >>> words = WordList({"male": [r"\\bman\\b"], "female": [r"\\bwoman\\b"]}, "an example")
         >>> words.label("Old man"), words.label("man and woman"), words.label("mango")
         ('male', 'mixed', None)
         """
-        found = self.labels_in(name)
+        found = [one for one in self.labels_in(name) if one not in ignore]
         return MIXED if len(found) > 1 else found[0] if found else None
 
     def labels_in(self, name: str) -> tuple[str, ...]:
-        """Every label that a name bears, in the order of the list."""
-        return tuple(label for label, pattern in self._compiled.items() if pattern.search(name.lower()))
+        """Every label that a name bears, in the order of the list.
+
+        Raises:
+            DataError: the name is longer than `NAME_LIMIT`, as no name is.
+        """
+        if len(name) > NAME_LIMIT:
+            got = f"a name of {len(name):,} characters ({name[:40]!r}...)"
+            raise DataError(explain(got, f"at most {NAME_LIMIT}"))
+        text = unicodedata.normalize("NFC", name).lower()
+        return tuple(
+            label for label, own in self._compiled.items() if any(pattern.search(text) for pattern in own)
+        )
 
 
 def labels_of_objects(
@@ -110,27 +163,40 @@ def labels_of_objects(
         name: the column of names.
         weight: the column of counts; None: one per row.
         agreement: in [0.5, 1); objects where no label has a larger share are "mixed".
-        ignore: labels that do not count, such as those that say nothing specific.
+        ignore: labels that do not count, such as those that say nothing specific; a name that bears one of them and
+            another label bears the other.
 
     Returns:
         A series by object, in order of appearance; "unknown" where no name bears a label.
 
     Raises:
-        DataError: a column is missing, or the agreement is out of range.
+        DataError: a column is missing, the agreement is out of range, a count is wrong, or a label to ignore is none
+            of the list's.
     """
-    check_columns(frame, [object, name, *([weight] if weight else [])])
+    check_columns(frame, [object, name])
     if not 0.5 <= agreement < 1:
         raise DataError(explain(f"agreement {agreement}", "a number in [0.5, 1)", "0.5"))
-    distinct = frame[name].dropna().unique()
-    labels = {one: words.label(str(one)) for one in distinct}
+    for one in ignore:
+        if one not in words.labels:
+            there = [str(label) for label in words.labels]
+            raise DataError(
+                explain(f"no label {one!r} in {words.title}", f"one of {there}", nearest(str(one), there))
+            )
+    counts = whole_counts(frame, weight)
+    names = labels(frame[name], strip=False)
     # A name of both groups speaks for neither alone; it counts against agreement by being labelled "mixed".
-    given = frame[name].map(labels)
-    counts = frame[weight] if weight else pd.Series(1, index=frame.index)
-    known = given.notna() & ~given.isin(list(ignore))
-    table = counts[known].groupby([frame.loc[known, object], given[known]]).sum().unstack(fill_value=0)
-    shares = table.div(table.sum(axis=1), axis=0)
+    given = names.map({one: words.label(one, ignore) for one in names.dropna().unique()})
+    known = given.notna()
+    objects = frame[object].astype("object")
+    shares = (
+        counts[known].groupby([objects[known], given[known]]).sum().unstack(fill_value=0)
+        if known.any()
+        else pd.DataFrame(index=pd.Index([], dtype=objects.dtype), columns=[UNKNOWN], dtype=float)
+    )
+    shares = shares[shares.sum(axis=1) > 0]
+    shares = shares.div(shares.sum(axis=1), axis=0)
     best = shares.idxmax(axis=1).where(shares.max(axis=1) > agreement, MIXED)
-    return best.reindex(frame[object].unique()).fillna(UNKNOWN)
+    return best.reindex(objects.unique()).fillna(UNKNOWN)
 
 
 def is_word_list(text: str) -> bool:
@@ -156,35 +222,75 @@ def unreadable_list(where: str, value: str, example: str) -> list[Problem]:
     return []
 
 
-def check_columns(frame: pd.DataFrame, columns: Sequence[Hashable]) -> None:
-    """Refuse a frame without the columns, naming the nearest that it has."""
-    for column in columns:
-        if column not in frame.columns:
-            there = [str(one) for one in frame.columns]
-            raise DataError(explain(f"no column {column!r}", f"one of {there}", nearest(str(column), there)))
+def _whole(word: str) -> str:
+    """The expression of a whole word: no letter of a script with spaces next to a letter of one."""
+    text = unicodedata.normalize("NFC", word).lower().strip()
+    return f"{_border(text[0], 'before')}{re.escape(text)}{_border(text[-1], 'after')}"
 
 
-def _check(expression: str, where: str) -> None:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise DataError(f"{where}: {explain(repr(expression), f'a regular expression ({error})')}") from None
-    if pattern.search("") or pattern.search(_NEVER):
-        raise DataError(
-            f"{where}: {explain(repr(expression), 'an expression that does not match everything')}"
-        )
+def _without_border(word: str) -> bool:
+    return any(re.fullmatch(f"[{_SPACELESS}]", edge) for edge in (word.strip()[0], word.strip()[-1]))
+
+
+def _border(edge: str, side: str) -> str:
+    if _without_border(edge):
+        return ""
+    return f"(?<!{_WORD_LETTER})" if side == "before" else f"(?!{_WORD_LETTER})"
 
 
 def _path(where: str | Path) -> Path:
-    shipped = Path(str(files("trimtab.data"))) / "words" / f"{where}.yaml"
-    return shipped if shipped.is_file() else Path(where)
+    return next((one for one in _SHIPPED.iterdir() if one.name == f"{where}.yaml"), Path(where))
+
+
+def _content(path: Path, where: str) -> dict[str, Any]:
+    if not path.is_symlink() and not _exists(path):
+        hint = nearest(where, [one.stem for one in _SHIPPED.iterdir()]) or "trimtab ls"
+        raise ConfigProblems([Problem(where, "no such file", "a word list in YAML", hint)])
+    expected = "a word list in YAML"
+    _check_flat(read_text(check_regular(path, expected), expected, limit=LIST_LIMIT), path)
+    with reading(path, expected):
+        return read_mapping(path)
+
+
+def _exists(path: Path) -> bool:
+    with reading(path, "a word list in YAML"):
+        return path.exists()
+
+
+def _check_flat(text: str, path: Path) -> None:
+    """Refuse aliases, which may multiply, and nesting that no word list has; faults of YAML are told by its reader."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _NESTED:
+                got = (
+                    "an alias (*name)" if isinstance(event, yaml.AliasEvent) else f"lists nested {depth} deep"
+                )
+                raise DataError(f"{path}: {explain(got, 'source, and words and patterns by label')}")
+    except yaml.YAMLError:
+        return
+
+
+def _check_text(text: Any, where: str) -> None:
+    if not isinstance(text, str) or not label_text(text):
+        raise DataError(f"{where}: {explain(f'{text!r:.60}', 'a text that is not blank')}")
 
 
 def _lists(content: Mapping[str, Any], key: str, where: str | Path) -> dict[str, list[str]]:
     found = content.get(key) or {}
     if not isinstance(found, Mapping):
         raise DataError(f"{where}, {key}: {explain(type(found).__name__, 'labels with lists of words')}")
+    made: dict[str, list[str]] = {}
     for label, words in found.items():
-        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-            raise DataError(f"{where}, {key}, {label!r}: {explain(repr(words), 'a list of words')}")
-    return {str(label): list(words) for label, words in found.items()}
+        place = f"{where}, {key}, {str(label)[:40]!r}"
+        if not isinstance(words, list):
+            raise DataError(f"{place}: {explain(f'{words!r:.60}', 'a list of words')}")
+        for word in words:
+            if not isinstance(word, str) or not word.strip():
+                raise DataError(f"{place}: {explain(f'{word!r:.60}', 'a list of words', 'quotes')}")
+            _check_text(word, place)
+        if label is None:
+            raise DataError(f"{place}: {explain('a label without a name', 'a text')}")
+        made[label_text(label)] = list(words)
+    return made

@@ -16,7 +16,7 @@ from trimtab.lab.grammar_table import Grammar, Lexicon
 from trimtab.runs.places import cache_home
 from trimtab.seeds import derive
 
-RECIPE = 1
+RECIPE = 2
 """Raised when the same name would give other files, so that no cache serves the old ones."""
 SENTENCES, NEGATIVES = 24, 60
 
@@ -32,6 +32,8 @@ def concepts(name: str, cache: Path | None = None) -> Path:
 
 def ratings(name: str, cache: Path | None = None) -> Path:
     """A file of ratings, written on first use; `topics`: 1 for two nouns of one topic, 0 for others.
+
+    A file of the same name with `.source` after it says that these are labels, not people's ratings.
 
     Raises:
         ConfigError: there are no such ratings.
@@ -80,6 +82,7 @@ def _topics(path: Path) -> None:
             rows.writerows(
                 (first, second, int(topic[first] == topic[second])) for second in names[number + 1 :]
             )
+    path.with_name(f"{path.name}.source").write_text("labels\n", encoding="utf-8")
 
 
 CONCEPTS: Mapping[str, Callable[[Path], None]] = {"nouns": _nouns}

@@ -25,6 +25,8 @@ GRAMMAR, ENCODER = "grammar", "sentence-encoder"
 MODELS = (*LAB_MODELS, GRAMMAR, ENCODER)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
+TABLE_RECIPE = 2
+"""The same for tables; colour words lie at their own hues since 2."""
 TEXTS_EACH = 256
 
 
@@ -97,7 +99,7 @@ def table(name: str, cache: Path | None = None) -> Path:
     def build(folder: Path) -> None:
         TABLES[name]().to_csv(folder / "table.csv", index=name == "colour-chips")
 
-    return built_once(home / "lab" / "tables" / f"{name}-{RECIPE}", build) / "table.csv"
+    return built_once(home / "lab" / "tables" / f"{name}-{TABLE_RECIPE}", build) / "table.csv"
 
 
 PHOTOGRAPHS = 1500

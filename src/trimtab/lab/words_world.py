@@ -7,7 +7,17 @@ import pandas as pd
 
 from trimtab.seeds import derive
 
-HUES = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
+HUES = {
+    "red": 30.0,
+    "orange": 60.0,
+    "yellow": 95.0,
+    "green": 140.0,
+    "turquoise": 190.0,
+    "blue": 265.0,
+    "purple": 315.0,
+    "pink": 350.0,
+}
+"""Hue word -> the angle in CIELAB, in degrees, at which chips of this chroma look so on a screen."""
 FINE = {
     "red": "crimson",
     "yellow": "lemon",
@@ -42,8 +52,9 @@ def colour_names(games: int = 60, rounds: int = 40, seed: int = 0) -> pd.DataFra
     table = _hue_chances()
     hue = (rng.random((n, 1)) > np.cumsum(table[chip % STEPS], axis=1)).sum(axis=1)
     fine, modified = rng.random(n), rng.random(n)
+    words = list(HUES)
     names = [
-        _name(HUES[h], LIGHTNESS[c // STEPS], f < (0.5 if near else 0.2), m < (0.3 if near else 0.1))
+        _name(words[h], LIGHTNESS[c // STEPS], f < (0.5 if near else 0.2), m < (0.3 if near else 0.1))
         for h, c, f, m, near in zip(hue, chip, fine, modified, close, strict=True)
     ]
     return pd.DataFrame(
@@ -59,7 +70,7 @@ def colour_names(games: int = 60, rounds: int = 40, seed: int = 0) -> pd.DataFra
 
 def _hue_chances() -> np.ndarray:
     """How likely each hue word is at each step round the circle; neighbours overlap."""
-    steps, centres = np.arange(STEPS), np.arange(len(HUES)) * STEPS / len(HUES)
+    steps, centres = np.arange(STEPS), np.array(list(HUES.values())) * STEPS / 360
     away = np.abs((steps[:, None] - centres + STEPS / 2) % STEPS - STEPS / 2)
     weights = np.exp(-(away**2) / 4.0)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

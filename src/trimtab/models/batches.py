@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Int
@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.families import unwrapped
+from trimtab.models.special import Added
+from trimtab.models.vocabulary import embeddings, longest, refuse_longer, refuse_unknown
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -94,8 +96,12 @@ def token_rows(
     what: str = "text",
     special: bool = True,
     max_tokens: int | None = None,
+    empty: bool = False,
 ) -> list[list[int]]:
     """The token ids of each text.
+
+    A special token that the tokenizer adds and that a text has already, as one rendered by a chat template has, is
+    there once.
 
     Args:
         tokenizer: only read.
@@ -103,20 +109,48 @@ def token_rows(
         what: what a text is called in errors.
         special: with the special tokens that the tokenizer adds, such as a first one.
         max_tokens: longer texts are cut to this many; None cuts nothing.
+        empty: let texts without tokens pass.
 
     Raises:
-        ModelError: a single string, or a text without tokens.
+        ModelError: a single string, something that is no text or cannot be encoded, or a text without tokens.
     """
     if isinstance(texts, str):
         raise ModelError(explain("one string", f"a list of {what}s", f"[{what}]"))
-    cut = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
+    added = Added.of(tokenizer) if special else Added()
     rows = [
-        list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"]) for text in texts
+        _row(tokenizer, text, f"{what} {number}", special, max_tokens, added)
+        for number, text in enumerate(texts)
     ]
     for text, row in zip(texts, rows, strict=True):
-        if not row:
+        if not (row or empty):
             raise ModelError(explain(f"the {what} {text!r}, which has no token", "at least one token"))
     return rows
+
+
+def _row(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    where: str,
+    special: bool,
+    max_tokens: int | None,
+    added: Added,
+) -> list[int]:
+    if not isinstance(text, str):
+        raise ModelError(f"{where}: {explain(f'a {type(text).__name__}', 'a text')}")
+
+    def ids(limit: int | None) -> list[int]:
+        cut = {} if limit is None else {"truncation": True, "max_length": limit}
+        return list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"])
+
+    try:
+        row = ids(max_tokens)
+        once = added.once(row)
+        if len(once) == len(row) or max_tokens is None:
+            return once
+        return added.cut(added.once(ids(None)), max_tokens)
+    except (TypeError, UnicodeError) as error:
+        got = f"{text[:40]!r}, which the tokenizer cannot encode"
+        raise ModelError(f"{where}: {explain(got, 'text in Unicode without lone surrogates')}") from error
 
 
 def row_batches(
@@ -125,16 +159,18 @@ def row_batches(
     """Rows of token ids in their order, `batch_size` at a time, on the model's device.
 
     Raises:
-        ModelError: a batch size below 1, or a row longer than the model's table of positions.
+        ModelError: a batch size below 1, a row longer than the model's table of positions, or a token that the model
+            has no embedding for.
     """
     if batch_size < 1:
         raise ModelError(f"batch_size: {explain(batch_size, 'at least 1')}")
-    limit = _longest(unwrapped(model.module))
+    limit = longest(model.module)
     for number, row in enumerate(rows):
         if limit is not None and len(row) > limit:
             got = f"{len(row)} tokens in text {number}"
-            raise ModelError(explain(got, f"at most {limit}, the model's limit", f"max_tokens={limit}"))
-    pad = pad_token(model.need_tokenizer())
+            refuse_longer(model.module, len(row), got, "max_tokens={limit}")
+    refuse_unknown(model.module, model.need_tokenizer(), rows)
+    pad = pad_token(model.need_tokenizer(), model.module)
     starts = range(0, len(rows), batch_size)
     return (padded(rows[start : start + batch_size], pad, side).to(model.device) for start in starts)
 
@@ -164,10 +200,16 @@ def text_batches(
     return row_batches(model, rows, batch_size=batch_size, side=side)
 
 
-def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to fill rows with; which one is of no consequence under a mask."""
+def pad_token(tokenizer: PreTrainedTokenizerBase, network: nn.Module | None = None) -> int:
+    """The id to fill rows with; which one is of no consequence under a mask.
+
+    Args:
+        tokenizer: its padding token, else its end token, else 0.
+        network: tokens that it has no embedding for are passed over.
+    """
+    limit = None if network is None else embeddings(network)
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token, int):
+        if isinstance(token, int) and (limit is None or token < limit):
             return token
     return 0
 
@@ -190,11 +232,3 @@ def _refuse_left(network: nn.Module) -> None:
     if eager and next(network.parameters()).dtype == torch.float64:
         got = "padding on the left for a float64 model with eager attention, which can make nan of it"
         raise ModelError(explain(got, "rows of one length, or another precision", "batch_size=1"))
-
-
-def _longest(network: nn.Module) -> int | None:
-    """How many positions a model has a place for; None when its configuration does not say."""
-    config: Any = getattr(network, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limit = getattr(text, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None

@@ -219,7 +219,12 @@ FAMILIES: dict[str, Family] = {
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside a PEFT wrapper, or the module itself when it has none."""
+    """The network inside what PEFT, torch.compile or data parallelism put around it, or the module itself."""
+    compiled = getattr(module, "_orig_mod", None)
+    if isinstance(compiled, nn.Module):
+        return unwrapped(compiled)
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(module.module)
     inner = getattr(module, "get_base_model", None)
     base = inner() if callable(inner) else module
     return base if isinstance(base, nn.Module) else module

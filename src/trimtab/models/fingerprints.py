@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from trimtab.models.inspection import plain_numbers
+from trimtab.models.placement import stored
 from trimtab.models.sites import Site, modules_of
 
 SAMPLED_VALUES = 1024
@@ -18,6 +20,7 @@ def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, st
 
     Covers the name, shape and up to 1024 evenly spaced values of each parameter, rounded to bfloat16, so that it is the
     same in float32 and bfloat16. What adapters add is left out. A module without parameters has that of none.
+    Weights that accelerate has put away count as they are.
     """
     modules = modules_of(network)
     return {path: _fingerprint(modules[path]) for path in dict.fromkeys(site.path for site in sites)}
@@ -29,7 +32,7 @@ def _fingerprint(module: nn.Module) -> str:
         if "lora_" in name:
             continue
         digest.update(f"{name.replace('base_layer.', '')} {tuple(parameter.shape)}\n".encode())
-        flat = parameter.detach().reshape(-1)
+        flat = plain_numbers(stored(module, name, parameter)).reshape(-1)
         some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].to(torch.bfloat16)
         digest.update(some.view(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

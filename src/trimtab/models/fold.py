@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.errors import ModelError, ShapeError, explain
-from trimtab.models.sites import Site, modules_of
+from trimtab.models.sites import Site, first_names, modules_of
 from trimtab.models.wiring import Tower, towers_of
 
 LINEAR = (nn.Linear, Conv1D)
@@ -59,6 +59,7 @@ class Parts:
     modules: dict[str, nn.Module]
     towers: tuple[Tower, ...]
     owners: dict[int, list[str]] = field(default_factory=dict)
+    twins: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: nn.Module) -> Parts:
@@ -67,6 +68,9 @@ class Parts:
         for path, module in parts.modules.items():
             for parameter in module.parameters(recurse=False):
                 parts.owners.setdefault(id(parameter), []).append(path)
+        for other, path in first_names(network).items():
+            if other != path:
+                parts.twins.setdefault(path, []).append(other)
         return parts
 
     def tower(self, path: str) -> Tower | None:
@@ -83,6 +87,10 @@ def plan(parts: Parts, site: Site, weight: Tensor, shift: Tensor) -> Fold:
     """
     scales, shifts = bool((weight != 1).any()), bool(shift.any())
     fold = _input(parts, site) if site.side == "in" else _output(parts, site, site.path, scales, shifts)
+    for path in (site.path, fold.path, *fold.shifted):
+        if others := parts.twins.get(path):
+            got = f"of which {path} is also {others[0]}, where the map would act as well"
+            raise _refused(parts, site, got, "an untied copy of the model")
     _check_width(parts, fold, len(weight))
     for path in {fold.path, *fold.shifted} if shifts else {fold.path}:
         _check_weights(parts, site, path, scales and path == fold.path, shifts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,11 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerB
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.batches import evaluating, pad_token, padded, token_rows
+from trimtab.models.families import unwrapped
+from trimtab.models.inspection import check_model
 from trimtab.models.kinds import refuse_module
+from trimtab.models.placement import device_of
+from trimtab.models.vocabulary import longest, refuse_longer, refuse_unknown, refuse_unreadable_outputs
 from trimtab.seeds import derive
 
 
@@ -29,8 +34,9 @@ def generate(
 
     Prompts are padded on the left under an explicit mask, and positions count from each prompt's own first
     token, so padding changes nothing. Draws depend on the seed, the prompt's place in the list and the step, so
-    the batch size changes nothing either. The tokenizer is only read, the module's mode is restored, and the
-    caller's random generators are not touched.
+    the batch size changes nothing either. Nothing but the logits decides: of the module's `generation_config` only the
+    end tokens are heeded, not its penalties, samplers, beams, bans or lengths. The tokenizer is only read, the
+    module's mode and `generation_config` are restored, and the caller's random generators are not touched.
 
     Args:
         module: a causal language model with `generate`.
@@ -45,14 +51,15 @@ def generate(
         The completions alone, without prompt and special tokens, in the order of the prompts.
 
     Raises:
-        ModelError: a single string, a prompt without tokens, a number out of range, or not a causal language model
-            with `generate`.
+        ModelError: a single string, a prompt without tokens, with tokens that the module has no embedding for or, with
+            `max_new_tokens`, beyond its limit; a number out of range, or not a causal language model with `generate`.
     """
     _check(module, prompts, max_new_tokens, batch_size, temperature)
     rows = token_rows(tokenizer, prompts, what="prompt")
+    _check_rows(module, tokenizer, rows, max_new_tokens)
     settings = _settings(module, tokenizer, max_new_tokens)
     done: list[list[int]] = []
-    with evaluating(module):
+    with evaluating(module), _neutral(module):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             places = range(start, start + len(batch))
@@ -84,26 +91,43 @@ class _Draws(LogitsProcessor):
 
 
 def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Any:
-    own = getattr(module, "generation_config", None)
+    own = getattr(unwrapped(module), "generation_config", None)
     eos = getattr(own, "eos_token_id", None)
     eos = tokenizer.eos_token_id if eos is None else eos
-    ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
-    pad = tokenizer.pad_token_id
-    pad = pad if pad is not None else ends[0] if ends else pad_token(tokenizer)
+    ends = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
+    if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
+        raise ModelError(
+            f"generation_config.eos_token_id: {explain(repr(eos), 'a token id, or a list of them')}"
+        )
     return cast("Any", GenerationConfig)(
         do_sample=False,
         num_beams=1,
+        use_cache=getattr(own, "use_cache", None) is not False,
         max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
+        pad_token_id=pad_token(tokenizer, module),
         eos_token_id=ends or None,
     )
+
+
+@contextmanager
+def _neutral(module: nn.Module) -> Iterator[None]:
+    """Run a block without the module's own settings: transformers fills from them whatever is None in ours."""
+    network: Any = unwrapped(module)
+    if not hasattr(network, "generation_config"):
+        yield
+        return
+    own = network.generation_config
+    network.generation_config = cast("Any", GenerationConfig)()
+    try:
+        yield
+    finally:
+        network.generation_config = own
 
 
 def _complete(
     module: nn.Module, rows: Sequence[Sequence[int]], settings: Any, draws: list[_Draws]
 ) -> list[list[int]]:
-    device = next(module.parameters()).device
-    batch = padded(rows, int(settings.pad_token_id), "left").to(device)
+    batch = padded(rows, int(settings.pad_token_id), "left").to(device_of(module))
     out: Tensor = cast("Any", module).generate(
         **batch.arguments(module), generation_config=settings, logits_processor=draws
     )
@@ -128,5 +152,19 @@ def _check(
     if not 0 <= temperature < float("inf"):
         raise ModelError(f"temperature: {explain(temperature, 'a number of at least 0')}")
     refuse_module(module)
+    check_model(module)
+    refuse_unreadable_outputs(module)
     if not callable(getattr(module, "generate", None)):
         raise ModelError(explain(f"a {type(module).__name__} without generate()", "a model that generates"))
+
+
+def _check_rows(
+    module: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+    refuse_unknown(module, tokenizer, rows, "prompt")
+    limit = longest(module)
+    for number, row in enumerate(rows):
+        # the last new token is never read
+        if limit is not None and len(row) + max_new_tokens - 1 > limit:
+            got = f"{len(row)} tokens in prompt {number} and max_new_tokens={max_new_tokens}"
+            refuse_longer(module, len(row) + max_new_tokens - 1, got, "a shorter prompt or fewer new tokens")

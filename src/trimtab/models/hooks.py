@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.errors import ModelError, explain
+from trimtab.models.families import unwrapped
 from trimtab.models.sites import Site, modules_of
 
 Change = Callable[[Tensor], Tensor | None]
@@ -29,14 +30,16 @@ def hooked(network: nn.Module, changes: Mapping[Site, Change], what: str, first:
 
     Raises:
         ModelError: gradient checkpointing is on (it runs blocks again after the hooks are gone), a site that is no
-            tensor, or, at the end of a block that went well, a site that was never reached.
+            tensor or that one forward pass reaches several times (layers that share a module), or, at the end of a
+            block that went well, a site that was never reached.
     """
     _refuse_checkpointing(network)
     modules, reached = modules_of(network), dict.fromkeys(changes, False)
-    handles: list[RemovableHandle] = []
+    passes = _Passes()
+    handles: list[RemovableHandle] = passes.watch(unwrapped(network))
     try:
         for site, change in changes.items():
-            handles.append(_attach(modules[site.path], site, _noting(site, change, reached), first))
+            handles.append(_attach(modules[site.path], site, _noting(site, change, reached, passes), first))
         yield
     finally:
         for handle in handles:
@@ -44,6 +47,35 @@ def hooked(network: nn.Module, changes: Mapping[Site, Change], what: str, first:
     if never := [site.name for site, done in reached.items() if not done]:
         got = f"{what} that never ran at {_some(never)}"
         raise ModelError(explain(got, "a forward pass through each site inside the block"))
+
+
+class _Passes:
+    """Which sites the forward pass that is under way has reached."""
+
+    def __init__(self) -> None:
+        self.inside = False
+        self.reached: set[Site] = set()
+
+    def watch(self, network: nn.Module) -> list[RemovableHandle]:
+        """Follow the forward passes of a network, until the handles are removed."""
+        return [
+            network.register_forward_pre_hook(self._begin),
+            network.register_forward_hook(self._end, always_call=True),
+        ]
+
+    def note(self, site: Site) -> None:
+        """A site is reached; refused if the same forward pass has reached it before."""
+        if self.inside and site in self.reached:
+            got = "a module that runs several times in one forward pass, as layers that share it do"
+            raise ModelError(f"site {site.name}: {explain(got, 'a module of one layer', 'another site')}")
+        self.reached.add(site)
+
+    def _begin(self, _module: nn.Module, _inputs: Any) -> None:
+        self.inside = True
+        self.reached.clear()
+
+    def _end(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        self.inside = False
 
 
 class Reading:
@@ -118,8 +150,9 @@ def _put(value: Any, new: Tensor) -> Any:
     return new
 
 
-def _noting(site: Site, change: Change, reached: dict[Site, bool]) -> Change:
+def _noting(site: Site, change: Change, reached: dict[Site, bool], passes: _Passes) -> Change:
     def noted(value: Tensor) -> Tensor | None:
+        passes.note(site)
         reached[site] = True
         return change(value)
 

@@ -9,6 +9,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, explain
+from trimtab.models.folder import local_folder
 
 TokenizerSource = PreTrainedTokenizerBase | str | Path
 _TOKENIZER_FILES = (
@@ -30,15 +31,21 @@ def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
     """
     if isinstance(source, PreTrainedTokenizerBase):
         return source
-    folder = Path(source).expanduser()
+    folder = local_folder(source) or Path(source)
     hint = "tokenizer= or tokenizer.save_pretrained(folder)"
     if folder.is_dir() and not _has_any(folder, _TOKENIZER_FILES):
         raise ModelError(explain(f"the folder {folder} without a tokenizer", "tokenizer files", hint))
     try:
-        words = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+        words = AutoTokenizer.from_pretrained(
+            str(folder if folder.is_dir() else source), trust_remote_code=False
+        )
+        encoded = words("a", verbose=False)["input_ids"]
+    except (
+        Exception
+    ) as error:  # of transformers, of tokenizers or of Python: a damaged file can bring about any
         raise ModelError(explain(f"{source}: {first_line(error)}", "a tokenizer", hint)) from error
-    assert isinstance(words, PreTrainedTokenizerBase)
+    if not isinstance(words, PreTrainedTokenizerBase) or not isinstance(encoded, list):
+        raise ModelError(explain(f"{source}: a {type(words).__name__}", "a tokenizer", hint))
     return words
 
 
@@ -62,8 +69,8 @@ def read_processor(source: Any) -> Any:
     if not isinstance(source, str | Path):
         return source
     try:
-        return cast("Any", AutoProcessor).from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+        return cast("Any", AutoProcessor).from_pretrained(str(source), trust_remote_code=False)
+    except Exception as error:  # as for tokenizers
         hint = "processor= or processor.save_pretrained(folder)"
         raise ModelError(explain(f"{source}: {first_line(error)}", "a processor", hint)) from error
 
@@ -80,8 +87,10 @@ def processor_beside(where: str) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return str(error).strip().partition("\n")[0].rstrip(".")
+    """What an error says first, and its kind where the words alone would not tell."""
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    clear = isinstance(error, OSError | ValueError) and " " in said
+    return said if clear else f"{type(error).__name__} {said}".strip()
 
 
 def _has_any(folder: Path, names: tuple[str, ...]) -> bool:

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from trimtab.errors import ModelError, explain, nearest
 from trimtab.models.families import unwrapped
+from trimtab.models.inspection import check_model
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -85,9 +86,13 @@ def require_language_model(model: Model) -> None:
     For what only makes sense with one: call it before any work starts.
 
     Raises:
-        ModelError: it is of another kind, or has no tokenizer.
+        ModelError: it is of another kind, has no tokenizer or weights that were never loaded, or is no handle.
     """
+    if not isinstance(getattr(model, "module", None), nn.Module) or isinstance(model, nn.Module):
+        got, hint = f"a {type(model).__name__}", "load(...), with tokenizer= beside a module"
+        raise ModelError(explain(got, "a loaded model", hint))
     refuse_module(model.module)
+    check_model(model)
     model.need_tokenizer()
 
 

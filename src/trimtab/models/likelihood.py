@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from trimtab.errors import ShapeError, explain
-from trimtab.models.batches import TextBatch, evaluating, row_batches, text_batches, token_rows
+from trimtab.errors import ModelError, ShapeError, explain
+from trimtab.models.batches import TextBatch, evaluating, row_batches, text_batches
+from trimtab.models.joined import joined_rows
 from trimtab.models.kinds import require_language_model
 
 if TYPE_CHECKING:
@@ -89,8 +90,10 @@ def continuation_log_likelihood(
 ) -> LogLikelihood:
     """The log probability of each continuation given its prompt; only the continuation's tokens are scored.
 
-    The two are tokenised apart and joined, the prompt with the tokenizer's special tokens and the continuation
-    without: what is scored is what generation after this prompt could have written.
+    The two are tokenised together, as one text: `the` followed by ` cat` is scored as the end of `the cat`. A token
+    that spans the border, as `the` does in `th` + `e`, counts to the continuation, so that none of its characters goes
+    unscored; it is conditioned on the tokens before it. Special tokens that the tokenizer adds before a text are part
+    of the prompt; those that it adds after a text are left out.
 
     Args:
         model: a causal language model with a tokenizer.
@@ -99,20 +102,18 @@ def continuation_log_likelihood(
         batch_size: pairs at a time.
 
     Raises:
-        ModelError: not a causal language model, no tokenizer, or a text that cannot be read.
+        ModelError: not a causal language model, no tokenizer, a text that cannot be read, or a continuation that the
+            tokenizer joins with the first token of all, which nothing precedes.
         ShapeError: not as many prompts as continuations.
     """
     require_language_model(model)
     if len(prompts) != len(continuations):
         got = f"{len(prompts)} prompts and {len(continuations)} continuations"
         raise ShapeError(explain(got, "one continuation for each prompt"))
-    words = model.need_tokenizer()
-    heads = token_rows(words, prompts, what="prompt")
-    tails = token_rows(words, continuations, what="continuation", special=False)
-    rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
+    rows, starts = joined_rows(model.need_tokenizer(), prompts, continuations)
     batches = row_batches(model, rows, batch_size=batch_size)
-    starts = (heads[start : start + batch_size] for start in range(0, len(heads), batch_size))
-    return _scored(model, ((batch, _after(batch, some)) for batch, some in zip(batches, starts, strict=True)))
+    some = (starts[first : first + batch_size] for first in range(0, len(starts), batch_size))
+    return _scored(model, ((batch, _after(batch, here)) for batch, here in zip(batches, some, strict=True)))
 
 
 def kl_divergence(
@@ -158,8 +159,10 @@ def kl_divergence(
 
 def next_token_logits(module: nn.Module, batch: TextBatch) -> Float[Tensor, "B T V"]:
     """Logits at every position of a batch, with gradients unless they are off; those at padding mean nothing."""
-    logits = module(**batch.arguments(module)).logits
-    assert isinstance(logits, Tensor)
+    logits = getattr(module(**batch.arguments(module)), "logits", None)
+    if not isinstance(logits, Tensor):
+        got = f"a {type(module).__name__} that returns no logits"
+        raise ModelError(explain(got, "a causal language model", "its ...ForCausalLM class"))
     return logits
 
 
@@ -178,9 +181,9 @@ def kl(p_logits: Float[Tensor, "*n V"], q_logits: Float[Tensor, "*n V"]) -> Floa
     return (p.exp() * gap).sum(-1).clamp(min=0)
 
 
-def _after(batch: TextBatch, heads: Sequence[Sequence[int]]) -> Int[Tensor, "B T"]:
+def _after(batch: TextBatch, starts: Sequence[int]) -> Int[Tensor, "B T"]:
     """The mask without the first tokens of each row."""
-    lengths = torch.tensor([[len(head)] for head in heads], device=batch.mask.device)
+    lengths = torch.tensor(starts, device=batch.mask.device)[:, None]
     return batch.mask * (batch.positions >= lengths)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from trimtab.errors import ModelError, explain, nearest
+from trimtab.errors import ModelError, TrimtabError, explain, nearest
 from trimtab.models.adapters import read_adapter, wrap
+from trimtab.models.checks import is_path, nearest_folder
 from trimtab.models.families import Family, family_of, unwrapped
+from trimtab.models.folder import check_folder, check_size, check_weights, local_folder, refuse_partly
 from trimtab.models.generate import generate
 from trimtab.models.inputs import (
     TokenizerSource,
@@ -25,6 +28,7 @@ from trimtab.models.inputs import (
     read_tokenizer,
     tokenizer_beside,
 )
+from trimtab.models.inspection import check_model, plain_numbers
 from trimtab.models.kinds import (
     Kind,
     check_kind,
@@ -33,6 +37,7 @@ from trimtab.models.kinds import (
     refuse_checkpoint,
     refuse_module,
 )
+from trimtab.models.placement import device_of, stored
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -65,8 +70,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.module.parameters()).device
+        """Where inputs go: the device of the parameters, also where accelerate keeps those elsewhere meanwhile."""
+        return device_of(self.module)
 
     def need_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, for what cannot do without.
@@ -130,14 +135,23 @@ class Model:
         """16 hex digits that change when the architecture or the weights do.
 
         Covers each tensor's name, shape, dtype and up to 4096 evenly spaced values, so it is quick for large
-        models and blind only to an edit that misses all of them.
+        models and blind only to an edit that misses all of them. Weights that accelerate has put away count as they
+        are; of a quantised model, packed weights and settings count as well.
         """
         digest = hashlib.sha256()
-        for name, tensor in self.module.state_dict().items():
-            digest.update(f"{canonical(name)} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            flat = tensor.detach().reshape(-1)
-            digest.update(flat[:: max(1, flat.numel() // _SAMPLED_VALUES)].double().cpu().numpy().tobytes())
+        for name, value in self.module.state_dict().items():
+            for part in value if isinstance(value, tuple) else (value,):
+                _digest(digest, self.module, name, part)
         return digest.hexdigest()[:16]
+
+
+def _digest(digest: Any, network: nn.Module, name: str, value: Any) -> None:
+    if not isinstance(value, torch.Tensor):
+        digest.update(f"{canonical(name)} {value!r}\n".encode())
+        return
+    digest.update(f"{canonical(name)} {tuple(value.shape)} {value.dtype}\n".encode())
+    flat = plain_numbers(stored(network, name, value)).reshape(-1)
+    digest.update(flat[:: max(1, flat.numel() // _SAMPLED_VALUES)].double().cpu().numpy().tobytes())
 
 
 def canonical(name: str) -> str:
@@ -180,20 +194,27 @@ def load(
         A handle whose module is in evaluation mode, unless it was passed in: then its mode is kept.
 
     Raises:
-        ModelError: the folder, its config.json or a language model's tokenizer is missing, this is not of the kind
-            asked for, the hub name cannot be reached, or a setting is wrong. Settings are checked before files,
-            and files before weights.
+        ModelError: the folder, its config.json or a language model's tokenizer is missing or damaged, this is not of
+            the kind asked for, the hub name cannot be reached, or a setting is wrong. The weights are cut short, lack
+            one that the configuration asks for, or have one more in its layers; or a module's weights were never
+            loaded. Settings are checked before files, and files before weights. No code of a checkpoint is run.
     """
     _check_settings(source, dtype, device, adapter, kind)
     if isinstance(source, nn.Module):
         words = None if tokenizer is None else read_tokenizer(tokenizer)
         name = str(getattr(getattr(source, "config", None), "name_or_path", "") or type(source).__name__)
         model = Model(source, words, name, read_processor(processor))
+        check_model(model)
         if kind == "language model":
             model.need_tokenizer()
     else:
         model = _from_checkpoint(source, tokenizer, processor, dtype, device, kind)
     return model if adapter is None else replace(model, module=wrap(model.module, adapter))
+
+
+def as_model(source: Model | str | Path | nn.Module) -> Model:
+    """A handle as it is; a folder, hub name or module loaded with the defaults of `load`."""
+    return source if isinstance(source, Model) else load(source)
 
 
 def _from_checkpoint(
@@ -205,19 +226,42 @@ def _from_checkpoint(
     kind: Kind,
 ) -> Model:
     where = _place(source)
+    folder = local_folder(where)
+    if folder:
+        check_folder(folder)
     config = _config(where)
     if kind == "language model":
         refuse_checkpoint(where, config)
+    held = check_weights(folder) if folder else {}
     words, pictures = _inputs(where, config, tokenizer, processor)
-    try:
-        module: nn.Module = loader(config).from_pretrained(
-            where, dtype="auto" if dtype is None else DTYPES[dtype], use_safetensors=True
+    with _told(
+        where,
+        "weights in safetensors",
+        "save_pretrained again with a current transformers, or check the name",
+    ):
+        if folder:
+            check_size(where, config, held)
+        module, told = loader(config).from_pretrained(
+            where,
+            dtype="auto" if dtype is None else DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        hint = "save_pretrained again with a current transformers, or check the name"
-        raise ModelError(explain(f"{where}: {first_line(error)}", "weights in safetensors", hint)) from error
-    module = module.to(default_device() if device is None else device)
+        refuse_partly(where, module, told)
+        module = module.to(default_device() if device is None else device)
     return Model(module, words, str(source), pictures)
+
+
+@contextmanager
+def _told(where: str, expected: str, hint: str) -> Iterator[None]:
+    """Turn whatever transformers raises about files that it did not write into a ModelError; there is no list of it."""
+    try:
+        yield
+    except (TrimtabError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(explain(f"{where}: {first_line(error)}", expected, hint)) from error
 
 
 def _inputs(
@@ -248,6 +292,10 @@ def _check_settings(
         hint = nearest(str(dtype).removeprefix("torch."), DTYPES)
         raise ModelError(f"dtype: {explain(repr(dtype), f'one of {tuple(DTYPES)}', hint)}")
     if not isinstance(source, nn.Module):
+        if not isinstance(source, str | Path):
+            raise ModelError(explain(f"a {type(source).__name__}", "a folder, a hub name or a torch module"))
+        if device is not None:
+            _check_device(device)
         return
     if dtype is not None or device is not None:
         got = "dtype= or device= beside a module"
@@ -258,9 +306,9 @@ def _check_settings(
 
 def _place(source: str | Path) -> str:
     """The folder or hub name to hand to transformers; refused when it must be a folder and is none."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if (folder / "config.json").is_file():
+    folder = local_folder(source)
+    if folder is not None:
+        if (folder / "config.json").exists():
             return str(folder)
         got = f"the folder {folder} without config.json"
         if (folder / "adapter_config.json").is_file():
@@ -272,23 +320,30 @@ def _place(source: str | Path) -> str:
         raise ModelError(
             explain(got, "a folder written by save_pretrained", "the folder that has config.json")
         )
-    if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1 or not source:
-        raise ModelError(
-            explain(f"the folder {source!r}, which does not exist", "a model's folder or hub name")
-        )
-    return source
+    if is_path(source):
+        got, hint = f"the folder {str(source)!r}, which does not exist", nearest_folder(Path(source))
+        raise ModelError(explain(got, "a model's folder or hub name", hint))
+    return str(source)
 
 
 def _config(where: str) -> PreTrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(where)
-    except (OSError, ValueError) as error:
-        expected = "a local folder, or a model that the hub serves and this transformers knows"
-        raise ModelError(
-            explain(f"{where}: {first_line(error)}", expected, "check the name and the network")
-        ) from error
-    assert isinstance(config, PreTrainedConfig)
+    hint = nearest_folder(Path(where)) or "check the name and the network"
+    with _told(where, "a local folder, or a model that the hub serves and this transformers knows", hint):
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    if not isinstance(config, PreTrainedConfig):
+        raise ModelError(explain(f"{where}: a {type(config).__name__}", "a model's configuration"))
     return config
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        hint = "device=None for the first free accelerator, or 'cpu'"
+        raise ModelError(
+            f"device: {explain(f'{device!r} ({first_line(error)})', 'a device of this machine', hint)}"
+        ) from error
 
 
 def device_name(device: torch.device) -> str:

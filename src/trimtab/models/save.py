@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from trimtab.errors import ModelError, explain
+from trimtab.errors import CheckpointError, ModelError, TrimtabError, explain
 from trimtab.models.batches import evaluating
 from trimtab.models.inputs import first_line
+from trimtab.models.inspection import check_model
 from trimtab.models.kinds import loader
 from trimtab.models.probe import largest_gap, outputs, probe_inputs, tolerance
 from trimtab.models.sites import network_of
@@ -42,19 +46,48 @@ def save(model: Model, folder: str | Path) -> Path:
     Raises:
         ModelError: the network has no `save_pretrained`, has an adapter, or has weights that its configuration has no
             place for, such as a bias that `fuse` had to add; the folder has files; or what was read back differs.
-        CheckpointError: the disk is full.
+        CheckpointError: it cannot be written: the disk is full, say. Nothing is left behind.
     """
-    network, target = _plain(model), Path(folder).expanduser().absolute()
+    network, target = _plain(model), _target(folder)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         got = f"{target}, where there is something already"
         raise ModelError(explain(got, "a new folder or an empty one"))
+    check_model(network, "saving")
     _refuse_what_would_be_lost(network)
-    with atomic_directory(target) as new:
+    with _written(target), atomic_directory(target) as new:
         for part in (network, model.tokenizer, model.processor):
             if part is not None:
                 part.save_pretrained(new)
         _compare(network, new)
     return target
+
+
+def _target(folder: str | Path) -> Path:
+    try:
+        target = Path(folder).expanduser().absolute()
+        target.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            explain(f"{ascii(str(folder))[:80]} ({first_line(error)})", "a folder's path")
+        ) from error
+    return target
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[None]:
+    """Turn what libraries raise when they cannot write into a CheckpointError; safetensors has an error of its own."""
+    try:
+        yield
+    except TrimtabError:
+        raise
+    except Exception as error:
+        writing = isinstance(error, OSError | SafetensorError) or "os error" in str(error)
+        if not writing:
+            raise
+        got = f"'{first_line(error)}' while writing {target}"
+        raise CheckpointError(
+            explain(got, "a place to write to", "another folder, or freeing some space")
+        ) from error
 
 
 def _plain(model: Model) -> Any:
@@ -115,7 +148,7 @@ def _read_back(network: Any, folder: Path) -> nn.Module:
     kind: Any = type(network)
     try:
         if isinstance(network, PreTrainedModel):
-            kind = loader(AutoConfig.from_pretrained(str(folder)))
+            kind = loader(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
             again = kind.from_pretrained(str(folder), dtype="auto", use_safetensors=True)
         else:
             again = kind.from_pretrained(str(folder), torch_dtype=network.dtype, use_safetensors=True)

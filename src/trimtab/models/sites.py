@@ -117,6 +117,15 @@ def modules_of(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def first_names(network: nn.Module) -> dict[str, str]:
+    """For every path of a module, the first path of the same module: another one where places share it."""
+    first: dict[int, str] = {}
+    bare = _bare(network)
+    return {
+        name: first.setdefault(id(part), name) for name, part in bare.named_modules(remove_duplicate=False)
+    }
+
+
 def _bare(network: nn.Module) -> nn.Module:
     """Without what data parallelism and adapters put around a network."""
     inner = getattr(network, "module", None)
@@ -129,9 +138,12 @@ def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | S
     exact = [path] if path in modules else []
     found = exact or [name for name in modules if _fits(name.split("."), path.split("."))]
     if not found:
-        raise ModelError(
-            f"site {pattern!r}: {explain('a pattern that matches no module', 'a module', _near(path, modules))}"
-        )
+        first = first_names(network)
+        if first.get(path, path) != path:
+            got = f"another name of {first[path]}, which both places share"
+            raise ModelError(f"site {pattern!r}: {explain(got, 'a module of one place', 'an untied copy')}")
+        near = _near(path, [*modules, *(IN_BLOCK if len(towers(_bare(network))) == 1 else ())])
+        raise ModelError(f"site {pattern!r}: {explain('a pattern that matches no module', 'a module', near)}")
     yield from (Site(name, asked.side) for name in found)
 
 
@@ -165,7 +177,7 @@ def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
     return len(tail) == len(pattern) and all(map(fnmatchcase, tail, pattern))
 
 
-def _near(path: str, modules: dict[str, nn.Module]) -> str:
-    """The three module paths most like a pattern, numbers of blocks as `*`."""
+def _near(path: str, modules: Iterable[str]) -> str:
+    """The three module paths or aliases most like a pattern, numbers of blocks as `*`."""
     known = dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in modules)
     return " or ".join(map(repr, get_close_matches(path, list(known), n=3, cutoff=0.0)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import rankdata
 
-from trimtab.errors import ConfigError, explain
+from trimtab.errors import ConfigError, ShapeError, explain
 from trimtab.numerics.permute import Pairs, check_pairs
 from trimtab.numerics.resample import Interval
 from trimtab.numerics.statistics import check_numbers, spearman
@@ -114,7 +115,23 @@ def spearman_brown(correlation: float) -> float:
     >>> spearman_brown(0.5)
     0.6666666666666666
     """
-    return 2 * correlation / (1 + correlation) if correlation > -1 else np.nan
+    return prophecy(correlation, 2)
+
+
+def prophecy(correlation: float, times: float) -> float:
+    """Reliability of the mean of so many times as many judgements, by Spearman and Brown; nan where there is none.
+
+    Args:
+        correlation: of two parts that are as reliable as one another.
+        times: how many times as much judgement the whole has as one part.
+
+    Source: Brown 1910; Spearman 1910.
+
+    >>> prophecy(0.5, 3)
+    0.75
+    """
+    below = 1 + (times - 1) * correlation
+    return times * correlation / below if below > 0 else np.nan
 
 
 def agreement(
@@ -146,22 +163,85 @@ def agreement(
         ShapeError: not a square of similarities, or not one score per pair.
         ConfigError: n_boot below 1, or confidence outside (0, 1).
     """
-    check_pairs(similarity, pairs, scores)
     check_numbers("n_boot", n_boot, confidence)
+    return agreement_draws(similarity, pairs, scores, n_boot=n_boot, seed=seed).interval(confidence)
+
+
+@dataclass(frozen=True)
+class AgreementDraws:
+    """Spearman's correlation with judgements, and what it came to in each draw of items.
+
+    Attributes:
+        value: of the pairs as they are; nan where it has none.
+        drawn: (n_boot,) one value per draw; nan where a draw has none.
+        n: items that were judged.
+        judgements: what was judged and with which draws: only draws of the same judgements are compared.
+    """
+
+    value: float
+    drawn: Float[np.ndarray, " b"]
+    n: int
+    judgements: str = ""
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The percentile interval of the draws that have a value; nan where the correlation has none."""
+        return _interval(self.value, self.drawn, self.n, confidence)
+
+    def minus(self, other: AgreementDraws, confidence: float = 0.95) -> Interval:
+        """How much higher this correlation is than another one with the same judgements: a paired bootstrap.
+
+        Each draw of items gives both correlations, and the interval is of their difference: what both owe to the same
+        items cancels out, so that it can exclude 0 where the two intervals overlap.
+
+        Raises:
+            ShapeError: the other is of other judgements, or of other draws.
+        """
+        if (len(self.drawn), self.judgements) != (len(other.drawn), other.judgements):
+            raise ShapeError(explain("draws of other judgements", "the same judgements and seed"))
+        return _interval(self.value - other.value, self.drawn - other.drawn, self.n, confidence)
+
+
+def agreement_draws(
+    similarity: Float[np.ndarray, "n n"],
+    pairs: Pairs,
+    scores: Float[np.ndarray, " m"],
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> AgreementDraws:
+    """The draws behind `agreement`; those of one seed draw the same items for every similarity of the same judgements.
+
+    Raises:
+        ShapeError: not a square of similarities, or not one score per pair.
+        ConfigError: n_boot below 1.
+
+    >>> near, far = np.array([[0, 3, 2], [3, 0, 1], [2, 1, 0.0]]), np.array([[0, 1, 2], [1, 0, 3], [2, 3, 0.0]])
+    >>> pairs, scores = np.array([[0, 1], [0, 2], [1, 2]]), np.array([3.0, 2.0, 1.0])
+    >>> agreement_draws(near, pairs, scores).minus(agreement_draws(far, pairs, scores)).value
+    2.0
+    """
+    check_pairs(similarity, pairs, scores)
+    check_numbers("n_boot", n_boot)
     own = similarity[pairs[:, 0], pairs[:, 1]]
     items, places = np.unique(pairs, return_inverse=True)
     places, value = places.reshape(pairs.shape), float(spearman(own, scores))
+    judgements = hashlib.sha256(pairs.astype(np.int64).tobytes() + scores.astype(float).tobytes()).hexdigest()
+    judgements += f" {seed}"
     if len(pairs) < 3 or np.isnan(value):
-        return Interval(value, np.nan, np.nan, len(items))
+        return AgreementDraws(value, np.full(n_boot, np.nan), len(items), judgements)
     rng, values = np.random.default_rng(seed), []
     near, judged = (np.unique(side, return_inverse=True)[1] for side in (own, scores))
     for _ in range(n_boot):
         times = rng.multinomial(len(items), np.full(len(items), 1 / len(items)))
         values.append(_spearman_of_copies(near, judged, times[places[:, 0]] * times[places[:, 1]]))
+    return AgreementDraws(value, np.array(values), len(items), judgements)
+
+
+def _interval(value: float, drawn: Float[np.ndarray, " b"], n: int, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    known = np.array(values)[np.isfinite(values)]
+    known = drawn[np.isfinite(drawn)]
     low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (np.nan, np.nan)
-    return Interval(value, float(low), float(high), len(items))
+    return Interval(value, float(low), float(high), n)
 
 
 def ceiling(model: float, people: float | None = None) -> float:

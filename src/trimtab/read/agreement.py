@@ -1,27 +1,31 @@
-"""Whether similarities of concepts agree with people's: rho, its interval, its p-value, and the most it could be."""
+"""Whether similarities of concepts agree with ratings: rho, its interval, its p-value, and the most it could be."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from trimtab.errors import DataError, explain
+from trimtab.errors import DataError, ShapeError, explain, nearest
 from trimtab.numerics.permute import mantel
 from trimtab.numerics.resample import Interval
-from trimtab.numerics.similarity import agreement, ceiling, spearman_brown
+from trimtab.numerics.similarity import AgreementDraws, agreement_draws, ceiling, spearman_brown
 from trimtab.numerics.statistics import spearman
+from trimtab.read.judgements import COLUMNS, LEAST, Judged, Source, judged
 
-COLUMNS = ("word1", "word2", "score")
-LEAST = 3
-"""Pairs: fewer have no rank correlation worth the name."""
+__all__ = ["COLUMNS", "LEAST", "Agreement", "Judged", "agree", "differences", "judged", "side"]
+
+DIFFERENCES = ["row", "against", "difference", "low", "high", "told", "n_concepts"]
+PLACES = 3
+"""Decimals of a correlation that are shown."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well similarities of concepts agree with people's.
+    """How well similarities of concepts agree with ratings of their pairs.
 
     Attributes:
         rho: Spearman's correlation over pairs, in [-1, 1]; nan where all similarities are the same.
@@ -31,9 +35,12 @@ class Agreement:
         n_concepts: concepts in them.
         reliability: of the similarities: of the two halves of the examples, after Spearman and Brown; nan where
             unknown.
-        ceiling: the most that rho can be expected to be; an upper bound where people's reliability is unknown.
+        ceiling: the most that rho can be expected to be; an upper bound where the ratings' reliability is unknown.
         rho_over_ceiling: nan where the ceiling is.
         unknown: words of the ratings that are no concepts.
+        source: whose the ratings are, as far as they say so.
+        notes: rows of the ratings that were left out or put together, and why.
+        draws: rho in each draw of concepts, which `minus` compares.
     """
 
     rho: float
@@ -45,54 +52,22 @@ class Agreement:
     ceiling: float
     rho_over_ceiling: float
     unknown: tuple[str, ...] = ()
+    source: Source = "ratings"
+    notes: tuple[str, ...] = ()
+    draws: AgreementDraws | None = field(default=None, repr=False, compare=False)
 
+    def minus(self, other: Agreement) -> Interval:
+        """How much higher rho is than another one with the same ratings, with a paired interval over concepts.
 
-@dataclass(frozen=True)
-class Judged:
-    """People's judgements of pairs of concepts.
+        Both are drawn with the same concepts, so that the interval of the difference can exclude 0 where those of the
+        two overlap; `side` says what it tells.
 
-    Attributes:
-        pairs: (m, 2) places of concepts.
-        scores: (m,), any unit; higher is more alike.
-        unknown: words that are no concepts, sorted.
-    """
-
-    pairs: Int[np.ndarray, "m 2"]
-    scores: Float[np.ndarray, " m"]
-    unknown: tuple[str, ...]
-
-
-def judged(human: pd.DataFrame, names: list[str]) -> Judged:
-    """The judgements that are about two concepts; a pair judged more than once counts with its mean.
-
-    Raises:
-        DataError: a column is missing, a score is no finite number, a word is paired with itself, there is a single
-            concept, or fewer than three pairs are known; unknown words are named.
-    """
-    if len(names) < 2:
-        raise DataError(explain(f"the single concept {', '.join(names)!r}", "at least two to compare"))
-    if missing := [column for column in COLUMNS if column not in human.columns]:
-        got = f"ratings without {', '.join(missing)}"
-        raise DataError(explain(got, f"columns {', '.join(COLUMNS)}", "rename the columns"))
-    scores = pd.to_numeric(human["score"], errors="coerce").to_numpy(dtype=float)
-    if not np.isfinite(scores).all():
-        row = int(np.nonzero(~np.isfinite(scores))[0][0])
-        raise DataError(f"score of row {row}: {explain(human['score'].iloc[row], 'a finite number')}")
-    place = {name: number for number, name in enumerate(names)}
-    words = human[["word1", "word2"]].to_numpy(dtype=object)
-    alone = [str(first) for first, second in words if first == second]
-    if alone:
-        raise DataError(explain(f"{alone[0]!r} paired with itself", "pairs of two words"))
-    unknown = tuple(sorted({str(word) for word in words.ravel() if word not in place}))
-    found: dict[tuple[int, int], list[float]] = {}
-    for (first, second), score in zip(words, scores, strict=True):
-        if first in place and second in place:
-            low, high = sorted((place[first], place[second]))
-            found.setdefault((low, high), []).append(float(score))
-    if len(found) < LEAST:
-        told = f"; unknown: {', '.join(unknown[:20])}" if unknown else ""
-        raise DataError(explain(f"{len(found)} rated pairs of concepts{told}", f"at least {LEAST}"))
-    return Judged(np.array(list(found)), np.array([np.mean(values) for values in found.values()]), unknown)
+        Raises:
+            ShapeError: the other is of other ratings, other concepts or another seed.
+        """
+        if self.draws is None or other.draws is None:
+            raise ShapeError(explain("an agreement without draws", "two of `agree` or `ExpertLens.align`"))
+        return self.draws.minus(other.draws)
 
 
 def agree(
@@ -105,16 +80,17 @@ def agree(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Agreement:
-    """Similarities of concepts beside people's judgements of the same pairs.
+    """Similarities of concepts beside judgements of the same pairs.
 
     Args:
         similarity: concepts as rows and columns.
         human: columns word1, word2, score; see `judged`.
         halves: the same similarity from each half of the examples, for the ceiling; None leaves it unknown.
-        reliability: of the scores, in (0, 1]; None takes them for exact.
+        reliability: of the scores, in (0, 1], see `trimtab.read.ratings.split_half_reliability`; None takes them for
+            exact.
         n_perm: permutations of the Mantel test.
         n_boot: draws of the interval.
-        seed: of both.
+        seed: of both; two agreements of one seed can be compared, see `Agreement.minus`.
 
     Raises:
         DataError: as `judged`.
@@ -124,7 +100,8 @@ def agree(
     matrix = similarity.to_numpy(dtype=float)
     own = np.nan if halves is None else _reliability(halves, known.pairs)
     most = ceiling(own, reliability)
-    interval = agreement(matrix, known.pairs, known.scores, n_boot=n_boot, seed=seed)
+    draws = agreement_draws(matrix, known.pairs, known.scores, n_boot=n_boot, seed=seed)
+    interval = draws.interval()
     return Agreement(
         rho=interval.value,
         interval=interval,
@@ -135,7 +112,51 @@ def agree(
         ceiling=most,
         rho_over_ceiling=interval.value / most,
         unknown=known.unknown,
+        source=known.source,
+        notes=known.notes,
+        draws=draws,
     )
+
+
+def side(difference: Interval) -> str:
+    """What the interval of a difference tells: "above", "below" or "not told apart from".
+
+    Only an interval that excludes 0 at the three decimals that are shown tells two apart; one that cannot be known
+    tells nothing.
+
+    >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
+    ('above', 'not told apart from', 'not told apart from')
+    """
+    if round(difference.low, PLACES) > 0:
+        return "above"
+    return "below" if round(difference.high, PLACES) < 0 else "not told apart from"
+
+
+def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:
+    """How much higher the rho of one way to compare concepts is than that of every other one, with paired intervals.
+
+    Args:
+        agreements: name -> of `agree` or `ExpertLens.align`, all with the same ratings and seed.
+        reference: one of the names.
+
+    Returns:
+        Columns row (the reference), against, difference, low, high (95 %, over concepts), told (see `side`) and
+        n_concepts.
+
+    Raises:
+        DataError: no such name; the nearest is named.
+        ShapeError: other ratings, concepts or seeds.
+    """
+    if reference not in agreements:
+        expected = f"one of {', '.join(map(repr, agreements))}"
+        raise DataError(f"reference: {explain(repr(reference), expected, nearest(reference, agreements))}")
+    found = []
+    for name, other in agreements.items():
+        if name != reference:
+            gap = agreements[reference].minus(other)
+            ends = {"difference": gap.value, "low": gap.low, "high": gap.high}
+            found.append({"row": reference, "against": name, **ends, "told": side(gap), "n_concepts": gap.n})
+    return pd.DataFrame(found, columns=DIFFERENCES)
 
 
 def _reliability(halves: tuple[pd.DataFrame, pd.DataFrame], pairs: Int[np.ndarray, "m 2"]) -> float:

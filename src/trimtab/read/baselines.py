@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from trimtab.data.concepts import ConceptSet
 from trimtab.data.mentions import without
+from trimtab.errors import ModelError
 from trimtab.models.families import unwrapped
 from trimtab.models.load import Model
 from trimtab.models.sites import resolve
@@ -37,10 +38,16 @@ def shared_words(concepts: ConceptSet) -> Matrix:
     return cosine(np.stack([np.asarray(rows[p].mean(0))[0] for p in pool.positive]))
 
 
-def static_embeddings(model: Model, concepts: ConceptSet) -> Matrix:
-    """Cosine of the input embeddings of concepts' words, each the mean over its tokens; nan for other concepts."""
+def static_embeddings(model: Model, concepts: ConceptSet) -> Matrix | None:
+    """Cosine of the input embeddings of concepts' words, each the mean over its tokens; nan for other concepts.
+
+    None for a network that names no table of input embeddings.
+    """
     network: Any = unwrapped(model.module)
-    table = network.get_input_embeddings().weight.detach().float().cpu()
+    weight = getattr(getattr(network, "get_input_embeddings", lambda: None)(), "weight", None)
+    if weight is None:
+        return None
+    table = weight.detach().float().cpu()
     tokenizer = model.need_tokenizer()
     vectors = np.full((len(concepts), table.shape[1]), np.nan)
     for row, concept in zip(vectors, concepts, strict=True):
@@ -50,15 +57,21 @@ def static_embeddings(model: Model, concepts: ConceptSet) -> Matrix:
     return cosine(vectors)
 
 
+EMBEDDINGS = ("raw", "centred", "standardised")
+
+
 def sentence_embeddings(lens: ExpertLens) -> dict[str, Matrix]:
-    """Cosine of concepts' mean sentence embeddings: raw, centred, standardised.
+    """Cosine of concepts' mean sentence embeddings: raw, centred, standardised; {} where no last block is known.
 
     A sentence embedding is the mean over valid tokens of what the last block gives. Centring takes the mean over all
     examples away, so that what all sentences share counts no more; standardising also divides by the deviation of each
     coordinate.
     """
     own = lens.responses
-    last = resolve(own.model, "residual")[-1].name
+    try:
+        last = resolve(own.model, "residual")[-1].name
+    except ModelError:
+        return {}
     read = Responses(own.model, own.examples, [last], "mean", own.batch_size, own.max_tokens)
     values = np.concatenate([block for _, block in read.blocks()], axis=1).astype(float)
     means = np.stack([values[rows].mean(0) for rows in lens.concepts.pool.positive])

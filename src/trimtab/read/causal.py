@@ -14,9 +14,11 @@ from jaxtyping import Float
 from trimtab.errors import DataError, explain
 from trimtab.models.batches import evaluating, text_batches
 from trimtab.models.intervene import Intervention, intervene
+from trimtab.models.joined import joined_rows
 from trimtab.models.kinds import require_language_model
 from trimtab.models.likelihood import next_token_logits
 from trimtab.models.load import Model
+from trimtab.models.vocabulary import refuse_unknown
 from trimtab.numerics.resample import Interval, bootstrap
 from trimtab.numerics.statistics import check_choice, mean
 from trimtab.read.experts import ExpertLens
@@ -129,4 +131,6 @@ def _first_token(model: Model, word: str) -> int:
     ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
     if not ids:
         raise DataError(explain(f"the word {word!r}, which has no token", "at least one token"))
-    return int(ids[0])
+    (row,), (start,) = joined_rows(tokenizer, ["a"], [f" {word}"])
+    refuse_unknown(model.module, tokenizer, [[row[start]]], f"the word {word!r}, token")
+    return row[start]

@@ -1,4 +1,4 @@
-"""The table of an alignment with people: experts, what else would give such similarities, and what must not."""
+"""The table of an alignment with ratings: experts, what else would give such similarities, and what must not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from trimtab.numerics.proportion import wilson
 from trimtab.numerics.resample import Interval
 from trimtab.numerics.similarity import jaccard
 from trimtab.read import baselines
-from trimtab.read.agreement import Judged, agree
+from trimtab.read.agreement import DIFFERENCES, Agreement, agree, differences, side
 from trimtab.read.detection import detect
 from trimtab.read.experts import ExpertLens
+from trimtab.read.judgements import Judged
 from trimtab.read.selection import Selection, q_values
 
 Tell = Callable[[str], None]
@@ -56,42 +57,88 @@ def rows(lens: ExpertLens, tau: float, top: int, tell: Tell = lambda _: None) ->
     yield from _control_rows(lens, tau, tell)
 
 
+@dataclass(frozen=True)
+class Alignment:
+    """Every row of a table beside every set of ratings, and the differences between rows.
+
+    Attributes:
+        table: columns row, role, ratings, rho, low, high, mantel_p, n_pairs, n_concepts, ceiling, rho_over_ceiling,
+            note, source (whose the ratings are), and how much higher the rho of the first row, the experts that the
+            settings name, is than that of this row: difference, difference_low, difference_high, told (see
+            `trimtab.read.agreement.side`).
+        differences: of every row of experts with every baseline: columns ratings, row, against, difference, low, high,
+            told, n_concepts; intervals are paired, over concepts.
+    """
+
+    table: pd.DataFrame
+    differences: pd.DataFrame
+
+
+def alignment(
+    table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
+) -> Alignment:
+    """Every row of the table beside every set of ratings; all rows of one set are drawn with the same concepts."""
+    by_ratings: dict[str, dict[str, Agreement]] = {name: {} for name in ratings}
+    for row in table:
+        if row.similarity is not None:
+            for name, judged in ratings.items():
+                by_ratings[name][row.name] = _agreement(row, lens, judged, reliability.get(name))
+    found, gaps = [], []
+    for row in table:
+        for name, judged in ratings.items():
+            own = by_ratings[name]
+            known = {
+                "row": row.name,
+                "role": row.role,
+                "ratings": name,
+                "note": row.note,
+                "source": judged.source,
+            }
+            found.append(known | _told(own.get(row.name), own.get(table[0].name), row is table[0]))
+    for name, own in by_ratings.items():
+        rivals = {row.name: own[row.name] for row in table if row.role == BASELINE and row.name in own}
+        for row in table:
+            if row.role == EXPERTS and row.name in own:
+                gap = differences({row.name: own[row.name], **rivals}, row.name)
+                gaps.append(gap.assign(ratings=name))
+    between = pd.concat(gaps, ignore_index=True) if gaps else pd.DataFrame()
+    return Alignment(pd.DataFrame(found, columns=COLUMNS), between.reindex(columns=["ratings", *DIFFERENCES]))
+
+
 def aligned(
     table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Every row of the table beside every set of ratings.
-
-    Returns:
-        Columns row, role, ratings, rho, low, high, mantel_p, n_pairs, n_concepts, ceiling, rho_over_ceiling, note.
-    """
-    found = []
-    for row in table:
-        for name, judged in ratings.items():
-            known: dict[str, object] = {"row": row.name, "role": row.role, "ratings": name, "note": row.note}
-            if row.similarity is not None:
-                halves = (
-                    None if row.halves is None else (lens.framed(row.halves[0]), lens.framed(row.halves[1]))
-                )
-                it = agree(
-                    lens.framed(row.similarity),
-                    judged,
-                    halves,
-                    reliability=reliability.get(name),
-                    n_perm=N_PERM,
-                    n_boot=N_BOOT,
-                    seed=lens.seed,
-                )
-                known |= {"rho": it.rho, "low": it.interval.low, "high": it.interval.high}
-                known |= {"mantel_p": it.mantel_p, "n_pairs": it.n_pairs, "n_concepts": it.n_concepts}
-                known |= {"ceiling": it.ceiling, "rho_over_ceiling": it.rho_over_ceiling}
-            found.append(known)
-    return pd.DataFrame(found, columns=COLUMNS)
+    """The table of `alignment`."""
+    return alignment(table, lens, ratings, reliability).table
 
 
 COLUMNS = [
     "row", "role", "ratings", "rho", "low", "high", "mantel_p", "n_pairs", "n_concepts", "ceiling",
-    "rho_over_ceiling", "note",
+    "rho_over_ceiling", "note", "source", "difference", "difference_low", "difference_high", "told",
 ]  # fmt: skip
+
+
+def _agreement(row: Row, lens: ExpertLens, judged: Judged, reliability: float | None) -> Agreement:
+    assert row.similarity is not None
+    halves = None if row.halves is None else (lens.framed(row.halves[0]), lens.framed(row.halves[1]))
+    similarity = lens.framed(row.similarity)
+    return agree(
+        similarity, judged, halves, reliability=reliability, n_perm=N_PERM, n_boot=N_BOOT, seed=lens.seed
+    )
+
+
+def _told(it: Agreement | None, first: Agreement | None, is_first: bool) -> dict[str, object]:
+    """The cells of a row that are measured."""
+    if it is None:
+        return {}
+    cells: dict[str, object] = {"rho": it.rho, "low": it.interval.low, "high": it.interval.high}
+    cells |= {"mantel_p": it.mantel_p, "n_pairs": it.n_pairs, "n_concepts": it.n_concepts}
+    cells |= {"ceiling": it.ceiling, "rho_over_ceiling": it.rho_over_ceiling}
+    if first is not None and not is_first:
+        gap = first.minus(it)
+        cells |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+        cells |= {"told": side(gap)}
+    return cells
 
 
 def false_discoveries(lens: ExpertLens, fdr: float, times: int = 1) -> Interval:
@@ -112,12 +159,10 @@ def _expert_rows(lens: ExpertLens, tau: float, top: int) -> Iterator[Row]:
         ("AP of all units, cosine", {"kind": "ap_cosine"}),
         ("AP of all units, Spearman", {"kind": "ap_spearman"}),
     ]
+    parts = (lens, *lens.halves) if lens.can_be_halved else (lens,)
     for name, how in ways:
-        matrix, *halves = (
-            part.similarity(**how).to_numpy()  # type: ignore[arg-type]
-            for part in (lens, *lens.halves)
-        )
-        yield Row(name, EXPERTS, matrix, (halves[0], halves[1]))
+        matrix, *halves = (part.similarity(**how).to_numpy() for part in parts)  # type: ignore[arg-type]
+        yield Row(name, EXPERTS, matrix, (halves[0], halves[1]) if halves else None)
     yield Row(
         f"experts with AP above {tau:g}, beyond their numbers (z)",
         EXPERTS,
@@ -126,21 +171,22 @@ def _expert_rows(lens: ExpertLens, tau: float, top: int) -> Iterator[Row]:
 
 
 def _baseline_rows(lens: ExpertLens) -> Iterator[Row]:
-    embeddings = "mean sentence embedding"
-    if lens.concepts.textual:
+    textual = lens.concepts.textual
+    if textual:
         yield Row("shared words (TF-IDF centroids)", BASELINE, baselines.shared_words(lens.concepts))
-        words = [concept.word for concept in lens.concepts]
-        static = baselines.static_embeddings(lens.responses.model, lens.concepts) if all(words) else None
-        yield Row(
-            "static input embeddings", BASELINE, static, note="" if all(words) else "concepts are no words"
-        )
+        static, note = None, "concepts are no words"
+        if all(concept.word for concept in lens.concepts):
+            static = baselines.static_embeddings(lens.responses.model, lens.concepts)
+            note = "" if static is not None else "the model has no table of input embeddings"
+        yield Row("static input embeddings", BASELINE, static, note=note)
     else:
         for name in ("shared words (TF-IDF centroids)", "static input embeddings"):
             yield Row(name, BASELINE, None, note="pictures have no words")
-    for kind, matrix in baselines.sentence_embeddings(lens).items():
-        yield Row(
-            f"{embeddings}, {kind}" if lens.concepts.textual else f"mean embedding, {kind}", BASELINE, matrix
-        )
+    means = baselines.sentence_embeddings(lens)
+    for kind in baselines.EMBEDDINGS:
+        note = "" if means else "a family whose last block we do not know"
+        name = f"mean sentence embedding, {kind}" if textual else f"mean embedding, {kind}"
+        yield Row(name, BASELINE, means[kind] if means else None, note=note)
 
 
 def _control_rows(lens: ExpertLens, tau: float, tell: Tell) -> Iterator[Row]:

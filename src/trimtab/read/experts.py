@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from trimtab.data.concepts import ConceptSet
-from trimtab.errors import ConfigError, explain
+from trimtab.errors import ConfigError, DataError, explain
 from trimtab.models.intervene import Intervention
 from trimtab.models.load import Model
 from trimtab.models.pooling import Pool
@@ -24,9 +24,10 @@ from trimtab.numerics.similarity import (
     rank_correlation,
 )
 from trimtab.numerics.statistics import check_choice
-from trimtab.read.agreement import Agreement, agree, judged
+from trimtab.read.agreement import Agreement, agree
 from trimtab.read.detection import Labelling, detect
 from trimtab.read.halves import Stability, halved, stability
+from trimtab.read.judgements import judged
 from trimtab.read.responses import Progress, Responses, Sites
 from trimtab.read.selection import Selection, q_values, selection
 from trimtab.read.setting import Rivals, rivals, set_to
@@ -86,14 +87,17 @@ class ExpertLens:
                 block, for the families that we know.
             pool: how the tokens of an example become one response; the paper takes "max".
             batch_size: examples at a time.
-            max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+            max_tokens: longer texts are cut, and counted in `responses.cut`; None refuses those beyond the model's
+                limit.
             seed: see the class.
             progress: told how many examples were read, of how many.
 
         Raises:
             ModelError: an unknown pool or site, no tokenizer or processor, or activations that are not finite.
+            DataError: a concept of which every example is longer than `max_tokens`.
         """
         responses = Responses(model, concepts.pool.examples, sites, pool, batch_size, max_tokens, progress)
+        _refuse_all_cut(concepts, responses)
         return cls(concepts, responses, detect(responses, labellings(concepts)).precision, seed)
 
     @property
@@ -105,6 +109,11 @@ class ExpertLens:
     def labellings(self) -> list[Labelling]:
         """For each concept, which examples are positive and which negative."""
         return labellings(self.concepts)
+
+    @property
+    def can_be_halved(self) -> bool:
+        """Whether every concept has at least two examples on both sides, as `halves` and `stability` ask for."""
+        return all(min(len(concept.positive), len(concept.negative)) > 1 for concept in self.concepts)
 
     # Experts ----------------------------------------------------------------------------------------------------
 
@@ -229,20 +238,22 @@ class ExpertLens:
         *,
         reliability: float | None = None,
     ) -> Agreement:
-        """Whether pairs of concepts that people find alike share experts.
+        """Whether pairs of concepts that are rated alike share experts.
 
         Args:
-            human: columns word1, word2, score: one row per pair of concepts. Words that are no concepts are told by
-                name in `unknown` of what comes back, and their pairs are not used.
+            human: columns word1, word2, score: one row per pair of concepts, words in any case of their letters. Words
+                that are no concepts are told by name in `unknown` of what comes back, and their pairs are not used;
+                `notes` counts rows that pair a word with itself, or a pair that was there before.
             kind: see `similarity`.
             tau: see `experts`.
             top: see `experts`.
             fdr: see `experts`.
-            reliability: of the scores, in (0, 1], where it is known; without it the ceiling is that of exact scores.
+            reliability: of the scores, in (0, 1], where it is known (from single raters:
+                `trimtab.read.ratings.split_half_reliability`); without it the ceiling is that of exact scores.
 
         Returns:
             Spearman's rho with an interval over concepts, the p-value of a Mantel test, and the ceiling that the
-            reliability of both sides sets.
+            reliability of both sides sets. `a.minus(b)` compares two with the same ratings, with a paired interval.
 
         Raises:
             DataError: columns or scores missing, a single concept, or fewer than three pairs of known concepts.
@@ -251,7 +262,7 @@ class ExpertLens:
         known = judged(human, self.concepts.names)
         similarity = self.similarity(kind, tau, top, fdr)
         halves = None
-        if all(min(len(c.positive), len(c.negative)) > 1 for c in self.concepts):
+        if self.can_be_halved:
             first, second = (half.similarity(kind, tau, top, fdr) for half in self.halves)
             halves = (first, second)
         return agree(similarity, known, halves, reliability=reliability, seed=self.seed)
@@ -360,3 +371,12 @@ class ExpertLens:
 def labellings(concepts: ConceptSet) -> list[Labelling]:
     """For each concept, which examples of the pool are positive and which negative."""
     return [Labelling(p, n) for p, n in zip(concepts.pool.positive, concepts.pool.negative, strict=True)]
+
+
+def _refuse_all_cut(concepts: ConceptSet, responses: Responses) -> None:
+    """Refuse concepts of beginnings of sentences alone, before anything is run."""
+    for concept, labelling in zip(concepts, labellings(concepts), strict=True):
+        if responses.cut[labelling.rows].all():
+            got = f"{len(labelling.rows)} examples that are all longer than max_tokens={responses.max_tokens}"
+            expected = "some that fit"
+            raise DataError(f"{concept.name}: {explain(got, expected, f'max_tokens={responses.longest}')}")

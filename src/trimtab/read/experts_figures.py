@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import average, dendrogram, fcluster, leaves_list
 from scipy.spatial.distance import squareform
 
 from trimtab.report import figures
-from trimtab.report.figures import CENTRED, INK, LINE, ROW, colour
+from trimtab.report.figures import CENTRED, GRID, INK, LINE, ROW, colour
 from trimtab.report.names import short_names
 
 if TYPE_CHECKING:
@@ -21,22 +21,73 @@ if TYPE_CHECKING:
 _BLOCK = re.compile(r"^(?P<before>.*?)\.(?P<block>\d+)\.(?P<kind>.*):(out|in)$")
 CLUSTERS = 8
 """Colours of the map: so many clusters of the tree."""
+LETTERS = 8.0
+"""Size of the names on the map, in points."""
+ROUNDS = 400
+"""In which names of the map are moved apart."""
 
 
 def concept_map(similarity: pd.DataFrame) -> Figure:
-    """Concepts in the plane, near one another where they share experts (classical scaling of 1 - similarity)."""
-    places, kept = plane(similarity.to_numpy(dtype=float))
-    clusters = _clusters(similarity.to_numpy(dtype=float))
+    """Concepts in the plane, near one another where they share experts (classical scaling of 1 - similarity).
+
+    Names that would cover one another are moved apart, each with a line to its place. Many concepts get a taller map.
+    """
+    matrix = similarity.to_numpy(dtype=float)
+    places, kept = plane(matrix)
+    names = short_names([str(name) for name in similarity.index], 16)
+    height = min(max(5.0, 0.045 * len(names)), 14.0)
     with figures.house_style():
         figure, axes = figures.one_axes(
-            5.0, "Concepts by shared experts", f"A map of {len(similarity)} concepts by shared experts", 7.2
+            height,
+            "Concepts by shared experts",
+            f"A map of {len(similarity)} concepts by shared experts",
+            7.2,
         )
-        for (x, y), name, cluster in zip(places, similarity.index, clusters, strict=True):
-            look: dict[str, Any] = CENTRED | {"fontsize": 7.5, "color": colour(cluster)}
-            axes.text(x, y, short_names([str(name)], 16)[0], **look)
         axes.set(xlim=figures.with_margin(places[:, 0]), ylim=figures.with_margin(places[:, 1]))
-        axes.set(xticks=[], yticks=[], xlabel=f"two axes with {100 * kept:.0f} % of the spread")
+        paper = 72 * np.array([0.95 * 7.2, 0.9 * height])
+        low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+        points = (places - low) / (high - low) * paper
+        moved = spread(
+            points, np.array([[0.66 * LETTERS * len(name), 1.35 * LETTERS] for name in names]), paper
+        )
+        for place, at, name, cluster in zip(points, moved, names, _clusters(matrix), strict=True):
+            (x, y), (to_x, to_y) = (low + end / paper * (high - low) for end in (place, at))
+            if np.abs(at - place).max() > LETTERS:
+                axes.plot([x, to_x], [y, to_y], color=GRID, linewidth=0.7, zorder=1)
+                axes.plot(x, y, ".", color=colour(cluster), markersize=3)
+            axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=colour(cluster))
+        spread_kept = f"two axes with {100 * kept:.0f} % of the spread" if np.isfinite(kept) else "no spread"
+        axes.set(xticks=[], yticks=[])
+        axes.set_xlabel(spread_kept, fontsize=LETTERS + 1)
+        axes.title.set_fontsize(LETTERS + 2)
     return figure
+
+
+def spread(
+    centres: Float[np.ndarray, "n 2"], sizes: Float[np.ndarray, "n 2"], paper: Float[np.ndarray, " 2"]
+) -> Float[np.ndarray, "n 2"]:
+    """Centres of boxes moved apart until none covers another, or as far as some rounds get; inside the paper.
+
+    Two boxes that overlap are pushed apart along the side on which they overlap less, half each.
+
+    >>> boxes = np.full((2, 2), 10.0)
+    >>> spread(np.array([[50.0, 50.0], [50.0, 52.0]]), boxes, np.array([100.0, 100.0])).round(1).tolist()
+    [[50.0, 46.0], [50.0, 56.0]]
+    """
+    order = np.arange(len(centres))
+    at: np.ndarray = centres + 1e-6 * order[:, None]  # boxes at one place have an order too
+    for _ in range(ROUNDS):
+        gap = at[:, None] - at[None]
+        over = (sizes[:, None] + sizes[None]) / 2 - np.abs(gap)
+        over[order, order] = 0
+        both = (over > 1e-3).all(-1)
+        if not both.any():
+            break
+        down = over[..., 1] <= over[..., 0]
+        push = np.stack([np.where(both & ~down, over[..., 0], 0), np.where(both & down, over[..., 1], 0)], -1)
+        at = at + (np.sign(gap) * push).sum(1) / np.maximum(2, both.sum(1))[:, None]
+        at = np.clip(at, sizes / 2, np.maximum(paper - sizes / 2, sizes / 2))
+    return at
 
 
 def tree_figure(similarity: pd.DataFrame) -> Figure:
@@ -112,8 +163,10 @@ def plane(matrix: Float[np.ndarray, "c c"]) -> tuple[Float[np.ndarray, "c 2"], f
     centre = np.eye(len(distance)) - 1 / len(distance)
     values, vectors = np.linalg.eigh(-centre @ distance**2 @ centre / 2)
     values = values.clip(min=0)
-    kept = values[-2:].sum() / values.sum() if values.sum() else np.nan
-    return vectors[:, -2:][:, ::-1] * np.sqrt(values[-2:][::-1]), float(kept)
+    kept = values[-2:].sum() / values.sum() if values.sum() > 1e-12 else np.nan
+    places = np.zeros((len(distance), 2))
+    places[:, : len(values[-2:])] = vectors[:, -2:][:, ::-1] * np.sqrt(values[-2:][::-1])
+    return places, float(kept)
 
 
 def _linkage(matrix: Float[np.ndarray, "c c"]) -> Float[np.ndarray, "c-1 4"]:
@@ -121,6 +174,8 @@ def _linkage(matrix: Float[np.ndarray, "c c"]) -> Float[np.ndarray, "c-1 4"]:
 
 
 def _clusters(matrix: Float[np.ndarray, "c c"]) -> list[int]:
+    if len(matrix) < 2:
+        return [0] * len(matrix)
     return [int(number) - 1 for number in fcluster(_linkage(matrix), CLUSTERS, "maxclust")]
 
 

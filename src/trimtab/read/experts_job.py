@@ -13,17 +13,18 @@ from typing import Any, Literal
 import pandas as pd
 
 from trimtab.data.concepts import ConceptSet
-from trimtab.data.wordnet import NOT_NOUNS, PARTS_OF_SPEECH, is_wordnet, sentences_of
+from trimtab.data.wordnet import NOT_NOUNS, PARTS_OF_SPEECH, is_token, is_wordnet, sentences_of
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.models.load import load
 from trimtab.models.pooling import Pool
-from trimtab.read.agreement import judged
-from trimtab.read.comparison import COLUMNS, aligned, rows
+from trimtab.read.agreement import DIFFERENCES
+from trimtab.read.comparison import COLUMNS, Alignment, alignment, rows
 from trimtab.read.experts import ExpertLens
 from trimtab.read.experts_result import ExpertsResult
 from trimtab.read.experts_tables import best_experts, concepts_table, counts_table, single_numbers
-from trimtab.read.ratings import most_rated, read_ratings
+from trimtab.read.judgements import Judged, judged
+from trimtab.read.ratings import RatingsFile, most_rated, ratings_file
 from trimtab.runs.places import missing_file
 from trimtab.runs.plain import plain
 from trimtab.runs.work import at_work
@@ -88,14 +89,15 @@ class Outcome:
 
     def table(self) -> str:
         """The table as plain text, with what its intervals cover."""
-        shown = self.result.to_frame().drop(columns=["role", "note"], errors="ignore")
-        text = shown.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="-")
-        told = "\n".join(_facts_in_words(self.result.facts))
-        return f"{text}\n\n{told}\n{READING if len(self.result.table) else ''}".rstrip()
+        shown = self.result.to_frame().drop(columns=NOT_PRINTED, errors="ignore")
+        parts = [_as_text(shown), *_differences_in_words(self.result.table)]
+        parts.append("\n".join(_facts_in_words(self.result.facts)))
+        return "\n\n".join(parts) + (f"\n{READING}" if len(self.result.table) else "")
 
     def to_json(self) -> str:
-        """The table and the single numbers as JSON."""
+        """The table, the differences between its rows and the single numbers as JSON."""
         frames = {"table": self.result.table, "concepts": self.result.concepts}
+        frames["differences"] = self.result.differences
         told = {name: plain(frame.to_dict("records")) for name, frame in frames.items()}
         return json.dumps(
             {**told, "facts": plain(self.result.facts), "seconds": self.result.seconds}, indent=2
@@ -103,10 +105,11 @@ class Outcome:
 
 
 READING = (
-    "rho: Spearman's correlation with people's scores over pairs; low, high: 95 %, over concepts; mantel_p: concepts\n"
+    "rho: Spearman's correlation with the scores over pairs; low, high: 95 %, over concepts; mantel_p: concepts\n"
     "dealt out anew; ceiling: what the reliability of the similarities allows, for ratings without error unless theirs "
-    "is stated."
+    "is stated.\nDifferences are drawn in pairs, with the same concepts for both rows."
 )
+NOT_PRINTED = ["role", "note", "source", "difference", "difference_low", "difference_high", "told"]
 
 
 @dataclass(frozen=True)
@@ -180,28 +183,37 @@ def read_concepts(config: ExpertLensConfig, ratings: Mapping[str, pd.DataFrame])
         raise DataError(
             f"ratings: {explain('none, beside WordNet sentences', 'ratings, to take words from')}"
         )
-    words = {word for frame in ratings.values() for side in ("word1", "word2") for word in frame[side]}
+    sides = ("word1", "word2")
+    lowered = {
+        name: frame.assign(**{side: frame[side].astype(str).str.strip().str.lower() for side in sides})
+        for name, frame in ratings.items()
+    }
+    words = {word for frame in lowered.values() for side in sides for word in frame[side]} - {""}
     found = sentences_of(path, words, config.pos)
     enough = [word for word, sentences in found.items() if len(sentences) >= config.positives]
-    kept = most_rated(ratings, enough, config.most)
+    kept = most_rated(lowered, enough, config.most)
     concepts = ConceptSet.from_sentences(
         {word: found[word] for word in kept},
         positives=config.positives,
         negatives=config.negatives,
         seed=config.seed,
     )
-    few = f"{len(words) - len(enough)} with fewer than {config.positives} sentences"
-    note = f"of {len(words)} rated words {len(kept)} are concepts: left out were {few}, "
-    return ConceptSet(
-        concepts.concepts, (note + f"and {len(enough) - len(kept)} with the fewest rated pairs",)
-    )
+    never = sorted(word for word in words if not is_token(word))
+    few = len(words) - len(enough) - len(never)
+    note = f"of {len(words)} rated words {len(kept)} are concepts: left out were "
+    note += f"{few} with fewer than {config.positives} sentences, "
+    if never:
+        note += f"{len(never)} that are not one word of letters, such as {never[0]!r}, "
+    note += f"and {len(enough) - len(kept)} with the fewest rated pairs"
+    return ConceptSet(concepts.concepts, (note,))
 
 
 def _carried_out(config: ExpertLensConfig, progress: Progressor | None) -> ExpertsResult:
     start = time.perf_counter()
-    ratings = {name: read_ratings(path) for name, path in config.ratings.items()}
+    files = {name: ratings_file(path) for name, path in config.ratings.items()}
+    ratings = {name: file.frame for name, file in files.items()}
     concepts = read_concepts(config, ratings)
-    known = {name: judged(frame, concepts.names) for name, frame in ratings.items()}
+    known = {name: _judged(name, file, concepts.names) for name, file in files.items()}
     model = load(config.model, dtype=config.dtype, device=config.device)
     lens = ExpertLens.fit(
         model,
@@ -214,32 +226,81 @@ def _carried_out(config: ExpertLensConfig, progress: Progressor | None) -> Exper
         progress=progress,
     )
     lens.responses.progress = None
-    top = min(config.top, len(lens.units) // 4)
-    table = pd.DataFrame(columns=COLUMNS)
+    top = min(config.top, max(1, len(lens.units) // 4))
+    found = Alignment(pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=["ratings", *DIFFERENCES]))
     if known:
-        table = aligned(list(rows(lens, config.tau, top)), lens, known, config.reliability)
+        found = alignment(list(rows(lens, config.tau, top)), lens, known, config.reliability)
     by_concept = concepts_table(lens, config.tau, config.fdr)
     return ExpertsResult(
         label=Path(config.model).name,
-        table=table,
+        table=found.table,
+        differences=found.differences,
         concepts=by_concept,
         counts=counts_table(lens, config.tau),
         similarity=lens.similarity(tau=config.tau),
         experts=best_experts(lens),
         facts=single_numbers(lens, config.tau, config.fdr, by_concept),
-        findings=concepts.findings,
+        findings=tuple(_findings(config, lens, known, top)),
         config=plain(config),
         seconds=time.perf_counter() - start,
     )
 
 
+def _judged(name: str, file: RatingsFile, names: list[str]) -> Judged:
+    try:
+        return judged(file.frame, names, file.rows)
+    except DataError as error:
+        raise DataError(f"ratings.{name}: {error}") from error
+
+
+def _findings(
+    config: ExpertLensConfig, lens: ExpertLens, known: Mapping[str, Judged], top: int
+) -> Iterator[str]:
+    """What a reader should know: of the concepts, of the ratings, and of what was cut."""
+    yield from lens.concepts.findings
+    for name, it in known.items():
+        if it.unknown:
+            few = ", ".join(map(repr, it.unknown[:NAMED]))
+            yield f"ratings {name}: {len(it.unknown)} words are no concepts, such as {few}"
+        yield from (f"ratings {name}: {note}" for note in it.notes)
+    cut = int(lens.responses.cut.sum())
+    if cut:
+        told = f"{cut} of {len(lens.responses.examples)} examples were longer than {config.max_tokens} tokens and cut"
+        yield f"{told}; the longest has {lens.responses.longest}"
+    if known and top < config.top:
+        yield f"rows of a fixed number of experts have {top}, a quarter of all units, instead of {config.top}"
+    if not lens.can_be_halved:
+        few = min(lens.concepts, key=lambda concept: min(len(concept.positive), len(concept.negative))).name
+        yield f"examples were not halved, so that no ceiling is known: {few} has one example on a side"
+
+
+NAMED = 5
+"""Unknown words that a finding names."""
+
+
+def _as_text(frame: pd.DataFrame) -> str:
+    return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="-")
+
+
+def _differences_in_words(table: pd.DataFrame) -> Iterator[str]:
+    """How much higher rho is for the first row than for the others, a table for each set of ratings."""
+    for name, own in table.groupby("ratings", sort=False):
+        rest = own[own["difference"].notna()]
+        if len(rest):
+            shown = pd.DataFrame({"minus": rest["row"], "difference": rest["difference"]})
+            shown = shown.assign(low=rest["difference_low"], high=rest["difference_high"])
+            shown["so it is"] = rest["told"] + " that row"
+            yield f"{name}: rho of {own['row'].iloc[0]}\n{_as_text(shown)}"
+
+
 def _facts_in_words(facts: Mapping[str, Any]) -> Iterator[str]:
     def told(name: str, places: int) -> str:
         it = facts[name]
-        low, high = (float("nan") if it[end] is None else it[end] for end in ("low", "high"))
-        return f"{it['value']:.{places}f} [{low:.{places}f}, {high:.{places}f}] (n = {it['n']})"
+        value, low, high = (float("nan") if it[at] is None else it[at] for at in ("value", "low", "high"))
+        return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}] (n = {it['n']})"
 
-    yield f"{facts['concepts']} concepts, {facts['examples']} examples, {facts['units']} units"
+    cut = f", {facts['cut']} of them cut" if facts.get("cut") else ""
+    yield f"{facts['concepts']} concepts, {facts['examples']} examples{cut}, {facts['units']} units"
     yield f"experts a concept with AP above {facts['tau']:g}: {told('experts', 0)}"
     yield f"experts a concept at a false discovery rate of {facts['fdr']:g}: {told('found', 0)}"
     yield f"Jaccard of the experts of both halves of the examples: {told('overlap_of_halves', 3)}"

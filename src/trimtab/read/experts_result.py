@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import read_result, write_result
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
-FRAMES = ("table", "concepts", "counts", "similarity", "experts")
+FRAMES = ("table", "concepts", "counts", "similarity", "experts", "differences")
 _KEPT = ("label", "facts", "findings", "config", "seconds", *FRAMES)
 
 
@@ -26,16 +26,18 @@ class ExpertsResult:
 
     Attributes:
         label: a short name of the run, its model's unless told otherwise.
-        table: alignment with people, see `trimtab.read.comparison`; empty without ratings.
+        table: alignment with ratings, see `trimtab.read.comparison.Alignment`; empty without ratings.
         concepts: columns concept, positive, negative, experts (by average precision), found (at the false discovery
             rate), best (highest average precision), overlap (of the experts of its halves), retrieved.
         counts: columns site and experts: over all concepts, units with their average precision above the threshold.
         similarity: Jaccard of experts, concepts as rows and columns.
         experts: columns concept, site, unit, ap, q: the best of each concept.
         facts: single numbers, each with n and an interval where it is a rate or a mean.
-        findings: what a reader should know of the concepts.
+        findings: what a reader should know of the concepts, the ratings and the examples.
         config: everything needed to do the run again.
         seconds: of the run.
+        differences: between the rho of rows of experts and of baselines, see `trimtab.read.comparison.Alignment`; empty
+            without ratings, and for runs of versions that did not measure them.
     """
 
     label: str
@@ -48,6 +50,7 @@ class ExpertsResult:
     findings: tuple[str, ...]
     config: Mapping[str, Any]
     seconds: float
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
         """The table of alignment, or the concepts where nothing was rated."""
@@ -78,5 +81,6 @@ class ExpertsResult:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
         found = read_result(folder, SCHEMA)
-        found["similarity"].index = found["similarity"].columns
-        return cls(**found | {"findings": tuple(found["findings"])})
+        with reading_result(folder):
+            found["similarity"].index = found["similarity"].columns
+            return checked(cls, found | {"findings": tuple(found["findings"])})

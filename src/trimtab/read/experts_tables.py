@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from trimtab.numerics.resample import bootstrap
+from trimtab.numerics.resample import Interval, bootstrap
 from trimtab.numerics.statistics import mean
 from trimtab.read.comparison import false_discoveries
 from trimtab.read.experts import ExpertLens
@@ -18,7 +19,10 @@ SHOWN = 10
 
 def concepts_table(lens: ExpertLens, tau: float, fdr: float) -> pd.DataFrame:
     """A row per concept: its examples, its experts by either rule, and whether its halves agree on them."""
-    stable = lens.stability(tau=tau).concepts
+    nothing = np.full(len(lens.concepts), np.nan)
+    stable = (
+        lens.stability(tau=tau).concepts if lens.can_be_halved else {"overlap": nothing, "found": nothing}
+    )
     return pd.DataFrame(
         {
             "concept": lens.concepts.names,
@@ -27,8 +31,8 @@ def concepts_table(lens: ExpertLens, tau: float, fdr: float) -> pd.DataFrame:
             "experts": lens.sets(tau=tau).sum(1),
             "found": lens.sets(fdr=fdr).sum(1),
             "best": lens.precision.max(1),
-            "overlap": stable["overlap"],
-            "retrieved": stable["found"],
+            "overlap": np.asarray(stable["overlap"]),
+            "retrieved": np.asarray(stable["found"]),
         }
     )
 
@@ -50,15 +54,19 @@ def best_experts(lens: ExpertLens) -> pd.DataFrame:
 
 def single_numbers(lens: ExpertLens, tau: float, fdr: float, concepts: pd.DataFrame) -> dict[str, Any]:
     """What is told of all concepts at once; rates and means with their intervals over concepts and n."""
-    stable = lens.stability(tau=tau)
+    overlap = retrieval = Interval(np.nan, np.nan, np.nan, 0)
+    if lens.can_be_halved:
+        stable = lens.stability(tau=tau)
+        overlap, retrieval = stable.overlap, stable.retrieval
     return {
         "units": len(lens.units),
         "concepts": len(lens.concepts),
         "examples": len(lens.concepts.pool.examples),
+        "cut": int(lens.responses.cut.sum()),
         "experts": asdict(bootstrap(mean, concepts["experts"].to_numpy(dtype=float))),
         "found": asdict(bootstrap(mean, concepts["found"].to_numpy(dtype=float))),
-        "overlap_of_halves": asdict(stable.overlap),
-        "retrieved_by_halves": asdict(stable.retrieval),
+        "overlap_of_halves": asdict(overlap),
+        "retrieved_by_halves": asdict(retrieval),
         "permuted_with_any_expert": asdict(false_discoveries(lens, fdr)),
         "tau": tau,
         "fdr": fdr,

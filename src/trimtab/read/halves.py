@@ -25,9 +25,10 @@ class Stability:
 
     Attributes:
         concepts: one row each: concept, overlap (Jaccard of the experts of its halves), found (whether the experts of
-            its first half are more like those of its second half than like those of any other concept's).
+            its first half are more like those of its second half than like those of any other concept's; nan
+            where there is no other).
         overlap: its mean, with an interval over concepts.
-        retrieval: the share that was found, with an interval; a tie is a miss.
+        retrieval: the share that was found, with an interval; a tie is a miss, and a single concept gives nan.
     """
 
     concepts: pd.DataFrame
@@ -48,9 +49,13 @@ def stability(
     across = jaccard(first, second)
     own = np.diag(across)
     others = np.where(np.eye(len(across), dtype=bool), -1.0, across).max(1)
-    found = own > others
-    table = pd.DataFrame({"concept": names, "overlap": own, "found": found})
-    return Stability(table, bootstrap(mean, own), wilson(int(found.sum()), len(found)))
+    found: np.ndarray = own > others
+    share = wilson(int(found.sum()), len(found))
+    if len(names) < 2:  # nothing to mistake it for
+        found, share = np.array([np.nan]), Interval(np.nan, np.nan, np.nan, 0)
+    return Stability(
+        pd.DataFrame({"concept": names, "overlap": own, "found": found}), bootstrap(mean, own), share
+    )
 
 
 def halved(concepts: ConceptSet, side: int, seed: int) -> list[Labelling]:

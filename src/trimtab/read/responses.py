@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trimtab.data.concept import Example
@@ -43,9 +43,12 @@ class Responses:
         batch_size: examples at a time.
         max_tokens: longer texts are cut; None refuses those beyond the model's limit.
         progress: told how many examples of all passes were read.
+        cut: (examples,) which texts were longer than `max_tokens` and lost their end.
+        longest: tokens of the longest of those, before it was cut; 0 where none was.
 
     Raises:
-        ModelError: no such pool or site, or a model that cannot read such examples; before anything is read.
+        ModelError: no such pool or site, none at all, or a model that cannot read such examples; before anything is
+            read.
     """
 
     model: Model
@@ -60,7 +63,15 @@ class Responses:
         pool(torch.zeros(1, 1), self.pool)
         everything = self.sites == "*" or list(self.sites) == ["*"]
         self._sites = linear_sites(self.model) if everything else resolve(self.model, self.sites)
-        self._batches = _batches(self.model, self.examples, self.batch_size, self.max_tokens)
+        if not self._sites:
+            got = f"a {type(self.model.module).__name__} without linear maps in its blocks"
+            raise ModelError(f"sites '*': {explain(got, 'at least one', 'sites that name its modules')}")
+        for name, value in (("batch_size", self.batch_size), ("max_tokens", self.max_tokens)):
+            if value is not None and value < 1:
+                raise ModelError(f"{name}: {explain(value, 'at least 1')}")
+        tokens = _tokens(self.model, self.examples, self.max_tokens)
+        self.cut, self.longest = _cut(self.model, self.examples, tokens, self.max_tokens)
+        self._batches = _batches(self.model, self.examples, tokens, self.batch_size)
         self._kept: Float[np.ndarray, "examples units"] | None = None
 
     @cached_property
@@ -136,11 +147,33 @@ def _groups(units: Units, examples: int) -> Iterator[tuple[int, int]]:
     yield first, len(units.widths)
 
 
-def _batches(model: Model, examples: Sequence[Example], batch_size: int, max_tokens: int | None) -> Batch:
-    if batch_size < 1:
-        raise ModelError(f"batch_size: {explain(batch_size, 'at least 1')}")
-    if isinstance(examples[0], str):
-        return _text_batches(model, [str(one) for one in examples], batch_size, max_tokens)
+def _tokens(model: Model, examples: Sequence[Example], max_tokens: int | None) -> list[list[int]] | None:
+    """The token ids of texts; None for pictures."""
+    if not isinstance(examples[0], str):
+        return None
+    return token_rows(model.need_tokenizer(), [str(one) for one in examples], max_tokens=max_tokens)
+
+
+def _cut(
+    model: Model, examples: Sequence[Example], tokens: list[list[int]] | None, max_tokens: int | None
+) -> tuple[Bool[np.ndarray, " examples"], int]:
+    """Which texts have lost tokens, and how many the longest of those had."""
+    cut, longest = np.zeros(len(examples), dtype=bool), 0
+    if tokens is None or max_tokens is None:
+        return cut, longest
+    full = [number for number, row in enumerate(tokens) if len(row) >= max_tokens]
+    for number, row in zip(
+        full, token_rows(model.need_tokenizer(), [str(examples[n]) for n in full]), strict=True
+    ):
+        cut[number], longest = len(row) > len(tokens[number]), max(longest, len(row))
+    return cut, longest
+
+
+def _batches(
+    model: Model, examples: Sequence[Example], tokens: list[list[int]] | None, batch_size: int
+) -> Batch:
+    if tokens is not None:
+        return _text_batches(model, tokens, batch_size)
     if not all(isinstance(one, Tensor) for one in examples) and model.processor is None:
         got = f"pictures for {model.name}, which has no processor"
         raise ModelError(explain(got, "tensors (C, H, W) of pixel values", "load(..., processor=...)"))
@@ -152,9 +185,8 @@ def _batches(model: Model, examples: Sequence[Example], batch_size: int, max_tok
     return batch
 
 
-def _text_batches(model: Model, texts: Sequence[str], batch_size: int, max_tokens: int | None) -> Batch:
+def _text_batches(model: Model, tokens: Sequence[list[int]], batch_size: int) -> Batch:
     """Texts of about one length together: less padding, and a batch tells nothing about a concept."""
-    tokens = token_rows(model.need_tokenizer(), texts, max_tokens=max_tokens)
     order = np.argsort([len(row) for row in tokens], kind="stable")
     row_batches(
         model, tokens, batch_size=batch_size

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from trimtab.data.tables import Label
 from trimtab.numerics.totals import bootstrap_totals
 from trimtab.refer.bias_objects import Columns, Objects, objects_of
 from trimtab.refer.bias_result import NamingBias
@@ -32,7 +33,7 @@ def naming_bias(
     strata: str | None = None,
     cluster: str | None = None,
     weight: str | None = None,
-    reference: str,
+    reference: Label,
     name: str = "name",
     among: Callable[[str], bool] | None = None,
     n_boot: int = 2000,
@@ -48,12 +49,13 @@ def naming_bias(
     Args:
         frame: one row per object and name.
         object: column of the objects (referents).
-        outcome: a boolean column, or a function of names such as a `WordList`.
-        group: column of labels, one per object. Missing, "unknown" and "mixed" ones are set aside and counted.
+        outcome: a column of true and false (or 1 and 0), or a function of names such as a `WordList`.
+        group: column of labels, one per object. Missing, "unknown" and "mixed" ones are set aside and counted. Labels
+            may be texts, numbers or truth values; the result has them as texts.
         strata: column of situations to compare within, one per object, such as the sport; None: no strata.
         cluster: column of what is drawn together, such as the photograph; None: each object.
         weight: column of counts; None: one per row.
-        reference: label of the reference group; the gap is the other group minus this one.
+        reference: label of the reference group; 0, "0" and 0.0 mean the same. The gap is the other one's minus its.
         name: column of names, for functions of names.
         among: which names count at all, such as names of people; None: every name. The rest are counted as set aside.
         n_boot: resamples of clusters, and rearrangements of group labels.
@@ -66,9 +68,10 @@ def naming_bias(
         (`numerics.totals`: `spread`, `bootstrap_totals`); they are nan for groups seen in fewer than two clusters.
 
     Raises:
-        DataError: a column is missing (the nearest is named), a count is negative or fractional, an outcome is not true
-            or false, a group has no members, an object stands in several clusters.
-        ConfigError: n_boot below 1, or confidence outside (0, 1).
+        DataError: a column is missing (the nearest is named) or there twice, a count is no whole number from 0 on or
+            too large to be exact, an outcome is not true or false, a name holds names with their counts, a group has no
+            members, an object stands in several clusters.
+        ConfigError: n_boot below 1, confidence outside (0, 1), or a seed below 0.
 
     Source: Harrison, Gualdoni and Boleda 2023, arXiv 2305.14468, for the question; Kitagawa 1955 for standardisation.
 
@@ -79,15 +82,15 @@ def naming_bias(
     """
     start = time.perf_counter()
     columns = Columns(object, group, strata, cluster, weight, name)
-    objects = objects_of(frame, columns, outcome, reference, among)
     draws = Draws(n_boot, confidence, seed)
+    objects = objects_of(frame, columns, outcome, reference, among)
     labels = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
     told = (
         outcome
         if isinstance(outcome, str)
         else getattr(outcome, "title", getattr(outcome, "__name__", "a function"))
     )
-    config = {**labels, "outcome": told, "reference": reference, **vars(draws)}
+    config = {**labels, "outcome": told, "reference": objects.groups[0], **vars(draws)}
     return audit(objects, draws, config, start)
 
 

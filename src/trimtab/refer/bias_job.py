@@ -10,20 +10,22 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from trimtab.data.naming import read_table
-from trimtab.data.wordlist import WordList, check_columns, is_word_list, labels_of_objects, unreadable_list
-from trimtab.errors import ConfigProblems, Problem
+from trimtab.data.tables import Label, check_columns, column_problems, label_text, labels, read_table
+from trimtab.data.wordlist import WordList, is_word_list, labels_of_objects, unreadable_list
+from trimtab.errors import ConfigProblems, Problem, not_among
 from trimtab.refer.bias import naming_bias
 from trimtab.refer.bias_models import Amplification, amplification, sensitivity
 from trimtab.refer.bias_objects import Columns, Outcome
 from trimtab.refer.bias_result import NamingBias
 from trimtab.refer.bias_statistics import Draws
+from trimtab.runs.files import reading
 from trimtab.runs.places import missing_file
 from trimtab.runs.plain import plain
 from trimtab.runs.work import at_work
 
 Progressor = Callable[[int, int], None]
 TABLE = "a CSV or Parquet file"
+MOST_DRAWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class NamingBiasConfig:
 
     Attributes:
         counts: CSV or Parquet file with one row per object and name.
-        outcome: a column of true and false, or a word list: what kind of name is counted.
-        reference: label of the reference group.
+        outcome: a column of true and false (or 1 and 0), or a word list: what kind of name is counted.
+        reference: label of the reference group; 0, "0" and 0.0 mean the same.
         groups: what a source of labels is called -> a column, or a word list that labels objects by their names. The
             first is used; the others are told as its sensitivity.
         object: column of the objects.
@@ -57,14 +59,14 @@ class NamingBiasConfig:
 
     counts: str
     outcome: str
-    reference: str
+    reference: Label
     groups: dict[str, str]
     system: Literal["naming-bias"] = "naming-bias"
     object: str = "referent"
     name: str = "name"
     weight: str = "count"
     strata: str = ""
-    general: tuple[str, ...] = ()
+    general: tuple[Label, ...] = ()
     cluster: str = ""
     among: tuple[str, ...] = ()
     agreement: float = 0.5
@@ -113,7 +115,7 @@ class Estimate:
 
 
 def check(config: NamingBiasConfig) -> list[Problem]:
-    """Every mistake that can be seen without reading the data."""
+    """Every mistake that can be seen without reading more of the data than the names of its columns."""
     found = [
         *missing_file("counts", config.counts, TABLE),
         *(missing_file("predictions", config.predictions, TABLE) if config.predictions else []),
@@ -124,16 +126,72 @@ def check(config: NamingBiasConfig) -> list[Problem]:
     for where, value in lists.items():
         if where.startswith(("group_words", "among")) or is_word_list(value):
             found += unreadable_list(where, value, "gender-en")
+    found += _column_problems(config)
     if not config.groups:
         found.append(Problem("groups", "none", "at least one source of labels", "groups: {names: gender-en}"))
-    if config.n_boot < 1:
-        found.append(Problem("n_boot", str(config.n_boot), "at least 1"))
+    if not 1 <= config.n_boot <= MOST_DRAWS:
+        found.append(Problem("n_boot", str(config.n_boot), f"at least 1, at most {MOST_DRAWS:,}"))
+    if config.seed < 0:
+        found.append(Problem("seed", str(config.seed), "a whole number, at least 0"))
     if not 0 < config.confidence < 1:
         found.append(Problem("confidence", str(config.confidence), "a number between 0 and 1", "0.95"))
     for name, values in (("agreement", (config.agreement,)), ("stricter", config.stricter)):
         if not all(0.5 <= value < 1 for value in values):
             found.append(Problem(name, str(list(values)), "numbers in [0.5, 1)"))
+    if not any(problem.where == "strata" for problem in found):
+        found += _general_problems(config)
     return found
+
+
+def _column_problems(config: NamingBiasConfig) -> list[Problem]:
+    """Columns that the config names and the tables lack."""
+    both = {"object": config.object}
+    columns = {
+        "strata": config.strata,
+        "cluster": config.cluster,
+        "outcome": config.outcome,
+        "weight": config.weight,
+    }
+    columns |= {f"groups.{name}": value for name, value in config.groups.items()}
+    given = {key: value for key, value in columns.items() if not is_word_list(value)}
+    optional = ("strata", "cluster", "weight")
+    given = {key: value for key, value in given.items() if value or key not in optional}
+    named = {"name": config.name} if _reads_names(config) else {}
+    found = column_problems("counts", config.counts, both | named | given)
+    if config.predictions:
+        own = {
+            "object": config.object,
+            "name": config.name,
+            **({"model": config.model} if config.model else {}),
+        }
+        own |= {"outcome": config.outcome} if not is_word_list(config.outcome) else {}
+        found += column_problems("predictions", config.predictions, own)
+    return [_without_counts(one) for one in found]
+
+
+def _reads_names(config: NamingBiasConfig) -> bool:
+    """Whether names are looked at, as they are unless columns say everything."""
+    return bool(config.among) or any(
+        map(is_word_list, (config.outcome, config.strata, *config.groups.values()))
+    )
+
+
+def _without_counts(problem: Problem) -> Problem:
+    """A missing column of counts may mean that there are none, with one row per answer."""
+    return (
+        replace(problem, hint=problem.hint or "weight: '' for one per row")
+        if problem.where == "weight"
+        else problem
+    )
+
+
+def _general_problems(config: NamingBiasConfig) -> list[Problem]:
+    if not is_word_list(config.strata):
+        return []
+    there = [str(one) for one in WordList.read(config.strata).labels]
+    return [
+        not_among("general", label_text(one), there) for one in config.general if label_text(one) not in there
+    ]
 
 
 def estimate(config: NamingBiasConfig) -> Estimate:
@@ -141,7 +199,7 @@ def estimate(config: NamingBiasConfig) -> Estimate:
     path = Path(config.counts)
     rows = 0
     if path.is_file() and path.suffix == ".csv":
-        with path.open(encoding="utf-8") as lines:
+        with reading(path, TABLE), path.open("rb") as lines:
             rows = max(0, sum(1 for _ in lines) - 1)
     return Estimate(config.n_boot, rows)
 
@@ -164,7 +222,7 @@ def run(config: NamingBiasConfig, folder: Path, progress: Progressor | None = No
 
 def _carried_out(config: NamingBiasConfig, progress: Progressor) -> NamingBias:
     frame = read_table(config.counts)
-    check_columns(frame, [config.object, config.name])
+    check_columns(frame, [config.object])
     frame, sources = labelled(frame, config)
     progress(1, 4)
     outcome: Outcome = WordList.read(config.outcome) if is_word_list(config.outcome) else config.outcome
@@ -210,7 +268,7 @@ def _silent(done: int, total: int) -> None:
 def labelled(frame: pd.DataFrame, config: NamingBiasConfig) -> tuple[pd.DataFrame, dict[str, str]]:
     """The rows with labels of every source that is a word list, and the column of each source."""
     sources: dict[str, str] = {}
-    frame = frame.copy()
+    frame = frame.assign(**{config.object: labels(frame[config.object])})
     given: Mapping[str, Any] = {"object": config.object, "name": config.name, "weight": config.weight or None}
     for source, value in config.groups.items():
         if not is_word_list(value):
@@ -218,12 +276,14 @@ def labelled(frame: pd.DataFrame, config: NamingBiasConfig) -> tuple[pd.DataFram
             continue
         for agreement in (config.agreement, *config.stricter):
             title = source if agreement == config.agreement else f"{source}, {agreement:g} agree"
-            labels = labels_of_objects(frame, WordList.read(value), agreement=agreement, **given)
+            found = labels_of_objects(frame, WordList.read(value), agreement=agreement, **given)
             sources[title] = f"group by {title}"
-            frame[sources[title]] = frame[config.object].map(labels)
+            frame[sources[title]] = frame[config.object].map(found)
     if is_word_list(config.strata):
-        labels = labels_of_objects(frame, WordList.read(config.strata), ignore=config.general, **given)
-        frame[STRATUM] = frame[config.object].map(labels)
+        found = labels_of_objects(
+            frame, WordList.read(config.strata), ignore=[label_text(one) for one in config.general], **given
+        )
+        frame[STRATUM] = frame[config.object].map(found)
     return frame, sources
 
 
@@ -247,8 +307,7 @@ def _beside(
 
 
 def _sources(config: NamingBiasConfig) -> dict[str, str]:
-    """Where each word list of a job is from, for the page."""
+    """Where each word list of a job is from, for the page, and what a reader should know of it."""
     named = [config.outcome, config.strata, config.group_words, *config.groups.values(), *config.among]
-    return {
-        f"source of {one}": WordList.read(one).source for one in dict.fromkeys(named) if is_word_list(one)
-    }
+    lists = [WordList.read(one) for one in dict.fromkeys(named) if is_word_list(one)]
+    return {f"source of {one.title}": one.described() for one in lists}

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.data.naming import check_known, each_row
-from trimtab.data.wordlist import MIXED, WordList, check_columns
+from trimtab.data.naming import each_row, known_names
+from trimtab.data.tables import Label, check_columns, check_known, labels
+from trimtab.data.wordlist import MIXED, WordList
 from trimtab.errors import DataError, explain
 from trimtab.numerics.proportion import wilson
 from trimtab.numerics.totals import Intervals, bootstrap_totals, spread, units_of
 from trimtab.refer.bias import POOLED, naming_bias
-from trimtab.refer.bias_objects import USED, Columns, Objects, Outcome, objects_of
+from trimtab.refer.bias_objects import USED, Columns, Objects, Outcome, objects_of, outcomes_of
 from trimtab.refer.bias_statistics import Draws, gaps_of
 
 NO_PREDICTION = "no prediction"
@@ -44,7 +45,7 @@ def amplification(
     *,
     columns: Columns,
     outcome: Outcome,
-    reference: str,
+    reference: Label,
     among: Callable[[str], bool] | None = None,
     group_words: WordList | None = None,
     model: str | None = None,
@@ -68,7 +69,18 @@ def amplification(
     """
     draws = draws or Draws()
     check_columns(predictions, [columns.object, columns.name, *([model] if model else [])])
-    check_known(predictions, columns.name)
+    if predictions.empty:
+        raise DataError(explain("no predictions", "at least one row per model", "leaving them out"))
+    check_known(predictions, columns.object)
+    predictions = predictions.assign(
+        **{
+            columns.name: known_names(predictions, columns.name),
+            columns.object: labels(predictions[columns.object]),
+        }
+    )
+    if model:
+        check_known(predictions, model)
+        predictions = predictions.assign(**{model: labels(predictions[model])})
     human = objects_of(people, columns, outcome, reference, among)
     gaps, misnamed, accounts = [], [], []
     parts: list[tuple[Any, pd.DataFrame]] = [("model", predictions)]
@@ -123,8 +135,7 @@ def sensitivity(
 
 def _shares(predictions: pd.DataFrame, columns: Columns, outcome: Outcome) -> pd.Series[float]:
     if isinstance(outcome, str):
-        check_columns(predictions, [outcome])
-        yes = predictions[outcome].astype(float)
+        yes = outcomes_of(predictions, outcome, columns.name).astype(float)
     else:
         yes = predictions[columns.name].map(lambda name: float(bool(outcome(str(name)))))
     return yes.groupby(predictions[columns.object]).mean()

@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.data.naming import check_known, shown, whole_counts
-from trimtab.data.wordlist import MIXED, UNKNOWN, check_columns
+from trimtab.data.naming import known_names
+from trimtab.data.tables import (
+    Label,
+    check_columns,
+    check_known,
+    find_label,
+    label_text,
+    labels,
+    shown,
+    whole_counts,
+)
+from trimtab.data.wordlist import MIXED, UNKNOWN
 from trimtab.errors import DataError, explain, nearest
 
 Outcome = str | Callable[[str], bool]
@@ -63,10 +73,10 @@ def objects_of(
     frame: pd.DataFrame,
     columns: Columns,
     outcome: Outcome,
-    reference: str,
+    reference: Label,
     among: Callable[[str], bool] | None = None,
 ) -> Objects:
-    """The objects of naming rows.
+    """The objects of naming rows. Labels of any type are texts from here on: 0, 0.0, "0" and False, "False" are alike.
 
     Args:
         frame: one row per object and name.
@@ -76,97 +86,117 @@ def objects_of(
         among: which names count at all; None: every name.
 
     Raises:
-        DataError: a column is missing, a count is wrong, an outcome is not yes or no or is a function that says yes to
-            every name, an object in several clusters, a group without members.
+        DataError: a column is missing or there twice, a count is wrong or all are 0, an outcome is not yes or no or
+            is a function that says yes to every name, an object in several clusters, a group without members.
     """
     check_columns(frame, columns.given())
     if frame.empty:
         raise DataError(explain("no rows", "at least one object with a name"))
     check_known(frame, columns.object)
     counts = whole_counts(frame, columns.weight)
-    yes = _outcomes(frame, outcome, columns.name)
+    if not counts.any():
+        raise DataError(
+            explain(f"no count above 0 in {columns.weight!r}", "at least one name that was given")
+        )
+    yes = outcomes_of(frame, outcome, columns.name)
     counted = _asked(frame, among, columns.name)
-    per_object = counts.groupby(frame[columns.object], sort=False)
+    objects = labels(frame[columns.object])
+    per_object = counts.groupby(objects, sort=False)
     table = pd.DataFrame({"given": per_object.sum()})
-    table["tokens"] = counts.where(counted, 0).groupby(frame[columns.object], sort=False).sum()
-    named = counts.where(counted & yes, 0).groupby(frame[columns.object], sort=False).sum()
+    table["tokens"] = counts.where(counted, 0).groupby(objects, sort=False).sum()
+    named = counts.where(counted & yes, 0).groupby(objects, sort=False).sum()
     table["share"] = named / table["tokens"].where(table["tokens"] > 0)
     table["reason"] = USED
-    table["label"] = _labels(frame, columns, columns.group, "group", table)
-    table["place"] = _labels(frame, columns, columns.strata, "stratum", table) if columns.strata else ALL
+    table["label"] = _labels(objects, labels(frame[columns.group]), "group", table)
+    table["place"] = (
+        _labels(objects, labels(frame[columns.strata]), "stratum", table) if columns.strata else ALL
+    )
     table.loc[(table["reason"] == USED) & (table["tokens"] == 0), "reason"] = "no names"
-    table["cluster"] = _clusters(frame, columns, table)
+    table["cluster"] = _clusters(objects, frame, columns, table)
     groups = _two_groups(table, reference)
     table.loc[(table["reason"] == USED) & ~table["label"].isin(groups), "reason"] = "another group"
     return _numbered(table, groups, bool(columns.strata))
 
 
-def _outcomes(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[bool]:
+def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[bool]:
+    """Which rows have the outcome: by a column of true and false, or 1 and 0, or by a function of names."""
     if isinstance(outcome, str):
         check_columns(frame, [outcome])
-        values = frame[outcome]
-        known = values.isin([True, False]) & values.notna()
-        if not known.all():
-            got = f"{shown(values[~known].iloc[0])} in column {outcome!r}"
-            raise DataError(explain(got, "true or false in every row", "a word list or a function of names"))
-        return values.astype(bool)
+        texts = labels(frame[outcome])
+        truth = {text: _truth(text) for text in texts.unique()}
+        yes = texts.map(truth)
+        if yes.isna().any():
+            row = yes.isna().idxmax()
+            value = frame[outcome][yes.isna()].iloc[0]
+            got = f"{shown(value)} in row {row!r} ({int(yes.isna().sum())} such rows) in column {outcome!r}"
+            raise DataError(
+                explain(got, "true or false (or 1 or 0) in every row", "a word list or a function of names")
+            )
+        return yes.astype(bool)
     check_columns(frame, [name])
-    check_known(frame, name)
-    said = {one: bool(outcome(str(one))) for one in frame[name].unique()}
+    names = known_names(frame, name)
+    said = {one: bool(outcome(one)) for one in names.unique()}
     if len(said) > 1 and all(said.values()):
         got = f"an outcome that says yes to each of the {len(said)} names"
         raise DataError(explain(got, "one that tells names apart", "a narrower word list or expression"))
-    return frame[name].map(said).astype(bool)
+    return names.map(said).astype(bool)
+
+
+def _truth(text: str | None) -> bool | None:
+    return {"true": True, "1": True, "false": False, "0": False}.get((text or "").lower())
 
 
 def _asked(frame: pd.DataFrame, among: Callable[[str], bool] | None, name: str) -> pd.Series[bool]:
     if among is None:
         return pd.Series(True, index=frame.index)
     check_columns(frame, [name])
-    check_known(frame, name)
-    return frame[name].map({one: bool(among(str(one))) for one in frame[name].unique()}).astype(bool)
+    names = known_names(frame, name)
+    return names.map({one: bool(among(one)) for one in names.unique()}).astype(bool)
 
 
-def _labels(
-    frame: pd.DataFrame, columns: Columns, column: str, what: str, table: pd.DataFrame
-) -> pd.Series[Any]:
+def _labels(objects: pd.Series[Any], given: pd.Series[Any], what: str, table: pd.DataFrame) -> pd.Series[Any]:
     """The one label of each object; where there is none, several or "mixed", the table's reason says so."""
-    known = frame[frame[column].notna() & ~frame[column].isin(["", UNKNOWN])]
-    pairs = known[[columns.object, column]].drop_duplicates()
-    several = pairs[columns.object].value_counts().reindex(table.index, fill_value=0)
-    label = pairs.drop_duplicates(columns.object).set_index(columns.object)[column].reindex(table.index)
+    pairs = (
+        pd.DataFrame({"object": objects, "label": given.where(given != UNKNOWN)}).dropna().drop_duplicates()
+    )
+    several = pairs["object"].value_counts().reindex(table.index, fill_value=0)
+    label = pairs.drop_duplicates("object").set_index("object")["label"].reindex(table.index)
     free = table["reason"] == USED
     table.loc[free & (several == 0), "reason"] = f"unknown {what}"
     table.loc[free & (label == MIXED) & (several == 1), "reason"] = f"mixed {what}"
     table.loc[free & (several > 1), "reason"] = f"{what} labels that disagree"
-    return label.astype(object).where(label.notna(), None).map(lambda one: None if one is None else str(one))
+    return label.astype(object).where(label.notna(), None)
 
 
-def _clusters(frame: pd.DataFrame, columns: Columns, table: pd.DataFrame) -> np.ndarray:
+def _clusters(
+    objects: pd.Series[Any], frame: pd.DataFrame, columns: Columns, table: pd.DataFrame
+) -> np.ndarray:
     if columns.cluster is None:
         return np.arange(len(table))
     check_known(frame, columns.cluster)
-    pairs = frame[[columns.object, columns.cluster]].drop_duplicates()
-    twice = pairs[columns.object][pairs[columns.object].duplicated()]
+    pairs = pd.DataFrame({"object": objects, "cluster": labels(frame[columns.cluster])}).drop_duplicates()
+    twice = pairs["object"][pairs["object"].duplicated()]
     if len(twice):
-        got = f"object {shown(twice.iloc[0])} in several clusters ({twice.nunique()} such objects)"
+        got = f"object {twice.iloc[0]} in several clusters ({twice.nunique()} such objects)"
         raise DataError(explain(got, "one cluster per object"))
-    own = pairs.set_index(columns.object)[columns.cluster].reindex(table.index)
+    own = pairs.set_index("object")["cluster"].reindex(table.index)
     return pd.factorize(own)[0]
 
 
-def _two_groups(table: pd.DataFrame, reference: str) -> tuple[str, str]:
+def _two_groups(table: pd.DataFrame, reference: Label) -> tuple[str, str]:
     used = table[table["reason"] == USED]
     sizes = used["label"].value_counts()
-    if reference not in sizes.index:
-        labels = [str(one) for one in sizes.index]
+    first = find_label(reference, sizes.index)
+    if first is None:
+        there = [str(one) for one in sizes.index]
         got = f"no members of the reference group {reference!r}"
-        raise DataError(explain(got, f"one of the groups {labels}", nearest(reference, labels)))
-    others = [one for one in sizes.index if one != reference]
+        hint = nearest(label_text(reference), there)
+        raise DataError(explain(got, f"one of the groups {there[:12]} with members", hint))
+    others = [one for one in sizes.index if one != first]
     if not others:
-        got = f"no members of another group than {reference!r}"
+        got = f"no members of another group than {first!r}"
         raise DataError(explain(got, "two groups with members", "another source of labels"))
-    return reference, str(others[0])
+    return first, str(others[0])
 
 
 def _numbered(table: pd.DataFrame, groups: tuple[str, str], stratified: bool) -> Objects:

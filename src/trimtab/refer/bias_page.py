@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.data.naming import each_row
+from trimtab.refer.differences import from_zero
 from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.figures import PALETTE, with_margin
 from trimtab.report.intervals import Look, interval_rows
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
 
     from trimtab.refer.bias_result import NamingBias
 
-COVERS = "Intervals are 95 % percentile bootstrap intervals over clusters unless the settings say otherwise."
 RAW = Look("raw", PALETTE[0], "o")
 STANDARDISED = Look("at a common mix of strata", PALETTE[4], "s")
 WITHIN = Look("within one stratum", PALETTE[6], "^", filled=False)
-WIDENS = Look("model less people", PALETTE[2], "D")
+WIDENS = Look("model less given names", PALETTE[2], "D")
 
 
 def page(results: Sequence[NamingBias], title: str = "Naming bias") -> str:
@@ -40,20 +40,31 @@ def page(results: Sequence[NamingBias], title: str = "Naming bias") -> str:
 
 
 def verdict(result: NamingBias) -> str:
-    """What the audit came to, in three sentences at most."""
+    """What the audit came to, in three sentences at most; a gap is one where its interval leaves 0 out."""
     reference, other = result.groups
-    rates = result.rates.set_index("group")["rate"]
-    told = f"{fixed(rates[reference])} of names for {reference} against {fixed(rates[other])} for {other}: a gap of "
-    told += f"{fixed(result.gap.value, signed=True)} ({span(result.gap.low, result.gap.high, signed=True)})."
+    sides = [
+        f"{fixed(row.rate)} of names for {row.group} ({row.n_objects} objects)"
+        for row in each_row(result.rates)
+    ]
+    told = f"{sides[0]} against {sides[1]}, objects weighing the same: a gap of {_gap(*result.gap.ends())}."
     if len(result.strata) > 1:
-        value, low, high = _at_other(result)
-        told += f" With both groups in the mix of strata of {other} it is {fixed(value, signed=True)} "
-        told += f"({span(low, high, signed=True)})"
-        told += ", within what chance explains." if low <= 0 <= high else "."
+        told += f" With both groups in the mix of strata of {other} it is {_gap(*_at_other(result))}."
         mine = result.standardised.iloc[0]
-        told += f" In the mix of {reference} it is {fixed(mine['gap'], signed=True)} "
-        told += f"({span(mine['low'], mine['high'], signed=True)})."
+        told += f" In the mix of {reference} it is {_gap(mine['gap'], mine['low'], mine['high'])}."
     return told
+
+
+def _gap(value: float, low: float, high: float) -> str:
+    ends = f" ({span(low, high, signed=True)})" if np.isfinite([low, high]).all() else ""
+    return f"{fixed(value, signed=True)}{ends}, {from_zero(low, high)}"
+
+
+def _covers(*results: NamingBias) -> str:
+    """What the intervals are, by the settings of the results."""
+    levels = {float(result.config.get("confidence", 0.95)) for result in results}
+    if len(levels) > 1:
+        return "Intervals are percentile bootstrap intervals over clusters, each at the confidence of its settings."
+    return f"Intervals are {100 * levels.pop():g} % percentile bootstrap intervals over clusters."
 
 
 def forest(result: NamingBias) -> Figure:
@@ -92,7 +103,7 @@ def _rows(names: Sequence[str], values: np.ndarray, looks: Sequence[Look], axis:
 def _chapter(result: NamingBias) -> Iterator[Section]:
     yield Section("Rates", [_rates(result)])
     share = "A group's rate is the mean over its objects of the share of their names that have the outcome."
-    yield Section("Gaps", [picture(forest(result), f"{share} {COVERS}"), *_standardised(result)])
+    yield Section("Gaps", [picture(forest(result), f"{share} {_covers(result)}"), *_standardised(result)])
     if len(result.strata) > 1:
         yield Section("By stratum", [_strata(result)])
     yield Section("Who is there", [_representation(result)])
@@ -102,7 +113,10 @@ def _chapter(result: NamingBias) -> Iterator[Section]:
     if len(result.amplification):
         yield Section("Models", list(_models(result)))
     notes = [Text(f"Note: {note}.", "unsure") for note in result.notes]
-    caption = "Every object that was given, by what became of it; names are counted beside them."
+    rows = result.accounting.set_index("reason")["n_objects"]
+    caption = (
+        f"{rows['used']} of {rows.sum()} objects are compared; every object that was given has its reason."
+    )
     yield Section(
         "Accounting", [Table(result.accounting, caption, {"n_objects": str, "n_tokens": str}), *notes]
     )
@@ -123,7 +137,7 @@ def _comparison(results: Sequence[NamingBias], labels: Sequence[str]) -> Table:
         {"audit": label, **_row("raw", *one.gap.ends()), **_row("standardised", *_at_other(one))}
         for one, label in zip(results, labels, strict=True)
     ]
-    return Table(pd.DataFrame(rows), COVERS)
+    return Table(pd.DataFrame(rows), _covers(*results))
 
 
 def _rates(result: NamingBias) -> Table:
@@ -137,7 +151,7 @@ def _rates(result: NamingBias) -> Table:
         }
         for row in each_row(result.rates)
     ]
-    return Table(pd.DataFrame(rows), COVERS)
+    return Table(pd.DataFrame(rows), _covers(result))
 
 
 def _standardised(result: NamingBias) -> Iterator[Table]:
@@ -160,7 +174,7 @@ def _standardised(result: NamingBias) -> Iterator[Table]:
         "less it, explained the same as a part of the raw gap; support is the part of the mix in strata with both "
         "groups. p deals group labels out anew, within strata for standardised gaps."
     )
-    yield Table(pd.DataFrame(rows), f"{caption} {COVERS}")
+    yield Table(pd.DataFrame(rows), f"{caption} {_covers(result)}")
     names = {
         "odds_ratio": "odds ratio",
         "risk_ratio": "risk ratio",
@@ -188,7 +202,9 @@ def _strata(result: NamingBias) -> Table:
                 f"interval: {group}": span(row[f"low_{group}"], row[f"high_{group}"]),
             }
         rows.append({"stratum": row["stratum"], **sides, **_row("gap", row["gap"], row["low"], row["high"])})
-    return Table(pd.DataFrame(rows), f"Intervals of strata with a handful of objects are rough. {COVERS}")
+    return Table(
+        pd.DataFrame(rows), f"Intervals of strata with a handful of objects are rough. {_covers(result)}"
+    )
 
 
 def _representation(result: NamingBias) -> Table:
@@ -229,35 +245,42 @@ def _sensitivity(result: NamingBias) -> Table:
         }
         for row in each_row(result.sensitivity)
     ]
-    return Table(pd.DataFrame(rows), f"The same audit with other labels of groups. {COVERS}")
+    return Table(pd.DataFrame(rows), f"The same audit with other labels of groups. {_covers(result)}")
 
 
 def _models(result: NamingBias) -> Iterator[Text | Table | Picture]:
     table = result.amplification
     raw = table[table["gap"] == "raw"]
     ends = raw[["amplification", "amplification_low", "amplification_high"]].to_numpy(dtype=float)
+    apart = raw[(ends[:, 1] > 0) | (ends[:, 2] < 0)]["model"].tolist()
+    listed = f" ({', '.join(map(str, apart))})" if apart else ""
     yield Text(
-        "Amplification is a model's gap less that of people on the same objects, with intervals that resample both "
-        "together; below zero, where the gap of people is below zero, means that the model widens it."
+        "Amplification is a model's gap less that of the given names of the same objects, with intervals that resample "
+        "both together; below zero, where the gap of the given names is below zero, means that the model widens it. "
+        f"The raw gap is told apart from that of the given names for {len(apart)} of {len(raw)} models{listed}."
     )
     yield picture(
         _rows(
-            list(raw["model"]), ends, [WIDENS] * len(raw), "model's raw gap less people's", "Amplification"
+            list(raw["model"]),
+            ends,
+            [WIDENS] * len(raw),
+            "model's raw gap less that of given names",
+            "Amplification",
         ),
-        COVERS,
+        _covers(result),
     )
     rows = [
         {
             "model": row.model,
             "gap": row.gap,
-            **_row("people", row.people, row.people_low, row.people_high),
+            **_row("given names", row.people, row.people_low, row.people_high),
             **_row("model's", row.model_gap, row.model_low, row.model_high),
             **_row("amplification", row.amplification, row.amplification_low, row.amplification_high),
             "objects": str(row.n_objects),
         }
         for row in each_row(table)
     ]
-    yield Table(pd.DataFrame(rows), COVERS)
+    yield Table(pd.DataFrame(rows), _covers(result))
     if len(result.misnaming):
         caption = "Members of a group to whom a model gives a name of the other group (Wilson's interval)."
         wrong = [

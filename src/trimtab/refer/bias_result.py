@@ -11,7 +11,7 @@ import pandas as pd
 
 from trimtab.data.naming import each_row
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import read_result, write_result
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +129,9 @@ class NamingBias:
         Raises:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
-        return cls(**{name: _read(value) for name, value in read_result(folder, SCHEMA).items()})
+        found = read_result(folder, SCHEMA)
+        with reading_result(folder):
+            return checked(cls, {name: _read(value) for name, value in found.items()})
 
 
 def _plain(value: Any) -> Any:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from trimtab.errors import ConfigError, explain
 from trimtab.numerics import standardise
 from trimtab.numerics.permute import p_value
+from trimtab.numerics.statistics import check_numbers
 from trimtab.numerics.totals import Intervals, Units, dealt_totals, spread, units_of
 from trimtab.refer.bias_objects import Objects
 from trimtab.refer.bias_result import Estimate
@@ -26,6 +28,11 @@ class Draws:
     n_boot: int = 2000
     confidence: float = 0.95
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers("n_boot", self.n_boot, self.confidence)
+        if self.seed < 0:
+            raise ConfigError(explain(f"seed {self.seed}", "a whole number, at least 0"))
 
 
 def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from trimtab.data.naming import NamingCounts
-from trimtab.data.wordlist import WordList, check_columns
+from trimtab.data.tables import Label, check_columns, check_known, find_label, label_text, labels
+from trimtab.data.wordlist import WordList
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics import standardise
 from trimtab.numerics.statistics import check_choice
@@ -22,6 +23,7 @@ Treatment = Literal["stripped", "kept", "bare"]
 NO_HEAD = "no word of the list"
 MODIFIED = "modified"
 NOT_IN_LEXICON = "name without informativeness in the lexicon"
+HARD_LESS_EASY = "hard less easy"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class InContext:
 def in_context(
     lexicon: Lexicon,
     counts: NamingCounts,
-    easy: str,
-    hard: str,
+    easy: Label,
+    hard: Label,
     *,
     context: str = "context",
     cluster: str | None = None,
@@ -67,34 +69,100 @@ def in_context(
         seed: the same seed gives the same intervals.
 
     Raises:
-        DataError: a column or context is missing, or no message of a context is in the lexicon.
+        DataError: a column or context is missing, both contexts are one, or no message of one is in the lexicon.
     """
+    side, names = _sides_and_clusters(counts, easy, hard, context, cluster)
     table = counts.table
-    check_columns(table, [context, *([cluster] if cluster else [])])
-    for one in (easy, hard):
-        if not (table[context] == one).any():
-            there = sorted(map(str, table[context].unique()))
-            raise DataError(
-                explain(f"no messages in context {one!r}", f"one of {there}", nearest(one, there))
-            )
-    bits = pd.Series(lexicon.info_bits, index=list(lexicon.names))
-    rows = table.assign(bits=table["name"].map(bits), place=table["referent"].map(_places(lexicon)))
+    rows = pd.DataFrame({"count": table["count"], "side": side, "cluster": names})
+    rows["bits"] = table["name"].map(pd.Series(lexicon.info_bits, index=list(lexicon.names)))
+    rows["place"] = table["referent"].map(_places(lexicon))
     rows["reason"] = "used"
     rows.loc[rows["bits"].isna() | rows["place"].isna(), "reason"] = NOT_IN_LEXICON
-    rows.loc[~rows[context].isin([easy, hard]), "reason"] = "another context"
+    rows.loc[rows["side"].isna(), "reason"] = "another context"
     accounting = rows.groupby("reason")["count"].sum().rename("n_messages").reset_index()
     used = rows[(rows["reason"] == "used") & (rows["count"] > 0)]
-    if used[context].nunique() < 2:
+    if used["side"].nunique() < 2:
         raise DataError(explain("a context without a message in the lexicon", "messages in both"))
-    side = (used[context] == hard).astype(int).to_numpy()
     k = len(lexicon.referents)
-    cells = side * k + used["place"].astype(int).to_numpy()
+    cells = (used["side"] * k + used["place"]).astype(int).to_numpy()
     weight = used["count"].to_numpy(dtype=float)
-    names = used[cluster] if cluster else used["referent"]
     values = np.column_stack([weight * used["bits"].to_numpy(), weight])
-    units = units_of(values, cells, 2 * k, pd.factorize(names)[0])
+    units = units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
     found = bootstrap_totals(_differences, units, n_boot=n_boot, confidence=confidence, seed=seed)
     return InContext(_comparison(units.total(), found.low, found.high, found.n), accounting)
+
+
+def set_aside(
+    counts: NamingCounts,
+    kept: pd.Series[bool],
+    easy: Label,
+    hard: Label,
+    *,
+    context: str = "context",
+    cluster: str | None = None,
+    n_boot: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The share of messages that are not compared, by context: what is set aside more often in one biases the other.
+
+    Args:
+        counts: all messages, with a column of contexts.
+        kept: by row of `counts.table`: whether it is compared.
+        easy, hard, context, cluster, n_boot, confidence, seed: as for `in_context`.
+
+    Returns:
+        Columns context, n_messages, n_aside, share, low, high; a row for the easy context, one for the hard one, and
+        one for "hard less easy", the difference of the shares with its interval.
+
+    Raises:
+        DataError: a column or context is missing, or the two contexts are one.
+    """
+    side, names = _sides_and_clusters(counts, easy, hard, context, cluster)
+    weight = counts.table["count"].astype(float)
+    rows = pd.DataFrame({"side": side, "n": weight, "aside": weight.where(~kept, 0.0), "cluster": names})
+    rows = rows[rows["side"].notna() & (rows["n"] > 0)]
+    values = rows[["aside", "n"]].to_numpy()
+    units = units_of(values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0])
+    found = bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
+    aside, n = units.total().T.round().astype(int)
+    return pd.DataFrame(
+        {
+            "context": [label_text(easy), label_text(hard), HARD_LESS_EASY],
+            "n_messages": [*n, n.sum()],
+            "n_aside": [*aside, aside.sum()],
+            "share": found.values,
+            "low": found.low,
+            "high": found.high,
+        }
+    )
+
+
+def _sides_and_clusters(
+    counts: NamingCounts, easy: Label, hard: Label, context: str, cluster: str | None
+) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """By row: 0 for the easy context, 1 for the hard one, nan for others; and what is drawn together."""
+    table = counts.table
+    check_columns(table, [context, *([cluster] if cluster else [])])
+    if cluster:
+        check_known(table, cluster)
+    texts = labels(table[context])
+    there = sorted(texts[table["count"] > 0].dropna().unique())
+    places: dict[str, int] = {}
+    for place, one in enumerate((easy, hard)):
+        same = find_label(one, there)
+        if same is None:
+            got, hint = f"no messages in context {one!r}", nearest(label_text(one), there)
+            raise DataError(explain(got, f"one of {there[:12]}", hint))
+        places[same] = place
+    if len(places) < 2:
+        raise DataError(explain(f"{easy!r} as the easy and the hard context", "two different ones"))
+    return texts.map(places), labels(table[cluster]) if cluster else table["referent"]
+
+
+def _shares(totals: np.ndarray) -> np.ndarray:
+    shares = standardise.quotient(totals[..., 0], totals[..., 1])
+    return np.concatenate([shares, shares[..., 1:] - shares[..., :1]], axis=-1)
 
 
 def _places(lexicon: Lexicon) -> dict[object, int]:
@@ -193,7 +261,7 @@ def treated(
         counts.table["count"].groupby(reason).sum().rename("n_messages").rename_axis("reason").reset_index()
     )
     left = counts.table[(reason == "used").to_numpy()]
-    if left.empty:
+    if not left["count"].any():
         raise DataError(explain("no name with a word of the list", "at least one", "another word list"))
     return NamingCounts.from_frame(left.assign(name=left["name"].map(names))), accounting
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,8 @@ from jaxtyping import Float
 from scipy.spatial.distance import cdist
 from scipy.special import rel_entr
 
-from trimtab.data.naming import NamingCounts, check_known, is_lab, shown
+from trimtab.data.naming import NamingCounts, check_cells, is_lab
+from trimtab.data.tables import check_known, find_label, label_text, shown
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics.bottleneck import plane
 from trimtab.numerics.statistics import check_choice
@@ -115,12 +117,12 @@ class Lexicon:
         """
         check_choice("kind", kind, get_args(Kind))
         check_choice("volume", volume, get_args(Volume))
+        if not 0 <= smoothing < math.inf or not (bandwidth is None or 0 < bandwidth < math.inf):
+            got = f"smoothing {smoothing}, bandwidth {bandwidth}"
+            raise DataError(explain(got, "finite numbers, none below 0, bandwidth above 0"))
         values, referents = counts.features_of(features), counts.referents
+        check_cells(len(referents), len(referents), "referents")
         table = counts.matrix().astype(float)
-        if smoothing < 0 or (bandwidth is not None and bandwidth <= 0):
-            raise DataError(
-                explain(f"smoothing {smoothing}, bandwidth {bandwidth}", "none below 0, bandwidth above 0")
-            )
         return cls(
             tuple(referents),
             tuple(counts.names),
@@ -212,7 +214,8 @@ class Lexicon:
         if len(set(places)) < len(places):
             raise DataError(explain(f"candidates {candidates}", "different ones"))
         weights = np.full(len(places), 1.0) if prior is None else np.asarray(prior, dtype=float)
-        if weights.shape != (len(places),) or (weights < 0).any() or not weights[0] > 0:
+        usable = np.isfinite(weights).all() and (weights >= 0).all()
+        if weights.shape != (len(places),) or not usable or not weights[0] > 0:
             raise DataError(
                 explain(f"prior {list(weights)}", f"{len(places)} weights, the referent's above 0")
             )
@@ -261,14 +264,15 @@ class Lexicon:
         return replace(self, naming=naming, names=tuple(names), counts=None)
 
     def _place(self, referent: Any) -> int:
-        if referent not in self.referents:
-            there = [str(one) for one in self.referents]
+        there = [label_text(one, strip=False) for one in self.referents]
+        same = find_label(referent, there)
+        if same is None:
             some = ", ".join(there[:5])
             got = f"referent {shown(referent)}"
             raise DataError(
                 explain(got, f"one of {len(there)} referents ({some}, ...)", nearest(str(referent), there))
             )
-        return self.referents.index(referent)
+        return there.index(same)
 
 
 def _prior(prior: pd.Series[float] | None, referents: list[Any]) -> np.ndarray:
@@ -277,8 +281,9 @@ def _prior(prior: pd.Series[float] | None, referents: list[Any]) -> np.ndarray:
     frame = prior.reindex(referents).to_frame("prior")
     check_known(frame, "prior")
     weights = frame["prior"].to_numpy(dtype=float)
-    if (weights <= 0).any():
-        raise DataError(explain(f"a prior of {weights.min():g}", "weights above 0"))
+    wrong = ~((weights > 0) & (weights < math.inf))
+    if wrong.any():
+        raise DataError(explain(f"a prior of {weights[wrong][0]:g}", "finite weights above 0"))
     return np.asarray(weights / weights.sum())
 
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from trimtab.data.naming import NamingCounts, is_lab, read_table
-from trimtab.data.wordlist import WordList, check_columns, unreadable_list
-from trimtab.errors import ConfigProblems, Problem
+from trimtab.data.naming import NamingCounts, counts_column, is_lab
+from trimtab.data.tables import (
+    Label,
+    check_columns,
+    check_known,
+    column_problems,
+    columns_of,
+    label_text,
+    labels,
+    read_table,
+)
+from trimtab.data.wordlist import WordList, unreadable_list
+from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.numerics.colour import lab_to_hex
 from trimtab.refer.communicate import Trials
-from trimtab.refer.contexts import Treatment, in_context, treated
+from trimtab.refer.contexts import Treatment, in_context, set_aside, treated
 from trimtab.refer.denotation import Volume
 from trimtab.refer.frontier import Frontier
 from trimtab.refer.lexicon import FLEXIBILITIES, Kind, Lexicon
@@ -30,6 +41,7 @@ from trimtab.runs.work import at_work
 Progressor = Callable[[int, int], None]
 DRAWN = 8
 """Words whose denotations are drawn."""
+MOST_DRAWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class LexiconConfig:
     """Lexicons behind naming data.
 
     Attributes:
-        counts: CSV or Parquet file with columns referent, name, count.
+        counts: CSV or Parquet file with columns referent, name, count; without count, each row counts 1.
         features: CSV or Parquet file with a column referent and one per dimension; L, a, b are CIELAB.
         kind: which informativeness: "kl" or "size".
         volume: how a denotation is measured, for "size": "cells", "hull" or "neighbours".
@@ -65,8 +77,8 @@ class LexiconConfig:
     smoothings: tuple[float, ...] = (0.0,)
     lexicon: str = ""
     context: str = ""
-    easy: str = ""
-    hard: str = ""
+    easy: Label = ""
+    hard: Label = ""
     cluster: str = ""
     heads: str = ""
     modifiers: str = ""
@@ -89,7 +101,7 @@ class Carried:
     def table(self) -> str:
         """Lexicons, words, contexts and the accounting as plain text."""
         words = self.result.words.sort_values("probability", ascending=False).head(12)
-        parts = [self.result.systems, words, self.result.contexts, self.result.accounting]
+        parts = [self.result.systems, words, self.result.contexts, self.result.aside, self.result.accounting]
         shown = [
             part.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-")
             for part in parts
@@ -99,7 +111,7 @@ class Carried:
 
     def to_json(self) -> str:
         """Every table of the page but the map, as JSON."""
-        names = ("systems", "words", "frontier", "simulation", "contexts", "accounting")
+        names = ("systems", "words", "frontier", "simulation", "contexts", "aside", "accounting")
         frames = {name: plain(getattr(self.result, name).to_dict("records")) for name in names}
         return json.dumps({**frames, "seconds": self.result.seconds}, indent=2)
 
@@ -116,26 +128,61 @@ class Estimate:
 
 
 def check(config: LexiconConfig) -> list[Problem]:
-    """Every mistake that can be seen without reading the data."""
+    """Every mistake that can be seen without reading more of the data than the names of its columns."""
     found: list[Problem] = []
     for name in ("counts", "features"):
         found += missing_file(name, getattr(config, name), "a CSV or Parquet file")
+    found += _column_problems(config)
     for name in ("heads", "modifiers"):
         found += unreadable_list(name, getattr(config, name), "a name such as colours-en")
     if bool(config.heads) != bool(config.modifiers):
         found.append(Problem("modifiers", repr(config.modifiers), "a word list beside heads, or neither"))
-    if config.context and not (config.easy and config.hard and config.easy != config.hard):
+    contexts = {label_text(config.easy), label_text(config.hard)} - {""}
+    if config.context and len(contexts) < 2:
         found.append(Problem("easy, hard", repr((config.easy, config.hard)), "two different contexts"))
-    if not config.smoothings or min(config.smoothings) < 0:
+    return [*found, *_number_problems(config)]
+
+
+def _number_problems(config: LexiconConfig) -> list[Problem]:
+    found = []
+    if not config.smoothings or not all(0 <= one < math.inf for one in config.smoothings):
         found.append(Problem("smoothings", str(list(config.smoothings)), "at least one number, none below 0"))
     if not config.treatments:
         found.append(Problem("treatments", "none", "at least one of stripped, kept, bare"))
     if not config.flexibilities or not all(0 <= one <= 1 for one in config.flexibilities):
         found.append(Problem("flexibilities", str(list(config.flexibilities)), "numbers in [0, 1]"))
     for name in ("distractors", "trials", "n_boot"):
-        if getattr(config, name) < 1:
-            found.append(Problem(name, str(getattr(config, name)), "at least 1"))
+        if not 1 <= getattr(config, name) <= MOST_DRAWS:
+            found.append(Problem(name, str(getattr(config, name)), f"at least 1, at most {MOST_DRAWS:,}"))
+    if config.seed < 0:
+        found.append(Problem("seed", str(config.seed), "a whole number, at least 0"))
     return found
+
+
+def _column_problems(config: LexiconConfig) -> list[Problem]:
+    """Columns that the config names and the tables lack, and features that have none."""
+    named = {"lexicon": config.lexicon, "context": config.context, "cluster": config.cluster}
+    named = {key: value for key, value in named.items() if value}
+    found = column_problems("counts", config.counts, {"counts": "referent", "counts ": "name"} | named)
+    found += column_problems("features", config.features, {"features": "referent"})
+    found = [replace(one, where=one.where.strip()) for one in found]
+    for name, what in (("counts", counts_column), ("features", _feature_columns)):
+        source = getattr(config, name)
+        if (
+            not source.startswith("lab:")
+            and Path(source).is_file()
+            and not any(one.where == name for one in found)
+        ):
+            try:
+                what(columns_of(source))
+            except DataError as error:
+                found.append(Problem(name, str(error), "a table that can be used"))
+    return found
+
+
+def _feature_columns(columns: Sequence[str]) -> None:
+    if set(columns) <= {"referent"}:
+        raise DataError(explain("no column of features", "at least one beside the referent"))
 
 
 def estimate(config: LexiconConfig) -> Estimate:
@@ -170,13 +217,16 @@ def _carried_out(config: LexiconConfig, progress: Progressor | None) -> LexiconR
     given, features = NamingCounts.read(config.counts), _features(config)
     counts, accounting = _reduced(given, config, config.treatments[0])
     whole = _fitted(counts, features, config)
+    if len(whole.referents) <= max(2, config.distractors):
+        got = f"{len(whole.referents)} referents that were named, {config.distractors} distractors"
+        raise DataError(explain(got, "at least 3 referents, and more than distractors"))
     tell()
     frontier = whole.frontier() if config.frontier else None
     systems = _systems(counts, features, config, whole, frontier)
     tell()
-    simulation = _simulation(whole, features, config)
+    simulation = _simulation(whole, config)
     tell()
-    contexts, told = _contexts(given, features, config, tell)
+    contexts, aside, told = _contexts(given, features, config, tell)
     return LexiconResult(
         label=f"lexicon: {Path(config.counts).stem}",
         words=whole.informativeness(),
@@ -188,14 +238,16 @@ def _carried_out(config: LexiconConfig, progress: Progressor | None) -> LexiconR
             [accounting.assign(step=f"names, {config.treatments[0]}"), *told], ignore_index=True
         )[["step", "reason", "n_messages"]],
         places=_places(whole, features),
-        config=plain(config) | _sources(config),
+        config=plain(config) | _trials(config) | _sources(config),
         seconds=time.perf_counter() - start,
+        aside=aside,
     )
 
 
 def _features(config: LexiconConfig) -> pd.DataFrame:
     frame = read_table(config.features)
     check_columns(frame, ["referent"])
+    check_known(frame, "referent")
     return frame.set_index("referent")
 
 
@@ -222,13 +274,15 @@ def _systems(
     frontier: Frontier | None,
 ) -> pd.DataFrame:
     """All names together, and each lexicon on its own where a column tells them apart."""
-    lexicons = {"all": whole}
+    lexicons = [("all", whole)]
     if config.lexicon:
         check_columns(counts.table, [config.lexicon])
-        for name, own in counts.table.groupby(config.lexicon):
-            lexicons[str(name)] = _fitted(NamingCounts.from_frame(own), features, config)
+        check_known(counts.table, config.lexicon)
+        said = counts.table[counts.table["count"] > 0]
+        for name, own in said.groupby(labels(said[config.lexicon])):
+            lexicons.append((str(name), _fitted(NamingCounts.from_frame(own), features, config)))
     rows = []
-    for name, lexicon in lexicons.items():
+    for name, lexicon in lexicons:
         # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
         same = frontier is not None and lexicon.referents == whole.referents
         near = frontier.inefficiency(lexicon) if frontier is not None and same else None
@@ -237,10 +291,10 @@ def _systems(
     return pd.DataFrame(rows)
 
 
-def _simulation(whole: Lexicon, features: pd.DataFrame, config: LexiconConfig) -> pd.DataFrame:
+def _simulation(whole: Lexicon, config: LexiconConfig) -> pd.DataFrame:
     """This lexicon and three made ones with as many words, on the same trials."""
     words = min(max(2, len(whole.names)), len(whole.referents) - 1)
-    own = features.loc[list(whole.referents)]
+    own = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
     lexicons = {"as observed": whole}
     lexicons |= {shape: simulated_lexicon(own, shape, words) for shape in ("hard", "soft", "nested")}
     trials = Trials(config.trials, config.distractors, seed=config.seed)
@@ -255,10 +309,11 @@ def _simulation(whole: Lexicon, features: pd.DataFrame, config: LexiconConfig) -
 
 def _contexts(
     given: NamingCounts, features: pd.DataFrame, config: LexiconConfig, tell: Callable[[], None]
-) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+) -> tuple[pd.DataFrame, pd.DataFrame, list[pd.DataFrame]]:
+    """Bits by context, the share of messages set aside by context, and what became of all messages."""
     if not config.context:
-        return pd.DataFrame(), []
-    rows, told = [], []
+        return pd.DataFrame(), pd.DataFrame(), []
+    rows, shares, told = [], [], []
     settings: dict[str, Any] = {"context": config.context, "cluster": config.cluster or None}
     settings |= {"n_boot": config.n_boot, "seed": config.seed}
     for treatment in config.treatments if config.heads else config.treatments[:1]:
@@ -268,11 +323,18 @@ def _contexts(
             found = in_context(lexicon, counts, config.easy, config.hard, **settings)
             rows.append(found.comparison.assign(treatment=treatment, smoothing=smoothing))
             tell()
+        informative = counts.table["name"].isin(
+            [name for name, bits in zip(lexicon.names, lexicon.info_bits, strict=True) if np.isfinite(bits)]
+        )
+        kept = pd.Series(given.table.index.isin(counts.table.index[informative]), index=given.table.index)
+        share = set_aside(given, kept, config.easy, config.hard, **settings)
+        shares.append(share.assign(treatment=treatment)[["treatment", *share.columns]])
         aside = reduced[reduced["reason"] != "used"]
         told.append(pd.concat([found.accounting, aside]).assign(step=f"contexts, {treatment}"))
     table = pd.concat(rows, ignore_index=True)
     front = ["treatment", "smoothing"]
-    return table[[*front, *(name for name in table.columns if name not in front)]], told
+    ordered = table[[*front, *(name for name in table.columns if name not in front)]]
+    return ordered, pd.concat(shares, ignore_index=True), told
 
 
 def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
@@ -291,4 +353,15 @@ def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sources(config: LexiconConfig) -> dict[str, str]:
-    return {f"source of {one}": WordList.read(one).source for one in (config.heads, config.modifiers) if one}
+    return {
+        f"source of {one}": WordList.read(one).described() for one in (config.heads, config.modifiers) if one
+    }
+
+
+def _trials(config: LexiconConfig) -> dict[str, str]:
+    """What the page says of a table without counts."""
+    return (
+        {}
+        if counts_column(columns_of(config.counts))
+        else {"counts of rows": "1 each: there is no column 'count'"}
+    )

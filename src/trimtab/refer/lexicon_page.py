@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from trimtab.data.naming import each_row
+from trimtab.data.tables import label_text
+from trimtab.refer.contexts import HARD_LESS_EASY
+from trimtab.refer.differences import from_zero
 from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.numbers import fixed, span
 from trimtab.report.page import Gallery, Picture, Section, Table
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from trimtab.refer.lexicon_result import LexiconResult
 
 COVERS = "Intervals are 95 % percentile bootstrap intervals"
+CUT = "How referents are cut into cells is not varied here, and another cut can turn the sign round."
 MOST_WORDS = 40
 MATCHED = "same referents, both contexts' mix"
 
@@ -36,7 +40,7 @@ def page(results: Sequence[LexiconResult], title: str = "Lexicons") -> str:
 
 
 def verdict(result: LexiconResult) -> str:
-    """What was found, in two or three sentences."""
+    """What was found: the lexicon as a whole, then each treatment of modifiers by context, and what was set aside."""
     first = result.systems.iloc[0]
     told = f"{int(first['n_words'])} words for {int(first['n_referents'])} referents: a word conveys "
     told += (
@@ -47,13 +51,41 @@ def verdict(result: LexiconResult) -> str:
         f", {fixed(first['inefficiency_bits'], 2)} bits from the frontier." if len(result.frontier) else "."
     )
     if len(result.contexts):
+        easy, hard = (label_text(result.config.get(name, name)) for name in ("easy", "hard"))
         for treatment, own in result.contexts[result.contexts["comparison"] == MATCHED].groupby(
             "treatment", sort=False
         ):
-            row = own.iloc[0]
-            told += f" Modifiers {treatment}: for the same referents, words of hard contexts convey "
-            told += f"{fixed(row['difference'], 2, signed=True)} bits ({span(row['low'], row['high'], 2, signed=True)})"
-            told += ", within what chance explains." if row["low"] <= 0 <= row["high"] else "."
+            told += f" Modifiers {treatment}, same referents, {hard} less {easy}, bits per word: {_smoothings(own)}"
+        told += _set_aside(result)
+    return told
+
+
+def _smoothings(own: pd.DataFrame) -> str:
+    """The difference at each smoothing, and whether they agree."""
+    each = [
+        f"{fixed(row.difference, 2, signed=True)} ({span(row.low, row.high, 2, signed=True)}) "
+        f"at smoothing {row.smoothing:g}"
+        for row in each_row(own)
+    ]
+    above, below = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
+    told = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(own)} smoothings"
+    if above and below:
+        return f"{told}, so the sign depends on the smoothing."
+    return f"{told}." if above + below else f"{told}, not told apart from 0."
+
+
+def _set_aside(result: LexiconResult) -> str:
+    """Whether messages of one context are set aside more often, where any are."""
+    told = ""
+    for treatment, own in result.aside.groupby("treatment", sort=False) if len(result.aside) else ():
+        easy, hard, less = each_row(own)
+        if less.n_aside:
+            told += (
+                f" Modifiers {treatment}: set aside are {less.n_aside} of {less.n_messages} messages, "
+                f"{fixed(hard.share)} of {hard.context} and {fixed(easy.share)} of {easy.context} ones, a difference "
+                f"of {fixed(less.share, signed=True)} ({span(less.low, less.high, signed=True)}), "
+                f"{from_zero(less.low, less.high)}."
+            )
     return told
 
 
@@ -93,7 +125,8 @@ def _chapter(result: LexiconResult) -> Iterator[Section]:
     yield Section("Cost and accuracy", [picture(plane_figure(result), shown), _systems(result.systems)])
     yield Section("Talking among distractors", list(_simulation(result)))
     if len(result.contexts):
-        yield Section("Easy and hard contexts", [_contexts(result)])
+        shown = [_contexts(result), *([_aside(result)] if len(result.aside) else [])]
+        yield Section("Easy and hard contexts", shown)
     caption = "Every name that was given, by what became of it."
     yield Section("Accounting", [Table(result.accounting, caption, {"n_messages": str})])
     yield settings_section(result.config.items())
@@ -115,7 +148,8 @@ def _maps(result: LexiconResult) -> Gallery:
         for word in words
     ]
     where = "by hue angle (along) and lightness (up)" if colours else "by the first two features"
-    caption = f"The {len(words)} most frequent words. A disc is a referent {where}, as large as the word's share there."
+    caption = f"The {len(words)} most frequent words. A disc is a referent {where}, as large as the word's share there"
+    caption += ", in the colour of the referent." if colours else "."
     return gallery(drawn, caption, small=True)
 
 
@@ -159,9 +193,11 @@ def _comparison(results: Sequence[LexiconResult], labels: Sequence[str]) -> Tabl
 
 
 def _simulation(result: LexiconResult) -> Iterator[Picture | Table]:
+    flexible = result.simulation["flexibility"]
     yield picture(
         simulation_figure(result),
-        "Each line goes from speakers with one word per referent to speakers who choose among all in context.",
+        f"Each line goes from flexibility {flexible.min():g} to {flexible.max():g}: at 0 speakers have one word per "
+        "referent, at 1 they choose among all its words in context.",
     )
     rows = [
         {
@@ -198,4 +234,20 @@ def _contexts(result: LexiconResult) -> Table:
         "Modifiers stripped: taken off names; kept: a modified name is a word of its own; bare: only names without "
         "one. Smoothing takes certainty from words that were said a few times only."
     )
+    return Table(pd.DataFrame(rows), f"{caption} {CUT} {COVERS} over clusters.")
+
+
+def _aside(result: LexiconResult) -> Table:
+    rows = [
+        {
+            "modifiers": row.treatment,
+            "context": row.context,
+            "messages": str(row.n_messages),
+            "set aside": str(row.n_aside),
+            "share": fixed(row.share, signed=row.context == HARD_LESS_EASY),
+            "interval": span(row.low, row.high, signed=row.context == HARD_LESS_EASY),
+        }
+        for row in each_row(result.aside)
+    ]
+    caption = "Messages that are not compared, by context; where one context loses more, its other messages are chosen."
     return Table(pd.DataFrame(rows), f"{caption} {COVERS} over clusters.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import read_result, write_result
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +33,7 @@ class LexiconResult:
         places: referent, x, y, colour ("" where features are not colours), then p(w|m) of the words that are drawn.
         config: everything needed to do it again.
         seconds: it took.
+        aside: treatment, then the columns of `contexts.set_aside`: how many messages are not compared, by context.
     """
 
     label: str
@@ -45,6 +46,7 @@ class LexiconResult:
     places: pd.DataFrame
     config: Mapping[str, Any]
     seconds: float
+    aside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
         """The lexicons on the plane."""
@@ -75,4 +77,6 @@ class LexiconResult:
         Raises:
             CheckpointError: there is none (yet), or another version of trimtab wrote it.
         """
-        return cls(**read_result(folder, SCHEMA))
+        found = read_result(folder, SCHEMA)
+        with reading_result(folder):
+            return checked(cls, found)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
 import re
 import shutil
 import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimtab.errors import CheckpointError
+from trimtab.errors import CheckpointError, explain
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>new|old)-(?P<host>\w+)-(?P<pid>\d+)-(?P<mark>\w+)")
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of renameat2 (Linux 3.15, include/uapi/linux/fcntl.h and fs.h): paths from the current folder; swap the two."""
+
 _active: set[str] = set()
 
 
@@ -81,6 +86,41 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def clean_below(folder: Path) -> None:
+    """`clean_leftovers` of a folder and of every folder below it; the caller holds a lock on all of them.
+
+    Raises:
+        CheckpointError: a link is among them: what is written through it would land outside. Nothing is changed then.
+    """
+    folders = _folders(folder)
+    for each in folders:
+        clean_leftovers(each, everyones=True)
+    for back in set(_folders(folder)) - set(folders):  # what a folder that was put back holds
+        clean_leftovers(back, everyones=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise a CheckpointError where a file or folder of a run is a link, so that nothing is written through it."""
+    if path.is_symlink():
+        got = f"the link {path}"
+        raise CheckpointError(
+            explain(got, "a file or folder of the run itself", "what it points at in its place")
+        )
+
+
+def _folders(folder: Path) -> list[Path]:
+    """A folder and all below it, however deep."""
+    refuse_link(folder)
+    found, waiting = [], [folder] if folder.is_dir() else []
+    while waiting:
+        found.append(waiting.pop())
+        for inner in sorted(found[-1].iterdir()):
+            refuse_link(inner)
+            if inner.is_dir():
+                waiting.append(inner)
+    return found
+
+
 def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = False) -> None:
     """Remove what killed writers left in `folder`; put a folder back whose replacement never arrived.
 
@@ -113,6 +153,8 @@ def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
         with _losing_the_race_is_fine(keep=not replace):
             temporary.rename(path)
         return
+    if _exchange(temporary, path):
+        return  # what was there before has the temporary name now, which the caller removes
     old = _beside(path, "old")
     try:
         path.rename(old)
@@ -124,6 +166,19 @@ def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
     finally:
         _active.discard(old.name)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one operation, so that neither is ever missing; False where the system cannot."""
+    if sys.platform != "linux":
+        return False
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library without it
+        return False
+    swap.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    done: int = swap(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return done == 0
 
 
 @contextlib.contextmanager

@@ -45,6 +45,8 @@ def verify_checksums(folder: Path, only: Collection[str] | None = None) -> None:
         raise CheckpointError(
             f"{folder / CHECKSUMS}: {explain(type(sums).__name__, 'a mapping of checksums')}"
         )
+    if missing := sorted(set(only or ()) - set(sums)):
+        raise CheckpointError(explain(f"no checksum of {folder / missing[0]}", "one of every file written"))
     for name, noted in sums.items():
         if only is not None and name not in only:
             continue

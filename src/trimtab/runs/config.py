@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from trimtab.errors import ConfigProblems, Problem
+from trimtab.errors import ConfigError, ConfigProblems, Problem, told_problem
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.files import read_text
 from trimtab.runs.plain import plain
-from trimtab.runs.reading import BAD, Reader
-from trimtab.runs.yamltext import dump_yaml, load_yaml
+from trimtab.runs.reading import BAD, Reader, show
+from trimtab.runs.yamltext import VALUE_LIMIT, dump_yaml, load_yaml
 
 Config = TypeVar("Config")
+SIZE_LIMIT = 16 * 2**20
+"""Bytes of a YAML file."""
 
 
 def read_config(
@@ -42,6 +46,7 @@ def read_config(
     """
     content = dict(source) if isinstance(source, Mapping) else read_mapping(Path(source))
     content, problems = _override(content, overrides or {})
+    _refuse_endless(content)
     reader = Reader(cls)
     config = reader.read(cls, content)
     problems += reader.problems
@@ -92,22 +97,31 @@ def parse_value(key: str, text: str) -> Any:
     """
     try:
         return load_yaml(text)
-    except yaml.YAMLError:
-        raise ConfigProblems([Problem(key, repr(text), "a value in YAML", "quotes around it")]) from None
+    except yaml.YAMLError as error:
+        told = getattr(error, "problem", None) if "{" not in text and "[" not in text else None
+        got = f"{show(text)}{f' ({told})' if told else ''}"
+        raise ConfigProblems([Problem(key, got, "a value in YAML", "quotes around it")]) from None
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
     """What a YAML file holds, unchecked.
+
+    Args:
+        path: of the file.
+        most: values that it may hold, see `load_yaml`.
 
     Raises:
         ConfigProblems: there is no such file, or it is not YAML (the line is named), or not a mapping.
     """
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigProblems([Problem(str(path), "no such file", "a YAML file", "trimtab ls")]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigProblems([Problem(str(path), str(error), "a YAML file that can be read")]) from None
+        content = load_yaml(
+            read_text(path, "a YAML file that can be read", error=ConfigError, limit=SIZE_LIMIT), most=most
+        )
+    except ConfigError as error:
+        told = told_problem(str(path), error)
+        if told is not None and told.got == "no such file":
+            told = Problem(str(path), "no such file", "a YAML file", "trimtab ls")
+        raise (error if told is None else ConfigProblems([told])) from None
     except yaml.YAMLError as error:
         raise ConfigProblems([_syntax(path, error)]) from None
     if not isinstance(content, dict):
@@ -122,6 +136,15 @@ def _syntax(path: Path, error: yaml.YAMLError) -> Problem:
     return Problem(where, getattr(error, "problem", None) or "unreadable text", "YAML")
 
 
+def _refuse_endless(content: Mapping[str, Any]) -> None:
+    """A mapping from Python may hold itself, nest without bound or hold a number too long to write."""
+    try:
+        json.dumps(content, default=str, skipkeys=True)
+    except (ValueError, RecursionError) as error:
+        problem = Problem("config", f"values that cannot be written ({error})", "values as YAML has them")
+        raise ConfigProblems([problem]) from None
+
+
 def _override(
     content: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Problem]]:
@@ -133,7 +156,7 @@ def _override(
         for parent in parents:
             below = inner.get(parent)
             if below is not None and not isinstance(below, Mapping):
-                problems.append(Problem(key, f"{below!r} at {parent!r}", "a mapping there"))
+                problems.append(Problem(key, f"{show(below)} at {parent!r}", "a mapping there"))
                 break
             inner[parent] = inner = dict(below or {})
         else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from trimtab.runs.commit import commit_of, has_changed
 
 PACKAGES = (
     "trimtab",
@@ -49,21 +50,12 @@ def versions() -> dict[str, str]:
 
 
 def git(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside a repository or without git."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "-uno"))}
+    """Commit, and whether tracked files differ from it (None without git); None outside a repository.
 
-
-def _git(folder: Path | None, *arguments: str) -> str:
-    try:
-        answer = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+    Nothing that the folder brings along is run, whatever its repository is configured to run.
+    """
+    found = commit_of(Path() if folder is None else folder)
+    return None if found is None else {"commit": found[0], "changed": has_changed(*found)}
 
 
 def hardware() -> dict[str, Any]:

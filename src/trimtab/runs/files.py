@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -93,8 +94,36 @@ def read_text(
     path = check_regular(path, expected, error=error, limit=limit)
     with reading(path, expected, error=error):
         raw = path.read_bytes()
+    return decode(raw, path, expected, error=error)
+
+
+def decode(
+    raw: bytes,
+    path: str | Path,
+    expected: str,
+    *,
+    error: type[TrimtabError] = DataError,
+    whole: bool = True,
+) -> str:
+    """UTF-8 bytes, with or without a byte order mark, as text.
+
+    Args:
+        raw: the bytes.
+        path: the file, for the message.
+        expected: what it should have held.
+        error: what to raise.
+        whole: False for the beginning of a file, which may end within a character.
+
+    Raises:
+        error: they are not UTF-8, told with the line and the byte at which it fails.
+
+    >>> decode("caf\u00e9".encode()[:-1], "a.csv", "a table", whole=False)
+    'caf'
+    """
     try:
-        return raw.decode("utf-8-sig")
+        if whole:
+            return raw.decode("utf-8-sig")
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(raw)
     except UnicodeDecodeError as raised:
         line = raw.count(b"\n", 0, raised.start) + 1
         got = f"bytes that are not UTF-8 ({raised.reason}, line {line}, byte {raised.start})"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import yaml
-
-from trimtab.errors import CheckpointError
-from trimtab.runs.lines import read_json
+from trimtab.errors import CheckpointError, TrimtabError
+from trimtab.runs.files import read_text
+from trimtab.runs.lines import read_object
 from trimtab.runs.lock import is_locked
+from trimtab.runs.places import RESULT
+from trimtab.runs.record import RunStatus
 from trimtab.runs.yamltext import load_yaml
+
+_LIMIT = 2**20
+"""Bytes that the config or the record of a run may have: many times what they ever had."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class RunSummary:
     Attributes:
         path: the folder.
         name: the folder relative to where the search began.
-        status: that of run.json; "killed" when it says running and no process holds the run; "damaged" when it
-            cannot be read.
+        status: that of run.json; where it says running and no process holds the run, "done" if its result is there,
+            else "killed"; "damaged" when it cannot be read.
         created: date and time (UTC), empty when unknown.
         facts: what the run noted beside its status.
         config: the resolved config.
@@ -38,23 +43,27 @@ class RunSummary:
 
 
 def list_runs(home: Path) -> list[RunSummary]:
-    """The runs below a folder, oldest first; runs inside a run (members of a group) are left out."""
-    return sorted((read_run(path, home) for path in _find(home)), key=lambda run: (run.created, run.name))
+    """The runs below a folder, oldest first; runs inside a run (members of a group) are left out.
+
+    A damaged run is listed as such; a folder that may not be looked into is left out.
+    """
+    below = [home / name for name in _names(home)]
+    records = [path for each in below for path in find_below(each, Path("run.json"), inside=False)]
+    return sorted((read_run(path.parent, home) for path in records), key=lambda run: (run.created, run.name))
 
 
 def read_run(path: Path, home: Path | None = None) -> RunSummary:
     """What the folder of one run says; never fails on a damaged one."""
     name = path.relative_to(home).as_posix() if home is not None else path.as_posix()
     try:
-        record = read_json(path / "run.json")
-        status = record["status"]
-        if status == "running" and not is_locked(path):
-            status = "killed"
-        return RunSummary(
-            path, name, status, record["created"], record.get("facts", {}), read_config_of(path)
-        )
-    except (CheckpointError, OSError, KeyError, TypeError):
-        return RunSummary(path, name, "damaged", "", {}, {})
+        record = read_object(path / "run.json", _LIMIT)
+        status, created, facts = record.get("status"), record.get("created"), record.get("facts", {})
+        known = isinstance(status, str) and status in get_args(RunStatus)
+        if not known or not isinstance(created, str) or not isinstance(facts, dict):
+            return _damaged(path, name)
+        return RunSummary(path, name, _truly(path, str(status)), created, facts, read_config_of(path))
+    except (TrimtabError, OSError):
+        return _damaged(path, name)
 
 
 def read_config_of(path: Path) -> dict[str, Any]:
@@ -63,20 +72,63 @@ def read_config_of(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing or damaged.
     """
+    known = path / "config.yaml"
     try:
-        config = load_yaml((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = load_yaml(read_text(known, "the config of a run", error=CheckpointError, limit=_LIMIT))
+    except Exception as error:
+        # YAML that was damaged fails in PyYAML in many ways: KeyError, TypeError, AttributeError, ValueError, ...
         raise CheckpointError(
             f"got no readable config.yaml in {path}, expected the folder of a run"
         ) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"got damaged text in {path / 'config.yaml'}, expected the config of a run")
+        raise CheckpointError(f"got damaged text in {known}, expected the config of a run")
     return config
 
 
-def _find(folder: Path) -> Iterator[Path]:
-    for inner in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (inner / "run.json").is_file():
-            yield inner
-        elif inner.is_dir() and not inner.is_symlink() and not inner.name.startswith("."):
-            yield from _find(inner)
+def _names(home: Path) -> list[str]:
+    """What may be a run, or hold some: also links that lead to one."""
+    try:
+        return [
+            each.name for each in home.iterdir() if _is_folder(each) or os.path.lexists(each / "run.json")
+        ]
+    except OSError:
+        return []
+
+
+def _damaged(path: Path, name: str) -> RunSummary:
+    return RunSummary(path, name, "damaged", "", {}, {})
+
+
+def _truly(path: Path, status: str) -> str:
+    """The status, corrected where its writer was killed before it could write another."""
+    if status != "running" or is_locked(path):
+        return status
+    return "done" if (path / RESULT).is_file() else "killed"
+
+
+def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]:
+    """Every `wanted` in a folder or below it, sorted; links and hidden folders are not looked into.
+
+    Args:
+        folder: where to look, however deep; what may not be looked into is left out.
+        wanted: a relative path, such as `run.json`.
+        inside: whether to look further inside a folder that has it; if not, a link to such a folder counts.
+    """
+    found, waiting = [], [folder]
+    while waiting:
+        here = waiting.pop()
+        if os.path.lexists(here / wanted):
+            found.append(here / wanted)
+            if not inside:
+                continue
+        with contextlib.suppress(OSError):
+            waiting += [
+                inner
+                for inner in here.iterdir()
+                if _is_folder(inner) or (not inside and os.path.lexists(inner / wanted))
+            ]
+    return sorted(found)
+
+
+def _is_folder(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.is_symlink() and path.is_dir()

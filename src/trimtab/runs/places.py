@@ -2,33 +2,117 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 import platformdirs
 
-from trimtab.errors import Problem, nearest
+from trimtab.errors import ConfigProblems, Problem
+
+RESULT = Path("artifacts/result.json")
+"""Where a run's folder keeps what the finished run came to."""
+
+MOST_NAMES = 10_000
+"""Names of a folder that are looked through for the nearest one."""
+
+
+def as_path(source: str | Path, where: str = "path", expected: str = "a path") -> Path:
+    """A path that somebody wrote, with `~` put in full, after making sure that it can be looked up at all.
+
+    Args:
+        source: the path; it need not exist.
+        where: what to call it in the message, such as the key of a config.
+        expected: what it should be.
+
+    Raises:
+        ConfigProblems: a user that is not there, a character that no path has, a name too long, a link to itself, or
+            a folder on the way that may not be entered.
+
+    >>> as_path("~nosuchuser/x", "model")
+    Traceback (most recent call last):
+    trimtab.errors.ConfigProblems: model: got '~nosuchuser/x' (no such user), expected a path
+    """
+    problem = path_problem(where, source, expected)
+    if problem is not None:
+        raise ConfigProblems([problem])
+    return Path(source).expanduser()
+
+
+def path_problem(where: str, source: str | Path, expected: str = "a path") -> Problem | None:
+    """What keeps a path from being looked up; None where it can be, whether or not something is there."""
+    try:
+        os.stat(Path(source).expanduser())  # noqa: PTH116 (tells why, which `exists` does not)
+    except RuntimeError:
+        return Problem(where, f"{_short(source)} (no such user)", expected)
+    except ValueError as error:  # a NUL, or half a character
+        return Problem(where, f"{_short(source)} ({str(error).partition(':')[0]})", expected)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        return Problem(where, f"{_short(source)} ({os.strerror(error.errno or 0)})", expected)
+    return None
+
+
+def _short(source: str | Path) -> str:
+    text = str(source)
+    return repr(text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}")
 
 
 def cache_home() -> Path:
     """The folder of lab models and tokenised data: `$TRIMTAB_CACHE`, else the platform's user cache.
 
     The folder need not exist yet. Nothing in it is precious: all of it can be built again.
+
+    Raises:
+        ConfigProblems: it is set to what no path can be.
     """
     named = os.environ.get("TRIMTAB_CACHE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("trimtab"))
+    if named:
+        return as_path(named, "$TRIMTAB_CACHE", "a folder")
+    return Path(platformdirs.user_cache_dir("trimtab"))
 
 
 def runs_home() -> Path:
-    """The folder that runs go to unless told otherwise: `$TRIMTAB_RUNS`, else `./runs`."""
-    return Path(os.environ.get("TRIMTAB_RUNS") or "runs").expanduser()
+    """The folder that runs go to unless told otherwise: `$TRIMTAB_RUNS`, else `./runs`.
+
+    Raises:
+        ConfigProblems: it is set to what no path can be.
+    """
+    return as_path(os.environ.get("TRIMTAB_RUNS") or "runs", "$TRIMTAB_RUNS", "a folder")
+
+
+def processes() -> int:
+    """How many processes one launch started: `$WORLD_SIZE`, else 1.
+
+    Raises:
+        ConfigProblems: it is set to what is no whole number above 0.
+    """
+    named = os.environ.get("WORLD_SIZE", "1")
+    if not (named.isascii() and named.isdigit() and len(named) < 10 and int(named)):
+        raise ConfigProblems([Problem("$WORLD_SIZE", _short(named), "a whole number above 0")])
+    return int(named)
 
 
 def neighbour(path: Path) -> str:
-    """What to try instead of a path that is not there: the nearest name beside it."""
-    there = path.parent if path.parent.is_dir() else Path()
-    close = nearest(path.name, [p.name for p in there.iterdir()])
-    return f"{path.parent / close.strip(chr(39))}" if close else "a path relative to the current directory"
+    """What to try instead of a path that is not there: the nearest name beside it.
+
+    Names are compared without their endings, which many share: `maths.jsonl` is not near `empty.jsonl`.
+    """
+    try:
+        there = path.parent if path.parent.is_dir() else Path()
+        names = sorted(one.name for one in islice(there.iterdir(), MOST_NAMES))
+    except (OSError, ValueError):
+        return "a path relative to the current directory"
+    stems = {Path(name).stem: name for name in reversed(names)}
+    close = get_close_matches(path.stem, stems, n=1, cutoff=0.6)
+    if not close:
+        return "a path relative to the current directory"
+    same = [name for name in names if Path(name).stem == close[0] and Path(name).suffix == path.suffix]
+    return f"{there / (same or [stems[close[0]]])[0]}"
 
 
 def missing_file(where: str, source: str, expected: str = "a file") -> list[Problem]:
@@ -37,7 +121,31 @@ def missing_file(where: str, source: str, expected: str = "a file") -> list[Prob
     >>> missing_file("concepts", "lab:shown")
     []
     """
-    path = Path(source).expanduser()
-    if source.startswith("lab:") or path.is_file():
+    if source.startswith("lab:"):
         return []
-    return [Problem(where, repr(source), expected, neighbour(path))]
+    if (problem := path_problem(where, source, expected)) is not None:
+        return [problem]
+    path = Path(source).expanduser()
+    if path.is_file():
+        may = os.access(path, os.R_OK)
+        return [] if may else [Problem(where, f"{_short(source)}, which may not be read", expected)]
+    if path.exists():
+        got = "a folder" if path.is_dir() else "a pipe or a device"
+        return [Problem(where, f"{_short(source)}, {got}", expected)]
+    return [Problem(where, _short(source), expected, neighbour(path))]
+
+
+def missing_source(where: str, source: str, expected: str, *, folders: bool = True) -> list[Problem]:
+    """The same for what may also be a glob and, with `folders`, a folder or `hf:owner/name`, which is not looked up."""
+    if source.startswith(("lab:", "hf:") if folders else "lab:"):
+        return []
+    if (problem := path_problem(where, source, expected)) is not None:
+        return [problem]
+    path = Path(source).expanduser()
+    if source and path.is_dir():
+        return [] if folders else [Problem(where, f"{_short(source)}, a folder", expected, f"{source}/*")]
+    if source and (path.is_file() or any(glob.iglob(str(path), recursive=True))):  # noqa: PTH207
+        return []
+    if source and path.exists():
+        return [Problem(where, f"{_short(source)}, a pipe or a device", expected)]
+    return [Problem(where, _short(source), expected, neighbour(path))]

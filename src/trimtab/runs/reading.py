@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cache
@@ -12,10 +11,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.errors import ConfigProblems, Problem, nearest
+from trimtab.errors import ConfigProblems, Problem, nearest, told_problem
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-_TOLD = re.compile(r"got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
+WHOLE = 2**63
+"""What whole numbers stay below, with either sign: arrays, generators and files hold 64 bits."""
 
 
 class _Bad:
@@ -66,7 +66,7 @@ class Reader:
             return self._wrong(kind, value, where)
         by_kind = {name: _bare(member) for member in choices for name in _kinds(_bare(member))}
         named = value.get("kind")
-        if named not in by_kind:
+        if not isinstance(named, str) or named not in by_kind:
             got = "nothing" if "kind" not in value else show(named)
             expected = f"one of {', '.join(map(repr, by_kind))}"
             return self._note(_join(where, "kind"), got, expected, nearest(str(named), by_kind))
@@ -98,16 +98,19 @@ class Reader:
                 dataclasses.replace(problem, where=_join(where, problem.where)) for problem in error.problems
             ]
         except ValueError as error:
-            told = _TOLD.fullmatch(str(error))
-            if told:
-                return self._note(where or "config", told["got"], told["expected"], told["hint"] or "")
-            return self._note(where or "config", show(dict(fields)), str(error))
+            told = told_problem(where or "config", error)
+            if told is None:
+                return self._note(where or "config", show(dict(fields)), str(error))
+            self.problems.append(told)
         return BAD
 
     def _mapping(self, kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             return self._wrong(kind, value, where)
         _, inside = get_args(kind)
+        for key in value:
+            if isinstance(key, bool) or not isinstance(key, str | int):
+                return self._note(where or "config", f"{show(key)} as a key", "text as a key", f'"{key}"')
         read = {str(key): self.read(inside, item, _join(where, str(key))) for key, item in value.items()}
         return BAD if BAD in read.values() else read
 
@@ -129,9 +132,12 @@ class Reader:
     def _leaf(self, kind: Any, value: Any, where: str) -> Any:
         """Strict, but as JSON is strict: whole numbers are numbers, text is a path, a list a tuple."""
         try:
-            return _adapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+            read = _adapter(kind).validate_json(json.dumps(value, default=str), strict=True)
         except ValidationError as error:
             return self._wrong(kind, value, where, error)
+        if isinstance(read, int) and not -WHOLE < read < WHOLE:
+            return self._note(where or "config", show(value), f"{words(kind)} within 64 bits")
+        return read
 
     def _wrong(self, kind: Any, value: Any, where: str, error: ValidationError | None = None) -> _Bad:
         expected = words(kind)
@@ -202,9 +208,9 @@ def _hint(kind: Any, value: Any) -> str:
     if literals:
         return nearest(str(value), literals)
     if isinstance(value, str) and {int, float, bool} & set(members):
-        number = any(_fits(member, _parsed(value)) for member in members)
+        number = len(value) < 40 and any(_fits(member, _parsed(value)) for member in members)
         return f"{value} without quotes" if number else ""
-    if str in members and isinstance(value, int | float):
+    if str in members and isinstance(value, int | float) and len(str(value)) < 40:
         return f"'{value}' in quotes"
     return ""
 
@@ -256,4 +262,7 @@ def _kinds(cls: Any) -> tuple[str, ...]:
 
 
 def _join(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
+    """A dotted key; one that somebody chose is shortened, and told by its escapes where it cannot be printed."""
+    shown = key if key.isprintable() else json.dumps(key)[1:-1]
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return f"{where}.{shown}" if where else shown or '""'

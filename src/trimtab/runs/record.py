@@ -8,14 +8,19 @@ import weakref
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Any, Literal, get_args
 
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs import environment
-from trimtab.runs.atomic import atomic_directory, clean_leftovers, write_atomic
-from trimtab.runs.lines import JsonLines, read_json
+from trimtab.runs.atomic import (
+    atomic_directory,
+    clean_below,
+    clean_leftovers,
+    refuse_link,
+    write_atomic,
+)
+from trimtab.runs.files import read_text
+from trimtab.runs.lines import JsonLines, read_json, read_object
 from trimtab.runs.lock import is_locked, take_lock
 from trimtab.runs.names import safe_name
 from trimtab.runs.plain import differences, plain, to_json
@@ -33,6 +38,16 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 RunStatus = Literal["running", "done", "failed", "interrupted"]
+_FILES = (".lock", "config.yaml", "run.json", "metrics.jsonl", "timings.jsonl")
+_RECORD: Mapping[str, type] = {
+    "schema_version": int,
+    "status": str,
+    "created": str,
+    "facts": dict,
+    "sessions": list,
+    "threads": dict,
+    "versions": dict,
+}
 
 
 class RunFolder:
@@ -65,19 +80,23 @@ class RunFolder:
             may_change: dotted keys that are not part of that; config.yaml keeps their first values.
 
         Raises:
-            CheckpointError: another process holds the run, its config differs (the keys are named), or the
-                folder is damaged. Nothing is changed then.
+            CheckpointError: another process holds the run, its config differs (the keys are named), the folder is
+                damaged, or a file or folder in it is a link. Nothing is changed then.
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         lock = take_lock(path)
         try:
+            for name in (*_FILES, "artifacts"):
+                refuse_link(path / name)
             check_config(path, config, may_change=may_change)
+            _check_artifacts(path)
+            _known(path)
+            clean_below(path / "artifacts")
             clean_leftovers(path, everyones=True)
-            clean_leftovers(path / "artifacts", everyones=True)
-            (path / "artifacts").mkdir(exist_ok=True)
-            if not (path / "config.yaml").exists():
+            if not (path / "config.yaml").exists():  # first, since nothing else is a run without it
                 write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
+            (path / "artifacts").mkdir(exist_ok=True)
             _check_in(path)
         except BaseException:
             os.close(lock)
@@ -140,14 +159,20 @@ class RunFolder:
 
     def facts(self) -> dict[str, Any]:
         """All of run.json."""
-        facts: dict[str, Any] = self.read_json("run.json")
-        return facts
+        return _known(self.path)
 
     def set_status(self, status: RunStatus, **facts: Any) -> None:
         """Write the status, the time and any facts (JSON values) to run.json."""
         known = self.facts()
         known |= {"status": status, "updated": _now(), "facts": known.get("facts", {}) | facts}
         self.write_json("run.json", known)
+
+    def go_on(self) -> None:
+        """Say that a run that was interrupted or failed is running again; what a failure noted is forgotten."""
+        known = self.facts()
+        if known["status"] in ("interrupted", "failed"):
+            facts = {name: value for name, value in known.get("facts", {}).items() if name != "error"}
+            self.write_json("run.json", known | {"status": "running", "updated": _now(), "facts": facts})
 
     def close(self) -> None:
         """Give the run up, so that another process may open it; twice does no harm."""
@@ -174,16 +199,14 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
     """
     known = path / "config.yaml"
     if not known.exists():
-        strangers = [name for name in ("run.json", "metrics.jsonl", "artifacts") if (path / name).exists()]
+        strangers = [name for name in ("run.json", "metrics.jsonl") if (path / name).exists()]
+        strangers += ["artifacts"] if list((path / "artifacts").glob("*")) else []
         if strangers:
             raise CheckpointError(
                 explain(f"{strangers[0]} but no config.yaml in {path}", "a run, or a new folder")
             )
         return
-    try:
-        old = load_yaml(known.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise CheckpointError(explain(f"damaged text in {known}", "the config of a run")) from error
+    old = _load_config(known)
     found = differences(old, plain(config, finite=False))
     changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in found if key not in may_change]
     if changes:
@@ -193,12 +216,31 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
         )
 
 
-def _check_in(path: Path) -> None:
-    """Note in run.json that this process has the run now."""
+def _load_config(path: Path) -> Any:
+    text = read_text(path, "the config of a run", error=CheckpointError)
+    try:
+        return load_yaml(text)
+    except Exception as error:  # PyYAML fails in many ways on damaged text
+        raise CheckpointError(explain(f"damaged text in {path}", "the config of a run")) from error
+
+
+def _check_artifacts(path: Path) -> None:
+    if (path / "artifacts").exists() and not (path / "artifacts").is_dir():
+        raise CheckpointError(
+            explain(f"a file {path / 'artifacts'}", "a folder", "another folder for the run")
+        )
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """What run.json says, or what it says of a run that begins; CheckpointError where it is no record of a run."""
     record = path / "run.json"
-    known: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "created": _now(), "sessions": []}
+    known: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "status": "running", "sessions": []}
     if record.exists():
-        known |= read_json(record)
+        known |= read_object(record)
+    wrong = [name for name, kind in _RECORD.items() if name in known and not isinstance(known[name], kind)]
+    if wrong or known["status"] not in get_args(RunStatus):
+        got = f"damaged text in {record} ({wrong[0] if wrong else 'status'})"
+        raise CheckpointError(explain(got, "the record of a run"))
     if known["schema_version"] > SCHEMA_VERSION:
         raise CheckpointError(
             explain(
@@ -207,11 +249,17 @@ def _check_in(path: Path) -> None:
                 "a newer trimtab",
             )
         )
+    return known
+
+
+def _check_in(path: Path) -> None:
+    """Note in run.json that this process has the run now."""
+    known = {"created": _now(), **_known(path)}
     now = environment.describe()
     _warn_of_changes(path, known, now)
-    known = {"status": "running", **known, "updated": _now(), "pid": os.getpid(), **now}
+    known |= {"updated": _now(), "pid": os.getpid(), **now}
     known["sessions"] = [*known["sessions"], {"date": _now(), "pid": os.getpid(), **now["threads"]}]
-    write_atomic(record, to_json(known, indent=2) + "\n")
+    write_atomic(path / "run.json", to_json(known, indent=2) + "\n")
 
 
 def _warn_of_changes(path: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trimtab.errors import CheckpointError, ConfigError, explain, nearest
+from trimtab.runs.atomic import refuse_link
 from trimtab.runs.grid import expand
-from trimtab.runs.lines import read_json
 from trimtab.runs.lock import take_lock
 from trimtab.runs.names import safe_name
 from trimtab.runs.plain import plain
-from trimtab.runs.sweep_cell import Function, Progress, Tally, Work, one_cell, status_of
+from trimtab.runs.sweep_cell import Function, Progress, Tally, Work, one_cell, read_cell, status_of
 from trimtab.runs.sweep_processes import run_in_processes
 from trimtab.runs.sweep_ray import require_ray, run_on_ray
 
@@ -109,14 +109,15 @@ def _run_here(function: Function, work: Work, jobs: int, tally: Tally) -> None: 
 
 def _check_cells(cells: Mapping[str, Any], folders: Mapping[str, Path]) -> None:
     for name, folder in folders.items():
-        record = folder / "cell.json"
-        if record.exists() and read_json(record)["cell"] != plain(cells[name]):
+        refuse_link(folder)
+        known = read_cell(folder)
+        if known is not None and known["cell"] != plain(cells[name]):
             got = f"another cell {name!r} in {folder.parent} than is there already"
             raise CheckpointError(explain(got, "the same cells", "another folder"))
 
 
 def _collect(folders: Mapping[str, Path]) -> SweepResult:
-    found = {name: read_json(folder / "cell.json") for name, folder in folders.items()}
+    found = {name: read_cell(folder) or {"status": None} for name, folder in folders.items()}
     return SweepResult(
         results={name: each["result"] for name, each in found.items() if each["status"] == "done"},
         failures={

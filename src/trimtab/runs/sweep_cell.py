@@ -6,10 +6,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.lines import read_json
+from trimtab.runs.lines import read_object
 from trimtab.runs.plain import plain, to_json
 
 CellStatus = Literal["running", "done", "failed", "interrupted"]
@@ -61,9 +62,24 @@ def write_failure(cell: Any, folder: Path, error: str) -> None:
 
 def status_of(folder: Path) -> CellStatus | None:
     """What the folder says; None where nothing began."""
-    record = folder / "cell.json"
-    status: CellStatus | None = read_json(record)["status"] if record.exists() else None
+    found = read_cell(folder)
+    status: CellStatus | None = None if found is None else found["status"]
     return status
+
+
+def read_cell(folder: Path) -> dict[str, Any] | None:
+    """The status, the cell and the result that the folder holds; None where nothing began.
+
+    Raises:
+        CheckpointError: what is there is damaged.
+    """
+    record = folder / "cell.json"
+    if not record.exists():
+        return None
+    found = read_object(record)
+    if not {"cell", "result"} <= set(found) or found.get("status") not in get_args(CellStatus):
+        raise CheckpointError(explain(f"damaged text in {record}", "a cell of a sweep", f"deleting {folder}"))
+    return found
 
 
 def _write(cell: Any, folder: Path, status: CellStatus, result: Any = None) -> None:

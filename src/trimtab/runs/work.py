@@ -26,6 +26,7 @@ def at_work(folder: Path, config: Any, *, may_change: Collection[str] = ()) -> I
         CheckpointError: another process holds the run, its config differs, or the folder is damaged.
     """
     with RunFolder.create_or_open(folder, plain(config, finite=False), may_change=may_change) as held:
+        held.go_on()
         try:
             yield held
         except BaseException as error:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.models.load import Model, load
-from trimtab.steer.calibrate import calibrate
+from trimtab.steer.calibrate import Calibration, calibrate
 from trimtab.steer.curve import strength_curve
 from trimtab.steer.examples import read_examples
 from trimtab.steer.steering import Steering
@@ -39,7 +39,8 @@ def measure(
     texts: int,
     strengths: Sequence[float],
     budget: float | None = None,
-) -> tuple[pd.DataFrame, float | None]:
+    max_strength: float = 1.0,
+) -> tuple[pd.DataFrame, Calibration | None]:
     """The strength curve on texts of the user's, and the largest strength within a budget of KL on neutral text.
 
     Args:
@@ -49,6 +50,7 @@ def measure(
         texts: how many of each file.
         strengths: of the curve.
         budget: nats per token; None asks for no strength.
+        max_strength: the largest that may be found; see `trimtab.steer.calibrate.calibrate`.
 
     Raises:
         ConfigProblems: a budget without neutral texts.
@@ -59,7 +61,9 @@ def measure(
     read: dict[str, Any] = {n: read_examples(file, n, 0, texts).held_out for n, file in files.items()}
     steered = _both(steering, model)
     curve = strength_curve(*steered, **read, strengths=strengths)
-    return curve, None if budget is None else calibrate(*steered, read["neutral"], budget).strength
+    if budget is None:
+        return curve, None
+    return curve, calibrate(*steered, read["neutral"], budget, max_strength=max_strength)
 
 
 def fuse(steering: str, model: str, strength: float, out: Path) -> None:

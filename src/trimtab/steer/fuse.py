@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trimtab.errors import ModelError, explain
 from trimtab.models.batches import evaluating
 from trimtab.models.fold import Fold, Parts, apply, plan
+from trimtab.models.inspection import check_model
 from trimtab.models.intervene import checked_strength
 from trimtab.models.load import Model, load
 from trimtab.models.probe import largest_gap, outputs, probe_inputs, tolerance
@@ -90,8 +91,7 @@ def _refuse_model(network: nn.Module) -> None:
     if any(hasattr(part, "peft_config") or hasattr(part, "base_layer") for part in network.modules()):
         hint = "load(model.module.merge_and_unload(), ...) first"
         raise ModelError(explain("a model with an adapter", "plain weights to fold into", hint))
-    if getattr(network, "is_quantized", False):
-        raise ModelError(explain("a quantised model", "weights to multiply", "fusing the unquantised model"))
+    check_model(network, "folding")
     for part in network.modules():
         for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
             if str(getattr(hook, "__module__", type(hook).__module__)).startswith("trimtab."):

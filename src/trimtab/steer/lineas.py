@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from trimtab.errors import DivergedError, Problem
+from trimtab.models.inspection import check_model
 from trimtab.models.load import Model
 from trimtab.models.pooling import Pool
 from trimtab.models.sites import network_of, resolve
@@ -125,6 +126,7 @@ class LinEAS:
             CheckpointError: `out` holds another fit.
         """
         settled = self.settled()
+        check_model(model, "gradients")
         first, second = prepare(model, source, target, batch_size=self.batch_size, max_tokens=self.max_tokens)
         problem = settled._problem(model, first, second)
         kept = KeptFit(None if out is None else Path(out), settled._identity(model, problem, second))

@@ -42,10 +42,12 @@ class AffineMap:
         image = h.ndim == 4
         if h.shape[1 if image else -1] != self.width:
             raise ShapeError(explain(f"{h.shape[1 if image else -1]} units", f"{self.width}, as the map has"))
-        weight, shift = self.weight.to(h.device, h.dtype), self.shift.to(h.device, h.dtype)
+        # In bfloat16 a weight of 1.003 is 1: maps act in float32 there, and only what they give is rounded.
+        wide = torch.float32 if h.dtype in (torch.bfloat16, torch.float16) else h.dtype
+        weight, shift = self.weight.to(h.device, wide), self.shift.to(h.device, wide)
         if image:
             weight, shift = weight[:, None, None], shift[:, None, None]
-        return torch.addcmul(shift, h, weight)
+        return torch.addcmul(shift, h.to(wide), weight).to(h.dtype)
 
     def toned(self, amount: float) -> AffineMap:
         """`(1 - c) z + c T(z)` as a map; c may be beyond [0, 1]."""

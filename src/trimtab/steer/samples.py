@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from trimtab.errors import DataError, ModelError, explain
 from trimtab.models.batches import evaluating, text_batches
 from trimtab.models.capture import capture
+from trimtab.models.inspection import check_model
 from trimtab.models.intervene import Intervention, intervene
+from trimtab.models.placement import device_of
 from trimtab.models.pooling import Pool
 from trimtab.models.sites import Site, network_of
 from trimtab.seeds import isolated
@@ -28,6 +30,9 @@ Inputs = Sequence[str] | Sequence[Mapping[str, Any]]
 
 Samples = Mapping[str, Float[Tensor, "n d"]]
 """Site name -> one vector per example."""
+
+RECORDS = frozenset({"messages", "conversations", "prompt", "completion", "text", "role", "content"})
+"""Keys of records of training data, which no forward pass takes."""
 
 LEAST = 2
 """Examples on each side: one has no spread."""
@@ -61,9 +66,11 @@ def prepare(
         max_tokens: longer texts are cut; None refuses those beyond the model's limit.
 
     Raises:
-        DataError: a side is empty, one single text, a mixture of both kinds, or has fewer than two texts.
-        ModelError: texts for a model without tokenizer, or a text without tokens or too long.
+        DataError: a side is empty, one single text, a mixture of both kinds, records of chats or prompts, or has
+            fewer than two texts.
+        ModelError: texts for a model without tokenizer, or a text without tokens, of white space alone or too long.
     """
+    check_model(model)
     for what, given in (("source", source), ("target", target)):
         _check(what, given)
     sides = (("source", source), ("target", target))
@@ -164,6 +171,8 @@ def _check(what: str, given: Inputs) -> None:
     }
     if not kinds:
         raise DataError(f"{what}: {explain('no example', f'at least {LEAST}')}")
+    for place, one in enumerate(given):
+        _refuse_record(what, place, one)
     if not (kinds == {str} or kinds == {Mapping}):
         got = f"a list of {' and '.join(sorted(kind.__name__ for kind in kinds))}"
         raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords')}")
@@ -171,12 +180,35 @@ def _check(what: str, given: Inputs) -> None:
         raise DataError(f"{what}: {explain('1 example', f'at least {LEAST}')}")
 
 
+def _refuse_record(what: str, place: int, one: object) -> None:
+    """Refuse chats and prompts with completions, which are no texts, and texts that no tokenizer reads."""
+    if isinstance(one, str) and not one.strip():
+        got = f"the text {one!r}, which has no token of its own"
+        raise ModelError(f"{what}: {explain(f'{got}, at place {place}', 'a text', 'leaving it out')}")
+    if isinstance(one, str):
+        try:
+            one.encode()
+        except UnicodeEncodeError as error:
+            got = f"half a character (U+{ord(one[error.start]):04X}) in the text at place {place}"
+            raise DataError(f"{what}: {explain(got, 'whole characters')}") from error
+    turns = one if isinstance(one, list | tuple) else ()
+    keys = (
+        one.keys()
+        if isinstance(one, Mapping)
+        else {key for turn in turns if isinstance(turn, Mapping) for key in turn}
+    )
+    if named := RECORDS.intersection(map(str, keys)):
+        got = f"a record with {' and '.join(sorted(named))} at place {place}"
+        hint = "the text that the model is to read: tokenizer.apply_chat_template(messages, tokenize=False)"
+        raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords', hint)}")
+
+
 def _examples(
     model: Model | nn.Module, what: str, given: Inputs, batch_size: int, max_tokens: int | None
 ) -> Examples:
     network = network_of(model)
     if not isinstance(given[0], str):
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        device = device_of(network)
         batches = tuple(_moved(batch, device) for batch in given)
         return Examples(what, batches, _fingerprint(batches))
     if isinstance(model, nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,13 +14,14 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
-from torch import Tensor
+from torch import Tensor, bfloat16, float16, float32, float64
 
 from trimtab.errors import ModelError, ShapeError, TrimtabError, explain
 from trimtab.models.inputs import first_line
 from trimtab.models.sites import Site
 from trimtab.runs.atomic import atomic_directory
 from trimtab.runs.environment import versions
+from trimtab.runs.files import DEPTH_LIMIT, TEXT_LIMIT, check_regular, depth, reading
 from trimtab.runs.plain import to_json
 from trimtab.steer.card import card
 from trimtab.steer.steering import Base, Steering
@@ -27,6 +29,8 @@ from trimtab.steer.steering import Base, Steering
 CONFIG, WEIGHTS, CARD = FILES = ("steering_config.json", "steering_model.safetensors", "README.md")
 SCHEMA = 1
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+TYPES = (float16, bfloat16, float32, float64)
+"""What maps may be stored as; torch does no arithmetic with narrower numbers."""
 _EXPECTED: dict[str, type] = {
     "base_model_name_or_path": str,
     "fingerprints": dict,
@@ -76,9 +80,10 @@ def read(source: str | Path, revision: str | None = None) -> Steering:
         revision: branch, tag or commit on the hub.
 
     Raises:
-        ModelError: a file is missing, weights are a pickle, damaged or changed since they were saved, the schema is
-            unknown, values are not finite, or the hub cannot be reached.
-        ShapeError: a site has another width than the configuration says.
+        ModelError: a file is missing, a pipe or a device, the configuration is no JSON or says what no steering has,
+            weights are a pickle, damaged or changed since they were saved, the schema is unknown, values are not
+            finite, or the hub cannot be reached.
+        ShapeError: a site has another width than the configuration says, or another type than `TYPES`.
     """
     folder = _folder(source, revision)
     config = _read_config(folder)
@@ -173,9 +178,15 @@ def _refuse_to_replace(folder: Path) -> None:
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
+    if not isinstance(source, str | Path):
+        got = f"a {type(source).__name__}"
+        raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
+    with reading(source, "a folder that holds a steering", error=ModelError):
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return folder
+        if os.path.lexists(folder):
+            raise ModelError(explain(f"{folder}, which is no folder", "a folder that holds a steering"))
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") != 1:
         got = f"the folder {str(source)!r}, which does not exist"
         raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
@@ -190,16 +201,24 @@ def _folder(source: str | Path, revision: str | None) -> Path:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(explain(f"the folder {folder} without {CONFIG}", "a folder that holds a steering"))
+    check_regular(path, "a JSON object", error=ModelError, limit=TEXT_LIMIT)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with reading(path, "a JSON object", error=ModelError):
+            raw = path.read_bytes()
+        config = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise _damaged(path, f"no JSON ({first_line(error)})", "a JSON object") from error
+    if depth(config) > DEPTH_LIMIT:
+        raise _damaged(path, f"values nested deeper than {DEPTH_LIMIT}", "a JSON object")
     if not isinstance(config, dict):
         raise _damaged(path, f"a {type(config).__name__}", "a JSON object")
-    if config.get("schema") != SCHEMA:
-        got = f"schema {config.get('schema')!r} by trimtab {config.get('trimtab_version', 'of unknown version')}"
+    if config.get("schema") != SCHEMA or isinstance(config["schema"], bool):
+        version = config.get("trimtab_version", "of unknown version")
+        got = f"schema {config.get('schema')!r:.40} by trimtab {version!s:.40}"
         raise ModelError(f"{path}: {explain(got, f'schema {SCHEMA}', 'another version of trimtab')}")
     _check_entries(path, config)
     return config
@@ -210,9 +229,16 @@ def _check_entries(path: Path, config: Mapping[str, Any]) -> None:
         if not isinstance(config.get(key), kind):
             raise _damaged(path, f"{key} {config.get(key)!r:.40}", f"a {kind.__name__}")
     for site, width in config["sites"].items():
-        Site.parse(site)
+        try:
+            parsed = Site.parse(site)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+        if not parsed.path:
+            raise _damaged(path, f"the site {site!r}", "the path of a module")
         if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise _damaged(path, f"{width!r} units at {site}", "a whole number of at least 1")
+            raise _damaged(path, f"{width!r:.40} units at {site:.80}", "a whole number of at least 1")
+    if same := [site for site in config["sites"] if f"{site}:out" in config["sites"]]:
+        raise _damaged(path, f"{same[0]!r} and {same[0]}:out", "each site once")
     for module, digits in config["fingerprints"].items():
         if not isinstance(digits, str):
             raise _damaged(path, f"{digits!r:.40} as fingerprint of {module}", "hex digits")
@@ -220,18 +246,20 @@ def _check_entries(path: Path, config: Mapping[str, Any]) -> None:
 
 def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
     path = folder / WEIGHTS
-    if not path.is_file():
+    if not path.exists():
         if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES):
             got = f"{pickles[0]} in {folder}, a pickle, which can run any code when it is read"
             raise ModelError(explain(got, WEIGHTS, "save_pretrained by the one who made it"))
         raise ModelError(explain(f"the folder {folder} without {WEIGHTS}", "the weights beside " + CONFIG))
-    content = path.read_bytes()
+    check_regular(path, "safetensors", error=ModelError)
+    with reading(path, "safetensors", error=ModelError):
+        content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         got = f"a file of {len(content)} bytes that is cut short or was changed after it was saved"
         raise _damaged(path, got, f"the one whose SHA-256 is in {CONFIG}")
     try:
         return tensors_from(content)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise _damaged(path, first_line(error), "safetensors") from error
 
 
@@ -241,7 +269,7 @@ def _pair(weights: Mapping[str, Tensor], site: str, width: int, folder: Path) ->
         if name not in weights:
             raise _damaged(folder / WEIGHTS, f"no {name!r}", f"the sites of {CONFIG}")
         tensor = weights[name]
-        if tensor.shape != (width,) or not tensor.is_floating_point():
+        if tensor.shape != (width,) or tensor.dtype not in TYPES:
             got = f"{name} of shape {tuple(tensor.shape)} and {tensor.dtype}"
             raise ShapeError(f"{folder / WEIGHTS}: {explain(got, f'({width},) numbers, as {CONFIG} says')}")
         pair.append(tensor)

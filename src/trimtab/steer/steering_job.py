@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -13,16 +12,17 @@ from typing import Literal
 import pandas as pd
 
 from trimtab.errors import ConfigProblems, Problem
+from trimtab.models.batches import text_batches, token_rows
 from trimtab.models.checks import name_problems
 from trimtab.models.load import Model, load
-from trimtab.runs.places import neighbour
+from trimtab.runs.places import missing_source
 from trimtab.runs.plain import plain
 from trimtab.runs.record import RunFolder
 from trimtab.runs.work import at_work
 from trimtab.steer.curve import STRENGTHS, strength_curve
 from trimtab.steer.damping import AurA
 from trimtab.steer.directions import CAA, ITI
-from trimtab.steer.examples import Examples, read_examples
+from trimtab.steer.examples import Examples, different_texts, read_examples
 from trimtab.steer.fitted import costs
 from trimtab.steer.lineas import LinEAS
 from trimtab.steer.samples import prepare, samples
@@ -159,9 +159,10 @@ def run(config: SteeringConfig, folder: Path, progress: Progressor | None = None
 
 
 def _carried_out(config: SteeringConfig, held: RunFolder, progress: Progressor | None) -> SteeringResult:
-    sides = {name: _examples(config, name) for name in ("source", "target")}
-    neutral = _examples(config, "neutral").held_out if config.neutral else ()
+    sides = examples_of(config)
     model = load(config.model, dtype=config.dtype, device=config.device)
+    read = reading_table(config, model, sides)
+    neutral = sides.pop("neutral", Examples((), ())).held_out
     start = time.perf_counter()
     steering = _fitted(config, model, sides, held.artifacts / "fit", progress)
     seconds = time.perf_counter() - start
@@ -182,6 +183,7 @@ def _carried_out(config: SteeringConfig, held: RunFolder, progress: Progressor |
         samples=written(steering, model, config.prompts, config.strengths, config.max_new_tokens),
         config=plain(config),
         seconds=seconds,
+        read=read,
     )
 
 
@@ -198,9 +200,60 @@ def _fitted(
     return estimator.fit(model, **texts, out=out, progress=tell)
 
 
-def _examples(config: SteeringConfig, name: str) -> Examples:
-    fit = 0 if name == "neutral" else config.examples
-    return read_examples(getattr(config, name), name, fit, config.held_out, config.seed)
+def examples_of(config: SteeringConfig) -> dict[str, Examples]:
+    """The texts of each side: source, target and, where there are any, neutral.
+
+    What stands on both sides shows neither behaviour and is left out of both; neutral text is none that was fitted
+    with.
+
+    Raises:
+        DataError: fewer texts than asked for, or a file that cannot be read.
+    """
+    files = {name: getattr(config, name) for name in ("source", "target")}
+    both = frozenset.intersection(*(different_texts(file, name) for name, file in files.items()))
+    counts = (config.examples, config.held_out, config.seed)
+    sides = {name: read_examples(file, name, *counts, without=both) for name, file in files.items()}
+    if config.neutral:
+        fitted = {text for side in sides.values() for text in side.fit}
+        counts = (0, config.held_out, config.seed)
+        sides["neutral"] = read_examples(config.neutral, "neutral", *counts, without=fitted)
+    return sides
+
+
+def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, Examples]) -> pd.DataFrame:
+    """What was read on each side, and what of it was cut or says nothing.
+
+    Columns: side; fit, held_out: texts used; different: texts in the file; blank, repeated, shared: left out, see
+    `Examples`; fit_cut, held_out_cut: longer than max_tokens, and cut there; scored: held-out texts of two tokens or
+    more, which a likelihood can be told of.
+
+    Raises:
+        ModelError: a text that is longer than the model's positions.
+    """
+    tokenizer, limit = model.need_tokenizer(), config.max_tokens
+    fit_limit = config.estimator.max_tokens or limit
+    rows = []
+    for name, side in sides.items():
+        for texts, most in ((side.fit, fit_limit), (side.held_out, limit)):
+            if texts:
+                text_batches(model, texts, max_tokens=most)
+        lengths = [len(row) for row in token_rows(tokenizer, side.held_out)]
+        fit_lengths = [len(row) for row in token_rows(tokenizer, side.fit)]
+        rows.append(
+            {
+                "side": name,
+                "fit": len(side.fit),
+                "held_out": len(side.held_out),
+                "different": side.different,
+                "blank": side.blank,
+                "repeated": side.repeated,
+                "shared": side.shared,
+                "fit_cut": sum(length > fit_limit for length in fit_lengths),
+                "held_out_cut": sum(length > limit for length in lengths),
+                "scored": sum(length > 1 for length in lengths),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _costs(
@@ -233,6 +286,4 @@ def _default_steps(estimator: AnyEstimator) -> int:
 def _file_problems(where: str, source: str) -> Iterator[Problem]:
     if source.startswith("lab:") or (not source and where == "neutral"):
         return
-    path = Path(source).expanduser()
-    if not source or not (path.is_file() or glob.glob(str(path), recursive=True)):  # noqa: PTH207
-        yield Problem(where, repr(source), "a file or a glob of texts", neighbour(path))
+    yield from missing_source(where, source, "a file or a glob of texts", folders=False)

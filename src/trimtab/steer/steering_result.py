@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import RESULT, read_result, write_result
+from trimtab.runs.places import RESULT
+from trimtab.runs.result_file import checked, read_result, reading_result, write_result
 from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 STEERING = RESULT.parent / "steering"
 """Where a finished run keeps its steering."""
-_KEPT = ("label", "config", "seconds", "curve", "costs", "samples")
+_KEPT = ("label", "config", "seconds", "curve", "costs", "samples", "read")
+_OPTIONAL = ("read",)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SteeringResult:
         samples: columns prompt, strength, text: what the model writes.
         config: everything needed to do the run again.
         seconds: of the fit.
+        read: one row per side: what was read, used and left out, see `trimtab.steer.steering_job.reading_table`; empty
+            for a run of an earlier version.
     """
 
     label: str
@@ -44,6 +48,7 @@ class SteeringResult:
     samples: pd.DataFrame
     config: Mapping[str, Any]
     seconds: float
+    read: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
         """The strength curve."""
@@ -72,7 +77,9 @@ class SteeringResult:
         """Read the result of a finished run.
 
         Raises:
-            CheckpointError: there is none (yet), or another version of trimtab wrote it.
+            CheckpointError: there is none (yet), another version of trimtab wrote it, or a part of it is missing.
         """
         found = read_result(folder, SCHEMA)
-        return cls(steering=Steering.from_pretrained(Path(folder) / STEERING), **found)
+        steering = Steering.from_pretrained(Path(folder) / STEERING)
+        with reading_result(folder):
+            return checked(cls, {**found, "steering": steering})

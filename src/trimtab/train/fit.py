@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from trimtab.errors import Problem, not_among
+from trimtab.runs.bounds import bound_problems
 
 Packing = Literal["packed", "padded"]
 Shares = Literal["examples", "tokens"]
@@ -45,7 +46,7 @@ class Fit:
         weight_decay: decoupled weight decay.
         betas: the decay rates of AdamW's two moments.
         clip_norm: largest gradient norm; None leaves gradients alone.
-        precision: "bf16" runs forward passes under autocast; parameters and moments keep their type.
+        precision: "bf16" runs forward passes under autocast; weights and moments are float32 while they are trained.
         eval_sequences: validation sequences per domain, the same ones at every evaluation.
         probe_sequences: how many of them a probe is judged on.
         test_sequences: test sequences per domain, read before and after the run; None for all.
@@ -101,6 +102,8 @@ class Fit:
                 if name in ("micro_batch_size", "test_sequences"):
                     expected += ", or null"
                 yield Problem(f"{where}.{name}", str(value), expected)
+        for problem in bound_problems(self):
+            yield replace(problem, where=f"{where}.{problem.where}")
         for name, choices in _CHOICES.items():
             if (word := getattr(self, name)) not in get_args(choices):
                 yield not_among(f"{where}.{name}", word, get_args(choices))
@@ -133,5 +136,7 @@ def evaluation_steps(steps: int, points: int) -> tuple[int, ...]:
     (0, 5, 9, 16, 30, 54, 98, 177, 320)
     """
     first = max(1.0, steps / 64)
+    if points > 5 * steps + 2:  # finer than steps: below, no number from round(first) on would be left out
+        return (0, *range(max(1, round(first)), steps + 1))
     ratio = (steps / first) ** (1 / max(1, points - 1))
     return (0, *sorted({max(1, round(steps / ratio**k)) for k in range(points)}))

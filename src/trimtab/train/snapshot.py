@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimtab.errors import CheckpointError, explain
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -54,9 +56,45 @@ def copy_moments(
 
 @torch.no_grad()
 def put_parameters(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    """Write `values` into the parameters of the same names, in place and bit for bit."""
+    """Write `values` into the parameters of the same names, in place and bit for bit.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape or dtype is another; nothing is changed then.
+    """
+    check_parameters(parameters, values)
     for name, parameter in parameters.items():
         parameter.copy_(values[name])
+
+
+def check_parameters(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError unless there is one value per parameter, of its shape and dtype."""
+    if others := sorted(set(parameters) ^ set(values)):
+        got = f"{'no' if others[0] in parameters else 'a'} tensor {others[0]!r}"
+        raise CheckpointError(explain(got, "one per trainable parameter"))
+    for name, parameter in parameters.items():
+        value = values[name]
+        if value.shape != parameter.shape or value.dtype != parameter.dtype:
+            expected = _kind(parameter)
+            raise CheckpointError(f"tensor {name!r}: {explain(_kind(value), expected)}")
+
+
+def check_moments(parameters: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise a CheckpointError unless moments are of known parameters, shaped like them, the same parts for each."""
+    parts = {frozenset(state) for state in moments.values()}
+    if len(parts) > 1:
+        raise CheckpointError(explain("moments with other parts than the others have", "the same for each"))
+    for name, state in moments.items():
+        if name not in parameters:
+            raise CheckpointError(explain(f"moments of {name!r}", "moments of the trainable parameters"))
+        for key, value in state.items():
+            shape = value.shape if key == "step" and value.numel() == 1 else parameters[name].shape
+            if value.shape != shape or not value.is_floating_point():
+                expected = f"floats of shape {tuple(parameters[name].shape)}"
+                raise CheckpointError(f"moment {key!r} of {name!r}: {explain(_kind(value), expected)}")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
 
 
 @torch.no_grad()
@@ -65,7 +103,12 @@ def put_moments(
     optimizer: torch.optim.Optimizer,
     moments: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
-    """Make the optimiser's state equal to `moments`; parameters that had none then have none again."""
+    """Make the optimiser's state equal to `moments`; parameters that had none then have none again.
+
+    Raises:
+        CheckpointError: see `check_moments`; nothing is changed then.
+    """
+    check_moments(parameters, moments)
     fused = any(group.get("fused") for group in optimizer.param_groups)
     for name, parameter in parameters.items():
         if name not in moments:

@@ -1,0 +1,114 @@
+"""The README's table "What held and what did not", from the result files.
+
+python benchmarks/readme.py [--write]    prints it; --write puts it between the README's two marks
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trimtab.numerics.proportion import wilson
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MARKS = ("<!-- held -->\n", "<!-- /held -->")
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def shown(found: Mapping[str, float], digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
+    """A value with its 95 % interval and its n."""
+    value, low, high = (f"{scale * found[part]:.{digits}f}" for part in ("value", "low", "high"))
+    return f"{value}{unit} [{low}, {high}], n = {found['n']}"
+
+
+def dynamics() -> tuple[str, ...]:
+    groups = [read("dynamics/summary.json"), read("dynamics/confirmation/summary.json")]
+    rows = [next(row for row in group["all"] if row["method"] == "ours") for group in groups]
+    n = sum(row["kept"]["n"] for row in rows)
+    kept = sum(round(row["kept"]["value"] * row["kept"]["n"]) for row in rows)
+    share = vars(wilson(kept, n))
+    verdict = "held" if kept == n else "partly" if kept else "did not hold"
+    claim = "DynaMiCS, defaults: runs that kept every constraint on test"
+    return claim, "all", shown(share, 0, 100, " %"), verdict, "dynamics"
+
+
+def forgetting() -> tuple[str, ...]:
+    removed = read("forgetting/laws.json")["domains"]["far"]["share removed at 1 %"]
+    verdict = "held" if removed["high"] >= 1 else "did not hold"
+    claim = "1 % of pretraining data removes forgetting (share removed)"
+    return claim, "all", shown(removed, 0, 100, " %"), verdict, "forgetting"
+
+
+def steering() -> tuple[str, ...]:
+    found = [
+        row["all"]
+        for row in read("steering/summary.json")["end_to_end_less_local"]
+        if (row.get("of"), row.get("score")) == ("LinEAS, gamma .3", "insult_rate at KL 0.05")
+    ]
+    better = [row["high"] < 0 for row in found]
+    verdict = "held" if all(better) else "partly" if any(better) else "did not hold"
+    worst = max(found, key=lambda row: row["value"])
+    claim = "LinEAS: maps learned end to end less site by site, rate of insults at equal cost, worse of two worlds"
+    return claim, "below 0", shown(worst, 3), verdict, "steering"
+
+
+def experts() -> tuple[str, ...]:
+    found = next(
+        row
+        for row in read("experts/minilm.json")["table"]
+        if (row["row"], row["ratings"]) == ("experts with AP above 0.5, Jaccard", "men")
+    )
+    verdict = "held" if found["low"] <= 0.79 and found["high"] >= 0.70 else "did not hold"
+    claim = "ExpertLens: rank correlation with people's similarity ratings (MEN)"
+    return (
+        claim,
+        "0.70 to 0.79",
+        shown({**found, "value": found["rho"], "n": found["n_concepts"]}),
+        verdict,
+        "expertlens",
+    )
+
+
+def naming() -> tuple[str, ...]:
+    gap = read("names/manynames.json")["people"]["audit"]["gap"]
+    verdict = "held" if gap["high"] < 0 else "did not hold"
+    claim = "Naming bias: women named by their sport, less men (ManyNames)"
+    return claim, "below 0", shown(gap, 3), verdict, "naming-bias"
+
+
+def lexicon() -> tuple[str, ...]:
+    nearer = read("names/wcs.json")["summary"]["turned_less_own"]
+    verdict = "held" if nearer["low"] > 0 else "did not hold"
+    claim = "Colour lexicons of languages lie nearer the efficiency frontier than rotated ones, bits"
+    return claim, "above 0", shown(nearer, 3), verdict, "lexicon"
+
+
+def table() -> str:
+    """The table as Markdown."""
+    head = "| claim | expected | measured, 95 % interval | verdict | more |\n|---|---|---|---|---|\n"
+    rows = [dynamics(), forgetting(), steering(), experts(), naming(), lexicon()]
+    return head + "".join(
+        f"| {claim} | {expected} | {measured} | {verdict} | [results](docs/results/{page}.md) |\n"
+        for claim, expected, measured, verdict, page in rows
+    )
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    if "--write" not in sys.argv[1:]:
+        print(table())
+        return
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    readme.write_text(before + MARKS[0] + table() + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""A model's folder, looked at before transformers reads it: what is damaged, missing or beyond bounds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from transformers import PreTrainedConfig
+
+from trimtab.errors import ModelError, explain
+from trimtab.models.headers import INDEX, Header, headers_of
+from trimtab.models.kinds import loader
+from trimtab.runs.files import check_regular, read_json
+
+_READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".bin")
+_SETTINGS = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_LAYERS = re.compile(r"(n|num)_?(hidden_|encoder_|decoder_)?layers?|(en|de)coder_layers|n_blocks|depth")
+_SLACK = 2**27
+"""Numbers that a network may have beyond what its files hold: tables that it computes and does not save."""
+
+
+def local_folder(source: str | Path) -> Path | None:
+    """The folder that a source names, `~` filled in; None where it is no folder.
+
+    Raises:
+        ModelError: a text that can name neither a folder nor a model.
+
+    >>> local_folder("Qwen/Qwen3-0.6B") is None
+    True
+    """
+    try:
+        if b"\0" in os.fspath(source).encode() or not os.fspath(source):
+            raise ValueError("an empty text" if not os.fspath(source) else "a NUL in it")
+        folder = Path(source).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, half a character, no such user
+        got = f"{_shown(source)}, which names nothing ({_reason(error)})"
+        raise ModelError(explain(got, "a model's folder or hub name")) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The mapping in a folder's config.json.
+
+    Raises:
+        ModelError: it is missing, no regular file, no JSON or no mapping, or it asks for files outside the folder or
+            code from elsewhere.
+    """
+    file = folder / "config.json"
+    facts = read_json(file, "a model's configuration", error=ModelError)
+    if not isinstance(facts, dict):
+        raise ModelError(f"{file}: {explain(f'a {type(facts).__name__}', 'a mapping of settings')}")
+    return facts
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose settings are damaged, or ask for code from elsewhere.
+
+    Args:
+        folder: with a config.json.
+
+    Raises:
+        ModelError: a file that is no regular one (a pipe would be waited for) or no JSON, code of the checkpoint's own
+            that nothing stands in for, or an adapter beside the model.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _READ:
+            check_regular(file, "a file", error=ModelError)
+    _check_code(folder, read_config(folder))
+    if (folder / "adapter_config.json").is_file():
+        hint = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...); or another folder"
+        got = f"the folder {folder} with an adapter beside config.json"
+        raise ModelError(explain(got, "a whole model alone", hint))
+    for name in _SETTINGS:
+        if (folder / name).is_file():
+            read = read_json(folder / name, "a mapping of settings", error=ModelError)
+            if not isinstance(read, dict):
+                got = f"a {type(read).__name__}"
+                raise ModelError(f"{folder / name}: {explain(got, 'a mapping of settings')}")
+
+
+def check_weights(folder: Path) -> dict[str, Header]:
+    """Refuse a folder whose weights are damaged or missing; only their headers are read.
+
+    Returns:
+        What its safetensors files hold.
+
+    Raises:
+        ModelError: a file is cut short, an index names missing or outside files, or the weights are pickles or not
+            there.
+    """
+    if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
+        _check_index(folder)
+    return headers_of(folder) or _no_weights(folder)
+
+
+def check_size(where: str, config: PreTrainedConfig, held: Mapping[str, Header]) -> None:
+    """Refuse a configuration of a network much larger than its files, before it takes memory or time.
+
+    Args:
+        where: the folder, for errors.
+        config: as transformers reads it.
+        held: what the files hold.
+
+    Raises:
+        ModelError: more layers than there are tensors, or many more numbers than the files have.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    for key, value in _whole_numbers(config.to_dict()):
+        if _LAYERS.fullmatch(key) and not 0 <= value <= len(held):
+            got = f"{key} {value} beside files of {len(held)} tensors"
+            raise ModelError(f"{where}: {explain(got, 'a configuration of the weights beside it')}")
+    try:
+        with torch.device("meta"):
+            kind = loader(config)
+            network = kind._from_config(config) if hasattr(kind, "_from_config") else kind.from_config(config)
+    except NotImplementedError:  # cannot be built without memory: loading will tell
+        return
+    tensors = {id(one): one.numel() for one in (*network.parameters(), *network.buffers())}
+    wanted, there = sum(tensors.values()), sum(header.size for header in held.values())
+    if wanted > 2 * there + _SLACK:
+        got = f"a configuration of {wanted:,} numbers beside files of {there:,}"
+        raise ModelError(f"{where}: {explain(got, 'a configuration of the weights beside it')}")
+
+
+def refuse_partly(where: str, network: Any, told: Mapping[str, Any]) -> None:
+    """Refuse a network that is not the one that was saved: weights filled at random, or left out.
+
+    A pooler that the files lack is taken out instead (its output would be random). Heads that only the files have are
+    no fault: an encoder without its head is one.
+
+    Args:
+        where: the folder or name, for errors.
+        network: as transformers has loaded it.
+        told: transformers' loading info.
+
+    Raises:
+        ModelError: naming a weight that is missing, of another shape, or left out of a layer that is there.
+    """
+    expected = "every weight of its configuration"
+    hint = "downloading it again, or the config.json that was saved with it"
+    if missing := sorted(told["missing_keys"]):
+        if all(name.startswith("pooler.") for name in missing) and hasattr(network, "pooler"):
+            network.pooler = None
+        else:
+            got = f"{len(missing)} weights that the files lack, such as {missing[0]}"
+            raise ModelError(f"{where}: {explain(got, expected, hint)}")
+    if shapes := sorted(told["mismatched_keys"]):
+        name, file, own = shapes[0]
+        got = f"{name} of shape {tuple(file)}, where the configuration has {tuple(own)}"
+        raise ModelError(f"{where}: {explain(got, expected, hint)}")
+    if messages := told["error_msgs"]:
+        raise ModelError(f"{where}: {explain(str(messages[0]), expected, hint)}")
+    if left := [name for name in sorted(told["unexpected_keys"]) if _belongs(network, name)]:
+        got = f"{len(left)} weights that its configuration has no place for, such as {left[0]}"
+        raise ModelError(f"{where}: {explain(got, 'a place for every weight of its layers', hint)}")
+
+
+def _belongs(network: Any, name: str) -> bool:
+    """Whether a weight is of a further layer of a kind that is there, or of a module that is there."""
+    places = set(network.state_dict())
+    layers = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "0", name, count=1)
+    if layers != name and any(_same_end(place, layers) for place in places):
+        return True
+    owner, _, own = name.rpartition(".")
+    return own in ("weight", "bias") and any(f"{owner}.{other}" in places for other in ("weight", "bias"))
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether two names are the same but for a prefix that one of them has."""
+    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
+
+
+def _check_code(folder: Path, facts: Mapping[str, Any]) -> None:
+    file = folder / "config.json"
+    if "auto_map" in facts and "model_type" not in facts:
+        got = "a model with code of its own (auto_map)"
+        raise ModelError(f"{file}: {explain(got, 'a model that transformers knows')}")
+    kernel = facts.get("attn_implementation", facts.get("_attn_implementation"))
+    if isinstance(kernel, str) and ("/" in kernel or ":" in kernel):
+        got = f"attn_implementation {kernel!r}, which is code from the hub"
+        raise ModelError(f"{file}: {explain(got, 'an implementation of transformers', 'leaving it out')}")
+    named = facts.get("transformers_weights")
+    if named is not None and not (isinstance(named, str) and Path(named).name == named):
+        got = f"transformers_weights {_shown(named)}"
+        raise ModelError(f"{file}: {explain(got, 'a file of this folder', 'leaving it out')}")
+
+
+def _check_index(folder: Path) -> None:
+    file = folder / INDEX
+    index = read_json(file, "an index of weights", error=ModelError)
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise ModelError(
+            f"{file}: {explain('no weight_map of tensor names to files', 'an index of weights')}"
+        )
+    everything = headers_of(folder)
+    for name in sorted(set(files.values())):
+        if Path(name).name != name or "\\" in name or "\0" in name:
+            raise ModelError(f"{file}: {explain(_shown(name), 'the name of a file of this folder')}")
+        if not (folder / name).is_file():
+            got = f"{name}, which is not there"
+            raise ModelError(f"{file}: {explain(got, 'files that are there', 'downloading it again')}")
+    if absent := sorted(set(files) - set(everything)):
+        got = f"{len(absent)} tensors that no file has, such as {absent[0]}"
+        raise ModelError(f"{file}: {explain(got, 'tensors that are there', 'downloading it again')}")
+
+
+def _no_weights(folder: Path) -> NoReturn:
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if others:
+        got = f"the folder {folder} with weights as pickles ({others[0]}), which can run code"
+        hint = "save_pretrained again with a current transformers, where you trust them"
+        raise ModelError(explain(got, "weights in safetensors", hint))
+    hint = "save_pretrained again with a current transformers, or downloading it whole"
+    raise ModelError(explain(f"the folder {folder} without weights", "weights in safetensors", hint))
+
+
+def _whole_numbers(facts: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every whole number in a configuration, also those of parts."""
+    waiting: list[tuple[str, Any]] = list(facts.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.items()
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield str(key), value
+
+
+def _shown(value: object) -> str:
+    text = ascii(str(value))
+    return text if len(text) < 80 else f"{text[:60]}...' ({len(text)} characters)"
+
+
+def _reason(error: Exception) -> str:
+    return (
+        os.strerror(error.errno)
+        if isinstance(error, OSError) and error.errno
+        else str(error).partition("\n")[0]
+    )
