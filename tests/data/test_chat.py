@@ -230,15 +230,26 @@ def test_the_system_prompt_may_be_repeated_beside_the_messages():
     assert parse({"messages": talk, "system": "be nice"}, "it") == Chat(tuple(talk))
 
 
+GENERATION = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %} {{ m.content }}"
+    "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
+
+
 def test_a_template_that_marks_what_is_generated_is_taken_at_its_word(make_tokenizer):
-    template = (
-        "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %} {{ m.content }}"
-        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
-    )
-    tokenizer = make_tokenizer(template=template)
+    tokenizer = make_tokenizer(template=GENERATION)
     assert learned(tokenizer, *YES) == [" yes", " yes"]
     (encoded,) = encode([Chat(YES)], tokenizer)
     assert tokenizer.decode(encoded.ids[encoded.loss]) == " yes yes"
+
+
+def test_a_turn_of_weight_nought_is_read_and_not_learned(make_tokenizer):
+    talk = (user("a"), says("b", weight=0), user("c"), says("d", weight=1))
+    marked = GENERATION.replace(" {{ m.content }}", "{{ m.content }}")
+    for template, expected in ((DEFAULT_SYSTEM, ["d<|end|>"]), (marked, ["d"])):
+        assert learned(make_tokenizer(template=template), *talk) == expected
+    plain = spell_plainly(Chat(talk), "</s>")
+    assert [plain.text[start:end] for start, end in plain.spans] == ["d</s>"]
 
 
 def test_a_slow_tokenizer_learns_the_same_turns():

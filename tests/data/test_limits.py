@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from transformers import ByT5Tokenizer
 
 from trimtab import Domain
+from trimtab.data.encode import encode
 from trimtab.data.limits import first_tokens
-from trimtab.errors import ConfigError, DataError
+from trimtab.data.records import Text
+from trimtab.errors import ConfigError, DataError, ModelError
 from worlds import tokenizer
 
 TEXTS = ["cdef", "ghi jkl", "mnopqr"]
@@ -48,3 +51,19 @@ def test_what_has_no_first_tokens_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         ask()
+
+
+@pytest.mark.parametrize("texts", [["the cat", "a dog sat"], ["<bos>the cat<eos>", "the dog<eos>"]])
+def test_what_is_counted_is_what_is_written(make_tokenizer, texts: list[str]) -> None:
+    """With a token before each text, and with texts that have their special tokens already."""
+    words = make_tokenizer(with_bos=True)
+    whole = sum(len(row.ids) for row in encode(map(Text, texts), words))
+    for tokens in range(5, whole + 1):
+        some = first_tokens(Domain("a", train=texts), words, tokens)
+        written = sum(len(row.ids) for row in encode(some.items("train"), words))
+        assert tokens - 2 <= written <= tokens
+
+
+def test_a_tokenizer_without_offsets_is_refused() -> None:
+    with pytest.raises(ModelError, match="got ByT5Tokenizer, expected a fast tokenizer"):
+        first_tokens(Domain("a", train=TEXTS), ByT5Tokenizer(), 5)

@@ -112,8 +112,8 @@ def test_target_tokens_are_what_a_model_averages_over(tokenizer):
 
 
 TOLD = (
-    r"domain 'a', train: 2 of 4 records dropped, without a token that carries loss in the first 12; a larger seq_len "
-    r"keeps 1 of them; 2 of 2 sequences were cut at 12 tokens$"
+    r"domain 'a': 2 of 4 train records dropped, without a token that carries loss in the first 12; a larger seq_len "
+    r"keeps 1 of them; 2 of 2 train sequences were cut at 12 tokens$"
 )
 
 
@@ -129,6 +129,48 @@ def test_rows_are_cut_at_seq_len_and_counted(tokenizer):
     assert (split.counts.records, split.counts.truncated, split.counts.dropped) == (4, 2, 2)
     assert (split.counts.tokens, split.counts.beyond) == (24, 1)
     assert min(split.target_tokens([0, 1])) > 0
+
+
+PICKY = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[-1].content }}"
+
+
+def talks(good: int, bad: int) -> list[dict[str, object]]:
+    systems = [{"role": "system", "content": "s"}]
+    return [
+        {"messages": systems * (k < bad) + [{"role": "assistant", "content": f"the cat {k}"}]}
+        for k in range(good + bad)
+    ]
+
+
+def test_conversations_that_the_template_refuses_are_counted_and_the_first_is_named(make_tokenizer, tmp_path):
+    tokenizer = make_tokenizer(template=PICKY)
+    domain = Domain("a", train=talks(6, 2), test=["the cat"])
+    told = r"2 of 8 train records left out, .* \(the first: train record 0, messages 's / the cat 0': got no system"
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=told):
+            made = tokenise(domain, tokenizer, seq_len=16, packing="padded", cache=tmp_path)
+        assert made.splits["train"].counts.skipped == 2
+        assert made.splits["train"].records.tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_more_than_half_of_a_split_left_out_is_refused(make_tokenizer, tmp_path):
+    match = r"domain 'a', split 'train': got 5 of 8 records left out, the first: record 0, .*, expected at most half"
+    with pytest.raises(DataError, match=match):
+        tokenise(Domain("a", train=talks(3, 5)), make_tokenizer(template=PICKY), seq_len=16, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("records", "hint"),
+    [
+        ([{"prompt": "the cat sat on the mat " * 9, "completion": " ok"}], "try a larger seq_len$"),
+        (["the cat"], "try a smaller seq_len, or more data$"),
+        ([{"prompt": "a", "completion": ""}], "try more data$"),
+    ],
+)
+def test_the_hint_fits_the_reason(tokenizer, records, hint):
+    with pytest.raises(DataError, match=hint):
+        tokenise(Domain("a", train=records), tokenizer, seq_len=32)
 
 
 def test_texts_and_pairs_share_a_split(tokenizer):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 FEW_RECORDS = 30
 """Records below which a verdict on a constraint is marked: an interval over them says little."""
 
-_TOLD = 0.05
 COLUMNS = (
     "domain",
     "split",
@@ -91,13 +90,9 @@ def data_notes(domains: Mapping[str, TokenDomain], table: pd.DataFrame, fit: Fit
         table: from `data_table`.
         fit: how long sequences are.
     """
-    used = set(zip(table["domain"], table["split"], strict=True))
     for name, domain in domains.items():
-        for split, tokens in domain.splits.items():
-            if (name, split) in used:
-                for phrase in left_out(tokens, fit.seq_len, least=_TOLD):
-                    yield f"Data of {name}, {split}: {phrase}."
-        for phrase in domain.unread:
+        used = table.loc[table["domain"] == name, "split"].to_list()
+        for phrase in (*left_out(domain, used, fit.seq_len), *domain.unread):
             yield f"Data of {name}: {phrase.rstrip('.')}."
 
 

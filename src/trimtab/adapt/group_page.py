@@ -10,6 +10,7 @@ import pandas as pd
 from trimtab.adapt import group_figures as drawn
 from trimtab.adapt.calibration import calibration_points, calibration_table
 from trimtab.adapt.comparison import CHANGE, KEPT, LIMIT, comparison_table, kept_word
+from trimtab.adapt.data_table import FEW_RECORDS, few_records
 from trimtab.adapt.feasibility import feasibility_rates, feasibility_table, violation_table
 from trimtab.adapt.page_parts import COVERS, tone
 from trimtab.adapt.roles import LEAST_SCALE_NATS
@@ -51,9 +52,11 @@ def _summary(results: Sequence[FinetuneResult]) -> Table:
         ("target gain, %", [fixed(value, 1) for value in raw["gain_percent"]]),
         ("95 % interval", [span(a, b, 1) for a, b in zip(raw["gain_low"], raw["gain_high"], strict=True)]),
     ]
+    few = [few_records(result) for result in results]
     for name in names:
-        cells = zip(raw[name + CHANGE], raw[name + KEPT], strict=True)
-        columns.append((_limited(name, raw[name + LIMIT]), [_held(change, kept) for change, kept in cells]))
+        cells = zip(raw[name + CHANGE], raw[name + KEPT], few, strict=True)
+        held = [_held(change, kept, records.get(name)) for change, kept, records in cells]
+        columns.append((_limited(name, raw[name + LIMIT]), held))
     columns += [
         ("training steps, ×", [fixed(value, 2) for value in raw["training_multiple"]]),
         ("all-in cost, ×", [fixed(value, 2) for value in raw["all_in_multiple"]]),
@@ -63,7 +66,8 @@ def _summary(results: Sequence[FinetuneResult]) -> Table:
         f"{len(results)} runs on test; the status is the verdict on validation. "
         "Gain: reduction of perplexity on the targets (geometric mean); the "
         "largest of several is flattered by being picked on these same sequences. Constraints: "
-        "change of loss in nats per token, and whether it stays within the tolerance in the heading. Costs are "
+        "change of loss in nats per token, and whether it stays within the tolerance in the heading; the number of "
+        f"test records stands there where it is below {FEW_RECORDS}. Costs are "
         "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
         f"every evaluation, a forward pass counted as a third of a step. {COVERS}"
     )
@@ -77,10 +81,14 @@ def _limited(name: str, limits: pd.Series[float]) -> str:
     return f"{name} (≤ {fixed(known[0], signed=True)})" if len(known) == 1 else f"{name} (tolerances differ)"
 
 
-def _held(change: float, kept: object) -> Mark | None:
+def _held(change: float, kept: object, few: int | None) -> Mark | None:
+    """A change and whether it is kept; unsure where that is judged on few records."""
     if missing(change):
         return None
-    return Mark(f"{fixed(change, signed=True)} {kept_word(kept)}", tone(kept))
+    word = f"{fixed(change, signed=True)} {kept_word(kept)}"
+    if few is None:
+        return Mark(word, tone(kept))
+    return Mark(f"{word}, on {few} record{'s' * (few != 1)}", "unsure" if kept else tone(kept))
 
 
 def _status(status: str) -> Mark:

@@ -53,7 +53,8 @@ def spell_plainly(chat: Chat, eos_token: str) -> Marked:
         text += content
         if message["role"] == "assistant" and content.strip():
             text += "" if content.rstrip().endswith(eos_token) else eos_token
-            spans.append((start, len(text)))
+            if not _muted(message):
+                spans.append((start, len(text)))
     return Marked(text, tuple(spans))
 
 
@@ -64,7 +65,8 @@ def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
     template's generation prompt ends and goes on to the end of what closes it (text, tool calls and end-of-turn
     tokens). It is located by its place, never by its words: the conversation is written again with a mark inside every
     message, and taking the marks out has to give the first text back. So a template may trim, encode or leave out
-    parts of earlier turns: loss is on what it writes. A turn in which nothing is said has no span.
+    parts of earlier turns: loss is on what it writes. A turn in which nothing is said has no span, nor one of weight
+    0, as OpenAI's records have it.
 
     Raises:
         SkippedError: the template refuses the conversation or does not write a part of it (an assistant's turn, tools,
@@ -77,7 +79,15 @@ def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
         points = written.points()
         spans = [written.turn(number, points) for number in written.spoken()]
         _check_order(written, spans, points)
+    if muted := [number for number in written.spoken() if _muted(written.messages[number])]:
+        places = [written.points()[number].place for number in muted]
+        spans = [span for span in spans if not any(span[0] <= place <= span[1] for place in places)]
     return Marked(written.whole, tuple(spans))
+
+
+def _muted(message: Message) -> bool:
+    weight = message.get("weight")
+    return isinstance(weight, int | float) and weight == 0
 
 
 def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:

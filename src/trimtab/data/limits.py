@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
 
 from trimtab.data.domains import Domain
-from trimtab.data.encode import find_tokenizer
+from trimtab.data.encode import Ends, find_tokenizer
 from trimtab.data.records import Item, Text
-from trimtab.errors import ConfigError, DataError, explain
+from trimtab.errors import ConfigError, DataError, ModelError, explain
 
 
 def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:
     """The same domain with a train split of its first `tokens` tokens; other splits stay.
 
     Records are taken in order; the last one is cut where the count is reached, or left out where only one token would
-    remain. Each counts its tokens and the one that closes it. The records are held in memory.
+    remain. Each counts its tokens, the one that closes it and the one that the tokenizer begins texts with, as `encode`
+    writes them. The records are held in memory.
 
     Args:
         domain: of plain texts, with a train split.
@@ -27,16 +28,19 @@ def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain
     Raises:
         ConfigError: fewer than 2 tokens.
         DataError: no train split, a record that is no plain text, or fewer tokens than asked for.
-        ModelError: no tokenizer.
+        ModelError: no tokenizer, or one that does not say which characters a token covers.
     """
     if tokens < 2:
         raise ConfigError(f"tokens: {explain(tokens, 'at least 2')}")
     tokenizer = find_tokenizer(model_or_tokenizer)
+    if not tokenizer.is_fast:
+        raise ModelError(explain(type(tokenizer).__name__, "a fast tokenizer, to cut a text at a token"))
+    ends = Ends.of(tokenizer)
     taken, left = list[Item](), tokens
     for item in domain.items("train"):
         if not isinstance(item, Text):
             raise DataError(f"domain {domain.name!r}: {explain(type(item).__name__, 'plain texts')}")
-        text, used = _beginning(item.text, tokenizer, left)
+        text, used = _beginning(item.text, ends, left)
         taken.append(Text(text))
         left -= used
         if left < 2:
@@ -46,11 +50,13 @@ def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain
     )
 
 
-def _beginning(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> tuple[str, int]:
-    """As much of a text as fits into so many tokens, one of which closes it; and how many it takes."""
-    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
-        "offset_mapping"
-    ]
-    if len(spans) < tokens:
-        return text, len(spans) + 1
-    return text[: spans[tokens - 2][1]], tokens
+def _beginning(text: str, ends: Ends, tokens: int) -> tuple[str, int]:
+    """As much of a text as fits into so many tokens with those around it; and how many it takes."""
+    encoded = ends.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
+    before = len(ends.before(ids, text))
+    whole = before + len(ids) + len(ends.after(ids, text))
+    if whole <= tokens:
+        return text, whole
+    last = tokens - before - 2
+    return (text[: spans[last][1]], tokens) if last >= 0 else ("", tokens)

@@ -7,7 +7,7 @@ import json
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -281,38 +281,47 @@ def _blank(contents: SplitContents) -> int:
 
 
 def _warn(domain: TokenDomain, seq_len: int) -> None:
-    told = [
-        f"{name}: {'; '.join(found)}"
-        for name, split in domain.splits.items()
-        if (found := list(left_out(split, seq_len, least=_TOLD)))
-    ]
-    if told:
-        warnings.warn(f"domain {domain.name!r}, {' | '.join(told)}", stacklevel=3)
+    if told := list(left_out(domain, list(domain.splits), seq_len)):
+        warnings.warn(f"domain {domain.name!r}: {'; '.join(told)}", stacklevel=3)
 
 
-def left_out(split: TokenSplit, seq_len: int, *, least: float = 0.0) -> Iterator[str]:
-    """What of a split is not learned from or judged by, and what to try, a phrase each.
+def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterator[str]:
+    """What of a domain is not learned from or judged by, and what to try, a phrase each.
+
+    Records that were dropped and sequences that were cut are told where they are more than 5 % of their split.
 
     Args:
-        split: of which.
+        domain: of which.
+        splits: which of its splits.
         seq_len: tokens per row.
-        least: share above which sequences that were cut and records that were dropped are told of.
     """
-    counts = split.counts
-    if counts.skipped:
+    counts = {name: domain.splits[name].counts for name in splits}
+    if some := {name: (c.skipped, c.records) for name, c in counts.items() if c.skipped}:
+        first = next(iter(some))
         yield (
-            f"{counts.skipped} of {counts.records} records left out, since the chat template does not write them as "
-            f"they are (the first: {counts.first_skipped})"
+            f"{_shares(some)} records left out, since the chat template does not write them as they are "
+            f"(the first: {first} {counts[first].first_skipped})"
         )
-    if counts.dropped > least * counts.records:
-        hint = f"; a larger seq_len keeps {counts.beyond} of them" if counts.beyond else ""
+    beyond = sum(c.beyond for c in counts.values())
+    if some := {n: (c.dropped, c.records) for n, c in counts.items() if c.dropped > _TOLD * c.records}:
         yield (
-            f"{counts.dropped} of {counts.records} records dropped, without a token that carries loss in the first "
-            f"{seq_len}{hint}"
+            f"{_shares(some)} records dropped, without a token that carries loss in the first {seq_len}"
+            + (f"; a larger seq_len keeps {beyond} of them" if beyond else "")
         )
-    if counts.truncated > least * len(split):
-        hint = "" if counts.beyond else "; a larger seq_len keeps more"
-        yield f"{counts.truncated} of {len(split)} sequences were cut at {seq_len} tokens{hint}"
+    rows = {name: len(domain.splits[name]) for name in splits}
+    if some := {n: (c.truncated, rows[n]) for n, c in counts.items() if c.truncated > _TOLD * rows[n]}:
+        yield f"{_shares(some)} sequences were cut at {seq_len} tokens" + (
+            "" if beyond else "; a larger seq_len keeps more"
+        )
+
+
+def _shares(some: Mapping[str, tuple[int, int]]) -> str:
+    """Counts of some splits.
+
+    >>> _shares({"train": (3, 9), "test": (1, 2)})
+    '3 of 9 train, 1 of 2 test'
+    """
+    return ", ".join(f"{count} of {of} {name}" for name, (count, of) in some.items())
 
 
 def _shortened(text: str) -> str:

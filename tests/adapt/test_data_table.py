@@ -1,0 +1,186 @@
+"""What is told about a run's data: counts, true numbers of sequences, few records, an example."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trimtab.adapt.data_table import COLUMNS, data_notes, data_table, example_line, few_records
+from trimtab.adapt.dynamics_job import Outcome
+from trimtab.adapt.dynamics_page import page
+from trimtab.adapt.result import FinetuneResult
+from trimtab.data.tokens import TokenDomain
+from trimtab.train.fit import Fit
+from unigram import shuffled, split
+from worlds import tokenizer
+
+from .conftest import EVALUATE, TRAIN, MakeResult
+
+FIT = Fit(eval_sequences=8, probe_sequences=4, test_sequences=None, seq_len=16, batch_size=2)
+
+
+def rows(n: int, *, records: int | None = None, **counts: object):
+    """A split of `n` rows that are of so many records, with other counts."""
+    made = split(shuffled([1, 2, 3, 4], n))
+    owners = np.arange(n) if records is None else np.arange(n) * records // n
+    read = n + int(counts.get("dropped", 0))  # type: ignore[call-overload]
+    return replace(made, records=owners, counts=replace(made.counts, **{"records": read, **counts}))
+
+
+def domains() -> dict[str, TokenDomain]:
+    full = {"train": rows(20), "validation": rows(12), "test": rows(9)}
+    few = {
+        "train": rows(5, truncated=3, dropped=15, beyond=15),
+        "validation": rows(6, records=2),
+        "test": rows(5, skipped=2, first_skipped="record 3, messages 'a': got b, expected c"),
+    }
+    return {
+        "maths": TokenDomain("maths", full, "1"),
+        "web": TokenDomain("web", few, "2", unread=("column 'id' not used",)),
+    }
+
+
+def test_the_table_counts_what_is_read_and_what_is_not() -> None:
+    table = data_table(domains(), ["maths"], FIT)
+    assert list(table.columns) == list(COLUMNS)
+    assert list(zip(table["domain"], table["split"], strict=True)) == [
+        ("maths", "train"),
+        ("maths", "validation"),
+        ("maths", "test"),
+        ("web", "validation"),
+        ("web", "test"),
+    ]
+    assert table["sequences"].to_list() == [20, 12, 9, 6, 5]
+    np.testing.assert_array_equal(table["read"], [np.nan, 8, 9, 6, 5])
+    np.testing.assert_array_equal(table["read_records"], [np.nan, 8, 9, 2, 5])
+    np.testing.assert_array_equal(table["probe"], [np.nan, 4, np.nan, 4, np.nan])
+
+
+def test_notes_tell_what_is_much() -> None:
+    known = domains()
+    notes = list(data_notes(known, data_table(known, ["maths", "web"], FIT), FIT))
+    assert notes == [
+        "Data of web: 2 of 5 test records left out, since the chat template does not write them as they are (the "
+        "first: test record 3, messages 'a': got b, expected c).",
+        "Data of web: 15 of 20 train records dropped, without a token that carries loss in the first 16; a larger "
+        "seq_len keeps 15 of them.",
+        "Data of web: 3 of 5 train sequences were cut at 16 tokens.",
+        "Data of web: column 'id' not used.",
+    ]
+    assert not list(data_notes({"maths": known["maths"]}, data_table(known, ["maths"], FIT), FIT))
+
+
+def with_data(result: FinetuneResult, read: dict[str, int], records: dict[str, int]) -> FinetuneResult:
+    """The result with a table in which so many sequences, of so many records, are read of each domain."""
+    frame = pd.DataFrame(
+        [
+            {
+                **dict.fromkeys(COLUMNS, 0),
+                "domain": name,
+                "split": part,
+                "records": 60,
+                "dropped": 3,
+                "truncated": 30,
+                "sequences": 50,
+                "read": read[name],
+                "read_records": records[name],
+                "probe": min(read[name], 32),
+            }
+            for name in EVALUATE
+            for part in ("train", "validation", "test")
+        ]
+    )
+    shown = dict.fromkeys(TRAIN, (("[user]h\ni", False), ("ho</s>", True)))
+    return replace(result, data=frame, examples=shown)
+
+
+READ = dict(zip(EVALUATE, (55, 43, 28, 22, 64, 64), strict=True))
+RECORDS = dict(zip(EVALUATE, (55, 43, 28, 22, 30, 31), strict=True))
+
+
+@pytest.fixture
+def told(result_of: MakeResult) -> FinetuneResult:
+    return with_data(result_of(), READ, RECORDS)
+
+
+def test_captions_state_the_numbers_that_were_read(told: FinetuneResult) -> None:
+    text = html.unescape(page([told]))
+    listed = "55 of headers, 43 of decimals, 28 of python, 22 of docstrings, 64 of metadata, 64 of tests"
+    assert f"n test sequences: {listed}. " in text
+    assert f"n validation sequences: {listed} at each point; " in text
+    assert (
+        "n probe sequences: 32 of headers, 32 of decimals, 28 of python, 22 of docstrings, 32 of met" in text
+    )
+    assert "n = 64" not in text
+    alike = with_data(told, dict.fromkeys(EVALUATE, 7), dict.fromkeys(EVALUATE, 7))
+    text = html.unescape(page([alike]))
+    assert "n = 7 validation sequences per domain at each point; " in text
+    assert "n = 7 test sequences per domain" in text
+
+
+def test_an_older_result_claims_no_number_that_it_does_not_know(result_of: MakeResult) -> None:
+    text = html.unescape(page([result_of()]))
+    assert "at most n = 64 validation sequences per domain at each point" in text
+    assert "at most n = 32 probe sequences per domain" in text
+    assert ">Data<" not in text
+
+
+def test_a_verdict_on_few_records_is_marked(told: FinetuneResult) -> None:
+    assert few_records(told) == {"python": 28, "docstrings": 22}
+    text = html.unescape(page([told]))
+    assert re.search(r'unsure">\s*kept, on 28 records</td>', text)
+    assert "kept, within the noise, on 22 records" in text
+    assert "on 30 records" not in text
+    sentence = (
+        "Judged on fewer than 30 test records: python (28), docstrings (22). Their intervals say little about"
+    )
+    assert sentence in text
+    assert sentence in Outcome([told], None).table()
+    group = html.unescape(page([told, replace(told, label="other")]))
+    assert len(re.findall(r'unsure">\s*\+0.031 kept, on 28 records</td>', group)) == 2
+    older = replace(told, data=pd.DataFrame(), final=told.final.assign(units=[99, 99, 7, 50, 50, 50]))
+    assert few_records(older) == {"python": 7}
+
+
+def test_the_page_and_the_terminal_show_counts_and_what_is_learned(told: FinetuneResult) -> None:
+    text = html.unescape(page([told]))
+    assert "<h2>Data</h2>" in text
+    assert re.search(r'unsure">\s*30 \(60 %\)</td>', text)
+    assert "3 (5 %)" in text
+    assert "[user]h↵ i" in text
+    assert "ho</s>" in text
+    assert text.count("<h2>Data</h2>") == 1
+    group = html.unescape(page([told, replace(told, label="other")]))
+    assert group.count(">Data</h") == 1
+    lines = Outcome([told], None).table().splitlines()
+    assert r"Learned of headers, first sequence, in double brackets: [user]h\ni[[ho</s>]]" in lines
+    assert example_line(told.examples["python"]) == r"[user]h\ni[[ho</s>]]"
+
+
+def test_data_and_examples_come_back(told: FinetuneResult, tmp_path) -> None:
+    loaded = FinetuneResult.load(told.save(tmp_path / "result.json"))
+    pd.testing.assert_frame_equal(loaded.data, told.data)
+    assert loaded.examples == told.examples
+
+
+def test_notes_that_all_runs_share_are_told_once(result_of: MakeResult) -> None:
+    both = [result_of("one", notes=("Cut.", "Own.")), result_of("two", notes=("Cut.",))]
+    table = Outcome(both, None).table()
+    assert table.count("Cut.") == 1
+    assert "one: Own." in table
+
+
+def test_an_example_is_the_first_sequence_with_its_loss() -> None:
+    words = tokenizer()
+    known = split([[1, 2, 3, 4]], [[False, False, True, True]])
+    (first, asked), (second, learned) = known.example(words)
+    assert (asked, learned) == (False, True)
+    assert first + second == words.decode([1, 2]) + words.decode([3, 4])
+    long = split([[1] * 400]).example(words)
+    assert len(long[0][0]) < 200
+    assert " ... " in long[0][0]
