@@ -232,7 +232,7 @@ def test_columns_that_are_not_there_are_named_together_before_anything_starts(
 def test_data_that_does_not_hold_what_the_config_says_fails_the_run(
     config: NamingBiasConfig, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="no members of the reference group 'mael'.*try 'male'"):
+    with pytest.raises(DataError, match=r"no members of the reference group 'mael'.*try 'male'"):
         run(replace(config, reference="mael"), tmp_path / "run")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
     with pytest.raises(CheckpointError, match="no finished result"):
