@@ -299,11 +299,12 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
         return int(n) in {int(one.config["trials"]) for one in results}
 
     def by_frequency() -> bool:
-        page = lexicon_page.page(results)
-        top = [
-            one.words.sort_values("probability", ascending=False)["name"].head(2).tolist() for one in results
-        ]
-        return all(page.index(f">{a}</td>") < page.index(f">{b}</td>") for a, b in top)
+        tables = html.split("Words by bits")[-len(results) :]
+        tops = [one.words.sort_values("probability", ascending=False)["name"].head(2) for one in results]
+        return all(
+            re.search(rf">\s*{a}\s*<.*>\s*{b}\s*<", table, re.DOTALL)
+            for (a, b), table in zip(tops, tables, strict=True)
+        )
 
     return {
         rf"(\d+) words for (\d+) referents: a word conveys {NUMBER} bits on average, of which {NUMBER} "
