@@ -21,7 +21,7 @@ from scipy.special import rel_entr
 from trimtab.data.naming import NamingCounts, read_table
 from trimtab.data.wordlist import WordList
 from trimtab.numerics.totals import bootstrap_totals, units_of
-from trimtab.refer.contexts import treated
+from trimtab.refer.contexts import set_aside, treated
 from trimtab.refer.lexicon import Lexicon
 
 CONTEXTS = ("far", "split", "close")
@@ -53,9 +53,7 @@ def success(messages: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def naming(
-    messages: pd.DataFrame, size: tuple[float, float] = (30, 25)
-) -> tuple[NamingCounts, pd.DataFrame]:
+def naming(messages: pd.DataFrame, size: tuple[float, float] = (30, 25)) -> tuple[NamingCounts, pd.DataFrame]:
     """What speakers said of each cell of colours, and the cells on the plane of hue and saturation."""
     said = messages[messages["role"] == "speaker"]
     hue, saturation = said["target_h"].astype(int), said["target_s"].astype(int)
@@ -111,6 +109,13 @@ def over_cells(messages: pd.DataFrame) -> list[dict[str, object]]:
     return rows
 
 
+def unknown_words(counts: NamingCounts) -> list[dict[str, object]]:
+    """The share of messages without a colour word of the list, far against close."""
+    own, _ = treated(counts, WordList.read("colours-zh"), WordList.read("modifiers-zh"), "stripped")
+    kept = pd.Series(counts.table.index.isin(own.table.index), index=counts.table.index)
+    return set_aside(counts, kept, "far", "close", cluster="game").to_dict("records")
+
+
 def corrected(lexicon: Lexicon, draws: int = 500) -> Lexicon:
     """Bits less what chance gives a word said as often: those of so many referents drawn from the prior.
 
@@ -135,8 +140,9 @@ def main() -> None:
     messages = read_table(parser.parse_args().data / "colors_zh.csv.gz")
     counts, features = naming(messages)
     rows = in_contexts(counts, features)
-    cells = over_cells(messages)
+    cells, aside = over_cells(messages), unknown_words(counts)
     body = {"success": success(messages), "default_measure": "kl", "in_context": rows, "over_cells": cells}
+    body |= {"set_aside": aside}
     write(
         "chinese",
         body,
@@ -145,6 +151,7 @@ def main() -> None:
     )
     for row in body["success"]:
         print(row)
+    print(*aside, sep="\n")
     for row in cells:
         print({k: row[k] for k in ("hue", "saturation", "cells", "smoothing", "difference", "low", "high")})
     for row in rows:

@@ -82,8 +82,8 @@ def _set_aside(result: LexiconResult) -> str:
         if less.n_aside:
             told += (
                 f" Modifiers {treatment}: set aside are {less.n_aside} of {less.n_messages} messages, "
-                f"{fixed(hard.share)} of {hard.context} and {fixed(easy.share)} of {easy.context} ones, a difference of "
-                f"{fixed(less.share, signed=True)} ({span(less.low, less.high, signed=True)}), "
+                f"{fixed(hard.share)} of {hard.context} and {fixed(easy.share)} of {easy.context} ones, a difference "
+                f"of {fixed(less.share, signed=True)} ({span(less.low, less.high, signed=True)}), "
                 f"{from_zero(less.low, less.high)}."
             )
     return told
