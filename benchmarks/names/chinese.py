@@ -10,20 +10,24 @@ with modifiers stripped, kept, or messages without one only. Drawn together: the
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from record import write
+from scipy.special import rel_entr
 
 from trimtab.data.naming import NamingCounts, read_table
 from trimtab.data.wordlist import WordList
 from trimtab.numerics.totals import bootstrap_totals, units_of
-from trimtab.refer.contexts import treated
+from trimtab.refer.contexts import set_aside, treated
 from trimtab.refer.lexicon import Lexicon
 
 CONTEXTS = ("far", "split", "close")
 TREATMENTS, SMOOTHINGS = ("stripped", "kept", "bare"), (0.0, 1.0, 2.0)
+CELLS = ((60, 50), (30, 25), (15, 25), (15, 12.5))
+"""Sizes of cells: degrees of hue, points of saturation. The second is that of the other tables."""
 PUBLISHED = {"far": 0.925, "split": 0.859, "close": 0.797}
 
 
@@ -49,11 +53,12 @@ def success(messages: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def naming(messages: pd.DataFrame) -> tuple[NamingCounts, pd.DataFrame]:
+def naming(messages: pd.DataFrame, size: tuple[float, float] = (30, 25)) -> tuple[NamingCounts, pd.DataFrame]:
     """What speakers said of each cell of colours, and the cells on the plane of hue and saturation."""
     said = messages[messages["role"] == "speaker"]
     hue, saturation = said["target_h"].astype(int), said["target_s"].astype(int)
-    cell = (hue // 30).astype(str) + "/" + (saturation // 25).clip(upper=3).astype(str)
+    column = (saturation // size[1]).clip(upper=100 // size[1] - 1)
+    cell = (hue // size[0]).astype(int).astype(str) + "/" + column.astype(int).astype(str)
     frame = pd.DataFrame(
         {
             "referent": cell,
@@ -86,13 +91,58 @@ def in_contexts(counts: NamingCounts, features: pd.DataFrame) -> list[dict[str, 
     return rows
 
 
+def over_cells(messages: pd.DataFrame) -> list[dict[str, object]]:
+    """Close less far for the same referents, modifiers stripped, over sizes of cells, smoothings and a correction."""
+    heads, modifiers = WordList.read("colours-zh"), WordList.read("modifiers-zh")
+    rows: list[dict[str, object]] = []
+    for size in CELLS:
+        given, features = naming(messages, size)
+        own, _ = treated(given, heads, modifiers, "stripped")
+        for smoothing in (*SMOOTHINGS, None):
+            lexicon = Lexicon.fit(own, features, smoothing=smoothing or 0.0)
+            if smoothing is None:
+                lexicon = corrected(lexicon)
+            told = lexicon.in_context(own, "far", "close", cluster="game").comparison.iloc[3]
+            about = {"hue": size[0], "saturation": size[1], "cells": len(lexicon.referents)}
+            about |= {"smoothing": "corrected" if smoothing is None else smoothing}
+            rows.append(about | told.to_dict())
+    return rows
+
+
+def unknown_words(counts: NamingCounts) -> list[dict[str, object]]:
+    """The share of messages without a colour word of the list, far against close."""
+    own, _ = treated(counts, WordList.read("colours-zh"), WordList.read("modifiers-zh"), "stripped")
+    kept = pd.Series(counts.table.index.isin(own.table.index), index=counts.table.index)
+    return set_aside(counts, kept, "far", "close", cluster="game").to_dict("records")
+
+
+def corrected(lexicon: Lexicon, draws: int = 500) -> Lexicon:
+    """Bits less what chance gives a word said as often: those of so many referents drawn from the prior.
+
+    A word said once seems to single out one cell, whatever it means; n messages at random seem to tell
+    KL(their shares || prior) bits.
+    """
+    assert lexicon.counts is not None
+    rng = np.random.default_rng(0)
+    expected = {}
+    for n in set(lexicon.counts.astype(int)):
+        shares = rng.multinomial(n, lexicon.prior, size=draws) / n
+        expected[n] = float(rel_entr(shares, lexicon.prior).sum(axis=1).mean() / np.log(2))
+    bits = lexicon.info_bits - np.array([expected[n] for n in lexicon.counts.astype(int)])
+    made = replace(lexicon)
+    made.__dict__["info_bits"] = bits
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     messages = read_table(parser.parse_args().data / "colors_zh.csv.gz")
     counts, features = naming(messages)
     rows = in_contexts(counts, features)
-    body = {"success": success(messages), "default_measure": "kl", "in_context": rows}
+    cells, aside = over_cells(messages), unknown_words(counts)
+    body = {"success": success(messages), "default_measure": "kl", "in_context": rows, "over_cells": cells}
+    body |= {"set_aside": aside}
     write(
         "chinese",
         body,
@@ -101,6 +151,9 @@ def main() -> None:
     )
     for row in body["success"]:
         print(row)
+    print(*aside, sep="\n")
+    for row in cells:
+        print({k: row[k] for k in ("hue", "saturation", "cells", "smoothing", "difference", "low", "high")})
     for row in rows:
         if row["comparison"] == "same referents, both contexts' mix" and row["pair"] == "close less far":
             print(

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from trimtab import NamingCounts
+from trimtab.data.naming import check_cells
 from trimtab.errors import DataError
 
 FRAME = pd.DataFrame(
@@ -63,7 +64,7 @@ def test_bad_rows_are_refused(change: dict, message: str) -> None:
 
 
 def test_missing_columns_rows_and_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no column 'count'.*try 'counts'"):
+    with pytest.raises(DataError, match=r"no column 'count'.*try 'counts' under the name 'count'"):
         NamingCounts.from_frame(FRAME.rename(columns={"count": "counts"}))
     with pytest.raises(DataError, match="no rows"):
         NamingCounts.from_frame(FRAME.iloc[:0])
@@ -95,3 +96,48 @@ def test_colours_on_another_scale_are_refused(scale: float) -> None:
     assert counts.features_of(lab).shape == (2, 3)
     with pytest.raises(DataError, match="CIELAB"):
         counts.features_of(lab * scale)
+
+
+def test_trials_without_counts_count_one_per_row() -> None:
+    trials = FRAME.drop(columns="count")
+    assert NamingCounts.from_frame(trials).total == len(trials)
+    for name in ("n", "Count", "freq", "n_counts"):
+        with pytest.raises(DataError, match=f"{name!r} under the name 'count'"):
+            NamingCounts.from_frame(trials.assign(**{name: 2}))
+
+
+@pytest.mark.parametrize(
+    "cell", ['{"a": 3, "b": 1}', "{'a': 3}", '["a", "b"]', ' {"a": 1.0} ', '[{"name": "a"}]']
+)
+def test_a_cell_that_holds_names_with_counts_is_no_name(cell: str) -> None:
+    with pytest.raises(DataError, match=r"names with their counts, expected one name per row.*json"):
+        NamingCounts.from_frame(FRAME.assign(name=["a", "b", cell, "b", "c"]))
+    for fine in ("{a}", "[a]", "a: 3", "(b)"):
+        NamingCounts.from_frame(FRAME.assign(name=fine))
+
+
+@pytest.mark.parametrize(
+    "counts", [[0] * 5, [1e19] * 5, [2.0**52] * 5, ["x"] * 5, [""] * 5, [None] * 5, [np.inf] * 5]
+)
+def test_counts_of_nothing_or_of_too_much_are_refused(counts: list) -> None:
+    with pytest.raises(DataError, match=r"got .*expected"):
+        NamingCounts.from_frame(FRAME.assign(count=counts))
+
+
+@pytest.mark.parametrize("kind", [int, float, str, "Int64", "category"])
+def test_referents_of_one_value_are_one_whatever_type_holds_them(kind: object) -> None:
+    counts = NamingCounts.from_frame(FRAME.assign(referent=FRAME["referent"].astype(kind)))  # type: ignore[call-overload]
+    for index in ([1, 2, 3], [1.0, 2.0, 3.0], ["1", "2", "3"]):
+        assert counts.features_of(FEATURES.set_axis(index)).tolist() == [[0.0], [1.0]]
+
+
+def test_names_are_texts_and_features_are_of_ordinary_size() -> None:
+    assert NamingCounts.from_frame(FRAME.assign(name=[3, 3, "3", 2.0, "a"])).names == ["2", "3"]
+    counts = NamingCounts.from_frame(FRAME)
+    with pytest.raises(DataError, match="no column of features"):
+        counts.features_of(FEATURES[[]])
+    for value in (1e308, -np.inf):
+        with pytest.raises(DataError, match="'x' of referent 2"):
+            counts.features_of(FEATURES.assign(x=[0, value, 0]))
+    with pytest.raises(DataError, match="1,000,000 referents by 1,000 names"):
+        check_cells(1_000_000, 1_000, "names")

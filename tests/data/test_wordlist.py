@@ -98,3 +98,100 @@ def test_a_setting_that_names_no_list_is_a_problem() -> None:
     assert (found.where, found.expected) == ("heads", "a word list")
     assert "nowhere.yaml" in found.got
     assert found.hint == "colours-en, or a YAML file"
+
+
+# Labels that do not count, scripts without spaces, colours
+
+
+def test_a_general_label_beside_another_does_not_make_a_name_mixed() -> None:
+    """A name of the general label and another bears the other: nothing is set aside for it."""
+    words = WordList({"tennis": ["tennis"], "ski": ["ski"], "general": ["player"]}, "me")
+    rows = [
+        (1, "tennis player", 3),
+        (2, "player", 2),
+        (3, "ski player", 1),
+        (3, "tennis player", 1),
+        (4, "ski", 1),
+    ]
+    frame = pd.DataFrame(rows, columns=["referent", "name", "count"])
+    found = labels_of_objects(frame, words, ignore=["general"]).to_dict()
+    assert found == {1: "tennis", 2: "unknown", 3: "mixed", 4: "ski"}
+    assert labels_of_objects(frame, words)[1] == "mixed"
+    assert words.label("tennis player", ignore=("general",)) == "tennis"
+    with pytest.raises(DataError, match=r"no label 'genral'.*try 'general'"):
+        labels_of_objects(frame, words, ignore=["genral"])
+    with pytest.raises(DataError, match="'x' in row 0 of 'count'"):
+        labels_of_objects(frame.assign(count="x"), words)
+
+
+def test_whole_words_of_scripts_without_spaces_are_found_within_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("source: me\nwords: {red: [红, あか, แดง], man: [man, 男man]}\n", encoding="utf-8")
+    words = WordList.read(path)
+    for name in ("深红色", "あかいろ", "สีแดงเข้ม"):
+        assert words.label(name) == "red"
+    assert words.label("woman") is None
+    assert words.label("红man") == "mixed"
+    assert words.anywhere == ("red", "man")
+    assert words.described().endswith("for want of spaces: red, man.")
+    assert WordList.read("gender-en").anywhere == ()
+
+
+def test_words_at_the_edge_of_which_stands_no_letter(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "source: me\nwords: {tongue: [c++, .net], shirt: [t-shirt], cafe: [café]}\n", encoding="utf-8"
+    )
+    words = WordList.read(path)
+    assert [words.label(one) for one in ("c++", "c++ book", "a .NET", "t-shirt", "cafe\u0301")] == [
+        "tongue",
+        "tongue",
+        "tongue",
+        "shirt",
+        "cafe",
+    ]
+    assert words.label("c") is None
+    assert words.label("t-shirts") is None
+    with pytest.raises(DataError, match="a name of 501 characters"):
+        words.label("x" * 501)
+
+
+def test_english_colours_and_their_ish_forms() -> None:
+    heads, modifiers = WordList.read("colours-en"), WordList.read("modifiers-en")
+    colours = [
+        "aqua",
+        "tan",
+        "lime",
+        "beige",
+        "maroon",
+        "magenta",
+        "peach",
+        "gold",
+        "teal",
+        "lavender",
+        "khaki",
+        "mint",
+        "indigo",
+        "cream",
+        "rust",
+    ]
+    assert all(map(heads, colours))
+    for name in [
+        "greenish",
+        "bluish",
+        "blueish",
+        "reddish",
+        "yellowish",
+        "purplish",
+        "pinkish",
+        "brownish",
+        "greyish",
+        "whitish",
+        "orangish",
+    ]:
+        assert heads(name), name
+        assert modifiers.labels_in(name) == ("comparative",)
+    assert modifiers.labels_in("blue ish") == ("comparative",)
+    for name in ("english", "fish", "wish", "tangle", "climber"):
+        assert not heads(name)
+        assert not modifiers(name)

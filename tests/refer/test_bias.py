@@ -312,3 +312,108 @@ def test_many_answers_are_quick() -> None:
     found = naming_bias(large, outcome=lambda name: name.endswith("player"), n_boot=2000, **ALL)
     assert time.process_time() - start < 30
     assert found.standardised["p"].iloc[1] < 0.05
+
+
+# Labels of any type
+
+ROWS = pd.DataFrame(
+    [
+        {"referent": k, "g": k % 2, "yes": (k % 3 == 0) ^ (k % 4 == 0), "s": k % 5, "c": k // 3}
+        for k in range(60)
+    ]
+)
+AS_TEXTS = {name: ROWS[name].map(str) for name in ("referent", "g", "s", "c")}
+TYPES = {
+    "int": lambda column: column,
+    "float": lambda column: column.astype(float),
+    "nullable": lambda column: column.astype("Int64"),
+    "category": lambda column: column.astype("category"),
+    "scalars": lambda column: column.map(np.int16).astype(object),
+    "spaces": lambda column: column.map(lambda one: f" {one} "),
+}
+
+
+@pytest.mark.parametrize("column", ["referent", "g", "s", "c"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_numbers_of_any_type_are_labels_like_texts(kind: str, column: str) -> None:
+    given = {"outcome": "yes", "group": "g", "strata": "s", "cluster": "c", "n_boot": 30}
+    texts = naming_bias(ROWS.assign(**AS_TEXTS), reference="0", **given)
+    own = ROWS.assign(**{column: TYPES[kind](ROWS[column])})
+    for reference in (0, "0", 0.0, np.int64(0)) if column == "g" else (0,):
+        found = naming_bias(own, reference=reference, **given)
+        assert found.rates["group"].tolist() == ["0", "1"]
+        assert found.config["reference"] == "0"
+        assert found.gap == texts.gap
+        pd.testing.assert_frame_equal(found.strata, texts.strata)
+
+
+def test_truth_values_are_labels_and_numbers_are_outcomes() -> None:
+    texts = naming_bias(ROWS.assign(**AS_TEXTS), outcome="yes", group="g", reference="0", n_boot=30)
+    for column in (
+        ROWS["g"].astype(bool),
+        ROWS["g"].astype("boolean"),
+        ROWS["g"].map({0: "FALSE", 1: "TRUE"}),
+    ):
+        for reference in (False, "False", "false", np.False_):
+            found = naming_bias(
+                ROWS.assign(g=column), outcome="yes", group="g", reference=reference, n_boot=30
+            )
+            assert found.gap == texts.gap
+    for outcome in (
+        ROWS["yes"].astype(int),
+        ROWS["yes"].astype(float),
+        ROWS["yes"].map(str),
+        ROWS["yes"].astype("boolean"),
+    ):
+        found = naming_bias(ROWS.assign(yes=outcome), outcome="yes", group="g", reference=0, n_boot=30)
+        assert found.gap == texts.gap
+    with pytest.raises(DataError, match=r"nan in row 3 .* in column 'yes'"):
+        naming_bias(
+            ROWS.assign(yes=ROWS["yes"].astype(float).where(ROWS.index != 3)),
+            outcome="yes",
+            group="g",
+            reference=0,
+        )
+    with pytest.raises(DataError, match="a list"):
+        naming_bias(ROWS.assign(g=[[0]] * 60), outcome="yes", group="g", reference=0)
+
+
+def test_one_missing_label_is_an_unknown_group() -> None:
+    for missing in (ROWS["g"].where(ROWS.index != 3), ROWS["g"].astype("Int64").where(ROWS.index != 3)):
+        found = naming_bias(ROWS.assign(g=missing), outcome="yes", group="g", reference=0, n_boot=30)
+        assert found.accounting["reason"].tolist() == ["used", "unknown group"]
+        assert found.rates["group"].tolist() == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "columns", [{"cluster": "referent"}, {"strata": "g"}, {"strata": "c", "cluster": "c"}]
+)
+def test_one_column_may_play_two_parts(columns: dict[str, str]) -> None:
+    found = naming_bias(ROWS, outcome="yes", group="g", reference=0, n_boot=30, **columns)
+    assert found.accounting["n_objects"].tolist() == [60]
+    assert found.gap.value == naming_bias(ROWS, outcome="yes", group="g", reference=0, n_boot=30).gap.value
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ({"count": 0}, {}, "no count above 0"),
+        ({"count": 2.0**53}, {}, "in row 0 of 'count'"),
+        ({"name": '{"man": 3, "boy": 1}'}, {"outcome": len}, "names with their counts"),
+        ({"name": "{'man': 3}"}, {"outcome": len}, "names with their counts"),
+        ({"name": '["man", "boy"]'}, {"outcome": len}, "names with their counts"),
+        ({"name": "  "}, {"outcome": len}, "rows without 'name'"),
+    ],
+)
+def test_counts_and_names_that_cannot_be_are_refused(
+    frame: pd.DataFrame, change: dict, settings: dict, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        naming_bias(frame.assign(**change), **{"outcome": "is_sport", "n_boot": 20, **ALL, **settings})
+
+
+def test_a_seed_below_zero_and_no_frame_are_refused(frame: pd.DataFrame) -> None:
+    with pytest.raises(ConfigError, match="seed -1"):
+        naming_bias(frame, outcome="is_sport", seed=-1, **ALL)
+    with pytest.raises(DataError, match="a list, expected a pandas DataFrame"):
+        naming_bias([1], outcome="is_sport", **ALL)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from trimtab.refer.bias_objects import Columns
 from trimtab.refer.bias_page import page, verdict
 from trimtab.refer.bias_result import NamingBias
 from trimtab.refer.bias_statistics import Draws
+from trimtab.runs.config import read_config
 
 NAMES = NamingWorld().sample(200, seed=3)
 SPORTS, GENDER = WordList.read("sports-en"), WordList.read("gender-en")
@@ -197,6 +198,11 @@ def test_a_forest_has_a_row_for_every_gap(result: NamingBias) -> None:
         ({"confidence": 1.0}, "confidence"),
         ({"agreement": 0.4}, "agreement"),
         ({"stricter": (1.0,)}, "stricter"),
+        ({"confidence": float("nan")}, "confidence"),
+        ({"seed": -1}, "seed"),
+        ({"n_boot": 10**12}, "n_boot"),
+        ({"strata": "sports-en", "general": ("genral",)}, "general"),
+        ({"outcome": "is_sport", "predictions": ""}, "outcome"),
     ],
 )
 def test_each_mistake_is_named_before_anything_starts(
@@ -241,3 +247,34 @@ def test_data_that_does_not_hold_what_the_config_says_fails_the_run(
 
 def test_an_estimate_counts_rows(config: NamingBiasConfig) -> None:
     assert (estimate(config).steps, estimate(config).rows) == (100, len(NAMES))
+
+
+@pytest.mark.parametrize("reference", ["0", "'0'", "0.0", "false"])
+def test_a_recipe_may_name_a_group_by_a_number_or_a_truth_value(tmp_path: Path, reference: str) -> None:
+    truth = reference == "false"
+    own = NAMES.assign(
+        gender=NAMES["gender"] == "female" if truth else (NAMES["gender"] == "female").astype(int)
+    )
+    own.to_csv(tmp_path / "names.csv", index=False)
+    (tmp_path / "c.yaml").write_text(
+        f"system: naming-bias\ncounts: {tmp_path / 'names.csv'}\noutcome: sports-en\nreference: {reference}\n"
+        "groups: {column: gender}\nn_boot: 20\n"
+    )
+    found = run(
+        read_config(tmp_path / "c.yaml", NamingBiasConfig, extra_problems=check), tmp_path / "run"
+    ).result
+    assert found.groups == (("False", "True") if truth else ("0", "1"))
+    assert NamingBias.load(tmp_path / "run").groups == found.groups
+
+
+def test_predictions_match_objects_of_any_type_and_miss_nothing() -> None:
+    given = {"columns": COLUMNS, "outcome": SPORTS, "reference": "male", "draws": Draws(30)}
+    rows = NAMES.drop_duplicates("referent")[["referent", "name"]].assign(model=1)
+    expected = amplification(NAMES, rows, model="model", **given).gaps
+    for kind in (float, str, "Int64", "category"):
+        own = rows.assign(referent=rows["referent"].astype(kind), model=1.0)
+        pd.testing.assert_frame_equal(amplification(NAMES, own, model="model", **given).gaps, expected)
+    with pytest.raises(DataError, match="rows without 'model'"):
+        amplification(NAMES, rows.assign(model=[1.0, *[np.nan] * (len(rows) - 1)]), model="model", **given)
+    with pytest.raises(DataError, match="no predictions"):
+        amplification(NAMES, rows.iloc[:0], **given)

@@ -14,7 +14,7 @@ from trimtab import Lexicon, NamingCounts
 from trimtab.data.wordlist import WordList
 from trimtab.errors import ConfigError, DataError
 from trimtab.refer.communicate import Speaker, Trials, draw_trials, listener
-from trimtab.refer.contexts import in_context, treated
+from trimtab.refer.contexts import in_context, set_aside, treated
 from trimtab.refer.shapes import simulated_lexicon
 
 SEEDS = st.integers(0, 100_000)
@@ -318,3 +318,71 @@ def test_bad_input_is_refused() -> None:
         lexicon.simulate(trials=Trials(distractors=12))
     with pytest.raises(DataError, match="1 words for 12"):
         simulated_lexicon(features, "hard", 1)
+
+
+# Labels of any type, and what is set aside
+
+
+@pytest.mark.parametrize(
+    ("column", "easy", "hard"),
+    [
+        ([0, 1], 0, 1),
+        ([0.0, 1.0], "0", "1"),
+        ([False, True], False, "True"),
+        (["not so hard", "very hard"], "not so hard", "very hard"),
+    ],
+)
+def test_contexts_may_be_numbers_truth_values_or_texts(column: list, easy: object, hard: object) -> None:
+    counts = messages()
+    lexicon = Lexicon.fit(counts, square(10))
+    expected = lexicon.in_context(counts, "easy", "hard", cluster="game", n_boot=50)
+    own = counts.table.assign(
+        context=counts.table["context"].map(dict(zip(("easy", "hard"), column, strict=True)))
+    )
+    own["game"] = own["game"].map(float)
+    found = lexicon.in_context(NamingCounts.from_frame(own), easy, hard, cluster="game", n_boot=50)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(found.comparison, expected.comparison)
+    with pytest.raises(DataError, match="two different ones"):
+        lexicon.in_context(counts, "easy", " easy ")
+
+
+@pytest.mark.parametrize("name", ["bits", "place", "reason", "side"])
+def test_columns_of_a_user_keep_their_meaning(name: str) -> None:
+    counts = messages()
+    lexicon = Lexicon.fit(counts, square(10))
+    renamed = NamingCounts.from_frame(counts.table.rename(columns={"context": name}))
+    found = lexicon.in_context(renamed, "easy", "hard", context=name, n_boot=20)
+    expected = lexicon.in_context(counts, "easy", "hard", n_boot=20)
+    pd.testing.assert_frame_equal(found.comparison, expected.comparison)
+
+
+def test_the_share_set_aside_is_told_by_context() -> None:
+    counts = messages()
+    kept = ~((counts.table.index % 3 == 0) & (counts.table["context"] == "hard"))
+    found = set_aside(counts, kept, "easy", "hard", cluster="game", n_boot=200)
+    hard = (~kept).sum() / (counts.table["context"] == "hard").sum()
+    assert found["context"].tolist() == ["easy", "hard", "hard less easy"]
+    np.testing.assert_allclose(found["share"], [0, hard, hard], atol=1e-12)
+    assert found["n_messages"].tolist()[2] == counts.total
+    assert found["low"][2] > 0
+    own = counts.table.assign(game=counts.table["game"].where(counts.table.index > 0))
+    with pytest.raises(DataError, match="1 of 800 rows without 'game'"):
+        set_aside(NamingCounts.from_frame(own), kept, "easy", "hard", cluster="game")
+
+
+def test_settings_that_are_not_finite_are_refused() -> None:
+    counts, features = drawn(0), square(12)
+    for settings_ in (
+        {"smoothing": np.nan},
+        {"smoothing": np.inf},
+        {"bandwidth": np.nan},
+        {"bandwidth": np.inf},
+    ):
+        with pytest.raises(DataError, match="finite numbers"):
+            Lexicon.fit(counts, features, **settings_)
+    with pytest.raises(DataError, match="a prior of inf"):
+        Lexicon.fit(counts, features, prior=pd.Series(np.inf, index=features.index))
+    with pytest.raises(DataError, match="weights"):
+        Lexicon.fit(counts, features).choose(0, [1], prior=[1, np.nan])
+    lexicon = Lexicon.fit(counts, features)
+    pd.testing.assert_frame_equal(lexicon.choose("0", [1.0]), lexicon.choose(0, [1]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from trimtab import Lexicon, NamingCounts
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.lab.words_world import chips, colour_names
+from trimtab.numerics.colour import lab_to_hex
 from trimtab.refer.lexicon_job import LexiconConfig, check, estimate, run
 from trimtab.refer.lexicon_page import page, verdict
 from trimtab.refer.lexicon_result import LexiconResult
@@ -104,6 +107,15 @@ def test_features_that_are_no_colours_and_no_contexts_no_frontier(
         ({"hard": "far"}, "easy, hard"),
         ({"smoothings": ()}, "smoothings"),
         ({"smoothings": (-1.0,)}, "smoothings"),
+        ({"smoothings": (0.0, math.nan)}, "smoothings"),
+        ({"smoothings": (math.inf,)}, "smoothings"),
+        ({"flexibilities": (math.nan,)}, "flexibilities"),
+        ({"trials": 10**12}, "trials"),
+        ({"seed": -1}, "seed"),
+        ({"lexicon": "langage"}, "lexicon"),
+        ({"context": "contxt"}, "context"),
+        ({"cluster": "gam"}, "cluster"),
+        ({"easy": 0, "hard": "0"}, "easy, hard"),
         ({"treatments": ()}, "treatments"),
         ({"flexibilities": (1.5,)}, "flexibilities"),
         ({"distractors": 0}, "distractors"),
@@ -127,3 +139,64 @@ def test_a_failed_run_says_so(config: LexiconConfig, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
     with pytest.raises(CheckpointError, match="no finished result"):
         LexiconResult.load(tmp_path / "run")
+
+
+def test_tables_that_cannot_be_used_are_told_by_the_check(config: LexiconConfig, tmp_path: Path) -> None:
+    (tmp_path / "bare.csv").write_text("referent\n1\n")
+    (tmp_path / "near.csv").write_text("referent,name,Counts,context,game,language\n1,a,1,far,1,1\n")
+    wrong = replace(
+        config, counts=str(tmp_path / "near.csv"), features=str(tmp_path / "bare.csv"), smoothings=(math.nan,)
+    )
+    found = {problem.where: problem.got for problem in check(wrong)}
+    assert list(found) == ["counts", "features", "smoothings"]
+    assert "no column 'count'" in found["counts"]
+    assert "no column of features" in found["features"]
+    (tmp_path / "latin.csv").write_bytes("referent,naïve\n".encode("latin-1"))
+    (problem,) = check(replace(config, features=str(tmp_path / "latin.csv")))
+    assert "not UTF-8" in problem.got
+
+
+def test_trials_and_contexts_that_are_numbers_come_through(config: LexiconConfig, tmp_path: Path) -> None:
+    trials = NAMES[NAMES["referent"] % 6 == 0].drop(columns="count")
+    trials.assign(context=(trials["context"] == "close").astype(int)).to_csv(tmp_path / "t.csv", index=False)
+    own = replace(
+        config,
+        counts=str(tmp_path / "t.csv"),
+        easy=0,
+        hard="1",
+        frontier=False,
+        lexicon="",
+        smoothings=(0.0,),
+        treatments=("stripped",),
+    )
+    result = run(own, tmp_path / "trials").result
+    assert result.config["counts of rows"].startswith("1 each")
+    assert result.aside["context"].tolist() == ["0", "1", "hard less easy"]
+    assert result.accounting.query("step == 'names, stripped'")["n_messages"].sum() == len(trials)
+    # Results of before there was such a table read back.
+    saved = json.loads((tmp_path / "trials/artifacts/result.json").read_text())
+    del saved["aside"]
+    (tmp_path / "trials/artifacts/result.json").write_text(json.dumps(saved))
+    old = LexiconResult.load(tmp_path / "trials")
+    assert not len(old.aside)
+    assert "set aside are" not in page([old])
+
+
+def test_discs_have_the_colour_of_their_word() -> None:
+    """Chips that are called purple look purple: the hue of their mean colour on a screen is that of the word."""
+    hues = {
+        "red": 0,
+        "orange": 30,
+        "yellow": 60,
+        "green": 120,
+        "turquoise": 180,
+        "blue": 210,
+        "purple": 270,
+        "pink": 330,
+    }
+    colours = pd.Series(lab_to_hex(chips().to_numpy()), index=chips().index)
+    for word, hue in hues.items():
+        shown = NAMES[NAMES["name"] == word]["referent"].map(colours)
+        mean = [sum(int(one[k : k + 2], 16) for one in shown) / len(shown) / 255 for k in (1, 3, 5)]
+        away = (360 * colorsys.rgb_to_hsv(*mean)[0] - hue + 180) % 360 - 180
+        assert abs(away) < 25, (word, away)

@@ -248,8 +248,11 @@ def _content(path: Path, where: str) -> dict[str, Any]:
         raise ConfigProblems([Problem(where, "no such file", "a word list in YAML", hint)])
     expected = "a word list in YAML"
     _check_flat(read_text(check_regular(path, expected), expected, limit=LIST_LIMIT), path)
-    with reading(path, expected):
-        return read_mapping(path)
+    try:
+        with reading(path, expected):
+            return read_mapping(path)
+    except TypeError:
+        raise DataError(f"{path}: {explain('a list or mapping as a key', 'texts as keys')}") from None
 
 
 def _exists(path: Path) -> bool:
@@ -273,7 +276,11 @@ def _check_flat(text: str, path: Path) -> None:
 
 
 def _check_text(text: Any, where: str) -> None:
-    if not isinstance(text, str) or not label_text(text):
+    try:
+        usable = isinstance(text, str) and bool(label_text(text))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    if not usable:
         raise DataError(f"{where}: {explain(f'{text!r:.60}', 'a text that is not blank')}")
 
 
@@ -283,7 +290,7 @@ def _lists(content: Mapping[str, Any], key: str, where: str | Path) -> dict[str,
         raise DataError(f"{where}, {key}: {explain(type(found).__name__, 'labels with lists of words')}")
     made: dict[str, list[str]] = {}
     for label, words in found.items():
-        place = f"{where}, {key}, {str(label)[:40]!r}"
+        place = f"{where}, {key}, {str(label)[:40]!a}"
         if not isinstance(words, list):
             raise DataError(f"{place}: {explain(f'{words!r:.60}', 'a list of words')}")
         for word in words:
@@ -292,5 +299,7 @@ def _lists(content: Mapping[str, Any], key: str, where: str | Path) -> dict[str,
             _check_text(word, place)
         if label is None:
             raise DataError(f"{place}: {explain('a label without a name', 'a text')}")
-        made[label_text(label)] = list(words)
+        text = label if isinstance(label, str) else label_text(label)
+        _check_text(text, f"{where}, {key}, label")
+        made[text.strip()] = list(words)
     return made

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from trimtab.refer.bias_result import NamingBias
 
+EXTREMES = "A rate of 0 or 1 has Wilson's interval, and a gap with such a rate Newcombe's."
 RAW = Look("raw", PALETTE[0], "o")
 STANDARDISED = Look("at a common mix of strata", PALETTE[4], "s")
 WITHIN = Look("within one stratum", PALETTE[6], "^", filled=False)
@@ -64,7 +65,7 @@ def _covers(*results: NamingBias) -> str:
     levels = {float(result.config.get("confidence", 0.95)) for result in results}
     if len(levels) > 1:
         return "Intervals are percentile bootstrap intervals over clusters, each at the confidence of its settings."
-    return f"Intervals are {100 * levels.pop():g} % percentile bootstrap intervals over clusters."
+    return f"Intervals are {100 * levels.pop():g} % percentile bootstrap intervals over clusters. {EXTREMES}"
 
 
 def forest(result: NamingBias) -> Figure:

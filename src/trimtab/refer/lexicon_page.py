@@ -125,8 +125,8 @@ def _chapter(result: LexiconResult) -> Iterator[Section]:
     yield Section("Cost and accuracy", [picture(plane_figure(result), shown), _systems(result.systems)])
     yield Section("Talking among distractors", list(_simulation(result)))
     if len(result.contexts):
-        shown = [_contexts(result), *([_aside(result)] if len(result.aside) else [])]
-        yield Section("Easy and hard contexts", shown)
+        tables = [_contexts(result), *([_aside(result)] if len(result.aside) else [])]
+        yield Section("Easy and hard contexts", tables)
     caption = "Every name that was given, by what became of it."
     yield Section("Accounting", [Table(result.accounting, caption, {"n_messages": str})])
     yield settings_section(result.config.items())
