@@ -72,7 +72,7 @@ def spread(
 
     >>> boxes = np.full((2, 2), 10.0)
     >>> spread(np.array([[50.0, 50.0], [50.0, 52.0]]), boxes, np.array([100.0, 100.0])).tolist()
-    [[50.0, 50.0], [50.0, 62.0]]
+    [[50.0, 50.0], [40.0, 52.0]]
     """
     step = sizes.min(0) * [0.25, 1.0]
     far = np.ceil(paper / step).astype(int)
