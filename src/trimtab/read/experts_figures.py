@@ -78,7 +78,7 @@ def spread(
     far = np.ceil(paper / step).astype(int)
     grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in far)), -1).reshape(-1, 2) * step
     grid = grid[np.argsort(np.square(grid).sum(1), kind="stable")]
-    at = np.clip(centres, sizes / 2, np.maximum(paper - sizes / 2, sizes / 2))
+    at: np.ndarray = np.clip(centres, sizes / 2, np.maximum(paper - sizes / 2, sizes / 2))
     for number in range(1, len(at)):
         apart = (sizes[:number] + sizes[number]) / 2 - 1e-6
         for tries in np.array_split(at[number] + grid, TRIES):
