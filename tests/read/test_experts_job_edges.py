@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.data.concept import Concept
@@ -24,7 +25,7 @@ from trimtab.read.ratings import read_ratings
 from zoo import build, tokenizer
 
 FRAMES_OF = ["a {} ran", "the {} sat", "no {}", "one {} and it"]
-ODD = ["concept", "site", "step", "columns", "<script>", "nan", "1"]
+ODD = ["concept", "step", "<script>", "nan", "1"]
 
 
 def saved(folder, module):
@@ -253,6 +254,20 @@ def test_texts_are_not_for_models_of_pictures():
     concepts = ConceptSet.from_templates(["cat", "dog"], FRAMES_OF)
     with pytest.raises(ModelError, match="without tokenizer"):
         ExpertLens.fit(load(build("clip_vision_model")), concepts)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "two texts"])
+def test_models_that_do_not_take_texts_alone_are_refused(kind):
+    if kind == "pictures":
+        module, sites = build("clip_vision_model"), "*"
+    else:
+        settings = T5Config(vocab_size=64, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+        module, sites = T5ForConditionalGeneration(settings), "encoder.block.*.DenseReluDense.wi"
+    model = load(module, tokenizer=tokenizer(pad_token="<unk>"))
+    with pytest.raises(
+        ModelError, match=r"that refuses them .* expected a model that takes input_ids and attention_mask"
+    ):
+        ExpertLens.fit(model, ConceptSet.from_templates(["cat", "dog"], FRAMES_OF), sites)
 
 
 def test_a_family_without_known_last_block_has_no_embeddings_and_the_other_rows():

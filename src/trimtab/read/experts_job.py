@@ -137,6 +137,8 @@ def check(config: ExpertLensConfig) -> list[Problem]:
         found.append(Problem("fdr", str(config.fdr), "a number in (0, 1)"))
     if not config.pos or set(config.pos) - set(PARTS_OF_SPEECH):
         found.append(Problem("pos", str(list(config.pos)), f"some of {list(PARTS_OF_SPEECH)}"))
+    if config.seed < 0:
+        found.append(Problem("seed", str(config.seed), "0 or more"))
     if not config.sites:
         found.append(Problem("sites", "none", 'at least one pattern, or "*"'))
     found += missing_file("concepts", config.concepts)
