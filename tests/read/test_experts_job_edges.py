@@ -262,7 +262,7 @@ def test_models_that_do_not_take_texts_alone_are_refused(kind):
         module, sites = build("clip_vision_model"), "*"
     else:
         settings = T5Config(vocab_size=64, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-        module, sites = T5ForConditionalGeneration(settings), "encoder.block.*.DenseReluDense.wi"
+        module, sites = T5ForConditionalGeneration(settings), "encoder.block.*.layer.*.DenseReluDense.wi"
     model = load(module, tokenizer=tokenizer(pad_token="<unk>"))
     with pytest.raises(
         ModelError, match=r"that refuses them .* expected a model that takes input_ids and attention_mask"
