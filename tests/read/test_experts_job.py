@@ -123,6 +123,7 @@ def test_without_ratings_nothing_is_aligned(config, tmp_path):
         ({"tau": 1.0}, "tau"),
         ({"fdr": 0.0}, "fdr"),
         ({"sites": ()}, "sites"),
+        ({"seed": -1}, "seed"),
         ({"concepts": "none.jsonl"}, "concepts"),
         ({"ratings": {"men": "none.csv"}, "reliability": {}}, "ratings.men"),
         ({"reliability": {"men": 0.5}}, "reliability.men"),

@@ -286,6 +286,15 @@ def test_alike_rows_are_never_told_apart(world):
     assert np.isnan(flat.minus(agree(good, human, n_perm=9)).low)
 
 
+def test_similarities_that_differ_by_rounding_have_no_rho(world):
+    human, good, _, _ = world
+    rounding = good * 0 + 0.3 + 1e-15 * np.random.default_rng(0).normal(size=good.shape)
+    assert np.isnan(agree(rounding, human, n_perm=9).rho)
+    halves = (rounding, rounding + 1e-15)
+    assert np.isnan(agree(good, human, halves, n_perm=9).ceiling)
+    assert agree(good + 1e-15, human, n_perm=9).rho == agree(good, human, n_perm=9).rho
+
+
 def test_differences_are_a_frame(world):
     human, good, worse, better = world
     found = differences(

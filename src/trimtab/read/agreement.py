@@ -97,7 +97,8 @@ def agree(
         ConfigError: a reliability out of range.
     """
     known = human if isinstance(human, Judged) else judged(human, list(similarity.index))
-    matrix = similarity.to_numpy(dtype=float)
+    # Equal in exact arithmetic may differ in the last digits, and ranks of those would be ranks of nothing.
+    matrix = similarity.to_numpy(dtype=float).round(12)
     own = np.nan if halves is None else _reliability(halves, known.pairs)
     most = ceiling(own, reliability)
     draws = agreement_draws(matrix, known.pairs, known.scores, n_boot=n_boot, seed=seed)
@@ -160,5 +161,5 @@ def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataF
 
 
 def _reliability(halves: tuple[pd.DataFrame, pd.DataFrame], pairs: Int[np.ndarray, "m 2"]) -> float:
-    first, second = (half.to_numpy(dtype=float)[pairs[:, 0], pairs[:, 1]] for half in halves)
+    first, second = (half.to_numpy(dtype=float).round(12)[pairs[:, 0], pairs[:, 1]] for half in halves)
     return spearman_brown(float(spearman(first, second)))

@@ -23,8 +23,8 @@ CLUSTERS = 8
 """Colours of the map: so many clusters of the tree."""
 LETTERS = 8.0
 """Size of the names on the map, in points."""
-ROUNDS = 400
-"""In which names of the map are moved apart."""
+TRIES = 200
+"""Rings in which a free place for a name is looked for, the nearest first."""
 
 
 def concept_map(similarity: pd.DataFrame) -> Figure:
@@ -66,27 +66,28 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
 def spread(
     centres: Float[np.ndarray, "n 2"], sizes: Float[np.ndarray, "n 2"], paper: Float[np.ndarray, " 2"]
 ) -> Float[np.ndarray, "n 2"]:
-    """Centres of boxes moved apart until none covers another, or as far as some rounds get; inside the paper.
+    """Centres of boxes, each as near to where it was as leaves those before it uncovered, and inside the paper.
 
-    Two boxes that overlap are pushed apart along the side on which they overlap less, half each.
+    A box for which there is no room stays where it was.
 
     >>> boxes = np.full((2, 2), 10.0)
-    >>> spread(np.array([[50.0, 50.0], [50.0, 52.0]]), boxes, np.array([100.0, 100.0])).round(1).tolist()
-    [[50.0, 46.0], [50.0, 56.0]]
+    >>> spread(np.array([[50.0, 50.0], [50.0, 52.0]]), boxes, np.array([100.0, 100.0])).tolist()
+    [[50.0, 50.0], [40.0, 52.0]]
     """
-    order = np.arange(len(centres))
-    at: np.ndarray = centres + 1e-6 * order[:, None]  # boxes at one place have an order too
-    for _ in range(ROUNDS):
-        gap = at[:, None] - at[None]
-        over = (sizes[:, None] + sizes[None]) / 2 - np.abs(gap)
-        over[order, order] = 0
-        both = (over > 1e-3).all(-1)
-        if not both.any():
-            break
-        down = over[..., 1] <= over[..., 0]
-        push = np.stack([np.where(both & ~down, over[..., 0], 0), np.where(both & down, over[..., 1], 0)], -1)
-        at = at + (np.sign(gap) * push).sum(1) / np.maximum(2, both.sum(1))[:, None]
-        at = np.clip(at, sizes / 2, np.maximum(paper - sizes / 2, sizes / 2))
+    step = sizes.min(0) * [0.25, 1.0]
+    far = np.ceil(paper / step).astype(int)
+    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in far)), -1).reshape(-1, 2) * step
+    grid = grid[np.argsort(np.square(grid).sum(1), kind="stable")]
+    at: np.ndarray = np.clip(centres, sizes / 2, np.maximum(paper - sizes / 2, sizes / 2))
+    for number in range(1, len(at)):
+        apart = (sizes[:number] + sizes[number]) / 2 - 1e-6
+        for tries in np.array_split(at[number] + grid, TRIES):
+            inside = ((tries >= sizes[number] / 2) & (tries <= paper - sizes[number] / 2)).all(1)
+            covers = (np.abs(tries[:, None] - at[None, :number]) < apart).all(-1).any(1)
+            free = np.nonzero(inside & ~covers)[0]
+            if len(free):
+                at[number] = tries[free[0]]
+                break
     return at
 
 

@@ -25,6 +25,7 @@ from trimtab.read.experts_result import ExpertsResult
 from trimtab.read.experts_tables import best_experts, concepts_table, counts_table, single_numbers
 from trimtab.read.judgements import Judged, judged
 from trimtab.read.ratings import RatingsFile, most_rated, ratings_file
+from trimtab.report.numbers import missing
 from trimtab.runs.places import missing_file
 from trimtab.runs.plain import plain
 from trimtab.runs.work import at_work
@@ -136,6 +137,8 @@ def check(config: ExpertLensConfig) -> list[Problem]:
         found.append(Problem("fdr", str(config.fdr), "a number in (0, 1)"))
     if not config.pos or set(config.pos) - set(PARTS_OF_SPEECH):
         found.append(Problem("pos", str(list(config.pos)), f"some of {list(PARTS_OF_SPEECH)}"))
+    if config.seed < 0:
+        found.append(Problem("seed", str(config.seed), "0 or more"))
     if not config.sites:
         found.append(Problem("sites", "none", 'at least one pattern, or "*"'))
     found += missing_file("concepts", config.concepts)
@@ -261,7 +264,10 @@ def _findings(
     for name, it in known.items():
         if it.unknown:
             few = ", ".join(map(repr, it.unknown[:NAMED]))
-            yield f"ratings {name}: {len(it.unknown)} words are no concepts, such as {few}"
+            number = (
+                f"{len(it.unknown)} word{'s are no concepts' if len(it.unknown) > 1 else ' is no concept'}"
+            )
+            yield f"ratings {name}: {number}, such as {few}"
         yield from (f"ratings {name}: {note}" for note in it.notes)
     cut = int(lens.responses.cut.sum())
     if cut:
@@ -296,11 +302,13 @@ def _differences_in_words(table: pd.DataFrame) -> Iterator[str]:
 def _facts_in_words(facts: Mapping[str, Any]) -> Iterator[str]:
     def told(name: str, places: int) -> str:
         it = facts[name]
-        value, low, high = (float("nan") if it[at] is None else it[at] for at in ("value", "low", "high"))
-        return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}] (n = {it['n']})"
+        ends = (it[at] for at in ("value", "low", "high"))
+        value, low, high = ("-" if missing(end) else f"{end:.{places}f}" for end in ends)
+        return f"{value} [{low}, {high}] (n = {it['n']})"
 
     cut = f", {facts['cut']} of them cut" if facts.get("cut") else ""
-    yield f"{facts['concepts']} concepts, {facts['examples']} examples{cut}, {facts['units']} units"
+    concepts = f"{facts['concepts']} concept{'' if facts['concepts'] == 1 else 's'}"
+    yield f"{concepts}, {facts['examples']} examples{cut}, {facts['units']} units"
     yield f"experts a concept with AP above {facts['tau']:g}: {told('experts', 0)}"
     yield f"experts a concept at a false discovery rate of {facts['fdr']:g}: {told('found', 0)}"
     yield f"Jaccard of the experts of both halves of the examples: {told('overlap_of_halves', 3)}"

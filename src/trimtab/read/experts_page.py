@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 COVERS = (
     "Rho is Spearman's correlation with the scores over pairs; intervals are 95 % over concepts, not pairs; p is "
-    "that of a Mantel test (concepts dealt out anew). The ceiling is what the reliability of the similarities "
-    "allows, from two halves of the examples; it takes ratings for exact unless their reliability was stated."
+    "that of a Mantel test (concepts dealt out anew)."
 )
+CEILING = "The ceiling is what the reliability of the similarities allows, from two halves of the examples"
 PAIRED = (
     "Differences are of the rho of two rows; their intervals are 95 % over concepts, drawn in pairs: each draw gives "
     "both rows the same concepts. Two rows are told apart where the interval excludes 0 at three decimals. The "
@@ -89,7 +89,7 @@ def _verdict_on(name: str, own: pd.DataFrame) -> Iterator[str]:
     sides = [
         f"{side} {_named(rivals[rivals['told'] == side])}" for side in SIDES if (rivals["told"] == side).any()
     ]
-    yield f"Of {_count(len(rivals), 'baseline')} they are {'; '.join(sides)}."
+    yield f"Of the {_count(len(rivals), 'baseline')} with a rho they are {'; '.join(sides)}."
     top = rivals.iloc[int(rivals["rho"].argmax())]
     yield (
         f"The baseline with the highest rho, picked after looking, is {top['row']}, at {fixed(top['rho'])}: "
@@ -178,7 +178,9 @@ def _agreement(result: ExpertsResult) -> Iterator[Table]:
         known = own[own["n_pairs"].notna()].iloc[0]
         n = f"{known['n_pairs']:.0f} pairs of {known['n_concepts']:.0f} concepts"
         marked = [place for place, role in enumerate(own["role"]) if role == EXPERTS]
-        caption = f"{name}: {n}. {COVERS}"
+        known_to_be = dict(result.config).get("reliability") or {}
+        taken = f"a stated reliability of {number(known_to_be[name])}" if name in known_to_be else "no error"
+        caption = f"{name}: {n}. {COVERS} {CEILING}, and of ratings with {taken}."
         yield Table(frame, f"{caption} {PAIRED}" if "told" in own.columns else caption, marked=marked)
         gaps = result.differences
         if len(gaps) and (gaps["ratings"] == name).any():
@@ -191,8 +193,9 @@ def _differences(name: str, gaps: pd.DataFrame) -> Table:
     frame["experts minus baseline"] = [fixed(gap, signed=True) for gap in gaps["difference"]]
     ends = zip(gaps["low"], gaps["high"], strict=True)
     frame["paired interval"] = [span(low, high, signed=True) for low, high in ends]
-    frame["so experts are"] = [f"{side} it" for side in gaps["told"]]
-    return Table(frame, f"{name}: rows of experts beside baselines. {PAIRED}")
+    told = zip(gaps["difference"], gaps["told"], strict=True)
+    frame["so experts are"] = [NOTHING if missing(gap) else f"{side} it" for gap, side in told]
+    return Table(frame, f"{name}: rows of experts beside baselines, with paired intervals as above.")
 
 
 def _concepts(result: ExpertsResult) -> Table:
@@ -258,5 +261,7 @@ def _comparison(results: Sequence[ExpertsResult], labels: Sequence[str]) -> Tabl
     caption = f"The experts that each run's settings name. {COVERS} No difference between runs was measured."
     sets = {tuple(result.similarity.columns) for result in results}
     if len(sets) > 1:
-        caption += f" The runs have {len(sets)} different sets of concepts, so that their rho are of different pairs."
+        caption += (
+            f" The runs have {len(sets)} different sets of concepts: their rho need not be of the same pairs."
+        )
     return Table(pd.DataFrame(rows), caption)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trimtab.data.concept import Example
-from trimtab.errors import DataError, ModelError, explain
+from trimtab.errors import DataError, ModelError, TrimtabError, explain
 from trimtab.models.batches import evaluating, row_batches, token_rows
 from trimtab.models.capture import capture
 from trimtab.models.linear import linear_sites
@@ -76,9 +76,19 @@ class Responses:
 
     @cached_property
     def units(self) -> Units:
-        """Sites and their widths, from one look at the first batch."""
+        """Sites and their widths, from one look at the first batch.
+
+        Raises:
+            ModelError: the model does not take such examples alone, as one of pictures or of two texts at a time.
+        """
         _, keywords = self._batches(0)
-        found = self._read(self._sites, keywords)
+        try:
+            found = self._read(self._sites, keywords)
+        except TrimtabError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            got = f"a {type(self.model.module).__name__} that refuses them ({error})"
+            raise ModelError(explain(got, f"a model that takes {' and '.join(keywords)}")) from error
         return Units(tuple(found), tuple(values.shape[1] for values in found.values()))
 
     def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "examples units"]]]:
