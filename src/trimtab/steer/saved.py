@@ -182,7 +182,7 @@ def _folder(source: str | Path, revision: str | None) -> Path:
         got = f"a {type(source).__name__}"
         raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
     with reading(source, "a folder that holds a steering", error=ModelError):
-        folder = Path(source).expanduser()
+        folder = Path(os.path.expanduser(source))  # noqa: PTH111 - Path raises where there is no such user
         if folder.is_dir():
             return folder
         if os.path.lexists(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -287,6 +288,6 @@ def _default_steps(estimator: AnyEstimator) -> int:
 def _file_problems(where: str, source: str) -> Iterator[Problem]:
     if source.startswith("lab:") or (not source and where == "neutral"):
         return
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path raises where there is no such user
     if not source or not (path.is_file() or glob.glob(str(path), recursive=True)):  # noqa: PTH207
         yield Problem(where, repr(source), "a file or a glob of texts", neighbour(path))
