@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from trimtab.adapt.law_points import points_of
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.report.numbers import number, span
+from trimtab.runs.files import TEXT_LIMIT, check_regular, reading
 from trimtab.runs.places import neighbour
 from trimtab.runs.plain import plain
 from trimtab.runs.work import at_work
 from trimtab.train.fit import Fit
 
 Progressor = Callable[[int, int], None]
+POINTS = "a CSV file of runs in UTF-8"
 COLUMNS = ("params", "tokens", "inject", "loss_pt", "loss_pt0", "loss_ft")
 _FIT = Fit(steps=2000, batch_size=8, seq_len=128, lr=1e-3, eval_points=18)
 
@@ -148,7 +151,7 @@ def run(config: ForgettingConfig, folder: Path, progress: Progressor | None = No
 
 def _carried_out(config: ForgettingConfig, folder: Path, progress: Progressor | None) -> ForgettingResult:
     start = time.perf_counter()
-    points = pd.read_csv(config.points) if config.points else _made(config, folder, progress)
+    points = read_points(config.points) if config.points else _made(config, folder, progress)
     points_of(points, COLUMNS)
     return judged(
         points,
@@ -185,9 +188,33 @@ def _made(config: ForgettingConfig, folder: Path, progress: Progressor | None) -
 
 
 def _points_problems(points: str) -> Iterator[Problem]:
-    path = Path(points).expanduser()
+    path = Path(os.path.expanduser(points))  # noqa: PTH111 - Path raises where there is no such user
     if not path.is_file():
         yield Problem("points", repr(points), "a CSV file", neighbour(path))
+        return
+    try:
+        points_of(read_points(path), COLUMNS)
+    except DataError as error:
+        yield Problem("points", *_parts(error))
+
+
+def read_points(path: str | Path) -> pd.DataFrame:
+    """The runs of a CSV file, one per row.
+
+    Raises:
+        DataError: it is no regular file, or no table that pandas reads: not in UTF-8, empty, a row too long.
+    """
+    path = Path(os.path.expanduser(path))  # noqa: PTH111 - Path raises where there is no such user
+    check_regular(path, POINTS, limit=TEXT_LIMIT)
+    with reading(path, POINTS):
+        return pd.read_csv(path, encoding="utf-8-sig")
+
+
+def _parts(error: DataError) -> tuple[str, str, str]:
+    """What an error says it got, expected and would try."""
+    got, _, rest = str(error).partition(", expected ")
+    expected, _, hint = rest.partition("; try ")
+    return got.replace("got ", "", 1), expected, hint
 
 
 def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:
@@ -198,7 +225,8 @@ def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:
         yield from (Problem(f"models.{name}", p.got, p.expected, p.hint) for p in name_problems(model))
     for name in ("domain", "pretraining"):
         source = getattr(config, name)
-        if not source.startswith(("lab:", "hf:")) and not Path(source or "-").expanduser().exists():
+        path = Path(os.path.expanduser(source or "-"))  # noqa: PTH111 - Path raises where there is no such user
+        if not source.startswith(("lab:", "hf:")) and not os.path.lexists(path):
             yield Problem(name, repr(source), "a file, a folder or hf:owner/name", neighbour(Path(source)))
     yield from (Problem("tokens", str(n), "at least 2") for n in config.tokens if n < 2)
     yield from (Problem("shares", str(p), "from 0 to below 1") for p in config.shares if not 0 <= p < 1)

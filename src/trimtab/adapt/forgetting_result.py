@@ -22,7 +22,8 @@ from trimtab.adapt.law_effects import (
 from trimtab.errors import CheckpointError, DataError, explain
 from trimtab.numerics.resample import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.result_file import finished, numeric, write_result
+from trimtab.runs.files import reading
+from trimtab.runs.result_file import RESULT, finished, numeric, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,15 +91,22 @@ class ForgettingResult:
         """Read the result of a finished run.
 
         Raises:
-            CheckpointError: there is none (yet), or another version of trimtab wrote it.
+            CheckpointError: there is none (yet), another version of trimtab wrote it, or a part of it is missing.
+            DataError: a law beside it is damaged.
         """
         folder = Path(folder)
         found = finished(folder)
-        if found.pop("schema", None) != SCHEMA:
+        if not isinstance(found, dict) or found.pop("schema", None) != SCHEMA:
             raise CheckpointError(explain(f"another result in {folder}", f"schema {SCHEMA}"))
-        frames: dict[str, Any] = {
-            name: numeric(pd.DataFrame(found.pop(name))) for name in ("points", "forms")
-        }
+        names = ("label", "refused", "facts", "config", "seconds", "points", "forms")
+        if missing := [name for name in names if name not in found]:
+            got = f"a result without {missing[0]!r} in {folder}"
+            raise CheckpointError(explain(got, "the result of a job of the laws of forgetting"))
+        found = {name: found[name] for name in names}
+        with reading(folder / RESULT, "the frames of a result", error=CheckpointError):
+            frames: dict[str, Any] = {
+                name: numeric(pd.DataFrame(found.pop(name))) for name in ("points", "forms")
+            }
         law = ForgettingLaw.load(folder / LAW) if (folder / LAW).exists() else None
         target = FinetuningLaw.load(folder / TARGET_LAW) if (folder / TARGET_LAW).exists() else None
         return cls(**found, **frames, law=law, target=target)
