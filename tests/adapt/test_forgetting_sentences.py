@@ -96,7 +96,9 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         right = (near(value, found.value), near(low, found.low), near(high, found.high), int(n) == found.n)
         apart = found.low > 0 or found.high < 0
         wanted = ("nothing was forgotten: ", "") if found.high < 0 else ("", "")
-        return all(right) and (kind, end) == (wanted if apart else ("", ": not told apart from nothing forgotten"))
+        return all(right) and (kind, end) == (
+            wanted if apart else ("", ": not told apart from nothing forgotten")
+        )
 
     def removed(it: ForgettingResult, share: str, value: str, low: str, high: str, n: str, end: str) -> bool:
         pairs = beside_none(it.points, float(share) / 100)

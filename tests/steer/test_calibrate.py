@@ -152,7 +152,9 @@ def test_a_cost_that_jumps_leaves_some_of_the_budget_and_says_so(model, steering
     assert "every strength that was tried costs more" in none.to_text()
 
 
-def test_a_cost_that_falls_again_beyond_one_does_not_let_a_larger_strength_through(model, steering, monkeypatch):
+def test_a_cost_that_falls_again_beyond_one_does_not_let_a_larger_strength_through(
+    model, steering, monkeypatch
+):
     made_up(monkeypatch, lambda s: 2.0 if 1.3 < s < 1.7 else 0.5)
     found = calibrate(steering, model, TEXTS, 1.0, max_strength=8)
     assert found.strength == pytest.approx(1.3, abs=1e-6)

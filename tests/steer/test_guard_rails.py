@@ -27,12 +27,20 @@ CHAT = {"messages": [{"role": "user", "content": "hello"}]}
 @pytest.mark.parametrize(
     ("records", "error", "message"),
     [
-        ([CHAT, CHAT], DataError, r"source: got a record with messages at place 0.*try .*apply_chat_template"),
+        (
+            [CHAT, CHAT],
+            DataError,
+            r"source: got a record with messages at place 0.*try .*apply_chat_template",
+        ),
         ([CHAT["messages"]] * 2, DataError, "source: got a record with content and role at place 0"),
         ([{"prompt": "a", "completion": "b"}] * 2, DataError, "a record with completion and prompt"),
         ([{"text": "ab"}, {"text": "cd"}], DataError, "a record with text at place 0"),
         (["ab", "\ud800"], DataError, r"half a character \(U\+D800\) in the text at place 1, expected whole"),
-        (["ab", "  \n"], ModelError, r"source: got the text '  \\n', which has no token of its own, at place 1"),
+        (
+            ["ab", "  \n"],
+            ModelError,
+            r"source: got the text '  \\n', which has no token of its own, at place 1",
+        ),
         (["ab", ""], ModelError, "source: got the text '', which has no token"),
         (["ab", "c" * 65], ModelError, "at most 64, the model's limit"),
     ],
@@ -67,7 +75,9 @@ def test_a_layer_that_is_reached_twice_counts_both_times() -> None:
     x = inputs[0]["x"]
     with torch.no_grad(), steering.on(module):
         once = weight * nn.functional.linear(x, module.layer.weight, module.layer.bias) + shift
-        twice = weight * nn.functional.linear(torch.tanh(once), module.layer.weight, module.layer.bias) + shift
+        twice = (
+            weight * nn.functional.linear(torch.tanh(once), module.layer.weight, module.layer.bias) + shift
+        )
         assert torch.allclose(module(x), twice, atol=1e-6)
 
 
@@ -91,7 +101,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert (found.different, found.blank, found.repeated, found.shared) == (4, 2, 2, 1)
     assert "four" not in {*found.fit, *found.held_out}
     records = tmp_path / "a.jsonl"
-    records.write_text("".join(json.dumps({"text": t}) + "\n" for t in ("one", " ", "one", "two\nlines", "six")))
+    records.write_text(
+        "".join(json.dumps({"text": t}) + "\n" for t in ("one", " ", "one", "two\nlines", "six"))
+    )
     found = read_examples(records, "source", 1, 1)
     assert (found.different, found.blank, found.repeated, found.shared) == (3, 1, 1, 0)
 
@@ -101,7 +113,11 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     [
         ("a.csv", "text\none\ntwo\n", "source: got the table .*a.csv, expected text, .jsonl or .parquet"),
         ("a.tsv", "text\none\ntwo\n", "the table .*a.tsv"),
-        ("a.txt", '{"text": "one"}\n\n{"text": "two"}\n', "lines of .*a.txt that are JSON objects.*ends in .jsonl"),
+        (
+            "a.txt",
+            '{"text": "one"}\n\n{"text": "two"}\n',
+            "lines of .*a.txt that are JSON objects.*ends in .jsonl",
+        ),
         ("a.md", '{"messages": []}\n{"messages": []}', "lines of .*a.md that are JSON objects"),
         ("a.jsonl", '{"text": "\\ud800"}\n' * 4, "half a character|whole characters|surrogate"),
     ],
@@ -129,7 +145,9 @@ def config(llama_folder: Path, sides: dict[str, str]) -> SteeringConfig:
     )  # fmt: skip
 
 
-def test_texts_of_both_sides_are_on_neither_and_neutral_ones_were_not_fitted_with(config: SteeringConfig) -> None:
+def test_texts_of_both_sides_are_on_neither_and_neutral_ones_were_not_fitted_with(
+    config: SteeringConfig,
+) -> None:
     source, target = (Path(getattr(config, name)) for name in ("source", "target"))
     target.write_text("\n".join([*source.read_text().splitlines()[:3], *target.read_text().splitlines()]))
     sides = examples_of(replace(config, neutral=config.target))

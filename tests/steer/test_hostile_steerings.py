@@ -116,7 +116,9 @@ def test_what_is_no_file_is_refused_at_once(folder: Path, file: str, kind: str) 
     refused(folder, file)
 
 
-@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "int8", "int64", "bool", "uint8", "complex64"])
+@pytest.mark.parametrize(
+    "name", ["float8_e4m3fn", "float8_e5m2", "int8", "int64", "bool", "uint8", "complex64"]
+)
 def test_other_types_than_numbers_one_can_reckon_with_are_refused(folder: Path, name: str) -> None:
     try:
         put(folder, whole() | {f"{SITE}.shift": torch.ones(4).to(getattr(torch, name))})
@@ -155,9 +157,20 @@ def test_tensors_that_are_not_those_of_the_sites_are_refused(folder: Path, name:
 def test_bytes_that_are_no_safetensors_are_refused_whatever_their_checksum(folder: Path) -> None:
     right, draw = (folder / WEIGHTS).read_bytes(), random.Random(0)
     header = right[8 : 8 + int.from_bytes(right[:8], "little")]
-    contents = [b"", b"\x00" * 7, b"\xff" * 16, (2**62).to_bytes(8, "little") + b"{}", right[:20], b"[" * 10**5]
+    contents = [
+        b"",
+        b"\x00" * 7,
+        b"\xff" * 16,
+        (2**62).to_bytes(8, "little") + b"{}",
+        right[:20],
+        b"[" * 10**5,
+    ]
     contents += [(len(text)).to_bytes(8, "little") + text for text in (b"[]", b"{", b'{"a":' * 4000, header)]
-    contents += [right.replace(b'"F32"', b'"F4"'), right.replace(b"[4]", b"[9]"), right.replace(b"[4]", b'"4"')]
+    contents += [
+        right.replace(b'"F32"', b'"F4"'),
+        right.replace(b"[4]", b"[9]"),
+        right.replace(b"[4]", b'"4"'),
+    ]
     for _ in range(40):
         place = draw.randrange(len(header) + 8)
         contents.append(right[:place] + bytes([draw.randrange(256)]) + right[place + 1 :])

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trimtab.adapt.forgetting_figures import judging_law, predicted_figure, share_surface, size_surface, sizes_of
+from trimtab.adapt.forgetting_figures import (
+    judging_law,
+    predicted_figure,
+    share_surface,
+    size_surface,
+    sizes_of,
+)
 from trimtab.report.chapters import chapters_page, settings_section
 from trimtab.report.numbers import fixed, missing, number, span
 from trimtab.report.page import Section, Table, Text

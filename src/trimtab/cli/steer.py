@@ -47,7 +47,11 @@ def _add_sweep(verbs: Any) -> None:
     options.add_argument("--texts", type=int, default=64, metavar="N", help="of each file")
     options.add_argument("--budget", type=float, metavar="NATS", help="KL on neutral text to stay within")
     options.add_argument(
-        "--max-strength", type=float, default=1.0, metavar="S", help="for the budget; above 1 maps are scaled up"
+        "--max-strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="for the budget; above 1 maps are scaled up",
     )
     options.add_argument("--strengths", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1), metavar="S,S,...")
     options.set_defaults(carry_out=_sweep)
@@ -102,7 +106,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if within is not None:
         say(f"largest strength within {arguments.budget:g} nats: {within.strength:.3f}")
         if not within.reached:
-            note(f"Not all of the budget is used: {within.to_text().replace('max_strength', '--max-strength')}.")
+            note(
+                f"Not all of the budget is used: {within.to_text().replace('max_strength', '--max-strength')}."
+            )
     return 0
 
 

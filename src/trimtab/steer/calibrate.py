@@ -153,7 +153,9 @@ def calibrate(
     if not 0 < tolerance < 1:
         raise ModelError(f"tolerance: {explain(tolerance, 'a part of the budget, between 0 and 1')}")
     inside = tuple(s for s in STRENGTHS if s <= max_strength) or (max_strength,)
-    grid = _checked(texts, budget, measure, inside if strengths is None else strengths, halvings, max_strength)
+    grid = _checked(
+        texts, budget, measure, inside if strengths is None else strengths, halvings, max_strength
+    )
     require_language_model(model)
     steering.check(model)
     options = _Options(batch_size, max_tokens)

@@ -189,7 +189,11 @@ def _refuse_record(what: str, place: int, one: object) -> None:
             got = f"half a character (U+{ord(one[error.start]):04X}) in the text at place {place}"
             raise DataError(f"{what}: {explain(got, 'whole characters')}") from error
     turns = one if isinstance(one, list | tuple) else ()
-    keys = one.keys() if isinstance(one, Mapping) else {key for turn in turns if isinstance(turn, Mapping) for key in turn}
+    keys = (
+        one.keys()
+        if isinstance(one, Mapping)
+        else {key for turn in turns if isinstance(turn, Mapping) for key in turn}
+    )
     if named := RECORDS.intersection(map(str, keys)):
         got = f"a record with {' and '.join(sorted(named))} at place {place}"
         hint = "the text that the model is to read: tokenizer.apply_chat_template(messages, tokenize=False)"

@@ -111,7 +111,9 @@ def _read(result: SteeringResult) -> Iterator[Text | Table]:
         for row in read.to_dict("records")
         if row["scored"] < row["held_out"] and row["side"] != "neutral"
     ]:
-        yield Text(f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}.", "unsure")
+        yield Text(
+            f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}.", "unsure"
+        )
     names = {
         "fit": "fitted with",
         "held_out": "held out",

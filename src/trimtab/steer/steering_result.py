@@ -82,6 +82,8 @@ class SteeringResult:
         found = read_result(folder, SCHEMA)
         for name in _KEPT:
             if name not in found and name not in _OPTIONAL:
-                raise CheckpointError(f"{Path(folder) / RESULT}: {explain(f'no {name!r}', 'the result of a steering')}")
+                raise CheckpointError(
+                    f"{Path(folder) / RESULT}: {explain(f'no {name!r}', 'the result of a steering')}"
+                )
         known = {name: found[name] for name in _KEPT if name in found}
         return cls(steering=Steering.from_pretrained(Path(folder) / STEERING), **known)
