@@ -85,7 +85,7 @@ def test_a_layer_that_is_reached_twice_counts_both_times() -> None:
 
 
 def test_only_ends_of_lines_end_an_example(tmp_path: Path) -> None:
-    """U+2028, U+0085 and a form feed stand inside texts; line ends are those of any editor, a mark at the start is none."""
+    """U+2028, U+0085 and a form feed stand inside texts; line ends are those of any editor."""
     odd = [f"one\u2028two {n}\x85three\x0cfour" for n in range(4)]
     for place, end in enumerate(("\n", "\r\n", "\r")):
         path = tmp_path / f"{place}.txt"

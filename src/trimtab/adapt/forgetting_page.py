@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from trimtab.adapt.forgetting_result import ForgettingResult
 
 FORMS = (
-    "Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better. Errors are mean absolute errors "
-    "on the held-out runs: of the loss in percent of it, of the rise in percent of the mean rise there, with 95 % "
-    "intervals over these runs. The last column is the error of the rise less that of the law, run by run: above 0 the "
-    "law errs less. A loss is mostly that of the base model, so its error looks small even where nothing is said to be "
-    "forgotten."
+    "Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better. "
+    "Errors are mean absolute errors on the held-out runs: of the loss in percent of it, of the rise in percent of the "
+    "mean rise there, with 95 % intervals over these runs. "
+    "The last column is the error of the rise less that of the law, run by run: above 0 the law errs less. "
+    "A loss is mostly that of the base model, so its error looks small even where nothing is said to be forgotten."
 )
 UNJUDGED = "Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better."
 SURFACE = (

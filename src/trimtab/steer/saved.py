@@ -178,8 +178,9 @@ def _refuse_to_replace(folder: Path) -> None:
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:
-    if not isinstance(source, str | Path):
-        got = f"a {type(source).__name__}"
+    given: object = source
+    if not isinstance(given, str | Path):
+        got = f"a {type(given).__name__}"
         raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
     with reading(source, "a folder that holds a steering", error=ModelError):
         folder = Path(os.path.expanduser(source))  # noqa: PTH111 - Path raises where there is no such user
@@ -217,7 +218,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _damaged(path, f"a {type(config).__name__}", "a JSON object")
     if config.get("schema") != SCHEMA or isinstance(config["schema"], bool):
-        got = f"schema {config.get('schema')!r:.40} by trimtab {config.get('trimtab_version', 'of unknown version')!s:.40}"
+        version = config.get("trimtab_version", "of unknown version")
+        got = f"schema {config.get('schema')!r:.40} by trimtab {version!s:.40}"
         raise ModelError(f"{path}: {explain(got, f'schema {SCHEMA}', 'another version of trimtab')}")
     _check_entries(path, config)
     return config

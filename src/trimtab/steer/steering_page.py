@@ -70,7 +70,7 @@ def verdict(result: SteeringResult) -> str:
 
 def _largest(result: SteeringResult) -> pd.Series[Any]:
     """The row of the largest strength, wherever it stands."""
-    return result.curve.loc[result.curve["strength"].idxmax()]
+    return result.curve.iloc[int(result.curve["strength"].to_numpy().argmax())]
 
 
 def _counts(result: SteeringResult) -> dict[str, int]:
