@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.adapt.forgetting import ForgettingLaw
+from trimtab.errors import DataError
 from trimtab.report import charts, figures
 from trimtab.report.figures import GRID, INK
 
@@ -22,11 +23,11 @@ CELLS = 60
 LEAST_SHARE = 1e-4
 
 
-def predicted_figure(result: ForgettingResult) -> Figure:
+def predicted_figure(result: ForgettingResult, law: ForgettingLaw | None = None) -> Figure:
     """Rises that a law of the runs which were not held out predicts, beside the observed ones; none without a law."""
     points = result.points
     out = points["held_out"].to_numpy(dtype=bool)
-    law = ForgettingLaw.fit(points[~out], n_boot=0) if out.any() else result.law
+    law = judging_law(result) if law is None else law
     if law is None:
         raise ValueError("no law")
     where = {name: points[name].to_numpy(dtype=float) for name in ("params", "tokens", "inject")}
@@ -39,6 +40,17 @@ def predicted_figure(result: ForgettingResult) -> Figure:
         title="Rises: predicted, observed",
         label=f"Predicted and observed rises of {len(points)} runs",
     )
+
+
+def judging_law(result: ForgettingResult) -> ForgettingLaw | None:
+    """The law of the runs that were not held out; that of all where there are none, or they do not tell one."""
+    out = result.points["held_out"].to_numpy(dtype=bool)
+    if not out.any():
+        return result.law
+    try:
+        return ForgettingLaw.fit(result.points[~out], n_boot=0)
+    except DataError:
+        return result.law
 
 
 def share_surface(law: ForgettingLaw, params: float) -> Figure:

@@ -18,12 +18,14 @@ from trimtab.data.origin import Origin, origin_problems, path_of
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.report.numbers import number, span
-from trimtab.runs.places import missing_file
+from trimtab.runs.files import TEXT_LIMIT, check_regular, reading
+from trimtab.runs.places import as_path, missing_file
 from trimtab.runs.plain import plain
 from trimtab.runs.work import at_work
 from trimtab.train.fit import Fit
 
 Progressor = Callable[[int, int], None]
+POINTS = "a CSV file of runs in UTF-8"
 COLUMNS = ("params", "tokens", "inject", "loss_pt", "loss_pt0", "loss_ft")
 _FIT = Fit(steps=2000, batch_size=8, seq_len=128, lr=1e-3, eval_points=18)
 
@@ -149,7 +151,7 @@ def run(config: ForgettingConfig, folder: Path, progress: Progressor | None = No
 
 def _carried_out(config: ForgettingConfig, folder: Path, progress: Progressor | None) -> ForgettingResult:
     start = time.perf_counter()
-    points = pd.read_csv(config.points) if config.points else _made(config, folder, progress)
+    points = read_points(config.points) if config.points else _made(config, folder, progress)
     points_of(points, COLUMNS)
     return judged(
         points,
@@ -188,7 +190,33 @@ def _made(config: ForgettingConfig, folder: Path, progress: Progressor | None) -
 
 
 def _points_problems(points: str) -> Iterator[Problem]:
-    yield from missing_file("points", points, "a CSV file")
+    problems = missing_file("points", points, "a CSV file")
+    yield from problems
+    if problems:
+        return
+    try:
+        points_of(read_points(points), COLUMNS)
+    except DataError as error:
+        yield Problem("points", *_parts(error))
+
+
+def read_points(path: str | Path) -> pd.DataFrame:
+    """The runs of a CSV file, one per row.
+
+    Raises:
+        DataError: it is no regular file, or no table that pandas reads: not in UTF-8, empty, a row too long.
+    """
+    path = as_path(path, "points", POINTS)
+    check_regular(path, POINTS, limit=TEXT_LIMIT)
+    with reading(path, POINTS):
+        return pd.read_csv(path, encoding="utf-8-sig")
+
+
+def _parts(error: DataError) -> tuple[str, str, str]:
+    """What an error says it got, expected and would try."""
+    got, _, rest = str(error).partition(", expected ")
+    expected, _, hint = rest.partition("; try ")
+    return got.replace("got ", "", 1), expected, hint
 
 
 def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:

@@ -7,22 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from trimtab.adapt.forgetting_figures import predicted_figure, share_surface, size_surface, sizes_of
+from trimtab.adapt.forgetting_figures import (
+    judging_law,
+    predicted_figure,
+    share_surface,
+    size_surface,
+    sizes_of,
+)
 from trimtab.report.chapters import chapters_page, settings_section
-from trimtab.report.numbers import fixed, number, span
+from trimtab.report.numbers import fixed, missing, number, span
 from trimtab.report.page import Section, Table, Text
 from trimtab.report.pictures import gallery, picture
 from trimtab.runs.plain import plain
 
 if TYPE_CHECKING:
+    from trimtab.adapt.forgetting import ForgettingLaw
     from trimtab.adapt.forgetting_result import ForgettingResult
 
 FORMS = (
-    "Fitted by least squares of log losses to the runs that were not held out; AICc is of these, smaller is better. "
-    "Errors are mean absolute errors on the held-out runs (the largest size and token count): of the loss in percent "
-    "of it, of the rise in percent of the mean rise there, with 95 % intervals over these runs. A loss is mostly that "
-    "of the base model, so its error looks small even where nothing is said to be forgotten."
+    "Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better. "
+    "Errors are mean absolute errors on the held-out runs: of the loss in percent of it, of the rise in percent of the "
+    "mean rise there, with 95 % intervals over these runs. "
+    "The last column is the error of the rise less that of the law, run by run: above 0 the law errs less. "
+    "A loss is mostly that of the base model, so its error looks small even where nothing is said to be forgotten."
 )
+UNJUDGED = "Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better."
 SURFACE = (
     "Nats per token. The dashed frame is what the law was fitted to; everywhere in the hatched zone it extrapolates. "
     "Darker is more."
@@ -41,17 +50,53 @@ def page(results: Sequence[ForgettingResult], title: str = "Forgetting") -> str:
 def verdict(result: ForgettingResult) -> str:
     """Whether there was forgetting, what injection removed, and whether the law beats its rivals on unseen runs."""
     facts = result.facts
-    told = (
-        f"{facts['runs']} runs. Without injection they forgot {_interval(facts['forgotten'])} nats per token."
-    )
-    if facts["removed"]:
-        told += f" Injecting {100 * facts['inject']:g} % removed {_percent(facts['removed'])} % of that."
+    told = f"{facts['runs']} runs. {_forgotten(facts['forgotten'])}"
+    removed = facts["removed"]
+    if removed and not missing(removed["value"]):
+        told += f" Injecting {100 * facts['inject']:g} % removed {_percent(removed)} of that"
+        told += "." if _apart(removed) else ": not told apart from nothing."
     if len(result.forms) and facts["held_out"]:
-        best = result.forms.sort_values("rise_error").iloc[0]
-        own = result.forms[result.forms["form"] == "injection"].iloc[0]
-        told += f" On held-out runs the law errs by {fixed(100 * own['rise_error'], 0)} % of the rise"
-        told += "." if best["form"] == "injection" else f"; the form '{best['form']}' errs less."
+        told += " " + _rivalry(result.forms)
     return told
+
+
+def _forgotten(rise: Mapping[str, Any]) -> str:
+    """What runs without injection forgot, and whether it is told apart from nothing."""
+    if missing(rise["value"]):
+        return "None is without injection, so what they forgot cannot be told."
+    mean = f"their pretraining loss rose by {_interval(rise)} nats per token in the mean"
+    if _apart(rise) and rise["value"] > 0:
+        return f"Without injection {mean}."
+    if _apart(rise):
+        return f"Without injection nothing was forgotten: {mean}."
+    return f"Without injection {mean}: not told apart from nothing forgotten."
+
+
+def _rivalry(forms: pd.DataFrame) -> str:
+    """How far the law errs on held-out runs, and which rival forms err less, by paired differences."""
+    law = forms[forms["form"] == "injection"].iloc[0]
+    n = int(law["n_held_out"])
+    ends = span(100 * law["rise_low"], 100 * law["rise_high"], 0)
+    told = f"On {n} held-out runs the law errs by {fixed(100 * law['rise_error'], 0)} % of the rise ({ends})"
+    if "more_low" not in forms:
+        return f"{told}; this run did not compare it with other forms run by run."
+    rivals = forms[forms["form"] != "injection"]
+    less, more = rivals[rivals["more_high"] < 0], rivals[rivals["more_low"] > 0]
+    if len(less):
+        each = ", ".join(
+            f"'{row['form']}' by {fixed(-100 * row['rise_more'], 0)} % "
+            f"({span(-100 * row['more_high'], -100 * row['more_low'], 0)})"
+            for row in less.to_dict("records")
+        )
+        return f"{told}; less than it err {each}."
+    if len(more) == len(rivals):
+        return f"{told}; each of {len(rivals)} other forms errs more, run by run."
+    return f"{told}; {len(more)} of {len(rivals)} other forms err more, the rest are not told apart from it."
+
+
+def _apart(it: Mapping[str, Any]) -> bool:
+    """Whether an interval excludes 0."""
+    return not missing(it["low"]) and not missing(it["high"]) and (it["low"] > 0 or it["high"] < 0)
 
 
 def _chapter(result: ForgettingResult) -> Iterator[Section]:
@@ -77,7 +122,7 @@ def _effects(result: ForgettingResult) -> Iterator[Text | Table]:
     facts = result.facts
     rows = [("rise without injection, nats per token", *_cells(facts["forgotten"]))]
     share = f"{100 * facts['inject']:g} %"
-    if facts["removed"]:
+    if facts["removed"] and not missing(facts["removed"]["value"]):
         rows.append((f"share of forgetting removed at {share}", *_cells(facts["removed"])))
     if facts["target_error"]:
         rows.append(("error of the target loss on held-out runs, as a share", *_cells(facts["target_error"])))
@@ -91,7 +136,9 @@ def _effects(result: ForgettingResult) -> Iterator[Text | Table]:
         )
     if facts["not_reached"]:
         yield Text(
-            f"In {facts['not_reached']} runs the target's loss was still falling at the end.", "unsure"
+            f"{facts['not_reached']} of {facts['runs']} runs ended before the target's loss had turned: their lowest "
+            "reading need not be its minimum.",
+            "unsure",
         )
     if facts["equivalence"]:
         yield _equivalence(facts["equivalence"], share)
@@ -126,10 +173,8 @@ def _law(result: ForgettingResult) -> Iterator[Any]:
             yield Text(
                 f"At a bound of the search, so not told by the runs: {at} of the law of {name}.", "unsure"
             )
-    yield picture(
-        predicted_figure(result),
-        "Held-out runs took no part in the fit shown here.",
-    )
+    shown = judging_law(result)
+    yield picture(predicted_figure(result, shown), _shown_fit(result, shown))
     yield gallery([share_surface(law, sizes_of(result.points)[-1]), size_surface(law)], SURFACE)
 
 
@@ -146,7 +191,22 @@ def _forms(forms: pd.DataFrame) -> Table:
         }
     )
     fitted, unseen = int(forms["n_fitted"].iloc[0]), int(forms["n_held_out"].iloc[0])
+    if not unseen:
+        return Table(frame.iloc[:, :3], f"{fitted} runs fitted, none held out. {UNJUDGED}", marked=[0])
+    if "rise_more" in forms:
+        frame["more than the law, %"] = [fixed(100 * value, 1, signed=True) for value in forms["rise_more"]]
+        frame["interval of that"] = _spans(forms, "more", 1)
     return Table(frame, f"{fitted} runs fitted, {unseen} held out. {FORMS}", marked=[0])
+
+
+def _shown_fit(result: ForgettingResult, law: ForgettingLaw | None) -> str:
+    """What the law in the picture was fitted to."""
+    held = int(result.facts["held_out"])
+    if not held:
+        return f"The law of all {len(result.points)} runs."
+    if law is result.law:
+        return f"The law of all {len(result.points)} runs: those that were not held out do not tell one."
+    return f"The law of {len(result.points) - held} runs; the {held} held-out runs took no part in it."
 
 
 def _spans(forms: pd.DataFrame, part: str, places: int) -> list[str]:
@@ -168,4 +228,4 @@ def _interval(it: Mapping[str, Any]) -> str:
 
 def _percent(it: Mapping[str, Any]) -> str:
     scaled = {name: None if it[name] is None else 100 * it[name] for name in ("value", "low", "high")}
-    return f"{fixed(scaled['value'], 0)} ({span(scaled['low'], scaled['high'], 0)})"
+    return f"{fixed(scaled['value'], 0)} % ({span(scaled['low'], scaled['high'], 0)}; n = {it['n']})"

@@ -90,11 +90,12 @@ class ForgettingResult:
         """Read the result of a finished run.
 
         Raises:
-            CheckpointError: there is none (yet), or another version of trimtab wrote it.
+            CheckpointError: there is none (yet), another version of trimtab wrote it, or a part of it is missing.
+            DataError: a law beside it is damaged.
         """
         folder = Path(folder)
         found = finished(folder)
-        if found.pop("schema", None) != SCHEMA:
+        if not isinstance(found, dict) or found.pop("schema", None) != SCHEMA:
             raise CheckpointError(explain(f"another result in {folder}", f"schema {SCHEMA}"))
         with reading_result(folder):
             frames = {name: numeric(pd.DataFrame(found.pop(name))) for name in ("points", "forms")}

@@ -37,8 +37,9 @@ def compare_forms(
         One row per form, and one for "nothing forgotten": form, coefficients (how many), aicc (smaller is better; of
         the runs fitted), n_fitted, n_held_out; loss_error and rise_error: mean absolute error on the held-out runs,
         of the loss as a share of the loss and of the rise as a share of the mean absolute rise there, each with the
-        ends of its 95 % interval over these runs (loss_low, loss_high, rise_low, rise_high). nan where no run is held
-        out.
+        ends of its 95 % interval over these runs (loss_low, loss_high, rise_low, rise_high); rise_more: rise_error less
+        that of the law ("injection"), with its interval over the same runs, paired (more_low, more_high): above 0 where
+        the law errs less. nan where no run is held out, and for the law beside itself.
 
     Raises:
         DataError: a column is missing or holds what it cannot, or too few runs are left to fit.
@@ -56,12 +57,14 @@ def compare_forms(
         raise DataError(explain(f"{(~out).sum()} runs to fit", f"at least {least}"))
     centre, rows = Centre.of(inside), []
     first = [{"C": start["A"], "gamma": start["alpha"], **start} for start in projected(inside, centre)]
+    law: np.ndarray | float | None = None
     for name, form in FORMS.items():
         found = fit_form(form, inside, centre, "squared", first=first, seed=seed)
         rise = form.rise(centre.inputs(outside), **found.coefficients)
-        rows.append(_row(name, len(form.coefficients), found.residuals, outside, rise))
+        rows.append(_row(name, len(form.coefficients), found.residuals, outside, rise, law))
+        law = rise if name == "injection" else law
     still = np.log(inside["loss_pt"]) - np.log(inside["loss_pt0"])
-    return pd.DataFrame([*rows, _row(NOTHING_FORGOTTEN, 0, still, outside, 0.0)])
+    return pd.DataFrame([*rows, _row(NOTHING_FORGOTTEN, 0, still, outside, 0.0, law)])
 
 
 def aicc(residuals: Float[np.ndarray, " n"], coefficients: int) -> float:
@@ -78,12 +81,20 @@ def _part(points: Points, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _row(
-    name: str, count: int, residuals: np.ndarray, outside: Points, rise: Float[np.ndarray, " n"] | float
+    name: str,
+    count: int,
+    residuals: np.ndarray,
+    outside: Points,
+    rise: Float[np.ndarray, " n"] | float,
+    law: Float[np.ndarray, " n"] | float | None,
 ) -> dict[str, object]:
     real = outside["loss_pt"] - outside["loss_pt0"]
     off, there = np.abs(real - rise), len(real) > 0
     loss = bootstrap(mean, off / outside["loss_pt"]) if there else _OPEN
     risen = bootstrap(ratio_of_sums, off, np.abs(real), paired=True) if there else _OPEN
+    more = _OPEN
+    if there and law is not None:
+        more = bootstrap(ratio_of_sums, off - np.abs(real - law), np.abs(real), paired=True)
     return {
         "form": name,
         "coefficients": count,
@@ -96,4 +107,7 @@ def _row(
         "rise_error": risen.value,
         "rise_low": risen.low,
         "rise_high": risen.high,
+        "rise_more": more.value,
+        "more_low": more.low,
+        "more_high": more.high,
     }

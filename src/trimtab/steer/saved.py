@@ -178,11 +178,12 @@ def _refuse_to_replace(folder: Path) -> None:
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:
-    if not isinstance(source, str | Path):
-        got = f"a {type(source).__name__}"
+    given: object = source
+    if not isinstance(given, str | Path):
+        got = f"a {type(given).__name__}"
         raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
     with reading(source, "a folder that holds a steering", error=ModelError):
-        folder = Path(source).expanduser()
+        folder = Path(os.path.expanduser(source))  # noqa: PTH111 - Path raises where there is no such user
         if folder.is_dir():
             return folder
         if os.path.lexists(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -44,25 +44,90 @@ def page(results: Sequence[SteeringResult], title: str = "A steering") -> str:
 
 def verdict(result: SteeringResult) -> str:
     """What the steering came to at its largest strength, in one or two sentences."""
-    last = result.curve.iloc[-1]
-    known = last["lean_low"] > 0 or last["lean_high"] < 0
+    last = _largest(result)
+    if last["strength"] == 0:
+        return "Only strength 0 was tried, which leaves the model as it is."
+    if missing(last["lean"]):
+        return f"At strength {last['strength']:g} the lean is not defined."
+    counts = _counts(result)
+    n = f"; n = {counts['source']} source and {counts['target']} target texts" if counts else ""
     towards = "towards the target" if last["lean"] > 0 else "away from the target"
     told = f"At strength {last['strength']:g} the model leans {fixed(abs(last['lean']))} nats per token {towards}"
-    told += f" ({span(last['lean_low'], last['lean_high'], signed=True)})"
-    told += "." if known else ": within what chance explains."
+    if missing(last["lean_low"]) or missing(last["lean_high"]):
+        told += ", of which there is no interval."
+    else:
+        known = last["lean_low"] > 0 or last["lean_high"] < 0
+        told += f" (lean {span(last['lean_low'], last['lean_high'], signed=True)}{n})"
+        told += "." if known else ": within what chance explains."
     if not missing(last["kl"]):
-        told += f" On neutral text its predictions moved by {fixed(last['kl'])} nats per token."
+        told += f" On neutral text its predictions moved by {fixed(last['kl'])} nats per token"
+        if not missing(last["kl_low"]) and not missing(last["kl_high"]):
+            n = f"; n = {counts['neutral']}" if "neutral" in counts else ""
+            told += f" ({span(last['kl_low'], last['kl_high'])}{n})"
+        told += "."
     return told
 
 
+def _largest(result: SteeringResult) -> pd.Series[Any]:
+    """The row of the largest strength, wherever it stands."""
+    return result.curve.iloc[int(result.curve["strength"].to_numpy().argmax())]
+
+
+def _counts(result: SteeringResult) -> dict[str, int]:
+    """Side -> texts that its numbers are of; {} where the run did not note it.
+
+    A likelihood is of texts of two tokens or more; KL is of every text.
+    """
+    rows = result.read.to_dict("records")
+    return {row["side"]: int(row["held_out" if row["side"] == "neutral" else "scored"]) for row in rows}
+
+
 def _chapter(result: SteeringResult) -> Iterator[Section]:
-    n = f"{result.config.get('held_out')} texts a side" if "held_out" in result.config else "held-out texts"
-    yield Section("By strength", [gallery(curve_figures(result), f"{LEAN} {n}. {COVERS}"), _curve(result)])
+    if len(result.read):
+        yield Section("What was read", list(_read(result)))
+    counts = _counts(result)
+    n = "".join(f" {side}: {count} held-out texts." for side, count in counts.items()).replace(". ", "; ")
+    n = f" {n[1:].capitalize()}" if counts else ""
+    yield Section("By strength", [gallery(curve_figures(result), f"{LEAN}{n} {COVERS}"), _curve(result)])
     if len(result.samples):
         yield Section("What the model writes", list(_samples(result)))
     yield Section("Where it acts", [_costs(result), picture(units_figure(result.steering))])
     facts = (("model", result.steering.base.name), ("seconds of the fit", f"{result.seconds:.1f}"))
     yield settings_section([*plain(dict(result.config)).items(), *facts])
+
+
+def _read(result: SteeringResult) -> Iterator[Text | Table]:
+    """What of the texts took part, and what was left out or cut."""
+    read = result.read
+    cut = [
+        f"{row['fit_cut'] + row['held_out_cut']} of {row['fit'] + row['held_out']} {row['side']} texts"
+        for row in read.to_dict("records")
+        if row["fit_cut"] + row["held_out_cut"]
+    ]
+    if cut:
+        yield Text(f"Longer than the limit of tokens, and cut there: {', '.join(cut)}.", "unsure")
+    if short := [
+        f"{row['held_out'] - row['scored']} {row['side']}"
+        for row in read.to_dict("records")
+        if row["scored"] < row["held_out"] and row["side"] != "neutral"
+    ]:
+        yield Text(
+            f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}.", "unsure"
+        )
+    names = {
+        "fit": "fitted with",
+        "held_out": "held out",
+        "different": "different texts in the file",
+        "blank": "blank",
+        "repeated": "repeated",
+        "shared": "on another side too",
+        "fit_cut": "cut, of those fitted with",
+        "held_out_cut": "cut, of those held out",
+    }
+    yield Table(
+        read[["side", *names]].rename(columns=names),
+        "Texts. Blank and repeated ones, and those that stand on another side too, were left out.",
+    )
 
 
 def _curve(result: SteeringResult) -> Table:
@@ -109,7 +174,7 @@ def _costs(result: SteeringResult) -> Table:
 def _comparison(results: Sequence[SteeringResult], labels: Sequence[str]) -> Table:
     rows = []
     for label, result in zip(labels, results, strict=True):
-        last = result.curve.iloc[-1]
+        last = _largest(result)
         rows.append(
             {
                 "steering": label,
