@@ -22,7 +22,24 @@ from trimtab.models.load import load
 from trimtab.train.fit import Fit
 
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-NASTY = [None, True, -1, 0, 10**9, 10**30, 1.5, float("nan"), "", "x", "../../x", [], [[]], {}, {"a": 1}, "\ud800"]
+NASTY = [
+    None,
+    True,
+    -1,
+    0,
+    10**9,
+    10**30,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "../../x",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    "\ud800",
+]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +174,11 @@ def test_a_file_of_weights_that_is_none(content, message, call, folder):
 @pytest.mark.parametrize("call", [load, asked])
 def test_weights_cut_short(call, folder):
     os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 1)
-    refused(folder, r"model\.safetensors: got \d+ bytes of numbers.*expected a whole safetensors file; try down", call)
+    refused(
+        folder,
+        r"model\.safetensors: got \d+ bytes of numbers.*expected a whole safetensors file; try down",
+        call,
+    )
 
 
 def test_a_weight_that_lacks(folder):
@@ -185,7 +206,9 @@ def test_a_bias_that_the_configuration_drops(folder):
     refused(folder, r"no place for, such as model\.layers\.0\.self_attn\.o_proj\.bias")
 
 
-@pytest.mark.parametrize("sizes", [{"num_hidden_layers": 10**9}, {"hidden_size": 10**6, "intermediate_size": 10**6}])
+@pytest.mark.parametrize(
+    "sizes", [{"num_hidden_layers": 10**9}, {"hidden_size": 10**6, "intermediate_size": 10**6}]
+)
 def test_sizes_beyond_the_files(sizes, folder):
     edit(folder / "config.json", lambda facts: facts.update(sizes | {"layer_types": None}))
     refused(folder, "expected a configuration of the weights beside it")
@@ -197,7 +220,9 @@ def test_an_index_that_names_other_files(name, folder):
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     files = dict.fromkeys(held, "a.safetensors") | {"model.norm.weight": name}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
-    refused(folder, r"index\.json: got .*x\.safetensors|index\.json: got gone\.safetensors, which is not there")
+    refused(
+        folder, r"index\.json: got .*x\.safetensors|index\.json: got gone\.safetensors, which is not there"
+    )
 
 
 def test_weights_in_several_files(folder, whole):
@@ -211,7 +236,10 @@ def test_weights_in_several_files(folder, whole):
 def test_pickles_alone(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
-    refused(folder, r"weights as pickles \(pytorch_model\.bin\), which can run code, expected weights in safetensors")
+    refused(
+        folder,
+        r"weights as pickles \(pytorch_model\.bin\), which can run code, expected weights in safetensors",
+    )
 
 
 def test_an_adapter_beside_a_model(folder):

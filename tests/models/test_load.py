@@ -240,7 +240,9 @@ def test_adapter_folder(tmp_path):
 
 def test_broken_config(tmp_path):
     (tmp_path / "config.json").write_text("{not json")
-    with pytest.raises(ModelError, match=r"config\.json: got text that is not JSON .* expected a model's conf"):
+    with pytest.raises(
+        ModelError, match=r"config\.json: got text that is not JSON .* expected a model's conf"
+    ):
         load(tmp_path)
 
 

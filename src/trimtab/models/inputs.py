@@ -88,7 +88,8 @@ def processor_beside(where: str) -> Any:
 
 def first_line(error: Exception) -> str:
     """What an error says first, and its kind where the words alone would not tell."""
-    said = str(error).strip().partition("\n")[0].rstrip(".")
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    said = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     clear = isinstance(error, OSError | ValueError) and " " in said
     return said if clear else f"{type(error).__name__} {said}".strip()
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.families import unwrapped
@@ -83,6 +84,14 @@ def quantised(network: nn.Module) -> str | None:
     if getattr(bare, "is_quantized", False) or getattr(bare, "hf_quantizer", None) is not None:
         return f"a {type(bare).__name__} that transformers has quantised"
     return None
+
+
+def is_linear(part: nn.Module) -> bool:
+    """Whether a module is a linear map, plain or quantised."""
+    quantised_map = _is_torch_quantised(part) or any(
+        word in type(part).__name__ for word in _QUANTISED_CLASSES
+    )
+    return isinstance(part, nn.Linear | Conv1D) or (quantised_map and hasattr(part, "out_features"))
 
 
 def is_compiled(network: nn.Module) -> bool:

@@ -57,9 +57,21 @@ def save(model: Model, folder: str | Path) -> Path:
     with _written(target), atomic_directory(target) as new:
         for part in (network, model.tokenizer, model.processor):
             if part is not None:
-                part.save_pretrained(new)
+                _save_part(part, new)
         _compare(network, new)
     return target
+
+
+def _save_part(part: Any, folder: Path) -> None:
+    try:
+        part.save_pretrained(folder)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, TrimtabError) or "os error" in str(error):
+            raise
+        got = f"a {type(part).__name__} that cannot save itself ({first_line(error)[:200]})"
+        raise ModelError(
+            explain(got, "what save_pretrained can write", "an untied, unquantised copy")
+        ) from error
 
 
 def _target(folder: str | Path) -> Path:
