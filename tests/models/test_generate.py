@@ -246,6 +246,15 @@ def test_nothing_but_the_logits_decides(name, settings, make, tokenizer):
     assert own.to_dict() == before
 
 
+def test_nothing_but_the_logits_decides_under_an_adapter(make, tokenizer):
+    module = make("llama")
+    expected = [by_argmax(module, tokenizer, prompt, 6) for prompt in PROMPTS]
+    module.generation_config.update(**HOSTILE["penalties"])
+    model = load(module, tokenizer=tokenizer, adapter={"r": 2})
+    assert model.generate(PROMPTS, 6) == expected
+    assert module.generation_config.repetition_penalty == HOSTILE["penalties"]["repetition_penalty"]
+
+
 def test_the_model_s_own_end_tokens_are_heeded(make, tokenizer):
     """Chat models end a turn with another token than a text, and say so in their generation_config."""
     module = make("llama")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -153,9 +153,8 @@ def test_every_character_of_a_continuation_is_scored_once(style, prompt, rest):
     words = words_of(style)
     try:
         ((row,), (start,)) = joined_rows(words, [prompt], [rest])
-    except ModelError as error:
-        assert "got" in str(error)  # spaces alone have no token in some styles
-        return
+    except ModelError:  # spaces alone have no token in some styles
+        assume(False)
     expected, place = by_characters(words, prompt, rest)
     assert row == expected
     if words(prompt)["input_ids"] != row[:start]:
@@ -184,7 +183,7 @@ def test_a_continuation_without_tokens(rest, message):
 
 
 def test_what_a_text_says_itself():
-    """A first token in the prompt is there once; an end token in the continuation is scored, one that is added is not."""
+    """A first token in the prompt is there once; an end token counts where the continuation has it itself."""
     inner = llama2()
     added = [("<s>", 1), ("</s>", 2)]
     inner.post_processor = TemplateProcessing("<s> $A </s>", special_tokens=added)
@@ -202,3 +201,11 @@ def test_what_a_text_says_itself():
 def test_an_empty_prompt_is_the_first_token_alone():
     ((row,), (start,)) = joined_rows(words_of("byte level"), [""], ["cat"])
     assert (row[0], start) == (1, 1)
+
+
+def test_a_tokenizer_that_cannot_say_which_characters_a_token_has():
+    words = hf.ByT5Tokenizer()
+    assert not words.is_fast
+    ((row,), (start,)) = joined_rows(words, ["thé"], [" cat"])
+    assert words.decode(row[start:]) == " cat"
+    assert start == 4  # two bytes for the accent

@@ -30,6 +30,25 @@ _SLACK = 2**27
 """Numbers that a network may have beyond what its files hold: tables that it computes and does not save."""
 
 
+def path_of(source: str | Path, expected: str) -> Path:
+    """The path that a text names, `~` filled in.
+
+    Raises:
+        ModelError: it can be no path: empty, too long, with a NUL or half a character, or of a user who is not there.
+    """
+    try:
+        if not os.fspath(source):
+            raise ValueError("empty")
+        if b"\0" in os.fspath(source).encode():
+            raise ValueError("a NUL in it")
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        got = f"{_shown(source)}, which names nothing ({_reason(error)})"
+        raise ModelError(explain(got, expected)) from error
+    return path
+
+
 def local_folder(source: str | Path) -> Path | None:
     """The folder that a source names, `~` filled in; None where it is no folder.
 
@@ -39,14 +58,8 @@ def local_folder(source: str | Path) -> Path | None:
     >>> local_folder("Qwen/Qwen3-0.6B") is None
     True
     """
-    try:
-        if b"\0" in os.fspath(source).encode() or not os.fspath(source):
-            raise ValueError("an empty text" if not os.fspath(source) else "a NUL in it")
-        folder = Path(source).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, half a character, no such user
-        got = f"{_shown(source)}, which names nothing ({_reason(error)})"
-        raise ModelError(explain(got, "a model's folder or hub name")) from error
+    folder = path_of(source, "a model's folder or hub name")
+    return folder if folder.is_dir() else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -43,11 +43,15 @@ def check_model(model: Model | nn.Module, use: Use = "reading") -> None:
             "folding" and "saving" need its weights as plain numbers.
 
     Raises:
-        ModelError: weights were never loaded; or, for more than reading, accelerate keeps them elsewhere between
-            forward passes, they are spread over several devices (training), quantised without a way to do so, or
-            compiled.
+        ModelError: neither a handle nor a network; weights were never loaded; or, for more than reading, accelerate
+            keeps them elsewhere between forward passes, they are spread over several devices (training), quantised
+            without a way to do so, or compiled.
     """
-    network = model if isinstance(model, nn.Module) else model.module
+    network = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            explain(f"a {type(model).__name__}", "a loaded model or a torch module", "load(...)")
+        )
     refuse_unloaded(network)
     if use == "reading":
         return

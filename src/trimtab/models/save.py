@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from trimtab.errors import CheckpointError, ModelError, TrimtabError, explain
 from trimtab.models.batches import evaluating
 from trimtab.models.inputs import first_line
+from trimtab.models.folder import path_of
 from trimtab.models.inspection import check_model
 from trimtab.models.kinds import loader
 from trimtab.models.probe import largest_gap, outputs, probe_inputs, tolerance
@@ -48,7 +49,7 @@ def save(model: Model, folder: str | Path) -> Path:
             place for, such as a bias that `fuse` had to add; the folder has files; or what was read back differs.
         CheckpointError: it cannot be written: the disk is full, say. Nothing is left behind.
     """
-    network, target = _plain(model), _target(folder)
+    network, target = _plain(model), path_of(folder, "a folder's path").absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         got = f"{target}, where there is something already"
         raise ModelError(explain(got, "a new folder or an empty one"))
@@ -72,17 +73,6 @@ def _save_part(part: Any, folder: Path) -> None:
         raise ModelError(
             explain(got, "what save_pretrained can write", "an untied, unquantised copy")
         ) from error
-
-
-def _target(folder: str | Path) -> Path:
-    try:
-        target = Path(folder).expanduser().absolute()
-        target.exists()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            explain(f"{ascii(str(folder))[:80]} ({first_line(error)})", "a folder's path")
-        ) from error
-    return target
 
 
 @contextmanager
