@@ -14,8 +14,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from trimtab.errors import CheckpointError, ModelError, TrimtabError, explain
 from trimtab.models.batches import evaluating
-from trimtab.models.inputs import first_line
 from trimtab.models.folder import path_of
+from trimtab.models.inputs import first_line
 from trimtab.models.inspection import check_model
 from trimtab.models.kinds import loader
 from trimtab.models.probe import largest_gap, outputs, probe_inputs, tolerance
