@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -39,7 +40,9 @@ def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[
 
 def _hide_other_bars(model: object) -> None:
     """Silence the bars of the libraries below, except on a terminal where a download may take long."""
-    is_here = str(model).startswith(LAB) or Path(str(model)).expanduser().exists()
+    is_here = str(model).startswith(LAB)
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the check says what is wrong with the name
+        is_here = is_here or Path(str(model)).expanduser().exists()
     if is_here or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

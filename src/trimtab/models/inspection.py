@@ -124,7 +124,7 @@ def _refuse_quantised(network: nn.Module, use: Use) -> None:
             else "adapter={'r': 16}, or the unquantised model"
         )
         raise ModelError(
-            explain(f"{_VERBS[use]} for a quantised model ({what})", "weights that are plain numbers", hint)
+            explain(f"a quantised model ({what}) for {_VERBS[use]}", "weights that are plain numbers", hint)
         )
 
 
