@@ -246,3 +246,19 @@ def test_what_cannot_save_itself(tmp_path):
 def test_a_folder_that_cannot_be(name):
     with pytest.raises(ModelError, match="expected a folder's path"):
         load(build("llama"), tokenizer=tokenizer()).save_pretrained(name)
+
+
+class Scaled(nn.LayerNorm):
+    """A norm that keeps more than tensors with its weights."""
+
+    def get_extra_state(self):
+        return {"scale": 2}
+
+
+def test_what_is_no_tensor_cannot_be_saved(tmp_path):
+    module = build("gpt2")
+    module.transformer.ln_f = Scaled(16)
+    model = load(module, tokenizer=tokenizer())
+    assert len(model.fingerprint()) == 16
+    with pytest.raises(ModelError, match=r"_extra_state, a dict, among the weights of a GPT2LMHeadModel"):
+        model.save_pretrained(tmp_path / "m")

@@ -76,6 +76,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def check_files(folder: Path) -> None:
+    """Refuse a folder in which reading a file would never end.
+
+    Raises:
+        ModelError: a pipe, a device or a folder under the name of a file; it is named.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _READ and file.exists():
+            check_regular(file, "a file", error=ModelError)
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder whose settings are damaged, or ask for code from elsewhere.
 
@@ -86,9 +97,7 @@ def check_folder(folder: Path) -> None:
         ModelError: a file that is no regular one (a pipe would be waited for) or no JSON, code of the checkpoint's own
             that nothing stands in for, or an adapter beside the model.
     """
-    for file in sorted(folder.iterdir()):
-        if file.suffix in _READ:
-            check_regular(file, "a file", error=ModelError)
+    check_files(folder)
     _check_code(folder, read_config(folder))
     if (folder / "adapter_config.json").is_file():
         hint = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...); or another folder"
@@ -138,7 +147,7 @@ def check_size(where: str, config: PreTrainedConfig, held: Mapping[str, Header])
         with torch.device("meta"):
             kind = loader(config)
             network = kind._from_config(config) if hasattr(kind, "_from_config") else kind.from_config(config)
-    except NotImplementedError:  # cannot be built without memory: loading will tell
+    except Exception:  # loading builds it in the same way, and will tell
         return
     tensors = {id(one): one.numel() for one in (*network.parameters(), *network.buffers())}
     wanted, there = sum(tensors.values()), sum(header.size for header in held.values())

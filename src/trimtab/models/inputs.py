@@ -9,7 +9,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, explain
-from trimtab.models.folder import local_folder
+from trimtab.models.folder import check_files, local_folder
 
 TokenizerSource = PreTrainedTokenizerBase | str | Path
 _TOKENIZER_FILES = (
@@ -35,6 +35,8 @@ def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
     hint = "tokenizer= or tokenizer.save_pretrained(folder)"
     if folder.is_dir() and not _has_any(folder, _TOKENIZER_FILES):
         raise ModelError(explain(f"the folder {folder} without a tokenizer", "tokenizer files", hint))
+    if folder.is_dir():
+        check_files(folder)
     try:
         words = AutoTokenizer.from_pretrained(
             str(folder if folder.is_dir() else source), trust_remote_code=False

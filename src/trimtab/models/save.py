@@ -111,7 +111,11 @@ def _refuse_what_would_be_lost(network: Any) -> None:
     except (NotImplementedError, RuntimeError):  # cannot be built without memory: reading back will tell
         return
     places = {name: value.shape for name, value in fresh.state_dict().items()}
-    extra = [name for name, value in network.state_dict().items() if places.get(name) != value.shape]
+    held = network.state_dict()
+    if odd := next((name for name, value in held.items() if not isinstance(value, torch.Tensor)), None):
+        got = f"{odd}, a {type(held[odd]).__name__}, among the weights of a {type(network).__name__}"
+        raise ModelError(explain(got, "tensors alone, as a checkpoint has them", "the unquantised model"))
+    extra = [name for name, value in held.items() if places.get(name) != value.shape]
     if extra:
         got = f"{len(extra)} weights that a checkpoint of {type(network).__name__} has no place for ({extra[0]})"
         hint = "using it in memory, or a steering that only scales or acts where there is a bias"
