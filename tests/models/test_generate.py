@@ -169,3 +169,118 @@ def test_a_model_of_another_kind(name, make, tokenizer):
 def test_a_language_model_without_tokenizer(make):
     with pytest.raises(ModelError, match="got a LlamaForCausalLM without tokenizer, expected tokenizer="):
         load(make("llama")).generate(["a"])
+
+
+# Other people's settings ----------------------------------------------------------------------------------
+
+HOSTILE = {
+    "sampler": {
+        "do_sample": True,
+        "temperature": 0.3,
+        "top_k": 3,
+        "top_p": 0.5,
+        "min_p": 0.2,
+        "typical_p": 0.3,
+        "epsilon_cutoff": 0.1,
+        "eta_cutoff": 0.1,
+    },
+    "penalties": {
+        "repetition_penalty": 1.8,
+        "no_repeat_ngram_size": 1,
+        "exponential_decay_length_penalty": (1, 5.0),
+        "sequence_bias": [[[5], 9.0]],
+        "guidance_scale": 3.0,
+        "renormalize_logits": True,
+        "remove_invalid_values": True,
+    },
+    "bans": {
+        "bad_words_ids": [[k] for k in range(3, 40)],
+        "suppress_tokens": [40, 41, 42],
+        "begin_suppress_tokens": list(range(43, 60)),
+        "forced_bos_token_id": 7,
+        "forced_eos_token_id": 1,
+        "min_new_tokens": 8,
+        "min_length": 30,
+    },
+    "lengths": {"max_length": 4, "max_time": 1e-9, "stop_strings": ["a"]},
+    "search": {
+        "num_beams": 4,
+        "num_return_sequences": 2,
+        "length_penalty": 3.0,
+        "early_stopping": True,
+        "penalty_alpha": 0.6,
+        "prompt_lookup_num_tokens": 3,
+        "cache_implementation": "static",
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "pad_token_id": 9,
+    },
+}
+
+
+def by_argmax(module, tokenizer, prompt, count, end=1):
+    """Greedy decoding without cache, padding or transformers' generate."""
+    ids = tokenizer(prompt)["input_ids"]
+    start = len(ids)
+    for _ in range(count):
+        with torch.no_grad():
+            best = int(module(torch.tensor([ids])).logits[0, -1].argmax())
+        if best == end:
+            break
+        ids.append(best)
+    return tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("settings", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_nothing_but_the_logits_decides(name, settings, make, tokenizer):
+    module = make(name)
+    expected = [by_argmax(module, tokenizer, prompt, 8) for prompt in PROMPTS]
+    plain = load(make(name), tokenizer=tokenizer)
+    module.generation_config.update(**settings)
+    own, before = module.generation_config, module.generation_config.to_dict()
+    model = load(module, tokenizer=tokenizer)
+    assert model.generate(PROMPTS, 8) == expected
+    assert model.generate(PROMPTS, 8, temperature=0.7) == plain.generate(PROMPTS, 8, temperature=0.7)
+    assert module.generation_config is own
+    assert own.to_dict() == before
+
+
+def test_nothing_but_the_logits_decides_under_an_adapter(make, tokenizer):
+    module = make("llama")
+    expected = [by_argmax(module, tokenizer, prompt, 6) for prompt in PROMPTS]
+    module.generation_config.update(**HOSTILE["penalties"])
+    model = load(module, tokenizer=tokenizer, adapter={"r": 2})
+    assert model.generate(PROMPTS, 6) == expected
+    assert module.generation_config.repetition_penalty == HOSTILE["penalties"]["repetition_penalty"]
+
+
+def test_the_model_s_own_end_tokens_are_heeded(make, tokenizer):
+    """Chat models end a turn with another token than a text, and say so in their generation_config."""
+    module = make("llama")
+    free = load(make("llama"), tokenizer=tokenizer).generate(["ab"], 8)[0]
+    module.generation_config.eos_token_id = [1, tokenizer(free[2])["input_ids"][0], 10**30, -5]
+    assert load(module, tokenizer=tokenizer).generate(["ab"], 8) == [free[: free.index(free[2])]]
+    module.generation_config.eos_token_id = "</s>"
+    with pytest.raises(ModelError, match=r"generation_config\.eos_token_id: got '</s>', expected a token id"):
+        load(module, tokenizer=tokenizer).generate(["ab"], 8)
+
+
+def test_the_settings_come_back_after_a_failure(make, tokenizer, monkeypatch):
+    module = make("llama")
+    own = module.generation_config
+    monkeypatch.setattr(module, "forward", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load(module, tokenizer=tokenizer).generate(["ab"], 2)
+    assert module.generation_config is own
+
+
+def test_a_prompt_that_begins_with_the_first_token_has_it_once(make, tokenizer):
+    """As a prompt that a chat template has rendered does."""
+    from tokenizers.processors import TemplateProcessing
+
+    words = zoo.tokenizer()
+    words.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    model = load(make("llama"), tokenizer=words)
+    assert model.generate(["<s>abc"], 6) == model.generate(["abc"], 6)
+    assert model.generate(["<s>abc"], 6) == load(make("llama"), tokenizer=tokenizer).generate(["<s>abc"], 6)

@@ -283,3 +283,11 @@ def test_tied_weights_and_left_out_heads_are_no_fault(name, tmp_path):
     tensors(tmp_path, lambda held: held.update({"cls.seq_relationship.weight": torch.ones(2, 16)}))
     words = zoo.tokenizer()
     assert load(tmp_path, tokenizer=words).fingerprint() == load(module).fingerprint()
+
+
+def test_a_tokenizer_s_folder_with_a_pipe(whole, folder):
+    (folder / "tokenizer_config.json").unlink()
+    os.mkfifo(folder / "tokenizer_config.json")
+    outcome = in_time(lambda: load(whole, tokenizer=folder))
+    assert isinstance(outcome, ModelError)
+    assert "tokenizer_config.json: got a pipe, expected a file" in str(outcome)

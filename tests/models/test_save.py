@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as hf
+from safetensors import SafetensorError
 from torch import nn
 
 from trimtab import Steering, load
-from trimtab.errors import ModelError
+from trimtab.errors import CheckpointError, ModelError
 from trimtab.models import save
 from trimtab.models.capture import capture
 from trimtab.models.sites import resolve
@@ -199,3 +200,65 @@ def test_a_checkpoint_that_cannot_be_read_is_no_success(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="no such thing when it was read back"):
         load(build("llama")).save_pretrained(tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+# Disks --------------------------------------------------------------------------------------------------
+
+
+def full(*_, **__):
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+
+def no_room(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def rust(*_, **__):
+    raise Exception("No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("where", "failure"),
+    [
+        ("transformers.modeling_utils.safe_save_file", full),
+        ("transformers.PreTrainedConfig.save_pretrained", no_room),
+        ("transformers.PreTrainedTokenizerBase.save_pretrained", rust),
+    ],
+)
+def test_a_full_disk_leaves_nothing_behind(where, failure, tmp_path, monkeypatch):
+    monkeypatch.setattr(where, failure)
+    with pytest.raises(CheckpointError, match=r"got '.*No space left.* while writing .*m"):
+        load(build("llama"), tokenizer=tokenizer()).save_pretrained(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_save_itself(tmp_path):
+    module = build("gpt2")
+    module.transformer.h[1].mlp = module.transformer.h[0].mlp
+    with pytest.raises(
+        ModelError, match=r"got a GPT2LMHeadModel that cannot save itself .*shared tensors.*; try an untied"
+    ):
+        load(module, tokenizer=tokenizer()).save_pretrained(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a\0b"])
+def test_a_folder_that_cannot_be(name):
+    with pytest.raises(ModelError, match="expected a folder's path"):
+        load(build("llama"), tokenizer=tokenizer()).save_pretrained(name)
+
+
+class Scaled(nn.LayerNorm):
+    """A norm that keeps more than tensors with its weights."""
+
+    def get_extra_state(self):
+        return {"scale": 2}
+
+
+def test_what_is_no_tensor_cannot_be_saved(tmp_path):
+    module = build("gpt2")
+    module.transformer.ln_f = Scaled(16)
+    model = load(module, tokenizer=tokenizer())
+    assert len(model.fingerprint()) == 16
+    with pytest.raises(ModelError, match=r"_extra_state, a dict, among the weights of a GPT2LMHeadModel"):
+        model.save_pretrained(tmp_path / "m")

@@ -143,10 +143,11 @@ def _row(
         return list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"])
 
     try:
-        row = ids(max_tokens)
-        once = added.once(row)
-        if len(once) == len(row) or max_tokens is None:
-            return once
+        if max_tokens is None:
+            return added.once(ids(None))
+        row = ids(max_tokens + added.count)  # wide enough to show what is doubled
+        if len(added.once(row)) == len(row):
+            return ids(max_tokens)
         return added.cut(added.once(ids(None)), max_tokens)
     except (TypeError, UnicodeError) as error:
         got = f"{text[:40]!r}, which the tokenizer cannot encode"

@@ -16,7 +16,13 @@ from trimtab.models.families import unwrapped
 from trimtab.models.inspection import check_model
 from trimtab.models.kinds import refuse_module
 from trimtab.models.placement import device_of
-from trimtab.models.vocabulary import longest, refuse_longer, refuse_unknown, refuse_unreadable_outputs
+from trimtab.models.vocabulary import (
+    longest,
+    predicted,
+    refuse_longer,
+    refuse_unknown,
+    refuse_unreadable_outputs,
+)
 from trimtab.seeds import derive
 
 
@@ -99,6 +105,8 @@ def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tok
         raise ModelError(
             f"generation_config.eos_token_id: {explain(repr(eos), 'a token id, or a list of them')}"
         )
+    limit = predicted(module) or 2**31
+    ends = [end for end in ends if 0 <= end < limit]  # others are never written
     return cast("Any", GenerationConfig)(
         do_sample=False,
         num_beams=1,

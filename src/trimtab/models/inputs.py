@@ -9,7 +9,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, explain
-from trimtab.models.folder import local_folder
+from trimtab.models.folder import check_files, local_folder
 
 TokenizerSource = PreTrainedTokenizerBase | str | Path
 _TOKENIZER_FILES = (
@@ -35,6 +35,8 @@ def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
     hint = "tokenizer= or tokenizer.save_pretrained(folder)"
     if folder.is_dir() and not _has_any(folder, _TOKENIZER_FILES):
         raise ModelError(explain(f"the folder {folder} without a tokenizer", "tokenizer files", hint))
+    if folder.is_dir():
+        check_files(folder)
     try:
         words = AutoTokenizer.from_pretrained(
             str(folder if folder.is_dir() else source), trust_remote_code=False
@@ -88,7 +90,8 @@ def processor_beside(where: str) -> Any:
 
 def first_line(error: Exception) -> str:
     """What an error says first, and its kind where the words alone would not tell."""
-    said = str(error).strip().partition("\n")[0].rstrip(".")
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    said = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     clear = isinstance(error, OSError | ValueError) and " " in said
     return said if clear else f"{type(error).__name__} {said}".strip()
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.families import unwrapped
@@ -42,11 +43,15 @@ def check_model(model: Model | nn.Module, use: Use = "reading") -> None:
             "folding" and "saving" need its weights as plain numbers.
 
     Raises:
-        ModelError: weights were never loaded; or, for more than reading, accelerate keeps them elsewhere between
-            forward passes, they are spread over several devices (training), quantised without a way to do so, or
-            compiled.
+        ModelError: neither a handle nor a network; weights were never loaded; or, for more than reading, accelerate
+            keeps them elsewhere between forward passes, they are spread over several devices (training), quantised
+            without a way to do so, or compiled.
     """
-    network = model if isinstance(model, nn.Module) else model.module
+    network = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            explain(f"a {type(model).__name__}", "a loaded model or a torch module", "load(...)")
+        )
     refuse_unloaded(network)
     if use == "reading":
         return
@@ -85,6 +90,14 @@ def quantised(network: nn.Module) -> str | None:
     return None
 
 
+def is_linear(part: nn.Module) -> bool:
+    """Whether a module is a linear map, plain or quantised."""
+    quantised_map = _is_torch_quantised(part) or any(
+        word in type(part).__name__ for word in _QUANTISED_CLASSES
+    )
+    return isinstance(part, nn.Linear | Conv1D) or (quantised_map and hasattr(part, "out_features"))
+
+
 def is_compiled(network: nn.Module) -> bool:
     """Whether torch.compile has been at the network or at a part of it."""
     return any(
@@ -111,7 +124,7 @@ def _refuse_quantised(network: nn.Module, use: Use) -> None:
             else "adapter={'r': 16}, or the unquantised model"
         )
         raise ModelError(
-            explain(f"{_VERBS[use]} for a quantised model ({what})", "weights that are plain numbers", hint)
+            explain(f"a quantised model ({what}) for {_VERBS[use]}", "weights that are plain numbers", hint)
         )
 
 

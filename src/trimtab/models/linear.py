@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.families import FAMILIES, towers
+from trimtab.models.inspection import is_linear
 from trimtab.models.sites import Site, modules_of, network_of
 
 if TYPE_CHECKING:
@@ -35,5 +35,5 @@ def linear_sites(model: Model | nn.Module) -> tuple[Site, ...]:
     return tuple(
         Site(path)
         for path, module in modules_of(network).items()
-        if path.startswith(blocks) and isinstance(getattr(module, "base_layer", module), nn.Linear | Conv1D)
+        if path.startswith(blocks) and is_linear(getattr(module, "base_layer", module))
     )

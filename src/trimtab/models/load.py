@@ -155,12 +155,13 @@ def _digest(digest: Any, network: nn.Module, name: str, value: Any) -> None:
 
 
 def canonical(name: str) -> str:
-    """A parameter's or module's name as it is without a peft wrapper.
+    """A parameter's or module's name as it is without what peft or torch.compile put around it.
 
     >>> canonical("base_model.model.model.layers.0.mlp.up_proj.base_layer.weight")
     'model.layers.0.mlp.up_proj.weight'
     """
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    bare = name.replace("_orig_mod.", "")
+    return bare.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def load(

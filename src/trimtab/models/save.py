@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from trimtab.errors import CheckpointError, ModelError, TrimtabError, explain
 from trimtab.models.batches import evaluating
+from trimtab.models.folder import path_of
 from trimtab.models.inputs import first_line
 from trimtab.models.inspection import check_model
 from trimtab.models.kinds import loader
@@ -48,7 +49,7 @@ def save(model: Model, folder: str | Path) -> Path:
             place for, such as a bias that `fuse` had to add; the folder has files; or what was read back differs.
         CheckpointError: it cannot be written: the disk is full, say. Nothing is left behind.
     """
-    network, target = _plain(model), _target(folder)
+    network, target = _plain(model), path_of(folder, "a folder's path").absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         got = f"{target}, where there is something already"
         raise ModelError(explain(got, "a new folder or an empty one"))
@@ -57,20 +58,21 @@ def save(model: Model, folder: str | Path) -> Path:
     with _written(target), atomic_directory(target) as new:
         for part in (network, model.tokenizer, model.processor):
             if part is not None:
-                part.save_pretrained(new)
+                _save_part(part, new)
         _compare(network, new)
     return target
 
 
-def _target(folder: str | Path) -> Path:
+def _save_part(part: Any, folder: Path) -> None:
     try:
-        target = Path(folder).expanduser().absolute()
-        target.exists()
-    except (OSError, ValueError, RuntimeError) as error:
+        part.save_pretrained(folder)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, TrimtabError) or "os error" in str(error):
+            raise
+        got = f"a {type(part).__name__} that cannot save itself ({first_line(error)[:200]})"
         raise ModelError(
-            explain(f"{ascii(str(folder))[:80]} ({first_line(error)})", "a folder's path")
+            explain(got, "what save_pretrained can write", "an untied, unquantised copy")
         ) from error
-    return target
 
 
 @contextmanager
@@ -109,7 +111,11 @@ def _refuse_what_would_be_lost(network: Any) -> None:
     except (NotImplementedError, RuntimeError):  # cannot be built without memory: reading back will tell
         return
     places = {name: value.shape for name, value in fresh.state_dict().items()}
-    extra = [name for name, value in network.state_dict().items() if places.get(name) != value.shape]
+    held = network.state_dict()
+    if odd := next((name for name, value in held.items() if not isinstance(value, torch.Tensor)), None):
+        got = f"{odd}, a {type(held[odd]).__name__}, among the weights of a {type(network).__name__}"
+        raise ModelError(explain(got, "tensors alone, as a checkpoint has them", "the unquantised model"))
+    extra = [name for name, value in held.items() if places.get(name) != value.shape]
     if extra:
         got = f"{len(extra)} weights that a checkpoint of {type(network).__name__} has no place for ({extra[0]})"
         hint = "using it in memory, or a steering that only scales or acts where there is a bias"

@@ -38,9 +38,9 @@ class Added:
         """
         ids = list(row)
         before, after = len(self.before), len(self.after)
-        if before and len(ids) > 2 * before and tuple(ids[before : 2 * before]) == self.before:
+        if before and len(ids) >= 2 * before and tuple(ids[before : 2 * before]) == self.before:
             ids = ids[before:]
-        if after and len(ids) > 2 * after and tuple(ids[-2 * after : -after]) == self.after:
+        if after and len(ids) >= 2 * after and tuple(ids[-2 * after : -after]) == self.after:
             ids = ids[:-after]
         return ids
 
@@ -48,6 +48,11 @@ class Added:
         """A row of a text's own tokens after what is put before it, unless it begins with that already."""
         ids = list(row)
         return ids if tuple(ids[: len(self.before)]) == self.before else [*self.before, *ids]
+
+    @property
+    def count(self) -> int:
+        """How many tokens it adds to a text."""
+        return len(self.before) + len(self.after)
 
     def cut(self, row: Sequence[int], length: int) -> list[int]:
         """A row of at most this many tokens, with what was added around the text."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError, DataError, explain
 from trimtab.models.intervene import Intervention
-from trimtab.models.load import Model
+from trimtab.models.load import Model, as_model
 from trimtab.models.pooling import Pool
 from trimtab.numerics.similarity import (
     cosine,
@@ -96,6 +96,7 @@ class ExpertLens:
             ModelError: an unknown pool or site, no tokenizer or processor, or activations that are not finite.
             DataError: a concept of which every example is longer than `max_tokens`.
         """
+        model = as_model(model)
         responses = Responses(model, concepts.pool.examples, sites, pool, batch_size, max_tokens, progress)
         _refuse_all_cut(concepts, responses)
         return cls(concepts, responses, detect(responses, labellings(concepts)).precision, seed)

@@ -117,15 +117,15 @@ def running(model: Model | nn.Module, *, grad: bool = False, seed: int = 0) -> I
         seed: of models that draw in their forward pass.
     """
     network = network_of(model)
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    learning = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     with isolated(seed), torch.inference_mode(False), evaluating(network), torch.set_grad_enabled(grad):
         try:
-            for parameter in learning:
-                parameter.requires_grad_(False)
+            for name in learning:
+                network.get_parameter(name).requires_grad_(False)
             yield
-        finally:
-            for parameter in learning:
-                parameter.requires_grad_(True)
+        finally:  # by name: accelerate puts new parameters in the place of those that it moves
+            for name in learning:
+                network.get_parameter(name).requires_grad_(True)
 
 
 @contextmanager
