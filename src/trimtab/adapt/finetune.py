@@ -23,7 +23,7 @@ from trimtab.models.kinds import require_language_model
 from trimtab.models.load import Model
 from trimtab.runs.places import RESULT
 from trimtab.runs.plain import plain
-from trimtab.runs.result_file import seal
+from trimtab.runs.result_file import is_sealed, seal
 from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
@@ -117,6 +117,7 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
     run.loop.accelerator.wait_for_everyone()
     if not finished:
         return None
+    is_sealed(path)
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
     if run.folder and run.folder.status != "done":  # killed between the result and the status
