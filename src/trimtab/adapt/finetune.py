@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from trimtab.adapt.checks import problems, refuse, tokenise_all
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
@@ -28,6 +26,7 @@ from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
 from trimtab.train.loop import Loop, modes_kept
+from trimtab.train.processes import accelerator
 
 Progressor = Callable[[int, int], None]
 """Called between steps, real and trial, with the steps done and the steps expected in all."""
@@ -78,8 +77,8 @@ def finetune(
     require_language_model(model)
     fit, evaluate = fit or Fit(), dict(evaluate or {})
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
-    accelerator = Accelerator(device_placement=False)
-    refuse(problems(roles, train, evaluate, mixer, fit, accelerator.num_processes))
+    processes = accelerator()
+    refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
     config = plain(config or describe(model, roles, mixer, fit, seed))
     identity = {
@@ -87,11 +86,11 @@ def finetune(
         "domains": {name: domain.fingerprint for name, domain in domains.items()},
     }
     with (
-        place(out, accelerator) as path,
+        place(out, processes) as path,
         interruptible() as check,
         isolated(seed),
         modes_kept(model.module),
-        open_run(path, config, identity, accelerator) as folder,
+        open_run(path, config, identity, processes) as folder,
     ):
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         tick = _ticker(check, progress, roles, mixer, fit)
