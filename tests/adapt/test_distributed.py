@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dealt_run import mixtures, watched_run
 
@@ -22,7 +23,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two gloo processes saw."""
     out = tmp_path_factory.mktemp("dealt")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("ACCELERATE_USE_CPU", None)
+    if torch.cuda.is_available():  # without a GPU nobody need say that there is none
+        environment["ACCELERATE_USE_CPU"] = "1"
     done = subprocess.run(
         [*command, str(TESTS / "dealt_run.py"), str(out)],
         env=environment,

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from trimtab.errors import CheckpointError
-from trimtab.runs.result_file import RESULT, finished, numeric, read_result, write_result
+from trimtab.runs.places import RESULT
+from trimtab.runs.result_file import SEAL, finished, is_sealed, numeric, read_result, write_result
 
 FRAME = pd.DataFrame(
     {"word": ["a", "b"], "share": [0.1, np.nan], "n": [1, 2], "kept": [True, False], "never": [np.nan] * 2}
@@ -51,10 +52,14 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_result(tmp_path, 1)
     write_result(tmp_path, 1, {"seconds": 1.25})
     (tmp_path / RESULT).write_text((tmp_path / RESULT).read_text().replace("1.25", "1.35"))
-    with pytest.raises(CheckpointError, match=r"got damaged .*result\.json, expected the bytes"):
-        read_result(tmp_path, 1)
-    (tmp_path / RESULT.with_name("result.sha256")).unlink()  # as of an earlier version
+    with pytest.raises(
+        CheckpointError, match=r"got damaged .*result\.json, expected the bytes .* try deleting"
+    ):
+        is_sealed(tmp_path)
+    (tmp_path / SEAL).unlink()  # as of an earlier version
+    assert not is_sealed(tmp_path)
     assert read_result(tmp_path, 1) == {"seconds": 1.35}
+    assert is_sealed(write_result(tmp_path, 1, {}))
 
 
 def test_numbers_are_numbers_again_and_the_given_frame_stays() -> None:

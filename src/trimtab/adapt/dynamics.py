@@ -16,6 +16,7 @@ from trimtab.adapt.roles import Roles
 from trimtab.adapt.rolled_back import SlopeRule
 from trimtab.adapt.schedules import Interval, Schedule, intervals
 from trimtab.adapt.session import Session
+from trimtab.adapt.slack import not_finite
 from trimtab.errors import DivergedError, Problem, not_among
 from trimtab.train.fit import Fit
 
@@ -215,7 +216,10 @@ def _decision(
 
 def _refuse_infinity(session: Session, change: np.ndarray) -> None:
     if not np.isfinite(change).all():
-        raise DivergedError(f"a loss at step {session.step} is not finite; try a lower lr")
+        lost = [
+            name for name, moved in zip(session.roles.evaluate, change, strict=True) if not np.isfinite(moved)
+        ]
+        raise DivergedError(not_finite(", ".join(lost), session.step))
 
 
 def _schedule_problems(schedule: Schedule | int | Sequence[int]) -> Iterator[Problem]:

@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from trimtab.adapt.checks import problems, refuse, tokenise_all
 from trimtab.adapt.data_table import data_notes, data_table, examples
 from trimtab.adapt.mixer import Mixer
@@ -27,12 +25,13 @@ from trimtab.models.kinds import require_language_model
 from trimtab.models.load import Model, as_model
 from trimtab.runs.places import RESULT
 from trimtab.runs.plain import plain
-from trimtab.runs.result_file import seal
+from trimtab.runs.result_file import is_sealed, seal
 from trimtab.seeds import isolated
 from trimtab.train.fit import Fit
 from trimtab.train.interrupt import interruptible
 from trimtab.train.loop import Loop, modes_kept
 from trimtab.train.precision import float32_weights
+from trimtab.train.processes import accelerator
 
 Progressor = Callable[[int, int], None]
 """Called between steps, real and trial, with the steps done and the steps expected in all."""
@@ -91,8 +90,8 @@ def finetune(
     fit, train = fit or Fit(), as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
-    accelerator = Accelerator(device_placement=False)
-    refuse(problems(roles, train, evaluate, mixer, fit, accelerator.num_processes))
+    processes = accelerator()
+    refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
     config = plain(config or describe(model, roles, mixer, fit, seed))
     identity = {
@@ -100,12 +99,12 @@ def finetune(
         "domains": {name: domain.fingerprint for name, domain in domains.items()},
     }
     with (
-        place(out, accelerator) as path,
+        place(out, processes) as path,
         interruptible() as check,
         isolated(seed),
         modes_kept(model.module),
         float32_weights(model) as stored,
-        open_run(path, config, identity, accelerator) as folder,
+        open_run(path, config, identity, processes) as folder,
     ):
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         tick = _ticker(check, progress, roles, mixer, fit)
@@ -131,6 +130,7 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
     run.loop.accelerator.wait_for_everyone()
     if not finished:
         return None
+    is_sealed(path)
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
     if run.folder and run.folder.status != "done":  # killed between the result and the status

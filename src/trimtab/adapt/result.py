@@ -86,7 +86,8 @@ class FinetuneResult:
         label: a short name of the run, its mixer's unless told otherwise.
         status: "feasible"; "infeasible" (no evaluated checkpoint kept all constraints on validation data) and
             "no gain" (none that did improved the targets) leave the base weights; "diverged" is a run whose loss
-            left the finite numbers, with the best checkpoint before that, if any.
+            left the finite numbers, or grew until no mixture could be found, with the best checkpoint before that, if
+            any.
         step: the checkpoint in the model; 0 for the base weights.
         mixtures: columns step and one per training domain; a row holds from its step on. A domain that is itself
             named "step" has the column "step (share)" (see `share_column`).

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from trimtab.adapt.choice import keeps_all, lost, target_change
-from trimtab.adapt.mixer import Mixer
+from trimtab.adapt.mixer import Decision, Mixer
 from trimtab.adapt.progress import Progress
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rows import (
@@ -27,6 +28,7 @@ from trimtab.adapt.rows import (
 )
 from trimtab.adapt.session import Clock, Session
 from trimtab.adapt.shares import is_mixture
+from trimtab.adapt.slack import not_finite
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import CheckpointError, DivergedError, explain
 from trimtab.runs.lines import digest
@@ -244,7 +246,7 @@ class Run:
         return self._book(replace(progress, ledger=ledger), rows)
 
     def _ask(self, progress: Progress, session: Session) -> tuple[Progress, Row]:
-        decision = self.mixer.decide(session, progress.state)
+        decision = self._decide(session, progress)
         progress = replace(
             progress,
             weights=decision.weights,
@@ -256,6 +258,21 @@ class Run:
             probed=session.probe_steps > 0,
         )
         return progress, decision_row(self.roles, session.step, decision)
+
+    def _decide(self, session: Session, progress: Progress) -> Decision:
+        """Ask the mixer; losses that its arithmetic cannot take, or that give no mixture, have diverged."""
+        try:
+            decision = self.mixer.decide(session, progress.state)
+        except (DivergedError, ZeroDivisionError):
+            raise
+        except (
+            ArithmeticError,
+            np.linalg.LinAlgError,
+        ) as error:  # a solver that does not converge, an overflow
+            raise _no_mixture(session, self.mixer.kind, str(error)) from error
+        if not all(map(math.isfinite, decision.weights)):
+            raise _no_mixture(session, self.mixer.kind, "its weights are not finite")
+        return decision
 
     def _step(self, progress: Progress) -> tuple[Progress, Row]:
         with self.clock.time("training"):
@@ -273,10 +290,13 @@ class Run:
         return evaluation_row(session.step, "validation", losses, self.reference)
 
     def _refuse_infinity(self, session: Session) -> None:
+        """Raise where a loss is not finite: since the base model, or in it where the run has to judge by it."""
+        judged = (*self.roles.targets, *self.roles.tolerances)
+        base = [name for name in judged if not math.isfinite(self.reference[name].loss)]
+        if base and not session.step:
+            raise DivergedError(not_finite(", ".join(base), 0))
         if names := lost(session.losses(), self.reference):
-            raise DivergedError(
-                f"the loss of {', '.join(names)} at step {session.step} is not finite; try a lower lr"
-            )
+            raise DivergedError(not_finite(", ".join(names), session.step))
 
     def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
         """Keep the weights if, as saved, they keep all constraints and the targets gained more than ever before."""
@@ -357,6 +377,13 @@ class Run:
 
     def _wait(self) -> None:
         self.loop.accelerator.wait_for_everyone()
+
+
+def _no_mixture(session: Session, kind: str, why: str) -> DivergedError:
+    losses = ", ".join(f"{name} {read.loss:.3g}" for name, read in session.losses().items())
+    return DivergedError(
+        f"{kind} finds no mixture at step {session.step} ({why}; losses: {losses}); try a lower lr"
+    )
 
 
 def _sequences(losses: Mapping[str, SequenceLosses]) -> int:

@@ -20,10 +20,15 @@ def changes(session: Session) -> dict[str, float]:
     moved = {name: change(now[name], session.reference[name]).value for name in names}
     lost = [name for name, value in moved.items() if not math.isfinite(value)]
     if lost:
-        raise DivergedError(
-            f"the loss of {', '.join(lost)} at step {session.step} is not finite; try a lower lr"
-        )
+        raise DivergedError(not_finite(", ".join(lost), session.step))
     return moved
+
+
+def not_finite(names: str, step: int) -> str:
+    """What to say of losses that are not finite: before the first step no learning rate is at fault."""
+    if step:
+        return f"the loss of {names} at step {step} is not finite; try a lower lr"
+    return f"the base model's loss of {names} is not finite; try other weights, or a wider dtype"
 
 
 def slacks(session: Session) -> dict[str, float]:

@@ -42,12 +42,13 @@ def _page(runs: Sequence[Path], title: str) -> str:
         raise CheckpointError(explain(f"runs of {names}", "runs of one system"))
     system = systems.pop()
     load = imported(system.load_result)
+    sealed = {run: is_sealed(run) for run in runs}
     results = [load(run) for run in runs]
     try:
         page: str = imported(system.page)(results, title)
         page.encode()
     except DAMAGE as error:
-        files = [str(run / RESULT) for run in runs if not is_sealed(run)]
+        files = [str(run / RESULT) for run in runs if not sealed[run]]
         if isinstance(error, TrimtabError) or not files:  # every result is as it was written
             raise
         got = f"values that no page can be made of ({type(error).__name__}: {str(error)[:200]})"

@@ -64,7 +64,8 @@ def is_sealed(folder: str | Path) -> bool:
     if read_text(Path(folder) / SEAL, "a SHA-256", error=CheckpointError, limit=1024).strip() != sha256(
         result
     ):
-        raise CheckpointError(explain(f"damaged {result}", "the bytes that were written (SHA-256)"))
+        hint = f"deleting {SEAL.name} beside it, if you changed it yourself"
+        raise CheckpointError(explain(f"damaged {result}", "the bytes that were written (SHA-256)", hint))
     return True
 
 
@@ -119,9 +120,7 @@ def finished(folder: str | Path) -> dict[str, Any]:
     """
     if not os.path.lexists(Path(folder) / RESULT):
         raise CheckpointError(explain(f"no finished result in {folder}", "a finished run", "resuming it"))
-    found = read_object(Path(folder) / RESULT)
-    is_sealed(folder)
-    return found
+    return read_object(Path(folder) / RESULT)
 
 
 def numeric(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from trimtab.seeds import derive, seed_draws
 from trimtab.train.batches import batched, evaluation_rows, join_batches
 from trimtab.train.evaluate import SequenceLosses
 from trimtab.train.fit import Fit
+from trimtab.train.processes import accelerator
 from trimtab.train.snapshot import (
     Snapshot,
     copy_moments,
@@ -69,7 +69,7 @@ class Loop:
     """
 
     def __init__(self, model: Model, domains: Mapping[str, TokenDomain], fit: Fit, *, seed: int) -> None:
-        self.accelerator = Accelerator(device_placement=False)
+        self.accelerator = accelerator()
         self.model, self.fit, self.seed, self.step_count = model, fit, seed, 0
         self.splits: dict[str, TokenSplit] = {name: d.splits["train"] for name, d in domains.items()}
         self.parameters = model.trainable()

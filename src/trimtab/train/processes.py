@@ -1,0 +1,38 @@
+"""The processes that train one model together."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+
+from trimtab.errors import ConfigError, explain
+from trimtab.runs.places import world_size
+
+
+def accelerator() -> Accelerator:
+    """The processes of one launch, as Accelerate sees them; it moves nothing to a device.
+
+    torchrun starts processes without saying on what. On a machine without a GPU they are joined through the CPU (gloo):
+    Accelerate alone would take each of them for the only one, and each would do the whole run.
+
+    Raises:
+        ConfigError: the environment tells of processes that cannot be joined, or Accelerate sees another number.
+    """
+    world = world_size()
+    if world > 1 and not all(name in os.environ for name in _LAUNCHED):
+        missing = next(name for name in _LAUNCHED if name not in os.environ)
+        got = f"WORLD_SIZE={world} without {missing}"
+        raise ConfigError(
+            explain(got, "a launch by torchrun or accelerate", "unset WORLD_SIZE, for one process")
+        )
+    joined = Accelerator(device_placement=False, cpu=world > 1 and not torch.cuda.is_available())
+    if "WORLD_SIZE" in os.environ and joined.num_processes != world:
+        got = f"{joined.num_processes} process(es) of WORLD_SIZE={world}"
+        raise ConfigError(explain(got, "all of them together", "ACCELERATE_USE_CPU=1, or one process"))
+    return joined
+
+
+_LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What processes of one launch need beside their number to find one another."""
