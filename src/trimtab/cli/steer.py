@@ -14,7 +14,9 @@ from trimtab.cli.main import Verb
 from trimtab.errors import explain
 from trimtab.systems import imported, lab_folder
 
-FIT = Verb("fit a steering from a config or a recipe", "trimtab steer fit steering/quickstart --estimator.steps 200")
+FIT = Verb(
+    "fit a steering from a config or a recipe", "trimtab steer fit steering/quickstart --estimator.steps 200"
+)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from trimtab.errors import Problem, nearest
 from trimtab.runs.places import neighbour, path_problem
 
+_HUB_NAME = re.compile(r"(?=.{1,96}$)\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 EXPECTED = "a folder with a config.json, or a hub name"
 
 
@@ -26,6 +28,9 @@ def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
     if not model.startswith("lab:") and looks_local and not (path / "config.json").exists():
         yield Problem(where, repr(model), EXPECTED, neighbour(path))
+    elif not model.startswith("lab:") and not looks_local and not _HUB_NAME.fullmatch(model):
+        name = model.removeprefix("hf:")
+        yield Problem(where, repr(model), EXPECTED, repr(name) if name != model and name else "")
 
 
 def device_problems(device: str | None, where: str = "device") -> Iterator[Problem]:
