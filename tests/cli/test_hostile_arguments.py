@@ -85,7 +85,7 @@ def test_lists_and_filters_take_any_word(capsys: Capture) -> None:
 OVERRIDES = [
     "--.=1", "--a..b=1", "--=1", "--fit.steps=", "--fit.steps", "--fit.steps=0x_", "--fit.steps=!!int x",
     "--fit.steps=" + "9" * 5000, "--fit.steps=1e12", "--fit.steps=1000000000000", "--fit.steps=[", "--fit=[1]",
-    "--fit.steps.more=1", "--seed=-1", "--seed=18446744073709551616", "--seed=!!timestamp 2026-13-45", "--jobs=-1",
+    "--fit.steps.more=1", "--seed=-1", "--seed=18446744073709551616", "--seed=!!timestamp 2026-13-45",
     "--train=&a [*a]", "--train={1: {}}", "--train={~: x}", "--model=!!binary aGk=", '--model="\\uD800"',
     "--model=" + "[" * 3000, "--" + ".".join("a" * 3000) + "=1", "--a\ud800=1", "--system=[]", "--system={a: 1}",
     "--system=nope", "--targets=5", "--targets=[nope]", "--behaves=[]", "--fit.lr=fast",
@@ -111,7 +111,7 @@ def test_places_that_nothing_can_be_written_to(out: str, capsys: Capture) -> Non
     assert "--out" in refused(["run", "my.yaml", "--out", out], capsys)
     assert "--out" in refused(["sweep", "my.yaml", "--over", "seed=0", "--out", out], capsys)
     assert "target" in refused(["cp", "dynamics/quickstart", out if out != "/dev/null" else "file"], capsys)
-    if out not in ("file", "/dev/null"):
+    if out not in ("file", "/dev/null", "pipe"):
         assert "got" in refused(["report", "folder", "-o", out], capsys)
 
 
@@ -170,7 +170,6 @@ def test_steer_explains_its_actions(capsys: Capture) -> None:
         ("TRIMTAB_RUNS", "loop", ["report", "x"]),
         ("TRIMTAB_RUNS", "file", ["run", "my.yaml"]),
         ("TRIMTAB_RUNS", "/dev/null/x", ["sweep", "my.yaml", "--over", "seed=0"]),
-        ("TRIMTAB_CACHE", "~nosuchuser/x", ["check", "my.yaml", "--model=lab:text-small"]),
         ("WORLD_SIZE", "x", ["run", "my.yaml"]),
         ("WORLD_SIZE", "-1", ["run", "my.yaml"]),
         ("WORLD_SIZE", "9" * 5000, ["run", "my.yaml"]),
