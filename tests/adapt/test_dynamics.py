@@ -228,7 +228,7 @@ def test_targets_are_protected_where_asked() -> None:
 # Refusals
 
 
-POSITIVE = ", expected a number of zero or more"
+POSITIVE = ", expected a number from 0 to 1000"
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"schedule": 0}, "mixer.schedule: got 0, expected a gap of at least one step; try 'light'"),
     (

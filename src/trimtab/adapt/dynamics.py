@@ -18,7 +18,7 @@ from trimtab.adapt.schedules import Interval, Schedule, intervals
 from trimtab.adapt.session import Session
 from trimtab.adapt.slack import not_finite
 from trimtab.errors import DivergedError, Problem, not_among
-from trimtab.train.fit import Fit
+from trimtab.train.fit import MOST_MARGIN, Fit
 
 Preset = Literal["default", "paper"]
 Probes = Literal["kept", "rolled-back"]
@@ -54,7 +54,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 _CHOICES = {"preset": Preset, "probes": Probes, "solver": Solver, "slopes": SlopeRule, "reach": Reach}
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
-        ("kappa", "ridge", "margin"), (lambda x: 0 <= x < float("inf"), "a number of zero or more")
+        ("kappa", "ridge", "margin"), (lambda x: 0 <= x <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}")
     ),
     "returns": (lambda x: 0 < x <= 1, "above 0, at most 1"),
     "cap": (lambda x: x > 0, "above 0"),

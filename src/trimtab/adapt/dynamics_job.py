@@ -157,6 +157,13 @@ def check(config: DynamicsConfig) -> list[Problem]:
         if mixer.targets or mixer.constraints:
             where = "mixer" if mixer is config.mixer else f"compare.{label}"
             found.append(Problem(where, "targets or constraints of its own", "those of the whole config"))
+    if len(config.compare) > MOST_COMPARED:
+        found.append(Problem("compare", f"{len(config.compare):,} mixers", f"at most {MOST_COMPARED}"))
+    found += [
+        Problem("compare", f"{label!r} as a label", "a text that is not blank")
+        for label in config.compare
+        if not label.strip()
+    ]
     if config.mixer.kind in config.compare:
         found.append(Problem(f"compare.{config.mixer.kind}", "the main mixer's label", "another label"))
     if config.jobs < 1:
@@ -181,6 +188,10 @@ def run(config: DynamicsConfig, folder: Path, progress: Progressor | None = None
         return _run_group(config, folder, progress)
     result = _run_one(config, folder, config.mixer.kind, progress)
     return Outcome([result], result.report(folder / "report.html"))
+
+
+MOST_COMPARED = 100
+"""Mixers beside the main one: each is a run of its own."""
 
 
 def read_domains(config: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, Domain]]:

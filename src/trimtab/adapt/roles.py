@@ -12,6 +12,8 @@ from trimtab.errors import ConfigProblems, Problem, nearest
 
 Role = Literal["target", "constraint", "monitored"]
 
+MOST_DOMAINS = 1000
+"""Domains of a run: each is read at every evaluation, and a picture of its own on the page."""
 LEAST_SCALE_NATS = 0.01
 """What a gap is counted in where its tolerance is zero or less than this, so that nothing is divided by zero."""
 
@@ -69,6 +71,7 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
     """Every mistake in the naming of targets and constraints."""
     if not roles.train:
         yield Problem("train", "no domain", "at least one domain to train on")
+    yield from _domain_problems(roles)
     if not roles.targets:
         yield Problem("targets", "no target", "at least one domain to improve", nearest("", roles.train))
     for name in dict.fromkeys(roles.targets):
@@ -87,6 +90,16 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
             expected = "a tolerance of zero or more, in nats per token"
             got = str(given) if number else repr(given)
             yield Problem(f"constraints.{name}", got, expected, "" if number else "a number, such as 0.02")
+
+
+def _domain_problems(roles: Roles) -> Iterator[Problem]:
+    """Too many domains, or a name of nothing but spaces."""
+    if len(roles.evaluate) > MOST_DOMAINS:
+        yield Problem("train and evaluate", f"{len(roles.evaluate):,} domains", f"at most {MOST_DOMAINS:,}")
+    for name in roles.evaluate:
+        if not str(name).strip():
+            where = "train" if name in roles.train else "evaluate"
+            yield Problem(where, f"{name!r} as the name of a domain", "a text that is not blank")
 
 
 def _one_of(roles: Roles) -> str:

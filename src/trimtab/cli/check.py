@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from trimtab.cli.console import parser, say, split_overrides, with_overrides
+from trimtab.cli.hints import for_command
 from trimtab.cli.jobs import read_content, read_job
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.systems import already_built, find_config, imported
@@ -22,11 +24,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         estimate = _estimate(arguments.file, overrides)
     except ConfigProblems as error:
-        say(
-            json.dumps({"problems": [vars(p) for p in error.problems]})
-            if arguments.json
-            else _text(error.problems)
-        )
+        problems = [replace(problem, hint=for_command(problem.hint)) for problem in error.problems]
+        say(json.dumps({"problems": [vars(p) for p in problems]}) if arguments.json else _text(problems))
         return 2
     if arguments.json:
         from trimtab.runs.plain import to_json

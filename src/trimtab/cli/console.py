@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def is_first() -> bool:
     """Whether this is the process that speaks, of all that one launch started."""
-    return os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK") or "0"
+    return rank == "0" or not rank.isdigit()
 
 
 def say(text: str) -> None:
@@ -47,7 +48,7 @@ def write(stream: TextIO | None, text: str) -> None:
 
 
 def _escaped(letter: str) -> str:
-    """A control character or half a character by its escape; what is merely no letter, a wide space say, as it is."""
+    """A control character or half a character by its escape; a space of another width, say, as it is."""
     return repr(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
 
 

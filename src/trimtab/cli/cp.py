@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimtab.cli.console import parser, say
+from trimtab.cli.jobs import check_folder
 from trimtab.errors import ConfigProblems, Problem, nearest
+from trimtab.runs.places import as_path
 from trimtab.systems import recipes
 
 
@@ -16,12 +18,14 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("recipe", metavar="RECIPE", help="as `trimtab ls` names it")
     options.add_argument("target", metavar="TARGET.yaml", type=Path)
     arguments = options.parse_args(argv)
-    shipped, target = recipes(), arguments.target
+    shipped = recipes()
     if arguments.recipe not in shipped:
-        near = nearest(arguments.recipe, shipped) or "trimtab ls"
+        near = nearest(arguments.recipe[:60], shipped) or "trimtab ls"
         raise ConfigProblems(
             [Problem("recipe", repr(arguments.recipe), f"one of {', '.join(shipped)}", near)]
         )
+    target = as_path(arguments.target, "target", "a new file")
+    check_folder(target.parent, "target")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with target.open("x", encoding="utf-8") as file:

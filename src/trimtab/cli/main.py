@@ -104,13 +104,15 @@ def help_text() -> str:
 
 
 def _message(error: Exception) -> str:
+    from trimtab.cli.hints import in_message
+
     if isinstance(error, ConfigProblems) and len(error.problems) > 1:
-        return "".join(f"trimtab: {problem}\n" for problem in error.problems)
+        return "".join(f"trimtab: {in_message(str(problem))}\n" for problem in error.problems)
     if isinstance(error, OSError) and error.errno is not None:
         why = os.strerror(error.errno)
         got = why if error.filename is None else f"{str(error.filename)!r:.200} ({why})"
         return f"trimtab: {explain(got, 'files and folders that can be used')}\n"
-    return f"trimtab: {error}\n"
+    return f"trimtab: {in_message(str(error))}\n"
 
 
 def _tell(message: str) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimtab.cli.console import parser, say
-from trimtab.cli.jobs import find_run
+from trimtab.cli.jobs import check_folder, find_run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain
-from trimtab.runs.places import RESULT
+from trimtab.runs.places import RESULT, as_path
 from trimtab.systems import imported, system_of_run
 
 
@@ -24,6 +24,11 @@ def main(argv: Sequence[str]) -> int:
     if arguments.out is None and len(folders) > 1:
         raise ConfigProblems([Problem("-o", "nothing", "a file for a page of several runs", "-o page.html")])
     out = arguments.out or folders[0] / "report.html"
+    if as_path(out, "-o", "a file to write").is_dir():
+        raise ConfigProblems(
+            [Problem("-o", f"{str(out)!r}, a folder", "a file to write", f"{out}/page.html")]
+        )
+    check_folder(out.parent, "-o")
 
     from trimtab.runs.atomic import write_atomic
 

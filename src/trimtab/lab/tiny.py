@@ -27,7 +27,7 @@ from trimtab.lab.cache import built_once
 from trimtab.lab.corpora import corpus, read_card
 from trimtab.lab.tokenizer import train_tokenizer
 from trimtab.models.load import device_name, load
-from trimtab.runs.places import cache_home
+from trimtab.runs.places import cache_home, processes
 from trimtab.seeds import derive, isolated
 from trimtab.train.fit import Fit
 from trimtab.train.loop import Loop
@@ -142,7 +142,7 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
     key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
     target = (cache_home() if cache is None else cache) / "lab" / "models" / f"{name}-{key}"
 
-    if not target.is_dir() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not target.is_dir() and processes() > 1:
         _build_alone(name, cache)
 
     def build(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -13,6 +14,7 @@ from trimtab.errors import ModelError, Problem, nearest
 from trimtab.models.folder import local_folder
 from trimtab.runs.places import path_problem
 
+_HUB_NAME = re.compile(r"(?=.{1,96}$)\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 EXPECTED = "a folder with a config.json, or a hub name"
 _ALIKE = 0.85
 """How much alike a hub name and a folder must look for the name to be taken for a slip."""
@@ -44,6 +46,9 @@ def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
             )
     elif (near := nearest_folder(Path(model), _ALIKE)) and not _cached(model):
         yield Problem(where, repr(model), f"{EXPECTED} (there is no folder of this name)", near)
+    elif not _HUB_NAME.fullmatch(model):
+        name = model.removeprefix("hf:")
+        yield Problem(where, repr(model), EXPECTED, repr(name) if name != model and name else "")
 
 
 def is_path(source: str | Path) -> bool:

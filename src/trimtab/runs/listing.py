@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from trimtab.errors import CheckpointError, TrimtabError
+from trimtab.errors import CheckpointError, TrimtabError, explain
 from trimtab.runs.files import read_text
 from trimtab.runs.lines import read_object
 from trimtab.runs.lock import is_locked
@@ -16,6 +16,8 @@ from trimtab.runs.places import RESULT
 from trimtab.runs.record import RunStatus
 from trimtab.runs.yamltext import load_yaml
 
+MOST_FOLDERS = 20_000
+"""Folders that are looked through for runs."""
 _LIMIT = 2**20
 """Bytes that the config or the record of a run may have: many times what they ever had."""
 
@@ -113,10 +115,17 @@ def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]
         folder: where to look, however deep; what may not be looked into is left out.
         wanted: a relative path, such as `run.json`.
         inside: whether to look further inside a folder that has it; if not, a link to such a folder counts.
+
+    Raises:
+        CheckpointError: there are more than `MOST_FOLDERS` folders.
     """
-    found, waiting = [], [folder]
+    found, waiting, seen = [], [folder], 0
     while waiting:
         here = waiting.pop()
+        seen += 1
+        if seen > MOST_FOLDERS:
+            got = f"more than {MOST_FOLDERS:,} folders in {folder}"
+            raise CheckpointError(explain(got, "the folder of a run, a group or a sweep"))
         if os.path.lexists(here / wanted):
             found.append(here / wanted)
             if not inside:

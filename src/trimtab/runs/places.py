@@ -91,7 +91,7 @@ def processes() -> int:
     Raises:
         ConfigProblems: it is set to what is no whole number above 0.
     """
-    named = os.environ.get("WORLD_SIZE", "1")
+    named = os.environ.get("WORLD_SIZE") or "1"
     if not (named.isascii() and named.isdigit() and len(named) < 10 and int(named)):
         raise ConfigProblems([Problem("$WORLD_SIZE", _short(named), "a whole number above 0")])
     return int(named)
@@ -138,14 +138,17 @@ def missing_file(where: str, source: str, expected: str = "a file") -> list[Prob
 def missing_source(where: str, source: str, expected: str, *, folders: bool = True) -> list[Problem]:
     """The same for what may also be a glob and, with `folders`, a folder or `hf:owner/name`, which is not looked up."""
     if source.startswith(("lab:", "hf:") if folders else "lab:"):
-        return []
+        named = source.strip() not in ("hf:", "lab:")
+        return [] if named else [Problem(where, repr(source), expected)]
     if (problem := path_problem(where, source, expected)) is not None:
         return [problem]
     path = Path(source).expanduser()
     if source and path.is_dir():
         return [] if folders else [Problem(where, f"{_short(source)}, a folder", expected, f"{source}/*")]
-    if source and (path.is_file() or any(glob.iglob(str(path), recursive=True))):  # noqa: PTH207
-        return []
+    if source and path.is_file():
+        return missing_file(where, source, expected)
     if source and path.exists():
         return [Problem(where, f"{_short(source)}, a pipe or a device", expected)]
+    if source and any(glob.iglob(str(path), recursive=True)):  # noqa: PTH207
+        return []
     return [Problem(where, _short(source), expected, neighbour(path))]

@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """A node of bounded depth and size; an alias may stand for what is before it only."""
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self._level > DEPTH_LIMIT:
             raise _error(f"values nested deeper than {DEPTH_LIMIT}", event.start_mark)
         self._level += 1
@@ -70,7 +70,7 @@ class _Loader(yaml.SafeLoader):
         if values > self.most:
             raise _error(f"more than {self.most:,} values, aliases written out", node.start_mark)
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping in which every key is one value and given once, also where two spellings mean the same."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
             kind = node.tag.rpartition(":")[2]
             raise _error(f"{_start(node)} that is no {kind}", node.start_mark) from error
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         """The text of a node, of which halves of a character (as JSON writes them) are put together."""
         text = super().construct_scalar(node)
         if not isinstance(text, str) or not _SURROGATE.search(text):
@@ -115,7 +115,9 @@ def _error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 
 def _start(node: yaml.Node) -> str:
-    return repr(str(node.value)[:40]) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    if isinstance(node, yaml.ScalarNode):
+        return repr(str(node.value)[:40])
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

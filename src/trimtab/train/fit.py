@@ -26,6 +26,8 @@ _LEAST = {
     "checkpoint_every": 1,
 }
 """The least value of each count; from one sequence nobody learns how noisy a loss is."""
+MOST_MARGIN = 1000
+"""Standard errors of a margin; beyond, limits are so far off that no solver tells them from infinity."""
 _CHOICES = {"packing": Packing, "shares": Shares, "lr_schedule": LearningRateSchedule, "precision": Precision}
 
 
@@ -111,7 +113,7 @@ class Fit:
             ("seq_len", self.seq_len >= 2, "at least 2, so that a token is predicted"),
             ("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number"),
             ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number, or null"),
-            ("margin", 0 <= self.margin < math.inf, "zero or more standard errors"),
+            ("margin", 0 <= self.margin <= MOST_MARGIN, f"0 to {MOST_MARGIN} standard errors"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or more"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"0 to steps={self.steps}"),

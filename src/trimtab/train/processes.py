@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from trimtab.errors import ConfigError, explain
-from trimtab.runs.places import world_size
+from trimtab.runs.places import processes
 
 
 def accelerator() -> Accelerator:
@@ -20,7 +20,7 @@ def accelerator() -> Accelerator:
     Raises:
         ConfigError: the environment tells of processes that cannot be joined, or Accelerate sees another number.
     """
-    world = world_size()
+    world = processes()
     if world > 1 and not all(name in os.environ for name in _LAUNCHED):
         missing = next(name for name in _LAUNCHED if name not in os.environ)
         got = f"WORLD_SIZE={world} without {missing}"
