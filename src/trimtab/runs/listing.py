@@ -16,7 +16,7 @@ from trimtab.runs.places import RESULT
 from trimtab.runs.record import RunStatus
 from trimtab.runs.yamltext import load_yaml
 
-MOST_FOLDERS = 20_000
+MOST_FOLDERS = 200_000
 """Folders that are looked through for runs."""
 _LIMIT = 2**20
 """Bytes that the config or the record of a run may have: many times what they ever had."""
