@@ -53,7 +53,7 @@ def test_a_config_can_name_columns_and_drop_what_overlaps(folder: Path) -> None:
         "validation": 20,
         "test": 33,
     }
-    assert domain.unread == ("3 records of which a later split has the same left out",)
+    assert domain.unread == ("3 records left out, which a later split has too",)
     assert read_config(plain(dropping), DynamicsConfig) == dropping
     assert dropping.train["d"] == Origin(str(folder), columns={"text": "body"}, overlap="drop")
 

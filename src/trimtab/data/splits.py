@@ -97,7 +97,7 @@ def told(contents: Iterable[SplitContents]) -> Iterator[str]:
         yield unused_names("column", unused)
     for count, what in (
         (sum(one.without_value for one in every), "without a value skipped"),
-        (sum(one.repeated for one in every), "of which a later split has the same left out"),
+        (sum(one.repeated for one in every), "left out, which a later split has too"),
     ):
         if count:
             yield f"{count} record{'s' * (count > 1)} {what}"
