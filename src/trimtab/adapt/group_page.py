@@ -10,7 +10,7 @@ import pandas as pd
 from trimtab.adapt import group_figures as drawn
 from trimtab.adapt.calibration import calibration_points, calibration_table
 from trimtab.adapt.comparison import CHANGE, KEPT, LIMIT, comparison_table, kept_word
-from trimtab.adapt.data_table import FEW_RECORDS, few_records
+from trimtab.adapt.data_table import few_records
 from trimtab.adapt.feasibility import feasibility_rates, feasibility_table, violation_table
 from trimtab.adapt.page_parts import COVERS, tone
 from trimtab.adapt.roles import LEAST_SCALE_NATS
@@ -66,8 +66,8 @@ def _summary(results: Sequence[FinetuneResult]) -> Table:
         f"{len(results)} runs on test; the status is the verdict on validation. "
         "Gain: reduction of perplexity on the targets (geometric mean); the "
         "largest of several is flattered by being picked on these same sequences. Constraints: "
-        "change of loss in nats per token, and whether it stays within the tolerance in the heading; the number of "
-        f"test records stands there where it is below {FEW_RECORDS}. Costs are "
+        "change of loss in nats per token, and whether it stays within the tolerance in the heading, with the number of "
+        "test records where those are few. Costs are "
         "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
         f"every evaluation, a forward pass counted as a third of a step. {COVERS}"
     )
