@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from trimtab.adapt.forgetting_job import ForgettingConfig
 from trimtab.adapt.forgetting_page import page
 from trimtab.adapt.forgetting_result import LAW, ForgettingResult, held_out
 from trimtab.cli.main import main
-from trimtab.errors import ConfigProblems, DataError
+from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.train.fit import Fit
 
 
@@ -153,3 +155,50 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     }  # fmt: skip
     (problem,) = job.check(ForgettingConfig(points="nowhere.csv"))
     assert problem.where == "points"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "points: got .*a file that cannot be read .*, expected a CSV file of runs"),
+        ("params,tokens\ncaf\xe9,1\n".encode("latin-1"), "points: .*a file that cannot be read"),
+        ("params,tokens\n1,2\n".encode("utf-16"), "points: .*a file that cannot be read"),
+        (b"a,b\n1,2\n1,2,3,4\n", "points: .*a file that cannot be read"),
+        (
+            b"params,tokens\n1,2\n",
+            "points: .*columns params, tokens, expected params, tokens, inject, loss_pt",
+        ),
+        (
+            b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n1,2,0,3,3,3\n1,2,0,,3,3\n",
+            r"points: got loss_pt: no value \(nan\) in row 1, expected above 0 nats",
+        ),
+        (
+            b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n1,2,5 %,3,3,3\n",
+            "points: got inject: '5 %' in row 0, expected shares from 0 to below 1",
+        ),
+    ],
+)
+def test_a_file_of_points_that_cannot_be_used_is_told_by_the_check(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "points.csv").write_bytes(content)
+    (problem,) = job.check(ForgettingConfig(points=str(tmp_path / "points.csv")))
+    assert re.search(message, str(problem))
+
+
+def test_what_is_no_file_of_points_is_told_by_the_check(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path), str(tmp_path / "pipe"), "~nosuchuser/x", "/dev/zero"):
+        (problem,) = job.check(ForgettingConfig(points=name))
+        assert (problem.where, problem.expected) == ("points", "a CSV file")
+
+
+@pytest.mark.parametrize("name", ["points", "facts", "label", "forms"])
+def test_a_result_that_lacks_a_part_is_named(own: Any, tmp_path: Path, name: str) -> None:
+    own[2].result.save(tmp_path)
+    path = tmp_path / "artifacts/result.json"
+    found = json.loads(path.read_text())
+    del found[name]
+    path.write_text(json.dumps(found))
+    with pytest.raises(CheckpointError, match=f"got a result without '{name}'"):
+        ForgettingResult.load(tmp_path)

@@ -191,3 +191,15 @@ def test_a_result_draws_its_curve(result: SteeringResult) -> None:
     assert result.figure().axes[0].get_xlabel() == "strength"
     assert list(result.to_frame()["strength"]) == [0.0, 0.5, 1.0]
     assert isinstance(result.steering, Steering)
+
+
+@pytest.mark.parametrize("name", ["curve", "costs", "label"])
+def test_a_result_that_lacks_a_part_is_named(result: SteeringResult, tmp_path: Path, name: str) -> None:
+    path = result.save(tmp_path / "copy") / "artifacts/result.json"
+    found = json.loads(path.read_text())
+    del found[name]
+    path.write_text(json.dumps(found | {"of a later version": 1}))
+    with pytest.raises(
+        CheckpointError, match=f"result.json: got no '{name}', expected the result of a steering"
+    ):
+        SteeringResult.load(tmp_path / "copy")
