@@ -161,13 +161,13 @@ def rules(*results):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Five concepts with two sets of ratings, one of people's; a single concept; concepts of one example each."""
+    """Five concepts with two sets of ratings, one of people's; two concepts; concepts of one example each."""
     folder = tmp_path_factory.mktemp("sentences")
     build("llama").save_pretrained(folder / "model")
     tokenizer(pad_token="<unk>").save_pretrained(folder / "model")
     five = ConceptSet.from_templates(WORDS, FRAMES_OF, negatives=12)
     five.save_jsonl(folder / "five.jsonl")
-    ConceptSet((five["cat"],)).save_jsonl(folder / "one.jsonl")
+    ConceptSet(tuple(five[word] for word in WORDS[:2])).save_jsonl(folder / "two.jsonl")
     few = [Concept(name, (f"a {name}",), (f"no {name}",), name) for name in ("cat", "dog")]
     ConceptSet(tuple(few)).save_jsonl(folder / "few.jsonl")
     pairs = [(a, b, float(n)) for n, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS if a < b)]
@@ -187,7 +187,7 @@ def results(tmp_path_factory):
     plain = replace(config, ratings={}, reliability={}, max_tokens=64)
     return [
         run(config, folder / "run").result,
-        run(replace(plain, concepts=str(folder / "one.jsonl")), folder / "one").result,
+        run(replace(plain, concepts=str(folder / "two.jsonl")), folder / "two").result,
         run(replace(plain, concepts=str(folder / "few.jsonl")), folder / "few").result,
     ]
 
