@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trimtab import Lexicon, NamingCounts
 from trimtab.data.wordlist import WordList
 from trimtab.errors import ConfigError, DataError
+from trimtab.numerics.proportion import wilson
 from trimtab.refer.communicate import Speaker, Trials, draw_trials, listener
 from trimtab.refer.contexts import in_context, set_aside, treated
 from trimtab.refer.shapes import simulated_lexicon
@@ -365,6 +366,10 @@ def test_the_share_set_aside_is_told_by_context() -> None:
     np.testing.assert_allclose(found["share"], [0, hard, hard], atol=1e-12)
     assert found["n_messages"].tolist()[2] == counts.total
     assert found["low"][2] > 0
+    # None of the easy contexts' is set aside, which is no certainty: Wilson's bound of 0 of 40 games.
+    assert found["high"][0] == pytest.approx(wilson(0, 40).high)
+    nothing = set_aside(counts, kept | True, "easy", "hard", cluster="game", n_boot=200)
+    assert nothing["low"][2] < 0 < nothing["high"][2]
     own = counts.table.assign(game=counts.table["game"].where(counts.table.index > 0))
     with pytest.raises(DataError, match="1 of 800 rows without 'game'"):
         set_aside(NamingCounts.from_frame(own), kept, "easy", "hard", cluster="game")

@@ -13,8 +13,9 @@ from trimtab.data.tables import Label, check_columns, check_known, find_label, l
 from trimtab.data.wordlist import WordList
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics import standardise
+from trimtab.numerics.proportion import wilson
 from trimtab.numerics.statistics import check_choice
-from trimtab.numerics.totals import bootstrap_totals, units_of
+from trimtab.numerics.totals import Intervals, Units, bootstrap_totals, units_of
 
 if TYPE_CHECKING:
     from trimtab.refer.lexicon import Lexicon
@@ -113,7 +114,8 @@ def set_aside(
 
     Returns:
         Columns context, n_messages, n_aside, share, low, high; a row for the easy context, one for the hard one, and
-        one for "hard less easy", the difference of the shares with its interval.
+        one for "hard less easy", the difference of the shares with its interval. A share of 0 or 1 has Wilson's
+        interval over clusters, and the difference then Newcombe's.
 
     Raises:
         DataError: a column or context is missing, or the two contexts are one.
@@ -126,16 +128,31 @@ def set_aside(
     units = units_of(values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0])
     found = bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
     aside, n = units.total().T.round().astype(int)
+    low, high = _steadied(found, units, confidence)
     return pd.DataFrame(
         {
             "context": [label_text(easy), label_text(hard), HARD_LESS_EASY],
             "n_messages": [*n, n.sum()],
             "n_aside": [*aside, aside.sum()],
             "share": found.values,
-            "low": found.low,
-            "high": found.high,
+            "low": low,
+            "high": high,
         }
     )
+
+
+def _steadied(found: Intervals, units: Units, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """A share of 0 or 1 varies in no resample: Wilson's interval over clusters, and Newcombe's for the difference."""
+    low, high, value = found.low.copy(), found.high.copy(), found.values
+    flat = np.isin(value[:2], (0.0, 1.0))
+    for side in np.flatnonzero(flat):
+        clusters = int(units.counts @ (units.totals[:, side, 1] > 0))
+        share = wilson(int(value[side]) * clusters, clusters, confidence=confidence)
+        low[side], high[side] = share.low, share.high
+    if flat.any():
+        low[2] = value[2] - np.hypot(value[1] - low[1], high[0] - value[0])
+        high[2] = value[2] + np.hypot(high[1] - value[1], value[0] - low[0])
+    return low, high
 
 
 def _sides_and_clusters(
