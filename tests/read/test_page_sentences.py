@@ -265,4 +265,4 @@ def test_findings_count_what_they_say(results):
     )
     assert "cat has one example on a side" in results[2].findings[-1]
     assert results[1].facts["cut"] == 0
-    assert results[1].facts["retrieved_by_halves"]["n"] == 0
+    assert results[1].facts["retrieved_by_halves"]["n"] == 2
