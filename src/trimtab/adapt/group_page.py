@@ -66,8 +66,8 @@ def _summary(results: Sequence[FinetuneResult]) -> Table:
         f"{len(results)} runs on test; the status is the verdict on validation. "
         "Gain: reduction of perplexity on the targets (geometric mean); the "
         "largest of several is flattered by being picked on these same sequences. Constraints: "
-        "change of loss in nats per token, and whether it stays within the tolerance in the heading, with the number of "
-        "test records where those are few. Costs are "
+        "change of loss in nats per token, and whether it stays within the tolerance in the heading, with the number "
+        "of test records where those are few. Costs are "
         "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
         f"every evaluation, a forward pass counted as a third of a step. {COVERS}"
     )
