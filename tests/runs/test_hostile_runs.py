@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -182,16 +183,20 @@ def test_odd_values_are_shown_on_one_line(home: Path, capsys: pytest.CaptureFixt
 
 
 def test_folders_are_looked_through_however_deep(home: Path) -> None:
-    deep = home
-    for _ in range(1200):  # deeper than Python calls itself
-        deep = deep / "d"
-        try:
-            deep.mkdir()
-        except OSError:
-            break
+    made = [home / "d"]
+    made[0].mkdir()
+    with contextlib.suppress(OSError):  # a path too long for the system
+        for _ in range(1200):  # deeper than Python calls itself
+            (made[-1] / "d").mkdir()
+            made.append(made[-1] / "d")
     (home / "loop").symlink_to(home)
     (home / "shut").mkdir(mode=0)
-    assert [run.name for run in list_runs(home)] == ["well"]
+    try:
+        assert [run.name for run in list_runs(home)] == ["well"]
+    finally:  # what clears temporary folders away goes no deeper than Python calls itself
+        for folder in reversed(made):
+            folder.rmdir()
+        (home / "shut").rmdir()
     (home / "linked").symlink_to(home / "well")
     assert [run.name for run in list_runs(home)] == ["linked", "well"]
 
