@@ -214,7 +214,10 @@ def test_a_run_that_diverges_keeps_the_last_good_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("constraints", [{}, LOOSE], ids=["free", "constrained"])
-def test_steps_too_large_for_the_numbers_leave_the_base_weights(constraints: Mapping[str, float]) -> None:
+def test_steps_too_large_for_the_numbers_leave_the_base_weights(
+    constraints: Mapping[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.train.fit.MOST_LR", math.inf)
     handle = model()
     base = weights(handle)
     mixer = Uniform(targets=["math"], constraints=constraints)
@@ -227,7 +230,10 @@ def test_steps_too_large_for_the_numbers_leave_the_base_weights(constraints: Map
 
 
 @pytest.mark.parametrize("constraints", [{}, LOOSE], ids=["free", "constrained"])
-def test_divergence_that_only_the_last_reading_shows_is_called_so(constraints: Mapping[str, float]) -> None:
+def test_divergence_that_only_the_last_reading_shows_is_called_so(
+    constraints: Mapping[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.train.fit.MOST_LR", math.inf)
     handle = letters()
     base = weights(handle)
     mixer = Uniform(targets=["math"], constraints=constraints)

@@ -158,7 +158,7 @@ def test_keys_that_a_table_fills_in_are_no_keys_of_a_message() -> None:
         ),
         (7, "got int, expected a sequence of records; try a list"),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value[:30],
 )
 def test_what_gives_no_records_is_refused_at_once(records: Any, match: str) -> None:
     with pytest.raises(DataError, match=match):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trimtab.errors import ConfigError
-from trimtab.runs.places import world_size
+from trimtab.runs.places import processes
 from trimtab.train import processes
 from trimtab.train.processes import accelerator
 
@@ -39,11 +39,11 @@ def test_a_number_of_processes_that_is_none(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", told)
     with pytest.raises(
-        ConfigError, match=r"WORLD_SIZE: got .*, expected a number of processes; try unset WORLD_SIZE"
+        ConfigError, match=r"WORLD_SIZE: got .*, expected a whole number above 0; try unset WORLD_SIZE"
     ):
         accelerator()
     monkeypatch.setenv("WORLD_SIZE", "")
-    assert world_size() == 1
+    assert processes() == 1
 
 
 @pytest.mark.parametrize("gpu", [True, False])

@@ -218,7 +218,9 @@ def _carried_out(config: ExpertLensConfig, progress: Progressor | None) -> Exper
     concepts = read_concepts(config, ratings)
     if len(concepts) < 2:
         got = f"the single concept {concepts.names[0]!r}"
-        raise DataError(f"{config.concepts}: {explain(got, 'at least two to compare', 'ExpertLens.experts for one')}")
+        raise DataError(
+            f"{config.concepts}: {explain(got, 'at least two to compare', 'ExpertLens.experts for one')}"
+        )
     known = {name: _judged(name, file, concepts.names) for name, file in files.items()}
     model = load(config.model, dtype=config.dtype, device=config.device)
     lens = ExpertLens.fit(

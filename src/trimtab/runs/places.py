@@ -93,7 +93,9 @@ def processes() -> int:
     """
     named = os.environ.get("WORLD_SIZE") or "1"
     if not (named.isascii() and named.isdigit() and len(named) < 10 and int(named)):
-        raise ConfigProblems([Problem("$WORLD_SIZE", _short(named), "a whole number above 0")])
+        raise ConfigProblems(
+            [Problem("$WORLD_SIZE", _short(named), "a whole number above 0", "unset WORLD_SIZE")]
+        )
     return int(named)
 
 

@@ -26,6 +26,8 @@ _LEAST = {
     "checkpoint_every": 1,
 }
 """The least value of each count; from one sequence nobody learns how noisy a loss is."""
+MOST_LR = 100.0
+"""The largest learning rate: a step of AdamW moves each weight by about the rate."""
 MOST_MARGIN = 1000
 """Standard errors of a margin; beyond, limits are so far off that no solver tells them from infinity."""
 _CHOICES = {"packing": Packing, "shares": Shares, "lr_schedule": LearningRateSchedule, "precision": Precision}
@@ -42,7 +44,8 @@ class Fit:
         seq_len: tokens per sequence; longer documents are cut.
         packing: "packed" fills every sequence with text; "padded" keeps one record per sequence.
         shares: what a mixture weight is a share of, sequences ("examples") or loss-carrying tokens ("tokens").
-        lr: peak learning rate of AdamW.
+        lr: peak learning rate of AdamW, above 0; AdamW moves each weight by about so much a step, so beyond 100 nothing
+            can be learned.
         lr_schedule: the shape after warm-up; "linear" and "cosine" end at zero.
         warmup_steps: steps of linear warm-up.
         weight_decay: decoupled weight decay.
@@ -111,7 +114,7 @@ class Fit:
                 yield not_among(f"{where}.{name}", word, get_args(choices))
         rules = (
             ("seq_len", self.seq_len >= 2, "at least 2, so that a token is predicted"),
-            ("lr", math.isfinite(self.lr) and self.lr > 0, "a positive number"),
+            ("lr", 0 < self.lr <= MOST_LR, f"a number above 0, at most {MOST_LR:g}"),
             ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number, or null"),
             ("margin", 0 <= self.margin <= MOST_MARGIN, f"0 to {MOST_MARGIN} standard errors"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or more"),
