@@ -24,6 +24,10 @@ _GRADIENT_COPIES = 2
 _GRADIENT_WIDTH = 4
 """Bytes of a gradient's numbers; those of a float64 model are wider."""
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_KEPT, _CHECKPOINT = 2, 3
+"""Of each trainable parameter on disk: base and best weights; one checkpoint with two moments."""
+_TRAINED_WIDTH = 4.0
+"""Bytes of what is trained: weights of low precision are held in float32 meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ def estimate(config: DynamicsConfig) -> Estimate:
     trainable = parameters if config.adapter is None else math.nan
     if config.adapter is not None and math.isfinite(parameters):
         trainable = _lora_parameters(Path(config.model), config.adapter)
-    held = max(_held(asked, len(config.train), width) for asked in needs)
+    trained = max(width, _TRAINED_WIDTH)
+    held = max(_held(asked, len(config.train), trained) for asked in needs)
+    weights = (trained if config.adapter is None else width) * parameters
+    kept = width if config.adapter is None else trained
     rows = max(config.fit.micro_batch_size or config.fit.batch_size, config.fit.eval_batch_size)
     logits = 2 * 4 * rows * config.fit.seq_len * vocabulary
     cost = _cost(config, needs[0])
@@ -83,8 +90,8 @@ def estimate(config: DynamicsConfig) -> Estimate:
         probe_steps=sum(asked.probe_steps for asked in needs),
         training_multiple=cost.training_multiple,
         all_in_multiple=cost.all_in_multiple,
-        memory_bytes=width * (parameters + _OPTIMISER_COPIES * trainable) + held * trainable + logits,
-        disk_bytes=width * trainable * 5 * len(needs),
+        memory_bytes=weights + (_OPTIMISER_COPIES * trained + held) * trainable + logits,
+        disk_bytes=(_KEPT * kept + _CHECKPOINT * trained) * trainable * len(needs),
     )
 
 
