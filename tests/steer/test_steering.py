@@ -220,3 +220,15 @@ def test_steerings_of_different_models_do_not_compose():
     two = random_steering(build("llama", seed=1), "llama", "residual")
     with pytest.raises(ModelError, match=r"which differ at model.layers.0"):
         one.then(two)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4, 4)])
+def test_maps_of_low_precision_activations_round_once(dtype, shape):
+    """A weight of 1.003 is 1 in bfloat16: only what the map gives may be rounded."""
+    affine = AffineMap(torch.tensor([1.003, 0.9991, 1.0]), torch.tensor([0.001, 0.0, -0.002]))
+    h = torch.linspace(-3, 3, torch.Size(shape).numel()).reshape(shape).to(dtype)
+    by_unit = (-1, 1, 1) if len(shape) == 4 else (-1,)
+    exact = affine.weight.double().reshape(by_unit) * h.double() + affine.shift.double().reshape(by_unit)
+    assert affine(h).dtype == dtype
+    assert torch.equal(affine(h), exact.to(dtype))
