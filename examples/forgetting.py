@@ -31,7 +31,7 @@ def main(out: Path) -> None:
     print(law.to_frame().round(3).to_string(index=False))
     share = law.inject_for(rise=0.1, params=8e5, tokens=1e6)
     median = law.inject_for(rise=0.1, params=8e5, tokens=1e6, confidence=0.5)
-    print(f"a rise within 0.1 nats at the size left out, in 95 % of refits: from a share of {share:.4f} on")
+    print(f"a rise within 0.1 nats at the size left out, in 95 % of refits: at a share of {share:.4f}")
     print(f"the law's median: {median:.4f}")
     print("outside what was fitted:", *law.extrapolates(params=8e5, tokens=1e6, inject=share))
 

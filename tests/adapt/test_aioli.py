@@ -109,7 +109,7 @@ def test_one_domain_gets_everything() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
-    with pytest.raises(DivergedError, match="the loss of web at step 0 is not finite"):
+    with pytest.raises(DivergedError, match="the base model's loss of web is not finite"):
         aioli().decide(session(web=math.nan), {})
 
 

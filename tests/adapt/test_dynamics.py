@@ -209,7 +209,7 @@ def test_no_column_left_ends_the_run(preset: Any) -> None:
 @pytest.mark.parametrize("loss", [math.inf, math.nan])
 def test_a_loss_that_left_the_finite_numbers_ends_the_run(loss: float) -> None:
     asked = session(4, slopes=estimate(HELPS_AND_HURTS), code=loss)
-    with pytest.raises(DivergedError, match=r"a loss at step 4 is not finite; try a lower lr"):
+    with pytest.raises(DivergedError, match=r"the loss of code at step 4 is not finite; try a lower lr"):
         DynaMiCS(**ASKED, schedule=4).decide(asked, {})
     assert asked.tried == []
 

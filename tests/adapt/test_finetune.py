@@ -376,7 +376,15 @@ def test_a_run_folder_holds_what_a_run_folder_holds(tmp_path: Path) -> None:
     run(letters(), out=out)
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert {"config.yaml", "run.json", "metrics.jsonl", "timings.jsonl", "artifacts/result.json"} <= found
-    assert {Path(name).suffix for name in found} <= {".yaml", ".json", ".jsonl", ".safetensors", ".lock", ""}
+    assert {Path(name).suffix for name in found} <= {
+        ".yaml",
+        ".json",
+        ".jsonl",
+        ".safetensors",
+        ".sha256",
+        ".lock",
+        "",
+    }
     kept = sorted(path.name for path in (out / "artifacts").glob("weights-*"))
     assert len(kept) == 2
     assert kept[0] == "weights-00000000"

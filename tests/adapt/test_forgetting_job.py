@@ -200,5 +200,5 @@ def test_a_result_that_lacks_a_part_is_named(own: Any, tmp_path: Path, name: str
     found = json.loads(path.read_text())
     del found[name]
     path.write_text(json.dumps(found))
-    with pytest.raises(CheckpointError, match=f"got a result without '{name}'"):
+    with pytest.raises(CheckpointError, match=f"result.json: got values that are no result .*'{name}'"):
         ForgettingResult.load(tmp_path)

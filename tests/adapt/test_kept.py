@@ -283,7 +283,7 @@ def test_a_loss_that_left_the_finite_numbers_ends_the_run() -> None:
     world = Straight()
     (asked,) = world.run(DynaMiCS(**ASKED), until=1)[:1]
     world.slopes = np.where(SLOPES == -0.02, np.inf, SLOPES)
-    with pytest.raises(DivergedError, match=r"a loss at step 1 is not finite; try a lower lr"):
+    with pytest.raises(DivergedError, match=r"the loss of math at step 1 is not finite; try a lower lr"):
         DynaMiCS(**ASKED).decide(world.session(), asked[1].state)
 
 

@@ -85,7 +85,6 @@ FILES = (
     "source: x\nwords: {a: [!!python/object:os.system b]}",
     "source: !!timestamp 2026-13-45\nwords: {a: [b]}",
     "source: !!int x\nwords: {a: [b]}",
-    "source: 0x_\nwords: {a: [b]}",
     "source: " + "9" * 5000 + "\nwords: {a: [b]}",
     "a: " + "[" * 1000 + "]" * 1000,
     "a: " + "{b: " * 500 + "1" + "}" * 500,

@@ -137,7 +137,7 @@ HOSTILE: dict[str, Spoil] = {
     "a folder": lambda run: ((run / "run.json").unlink(), (run / "run.json").mkdir()),
     "a device": lambda run: ((run / "run.json").unlink(), (run / "run.json").symlink_to("/dev/zero")),
     "a dangling link": lambda run: ((run / "run.json").unlink(), (run / "run.json").symlink_to("nowhere")),
-    "a seed that is no number": write("config.yaml", "seed: 0x_"),
+    "a seed that is no number": write("config.yaml", "seed: !!int 0x_"),
     "a key that is a list": write("config.yaml", "? [a]\n: 1"),
     "a deep config": write("config.yaml", "a: " + "[" * 600 + "]" * 600),
     "a config in Latin-1": write("config.yaml", "caf\xe9: 1".encode("latin-1")),

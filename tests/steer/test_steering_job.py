@@ -198,8 +198,6 @@ def test_a_result_that_lacks_a_part_is_named(result: SteeringResult, tmp_path: P
     path = result.save(tmp_path / "copy") / "artifacts/result.json"
     found = json.loads(path.read_text())
     del found[name]
-    path.write_text(json.dumps(found | {"of a later version": 1}))
-    with pytest.raises(
-        CheckpointError, match=f"result.json: got no '{name}', expected the result of a steering"
-    ):
+    path.write_text(json.dumps(found))
+    with pytest.raises(CheckpointError, match=f"result.json: got values that are no result .*{name}"):
         SteeringResult.load(tmp_path / "copy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -133,6 +134,8 @@ def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
     []
     """
     source = path_of(origin)
+    if source.startswith("hf:") and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source[3:], re.ASCII):
+        return [Problem(where, repr(source), "hf:owner/name")]
     if source.startswith(("hf:", "lab:")):
         return []
     try:
