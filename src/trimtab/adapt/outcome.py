@@ -10,22 +10,18 @@ import pandas as pd
 from trimtab.adapt.data_table import Stretch
 from trimtab.adapt.ledger import cost_report
 from trimtab.adapt.progress import Progress
-from trimtab.adapt.result import RECORD_COLUMNS, FinetuneResult, Status, read_update, share_column
+from trimtab.adapt.result import (
+    LOSS_COLUMNS,
+    RECORD_COLUMNS,
+    FinetuneResult,
+    Status,
+    read_update,
+    share_column,
+)
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.rows import Row
 from trimtab.train.evaluate import SequenceLosses, change
 from trimtab.train.fit import Fit, evaluation_steps
-
-LOSS_COLUMNS = (
-    "step",
-    "domain",
-    "split",
-    "loss_nats",
-    "standard_error",
-    "change",
-    "change_low",
-    "change_high",
-)
 
 
 def make_result(

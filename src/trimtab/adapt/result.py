@@ -23,19 +23,20 @@ if TYPE_CHECKING:
 
 Status = Literal["feasible", "infeasible", "no gain", "diverged"]
 SCHEMA = 1
+LOSS_COLUMNS = (
+    "step",
+    "domain",
+    "split",
+    "loss_nats",
+    "standard_error",
+    "change",
+    "change_low",
+    "change_high",
+)
 RECORD_COLUMNS = ("domain", "record", "tokens", "change")
 _COLUMNS = {
     "mixtures": ("step",),
-    "losses": (
-        "step",
-        "domain",
-        "split",
-        "loss_nats",
-        "standard_error",
-        "change",
-        "change_low",
-        "change_high",
-    ),
+    "losses": LOSS_COLUMNS,
     "final": (
         "domain",
         "role",
