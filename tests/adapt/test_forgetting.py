@@ -368,3 +368,10 @@ def test_a_plan_warns_of_coefficients_that_stand_at_a_bound(law: ForgettingLaw) 
     for given, warned in ((law, False), (stuck, True)):
         warnings = plan_share(given, params=2e5, tokens=1e6, max_rise=0.2).warnings
         assert any(told.startswith("B of the law is at a bound") for told in warnings) == warned
+
+
+def test_a_whole_number_beyond_the_largest_float_is_told() -> None:
+    odd = runs().astype({"loss_pt0": object})
+    odd.loc[odd.index[2], "loss_pt0"] = 10**400
+    with pytest.raises(DataError, match=r"loss_pt0: got 10+\.\.\. in row 2"):
+        ForgettingLaw.fit(odd)

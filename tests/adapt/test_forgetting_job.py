@@ -160,10 +160,10 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "points: got .*a file that cannot be read .*, expected a CSV file of runs"),
-        ("params,tokens\ncaf\xe9,1\n".encode("latin-1"), "points: .*a file that cannot be read"),
-        ("params,tokens\n1,2\n".encode("utf-16"), "points: .*a file that cannot be read"),
-        (b"a,b\n1,2\n1,2,3,4\n", "points: .*a file that cannot be read"),
+        (b"", "points: got .*points.csv: .*, expected a table with a header"),
+        ("params,tokens\ncaf\xe9,1\n".encode("latin-1"), "points: .*bytes that are not UTF-8"),
+        ("params,tokens\n1,2\n".encode("utf-16"), "points: .*bytes that are not UTF-8"),
+        (b"a,b\n1,2\n1,2,3,4\n", "points: .*points.csv"),
         (
             b"params,tokens\n1,2\n",
             "points: .*columns params, tokens, expected params, tokens, inject, loss_pt",

@@ -15,10 +15,10 @@ from trimtab.adapt.forgetting_grid import forgetting_grid, repeated
 from trimtab.adapt.forgetting_result import LAW, ForgettingResult, judged
 from trimtab.adapt.law_points import points_of
 from trimtab.data.origin import Origin, origin_problems, path_of
+from trimtab.data.tables import read_table
 from trimtab.errors import ConfigProblems, DataError, Problem, explain
 from trimtab.models.checks import name_problems
 from trimtab.report.numbers import number, span
-from trimtab.runs.files import TEXT_LIMIT, check_regular, reading
 from trimtab.runs.places import as_path, missing_file
 from trimtab.runs.plain import plain
 from trimtab.runs.work import at_work
@@ -201,15 +201,12 @@ def _points_problems(points: str) -> Iterator[Problem]:
 
 
 def read_points(path: str | Path) -> pd.DataFrame:
-    """The runs of a CSV file, one per row.
+    """The runs of a table, one per row.
 
     Raises:
-        DataError: it is no regular file, or no table that pandas reads: not in UTF-8, empty, a row too long.
+        DataError: it is no table that can be read within bounds; see `trimtab.data.tables.read_table`.
     """
-    path = as_path(path, "points", POINTS)
-    check_regular(path, POINTS, limit=TEXT_LIMIT)
-    with reading(path, POINTS):
-        return pd.read_csv(path, encoding="utf-8-sig")
+    return read_table(as_path(path, "points", POINTS))
 
 
 def _parts(error: DataError) -> tuple[str, str, str]:

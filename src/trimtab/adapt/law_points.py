@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -54,7 +56,13 @@ def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
 
 
 def _column(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
-    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
+    numbers = pd.to_numeric(frame[name], errors="coerce")
+    try:
+        values = numbers.to_numpy(dtype=float)
+    except OverflowError:  # a whole number beyond the largest float
+        values = np.array(
+            [math.inf if abs(value) > sys.float_info.max else value for value in numbers], float
+        )
     fine = np.isfinite(values) & ((values >= 0) & (values < 1) if name == "inject" else values > 0)
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
@@ -70,7 +78,8 @@ def _shown(value: object) -> str:
     """
     if value is None or value is pd.NA or value is pd.NaT or value != value:
         return "no value (nan)"
-    return repr(value) if isinstance(value, str) else f"{value}"
+    text = repr(value) if isinstance(value, str) else f"{value}"
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def refuse_undetermined(points: Points, needed: Mapping[str, str]) -> None:
