@@ -56,13 +56,12 @@ def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
 
 
 def _column(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
-    numbers = pd.to_numeric(frame[name], errors="coerce")
-    try:
-        values = numbers.to_numpy(dtype=float)
-    except OverflowError:  # a whole number beyond the largest float
-        values = np.array(
-            [math.inf if abs(value) > sys.float_info.max else value for value in numbers], float
+    column = frame[name]
+    if column.dtype == object:  # a whole number beyond the largest float is infinite, not a fault
+        column = column.map(
+            lambda one: math.inf if isinstance(one, int) and abs(one) > sys.float_info.max else one
         )
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
     fine = np.isfinite(values) & ((values >= 0) & (values < 1) if name == "inject" else values > 0)
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
