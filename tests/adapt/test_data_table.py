@@ -152,6 +152,9 @@ def test_the_page_and_the_terminal_show_counts_and_what_is_learned(told: Finetun
     assert "<h2>Data</h2>" in text
     assert re.search(r'unsure">\s*30 \(60 %\)</td>', text)
     assert "3 (5 %)" in text
+    few = told.data.assign(skipped=[1] * len(told.data), records=[300] * len(told.data))
+    assert "1 (below 1 %)" in html.unescape(page([replace(told, data=few)]))
+    assert "counts as of one record, that of most of it" in text
     assert "[user]h↵ i" in text
     assert "ho</s>" in text
     assert text.count("<h2>Data</h2>") == 1

@@ -220,7 +220,10 @@ def test_a_model_that_is_not_here_has_no_size(config: DynamicsConfig) -> None:
     assert math.isnan(found.memory_bytes)
     assert math.isnan(found.disk_bytes)
     assert found.steps == 12
-    assert "memory          unknown: the model is not on this machine yet" in found.to_text()
+    assert (
+        "memory          unknown: no weights of a known causal language model are on this machine"
+        in found.to_text()
+    )
 
 
 def test_the_text_has_units(config: DynamicsConfig) -> None:

@@ -173,6 +173,7 @@ def test_trials_and_contexts_that_are_numbers_come_through(config: LexiconConfig
     assert result.config["counts of rows"].startswith("1 each")
     assert result.aside["context"].tolist() == ["0", "1", "hard less easy"]
     assert result.accounting.query("step == 'names, stripped'")["n_messages"].sum() == len(trials)
+    assert "A share of 0 or 1 has Wilson" in page([result])
     # Results of before there was such a table read back.
     saved = json.loads((tmp_path / "trials/artifacts/result.json").read_text())
     del saved["aside"]

@@ -42,6 +42,7 @@ LEXICON_DEFINITIONS = (
     r"Modifiers stripped: taken off names; .*",
     r"Smoothing takes certainty from words that were said a few times only\.",
     r"Messages that are not compared, by context; .*",
+    r"A share of 0 or 1 has Wilson's interval over clusters, and a difference with one Newcombe's\.",
     r"Every name that was given, by what became of it\.",
 )
 

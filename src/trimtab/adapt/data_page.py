@@ -51,7 +51,7 @@ def _counts(data: pd.DataFrame) -> Table:
         "Blank records are skipped, and not among the records. Left out: conversations that the chat template refuses "
         "or does not write as they are. Dropped: without a predicted token that carries loss within a sequence. Cut: "
         "sequences that were longer. Left over: tokens of packed text after the last full sequence. Read: by each "
-        "evaluation of that split."
+        "evaluation of that split; a sequence of packed text counts as of one record, that of most of it."
     )
     return Table(frame, caption)
 
@@ -61,7 +61,8 @@ def _part(count: Any, of: Any) -> Mark:
     if not count:
         return Mark("0")
     share = count / of if of else 1.0
-    return Mark(f"{int(count)} ({100 * share:.0f} %)", "unsure" if share > _MUCH else "")
+    percent = f"{100 * share:.0f}" if share >= 0.01 else "below 1"
+    return Mark(f"{int(count)} ({percent} %)", "unsure" if share > _MUCH else "")
 
 
 def _example(name: str, stretches: tuple[tuple[str, bool], ...]) -> Table:

@@ -144,7 +144,7 @@ def _adapted(module: str, targets: tuple[str, ...] | None) -> bool:
 
 def _size(count: float, what: str = "") -> str:
     if math.isnan(count):
-        return "unknown: the model is not on this machine yet"
+        return "unknown: no weights of a known causal language model are on this machine"
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}{what}"

@@ -52,7 +52,7 @@ def save(model: Model, folder: str | Path) -> Path:
     network, target = _plain(model), path_of(folder, "a folder's path").absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         got = f"{target}, where there is something already"
-        raise ModelError(explain(got, "a new folder or an empty one"))
+        raise ModelError(explain(got, "a new folder or an empty one", f"{target.name}-2"))
     check_model(network, "saving")
     _refuse_what_would_be_lost(network)
     with _written(target), atomic_directory(target) as new:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trimtab.refer.lexicon_result import LexiconResult
 
 COVERS = "Intervals are 95 % percentile bootstrap intervals"
+EXTREMES = "A share of 0 or 1 has Wilson's interval over clusters, and a difference with one Newcombe's."
 CUT = "How referents are cut into cells is not varied here, and another cut can turn the sign round."
 MOST_WORDS = 40
 MATCHED = "same referents, both contexts' mix"
@@ -250,4 +251,4 @@ def _aside(result: LexiconResult) -> Table:
         for row in each_row(result.aside)
     ]
     caption = "Messages that are not compared, by context; where one context loses more, its other messages are chosen."
-    return Table(pd.DataFrame(rows), f"{caption} {COVERS} over clusters.")
+    return Table(pd.DataFrame(rows), f"{caption} {COVERS} over clusters. {EXTREMES}")
