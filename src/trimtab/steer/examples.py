@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trimtab.data.record_files import refuse_records
 from trimtab.data.records import Text
 from trimtab.data.sources import Files, find, kind_of
 from trimtab.errors import DataError, explain
@@ -90,6 +91,7 @@ def different_texts(source: str | Path, name: str) -> frozenset[str]:
 def _texts(source: str | Path, name: str) -> Iterator[str]:
     for path in find(str(source), name):
         if kind_of(path) == "text":
+            refuse_records(path)
             yield from _lines(path, name)
         else:
             yield from (_text(item, path, name) for item in Files((path,)))
