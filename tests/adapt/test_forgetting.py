@@ -368,3 +368,16 @@ def test_a_plan_warns_of_coefficients_that_stand_at_a_bound(law: ForgettingLaw) 
     for given, warned in ((law, False), (stuck, True)):
         warnings = plan_share(given, params=2e5, tokens=1e6, max_rise=0.2).warnings
         assert any(told.startswith("B of the law is at a bound") for told in warnings) == warned
+
+
+@pytest.mark.parametrize(
+    ("refits", "confidence", "warned"),
+    [(1, 0.95, True), (19, 0.95, True), (20, 0.95, False), (30, 0.99, True), (1, 0.5, False)],
+)
+def test_a_plan_warns_of_refits_too_few_for_its_confidence(
+    law: ForgettingLaw, refits: int, confidence: float, warned: bool
+) -> None:
+    draws = np.resize(np.asarray(law.fitted.draws), (refits, len(law.coefficients)))
+    few = replace(law, fitted=replace(law.fitted, draws=draws))
+    told = plan_share(few, params=2e5, tokens=1e6, max_rise=0.2, confidence=confidence).warnings
+    assert any(text.startswith(f"{refits} refits are too few") for text in told) == warned

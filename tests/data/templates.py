@@ -80,7 +80,9 @@ PARTS = (
 CLOSES_LAST = (
     _HEAD
     + "<|start|>{{ m.role }}:{{ m.content }}{% if m.role == 'assistant' and loop.last and not add_generation_prompt "
-    "%}<|return|>{% else %}<|end|>{% endif %}" + _END + "{% if add_generation_prompt %}<|start|>assistant:{% endif %}"
+    "%}<|return|>{% else %}<|end|>{% endif %}"
+    + _END
+    + "{% if add_generation_prompt %}<|start|>assistant:{% endif %}"
 )
 """The last answer is closed otherwise than the earlier ones, as gpt-oss does."""
 

@@ -252,7 +252,9 @@ def test_a_template_that_marks_what_is_generated_is_taken_at_its_word(make_token
     assert tokenizer.decode(encoded.ids[encoded.loss]) == " yes yes"
 
 
-@pytest.mark.parametrize(("key", "no", "yes"), [("weight", 0, 1), ("train", False, True), ("loss", False, None)])
+@pytest.mark.parametrize(
+    ("key", "no", "yes"), [("weight", 0, 1), ("train", False, True), ("loss", False, None)]
+)
 def test_a_turn_that_says_so_is_read_and_not_learned(make_tokenizer, key, no, yes):
     talk = (user("a"), says("b", **{key: no}), user("c"), says("d", **{key: yes}))
     marked = GENERATION.replace(" {{ m.content }}", "{{ m.content }}")

@@ -62,7 +62,9 @@ def test_tables_and_sets_are_no_list_of_examples(estimator: Any) -> None:
     expected = estimator.fit(model, source=GOOD, target=GOOD[::-1]).maps
     for same in (pd.Series(GOOD, index=[5, 6, 7]), (text for text in GOOD), tuple(GOOD)):
         found = estimator.fit(model, source=same, target=GOOD[::-1]).maps
-        assert all(torch.equal(a, b) for site in found for a, b in zip(found[site], expected[site], strict=True))
+        assert all(
+            torch.equal(a, b) for site in found for a, b in zip(found[site], expected[site], strict=True)
+        )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_tables_and_sets_are_no_list_of_examples(estimator: Any) -> None:
     [LinEAS(steps="2"), LinEAS(preset=None), CAA(batch_size=None), MeanAcT(sites=[1]), CAA(sites={1: 2})],  # type: ignore[arg-type]
 )
 def test_settings_of_another_type_are_told(estimator: Any) -> None:
-    with pytest.raises((ConfigProblems, ModelError), match="got .*, expected"):
+    with pytest.raises((ConfigProblems, ModelError), match=r"got .*, expected"):
         estimator.fit(load(build("llama"), tokenizer=tokenizer()), source=GOOD, target=GOOD)
 
 

@@ -34,7 +34,23 @@ _ENDINGS: dict[str, Kind] = {
 _AS_TABLE = "writing it as CSV in UTF-8, or as Parquet"
 _REFUSED = {
     **dict.fromkeys((".zip", ".zst", ".xz", ".bz2", ".7z", ".tar", ".tgz", ".rar"), "unpacking it"),
-    **dict.fromkeys((".psv", ".ssv", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".feather", ".orc", ".avro", ".db", ".sqlite"), _AS_TABLE),
+    **dict.fromkeys(
+        (
+            ".psv",
+            ".ssv",
+            ".xlsx",
+            ".xlsm",
+            ".xlsb",
+            ".xls",
+            ".ods",
+            ".feather",
+            ".orc",
+            ".avro",
+            ".db",
+            ".sqlite",
+        ),
+        _AS_TABLE,
+    ),
     ".arrow": "the whole folder that save_to_disk wrote, or Parquet",
     **dict.fromkeys((".pdf", ".docx", ".doc", ".epub", ".odt"), "its words as plain text"),
     **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin", ".h5"), ""),

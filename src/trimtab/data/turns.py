@@ -239,7 +239,7 @@ class Written:
         return place
 
     def _end(self, number: int, point: Point) -> int | None:
-        """After what closes the turn where it is the last, or where another is asked for after it; else its text's end."""
+        """After what closes the turn where it is the last or another is asked for after it; else its text's end."""
         closed = self._closed(number, point)
         message = self.messages[number]
         if closed is None:
@@ -263,7 +263,10 @@ class Written:
         """Where a turn ends that is closed in another way once something follows, as gpt-oss closes its last one."""
         upto = self.text(self.messages[: number + 1], prompt=True) or ""
         asked = next((n for n, message in enumerate(self.messages) if message["role"] != "assistant"), 0) + 1
-        earlier, before = self.text(self.messages[:asked]) or "", self.text(self.messages[:asked], prompt=True)
+        earlier, before = (
+            self.text(self.messages[:asked]) or "",
+            self.text(self.messages[:asked], prompt=True),
+        )
         prompt = before[len(earlier) :] if before and before.startswith(earlier) else ""
         if not prompt or not upto.endswith(prompt):
             return None

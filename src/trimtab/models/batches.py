@@ -138,7 +138,10 @@ def check_listed(texts: object, what: str = "text") -> None:
     Raises:
         ModelError: a single string, a table or mapping, a set, or what cannot be iterated.
     """
-    got, hint = f"a {type(texts).__name__}", f"sorted({what}s)" if isinstance(texts, Set) else f"list({what}s)"
+    got, hint = (
+        f"a {type(texts).__name__}",
+        f"sorted({what}s)" if isinstance(texts, Set) else f"list({what}s)",
+    )
     if isinstance(texts, str):
         got, hint = "one string", f"[{what}]"
     elif isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):

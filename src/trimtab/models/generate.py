@@ -154,10 +154,12 @@ def _check(
     module: nn.Module, prompts: Sequence[str], max_new_tokens: int, batch_size: int, temperature: float
 ) -> None:
     check_listed(prompts, "prompt")
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+    counts: tuple[tuple[str, Any], ...] = (("max_new_tokens", max_new_tokens), ("batch_size", batch_size))
+    for name, value in counts:
         if not isinstance(value, Integral) or value < 1:
             raise ModelError(f"{name}: {explain(value, 'at least 1, a whole number')}")
-    if not isinstance(temperature, Real) or not 0 <= temperature < float("inf"):
+    given: Any = temperature
+    if not isinstance(given, Real) or not 0 <= temperature < float("inf"):
         raise ModelError(f"temperature: {explain(temperature, 'a number of at least 0')}")
     refuse_module(module)
     check_model(module)

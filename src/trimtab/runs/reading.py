@@ -184,7 +184,9 @@ def _scalars(value: Any) -> Any:
         return {key: _scalars(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_scalars(inner) for inner in value]
-    return value.item() if callable(getattr(value, "item", None)) and not getattr(value, "shape", ()) else value
+    return (
+        value.item() if callable(getattr(value, "item", None)) and not getattr(value, "shape", ()) else value
+    )
 
 
 def words(kind: Any) -> str:

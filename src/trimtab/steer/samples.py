@@ -71,11 +71,11 @@ def prepare(
         ModelError: texts for a model without tokenizer, or a text without tokens, of white space alone or too long.
     """
     check_model(model)
-    sides = [("source", source), ("target", target)]
+    sides: list[tuple[str, Any]] = [("source", source), ("target", target)]
     for place, (what, given) in enumerate(sides):
         if not isinstance(given, str | Mapping):
             check_listed(given, f"{what} example")
-            sides[place] = (what, list(given))
+            sides[place] = (what, [*given])
         _check(*sides[place])
     first, second = (_examples(model, what, given, batch_size, max_tokens) for what, given in sides)
     return first, second
