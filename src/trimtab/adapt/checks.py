@@ -54,7 +54,8 @@ def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
     if isinstance(mixer, type) or not hasattr(mixer, "decide"):
         yield Problem("mixer", repr(mixer), "a mixer", "Uniform(targets=['...'])")
     elif type(mixer).__module__.partition(".")[0] == __name__.partition(".")[0] and is_dataclass(mixer):
-        known = (X  # told by `problems`
+        listed = not isinstance(getattr(mixer, "targets", ()), str)
+        known = ("constraints",) if listed else ("constraints", "targets")  # told by `problems`
         yield from typed_problems(mixer, "mixer", without=known)
     if isinstance(fit, Fit):
         yield from typed_problems(fit, "fit")
