@@ -50,7 +50,7 @@ def problems(
 
 
 def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
-    """What is no mixer or no fit, and settings of ours that are of another type than declared: the first to be asked."""
+    """What is no mixer or no fit, and settings of ours of another type than declared: asked first."""
     if isinstance(mixer, type) or not hasattr(mixer, "decide"):
         yield Problem("mixer", repr(mixer), "a mixer", "Uniform(targets=['...'])")
     elif type(mixer).__module__.partition(".")[0] == __name__.partition(".")[0] and is_dataclass(mixer):
