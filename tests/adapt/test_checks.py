@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from trimtab import DynaMiCS, Fixed, Uniform
-from trimtab.adapt.checks import problems, refuse, tokenise_all
+from trimtab import DynaMiCS, Fixed, Uniform, finetune
+from trimtab.adapt.checks import problems, refuse, tokenise_all, type_problems
 from trimtab.adapt.roles import make_roles
 from trimtab.errors import ConfigProblems, Problem
 from worlds import QUICK, domain, evaluated, model, trainable
@@ -58,3 +60,34 @@ def test_all_short_domains_are_told_at_once() -> None:
     with pytest.raises(ConfigProblems) as caught:
         tokenise_all(some, ROLES, model(), replace(QUICK, batch_size=4000))
     assert [problem.where for problem in caught.value.problems] == ["math, split train", "web, split train"]
+
+
+@pytest.mark.parametrize(
+    ("mixer", "fit", "where"),
+    [
+        (Uniform, QUICK, "mixer"),
+        ("uniform", QUICK, "mixer"),
+        (Uniform(["math"]), {"steps": 3}, "fit"),
+        (Uniform(None), QUICK, "mixer.targets"),  # type: ignore[arg-type]
+        (Fixed(["math"], weights={"math": "5%"}), QUICK, "mixer.weights.math"),  # type: ignore[dict-item]
+        (DynaMiCS(["math"], kappa="x"), QUICK, "mixer.kappa"),  # type: ignore[arg-type]
+        (Uniform(["math"]), replace(QUICK, lr="1e-3"), "fit.lr"),  # type: ignore[arg-type]
+        (Uniform(["math"]), replace(QUICK, steps=None), "fit.steps"),  # type: ignore[arg-type]
+        (Uniform(["math"]), replace(QUICK, betas=0.9), "fit.betas"),  # type: ignore[arg-type]
+    ],
+)
+def test_settings_of_another_type_are_told_and_not_computed_with(mixer: Any, fit: Any, where: str) -> None:
+    assert [problem.where for problem in type_problems(mixer, fit)] == [where]
+    with pytest.raises(ConfigProblems, match=f"{where}: got "):
+        finetune(model(), train=trainable(), mixer=mixer, fit=fit)
+
+
+def test_numbers_of_numpy_and_mixers_of_others_are_as_good() -> None:
+    class Own:
+        targets, constraints = ("math",), {}  # type: ignore[var-annotated]
+
+        def decide(self) -> None: ...
+
+    fit = replace(QUICK, lr=np.float32(0.5), steps=np.int64(4), betas=[np.float64(0.5), 0.9])  # type: ignore[arg-type]
+    assert list(type_problems(DynaMiCS(["math"], ridge=np.float32(0.5)), fit)) == []  # type: ignore[arg-type]
+    assert list(type_problems(Own(), QUICK)) == []

@@ -239,7 +239,7 @@ def counts(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
         r"Vertical line: the checkpoint kept\. at most n = (\d+) validation sequences per domain at .*": at_most,
         rf"{errors} of n probe sequences: (.*); {covers}\.": lambda told: has("validation", "probe", told),
         rf"{errors} of at most n = (\d+) probe sequences per domain; {covers}\.": at_most_probe,
-        r"Judged on fewer than 30 test records: (.*)\.": few,
+        r"Judged on fewer than 30 test records \(a packed sequence counts as one\): (.*)\.": few,
     }
 
 

@@ -375,3 +375,16 @@ def test_a_whole_number_beyond_the_largest_float_is_told() -> None:
     odd.loc[odd.index[2], "loss_pt0"] = 10**400
     with pytest.raises(DataError, match=r"loss_pt0: got 10+\.\.\. in row 2"):
         ForgettingLaw.fit(odd)
+
+
+@pytest.mark.parametrize(
+    ("refits", "confidence", "warned"),
+    [(1, 0.95, True), (19, 0.95, True), (20, 0.95, False), (30, 0.99, True), (1, 0.5, False)],
+)
+def test_a_plan_warns_of_refits_too_few_for_its_confidence(
+    law: ForgettingLaw, refits: int, confidence: float, warned: bool
+) -> None:
+    draws = np.resize(np.asarray(law.fitted.draws), (refits, len(law.coefficients)))
+    few = replace(law, fitted=replace(law.fitted, draws=draws))
+    told = plan_share(few, params=2e5, tokens=1e6, max_rise=0.2, confidence=confidence).warnings
+    assert any(text.startswith(f"{refits} refits are too few") for text in told) == warned

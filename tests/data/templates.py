@@ -76,3 +76,20 @@ PARTS = (
     + _END
     + "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
+
+CLOSES_LAST = (
+    _HEAD
+    + "<|start|>{{ m.role }}:{{ m.content }}{% if m.role == 'assistant' and loop.last and not add_generation_prompt "
+    "%}<|return|>{% else %}<|end|>{% endif %}"
+    + _END
+    + "{% if add_generation_prompt %}<|start|>assistant:{% endif %}"
+)
+"""The last answer is closed otherwise than the earlier ones, as gpt-oss does."""
+
+SUFFIX = (
+    _HEAD
+    + "{{ m.role }}: {{ m.content }}\n"
+    + _END
+    + "{% if add_generation_prompt %}assistant: {% else %}<eos>{% endif %}"
+)
+"""One end token after the whole conversation."""

@@ -14,11 +14,13 @@ from trimtab.errors import DataError
 from .templates import (
     ALTERNATES,
     BRACKETS,
+    CLOSES_LAST,
     DEFAULT_SYSTEM,
     ENCODES,
     ESCAPES,
     PARTS,
     PROMPTS_TO_THINK,
+    SUFFIX,
     THINKS_LAST,
 )
 
@@ -81,6 +83,13 @@ TALKS = {
         (user("<|start|>assistant\nno"), says("<|start|>assistant\nno"), user("a"), says("b")),
         ["<|start|>assistant\nno<|end|>", "b<|end|>"],
     ),
+    "earlier answers closed otherwise": (CLOSES_LAST, YES, ["yes<|end|>", "yes<|return|>"]),
+    "answers in a row closed otherwise": (
+        CLOSES_LAST,
+        (says("a"), user("b"), says("a"), says("b")),
+        ["a<|end|>", "a<|end|>", "b<|return|>"],
+    ),
+    "closed once for all": (SUFFIX, YES, ["yes", "yes\n<eos>"]),
     "content in parts": (
         PARTS,
         (
@@ -243,8 +252,11 @@ def test_a_template_that_marks_what_is_generated_is_taken_at_its_word(make_token
     assert tokenizer.decode(encoded.ids[encoded.loss]) == " yes yes"
 
 
-def test_a_turn_of_weight_nought_is_read_and_not_learned(make_tokenizer):
-    talk = (user("a"), says("b", weight=0), user("c"), says("d", weight=1))
+@pytest.mark.parametrize(
+    ("key", "no", "yes"), [("weight", 0, 1), ("train", False, True), ("loss", False, None)]
+)
+def test_a_turn_that_says_so_is_read_and_not_learned(make_tokenizer, key, no, yes):
+    talk = (user("a"), says("b", **{key: no}), user("c"), says("d", **{key: yes}))
     marked = GENERATION.replace(" {{ m.content }}", "{{ m.content }}")
     for template, expected in ((DEFAULT_SYSTEM, ["d<|end|>"]), (marked, ["d"])):
         assert learned(make_tokenizer(template=template), *talk) == expected

@@ -109,6 +109,17 @@ def test_kinds_of_record_in_a_table() -> None:
     assert text_first.unread == ("columns 'prompt', 'source' not used",)
 
 
+@pytest.mark.parametrize("key", ["tools", "documents"])
+def test_lists_of_parquet_are_arrays_in_pandas(key: str) -> None:
+    given = [{"type": "function", "function": {"name": "f", "tags": ["a", "b"]}}]
+    frame = pa.table({"messages": [TALK], key: [given]}).to_pandas()
+    assert isinstance(frame["messages"][0], np.ndarray)
+    for table in (frame, frame.to_dict("records"), {name: list(frame[name]) for name in frame}):
+        (item,) = Domain("d", train=table).items("train")
+        assert item == Chat(tuple(TALK), {key: given})
+        assert item.digest == Chat(tuple(TALK), {key: given}).digest
+
+
 def test_keys_that_a_table_fills_in_are_no_keys_of_a_message() -> None:
     call = {"name": "weather", "arguments": {"city": "Oslo"}}
     other = {"name": "time", "arguments": {"zone": "CET"}}

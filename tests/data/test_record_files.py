@@ -17,6 +17,7 @@ import pytest
 from trimtab.data import record_files
 from trimtab.data.domains import Domain
 from trimtab.data.records import Chat, Completion, Text
+from trimtab.data.sources import Files
 from trimtab.errors import DataError
 
 ODD = 'she said "hello, you"\nfor the\u2028second\x85time\x0b\x0c; caf\u00e9'
@@ -275,3 +276,28 @@ def test_parquet_of_every_type(tmp_path: Path) -> None:
         pq.write_table(pa.table({"text": column}), tmp_path / "one.parquet")
         with pytest.raises(DataError, match=match):
             _ = Domain.from_parquet("d", tmp_path / "one.parquet", fractions=(0.998, 0.001, 0.001)).contents
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ending"),
+    [
+        ("a.txt", '{"text": "a"}\n{"text": "b"}\n', ".jsonl"),
+        ("a", '\ufeff{"prompt": "a", "completion": "b"}\n', ".jsonl"),
+        ("a.log", "id,text,label\n1,a,2\n", ".csv"),
+        ("a.data", "prompt\tcompletion\na\tb\n", ".tsv"),
+    ],
+)
+def test_records_in_a_file_that_is_called_text_are_no_prose(
+    tmp_path: Path, name: str, content: str, ending: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"as the first line of a text file, .* ends in {ending}"):
+        _ = Domain.from_path("d", tmp_path / name).contents
+
+
+def test_prose_that_looks_a_little_like_records_is_read(tmp_path: Path) -> None:
+    for number, text in enumerate(['{"a": 1}\nx', "the text, the words\n", "text\nb", "{text}", "", "a\tb"]):
+        (tmp_path / f"{number}.txt").write_text(text)
+        assert list(Files((tmp_path / f"{number}.txt",))) == [Text(text)]
+    (tmp_path / "a.jsonlines").write_text('{"text": "a"}\n')
+    assert list(Files((tmp_path / "a.jsonlines",))) == [Text("a")]

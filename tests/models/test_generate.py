@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import chi2
@@ -139,6 +140,11 @@ def test_first_tokens_come_as_often_as_their_probability_says(temperature, make,
     ("arguments", "message"),
     [
         (("one",), r"got one string, expected a list of prompts; try \[prompt\]"),
+        (({"text": ["a"]},), r"got a dict, expected a list of prompts; try list\(table\['text'\]\)"),
+        ((pd.DataFrame({"text": ["a"]}),), r"got a DataFrame, expected a list of prompts"),
+        (({"a", "b"},), r"got a set, expected a list of prompts"),
+        ((["a"], 2.5), "max_new_tokens: got 2.5, expected at least 1"),
+        ((["a"], 1, 1, "hot"), "temperature: got hot, expected a number"),
         ((["a", ""],), r"got the prompt '', which has no token, expected at least one token"),
         ((["a"], 0), "max_new_tokens: got 0, expected at least 1"),
         ((["a"], 1, 0), "batch_size: got 0, expected at least 1"),

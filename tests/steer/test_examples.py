@@ -39,6 +39,8 @@ def test_the_column_of_texts_of_a_table_holds_the_examples(tmp_path):
         ("a.txt", b"", r"source: got 0 different texts in .*a.txt, expected 4: 2 to fit with and 2 held out"),
         ("a.txt", b"one\none\none\ntwo\n", "got 2 different texts"),
         ("a.txt", b"\xff\xfe", "a.txt: got bytes that are not UTF-8"),
+        ("a.txt", b"caf\xe9", "a.txt: got bytes that are not UTF-8"),
+        ("a.txt", b"id,text\n1,a\n2,b\n", "got 'id,text' as the first line of a text file"),
         (
             "a.jsonl",
             b'{"prompt": "a", "completion": "b"}\n',

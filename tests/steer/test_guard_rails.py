@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from trimtab import CAA, LinEAS, MeanAcT, load
-from trimtab.errors import DataError, ModelError
+from trimtab.errors import ConfigProblems, DataError, ModelError
 from trimtab.steer.examples import read_examples
 from trimtab.steer.steering_job import SteeringConfig, examples_of, run
 from trimtab.steer.steering_page import page
@@ -50,6 +51,29 @@ def test_records_and_texts_that_say_nothing_are_refused(
     model = load(build("llama"), tokenizer=tokenizer())
     with pytest.raises(error, match=message):
         estimator.fit(model, source=records, target=GOOD)
+
+
+@pytest.mark.parametrize("estimator", [LinEAS(steps=1), CAA(), MeanAcT()])
+def test_tables_and_sets_are_no_list_of_examples(estimator: Any) -> None:
+    model = load(build("llama"), tokenizer=tokenizer())
+    for given in (pd.DataFrame({"text": GOOD}), set(GOOD)):
+        with pytest.raises(ModelError, match="expected a list of source examples"):
+            estimator.fit(model, source=given, target=GOOD)
+    expected = estimator.fit(model, source=GOOD, target=GOOD[::-1]).maps
+    for same in (pd.Series(GOOD, index=[5, 6, 7]), (text for text in GOOD), tuple(GOOD)):
+        found = estimator.fit(model, source=same, target=GOOD[::-1]).maps
+        assert all(
+            torch.equal(a, b) for site in found for a, b in zip(found[site], expected[site], strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [LinEAS(steps="2"), LinEAS(preset=None), CAA(batch_size=None), MeanAcT(sites=[1]), CAA(sites={1: 2})],  # type: ignore[arg-type]
+)
+def test_settings_of_another_type_are_told(estimator: Any) -> None:
+    with pytest.raises((ConfigProblems, ModelError), match=r"got .*, expected"):
+        estimator.fit(load(build("llama"), tokenizer=tokenizer()), source=GOOD, target=GOOD)
 
 
 class Shared(nn.Module):

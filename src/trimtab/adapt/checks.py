@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.models.load import Model
 from trimtab.models.vocabulary import lacks_tokens, refuse_longer, unknown_token, vocabulary
+from trimtab.runs.reading import typed_problems
 from trimtab.train.fit import Fit
 
 
@@ -45,6 +47,20 @@ def problems(
     if fit.batch_size < world:
         expected = f"at least one sequence for each of {world} processes"
         yield Problem("fit.batch_size", str(fit.batch_size), expected)
+
+
+def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
+    """What is no mixer or no fit, and settings of ours of another type than declared: asked first."""
+    if isinstance(mixer, type) or not hasattr(mixer, "decide"):
+        yield Problem("mixer", repr(mixer), "a mixer", "Uniform(targets=['...'])")
+    elif type(mixer).__module__.partition(".")[0] == __name__.partition(".")[0] and is_dataclass(mixer):
+        listed = not isinstance(getattr(mixer, "targets", ()), str)
+        known = ("constraints",) if listed else ("constraints", "targets")  # told by `problems`
+        yield from typed_problems(mixer, "mixer", without=known)
+    if isinstance(fit, Fit):
+        yield from typed_problems(fit, "fit")
+    else:
+        yield Problem("fit", repr(fit), "the settings of a run", "Fit(steps=...)")
 
 
 MOST_UPDATES = 10**5

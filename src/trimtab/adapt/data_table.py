@@ -100,11 +100,12 @@ def few_records_note(names: Mapping[str, int]) -> str:
     """The sentence on constraints that are judged on few records.
 
     >>> few_records_note({"web": 7})
-    'Judged on fewer than 30 test records: web (7). Its interval says little about other data of its kind.'
+    'Judged on fewer than 30 test records (a packed sequence counts as one): web (7). Its interval says little about other data of its kind.'
     """
     listed = ", ".join(f"{name} ({count})" for name, count in names.items())
     own = "Its interval says" if len(names) == 1 else "Their intervals say"
-    return f"Judged on fewer than {FEW_RECORDS} test records: {listed}. {own} little about other data of its kind."
+    few = f"Judged on fewer than {FEW_RECORDS} test records (a packed sequence counts as one)"
+    return f"{few}: {listed}. {own} little about other data of its kind."
 
 
 def few_records(result: FinetuneResult) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from trimtab.adapt.checks import problems, refuse, tokenise_all
+from trimtab.adapt.checks import problems, refuse, tokenise_all, type_problems
 from trimtab.adapt.data_table import data_notes, data_table, examples
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.outcome import make_result
@@ -87,7 +87,9 @@ def finetune(
     model = as_model(model)
     require_language_model(model)
     check_model(model, "training")
-    fit, train = fit or Fit(), as_domains("train", train)
+    fit = Fit() if fit is None else fit
+    refuse(type_problems(mixer, fit))
+    train = as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     processes = accelerator()

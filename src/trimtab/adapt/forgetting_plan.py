@@ -125,7 +125,7 @@ def plan_share(
         rise_interval=(low - 1.0, high - 1.0),
         rise_without=known.rise(params=params, tokens=tokens, inject=0.0),
         max_rise=max_rise,
-        warnings=(*known.extrapolates(**where), *_unsettled(known)),
+        warnings=(*known.extrapolates(**where), *_few(known, confidence), *_unsettled(known)),
         confidence=confidence,
         kept=known.kept(**run, inject=1.0 if math.isnan(share) else share),
         median=median,
@@ -133,6 +133,16 @@ def plan_share(
         refits=len(known.fitted.draws),
         loss_pt0=loss_pt0,
     )
+
+
+def _few(law: ForgettingLaw, confidence: float) -> Iterator[str]:
+    """Of fewer refits than this, all keep the promise where one in so many would not."""
+    least = math.ceil(1 / (1 - confidence) - 1e-9)
+    if confidence > 0.5 and len(law.fitted.draws) < least:
+        yield (
+            f"{len(law.fitted.draws)} refits are too few to tell {_percent(confidence)} of them: "
+            f"at least {least} are needed (n_boot)"
+        )
 
 
 def _unsettled(law: ForgettingLaw) -> Iterator[str]:

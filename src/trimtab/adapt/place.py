@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from trimtab.errors import CheckpointError, explain
+from trimtab.errors import CheckpointError, ConfigError, explain
 from trimtab.runs.lines import read_object
 from trimtab.runs.record import RunFolder
 
@@ -20,6 +20,8 @@ from trimtab.runs.record import RunFolder
 def place(out: str | Path | None, accelerator: Accelerator) -> Iterator[Path]:
     """The run's folder: the caller's, or one that is gone afterwards; the same on every process."""
     if out is not None:
+        if not isinstance(out, str | Path):
+            raise ConfigError(f"out: {explain(repr(out), 'the path of a folder, or None')}")
         yield Path(out)
         return
     first = accelerator.is_main_process

@@ -123,7 +123,9 @@ def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as
             note(f"run {folder}")
             told = _run(system, config, folder, bars)
         else:
-            note(f"run {folder} is finished")
+            note(
+                f"run {folder} is finished; this is what it found then, with the model and data of that time"
+            )
     say(json.dumps(told["json"], indent=2) if as_json else told["table"])
     note(f"report {told['report']}")
     return 0 if told["passed"] else 1

@@ -65,8 +65,8 @@ def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
     template's generation prompt ends and goes on to the end of what closes it (text, tool calls and end-of-turn
     tokens). It is located by its place, never by its words: the conversation is written again with a mark inside every
     message, and taking the marks out has to give the first text back. So a template may trim, encode or leave out
-    parts of earlier turns: loss is on what it writes. A turn in which nothing is said has no span, nor one of weight
-    0, as OpenAI's records have it.
+    parts of earlier turns: loss is on what it writes. A turn in which nothing is said has no span, nor one that
+    says that it is not to be learned (`weight: 0`, `train: false`, `loss: false`).
 
     Raises:
         SkippedError: the template refuses the conversation or does not write a part of it (an assistant's turn, tools,
@@ -86,8 +86,9 @@ def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
 
 
 def _muted(message: Message) -> bool:
-    weight = message.get("weight")
-    return isinstance(weight, int | float) and weight == 0
+    """Whether a turn is not to be learned, as OpenAI (weight), axolotl (train, training) and ms-swift (loss) say so."""
+    values = (message.get(key) for key in ("weight", "train", "training", "loss"))
+    return any(isinstance(value, int | float) and value == 0 for value in values)
 
 
 def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:

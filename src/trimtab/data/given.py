@@ -79,6 +79,20 @@ def _mappings(raw: Mapping[str, Any], key: str, where: str) -> list[dict[str, An
     return [dict(without_nulls(one)) for one in value]
 
 
+def as_lists(value: Any) -> Any:
+    """Arrays as lists, at every depth: pandas holds lists of Parquet files so.
+
+    >>> import numpy as np
+    >>> as_lists(np.array([{"role": "user", "content": np.array(["a"])}], dtype=object))
+    [{'role': 'user', 'content': ['a']}]
+    """
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: as_lists(inner) for key, inner in value.items()}
+    return [as_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def without_nulls(value: Any) -> Any:
     """Mappings without keys that have no value, at every depth: tables give every row the keys of all of them.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -76,6 +77,35 @@ def read_records(
         yield from _jsonl(path, kind, columns)
     else:
         yield from _table(path, kind, columns)
+
+
+def refuse_records(path: Path) -> None:
+    """Refuse a file whose ending says text where its first line is one of JSON or the head of a table with our keys.
+
+    Raises:
+        DataError: naming the ending to give it; as `read_records` where it cannot be read.
+    """
+    check_regular(path, _EXPECTED["text"])
+    with reading(path, _EXPECTED["text"]), _opened(path, "text", newline=None) as file:
+        line = _piece(file, path, "text").lstrip("\ufeff").strip()
+    if line.startswith("{") and line.endswith("}"):
+        try:
+            first = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        made, ending = isinstance(first, dict) and _make_records(first), ".jsonl"
+    else:
+        mark, ending = ("\t", ".tsv") if "\t" in line else (",", ".csv")
+        cells = [cell.strip('"') for cell in line.split(mark)]
+        made = mark in line and _make_records(cells)
+    if made:
+        got = f"{line[:60]!r} as the first line of a text file"
+        raise DataError(f"{path}: {explain(got, 'text', f'a name that ends in {ending}')}")
+
+
+def _make_records(names: Iterable[str]) -> bool:
+    found = set(names)
+    return bool({"text", "messages"} & found) or {"prompt", "completion"} <= found
 
 
 def _document(path: Path) -> Iterator[Item]:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from trimtab.data.given import BESIDE_MESSAGES, check_content, read_given
+from trimtab.data.given import BESIDE_MESSAGES, as_lists, check_content, read_given
 from trimtab.errors import DataError, Problem, explain, nearest
 from trimtab.runs.files import has_halves, parse_json
 
@@ -302,7 +302,7 @@ def _item(
 
 def _given(raw: Mapping[Any, Any]) -> dict[str, Any]:
     """What stands beside the messages of a record and has a value."""
-    return {key: raw[key] for key in BESIDE_MESSAGES if not is_missing(raw.get(key))}
+    return {key: as_lists(raw[key]) for key in BESIDE_MESSAGES if not is_missing(raw.get(key))}
 
 
 def _marked(item: Item, where: str) -> Item:
@@ -348,6 +348,7 @@ def _hint_for_value(value: object) -> str:
 
 def _listed(messages: object, where: str) -> object:
     """The messages, read where they are JSON text, and without the empty keys with which tables fill them."""
+    messages = as_lists(messages)
     if isinstance(messages, str) and messages.lstrip().startswith("["):
         messages = parse_json(messages, f"{where}, 'messages'", "a list of messages")
     if not isinstance(messages, Sequence) or isinstance(messages, str):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.data.columns import Rows, kind_of_table, refuse_source
-from trimtab.data.record_files import Kind, named_kinds, read_records
+from trimtab.data.record_files import Kind, named_kinds, read_records, refuse_records
 from trimtab.data.records import Item, Text, parse
 from trimtab.errors import DataError, explain
 from trimtab.runs.places import neighbour
@@ -23,6 +23,8 @@ REPEATED = Text("")
 _ENDINGS: dict[str, Kind] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
+    ".jl": "jsonl",
     ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
@@ -32,7 +34,23 @@ _ENDINGS: dict[str, Kind] = {
 _AS_TABLE = "writing it as CSV in UTF-8, or as Parquet"
 _REFUSED = {
     **dict.fromkeys((".zip", ".zst", ".xz", ".bz2", ".7z", ".tar", ".tgz", ".rar"), "unpacking it"),
-    **dict.fromkeys((".xlsx", ".xls", ".ods", ".feather", ".orc", ".avro", ".db", ".sqlite"), _AS_TABLE),
+    **dict.fromkeys(
+        (
+            ".psv",
+            ".ssv",
+            ".xlsx",
+            ".xlsm",
+            ".xlsb",
+            ".xls",
+            ".ods",
+            ".feather",
+            ".orc",
+            ".avro",
+            ".db",
+            ".sqlite",
+        ),
+        _AS_TABLE,
+    ),
     ".arrow": "the whole folder that save_to_disk wrote, or Parquet",
     **dict.fromkeys((".pdf", ".docx", ".doc", ".epub", ".odt"), "its words as plain text"),
     **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin", ".h5"), ""),
@@ -63,6 +81,8 @@ class Files:
     def __iter__(self) -> Iterator[Item]:
         for path in self.paths:
             kind = self.kind or kind_of(path)
+            if not self.kind and kind == "text":
+                refuse_records(path)
             yield from read_records(path, kind, cut=self.cut, columns=self.columns)
 
     def __repr__(self) -> str:

@@ -239,9 +239,11 @@ class Written:
         return place
 
     def _end(self, number: int, point: Point) -> int | None:
-        """After what closes the turn where it is the last; where it is not closed like that, where its text ends."""
+        """After what closes the turn where it is the last or another is asked for after it; else its text's end."""
         closed = self._closed(number, point)
         message = self.messages[number]
+        if closed is None:
+            closed = self._closed_before_next(number, point)
         if closed is None and point.field == "content" and not _has(message, "tool_calls"):
             content = _last_text(message)
             blank = content[len(content.rstrip()) :]
@@ -256,6 +258,20 @@ class Written:
         if there and self.whole.startswith(closing, point.place):
             return point.place + len(closing)
         return None
+
+    def _closed_before_next(self, number: int, point: Point) -> int | None:
+        """Where a turn ends that is closed in another way once something follows, as gpt-oss closes its last one."""
+        upto = self.text(self.messages[: number + 1], prompt=True) or ""
+        asked = next((n for n, message in enumerate(self.messages) if message["role"] != "assistant"), 0) + 1
+        earlier, before = (
+            self.text(self.messages[:asked]) or "",
+            self.text(self.messages[:asked], prompt=True),
+        )
+        prompt = before[len(earlier) :] if before and before.startswith(earlier) else ""
+        if not prompt or not upto.endswith(prompt):
+            return None
+        turn = upto.removesuffix(prompt)
+        return len(turn) if self.whole.startswith(turn) and len(turn) >= point.place else None
 
     def _all_points(self) -> dict[int, Point]:
         """`points` with a single rendering, where the marks of all messages can be taken out again together."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -112,10 +112,11 @@ def token_rows(
         empty: let texts without tokens pass.
 
     Raises:
-        ModelError: a single string, something that is no text or cannot be encoded, or a text without tokens.
+        ModelError: a single string, something that is no text or cannot be encoded, or a text without tokens; a table
+            or a mapping, which gives its keys, and a set, whose order changes.
     """
-    if isinstance(texts, str):
-        raise ModelError(explain("one string", f"a list of {what}s", f"[{what}]"))
+    check_listed(texts, what)
+    texts = list(texts)
     added = Added.of(tokenizer) if special else Added()
     rows = [
         _row(tokenizer, text, f"{what} {number}", special, max_tokens, added)
@@ -125,6 +126,29 @@ def token_rows(
         if not (row or empty):
             raise ModelError(explain(f"the {what} {text!r}, which has no token", "at least one token"))
     return rows
+
+
+def check_listed(texts: object, what: str = "text") -> None:
+    """Refuse what gives something else than its texts in their order when it is iterated.
+
+    Args:
+        texts: what was given.
+        what: what a text is called.
+
+    Raises:
+        ModelError: a single string, a table or mapping, a set, or what cannot be iterated.
+    """
+    got, hint = (
+        f"a {type(texts).__name__}",
+        f"sorted({what}s)" if isinstance(texts, Set) else f"list({what}s)",
+    )
+    if isinstance(texts, str):
+        got, hint = "one string", f"[{what}]"
+    elif isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        hint = "list(table['text'])"
+    elif isinstance(texts, Iterable) and not isinstance(texts, Set | bytes):
+        return
+    raise ModelError(explain(got, f"a list of {what}s", hint))
 
 
 def _row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
 
 from trimtab.errors import ModelError, explain
-from trimtab.models.batches import evaluating, pad_token, padded, token_rows
+from trimtab.models.batches import check_listed, evaluating, pad_token, padded, token_rows
 from trimtab.models.families import unwrapped
 from trimtab.models.inspection import check_model
 from trimtab.models.kinds import refuse_module
@@ -152,12 +153,13 @@ def _until(row: list[int], ends: Sequence[int]) -> list[int]:
 def _check(
     module: nn.Module, prompts: Sequence[str], max_new_tokens: int, batch_size: int, temperature: float
 ) -> None:
-    if isinstance(prompts, str):
-        raise ModelError(explain("one string", "a list of prompts", "[prompt]"))
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise ModelError(f"{name}: {explain(value, 'at least 1')}")
-    if not 0 <= temperature < float("inf"):
+    check_listed(prompts, "prompt")
+    counts: tuple[tuple[str, Any], ...] = (("max_new_tokens", max_new_tokens), ("batch_size", batch_size))
+    for name, value in counts:
+        if not isinstance(value, Integral) or value < 1:
+            raise ModelError(f"{name}: {explain(value, 'at least 1, a whole number')}")
+    given: Any = temperature
+    if not isinstance(given, Real) or not 0 <= temperature < float("inf"):
         raise ModelError(f"temperature: {explain(temperature, 'a number of at least 0')}")
     refuse_module(module)
     check_model(module)

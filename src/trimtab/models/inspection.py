@@ -78,7 +78,8 @@ def quantised(network: nn.Module) -> str | None:
         if _is_torch_quantised(part) or any(word in kind.__name__ for word in _QUANTISED_CLASSES):
             return f"a {kind.__name__} at {name}"
     for name, parameter in network.named_parameters():
-        if not (parameter.is_floating_point() or parameter.is_complex()):
+        plain = parameter.is_floating_point() or parameter.is_complex()
+        if not plain or parameter.dtype.itemsize == 1:  # float8 has no arithmetic of its own
             return f"{parameter.dtype} at {name}"
         if type(parameter.data) not in (Tensor, nn.Parameter) and hasattr(parameter.data, "dequantize"):
             kind_name = type(parameter.data).__name__

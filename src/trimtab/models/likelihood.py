@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trimtab.errors import ModelError, ShapeError, explain
-from trimtab.models.batches import TextBatch, evaluating, row_batches, text_batches
+from trimtab.models.batches import TextBatch, check_listed, evaluating, row_batches, text_batches
 from trimtab.models.joined import joined_rows
 from trimtab.models.kinds import require_language_model
 
@@ -107,6 +107,9 @@ def continuation_log_likelihood(
         ShapeError: not as many prompts as continuations.
     """
     require_language_model(model)
+    for texts, what in ((prompts, "prompt"), (continuations, "continuation")):
+        check_listed(texts, what)
+    prompts, continuations = list(prompts), list(continuations)
     if len(prompts) != len(continuations):
         got = f"{len(prompts)} prompts and {len(continuations)} continuations"
         raise ShapeError(explain(got, "one continuation for each prompt"))

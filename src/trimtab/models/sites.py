@@ -68,7 +68,9 @@ def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]
         ModelError: a pattern matches nothing (the three nearest module paths are named), the side is neither `in` nor
             `out`, an alias is used with a model of unknown family or of several, or the model is compiled.
     """
-    patterns = [pattern] if isinstance(pattern, str | Site) else list(pattern)
+    patterns = [pattern] if not isinstance(pattern, Iterable) or isinstance(pattern, str) else list(pattern)
+    if strange := [one for one in patterns if not isinstance(one, str | Site)]:
+        raise ModelError(explain(repr(strange[0]), "the name of a site, or a list of them", "'mlp_out'"))
     if not patterns:
         raise ModelError(explain("no pattern", "at least one site", "'mlp_out'"))
     network = network_of(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -155,6 +155,38 @@ class Reader:
     def _note(self, where: str, got: str, expected: str, hint: str = "") -> _Bad:
         self.problems.append(Problem(where, got, expected, hint))
         return BAD
+
+
+def typed_problems(settings: Any, where: str = "", *, without: Iterable[str] = ()) -> list[Problem]:
+    """Every field of a dataclass, made in Python, whose value is of another type than it is declared.
+
+    Args:
+        settings: an instance; scalars of numpy and torch count as the numbers that they are.
+        where: what its fields are named under.
+        without: fields that are looked at elsewhere.
+
+    >>> from trimtab.train.fit import Fit
+    >>> [str(problem) for problem in typed_problems(Fit(lr="1e-3"), "fit")]
+    ["fit.lr: got '1e-3', expected a number; try 1e-3 without quotes"]
+    """
+    cls = type(settings)
+    reader, hints = Reader(cls), get_type_hints(cls, include_extras=True)
+    for name in _fields(cls):
+        value = getattr(settings, name)
+        if name not in without and not dataclasses.is_dataclass(value):
+            reader.read(hints[name], _scalars(value), _join(where, name))
+    return reader.problems
+
+
+def _scalars(value: Any) -> Any:
+    """A value with numbers in the place of scalars that libraries have for them."""
+    if isinstance(value, Mapping):
+        return {key: _scalars(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_scalars(inner) for inner in value]
+    return (
+        value.item() if callable(getattr(value, "item", None)) and not getattr(value, "shape", ()) else value
+    )
 
 
 def words(kind: Any) -> str:

@@ -84,7 +84,10 @@ class RunFolder:
                 damaged, or a file or folder in it is a link. Nothing is changed then.
         """
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (NotADirectoryError, FileExistsError) as error:
+            raise CheckpointError(explain(f"{path}, a file or below one", "a folder of a run")) from error
         lock = take_lock(path)
         try:
             for name in (*_FILES, "artifacts"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trimtab.data.record_files import refuse_records
 from trimtab.data.records import Text
 from trimtab.data.sources import Files, find, kind_of
 from trimtab.errors import DataError, explain
@@ -90,13 +91,15 @@ def different_texts(source: str | Path, name: str) -> frozenset[str]:
 def _texts(source: str | Path, name: str) -> Iterator[str]:
     for path in find(str(source), name):
         if kind_of(path) == "text":
-            yield from _lines(path, name)
+            lines = _lines(path, name)
+            refuse_records(path)
+            yield from lines
         else:
             yield from (_text(item, path, name) for item in Files((path,)))
 
 
 def _lines(path: Path, name: str) -> list[str]:
-    whole = read_text(path, "UTF-8 text", limit=LIMIT)
+    whole = read_text(path, "text", limit=LIMIT)
     lines = whole.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     first = [line for line in lines if line.strip()][:_LOOKED_AT]
     if first and all(map(_is_record, first)):

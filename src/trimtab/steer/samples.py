@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.errors import DataError, ModelError, explain
-from trimtab.models.batches import evaluating, text_batches
+from trimtab.models.batches import check_listed, evaluating, text_batches
 from trimtab.models.capture import capture
 from trimtab.models.inspection import check_model
 from trimtab.models.intervene import Intervention, intervene
@@ -71,9 +71,12 @@ def prepare(
         ModelError: texts for a model without tokenizer, or a text without tokens, of white space alone or too long.
     """
     check_model(model)
-    for what, given in (("source", source), ("target", target)):
-        _check(what, given)
-    sides = (("source", source), ("target", target))
+    sides: list[tuple[str, Any]] = [("source", source), ("target", target)]
+    for place, (what, given) in enumerate(sides):
+        if not isinstance(given, str | Mapping):
+            check_listed(given, f"{what} example")
+            sides[place] = (what, [*given])
+        _check(*sides[place])
     first, second = (_examples(model, what, given, batch_size, max_tokens) for what, given in sides)
     return first, second
 

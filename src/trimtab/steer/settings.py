@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from trimtab.errors import ConfigProblems, Problem, not_among
 from trimtab.models.pooling import Pool
+from trimtab.runs.reading import typed_problems
 
 Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]
 
@@ -22,12 +23,16 @@ RANGES: Ranges = {
 
 
 def setting_problems(estimator: Any, choices: Mapping[str, Any]) -> Iterator[Problem]:
-    """Words that are no choice and numbers out of range.
+    """Values of another type than declared, words that are no choice and numbers out of range.
 
     Args:
         estimator: a dataclass.
         choices: the literal type of each setting of its own that is a word.
     """
+    words = (name for name in (*CHOICES, *choices) if getattr(estimator, name, None) is not None)
+    if mistyped := typed_problems(estimator, without=("sites", *words)):
+        yield from mistyped
+        return
     for name, allowed in {**CHOICES, **choices}.items():
         if (word := getattr(estimator, name, None)) is not None and word not in get_args(allowed):
             yield not_among(name, word, get_args(allowed))
