@@ -136,7 +136,8 @@ def test_a_verdict_on_few_records_is_marked(told: FinetuneResult) -> None:
     assert re.search(r'unsure">\s*kept, on 28 records</td>', text)
     assert "kept, within the noise, on 22 records" in text
     assert "on 30 records" not in text
-    sentence = "Judged on fewer than 30 test records (a packed sequence counts as one): python (28), docstrings (22). Their intervals say little about"
+    few = "Judged on fewer than 30 test records (a packed sequence counts as one)"
+    sentence = f"{few}: python (28), docstrings (22). Their intervals say little about"
     assert sentence in text
     assert sentence in Outcome([told], None).table()
     group = html.unescape(page([told, replace(told, label="other")]))

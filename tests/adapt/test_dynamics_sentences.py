@@ -124,7 +124,7 @@ DEFINITIONS = (
     r"Standard errors are the slopes', carried to the whole interval; about 95 % within two of them would be honest\.",
     r"The Wilson interval takes points as independent, .*",
     r"Cut: sequences that were longer\.",
-    r"Read: by each evaluation of that split\.",
+    r"Read: by each evaluation of that split; a sequence of packed text counts as of one record, .*",
     r"At the right of each bar: the share of the targets together\.",
 )
 

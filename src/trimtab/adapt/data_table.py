@@ -100,7 +100,7 @@ def few_records_note(names: Mapping[str, int]) -> str:
     """The sentence on constraints that are judged on few records.
 
     >>> few_records_note({"web": 7})
-    'Judged on fewer than 30 test records (a packed sequence counts as one): web (7). Its interval says little about other data of its kind.'
+    'Judged on fewer than 30 test records (a packed sequence counts as one): web (7). Its interval says little ...'
     """
     listed = ", ".join(f"{name} ({count})" for name, count in names.items())
     own = "Its interval says" if len(names) == 1 else "Their intervals say"
