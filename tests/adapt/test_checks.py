@@ -105,5 +105,5 @@ def test_a_run_below_a_file_is_refused_by_its_path(tmp_path: Path, below: str) -
 def test_float8_weights_are_no_numbers_to_train() -> None:
     handle = model()
     next(handle.module.parameters()).data = next(handle.module.parameters()).data.to(torch.float8_e4m3fn)
-    with pytest.raises(ModelError, match="a quantised model .*float8"):
+    with pytest.raises(ModelError, match=r"a quantised model .*float8"):
         finetune(handle, train=trainable(), mixer=Uniform(["math"]), fit=QUICK)
