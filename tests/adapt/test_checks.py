@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from trimtab import DynaMiCS, Fixed, Uniform, finetune
 from trimtab.adapt.checks import problems, refuse, tokenise_all, type_problems
 from trimtab.adapt.roles import make_roles
-from trimtab.errors import ConfigProblems, Problem
+from trimtab.errors import CheckpointError, ConfigProblems, ModelError, Problem
 from worlds import QUICK, domain, evaluated, model, trainable
 
 ROLES = make_roles(["math", "web"], ["safety"], ["math"], {"web": 0.1})
@@ -91,3 +93,17 @@ def test_numbers_of_numpy_and_mixers_of_others_are_as_good() -> None:
     fit = replace(QUICK, lr=np.float32(0.5), steps=np.int64(4), betas=[np.float64(0.5), 0.9])  # type: ignore[arg-type]
     assert list(type_problems(DynaMiCS(["math"], ridge=np.float32(0.5)), fit)) == []  # type: ignore[arg-type]
     assert list(type_problems(Own(), QUICK)) == []
+
+
+@pytest.mark.parametrize("below", ["a", "a/run"])
+def test_a_run_below_a_file_is_refused_by_its_path(tmp_path: Path, below: str) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(CheckpointError, match="a file or below one, expected a folder of a run"):
+        finetune(model(), train=trainable(), mixer=Uniform(["math"]), fit=QUICK, out=tmp_path / below)
+
+
+def test_float8_weights_are_no_numbers_to_train() -> None:
+    handle = model()
+    next(handle.module.parameters()).data = next(handle.module.parameters()).data.to(torch.float8_e4m3fn)
+    with pytest.raises(ModelError, match=r"a quantised model .*float8"):
+        finetune(handle, train=trainable(), mixer=Uniform(["math"]), fit=QUICK)
