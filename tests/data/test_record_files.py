@@ -208,7 +208,6 @@ def test_folders_that_save_to_disk_wrote(tmp_path: Path, many: bool) -> None:
         ("a.parquet", b"PAR1PAR1", r"a\.parquet: got a file that cannot be read .*, expected a Parquet file"),
         ("a.csv", bz2.compress(b"text"), r"a\.csv:1: got bytes that are not UTF-8"),
     ],
-    ids=lambda value: str(value)[:24],
 )
 def test_a_fault_is_told_with_its_file_and_line(
     tmp_path: Path, name: str, content: bytes, match: str
