@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.numerics.resample import bootstrap
+from trimtab.numerics.bootstrap import bootstrap
 from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
 
 DOMAINS, COUNT, SEED, GOAL_MS = 20, 200, 0, 10.0

@@ -24,7 +24,7 @@ import ot
 import torch
 from torch import Tensor
 
-from trimtab.numerics.resample import bootstrap
+from trimtab.numerics.bootstrap import bootstrap
 from trimtab.numerics.transport import wasserstein_1d
 from trimtab.runs.environment import hardware, threads, versions
 

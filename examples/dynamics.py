@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trimtab import Domain, DynaMiCS, Fit, finetune, load
 from trimtab.lab.corpora import corpus
-from trimtab.lab.tiny import lab_model
+from trimtab.lab.models import lab_model
 
 
 def main(out: Path) -> None:

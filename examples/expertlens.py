@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from trimtab import ExpertLens, load
-from trimtab.lab.concepts import concepts, noun_concepts, noun_topics, ratings
 from trimtab.lab.grammar_model import GrammarModel, grammar_model
-from trimtab.read.experts_job import ExpertLensConfig, run
-from trimtab.read.ratings import read_ratings
+from trimtab.lab.registry import concepts, noun_concepts, noun_topics, ratings
+from trimtab.read.experts.job import ExpertLensConfig, run
+from trimtab.read.experts.ratings import read_ratings
 
 
 def main(out: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab import ForgettingLaw
-from trimtab.adapt.forgetting_job import ForgettingConfig, run
+from trimtab.adapt.forgetting.job import ForgettingConfig, run
 
 
 def simulated() -> pd.DataFrame:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from trimtab import Lexicon, NamingCounts
-from trimtab.lab.names import table
-from trimtab.lab.words_world import chips, colour_names
-from trimtab.refer.lexicon_job import LexiconConfig, run
+from trimtab.lab.naming import chips, colour_names
+from trimtab.lab.registry import table
+from trimtab.refer.lexicon.job import LexiconConfig, run
 
 
 def main(out: Path) -> None:

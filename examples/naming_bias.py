@@ -12,8 +12,8 @@ from pathlib import Path
 from trimtab import naming_bias
 from trimtab.data.wordlist import WordList
 from trimtab.lab.naming import NamingWorld, predictions
-from trimtab.refer.bias_models import amplification, sensitivity
-from trimtab.refer.bias_objects import Columns
+from trimtab.refer.bias.models import amplification, sensitivity
+from trimtab.refer.bias.objects import Columns
 
 
 def main(out: Path) -> None:

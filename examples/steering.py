@@ -12,14 +12,12 @@ from pathlib import Path
 import torch
 
 from trimtab import LinEAS, Model, Steering, load
-from trimtab.lab.grammar import World
-from trimtab.lab.grammar_model import GrammarModel, grammar_model
-from trimtab.lab.grammar_scores import insult_rate
-from trimtab.lab.grammar_table import Grammar
-from trimtab.lab.names import texts
-from trimtab.steer.calibrate import calibrate
-from trimtab.steer.examples import read_examples
-from trimtab.steer.steering_job import SteeringConfig, run
+from trimtab.lab.grammar import Grammar, World
+from trimtab.lab.grammar_model import GrammarModel, grammar_model, insult_rate
+from trimtab.lab.registry import texts
+from trimtab.steer.lineas.job import SteeringConfig, run
+from trimtab.steer.samples import read_examples
+from trimtab.steer.strength import calibrate
 
 
 def main(out: Path) -> None:

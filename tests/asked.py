@@ -11,7 +11,7 @@ import numpy as np
 from trimtab.adapt.mixer import Decision, Mixer
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.adapt.session import Clock, GradientProducts, SlopeEstimate, Trials
-from trimtab.train.evaluate import SequenceLosses
+from trimtab.train.losses import SequenceLosses
 
 TARGETS = ["math"]
 CONSTRAINTS = {"web": 0.1, "safety": 0.05}

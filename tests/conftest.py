@@ -14,11 +14,8 @@ from jaxtyping import install_import_hook
 # Shapes are checked where arrays come from our own code; public functions say themselves what is wrong with a shape.
 SHAPED = (
     "numerics.cone",
-    "numerics.constrained",
-    "numerics.penalised",
-    "train.evaluate",
+    "train.losses",
     "adapt.session",
-    "adapt.shares",
 )
 # beartype looks at one item of a sequence, drawn at random: from its own generator, since tests watch Python's.
 with patch.object(random, "getrandbits", random.Random(0).getrandbits):

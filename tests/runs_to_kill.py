@@ -12,7 +12,7 @@ import torch
 
 from trimtab import DynaMiCS, finetune
 from trimtab.adapt.result import FinetuneResult
-from trimtab.train import checkpoint
+from trimtab.train import state
 from trimtab.train.loop import Loop
 from worlds import QUICK, evaluated, model, trainable
 
@@ -22,7 +22,7 @@ MOMENTS = {
     "in-training": (Loop, "step", 9),  # the third step after the first probes
     "inside-a-probe": (Loop, "step", 13),  # within the second round of probes
     "while-a-checkpoint-is-written": (
-        checkpoint,
+        state,
         "save_file",
         16,
     ),  # the second one: weights on disk, moments not

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trimtab import Steering
-from trimtab.models.capture import capture
+from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
 from trimtab.steer.steering import Base
 from zoo import inputs

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from asked import BASE, ROLES
+from trimtab.adapt.dynamics.planning import Planning
 from trimtab.adapt.mixer import Decision, Mixer
-from trimtab.adapt.planning import Planning
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Clock, Trials
-from trimtab.train.evaluate import SequenceLosses, change
-from trimtab.train.fit import evaluation_steps
+from trimtab.train.losses import SequenceLosses, change
+from trimtab.train.settings import evaluation_steps
 
 SLOPES = np.array(
     [[-0.02, 0.001, 0.002], [0.003, -0.01, 0.0], [0.004, 0.001, -0.01], [0.006, -0.002, -0.004]]

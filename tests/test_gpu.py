@@ -16,9 +16,9 @@ import worlds
 import zoo
 from steerings import random_steering
 from trimtab import LinEAS, Model, load
-from trimtab.adapt.dynamics import DynaMiCS
+from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.finetune import finetune
-from trimtab.adapt.mixers import Uniform
+from trimtab.adapt.mixers.fixed import Uniform
 from trimtab.data.tokens import tokenise
 from trimtab.numerics.ranking import auroc, average_precision
 from trimtab.read.responses import Responses

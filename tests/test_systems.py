@@ -11,7 +11,7 @@ import pytest
 
 from trimtab import systems
 from trimtab.errors import ConfigProblems
-from trimtab.lab import corpora, names
+from trimtab.lab import corpora, registry
 from trimtab.runs.config import read_config, read_mapping
 
 
@@ -83,7 +83,7 @@ def test_lab_names_become_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         return tmp_path / name
 
     monkeypatch.setattr(corpora, "corpus", lambda name: tmp_path / "corpora" / name)
-    monkeypatch.setattr(names, "model", model)
+    monkeypatch.setattr(registry, "model", model)
     told: list[Any] = []
     config = Config("lab:text-small", {"a": "lab:python", "b": "file.txt"}, {"c": "lab:tests"})
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trimtab.data.rows import SplitCounts
+from trimtab.data.encode import SplitCounts
 from trimtab.data.tokens import TokenDomain, TokenSplit
 from trimtab.models.load import Model
 from worlds import tokenizer

@@ -10,9 +10,8 @@ from torch import nn
 import unigram as uni
 from trimtab.adapt.roles import Roles, make_roles
 from trimtab.adapt.session import Clock, Session
-from trimtab.train.batches import evaluation_rows
-from trimtab.train.fit import Fit
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.settings import Fit
 from unigram import Rows, Twin, counts, row_losses, shuffled
 
 TRAIN: dict[str, Rows] = {

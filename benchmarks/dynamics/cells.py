@@ -13,9 +13,9 @@ from scenarios import FIT, MODEL, SCENARIOS
 
 from trimtab import FinetuneResult, finetune, load
 from trimtab.adapt.calibration import calibration
-from trimtab.adapt.comparison import working_seconds
-from trimtab.lab.tiny import lab_model
-from trimtab.runs.plain import plain
+from trimtab.adapt.dynamics.compare import working_seconds
+from trimtab.lab.models import lab_model
+from trimtab.runs.serialise import plain
 
 DIGITS = 5
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trimtab import DynaMiCS
-from trimtab.adapt.kept import Log
+from trimtab.adapt.cost import Interval
+from trimtab.adapt.dynamics.planning import Pace
+from trimtab.adapt.dynamics.slopes import Log
 from trimtab.adapt.mixer import State
-from trimtab.adapt.planning import Pace
-from trimtab.adapt.schedules import Interval
 from trimtab.adapt.session import Session
 from trimtab.seeds import derive
 

@@ -30,16 +30,16 @@ from run import RESULTS
 from scenarios import FIT, MODEL, SCENARIOS
 
 from trimtab import load
-from trimtab.adapt.checks import tokenise_all
+from trimtab.adapt.finetune import tokenise_all
 from trimtab.adapt.roles import make_roles
-from trimtab.lab.tiny import lab_model
+from trimtab.lab.models import lab_model
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
-from trimtab.runs.plain import to_json
+from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.seeds import isolated
-from trimtab.train.evaluate import change
 from trimtab.train.loop import Loop
+from trimtab.train.losses import change
 
 READINGS = (16, 32, 64, 128)
 SEEDS = (0, 1, 2)

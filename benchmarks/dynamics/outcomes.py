@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from methods import MARGINS, RANDOM, REFINED, SWEEP
 
-from trimtab.adapt.comparison import percent_gain
+from trimtab.adapt.dynamics.compare import percent_gain
 
 FIVE = tuple(f"fixed {mass}" for mass in SWEEP)
 EIGHT = FIVE + tuple(f"fixed {mass}" for mass in REFINED)

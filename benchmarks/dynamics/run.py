@@ -42,10 +42,10 @@ from methods import TUNED_BY, Method, methods
 from scenarios import FIT, MODEL, SCENARIOS
 
 from trimtab.lab.corpora import corpus, read_card
-from trimtab.lab.tiny import lab_model
+from trimtab.lab.models import lab_model
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
-from trimtab.runs.plain import plain, to_json
+from trimtab.runs.serialise import plain, to_json
 from trimtab.runs.sweep import sweep
 
 RESULTS = Path(__file__).parents[1] / "results" / "dynamics"

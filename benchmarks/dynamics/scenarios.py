@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimtab import Domain, Fit
-from trimtab.adapt.dynamics_job import EVALUATE_ONLY
+from trimtab.adapt.dynamics.job import EVALUATE_ONLY
 from trimtab.lab.corpora import corpus
 
 MODEL = "text-small"

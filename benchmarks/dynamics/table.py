@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 from outcomes import HINDSIGHT, SEARCHES, blocks, outcomes
 
-from trimtab.numerics.proportion import wilson
-from trimtab.numerics.resample import Interval, bootstrap, mean
+from trimtab.numerics.bootstrap import Interval, bootstrap, mean, wilson
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.plain import to_json
+from trimtab.runs.serialise import to_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "dynamics"
 YARDSTICK = "best of five fixed"

@@ -23,17 +23,15 @@ import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
 from trimtab.data.concepts import ConceptSet
-from trimtab.lab.concepts import noun_concepts, ratings
-from trimtab.lab.grammar import World
+from trimtab.lab.grammar import TOPICS, Grammar, World
 from trimtab.lab.grammar_model import GrammarModel, _config, world_tokenizer
-from trimtab.lab.grammar_table import Grammar
-from trimtab.lab.grammar_words import TOPICS
+from trimtab.lab.registry import noun_concepts, ratings
 from trimtab.models.load import Model, load
-from trimtab.read.agreement import agree, judged
-from trimtab.read.baselines import shared_words, static_embeddings
-from trimtab.read.causal import causal_check, contrasts
-from trimtab.read.experts import ExpertLens
-from trimtab.read.ratings import read_ratings
+from trimtab.read.experts.agreement import agree, judged
+from trimtab.read.experts.baselines import shared_words, static_embeddings
+from trimtab.read.experts.causal import causal_check, contrasts
+from trimtab.read.experts.lens import ExpertLens
+from trimtab.read.experts.ratings import read_ratings
 from trimtab.runs.environment import hardware, threads, versions
 from trimtab.seeds import derive, isolated
 

@@ -19,15 +19,14 @@ from pathlib import Path
 
 from run import RESULTS, job
 
-from trimtab.data.wordnet import NOT_NOUNS
+from trimtab.data.concept import NOT_NOUNS
 from trimtab.models.load import load
-from trimtab.read.comparison import BASELINE, EXPERTS, alignment, rows
-from trimtab.read.experts import ExpertLens
-from trimtab.read.experts_job import read_concepts
-from trimtab.read.judgements import judged
-from trimtab.read.ratings import read_ratings
+from trimtab.read.experts.baselines import BASELINE, EXPERTS, alignment, rows
+from trimtab.read.experts.job import read_concepts
+from trimtab.read.experts.lens import ExpertLens
+from trimtab.read.experts.ratings import judged, read_ratings
 from trimtab.runs.environment import hardware, threads, versions
-from trimtab.runs.plain import plain
+from trimtab.runs.serialise import plain
 
 ROWS = 11
 """Six ways to compare experts, and five baselines; the controls come after them."""

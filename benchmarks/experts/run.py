@@ -20,14 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.wordnet import NOT_NOUNS, PARTS_OF_SPEECH
+from trimtab.data.concept import NOT_NOUNS, PARTS_OF_SPEECH
 from trimtab.errors import CheckpointError
-from trimtab.lab.names import ENCODER
-from trimtab.lab.names import model as lab_model
-from trimtab.read.experts_job import ExpertLensConfig, Outcome, run
-from trimtab.read.experts_result import ExpertsResult
-from trimtab.runs.lines import read_json
-from trimtab.runs.plain import plain
+from trimtab.lab.registry import ENCODER
+from trimtab.lab.registry import model as lab_model
+from trimtab.read.experts.job import ExpertLensConfig, Outcome, run
+from trimtab.read.experts.result import ExpertsResult
+from trimtab.runs.serialise import plain, read_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "experts"
 PATHS = ("model", "concepts", "ratings", "reliability")

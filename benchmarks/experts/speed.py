@@ -22,10 +22,10 @@ import sklearn
 import torch
 from sklearn.metrics import average_precision_score
 
+from trimtab.numerics.bootstrap import bootstrap
 from trimtab.numerics.ranking import average_precision
-from trimtab.numerics.resample import bootstrap
-from trimtab.read.detection import Labelling, detect
-from trimtab.read.units import Units
+from trimtab.read.experts.detection import Labelling, detect
+from trimtab.read.responses import Units
 from trimtab.runs.environment import hardware, threads, versions
 
 UNITS, SENTENCES, POSITIVES, ROUNDS, SEED, GOAL = 1000, 1400, 400, 5, 0, 15.0

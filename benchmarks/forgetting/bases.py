@@ -19,12 +19,11 @@ from typing import Any
 
 import text
 
-from trimtab.lab.cache import built_once
 from trimtab.lab.corpora import read_card
-from trimtab.lab.tiny import LabModel, pretrain
+from trimtab.lab.models import LabModel, pretrain
 from trimtab.models.load import default_device
-from trimtab.runs.places import cache_home
-from trimtab.train.fit import Fit
+from trimtab.runs.paths import built_once, cache_home
+from trimtab.train.settings import Fit
 
 TOKENS_PER_PARAMETER = 50
 WIDTHS = {"60k": 40, "140k": 64, "330k": 104, "820k": 168, "2m": 304}

@@ -19,7 +19,7 @@ import pandas as pd
 from record import write
 
 from trimtab import FinetuningLaw, ForgettingLaw
-from trimtab.numerics.proportion import wilson
+from trimtab.numerics.bootstrap import wilson
 from trimtab.runs.sweep import sweep
 
 FIRST_SEED, NOISE, N_BOOT, BLOCK = 30_000, 0.02, 200, 10

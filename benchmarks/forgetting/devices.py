@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from record import write
 
-from trimtab.runs.lines import read_json
+from trimtab.runs.serialise import read_json
 
 
 def ended(folder: Path) -> pd.DataFrame:

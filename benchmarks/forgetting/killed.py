@@ -30,10 +30,10 @@ CODE = Path(__file__).resolve()
 def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One lab run: fine-tune the smallest lab model; loss on test."""
     from trimtab.adapt.finetune import finetune
-    from trimtab.adapt.mixers import Replay
+    from trimtab.adapt.mixers.fixed import Replay
     from trimtab.data.domains import Domain
     from trimtab.models.load import load
-    from trimtab.train.fit import Fit
+    from trimtab.train.settings import Fit
 
     with (folder.parent / "called.txt").open("a") as file:
         file.write(folder.name + "\n")
@@ -64,7 +64,7 @@ def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def cells(home: Path) -> dict[str, Any]:
     from trimtab.lab.corpora import corpus
-    from trimtab.lab.tiny import lab_model, read_texts
+    from trimtab.lab.models import lab_model, read_texts
 
     model, domains = str(lab_model("text-tiny")), {}
     for name in ("fonts", "python"):

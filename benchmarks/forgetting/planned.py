@@ -20,7 +20,7 @@ from coverage import BLOCK, FORGETTING, N_BOOT, NOISE, data_set
 from record import write
 
 from trimtab import ForgettingLaw
-from trimtab.numerics.proportion import wilson
+from trimtab.numerics.bootstrap import wilson
 from trimtab.runs.sweep import sweep
 
 FIRST_SEED, PART = 50_000, 0.6

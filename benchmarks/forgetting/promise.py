@@ -29,17 +29,14 @@ from record import RESULTS, write
 from run import FIT, LARGEST, PASSES, PATIENCE
 
 from trimtab import ForgettingLaw
-from trimtab.adapt.dynamics import DynaMiCS
+from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.finetune import finetune
-from trimtab.adapt.forgetting_grid import PRETRAINING, TARGET, steps_for
-from trimtab.adapt.forgetting_plan import SharePlan, plan_share
-from trimtab.adapt.mixers import EarlyStoppedTarget
-from trimtab.adapt.until_rise import ReplayUntilRise
-from trimtab.data.domains import Domain
-from trimtab.data.limits import first_tokens
+from trimtab.adapt.forgetting.grid import PRETRAINING, TARGET, steps_for
+from trimtab.adapt.forgetting.laws import SharePlan, plan_share
+from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, ReplayUntilRise
+from trimtab.data.domains import Domain, first_tokens
 from trimtab.models.load import device_name, load
-from trimtab.numerics.proportion import wilson
-from trimtab.numerics.resample import bootstrap, mean
+from trimtab.numerics.bootstrap import bootstrap, mean, wilson
 from trimtab.runs.sweep import sweep
 
 NATS, PARTS = (0.05, 0.2), (0.9, 0.75)

@@ -12,7 +12,7 @@ from typing import Any
 
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
-from trimtab.runs.plain import to_json
+from trimtab.runs.serialise import to_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "forgetting"
 

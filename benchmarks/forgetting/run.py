@@ -23,9 +23,9 @@ import pandas as pd
 import text
 from record import RESULTS, write
 
-from trimtab.adapt.forgetting_grid import forgetting_grid
+from trimtab.adapt.forgetting.grid import forgetting_grid
 from trimtab.lab.corpora import read_card
-from trimtab.train.fit import Fit
+from trimtab.train.settings import Fit
 
 TOKENS = (3_000, 14_000, 65_000, 300_000)
 SHARES = (0.0, 0.001, 0.005, 0.01, 0.05)

@@ -21,17 +21,17 @@ import text
 from record import RESULTS, write
 
 from trimtab import FinetuningLaw, ForgettingLaw
-from trimtab.adapt.law_compare import compare_forms
-from trimtab.adapt.law_effects import (
+from trimtab.adapt.forgetting.effects import (
     beside_none,
+    compare_forms,
     forgetting_shown,
     injected_sequences,
     share_removed,
     target_equivalence,
 )
 from trimtab.errors import DataError
-from trimtab.numerics.resample import bootstrap, mean
-from trimtab.runs.lines import read_json
+from trimtab.numerics.bootstrap import bootstrap, mean
+from trimtab.runs.serialise import read_json
 
 SHARE, N_BOOT = 0.01, 300
 

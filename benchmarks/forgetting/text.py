@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trimtab.lab.cache import built_once
-from trimtab.lab.corpora import clean, deal, fingerprint, in_order
-from trimtab.lab.sources import find, known
-from trimtab.runs.places import cache_home
+from trimtab.lab.corpora import clean, deal, find, fingerprint, in_order, known
+from trimtab.runs.paths import built_once, cache_home
 
 POOL = ("python", "docstrings", "tests")
 DOMAINS = {"near": "stubs", "far": "headers"}

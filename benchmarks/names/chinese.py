@@ -20,9 +20,9 @@ from scipy.special import rel_entr
 
 from trimtab.data.naming import NamingCounts, read_table
 from trimtab.data.wordlist import WordList
-from trimtab.numerics.totals import bootstrap_totals, units_of
-from trimtab.refer.contexts import set_aside, treated
-from trimtab.refer.lexicon import Lexicon
+from trimtab.numerics.cluster_bootstrap import bootstrap_totals, units_of
+from trimtab.refer.lexicon.contexts import set_aside, treated
+from trimtab.refer.lexicon.lexicon import Lexicon
 
 CONTEXTS = ("far", "split", "close")
 TREATMENTS, SMOOTHINGS = ("stripped", "kept", "bare"), (0.0, 1.0, 2.0)

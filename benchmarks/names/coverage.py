@@ -18,10 +18,10 @@ import numpy as np
 from record import write
 
 from trimtab.lab.naming import OTHER, REFERENCE, NamingWorld
-from trimtab.numerics.proportion import wilson
-from trimtab.numerics.totals import Intervals, Units, bootstrap_totals, units_of
-from trimtab.refer.bias_objects import Columns, Objects, objects_of
-from trimtab.refer.bias_statistics import gaps_of, object_units
+from trimtab.numerics.bootstrap import wilson
+from trimtab.numerics.cluster_bootstrap import Intervals, Units, bootstrap_totals, units_of
+from trimtab.refer.bias.audit import gaps_of, object_units
+from trimtab.refer.bias.objects import Columns, Objects, objects_of
 
 DATA_SETS, FIRST_SEED, N_BOOT, SIZES = 500, 30_000, 600, (200, 400, 1000)
 GAPS = ("raw", REFERENCE, OTHER, "pooled")

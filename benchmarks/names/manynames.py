@@ -20,10 +20,9 @@ import pandas as pd
 from record import write
 
 from trimtab.data.wordlist import MIXED, UNKNOWN, WordList, labels_of_objects
-from trimtab.refer.bias import naming_bias
-from trimtab.refer.bias_models import amplification, sensitivity
-from trimtab.refer.bias_objects import Columns
-from trimtab.refer.bias_statistics import Draws
+from trimtab.refer.bias.audit import Draws, naming_bias
+from trimtab.refer.bias.models import amplification, sensitivity
+from trimtab.refer.bias.objects import Columns
 
 GENDER, SPORTS, PEOPLE = WordList.read("gender-en"), WordList.read("sports-en"), WordList.read("people-en")
 PILOT = {"men": 0.428, "women": 0.306, "gap": 0.122, "at_the_womens_mix": 0.043, "by_visual_genome": 0.062}

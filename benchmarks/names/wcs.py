@@ -20,10 +20,9 @@ import pandas as pd
 from record import write
 
 from trimtab.data.naming import NamingCounts, read_table
-from trimtab.numerics.resample import bootstrap, mean
-from trimtab.refer.frontier import Frontier
-from trimtab.refer.lexicon import Lexicon
-from trimtab.refer.shapes import simulated_lexicon
+from trimtab.numerics.bootstrap import bootstrap, mean
+from trimtab.refer.lexicon.job import simulated_lexicon
+from trimtab.refer.lexicon.lexicon import Frontier, Lexicon
 
 TURNS = (10, 20, 30)
 

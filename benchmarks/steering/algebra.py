@@ -24,14 +24,13 @@ import torch
 from methods import METHODS
 
 from trimtab import Steering
-from trimtab.lab.grammar import Documents
-from trimtab.lab.grammar_scores import insult_rate, topic_fidelity
-from trimtab.lab.grammar_table import Style
+from trimtab.lab.grammar import Documents, Style
+from trimtab.lab.grammar_model import insult_rate, topic_fidelity
 from trimtab.models.likelihood import kl
-from trimtab.numerics.resample import bootstrap, mean
+from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
-from trimtab.runs.plain import to_json
+from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.seeds import derive
 from worlds import JUDGED, PLACES, Judge, judge, logits

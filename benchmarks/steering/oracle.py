@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from trimtab import Steering
-from trimtab.models.capture import capture
-from trimtab.models.intervene import intervene
+from trimtab.models.hooks import capture, intervene
 from trimtab.models.sites import resolve
 from trimtab.seeds import derive
 from trimtab.steer.maps import AffineMap

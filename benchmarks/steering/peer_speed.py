@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trimtab import Steering, load
-from trimtab.numerics.resample import bootstrap
+from trimtab.numerics.bootstrap import bootstrap
 
 LAYERS, PROMPT, WORDS = 32, 8, 512
 

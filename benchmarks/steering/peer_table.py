@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from peer_effect import PAIRED
 
-from trimtab.numerics.resample import bootstrap, mean
-from trimtab.runs.plain import to_json
+from trimtab.numerics.bootstrap import bootstrap, mean
+from trimtab.runs.serialise import to_json
 
 BUDGETS = (0.02, 0.05)
 """KL on clean documents, nats per token, at which effects are compared."""

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from trimtab import LinEAS, Steering
-from trimtab.models.capture import capture
+from trimtab.models.hooks import capture
 from trimtab.models.sites import Site
-from trimtab.numerics.resample import bootstrap, mean
+from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
-from trimtab.runs.plain import to_json
+from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.seeds import derive
 from trimtab.steer.steering import Base

@@ -26,13 +26,13 @@ from table import at_budget
 
 from trimtab import Model, load
 from trimtab.lab.corpora import corpus, read_card
+from trimtab.lab.models import lab_model, read_texts
 from trimtab.lab.registers import admit, continued, fit_detector, registers, separation
-from trimtab.lab.tiny import lab_model, read_texts
 from trimtab.models.likelihood import kl_divergence
-from trimtab.numerics.resample import bootstrap, mean
+from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
-from trimtab.runs.plain import to_json
+from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.seeds import derive
 from trimtab.steer.steering import Steering

@@ -28,7 +28,7 @@ from trimtab.lab.corpora import read_card
 from trimtab.lab.grammar_model import grammar_model
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
-from trimtab.runs.plain import plain, to_json
+from trimtab.runs.serialise import plain, to_json
 from trimtab.runs.sweep import sweep
 from worlds import GRAMMARS, PLACES, WEAK
 

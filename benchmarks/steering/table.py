@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from methods import ORACLE
 
-from trimtab.numerics.resample import bootstrap, mean
+from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.plain import to_json
+from trimtab.runs.serialise import to_json
 from worlds import PLACES, WEAK
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from trimtab import Model, load
-from trimtab.lab.grammar import Documents, World
-from trimtab.lab.grammar_model import grammar_model
-from trimtab.lab.grammar_scores import insult_rate, topic_fidelity
-from trimtab.lab.grammar_table import Grammar, Style
+from trimtab.lab.grammar import Documents, Grammar, Style, World
+from trimtab.lab.grammar_model import grammar_model, insult_rate, topic_fidelity
 from trimtab.models.likelihood import kl
 from trimtab.seeds import derive
 
@@ -83,7 +81,7 @@ def logits(model: Model, ids: Tensor) -> Tensor:
 
 
 def divergence(truth: Tensor, given: Tensor) -> Tensor:
-    """KL(truth || model) at each place, in nats: `trimtab.lab.grammar_scores` with the truth at hand."""
+    """KL(truth || model) at each place, in nats: `trimtab.lab.grammar_model` with the truth at hand."""
     return (torch.special.xlogy(truth, truth) - truth * given.to(truth).log_softmax(-1)).sum(-1)
 
 

@@ -6,76 +6,76 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.adapt.aioli import Aioli as Aioli
-    from trimtab.adapt.alignment import GradientAlignment as GradientAlignment
-    from trimtab.adapt.bandit import Exp3 as Exp3
-    from trimtab.adapt.dynamics import DynaMiCS as DynaMiCS
+    from trimtab.adapt.dynamics.mixer import DynaMiCS as DynaMiCS
     from trimtab.adapt.finetune import finetune as finetune
-    from trimtab.adapt.forgetting import FinetuningLaw as FinetuningLaw
-    from trimtab.adapt.forgetting import ForgettingLaw as ForgettingLaw
-    from trimtab.adapt.gaps import DualAscent as DualAscent
-    from trimtab.adapt.gaps import Feedback as Feedback
-    from trimtab.adapt.gaps import ReferenceLoss as ReferenceLoss
-    from trimtab.adapt.mixers import EarlyStoppedTarget as EarlyStoppedTarget
-    from trimtab.adapt.mixers import Fixed as Fixed
-    from trimtab.adapt.mixers import Proportional as Proportional
-    from trimtab.adapt.mixers import Replay as Replay
-    from trimtab.adapt.mixers import Uniform as Uniform
+    from trimtab.adapt.forgetting.laws import FinetuningLaw as FinetuningLaw
+    from trimtab.adapt.forgetting.laws import ForgettingLaw as ForgettingLaw
+    from trimtab.adapt.mixers.aioli import Aioli as Aioli
+    from trimtab.adapt.mixers.controllers import DualAscent as DualAscent
+    from trimtab.adapt.mixers.controllers import Feedback as Feedback
+    from trimtab.adapt.mixers.controllers import ReferenceLoss as ReferenceLoss
+    from trimtab.adapt.mixers.fixed import EarlyStoppedTarget as EarlyStoppedTarget
+    from trimtab.adapt.mixers.fixed import Fixed as Fixed
+    from trimtab.adapt.mixers.fixed import Proportional as Proportional
+    from trimtab.adapt.mixers.fixed import Replay as Replay
+    from trimtab.adapt.mixers.fixed import Uniform as Uniform
+    from trimtab.adapt.mixers.online import Exp3 as Exp3
+    from trimtab.adapt.mixers.online import GradientAlignment as GradientAlignment
     from trimtab.adapt.result import FinetuneResult as FinetuneResult
     from trimtab.data.concepts import ConceptSet as ConceptSet
     from trimtab.data.domains import Domain as Domain
     from trimtab.data.naming import NamingCounts as NamingCounts
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
-    from trimtab.read.experts import ExpertLens as ExpertLens
-    from trimtab.refer.bias import naming_bias as naming_bias
-    from trimtab.refer.lexicon import Lexicon as Lexicon
-    from trimtab.steer.damping import AurA as AurA
+    from trimtab.read.experts.lens import ExpertLens as ExpertLens
+    from trimtab.refer.bias.audit import naming_bias as naming_bias
+    from trimtab.refer.lexicon.lexicon import Lexicon as Lexicon
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
-    from trimtab.steer.lineas import LinEAS as LinEAS
+    from trimtab.steer.estimators import AurA as AurA
+    from trimtab.steer.estimators import GaussianAcT as GaussianAcT
+    from trimtab.steer.estimators import LinAcT as LinAcT
+    from trimtab.steer.estimators import MeanAcT as MeanAcT
+    from trimtab.steer.lineas.lineas import LinEAS as LinEAS
     from trimtab.steer.steering import Steering as Steering
-    from trimtab.steer.transported import GaussianAcT as GaussianAcT
-    from trimtab.steer.transported import LinAcT as LinAcT
-    from trimtab.steer.transported import MeanAcT as MeanAcT
-    from trimtab.train.fit import Fit as Fit
+    from trimtab.train.settings import Fit as Fit
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Aioli": "trimtab.adapt.aioli",
-    "AurA": "trimtab.steer.damping",
+    "Aioli": "trimtab.adapt.mixers.aioli",
+    "AurA": "trimtab.steer.estimators",
     "CAA": "trimtab.steer.directions",
     "ConceptSet": "trimtab.data.concepts",
     "Domain": "trimtab.data.domains",
-    "DualAscent": "trimtab.adapt.gaps",
-    "DynaMiCS": "trimtab.adapt.dynamics",
-    "EarlyStoppedTarget": "trimtab.adapt.mixers",
-    "Exp3": "trimtab.adapt.bandit",
-    "ExpertLens": "trimtab.read.experts",
-    "Feedback": "trimtab.adapt.gaps",
+    "DualAscent": "trimtab.adapt.mixers.controllers",
+    "DynaMiCS": "trimtab.adapt.dynamics.mixer",
+    "EarlyStoppedTarget": "trimtab.adapt.mixers.fixed",
+    "Exp3": "trimtab.adapt.mixers.online",
+    "ExpertLens": "trimtab.read.experts.lens",
+    "Feedback": "trimtab.adapt.mixers.controllers",
     "FinetuneResult": "trimtab.adapt.result",
-    "FinetuningLaw": "trimtab.adapt.forgetting",
-    "Fit": "trimtab.train.fit",
-    "Fixed": "trimtab.adapt.mixers",
-    "ForgettingLaw": "trimtab.adapt.forgetting",
-    "GaussianAcT": "trimtab.steer.transported",
-    "GradientAlignment": "trimtab.adapt.alignment",
+    "FinetuningLaw": "trimtab.adapt.forgetting.laws",
+    "Fit": "trimtab.train.settings",
+    "Fixed": "trimtab.adapt.mixers.fixed",
+    "ForgettingLaw": "trimtab.adapt.forgetting.laws",
+    "GaussianAcT": "trimtab.steer.estimators",
+    "GradientAlignment": "trimtab.adapt.mixers.online",
     "ITI": "trimtab.steer.directions",
-    "Lexicon": "trimtab.refer.lexicon",
-    "LinAcT": "trimtab.steer.transported",
-    "LinEAS": "trimtab.steer.lineas",
-    "MeanAcT": "trimtab.steer.transported",
+    "Lexicon": "trimtab.refer.lexicon.lexicon",
+    "LinAcT": "trimtab.steer.estimators",
+    "LinEAS": "trimtab.steer.lineas.lineas",
+    "MeanAcT": "trimtab.steer.estimators",
     "Model": "trimtab.models.load",
     "NamingCounts": "trimtab.data.naming",
-    "Proportional": "trimtab.adapt.mixers",
-    "ReferenceLoss": "trimtab.adapt.gaps",
-    "Replay": "trimtab.adapt.mixers",
+    "Proportional": "trimtab.adapt.mixers.fixed",
+    "ReferenceLoss": "trimtab.adapt.mixers.controllers",
+    "Replay": "trimtab.adapt.mixers.fixed",
     "Steering": "trimtab.steer.steering",
-    "Uniform": "trimtab.adapt.mixers",
+    "Uniform": "trimtab.adapt.mixers.fixed",
     "finetune": "trimtab.adapt.finetune",
     "load": "trimtab.models.load",
-    "naming_bias": "trimtab.refer.bias",
+    "naming_bias": "trimtab.refer.bias.audit",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

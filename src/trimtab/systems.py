@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from trimtab.errors import ConfigProblems, Problem, nearest
-from trimtab.runs.places import as_path, cache_home
+from trimtab.runs.paths import as_path, cache_home
 
 Config = TypeVar("Config")
 Progress = Callable[[int, int], None]
@@ -67,17 +67,17 @@ class Outcome(Protocol):
 
 
 def _system(
-    name: str, title: str, paper: str, files: str, config: str, result: str, **elsewhere: str
+    name: str, title: str, paper: str, folder: str, config: str, result: str, **elsewhere: str
 ) -> System:
-    """A system whose job, result and page are in files of one name, but for what is `elsewhere`."""
-    job = f"trimtab.{files}_job"
+    """A system whose job, result and page are in one folder, but for what is `elsewhere`."""
+    job = f"trimtab.{folder}.job"
     references = {
         "config": f"{job}:{config}",
         "run": f"{job}:run",
         "check": f"{job}:check",
         "estimate": f"{job}:estimate",
-        "load_result": f"trimtab.{files}_result:{result}.load",
-        "page": f"trimtab.{files}_page:page",
+        "load_result": f"trimtab.{folder}.result:{result}.load",
+        "page": f"trimtab.{folder}.result:page",
     }
     return System(name, title, paper, **references | elsewhere)
 
@@ -90,14 +90,14 @@ _ALL = (
         "adapt.dynamics",
         "DynamicsConfig",
         "FinetuneResult",
-        estimate="trimtab.adapt.estimate:estimate",
+        page="trimtab.adapt.dynamics.page:page",
         load_result="trimtab.adapt.result:FinetuneResult.load",
     ),
     _system(
         "steering",
         "steer activations by maps learned end to end (LinEAS), with its rivals",
         "arXiv 2503.10679",
-        "steer.steering",
+        "steer.lineas",
         "SteeringConfig",
         "SteeringResult",
     ),
@@ -157,7 +157,7 @@ def system_of(config: Mapping[str, Any]) -> System:
         expected = (
             f"one of {', '.join(map(repr, SYSTEMS))}" if len(SYSTEMS) > 1 else repr(next(iter(SYSTEMS)))
         )
-        from trimtab.runs.reading import show
+        from trimtab.runs.config import show
 
         got = "nothing" if name is None else show(name)
         raise ConfigProblems([Problem("system", got, expected, nearest(str(name)[:60], SYSTEMS))])
@@ -286,12 +286,12 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
 
 
 _LAB = {
-    **dict.fromkeys(("model", "models"), ("names:MODELS", "names:model")),
-    **dict.fromkeys(("train", "evaluate", "domain", "pretraining"), ("sources:SOURCES", "corpora:corpus")),
-    **dict.fromkeys(("source", "target", "neutral"), ("names:TEXTS", "names:texts")),
-    **dict.fromkeys(("counts", "features", "predictions"), ("names:TABLES", "names:table")),
-    "concepts": ("concepts:CONCEPTS", "concepts:concepts"),
-    "ratings": ("concepts:RATINGS", "concepts:ratings"),
+    **dict.fromkeys(("model", "models"), ("registry:MODELS", "registry:model")),
+    **dict.fromkeys(("train", "evaluate", "domain", "pretraining"), ("corpora:SOURCES", "corpora:corpus")),
+    **dict.fromkeys(("source", "target", "neutral"), ("registry:TEXTS", "registry:texts")),
+    **dict.fromkeys(("counts", "features", "predictions"), ("registry:TABLES", "registry:table")),
+    "concepts": ("registry:CONCEPTS", "registry:concepts"),
+    "ratings": ("registry:RATINGS", "registry:ratings"),
 }
 """Field of a config -> the lab's names for it, and what builds one of them."""
 

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from finetune_results import MakeResult
 from trimtab.adapt.calibration import calibration, calibration_points, calibration_table
 from trimtab.adapt.result import FinetuneResult, SlopeUpdate
-
-from .conftest import MakeResult
 
 Step = tuple[int, int, float, float]
 

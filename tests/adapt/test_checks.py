@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trimtab import DynaMiCS, Fixed, Uniform, finetune
-from trimtab.adapt.checks import problems, refuse, tokenise_all, type_problems
+from trimtab.adapt.finetune import problems, refuse, tokenise_all, type_problems
 from trimtab.adapt.roles import make_roles
 from trimtab.errors import CheckpointError, ConfigProblems, ModelError, Problem
 from worlds import QUICK, domain, evaluated, model, trainable

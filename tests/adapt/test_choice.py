@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from asked import ROLES
-from trimtab.adapt.choice import keeps_all, lost, target_change
+from trimtab.adapt.metrics import keeps_all, lost, target_change
 from trimtab.adapt.roles import make_roles
-from trimtab.train.evaluate import Change, SequenceLosses
+from trimtab.train.losses import Change, SequenceLosses
 
 TWO = make_roles(["math", "code"], ["web"], ["math", "web"], {})
 

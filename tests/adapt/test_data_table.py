@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from finetune_results import EVALUATE, TRAIN, MakeResult
 from trimtab.adapt.data_table import COLUMNS, data_notes, data_table, example_line, few_records
-from trimtab.adapt.dynamics_job import Outcome
-from trimtab.adapt.dynamics_page import page
+from trimtab.adapt.dynamics.job import Outcome
+from trimtab.adapt.dynamics.page import page
 from trimtab.adapt.result import FinetuneResult
 from trimtab.data.tokens import TokenDomain
-from trimtab.train.fit import Fit
+from trimtab.train.settings import Fit
 from unigram import shuffled, split
 from worlds import tokenizer
-
-from .conftest import EVALUATE, TRAIN, MakeResult
 
 FIT = Fit(eval_sequences=8, probe_sequences=4, test_sequences=None, seq_len=16, batch_size=2)
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from trimtab import DynaMiCS, finetune
-from trimtab.adapt.aioli import Aioli
-from trimtab.adapt.gaps import DualAscent, ReferenceLoss
 from trimtab.adapt.mixer import Decision, NoProbes, State
-from trimtab.adapt.mixers import Uniform
+from trimtab.adapt.mixers.aioli import Aioli
+from trimtab.adapt.mixers.controllers import DualAscent, ReferenceLoss
+from trimtab.adapt.mixers.fixed import Uniform
 from trimtab.adapt.session import Session
 from worlds import QUICK, evaluated, model, trainable
 
@@ -83,7 +83,7 @@ def test_a_fault_of_a_mixer_stays_what_it_is() -> None:
     ids=["paper", "robust", "aioli", "reference", "dual"],
 )
 def test_no_mixer_ends_raw_on_huge_losses(mixer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimtab.train.fit.MOST_LR", math.inf)
+    monkeypatch.setattr("trimtab.train.settings.MOST_LR", math.inf)
     result = finetune(model(), **DOMAINS, mixer=mixer, fit=replace(QUICK, lr=1e3))
     assert result.status in ("diverged", "infeasible", "feasible", "no gain")
 

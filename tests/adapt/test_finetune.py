@@ -27,10 +27,9 @@ from trimtab.data.tokens import tokenise
 from trimtab.errors import CheckpointError, ConfigProblems, DataError, ModelError
 from trimtab.models.load import Model
 from trimtab.seeds import isolated
-from trimtab.train.batches import evaluation_rows
-from trimtab.train.evaluate import change
-from trimtab.train.fit import evaluation_steps
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.losses import change
+from trimtab.train.settings import evaluation_steps
 from worlds import EVALUATE, QUICK, TRAIN, domain, evaluated, model, texts, tokenizer, trainable
 
 LOOSE = {"web": 5.0, "safety": 5.0}
@@ -217,7 +216,7 @@ def test_a_run_that_diverges_keeps_the_last_good_checkpoint() -> None:
 def test_steps_too_large_for_the_numbers_leave_the_base_weights(
     constraints: Mapping[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.train.fit.MOST_LR", math.inf)
+    monkeypatch.setattr("trimtab.train.settings.MOST_LR", math.inf)
     handle = model()
     base = weights(handle)
     mixer = Uniform(targets=["math"], constraints=constraints)
@@ -233,7 +232,7 @@ def test_steps_too_large_for_the_numbers_leave_the_base_weights(
 def test_divergence_that_only_the_last_reading_shows_is_called_so(
     constraints: Mapping[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.train.fit.MOST_LR", math.inf)
+    monkeypatch.setattr("trimtab.train.settings.MOST_LR", math.inf)
     handle = letters()
     base = weights(handle)
     mixer = Uniform(targets=["math"], constraints=constraints)

@@ -17,10 +17,9 @@ from trimtab.adapt.session import Clock, Session
 from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import TokenSplit, tokenise
 from trimtab.seeds import isolated
-from trimtab.train.batches import evaluation_rows
-from trimtab.train.fit import Fit
-from trimtab.train.loop import Loop
-from trimtab.train.snapshot import Snapshot
+from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.settings import Fit
+from trimtab.train.state import Snapshot
 from unigram import Rows, Twin, counts
 
 TRAIN: dict[str, Rows] = {

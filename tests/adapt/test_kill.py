@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from runs_to_kill import MOMENTS, run
-from trimtab.runs.lines import read_json
+from trimtab.runs.serialise import read_json
 
 TESTS = Path(__file__).parents[1]
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from trimtab.adapt.ledger import CostReport, Ledger, cost_report, plan_probes
+from trimtab.adapt.cost import CostReport, Interval, Ledger, cost_report, intervals, plan_probes
 from trimtab.adapt.result import FinetuneResult, from_mapping, to_mapping
-from trimtab.adapt.schedules import Interval, intervals
-from trimtab.runs.plain import plain
+from trimtab.runs.serialise import plain
 
 
 @pytest.mark.parametrize(("schedule", "multiple"), [("none", 1.3946), ("light", 1.5182), ("dense", 1.6007)])

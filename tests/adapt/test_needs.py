@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from asked import ROLES, session
 from trimtab import Aioli, DynaMiCS, EarlyStoppedTarget, Exp3, Feedback, Fit, GradientAlignment
-from trimtab.adapt.mixer import Decision, NoProbes, State
-from trimtab.adapt.needs import Needs, off_grid
-from trimtab.adapt.rhythm import questions
+from trimtab.adapt.mixer import Decision, Needs, NoProbes, State, off_grid, questions
 from trimtab.adapt.roles import make_roles
 from trimtab.adapt.session import Session
 

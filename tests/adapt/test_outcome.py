@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from trimtab.adapt.ledger import Ledger
-from trimtab.adapt.outcome import LOSS_COLUMNS, final_frame, losses_frame, make_result
-from trimtab.adapt.progress import Progress
+from trimtab.adapt.cost import Ledger
+from trimtab.adapt.metrics import LOSS_COLUMNS, Progress, final_frame, losses_frame, make_result
 from trimtab.adapt.result import FinetuneResult
 from trimtab.adapt.roles import make_roles
-from trimtab.train.evaluate import SequenceLosses
-from trimtab.train.fit import Fit
+from trimtab.train.losses import SequenceLosses
+from trimtab.train.settings import Fit
 
 ROLES = make_roles(["math", "web"], ["safety", "facts"], ["math"], {"web": 0.1, "safety": 0.0})
 FIT = Fit(steps=8, batch_size=4, eval_points=2, eval_sequences=2)

@@ -20,9 +20,9 @@ from trimtab import Fixed, Uniform, finetune, load
 from trimtab.adapt.result import FinetuneResult
 from trimtab.data.tokens import tokenise
 from trimtab.models.load import Model
-from trimtab.train.fit import evaluation_steps
 from trimtab.train.loop import Loop
 from trimtab.train.precision import float32_weights, rounded, rounding
+from trimtab.train.settings import evaluation_steps
 from worlds import QUICK, evaluated, llama, tokenizer, trainable
 
 SLOW = replace(QUICK, lr=1e-5, steps=40, eval_points=3)

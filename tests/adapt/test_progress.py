@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from trimtab.adapt.ledger import Ledger
-from trimtab.adapt.progress import Progress
+from trimtab.adapt.cost import Ledger
+from trimtab.adapt.metrics import Progress
 from trimtab.train.loop import StepStats
 
 

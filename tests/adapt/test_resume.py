@@ -17,11 +17,11 @@ from trimtab.adapt.result import FinetuneResult
 from trimtab.errors import CheckpointError
 from trimtab.models.load import Model
 from trimtab.runs import atomic
+from trimtab.runs.folder import RunFolder
 from trimtab.runs.listing import read_run
-from trimtab.runs.record import RunFolder
-from trimtab.train import checkpoint
-from trimtab.train.interrupt import Paused
+from trimtab.train import state as checkpoint
 from trimtab.train.loop import Loop
+from trimtab.train.processes import Paused
 from worlds import QUICK, evaluated, model, trainable
 
 MIXER = DynaMiCS(targets=["math"], constraints={"web": 0.0, "safety": 0.3}, schedule=4, probe_steps=2)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from trimtab.adapt.checks import refuse
+from trimtab.adapt.finetune import refuse
 from trimtab.adapt.roles import make_roles, role_problems
 from trimtab.errors import ConfigProblems
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.adapt.schedules import Interval, intervals, update_steps
+from trimtab.adapt.cost import Interval, intervals, update_steps
 
 
 @pytest.mark.parametrize(

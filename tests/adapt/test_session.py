@@ -20,9 +20,9 @@ from trimtab.adapt.session import Clock, Session
 from trimtab.data.tokens import TokenSplit, tokenise
 from trimtab.errors import DivergedError
 from trimtab.seeds import isolated
-from trimtab.train.interrupt import Paused
 from trimtab.train.loop import Loop
-from trimtab.train.snapshot import Snapshot
+from trimtab.train.processes import Paused
+from trimtab.train.state import Snapshot
 from unigram import counts
 from unigram_run import EVALUATE, FIT, ROLES, TRAIN, open_session, read_by_twin, unigram_loop, warmed_up
 

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from trimtab.adapt.result import FinetuneResult
-from trimtab.adapt.verdict import verdict
-
-from .conftest import MakeResult
+from finetune_results import MakeResult
+from trimtab.adapt.result import FinetuneResult, verdict
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 
 from trimtab import systems
 from trimtab.errors import ConfigError, Problem
-from trimtab.runs.plain import plain
-from trimtab.runs.record import RunFolder
+from trimtab.runs.folder import RunFolder
+from trimtab.runs.serialise import plain
 
 
 @dataclass(frozen=True)

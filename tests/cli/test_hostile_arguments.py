@@ -15,8 +15,8 @@ import hostile
 from trimtab.cli.hints import for_command, in_message
 from trimtab.cli.main import VERBS, main
 from trimtab.errors import ModelError
-from trimtab.runs.grid import MOST_CELLS
-from trimtab.runs.record import RunFolder
+from trimtab.runs.folder import RunFolder
+from trimtab.runs.sweep import MOST_CELLS
 
 Capture = pytest.CaptureFixture[str]
 LONG = "x" * 5000

@@ -10,7 +10,7 @@ import pytest
 
 from trimtab.cli.console import parser, split_overrides
 from trimtab.cli.main import main
-from trimtab.runs.record import RunFolder
+from trimtab.runs.folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
 

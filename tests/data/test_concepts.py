@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from trimtab import ConceptSet
-from trimtab.data.concept import Concept
-from trimtab.data.mentions import mentions, without, word_of
-from trimtab.data.wordnet import NOT_NOUNS, is_wordnet, sentences_of
+from trimtab.data.concept import NOT_NOUNS, Concept, is_wordnet, mentions, sentences_of, without, word_of
 from trimtab.errors import DataError
 
 CAT = {"name": "cat", "positive": ["A cat sat.", "Two cats ran."], "negative": ["A dog ran.", "It rained."]}

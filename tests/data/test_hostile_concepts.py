@@ -11,8 +11,7 @@ import warnings
 import pytest
 
 from trimtab import ConceptSet
-from trimtab.data.concept import Concept
-from trimtab.data.wordnet import is_wordnet, sentences_of
+from trimtab.data.concept import Concept, is_wordnet, sentences_of
 from trimtab.errors import DataError
 
 GOOD = {"name": "dog", "positive": ["a dog ran", "the dog sat"], "negative": ["it rained", "a cow ate"]}

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from trimtab.data.domains import Domain
 from trimtab.data.encode import encode
-from trimtab.data.sources import Part
+from trimtab.data.splits import Part
 from trimtab.errors import TrimtabError
 
 GOOD = [json.dumps({"text": f"w{n % 40} w{n % 7} number {n}"}) for n in range(12)]

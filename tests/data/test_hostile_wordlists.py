@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.data.patterns import NAME_LIMIT, compiled
-from trimtab.data.wordlist import WordList, is_word_list
+from trimtab.data.wordlist import NAME_LIMIT, WordList, compiled, is_word_list
 from trimtab.errors import ConfigProblems, DataError
 
 NAMES = ("a" * 40 + "!", "man", "Ünïcöde", "a b", "x" * NAME_LIMIT, "红色", "", "0", "a\nb")

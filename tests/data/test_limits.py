@@ -8,8 +8,8 @@ import pytest
 from transformers import ByT5Tokenizer
 
 from trimtab import Domain
+from trimtab.data.domains import first_tokens
 from trimtab.data.encode import encode
-from trimtab.data.limits import first_tokens
 from trimtab.data.records import Text
 from trimtab.errors import ConfigError, DataError, ModelError
 from worlds import tokenizer

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trimtab.adapt.dynamics_job import DynamicsConfig, check, read_domains
-from trimtab.adapt.forgetting_job import ForgettingConfig
-from trimtab.adapt.forgetting_job import check as check_forgetting
+from trimtab.adapt.dynamics.job import DynamicsConfig, check, read_domains
+from trimtab.adapt.forgetting.job import ForgettingConfig
+from trimtab.adapt.forgetting.job import check as check_forgetting
 from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, Origin, as_domains, read_domain
 from trimtab.data.records import Completion
 from trimtab.errors import ConfigProblems, DataError
 from trimtab.runs.config import read_config
-from trimtab.runs.plain import plain
+from trimtab.runs.serialise import plain
 
 TEXTS = [f"document number {number}" for number in range(200)]
 

@@ -17,7 +17,7 @@ import pytest
 from trimtab.data import record_files
 from trimtab.data.domains import Domain
 from trimtab.data.records import Chat, Completion, Text
-from trimtab.data.sources import Files
+from trimtab.data.splits import Files
 from trimtab.errors import DataError
 
 ODD = 'she said "hello, you"\nfor the\u2028second\x85time\x0b\x0c; caf\u00e9'

@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from trimtab.data import tokens
 from trimtab.data.domains import Domain
-from trimtab.data.rows import GrowingArray, RowFiles
+from trimtab.data.encode import GrowingArray, RowFiles
 from trimtab.data.tokens import NO_LOSS, TokenDomain, TokenSplit, tokenise
 from trimtab.errors import CheckpointError, ConfigError, DataError, ModelError
-from trimtab.runs.checksums import write_checksums
+from trimtab.runs.atomic import write_checksums
 
 TEXTS = [f"the cat {number} sat on the mat, and {'x' * number}\n" for number in range(40)]
 PAIRS = [{"prompt": f"{number} + 1 =", "completion": f" {number + 1}"} for number in range(20)]

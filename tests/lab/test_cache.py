@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from trimtab.lab.cache import built_once
+from trimtab.runs.paths import built_once
 
 
 def test_builds_once_and_returns_the_folder(tmp_path):

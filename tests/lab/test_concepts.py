@@ -5,9 +5,8 @@ import pytest
 
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError
-from trimtab.lab.concepts import concepts, noun_concepts, noun_topics, ratings
-from trimtab.lab.grammar import World
-from trimtab.lab.grammar_table import UNKNOWN_TOKEN, Grammar
+from trimtab.lab.grammar import UNKNOWN_TOKEN, Grammar, World
+from trimtab.lab.registry import concepts, noun_concepts, noun_topics, ratings
 
 
 def test_sentences_are_of_the_world_and_tell_the_noun_only():

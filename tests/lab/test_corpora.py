@@ -6,20 +6,23 @@ from collections import Counter
 import pytest
 
 from trimtab.errors import DataError
+from trimtab.lab import corpora as sources
 from trimtab.lab import corpora as under_test
-from trimtab.lab import sources
 from trimtab.lab.corpora import (
+    SOURCES,
     SPLITS,
     CleanFile,
+    Source,
     clean,
     corpora,
     corpus,
     deal,
+    docstrings,
     fingerprint,
     in_order,
     read_card,
+    whole,
 )
-from trimtab.lab.sources import SOURCES, Source, docstrings, whole
 
 ANYWHERE = sorted(set(SOURCES) - {"decimals"})
 """The corpora that need no more than Python and our dependencies."""

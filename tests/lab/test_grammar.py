@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import ConfigProblems, DataError, ShapeError
-from trimtab.lab import grammar_words as lists
-from trimtab.lab.grammar import Documents, World
-from trimtab.lab.grammar_scores import insult_rate, kl_to_clean, kl_to_truth, topic_fidelity
-from trimtab.lab.grammar_table import NOUN, SLOT, VERB, Grammar
+from trimtab.lab import grammar as lists
+from trimtab.lab.grammar import NOUN, SLOT, VERB, Documents, Grammar, World
+from trimtab.lab.grammar_model import insult_rate, kl_to_clean, kl_to_truth, topic_fidelity
 
 SMALL = Grammar(
     topics=3, nouns=4, verbs=2, modifiers=3, determiners=2, insults=2, cues=2, sentences=2, seed=5

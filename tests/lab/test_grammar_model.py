@@ -6,10 +6,8 @@ import torch
 from trimtab.errors import ConfigProblems
 from trimtab.lab import grammar_model as under_test
 from trimtab.lab.corpora import read_card
-from trimtab.lab.grammar import World
-from trimtab.lab.grammar_model import GrammarModel, grammar_model, world_tokenizer
-from trimtab.lab.grammar_scores import insult_rate, kl_to_truth
-from trimtab.lab.grammar_table import Grammar
+from trimtab.lab.grammar import Grammar, World
+from trimtab.lab.grammar_model import GrammarModel, grammar_model, insult_rate, kl_to_truth, world_tokenizer
 from trimtab.models.load import load
 
 EASY = Grammar(topics=2, nouns=3, verbs=2, modifiers=3, insults=2, cue_words=2, sentences=2, cue_strength=0.9)

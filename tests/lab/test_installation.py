@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy
 
-from trimtab.lab.installation import (
+from trimtab.lab.corpora import (
     files_below,
     metadata_files,
     package_files,

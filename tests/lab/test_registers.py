@@ -18,7 +18,7 @@ from trimtab.lab.registers import (
     sentences,
     separation,
 )
-from trimtab.numerics.resample import Interval
+from trimtab.numerics.bootstrap import Interval
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.lab.tokenizer import END, train_tokenizer
+from trimtab.lab.models import END, train_tokenizer
 
 TEXTS = ["def f(x):\n    return x\n" * 20, "the cat sat on the mat, the cat did\n" * 20]
 

@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asked import ask, session
-from trimtab.adapt.aioli import Aioli
-from trimtab.adapt.alignment import GradientAlignment
-from trimtab.adapt.bandit import Exp3
-from trimtab.adapt.gaps import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixer import Mixer
+from trimtab.adapt.mixers.aioli import Aioli
+from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
+from trimtab.adapt.mixers.online import Exp3, GradientAlignment
 from trimtab.adapt.roles import make_roles
-from trimtab.adapt.shares import exponentiated, smoothed
+from trimtab.numerics.simplex import exponentiated, smoothed
 
 TRAIN = ["math", "code", "web", "law"]
 JUDGED = [*TRAIN, "safety"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trimtab.numerics.resample import bootstrap, mean, mean_difference, permutation_test, ratio_of_sums
+from trimtab.numerics.bootstrap import bootstrap, mean, mean_difference, permutation_test, ratio_of_sums
 
 values = st.integers(-1000, 1000).map(lambda number: number / 8)
 samples = arrays(np.float64, st.integers(2, 12), elements=values)

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trimtab.numerics.prox import group_shrink, soft_threshold, sparse_group
 from trimtab.numerics.transport import wasserstein_1d
+from trimtab.steer.lineas.end_to_end import group_shrink, soft_threshold, sparse_group
 
 few = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**32 - 1)

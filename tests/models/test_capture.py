@@ -6,8 +6,7 @@ from torch import nn
 
 from places import doubled, sites
 from trimtab.errors import ModelError, ShapeError
-from trimtab.models.capture import capture
-from trimtab.models.intervene import intervene
+from trimtab.models.hooks import capture, intervene
 from zoo import DECODERS, NINE, build, inputs
 
 

@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
-from trimtab.adapt.dynamics_job import DynamicsConfig
-from trimtab.adapt.estimate import estimate
-from trimtab.adapt.mixers import Uniform
+from trimtab.adapt.dynamics.job import DynamicsConfig, estimate
+from trimtab.adapt.mixers.fixed import Uniform
 from trimtab.errors import ModelError, TrimtabError
 from trimtab.models.load import load
-from trimtab.train.fit import Fit
+from trimtab.train.settings import Fit
 
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 NASTY = [

@@ -14,12 +14,11 @@ from torch import nn
 import zoo
 from trimtab import ConceptSet, Domain, ExpertLens, Fit, LinEAS, MeanAcT, Uniform, finetune
 from trimtab.errors import ModelError, TrimtabError
-from trimtab.models.capture import capture
+from trimtab.models.hooks import capture, intervene
 from trimtab.models.inspection import check_model, quantised
-from trimtab.models.intervene import intervene
 from trimtab.models.likelihood import continuation_log_likelihood, log_likelihood
 from trimtab.models.load import as_model, load
-from trimtab.models.vocabulary import longest, vocabulary
+from trimtab.models.tokenizer import longest, vocabulary
 
 TEXTS = ["the quick fox", "Hello there", "zz top", "a b c", "one more", "two or three"]
 FIT = Fit(

@@ -6,7 +6,7 @@ from torch import nn
 
 from places import doubled, sites
 from trimtab.errors import ModelError, ShapeError
-from trimtab.models.intervene import intervene
+from trimtab.models.hooks import intervene
 from trimtab.models.load import load
 from zoo import DECODERS, NINE, build, inputs, tokenizer
 

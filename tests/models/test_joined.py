@@ -15,8 +15,7 @@ from tokenizers.processors import TemplateProcessing
 
 import zoo
 from trimtab.errors import ModelError
-from trimtab.models.joined import joined_rows
-from trimtab.models.likelihood import continuation_log_likelihood, log_likelihood
+from trimtab.models.likelihood import continuation_log_likelihood, joined_rows, log_likelihood
 from trimtab.models.load import load
 
 SPECIAL = ["<unk>", "<s>", "</s>"]

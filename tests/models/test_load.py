@@ -13,7 +13,7 @@ from torch import nn
 import zoo
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES
-from trimtab.models.kinds import require_language_model
+from trimtab.models.inspection import require_language_model
 from trimtab.models.load import load
 
 

@@ -6,8 +6,7 @@ import pytest
 
 import zoo
 from trimtab.errors import ModelError
-from trimtab.models.checks import name_problems
-from trimtab.models.load import load
+from trimtab.models.load import load, name_problems
 from trimtab.models.sites import resolve
 
 

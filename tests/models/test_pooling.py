@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import ModelError, ShapeError
-from trimtab.models.pooling import pool
+from trimtab.models.batches import pool
 
 WAYS = ("mean", "max", "last")
 ONE_BY_ONE = {"mean": lambda v: v.mean(0), "max": lambda v: v.amax(0), "last": lambda v: v[-1]}

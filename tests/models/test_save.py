@@ -9,7 +9,7 @@ from torch import nn
 from trimtab import Steering, load
 from trimtab.errors import CheckpointError, ModelError
 from trimtab.models import save
-from trimtab.models.capture import capture
+from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
 from trimtab.steer.steering import Base
 from zoo import NAMES, build, inputs, tokenizer

@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 import zoo
 from trimtab.errors import ModelError
 from trimtab.models.batches import token_rows
-from trimtab.models.special import Added
+from trimtab.models.tokenizer import Added
 
 
 def adding(template):

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import brentq
 
 from trimtab.errors import ShapeError
-from trimtab.numerics.bottleneck import bottleneck, plane
+from trimtab.numerics.information import bottleneck, plane
 
 HALF = np.array([0.5, 0.5])
 

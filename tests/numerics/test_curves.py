@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from trimtab.errors import ConfigError, DataError
-from trimtab.numerics.curve_bootstrap import bootstrap_curve
-from trimtab.numerics.curve_problem import Coefficient, CurveProblem
-from trimtab.numerics.curves import fit_curve
+from trimtab.numerics.curves import Coefficient, CurveProblem, bootstrap_curve, fit_curve
 
 LINE = (Coefficient("slope", -50, 50), Coefficient("shift", -50, 50))
 POWER = (Coefficient("A", 1e-3, 1e3, log=True), Coefficient("alpha", 0, 3), Coefficient("E", 0, 5))

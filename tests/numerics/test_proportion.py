@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from trimtab.errors import ConfigError
-from trimtab.numerics.proportion import wilson
+from trimtab.numerics.bootstrap import wilson
 
 counts = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 

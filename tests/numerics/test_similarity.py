@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
 from trimtab.errors import ConfigError, ShapeError
-from trimtab.numerics.resample import mantel
+from trimtab.numerics.bootstrap import mantel, spearman
 from trimtab.numerics.similarity import (
     agreement,
     ceiling,
@@ -24,7 +24,6 @@ from trimtab.numerics.similarity import (
     shared,
     spearman_brown,
 )
-from trimtab.numerics.statistics import spearman
 
 SETS = st.integers(1, 12).flatmap(
     lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=2, max_size=6)

@@ -9,7 +9,9 @@ import pytest
 from scipy.optimize import linprog, minimize
 
 from trimtab.errors import ConfigError, ShapeError
-from trimtab.numerics import cone, constrained, penalised
+from trimtab.numerics import cone
+from trimtab.numerics import cone as constrained
+from trimtab.numerics import cone as penalised
 from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
 
 SEEDS = range(40)

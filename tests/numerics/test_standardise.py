@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import StratifiedTable, Table2x2
 
 from trimtab.numerics import standardise
-from trimtab.numerics.totals import gradients
+from trimtab.numerics.cluster_bootstrap import gradients
 
 
 def cells(seed: int, strata: int = 4) -> tuple[np.ndarray, np.ndarray]:

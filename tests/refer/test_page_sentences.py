@@ -14,11 +14,13 @@ import pytest
 from page_sentences import hold
 from trimtab import naming_bias
 from trimtab.data.wordlist import WordList
-from trimtab.lab.naming import NamingWorld, predictions
-from trimtab.lab.words_world import chips, colour_names
-from trimtab.refer import bias_job, bias_page, lexicon_job, lexicon_page
-from trimtab.refer.bias_result import NamingBias
-from trimtab.refer.lexicon_result import LexiconResult
+from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
+from trimtab.refer.bias import job
+from trimtab.refer.bias import result as bias_page
+from trimtab.refer.bias.result import NamingBias
+from trimtab.refer.lexicon import job as lexicon_job
+from trimtab.refer.lexicon import result as lexicon_page
+from trimtab.refer.lexicon.result import LexiconResult
 
 Rules = dict[str, Callable[..., bool]]
 NUMBER = r"([+−]?[\d.]+)"
@@ -78,7 +80,7 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> list[NamingBias]:
     folder = tmp_path_factory.mktemp("audit")
     NAMES.to_csv(folder / "names.csv", index=False)
     predictions(NAMES).to_csv(folder / "predictions.csv", index=False)
-    config = bias_job.NamingBiasConfig(
+    config = job.NamingBiasConfig(
         counts=str(folder / "names.csv"),
         outcome="sports-en",
         reference="male",
@@ -90,7 +92,7 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> list[NamingBias]:
         group_words="gender-en",
         n_boot=100,
     )
-    first = bias_job.run(config, folder / "run").result
+    first = job.run(config, folder / "run").result
     lonely = VOTES.assign(
         g=VOTES["g"].where(VOTES.index != 5), s=VOTES["s"].where(VOTES["g"] == 0, VOTES["s"] * 2)
     )

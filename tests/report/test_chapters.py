@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from trimtab.errors import DataError
-from trimtab.report.chapters import chapters_page, settings_section
-from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.page import Page, Section, Table, Text, chapters_page, settings_section
 
 
 @dataclass(frozen=True)

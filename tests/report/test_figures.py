@@ -15,10 +15,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import trimtab
-from trimtab.report.charts import heat_map, line_band, scatter_identity, stacked_area
+from trimtab.report.charts import Band, heat_map, key, line_band, scatter_identity, share_bars, stacked_area
 from trimtab.report.figures import to_svg
 from trimtab.report.intervals import Look, gain_against_cost, interval_rows
-from trimtab.report.shares import Band, key, share_bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = [

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.report.names import printable, short, short_names
+from trimtab.report.formats import printable, short, short_names
 
 
 @given(st.text(), st.integers(4, 30))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from trimtab.report.charts import Band, key, share_bars, small_area
 from trimtab.report.figures import PALETTE, to_svg
-from trimtab.report.shares import Band, key, share_bars, small_area
 
 BANDS = [Band("a", [0.25, 0.5], 0), Band("b", [0.25, 0.0], 2), Band("c", [0.5, 0.5], 1, solid=False)]
 

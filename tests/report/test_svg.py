@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from trimtab.report.svg import inline
+from trimtab.report.figures import inline
 
 DRAWING = """<?xml version="1.0"?><!-- made by x -->
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="1pt" height="1pt"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trimtab.errors import ConfigError, ConfigProblems, Problem
 from trimtab.runs.config import parse_overrides, read_config, write_config
-from trimtab.runs.yamltext import dump_yaml, load_yaml
+from trimtab.runs.files import dump_yaml, load_yaml
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.runs import environment
-from trimtab.runs.commit import commit_of
+from trimtab.runs.environment import commit_of
 
 WHO = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
 

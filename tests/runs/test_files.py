@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from trimtab.errors import CheckpointError, DataError
-from trimtab.runs.checksums import CHECKSUMS, verify_checksums, write_checksums
+from trimtab.runs.atomic import CHECKSUMS, verify_checksums, write_checksums
 from trimtab.runs.files import check_regular, depth, parse_json, read_json, read_text, reading
 
 

@@ -15,18 +15,17 @@ import pytest
 import yaml
 
 import hostile
-from trimtab.adapt.dynamics_job import DynamicsConfig, check
+from trimtab.adapt.dynamics.job import DynamicsConfig, check
 from trimtab.adapt.result import domain_of, share_column
 from trimtab.cli.jobs import read_job
 from trimtab.cli.main import main
 from trimtab.errors import ConfigProblems
-from trimtab.runs.bounds import ANY, MOST, bound_problems
 from trimtab.runs.config import read_config, read_mapping
-from trimtab.runs.grid import MOST_CELLS, expand
-from trimtab.runs.yamltext import DIGIT_LIMIT, VALUE_LIMIT, dump_yaml, load_yaml
+from trimtab.runs.files import ANY, DIGIT_LIMIT, MOST, VALUE_LIMIT, bound_problems, dump_yaml, load_yaml
+from trimtab.runs.sweep import MOST_CELLS, expand
 from trimtab.seeds import BEYOND
 from trimtab.systems import imported, recipes, system_of
-from trimtab.train.fit import evaluation_steps
+from trimtab.train.settings import evaluation_steps
 
 SEED = int(os.environ.get("TRIMTAB_FUZZ_SEED", "1"))
 

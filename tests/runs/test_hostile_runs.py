@@ -20,14 +20,12 @@ import pytest
 from trimtab.adapt.result import FinetuneResult
 from trimtab.cli.main import main
 from trimtab.errors import CheckpointError
-from trimtab.read.experts_result import ExpertsResult
-from trimtab.refer.bias_result import NamingBias
-from trimtab.refer.lexicon_result import LexiconResult
+from trimtab.read.experts.result import ExpertsResult
+from trimtab.refer.bias.result import NamingBias
+from trimtab.refer.lexicon.result import LexiconResult
+from trimtab.runs.folder import RunFolder, is_locked
 from trimtab.runs.listing import list_runs
-from trimtab.runs.lock import is_locked
-from trimtab.runs.plain import plain
-from trimtab.runs.record import RunFolder
-from trimtab.runs.result_file import SEAL, seal
+from trimtab.runs.serialise import SEAL, plain, seal
 
 CONFIG: dict[str, Any] = {"seed": 0, "fit": {"steps": 4}}
 Spoil = Callable[[Path], object]
@@ -251,7 +249,7 @@ def test_the_lock_of_another_user_is_told(tmp_path: Path) -> None:
     (tmp_path / "run/.lock").chmod(0o600)
     code = (
         "import os, sys; os.setuid(65534)\n"
-        "from trimtab.runs.lock import is_locked, take_lock\nfrom pathlib import Path\n"
+        "from trimtab.runs.folder import is_locked, take_lock\nfrom pathlib import Path\n"
         "print(is_locked(Path('.')))\ntry: take_lock(Path('.'))\nexcept Exception as e: print(type(e).__name__, e)"
     )
     for folder in (tmp_path, *tmp_path.parents[:3]):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.runs.names import safe_name
+from trimtab.runs.paths import safe_name
 
 HOSTILE = [
     "../x",

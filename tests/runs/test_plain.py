@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trimtab.runs.plain import differences, plain, to_json
+from trimtab.runs.serialise import differences, plain, to_json
 
 
 class Colour(Enum):

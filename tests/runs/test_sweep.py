@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from trimtab.errors import CheckpointError, ConfigProblems
-from trimtab.runs.record import RunFolder
+from trimtab.runs.folder import RunFolder
 from trimtab.runs.sweep import expand, sweep
 
 

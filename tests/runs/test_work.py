@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trimtab.errors import CheckpointError
-from trimtab.runs.lines import read_json
-from trimtab.runs.work import at_work
+from trimtab.runs.folder import at_work
+from trimtab.runs.serialise import read_json
 
 
 @dataclass(frozen=True)

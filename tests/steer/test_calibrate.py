@@ -10,9 +10,9 @@ import torch
 from trimtab import Steering, load
 from trimtab.errors import ModelError
 from trimtab.models.sites import resolve
-from trimtab.steer import calibrate as calibration
-from trimtab.steer.calibrate import calibrate
+from trimtab.steer import strength as calibration
 from trimtab.steer.steering import Base
+from trimtab.steer.strength import calibrate
 from zoo import build, tokenizer
 
 TEXTS = ["abc def", "the cat", "a", "Hello, you", "no no no"]

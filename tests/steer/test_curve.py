@@ -7,7 +7,7 @@ import torch
 from steerings import random_steering
 from trimtab import load
 from trimtab.errors import ModelError
-from trimtab.steer.curve import strength_curve
+from trimtab.steer.strength import strength_curve
 from zoo import build, tokenizer
 
 SOURCE, TARGET, NEUTRAL = ["abc", "abcd e", "b"], ["xyz", "zy"], ["hello", "world!"]

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from behaviours import sides
 from trimtab import AurA, load
 from trimtab.models.sites import resolve
-from trimtab.steer.damping import damping_map
+from trimtab.steer.estimators import damping_map
 from trimtab.steer.samples import prepare, samples
 from zoo import build, tokenizer
 

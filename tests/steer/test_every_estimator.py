@@ -8,8 +8,7 @@ from places import doubled
 from trimtab import CAA, ITI, AurA, GaussianAcT, LinAcT, LinEAS, MeanAcT, load
 from trimtab.errors import ConfigProblems, DataError, ModelError
 from trimtab.models.batches import padded, token_rows
-from trimtab.steer.samples import prepare, samples
-from trimtab.steer.transport_loss import Scale
+from trimtab.steer.samples import Scale, prepare, samples
 from zoo import NINE, build, tokenizer
 
 EVERY = [LinEAS(steps=3), MeanAcT(), GaussianAcT(), LinAcT(), CAA(), ITI(), AurA()]

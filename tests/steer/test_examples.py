@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trimtab.errors import DataError
-from trimtab.steer.examples import read_examples
+from trimtab.steer.samples import read_examples
 
 
 def test_each_line_is_an_example_and_none_is_in_both_parts(tmp_path):

@@ -14,9 +14,9 @@ from torch import nn
 
 from trimtab import CAA, LinEAS, MeanAcT, load
 from trimtab.errors import ConfigProblems, DataError, ModelError
-from trimtab.steer.examples import read_examples
-from trimtab.steer.steering_job import SteeringConfig, examples_of, run
-from trimtab.steer.steering_page import page
+from trimtab.steer.lineas.job import SteeringConfig, examples_of, run
+from trimtab.steer.lineas.result import page
+from trimtab.steer.samples import read_examples
 from zoo import build, tokenizer
 
 GOOD = ["ab", "cd", "ef"]

@@ -9,7 +9,7 @@ from places import sites
 from steerings import random_steering
 from trimtab import Steering, load
 from trimtab.errors import ModelError, ShapeError
-from trimtab.models.intervene import intervene
+from trimtab.models.hooks import intervene
 from trimtab.models.sites import resolve
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.steering import Base

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.steer.transport_loss import Scale, unit_costs
+from trimtab.steer.samples import Scale, unit_costs
 
 
 def drawn(n, m, d=5, seed=0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unigram as uni
-from trimtab.train.batches import batched, evaluation_rows, join_batches
+from trimtab.train.loop import batched, evaluation_rows, join_batches
 
 
 def test_which_rows_are_read_depends_on_the_name_alone() -> None:

@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import trimtab.train.checkpoint as module
+import trimtab.train.state as module
 from trimtab.errors import CheckpointError
-from trimtab.train.checkpoint import (
+from trimtab.train.state import (
+    Snapshot,
     checkpoints,
     load_checkpoint,
     load_weights,
@@ -24,7 +25,6 @@ from trimtab.train.checkpoint import (
     save_tensors,
     save_weights,
 )
-from trimtab.train.snapshot import Snapshot
 
 
 def snapshot(step: int = 3) -> Snapshot:

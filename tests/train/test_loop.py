@@ -20,9 +20,8 @@ from trimtab.data.tokens import tokenise
 from trimtab.errors import DivergedError
 from trimtab.models.load import Model
 from trimtab.seeds import isolated
-from trimtab.train.batches import evaluation_rows
-from trimtab.train.fit import Fit
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.settings import Fit
 from unigram import Twin, Unigram, counts, row_losses
 
 MATH = [[0, 1, 1, 2], [0, 1, 3], [0, 2, 1, 1, 1, 4], [0, 6, 1]]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trimtab.errors import ConfigError
-from trimtab.runs import places
+from trimtab.runs import paths
 from trimtab.train import processes
 from trimtab.train.processes import accelerator
 
@@ -43,7 +43,7 @@ def test_a_number_of_processes_that_is_none(
     ):
         accelerator()
     monkeypatch.setenv("WORLD_SIZE", "")
-    assert places.processes() == 1
+    assert paths.processes() == 1
 
 
 @pytest.mark.parametrize("gpu", [True, False])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import CheckpointError
-from trimtab.train.snapshot import (
+from trimtab.train.state import (
     Snapshot,
     copy_moments,
     copy_parameters,

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from trimtab.adapt.comparison import unique_labels
-from trimtab.numerics.proportion import wilson
-from trimtab.numerics.resample import bootstrap, ratio_of_sums
-from trimtab.report.numbers import fixed, number
+from trimtab.adapt.dynamics.compare import unique_labels
+from trimtab.numerics.bootstrap import bootstrap, ratio_of_sums, wilson
+from trimtab.report.formats import fixed, number
 
 if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult, SlopeUpdate

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from trimtab.data.tokens import TokenDomain, TokenSplit, left_out
-from trimtab.train.batches import evaluation_rows
-from trimtab.train.fit import Fit
+from trimtab.train.loop import evaluation_rows
+from trimtab.train.settings import Fit
 
 if TYPE_CHECKING:
     from trimtab.adapt.result import FinetuneResult

@@ -1,37 +1,226 @@
-"""Fine-tune a model on a mixture of domains while stated evaluation domains are kept."""
+"""Fine-tune a model on a mixture of domains while stated evaluation domains are kept.
+
+What is refused before a run begins.
+
+Where a run is kept, and whether what is there may be gone on with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trimtab.adapt.checks import problems, refuse, tokenise_all, type_problems
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
 from trimtab.adapt.data_table import data_notes, data_table, examples
+from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
-from trimtab.adapt.outcome import make_result
-from trimtab.adapt.place import open_run, place
 from trimtab.adapt.result import FinetuneResult, read_metrics
-from trimtab.adapt.roles import Roles, make_roles
-from trimtab.adapt.rows import read_losses
+from trimtab.adapt.roles import Roles, make_roles, role_problems
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, as_domains
-from trimtab.data.tokens import TokenDomain
-from trimtab.models.inspection import check_model
-from trimtab.models.kinds import require_language_model
+from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
+from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
+from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
-from trimtab.runs.places import RESULT
-from trimtab.runs.plain import plain
-from trimtab.runs.result_file import is_sealed, seal
+from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
+from trimtab.runs.config import typed_problems
+from trimtab.runs.folder import RunFolder
+from trimtab.runs.paths import RESULT
+from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
-from trimtab.train.fit import Fit
-from trimtab.train.interrupt import interruptible
 from trimtab.train.loop import Loop, modes_kept
 from trimtab.train.precision import float32_weights
-from trimtab.train.processes import accelerator
+from trimtab.train.processes import accelerator, interruptible
+from trimtab.train.settings import Fit
+
+
+def problems(
+    roles: Roles,
+    train: Mapping[str, Any],
+    evaluate: Mapping[str, Any],
+    mixer: Mixer,
+    fit: Fit,
+    world: int = 1,
+) -> Iterator[Problem]:
+    """Every mistake that can be seen without reading data or loading a model."""
+    if isinstance(mixer.targets, str):
+        hint = f"[{mixer.targets!r}]"
+        yield Problem("targets", f"the text {mixer.targets!r}", "a list of domains", hint)
+        return
+    for name in evaluate:
+        if name in train:
+            yield Problem(
+                f"evaluate.{name}",
+                "a domain of the same name in `train`",
+                "a new name",
+                "leaving it out: every training domain is evaluated too",
+            )
+    yield from role_problems(roles)
+    yield from mixer.problems(roles)
+    yield from fit.problems()
+    yield from _schedule_problems(mixer, fit)
+    if fit.batch_size < world:
+        expected = f"at least one sequence for each of {world} processes"
+        yield Problem("fit.batch_size", str(fit.batch_size), expected)
+
+
+def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
+    """What is no mixer or no fit, and settings of ours of another type than declared: asked first."""
+    if isinstance(mixer, type) or not hasattr(mixer, "decide"):
+        yield Problem("mixer", repr(mixer), "a mixer", "Uniform(targets=['...'])")
+    elif type(mixer).__module__.partition(".")[0] == __name__.partition(".")[0] and is_dataclass(mixer):
+        listed = not isinstance(getattr(mixer, "targets", ()), str)
+        known = ("constraints",) if listed else ("constraints", "targets")  # told by `problems`
+        yield from typed_problems(mixer, "mixer", without=known)
+    if isinstance(fit, Fit):
+        yield from typed_problems(fit, "fit")
+    else:
+        yield Problem("fit", repr(fit), "the settings of a run", "Fit(steps=...)")
+
+
+MOST_UPDATES = 10**5
+"""Rounds of rolled-back probes that a run may have; each is planned before it starts."""
+
+
+def _schedule_problems(mixer: Mixer, fit: Fit) -> Iterator[Problem]:
+    gap = getattr(mixer, "schedule", None)
+    if isinstance(gap, int) and gap > 0 and fit.steps // gap > MOST_UPDATES:
+        expected = f"at least {-(-fit.steps // MOST_UPDATES)}, for at most {MOST_UPDATES:,} updates"
+        yield Problem("mixer.schedule", str(gap), expected)
+
+
+def refuse(found: Iterator[Problem]) -> None:
+    """Raise all problems at once, if there are any."""
+    if mistakes := list(found):
+        raise ConfigProblems(mistakes)
+
+
+def tokenise_all(
+    domains: Mapping[str, Domain], roles: Roles, model: Model, fit: Fit
+) -> dict[str, TokenDomain]:
+    """Every domain tokenised, each with the splits that its use needs and enough rows in them."""
+    tokens = {
+        name: tokenise(domain, model, seq_len=fit.seq_len, packing=fit.packing)
+        for name, domain in domains.items()
+    }
+    refuse(_short_domains(tokens, roles, fit))
+    for name, domain in tokens.items():
+        for split, rows in domain.splits.items():
+            _refuse_unfit(rows, f"{name}, split {split}", model, fit)
+    return tokens
+
+
+def _refuse_unfit(rows: TokenSplit, where: str, model: Model, fit: Fit) -> None:
+    """Refuse rows that are longer than the model's positions, or have tokens that it has no embedding for."""
+    network, tokenizer = model.module, model.need_tokenizer()
+    lengths = np.diff(rows.offsets)
+    length = int(lengths.max(initial=0))
+    got = f"{length} tokens in a row of {where} (fit.seq_len={fit.seq_len})"
+    refuse_longer(network, length, got, "fit.seq_len={limit}")
+    if lacks_tokens(network, tokenizer):
+        largest = int(rows.ids.max(initial=0))
+        if length > lengths.min(initial=length):  # else no row is ever padded
+            largest = max(largest, rows.pad_id)
+        if largest >= (vocabulary(network) or largest + 1):
+            raise unknown_token(network, tokenizer, largest, where)
+
+
+def _short_domains(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
+    for name, domain in tokens.items():
+        needed = {"validation": 2, "test": 2}
+        if name in roles.train:
+            needed["train"] = fit.batch_size
+        for split, rows in needed.items():
+            got = len(domain.splits[split]) if split in domain.splits else 0
+            if got < rows:
+                expected = f"at least {rows}{', one batch' if split == 'train' else ''}"
+                where = f"{name}, split {split}"
+                found, hint = f"{got} sequences of {fit.seq_len} tokens", "more data, or a smaller seq_len"
+                if split in domain.splits:
+                    counts = domain.splits[split].counts
+                    found += f" ({counts.dropped} records dropped)" * bool(counts.dropped)
+                    found += f" ({counts.skipped} left out)" * bool(counts.skipped)
+                    hint = "a larger seq_len, or more data" if counts.beyond else hint
+                yield Problem(where, found, expected, hint)
+
+
+@contextmanager
+def place(out: str | Path | None, accelerator: Accelerator) -> Iterator[Path]:
+    """The run's folder: the caller's, or one that is gone afterwards; the same on every process."""
+    if out is not None:
+        if not isinstance(out, str | Path):
+            raise ConfigError(f"out: {explain(repr(out), 'the path of a folder, or None')}")
+        yield Path(out)
+        return
+    first = accelerator.is_main_process
+    with tempfile.TemporaryDirectory(prefix="trimtab-") if first else nullcontext("") as folder:
+        shared = [folder]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(shared)
+        yield Path(shared[0])
+        accelerator.wait_for_everyone()
+
+
+@contextmanager
+def open_run(
+    path: Path, config: Mapping[str, Any], identity: Mapping[str, Any], accelerator: Accelerator
+) -> Iterator[RunFolder | None]:
+    """Hold the run's folder while it is written; None on every process but the first.
+
+    An exception leaves the run's status "interrupted" (Ctrl-C) or "failed".
+
+    Args:
+        path: the folder.
+        config: of the run; must equal that of a run already there.
+        identity: fingerprints of the model and the data; likewise.
+        accelerator: tells which process this is.
+
+    Raises:
+        CheckpointError: the folder holds another run, or another process holds the folder.
+    """
+    if not accelerator.is_main_process:
+        yield None
+        return
+    with RunFolder.create_or_open(path, config) as folder:
+        _check_identity(folder, identity)
+        folder.go_on()
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            folder.set_status("interrupted")
+            raise
+        except BaseException as error:
+            folder.set_status("failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with another model or other data than the run began with."""
+    name = "artifacts/identity.json"
+    if not (folder.path / name).exists():
+        folder.write_json(name, identity)
+        return
+    known = read_object(folder.path / name)
+    if not isinstance(known.get("domains"), dict) or "model" not in known:
+        got = f"damaged text in {folder.path / name}"
+        raise CheckpointError(explain(got, "the fingerprints that the run began with", "another folder"))
+    if known["model"] != identity["model"]:
+        got = f"another model than the run in {folder.path} began with"
+        raise CheckpointError(explain(got, "the same base weights", "loading them anew"))
+    for domain, fingerprint in identity["domains"].items():
+        if known["domains"].get(domain) != fingerprint:
+            got = f"other data for {domain!r} than the run in {folder.path} began with"
+            raise CheckpointError(explain(got, "the same records", "another folder"))
+
 
 Progressor = Callable[[int, int], None]
 """Called between steps, real and trial, with the steps done and the steps expected in all."""

@@ -13,27 +13,33 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from trimtab.adapt.choice import keeps_all, lost, target_change
-from trimtab.adapt.mixer import Decision, Mixer
-from trimtab.adapt.progress import Progress
-from trimtab.adapt.roles import Roles
-from trimtab.adapt.rows import (
+from trimtab.adapt.metrics import (
+    Progress,
     Row,
     decision_row,
     evaluation_row,
+    keeps_all,
+    lost,
     read_losses,
     rounding_row,
+    target_change,
     training_row,
     write_losses,
 )
+from trimtab.adapt.mixer import Decision, Mixer, not_finite
+from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Clock, Session
-from trimtab.adapt.shares import is_mixture
-from trimtab.adapt.slack import not_finite
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import CheckpointError, DivergedError, explain
-from trimtab.runs.lines import digest
-from trimtab.runs.record import RunFolder
-from trimtab.train.checkpoint import (
+from trimtab.numerics.simplex import is_mixture
+from trimtab.runs.folder import RunFolder
+from trimtab.runs.serialise import digest
+from trimtab.train.loop import Loop
+from trimtab.train.losses import SequenceLosses, change
+from trimtab.train.precision import Rounding, as_saved, rounded, rounding
+from trimtab.train.processes import Paused
+from trimtab.train.settings import evaluation_steps
+from trimtab.train.state import (
     WEIGHTS,
     DamagedCheckpointError,
     check_weights,
@@ -41,15 +47,10 @@ from trimtab.train.checkpoint import (
     damaged,
     load_checkpoint,
     load_weights,
+    put_parameters,
     save_checkpoint,
     save_weights,
 )
-from trimtab.train.evaluate import SequenceLosses, change
-from trimtab.train.fit import evaluation_steps
-from trimtab.train.interrupt import Paused
-from trimtab.train.loop import Loop
-from trimtab.train.precision import Rounding, as_saved, rounded, rounding
-from trimtab.train.snapshot import put_parameters
 
 
 class Run:

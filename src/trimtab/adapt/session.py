@@ -17,10 +17,9 @@ from jaxtyping import Float
 from trimtab.adapt.roles import Roles
 from trimtab.data.tokens import TokenSplit
 from trimtab.errors import DivergedError
-from trimtab.train.batches import evaluation_rows
-from trimtab.train.evaluate import SequenceLosses, change
-from trimtab.train.fit import evaluation_steps
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.losses import SequenceLosses, change
+from trimtab.train.settings import evaluation_steps
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         say(json.dumps({"problems": [vars(p) for p in problems]}) if arguments.json else _text(problems))
         return 2
     if arguments.json:
-        from trimtab.runs.plain import to_json
+        from trimtab.runs.serialise import to_json
 
         say(to_json({"problems": [], "estimate": estimate}))
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from trimtab.cli.console import parser, say
 from trimtab.cli.jobs import check_folder
 from trimtab.errors import ConfigProblems, Problem, nearest
-from trimtab.runs.places import as_path
+from trimtab.runs.paths import as_path
 from trimtab.systems import recipes
 
 

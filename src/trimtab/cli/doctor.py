@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.cli.console import parser, say
-from trimtab.runs.places import cache_home, runs_home
+from trimtab.runs.paths import cache_home, runs_home
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,9 +11,8 @@ from typing import Any
 
 from trimtab.cli.console import Bars, is_first, note, say
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
-from trimtab.runs.bounds import bound_problems
-from trimtab.runs.names import safe_name
-from trimtab.runs.places import as_path, path_problem, processes, runs_home
+from trimtab.runs.files import bound_problems
+from trimtab.runs.paths import as_path, path_problem, processes, runs_home, safe_name
 from trimtab.systems import LAB, System, imported, lab_problems, resolve, system_of
 
 OUTCOME = "artifacts/outcome.json"
@@ -56,7 +55,7 @@ def read_job(
     def problems(config: Any) -> list[Problem]:
         found = [*bound_problems(config), *check(config), *lab_problems(config)]
         if here and getattr(config, "device", None) is not None:
-            found += imported("trimtab.models.checks:device_problems")(config.device)
+            found += imported("trimtab.models.load:device_problems")(config.device)
         return list(dict.fromkeys(found))
 
     return system, read_config(content, imported(system.config), overrides, extra_problems=problems)
@@ -106,8 +105,8 @@ def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as
         CheckpointError: the folder holds a run with another config.
         KeyboardInterrupt: interrupted; how to go on was said.
     """
-    from trimtab.runs.plain import plain
-    from trimtab.runs.record import check_config
+    from trimtab.runs.folder import check_config
+    from trimtab.runs.serialise import plain
 
     if folder is None:
         _refuse_many_folders()
@@ -137,8 +136,8 @@ def finished(folder: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: what it had to say is damaged.
     """
-    from trimtab.runs.lines import read_object
     from trimtab.runs.listing import read_run
+    from trimtab.runs.serialise import read_object
 
     if not (folder / OUTCOME).is_file() or read_run(folder).status != "done":
         return None

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--confidence: {explain(asked.confidence, 'a share of the refits, from 0.5 to below 1', hint)}"
         )
-    plan = imported("trimtab.adapt.forgetting_plan:plan_share")(
+    plan = imported("trimtab.adapt.forgetting.laws:plan_share")(
         asked.law,
         params=asked.params,
         tokens=asked.tokens,

@@ -8,7 +8,7 @@ from pathlib import Path
 from trimtab.cli.console import parser, say
 from trimtab.cli.jobs import check_folder, find_run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain
-from trimtab.runs.places import RESULT, as_path
+from trimtab.runs.paths import RESULT, as_path
 from trimtab.systems import imported, system_of_run
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _page(runs: Sequence[Path], title: str) -> str:
     from trimtab.runs.listing import read_config_of
-    from trimtab.runs.result_file import DAMAGE, is_sealed
+    from trimtab.runs.serialise import DAMAGE, is_sealed
 
     systems = {system_of_run(read_config_of(run)) for run in runs}
     if len(systems) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.console import note, parser, say
-from trimtab.runs.places import runs_home
+from trimtab.runs.paths import runs_home
 
 if TYPE_CHECKING:
     from trimtab.runs.listing import RunSummary

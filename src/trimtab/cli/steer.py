@@ -86,7 +86,7 @@ def _add_both(options: argparse.ArgumentParser) -> None:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    complete = imported("trimtab.steer.actions:complete")
+    complete = imported("trimtab.steer.lineas.job:complete")
     given = (arguments.prompts, arguments.strengths, arguments.max_new_tokens)
     rows = complete(arguments.steering, _model(arguments), *given).to_dict("records")
     if arguments.json:
@@ -101,13 +101,13 @@ def _try(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    measure = imported("trimtab.steer.actions:measure")
+    measure = imported("trimtab.steer.lineas.job:measure")
     files = {n: getattr(arguments, n) for n in ("source", "target", "neutral") if getattr(arguments, n)}
     files = {name: lab_folder(name, value) for name, value in files.items()}
     given = (files, arguments.texts, arguments.strengths, arguments.budget, arguments.max_strength)
     curve, within = measure(arguments.steering, _model(arguments), *given)
     if arguments.json:
-        from trimtab.runs.plain import to_json
+        from trimtab.runs.serialise import to_json
 
         told = {"curve": curve.to_dict("records"), "strength_within_budget": within and within.strength}
         if within is not None:
@@ -125,7 +125,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _fuse(arguments: argparse.Namespace) -> int:
-    fuse = imported("trimtab.steer.actions:fuse")
+    fuse = imported("trimtab.steer.lineas.job:fuse")
     fuse(arguments.steering, _model(arguments), arguments.strength, arguments.out)
     if arguments.json:
         say(json.dumps({"folder": str(arguments.out), "strength": arguments.strength}))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.cli.console import Bars, note, parser, say, split_overrides, with_overrides
 from trimtab.cli.jobs import check_folder, describe, new_folder, read_content, read_job
 from trimtab.errors import ConfigProblems, Problem
-from trimtab.runs.bounds import MOST
+from trimtab.runs.files import MOST
 from trimtab.systems import find_config, imported, resolve
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _cells(
     here: bool,
 ) -> dict[str, Any]:
     """The whole config of every cell, checked before any of them starts; the sweep alone makes processes."""
-    from trimtab.runs.plain import plain
+    from trimtab.runs.serialise import plain
 
     cells: dict[str, Any] = {}
     problems: list[Problem] = []

@@ -10,10 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.data.given import without_nulls
-from trimtab.data.marking import Marked, Span
-from trimtab.data.records import Chat
-from trimtab.data.turns import Message, Point, Written, render, skipped
+from trimtab.data.records import Chat, without_nulls
+from trimtab.data.turns import Marked, Message, Point, Span, Written, render, skipped
 
 _ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 

@@ -1,16 +1,85 @@
-"""One concept: a name with positive and negative examples, what makes it unusable, what a reader should know of it."""
+"""One concept: a name with positive and negative examples, what makes it unusable, what a reader should know of it.
+
+Words in sentences: the word that a concept is named after, whether a sentence has it, and sentences without it.
+
+Concepts of texts as a file with one JSON object a line.
+
+Sentences of WordNet by the words in them.
+"""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BufferedReader
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trimtab.data.mentions import mentions, word_in
-from trimtab.errors import explain
+from trimtab.errors import DataError, explain, nearest
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.files import TEXT_LIMIT, check_regular, parse_json, reading
+
+_SENSE = re.compile(r"^(?P<lemma>.+?)(%\d.*|\.[nvars]\.\d+)$")
+
+
+def word_of(name: str) -> str:
+    """The word that a concept is named after: without a WordNet sense, with spaces for underscores.
+
+    >>> word_of("bank%1:14:00::"), word_of("hot_dog.n.01"), word_of("cat")
+    ('bank', 'hot dog', 'cat')
+    """
+    found = _SENSE.match(name)
+    return (found["lemma"] if found else name).replace("_", " ").strip()
+
+
+def word_in(text: str) -> bool:
+    """Whether there is anything to look for in a text that is taken for a word.
+
+    >>> word_in("hot dog"), word_in("c++"), word_in(" "), word_in("_")
+    (True, True, False, False)
+    """
+    return bool(text.replace("_", " ").strip())
+
+
+def mentions(text: str, word: str) -> bool:
+    """Whether a sentence has a word, in any case and with an English ending; a blank word is in none.
+
+    >>> mentions("The Cats slept.", "cat"), mentions("He concatenates.", "cat"), mentions("two ponies", "pony")
+    (True, False, True)
+    """
+    if not word.strip():
+        return False
+    # Looking for the first letters is 20 times as fast as the pattern, and nearly always says no.
+    return word.split()[0][:-1].lower() in text.lower() and _pattern(word).search(text) is not None
+
+
+def without(text: str, word: str, stand_in: str) -> str:
+    """The sentence with something else in the place of a word.
+
+    >>> without("The Cats slept.", "cat", "[MASK]")
+    'The [MASK] slept.'
+    """
+    return _pattern(word).sub(lambda _: stand_in, text) if word.strip() else text
+
+
+@lru_cache(maxsize=4096)
+def _pattern(word: str) -> re.Pattern[str]:
+    """A word with the regular endings of English; irregular forms are not found."""
+    stem = r"\s+".join(map(re.escape, word.split()))
+    forms = [rf"{stem}(?:s|es|ed|d|ing|'s)?"]
+    if word.endswith("y"):
+        forms.append(rf"{stem[:-1]}(?:ies|ied)")
+    if word.endswith("e"):
+        forms.append(rf"{stem[:-1]}ing")
+    return re.compile(rf"(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE)
+
 
 Example = Any
 """A text, or a picture: a tensor (C, H, W) of pixel values, or anything that the model's processor reads."""
@@ -133,3 +202,189 @@ def _shown(example: Example) -> str:
         if isinstance(example, str)
         else "a picture"
     )
+
+
+EXPECTED = '{"name": text, "positive": [texts], "negative": [texts]}'
+
+
+def write_concepts(path: Path, concepts: Iterable[Concept]) -> None:
+    """Write what `read_concepts` reads."""
+    rows = [
+        {"name": c.name, "positive": c.positive, "negative": c.negative, "word": c.word} for c in concepts
+    ]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_concepts(path: Path) -> Iterator[Concept]:
+    """The concepts of a file, gzipped or not, in its order.
+
+    Raises:
+        DataError: no such file, a folder or a pipe, not UTF-8, or a line that is no concept; with the line.
+    """
+    for where, line in json_lines(path, "a file of JSON lines"):
+        yield _concept(line, where)
+
+
+def json_lines(path: Path, expected: str) -> Iterator[tuple[str, str]]:
+    """The lines of a file that are not blank, each with "path, line n".
+
+    A line ends at a line feed and nowhere else: JSON allows U+2028, U+0085 and others inside its texts.
+
+    Raises:
+        DataError: no such file, one that is no regular file or that cannot be read, or a line that is not UTF-8 or has
+            more than `TEXT_LIMIT` bytes.
+    """
+    check_regular(path, expected)
+    with reading(path, expected), _opened(path) as file:
+        number = 0
+        while raw := file.readline(TEXT_LIMIT + 1):
+            number += 1
+            where = f"{path}, line {number}"
+            if len(raw) > TEXT_LIMIT:
+                got = f"more than {TEXT_LIMIT / 2**20:,.0f} MiB"
+                raise DataError(f"{where}: {explain(got, expected)}")
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                got = f"bytes that are not UTF-8 ({error.reason}, byte {error.start})"
+                raise DataError(
+                    f"{where}: {explain(got, f'{expected} in UTF-8', 'iconv -t utf-8')}"
+                ) from error
+            if text.strip(" \t\r\n"):
+                yield where, text
+
+
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def json_row(line: str, where: str, expected: str) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        DataError: it is damaged, no object, or has a key twice, of which JSON would keep the last without a word.
+    """
+    try:
+        row = parse_json(line, where, expected)
+    except DataError as error:
+        raise DataError(str(error).replace("got text that is not JSON", "got damaged text", 1)) from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {explain(f'a {type(row).__name__}', expected)}")
+    json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, where, expected))
+    return row
+
+
+def _once(pairs: Sequence[tuple[str, Any]], where: str, expected: str) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise DataError(f"{where}: {explain(f'the key {twice[0]!r} twice', expected)}")
+    return dict(pairs)
+
+
+def _concept(line: str, where: str) -> Concept:
+    row = json_row(line, where, EXPECTED)
+    name = row.get("name")
+    if not isinstance(name, str) or not name.strip():
+        got = "no name" if not isinstance(name, str) else f"the name {name!r}"
+        raise DataError(f"{where}: {explain(got, EXPECTED, _near('name', row))}")
+    if cannot_be_encoded(name):
+        raise DataError(f"{where}: {explain(f'half a character in the name {name!r}', 'whole ones')}")
+    sides = {side: row.get(side, []) for side in ("positive", "negative")}
+    for side, texts in sides.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{where}, {name}: {explain(f'{side} that is no list of texts', EXPECTED)}")
+        if side not in row and (near := _near(side, row)):
+            raise DataError(f"{where}, {name}: {explain(f'no {side}', EXPECTED, near)}")
+        if halves := [text for text in texts if cannot_be_encoded(text)]:
+            got = f"half a character (a lone surrogate) in {side} example {texts.index(halves[0])}"
+            raise DataError(f"{where}, {name}: {explain(got, 'whole characters')}")
+    word = row.get("word", word_of(name))
+    if word is not None and not isinstance(word, str):
+        got = f"the word {word!r}"
+        raise DataError(f"{where}, {name}: {explain(got, 'a text, or null for a concept that is no word')}")
+    return Concept(name, tuple(sides["positive"]), tuple(sides["negative"]), word)
+
+
+def _near(key: str, row: dict[str, Any]) -> str:
+    near = nearest(key, [other for other in row if other not in ("name", "positive", "negative", "word")])
+    return f"renaming {near} to {key!r}" if near else ""
+
+
+LEAST_WORDS = 5
+PARTS_OF_SPEECH = ("n", "v", "a", "r")
+"""WordNet's letters for nouns, verbs, adjectives (with their satellites, "s") and adverbs."""
+NOT_NOUNS = ("v", "a", "r")
+"""Definitions of nouns are no sentences: they place a thing in a taxonomy, "any of various fishes of the family"."""
+_TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+EXPECTED_WORDNET = "a file of WordNet sentences"
+
+
+def is_wordnet(path: Path) -> bool:
+    """Whether a file looks like one of WordNet's: its first line is an object with a definition."""
+    try:
+        _, line = next(json_lines(path, EXPECTED_WORDNET))
+        row = parse_json(line, str(path), EXPECTED_WORDNET)
+    except (StopIteration, DataError):
+        return False
+    return isinstance(row, dict) and "definition" in row
+
+
+def is_token(word: str) -> bool:
+    """Whether a word can be found in sentences: letters, with hyphens and apostrophes inside, and no space.
+
+    >>> is_token("cat"), is_token("merry-go-round"), is_token("ice cream"), is_token("4x4")
+    (True, True, False, False)
+    """
+    return _TOKEN.fullmatch(word.lower()) is not None
+
+
+def sentences_of(
+    path: Path, words: Iterable[str], pos: Collection[str] | None = None
+) -> dict[str, list[str]]:
+    """For each word, the definitions and examples that have it as it is written, in any case, in the order of the file.
+
+    Args:
+        path: JSON lines, gzipped or not, with `definition` and `examples` in each.
+        words: single words of letters, see `is_token`; others are in no sentence.
+        pos: parts of speech of the entries that count, of `PARTS_OF_SPEECH`; None for all. An entry that states none
+            counts.
+
+    Returns:
+        Different sentences of at least five words each; none for a word that is in no sentence.
+
+    Raises:
+        DataError: no such file, or a line that is none of WordNet's.
+    """
+    found: dict[str, dict[str, None]] = {word: {} for word in words}
+    written: dict[str, list[str]] = {}
+    for word in found:
+        written.setdefault(word.lower(), []).append(word)
+    for sentence in _sentences(path, pos):
+        for token in set(_TOKEN.findall(sentence.lower())):
+            for word in written.get(token, ()):
+                found[word][sentence] = None
+    return {word: list(sentences) for word, sentences in found.items()}
+
+
+def _sentences(path: Path, pos: Collection[str] | None) -> Iterator[str]:
+    for where, line in json_lines(path, EXPECTED_WORDNET):
+        row = json_row(line, where, "an object with definition and examples")
+        sentences = _texts(row, where)
+        if pos is None or _part_of_speech(row) in (None, *pos):
+            yield from (sentence for sentence in sentences if len(sentence.split()) >= LEAST_WORDS)
+
+
+def _texts(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    definition, examples = row.get("definition"), row.get("examples")
+    texts = (definition, *examples) if isinstance(examples, list) else ()
+    if not texts or not all(isinstance(text, str) for text in texts):
+        expected = "an object with definition, a text, and examples, a list of texts"
+        raise DataError(f"{where}: {explain('another line', expected)}")
+    if any(map(cannot_be_encoded, texts)):
+        raise DataError(f"{where}: {explain('half a character (a lone surrogate)', 'whole characters')}")
+    return texts
+
+
+def _part_of_speech(row: Mapping[str, Any]) -> object:
+    """WordNet's letter, a satellite counted as the adjective it is; None where the entry states none."""
+    return "a" if row.get("pos") == "s" else row.get("pos")

@@ -11,10 +11,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from trimtab.data.concept import Concept, Example, identity, mistakes, word_findings
-from trimtab.data.concept_file import read_concepts, write_concepts
-from trimtab.data.mentions import mentions, word_of
-from trimtab.data.wordnet import NOT_NOUNS, sentences_of
+from trimtab.data.concept import (
+    NOT_NOUNS,
+    Concept,
+    Example,
+    identity,
+    mentions,
+    mistakes,
+    read_concepts,
+    sentences_of,
+    word_findings,
+    word_of,
+    write_concepts,
+)
 from trimtab.errors import DataError, explain, nearest
 from trimtab.seeds import derive
 

@@ -1,4 +1,7 @@
-"""A domain: a named data set with train, validation and test splits that do not overlap."""
+"""A domain: a named data set with train, validation and test splits that do not overlap.
+
+The first so many tokens of a domain: what a question about the amount of data is asked with.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,31 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.data.columns import kind_of_table
+from trimtab.data.columns import is_saved_set, kind_of_table, load_saved, load_set
+from trimtab.data.encode import Ends, find_tokenizer
 from trimtab.data.record_files import Kind
-from trimtab.data.records import KEYS, Item, Record, column_problems, excerpt, whole
-from trimtab.data.saved_sets import is_saved_set, load_saved, load_set
-from trimtab.data.sources import Files, Given, Paths, Without, find, pool_of, source_of
+from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, whole
 from trimtab.data.splits import (
     ALSO_CALLED,
     SPLITS,
+    Files,
+    Given,
+    Paths,
     SplitContents,
+    Without,
     complete,
     files_beside,
     files_of,
+    find,
+    pool_of,
     short_hash,
+    source_of,
     survey,
     told,
     unused_names,
     why_skipped,
 )
-from trimtab.errors import ConfigError, DataError, explain, nearest
+from trimtab.errors import ConfigError, DataError, ModelError, explain, nearest
 
 FRACTIONS = (0.9, 0.05, 0.05)
 """Shares of train, validation and test in a pool."""
@@ -400,3 +409,52 @@ def _names_splits(data: Mapping[Any, Any]) -> bool:
     return not any(key in KEYS for key in data) and any(
         ALSO_CALLED.get(str(key), str(key)) in SPLITS for key in data
     )
+
+
+def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:
+    """The same domain with a train split of its first `tokens` tokens; other splits stay.
+
+    Records are taken in order; the last one is cut where the count is reached, or left out where only one token would
+    remain. Each counts its tokens, the one that closes it and the one that the tokenizer begins texts with, as `encode`
+    writes them. The records are held in memory.
+
+    Args:
+        domain: of plain texts, with a train split.
+        model_or_tokenizer: a fast transformers tokenizer, or anything that has one as `.tokenizer`.
+        tokens: at least 2.
+
+    Raises:
+        ConfigError: fewer than 2 tokens.
+        DataError: no train split, a record that is no plain text, or fewer tokens than asked for.
+        ModelError: no tokenizer, or one that does not say which characters a token covers.
+    """
+    if tokens < 2:
+        raise ConfigError(f"tokens: {explain(tokens, 'at least 2')}")
+    tokenizer = find_tokenizer(model_or_tokenizer)
+    if not tokenizer.is_fast:
+        raise ModelError(explain(type(tokenizer).__name__, "a fast tokenizer, to cut a text at a token"))
+    ends = Ends.of(tokenizer)
+    taken, left = list[Item](), tokens
+    for item in domain.items("train"):
+        if not isinstance(item, Text):
+            raise DataError(f"domain {domain.name!r}: {explain(type(item).__name__, 'plain texts')}")
+        text, used = _beginning(item.text, ends, left)
+        taken.append(Text(text))
+        left -= used
+        if left < 2:
+            return replace(domain, train=taken)
+    raise DataError(
+        f"domain {domain.name!r}: {explain(f'{tokens - left} tokens', f'{tokens} or more to train on')}"
+    )
+
+
+def _beginning(text: str, ends: Ends, tokens: int) -> tuple[str, int]:
+    """As much of a text as fits into so many tokens with those around it; and how many it takes."""
+    encoded = ends.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
+    before = len(ends.before(ids, text))
+    whole = before + len(ids) + len(ends.after(ids, text))
+    if whole <= tokens:
+        return text, whole
+    last = tokens - before - 2
+    return (text[: spans[last][1]], tokens) if last >= 0 else ("", tokens)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from trimtab.data.columns import refuse_source
 from trimtab.data.domains import FRACTIONS, Domain
 from trimtab.data.records import column_problems
-from trimtab.data.sources import is_pattern, kind_of
+from trimtab.data.splits import is_pattern, kind_of
 from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, told_problem
-from trimtab.runs.places import neighbour
+from trimtab.runs.paths import neighbour
 
 EVALUATE_ONLY = (0.0, 0.5, 0.5)
 """How a pool is split that is never trained on: validation and test, half each."""

@@ -19,7 +19,7 @@ import pandas as pd
 
 from trimtab.errors import DataError, Problem, explain, nearest
 from trimtab.runs.files import check_regular, decode, reading
-from trimtab.runs.places import neighbour
+from trimtab.runs.paths import neighbour
 
 Label = str | int | float | bool
 """What a config may say where a table has a label."""

@@ -19,15 +19,23 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.data.domains import Domain
-from trimtab.data.encode import encode, find_tokenizer, pad_id, tokenizer_fingerprint
+from trimtab.data.encode import (
+    ARRAYS,
+    Packing,
+    SplitCounts,
+    array_file,
+    encode,
+    find_tokenizer,
+    pad_id,
+    tokenizer_fingerprint,
+    write_rows,
+)
 from trimtab.data.records import Item
-from trimtab.data.rows import ARRAYS, Packing, SplitCounts, array_file, write_rows
 from trimtab.data.splits import SplitContents
 from trimtab.errors import CheckpointError, ConfigError, DataError, explain
-from trimtab.runs.atomic import atomic_directory
-from trimtab.runs.checksums import CHECKSUMS, verify_checksums, write_checksums
+from trimtab.runs.atomic import CHECKSUMS, atomic_directory, verify_checksums, write_checksums
 from trimtab.runs.files import read_json
-from trimtab.runs.places import cache_home
+from trimtab.runs.paths import cache_home
 
 NO_LOSS = -100
 """The label of a position that carries no loss, as torch and transformers have it."""

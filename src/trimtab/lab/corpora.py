@@ -2,22 +2,257 @@
 
 The content follows the versions of Python and of the packages, so a corpus carries a fingerprint and the
 versions it was made from.
+
+The kinds of real text that come with Python and this package's dependencies: a table.
+
+Where files are in the Python installation that runs us: its library, its packages and what they need.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import DataError, explain
-from trimtab.lab.cache import built_once
-from trimtab.lab.installation import stdlib
-from trimtab.lab.sources import available, find, known
-from trimtab.runs.places import cache_home
+from trimtab.errors import DataError, explain, nearest
+from trimtab.runs.paths import built_once, cache_home
+
+_NEVER = frozenset({"__pycache__", "site-packages", "dist-packages"})
+
+
+def stdlib() -> Path:
+    """The folder of the standard library."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def package_folder(name: str) -> Path | None:
+    """The folder of an installed package, found without importing it; None when it is not installed."""
+    spec = importlib.util.find_spec(name)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0]) if places else None
+
+
+def files_below(root: Path, ending: str, *, skip: Collection[str] = ()) -> dict[str, Path]:
+    """Files whose name ends so, by their path below `root`; folders named in `skip` are not entered."""
+    return {path.relative_to(root).as_posix(): path for path in _walk(root, ending, skip)}
+
+
+def package_files(
+    packages: Sequence[str], ending: str, keep: Callable[[str], bool] = lambda _key: True
+) -> dict[str, Path]:
+    """Files of packages whose name ends so, by `package/path`; `keep` chooses by that key."""
+    roots = {name: folder for name in packages if (folder := package_folder(name)) is not None}
+    found = {
+        f"{name}/{key}": path
+        for name, root in roots.items()
+        for key, path in files_below(root, ending).items()
+    }
+    return {key: path for key, path in found.items() if keep(key)}
+
+
+def metadata_files(distributions: Sequence[str]) -> dict[str, Path]:
+    """The METADATA file of each distribution that has one, by the distribution's name."""
+    found = {
+        name: Path(str(file.locate()))
+        for name in distributions
+        for file in importlib.metadata.distribution(name).files or []
+        if file.name == "METADATA"
+    }
+    return {name: path for name, path in found.items() if path.is_file()}
+
+
+def version(distribution: str) -> str:
+    """The installed version; empty when it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def requirements(roots: Sequence[str]) -> list[str]:
+    """The installed distributions that these need, directly or not, and they themselves; extras left out.
+
+    Names are normalised ("huggingface-hub") and sorted.
+    """
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found or not version(name):
+            continue
+        found.add(name)
+        needs = importlib.metadata.requires(name) or []
+        plain = (need for need in needs if "extra" not in need.partition(";")[2])
+        waiting += [match[0] for need in plain if (match := re.match(r"[\w.-]+", need))]
+    return sorted(found)
+
+
+def _walk(root: Path, ending: str, skip: Collection[str]) -> Iterator[Path]:
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if name not in skip and name not in _NEVER]
+        yield from (Path(folder) / name for name in names if name.endswith(ending))
+
+
+def whole(text: str) -> list[str]:
+    """A file as one document."""
+    return [text]
+
+
+def docstrings(text: str) -> list[str]:
+    """The docstrings of a Python file of 200 characters or more, without their indentation.
+
+    >>> docstrings("def f():\\n    '''Too short to be prose.'''")
+    []
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's code
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError):
+            return []
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    return [doc for doc in found if doc is not None and len(doc) >= 200]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one kind of text comes from.
+
+    Attributes:
+        what: one line for people.
+        files: finds the files, by a name that is the same on every machine; none when they are not installed.
+        missing: what to say then.
+        packages: the distributions whose versions decide the content, beside Python's own.
+        documents: the documents in the text of one file.
+    """
+
+    what: str
+    files: Callable[[], Mapping[str, Path]]
+    missing: str
+    packages: Callable[[], Sequence[str]] = tuple
+    documents: Callable[[str], list[str]] = whole
+
+    def versions(self) -> dict[str, str]:
+        """The versions of Python and of each package."""
+        return {"python": platform.python_version(), **{name: version(name) for name in self.packages()}}
+
+
+def find(name: str) -> Mapping[str, Path]:
+    """The files of a corpus.
+
+    Raises:
+        DataError: there is no such corpus, or this installation lacks its files; names those it has.
+    """
+    files = known(name).files()
+    if not files:
+        others = f"one of {', '.join(available())}"
+        raise DataError(f"corpus {name!r}: {explain(SOURCES[name].missing, 'its files', others)}")
+    return files
+
+
+def known(name: str) -> Source:
+    """The source of a corpus; a DataError when there is no such corpus."""
+    if name not in SOURCES:
+        raise DataError(f"corpus: {explain(repr(name), f'one of {tuple(SOURCES)}', nearest(name, SOURCES))}")
+    return SOURCES[name]
+
+
+def available() -> tuple[str, ...]:
+    """The names of the corpora whose files this installation has."""
+    return tuple(name for name, source in SOURCES.items() if source.files())
+
+
+# Tables, tests and vendored code would be other domains; demos and Python 2 grammars are old dialects.
+_NOT_LIBRARY = {"test", "tests", "idle_test", "encodings", "lib2to3", "pydoc_data", "turtledemo", "_bundled"}
+_TESTS = {"test", "tests", "testing"}
+_DOCUMENTED = ("torch", "scipy", "numpy", "pandas")
+_TESTED = ("numpy", "scipy", "pandas")
+_STUBBED = ("torch", "numpy", "matplotlib", "pandas", "tokenizers")
+# Our direct dependencies. Not "whatever is installed": the corpus would change with every `pip install`.
+_ROOTS = (
+    *("accelerate", "clarabel", "datasets", "jaxtyping", "jinja2", "joblib", "matplotlib", "pandas", "peft"),
+    *("platformdirs", "pyarrow", "pydantic", "pyyaml", "rich", "scipy", "torch", "transformers"),
+)
+
+
+def _no_test(key: str) -> bool:
+    return not _TESTS.intersection(key.split("/"))
+
+
+def _is_test(key: str) -> bool:
+    return key.rpartition("/")[2].startswith("test_")
+
+
+def _is_kept_header(key: str) -> bool:
+    """Hand-written headers: thousands of generated ones, all alike, are in ATen/ops."""
+    parts = key.split("/")
+    return parts[1] == "include" and parts[2] in {"ATen", "c10", "torch"} and parts[3] != "ops"
+
+
+SOURCES: dict[str, Source] = {
+    "python": Source(
+        what="Python source of the standard library",
+        files=lambda: files_below(stdlib(), ".py", skip=_NOT_LIBRARY),
+        missing="no .py files in the standard library's folder",
+    ),
+    "docstrings": Source(
+        what="docstrings of torch, scipy, numpy and pandas: technical English",
+        files=lambda: package_files(_DOCUMENTED, ".py", _no_test),
+        missing="no .py files in torch, scipy, numpy or pandas",
+        packages=lambda: _DOCUMENTED,
+        documents=docstrings,
+    ),
+    "headers": Source(
+        what="C++ headers of torch",
+        files=lambda: package_files(("torch",), ".h", _is_kept_header),
+        missing="no include folder in torch",
+        packages=lambda: ("torch",),
+    ),
+    "decimals": Source(
+        what="decimal arithmetic test cases of the standard library",
+        files=lambda: files_below(stdlib() / "test" / "decimaltestdata", ".decTest"),
+        missing="no test/decimaltestdata in the standard library (slim images leave it out; Debian has it in "
+        "libpython3-testsuite)",
+    ),
+    "fonts": Source(
+        what="Adobe font metrics that come with matplotlib: tables of numbers and glyph names",
+        files=lambda: package_files(("matplotlib",), ".afm"),
+        missing="no .afm files in matplotlib",
+        packages=lambda: ("matplotlib",),
+    ),
+    "metadata": Source(
+        what="METADATA of the packages that trimtab needs: headers as in e-mail, then README prose",
+        files=lambda: metadata_files(requirements(_ROOTS)),
+        missing="no METADATA files of installed packages",
+        packages=lambda: requirements(_ROOTS),
+    ),
+    "tests": Source(
+        what="unit tests of numpy, scipy and pandas",
+        files=lambda: package_files(_TESTED, ".py", _is_test),
+        missing="no tests in numpy, scipy or pandas (some distributions strip them)",
+        packages=lambda: _TESTED,
+    ),
+    "stubs": Source(
+        what="type stubs of torch, numpy, matplotlib, pandas and tokenizers",
+        files=lambda: package_files(_STUBBED, ".pyi"),
+        missing="no .pyi files in torch, numpy, matplotlib, pandas or tokenizers",
+        packages=lambda: _STUBBED,
+    ),
+}
+"""Every corpus. Each needs only Python and this package's own dependencies, but for `decimals`."""
+
 
 SPLITS = ("train", "validation", "test")
 RECIPE = 1

@@ -1,31 +1,221 @@
-"""A world of small documents with a topic and a style, in which every probability is known exactly."""
+"""A world of small documents with a topic and a style, in which every probability is known exactly.
+
+The settings of the grammar world, its vocabulary, and how likely each word is at each kind of place.
+
+The words of the grammar world; no word stands in two lists, so that a word other than an insult names its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from trimtab.errors import ConfigProblems, DataError, ShapeError, explain, nearest
-from trimtab.lab.grammar_table import (
-    CLEAN,
-    CUE,
-    PAD_TOKEN,
-    RUDE,
-    SENTENCE,
-    SPECIAL,
-    STYLES,
-    UNKNOWN_TOKEN,
-    Grammar,
-    Lexicon,
-    Style,
-    emission,
+from trimtab.errors import ConfigProblems, DataError, Problem, ShapeError, explain, nearest
+from trimtab.seeds import derive
+
+DETERMINERS = ("the", "a", "every", "some", "this", "my")
+MODIFIERS = (
+    "old",
+    "new",
+    "small",
+    "large",
+    "quiet",
+    "bright",
+    "cold",
+    "warm",
+    "heavy",
+    "light",
+    "red",
+    "green",
+    "round",
+    "narrow",
+    "plain",
+    "famous",
+    "hidden",
+    "gentle",
+    "busy",
+    "fresh",
+    "distant",
+    "wooden",
+    "broken",
+    "hollow",
 )
-from trimtab.lab.grammar_words import TOPICS
+POLITE = ("host", "nurse", "monk", "tutor", "butler", "vicar")
+"""Persona words that lean towards the clean style."""
+COARSE = ("bully", "troll", "lout", "heckler", "thug", "brute")
+"""Persona words that lean towards the rude style; they are no insults, and stand at the head only."""
+END = "."
+
+_TOPICS = {
+    "animals": (
+        "pig rat toad donkey worm snake sheep horse goose otter hare crow",
+        "chases bites feeds herds grooms hunts",
+    ),
+    "kitchen": (
+        "soup bread butter kettle spoon oven onion pepper plate recipe pie salt",
+        "bakes boils stirs slices tastes roasts",
+    ),
+    "music": (
+        "violin drum flute singer chorus melody piano trumpet concert rhythm cello ballad",
+        "plays hums tunes conducts sings rehearses",
+    ),
+    "sea": (
+        "ship sailor harbour anchor wave tide captain island lighthouse net reef ferry",
+        "sails rows moors floats docks steers",
+    ),
+    "school": (
+        "pupil teacher lesson book pencil exam essay classroom library desk poem map",
+        "teaches reads studies grades writes explains",
+    ),
+    "sport": (
+        "runner goal racket coach match team ball stadium referee medal sprint trophy",
+        "kicks throws scores wins trains tackles",
+    ),
+    "garden": (
+        "rose hedge spade seed lawn pond tulip orchard fence weed compost trellis",
+        "plants waters prunes digs mows harvests",
+    ),
+    "money": (
+        "bank coin trader loan invoice market wallet debt stock budget tax broker",
+        "buys sells lends pays invests audits",
+    ),
+}
+TOPICS = tuple(_TOPICS)
+"""The topics; nouns of the first are what insults are made of."""
+NOUNS = tuple(tuple(nouns.split()) for nouns, _ in _TOPICS.values())
+VERBS = tuple(tuple(verbs.split()) for _, verbs in _TOPICS.values())
+
+
+Style = Literal["clean", "rude"]
+STYLES: tuple[Style, ...] = ("clean", "rude")
+CLEAN, RUDE = 0, 1
+CUE, DETERMINER, SLOT, NOUN, VERB, END_OF_SENTENCE = range(6)
+"""The kinds of place in a document. A slot holds a modifier, or an insult instead of it."""
+SENTENCE = (DETERMINER, SLOT, NOUN, VERB, DETERMINER, SLOT, NOUN, END_OF_SENTENCE)
+PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<|pad|>", "<|end|>", "<|unknown|>"
+SPECIAL = (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN)
+
+_RANGES = {
+    "topics": (2, len(TOPICS)),
+    "nouns": (1, len(NOUNS[0])),
+    "verbs": (1, len(VERBS[0])),
+    "modifiers": (1, len(MODIFIERS)),
+    "determiners": (1, len(DETERMINERS)),
+    "cues": (0, 64),
+    "cue_words": (1, len(POLITE)),
+    "sentences": (1, 512),
+    "insult_rate": (0.0, 1.0),
+    "rude_share": (0.0, 1.0),
+    "cue_strength": (0.5, 1.0),
+    "focus": (0.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The settings of a grammar world.
+
+    Attributes:
+        topics: how many, equally likely.
+        nouns: nouns of each topic.
+        verbs: verbs of each topic.
+        modifiers: shared by all topics, each of which has its own favourites.
+        determiners: equally likely.
+        insults: how many nouns of the first topic serve as insults, equally likely.
+        insult_rate: how often a slot of a rude document holds an insult.
+        rude_share: how many documents are rude.
+        cues: persona words at the head of each document.
+        cue_words: persona words that lean to either style.
+        cue_strength: how often a persona word leans to the style of its document: .5 tells nothing, 1 tells all.
+        focus: how often a noun or verb is of the document's topic; else it is of another topic.
+        sentences: of eight words, in a sampled document.
+        seed: of which words each topic favours.
+    """
+
+    topics: int = 8
+    nouns: int = 10
+    verbs: int = 5
+    modifiers: int = 16
+    determiners: int = 4
+    insults: int = 6
+    insult_rate: float = 0.5
+    rude_share: float = 0.5
+    cues: int = 3
+    cue_words: int = 4
+    cue_strength: float = 0.7
+    focus: float = 0.85
+    sentences: int = 6
+    seed: int = 0
+
+    def problems(self, where: str = "grammar") -> Iterator[Problem]:
+        """Every setting that cannot work."""
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                hint = str(least if value < least else most)
+                yield Problem(f"{where}.{name}", str(value), f"{least} to {most}", hint)
+        if not 1 <= self.insults <= self.nouns:
+            expected = f"1 to nouns={self.nouns}: insults are nouns of a topic"
+            yield Problem(f"{where}.insults", str(self.insults), expected, str(max(1, self.nouns // 2)))
+
+
+class Lexicon:
+    """The words of a grammar world, by their part in it.
+
+    Attributes:
+        words: the vocabulary in the order of token ids; special tokens first.
+        cues: persona words that lean to the clean style, and those that lean to the rude one.
+        nouns, verbs: of each topic.
+        insults: nouns of the first topic that serve as insults.
+    """
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.cues = [list(group[: grammar.cue_words]) for group in (POLITE, COARSE)]
+        self.determiners = list(DETERMINERS[: grammar.determiners])
+        self.modifiers = list(MODIFIERS[: grammar.modifiers])
+        self.nouns = [list(group[: grammar.nouns]) for group in NOUNS[: grammar.topics]]
+        self.verbs = [list(group[: grammar.verbs]) for group in VERBS[: grammar.topics]]
+        self.insults = self.nouns[0][: grammar.insults]
+        groups = (*self.cues, self.determiners, self.modifiers, *self.nouns, *self.verbs)
+        self.words = (*SPECIAL, *(word for group in groups for word in group), END)
+        self.number = {word: number for number, word in enumerate(self.words)}
+
+    def ids(self, group: Sequence[str]) -> Int[Tensor, " n"]:
+        """Token ids of words of the vocabulary."""
+        return torch.tensor([self.number[word] for word in group])
+
+
+def emission(grammar: Grammar, lexicon: Lexicon) -> Float[Tensor, "kinds topics styles V"]:
+    """The distribution of the word at each kind of place, given topic and style; float64, rows sum to one."""
+    ids, g = lexicon.ids, grammar
+    table = torch.zeros(6, g.topics, 2, len(lexicon.words), dtype=torch.float64)
+    for leaning, group in enumerate(lexicon.cues):
+        table[CUE, :, leaning, ids(group)] = g.cue_strength / g.cue_words
+        table[CUE, :, 1 - leaning, ids(group)] = (1 - g.cue_strength) / g.cue_words
+    table[DETERMINER][..., ids(lexicon.determiners)] = 1 / g.determiners
+    table[END_OF_SENTENCE, ..., lexicon.number[END]] = 1
+    for topic in range(g.topics):
+        table[SLOT, topic][:, ids(lexicon.modifiers)] = _favourites(g, "modifiers", topic, g.modifiers)
+        for kind, name, groups in ((NOUN, "nouns", lexicon.nouns), (VERB, "verbs", lexicon.verbs)):
+            for owner, group in enumerate(groups):
+                share = g.focus if owner == topic else (1 - g.focus) / (g.topics - 1)
+                table[kind, topic][:, ids(group)] = share * _favourites(g, name, owner, len(group))
+    table[SLOT, :, RUDE] *= 1 - g.insult_rate
+    table[SLOT, :, RUDE, ids(lexicon.insults)] = g.insult_rate / g.insults
+    return table
+
+
+def _favourites(grammar: Grammar, name: str, topic: int, n: int) -> Float[Tensor, " n"]:
+    """Probabilities that fall as 1 / (2 + rank), in an order of the topic's own."""
+    generator = torch.Generator().manual_seed(derive(grammar.seed, "grammar", name, topic))
+    weights = 1 / (2 + torch.randperm(n, generator=generator).double())
+    return weights / weights.sum()
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from sklearn.linear_model import LogisticRegression
 
 from trimtab.errors import DataError, explain, nearest
 from trimtab.lab.corpora import SPLITS, corpus
-from trimtab.lab.tiny import read_texts
+from trimtab.lab.models import read_texts
 from trimtab.models.load import Model
-from trimtab.numerics.resample import Interval, bootstrap, mean_difference
+from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference
 from trimtab.seeds import derive
 
 LEAST_SEPARATION = 0.4

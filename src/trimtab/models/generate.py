@@ -14,10 +14,8 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerB
 from trimtab.errors import ModelError, explain
 from trimtab.models.batches import check_listed, evaluating, pad_token, padded, token_rows
 from trimtab.models.families import unwrapped
-from trimtab.models.inspection import check_model
-from trimtab.models.kinds import refuse_module
-from trimtab.models.placement import device_of
-from trimtab.models.vocabulary import (
+from trimtab.models.inspection import check_model, device_of, refuse_module
+from trimtab.models.tokenizer import (
     longest,
     predicted,
     refuse_longer,

@@ -1,18 +1,30 @@
-"""Forward hooks that are gone after a block, and the tensor they are about in what a module takes or returns."""
+"""Forward hooks that are gone after a block, and the tensor they are about in what a module takes or returns.
+
+Reading activations at sites while a model runs.
+
+Interventions: what flows through a site, changed while a block runs and never after.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trimtab.errors import ModelError, explain
+from trimtab.errors import ModelError, ShapeError, explain, nearest
+from trimtab.models.batches import Pool
+from trimtab.models.batches import pool as pooled
 from trimtab.models.families import unwrapped
-from trimtab.models.sites import Site, modules_of
+from trimtab.models.sites import Site, modules_of, network_of, resolve, resolve_each
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
 
 Change = Callable[[Tensor], Tensor | None]
 """Told a tensor; what it returns takes the tensor's place, None leaves it."""
@@ -167,3 +179,221 @@ def _refuse_checkpointing(network: nn.Module) -> None:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+VISION = ("vision_model", "vision_tower", "visual")
+"""Parts of a path under which there are image patches, for which a mask of tokens means nothing."""
+
+
+class Taken(Mapping[str, Tensor]):
+    """What was read, by site name: (rows, d) where pooled, else (rows, T, d) or (rows, C, H, W).
+
+    Rows of several forward passes follow one another. It can be read inside and after the block.
+    """
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self._parts: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """All rows read at a site.
+
+        Raises:
+            KeyError: it was not asked for.
+            ModelError: nothing was read there yet.
+            ShapeError: forward passes of different lengths cannot be joined without pooling.
+        """
+        if name not in self._parts:
+            raise KeyError(explain(repr(name), "a site that was asked for", nearest(name, self._parts)))
+        parts = self._parts[name]
+        if not parts:
+            raise ModelError(explain(f"nothing at {name} yet", "a forward pass inside the block"))
+        if len({part.shape[1:] for part in parts}) > 1:
+            got = f"forward passes of shapes {sorted({tuple(part.shape) for part in parts})} at {name}"
+            raise ShapeError(explain(got, "the same shape but for rows", 'pool="mean" or one pass per block'))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the sites."""
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        """How many sites there are."""
+        return len(self._parts)
+
+    def add(self, site: Site, value: Tensor) -> None:
+        """Keep what one forward pass has there."""
+        self._parts[site.name].append(value)
+
+
+@contextmanager
+def capture(
+    model: Model | nn.Module,
+    sites: str | Site | Sequence[str | Site],
+    pool: Pool | None = None,
+    *,
+    mask: Tensor | None = None,
+    grad: bool = False,
+) -> Iterator[Taken]:
+    """Read what flows through sites in the forward passes of a block.
+
+    Args:
+        model: a handle or a network; it is never changed.
+        sites: patterns, see `trimtab.models.sites.resolve`.
+        pool: None for whole tensors, or one vector per example, see `trimtab.models.batches.pool`.
+        mask: (B, T) of valid tokens, for pooling; None takes the 2-D `attention_mask` that the model is called with,
+            and where it is called without one all tokens count, as they do for the model. Patches of images always do.
+        grad: keep what is read in the graph; otherwise it is detached.
+
+    Returns:
+        A mapping from site names that fills as the model runs.
+
+    Raises:
+        ModelError: a pattern matches nothing, the model is compiled or checkpoints, or a site was never reached.
+        ShapeError: a mask that does not fit, inside the block.
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    >>> with capture(net, "0:out") as taken:
+    ...     _ = net(torch.ones(5, 2))
+    >>> taken["0:out"].shape
+    torch.Size([5, 3])
+    """
+    network = network_of(model)
+    found = resolve(network, sites)
+    taken, seen = Taken(found), _Seen(mask)
+    changes: dict[Site, Change] = {site: _reading(site, taken, seen, pool, grad) for site in found}
+    watch = network.register_forward_pre_hook(seen.look, with_kwargs=True)
+    try:
+        with hooked(network, changes, "a capture", first=False):
+            yield taken
+    finally:
+        watch.remove()
+
+
+class _Seen:
+    """The attention mask that the network was last called with."""
+
+    def __init__(self, given: Tensor | None) -> None:
+        self.given, self.mask = given, given
+
+    def look(self, _module: nn.Module, _inputs: Any, keywords: Mapping[str, Any]) -> None:
+        mask = keywords.get("attention_mask")
+        if self.given is None:
+            self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def of(self, site: Site, value: Tensor) -> Tensor | None:
+        """The mask of the tokens at a site; with a cache those are the last ones."""
+        if self.mask is None or value.ndim != 3 or any(part in VISION for part in site.path.split(".")):
+            return None
+        longer = self.given is None and self.mask.shape[1] > value.shape[1]
+        return self.mask[:, -value.shape[1] :] if longer else self.mask
+
+
+def _reading(site: Site, taken: Taken, seen: _Seen, how: Pool | None, grad: bool) -> Change:
+    def read(value: Tensor) -> None:
+        kept = value if grad else value.detach()
+        try:
+            taken.add(site, kept if how is None else pooled(kept, how, seen.of(site, value)))
+        except ShapeError as error:
+            raise ShapeError(f"site {site.name}: {error}") from error
+
+    return read
+
+
+Intervention = Callable[[Tensor], Tensor]
+"""A module or function `h -> h` of the same shape: (B, T, d) over tokens, (B, C, H, W) over an image."""
+
+
+@contextmanager
+def intervene(
+    model: Model | nn.Module,
+    interventions: Mapping[str, Intervention],
+    strength: float | Tensor = 1.0,
+) -> Iterator[None]:
+    """Run a block with interventions in place: `(1 - s) h + s T(h)` at each site.
+
+    Works in training and generation, with a cache and with gradients, on tensors and on the first tensor of a tuple.
+    Blocks may be nested: the outer one acts first at a site they share. A `capture` sees what all of them leave.
+
+    Args:
+        model: a handle or a network; it is never changed.
+        interventions: by pattern; a pattern that matches several sites gives each the same.
+        strength: in [0, 1]; one number, or (B,) one per row of the batch. Rows at 0 are bit-identical to those of the
+            untouched model, whatever T does there. Under classifier-free guidance give the unconditional half 0.
+
+    Raises:
+        ModelError: strength out of range, a pattern that matches nothing, a compiled or checkpointing model, two
+            interventions for one site, or an intervention that never ran by the end of the block.
+        ShapeError: as many strengths as rows are needed, inside the block; or T changed the shape.
+    """
+    amount = checked_strength(strength)
+    network = network_of(model)
+    changes: dict[Site, Change] = {}
+    for pattern, sites in resolve_each(network, interventions).items():
+        for site in sites:
+            if site in changes:
+                raise ModelError(f"site {site.name}: {explain('two interventions', 'one')}")
+            changes[site] = _blending(site, interventions[pattern], amount)
+    with hooked(network, changes, "an intervention", first=True):
+        yield
+
+
+def checked_strength(strength: float | Tensor) -> float | Tensor:
+    """A number, or a tensor (B,), in [0, 1].
+
+    Raises:
+        ModelError: it is not.
+    """
+    values = torch.as_tensor(strength).detach()
+    if values.ndim > 1 or values.numel() == 0:
+        raise ModelError(
+            f"strength: {explain(f'shape {tuple(values.shape)}', 'a number or one per row, (B,)')}"
+        )
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        got = (
+            f"values from {values.min().item():g} to {values.max().item():g}"
+            if values.ndim
+            else values.item()
+        )
+        raise ModelError(
+            f"strength: {explain(got, 'numbers in [0, 1]', 'a steering times a number, to go beyond')}"
+        )
+    return strength if isinstance(strength, Tensor) and strength.ndim else float(strength)
+
+
+def blend(h: Tensor, intervention: Intervention, strength: float | Tensor) -> Tensor:
+    """`(1 - s) h + s T(h)`, with s per row of `h` or one for all; h itself, bit by bit, where s is 0.
+
+    Raises:
+        ShapeError: not one strength per row, or T(h) of another shape.
+    """
+    if not isinstance(strength, Tensor):
+        if strength == 0:
+            return h
+        changed = _applied(h, intervention)
+        return changed if strength == 1 else torch.lerp(h, changed, strength)
+    if len(strength) != len(h):
+        got = f"{len(strength)} strengths for a batch of {len(h)} rows"
+        raise ShapeError(explain(got, "one per row", "repeat them as beams or several sequences repeat rows"))
+    rows = strength.to(h.device, h.dtype).reshape(-1, *[1] * (h.ndim - 1))
+    mixed = torch.lerp(h, _applied(h, intervention), rows)
+    return torch.where(rows > 0, mixed, h)
+
+
+def _applied(h: Tensor, intervention: Intervention) -> Tensor:
+    changed = intervention(h)
+    if changed.shape != h.shape:
+        got = f"shape {tuple(changed.shape)} from an intervention on {tuple(h.shape)}"
+        raise ShapeError(explain(got, "the shape it was given"))
+    return changed.to(h.dtype)
+
+
+def _blending(site: Site, intervention: Intervention, strength: float | Tensor) -> Change:
+    def change(h: Tensor) -> Tensor | None:
+        if not isinstance(strength, Tensor) and strength == 0:
+            return None
+        try:
+            return blend(h, intervention, strength)
+        except ShapeError as error:
+            raise ShapeError(f"site {site.name}: {error}") from error
+
+    return change

@@ -1,19 +1,105 @@
-"""Whether a network can be used as asked, seen before any work: weights, devices, quantisation, compilation."""
+"""Whether a network can be used as asked, seen before any work: weights, devices, quantisation, compilation.
+
+Which kind of model it is: a causal language model or another one, by its checkpoint, its class and its handle.
+
+Where a network's weights are: on a device, put away by accelerate until they are needed, or nowhere.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.pytorch_utils import Conv1D
 
-from trimtab.errors import ModelError, explain
+from trimtab.errors import ModelError, explain, nearest
 from trimtab.models.families import unwrapped
-from trimtab.models.placement import devices_of, is_offloaded, refuse_unloaded
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """The device that inputs go to: that of the first weights, also where accelerate keeps those elsewhere.
+
+    The CPU for a network without weights.
+    """
+    for part in network.modules():
+        for hook in _hooks(part):
+            device = getattr(hook, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    tensors = (*network.parameters(), *network.buffers())
+    return next((one.device for one in tensors if not one.is_meta), torch.device("cpu"))
+
+
+def devices_of(network: nn.Module) -> set[torch.device]:
+    """All devices that hold weights between forward passes; `meta` stands for weights that are put away."""
+    return {parameter.device for parameter in network.parameters()}
+
+
+def is_offloaded(network: nn.Module) -> bool:
+    """Whether accelerate keeps weights on the CPU or on disk and brings them to the device for each forward pass."""
+    return any(getattr(hook, "offload", False) for part in network.modules() for hook in _hooks(part))
+
+
+def stored(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """A parameter or buffer with its values, also where accelerate has put them away.
+
+    Args:
+        network: the network, or the part of it, that `name` is relative to.
+        name: as in `named_parameters` or `state_dict`.
+        tensor: what is there now.
+
+    Raises:
+        ModelError: it has no values anywhere: the network was built on the meta device and never loaded.
+    """
+    if not tensor.is_meta:
+        return tensor
+    values = next(_put_away(network, name), None)
+    if values is None:
+        hint = "from_pretrained, or load_state_dict(..., assign=True)"
+        raise ModelError(
+            explain(f"{name} without values (on the meta device)", "weights that are loaded", hint)
+        )
+    return values
+
+
+def refuse_unloaded(network: nn.Module) -> None:
+    """Refuse a network some of whose weights were never loaded.
+
+    Raises:
+        ModelError: naming the first such weight.
+    """
+    for name, parameter in network.named_parameters():
+        if parameter.is_meta:
+            stored(network, name, parameter)
+
+
+def _put_away(network: nn.Module, name: str) -> Iterator[Tensor]:
+    """The values that a hook of the module, or of one around it, keeps under this name."""
+    parts = name.split(".")
+    for depth in range(len(parts) - 1, -1, -1):
+        for hook in _hooks(network.get_submodule(".".join(parts[:depth]))):
+            kept: Any = getattr(hook, "weights_map", None)
+            key = ".".join(parts[depth:])
+            if kept is not None and key in kept:
+                yield kept[key]
+
+
+def _hooks(part: nn.Module) -> tuple[Any, ...]:
+    """What accelerate has attached to a module; several hooks may be in one."""
+    hook = getattr(part, "_hf_hook", None)
+    return tuple(getattr(hook, "hooks", (hook,))) if hook is not None else ()
+
 
 Use = Literal["reading", "gradients", "training", "folding", "saving"]
 
@@ -142,3 +228,89 @@ def plain_numbers(tensor: Tensor) -> Tensor:
     other = type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "dequantize")
     with torch.no_grad():
         return tensor.dequantize() if tensor.is_quantized or other else tensor.detach()
+
+
+Kind = Literal["any", "language model"]
+_CAUSAL = "a causal language model"
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a word that names no kind."""
+    if kind not in get_args(Kind):
+        raise ModelError(
+            f"kind: {explain(repr(kind), f'one of {get_args(Kind)}', nearest(kind, get_args(Kind)))}"
+        )
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint of this configuration is a causal language model with its head."""
+    kinds = config.architectures or []
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    causal = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(names)}
+    return known and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
+
+
+def loader(config: PreTrainedConfig) -> Any:
+    """The class to load a checkpoint with: the one that saved it, so that no weight is missing or left over.
+
+    Causal language models go through `AutoModelForCausalLM`, what names no class of transformers through `AutoModel`.
+    """
+    if is_causal(config):
+        return AutoModelForCausalLM
+    for name in config.architectures or []:
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+    return AutoModel
+
+
+def refuse_checkpoint(where: str, config: PreTrainedConfig) -> None:
+    """Refuse a checkpoint that is no causal language model.
+
+    Raises:
+        ModelError: naming what it is.
+    """
+    if not is_causal(config):
+        got = f"{where}, which is {' '.join(config.architectures or []) or config.model_type}"
+        raise ModelError(explain(got, _CAUSAL, "a checkpoint such as Qwen/Qwen3-0.6B"))
+
+
+def refuse_module(module: nn.Module) -> None:
+    """Refuse a transformers model that is no causal language model; a module of one's own is taken at its word.
+
+    Raises:
+        ModelError: naming its class.
+    """
+    if not isinstance(module, PreTrainedModel) and not hasattr(module, "get_base_model"):
+        return
+    network = unwrapped(module)
+    config = getattr(network, "config", None)
+    speaks = isinstance(network, PreTrainedModel) and network.can_generate()
+    if not speaks or config is None or _looks_both_ways(config):
+        raise ModelError(explain(f"a {type(network).__name__}", _CAUSAL, "its ...ForCausalLM class"))
+
+
+def require_language_model(model: Model) -> None:
+    """Refuse a handle on anything that is no causal language model with a tokenizer.
+
+    For what only makes sense with one: call it before any work starts.
+
+    Raises:
+        ModelError: it is of another kind, has no tokenizer or weights that were never loaded, or is no handle.
+    """
+    if not isinstance(getattr(model, "module", None), nn.Module) or isinstance(model, nn.Module):
+        got, hint = f"a {type(model).__name__}", "load(...), with tokenizer= beside a module"
+        raise ModelError(explain(got, "a loaded model", hint))
+    refuse_module(model.module)
+    check_model(model)
+    model.need_tokenizer()
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _looks_both_ways(config: PreTrainedConfig) -> bool:
+    """Whether a model sees the future: encoder-decoders, and encoders such as BERT unless set to decode."""
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return bool(config.is_encoder_decoder) or (encoder and getattr(config, "is_decoder", None) is False)

@@ -1,7 +1,11 @@
-"""Sites: named tensors inside a model, the same names with and without a wrapper around it."""
+"""Sites: named tensors inside a model, the same names with and without a wrapper around it.
+
+Whether a network is, at given sites, the one that something was made for.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +13,16 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.families import IN_BLOCK, towers, unwrapped
+from trimtab.models.inspection import plain_numbers, stored
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
+
 
 Side = Literal["out", "in"]
 SIDES: tuple[Side, ...] = ("out", "in")
@@ -183,3 +190,29 @@ def _near(path: str, modules: Iterable[str]) -> str:
     """The three module paths or aliases most like a pattern, numbers of blocks as `*`."""
     known = dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in modules)
     return " or ".join(map(repr, get_close_matches(path, list(known), n=3, cutoff=0.0)))
+
+
+SAMPLED_VALUES = 1024
+
+
+def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, str]:
+    """Module path -> 16 hex digits that change when the parameters of that module do.
+
+    Covers the name, shape and up to 1024 evenly spaced values of each parameter, rounded to bfloat16, so that it is the
+    same in float32 and bfloat16. What adapters add is left out. A module without parameters has that of none.
+    Weights that accelerate has put away count as they are.
+    """
+    modules = modules_of(network)
+    return {path: _fingerprint(modules[path]) for path in dict.fromkeys(site.path for site in sites)}
+
+
+def _fingerprint(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            continue
+        digest.update(f"{name.replace('base_layer.', '')} {tuple(parameter.shape)}\n".encode())
+        flat = plain_numbers(stored(module, name, parameter)).reshape(-1)
+        some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].to(torch.bfloat16)
+        digest.update(some.view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

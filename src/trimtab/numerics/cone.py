@@ -1,8 +1,14 @@
-"""One convex programme over mixtures: a linear cost and a ridge under linear or second-order cone limits."""
+"""One convex programme over mixtures: a linear cost and a ridge under linear or second-order cone limits.
+
+Lower the target losses while every constraint holds; if that cannot be, find which constraints give.
+
+The solver of the DynaMiCS paper: a grid of penalised programmes and a choice among their mixtures.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import clarabel
@@ -185,3 +191,139 @@ def cone_solution(
     found = clarabel.DefaultSolver(*parts).solve()
     good = clarabel.SolverStatus.Solved, clarabel.SolverStatus.AlmostSolved
     return found if found.status in good else None
+
+
+RELAXED_TOLERANCE = 1e-6
+"""The same share as `TOLERANCE` once constraints had to give: nobody reads a violation to seven digits."""
+
+
+def solve_constrained(programme: Programme) -> Choice:
+    """The mixture of lowest cost among those that keep every row, or that break them least.
+
+    Without a feasible mixture the violations, each divided by its scale, are made small from the largest
+    down: the largest is minimised; the rows that hold it up are fixed there; then the largest of the other
+    rows, until the rest can all be kept. Among the mixtures left, the cost is lowest. So whatever can be kept
+    beside the worst row at its least is kept, and the rows in conflict are exactly the broken rows.
+
+    Raises:
+        ArithmeticError: the solver did not converge on finite, sensible numbers.
+    """
+    kept = np.zeros(len(programme.room), dtype=bool)
+    best = minimise(programme, programme.room) if _constant_rows_kept(programme) else None
+    if best is not None:
+        return Choice(best.weights, best.multipliers, kept)
+    room, relaxed = _give_way(programme)
+    if relaxed.conflicts.any():
+        best = minimise(programme, room, RELAXED_TOLERANCE)
+        return relaxed if best is None else _named(programme, replace(relaxed, weights=best.weights))
+    # Feasible, but with no interior to search in: widen a little, then a little more.
+    for share in (TOLERANCE, 10 * TOLERANCE, RELAXED_TOLERANCE):
+        best = minimise(programme, room + share * programme.size, RELAXED_TOLERANCE)
+        if best is not None:
+            return Choice(best.weights, best.multipliers, kept)
+    raise ArithmeticError("the cone solver did not converge on a feasible mixture problem")
+
+
+def _constant_rows_kept(programme: Programme) -> bool:
+    """Whether the rows that no mixture changes are within their limits."""
+    return bool((programme.room[programme.size == 0.0] >= 0.0).all())
+
+
+def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
+    """The least room, from the worst row down, that makes the programme feasible, and a mixture that fits."""
+    size, scale = programme.size, programme.scale
+    conflicts = (size == 0.0) & (programme.room < 0.0)
+    room = np.where(conflicts, 0.0, programme.room)
+    judged, slack = size > 0.0, TOLERANCE * size
+    weights = np.full(len(programme.cost), 1.0 / len(programme.cost))
+    while judged.any():
+        worst = lower_the_worst(programme, room, judged)
+        if worst is None and not conflicts.any():
+            raise ArithmeticError("the cone solver did not converge while looking for the worst constraint")
+        if worst is None:
+            return room, _as_broken(programme, weights)
+        weights = worst.weights
+        binding = judged & (worst.multipliers * scale > 1e-6)
+        if (worst.level * scale <= slack)[binding].all():
+            break
+        # What is fixed at its least leaves no interior to search in, so it gets a little more than its least.
+        slack = RELAXED_TOLERANCE * size
+        room[binding] += (worst.level * scale + slack)[binding]
+        conflicts |= binding
+        judged &= ~binding
+    return room + slack, Choice(weights, np.full(len(room), np.nan), conflicts)
+
+
+def _named(programme: Programme, relaxed: Choice) -> Choice:
+    """The choice without conflicts that the final mixture settles, which a round at its accuracy cannot tell."""
+    broken = relaxed.conflicts & (programme.excess(relaxed.weights) > TOLERANCE * programme.size)
+    return replace(relaxed, conflicts=broken) if broken.any() else relaxed
+
+
+def _as_broken(programme: Programme, weights: Float[np.ndarray, " N"]) -> Choice:
+    """The last mixture found when a later round does not converge: what it breaks is what gives."""
+    broken = programme.excess(weights) > RELAXED_TOLERANCE * programme.size
+    return Choice(weights, np.full(len(broken), np.nan), broken)
+
+
+STRENGTHS = np.logspace(0.0, np.log10(5000.0), 15)
+"""The paper's penalty strengths lambda: target nats per step, per squared nat at the horizon."""
+
+SAFETY_NATS = (0.0, 0.05, 0.1)
+"""The safety margins epsilon of the paper."""
+
+
+def solve_penalised(programme: Programme, horizon: float) -> Choice:
+    """The mixture the paper's rule picks, and the rows it breaks.
+
+    For each of 45 pairs of strength and safety, `cost @ w / horizon + strength * sum(max(0, excess + safety)**2)`
+    is minimised on the simplex. Among the mixtures that keep every row the lowest cost wins; if there is none,
+    the smallest largest violation in nats. The first of equals wins.
+
+    Source: Gualdoni et al. 2026 (arXiv 2605.10770). The noise and the scale of the programme play no part.
+    """
+    grid = product(STRENGTHS, SAFETY_NATS)
+    mixtures = [penalised_mixture(programme, horizon, strength, safety) for strength, safety in grid]
+    excess = np.array([programme.excess(mixture) for mixture in mixtures])
+    broken = excess > TOLERANCE * programme.size
+    value = np.array([programme.value(mixture) for mixture in mixtures])
+    if broken.any(axis=1).all():
+        value = excess.max(axis=1)
+    else:
+        value[broken.any(axis=1)] = np.inf
+    best = np.flatnonzero(value <= value.min() + TOLERANCE * np.ptp(programme.cost))[0]
+    return Choice(mixtures[best], np.full(len(programme.room), np.nan), broken[best])
+
+
+def penalised_mixture(
+    programme: Programme, horizon: float, strength: float, safety: float
+) -> Float[np.ndarray, " N"]:
+    """The minimiser on the simplex for one strength and safety, as a quadratic programme in (w, violation).
+
+    Raises:
+        ArithmeticError: the solver did not converge on finite, sensible numbers.
+    """
+    n, rows = len(programme.cost), len(programme.room)
+    cost = (programme.cost - programme.cost.min()) / horizon
+    highest = (programme.change - programme.room[:, None]).max(axis=1, initial=0.0) + safety
+    pull = float((2.0 * strength * programme.size * highest).max(initial=0.0))
+    unit = max(float(cost.max()), programme.ridge / horizon) or pull or 1.0
+    # The violations are measured so that their squares have coefficient one, and each row so that it is at most one.
+    root = np.sqrt(2.0 * strength / unit)
+    size = np.maximum(1.0, root * programme.size)
+    matrix = np.block(
+        [
+            [np.ones((1, n)), np.zeros((1, rows))],
+            [-np.eye(n + rows)],
+            [root * programme.change / size[:, None], -np.diag(1.0 / size)],
+        ]
+    )
+    bound = np.concatenate([np.ones(1), np.zeros(n + rows), root * (programme.room - safety) / size])
+    cones: list[Any] = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(n + 2 * rows)]
+    quadratic = np.diag(np.append(np.full(n, 2.0 * programme.ridge / horizon / unit), np.ones(rows)))
+    found = cone_solution(
+        quadratic, np.append(cost / unit, np.zeros(rows)), matrix, bound, cones, fallback=1e-8
+    )
+    if found is None:
+        raise ArithmeticError("the penalised programme did not converge on finite numbers")
+    return on_simplex(np.array(found.x)[:n], 1e-12)

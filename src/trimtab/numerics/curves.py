@@ -1,27 +1,116 @@
-"""Curves with a handful of coefficients, fitted robustly, within bounds and from many starts."""
+"""Curves with a handful of coefficients, fitted robustly, within bounds and from many starts.
+
+A curve, the points it should go through, and the space in which its coefficients are sought.
+
+How far a fitted curve might have come out otherwise: refits to resampled points.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import least_squares
+from scipy.special import ndtri, stdtrit
 from scipy.stats import qmc
 
 from trimtab.errors import ConfigError, DataError, explain
-from trimtab.numerics.curve_problem import (
-    Coefficient,
-    Curve,
-    CurveProblem,
-    Loss,
-    Space,
-    box,
-    position,
-    values_at,
-)
+from trimtab.numerics.bootstrap import check_choice, check_numbers
+
+Curve = Callable[..., Any]
+Loss = Literal["huber", "squared"]
+Space = Literal["linear", "log"]
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A coefficient that is sought between two bounds.
+
+    Attributes:
+        name: the keyword by which the curve takes it.
+        low, high: bounds; both above 0 where `log`.
+        log: whether it is sought on a logarithmic scale, for one whose size is not known.
+    """
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that are none."""
+        if not self.low < self.high or (self.log and self.low <= 0):
+            expected = "0 < low < high" if self.log else "low < high"
+            raise ConfigError(f"coefficient {self.name!r}: {explain(f'{self.low} to {self.high}', expected)}")
+
+
+@dataclass(frozen=True, eq=False)
+class CurveProblem:
+    """A curve and the points it should go through.
+
+    Attributes:
+        curve: `curve(x, **coefficients)` -> (n,).
+        x: whatever the curve takes.
+        y: (n,) observations; above 0 in log space.
+        coefficients: what is sought.
+        loss: "huber" (squared up to `delta`, then linear: Huber 1964) or "squared".
+        delta: where the Huber loss turns linear, in the units of the residuals.
+        space: residuals are y - curve, or log y - log curve.
+    """
+
+    curve: Curve
+    x: Any
+    y: Float[np.ndarray, " n"]
+    coefficients: tuple[Coefficient, ...]
+    loss: Loss = "huber"
+    delta: float = 1e-3
+    space: Space = "linear"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be fitted."""
+        check_choice("loss", self.loss, get_args(Loss))
+        check_choice("space", self.space, get_args(Space))
+        y = np.asarray(self.y, dtype=float)
+        if not self.delta > 0:
+            raise ConfigError(f"delta: {explain(self.delta, 'a number above 0')}")
+        if y.ndim != 1 or len(y) < len(self.coefficients):
+            expected = f"at least {len(self.coefficients)} points, one per coefficient"
+            raise DataError(f"y: {explain(f'shape {y.shape}', expected)}")
+        if not np.isfinite(y).all() or (self.space == "log" and (y <= 0).any()):
+            raise DataError(
+                f"y: {explain('values that are not', 'finite numbers' + ', above 0' * (self.space == 'log'))}"
+            )
+
+    def residuals(self, values: Mapping[str, float]) -> Float[np.ndarray, " n"]:
+        """(n,) residuals under some values; nan or infinite where the curve is."""
+        with np.errstate(all="ignore"):
+            told = np.asarray(self.curve(self.x, **values), dtype=float)
+            gap = np.log(self.y) - np.log(told) if self.space == "log" else np.asarray(self.y) - told
+        return np.broadcast_to(gap, np.shape(self.y)).astype(float)
+
+
+def box(problem: CurveProblem) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) lower and upper bounds in the search space."""
+    ends = [(np.log(c.low), np.log(c.high)) if c.log else (c.low, c.high) for c in problem.coefficients]
+    low, high = np.array(ends, dtype=float).T
+    return low, high
+
+
+def position(problem: CurveProblem, values: Mapping[str, float]) -> Float[np.ndarray, " P"]:
+    """Where values stand in the search space (logarithms of what is sought by them), moved inside the bounds."""
+    low, high = box(problem)
+    at = [np.log(max(values[c.name], c.low)) if c.log else values[c.name] for c in problem.coefficients]
+    inside: np.ndarray = np.clip(np.array(at, dtype=float), low, high)
+    return inside
+
+
+def values_at(problem: CurveProblem, at: Float[np.ndarray, " P"]) -> dict[str, float]:
+    """The coefficients at a point of the search space."""
+    return {c.name: float(np.exp(u) if c.log else u) for c, u in zip(problem.coefficients, at, strict=True)}
+
 
 FLAT = 1e-6
 """A direction along which the curve moves this much less than along its steepest one is not determined."""
@@ -219,3 +308,113 @@ def _undetermined(slope: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
     _, sizes, directions = np.linalg.svd(slope, full_matrices=False)
     flat = directions[sizes <= FLAT * sizes.max()] if sizes.max() > 0 else directions
     return tuple(name for k, name in enumerate(names) if (np.abs(flat[:, k]) > 0.1).any())
+
+
+ATTEMPTS = 20
+"""Draws per refit before the points are said to be too few groups."""
+
+
+@dataclass(frozen=True, eq=False)
+class CurveEnsemble:
+    """A fit and what became of it on resampled points.
+
+    Attributes:
+        fit: on the points as they are.
+        draws: (n_boot, P) coefficients, in the order of the problem, spread as few points make necessary.
+        units: how many independent units were resampled: points, or clusters.
+    """
+
+    fit: CurveFit
+    draws: Float[np.ndarray, "n_boot P"]
+    units: int
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % percentile interval of each coefficient."""
+        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0)
+        return {
+            name: (float(a), float(b)) for name, a, b in zip(self.fit.coefficients, low, high, strict=True)
+        }
+
+    def named(self) -> list[dict[str, float]]:
+        """The coefficients of each refit by name."""
+        return [dict(zip(self.fit.coefficients, row, strict=True)) for row in self.draws.tolist()]
+
+    def band(self, x: Any, *, noise: bool = True, confidence: float = 0.95, seed: int = 0) -> tuple[Any, Any]:
+        """The interval in which the curve lies at other points, or a new observation if `noise`.
+
+        The noise of an observation is drawn from the residuals of the fit, in its space, widened for the degrees of
+        freedom that the coefficients took.
+        """
+        problem = self.fit.problem
+        told = np.stack([np.asarray(problem.curve(x, **values), dtype=float) for values in self.named()])
+        if noise:
+            n, taken = len(problem.y), self.draws.shape[1]
+            wide = self.fit.residuals * np.sqrt(n / max(1, n - taken))
+            gap = np.random.default_rng(seed).choice(wide, told.shape)
+            told = told * np.exp(gap) if problem.space == "log" else told + gap
+        low, high = np.quantile(told, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        return low, high
+
+
+def bootstrap_curve(
+    fit: CurveFit, *, clusters: Sequence[object] | None = None, n_boot: int = 500, seed: int = 0
+) -> CurveEnsemble:
+    """Refit a curve to points drawn with replacement, each time from the coefficients of the whole.
+
+    Resamples of few points vary too little, as residuals do: by (n - P) / n in variance; and quantiles of refits are
+    those of a normal, not of Student's t. So each refit is moved away from the fit of the whole, in the space of the
+    search, by the factor that makes intervals of a straight line with normal noise those of its exact theory.
+
+    Args:
+        fit: of the points as they are.
+        clusters: a label per point; points of one label (readings of one run) are drawn together.
+        n_boot: refits.
+        seed: the same seed gives the same draws.
+
+    Raises:
+        DataError: not one label per point, or too few clusters to draw as many distinct points as coefficients.
+        ConfigError: n_boot below 1.
+
+    Source: Efron and Tibshirani 1993, chapter 9 (pairs); Hesterberg 2015 on the narrowness of few points.
+    """
+    check_numbers("n_boot", n_boot, 0.95)
+    problem, draws = fit.problem, np.random.default_rng(seed)
+    labels = np.arange(len(problem.y)) if clusters is None else np.asarray(clusters)
+    if labels.shape != problem.y.shape:
+        raise DataError(
+            f"clusters: {explain(f'shape {labels.shape}', f'one label per point: {problem.y.shape}')}"
+        )
+    known, number = np.unique(labels, return_inverse=True)
+    start, found = position(problem, fit.coefficients), []
+    for _ in range(n_boot):
+        weights = _weights(draws, number, len(known), len(start))
+        found.append(search(problem, start, weights).x)
+    spread = start + _spread(len(known), len(start)) * (np.array(found) - start)
+    return CurveEnsemble(fit, _values(problem, spread), len(known))
+
+
+def _spread(units: int, taken: int) -> float:
+    """By how much refits vary too little, for 95 % intervals.
+
+    >>> round(_spread(36, 4), 2), round(_spread(10**6, 4), 2)
+    (1.1, 1.0)
+    """
+    free = units - taken
+    return float(np.sqrt(units / free) * stdtrit(free, 0.975) / ndtri(0.975))
+
+
+def _values(problem: CurveProblem, at: np.ndarray) -> Float[np.ndarray, "n_boot P"]:
+    """Coefficients at points of the search space, moved inside the bounds."""
+    inside = np.clip(at, *box(problem))
+    return np.array([list(values_at(problem, row).values()) for row in inside])
+
+
+def _weights(draws: np.random.Generator, number: np.ndarray, units: int, least: int) -> np.ndarray:
+    """How often each point counts in one resample, in which as many points as coefficients are distinct."""
+    for _ in range(ATTEMPTS):
+        weights: np.ndarray = np.bincount(draws.integers(units, size=units), minlength=units)[number]
+        if (weights > 0).sum() > least:
+            return weights.astype(float)
+    got = f"{units} independent runs"
+    raise DataError(explain(got, f"enough to resample and still have more than {least} points", "n_boot=0"))

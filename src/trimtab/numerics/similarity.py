@@ -10,9 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import rankdata
 
 from trimtab.errors import ConfigError, ShapeError, explain
-from trimtab.numerics.permute import Pairs, check_pairs
-from trimtab.numerics.resample import Interval
-from trimtab.numerics.statistics import check_numbers, spearman
+from trimtab.numerics.bootstrap import Interval, Pairs, check_numbers, check_pairs, spearman
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,105 @@
-"""How strongly every unit responds to every example: one number each, read in as many passes as memory asks for."""
+"""How strongly every unit responds to every example: one number each, read in as many passes as memory asks for.
+
+Which unit is which: sites side by side, numbered through.
+
+The linear maps of every block of a model: what most of its units are outputs of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from trimtab.data.concept import Example
 from trimtab.errors import DataError, ModelError, TrimtabError, explain
-from trimtab.models.batches import evaluating, row_batches, token_rows
-from trimtab.models.capture import capture
-from trimtab.models.linear import linear_sites
+from trimtab.models.batches import Pool, evaluating, pool, row_batches, token_rows
+from trimtab.models.families import FAMILIES, towers
+from trimtab.models.hooks import capture
+from trimtab.models.inspection import is_linear
 from trimtab.models.load import Model
-from trimtab.models.pooling import Pool, pool
-from trimtab.models.sites import Site, resolve
-from trimtab.read.units import Units
+from trimtab.models.sites import Site, modules_of, network_of, resolve
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units of several sites, numbered through in the order of the sites.
+
+    Attributes:
+        sites: their names.
+        widths: units of each.
+    """
+
+    sites: tuple[str, ...]
+    widths: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """How many units there are.
+
+        >>> len(Units(("a:out", "b:out"), (2, 3)))
+        5
+        """
+        return sum(self.widths)
+
+    @property
+    def starts(self) -> Int[np.ndarray, " sites"]:
+        """The number of each site's first unit."""
+        return np.cumsum([0, *self.widths[:-1]])
+
+    @property
+    def site_numbers(self) -> Int[np.ndarray, " units"]:
+        """For each unit, the place of its site."""
+        return np.repeat(np.arange(len(self.sites)), self.widths)
+
+    def named(self, units: Int[np.ndarray, " n"]) -> pd.DataFrame:
+        """Site and number within the site: columns site, unit.
+
+        >>> Units(("a:out", "b:out"), (2, 3)).named(np.array([4, 0])).values.tolist()
+        [['b:out', 2], ['a:out', 0]]
+        """
+        owners = self.site_numbers[units]
+        names = [self.sites[owner] for owner in owners]
+        return pd.DataFrame({"site": names, "unit": units - self.starts[owners]})
+
+    def by_site(self, units: Int[np.ndarray, " n"]) -> Mapping[str, Sequence[int]]:
+        """Site -> numbers of units within it, for sites that have any."""
+        frame = self.named(units)
+        return {str(site): part["unit"].tolist() for site, part in frame.groupby("site", sort=False)}
+
+
+def linear_sites(model: Model | nn.Module) -> tuple[Site, ...]:
+    """The outputs of all linear maps inside the blocks: query, key, value, attention out, MLP in (and gate), MLP out.
+
+    Fused maps (query, key and value of GPT-2 and GPT-NeoX) are one site. A LoRA layer counts as the map that it adapts.
+
+    Args:
+        model: a handle or a network of a known family, with or without a PEFT wrapper; of all towers if it has several.
+
+    Raises:
+        ModelError: a family that we have no table for, or a compiled model.
+    """
+    network = network_of(model)
+    blocks = tuple(f"{family.blocks}." for family in towers(network).values())
+    if not blocks:
+        got = f"a {type(network).__name__}, whose blocks we do not know"
+        expected, hint = f"one of {', '.join(FAMILIES)}", 'patterns such as "layers.*.mlp"'
+        raise ModelError(f"sites '*': {explain(got, expected, hint)}")
+    return tuple(
+        Site(path)
+        for path, module in modules_of(network).items()
+        if path.startswith(blocks) and is_linear(getattr(module, "base_layer", module))
+    )
+
 
 Sites = str | Sequence[str]
 Progress = Callable[[int, int], None]

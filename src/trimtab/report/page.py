@@ -3,23 +3,32 @@
 A page is a title, a summary and sections; a section holds text, tables, pictures and further sections. Everything
 that is text is escaped by the template engine; only the drawings made by `figures.to_svg` go in as they
 are. The page is laid out for a telephone and a desk, light and dark, screen and paper.
+
+A page about one result, or about several: a table that compares them, and a folded chapter for each.
+
+Figures as blocks of a page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from numbers import Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from trimtab.report.names import printable
-from trimtab.report.numbers import NOTHING, missing, number
+from trimtab.errors import DataError, explain
+from trimtab.report.figures import to_svg
+from trimtab.report.formats import NOTHING, missing, number, printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 Tone = Literal["", "good", "bad", "unsure"]
 
@@ -157,3 +166,66 @@ def _cell(value: object, write: Format | None) -> Mark:
     if isinstance(written, Real):
         return Mark(number(float(written)))
     return Mark(_clean(written) or NOTHING)
+
+
+class Labelled(Protocol):
+    """A result with a short name."""
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others."""
+        ...
+
+
+Result = TypeVar("Result", bound=Labelled)
+
+
+def chapters_page(
+    title: str,
+    results: Sequence[Result],
+    told: str,
+    *,
+    verdict: Callable[[Result], str],
+    chapter: Callable[[Result], Iterable[Section]],
+    compared: Callable[[Sequence[Result], Sequence[str]], Table] | None = None,
+) -> str:
+    """One self-contained HTML page: the chapter of one result, or folded chapters of several under numbered labels.
+
+    Args:
+        title: of the page.
+        results: in the order of their numbers.
+        told: what several are, after their number: "models beside one another".
+        verdict: one result in a sentence or two.
+        chapter: the sections about one result.
+        compared: a table of several results and their numbered labels; None for no such section.
+
+    Raises:
+        DataError: there is no result.
+    """
+    if not results:
+        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
+    if len(results) == 1:
+        return Page(title, verdict(results[0]), list(chapter(results[0]))).render()
+    labels = [f"{place}. {result.label}" for place, result in enumerate(results, start=1)]
+    beside = [Section("Compared", [compared(results, labels)])] if compared is not None else []
+    chapters = [
+        Section(label, [Text(verdict(result)), *chapter(result)], collapsed=True)
+        for label, result in zip(labels, results, strict=True)
+    ]
+    return Page(title, f"{len(results)} {told}.", [*beside, *chapters]).render()
+
+
+def settings_section(rows: Iterable[tuple[str, object]]) -> Section:
+    """A folded table of settings and what they were."""
+    frame = pd.DataFrame([(name, str(value)) for name, value in rows], columns=["setting", "value"])
+    return Section("Settings", [Table(frame)], collapsed=True)
+
+
+def picture(figure: Figure, caption: str = "") -> Picture:
+    """A figure as a block of a page."""
+    return Picture(to_svg(figure), caption)
+
+
+def gallery(figures: Sequence[Figure], caption: str = "", *, small: bool = False) -> Gallery:
+    """Figures side by side with one caption."""
+    return Gallery([picture(figure) for figure in figures], caption, small)

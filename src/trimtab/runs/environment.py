@@ -1,16 +1,152 @@
-"""What a result may depend on besides its config: versions, commit, hardware, threads."""
+"""What a result may depend on besides its config: versions, commit, hardware, threads.
+
+The commit of a folder that holds a git repository, read without running anything that the folder brings along.
+
+A repository's own configuration names programs (fsmonitor, filters, hooks, textconv, aliases), so an unpacked archive
+can bring one. The commit is therefore read from git's files. Whether files differ from it is asked of git with a
+repository of our own, which has the folder's commit, index and objects but none of its configuration.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
+import re
+import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from trimtab.runs.commit import commit_of, has_changed
+from trimtab.errors import TrimtabError
+from trimtab.runs.files import read_text
+
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_NAME_LIMIT = 4096
+_PACKED_LIMIT = 64 * 2**20
+_PARENTS = 64
+_LINKS = 5
+_SECONDS = 10
+
+
+def commit_of(folder: Path) -> tuple[str, Path, Path] | None:
+    """The commit that is checked out in the repository around `folder`, the top of its tree, and its git folder.
+
+    Reads HEAD and refs, also those of a linked worktree or a submodule. Variables of git (`GIT_DIR`) are not followed,
+    but for `GIT_CEILING_DIRECTORIES`, above which nothing is looked for. None outside a repository, before the first
+    commit, or where refs are kept in a way not known here (reftable).
+    """
+    for top in _upwards(folder):
+        git = _git_folder(top)
+        if git is not None:
+            commit = _resolve(git)
+            return (commit, top, git) if commit else None
+    return None
+
+
+def has_changed(commit: str, top: Path, git: Path) -> bool | None:
+    """Whether tracked files differ from the commit; None without git, or where git cannot say.
+
+    Submodules are left out: they have configurations of their own.
+    """
+    common = _common(git)
+    with tempfile.TemporaryDirectory(prefix="trimtab-git-") as own:
+        for name in ("objects", "refs"):
+            (Path(own) / name).mkdir()
+        (Path(own) / "HEAD").write_text(commit + "\n")
+        (Path(own) / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
+            "GIT_DIR": own,
+            "GIT_WORK_TREE": str(top),
+            "GIT_INDEX_FILE": str(git / "index"),
+            "GIT_OBJECT_DIRECTORY": str(common / "objects"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_NO_LAZY_FETCH": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+        }
+        command = ["git", "status", "--porcelain", "-uno", "--ignore-submodules=all", "--no-renames"]
+        # In a folder of our own, so that a search path with "." in it finds no program of the user's folder.
+        try:
+            told = subprocess.run(
+                command, cwd=own, env=environment, capture_output=True, timeout=_SECONDS, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+    return bool(told.stdout.strip()) if told.returncode == 0 else None
+
+
+def _upwards(folder: Path) -> list[Path]:
+    """The folder and those around it, up to a ceiling."""
+    ceilings = {
+        Path(each) for each in os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep) if each
+    }
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = folder.resolve()
+        above = list(folder.parents[:_PARENTS])
+        known = {ceiling.resolve() for ceiling in ceilings} | ceilings
+        stop = next((place for place, each in enumerate(above) if each in known), len(above))
+        return [folder, *above[:stop]]
+    return []
+
+
+def _git_folder(top: Path) -> Path | None:
+    """`.git`, or what a file of that name points at."""
+    dot = top / ".git"
+    with contextlib.suppress(OSError):
+        if (dot / "HEAD").is_file():
+            return dot
+    pointer = _line(dot)
+    if pointer is None or not pointer.startswith("gitdir: "):
+        return None
+    pointed = top / pointer.removeprefix("gitdir: ")
+    with contextlib.suppress(OSError, ValueError):
+        return pointed if (pointed / "HEAD").is_file() else None
+    return None
+
+
+def _common(git: Path) -> Path:
+    """Where a linked worktree keeps what it shares with the others; else the git folder itself."""
+    shared = _line(git / "commondir")
+    return git / shared if shared else git
+
+
+def _resolve(git: Path) -> str | None:
+    """Follow HEAD to a commit."""
+    common, name = _common(git), "HEAD"
+    for _ in range(_LINKS):
+        found = _line(git / name) or _line(common / name) or _packed(common, name)
+        if found is None:
+            return None
+        if not found.startswith("ref: "):
+            return found if _COMMIT.fullmatch(found) else None
+        name = found.removeprefix("ref: ").strip()
+        if not name.startswith("refs/") or ".." in name:
+            return None
+    return None
+
+
+def _packed(common: Path, name: str) -> str | None:
+    with contextlib.suppress(TrimtabError):
+        text = read_text(common / "packed-refs", "packed refs", limit=_PACKED_LIMIT)
+        for line in text.splitlines():
+            commit, _, ref = line.partition(" ")
+            if ref == name:
+                return commit
+    return None
+
+
+def _line(path: Path) -> str | None:
+    """The text of a small file; None where there is none."""
+    with contextlib.suppress(TrimtabError, ValueError):
+        return read_text(path, "a line of text", limit=_NAME_LIMIT).strip() or None
+    return None
+
 
 PACKAGES = (
     "trimtab",

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trimtab.errors import CheckpointError, TrimtabError, explain
-from trimtab.runs.files import read_text
-from trimtab.runs.lines import read_object
-from trimtab.runs.lock import is_locked
-from trimtab.runs.places import RESULT
-from trimtab.runs.record import RunStatus
-from trimtab.runs.yamltext import load_yaml
+from trimtab.runs.files import load_yaml, read_text
+from trimtab.runs.folder import RunStatus, is_locked
+from trimtab.runs.paths import RESULT
+from trimtab.runs.serialise import read_object
 
 MOST_FOLDERS = 200_000
 """Folders that are looked through for runs."""

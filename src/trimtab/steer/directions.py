@@ -13,15 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.errors import ModelError, Problem, explain
+from trimtab.models.batches import Pool
 from trimtab.models.families import towers, unwrapped
-from trimtab.models.pooling import Pool
 from trimtab.models.sites import network_of
-from trimtab.steer.closed_form import fit_sites, fit_together
+from trimtab.steer.estimators import fit_sites, fit_together, mean_map, setting_problems
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.samples import Inputs, Samples
-from trimtab.steer.settings import setting_problems
 from trimtab.steer.steering import Steering
-from trimtab.steer.transported import mean_map
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -58,7 +56,7 @@ class CAA:
     kind: Literal["caa"] = "caa"
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The shifts from source to target; see `trimtab.steer.closed_form.fit_sites` for what is refused."""
+        """The shifts from source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
         return fit_sites(self, mean_map, model, source, target, pool=self.position)
 
     def problems(self) -> Iterator[Problem]:
@@ -95,7 +93,7 @@ class ITI:
     kind: Literal["iti"] = "iti"
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The shifts from source to target; see `trimtab.steer.closed_form.fit_sites` for what is refused.
+        """The shifts from source to target; see `trimtab.steer.estimators.fit_sites` for what is refused.
 
         Raises:
             ModelError: with heads also a model that does not say how many it has, or has fewer than asked for.

@@ -1,29 +1,40 @@
-"""From examples of a behaviour to samples of each unit: what every estimator reads."""
+"""From examples of a behaviour to samples of each unit: what every estimator reads.
+
+Short texts that show a behaviour, from a file of the user's.
+
+How far samples of units are from where they should be, and the scale on which that is said.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trimtab.data.record_files import refuse_records
+from trimtab.data.records import Text
+from trimtab.data.splits import Files, find, kind_of
 from trimtab.errors import DataError, ModelError, explain
-from trimtab.models.batches import check_listed, evaluating, text_batches
-from trimtab.models.capture import capture
-from trimtab.models.inspection import check_model
-from trimtab.models.intervene import Intervention, intervene
-from trimtab.models.placement import device_of
-from trimtab.models.pooling import Pool
+from trimtab.models.batches import Pool, check_listed, evaluating, text_batches
+from trimtab.models.hooks import Intervention, capture, intervene
+from trimtab.models.inspection import check_model, device_of
 from trimtab.models.sites import Site, network_of
-from trimtab.seeds import isolated
+from trimtab.numerics.transport import wasserstein_1d
+from trimtab.runs.files import read_text
+from trimtab.seeds import derive, isolated
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
+
 
 Inputs = Sequence[str] | Sequence[Mapping[str, Any]]
 """Texts, or batches of forward keywords for models that read something else."""
@@ -257,3 +268,165 @@ def _check_values(what: str, site: str, values: Tensor) -> None:
         raise ModelError(
             f"{what}: {explain(got, 'finite activations', 'float32, or a look at the examples')}"
         )
+
+
+LIMIT = 2**30
+"""Bytes that a file of texts may have."""
+_LOOKED_AT = 20
+
+
+@dataclass(frozen=True)
+class TextPool:
+    """Texts to fit with, and others to judge by.
+
+    Attributes:
+        fit: as many as were asked for.
+        held_out: further ones.
+        different: texts that the file holds, each once.
+        blank: lines and records of white space alone, left out.
+        repeated: further copies of a text, left out.
+        shared: different texts that stand on another side too, left out.
+    """
+
+    fit: tuple[str, ...]
+    held_out: tuple[str, ...]
+    different: int = 0
+    blank: int = 0
+    repeated: int = 0
+    shared: int = 0
+
+
+def read_examples(
+    source: str | Path,
+    name: str,
+    fit: int,
+    held_out: int,
+    seed: int = 0,
+    *,
+    without: Collection[str] = frozenset(),
+) -> TextPool:
+    """Different examples drawn at random from a file: each line of a text file, each record of JSON, CSV or Parquet.
+
+    A line ends where editors end one (LF, CR LF or CR), not at other separators of Unicode, which texts may hold.
+
+    Args:
+        source: a file, or a glob pattern.
+        name: what to call it in errors.
+        fit: how many to fit with.
+        held_out: how many more to judge by.
+        seed: of the draw; the same file and seed give the same examples.
+        without: texts that are left out, since they stand on another side.
+
+    Raises:
+        DataError: a file that cannot be read, JSON given as text, a record that is no text, or fewer
+            different texts than asked for.
+    """
+    all_texts = list(_texts(source, name))
+    some = [text for text in all_texts if text.strip()]
+    different = list(dict.fromkeys(some))
+    texts = [text for text in different if text not in without]
+    shared = len(different) - len(texts)
+    if len(texts) < fit + held_out:
+        got = f"{len(texts)} different texts in {source}"
+        got += f" beside {shared} that stand on another side" if shared else ""
+        expected = f"{fit + held_out}: {fit} to fit with and {held_out} held out"
+        raise DataError(f"{name}: {explain(got, expected, 'fewer of each, or more text')}")
+    order = np.random.default_rng(derive(seed, "examples", name)).permutation(len(texts))
+    drawn = [texts[place] for place in order[: fit + held_out]]
+    blank, repeated = len(all_texts) - len(some), len(some) - len(different)
+    return TextPool(tuple(drawn[:fit]), tuple(drawn[fit:]), len(different), blank, repeated, shared)
+
+
+def different_texts(source: str | Path, name: str) -> frozenset[str]:
+    """Every text of a file; for what is refused see `read_examples`."""
+    return frozenset(text for text in _texts(source, name) if text.strip())
+
+
+def _texts(source: str | Path, name: str) -> Iterator[str]:
+    for path in find(str(source), name):
+        if kind_of(path) == "text":
+            lines = _lines(path, name)
+            refuse_records(path)
+            yield from lines
+        else:
+            yield from (_text(item, path, name) for item in Files((path,)))
+
+
+def _lines(path: Path, name: str) -> list[str]:
+    whole = read_text(path, "text", limit=LIMIT)
+    lines = whole.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    first = [line for line in lines if line.strip()][:_LOOKED_AT]
+    if first and all(map(_is_record, first)):
+        got = f"lines of {path} that are JSON objects"
+        raise DataError(f"{name}: {explain(got, 'a text per line', 'a name that ends in .jsonl')}")
+    return lines if whole else []
+
+
+def _is_record(line: str) -> bool:
+    """Whether a line is a JSON object with a key."""
+    try:
+        return isinstance(value := json.loads(line), dict) and bool(value)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _text(item: object, path: Path, name: str) -> str:
+    if not isinstance(item, Text):
+        raise DataError(f"{name}: {explain(f'a {type(item).__name__.lower()} in {path}', 'plain texts')}")
+    try:
+        item.text.encode()
+    except UnicodeEncodeError as error:
+        got = f"half a character (U+{ord(error.object[error.start]):04X}) in a text of {path}"
+        raise DataError(f"{name}: {explain(got, 'whole characters')}") from error
+    return item.text
+
+
+Normalisation = Literal["scale-free", "paper"]
+
+FLOOR = 0.01
+"""Share of a site's typical variance that is added to each unit's: one that hardly varies has a sensible scale."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """The scale of each unit of one site.
+
+    Attributes:
+        centre: (d,) mean of the untouched source samples.
+        spread: (d,) standard deviation of the target samples, with a floor.
+    """
+
+    centre: Float[Tensor, " d"]
+    spread: Float[Tensor, " d"]
+
+    @classmethod
+    def of(cls, source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], how: Normalisation) -> Scale:
+        """As the samples have it, or, in the paper's units, 0 and 1."""
+        mean, variance = source.mean(0), target.var(0, correction=0)
+        if how == "paper":
+            return cls(torch.zeros_like(mean), torch.ones_like(mean))
+        # The median, since a few units of some models are a thousand times larger than the rest.
+        some = (variance + source.var(0, correction=0)) / 2
+        floor = FLOOR * some[some > 0].median() if bool((some > 0).any()) else torch.ones_like(mean)
+        return cls(mean, (variance + floor).sqrt())
+
+
+def unit_costs(
+    source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], scale: Scale, p: float = 2.0
+) -> Float[Tensor, " d"]:
+    """The transport cost of each unit, `W_p^p / spread^p` (arXiv 2503.10679, eq. 5, per unit).
+
+    Examples are sorted, units never: the cost does not change when examples are permuted on either side, together or
+    apart, and is 0 exactly where a unit takes the same values on both.
+
+    Args:
+        source: one row per example.
+        target: likewise; the number of rows may differ.
+        scale: of the units; the paper's is 1 for all.
+        p: order of the distance.
+
+    >>> one = Scale(torch.zeros(1), torch.ones(1))
+    >>> unit_costs(torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [1.0]]), one)
+    tensor([1.])
+    """
+    return wasserstein_1d(source.T, target.T, p=p) / scale.spread**p

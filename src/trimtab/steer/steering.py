@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import ModelError, ShapeError, explain
-from trimtab.models.fingerprints import site_fingerprints
-from trimtab.models.intervene import checked_strength, intervene
-from trimtab.models.sites import Site, network_of, resolve
+from trimtab.models.hooks import checked_strength, intervene
+from trimtab.models.sites import Site, network_of, resolve, site_fingerprints
 from trimtab.steer.maps import AffineMap
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class Base:
 
     Attributes:
         name: hub name, folder or class.
-        fingerprints: of its modules at the sites, by path; see `trimtab.models.fingerprints`.
+        fingerprints: of its modules at the sites, by path; see `trimtab.models.sites`.
     """
 
     name: str
@@ -171,37 +170,37 @@ class Steering:
         return {name: float(units.float().mean()) for name, units in alone.items()}
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write it as safetensors, configuration and card; see `trimtab.steer.saved.save`."""
-        from trimtab.steer.saved import save
+        """Write it as safetensors, configuration and card; see `trimtab.steer.files.save`."""
+        from trimtab.steer.files import save
 
         return save(self, folder)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Steering:
-        """Read it from a folder or the hub, all of it checked; see `trimtab.steer.saved.read`."""
-        from trimtab.steer.saved import read
+        """Read it from a folder or the hub, all of it checked; see `trimtab.steer.files.read`."""
+        from trimtab.steer.files import read
 
         return read(source, revision)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload it and say where it is; for the options see `trimtab.steer.saved.push`."""
-        from trimtab.steer.saved import push
+        """Upload it and say where it is; for the options see `trimtab.steer.files.push`."""
+        from trimtab.steer.files import push
 
         return push(self, repo_id, **options)
 
     def fuse(self, model: Model | nn.Module, strength: float = 1.0) -> Model:
-        """A new model with the maps in its weights, at no cost when it runs; see `trimtab.steer.fuse.fuse`."""
-        from trimtab.steer.fuse import fuse
+        """A new model with the maps in its weights, at no cost when it runs; see `trimtab.steer.export.fuse`."""
+        from trimtab.steer.export import fuse
 
         return fuse(self, model, strength)
 
     def export(self, form: Literal["gguf"], path: str | Path, *, model_hint: str = "") -> Path:
-        """Write a steering that only shifts residuals as a llama.cpp control vector; see `trimtab.steer.gguf.write`.
+        """Write a steering that only shifts residuals as a llama.cpp control vector; see `trimtab.steer.export.write`.
 
         Raises:
             ModelError: another form, or a steering that a control vector cannot hold.
         """
-        from trimtab.steer.gguf import write
+        from trimtab.steer.export import write
 
         if form != "gguf":
             raise ModelError(f"export: {explain(repr(form), repr('gguf'))}")

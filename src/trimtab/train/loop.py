@@ -1,4 +1,7 @@
-"""The training loop: mixture-weighted steps, exact evaluation, and trial runs that leave no trace."""
+"""The training loop: mixture-weighted steps, exact evaluation, and trial runs that leave no trace.
+
+Which rows of a split are read, and in what pieces.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,16 +18,15 @@ import torch.nn.functional as F
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from trimtab.data.stream import MixtureStream
+from trimtab.data.stream import MixtureStream, permutation
 from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
 from trimtab.errors import DivergedError
 from trimtab.models.load import Model
 from trimtab.seeds import derive, seed_draws
-from trimtab.train.batches import batched, evaluation_rows, join_batches
-from trimtab.train.evaluate import SequenceLosses
-from trimtab.train.fit import Fit
+from trimtab.train.losses import SequenceLosses
 from trimtab.train.processes import accelerator
-from trimtab.train.snapshot import (
+from trimtab.train.settings import Fit
+from trimtab.train.state import (
     Snapshot,
     copy_moments,
     copy_parameters,
@@ -33,6 +36,32 @@ from trimtab.train.snapshot import (
     rng_kept,
     rng_states,
 )
+
+T = TypeVar("T")
+
+
+def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
+    """The rows of a split that evaluations read, in an order fixed by the domain's name alone."""
+    return [int(row) for row in permutation(size, derive(0, "evaluation", name))[:limit]]
+
+
+def batched(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """`items` in runs of `size`; the last may be shorter."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """One batch from several, padded on the right to the longest."""
+    width = max(batch.input_ids.shape[1] for batch in batches)
+
+    def join(tensors: Sequence[Tensor], fill: int) -> Tensor:
+        return torch.cat([F.pad(t, (0, width - t.shape[1]), value=fill) for t in tensors])
+
+    return Batch(
+        input_ids=join([b.input_ids for b in batches], 0),
+        attention_mask=join([b.attention_mask for b in batches], 0),
+        labels=join([b.labels for b in batches], -100),
+    )
 
 
 @dataclass(frozen=True)

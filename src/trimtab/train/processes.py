@@ -1,14 +1,22 @@
-"""The processes that train one model together."""
+"""The processes that train one model together.
+
+Ctrl-C between steps instead of inside one, so that a run can be saved where it stands.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import torch
 from accelerate import Accelerator
 
 from trimtab.errors import ConfigError, explain
-from trimtab.runs.places import processes
+from trimtab.runs.paths import processes
 
 
 def accelerator() -> Accelerator:
@@ -36,3 +44,36 @@ def accelerator() -> Accelerator:
 
 _LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What processes of one launch need beside their number to find one another."""
+
+
+class Paused(KeyboardInterrupt):
+    """An interrupt that was held back to a moment at which the state is whole."""
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C (and SIGTERM) back until the yielded function is called; that call raises Paused.
+
+    A second signal raises KeyboardInterrupt at once. Outside the main thread, where Python
+    delivers no signals, the function does nothing. Handlers are put back afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    caught: list[int] = []
+
+    def hold(number: int, _: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    def check() -> None:
+        if caught:
+            raise Paused
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,233 @@
+"""DynaMiCS: the mixture chosen by measured slopes (arXiv 2605.10770)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from trimtab.adapt.cost import Interval, Schedule, intervals
+from trimtab.adapt.dynamics import slopes as kept
+from trimtab.adapt.dynamics import slopes as rolled_back
+from trimtab.adapt.dynamics.planning import Pace, Planning, Reach, Solver, make_update, solve, standing
+from trimtab.adapt.dynamics.slopes import SlopeRule
+from trimtab.adapt.mixer import Decision, Needs, State, Update, not_finite
+from trimtab.adapt.roles import Roles
+from trimtab.adapt.session import Session
+from trimtab.errors import DivergedError, Problem, not_among
+from trimtab.train.settings import MOST_MARGIN, Fit
+
+Preset = Literal["default", "paper"]
+Probes = Literal["kept", "rolled-back"]
+
+PRESETS: Mapping[Preset, Mapping[str, Any]] = {
+    "default": {
+        "probes": "kept",
+        "schedule": "light",
+        "slopes": "momentum",
+        "solver": "lp",
+        "ridge": 0.5,
+        "reach": "best",
+        "returns": 0.5,
+        "margin": 1.0,
+        "cap": 0.5,
+        "shrink": True,
+    },
+    "paper": {
+        "probes": "rolled-back",
+        "schedule": "light",
+        "slopes": "whole",
+        "solver": "grid",
+        "ridge": 0.0,
+        "reach": "next",
+        "returns": 1.0,
+        "margin": 0.0,
+        "cap": float("inf"),
+        "shrink": False,
+    },
+}
+"""What a setting that is None stands for."""
+
+_CHOICES = {"preset": Preset, "probes": Probes, "solver": Solver, "slopes": SlopeRule, "reach": Reach}
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        ("kappa", "ridge", "margin"), (lambda x: 0 <= x <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}")
+    ),
+    "returns": (lambda x: 0 < x <= 1, "above 0, at most 1"),
+    "cap": (lambda x: x > 0, "above 0"),
+    "lean": (lambda x: 0 <= x <= 1, "a share between 0 and 1"),
+    "blocks": (lambda x: x >= 1, "at least 1"),
+    "probe_steps": (lambda x: x >= 1, "at least 1, or null"),
+}
+
+
+@dataclass(frozen=True)
+class DynaMiCS:
+    """Choose the mixture by measured slopes: improve the targets, keep every constraint (arXiv 2605.10770).
+
+    How much a step on each training domain moves each evaluation loss is measured while training goes on, and the
+    mixture is solved for that lowers the target losses most while every constraint stays at or below its reference.
+    The defaults are ours and were chosen by a benchmark; `preset="paper"` gives the published settings. Settings
+    that are None are the preset's.
+
+    Attributes:
+        preset: "default" or "paper".
+        probes: "kept" measures slopes from the run itself, cut into blocks that lean towards one domain each, so
+            that no step is spent on measuring; "rolled-back" trains on each domain on trial and undoes it. Giving
+            a `schedule` or `probe_steps` asks for the latter.
+        schedule: when rolled-back probes are run: "none", "light", "dense" (the paper's, scaled to the run), a fixed
+            gap in steps, or the steps themselves.
+        probe_steps: longest rolled-back probe; None for the paper's 128 steps of a run of 2048, scaled to the run.
+        slopes: how rolled-back probes are read: "whole" (the paper), "second-half", or "momentum" (freed of what the
+            optimiser's first moment carries over, with errors that cover the choice of training batches).
+        solver: "grid" (the paper's 45 candidates), "lp" (hard constraints), "robust" (hard constraints with a
+            margin of `kappa` standard errors of the slopes).
+        kappa: margin of the robust solver, in standard errors.
+        ridge: pull towards an even mixture, relative to the largest target slope; 0 for none.
+        reach: until when constraints must hold in the plan: the "next" update (the paper), the "end" of the run, or
+            whichever reading of the evaluation grid is "best" to stop at.
+        returns: what n steps on a domain are worth grows as n ** returns; 1 is the paper's straight line.
+        margin: standard errors of each constraint's measured change kept in reserve, at most half the tolerance, beside
+            those that the choice of a checkpoint asks for (`Fit.margin`).
+        cap: the largest robust margin, in tolerances.
+        shrink: draw each loss's slopes towards their mean over the training domains as far as noise explains how they
+            differ, before planning.
+        protect_targets: also keep every target from getting worse than the base model.
+        lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all. The first blocks,
+            which have to tell the domains apart, always lean by half at least.
+        blocks: how many blocks a run of kept probes is cut into, hence how often it is read.
+    """
+
+    targets: Sequence[str] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    preset: Preset = "default"
+    probes: Probes | None = None
+    schedule: Schedule | int | Sequence[int] | None = None
+    probe_steps: int | None = None
+    slopes: SlopeRule | None = None
+    solver: Solver | None = None
+    kappa: float = 1.28
+    ridge: float | None = None
+    reach: Reach | None = None
+    returns: float | None = None
+    margin: float | None = None
+    cap: float | None = None
+    shrink: bool | None = None
+    protect_targets: bool = False
+    lean: float = 0.0
+    blocks: int = 40
+    kind: Literal["dynamics"] = "dynamics"
+
+    def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
+        """Gaps, probes and margins that cannot work."""
+        if self.schedule is not None:
+            yield from _schedule_problems(self.schedule)
+        for name, choices in _CHOICES.items():
+            if (word := getattr(self, name)) is not None and word not in get_args(choices):
+                yield not_among(f"mixer.{name}", word, get_args(choices))
+        for name, (fine, expected) in _RANGES.items():
+            if (value := getattr(self, name)) is not None and not fine(value):
+                yield Problem(f"mixer.{name}", str(value), expected)
+        if self.probes == "kept":
+            for name in ("schedule", "probe_steps", "slopes"):
+                if (value := getattr(self, name)) is not None:
+                    expected = "nothing: it is a setting of rolled-back probes"
+                    yield Problem(f"mixer.{name}", repr(value), expected, 'probes: "rolled-back"')
+
+    def plan(self, steps: int) -> list[Interval]:
+        """One round of rolled-back probes per interval; none where probes are kept."""
+        if self.settled("probes") == "kept":
+            return []
+        return intervals(self.settled("schedule"), steps, self.probe_steps)
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:
+        """A sampled reading at each border of kept blocks, or the trials of each interval."""
+        if self.settled("probes") == "kept":
+            return kept.block_needs(fit, roles, self.blocks, self.lean)
+        return rolled_back.trial_needs(self.plan(fit.steps), self.settled("slopes"), fit, roles)
+
+    def decide(self, session: Session, state: State) -> Decision:
+        """Measure, solve, and ask again at the next update.
+
+        Raises:
+            DivergedError: a loss, or every slope, is not finite.
+        """
+        if self.settled("probes") == "kept":
+            return self._from_blocks(session, state)
+        return self._from_trials(session, state)
+
+    def settled(self, name: str) -> Any:
+        """A setting, or the preset's value for it where it is None."""
+        value = getattr(self, name)
+        if value is None and name == "probes" and not (self.schedule is None and self.probe_steps is None):
+            return "rolled-back"
+        return PRESETS[self.preset].get(name) if value is None else value
+
+    @property
+    def planning(self) -> Planning:
+        """How slopes become a mixture."""
+        names = ("solver", "kappa", "ridge", "reach", "returns", "margin", "cap", "shrink", "protect_targets")
+        return Planning(**{name: self.settled(name) for name in names})
+
+    def measured(self, session: Session, span: Interval, state: State) -> Pace:
+        """Slopes from trial runs that are undone."""
+        rule = self.settled("slopes")
+        return rolled_back.measure(session, self.planning, rule, span.probe_steps, state)
+
+    def tracked(self, session: Session, log: kept.Log) -> Pace:
+        """Slopes from the run itself."""
+        return kept.fitted(session, log, self.blocks)
+
+    def _from_trials(self, session: Session, state: State) -> Decision:
+        span = next(span for span in reversed(self.plan(session.steps)) if span.start <= session.step)
+        now, later = standing(session), span.start + span.horizon
+        _refuse_infinity(session, now.change)
+        pace = self.measured(session, span, state)
+        if not np.isfinite(pace.slopes).all(axis=0).any():
+            raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
+        solution = solve(session, self.planning, pace, now, later)
+        update = make_update(session, self.planning, pace, now, later, solution)
+        memory = rolled_back.remember(session, solution.weights, state)
+        return _decision(session, solution.weights, later, memory, update)
+
+    def _from_blocks(self, session: Session, state: State) -> Decision:
+        plan = kept.Blocks.of(session, self.blocks, self.lean)
+        log, now = kept.read(session, self.planning, state)
+        _refuse_infinity(session, now.change)
+        later = plan.next_border(session)
+        if (weights := plan.first_mixture(session)) is not None:
+            return _decision(session, weights, later, log.with_mixture(weights, log.credit), None)
+        pace = self.tracked(session, log)
+        solution = solve(session, self.planning, pace, now, later)
+        weights, credit = plan.lean_towards(session, solution.weights, log.credit)
+        update = make_update(session, self.planning, pace, now, later, replace(solution, weights=weights))
+        return _decision(session, weights, later, log.with_mixture(weights, credit), update)
+
+
+def _decision(
+    session: Session, weights: np.ndarray, later: int, state: State, update: Update | None
+) -> Decision:
+    shares = tuple(float(weight) for weight in weights)
+    return Decision(shares, later if later < session.steps else None, state, update)
+
+
+def _refuse_infinity(session: Session, change: np.ndarray) -> None:
+    if not np.isfinite(change).all():
+        lost = [
+            name for name, moved in zip(session.roles.evaluate, change, strict=True) if not np.isfinite(moved)
+        ]
+        raise DivergedError(not_finite(", ".join(lost), session.step))
+
+
+def _schedule_problems(schedule: Schedule | int | Sequence[int]) -> Iterator[Problem]:
+    where = "mixer.schedule"
+    if isinstance(schedule, int):
+        if schedule < 1:
+            yield Problem(where, str(schedule), "a gap of at least one step", "'light'")
+    elif isinstance(schedule, str):
+        if schedule not in get_args(Schedule):
+            yield not_among(where, schedule, get_args(Schedule))
+    elif schedule and min(schedule) < 0:
+        yield Problem(where, str(min(schedule)), "steps of zero or more")

@@ -1,0 +1,384 @@
+"""Fitting a law to runs: starts by linear regression, the full robust fit, and draws for its intervals.
+
+The runs that a law is fitted to: checked, and refused where they cannot determine what is asked.
+
+How much a model forgets: the law of the paper and the forms it has to beat, all with the same inputs.
+
+Sizes and token counts are in units of their geometric means (`Centre`), so that the first coefficient of each form is a
+rise in nats at the middle of the data.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from trimtab.errors import DataError, explain, nearest
+from trimtab.numerics.curves import Coefficient, CurveFit, Loss, bootstrap_curve, fit_curve
+
+Points = Mapping[str, Float[np.ndarray, " n"]]
+
+LOSSES = ("loss_pt", "loss_pt0", "loss_ft")
+_RANGES = {"params": "above 0", "tokens": "above 0", "inject": "shares from 0 to below 1"} | dict.fromkeys(
+    LOSSES, "above 0 nats per token"
+)
+
+
+def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np.ndarray, " n"]]:
+    """Some columns of a frame as float arrays.
+
+    Raises:
+        DataError: it is no frame, or a column is missing, there twice or holds what it cannot.
+    """
+    if not hasattr(frame, "columns"):
+        got, expected = f"a {type(frame).__name__}", f"a frame with columns {', '.join(columns)}"
+        raise DataError(f"frame: {explain(got, expected, 'pandas.DataFrame(...)')}")
+    missing = [name for name in columns if name not in frame]
+    if missing:
+        got = f"columns {', '.join(map(str, frame.columns))}"
+        raise DataError(
+            f"frame: {explain(got, ', '.join(columns), nearest(missing[0], map(str, frame.columns)))}"
+        )
+    if twice := [name for name in columns if (frame.columns == name).sum() > 1]:
+        raise DataError(f"frame: {explain(f'several columns {twice[0]}', 'one column of each name')}")
+    return {name: _column(frame, name) for name in columns}
+
+
+def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
+    """(n,) a number per row, the same for rows that agree in the column `run`; None where there is no such column.
+
+    Raises:
+        DataError: a row without a run, among rows that have one.
+    """
+    if "run" not in frame:
+        return None
+    numbers, _ = pd.factorize(frame["run"], sort=True)
+    if (numbers < 0).any():
+        row = int(np.flatnonzero(numbers < 0)[0])
+        raise DataError(f"run: {explain(f'no value in row {row}', 'the name of a run in every row')}")
+    return np.asarray(numbers)
+
+
+def _column(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
+    column = frame[name]
+    if column.dtype == object:  # a whole number beyond the largest float is infinite, not a fault
+        column = column.map(
+            lambda one: math.inf if isinstance(one, int) and abs(one) > sys.float_info.max else one
+        )
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
+    fine = np.isfinite(values) & ((values >= 0) & (values < 1) if name == "inject" else values > 0)
+    if not fine.all():
+        row = int(np.flatnonzero(~fine)[0])
+        raise DataError(f"{name}: {explain(f'{_shown(frame[name].iloc[row])} in row {row}', _RANGES[name])}")
+    return values
+
+
+def _shown(value: object) -> str:
+    """A cell as its reader would write it, without the names of types.
+
+    >>> _shown(np.float64("nan")), _shown(np.float64(-0.5)), _shown("1 %")
+    ('no value (nan)', '-0.5', "'1 %'")
+    """
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
+        return "no value (nan)"
+    text = repr(value) if isinstance(value, str) else f"{value}"
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def refuse_undetermined(points: Points, needed: Mapping[str, str]) -> None:
+    """Refuse points that do not vary in what a coefficient depends on.
+
+    Args:
+        points: the columns.
+        needed: column -> the coefficient that only its variation tells.
+
+    Raises:
+        DataError: a column has one value throughout; says which coefficient cannot be determined.
+    """
+    for column, coefficient in needed.items():
+        values = np.unique(points[column])
+        if len(values) < 2:
+            got = f"{values[0]:g} throughout" if len(values) else "no run"
+            expected = f"at least two values: nothing else determines {coefficient}"
+            raise DataError(f"{column}: {explain(got, expected)}")
+
+
+def ranges_of(points: Points, columns: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The least and the largest value of some columns."""
+    return {name: (float(points[name].min()), float(points[name].max())) for name in columns}
+
+
+Rise = Callable[..., Any]
+
+_A = Coefficient("A", 1e-7, 1e2, log=True)
+_B = Coefficient("B", 1e-2, 1e8, log=True)
+EXPONENTS = (-1.0, 4.0)
+"""Between which the exponents of sizes and token counts are sought."""
+_ALPHA, _BETA = Coefficient("alpha", *EXPONENTS), Coefficient("beta", *EXPONENTS)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A formula for the rise of the pretraining loss.
+
+    Attributes:
+        rise: `rise(x, **coefficients)` in nats per token; x has n and d (params and tokens, in units of the centre) and
+            p.
+        coefficients: what is fitted.
+        about: one line for people.
+    """
+
+    rise: Rise
+    coefficients: tuple[Coefficient, ...]
+    about: str
+
+
+def _injection(x: Any, A: float, B: float, alpha: float, beta: float) -> Any:
+    return A * x["d"] ** beta / ((1 + B * x["p"]) * x["n"]) ** alpha
+
+
+def _without_share(x: Any, A: float, alpha: float, beta: float) -> Any:
+    return A * x["d"] ** beta / x["n"] ** alpha
+
+
+def _additive(x: Any, A: float, B: float, C: float, alpha: float, beta: float) -> Any:
+    return A / ((1 + B * x["p"]) * x["n"]) ** alpha + C * x["d"] ** beta
+
+
+def _power_of_share(x: Any, A: float, B: float, alpha: float, beta: float, gamma: float) -> Any:
+    return A * x["d"] ** beta / x["n"] ** alpha / (1 + B * x["p"]) ** gamma
+
+
+def _constant(x: Any, A: float) -> Any:
+    return A * np.ones_like(x["n"])
+
+
+FORMS: dict[str, Form] = {
+    "injection": Form(
+        _injection, (_A, _B, _ALPHA, _BETA), "A D^beta / ((1 + B p) N)^alpha (arXiv 2502.06042)"
+    ),
+    "without the share": Form(
+        _without_share, (_A, _ALPHA, _BETA), "A D^beta / N^alpha: injection does nothing"
+    ),
+    "additive": Form(
+        _additive,
+        (_A, _B, Coefficient("C", 1e-7, 1e2, log=True), _ALPHA, _BETA),
+        "A / ((1 + B p) N)^alpha + C D^beta: size and data do not multiply",
+    ),
+    "power of the share": Form(
+        _power_of_share,
+        (_A, _B, _ALPHA, _BETA, Coefficient("gamma", -1.0, 8.0)),
+        "A D^beta / (N^alpha (1 + B p)^gamma): the share has an exponent of its own, as in D-CPT (arXiv 2406.01375)",
+    ),
+    "constant": Form(_constant, (_A,), "A: every run forgets the same"),
+}
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Geometric means of the points, by which sizes and token counts are measured while fitting."""
+
+    params: float
+    tokens: float
+
+    @classmethod
+    def of(cls, points: Points) -> Centre:
+        """The centre of some points."""
+        return cls(*(float(np.exp(np.log(points[name]).mean())) for name in ("params", "tokens")))
+
+    def inputs(self, points: Points) -> dict[str, Float[np.ndarray, " n"]]:
+        """What a form takes, from columns params, tokens and, where it matters, inject."""
+        share = {"p": points["inject"]} if "inject" in points else {}
+        return {"n": points["params"] / self.params, "d": points["tokens"] / self.tokens, **share}
+
+    def natural(self, found: Mapping[str, float], *, sign: int = 1) -> dict[str, float]:
+        """Coefficients for sizes in parameters and tokens: A takes up the centre.
+
+        Args:
+            found: coefficients in units of the centre.
+            sign: of the exponent of the tokens in the form: 1 where more tokens raise it, -1 where they lower it.
+        """
+        unit = self.params ** found["alpha"] / self.tokens ** (sign * found["beta"])
+        return {**found, "A": found["A"] * unit}
+
+
+DELTA = 1e-3
+"""Where the Huber loss of log losses turns linear, as is usual for scaling laws (Hoffmann et al. 2022)."""
+EFFICIENCIES = np.logspace(-1, 7, 33)
+"""Values of B from which searches start."""
+BEST, STARTS = 5, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The numbers of a law.
+
+    Attributes:
+        coefficients: value by name, for params and tokens as plain counts.
+        draws: (n_boot, P) of the same, from refits to resampled runs; empty without.
+        residuals: (n,) log loss less log prediction.
+        agreeing: share of starts that came to the same fit.
+        at_bounds: coefficients whose value is a bound of the search.
+        loss: by which it was fitted.
+    """
+
+    coefficients: Mapping[str, float]
+    draws: Float[np.ndarray, "n_boot P"]
+    residuals: Float[np.ndarray, " n"]
+    agreeing: float
+    at_bounds: tuple[str, ...]
+    loss: str
+
+    @property
+    def n(self) -> int:
+        """Runs."""
+        return len(self.residuals)
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % percentile interval by name; nan without draws."""
+        if not len(self.draws):
+            return dict.fromkeys(self.coefficients, (float("nan"), float("nan")))
+        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0)
+        return {name: (float(a), float(b)) for name, a, b in zip(self.coefficients, low, high, strict=True)}
+
+    def broadcastable(self, *where: Any) -> dict[str, np.ndarray]:
+        """Each coefficient's draws with axes to the right for whatever it will meet.
+
+        Raises:
+            DataError: there are no draws.
+        """
+        if not len(self.draws):
+            raise DataError(explain("a law without refits", "some, for an interval", "fit(..., n_boot=500)"))
+        axes = np.broadcast(*(np.asarray(value) for value in where)).ndim
+        shape = (-1, *(1,) * axes)
+        return {name: self.draws[:, k].reshape(shape) for k, name in enumerate(self.coefficients)}
+
+    def band(self, told_by_draws: np.ndarray, *, noise: bool, confidence: float) -> tuple[Any, Any]:
+        """Quantiles over refits, with the scatter of a new run where asked."""
+        if noise:
+            told_by_draws = told_by_draws * np.exp(
+                np.random.default_rng(0).choice(self.scatter, told_by_draws.shape)
+            )
+        ends = np.quantile(told_by_draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        return told(ends[0]), told(ends[1])
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        arrays = {"draws": self.draws.tolist(), "residuals": self.residuals.tolist()}
+        return {**vars(self), "coefficients": dict(self.coefficients), **arrays}
+
+    @property
+    def scatter(self) -> Float[np.ndarray, " n"]:
+        """(n,) residuals, widened for the degrees of freedom that the coefficients took."""
+        wide: np.ndarray = self.residuals * np.sqrt(self.n / max(1, self.n - len(self.coefficients)))
+        return wide
+
+
+def fit_rise(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) -> Fitted:
+    """The law of forgetting."""
+    rises = points["loss_pt"] - points["loss_pt0"]
+    if not (rises > 0).any():
+        got = f"rises of {rises.min():.4g} to {rises.max():.4g} nats"
+        raise DataError(f"loss_pt: {explain(got, 'a run that forgot something, at least one')}")
+    centre = Centre.of(points)
+    found = fit_form(FORMS["injection"], points, centre, loss, first=projected(points, centre), seed=seed)
+    return _fitted(found, centre, runs, n_boot, seed, sign=1)
+
+
+def fit_target(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) -> Fitted:
+    """The law of fine-tuning."""
+    centre, least = Centre.of(points), float(points["loss_ft"].min())
+    wanted = (
+        Coefficient("A", 1e-7, 1e2, log=True),
+        Coefficient("alpha", *EXPONENTS),
+        Coefficient("beta", *EXPONENTS),
+        Coefficient("E", 0.0, least),
+    )
+
+    def curve(x: Any, A: float, alpha: float, beta: float, E: float) -> Any:
+        return A / (x["n"] ** alpha * x["d"] ** beta) + E
+
+    x, y = centre.inputs(points), points["loss_ft"]
+    first = [_floored(x, y, least * share) for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.99)]
+    found = fit_curve(
+        curve, x, y, wanted, loss=loss, delta=DELTA, space="log", starts=STARTS, first=first, seed=seed
+    )
+    return _fitted(found, centre, runs, n_boot, seed, sign=-1)
+
+
+def fit_form(
+    form: Form,
+    points: Points,
+    centre: Centre,
+    loss: Loss,
+    *,
+    first: list[dict[str, float]],
+    seed: int = 0,
+) -> CurveFit:
+    """One form of the rise, fitted to log losses."""
+    x = {**centre.inputs(points), "base": points["loss_pt0"]}
+    return fit_curve(
+        lambda x, **values: x["base"] + form.rise(x, **values),
+        x,
+        points["loss_pt"],
+        form.coefficients,
+        loss=loss,
+        delta=DELTA,
+        space="log",
+        starts=STARTS,
+        first=first,
+        seed=seed,
+    )
+
+
+def projected(points: Points, centre: Centre) -> list[dict[str, float]]:
+    """The best of many B, each with the A, alpha and beta that fit the logarithms of the positive rises."""
+    rises = points["loss_pt"] - points["loss_pt0"]
+    some, x = rises > 0, centre.inputs(points)
+    found = []
+    for efficiency in EFFICIENCIES:
+        size = np.log((1 + efficiency * x["p"][some]) * x["n"][some])
+        design = np.stack([np.ones(some.sum()), np.log(x["d"][some]), -size], axis=1)
+        (level, beta, alpha), *_ = np.linalg.lstsq(design, np.log(rises[some]), rcond=None)
+        gap = np.log(rises[some]) - design @ np.array([level, beta, alpha])
+        start = {
+            "A": float(np.exp(level)),
+            "B": float(efficiency),
+            "alpha": float(alpha),
+            "beta": float(beta),
+        }
+        found.append((float(gap @ gap), start))
+    return [start for _, start in sorted(found, key=lambda pair: pair[0])[:BEST]]
+
+
+def _floored(x: Mapping[str, np.ndarray], y: np.ndarray, floor: float) -> dict[str, float]:
+    """A, alpha and beta that fit the logarithms of what is above a floor."""
+    above = np.log(np.maximum(y - floor, 1e-9))
+    design = np.stack([np.ones(len(y)), -np.log(x["n"]), -np.log(x["d"])], axis=1)
+    (level, alpha, beta), *_ = np.linalg.lstsq(design, above, rcond=None)
+    return {"A": float(np.exp(level)), "alpha": float(alpha), "beta": float(beta), "E": floor}
+
+
+def _fitted(found: CurveFit, centre: Centre, runs: Any, n_boot: int, seed: int, *, sign: int) -> Fitted:
+    if found.undetermined:
+        got = f"runs at which {' and '.join(found.undetermined)} can be traded against one another"
+        raise DataError(explain(got, "runs that tell them apart", "more sizes, token counts or shares"))
+    natural = centre.natural(found.coefficients, sign=sign)
+    draws = np.empty((0, len(natural)))
+    if n_boot:
+        ensemble = bootstrap_curve(found, clusters=runs, n_boot=n_boot, seed=seed)
+        draws = np.array([list(centre.natural(one, sign=sign).values()) for one in ensemble.named()])
+    return Fitted(natural, draws, found.residuals, found.agreeing, found.at_bounds, found.problem.loss)
+
+
+def told(values: Any) -> Any:
+    """A float where everything given was a number, else the array."""
+    return float(values) if np.ndim(values) == 0 else np.asarray(values)

@@ -1,0 +1,438 @@
+"""What a run writes down: the rows of its metrics, and losses sequence by sequence.
+
+Where a run stands: what a checkpoint holds of it beside the model, the optimiser and the data cursor.
+
+Which checkpoints of a run may be chosen, and which of them is the better one.
+
+From the rows of a run's metrics to its result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from trimtab.adapt.cost import Ledger, cost_report
+from trimtab.adapt.data_table import Stretch
+from trimtab.adapt.mixer import Decision, Update
+from trimtab.adapt.result import (
+    LOSS_COLUMNS,
+    RECORD_COLUMNS,
+    FinetuneResult,
+    Status,
+    read_update,
+    share_column,
+)
+from trimtab.adapt.roles import Roles
+from trimtab.errors import CheckpointError, explain
+from trimtab.runs.atomic import atomic_directory, verify_checksums, write_checksums
+from trimtab.runs.files import read_json
+from trimtab.train.loop import StepStats
+from trimtab.train.losses import Change, SequenceLosses, change
+from trimtab.train.precision import Rounding
+from trimtab.train.settings import Fit, evaluation_steps
+from trimtab.train.state import load_tensors, save_tensors
+
+Row = dict[str, Any]
+
+
+def training_row(step: int, stats: StepStats) -> Row:
+    """An optimiser step that stayed in the model; `step` counts it."""
+    return {
+        "step": step,
+        "event": "training",
+        "loss": stats.loss,
+        "grad_norm": stats.grad_norm,
+        "examples": stats.examples,
+        "loss_nats": {name: nll / stats.tokens[name] for name, nll in stats.nll.items()},
+    }
+
+
+def evaluation_row(
+    step: int, split: str, losses: Mapping[str, SequenceLosses], reference: Mapping[str, SequenceLosses]
+) -> Row:
+    """A reading of every evaluation domain, with its paired change from the base model."""
+    moved = {name: change(read, reference[name]) for name, read in losses.items()}
+    return {
+        "step": step,
+        "event": "evaluation",
+        "split": split,
+        "loss_nats": {name: read.loss for name, read in losses.items()},
+        "standard_error": {name: read.standard_error for name, read in losses.items()},
+        "change": {name: [m.value, m.low, m.high] for name, m in moved.items()},
+    }
+
+
+def rounding_row(
+    step: int,
+    rounding: Rounding,
+    stored: Mapping[str, torch.dtype],
+    saved: Mapping[str, SequenceLosses],
+    trained: Mapping[str, SequenceLosses],
+) -> Row:
+    """A checkpoint that might be chosen, with what rounding to the checkpoint's type does to it.
+
+    Args:
+        step: of the checkpoint.
+        rounding: what is left of training.
+        stored: the type of each trained weight when saved.
+        saved: validation losses of the weights as saved.
+        trained: and of the float32 weights they are rounded from.
+    """
+    return {
+        "step": step,
+        "event": "rounding",
+        "types": sorted({str(dtype).removeprefix("torch.") for dtype in stored.values()}),
+        "changed": rounding.changed,
+        "returned": rounding.returned,
+        "loss_nats": {name: read.loss for name, read in saved.items()},
+        "moved": {name: read.loss - trained[name].loss for name, read in saved.items()},
+    }
+
+
+def decision_row(roles: Roles, step: int, decision: Decision) -> Row:
+    """A mixture, with the slopes and the solution behind it where there are any."""
+    row: Row = {
+        "step": step,
+        "event": "mixture",
+        "weights": dict(zip(roles.train, decision.weights, strict=True)),
+    }
+    if decision.stop:
+        row["stop"] = decision.stop
+    return row | (update_row(roles, decision.update) if decision.update else {})
+
+
+def update_row(roles: Roles, update: Update) -> Row:
+    """A mixture update as a row of the metrics."""
+    solution = update.solution
+    return {
+        "horizon": update.horizon,
+        "probe_steps": update.estimate.steps,
+        "slopes": update.estimate.slopes,
+        "standard_errors": update.estimate.standard_errors,
+        "predicted": dict(zip(roles.evaluate, map(float, solution.predicted), strict=True)),
+        "status": solution.status,
+        "conflicts": [roles.evaluate[index] for index in solution.conflicts],
+        "shadow_prices": dict(zip(roles.evaluate, map(float, solution.shadow_prices), strict=True)),
+    }
+
+
+def write_losses(path: Path, losses: Mapping[str, SequenceLosses]) -> None:
+    """Save losses per sequence as safetensors, one file per domain, with checksums."""
+    with atomic_directory(path) as folder:
+        for index, read in enumerate(losses.values()):
+            tensors = {name: torch.from_numpy(values) for name, values in vars(read).items()}
+            save_tensors(tensors, folder / f"{index}.safetensors")
+        (folder / "domains.json").write_text(json.dumps(list(losses)))
+        write_checksums(folder)
+
+
+def read_losses(path: Path) -> dict[str, SequenceLosses]:
+    """Read what `write_losses` saved.
+
+    Raises:
+        CheckpointError: it is missing, or not what was written.
+    """
+    names = read_json(path / "domains.json", "the domains of a run", error=CheckpointError)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path / 'domains.json'}: {explain('other values', 'the names of domains')}")
+    verify_checksums(path)
+    return {name: _losses(path / f"{index}.safetensors") for index, name in enumerate(names)}
+
+
+def _losses(path: Path) -> SequenceLosses:
+    found = {part: np.asarray(values) for part, values in load_tensors(path).items()}
+    nll, tokens = found.get("nll"), found.get("tokens")
+    fit = nll is not None and tokens is not None and nll.ndim == 1 and nll.shape == tokens.shape
+    if not fit or set(found) - {"nll", "tokens", "records"}:
+        raise CheckpointError(f"{path}: {explain('other tensors', 'the losses of sequences')}")
+    return SequenceLosses(**found)
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "weights": (list, tuple),
+    "ask_at": (int, type(None)),
+    "stop": (str, type(None)),
+    "best_change": (int, float),
+    "ledger": (dict,),
+}
+"""Of fields whose default does not tell what they are read back as."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, beside what the loop holds.
+
+    Attributes:
+        weights: the mixture now.
+        ask_at: the step at which the mixer wants to be asked; None for never.
+        state: the mixer's.
+        best_step: the best checkpoint that kept all constraints; 0 (the base weights) while there is none.
+        best_change: its mean change of the target losses, nats; 0 for the base weights.
+        kept_once: whether any evaluated checkpoint kept all constraints.
+        training_nll: summed negative log-likelihood of what was trained on since the mixer was last asked, in nats, by
+            training domain.
+        training_tokens: the loss-carrying tokens behind it.
+        probed: whether the mixture has just been chosen by probes, which are too dear to lose.
+        stop: why the run ends here; None while it goes on.
+        offset: bytes of metrics.jsonl that belong to it.
+        ledger: what it has cost.
+    """
+
+    weights: tuple[float, ...] = ()
+    ask_at: int | None = 0
+    state: Mapping[str, Any] = field(default_factory=dict)
+    training_nll: Mapping[str, float] = field(default_factory=dict)
+    training_tokens: Mapping[str, int] = field(default_factory=dict)
+    best_step: int = 0
+    best_change: float = 0.0
+    kept_once: bool = False
+    probed: bool = False
+    stop: str | None = None
+    offset: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> Progress:
+        """The progress of a checkpoint.
+
+        Raises:
+            CheckpointError: a field is missing, unknown or of another kind.
+        """
+        try:
+            ledger = Ledger(**_fields(Ledger, saved["ledger"]))
+            return cls(**{**_fields(cls, saved), "weights": tuple(saved["weights"]), "ledger": ledger})
+        except (KeyError, TypeError, AttributeError) as error:
+            got = f"a progress that cannot be read ({error})"
+            raise CheckpointError(explain(got, "that of a checkpoint")) from error
+
+    @property
+    def training_losses(self) -> dict[str, float]:
+        """Mean loss of what was trained on since the mixer was last asked, nats per token, by domain drawn."""
+        return {name: nll / self.training_tokens[name] for name, nll in self.training_nll.items()}
+
+    def trained(self, stats: StepStats) -> Progress:
+        """The progress after one more step."""
+        nll, tokens = dict(self.training_nll), dict(self.training_tokens)
+        for name, more in stats.nll.items():
+            nll[name] = nll.get(name, 0.0) + more
+            tokens[name] = tokens.get(name, 0) + stats.tokens[name]
+        return replace(self, training_nll=nll, training_tokens=tokens)
+
+
+def _fields(cls: type[Progress | Ledger], saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The saved fields, each of the kind that it has in a fresh one."""
+    for name, fresh in vars(cls()).items():
+        value, kinds = saved.get(name, fresh), _KINDS.get(name, (type(fresh),))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} is {value!r:.80}")
+    return saved
+
+
+def keeps_all(roles: Roles, moved: Mapping[str, Change], margin: float = 0.0) -> bool:
+    """Whether every constraint's paired change is within its tolerance by `margin` standard errors.
+
+    An undefined change is not, nor an undefined error where there is a margin.
+    """
+    reserve = {name: margin * moved[name].standard_error if margin else 0.0 for name in roles.tolerances}
+    return all(moved[name].value + reserve[name] <= tolerance for name, tolerance in roles.tolerances.items())
+
+
+def target_change(roles: Roles, moved: Mapping[str, Change]) -> float:
+    """Mean change of the target losses, nats per token: negative is a gain."""
+    return math.fsum(moved[name].value for name in roles.targets) / len(roles.targets)
+
+
+def lost(now: Mapping[str, SequenceLosses], base: Mapping[str, SequenceLosses]) -> list[str]:
+    """The domains whose loss was finite in the base model and is so no more."""
+    finite = [name for name in now if math.isfinite(base[name].loss)]
+    return [name for name in finite if not math.isfinite(now[name].loss)]
+
+
+def make_result(
+    rows: Sequence[Row],
+    progress: Progress,
+    roles: Roles,
+    fit: Fit,
+    *,
+    label: str,
+    config: Mapping[str, Any],
+    base: Mapping[str, SequenceLosses],
+    final: Mapping[str, SequenceLosses],
+    data: pd.DataFrame | None = None,
+    data_notes: Iterable[str] = (),
+    examples: Mapping[str, tuple[Stretch, ...]] | None = None,
+) -> FinetuneResult:
+    """The result of a finished run.
+
+    Args:
+        rows: of its metrics.
+        progress: where it ended.
+        roles: the domains by role.
+        fit: its settings.
+        label: its short name.
+        config: what is needed to do it again.
+        base: losses of the base model on test sequences.
+        final: losses of the chosen weights on the same sequences.
+        data: what became of the records, from `trimtab.adapt.data_table.data_table`.
+        data_notes: what of it the reader has to know.
+        examples: what is learned of each training domain, shown on its first sequence.
+    """
+    mixtures = [row for row in rows if row["event"] == "mixture"]
+    readings = [row for row in rows if row["event"] == "evaluation" and row["split"] == "validation"]
+    grid = len(evaluation_steps(fit.steps, fit.eval_points))
+    per_reading = progress.ledger.monitoring_sequences // max(1, len(readings))
+    return FinetuneResult(
+        label=label,
+        status=_status(progress),
+        step=progress.best_step,
+        mixtures=pd.DataFrame(
+            [
+                {"step": r["step"], **{share_column(name): share for name, share in r["weights"].items()}}
+                for r in mixtures
+            ],
+            columns=["step", *map(share_column, roles.train)],
+        ),
+        slopes=[
+            read_update(row, list(roles.train), list(roles.evaluate)) for row in mixtures if "slopes" in row
+        ],
+        losses=losses_frame([row for row in rows if row["event"] == "evaluation"]),
+        final=final_frame(roles, base, final),
+        cost=cost_report(
+            progress.ledger, steps=fit.steps, grid_sequences=grid * per_reading, batch_size=fit.batch_size
+        ),
+        config=config,
+        target_records=record_changes({name: (base[name], final[name]) for name in roles.targets}),
+        notes=(*data_notes, *_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
+        data=pd.DataFrame() if data is None else data,
+        examples=examples or {},
+    )
+
+
+def losses_frame(readings: Sequence[Row]) -> pd.DataFrame:
+    """One row per step, domain and split."""
+    return pd.DataFrame(
+        [
+            (
+                row["step"],
+                name,
+                row["split"],
+                row["loss_nats"][name],
+                row["standard_error"][name],
+                *row["change"][name],
+            )
+            for row in readings
+            for name in row["loss_nats"]
+        ],
+        columns=LOSS_COLUMNS,
+    ).astype(dict.fromkeys(LOSS_COLUMNS[3:], float))
+
+
+def final_frame(
+    roles: Roles, base: Mapping[str, SequenceLosses], final: Mapping[str, SequenceLosses]
+) -> pd.DataFrame:
+    """The verdict per evaluation domain, on test sequences; a constraint is kept if its estimate is."""
+    rows = []
+    for name in roles.evaluate:
+        moved = change(final[name], base[name])
+        tolerance = roles.tolerance(name)
+        rows.append(
+            {
+                "domain": name,
+                "role": roles.role(name),
+                "reference": base[name].loss,
+                "tolerance": tolerance,
+                "loss": final[name].loss,
+                "change": moved.value,
+                "change_low": moved.low,
+                "change_high": moved.high,
+                "units": moved.units,
+                "kept": bool(moved.value <= tolerance) if name in roles.tolerances else None,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame["kept"] = pd.Series([row["kept"] for row in rows], dtype=object)
+    return frame
+
+
+def record_changes(read: Mapping[str, tuple[SequenceLosses, SequenceLosses]]) -> pd.DataFrame:
+    """Per domain and record: loss-carrying tokens, and by how much their summed loss changed, in nats.
+
+    Args:
+        read: the losses before and after of the same sequences, by domain.
+    """
+    parts = []
+    for name, (before, after) in read.items():
+        rows = pd.DataFrame(
+            {"record": after.records, "tokens": after.tokens, "change": after.nll - before.nll}
+        )
+        parts.append(rows.groupby("record", as_index=False).sum().assign(domain=name))
+    return pd.concat(parts, ignore_index=True)[list(RECORD_COLUMNS)]
+
+
+def _status(progress: Progress) -> Status:
+    if (progress.stop or "").startswith("diverged"):
+        return "diverged"
+    if progress.best_step:
+        return "feasible"
+    return "no gain" if progress.kept_once else "infeasible"
+
+
+def _rounding_notes(rows: Sequence[Row], progress: Progress) -> list[str]:
+    """What rounding to the checkpoint's type left of the chosen weights; of the last candidate where none was."""
+    seen = [row for row in rows if row["event"] == "rounding"]
+    chosen = [row for row in seen if row["step"] == progress.best_step] or seen
+    if not chosen:
+        return []
+    row = chosen[-1]
+    finite = {name: moved for name, moved in row["moved"].items() if moved is not None}
+    most = max(finite, key=lambda name: abs(finite[name]), default=None)
+    losses = (
+        f", and the validation loss of {most} moves by {finite[most]:+.2g} nats, the most" if most else ""
+    )
+    back = (
+        f"{100 * row['returned']:.3g} % of them round back to where they were"
+        if row["returned"]
+        else "none is lost"
+    )
+    return [
+        f"Trained in float32, saved in {' and '.join(row['types'])}: at step {row['step']} "
+        f"{100 * row['changed']:.3g} % of the weights had changed; {back}{losses}."
+    ]
+
+
+def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> list[str]:
+    notes = []
+    if progress.stop and progress.stop != "done":
+        notes.append(f"Stopped at step {progress.ledger.training_steps} of {fit.steps}: {progress.stop}.")
+    edges = [*(row["step"] for row in mixtures[1:]), fit.steps]
+    for row, end in zip(mixtures, edges, strict=False):
+        examples = (end - row["step"]) * fit.batch_size
+        unseen = [name for name in roles.train if 0 < row["weights"][name] * examples < 0.5]
+        if unseen:
+            notes.append(
+                f"From step {row['step']} to {end} the weight of {', '.join(unseen)} rounds to no sequence "
+                f"of {examples}."
+            )
+        bad = [name for name in roles.train if _diverged(row, roles, name)]
+        if bad:
+            notes.append(f"The probe of {', '.join(bad)} at step {row['step']} diverged; it got no weight.")
+        if row.get("status") == "relaxed":
+            notes.append(
+                f"At step {row['step']} no mixture was predicted to keep every constraint; "
+                f"in conflict: {', '.join(row['conflicts'])}."
+            )
+    return notes
+
+
+def _diverged(row: Row, roles: Roles, name: str) -> bool:
+    column = roles.train.index(name)
+    return "slopes" in row and all(line[column] is None for line in row["slopes"])

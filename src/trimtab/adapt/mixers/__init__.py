@@ -1,0 +1,1 @@
+"""Mixers beside DynaMiCS: fixed mixtures, controllers of losses, and rivals from other papers."""

@@ -1,0 +1,208 @@
+"""Mixers that read how far each loss is from where it should be, and train nothing on trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trimtab.adapt.mixer import (
+    Decision,
+    Needs,
+    NoProbes,
+    State,
+    changes,
+    next_question,
+    no_trainable_target,
+    positive_problems,
+    reads_losses,
+    rhythm_problems,
+    share_problems,
+    side_problems,
+    slacks,
+)
+from trimtab.adapt.roles import Roles
+from trimtab.adapt.session import Session
+from trimtab.errors import Problem
+from trimtab.numerics.simplex import exponentiated, smoothed, spread
+from trimtab.train.settings import Fit
+
+
+@dataclass(frozen=True)
+class Feedback(NoProbes):
+    """One number steered by the tightest constraint: the share of the targets.
+
+    At each question the log-odds of the share move by `gain` times the smallest slack, the part of a tolerance that
+    is left (1 untouched, 0 at the limit, negative beyond), clipped to [-1, 1]. The trainable targets share their
+    part evenly, all other training domains the rest. An integral controller; ours, the rule that a method with
+    probes has to beat.
+
+    Assumes that less of the targets mends whichever constraint is tightest, and which other domain is trained on
+    does not matter.
+
+    Attributes:
+        start: share of the targets at the beginning.
+        gain: largest change of the log-odds at a question.
+        floor: neither side gets less than this share, so that the log-odds cannot run away.
+        every: steps between questions; None for a sixteenth of the run. The losses are read at each.
+    """
+
+    targets: Sequence[str] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    start: float = 0.5
+    gain: float = 0.5
+    floor: float = 0.05
+    every: int | None = None
+    kind: Literal["feedback"] = "feedback"
+
+    def problems(self, roles: Roles) -> Iterator[Problem]:
+        """A domain missing on either side, a start outside the floors, a gain that moves nothing."""
+        yield from side_problems(roles)
+        yield from positive_problems(gain=self.gain)
+        yield from rhythm_problems(self.every)
+        if not 0 < self.floor < 0.5:
+            yield Problem("mixer.floor", str(self.floor), "a share between 0 and 0.5")
+        elif not self.floor <= self.start <= 1 - self.floor:
+            yield Problem("mixer.start", str(self.start), f"a share from {self.floor} to {1 - self.floor}")
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """All losses at each question."""
+        return reads_losses(fit, self.every)
+
+    def decide(self, session: Session, state: State) -> Decision:
+        """The share of the targets, moved by the tightest constraint."""
+        log_odds = float(state.get("log_odds", _log_odds(self.start)))
+        if state:
+            tightest = min(slacks(session).values(), default=1.0)
+            log_odds += self.gain * max(-1.0, min(1.0, tightest))
+        bound = -_log_odds(self.floor)
+        log_odds = max(-bound, min(bound, log_odds))
+        mass, roles = 1 / (1 + math.exp(-log_odds)), session.roles
+        others = [name for name in roles.train if name not in roles.targets]
+        sides = spread(roles.train, roles.trainable_targets, mass), spread(roles.train, others, 1 - mass)
+        weights = tuple(a + b for a, b in zip(*sides, strict=True))
+        ask_at = next_question(session.step, session.steps, self.every)
+        return Decision(weights, ask_at, {"log_odds": log_odds})
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+@dataclass(frozen=True)
+class ReferenceLoss(NoProbes):
+    """More of the domains whose loss is above where it should be: multiplicative weights on loss gaps.
+
+    w_j <- w_j exp(eta gap_j), then a little of the uniform mixture. The gap of a trainable target is (change + goal)
+    / goal, of a trainable constraint (change - tolerance) / max(tolerance, .01 nats), with the paired change of
+    validation loss since the base model; of a monitored domain 0.
+
+    After DoReMi (Xie et al. 2023, arXiv 2305.10429, algorithm 1), whose gap is the loss above that of a trained
+    reference model. We have no such model, so the reference is what the user asked for; gaps are in units of the
+    goal or the tolerance, and signed where the source cuts them off at 0, since a constraint with room to spare
+    should give way.
+
+    Assumes that training on a domain lowers its own loss and what it does to others can be left out. So a constraint
+    that cannot be trained on has no say.
+
+    Attributes:
+        goal: nats by which each target should come below its base loss; it need not be within reach.
+        eta: log-weight per question and unit of gap.
+        smoothing: share of the uniform mixture.
+        every: steps between questions; None for a sixteenth of the run. The losses are read at each.
+    """
+
+    targets: Sequence[str] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    goal: float = 0.5
+    eta: float = 0.25
+    smoothing: float = 0.05
+    every: int | None = None
+    kind: Literal["reference-loss"] = "reference-loss"
+
+    def problems(self, roles: Roles) -> Iterator[Problem]:
+        """No target to train on; settings out of range."""
+        if not roles.trainable_targets:
+            yield no_trainable_target()
+        yield from positive_problems(goal=self.goal, eta=self.eta)
+        yield from share_problems(smoothing=self.smoothing)
+        yield from rhythm_problems(self.every)
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """All losses at each question."""
+        return reads_losses(fit, self.every)
+
+    def decide(self, session: Session, state: State) -> Decision:
+        """Equal shares at first, then an update at each question."""
+        train = session.roles.train
+        weights = tuple(state.get("weights", spread(train, train)))
+        if state:
+            push = [self.eta * gap for gap in self._gaps(session)]
+            weights = smoothed(exponentiated(weights, push), self.smoothing)
+        ask_at = next_question(session.step, session.steps, self.every)
+        return Decision(weights, ask_at, {"weights": list(weights)})
+
+    def _gaps(self, session: Session) -> list[float]:
+        gaps = {name: -slack for name, slack in slacks(session).items()}
+        moved = changes(session)
+        gaps |= {name: (moved[name] + self.goal) / self.goal for name in session.roles.targets}
+        return [gaps.get(name, 0.0) for name in session.roles.train]
+
+
+@dataclass(frozen=True)
+class DualAscent(NoProbes):
+    """A price per constraint that rises while it is broken, and a mixture in proportion to the prices.
+
+    lambda_i <- max(0, lambda_i + eta (change_i - tolerance_i) / max(tolerance_i, .01 nats)), from 0. The mixture is
+    proportional to 1 for each trainable target and lambda_i for each trainable constraint.
+
+    After primal-dual constrained learning (Chamon & Ribeiro 2020, arXiv 2006.05487, algorithm 1), which descends on
+    the Lagrangian, the sum of the targets' losses and the priced losses of the constraints. Drawing a batch in
+    proportion to the prices does that in expectation, up to the length of the step, which we leave to the optimiser.
+    The source can differentiate every constraint; a constraint that cannot be trained on has no data here, so its
+    price is shared evenly by all training domains that are not targets.
+
+    Assumes that descending on the Lagrangian follows the prices faster than they move, and, for constraints that
+    cannot be trained on, that the other domains mend them.
+
+    Attributes:
+        eta: price per question and per tolerance of excess.
+        every: steps between questions; None for a sixteenth of the run. The losses are read at each.
+    """
+
+    targets: Sequence[str] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    eta: float = 1.0
+    every: int | None = None
+    kind: Literal["dual-ascent"] = "dual-ascent"
+
+    def problems(self, roles: Roles) -> Iterator[Problem]:
+        """A domain missing on either side; settings out of range."""
+        yield from side_problems(roles)
+        yield from positive_problems(eta=self.eta)
+        yield from rhythm_problems(self.every)
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """All losses at each question."""
+        return reads_losses(fit, self.every)
+
+    def decide(self, session: Session, state: State) -> Decision:
+        """Targets alone at first, then an update of the prices at each question."""
+        roles = session.roles
+        prices = dict(state.get("prices") or dict.fromkeys(roles.tolerances, 0.0))
+        if state:
+            prices = {
+                name: max(0.0, prices[name] - self.eta * slack) for name, slack in slacks(session).items()
+            }
+        ask_at = next_question(session.step, session.steps, self.every)
+        return Decision(_priced(roles, prices), ask_at, {"prices": prices})
+
+
+def _priced(roles: Roles, prices: Mapping[str, float]) -> tuple[float, ...]:
+    """The mixture of the Lagrangian's gradient: targets at 1, constraints at their prices."""
+    others = [name for name in roles.train if name not in roles.targets]
+    abroad = math.fsum(price for name, price in prices.items() if name not in roles.train) / len(others)
+    worth = [1.0 if name in roles.targets else prices.get(name, 0.0) + abroad for name in roles.train]
+    total = math.fsum(worth)
+    return tuple(value / total for value in worth)

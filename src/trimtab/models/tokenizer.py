@@ -1,0 +1,288 @@
+"""Whether a network has a place for every token of its tokenizer and for every position of a text.
+
+The special tokens that a tokenizer puts around a text, each there once.
+
+Tokenizers and processors: what turns texts and pictures into the inputs of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+
+from trimtab.errors import ModelError, explain
+from trimtab.models.families import unwrapped
+from trimtab.models.folder import check_files, local_folder
+
+
+def embeddings(network: nn.Module) -> int | None:
+    """How many tokens the input embedding has; None for a network without one that we can find."""
+    return _size(network, "get_input_embeddings", "num_embeddings")
+
+
+def predicted(network: nn.Module) -> int | None:
+    """How many tokens the output head tells apart; None for a network without a head."""
+    return _size(network, "get_output_embeddings", "out_features")
+
+
+def vocabulary(network: nn.Module) -> int | None:
+    """How many tokens the network both reads and predicts, the smaller of the two; None where it does not say."""
+    known = [size for size in (embeddings(network), predicted(network)) if size is not None]
+    return min(known, default=None)
+
+
+def lacks_tokens(network: nn.Module, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer has a token that the network has no place for.
+
+    Not a mistake by itself: Gemma 3's tokenizer has one for pictures, which its text models lack. It is one as soon as
+    a text has such a token, see `refuse_unknown`.
+    """
+    limit = vocabulary(network)
+    return limit is not None and max(tokenizer.get_vocab().values(), default=-1) >= limit
+
+
+def refuse_unknown(
+    network: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], what: str = "text"
+) -> None:
+    """Refuse token ids that the network has no place for.
+
+    Args:
+        network: with or without a wrapper.
+        tokenizer: where they are from.
+        rows: token ids of some texts.
+        what: what a text is called.
+
+    Raises:
+        ModelError: naming the token, the text and both sizes.
+    """
+    limit = vocabulary(network)
+    if limit is None:
+        return
+    for number, row in enumerate(rows):
+        if len(row) and max(row) >= limit:
+            raise unknown_token(network, tokenizer, int(max(row)), f"{what} {number}")
+
+
+def unknown_token(
+    network: nn.Module, tokenizer: PreTrainedTokenizerBase, token: int, where: str
+) -> ModelError:
+    """What to raise about a token that the network has no place for; both sizes are named."""
+    reads, writes = embeddings(network), predicted(network)
+    size = f"embeddings for {reads}" if reads is not None else "no embeddings"
+    if writes is not None and writes != reads:
+        size += f" and outputs for {writes}"
+    word = repr(tokenizer.convert_ids_to_tokens([token])[0])
+    got = f"token {token} ({word}) in {where}, of a tokenizer with {len(tokenizer)} tokens"
+    expected = f"tokens that the model has a place for: it has {size}"
+    return ModelError(explain(got, expected, f"model.module.resize_token_embeddings({len(tokenizer)})"))
+
+
+def refuse_unreadable_outputs(network: nn.Module) -> None:
+    """Refuse to generate with a network that can write tokens which it cannot read.
+
+    Raises:
+        ModelError: naming both sizes.
+    """
+    reads, writes = embeddings(network), predicted(network)
+    if reads is not None and writes is not None and writes > reads:
+        got = f"outputs for {writes} tokens beside embeddings for {reads}"
+        raise ModelError(explain(got, "as many of both", f"model.module.resize_token_embeddings({writes})"))
+
+
+def longest(network: nn.Module) -> int | None:
+    """How many positions a network has a place for, or was trained with; None when its configuration does not say.
+
+    Tables that begin to count after the padding token, as RoBERTa's do, have so many places less.
+    """
+    network = unwrapped(network)
+    config: Any = getattr(network, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in _POSITIONS:
+        limit = getattr(text, name, None)
+        if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+            return limit - _skipped_positions(network, limit)
+    return None
+
+
+def refuse_longer(network: nn.Module, length: int, got: str, hint: str) -> None:
+    """Refuse a sequence that is longer than `longest`: beyond it tables end, and rotations were never trained.
+
+    Raises:
+        ModelError: naming both lengths.
+    """
+    limit = longest(network)
+    if limit is not None and length > limit:
+        raise ModelError(explain(got, f"at most {limit}, the model's limit", hint.format(limit=limit)))
+
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
+
+
+def _skipped_positions(network: nn.Module, limit: int) -> int:
+    """Places at the start of a table of positions that no token has."""
+    for name, part in network.named_modules():
+        table = isinstance(part, nn.Embedding) and name.endswith("position_embeddings")
+        if table and part.num_embeddings == limit and part.padding_idx is not None:
+            return int(part.padding_idx) + 1
+    return 0
+
+
+def _size(network: nn.Module, getter: str, attribute: str) -> int | None:
+    find = getattr(unwrapped(network), getter, None)
+    if not callable(find):
+        return None
+    try:
+        part: Any = find()
+    except (NotImplementedError, AttributeError):  # what transformers says of models that read no tokens
+        return None
+    size = getattr(part, attribute, None)
+    return size if isinstance(size, int) else None
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a tokenizer puts before and after every text.
+
+    Attributes:
+        before: token ids, such as that of `<s>`; none for most tokenizers of the GPT-2 kind.
+        after: token ids, such as that of `[SEP]`; none for most language models.
+    """
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Added:
+        """What this tokenizer adds, told from a short text with and without."""
+        full = tuple(tokenizer("a", verbose=False)["input_ids"])
+        bare = tuple(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
+        for start in range(len(full) - len(bare) + 1):
+            if bare and full[start : start + len(bare)] == bare:
+                return cls(full[:start], full[start + len(bare) :])
+        return cls()
+
+    def once(self, row: Sequence[int]) -> list[int]:
+        """A row in which no added token is doubled by the same one that the text itself begins or ends with.
+
+        >>> Added(before=(1,)).once([1, 1, 5])
+        [1, 5]
+        """
+        ids = list(row)
+        before, after = len(self.before), len(self.after)
+        if before and len(ids) >= 2 * before and tuple(ids[before : 2 * before]) == self.before:
+            ids = ids[before:]
+        if after and len(ids) >= 2 * after and tuple(ids[-2 * after : -after]) == self.after:
+            ids = ids[:-after]
+        return ids
+
+    def begun(self, row: Sequence[int]) -> list[int]:
+        """A row of a text's own tokens after what is put before it, unless it begins with that already."""
+        ids = list(row)
+        return ids if tuple(ids[: len(self.before)]) == self.before else [*self.before, *ids]
+
+    @property
+    def count(self) -> int:
+        """How many tokens it adds to a text."""
+        return len(self.before) + len(self.after)
+
+    def cut(self, row: Sequence[int], length: int) -> list[int]:
+        """A row of at most this many tokens, with what was added around the text."""
+        if len(row) <= length:
+            return list(row)
+        text = row[: len(row) - len(self.after)]
+        return [*text[: max(length - len(self.after), 0)], *self.after][:length]
+
+
+TokenizerSource = PreTrainedTokenizerBase | str | Path
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, or the one of a folder or hub name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if isinstance(source, PreTrainedTokenizerBase):
+        return source
+    folder = local_folder(source) or Path(source)
+    hint = "tokenizer= or tokenizer.save_pretrained(folder)"
+    if folder.is_dir() and not _has_any(folder, _TOKENIZER_FILES):
+        raise ModelError(explain(f"the folder {folder} without a tokenizer", "tokenizer files", hint))
+    if folder.is_dir():
+        check_files(folder)
+    try:
+        words = AutoTokenizer.from_pretrained(
+            str(folder if folder.is_dir() else source), trust_remote_code=False
+        )
+        encoded = words("a", verbose=False)["input_ids"]
+    except (
+        Exception
+    ) as error:  # of transformers, of tokenizers or of Python: a damaged file can bring about any
+        raise ModelError(explain(f"{source}: {first_line(error)}", "a tokenizer", hint)) from error
+    if not isinstance(words, PreTrainedTokenizerBase) or not isinstance(encoded, list):
+        raise ModelError(explain(f"{source}: a {type(words).__name__}", "a tokenizer", hint))
+    return words
+
+
+def tokenizer_beside(where: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a checkpoint that may do without; None when it does."""
+    folder = Path(where)
+    if folder.is_dir():
+        return read_tokenizer(where) if _has_any(folder, _TOKENIZER_FILES) else None
+    try:
+        return read_tokenizer(where)
+    except (ModelError, KeyError):  # a KeyError is what transformers says of models that read no text
+        return None
+
+
+def read_processor(source: Any) -> Any:
+    """The processor itself, or the one of a folder or hub name; None stays None.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    try:
+        return cast("Any", AutoProcessor).from_pretrained(str(source), trust_remote_code=False)
+    except Exception as error:  # as for tokenizers
+        hint = "processor= or processor.save_pretrained(folder)"
+        raise ModelError(explain(f"{source}: {first_line(error)}", "a processor", hint)) from error
+
+
+def processor_beside(where: str) -> Any:
+    """The processor of a checkpoint, for pictures with or without text; None when it has none."""
+    for name in _PROCESSOR_FILES:
+        try:
+            cached_file(where, name)
+        except OSError:
+            continue
+        return read_processor(where)
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, and its kind where the words alone would not tell."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    said = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
+    clear = isinstance(error, OSError | ValueError) and " " in said
+    return said if clear else f"{type(error).__name__} {said}".strip()
+
+
+def _has_any(folder: Path, names: tuple[str, ...]) -> bool:
+    return any((folder / name).is_file() for name in names)

@@ -1,0 +1,1 @@
+"""ExpertLens: which units detect a concept, and how alike concepts are in their experts."""

@@ -1,0 +1,255 @@
+"""Whether similarities of concepts agree with ratings: rho, its interval, its p-value, and the most it could be.
+
+The hierarchy of concepts that their experts make, and whether it is that of given categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from scipy.cluster.hierarchy import average, cophenet, fcluster
+from scipy.spatial.distance import squareform
+from sklearn.metrics import adjusted_rand_score
+
+from trimtab.errors import DataError, ShapeError, explain, nearest
+from trimtab.numerics.bootstrap import Interval, mantel, spearman
+from trimtab.numerics.ranking import auroc
+from trimtab.numerics.similarity import AgreementDraws, agreement_draws, ceiling, spearman_brown
+from trimtab.read.experts.ratings import COLUMNS, LEAST, Judged, Source, judged
+
+__all__ = ["COLUMNS", "LEAST", "Agreement", "Judged", "agree", "differences", "judged", "side"]
+
+DIFFERENCES = ["row", "against", "difference", "low", "high", "told", "n_concepts"]
+PLACES = 3
+"""Decimals of a correlation that are shown."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well similarities of concepts agree with ratings of their pairs.
+
+    Attributes:
+        rho: Spearman's correlation over pairs, in [-1, 1]; nan where all similarities are the same.
+        interval: of rho, 95 %, over concepts.
+        mantel_p: how often concepts dealt out anew agree as well, one-sided.
+        n_pairs: pairs that were judged and known.
+        n_concepts: concepts in them.
+        reliability: of the similarities: of the two halves of the examples, after Spearman and Brown; nan where
+            unknown.
+        ceiling: the most that rho can be expected to be; an upper bound where the ratings' reliability is unknown.
+        rho_over_ceiling: nan where the ceiling is.
+        unknown: words of the ratings that are no concepts.
+        source: whose the ratings are, as far as they say so.
+        notes: rows of the ratings that were left out or put together, and why.
+        draws: rho in each draw of concepts, which `minus` compares.
+    """
+
+    rho: float
+    interval: Interval
+    mantel_p: float
+    n_pairs: int
+    n_concepts: int
+    reliability: float
+    ceiling: float
+    rho_over_ceiling: float
+    unknown: tuple[str, ...] = ()
+    source: Source = "ratings"
+    notes: tuple[str, ...] = ()
+    draws: AgreementDraws | None = field(default=None, repr=False, compare=False)
+
+    def minus(self, other: Agreement) -> Interval:
+        """How much higher rho is than another one with the same ratings, with a paired interval over concepts.
+
+        Both are drawn with the same concepts, so that the interval of the difference can exclude 0 where those of the
+        two overlap; `side` says what it tells.
+
+        Raises:
+            ShapeError: the other is of other ratings, other concepts or another seed.
+        """
+        if self.draws is None or other.draws is None:
+            raise ShapeError(explain("an agreement without draws", "two of `agree` or `ExpertLens.align`"))
+        return self.draws.minus(other.draws)
+
+
+def agree(
+    similarity: pd.DataFrame,
+    human: pd.DataFrame | Judged,
+    halves: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    *,
+    reliability: float | None = None,
+    n_perm: int = 4999,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Agreement:
+    """Similarities of concepts beside judgements of the same pairs.
+
+    Args:
+        similarity: concepts as rows and columns.
+        human: columns word1, word2, score; see `judged`.
+        halves: the same similarity from each half of the examples, for the ceiling; None leaves it unknown.
+        reliability: of the scores, in (0, 1], see `trimtab.read.experts.ratings.split_half_reliability`; None takes
+            them for exact.
+        n_perm: permutations of the Mantel test.
+        n_boot: draws of the interval.
+        seed: of both; two agreements of one seed can be compared, see `Agreement.minus`.
+
+    Raises:
+        DataError: as `judged`.
+        ConfigError: a reliability out of range.
+    """
+    known = human if isinstance(human, Judged) else judged(human, list(similarity.index))
+    # Equal in exact arithmetic may differ in the last digits, and ranks of those would be ranks of nothing.
+    matrix = similarity.to_numpy(dtype=float).round(12)
+    own = np.nan if halves is None else _reliability(halves, known.pairs)
+    most = ceiling(own, reliability)
+    draws = agreement_draws(matrix, known.pairs, known.scores, n_boot=n_boot, seed=seed)
+    interval = draws.interval()
+    return Agreement(
+        rho=interval.value,
+        interval=interval,
+        mantel_p=mantel(matrix, known.pairs, known.scores, n_perm=n_perm, seed=seed).p_value,
+        n_pairs=len(known.pairs),
+        n_concepts=interval.n,
+        reliability=own,
+        ceiling=most,
+        rho_over_ceiling=interval.value / most,
+        unknown=known.unknown,
+        source=known.source,
+        notes=known.notes,
+        draws=draws,
+    )
+
+
+def side(difference: Interval) -> str:
+    """What the interval of a difference tells: "above", "below" or "not told apart from".
+
+    Only an interval that excludes 0 at the three decimals that are shown tells two apart; one that cannot be known
+    tells nothing.
+
+    >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
+    ('above', 'not told apart from', 'not told apart from')
+    """
+    if round(difference.low, PLACES) > 0:
+        return "above"
+    return "below" if round(difference.high, PLACES) < 0 else "not told apart from"
+
+
+def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:
+    """How much higher the rho of one way to compare concepts is than that of every other one, with paired intervals.
+
+    Args:
+        agreements: name -> of `agree` or `ExpertLens.align`, all with the same ratings and seed.
+        reference: one of the names.
+
+    Returns:
+        Columns row (the reference), against, difference, low, high (95 %, over concepts), told (see `side`) and
+        n_concepts.
+
+    Raises:
+        DataError: no such name; the nearest is named.
+        ShapeError: other ratings, concepts or seeds.
+    """
+    if reference not in agreements:
+        expected = f"one of {', '.join(map(repr, agreements))}"
+        raise DataError(f"reference: {explain(repr(reference), expected, nearest(reference, agreements))}")
+    found = []
+    for name, other in agreements.items():
+        if name != reference:
+            gap = agreements[reference].minus(other)
+            ends = {"difference": gap.value, "low": gap.low, "high": gap.high}
+            found.append({"row": reference, "against": name, **ends, "told": side(gap), "n_concepts": gap.n})
+    return pd.DataFrame(found, columns=DIFFERENCES)
+
+
+def _reliability(halves: tuple[pd.DataFrame, pd.DataFrame], pairs: Int[np.ndarray, "m 2"]) -> float:
+    first, second = (half.to_numpy(dtype=float).round(12)[pairs[:, 0], pairs[:, 1]] for half in halves)
+    return spearman_brown(float(spearman(first, second)))
+
+
+LEAST_CONCEPTS = 3
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A hierarchy of concepts.
+
+    Attributes:
+        names: of the leaves.
+        linkage: (leaves - 1, 4) as SciPy has it: what is joined, at which distance (1 - similarity), how many leaves.
+        faithfulness: correlation of the distances in the tree with the distances themselves (cophenetic).
+        categories: how many given categories the compared concepts have; 0 without a taxonomy.
+        auc: how likely two concepts of one category are more alike than two of different ones; nan without a taxonomy.
+        auc_p: how often concepts dealt out anew reach it (Mantel), one-sided.
+        adjusted_rand: of the tree cut into as many clusters as there are categories; 1 where they are the categories, 0
+            on average by chance.
+        unknown: concepts without a category.
+    """
+
+    names: tuple[str, ...]
+    linkage: Float[np.ndarray, "leaves-1 4"]
+    faithfulness: float
+    categories: int = 0
+    auc: float = np.nan
+    auc_p: float = np.nan
+    adjusted_rand: float = np.nan
+    unknown: tuple[str, ...] = ()
+
+
+def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *, seed: int = 0) -> Tree:
+    """Average linkage on 1 - similarity, beside categories where they are given.
+
+    Raises:
+        DataError: fewer than two concepts, a similarity that is nan, a taxonomy that knows fewer than three of the
+            concepts, or one with a single category.
+    """
+    names = [str(name) for name in similarity.index]
+    if len(names) < 2:
+        raise DataError(explain(f"the single concept {', '.join(names)!r}", "at least two for a tree"))
+    linkage, faithfulness = _joined(similarity.to_numpy(dtype=float))
+    found = Tree(tuple(names), linkage, faithfulness)
+    return found if taxonomy is None else _compared(found, similarity, taxonomy, seed)
+
+
+def _joined(matrix: Float[np.ndarray, "c c"]) -> tuple[Float[np.ndarray, "c-1 4"], float]:
+    if np.isnan(matrix).any():
+        raise DataError(explain("similarities that are nan", "numbers for all pairs", 'kind="jaccard"'))
+    distance = squareform(1 - (matrix + matrix.T) / 2, checks=False)
+    linkage = np.asarray(average(distance))
+    if len(distance) < 2 or np.ptp(distance) == 0:
+        return linkage, np.nan
+    return linkage, float(cophenet(linkage, distance)[0])
+
+
+def _compared(found: Tree, similarity: pd.DataFrame, taxonomy: Mapping[str, str], seed: int) -> Tree:
+    known = [name for name in found.names if name in taxonomy]
+    labels = [taxonomy[name] for name in known]
+    if len(known) < LEAST_CONCEPTS or len(set(labels)) < 2:
+        got = f"a taxonomy of {len(set(labels))} categories that knows {len(known)} of the concepts"
+        raise DataError(explain(got, f"at least {LEAST_CONCEPTS} concepts in two categories"))
+    matrix = similarity.loc[known, known].to_numpy(dtype=float)
+    first, second = np.triu_indices(len(known), 1)
+    same = np.array([labels[i] == labels[j] for i, j in zip(first, second, strict=True)])
+    auc = float(auroc(torch.from_numpy(matrix[first, second]), torch.from_numpy(same)))
+    pairs = np.stack([first, second], 1)
+    # With two kinds of scores Spearman's correlation and the AUC put permutations in the same order.
+    p_value = mantel(matrix, pairs, same.astype(float), seed=seed).p_value
+    clusters = fcluster(_joined(matrix)[0], len(set(labels)), "maxclust")
+    return Tree(
+        names=found.names,
+        linkage=found.linkage,
+        faithfulness=found.faithfulness,
+        categories=len(set(labels)),
+        auc=auc,
+        auc_p=p_value,
+        adjusted_rand=_rand(labels, clusters.tolist()),
+        unknown=tuple(name for name in found.names if name not in taxonomy),
+    )
+
+
+def _rand(labels: Sequence[str], clusters: Sequence[int]) -> float:
+    return float(adjusted_rand_score(labels, clusters))

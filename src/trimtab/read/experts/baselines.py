@@ -1,0 +1,355 @@
+"""What similarity of concepts is without experts: shared words, static embeddings, sentence embeddings, chance.
+
+The table of an alignment with ratings: experts, what else would give such similarities, and what must not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import nn
+from transformers import PreTrainedModel
+
+from trimtab.data.concept import without
+from trimtab.data.concepts import ConceptSet
+from trimtab.errors import ModelError
+from trimtab.models.families import unwrapped
+from trimtab.models.load import Model
+from trimtab.models.sites import resolve
+from trimtab.numerics.bootstrap import Interval, wilson
+from trimtab.numerics.similarity import cosine, jaccard, overlap_by_chance
+from trimtab.read.experts.agreement import DIFFERENCES, Agreement, agree, differences, side
+from trimtab.read.experts.detection import Labelling, Selection, detect, q_values
+from trimtab.read.experts.lens import ExpertLens
+from trimtab.read.experts.ratings import Judged
+from trimtab.read.responses import Responses
+from trimtab.seeds import derive, isolated
+
+Matrix = Float[np.ndarray, "c c"]
+
+
+def shared_words(concepts: ConceptSet) -> Matrix:
+    """Cosine of the mean TF-IDF vectors of concepts' positive texts: what their sentences share as bags of words.
+
+    Inverse document frequencies are those of all examples of the set.
+    """
+    pool = concepts.pool
+    rows = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(pool.examples)
+    return cosine(np.stack([np.asarray(rows[p].mean(0))[0] for p in pool.positive]))
+
+
+def static_embeddings(model: Model, concepts: ConceptSet) -> Matrix | None:
+    """Cosine of the input embeddings of concepts' words, each the mean over its tokens; nan for other concepts.
+
+    None for a network that names no table of input embeddings.
+    """
+    network: Any = unwrapped(model.module)
+    weight = getattr(getattr(network, "get_input_embeddings", lambda: None)(), "weight", None)
+    if weight is None:
+        return None
+    table = weight.detach().float().cpu()
+    tokenizer = model.need_tokenizer()
+    vectors = np.full((len(concepts), table.shape[1]), np.nan)
+    for row, concept in zip(vectors, concepts, strict=True):
+        ids = tokenizer(concept.word, add_special_tokens=False)["input_ids"] if concept.word else []
+        if ids:
+            row[:] = table[torch.tensor(ids)].mean(0).numpy()
+    return cosine(vectors)
+
+
+EMBEDDINGS = ("raw", "centred", "standardised")
+
+
+def sentence_embeddings(lens: ExpertLens) -> dict[str, Matrix]:
+    """Cosine of concepts' mean sentence embeddings: raw, centred, standardised; {} where no last block is known.
+
+    A sentence embedding is the mean over valid tokens of what the last block gives. Centring takes the mean over all
+    examples away, so that what all sentences share counts no more; standardising also divides by the deviation of each
+    coordinate.
+    """
+    own = lens.responses
+    try:
+        last = resolve(own.model, "residual")[-1].name
+    except ModelError:
+        return {}
+    read = Responses(own.model, own.examples, [last], "mean", own.batch_size, own.max_tokens)
+    values = np.concatenate([block for _, block in read.blocks()], axis=1).astype(float)
+    means = np.stack([values[rows].mean(0) for rows in lens.concepts.pool.positive])
+    centred, deviation = means - values.mean(0), values.std(0)
+    standardised = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+    return {"raw": cosine(means), "centred": cosine(centred), "standardised": cosine(standardised)}
+
+
+def matched_in_number(lens: ExpertLens, tau: float) -> tuple[Matrix, Matrix]:
+    """Jaccard of random sets of the same sizes, in expectation; and how far overlaps go beyond it, in deviations.
+
+    The first says what sizes alone give; the second is what experts share beside it. Pairs with an empty set are 0.
+    """
+    found = overlap_by_chance(lens.sets(tau=tau))
+    sizes = np.diag(found.shared)
+    union = sizes[:, None] + sizes[None] - found.expected
+    by_size = np.divide(found.expected, union, out=np.zeros_like(union), where=union > 0)
+    return by_size, np.nan_to_num(found.z)
+
+
+def random_concepts(concepts: ConceptSet, seed: int) -> list[Labelling]:
+    """For each concept as many positive examples, drawn at random from all, and negative ones in one order for all."""
+    pool, drawn = concepts.pool, []
+    rest = np.random.default_rng(derive(seed, "random negatives")).permutation(len(pool.examples))
+    for name, positive, negative in zip(concepts.names, pool.positive, pool.negative, strict=True):
+        own = np.random.default_rng(derive(seed, "random concept", name))
+        chosen = own.choice(len(pool.examples), len(positive), replace=False)
+        drawn.append(Labelling(chosen, rest[~np.isin(rest, chosen)][: len(negative)]))
+    return drawn
+
+
+def permuted(labellings: list[Labelling], seed: int, times: int = 1) -> list[Labelling]:
+    """Each concept's examples with positive and negative dealt out anew: concepts that nothing can know."""
+    dealt = []
+    for number in range(times * len(labellings)):
+        own = labellings[number % len(labellings)]
+        rows = np.random.default_rng(derive(seed, "permuted", number)).permutation(own.rows)
+        dealt.append(Labelling(rows[: len(own.positive)], rows[len(own.positive) :]))
+    return dealt
+
+
+def fresh(model: Model, seed: int) -> Model | None:
+    """A model of the same configuration with random weights; None for one that transformers cannot build."""
+    network = unwrapped(model.module)
+    if not isinstance(network, PreTrainedModel):
+        return None
+    kind: Callable[..., nn.Module] = type(network)
+    with isolated(derive(seed, "fresh weights")):
+        made = kind(network.config)
+    return replace(model, module=made.to(model.device, network.dtype).train(False))
+
+
+def masked(concepts: ConceptSet, stand_in: str) -> tuple[list[str], list[Labelling]]:
+    """Every example with the words that it was chosen for replaced by a stand-in, and the concepts in terms of those.
+
+    In a negative example, which is a positive one of other concepts, their words are replaced, so that the stand-in
+    tells nothing. Examples that are positive of no concept keep all their words. Examples that differed in such a word
+    alone become one, which may then be positive and negative: no unit can tell such concepts apart.
+    """
+    pool = concepts.pool
+    words: dict[int, set[str]] = {}
+    for concept, rows in zip(concepts, pool.positive, strict=True):
+        for row in rows.tolist():
+            words.setdefault(row, set()).add(concept.word or "")
+    texts = [str(text) for text in pool.examples]
+    for row, own in words.items():
+        for word in sorted(own - {""}, key=len, reverse=True):
+            texts[row] = without(texts[row], word, stand_in)
+    place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    now = np.array([place[text] for text in texts])
+    dealt = [Labelling(now[p], now[n]) for p, n in zip(pool.positive, pool.negative, strict=True)]
+    return list(place), dealt
+
+
+def stand_in(model: Model) -> str:
+    """What a word is replaced by: the mask token, else the token of unknown words, else three dots."""
+    tokenizer = model.need_tokenizer()
+    return str(tokenizer.mask_token or tokenizer.unk_token or "...")
+
+
+Tell = Callable[[str], None]
+N_PERM, N_BOOT = 1999, 1000
+EXPERTS, BASELINE, CONTROL = "experts", "baseline", "control"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to say how alike concepts are.
+
+    Attributes:
+        name: of the way.
+        role: what it is in the table: experts, a baseline, or a control.
+        similarity: (concepts, concepts); None where it cannot be had.
+        halves: the same from each half of the examples; None where a ceiling means nothing.
+        note: why it cannot be had, or what to know.
+    """
+
+    name: str
+    role: str
+    similarity: np.ndarray | None
+    halves: tuple[np.ndarray, np.ndarray] | None = None
+    note: str = ""
+
+
+def rows(lens: ExpertLens, tau: float, top: int, tell: Tell = lambda _: None) -> Iterator[Row]:
+    """Every row of the table, experts first.
+
+    Args:
+        lens: fitted.
+        tau: threshold of average precision for experts.
+        top: number of experts in the rows that have a fixed one.
+        tell: told what is being done.
+    """
+    yield from _expert_rows(lens, tau, top)
+    tell("baselines")
+    yield from _baseline_rows(lens)
+    yield from _control_rows(lens, tau, tell)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Every row of a table beside every set of ratings, and the differences between rows.
+
+    Attributes:
+        table: columns row, role, ratings, rho, low, high, mantel_p, n_pairs, n_concepts, ceiling, rho_over_ceiling,
+            note, source (whose the ratings are), and how much higher the rho of the first row, the experts that the
+            settings name, is than that of this row: difference, difference_low, difference_high, told (see
+            `trimtab.read.experts.agreement.side`).
+        differences: of every row of experts with every baseline: columns ratings, row, against, difference, low, high,
+            told, n_concepts; intervals are paired, over concepts.
+    """
+
+    table: pd.DataFrame
+    differences: pd.DataFrame
+
+
+def alignment(
+    table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
+) -> Alignment:
+    """Every row of the table beside every set of ratings; all rows of one set are drawn with the same concepts."""
+    by_ratings: dict[str, dict[str, Agreement]] = {name: {} for name in ratings}
+    for row in table:
+        if row.similarity is not None:
+            for name, judged in ratings.items():
+                by_ratings[name][row.name] = _agreement(row, lens, judged, reliability.get(name))
+    found, gaps = [], []
+    for row in table:
+        for name, judged in ratings.items():
+            own = by_ratings[name]
+            known = {
+                "row": row.name,
+                "role": row.role,
+                "ratings": name,
+                "note": row.note,
+                "source": judged.source,
+            }
+            found.append(known | _told(own.get(row.name), own.get(table[0].name), row is table[0]))
+    for name, own in by_ratings.items():
+        rivals = {row.name: own[row.name] for row in table if row.role == BASELINE and row.name in own}
+        for row in table:
+            if row.role == EXPERTS and row.name in own:
+                gap = differences({row.name: own[row.name], **rivals}, row.name)
+                gaps.append(gap.assign(ratings=name))
+    between = pd.concat(gaps, ignore_index=True) if gaps else pd.DataFrame()
+    return Alignment(pd.DataFrame(found, columns=COLUMNS), between.reindex(columns=["ratings", *DIFFERENCES]))
+
+
+def aligned(
+    table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
+) -> pd.DataFrame:
+    """The table of `alignment`."""
+    return alignment(table, lens, ratings, reliability).table
+
+
+COLUMNS = [
+    "row", "role", "ratings", "rho", "low", "high", "mantel_p", "n_pairs", "n_concepts", "ceiling",
+    "rho_over_ceiling", "note", "source", "difference", "difference_low", "difference_high", "told",
+]  # fmt: skip
+
+
+def _agreement(row: Row, lens: ExpertLens, judged: Judged, reliability: float | None) -> Agreement:
+    assert row.similarity is not None
+    halves = None if row.halves is None else (lens.framed(row.halves[0]), lens.framed(row.halves[1]))
+    similarity = lens.framed(row.similarity)
+    return agree(
+        similarity, judged, halves, reliability=reliability, n_perm=N_PERM, n_boot=N_BOOT, seed=lens.seed
+    )
+
+
+def _told(it: Agreement | None, first: Agreement | None, is_first: bool) -> dict[str, object]:
+    """The cells of a row that are measured."""
+    if it is None:
+        return {}
+    cells: dict[str, object] = {"rho": it.rho, "low": it.interval.low, "high": it.interval.high}
+    cells |= {"mantel_p": it.mantel_p, "n_pairs": it.n_pairs, "n_concepts": it.n_concepts}
+    cells |= {"ceiling": it.ceiling, "rho_over_ceiling": it.rho_over_ceiling}
+    if first is not None and not is_first:
+        gap = first.minus(it)
+        cells |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+        cells |= {"told": side(gap)}
+    return cells
+
+
+def false_discoveries(lens: ExpertLens, fdr: float, times: int = 1) -> Interval:
+    """The share of concepts with permuted labels that have any expert at a false discovery rate, with its interval.
+
+    Under a rate that is kept it is at most that rate, since all experts of such a concept are false.
+    """
+    dealt = permuted(lens.labellings, lens.seed, times)
+    chance = detect(lens.responses, dealt, chance=True, seed=lens.seed).chance
+    return wilson(int((q_values(chance) <= fdr).any(-1).sum()), len(dealt))
+
+
+def _expert_rows(lens: ExpertLens, tau: float, top: int) -> Iterator[Row]:
+    ways: list[tuple[str, dict[str, object]]] = [
+        (f"experts with AP above {tau:g}, Jaccard", {"kind": "jaccard", "tau": tau}),
+        (f"{top} best experts, Jaccard", {"kind": "jaccard", "top": top}),
+        (f"experts with AP above {tau:g}, over the smaller set", {"kind": "overlap", "tau": tau}),
+        ("AP of all units, cosine", {"kind": "ap_cosine"}),
+        ("AP of all units, Spearman", {"kind": "ap_spearman"}),
+    ]
+    parts = (lens, *lens.halves) if lens.can_be_halved else (lens,)
+    for name, how in ways:
+        matrix, *halves = (part.similarity(**how).to_numpy() for part in parts)  # type: ignore[arg-type]
+        yield Row(name, EXPERTS, matrix, (halves[0], halves[1]) if halves else None)
+    yield Row(
+        f"experts with AP above {tau:g}, beyond their numbers (z)",
+        EXPERTS,
+        matched_in_number(lens, tau)[1],
+    )
+
+
+def _baseline_rows(lens: ExpertLens) -> Iterator[Row]:
+    textual = lens.concepts.textual
+    if textual:
+        yield Row("shared words (TF-IDF centroids)", BASELINE, shared_words(lens.concepts))
+        static, note = None, "concepts are no words"
+        if all(concept.word for concept in lens.concepts):
+            static = static_embeddings(lens.responses.model, lens.concepts)
+            note = "" if static is not None else "the model has no table of input embeddings"
+        yield Row("static input embeddings", BASELINE, static, note=note)
+    else:
+        for name in ("shared words (TF-IDF centroids)", "static input embeddings"):
+            yield Row(name, BASELINE, None, note="pictures have no words")
+    means = sentence_embeddings(lens)
+    for kind in EMBEDDINGS:
+        note = "" if means else "a family whose last block we do not know"
+        name = f"mean sentence embedding, {kind}" if textual else f"mean embedding, {kind}"
+        yield Row(name, BASELINE, means[kind] if means else None, note=note)
+
+
+def _control_rows(lens: ExpertLens, tau: float, tell: Tell) -> Iterator[Row]:
+    own = lens.responses
+    tell("control: random weights")
+    plain = fresh(own.model, lens.seed)
+    matrix = None
+    if plain is not None:
+        blind = detect(replace(own, model=plain), lens.labellings).precision
+        matrix = jaccard(Selection(tau=tau).of(blind))
+    yield Row(
+        "random weights, experts", CONTROL, matrix, note="" if plain else "no configuration to build from"
+    )
+    tell("control: random concepts")
+    drawn = detect(own, random_concepts(lens.concepts, lens.seed)).precision
+    yield Row("random sentences, experts", CONTROL, jaccard(Selection(tau=tau).of(drawn)))
+    tell("control: masked words")
+    if lens.concepts.textual and any(concept.word for concept in lens.concepts):
+        texts, dealt = masked(lens.concepts, stand_in(own.model))
+        hidden = detect(replace(own, examples=texts), dealt).precision
+        yield Row("concept word masked, experts", CONTROL, jaccard(Selection(tau=tau).of(hidden)))
+    else:
+        yield Row("concept word masked, experts", CONTROL, None, note="no word to mask")
+    by_size, _ = matched_in_number(lens, tau)
+    yield Row("random sets of the same sizes", CONTROL, by_size)

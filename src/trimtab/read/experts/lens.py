@@ -1,0 +1,467 @@
+"""ExpertLens: which units detect a concept, how alike concepts are in their experts, and whether people agree.
+
+Holding units at given values, and which other units to hold as a control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from trimtab.data.concepts import ConceptSet
+from trimtab.errors import ConfigError, DataError, explain
+from trimtab.models.batches import Pool
+from trimtab.models.hooks import Intervention
+from trimtab.models.load import Model, as_model
+from trimtab.numerics.bootstrap import check_choice
+from trimtab.numerics.similarity import (
+    cosine,
+    jaccard,
+    overlap_by_chance,
+    overlap_coefficient,
+    rank_correlation,
+)
+from trimtab.read.experts.agreement import Agreement, Tree, agree, tree
+from trimtab.read.experts.detection import (
+    Labelling,
+    Selection,
+    Stability,
+    detect,
+    halved,
+    q_values,
+    selection,
+    stability,
+)
+from trimtab.read.experts.ratings import judged
+from trimtab.read.responses import Progress, Responses, Sites, Units
+
+Rivals = Literal["experts", "random", "matched"]
+
+
+def set_to(
+    units: Units, chosen: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]
+) -> dict[str, Intervention]:
+    """Interventions that hold units at values at every token, by the name of their site.
+
+    Args:
+        units: which unit is which.
+        chosen: the units to hold.
+        values: one for each.
+    """
+    held: dict[str, Intervention] = {}
+    owners = units.site_numbers[chosen]
+    for owner in np.unique(owners):
+        inside = owners == owner
+        held[units.sites[owner]] = _holding(chosen[inside] - units.starts[owner], values[inside])
+    return held
+
+
+def _holding(places: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]) -> Callable[[Tensor], Tensor]:
+    def hold(h: Tensor) -> Tensor:
+        changed = h.clone()
+        where = torch.as_tensor(places, device=h.device)
+        changed[..., where] = torch.as_tensor(values, device=h.device, dtype=h.dtype)
+        return changed
+
+    return hold
+
+
+def rivals(
+    responses: Responses, experts: Int[np.ndarray, " n"], kind: Rivals, seed: int
+) -> Int[np.ndarray, " n"]:
+    """Experts, or as many others to compare them with.
+
+    Args:
+        responses: of all units.
+        experts: numbers of units.
+        kind: "experts" themselves; "random": drawn from all other units; "matched": at the same sites, each expert
+            paired with another unit so that their mean responses differ as little as possible in all.
+        seed: of random ones.
+
+    Raises:
+        ConfigError: an unknown kind, or too few other units.
+    """
+    check_choice("units", kind, get_args(Rivals))
+    if kind == "experts":
+        return experts
+    others = np.setdiff1d(np.arange(len(responses.units)), experts)
+    if kind == "random":
+        if len(others) < len(experts):
+            raise ConfigError(explain(f"{len(others)} other units", f"as many as the {len(experts)} experts"))
+        return np.sort(np.random.default_rng(seed).choice(others, len(experts), replace=False))
+    return _matched(responses, experts, others)
+
+
+def _matched(
+    responses: Responses, experts: Int[np.ndarray, " n"], others: Int[np.ndarray, " m"]
+) -> Int[np.ndarray, " n"]:
+    mean = np.concatenate([values.mean(0) for _, values in responses.blocks()])
+    owners, found = responses.units.site_numbers, []
+    for owner in np.unique(owners[experts]):
+        own, rest = experts[owners[experts] == owner], others[owners[others] == owner]
+        if len(rest) < len(own):
+            site, got = responses.units.sites[owner], f"{len(rest)} other units"
+            raise ConfigError(
+                f"{site}: {explain(got, f'as many as its {len(own)} experts', 'fewer experts')}"
+            )
+        gaps = np.abs(mean[own][:, None] - mean[rest][None])
+        found.append(rest[linear_sum_assignment(gaps)[1]])
+    return np.sort(np.concatenate(found))
+
+
+Kind = Literal["jaccard", "overlap", "ap_cosine", "ap_spearman"]
+KINDS: tuple[Kind, ...] = ("jaccard", "overlap", "ap_cosine", "ap_spearman")
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertLens:
+    """Every unit of a model as a detector of every concept.
+
+    An expert is a unit whose response to an example, its largest activation over valid tokens, ranks the concept's
+    positive examples above its negative ones, by average precision. Two concepts are alike as far as they share
+    experts.
+
+    Attributes:
+        concepts: what was looked for.
+        responses: of every unit to every example.
+        precision: (concepts, units) average precision.
+        seed: of the null tables, ties broken and halves.
+
+    Source: Fedzechkina, Gualdoni, Williamson et al. 2026, arXiv 2502.15090; experts after Suau, Zappella and
+    Apostoloff 2022.
+    """
+
+    concepts: ConceptSet
+    responses: Responses
+    precision: Float[np.ndarray, "c u"]
+    seed: int = 0
+    _chance: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def fit(
+        cls,
+        model: Model,
+        concepts: ConceptSet,
+        sites: Sites = "*",
+        *,
+        pool: Pool = "max",
+        batch_size: int = 32,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> ExpertLens:
+        """Run a model on every example once, and score every unit for every concept.
+
+        Padding never enters: neither the length nor the side of padding, nor which texts share a batch, decides
+        anything. Memory holds the responses of as many sites as fit into 805 MB; more sites take more passes.
+
+        Args:
+            model: of text or of pictures; it never changes.
+            concepts: texts, for a model with a tokenizer, or pictures.
+            sites: patterns, see `trimtab.models.sites.resolve`; "*" means the outputs of all linear maps of every
+                block, for the families that we know.
+            pool: how the tokens of an example become one response; the paper takes "max".
+            batch_size: examples at a time.
+            max_tokens: longer texts are cut, and counted in `responses.cut`; None refuses those beyond the model's
+                limit.
+            seed: see the class.
+            progress: told how many examples were read, of how many.
+
+        Raises:
+            ModelError: an unknown pool or site, no tokenizer or processor, or activations that are not finite.
+            DataError: a concept of which every example is longer than `max_tokens`.
+        """
+        model = as_model(model)
+        responses = Responses(model, concepts.pool.examples, sites, pool, batch_size, max_tokens, progress)
+        _refuse_all_cut(concepts, responses)
+        return cls(concepts, responses, detect(responses, labellings(concepts)).precision, seed)
+
+    @property
+    def units(self) -> Units:
+        """Which unit is which."""
+        return self.responses.units
+
+    @cached_property
+    def labellings(self) -> list[Labelling]:
+        """For each concept, which examples are positive and which negative."""
+        return labellings(self.concepts)
+
+    @property
+    def can_be_halved(self) -> bool:
+        """Whether every concept has at least two examples on both sides, as `halves` and `stability` ask for."""
+        return all(min(len(concept.positive), len(concept.negative)) > 1 for concept in self.concepts)
+
+    # Experts ----------------------------------------------------------------------------------------------------
+
+    def experts(
+        self, concept: str, tau: float | None = None, top: int | None = None, fdr: float | None = None
+    ) -> pd.DataFrame:
+        """The experts of a concept, best first.
+
+        Args:
+            concept: its name.
+            tau: units above this average precision; .5 when nothing is asked for.
+            top: the so many best.
+            fdr: those found at this false discovery rate.
+
+        Returns:
+            Columns site, unit (its number within the site), ap, and q: the false discovery rate at which the unit would
+            be found among all units. Empty when there is none.
+
+        Raises:
+            DataError: no such concept; the nearest is named.
+            ConfigError: more than one way to choose, or one out of range.
+        """
+        number = self.concepts.number(concept)
+        chosen = self._chosen(selection(tau, top, fdr), [number])[0]
+        q = q_values(self.chance([number])[0])
+        found = np.nonzero(chosen)[0]
+        found = found[np.argsort(-self.precision[number, found], kind="stable")]
+        return self.units.named(found).assign(ap=self.precision[number, found], q=q[found])
+
+    def sets(
+        self, tau: float | None = None, top: int | None = None, fdr: float | None = None
+    ) -> Bool[np.ndarray, "c u"]:
+        """Which units are experts of which concept; a concept without experts is a row without members.
+
+        Raises:
+            ConfigError: more than one way to choose, or one out of range.
+        """
+        return self._chosen(selection(tau, top, fdr), range(len(self.concepts)))
+
+    def counts(
+        self, tau: float | None = None, top: int | None = None, fdr: float | None = None
+    ) -> pd.DataFrame:
+        """How many experts each concept has at each site: concepts as rows, sites as columns."""
+        sets = self.sets(tau, top, fdr)
+        found = np.add.reduceat(sets.astype(int), self.units.starts, axis=1)
+        return pd.DataFrame(found, index=self.concepts.names, columns=list(self.units.sites))
+
+    def chance(self, numbers: list[int] | range) -> Float[np.ndarray, "c u"]:
+        """For some concepts, how likely each unit does as well by chance; see `trimtab.read.experts.detection`."""
+        new = [number for number in numbers if number not in self._chance]
+        if new:
+            found = detect(self.responses, [self.labellings[n] for n in new], chance=True, seed=self.seed)
+            self._chance.update(zip(new, found.chance, strict=True))
+        return np.stack([self._chance[number] for number in numbers])
+
+    def _chosen(self, how: Selection, numbers: list[int] | range) -> Bool[np.ndarray, "c u"]:
+        if how.fdr is not None:
+            return np.asarray(q_values(self.chance(numbers)) <= how.fdr)
+        return how.of(self.precision[list(numbers)])
+
+    # Concepts beside one another --------------------------------------------------------------------------------
+
+    def similarity(
+        self,
+        kind: Kind = "jaccard",
+        tau: float | None = None,
+        top: int | None = None,
+        fdr: float | None = None,
+    ) -> pd.DataFrame:
+        """How alike concepts are, each with each.
+
+        Args:
+            kind: "jaccard" or "overlap" (over the smaller set) of expert sets; "ap_cosine" or "ap_spearman" of the
+                average precisions of all units, which choose no experts.
+            tau: see `experts`.
+            top: see `experts`.
+            fdr: see `experts`.
+
+        Returns:
+            Concepts as rows and columns. Rows of concepts without experts are 0.
+
+        Raises:
+            ConfigError: an unknown kind, a choice of experts where none is made, or as `experts`.
+        """
+        check_choice("kind", kind, KINDS)
+        if kind.startswith("ap_"):
+            if not tau is top is fdr is None:
+                raise ConfigError(explain(f"tau, top or fdr beside {kind}", "no choice of experts"))
+            matrix = cosine(self.precision) if kind == "ap_cosine" else rank_correlation(self.precision)
+        else:
+            sets = self.sets(tau, top, fdr)
+            matrix = jaccard(sets) if kind == "jaccard" else overlap_coefficient(sets)
+        return self.framed(matrix)
+
+    def framed(self, matrix: Float[np.ndarray, "c c"]) -> pd.DataFrame:
+        """A matrix of concepts by concepts with their names."""
+        return pd.DataFrame(matrix, index=self.concepts.names, columns=self.concepts.names)
+
+    def overlap_null(
+        self, tau: float | None = None, top: int | None = None, fdr: float | None = None
+    ) -> pd.DataFrame:
+        """What each two concepts share beside what sets of their sizes share by chance.
+
+        Returns:
+            One row per pair: concept1, concept2, shared, expected, z (standard deviations of the hypergeometric; units
+            are correlated, so it is no p-value; nan where a set is empty).
+        """
+        found = overlap_by_chance(self.sets(tau, top, fdr))
+        first, second = np.triu_indices(len(self.concepts), 1)
+        names = np.array(self.concepts.names, dtype=object)
+        columns = {"concept1": names[first], "concept2": names[second]}
+        parts = {"shared": found.shared, "expected": found.expected, "z": found.z}
+        return pd.DataFrame(columns | {name: part[first, second] for name, part in parts.items()})
+
+    def align(
+        self,
+        human: pd.DataFrame,
+        kind: Kind = "jaccard",
+        tau: float | None = None,
+        top: int | None = None,
+        fdr: float | None = None,
+        *,
+        reliability: float | None = None,
+    ) -> Agreement:
+        """Whether pairs of concepts that are rated alike share experts.
+
+        Args:
+            human: columns word1, word2, score: one row per pair of concepts, words in any case of their letters. Words
+                that are no concepts are told by name in `unknown` of what comes back, and their pairs are not used;
+                `notes` counts rows that pair a word with itself, or a pair that was there before.
+            kind: see `similarity`.
+            tau: see `experts`.
+            top: see `experts`.
+            fdr: see `experts`.
+            reliability: of the scores, in (0, 1], where it is known (from single raters:
+                `trimtab.read.experts.ratings.split_half_reliability`); without it the ceiling is that of exact scores.
+
+        Returns:
+            Spearman's rho with an interval over concepts, the p-value of a Mantel test, and the ceiling that the
+            reliability of both sides sets. `a.minus(b)` compares two with the same ratings, with a paired interval.
+
+        Raises:
+            DataError: columns or scores missing, a single concept, or fewer than three pairs of known concepts.
+            ConfigError: as `similarity`.
+        """
+        known = judged(human, self.concepts.names)
+        similarity = self.similarity(kind, tau, top, fdr)
+        halves = None
+        if self.can_be_halved:
+            first, second = (half.similarity(kind, tau, top, fdr) for half in self.halves)
+            halves = (first, second)
+        return agree(similarity, known, halves, reliability=reliability, seed=self.seed)
+
+    def stability(
+        self, tau: float | None = None, top: int | None = None, fdr: float | None = None
+    ) -> Stability:
+        """Whether another half of the examples gives the same experts.
+
+        Raises:
+            DataError: a concept has fewer than two positive or negative examples.
+            ConfigError: as `experts`.
+        """
+        return stability(self.concepts.names, *(half.sets(tau, top, fdr) for half in self.halves))
+
+    def tree(
+        self,
+        taxonomy: Mapping[str, str] | None = None,
+        kind: Kind = "jaccard",
+        tau: float | None = None,
+        top: int | None = None,
+        fdr: float | None = None,
+    ) -> Tree:
+        """The hierarchy of concepts (average linkage), beside given categories where there are some.
+
+        Args:
+            taxonomy: concept -> its category; concepts without one are left out of the comparison, told by name.
+            kind: see `similarity`.
+            tau: see `experts`.
+            top: see `experts`.
+            fdr: see `experts`.
+
+        Raises:
+            DataError: fewer than two concepts, or a taxonomy that knows fewer than three of them.
+            ConfigError: as `similarity`.
+        """
+        return tree(self.similarity(kind, tau, top, fdr), taxonomy, seed=self.seed)
+
+    @cached_property
+    def halves(self) -> tuple[ExpertLens, ExpertLens]:
+        """The same on one and the other half of every concept's examples, dealt at random.
+
+        Raises:
+            DataError: a concept has fewer than two positive or negative examples.
+        """
+        first, second = (halved(self.concepts, side, self.seed) for side in (0, 1))
+        both = detect(self.responses, [*first, *second]).precision
+        made = []
+        for dealt, precision in ((first, both[: len(first)]), (second, both[len(first) :])):
+            half = ExpertLens(self.concepts, self.responses, precision, self.seed)
+            half.__dict__["labellings"] = dealt
+            made.append(half)
+        return made[0], made[1]
+
+    # What experts do --------------------------------------------------------------------------------------------
+
+    def silence(
+        self, concept: str, top: int = 50, *, units: Rivals = "experts", seed: int = 0
+    ) -> dict[str, Intervention]:
+        """Interventions that set a concept's experts to 0 at every token: `intervene(model, lens.silence("cat"))`.
+
+        Args:
+            concept: its name.
+            top: how many units.
+            units: "experts", or as a control as many others: "random" ones, or "matched" ones, which are at the same
+                sites and whose mean response is the nearest to that of an expert.
+            seed: of random units.
+
+        Returns:
+            One per site, by its name.
+
+        Raises:
+            DataError: no such concept.
+            ConfigError: more units than there are, or an unknown kind of them.
+        """
+        chosen = self._units_to_set(concept, top, units, seed)
+        return set_to(self.units, chosen, np.zeros(len(chosen)))
+
+    def force(
+        self, concept: str, top: int = 50, *, units: Rivals = "experts", seed: int = 0
+    ) -> dict[str, Intervention]:
+        """Interventions that hold a concept's experts at their median response to its positive examples.
+
+        Args:
+            concept: its name.
+            top: see `silence`.
+            units: see `silence`; others are held at their own median.
+            seed: see `silence`.
+
+        Raises:
+            DataError: as `silence`.
+            ConfigError: as `silence`.
+
+        Source: Suau, Zappella and Apostoloff 2022, section 3.3.
+        """
+        chosen = self._units_to_set(concept, top, units, seed)
+        positive = self.labellings[self.concepts.number(concept)].positive
+        return set_to(self.units, chosen, np.median(self.responses.of(positive, chosen), axis=0))
+
+    def _units_to_set(self, concept: str, top: int, units: Rivals, seed: int) -> Int[np.ndarray, " n"]:
+        number = self.concepts.number(concept)
+        experts = np.nonzero(Selection(top=top).of(self.precision[number]))[0]
+        return rivals(self.responses, experts, units, seed)
+
+
+def labellings(concepts: ConceptSet) -> list[Labelling]:
+    """For each concept, which examples of the pool are positive and which negative."""
+    return [Labelling(p, n) for p, n in zip(concepts.pool.positive, concepts.pool.negative, strict=True)]
+
+
+def _refuse_all_cut(concepts: ConceptSet, responses: Responses) -> None:
+    """Refuse concepts of beginnings of sentences alone, before anything is run."""
+    for concept, labelling in zip(concepts, labellings(concepts), strict=True):
+        if responses.cut[labelling.rows].all():
+            got = f"{len(labelling.rows)} examples that are all longer than max_tokens={responses.max_tokens}"
+            expected = "some that fit"
+            raise DataError(f"{concept.name}: {explain(got, expected, f'max_tokens={responses.longest}')}")

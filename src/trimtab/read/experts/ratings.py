@@ -1,0 +1,456 @@
+"""Ratings of pairs of words in files, the words that they speak of most, and how reliable their means are.
+
+Ratings of pairs of words as judgements of pairs of concepts: what counts, what is left out, and whose they are.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from trimtab.errors import ConfigError, DataError, explain, nearest
+from trimtab.numerics.bootstrap import spearman
+from trimtab.numerics.similarity import prophecy
+from trimtab.runs.files import check_regular, read_text, reading
+
+COLUMNS = ("word1", "word2", "score")
+SOURCE = "source"
+"""A column of ratings that may say whose they are: "people" or "labels" in every row."""
+LEAST = 3
+"""Pairs: fewer have no rank correlation worth the name."""
+
+NAMES = 1000
+"""Columns among which the nearest is looked for."""
+
+Source = Literal["ratings", "people", "labels"]
+"""Whose scores are: people's, labels such as "of one topic", or ratings of which nothing else is known."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Judgements of pairs of concepts.
+
+    Attributes:
+        pairs: (m, 2) places of concepts.
+        scores: (m,), any unit; higher is more alike.
+        unknown: words that are no concepts, sorted.
+        source: whose they are, as far as they say so.
+        notes: rows that were left out or put together, and why.
+    """
+
+    pairs: Int[np.ndarray, "m 2"]
+    scores: Float[np.ndarray, " m"]
+    unknown: tuple[str, ...]
+    source: Source = "ratings"
+    notes: tuple[str, ...] = ()
+
+
+def judged(human: pd.DataFrame, names: list[str], rows: Sequence[str] | None = None) -> Judged:
+    """The judgements that are about two concepts; a pair judged more than once counts with its mean.
+
+    Words are concepts whatever the case of their letters, unless two concepts differ in that alone. A row that pairs a
+    word with itself, or lacks a word, is left out; `notes` says how many there are, and which is the first.
+
+    Args:
+        human: columns word1, word2, score, and perhaps source.
+        names: of the concepts.
+        rows: what to call each row, such as "men.csv, row 7"; None for its place.
+
+    Raises:
+        DataError: a column is missing or there twice, a score is no finite number, there is a single concept, or fewer
+            than three pairs are known; unknown words are named.
+    """
+    if len(names) < 2:
+        raise DataError(explain(f"the single concept {', '.join(names)!r}", "at least two to compare"))
+    called = [f"row {number}" for number in range(len(human))] if rows is None else list(rows)
+    check_columns(human.columns)
+    scores = checked_scores(human["score"], called)
+    place = _places(names)
+    unknown: set[str] = set()
+    found: dict[tuple[int, int], list[float]] = {}
+    left: dict[str, list[str]] = {"alone": [], "empty": [], "again": []}
+    for row, *cells, score in zip(called, human["word1"], human["word2"], scores, strict=True):
+        words = [word_of_cell(cell) for cell in cells]
+        if "" in words:
+            left["empty"].append(row)
+            continue
+        first, second = (place(word) for word in words)
+        unknown.update(word for word, at in zip(words, (first, second), strict=True) if at is None)
+        if words[0].casefold() == words[1].casefold() and (first is None or first == second):
+            left["alone"].append(f"{row}: {words[0]!r} paired with itself")
+        elif first is not None and second is not None:
+            pair = (min(first, second), max(first, second))
+            if pair in found:
+                left["again"].append(f"{row}: {words[0]!r} and {words[1]!r}")
+            found.setdefault(pair, []).append(float(score))
+    notes = tuple(_notes(left))
+    told = tuple(sorted(unknown))
+    if len(found) < LEAST:
+        named = f"; unknown: {', '.join(told[:20])}" if told else ""
+        got = "; ".join([f"{len(found)} rated pairs of concepts{named}", *notes])
+        raise DataError(explain(got, f"at least {LEAST}"))
+    means = np.array([np.mean(values) for values in found.values()])
+    return Judged(np.array(list(found)), means, told, source_of(human), notes)
+
+
+def check_columns(columns: Iterable[object]) -> None:
+    """Refuse ratings that lack a column, or have one of them twice.
+
+    Raises:
+        DataError: naming the columns, and the nearest that is there.
+    """
+    there = [str(column) for column in columns]
+    if lacking := [column for column in COLUMNS if column not in there]:
+        near = nearest(lacking[0], [name for name in there[:NAMES] if name not in COLUMNS])
+        hint = f"renaming {near} to {lacking[0]!r}" if near else "rename the columns"
+        got = f"ratings without {', '.join(lacking)} (no column {lacking[0]})"
+        raise DataError(explain(got, f"columns {', '.join(COLUMNS)}", hint))
+    for column in (*COLUMNS, SOURCE):
+        if (count := there.count(column)) > 1:
+            raise DataError(explain(f"{count} columns {column!r}", "one"))
+
+
+def checked_scores(scores: pd.Series, rows: Sequence[str]) -> Float[np.ndarray, " m"]:
+    """The scores as numbers.
+
+    Raises:
+        DataError: the first that is no finite number, with its row.
+    """
+    numbers = np.array([_number(score) for score in scores], dtype=float)
+    wrong = np.nonzero(~np.isfinite(numbers))[0]
+    if len(wrong):
+        score = scores.iloc[int(wrong[0])]
+        got = repr(score[:40]) if isinstance(score, str) else str(score)[:40]
+        raise DataError(f"score of {rows[int(wrong[0])]}: {explain(got, 'a finite number')}")
+    return numbers
+
+
+def source_of(human: pd.DataFrame) -> Source:
+    """Whose ratings are: "people" or "labels" where their column `source` says so in every row, else "ratings".
+
+    >>> source_of(pd.DataFrame({"score": [1, 2], "source": "people"})), source_of(pd.DataFrame({"score": [1, 2]}))
+    ('people', 'ratings')
+    """
+    told = {word_of_cell(cell).casefold() for cell in human[SOURCE]} if SOURCE in human.columns else set()
+    return "people" if told == {"people"} else "labels" if told == {"labels"} else "ratings"
+
+
+def word_of_cell(cell: object) -> str:
+    """The word in a cell without spaces around it; "" where there is none."""
+    return "" if cell is None or cell is pd.NA or cell != cell else str(cell).strip()
+
+
+def _places(names: Sequence[str]) -> Callable[[str], int | None]:
+    """The place of a word among the concepts: written alike, else in any case where only one concept fits."""
+    exact = {name: number for number, name in enumerate(names)}
+    folded: dict[str, int | None] = {}
+    for name, number in exact.items():
+        key = name.strip().casefold()
+        folded[key] = None if key in folded else number
+
+    def place(word: str) -> int | None:
+        return exact[word] if word in exact else folded.get(word.casefold())
+
+    return place
+
+
+def _number(score: object) -> float:
+    try:
+        return float(score)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+_LEFT = {
+    "alone": "left out {} of one word",
+    "empty": "left out {} without a word",
+    "again": "{} of a pair that was there before, in either order: its mean counts",
+}
+
+
+def _notes(left: dict[str, list[str]]) -> Iterator[str]:
+    for what, rows in left.items():
+        if rows:
+            number = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
+            yield f"{_LEFT[what].format(number)} (the first is {rows[0]})"
+
+
+EXPECTED = "a CSV file of ratings"
+LIMIT = 2**30
+"""Bytes of a file of ratings."""
+
+
+@dataclass(frozen=True)
+class RatingsFile:
+    """Ratings with what to call each of their rows.
+
+    Attributes:
+        frame: columns word1, word2 (texts), score (numbers), and source where the file says whose they are.
+        rows: "path, row n" for each, the number of the line on which it ends.
+    """
+
+    frame: pd.DataFrame
+    rows: tuple[str, ...]
+
+
+def read_ratings(path: str | Path) -> pd.DataFrame:
+    """A CSV file with the columns word1, word2, score; words such as "null" are words.
+
+    A column `source` may say whose they are: "people" or "labels" in every row. So may a file of the same name with
+    `.source` after it.
+
+    Raises:
+        DataError: no such file, not UTF-8, a row of another length than the header, no row, a column that is missing,
+            or a score that is no finite number; always with the file, and with the row where one is to blame.
+    """
+    return ratings_file(path).frame
+
+
+def ratings_file(path: str | Path) -> RatingsFile:
+    """The ratings of a file and what to call their rows; see `read_ratings`.
+
+    Raises:
+        DataError: as `read_ratings`.
+    """
+    cells = _cells(Path(path))
+    _, header = next(cells, (0, []))
+    header = [cell.strip() for cell in header]
+    try:
+        check_columns(header)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    rows, kept = [], []
+    for number, row in cells:
+        if len(row) != len(header):
+            got = explain(
+                f"{len(row)} cells", f"{len(header)} as in the header", "quotes around cells with commas"
+            )
+            raise DataError(f"{path}, row {number}: {got}")
+        rows.append(f"{path}, row {number}")
+        kept.append(row)
+    if not kept:
+        raise DataError(f"{path}: {explain('no row below the header', EXPECTED)}")
+    frame = pd.DataFrame(kept, columns=pd.Index(header))
+    frame["score"] = checked_scores(frame["score"], rows)
+    if SOURCE not in header and (said := Path(f"{path}.{SOURCE}")).is_file():
+        frame[SOURCE] = read_text(said, "a word", limit=100).strip()
+    return RatingsFile(frame, tuple(rows))
+
+
+def most_rated(ratings: Mapping[str, pd.DataFrame], usable: Iterable[str], most: int) -> list[str]:
+    """The so many words that keep as many rated pairs as can be: the word with the fewest pairs goes, again and again.
+
+    Each set of ratings weighs the same, however many pairs it has. Scores play no part.
+
+    Args:
+        ratings: name -> word1, word2, score.
+        usable: words that may be taken.
+        most: how many.
+
+    Returns:
+        Words, sorted; fewer where fewer are usable and rated.
+
+    >>> frame = pd.DataFrame({"word1": ["a", "a", "b"], "word2": ["b", "c", "d"], "score": 1.0})
+    >>> most_rated({"x": frame}, "abcd", 3)
+    ['a', 'b', 'd']
+    """
+    allowed = set(usable)
+    pairs = [
+        (frozenset(pair), 1 / len(frame))
+        for frame in ratings.values()
+        for pair in frame[["word1", "word2"]].itertuples(index=False, name=None)
+        if allowed.issuperset(pair) and pair[0] != pair[1]
+    ]
+    while True:
+        weight: Counter[str] = Counter()
+        for pair, share in pairs:
+            weight.update(dict.fromkeys(pair, share))
+        if len(weight) <= most:
+            return sorted(weight)
+        worst = min(weight, key=lambda word: (weight[word], word))
+        pairs = [(pair, share) for pair, share in pairs if worst not in pair]
+
+
+# How reliable the means of several raters are -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How well the mean ratings of items would agree with those of as many other raters.
+
+    Attributes:
+        value: mean over splits; nan where no split says anything.
+        low: 2.5th percentile of the splits, not an interval over raters or items.
+        high: 97.5th percentile.
+        n_splits: splits that said something.
+        n_items: items that at least two raters rated.
+        n_raters: raters.
+        n_left_out: items that fewer than two raters rated.
+    """
+
+    value: float
+    low: float
+    high: float
+    n_splits: int
+    n_items: int
+    n_raters: int
+    n_left_out: int
+
+
+def split_half_reliability(raters: pd.DataFrame, *, n_splits: int = 1000, seed: int = 0) -> Reliability:
+    """Reliability of mean ratings from single raters: Spearman and Brown over random halves of the raters.
+
+    In each split two halves of the raters give two means of every item; their rank correlation, which is that of
+    halves, is stepped up to all raters. Of an odd number one rater, drawn anew for each split, is in neither half.
+    Where every rater rated every item, raters are dealt out once for all items; else those of each item are.
+    The value is what `reliability=` of `ExpertLens.align` and of a recipe asks for.
+
+    Args:
+        raters: wide: columns word1 and word2 (or item), and one column per rater, empty where one did not rate (a
+            column score is none); or long: columns rater and value, and word1 and word2 (or item). The two words of
+            a pair stand in either order.
+        n_splits: random splits.
+        seed: of the splits.
+
+    Raises:
+        DataError: neither form, fewer than two raters, fewer than three items that two rated, a rater who rates an item
+            twice (long), or a rating that is no finite number.
+        ConfigError: n_splits below 1.
+
+    Source: Spearman 1910; Brown 1910.
+
+    >>> table = pd.DataFrame({"item": list("abcd"), "ann": [1, 2, 3, 4], "bob": [1, 2, 4, 3]})
+    >>> round(split_half_reliability(table).value, 3)  # 2 r / (1 + r) at a correlation of .8
+    0.889
+    """
+    if n_splits < 1:
+        raise ConfigError(f"n_splits: {explain(n_splits, 'at least 1')}")
+    table = _items_by_raters(raters)
+    counts = np.isfinite(table).sum(1)
+    kept = table[counts > 1]
+    if len(kept) < LEAST_ITEMS:
+        got = f"{len(kept)} items that at least two of {table.shape[1]} raters rated"
+        raise DataError(explain(got, f"at least {LEAST_ITEMS}"))
+    rng = np.random.default_rng(seed)
+    found = np.array([_one_split(kept, rng) for _ in range(n_splits)])
+    known = found[np.isfinite(found)]
+    ends = np.quantile(known, [0.025, 0.975]) if known.size else (np.nan, np.nan)
+    value = float(known.mean()) if known.size else np.nan
+    sizes = (len(kept), table.shape[1], int((counts < 2).sum()))
+    return Reliability(value, float(ends[0]), float(ends[1]), len(known), *sizes)
+
+
+LEAST_ITEMS = 3
+
+
+def _one_split(table: Float[np.ndarray, "i r"], rng: np.random.Generator) -> float:
+    there = np.isfinite(table)
+    keys = rng.random(table.shape[1]) if there.all() else rng.random(table.shape)
+    # Those who did not rate an item come last in its order, and so into neither half.
+    place = np.argsort(np.argsort(np.where(there, keys, 2.0), axis=1), axis=1)
+    counts = there.sum(1)
+    half = (counts // 2)[:, None]
+    means = []
+    for chosen in (place < half, (place >= half) & (place < 2 * half)):
+        means.append(np.where(chosen & there, table, 0.0).sum(1) / half[:, 0])
+    return prophecy(float(spearman(*means)), float((counts / half[:, 0]).mean()))
+
+
+def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
+    """One row per item and one column per rater; nan where one did not rate."""
+    keys = ["word1", "word2"] if {"word1", "word2"} <= set(raters.columns) else ["item"]
+    if not set(keys) <= set(raters.columns) or not raters.columns.is_unique:
+        got = f"columns {', '.join(map(str, raters.columns))[:200]}"
+        raise DataError(explain(got, "word1 and word2, or item; and rater and value, or a column per rater"))
+    pairs = raters[keys].to_numpy(dtype=object)
+    items = [tuple(sorted(map(word_of_cell, pair))) for pair in pairs]
+    if {"rater", "value"} <= set(raters.columns):
+        long = pd.DataFrame(
+            {"item": items, "rater": list(raters["rater"]), "value": _values(raters["value"])}
+        )
+    else:
+        columns = [name for name in raters.columns if name not in (*keys, "score", SOURCE)]
+        parts = [
+            pd.DataFrame({"item": items, "rater": name, "value": _values(raters[name])}) for name in columns
+        ]
+        long = pd.concat(parts) if parts else pd.DataFrame(columns=["item", "rater", "value"])
+    every = long["item"].drop_duplicates()
+    long = long.dropna(subset="value")
+    if (twice := long.duplicated(["item", "rater"])).any():
+        row = long[twice].iloc[0]
+        got = f"two ratings of {' and '.join(row['item'])} by {row['rater']}"
+        raise DataError(explain(got, "one of each item by each rater"))
+    if long["rater"].nunique() < 2:
+        raise DataError(explain(f"{long['rater'].nunique()} raters", "at least two"))
+    return (
+        long.pivot(index="item", columns="rater", values="value").reindex(list(every)).to_numpy(dtype=float)
+    )
+
+
+def _values(cells: pd.Series) -> list[float]:
+    """Ratings as numbers, nan for empty cells."""
+    found = []
+    for number, cell in enumerate(cells):
+        try:
+            value = float(word_of_cell(cell) or "nan")
+        except (TypeError, ValueError):
+            value = float("inf")
+        if np.isinf(value):
+            got = f"{cell!r} in row {number} of {cells.name}"
+            raise DataError(explain(got, "a finite number, or nothing"))
+        found.append(value)
+    return found
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a file that are not blank, each with the number of its last line.
+
+    Raises:
+        DataError: see `read_ratings`.
+    """
+    check_regular(path, EXPECTED, limit=LIMIT)
+    if path.suffix in PACKED:
+        with reading(path, EXPECTED), PACKED[path.suffix](path) as file:
+            text = str(file.read(LIMIT), encoding="utf-8-sig")
+    else:
+        text = read_text(path, EXPECTED, limit=LIMIT)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            got = f"a row that cannot be read ({error})"
+            raise DataError(f"{path}, row {rows.line_num}: {explain(got, EXPECTED)}") from error
+        if row is None:
+            return
+        if any(cell.strip() for cell in row):
+            yield rows.line_num, row
+
+
+def _only_member(path: Path) -> IO[bytes]:
+    archive = zipfile.ZipFile(path)
+    if len(archive.namelist()) != 1:
+        got = f"an archive of {len(archive.namelist())} files"
+        raise DataError(f"{path}: {explain(got, 'one of a single file')}")
+    return archive.open(archive.namelist()[0])
+
+
+PACKED: Mapping[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zip": _only_member,
+}

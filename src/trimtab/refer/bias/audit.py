@@ -1,0 +1,366 @@
+"""Naming bias: is a member of one group called something else than a member of another in the same situation?
+
+The tables of an audit of naming bias.
+
+The statistics behind an audit of naming bias, as functions of totals, and their p-values by dealing out labels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from trimtab.data.tables import Label
+from trimtab.errors import ConfigError, explain
+from trimtab.numerics import standardise
+from trimtab.numerics.bootstrap import check_numbers, p_value, wilson
+from trimtab.numerics.cluster_bootstrap import (
+    Intervals,
+    Units,
+    bootstrap_totals,
+    dealt_totals,
+    spread,
+    units_of,
+)
+from trimtab.refer.bias.objects import Columns, Objects, objects_of
+from trimtab.refer.bias.result import Estimate, NamingBias
+
+SUMMARY = ("gap", "odds_ratio", "risk_ratio", "mantel_haenszel", "mantel_haenszel_risk")
+FIRST_MIX = len(SUMMARY)
+FIRST_RATE = FIRST_MIX + 9
+"""Places in what `statistics` returns: 3 mixes by gap, composition and its share; then two rates; then by stratum."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How intervals and p-values are found."""
+
+    n_boot: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers("n_boot", self.n_boot, self.confidence)
+        if self.seed < 0:
+            raise ConfigError(explain(f"seed {self.seed}", "a whole number, at least 0"))
+
+
+def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Totals (..., 2 x strata, 2) as sums and numbers of shape (..., 2, strata); sums stay between 0 and n."""
+    split = totals.reshape(*totals.shape[:-2], 2, -1, totals.shape[-1])
+    yes, n = split[..., 0], split[..., -1]
+    yes = np.where(yes.real < 0, 0.0, np.where(yes.real > n.real, n, yes))
+    return yes, n
+
+
+def statistics(totals: np.ndarray) -> np.ndarray:
+    """All that is estimated: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
+    yes, n = yes_and_n(totals)
+    raw = standardise.gap(yes, n)
+    parts = [getattr(standardise, name)(yes, n) for name in SUMMARY]
+    at = [standardise.standardised_gap(yes, n, mix) for mix in mixes_of(n)]
+    parts += [*at, *(raw - one for one in at), *(standardise.quotient(raw - one, raw) for one in at)]
+    by_stratum = standardise.quotient(yes, n)
+    together = [
+        standardise.means(yes, n),
+        by_stratum[..., 1, :] - by_stratum[..., 0, :],
+        by_stratum[..., 0, :],
+        by_stratum[..., 1, :],
+    ]
+    return np.concatenate([np.stack(parts, axis=-1), *together], axis=-1)
+
+
+def mixes_of(n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mix of strata of the reference, of the other group, and of both."""
+    return n[..., 0, :], n[..., 1, :], n.sum(axis=-2)
+
+
+def gaps_of(totals: np.ndarray) -> np.ndarray:
+    """The raw gap and the gaps at each mix."""
+    yes, n = yes_and_n(totals)
+    at = [standardise.standardised_gap(yes, n, mix) for mix in mixes_of(n)]
+    return np.stack([standardise.gap(yes, n), *at], axis=-1)
+
+
+def found_at(found: Intervals, place: int) -> Estimate:
+    """One statistic of several."""
+    return Estimate(float(found.values[place]), float(found.low[place]), float(found.high[place]), n=found.n)
+
+
+def object_units(objects: Objects) -> Units:
+    """Clusters with the totals of their objects' shares, spread within cells, and their numbers."""
+    table, cells = objects.table, objects.cells
+    shares = spread(table["share"].to_numpy(), cells, table["cluster"].to_numpy())
+    values = np.column_stack([shares, np.ones(len(table))])
+    return units_of(values, cells, 2 * len(objects.strata), table["cluster"].to_numpy())
+
+
+def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
+    """Of the raw gap, labels dealt out among all; and of the gaps at each mix, labels dealt out within strata.
+
+    What bears a label is all objects of one group in one cluster (and, within strata, one stratum).
+    """
+    k, table = len(objects.strata), objects.table
+    rng = np.random.default_rng([draws.seed, 1])
+    observed = _observed(objects)
+    values = gaps_of(observed)
+    blocks = table["cluster"] * 2 + table["group"]
+    raw = _dealt(table, blocks, k, draws.n_boot, rng)
+    within = np.zeros((draws.n_boot, 2, k, 2))
+    for place in range(k):
+        own = table[table["stratum"] == place].assign(stratum=0)
+        within[:, :, place] = _dealt(own, blocks[own.index], 1, draws.n_boot, rng)[:, :, 0]
+    raw_gaps = gaps_of(raw.reshape(draws.n_boot, -1, 2))[:, 0]
+    own_gaps = gaps_of(within.reshape(draws.n_boot, -1, 2))[:, 1:]
+    return _p(values[0], raw_gaps), np.array(
+        [_p(value, own) for value, own in zip(values[1:], own_gaps.T, strict=True)]
+    )
+
+
+def _observed(objects: Objects) -> np.ndarray:
+    both = [objects.table["share"].to_numpy(), np.ones(len(objects.table))]
+    sums = [np.bincount(objects.cells, weights=one, minlength=2 * len(objects.strata)) for one in both]
+    return np.stack(sums, axis=-1)
+
+
+def _dealt(
+    table: pd.DataFrame, blocks: pd.Series[int], k: int, n_perm: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Totals (n_perm, 2, k, 2) after dealing out the group labels of blocks."""
+    values = np.column_stack([table["share"], np.ones(len(table))])
+    # The label is a cell of its own kind, so that blocks are merged with blocks of the same label only.
+    units = units_of(values, (table["group"] * k + table["stratum"]).to_numpy(), 2 * k, blocks.to_numpy())
+    other = units.totals[:, k:, 1].sum(axis=1) > 0
+    totals = units.totals[:, :k] + units.totals[:, k:]
+    labelled = np.where(other[:, None], [0, 1], [1, 0]) * units.counts[:, None]
+    return dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng).reshape(n_perm, 2, k, 2)
+
+
+def _p(value: float, values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    if not np.isfinite(value) or not len(known):
+        return float("nan")
+    return p_value(float(value), known)
+
+
+POWER = 0.8
+
+
+def rates_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFrame:
+    """The rate of each group, the reference first."""
+    rows = []
+    for number, group in enumerate(objects.groups):
+        own = objects.table[objects.table["group"] == number]
+        rate = _safe(found_at(found, FIRST_RATE + number), own, draws)
+        rows.append((group, rate.value, rate.low, rate.high, len(own), int(own["tokens"].sum())))
+    return pd.DataFrame(rows, columns=["group", "rate", "low", "high", "n_objects", "n_tokens"])
+
+
+def _safe(rate: Estimate, own: pd.DataFrame, draws: Draws) -> Estimate:
+    """The rate of some objects, with an interval within [0, 1] that is nan for fewer than two clusters.
+
+    Where all shares are 0, or all 1, no resample can vary, so the interval is Wilson's.
+    """
+    n = int(own["cluster"].nunique())
+    if n < 2:
+        return Estimate(rate.value, np.nan, np.nan, n=n)
+    if own["share"].min() == own["share"].max() and own["share"].iloc[0] in (0, 1):
+        share = wilson(n if own["share"].iloc[0] else 0, n, confidence=draws.confidence)
+        return Estimate(rate.value, share.low, share.high, n=n)
+    return Estimate(rate.value, max(rate.low, 0.0), min(rate.high, 1.0), n=n)
+
+
+def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
+    """A gap whose interval follows from those of the rates where a rate is 0 or 1 (Newcombe 1998, method 10)."""
+    value, low, high = (rates[name].to_numpy() for name in ("rate", "low", "high"))
+    if np.isnan(low).any():
+        return Estimate(gap.value, np.nan, np.nan, n=gap.n)
+    if not np.isin(value, (0.0, 1.0)).any():
+        return gap
+    down = np.hypot(value[1] - low[1], high[0] - value[0])
+    up = np.hypot(high[1] - value[1], value[0] - low[0])
+    return Estimate(gap.value, gap.value - float(down), gap.value + float(up), n=gap.n)
+
+
+def standardised_table(
+    objects: Objects, found: Intervals, mixes: tuple[str, ...], p_within: np.ndarray
+) -> pd.DataFrame:
+    """The gap at each mix, what the mix accounts for, and how much of it can be compared."""
+    n = np.bincount(objects.cells, minlength=2 * len(objects.strata)).reshape(2, -1).astype(float)
+    both = standardise.shared(n)
+    ordinary = found.low[0] > 0 or found.high[0] < 0
+    rows = []
+    for number, (mix, weights) in enumerate(zip(mixes, mixes_of(n), strict=True)):
+        gap, composition, share = (found_at(found, FIRST_MIX + number + 3 * k) for k in range(3))
+        share = share if ordinary else Estimate(np.nan, np.nan, np.nan, n=share.n)
+        support = float((weights * both).sum() / weights.sum())
+        rows.append(
+            (
+                mix,
+                *gap.ends(),
+                p_within[number],
+                *composition.ends(),
+                *share.ends(),
+                support,
+                int((weights * both).sum()),
+            )
+        )
+    parts = ["gap", "low", "high", "p", "composition", "composition_low", "composition_high"]
+    parts += ["explained", "explained_low", "explained_high", "support", "n_objects"]
+    return pd.DataFrame(rows, columns=["mix", *parts])
+
+
+def strata_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFrame:
+    """Numbers, rates and gap of each stratum."""
+    k, first = len(objects.strata), FIRST_RATE + 2
+    reference, other = objects.groups
+    rows = []
+    for place, stratum in enumerate(objects.strata):
+        own = objects.table[objects.table["stratum"] == place]
+        sides = [own[own["group"] == number] for number in (0, 1)]
+        rates = [
+            _safe(found_at(found, first + (number + 1) * k + place), side, draws)
+            for number, side in enumerate(sides)
+        ]
+        frame = pd.DataFrame([rate.ends() for rate in rates], columns=["rate", "low", "high"])
+        gap = steadied(found_at(found, first + place), frame)
+        rows.append((stratum, *map(len, sides), *rates[0].ends(), *rates[1].ends(), *gap.ends()))
+    names = [f"n_{reference}", f"n_{other}"]
+    for group in objects.groups:
+        names += [f"rate_{group}", f"low_{group}", f"high_{group}"]
+    return pd.DataFrame(rows, columns=["stratum", *names, "gap", "low", "high"])
+
+
+def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
+    """The share of each group among the objects, over all and by stratum, with Wilson's intervals."""
+    rows = []
+    table = objects.table
+    for stratum, own in [
+        ("all", table),
+        *((s, table[table["stratum"] == k]) for k, s in enumerate(objects.strata)),
+    ]:
+        for number, group in enumerate(objects.groups):
+            members = int((own["group"] == number).sum())
+            share = wilson(members, len(own), confidence=draws.confidence)
+            rows.append((stratum, group, members, share.value, share.low, share.high))
+        if len(objects.strata) == 1:
+            break
+    return pd.DataFrame(rows, columns=["stratum", "group", "n_objects", "share", "low", "high"])
+
+
+def power_table(found: Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
+    """The smallest true gap that a test at this confidence would find four times in five, by these standard errors."""
+    factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
+    places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
+    rows = [
+        (name, float(found.errors[at]), factor * float(found.errors[at]), POWER)
+        for name, at in places.items()
+    ]
+    return pd.DataFrame(rows, columns=["gap", "standard_error", "detectable", "power"])
+
+
+POOLED = "pooled"
+
+
+def naming_bias(
+    frame: pd.DataFrame,
+    *,
+    object: str = "referent",
+    outcome: str | Callable[[str], bool],
+    group: str,
+    strata: str | None = None,
+    cluster: str | None = None,
+    weight: str | None = None,
+    reference: Label,
+    name: str = "name",
+    among: Callable[[str], bool] | None = None,
+    n_boot: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> NamingBias:
+    """How often members of two groups are given a kind of name, the gap, and how much of it the situations explain.
+
+    An object's share is the part of its names that have the outcome; a group's rate is the mean share of its objects.
+    The standardised gaps are what the gap would be if both groups came in the same mix of strata: that of the reference
+    group, of the other one, or of both together.
+
+    Args:
+        frame: one row per object and name.
+        object: column of the objects (referents).
+        outcome: a column of true and false (or 1 and 0), or a function of names such as a `WordList`.
+        group: column of labels, one per object. Missing, "unknown" and "mixed" ones are set aside and counted. Labels
+            may be texts, numbers or truth values; the result has them as texts.
+        strata: column of situations to compare within, one per object, such as the sport; None: no strata.
+        cluster: column of what is drawn together, such as the photograph; None: each object.
+        weight: column of counts; None: one per row.
+        reference: label of the reference group; 0, "0" and 0.0 mean the same. The gap is the other one's minus its.
+        name: column of names, for functions of names.
+        among: which names count at all, such as names of people; None: every name. The rest are counted as set aside.
+        n_boot: resamples of clusters, and rearrangements of group labels.
+        confidence: of the intervals, in (0, 1).
+        seed: the same seed gives the same numbers.
+
+    Returns:
+        Rates, gap, ratios, standardised gaps, strata, representation, power and an accounting that adds up to the
+        objects given. Intervals are percentile bootstrap intervals over clusters, corrected for cells of few objects
+        (`numerics.totals`: `spread`, `bootstrap_totals`); they are nan for groups seen in fewer than two clusters.
+
+    Raises:
+        DataError: a column is missing (the nearest is named) or there twice, a count is no whole number from 0 on or
+            too large to be exact, an outcome is not true or false, a name holds names with their counts, a group has no
+            members, an object stands in several clusters.
+        ConfigError: n_boot below 1, confidence outside (0, 1), or a seed below 0.
+
+    Source: Harrison, Gualdoni and Boleda 2023, arXiv 2305.14468, for the question; Kitagawa 1955 for standardisation.
+
+    >>> frame = pd.DataFrame({"referent": range(8), "gender": ["m", "f"] * 4, "sporty": [True, False, True, True] * 2})
+    >>> result = naming_bias(frame, outcome="sporty", group="gender", reference="m", n_boot=100)
+    >>> result.gap.value, result.accounting["n_objects"].tolist()
+    (-0.5, [8])
+    """
+    start = time.perf_counter()
+    columns = Columns(object, group, strata, cluster, weight, name)
+    draws = Draws(n_boot, confidence, seed)
+    objects = objects_of(frame, columns, outcome, reference, among)
+    labels = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
+    told = (
+        outcome
+        if isinstance(outcome, str)
+        else getattr(outcome, "title", getattr(outcome, "__name__", "a function"))
+    )
+    config = {**labels, "outcome": told, "reference": objects.groups[0], **vars(draws)}
+    return audit(objects, draws, config, start)
+
+
+def audit(objects: Objects, draws: Draws, config: dict[str, object], start: float) -> NamingBias:
+    """The result for objects whose shares are known."""
+    groups, strata = objects.groups, objects.strata
+    found = bootstrap_totals(
+        statistics, object_units(objects), n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed
+    )
+    rates = rates_table(objects, found, draws)
+    summary = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
+    mixes = (*groups, POOLED)
+    p_raw, p_within = p_values(objects, draws)
+    summary["gap"] = steadied(summary["gap"], rates)
+    return NamingBias(
+        rates=rates,
+        gap=summary["gap"].tested(p_raw),
+        standardised=standardised_table(objects, found, mixes, p_within),
+        strata=strata_table(objects, found, draws),
+        representation=representation_table(objects, draws),
+        power=power_table(found, mixes, draws),
+        accounting=objects.accounting,
+        odds_ratio=summary["odds_ratio"],
+        risk_ratio=summary["risk_ratio"],
+        mantel_haenszel=summary["mantel_haenszel"],
+        mantel_haenszel_risk=summary["mantel_haenszel_risk"],
+        notes=objects.notes,
+        config={**config, "groups": list(groups), "strata_names": list(strata)},
+        seconds=time.perf_counter() - start,
+    )

@@ -1,0 +1,198 @@
+"""The same audit for what models call the objects: do they widen the gap, and do they get the group wrong?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab.data.naming import each_row, known_names
+from trimtab.data.tables import Label, check_columns, check_known, labels
+from trimtab.data.wordlist import MIXED, WordList
+from trimtab.errors import DataError, explain
+from trimtab.numerics.bootstrap import wilson
+from trimtab.numerics.cluster_bootstrap import Intervals, bootstrap_totals, spread, units_of
+from trimtab.refer.bias.audit import POOLED, Draws, gaps_of, naming_bias
+from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of, outcomes_of
+
+NO_PREDICTION = "no prediction"
+
+
+@dataclass(frozen=True)
+class Amplification:
+    """Models beside the people whose words they may have learned, object by object.
+
+    Attributes:
+        gaps: by model and gap ("raw", "at the mix of ..."): people, model and amplification (model - people), each with
+            low and high from the same resamples of clusters; n_objects.
+        misnaming: by model and group: the share of its members whom the model gives a name of the other group, its ends
+            and n_objects; empty without a list of such names.
+        accounting: by model: reason, n_objects; adds up to the objects of the people's data.
+    """
+
+    gaps: pd.DataFrame
+    misnaming: pd.DataFrame
+    accounting: pd.DataFrame
+
+
+def amplification(
+    people: pd.DataFrame,
+    predictions: pd.DataFrame,
+    *,
+    columns: Columns,
+    outcome: Outcome,
+    reference: Label,
+    among: Callable[[str], bool] | None = None,
+    group_words: WordList | None = None,
+    model: str | None = None,
+    draws: Draws | None = None,
+) -> Amplification:
+    """How much wider models' gaps are than those of people, on the same objects.
+
+    Args:
+        people: one row per object and name.
+        predictions: one row per object and name that a model gives it; several rows per object weigh the same.
+        columns: which column of `people` holds what; object and name hold for `predictions` too.
+        outcome: a function of names, or a boolean column of both frames.
+        reference: label of the reference group.
+        among: which names of people count; predictions all do.
+        group_words: which names tell a group, for misnaming.
+        model: column of `predictions` that tells models apart; None: all are of one.
+        draws: resamples, confidence and seed.
+
+    Raises:
+        DataError: as for `naming_bias`, or a model that predicts for no object of both groups.
+    """
+    draws = draws or Draws()
+    check_columns(predictions, [columns.object, columns.name, *([model] if model else [])])
+    if predictions.empty:
+        raise DataError(explain("no predictions", "at least one row per model", "leaving them out"))
+    check_known(predictions, columns.object)
+    predictions = predictions.assign(
+        **{
+            columns.name: known_names(predictions, columns.name),
+            columns.object: labels(predictions[columns.object]),
+        }
+    )
+    if model:
+        check_known(predictions, model)
+        predictions = predictions.assign(**{model: labels(predictions[model])})
+    human = objects_of(people, columns, outcome, reference, among)
+    gaps, misnamed, accounts = [], [], []
+    parts: list[tuple[Any, pd.DataFrame]] = [("model", predictions)]
+    for name, own in predictions.groupby(model, sort=True) if model else parts:
+        shares = _shares(own, columns, outcome)
+        both = human.table.assign(model=shares.reindex(human.table.index)).dropna(subset="model")
+        _refuse_lonely(both, human, str(name))
+        gaps += [(str(name), *row) for row in _rows(both, human, draws)]
+        accounts += [(str(name), *row) for row in _account(human, both)]
+        if group_words:
+            misnamed += [
+                (str(name), *row) for row in _misnamed(own, both, human.groups, columns, group_words, draws)
+            ]
+    ends = [f"{what}{end}" for what in ("people", "model", "amplification") for end in ("", "_low", "_high")]
+    ends[3] = "model_gap"
+    return Amplification(
+        pd.DataFrame(gaps, columns=["model", "gap", *ends, "n_objects"]),
+        pd.DataFrame(misnamed, columns=["model", "group", "rate", "low", "high", "n_objects"]),
+        pd.DataFrame(accounts, columns=["model", "reason", "n_objects"]),
+    )
+
+
+def sensitivity(
+    frame: pd.DataFrame,
+    groups: Mapping[str, str],
+    outcomes: Mapping[str, Outcome],
+    **settings: Any,
+) -> pd.DataFrame:
+    """What other sources of group labels, and other outcomes, would have said.
+
+    Args:
+        frame: as for `naming_bias`.
+        groups: what a source is called -> its column of labels.
+        outcomes: what an outcome is called -> it.
+        settings: what else `naming_bias` takes.
+
+    Returns:
+        One row per source and outcome: the gap and the gap at the other group's mix, with their ends; n_reference,
+        n_other, n_aside.
+    """
+    rows = []
+    for source, column in groups.items():
+        for title, outcome in outcomes.items():
+            found = naming_bias(frame, group=column, outcome=outcome, **settings)
+            at = found.standardised.iloc[1]
+            used = found.rates["n_objects"].tolist()
+            aside = int(found.accounting["n_objects"].sum()) - sum(used)
+            rows.append((source, title, *found.gap.ends(), *at[["gap", "low", "high"]], *used, aside))
+    names = ["gap", "low", "high", "standardised", "standardised_low", "standardised_high"]
+    return pd.DataFrame(rows, columns=["source", "outcome", *names, "n_reference", "n_other", "n_aside"])
+
+
+def _shares(predictions: pd.DataFrame, columns: Columns, outcome: Outcome) -> pd.Series[float]:
+    if isinstance(outcome, str):
+        yes = outcomes_of(predictions, outcome, columns.name).astype(float)
+    else:
+        yes = predictions[columns.name].map(lambda name: float(bool(outcome(str(name)))))
+    return yes.groupby(predictions[columns.object]).mean()
+
+
+def _refuse_lonely(both: pd.DataFrame, human: Objects, model: str) -> None:
+    if both["group"].nunique() < 2:
+        got = (
+            f"model {model!r}: predictions for {len(both)} of {len(human.table)} objects, not of both groups"
+        )
+        raise DataError(explain(got, "predictions for members of both groups"))
+
+
+def _rows(both: pd.DataFrame, human: Objects, draws: Draws) -> list[tuple[Any, ...]]:
+    cells = (both["group"] * len(human.strata) + both["stratum"]).to_numpy()
+    clusters = both["cluster"].to_numpy()
+    columns = [spread(both[name].to_numpy(dtype=float), cells, clusters) for name in ("share", "model")]
+    units = units_of(np.column_stack([*columns, np.ones(len(both))]), cells, 2 * len(human.strata), clusters)
+    found = bootstrap_totals(_three, units, n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed)
+    names = ["raw", *(f"at the mix of {mix}" for mix in (*human.groups, POOLED))]
+    return [
+        (name, *_ends(found, k), *_ends(found, 4 + k), *_ends(found, 8 + k), len(both))
+        for k, name in enumerate(names)
+    ]
+
+
+def _three(totals: np.ndarray) -> np.ndarray:
+    """Gaps of people, of the model, and their differences."""
+    people, model = (gaps_of(totals[..., [k, 2]]) for k in (0, 1))
+    return np.concatenate([people, model, model - people], axis=-1)
+
+
+def _ends(found: Intervals, place: int) -> tuple[float, float, float]:
+    return float(found.values[place]), float(found.low[place]), float(found.high[place])
+
+
+def _account(human: Objects, both: pd.DataFrame) -> list[tuple[str, int]]:
+    rows = [(USED, len(both))]
+    if len(both) < len(human.table):
+        rows.append((NO_PREDICTION, len(human.table) - len(both)))
+    aside = human.accounting[(human.accounting["reason"] != USED) & (human.accounting["n_objects"] > 0)]
+    return rows + [(row.reason, int(row.n_objects)) for row in each_row(aside)]
+
+
+def _misnamed(
+    predictions: pd.DataFrame,
+    both: pd.DataFrame,
+    groups: tuple[str, str],
+    columns: Columns,
+    words: WordList,
+    draws: Draws,
+) -> list[tuple[Any, ...]]:
+    first = predictions.drop_duplicates(columns.object).set_index(columns.object)[columns.name]
+    labels = first.map(lambda name: words.label(str(name))).reindex(both.index)
+    rows = []
+    for number, group in enumerate(groups):
+        own = labels[both["group"] == number]
+        wrong = int(own.isin([groups[1 - number], MIXED]).sum())
+        share = wilson(wrong, len(own), confidence=draws.confidence)
+        rows.append((group, share.value, share.low, share.high, len(own)))
+    return rows

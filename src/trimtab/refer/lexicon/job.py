@@ -1,0 +1,431 @@
+"""Lexicons as a job: what a recipe says, whether it can work, and carrying it out.
+
+Three shapes of lexicon over the same referents, made rather than observed: sharp, overlapping, nested.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import cdist
+
+from trimtab.data.naming import NamingCounts, counts_column, is_lab
+from trimtab.data.tables import (
+    Label,
+    check_columns,
+    check_known,
+    column_problems,
+    columns_of,
+    label_text,
+    labels,
+    read_table,
+)
+from trimtab.data.wordlist import WordList, unreadable_list
+from trimtab.errors import ConfigProblems, DataError, Problem, explain
+from trimtab.numerics.bootstrap import check_choice
+from trimtab.refer.lexicon.contexts import Treatment, in_context, set_aside, treated
+from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, _bandwidth
+from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
+from trimtab.refer.lexicon.speaker import Trials
+from trimtab.runs.folder import at_work
+from trimtab.runs.paths import missing_file
+from trimtab.runs.serialise import plain
+
+Shape = Literal["hard", "soft", "nested"]
+
+
+def simulated_lexicon(features: pd.DataFrame, shape: Shape, words: int, *, width: float = 1.0) -> Lexicon:
+    """A lexicon of a given shape and number of words.
+
+    Args:
+        features: indexed by referent, one column per dimension.
+        shape: "hard": one word per referent, regions by Ward's clustering; "soft": the same regions with centres, each
+            word said in proportion to a normal density around its centre, so that words overlap; "nested": regions
+            within regions, half as many words at each level, a referent's words (fine to coarse) all equally likely.
+        words: how many in all; for "nested" the levels have words/2, words/4, ..., 1.
+        width: of a soft word, in units of the mean distance of a referent to its centre.
+
+    Raises:
+        DataError: fewer than 2 words, or more than referents.
+        ConfigError: an unknown shape.
+    """
+    check_choice("shape", shape, get_args(Shape))
+    values = features.to_numpy(dtype=float)
+    if not 2 <= words <= len(values):
+        raise DataError(explain(f"{words} words for {len(values)} referents", f"2 to {len(values)}"))
+    tree = linkage(values, "ward")
+    naming = {"hard": _hard, "soft": _soft, "nested": _nested}[shape](values, tree, words, width)
+    names = tuple(f"{shape} {number}" for number in range(1, naming.shape[1] + 1))
+    prior = np.full(len(values), 1.0 / len(values))
+    columns = tuple(map(str, features.columns))
+    return Lexicon(
+        tuple(features.index.tolist()),
+        names,
+        naming,
+        prior,
+        values,
+        columns,
+        bandwidth=_bandwidth(features, values),
+    )
+
+
+def _hard(values: np.ndarray, tree: np.ndarray, words: int, width: float) -> np.ndarray:  # noqa: ARG001
+    regions = fcluster(tree, words, "maxclust")
+    return np.eye(regions.max())[regions - 1]
+
+
+def _soft(values: np.ndarray, tree: np.ndarray, words: int, width: float) -> np.ndarray:
+    regions = _hard(values, tree, words, width)
+    centres = (regions.T @ values) / regions.sum(axis=0)[:, None]
+    distances = cdist(values, centres, "sqeuclidean")
+    spread = width**2 * float((distances * regions).sum() / len(values))
+    weights = np.exp(-(distances - distances.min(axis=1, keepdims=True)) / (2 * spread))
+    weights[weights < 0.01] = 0.0
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _nested(values: np.ndarray, tree: np.ndarray, words: int, width: float) -> np.ndarray:
+    left, levels = words, []
+    while left > 0:
+        size = max(1, (left + 1) // 2) if left > 1 else 1
+        levels.append(_hard(values, tree, size, width))
+        left -= levels[-1].shape[1]
+    return np.hstack(levels) / len(levels)
+
+
+Progressor = Callable[[int, int], None]
+DRAWN = 8
+"""Words whose denotations are drawn."""
+MOST_DRAWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class LexiconConfig:
+    """Lexicons behind naming data.
+
+    Attributes:
+        counts: CSV or Parquet file with columns referent, name, count; without count, each row counts 1.
+        features: CSV or Parquet file with a column referent and one per dimension; L, a, b are CIELAB.
+        kind: which informativeness: "kl" or "size".
+        volume: how a denotation is measured, for "size": "cells", "hull" or "neighbours".
+        smoothings: referents drawn from the prior that are added to each word. The first is used; contexts show all.
+        lexicon: column that tells lexicons apart, such as the language; empty for one.
+        context: column of contexts; empty for none.
+        easy, hard: the contexts that are compared.
+        cluster: column of what is drawn together, such as the game; empty for each referent's messages.
+        heads: word list of what is named, to reduce names to; empty for names as they are.
+        modifiers: word list of what narrows names down; needed with heads.
+        treatments: of modifiers, for contexts. The first also makes the lexicon.
+        flexibilities: of the speakers who are simulated.
+        distractors: beside each referent, for the simulation.
+        trials: of the simulation.
+        frontier: whether to anneal the best lexicons, a minute or two for 330 referents.
+        n_boot: resamples.
+        seed: of everything drawn.
+    """
+
+    counts: str
+    features: str
+    system: Literal["lexicon"] = "lexicon"
+    kind: Kind = "kl"
+    volume: Volume = "cells"
+    smoothings: tuple[float, ...] = (0.0,)
+    lexicon: str = ""
+    context: str = ""
+    easy: Label = ""
+    hard: Label = ""
+    cluster: str = ""
+    heads: str = ""
+    modifiers: str = ""
+    treatments: tuple[Treatment, ...] = ("stripped", "kept", "bare")
+    flexibilities: tuple[float, ...] = FLEXIBILITIES
+    distractors: int = 2
+    trials: int = 2000
+    frontier: bool = True
+    n_boot: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a job came to."""
+
+    result: LexiconResult
+    report_path: Path
+
+    def table(self) -> str:
+        """Lexicons, words, contexts and the accounting as plain text."""
+        words = self.result.words.sort_values("probability", ascending=False).head(12)
+        parts = [self.result.systems, words, self.result.contexts, self.result.aside, self.result.accounting]
+        shown = [
+            part.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-")
+            for part in parts
+            if len(part)
+        ]
+        return "\n\n".join(shown)
+
+    def to_json(self) -> str:
+        """Every table of the page but the map, as JSON."""
+        names = ("systems", "words", "frontier", "simulation", "contexts", "aside", "accounting")
+        frames = {name: plain(getattr(self.result, name).to_dict("records")) for name in names}
+        return json.dumps({**frames, "seconds": self.result.seconds}, indent=2)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take."""
+
+    steps: int
+
+    def to_text(self) -> str:
+        """One line per quantity."""
+        return f"steps  {self.steps}  (lexicons, simulation, contexts, and trade-offs of the frontier)"
+
+
+def check(config: LexiconConfig) -> list[Problem]:
+    """Every mistake that can be seen without reading more of the data than the names of its columns."""
+    found: list[Problem] = []
+    for name in ("counts", "features"):
+        found += missing_file(name, getattr(config, name), "a CSV or Parquet file")
+    found += _column_problems(config)
+    for name in ("heads", "modifiers"):
+        found += unreadable_list(name, getattr(config, name), "a name such as colours-en")
+    if bool(config.heads) != bool(config.modifiers):
+        found.append(Problem("modifiers", repr(config.modifiers), "a word list beside heads, or neither"))
+    contexts = {label_text(config.easy), label_text(config.hard)} - {""}
+    if config.context and len(contexts) < 2:
+        found.append(Problem("easy, hard", repr((config.easy, config.hard)), "two different contexts"))
+    return [*found, *_number_problems(config)]
+
+
+def _number_problems(config: LexiconConfig) -> list[Problem]:
+    found = []
+    if not config.smoothings or not all(0 <= one < math.inf for one in config.smoothings):
+        found.append(Problem("smoothings", str(list(config.smoothings)), "at least one number, none below 0"))
+    if not config.treatments:
+        found.append(Problem("treatments", "none", "at least one of stripped, kept, bare"))
+    if not config.flexibilities or not all(0 <= one <= 1 for one in config.flexibilities):
+        found.append(Problem("flexibilities", str(list(config.flexibilities)), "numbers in [0, 1]"))
+    for name in ("distractors", "trials", "n_boot"):
+        if not 1 <= getattr(config, name) <= MOST_DRAWS:
+            found.append(Problem(name, str(getattr(config, name)), f"at least 1, at most {MOST_DRAWS:,}"))
+    if config.seed < 0:
+        found.append(Problem("seed", str(config.seed), "a whole number, at least 0"))
+    return found
+
+
+def _column_problems(config: LexiconConfig) -> list[Problem]:
+    """Columns that the config names and the tables lack, and features that have none."""
+    named = {"lexicon": config.lexicon, "context": config.context, "cluster": config.cluster}
+    named = {key: value for key, value in named.items() if value}
+    found = column_problems("counts", config.counts, {"counts": "referent", "counts ": "name"} | named)
+    found += column_problems("features", config.features, {"features": "referent"})
+    found = [replace(one, where=one.where.strip()) for one in found]
+    for name, what in (("counts", counts_column), ("features", _feature_columns)):
+        source = getattr(config, name)
+        if (
+            not source.startswith("lab:")
+            and Path(source).is_file()
+            and not any(one.where == name for one in found)
+        ):
+            try:
+                what(columns_of(source))
+            except DataError as error:
+                found.append(Problem(name, str(error), "a table that can be used"))
+    return found
+
+
+def _feature_columns(columns: Sequence[str]) -> None:
+    if set(columns) <= {"referent"}:
+        raise DataError(explain("no column of features", "at least one beside the referent"))
+
+
+def estimate(config: LexiconConfig) -> Estimate:
+    """Steps of a job."""
+    contexts = len(config.treatments) * len(config.smoothings) if config.context else 0
+    return Estimate(3 + contexts)
+
+
+def run(config: LexiconConfig, folder: Path, progress: Progressor | None = None) -> Carried:
+    """Carry the job out in `folder`.
+
+    Raises:
+        ConfigProblems: the config cannot work.
+        DataError: the data does not hold what the config says.
+    """
+    if problems := check(config):
+        raise ConfigProblems(problems)
+    with at_work(folder, config) as held:
+        result = _carried_out(config, progress)
+        result.save(held.path)
+        report = result.report(folder / "report.html")
+    return Carried(result, report)
+
+
+def _carried_out(config: LexiconConfig, progress: Progressor | None) -> LexiconResult:
+    start, steps, done = time.perf_counter(), estimate(config).steps, iter(range(1, 1000))
+
+    def tell() -> None:
+        if progress is not None:
+            progress(next(done), steps)
+
+    given, features = NamingCounts.read(config.counts), _features(config)
+    counts, accounting = _reduced(given, config, config.treatments[0])
+    whole = _fitted(counts, features, config)
+    if len(whole.referents) <= max(2, config.distractors):
+        got = f"{len(whole.referents)} referents that were named, {config.distractors} distractors"
+        raise DataError(explain(got, "at least 3 referents, and more than distractors"))
+    tell()
+    frontier = whole.frontier() if config.frontier else None
+    systems = _systems(counts, features, config, whole, frontier)
+    tell()
+    simulation = _simulation(whole, config)
+    tell()
+    contexts, aside, told = _contexts(given, features, config, tell)
+    return LexiconResult(
+        label=f"lexicon: {Path(config.counts).stem}",
+        words=whole.informativeness(),
+        systems=systems,
+        frontier=frontier.to_frame() if frontier else pd.DataFrame(),
+        simulation=simulation,
+        contexts=contexts,
+        accounting=pd.concat(
+            [accounting.assign(step=f"names, {config.treatments[0]}"), *told], ignore_index=True
+        )[["step", "reason", "n_messages"]],
+        places=_places(whole, features),
+        config=plain(config) | _trials(config) | _sources(config),
+        seconds=time.perf_counter() - start,
+        aside=aside,
+    )
+
+
+def _features(config: LexiconConfig) -> pd.DataFrame:
+    frame = read_table(config.features)
+    check_columns(frame, ["referent"])
+    check_known(frame, "referent")
+    return frame.set_index("referent")
+
+
+def _reduced(
+    counts: NamingCounts, config: LexiconConfig, treatment: Treatment
+) -> tuple[NamingCounts, pd.DataFrame]:
+    if not config.heads:
+        return counts, pd.DataFrame({"reason": ["used"], "n_messages": [counts.total]})
+    return treated(counts, WordList.read(config.heads), WordList.read(config.modifiers), treatment)
+
+
+def _fitted(
+    counts: NamingCounts, features: pd.DataFrame, config: LexiconConfig, smoothing: float | None = None
+) -> Lexicon:
+    chosen = config.smoothings[0] if smoothing is None else smoothing
+    return Lexicon.fit(counts, features, kind=config.kind, volume=config.volume, smoothing=chosen)
+
+
+def _systems(
+    counts: NamingCounts,
+    features: pd.DataFrame,
+    config: LexiconConfig,
+    whole: Lexicon,
+    frontier: Frontier | None,
+) -> pd.DataFrame:
+    """All names together, and each lexicon on its own where a column tells them apart."""
+    lexicons = [("all", whole)]
+    if config.lexicon:
+        check_columns(counts.table, [config.lexicon])
+        check_known(counts.table, config.lexicon)
+        said = counts.table[counts.table["count"] > 0]
+        for name, own in said.groupby(labels(said[config.lexicon])):
+            lexicons.append((str(name), _fitted(NamingCounts.from_frame(own), features, config)))
+    rows = []
+    for name, lexicon in lexicons:
+        # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
+        same = frontier is not None and lexicon.referents == whole.referents
+        near = frontier.inefficiency(lexicon) if frontier is not None and same else None
+        told = {"inefficiency_bits": near.bits if near else np.nan, "beta": near.beta if near else np.nan}
+        rows.append({"lexicon": name, **vars(lexicon.system()), **told})
+    return pd.DataFrame(rows)
+
+
+def _simulation(whole: Lexicon, config: LexiconConfig) -> pd.DataFrame:
+    """This lexicon and three made ones with as many words, on the same trials."""
+    words = min(max(2, len(whole.names)), len(whole.referents) - 1)
+    own = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
+    lexicons = {"as observed": whole}
+    lexicons |= {shape: simulated_lexicon(own, shape, words) for shape in ("hard", "soft", "nested")}
+    trials = Trials(config.trials, config.distractors, seed=config.seed)
+    return pd.concat(
+        [
+            one.simulate(config.flexibilities, trials=trials).assign(lexicon=name)
+            for name, one in lexicons.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def _contexts(
+    given: NamingCounts, features: pd.DataFrame, config: LexiconConfig, tell: Callable[[], None]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[pd.DataFrame]]:
+    """Bits by context, the share of messages set aside by context, and what became of all messages."""
+    if not config.context:
+        return pd.DataFrame(), pd.DataFrame(), []
+    rows, shares, told = [], [], []
+    settings: dict[str, Any] = {"context": config.context, "cluster": config.cluster or None}
+    settings |= {"n_boot": config.n_boot, "seed": config.seed}
+    for treatment in config.treatments if config.heads else config.treatments[:1]:
+        counts, reduced = _reduced(given, config, treatment)
+        for smoothing in config.smoothings:
+            lexicon = _fitted(counts, features, config, smoothing)
+            found = in_context(lexicon, counts, config.easy, config.hard, **settings)
+            rows.append(found.comparison.assign(treatment=treatment, smoothing=smoothing))
+            tell()
+        informative = counts.table["name"].isin(
+            [name for name, bits in zip(lexicon.names, lexicon.info_bits, strict=True) if np.isfinite(bits)]
+        )
+        kept = pd.Series(given.table.index.isin(counts.table.index[informative]), index=given.table.index)
+        share = set_aside(given, kept, config.easy, config.hard, **settings)
+        shares.append(share.assign(treatment=treatment)[["treatment", *share.columns]])
+        aside = reduced[reduced["reason"] != "used"]
+        told.append(pd.concat([found.accounting, aside]).assign(step=f"contexts, {treatment}"))
+    table = pd.concat(rows, ignore_index=True)
+    front = ["treatment", "smoothing"]
+    ordered = table[[*front, *(name for name in table.columns if name not in front)]]
+    return ordered, pd.concat(shares, ignore_index=True), told
+
+
+def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
+    """Where referents are drawn: CIELAB by hue angle and lightness, other features by their first two columns."""
+    values = lexicon.features
+    if is_lab(features):
+        x, y = np.degrees(np.arctan2(values[:, 2], values[:, 1])) % 360 / 3.6, values[:, 0]
+        colours = lab_to_hex(values)
+    else:
+        x, y = values[:, 0], values[:, 1] if values.shape[1] > 1 else np.zeros(len(values))
+        colours = [""] * len(values)
+    top = np.argsort(-lexicon.words, kind="stable")[:DRAWN]
+    shares = {lexicon.names[word]: lexicon.naming[:, word] for word in top}
+    base = {"referent": list(lexicon.referents), "x": x, "y": y, "colour": colours}
+    return pd.DataFrame(base).join(pd.DataFrame(shares), rsuffix=" (word)")
+
+
+def _sources(config: LexiconConfig) -> dict[str, str]:
+    return {
+        f"source of {one}": WordList.read(one).described() for one in (config.heads, config.modifiers) if one
+    }
+
+
+def _trials(config: LexiconConfig) -> dict[str, str]:
+    """What the page says of a table without counts."""
+    return (
+        {}
+        if counts_column(columns_of(config.counts))
+        else {"counts of rows": "1 each: there is no column 'count'"}
+    )

@@ -1,0 +1,133 @@
+"""How a number is written for a reader: few digits, a true minus sign, a dash where there is none.
+
+Names that someone else chose, made safe and short enough to stand in a figure or a narrow column.
+
+How a page says whether a difference is one: by the interval of that difference, and in the same words everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+NOTHING = "–"
+
+
+def missing(value: object) -> bool:
+    """Whether a cell holds no answer: None, or a number that is nan.
+
+    >>> missing(float("nan")), missing(None), missing(0.0)
+    (True, True, False)
+    """
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:  # pandas.NA compares to itself as NA, which has no truth value
+        return True
+
+
+def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
+    """A number with `digits` significant digits; a dash for nan and None.
+
+    Whole numbers keep all their digits. A value that is not zero is never written as zero.
+
+    >>> number(0.04187), number(-1234.5), number(7), number(float("nan")), number(0.0412, 2, signed=True)
+    ('0.0419', '−1234', '7', '–', '+0.041')
+    """
+    if value is None or missing(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    places = 0 if value == 0 or float(value).is_integer() else digits - 1 - _exponent(value)
+    if places > digits + 3:
+        text = f"{value:.{digits - 1}e}".replace("e-0", "e-")
+    else:
+        text = f"{value:.{max(places, 0)}f}"
+    return _sign(text, positive=signed and value > 0)
+
+
+def fixed(value: float | None, places: int = 3, *, signed: bool = False) -> str:
+    """A number with a fixed number of decimals, for columns that are compared; a dash for nan and None.
+
+    >>> fixed(0.0412), fixed(-0.5, 1), fixed(0.05, 2, signed=True), fixed(-0.01, 1), fixed(float("nan"))
+    ('0.041', '−0.5', '+0.05', '0.0', '–')
+    """
+    if value is None or missing(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:.{places}f}"
+    if float(text) == 0:
+        return text.removeprefix("-")
+    return _sign(text, positive=signed and value > 0)
+
+
+def span(low: float | None, high: float | None, places: int = 3, *, signed: bool = False) -> str:
+    """An interval as a reader says it; a dash when an end is missing.
+
+    >>> span(0.011, 0.05), span(float("nan"), 1.0)
+    ('0.011 to 0.050', '–')
+    """
+    if missing(low) or missing(high):
+        return NOTHING
+    return f"{fixed(low, places, signed=signed)} to {fixed(high, places, signed=signed)}"
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(abs(value)))
+
+
+def _sign(text: str, *, positive: bool) -> str:
+    return ("+" if positive else "") + text.replace("-", "−")
+
+
+def printable(name: str) -> str:
+    """The name on one line, with characters that XML or a terminal cannot carry replaced by �.
+
+    >>> printable("a\\x00b\\nc")
+    'a�b c'
+    """
+    one_line = " ".join(str(name).split())
+    return "".join(letter if letter.isprintable() else "�" for letter in one_line)
+
+
+def short(name: str, width: int = 18) -> str:
+    """The name in at most `width` characters: its two ends around an ellipsis.
+
+    >>> short("instruction-following-v2-final", 12)
+    'instru…final'
+    """
+    clean = printable(name)
+    if len(clean) <= width:
+        return clean
+    tail = (width - 1) // 2
+    return clean[: width - 1 - tail] + "…" + (clean[-tail:] if tail else "")
+
+
+def short_names(names: Sequence[str], width: int = 18) -> list[str]:
+    """Each name in at most `width` characters, still different from the others.
+
+    >>> short_names(["a" * 40, "a" * 41], 8)
+    ['aaaa…aaa', 'aaaa…a~2']
+    """
+    taken: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        candidate, number = short(name, width), 1
+        while candidate in taken.values():
+            number += 1
+            ending = f"~{number}"
+            candidate = short(name, width)[: width - len(ending)] + ending
+        taken[name] = candidate
+    return [taken[name] for name in names]
+
+
+def from_zero(low: float, high: float) -> str:
+    """What an interval of a difference says.
+
+    >>> from_zero(0.1, 0.3), from_zero(-0.1, 0.3), from_zero(float("nan"), 0.3)
+    ('told apart from 0', 'not told apart from 0', 'without an interval')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return "without an interval"
+    return "told apart from 0" if low > 0 or high < 0 else "not told apart from 0"

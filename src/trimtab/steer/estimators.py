@@ -1,0 +1,401 @@
+"""Activation transport in closed form: means, Gaussians, or sorted samples (Rodriguez et al., arXiv 2410.23054).
+
+Maps that a formula gives, site by site: all at once, or each with those before it in place.
+
+AurA: units that detect the source behaviour, damped as much as they detect it (arXiv 2407.12824).
+
+What an estimator hands over: a steering that knows how it was made and how far it got.
+
+Settings of estimators that cannot work, all told at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from trimtab.errors import ConfigProblems, Problem, not_among
+from trimtab.models.batches import Pool
+from trimtab.models.sites import Site, resolve
+from trimtab.numerics.ranking import auroc
+from trimtab.numerics.transport import monotone_pairs
+from trimtab.runs.config import typed_problems
+from trimtab.runs.serialise import plain
+from trimtab.steer.maps import AffineMap
+from trimtab.steer.samples import (
+    Examples,
+    Inputs,
+    Samples,
+    Scale,
+    execution_order,
+    prepare,
+    samples,
+    unit_costs,
+)
+from trimtab.steer.steering import Base, Steering
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+
+def steering_of(
+    estimator: Any,
+    model: Model | nn.Module,
+    maps: Mapping[str, AffineMap],
+    cost: Mapping[str, tuple[float, float]],
+    **facts: Any,
+) -> Steering:
+    """The steering of fitted maps; `made_by` has `estimator`, `settings`, `cost` and the facts.
+
+    Args:
+        estimator: a dataclass, the settings as they were resolved.
+        model: what it was fitted on.
+        maps: by site name.
+        cost: see `costs`.
+        facts: whatever else to keep, plain values.
+    """
+    base = Base.of(model, [Site.parse(name) for name in maps])
+    pairs = {name: (one.weight.detach().cpu(), one.shift.detach().cpu()) for name, one in maps.items()}
+    made_by = {
+        "estimator": type(estimator).__name__,
+        "settings": plain(asdict(estimator)),
+        "cost": plain(cost),
+    }
+    return Steering(pairs, base, {**made_by, **facts})
+
+
+def costs(before: Samples, after: Samples, target: Samples) -> dict[str, tuple[float, float]]:
+    """Site name -> mean transport cost of its units before and after, with the same scale; 1 is a target variance.
+
+    Args:
+        before: samples of the source through the untouched model.
+        after: through the maps; its sites count.
+        target: through the untouched model.
+    """
+    found = {}
+    for site, values in after.items():
+        scale = Scale.of(before[site], target[site], "scale-free")
+        first, last = (unit_costs(side, target[site], scale) for side in (before[site], values))
+        found[site] = (float(first.mean()), float(last.mean()))
+    return found
+
+
+Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]
+
+CHOICES: Mapping[str, Any] = {"pool": Pool}
+RANGES: Ranges = {
+    **dict.fromkeys(("gamma", "alpha"), (lambda x: 0 <= x < math.inf, "a finite number, 0 or above")),
+    "lr": (lambda x: 0 < x < math.inf, "a finite number above 0"),
+    "p": (lambda x: 1 <= x < math.inf, "a finite order, at least 1"),
+    **dict.fromkeys(("steps", "batch_size", "max_tokens", "heads"), (lambda x: x >= 1, "at least 1")),
+}
+"""What a setting of this name may be, whichever estimator has it; None always does."""
+
+
+def setting_problems(estimator: Any, choices: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values of another type than declared, words that are no choice and numbers out of range.
+
+    Args:
+        estimator: a dataclass.
+        choices: the literal type of each setting of its own that is a word.
+    """
+    words = (name for name in (*CHOICES, *choices) if getattr(estimator, name, None) is not None)
+    if mistyped := typed_problems(estimator, without=("sites", *words)):
+        yield from mistyped
+        return
+    for name, allowed in {**CHOICES, **choices}.items():
+        if (word := getattr(estimator, name, None)) is not None and word not in get_args(allowed):
+            yield not_among(name, word, get_args(allowed))
+    for name, (fine, expected) in RANGES.items():
+        if (value := getattr(estimator, name, None)) is not None and not fine(value):
+            yield Problem(name, repr(value), expected)
+    if estimator.sites is not None and not estimator.sites:
+        yield Problem("sites", repr(estimator.sites), "at least one site", "'residual'")
+
+
+def refuse(problems: Iterator[Problem]) -> None:
+    """Raise if there is any.
+
+    Raises:
+        ConfigProblems: with all of them.
+    """
+    if found := list(problems):
+        raise ConfigProblems(found)
+
+
+Rule = Callable[[Float[Tensor, "n d"], Float[Tensor, "m d"]], AffineMap]
+"""Source and target samples of one site -> its map."""
+
+
+class Estimator(Protocol):
+    """What such an estimator says of itself."""
+
+    @property
+    def sites(self) -> str | Sequence[str] | None:
+        """Where maps are."""
+
+    @property
+    def batch_size(self) -> int:
+        """Texts at a time."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Where longer texts are cut."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+
+
+def fit_sites(
+    estimator: Estimator,
+    rule: Rule,
+    model: Model | nn.Module,
+    source: Inputs,
+    target: Inputs,
+    *,
+    pool: Pool,
+    sequential: bool = False,
+) -> Steering:
+    """The steering of one map per site.
+
+    Args:
+        estimator: a dataclass, for its sites and for what the steering says of how it was made.
+        rule: makes a map of the samples at a site.
+        model: a handle; a bare module will do where examples are no texts.
+        source: see `trimtab.steer.samples.prepare`.
+        target: likewise.
+        pool: one vector per example.
+        sequential: in the order in which the model reaches the sites, each map is made of source samples that run
+            through the maps before it; otherwise all are made of the untouched model.
+
+    Raises:
+        ConfigProblems: settings that cannot work.
+        DataError: a side is empty or too small.
+        ModelError: a site that is not there, or activations that are not finite.
+    """
+
+    def rules(before: Samples, wanted: Samples, given: Given) -> dict[str, AffineMap]:
+        maps: dict[str, AffineMap] = {}
+        for site in execution_order(model, given.source, given.sites) if sequential else given.sites:
+            now = samples(model, given.source, [site], pool, maps) if sequential and maps else before
+            maps[site.name] = rule(now[site.name], wanted[site.name])
+        return maps
+
+    return _fitted(estimator, rules, model, source, target, pool)
+
+
+def fit_together(
+    estimator: Estimator,
+    rule: Callable[[Samples, Samples], dict[str, AffineMap]],
+    model: Model | nn.Module,
+    source: Inputs,
+    target: Inputs,
+    *,
+    pool: Pool,
+) -> Steering:
+    """The same for a rule that sees all sites at once, source and target samples of the untouched model."""
+    return _fitted(estimator, lambda before, wanted, _: rule(before, wanted), model, source, target, pool)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is run, and where it is read."""
+
+    source: Examples
+    sites: tuple[Site, ...]
+
+
+def _fitted(
+    estimator: Estimator,
+    rules: Callable[[Samples, Samples, Given], dict[str, AffineMap]],
+    model: Model | nn.Module,
+    source: Inputs,
+    target: Inputs,
+    pool: Pool,
+) -> Steering:
+    refuse(estimator.problems())
+    first, second = prepare(
+        model, source, target, batch_size=estimator.batch_size, max_tokens=estimator.max_tokens
+    )
+    sites = resolve(model, estimator.sites or ())
+    before, wanted = (samples(model, side, sites, pool) for side in (first, second))
+    maps = rules(before, wanted, Given(first, sites))
+    after = samples(model, first, sites, pool, maps)
+    return steering_of(estimator, model, maps, costs(before, after, wanted))
+
+
+ROUNDING = 16
+"""Units whose standard deviation is below so many roundings of their largest value are taken for constant."""
+
+
+@dataclass(frozen=True)
+class MeanAcT:
+    """Shift each unit by the difference of its means (arXiv 2410.23054, Mean-AcT).
+
+    Attributes:
+        sites: where maps are, see `trimtab.models.sites.resolve`.
+        sequential: in the order of the model, each site fitted with the maps before it in place; False fits all on the
+            untouched model.
+        pool: one vector per example.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+    """
+
+    sites: str | Sequence[str] = "pre_mlp_norm"
+    sequential: bool = True
+    pool: Pool = "mean"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    kind: Literal["mean-act"] = "mean-act"
+
+    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        """The shifts that take source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
+        return fit_sites(self, mean_map, model, source, target, pool=self.pool, sequential=self.sequential)
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        return setting_problems(self, {})
+
+
+@dataclass(frozen=True)
+class GaussianAcT:
+    """Take each unit's mean and standard deviation to the target's: transport between Gaussians.
+
+    Attributes: as those of `MeanAcT`.
+    """
+
+    sites: str | Sequence[str] = "pre_mlp_norm"
+    sequential: bool = True
+    pool: Pool = "mean"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    kind: Literal["gaussian-act"] = "gaussian-act"
+
+    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        """The maps that take source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
+        return fit_sites(
+            self, gaussian_map, model, source, target, pool=self.pool, sequential=self.sequential
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        return setting_problems(self, {})
+
+
+@dataclass(frozen=True)
+class LinAcT:
+    """The affine map of each unit that best takes its sorted source samples to its sorted target samples.
+
+    Attributes: as those of `MeanAcT`.
+    """
+
+    sites: str | Sequence[str] = "pre_mlp_norm"
+    sequential: bool = True
+    pool: Pool = "mean"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    kind: Literal["lin-act"] = "lin-act"
+
+    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        """The maps that take source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
+        return fit_sites(self, linear_map, model, source, target, pool=self.pool, sequential=self.sequential)
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        return setting_problems(self, {})
+
+
+def mean_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
+    """The shift between the means; weights are 1.
+
+    >>> mean_map(torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0]])).shift
+    tensor([4.])
+    """
+    shift = target.mean(0) - source.mean(0)
+    return AffineMap(torch.ones_like(shift), shift)
+
+
+def gaussian_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
+    """The monotone map between the Gaussians of both (Peyre & Cuturi 2019, remark 2.31).
+
+    A unit that never varies in the source is only shifted.
+
+    >>> gaussian_map(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [7.0]])).weight
+    tensor([2.])
+    """
+    before, after = source.std(0, correction=0), target.std(0, correction=0)
+    return _through_means(torch.where(_varies(source), after / before, 1.0), source, target)
+
+
+def linear_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
+    """Least squares of target quantiles on source quantiles, each unit by itself (arXiv 2410.23054, Lin-AcT).
+
+    Sizes may differ: the integral over [0, 1] of the squared gap is minimised, exactly. A unit that never varies in
+    the source is only shifted. Deviation: maps act everywhere, in the paper between the smallest and the largest source
+    sample only; LinEAS does likewise.
+
+    >>> linear_map(torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0], [3.0]])).weight
+    tensor([2.])
+    """
+    first, second, masses = monotone_pairs(source.T, target.T)
+    first = first - (first * masses).sum(-1, keepdim=True)
+    variance = (first.square() * masses).sum(-1)
+    weight = torch.where(_varies(source), (first * second * masses).sum(-1) / variance, 1.0)
+    return _through_means(weight, source, target)
+
+
+def _varies(x: Float[Tensor, "n d"]) -> Bool[Tensor, " d"]:
+    """Which units take values that differ by more than rounding."""
+    return x.std(0, correction=0) > ROUNDING * torch.finfo(x.dtype).eps * x.abs().amax(0)
+
+
+def _through_means(weight: Tensor, source: Tensor, target: Tensor) -> AffineMap:
+    """The map of these weights that takes the one mean to the other."""
+    return AffineMap(weight, target.mean(0) - weight * source.mean(0))
+
+
+@dataclass(frozen=True)
+class AurA:
+    """Damp each unit by how well it tells source from target examples (Suau et al. 2024, Whispering Experts, eq. 2).
+
+    It only turns a behaviour down: units that detect the target are left alone, and nothing is shifted. The paper
+    damps the outputs of all linear maps inside MLPs.
+
+    Attributes:
+        sites: where maps are, see `trimtab.models.sites.resolve`.
+        pool: one vector per example; the paper's is the largest response over tokens.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+    """
+
+    sites: str | Sequence[str] = "mlp_out"
+    pool: Pool = "max"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    kind: Literal["aura"] = "aura"
+
+    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        """The weights that quieten the source; see `trimtab.steer.estimators.fit_sites` for what is refused."""
+        return fit_sites(self, damping_map, model, source, target, pool=self.pool)
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        return setting_problems(self, {})
+
+
+def damping_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
+    """Weights `1 - 2 (AUROC - 1/2)` where a unit ranks source above target, 1 elsewhere.
+
+    >>> damping_map(torch.tensor([[3.0, 0.0], [4.0, 1.0]]), torch.tensor([[1.0, 0.0], [2.0, 1.0]])).weight
+    tensor([0., 1.])
+    """
+    labels = torch.cat([torch.ones(len(source)), torch.zeros(len(target))])
+    area = auroc(torch.cat([source, target]).T, labels)
+    weight = (2 - 2 * area).clamp(max=1).to(source.dtype)
+    return AffineMap(weight, torch.zeros_like(weight))

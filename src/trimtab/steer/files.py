@@ -1,0 +1,360 @@
+"""Steerings on disk and on the hub: safetensors, a JSON configuration and a card, in one folder.
+
+The card of a steering: what it is, where it acts and how to use it, as the hub shows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import HfApi, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from
+from safetensors.torch import save as bytes_of
+from torch import Tensor, bfloat16, float16, float32, float64
+
+from trimtab.errors import ModelError, ShapeError, TrimtabError, explain
+from trimtab.models.sites import Site
+from trimtab.models.tokenizer import first_line
+from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.environment import versions
+from trimtab.runs.files import DEPTH_LIMIT, TEXT_LIMIT, check_regular, depth, reading
+from trimtab.runs.serialise import to_json
+from trimtab.steer.steering import Base, Steering
+
+LONG = 8
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def card(steering: Steering) -> str:
+    """A model card in Markdown, with the fields that the hub reads at its head."""
+    base = steering.base.name
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(_head(steering), sort_keys=False).rstrip(),
+            "---",
+            "",
+            f"# A steering for {base}",
+            "",
+            "Elementwise affine maps on activations, learned from examples "
+            "([arXiv 2503.10679](https://arxiv.org/abs/2503.10679)). At strength s in [0, 1] each site has",
+            "`(1 - s) z + s (weight * z + shift)`; at 0 the model is untouched, bit by bit.",
+            "",
+            f"- Base model: `{base}` (its modules at the sites are checked when the steering is used)",
+            f"- Made by: {_maker(steering)}",
+            f"- Version: trimtab {versions().get('trimtab', 'unknown')}",
+            "",
+            "## Use",
+            "",
+            "```python",
+            "from trimtab import Steering, load",
+            "",
+            f'model = load("{base}")',
+            'steering = Steering.from_pretrained("this folder or repository")',
+            "with steering.on(model, strength=0.8):",
+            '    model.generate(["..."])',
+            "fused = steering.fuse(model)  # the same in the weights, at no cost",
+            "```",
+            "",
+            "## Sites",
+            "",
+            *_table(steering),
+            "",
+            "## Settings",
+            "",
+            "```json",
+            to_json(_short(steering.made_by), indent=2),
+            "```",
+            "",
+        ]
+    )
+
+
+def _head(steering: Steering) -> dict[str, Any]:
+    head: dict[str, Any] = {"library_name": "trimtab", "tags": ["steering", "activation-steering"]}
+    if _HUB_NAME.fullmatch(steering.base.name) and not Path(steering.base.name).exists():
+        head["base_model"] = steering.base.name
+    return head
+
+
+def _maker(steering: Steering) -> str:
+    return str(steering.made_by.get("estimator", "unknown" if not steering.made_by else "see below"))
+
+
+def _short(value: Any) -> Any:
+    """Without long lists, such as the loss of every step; the configuration has them."""
+    if isinstance(value, Mapping):
+        return {key: _short(item) for key, item in value.items()}
+    return f"{len(value)} values" if isinstance(value, list | tuple) and len(value) > LONG else value
+
+
+def _table(steering: Steering) -> list[str]:
+    alone = steering.sparsity()
+    rows = [
+        f"| `{site}` | {len(weight)} | {alone[site]:.1%} |" for site, (weight, _) in steering.maps.items()
+    ]
+    return ["| site | units | left alone |", "|---|---|---|", *rows]
+
+
+CONFIG, WEIGHTS, CARD = FILES = ("steering_config.json", "steering_model.safetensors", "README.md")
+SCHEMA = 1
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+TYPES = (float16, bfloat16, float32, float64)
+"""What maps may be stored as; torch does no arithmetic with narrower numbers."""
+_EXPECTED: dict[str, type] = {
+    "base_model_name_or_path": str,
+    "fingerprints": dict,
+    "sites": dict,
+    "made_by": dict,
+    "trimtab_version": str,
+    "sha256": str,
+}
+
+
+def save(steering: Steering, folder: str | Path) -> Path:
+    """Write a steering; the folder appears whole or not at all.
+
+    In it are `steering_model.safetensors`, `steering_config.json` (schema, base model, fingerprints of its modules at
+    the sites, width of each site, what made it, version of trimtab, SHA-256 of the weights) and a card, `README.md`.
+
+    Args:
+        steering: on any device.
+        folder: a new or empty one, or one that holds a steering, which is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: something else is in the folder, or `made_by` holds what JSON cannot.
+        CheckpointError: the disk is full; what was there is intact.
+    """
+    target = Path(folder).expanduser().absolute()
+    _refuse_to_replace(target)
+    tensors = dict(_named(steering))
+    weights = bytes_of(tensors, metadata={"format": "pt"})
+    config = _json(_config(steering, weights))
+    with atomic_directory(target) as new:
+        (new / WEIGHTS).write_bytes(weights)
+        (new / CONFIG).write_text(config + "\n", encoding="utf-8")
+        (new / CARD).write_text(card(steering), encoding="utf-8")
+    return target
+
+
+def read(source: str | Path, revision: str | None = None) -> Steering:
+    """The steering of a folder or a hub repository, after checking all of it.
+
+    Nothing but JSON and safetensors is ever opened, and from the hub nothing else is fetched.
+
+    Args:
+        source: a folder that `save` wrote, or a hub name such as `someone/calm`.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: a file is missing, a pipe or a device, the configuration is no JSON or says what no steering has,
+            weights are a pickle, damaged or changed since they were saved, the schema is unknown, values are not
+            finite, or the hub cannot be reached.
+        ShapeError: a site has another width than the configuration says, or another type than `TYPES`.
+    """
+    folder = _folder(source, revision)
+    config = _read_config(folder)
+    weights = _read_weights(folder, config["sha256"])
+    maps = {site: _pair(weights, site, width, folder) for site, width in config["sites"].items()}
+    if extra := weights.keys() - {f"{site}.{part}" for site in maps for part in ("weight", "shift")}:
+        raise _damaged(folder / WEIGHTS, f"{sorted(extra)[0]!r}, which {CONFIG} does not name", "its tensors")
+    base = Base(config["base_model_name_or_path"], config["fingerprints"])
+    try:
+        return Steering(maps, base, config["made_by"])
+    except TrimtabError as error:
+        raise type(error)(f"{folder}: {error}") from error
+
+
+def push(
+    steering: Steering,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload a steering",
+    create_pr: bool = False,
+) -> str:
+    """Upload a steering to the hub, making the repository where there is none.
+
+    Args:
+        steering: what to upload; see `save` for the files.
+        repo_id: such as `someone/calm`.
+        private: whether a new repository is; None leaves it to the owner's settings.
+        token: None takes the one that this machine is logged in with.
+        revision: the branch to commit to; None means main.
+        commit_message: of the commit.
+        create_pr: ask for a pull request instead.
+
+    Returns:
+        Where to see the commit, or the pull request.
+
+    Raises:
+        ModelError: the hub refuses or cannot be reached.
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save(steering, Path(scratch) / "steering")
+        try:
+            name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            done = api.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
+        except (OSError, ValueError) as error:
+            got, hint = f"{repo_id}: {first_line(error)}", "hf auth login, or token="
+            raise ModelError(explain(got, "a repository that you may write to", hint)) from error
+    return str(done.pr_url if create_pr else done.commit_url)
+
+
+def _named(steering: Steering) -> Iterable[tuple[str, Tensor]]:
+    for site, (weight, shift) in steering.maps.items():
+        yield f"{site}.weight", weight.detach().cpu().contiguous().clone()
+        yield f"{site}.shift", shift.detach().cpu().contiguous().clone()
+
+
+def _config(steering: Steering, weights: bytes) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "base_model_name_or_path": steering.base.name,
+        "fingerprints": dict(steering.base.fingerprints),
+        "sites": {site: len(weight) for site, (weight, _) in steering.maps.items()},
+        "made_by": dict(steering.made_by),
+        "trimtab_version": versions().get("trimtab", "unknown"),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+
+
+def _json(config: Mapping[str, Any]) -> str:
+    try:
+        return to_json(config, indent=2)
+    except TypeError as error:
+        raise ModelError(f"made_by: {error}") from error
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    if folder.is_file():
+        raise ModelError(explain(f"the file {folder}", "a folder to write to"))
+    others = [path.name for path in folder.iterdir() if path.name not in FILES] if folder.is_dir() else []
+    if others:
+        got = f"the folder {folder} with {sorted(others)[0]!r} in it, which would be lost"
+        raise ModelError(explain(got, "a new folder, an empty one, or one that holds a steering"))
+
+
+def _folder(source: str | Path, revision: str | None) -> Path:
+    given: object = source
+    if not isinstance(given, str | Path):
+        got = f"a {type(given).__name__}"
+        raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
+    with reading(source, "a folder that holds a steering", error=ModelError):
+        folder = Path(os.path.expanduser(source))  # noqa: PTH111 - Path raises where there is no such user
+        if folder.is_dir():
+            return folder
+        if os.path.lexists(folder):
+            raise ModelError(explain(f"{folder}, which is no folder", "a folder that holds a steering"))
+    if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        got = f"the folder {str(source)!r}, which does not exist"
+        raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
+    except (OSError, ValueError) as error:
+        expected = "a folder that holds a steering, or a name that the hub serves"
+        raise ModelError(
+            explain(f"{source}: {first_line(error)}", expected, "check the name and the network")
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.exists():
+        raise ModelError(explain(f"the folder {folder} without {CONFIG}", "a folder that holds a steering"))
+    check_regular(path, "a JSON object", error=ModelError, limit=TEXT_LIMIT)
+    try:
+        with reading(path, "a JSON object", error=ModelError):
+            raw = path.read_bytes()
+        config = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise _damaged(path, f"no JSON ({first_line(error)})", "a JSON object") from error
+    if depth(config) > DEPTH_LIMIT:
+        raise _damaged(path, f"values nested deeper than {DEPTH_LIMIT}", "a JSON object")
+    if not isinstance(config, dict):
+        raise _damaged(path, f"a {type(config).__name__}", "a JSON object")
+    if config.get("schema") != SCHEMA or isinstance(config["schema"], bool):
+        version = config.get("trimtab_version", "of unknown version")
+        got = f"schema {config.get('schema')!r:.40} by trimtab {version!s:.40}"
+        raise ModelError(f"{path}: {explain(got, f'schema {SCHEMA}', 'another version of trimtab')}")
+    _check_entries(path, config)
+    return config
+
+
+def _check_entries(path: Path, config: Mapping[str, Any]) -> None:
+    for key, kind in _EXPECTED.items():
+        if not isinstance(config.get(key), kind):
+            raise _damaged(path, f"{key} {config.get(key)!r:.40}", f"a {kind.__name__}")
+    for site, width in config["sites"].items():
+        try:
+            parsed = Site.parse(site)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+        if not parsed.path:
+            raise _damaged(path, f"the site {site!r}", "the path of a module")
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            raise _damaged(path, f"{width!r:.40} units at {site:.80}", "a whole number of at least 1")
+    if same := [site for site in config["sites"] if f"{site}:out" in config["sites"]]:
+        raise _damaged(path, f"{same[0]!r} and {same[0]}:out", "each site once")
+    for module, digits in config["fingerprints"].items():
+        if not isinstance(digits, str):
+            raise _damaged(path, f"{digits!r:.40} as fingerprint of {module}", "hex digits")
+
+
+def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.exists():
+        if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES):
+            got = f"{pickles[0]} in {folder}, a pickle, which can run any code when it is read"
+            raise ModelError(explain(got, WEIGHTS, "save_pretrained by the one who made it"))
+        raise ModelError(explain(f"the folder {folder} without {WEIGHTS}", "the weights beside " + CONFIG))
+    check_regular(path, "safetensors", error=ModelError)
+    with reading(path, "safetensors", error=ModelError):
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        got = f"a file of {len(content)} bytes that is cut short or was changed after it was saved"
+        raise _damaged(path, got, f"the one whose SHA-256 is in {CONFIG}")
+    try:
+        return tensors_from(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _damaged(path, first_line(error), "safetensors") from error
+
+
+def _pair(weights: Mapping[str, Tensor], site: str, width: int, folder: Path) -> tuple[Tensor, Tensor]:
+    pair = []
+    for name in (f"{site}.weight", f"{site}.shift"):
+        if name not in weights:
+            raise _damaged(folder / WEIGHTS, f"no {name!r}", f"the sites of {CONFIG}")
+        tensor = weights[name]
+        if tensor.shape != (width,) or tensor.dtype not in TYPES:
+            got = f"{name} of shape {tuple(tensor.shape)} and {tensor.dtype}"
+            raise ShapeError(f"{folder / WEIGHTS}: {explain(got, f'({width},) numbers, as {CONFIG} says')}")
+        pair.append(tensor)
+    return pair[0], pair[1]
+
+
+def _damaged(path: Path, got: str, expected: str) -> ModelError:
+    return ModelError(f"{path}: {explain(got, expected, 'saving or downloading it again')}")

@@ -1,0 +1,1 @@
+"""LinEAS: activation steering learned end to end (arXiv 2503.10679)."""

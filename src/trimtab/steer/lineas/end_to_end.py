@@ -1,0 +1,340 @@
+"""The loss of maps at many sites at once, and its gradient through the model (arXiv 2503.10679, eq. 6).
+
+Proximal gradient steps: plain, or with one adaptive step size for each group of coordinates.
+
+Proximal operators of penalties that make coordinates, or whole groups of them, exactly zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trimtab.errors import ConfigError, ModelError, ShapeError, explain
+from trimtab.models.batches import Pool
+from trimtab.models.hooks import Intervention, capture, intervene
+from trimtab.models.sites import Site, network_of
+from trimtab.seeds import derive, isolated
+from trimtab.steer.maps import AffineMap
+from trimtab.steer.samples import Examples, Samples, Scale, precise, unit_costs
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+
+def soft_threshold(x: Float[Tensor, "*shape"], amount: float) -> Float[Tensor, "*shape"]:
+    """The proximal operator of amount * ||.||_1: every coordinate moves towards zero by `amount` and stops there.
+
+    Args:
+        x: any shape.
+        amount: 0 or above, in units of x; 0 leaves x as it is.
+
+    Returns:
+        A new tensor; nan stays nan.
+
+    Raises:
+        ConfigError: the amount is negative or not finite.
+
+    Source: Parikh & Boyd 2014, section 6.5.2.
+
+    >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
+    tensor([-2.,  0.,  1.])
+    """
+    _check_amounts(amount=amount)
+    return x - x.clamp(-amount, amount)
+
+
+def group_shrink(x: Float[Tensor, "*groups d"], amount: float) -> Float[Tensor, "*groups d"]:
+    """The proximal operator of amount * ||.||_2: the whole vector gets shorter by `amount`, or zero if it is shorter.
+
+    Args:
+        x: one group along the last axis; leading axes are further groups, each by itself.
+        amount: 0 or above, in units of x; 0 leaves x as it is.
+
+    Returns:
+        A new tensor in the direction of x. A zero vector stays zero; a nan anywhere makes its group nan.
+
+    Raises:
+        ShapeError: x has no axis.
+        ConfigError: the amount is negative or not finite.
+
+    Source: Parikh & Boyd 2014, section 6.5.1 (block soft thresholding).
+
+    >>> group_shrink(torch.tensor([3.0, 4.0]), 2.5)
+    tensor([1.5000, 2.0000])
+    """
+    _check_amounts(amount=amount)
+    _check_group(x)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    share_lost = amount / length.clamp_min(torch.finfo(x.dtype).tiny)  # of a zero vector too, without a nan
+    return x * (1 - share_lost.clamp_max(1))
+
+
+def sparse_group(
+    x: Float[Tensor, "*groups d"], gamma_l1: float, gamma_group: float
+) -> Float[Tensor, "*groups d"]:
+    """The proximal operator of gamma_l1 * ||.||_1 + gamma_group * sqrt(d) * ||.||_2, the sparse group lasso.
+
+    Thresholding each coordinate first and shrinking the group after is the exact operator of the sum; the other
+    order is not. LinEAS (arXiv 2503.10679) takes both at its step size times gamma, with d the units of a site.
+
+    Args:
+        x: one group along the last axis; leading axes are further groups, each by itself.
+        gamma_l1: step size times the weight of the l1 part; 0 switches it off.
+        gamma_group: step size times the weight of the group part, before the factor sqrt(d); 0 switches it off.
+
+    Returns:
+        A new tensor: the minimiser z of gamma_l1 ||z||_1 + gamma_group sqrt(d) ||z||_2 + ||z - x||^2 / 2.
+
+    Raises:
+        ShapeError: x has no axis.
+        ConfigError: an amount is negative or not finite.
+
+    Source: Simon, Friedman, Hastie & Tibshirani 2013; why one may follow the other: Yu 2013, On decomposing the
+    proximal map.
+
+    >>> sparse_group(torch.tensor([4.0, -5.0, 0.5, 0.0]), 1.0, 1.25)
+    tensor([ 1.5000, -2.0000,  0.0000,  0.0000])
+    """
+    _check_amounts(gamma_l1=gamma_l1, gamma_group=gamma_group)
+    _check_group(x)
+    return group_shrink(soft_threshold(x, gamma_l1), gamma_group * math.sqrt(x.shape[-1]))
+
+
+def _check_amounts(**amounts: float) -> None:
+    for name, amount in amounts.items():
+        if not 0 <= amount < math.inf:
+            raise ConfigError(explain(f"{name} {amount}", "a finite number, 0 or above"))
+
+
+def _check_group(x: Tensor) -> None:
+    if x.ndim == 0:
+        raise ShapeError(explain("x without an axis", "(*groups, d)", "soft_threshold for single numbers"))
+
+
+Optimizer = Literal["adam", "sgd"]
+
+BETAS = (0.9, 0.99)
+EPSILON = 1e-12
+
+Point = Mapping[str, Float[Tensor, "2 d"]]
+"""Site name -> coordinates of its map, two groups: of the weight and of the shift. Zero is the identity."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a descent stands.
+
+    Attributes:
+        step: how many steps were taken.
+        point: the coordinates.
+        mean: running mean of the gradient, of the shape of the point.
+        square: running mean of its squares, averaged over each group (2, 1).
+    """
+
+    step: int
+    point: dict[str, Float[Tensor, "2 d"]]
+    mean: dict[str, Float[Tensor, "2 d"]]
+    square: dict[str, Float[Tensor, "2 1"]]
+
+    @classmethod
+    def start(cls, samples: Mapping[str, Float[Tensor, "n d"]]) -> State:
+        """At the identity, for sites with samples such as these."""
+        zeros = {site: values.new_zeros(2, values.shape[1]) for site, values in samples.items()}
+        return cls(0, zeros, dict(zeros), {site: zero[:, :1] for site, zero in zeros.items()})
+
+    def beside(self, other: State) -> State:
+        """The same on the devices of another state of these sites."""
+        parts = (self.point, self.mean, self.square)
+        point, mean, square = (
+            {site: x.to(other.point[site].device) for site, x in part.items()} for part in parts
+        )
+        return State(self.step, point, mean, square)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Proximal gradient descent on `loss + gamma * sum over groups of (l1 + sqrt(d) l2)` under a cosine schedule.
+
+    Attributes:
+        steps: in all; the step size falls from `lr` to 0 along half a cosine.
+        lr: first step size.
+        optimizer: "sgd" moves by `lr * gradient`. "adam" moves by the running mean of the gradient over the root of
+            the running mean of its squares, but the squares are averaged over each group (one site's weights, one
+            site's shifts), so that a group has one step size. That deviates from Adam, which has one for each unit:
+            units would then all move equally fast, however little each had to gain, and no penalty could tell them
+            apart.
+        gamma: weight of the sparse group lasso. The proximal step uses the step size that the group just moved by
+            (for "sgd" that is lr, as in the paper), so that its fixed points are those of the penalised loss.
+    """
+
+    steps: int
+    lr: float
+    optimizer: Optimizer
+    gamma: float = 0.0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+    def after(self, state: State, gradient: Point) -> State:
+        """The state one step on; nothing is changed in place."""
+        made = {site: self._moved(state, site, slope) for site, slope in gradient.items()}
+        point, mean, square = ({site: parts[k] for site, parts in made.items()} for k in range(3))
+        return State(state.step + 1, point, mean, square)
+
+    def _moved(self, state: State, site: str, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rate, point, mean, square = self.rate(state.step), state.point[site], slope, state.square[site]
+        size, move = torch.full_like(square, rate), slope
+        if self.optimizer == "adam":
+            first, second = BETAS
+            mean = torch.lerp(slope, state.mean[site], first)
+            square = torch.lerp(slope.square().mean(-1, keepdim=True), square, second)
+            count = state.step + 1
+            size = rate / ((square / (1 - second**count)).sqrt() + EPSILON)
+            move = mean / (1 - first**count)
+        return self._shrunk(point - size * move, size), mean, square
+
+    def _shrunk(self, point: Tensor, sizes: Tensor) -> Tensor:
+        if self.gamma == 0:
+            return point
+        amounts = [self.gamma * size for size in sizes.flatten().tolist()]
+        groups = zip(point, amounts, strict=True)
+        return torch.stack([sparse_group(group, amount, amount) for group, amount in groups])
+
+
+@dataclass(frozen=True, eq=False)
+class EndToEnd:
+    """Transport costs of source examples that run through maps at every site.
+
+    Coordinates of a map are (weight - 1, shift of the centre in spreads): it takes z to
+    `centre + weight * (z - centre) + spread * move`. With the paper's scale, centre 0 and spread 1, they are
+    (weight - 1, shift). Elsewhere this makes both count alike whatever the scale and offset of a unit, and a map is
+    still the identity exactly where both are 0.
+
+    Attributes:
+        model: the model; run in evaluation mode by the caller.
+        sites: where maps are, in any order.
+        loss_sites: where costs are measured.
+        source: what is run.
+        before: samples of it at all sites, of the untouched model.
+        target: samples at the loss sites, of the untouched model.
+        scales: at all sites.
+        pool: one vector per example.
+        p: order of the distance.
+        stop_gradient: whether each site sees its inputs as constants, so that each map answers for its own site only.
+        seed: of models that draw in their forward pass: the same in each step.
+        acting: the maps that are in place now.
+    """
+
+    model: Model | nn.Module
+    sites: tuple[Site, ...]
+    loss_sites: tuple[Site, ...]
+    source: Examples
+    before: Samples
+    target: Samples
+    scales: Mapping[str, Scale]
+    pool: Pool = "mean"
+    p: float = 2.0
+    stop_gradient: bool = False
+    seed: int = 0
+    acting: dict[str, AffineMap] = field(default_factory=dict)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Run a block with maps at all sites, those of the point whose gradient is asked for."""
+        with intervene(self.model, {site.name: self._at(site.name) for site in self.sites}):
+            yield
+
+    def start(self) -> State:
+        """No step taken: every map is the identity."""
+        return State.start({site.name: self.before[site.name] for site in self.sites})
+
+    def maps(self, point: Point) -> dict[str, AffineMap]:
+        """The maps at a point, by site name; gradients flow."""
+        found = {}
+        for site, (change, move) in point.items():
+            scale = self.scales[site]
+            found[site] = AffineMap(1 + change, scale.spread * move - scale.centre * change)
+        return found
+
+    def loss(self, pooled: Mapping[str, Float[Tensor, "n d"]]) -> Float[Tensor, ""]:
+        """The sum over loss sites and units of the transport cost, from samples that ran through the maps."""
+        costs = [
+            unit_costs(precise(pooled[site.name]), self.target[site.name], self.scales[site.name], self.p)
+            for site in self.loss_sites
+        ]
+        return torch.stack([cost.sum().to(costs[0].device) for cost in costs]).sum()
+
+    def gradient(self, point: Point) -> tuple[float, dict[str, Float[Tensor, "2 d"]]]:
+        """The loss and its gradient; inside `in_place`.
+
+        The loss is of all examples together, but only one batch is held in the graph at a time: where there are
+        several, a first pass without a graph finds how the loss depends on each example's vectors, a second one
+        carries that back to the maps. That is exact, for one more forward pass.
+
+        Raises:
+            ModelError: a map that no loss site depends on.
+        """
+        leaves = {site: coordinates.detach().requires_grad_() for site, coordinates in point.items()}
+        if len(self.source.batches) == 1:
+            loss = self.loss(self._pooled(leaves, 0))
+            return float(loss.detach()), self._slopes([loss], leaves, [torch.ones_like(loss)])
+        value, pulls = self._pulls(leaves)
+        total = {site: torch.zeros_like(leaf) for site, leaf in leaves.items()}
+        for number, pull in enumerate(pulls):
+            outputs = list(self._pooled(leaves, number).values())
+            for site, slope in self._slopes(outputs, leaves, pull).items():
+                total[site] += slope
+        return value, total
+
+    def _pulls(self, leaves: Point) -> tuple[float, list[tuple[Tensor, ...]]]:
+        """The loss, and its gradient by the pooled vectors of each batch."""
+        with torch.no_grad():
+            parts = [self._pooled(leaves, number) for number in range(len(self.source.batches))]
+        names = list(parts[0])
+        pooled = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in names}
+        loss = self.loss(pooled)
+        pulls = torch.autograd.grad(loss, [pooled[name] for name in names])
+        split = [
+            torch.split(pull, [len(part[name]) for part in parts])
+            for name, pull in zip(names, pulls, strict=True)
+        ]
+        return float(loss.detach()), list(zip(*split, strict=True))
+
+    def _pooled(self, point: Point, number: int) -> dict[str, Float[Tensor, "b d"]]:
+        """Vectors at the loss sites of one batch that runs through the maps."""
+        self.acting.update(self.maps(point))
+        network, seed = network_of(self.model), derive(self.seed, "batch", number)
+        with isolated(seed), capture(network, self.loss_sites, self.pool, grad=True) as taken:
+            network(**self.source.batches[number])
+        return dict(taken)
+
+    def _slopes(self, outputs: Sequence[Tensor], leaves: Point, pull: Sequence[Tensor]) -> dict[str, Tensor]:
+        some = [pair for pair in zip(outputs, pull, strict=True) if pair[0].requires_grad]
+        found: tuple[Any, ...] = (
+            torch.autograd.grad(
+                [output for output, _ in some],
+                list(leaves.values()),
+                [one for _, one in some],
+                allow_unused=True,
+            )
+            if some
+            else (None,) * len(leaves)
+        )
+        if unused := [site for site, slope in zip(leaves, found, strict=True) if slope is None]:
+            got = f"a map at {unused[0]}, on which no loss site depends"
+            raise ModelError(explain(got, "a loss site at or after each map", "loss_sites=None"))
+        return dict(zip(leaves, found, strict=True))
+
+    def _at(self, site: str) -> Intervention:
+        if self.stop_gradient:
+            return lambda h: self.acting[site](h.detach())
+        return lambda h: self.acting[site](h)

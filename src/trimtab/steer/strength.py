@@ -1,0 +1,352 @@
+"""What a steering does as its strength grows: to the behaviour it is about, and to everything else.
+
+The largest strength that leaves neutral text alone, by a stated budget, with the whole trade-off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from trimtab.errors import ModelError, explain, nearest
+from trimtab.models.hooks import checked_strength
+from trimtab.models.inspection import require_language_model
+from trimtab.models.likelihood import LogLikelihood, kl_divergence, log_likelihood
+from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference, ratio_of_sums
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+    from trimtab.steer.steering import Steering
+
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def strength_curve(
+    steering: Steering,
+    model: Model,
+    *,
+    source: Sequence[str],
+    target: Sequence[str],
+    neutral: Sequence[str] = (),
+    strengths: Sequence[float] = STRENGTHS,
+    max_tokens: int | None = None,
+) -> pd.DataFrame:
+    """Effect and side effect at each strength, on texts that the steering was not fitted with.
+
+    `lean` says how far the model moved from the source behaviour to the target one: by how many nats per token the
+    target texts became likelier than they were, less the same of the source texts. `kl` says how far its next-token
+    distributions moved on neutral texts.
+
+    Args:
+        steering: what to try.
+        model: the language model that it belongs to.
+        source: held-out texts of the behaviour as it is, at least two.
+        target: held-out texts of the behaviour as it should be, at least two.
+        neutral: texts that the steering should leave alone; none gives nan.
+        strengths: in [0, 1].
+        max_tokens: longer texts are cut.
+
+    Returns:
+        One row per strength: strength, lean, kl, source_loss and target_loss (nats per token), each but the first with
+        `_low` and `_high`, a 95 % bootstrap interval over texts, paired with strength 0 for lean.
+
+    Raises:
+        ModelError: fewer than two texts on a side, a strength out of range, not a language model, or another model.
+    """
+    for name, texts in (("source", source), ("target", target)):
+        if len(texts) < 2:
+            raise ModelError(f"{name}: {explain(f'{len(texts)} texts', 'at least two, for an interval')}")
+    for strength in strengths:
+        checked_strength(strength)
+    before = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in (source, target)]
+    rows = []
+    for strength in strengths:
+        with steering.on(model, strength):
+            after = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in (source, target)]
+        measured = {
+            "lean": _lean(before, after),
+            "kl": _moved(steering, model, neutral, strength, max_tokens),
+            "source_loss": _per_token(-after[0].nats, after[0].tokens),
+            "target_loss": _per_token(-after[1].nats, after[1].tokens),
+        }
+        rows.append({"strength": strength, **_flat(measured)})
+    return pd.DataFrame(rows)
+
+
+def _lean(before: Sequence[LogLikelihood], after: Sequence[LogLikelihood]) -> Interval:
+    """Rise of the target's log likelihood per token less that of the source's; each side's texts are drawn apart."""
+    source, target = ((a.nats - b.nats) / a.tokens.mean() for b, a in zip(before, after, strict=True))
+    return bootstrap(mean_difference, target, source)
+
+
+def _moved(
+    steering: Steering, model: Model, neutral: Sequence[str], strength: float, max_tokens: int | None
+) -> Interval:
+    if not neutral:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    moved = kl_divergence(model, neutral, lambda: steering.on(model, strength), max_tokens=max_tokens)
+    return _per_token(moved.nats, moved.tokens)
+
+
+def _per_token(nats: np.ndarray, tokens: np.ndarray) -> Interval:
+    some = tokens > 0  # a text of one token has nothing to score
+    return bootstrap(ratio_of_sums, nats[some], tokens[some].astype(float), paired=True)
+
+
+def _flat(measured: Mapping[str, Interval]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, interval in measured.items():
+        found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return found
+
+
+Measure = Literal["kl", "perplexity"]
+CALIBRATION_STRENGTHS = tuple(step / 10 for step in range(1, 11))
+TOLERANCE = 0.01
+"""Part of the budget that may be left unused where a larger strength would break it."""
+_GROWTH = 1.25
+"""By how much strengths beyond 1 grow until the budget is broken."""
+_FLOOR = 1e-3
+"""Part of the smallest strength of the grid below which none is looked for."""
+_MOST_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one strength costs.
+
+    Attributes:
+        strength: above 0.
+        cost: mean over the tokens of all texts; what it is of, the calibration says.
+        low, high: 95 % bootstrap interval over texts; nan for one text.
+        within: whether the cost is within the budget.
+    """
+
+    strength: float
+    cost: float
+    low: float
+    high: float
+    within: bool
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How strong a steering may be.
+
+    Attributes:
+        strength: the largest within the budget such that all smaller ones that were tried are within it, too; 0.0 where
+            no strength is, down to a thousandth of the smallest of the grid. Above 1 only where that was asked for; use
+            it by `on`, or as `steering * strength`.
+        budget: what a strength may cost.
+        measure: "kl": nats per token of KL(untouched || steered), 0 or more. "perplexity": relative rise, .05 for 5 %;
+            below 0 where the steering makes the texts likelier.
+        texts: how many there were.
+        curve: every strength that was tried, smallest first.
+        tolerance: part of the budget that may be left unused.
+    """
+
+    strength: float
+    budget: float
+    measure: Measure
+    texts: int
+    curve: tuple[Point, ...]
+    tolerance: float = TOLERANCE
+
+    @property
+    def cost(self) -> float:
+        """What the strength costs; 0.0 at strength 0."""
+        return next((point.cost for point in self.curve if point.strength == self.strength), 0.0)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the budget is used but for the tolerance; False where strengths end, or the cost jumps, before."""
+        return self.strength > 0 and self.cost >= (1 - self.tolerance) * self.budget
+
+    def on(self, steering: Steering, model: Model) -> AbstractContextManager[None]:
+        """Run a block with the model steered at the strength that was found, also beyond 1."""
+        return _at(steering, model, self.strength)
+
+    def to_text(self) -> str:
+        """The strength, what it costs, and why not more of the budget is used where that is so."""
+        told = f"strength {self.strength:.4g} costs {self.cost:.4g} of the budget of {self.budget:g}"
+        if self.reached:
+            return told
+        if not self.strength:
+            return f"{told}: every strength that was tried costs more"
+        larger = [point for point in self.curve if point.strength > self.strength]
+        if not larger:
+            return f"{told}, the largest that was tried; a larger max_strength would use more"
+        return f"{told}; strength {larger[0].strength:.4g} costs {larger[0].cost:.4g}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per strength: strength, cost, low, high, within."""
+        return pd.DataFrame([asdict(point) for point in self.curve])
+
+
+def calibrate(
+    steering: Steering,
+    model: Model,
+    texts: Sequence[str],
+    budget: float,
+    *,
+    measure: Measure = "kl",
+    strengths: Sequence[float] | None = None,
+    max_strength: float = 1.0,
+    halvings: int | None = None,
+    tolerance: float = TOLERANCE,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """The largest strength of a steering whose cost on neutral texts is within a budget.
+
+    The cost need not grow with strength. So the strength returned is one below which nothing that was tried broke the
+    budget: the last of the grid before the first that breaks it, then moved towards that one by bisection until all of
+    the budget but `tolerance` is used. Where the largest strength leaves more than that unused, `reached` is False.
+
+    Beyond 1 the maps are those of `steering * strength`; the grid goes on by steps of a quarter until the budget is
+    broken.
+
+    The mean decides, not the end of its interval; both are in the curve.
+
+    Args:
+        steering: what to tone.
+        model: the language model that it belongs to; unchanged.
+        texts: neutral ones, that the steering should leave alone; not those it was fitted with.
+        budget: above 0; see `measure`.
+        measure: "kl", the mean of KL(untouched || steered) over all tokens in nats, or "perplexity", its relative rise.
+        strengths: the grid, in (0, max_strength]; None for .1 to 1 in steps of .1, and beyond as above.
+        max_strength: the largest strength; above 1 it has to be asked for.
+        halvings: how often the last gap is halved, whatever is used of the budget; None for as often as needed.
+        tolerance: part of the budget, between 0 and 1.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut.
+        seed: of the bootstrap.
+
+    Raises:
+        ModelError: a setting out of range, no text, not a language model with a tokenizer, or another model than the
+            steering was fitted on.
+    """
+    if not 0 < max_strength < math.inf:
+        raise ModelError(f"max_strength: {explain(max_strength, 'a number above 0')}")
+    if not 0 < tolerance < 1:
+        raise ModelError(f"tolerance: {explain(tolerance, 'a part of the budget, between 0 and 1')}")
+    inside = tuple(s for s in CALIBRATION_STRENGTHS if s <= max_strength) or (max_strength,)
+    grid = _checked(
+        texts, budget, measure, inside if strengths is None else strengths, halvings, max_strength
+    )
+    require_language_model(model)
+    steering.check(model)
+    options = _Options(batch_size, max_tokens)
+    cost = (_kl_cost if measure == "kl" else _perplexity_cost)(steering, model, texts, options)
+
+    def point(strength: float) -> Point:
+        interval = cost(strength, seed)
+        return Point(strength, interval.value, interval.low, interval.high, interval.value <= budget)
+
+    curve = [point(strength) for strength in grid]
+    while strengths is None and curve[-1].strength < max_strength and all(one.within for one in curve):
+        curve.append(point(min(curve[-1].strength * _GROWTH, max_strength)))
+    good, bad = _gap(curve)
+    costs = {one.strength: one.cost for one in curve} | {0.0: 0.0}
+    # A cost grows with the square of a small strength at most: there is nothing to find below this one.
+    hopeless = not good and budget < _FLOOR**2 * curve[0].cost
+    for _ in range(_MOST_HALVINGS if halvings is None else halvings):
+        if bad is None or bad <= _FLOOR * grid[0] or hopeless:
+            break
+        if halvings is None and good > 0 and costs[good] >= (1 - tolerance) * budget:
+            break
+        curve.append(middle := point((good + bad) / 2))
+        costs[middle.strength] = middle.cost
+        good, bad = (middle.strength, bad) if middle.within else (good, middle.strength)
+    ordered = tuple(sorted(curve, key=lambda one: one.strength))
+    return Calibration(good, float(budget), measure, len(texts), ordered, tolerance)
+
+
+def _at(steering: Steering, model: Model, strength: float) -> AbstractContextManager[None]:
+    """A steering at any strength; maps beyond 1 are scaled."""
+    return steering.on(model, strength) if strength <= 1 else (steering * strength).on(model)
+
+
+@dataclass(frozen=True)
+class _Options:
+    batch_size: int
+    max_tokens: int | None
+
+
+Cost = Callable[[float, int], Interval]
+
+
+def _kl_cost(steering: Steering, model: Model, texts: Sequence[str], options: _Options) -> Cost:
+    def cost(strength: float, seed: int) -> Interval:
+        moved = kl_divergence(model, texts, lambda: _at(steering, model, strength), **asdict(options))
+        return _per_token_calibrate(moved.nats, moved.tokens, seed)
+
+    return cost
+
+
+def _perplexity_cost(steering: Steering, model: Model, texts: Sequence[str], options: _Options) -> Cost:
+    before = log_likelihood(model, texts, **asdict(options))
+    if not before.tokens.sum():
+        raise ModelError(explain("texts of one token each", "a text of two tokens, so that one is scored"))
+
+    def cost(strength: float, seed: int) -> Interval:
+        with _at(steering, model, strength):
+            after = log_likelihood(model, texts, **asdict(options))
+        return _risen(before, after, seed)
+
+    return cost
+
+
+def _risen(before: LogLikelihood, after: LogLikelihood, seed: int) -> Interval:
+    """Perplexity after over before, less 1; the interval of the logarithm, taken through the same function."""
+    rise = _per_token_calibrate(before.nats - after.nats, before.tokens, seed)
+    value, low, high = (math.expm1(min(end, 700.0)) for end in (rise.value, rise.low, rise.high))
+    return Interval(value, low, high, rise.n)
+
+
+def _per_token_calibrate(nats: np.ndarray, tokens: np.ndarray, seed: int) -> Interval:
+    scored = tokens > 0
+    return bootstrap(ratio_of_sums, nats[scored], tokens[scored].astype(float), paired=True, seed=seed)
+
+
+def _gap(curve: Sequence[Point]) -> tuple[float, float | None]:
+    """The last strength before the first that breaks the budget, and that one; a cost of nan breaks it."""
+    good = 0.0
+    for point in curve:
+        if not point.within:
+            return good, point.strength
+        good = point.strength
+    return good, None
+
+
+def _checked(
+    texts: Sequence[str],
+    budget: float,
+    measure: str,
+    strengths: Sequence[float],
+    halvings: int | None,
+    max_strength: float,
+) -> list[float]:
+    """The grid in order, after all settings are found to be in range."""
+    if measure not in get_args(Measure):
+        choices = " or ".join(map(repr, get_args(Measure)))
+        raise ModelError(f"measure: {explain(repr(measure), choices, nearest(measure, get_args(Measure)))}")
+    if not 0 < budget < math.inf:
+        raise ModelError(f"budget: {explain(budget, 'a number above 0')}")
+    if not strengths or not all(0 < strength <= max_strength for strength in strengths):
+        hint = "max_strength=" if strengths and min(strengths) > 0 else ""
+        raise ModelError(f"strengths: {explain(list(strengths), f'numbers in (0, {max_strength:g}]', hint)}")
+    if halvings is not None and halvings < 0:
+        raise ModelError(f"halvings: {explain(halvings, '0 or more')}")
+    if isinstance(texts, str) or not texts:
+        got = "one string" if texts else "no texts"
+        raise ModelError(f"texts: {explain(got, 'a list of neutral texts')}")
+    return sorted({float(strength) for strength in strengths})

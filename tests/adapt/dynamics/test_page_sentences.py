@@ -1,0 +1,313 @@
+"""Every sentence with a number or a comparison on the pages of fine-tuning runs, held against the results."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from finetune_results import MakeResult
+from page_sentences import hold
+from trimtab.adapt.data_table import COLUMNS
+from trimtab.adapt.dynamics.compare import gain_difference
+from trimtab.adapt.dynamics.page import page
+from trimtab.adapt.result import FinetuneResult
+
+NUMBER = r"([−+-]?\d+(?:\.\d+)?)"
+
+
+def close(text: str, value: float) -> bool:
+    """Whether a number as written is a value rounded to the digits it has."""
+    written = text.replace("−", "-")
+    digits = len(written.partition(".")[2])
+    return math.isfinite(value) and abs(float(written) - value) <= 0.5 * 10**-digits + 1e-9
+
+
+def gain(result: FinetuneResult) -> tuple[float, float, float]:
+    """Fall of test perplexity in per cent, by hand: targets as independent."""
+    rows = result.final[result.final["role"] == "target"]
+    middle = rows["change"].mean()
+    down = math.sqrt(((rows["change"] - rows["change_low"]) ** 2).sum()) / len(rows)
+    up = math.sqrt(((rows["change_high"] - rows["change"]) ** 2).sum()) / len(rows)
+    value, low, high = (100 * (1 - math.exp(one)) for one in (middle, middle + up, middle - down))
+    return value, low, high
+
+
+def kept(result: FinetuneResult) -> pd.DataFrame:
+    rows = result.final[result.final["role"] == "constraint"]
+    return rows[[bool(one) for one in rows["kept"]]]
+
+
+def noisy(result: FinetuneResult) -> int:
+    return int((kept(result)["change_high"] > kept(result)["tolerance"]).sum())
+
+
+def with_records(result: FinetuneResult, shift: float, seed: int) -> FinetuneResult:
+    """The result with per-record changes whose mean is `shift`."""
+    random = np.random.default_rng(seed)
+    names = result.final.loc[result.final["role"] == "target", "domain"]
+    parts = [
+        pd.DataFrame(
+            {"domain": name, "record": range(40), "tokens": 100, "change": random.normal(100 * shift, 1, 40)}
+        )
+        for name in names
+    ]
+    return replace(result, target_records=pd.concat(parts, ignore_index=True))
+
+
+def with_data(result: FinetuneResult, seed: int) -> FinetuneResult:
+    """The result with a table of data in which every domain has other numbers."""
+    random = np.random.default_rng(seed)
+    rows = [
+        {
+            "domain": name,
+            "split": split,
+            "read": read,
+            "read_records": max(1, read // 3),
+            "probe": min(read, 32),
+        }
+        for name in result.final["domain"]
+        for split, read in (
+            ("validation", int(random.integers(9, 60))),
+            ("test", int(random.integers(30, 300))),
+        )
+    ]
+    counts = [column for column in COLUMNS if column not in rows[0]]
+    return replace(result, data=pd.DataFrame(rows).assign(**dict.fromkeys(counts, 400))[list(COLUMNS)])
+
+
+def paired(a: FinetuneResult, b: FinetuneResult) -> tuple[float, float]:
+    """The 95 % paired t interval of the mean difference in nats per token; all records have as many tokens."""
+    apart = a.target_records.assign(d=(a.target_records["change"] - b.target_records["change"]) / 100)
+    by = [part["d"].to_numpy() for _, part in apart.groupby("domain")]
+    mean, error = (
+        np.mean([one.mean() for one in by]),
+        math.sqrt(sum(stats.sem(one) ** 2 for one in by)) / len(by),
+    )
+    half = stats.t.ppf(0.975, len(by[0]) - 1) * error
+    return mean - half, mean + half
+
+
+def named(text: str) -> list[str]:
+    return [one for one in re.split(r", | and ", text) if one]
+
+
+DEFINITIONS = (
+    r"Green: steps at which every constraint holds \(each evaluation speaks for half the way to the next\)\.",
+    r"What one training step on a domain \(column\) does to the loss of a domain \(row\), in thousandths of a nat\.",
+    r"Pale and in parentheses: below 1\.28 standard errors, so the sign is not known\.",
+    r"All updates share one colour scale\.",
+    r"One point per interval between updates and evaluation domain; bars are one standard error .*",
+    r"A price says how many nats the sum of predicted target losses would fall per nat of extra tolerance: .*",
+    r"Wall-clock on one machine, once \(n = 1\)\.",
+    r"Intervals are 95 % over the choice of test records, paired with the base model on the same .*",
+    r"Costs are multiples of one fixed-mixture run on the same evaluation grid: .*",
+    r"Up: reduction of test perplexity on the targets .*",
+    r"Along: multiples of one fixed-mixture run; runs of nearly the same cost are set side by .*",
+    r"Filled: trained weights that kept every constraint on test\.",
+    r"Named: those of them that no other estimate beats in gain and in cost\.",
+    r"Change of loss on test in tolerances: 0 \(dotted\) is the base model, 1 \(dashed\) the limit; .*",
+    r"An arrow at the edge with a number is a value outside the axes, which are the same in every panel\.",
+    r"The first panel shows, for each run, the constraint that used most of its tolerance; .*",
+    r"The largest violation of each run on test; below 0 nats there was room left\.",
+    r"The same colour is the same training domain in every drawing\.",
+    r"Targets are at the bottom \(left\) in full colour, .*",
+    r"Vertical line: the checkpoint kept, where there is one\.",
+    r"By length: the error of the predictions with its 95 % interval .*",
+    r"Standard errors are the slopes', carried to the whole interval; about 95 % within two of them would be honest\.",
+    r"The Wilson interval takes points as independent, .*",
+    r"Cut: sequences that were longer\.",
+    r"Read: by each evaluation of that split; a sequence of packed text counts as of one record, .*",
+    r"At the right of each bar: the share of the targets together\.",
+)
+
+
+def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
+    """What each sentence must say of these results."""
+    of = {result.label: result for result in results}
+    first = results[0]
+    winners = [one for one in results if gain(one)[0] > 0 and len(kept(one)) == 4]
+
+    def about(
+        label: str, value: str, low: str, high: str, held: str, doubt: str, steps: str, all_in: str
+    ) -> bool:
+        result = of[label]
+        cost = result.cost
+        numbers = zip((value, low, high), gain(result), strict=True)
+        return (
+            all(close(a, b) for a, b in numbers)
+            and (int(held), int(doubt or 0)) == (len(kept(result)), noisy(result))
+            and close(steps, cost.training_multiple)
+            and close(all_in, cost.all_in_multiple)
+        )
+
+    def infeasible(label: str, steps: str, all_in: str) -> bool:
+        cost = of[label].cost
+        none = of[label].status == "infeasible" and of[label].step == 0
+        return none and close(steps, cost.training_multiple) and close(all_in, cost.all_in_multiple)
+
+    def best(value: str, low: str, high: str, label: str, close_: str) -> bool:
+        top = max(winners, key=lambda one: gain(one)[0])
+        near = [one.label for one in winners if one is not top and paired(top, one)[1] >= 0]
+        numbers = zip((value, low, high), gain(top), strict=True)
+        return (
+            label == top.label
+            and sorted(named(close_)) == sorted(near)
+            and all(close(a, b) for a, b in numbers)
+        )
+
+    def relaxed(count: str, n: str) -> bool:
+        return any(
+            int(n) == len(one.slopes) and int(count) == sum(u.solver_status == "relaxed" for u in one.slopes)
+            for one in results
+        )
+
+    def points(n: str, error: str, r: str) -> bool:
+        return any(_predictions(one, int(n), error, r) for one in results if one.slopes)
+
+    def counted(runs: str, n: str, left_out: str) -> bool:
+        probing = [one for one in results if one.slopes]
+        expected = sum(len(one.slopes) * first.losses["domain"].nunique() for one in probing)
+        return (int(runs), int(n), int(left_out)) == (len(probing), expected, 0)
+
+    def moving(count: str, n: str) -> bool:
+        return (int(count), int(n)) == (sum(len(one.mixtures) > 1 for one in results), len(results))
+
+    gained = rf"{NUMBER} % \(95 % interval {NUMBER} to {NUMBER}\)"
+    price = rf"for {NUMBER} times the training steps of one fixed-mixture run \({NUMBER} times with evaluations\)\."
+    doubt = r"(?: \((\d+) of them within the noise: the interval reaches beyond the tolerance\))?"
+    none = "no checkpoint kept every constraint on validation, so the base weights were returned"
+    near = r"(?:; it is not told apart from (.*)|; it is told apart from each other one)?"
+    return {
+        rf"(\w+) lowered target perplexity on test by {gained} and kept (\d) of 4 constraints{doubt}, {price}": about,
+        rf"(\w+) is infeasible: {none}, {price}": infeasible,
+        r"Of the (\d+) runs compared, (\d+) gained something and kept every constraint on test\.": (
+            lambda n, k: (int(n), int(k)) == (len(results), len(winners))
+        ),
+        rf"The largest estimate among them, {NUMBER} % \({NUMBER} to {NUMBER}\), is that of (\w+){near}"
+        r" \(95 % intervals of paired differences over test records\)\.": best,
+        r"At (\d+) of (\d+) updates no mixture was predicted to keep every constraint; the solver then .*": relaxed,
+        r"On the dotted line the prediction came true\. n = (\d+) \(.*\): "
+        rf"median absolute error {NUMBER} nats, correlation {NUMBER}\.": points,
+        r"(\d+) runs on test; the status is the verdict on validation\.": lambda n: int(n) == len(results),
+        r"n = (\d+) runs, one training seed each\.": lambda n: int(n) == len(results),
+        r"Runs whose mixture changes, (\d+) of (\d+): share over training steps, the same axes for all\.": moving,
+        r"Runs with slopes: (\d+); n = (\d+) points \(.*\); (\d+) more were not read at both ends .*": counted,
+    }
+
+
+def counts(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
+    """What each sentence with a number of sequences or records must say."""
+
+    def has(split: str, column: str, told: str) -> bool:
+        """Whether "8 of a, 5 of b" is what the table of data of one of the runs says."""
+        pairs = {name: int(n) for n, name in (one.split(" of ") for one in told.split(", "))}
+        tables = [one.data[one.data["split"] == split] for one in results if len(one.data)]
+        return any(pairs == dict(zip(table["domain"], table[column], strict=True)) for table in tables)
+
+    def few(told: str) -> bool:
+        pairs = {name: int(n) for name, n in re.findall(r"(\w+) \((\d+)\)", told)}
+        return any(pairs == _few_records(one) for one in results if len(one.data))
+
+    def at_most(n: str) -> bool:
+        return any(one.config["fit"]["eval_sequences"] == int(n) for one in results if not len(one.data))
+
+    def at_most_probe(n: str) -> bool:
+        return any(one.config["fit"]["probe_sequences"] == int(n) for one in results if not len(one.data))
+
+    band = "the band is the 95 % interval of the paired change over their records, one seed"
+    covers = "the probe's own choice of training batches may not be in it"
+    share = "Below each column's name is the share that the mixture then gave it"
+    errors = rf"{share}\. ± is the standard error over the records"
+    return {
+        r"The checkpoint of step (\d+) on test, in nats per token; every test sequence of each domain\.": (
+            lambda step: int(step) in {one.step for one in results if not len(one.data)}
+        ),
+        r"The checkpoint of step (\d+) on test, in nats per token; n test sequences: (.*)\.": (
+            lambda step, told: int(step) in {one.step for one in results} and has("test", "read", told)
+        ),
+        rf"Vertical line: the checkpoint kept\. n validation sequences: (.*) at each point; {band}\.": (
+            lambda told: has("validation", "read", told)
+        ),
+        r"Vertical line: the checkpoint kept\. at most n = (\d+) validation sequences per domain at .*": at_most,
+        rf"{errors} of n probe sequences: (.*); {covers}\.": lambda told: has("validation", "probe", told),
+        rf"{errors} of at most n = (\d+) probe sequences per domain; {covers}\.": at_most_probe,
+        r"Judged on fewer than 30 test records \(a packed sequence counts as one\): (.*)\.": few,
+    }
+
+
+def _few_records(result: FinetuneResult) -> dict[str, int]:
+    """Constraints judged on fewer than 30 test records, from the table of data."""
+    table = result.data[result.data["split"] == "test"].set_index("domain")["read_records"]
+    constraints = result.final.loc[result.final["role"] == "constraint", "domain"]
+    return {name: int(table[name]) for name in constraints if table[name] < 30}
+
+
+def _predictions(result: FinetuneResult, n: int, error: str, r: str) -> bool:
+    """Realised against predicted changes over each interval between updates, by hand.
+
+    An update starts from losses it read: its prediction less the change that it predicts; the grid's readings win.
+    """
+    made: dict[tuple[int, str], float] = {}
+    read: dict[tuple[int, str], float] = {}
+    for update in result.slopes:
+        for name in update.slopes.index:
+            used = [column for column in update.slopes if update.weights[column] > 0]
+            moved = sum(update.slopes.loc[name, column] * update.weights[column] for column in used)
+            made[update.step, name] = update.horizon * moved
+            read[update.step, name] = update.predicted[name] - update.horizon * moved
+    for row in result.losses.itertuples():
+        read[row.step, row.domain] = row.loss_nats
+    ends = {update.step: update.step + update.horizon for update in result.slopes}
+    real = [read[ends[step], name] - read[step, name] for step, name in made]
+    errors, correlation = (
+        np.abs(np.array(list(made.values())) - real),
+        np.corrcoef(list(made.values()), real)[0, 1],
+    )
+    return n == len(made) and close(error, float(np.median(errors))) and close(r, float(correlation))
+
+
+@pytest.fixture
+def results(result_of: MakeResult) -> list[FinetuneResult]:
+    """Three that gained (one clearly most, one hardly more than another), one that was infeasible."""
+    return [
+        with_data(with_records(result_of("Planned"), -0.140, 1), 5),
+        with_records(
+            result_of("Uniform", probes=False, pulls=(-0.3, -0.1, 0.031, 0.049, 0.027, 0.012)), -0.2, 2
+        ),
+        with_records(result_of("Near", pulls=(-0.3, -0.098, 0.02, 0.01, 0.0, 0.012)), -0.1995, 3),
+        with_data(with_records(result_of("Never", status="infeasible"), 0.0, 4), 6),
+    ]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_every_sentence_about_one_run(results: list[FinetuneResult], which: int) -> None:
+    result = results[which]
+    held = hold(page([result]), {**rules([result]), **counts([result])}, definitions=DEFINITIONS)
+    assert sum(held.values()) >= 2
+
+
+def test_every_sentence_about_several_runs(results: list[FinetuneResult]) -> None:
+    held = hold(page(results), {**rules(results), **counts(results)}, definitions=DEFINITIONS)
+    assert sum(n > 0 for n in held.values()) >= 9
+
+
+def test_differences_of_gains_are_paired_t_intervals(results: list[FinetuneResult]) -> None:
+    planned, uniform, near, _ = results
+    apart = gain_difference(uniform, planned)
+    assert (apart.low, apart.high) == pytest.approx(paired(uniform, planned))
+    assert apart.high < 0
+    assert gain_difference(uniform, near).low < 0 < gain_difference(uniform, near).high
+    other = replace(planned, target_records=planned.target_records.iloc[1:].reset_index(drop=True))
+    assert math.isnan(gain_difference(uniform, other).high)
+
+
+def test_runs_without_records_are_not_said_to_differ(result_of: MakeResult) -> None:
+    html = page([result_of("A"), result_of("B", pulls=(-0.4, -0.1, 0.0, 0.0, 0.0, 0.0))])
+    assert "its difference from A was not measured on the same test records" in html

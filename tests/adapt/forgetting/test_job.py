@@ -1,0 +1,203 @@
+"""The job of the laws: own points and a small grid, their numbers, their page, and what is told when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trimtab.adapt.forgetting import job as job
+from trimtab.adapt.forgetting.job import ForgettingConfig
+from trimtab.adapt.forgetting.laws import ForgettingLaw
+from trimtab.adapt.forgetting.result import LAW, ForgettingResult, held_out, page
+from trimtab.cli.main import main
+from trimtab.errors import CheckpointError, ConfigProblems, DataError
+from trimtab.train.settings import Fit
+
+
+def points(shares: tuple[float, ...] = (0.0, 0.001, 0.01)) -> pd.DataFrame:
+    grid = [(n, d, p) for n in (5e4, 2e5, 8e5) for d in (1e4, 1e5, 1e6) for p in shares]
+    frame = pd.DataFrame(grid, columns=["params", "tokens", "inject"])
+    n, d, p = (frame[name].to_numpy() for name in frame)
+    rise = 0.5 * d**0.3 / ((1 + 500 * p) * n) ** 0.4
+    noise = np.exp(0.01 * np.random.default_rng(0).normal(size=len(n)))
+    told = {"loss_pt0": 3.0, "loss_pt": 3 + rise * noise, "loss_ft": (1.5 + 40 / (n**0.3 * d**0.1)) * noise}
+    return frame.assign(**told, seed=0, reached=True, injected=p * d / 1000, rise_low=rise * noise - 0.05)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForgettingConfig, Path, job.Outcome]:
+    folder = tmp_path_factory.mktemp("forgetting")
+    points().to_csv(folder / "points.csv", index=False)
+    config = ForgettingConfig(points=str(folder / "points.csv"), n_boot=6)
+    return config, folder / "run", job.run(config, folder / "run")
+
+
+def test_own_points_give_laws_forms_and_effects(own: Any) -> None:
+    _, folder, outcome = own
+    result = outcome.result
+    assert result.law.coefficients["alpha"] == pytest.approx(0.4, rel=0.1)
+    assert result.facts["held_out"] == 15
+    assert result.facts["removed"]["value"] == pytest.approx(1 - 6**-0.4, abs=0.01)
+    assert result.facts["clear"] == int((points().query("inject == 0")["rise_low"] > 0).sum())
+    assert [row["inject"] for row in result.facts["injected"]] == [0.001, 0.01]
+    assert set(result.forms["form"]) >= {"injection", "constant", "nothing forgotten"}
+    text = outcome.table()
+    assert f"plan with: trimtab plan --law {folder / LAW}" in text
+    assert "share removed at 1 %" in text
+    assert json.loads(outcome.to_json())["refused"] == {}
+
+
+def test_the_result_is_read_back_and_planned_with(own: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder, outcome = own
+    again = ForgettingResult.load(folder)
+    assert again.facts == outcome.result.facts
+    pd.testing.assert_frame_equal(again.to_frame(), outcome.result.to_frame())
+    assert isinstance(again.law, ForgettingLaw)
+    asked = ["plan", "--law", str(folder / LAW), "--params", "2e5", "--tokens", "1e5", "--max-rise", "0.05"]
+    assert main(asked) == 0
+    assert "Inject" in capsys.readouterr().out
+
+
+def test_the_page_says_it(own: Any) -> None:
+    _, _, outcome = own
+    text = outcome.report_path.read_text()
+    for told in (
+        "Rival forms",
+        "hatched zone",
+        "held out",
+        "Injecting 1 % removed",
+        "sequences injected per run",
+    ):
+        assert told in text
+    with pytest.raises(DataError, match="no result"):
+        page([])
+
+
+def test_what_the_runs_cannot_tell_is_said_and_the_rest_is_there(tmp_path: Path) -> None:
+    points(shares=(0.01,)).to_csv(tmp_path / "points.csv", index=False)
+    outcome = job.run(ForgettingConfig(points=str(tmp_path / "points.csv"), n_boot=2), tmp_path / "run")
+    assert outcome.result.law is None
+    assert outcome.result.target is not None
+    assert "determines B" in outcome.result.refused["forgetting"]
+    assert "determines B" in outcome.report_path.read_text()
+    assert ForgettingResult.load(tmp_path / "run").law is None
+    assert not (tmp_path / "run" / LAW).exists()
+    text = page([outcome.result] * 2)
+    assert "2 sets of runs" in text
+    assert f"2. {outcome.result.label}" in text
+
+
+def test_the_page_of_a_result_read_back_has_dashes_where_nothing_was_held_out(
+    own: Any, tmp_path: Path
+) -> None:
+    forms = own[2].result.forms.assign(**dict.fromkeys(("loss_error", "rise_error", "rise_low"), np.nan))
+    replace(own[2].result, forms=forms, law=None, target=None).save(tmp_path)
+    again = ForgettingResult.load(tmp_path)
+    assert again.forms["rise_error"].isna().all()
+    assert "Rival forms" in page([again])
+
+
+def test_two_sizes_leave_nothing_to_hold_out_by_size() -> None:
+    frame = points()
+    assert held_out(frame).sum() == 15
+    assert held_out(frame[frame["params"] < 8e5]).sum() == 6
+    assert held_out(frame[(frame["params"] < 8e5) & (frame["tokens"] < 1e6)]).sum() == 0
+
+
+def test_runs_are_made_where_no_points_are_given(
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(job, "forgetting_grid", lambda models, **given: asked.update(given) or points())
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.txt").write_text("some words")
+    config = ForgettingConfig(
+        models={"a": "me/small"},
+        domain=str(tmp_path / "text"),
+        pretraining=str(tmp_path / "text"),
+        tokens=(10,),
+        n_boot=5,
+    )
+    assert job.estimate(config).to_text().startswith("runs            5\n")
+    monkeypatch.setattr(job, "judged", lambda points, **given: own[2].result)
+    monkeypatch.setattr(ForgettingResult, "report", lambda result, path: path)
+    job.run(config, tmp_path / "run")
+    assert asked["folder"] == tmp_path / "run/members"
+    assert asked["tokens"] == (10,)
+    monkeypatch.setattr(job, "forgetting_grid", lambda models, **given: points().iloc[:0])
+    with pytest.raises(DataError, match="no run of 5 that ended"):
+        job.run(config, tmp_path / "other")
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    wrong = ForgettingConfig(
+        models={},
+        domain="nowhere",
+        pretraining="lab:python",
+        tokens=(1,),
+        shares=(1.0,),
+        n_boot=0,
+        inject=2.0,
+    )
+    with pytest.raises(ConfigProblems) as caught:
+        job.run(replace(wrong, fit=Fit(lr=-1)), tmp_path / "run")
+    assert {problem.where for problem in caught.value.problems} == {
+        "models", "domain", "tokens", "shares", "fit.lr", "n_boot", "inject",
+    }  # fmt: skip
+    (problem,) = job.check(ForgettingConfig(points="nowhere.csv"))
+    assert problem.where == "points"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "points: got .*points.csv: .*, expected a table with a header"),
+        ("params,tokens\ncaf\xe9,1\n".encode("latin-1"), "points: .*bytes that are not UTF-8"),
+        ("params,tokens\n1,2\n".encode("utf-16"), "points: .*bytes that are not UTF-8"),
+        (b"a,b\n1,2\n1,2,3,4\n", "points: .*points.csv"),
+        (
+            b"params,tokens\n1,2\n",
+            "points: .*columns params, tokens, expected params, tokens, inject, loss_pt",
+        ),
+        (
+            b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n1,2,0,3,3,3\n1,2,0,,3,3\n",
+            r"points: got loss_pt: no value \(nan\) in row 1, expected above 0 nats",
+        ),
+        (
+            b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n1,2,5 %,3,3,3\n",
+            "points: got inject: '5 %' in row 0, expected shares from 0 to below 1",
+        ),
+    ],
+)
+def test_a_file_of_points_that_cannot_be_used_is_told_by_the_check(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "points.csv").write_bytes(content)
+    (problem,) = job.check(ForgettingConfig(points=str(tmp_path / "points.csv")))
+    assert re.search(message, str(problem))
+
+
+def test_what_is_no_file_of_points_is_told_by_the_check(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path), str(tmp_path / "pipe"), "~nosuchuser/x", "/dev/zero"):
+        (problem,) = job.check(ForgettingConfig(points=name))
+        assert (problem.where, problem.expected) == ("points", "a CSV file")
+
+
+@pytest.mark.parametrize("name", ["points", "facts", "label", "forms"])
+def test_a_result_that_lacks_a_part_is_named(own: Any, tmp_path: Path, name: str) -> None:
+    own[2].result.save(tmp_path)
+    path = tmp_path / "artifacts/result.json"
+    found = json.loads(path.read_text())
+    del found[name]
+    path.write_text(json.dumps(found))
+    with pytest.raises(CheckpointError, match=f"result.json: got values that are no result .*'{name}'"):
+        ForgettingResult.load(tmp_path)

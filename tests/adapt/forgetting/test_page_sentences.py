@@ -1,0 +1,242 @@
+"""Every sentence of a page about forgetting with a number or a comparison, against the runs it is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from page_sentences import hold
+from trimtab.adapt.forgetting import fitting
+from trimtab.adapt.forgetting.effects import beside_none, target_equivalence
+from trimtab.adapt.forgetting.laws import ForgettingLaw
+from trimtab.adapt.forgetting.result import ForgettingResult, judged, page, verdict
+from trimtab.errors import DataError
+from trimtab.numerics.bootstrap import bootstrap, mean, ratio_of_sums
+
+DEFINITIONS = (
+    r"A D\^beta / .*",
+    r"Darker is more\.",
+    r"Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better\.",
+    r"Errors are mean absolute errors on the held-out runs: of the loss in percent of it, .*",
+    r"The last column is the error of the rise less that of the law, run by run: above 0 the law errs less\.",
+    r"2 sets of runs\.",
+)
+
+
+def runs(form: str, noise: float = 0.01) -> pd.DataFrame:
+    """27 runs: of the law, of a form in which size and data do not multiply, or that forget nothing but noise."""
+    grid = [(n, d, p) for n in (5e4, 2e5, 8e5) for d in (1e4, 1e5, 1e6) for p in (0.0, 0.001, 0.01)]
+    frame = pd.DataFrame(grid, columns=["params", "tokens", "inject"])
+    n, d, p = (frame[name].to_numpy() for name in frame)
+    draw = np.random.default_rng(0).normal(size=len(n))
+    rise = {
+        "law": 0.5 * d**0.3 / ((1 + 500 * p) * n) ** 0.4 * np.exp(noise * draw),
+        "additive": (90 / ((1 + 500 * p) * n) ** 0.6 + 0.002 * d**0.4) * np.exp(noise * draw),
+        "nothing": 0.05 * draw,
+    }[form]
+    other = np.random.default_rng(1).normal(size=len(n))
+    target = (1.5 + 40 / (n**0.3 * d**0.1)) * np.exp(noise * other)
+    told = {"loss_pt0": 3.0, "loss_pt": 3.0 + rise, "loss_ft": target, "rise_low": rise - 0.1}
+    return frame.assign(**told, seed=0, reached=np.arange(len(n)) % 4 > 0)
+
+
+def result(points: pd.DataFrame, label: str, inject: float = 0.01) -> ForgettingResult:
+    return judged(points, label=label, inject=inject, margin=0.01, n_boot=2, seed=0, config={}, seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[dict[str, ForgettingResult]]:
+    """Fitted from few starts: what is told of a fit is looked at, not how good it is."""
+    few = runs("law").query("params < 8e5 and tokens < 1e6").assign(reached=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "STARTS", 1)
+        patch.setattr(fitting, "BEST", 1)
+        yield {
+            "law": result(runs("law"), "law"),
+            "additive": result(runs("additive"), "additive"),
+            "nothing": result(runs("nothing"), "nothing"),
+            "few": result(few, "few", inject=0.001),
+        }
+
+
+@pytest.fixture(scope="module")
+def pages(results: dict[str, ForgettingResult]) -> dict[str, str]:
+    return {name: page([it]) for name, it in results.items()}
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
+def near(text: str, value: float) -> bool:
+    """A number as the page has it is the value, to the last place that is written."""
+    places = len(text.partition(".")[2].partition("e")[0])
+    return "e" not in text and abs(number(text) - value) <= 0.51 * 10.0**-places
+
+
+def rises(it: ForgettingResult, inject: float = 0.0) -> np.ndarray:
+    rows = it.points[it.points["inject"] == inject]
+    return (rows["loss_pt"] - rows["loss_pt0"]).to_numpy()
+
+
+def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]:
+    """What each sentence claims, computed from the runs; on a page of several it is true of one of them."""
+
+    def any_of(check: Callable[..., bool]) -> Callable[..., bool]:
+        return lambda *groups: any(_tried(check, it, groups) for it in results)
+
+    def rose(it: ForgettingResult, kind: str, value: str, low: str, high: str, n: str, end: str) -> bool:
+        found = bootstrap(mean, rises(it))
+        right = (near(value, found.value), near(low, found.low), near(high, found.high), int(n) == found.n)
+        apart = found.low > 0 or found.high < 0
+        wanted = ("nothing was forgotten: ", "") if found.high < 0 else ("", "")
+        return all(right) and (kind, end) == (
+            wanted if apart else ("", ": not told apart from nothing forgotten")
+        )
+
+    def removed(it: ForgettingResult, share: str, value: str, low: str, high: str, n: str, end: str) -> bool:
+        pairs = beside_none(it.points, float(share) / 100)
+        left = bootstrap(ratio_of_sums, pairs["rise"].to_numpy(), pairs["rise_none"].to_numpy(), paired=True)
+        ends = [100 * (1 - one) for one in (left.value, left.high, left.low)]
+        right = [near(text, one) for text, one in zip((value, low, high), ends, strict=True)]
+        unclear = end == ": not told apart from nothing"
+        return all(right) and int(n) == len(pairs) and unclear == (ends[1] <= 0 <= ends[2])
+
+    def errs(it: ForgettingResult, n: str, error: str, low: str, high: str, rest: str) -> bool:
+        law = it.forms.set_index("form").loc["injection"]
+        shown = ((error, "rise_error"), (low, "rise_low"), (high, "rise_high"))
+        return (
+            int(n) == int(it.points["held_out"].sum())
+            and all(near(text, 100 * law[name]) for text, name in shown)
+            and rest == rivalry(it)
+        )
+
+    def clear(it: ForgettingResult, some: str, n: str) -> bool:
+        none = it.points[it.points["inject"] == 0]
+        return int(some) == (none["rise_low"] > 0).sum() and int(n) == len(none)
+
+    def same(it: ForgettingResult, share: str, no: str, value: str, low: str, high: str, *rest: str) -> bool:
+        margin, n, p = rest
+        found = target_equivalence(beside_none(it.points, float(share) / 100), float(margin))
+        told = ((value, found.value), (low, found.low), (high, found.high), (p, found.p))
+        right = all(near(text, one) for text, one in told) and int(n) == found.n
+        return right and (no == "is") == (found.p < 0.05) and float(margin) == 0.01
+
+    def judged_runs(it: ForgettingResult, fitted: str, unseen: str) -> bool:
+        held = int(it.points["held_out"].sum())
+        told = 0 if unseen == "none" else int(unseen)
+        return int(fitted) == len(it.points) - held and told == held
+
+    return {
+        r"(\d+) runs\.": any_of(lambda it, n: int(n) == len(it.points)),
+        r"Without injection (nothing was forgotten: |)their pretraining loss rose by (\S+) \((\S+) to (\S+); "
+        r"n = (\d+)\) nats per token in the mean(: not told apart from nothing forgotten|)\.": any_of(rose),
+        r"Injecting (\S+) % removed (\S+) % \((\S+) to (\S+); n = (\d+)\) of that(: not told apart from nothing|)\.":
+            any_of(removed),
+        r"On (\d+) held-out runs the law errs by (\d+) % of the rise \((\d+) to (\d+)\); (.*)\.": any_of(errs),
+        r"(\d+) of (\d+) runs without injection rose by more than the noise .*": any_of(clear),
+        r"(\d+) of (\d+) runs ended before the target's loss had turned: .*": any_of(
+            lambda it, some, n: int(some) == (~it.points["reached"]).sum() and int(n) == len(it.points)
+        ),
+        r"The target loss at (\S+) % (is|is not shown to be) equivalent to that without injection: the log differs by "
+        r"(\S+) \(90 % interval (\S+) to (\S+); margin (\S+); n = (\d+) pairs; two one-sided t tests, p = (\S+)\)\.":
+            any_of(same),
+        r"(\d+) runs fitted, (\d+|none) held out\.": any_of(judged_runs),
+        r"The law of all (\d+) runs\.": any_of(
+            lambda it, n: int(n) == len(it.points) and not it.points["held_out"].any()
+        ),
+        r"The law of all (\d+) runs: those that were not held out do not tell one\.": any_of(
+            lambda it, n: int(n) == len(it.points) and not_told(it)
+        ),
+        r"The law of (\d+) runs; the (\d+) held-out runs took no part in it\.": any_of(judged_runs),
+        r"At a bound of the search, so not told by the runs: (.*) of the law of (.*)\.": any_of(
+            lambda it, names, law: names
+            == ", ".join((it.law if law == "forgetting" else it.target).fitted.at_bounds)  # type: ignore[union-attr]
+        ),
+        r"(forgetting|fine-tuning|forms|injection|fine-tuning held out): (.*)": any_of(
+            lambda it, name, why: it.refused[name] == why
+        ),
+    }  # fmt: skip
+
+
+def not_told(it: ForgettingResult) -> bool:
+    try:
+        ForgettingLaw.fit(it.points[~it.points["held_out"]], n_boot=0)
+    except DataError:
+        return bool(it.points["held_out"].any())
+    return False
+
+
+def rivalry(it: ForgettingResult) -> str:
+    """Which forms err more or less than the law, from the errors run by run of forms fitted here again."""
+    table = it.forms.set_index("form").drop("injection")
+    less = table[table["more_high"] < 0]
+    if len(less):
+        each = [
+            f"'{name}' by {-100 * row.rise_more:.0f} % ({-100 * row.more_high:.0f} to {-100 * row.more_low:.0f})"
+            for name, row in less.iterrows()
+        ]
+        return f"less than it err {', '.join(each)}"
+    more = int((table["more_low"] > 0).sum())
+    if more == len(table):
+        return f"each of {more} other forms errs more, run by run"
+    return f"{more} of {len(table)} other forms err more, the rest are not told apart from it"
+
+
+def _tried(check: Callable[..., bool], it: ForgettingResult, groups: Sequence[str]) -> bool:
+    try:
+        return bool(check(it, *groups))
+    except (KeyError, ValueError, AttributeError):
+        return False
+
+
+@pytest.mark.parametrize("name", ["law", "additive", "nothing", "few"])
+def test_every_sentence_of_one_page_is_true(
+    results: dict[str, ForgettingResult], pages: dict[str, str], name: str
+) -> None:
+    held = hold(pages[name], rules([results[name]]), definitions=DEFINITIONS)
+    assert sum(held.values()) >= 4
+
+
+def test_every_sentence_of_a_page_of_two_is_true_of_one_of_them(results: dict[str, ForgettingResult]) -> None:
+    two = [results["law"], results["few"]]
+    held = hold(page(two), rules(two), definitions=DEFINITIONS)
+    assert held[r"(\d+) runs\."] == 2
+
+
+def test_the_page_knows_the_cases_that_it_tells_apart(
+    results: dict[str, ForgettingResult], pages: dict[str, str]
+) -> None:
+    told = pages
+    assert "the rest are not told apart from it" in told["law"]
+    assert "less than it err" in told["additive"]
+    assert "&#39;additive&#39; by" in told["additive"]
+    assert "not told apart from nothing forgotten" in told["nothing"]
+    assert "none held out" in told["few"]
+    few = results["few"]
+    nothing = dict.fromkeys(("value", "low", "high"), None) | {"n": 0}
+    without = replace(few, facts={**few.facts, "forgotten": nothing, "removed": nothing})
+    assert verdict(without) == "12 runs. None is without injection, so what they forgot cannot be told."
+
+
+def test_differences_from_the_law_are_of_the_same_runs(results: dict[str, ForgettingResult]) -> None:
+    """Errors less that of the law are the difference of both columns; their interval is narrower than a sum of both."""
+    forms = results["law"].forms.set_index("form")
+    law = forms.loc["injection"]
+    assert np.isnan(law["rise_more"])
+    others = forms.drop("injection")
+    assert others["rise_more"].tolist() == pytest.approx((others["rise_error"] - law["rise_error"]).tolist())
+    assert ((others["more_low"] <= others["rise_more"]) & (others["rise_more"] <= others["more_high"])).all()
+
+
+def test_a_page_of_an_earlier_result_says_that_forms_were_not_compared(
+    results: dict[str, ForgettingResult],
+) -> None:
+    it = results["law"]
+    text = verdict(replace(it, forms=it.forms.drop(columns=["rise_more", "more_low", "more_high"])))
+    assert re.search(r"the law errs by \d+ % of the rise .*this run did not compare it", text)

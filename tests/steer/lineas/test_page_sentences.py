@@ -1,0 +1,203 @@
+"""Every sentence of a steering's page with a number or a comparison, against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from page_sentences import hold
+from trimtab import LinEAS, MeanAcT, load
+from trimtab.models.likelihood import kl_divergence, log_likelihood
+from trimtab.numerics.bootstrap import bootstrap, mean_difference, ratio_of_sums
+from trimtab.steer.lineas.job import SteeringConfig, examples_of, run
+from trimtab.steer.lineas.result import SteeringResult, page, verdict
+
+DEFINITIONS = (
+    r"Lean is how much likelier per token the target texts became than they were, less the same of the source texts\.",
+    r"Intervals are 95 % over the choice of held-out texts; they do not cover the choice of fitting examples\.",
+    r"Squared 1-D Wasserstein distance .*; at strength 0 and at 1, on held-out texts\.",
+    r"Greedy completions of the same prompts at each strength; nothing is chosen or left out\.",
+    r"At the largest strength of each\.",
+    r"Share of .*",
+)
+MOST = 12
+"""Tokens at which texts are cut; the tokenizer has one per character."""
+
+
+@pytest.fixture(scope="module")
+def configs(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, SteeringConfig]:
+    """Strengths that are not in order, texts that are cut, one of a single token, and sides without a neutral one."""
+    folder = tmp_path_factory.mktemp("texts")
+    texts = {
+        "source": ["q", *(f"you {a}{b} fool!" for a in "abcdef" for b in "xyz")],
+        "target": [f"dear {a}{b}" for a in "abcdef" for b in "xyz"],
+        "neutral": [f"some {c}" for c in "abcdefgh"],
+    }
+    for name, lines in texts.items():
+        (folder / f"{name}.txt").write_text("\n".join([*lines, "", lines[1]]))
+    files = {name: str(folder / f"{name}.txt") for name in texts}
+    first = SteeringConfig(
+        model=str(llama_folder), **files, estimator=MeanAcT(sites="residual"), examples=7, held_out=8, prompts=("you",),
+        strengths=(1.0, 0.0, 0.5), max_tokens=MOST, max_new_tokens=2, device="cpu",
+    )  # fmt: skip
+    other = replace(
+        first, estimator=LinEAS(sites="mlp_out", steps=2, gamma=0.0), neutral="", held_out=11, max_tokens=60
+    )
+    return {"mean": first, "lineas": other}
+
+
+@pytest.fixture(scope="module")
+def results(
+    configs: dict[str, SteeringConfig], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, SteeringResult]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: run(config, folder / name).result for name, config in configs.items()}
+
+
+class Measured:
+    """The largest strength, measured again with the library's parts and not with the page's frames."""
+
+    def __init__(self, config: SteeringConfig, result: SteeringResult) -> None:
+        model, self.config = load(config.model, device="cpu"), config
+        self.sides = examples_of(config)
+        self.tokens = {
+            name: [
+                [len(model.tokenizer(text)["input_ids"]) for text in texts]
+                for texts in (side.fit, side.held_out)
+            ]
+            for name, side in self.sides.items()
+        }
+        self.strength = max(config.strengths)
+        held = [self.sides[name].held_out for name in ("source", "target")]
+        before = [log_likelihood(model, texts, max_tokens=config.max_tokens) for texts in held]
+        with result.steering.on(model, self.strength):
+            after = [log_likelihood(model, texts, max_tokens=config.max_tokens) for texts in held]
+        gains = [(a.nats - b.nats) / a.tokens.mean() for b, a in zip(before, after, strict=True)]
+        self.lean = bootstrap(mean_difference, gains[1], gains[0])
+        if config.neutral:
+            on = lambda: result.steering.on(model, self.strength)  # noqa: E731
+            moved = kl_divergence(model, self.sides["neutral"].held_out, on, max_tokens=config.max_tokens)
+            self.kl = bootstrap(ratio_of_sums, moved.nats, moved.tokens.astype(float), paired=True)
+
+    def scored(self, side: str) -> int:
+        return sum(length > 1 for length in self.tokens[side][1])
+
+
+@pytest.fixture(scope="module")
+def measured(configs: dict[str, SteeringConfig], results: dict[str, SteeringResult]) -> dict[str, Measured]:
+    return {name: Measured(config, results[name]) for name, config in configs.items()}
+
+
+def near(text: str, value: float) -> bool:
+    return abs(float(text.replace("−", "-")) - value) <= 0.00051
+
+
+def rules(all_of: Sequence[Measured]) -> dict[str, Callable[..., bool]]:
+    """What each sentence claims; on a page of several it is true of one of them."""
+
+    def any_of(check: Callable[..., bool]) -> Callable[..., bool]:
+        return lambda *groups: any(_tried(check, it, groups) for it in all_of)
+
+    def leans(it: Measured, strength: str, lean: str, side: str, low: str, high: str, *rest: str) -> bool:
+        source, target, end = rest
+        unclear = it.lean.low <= 0 <= it.lean.high
+        return (
+            float(strength) == it.strength
+            and near(lean, abs(it.lean.value))
+            and side == ("towards" if it.lean.value > 0 else "away from")
+            and near(low, it.lean.low)
+            and near(high, it.lean.high)
+            and (int(source), int(target)) == (it.scored("source"), it.scored("target"))
+            and (end == ": within what chance explains") == unclear
+        )
+
+    def moved(it: Measured, kl: str, low: str, high: str, n: str) -> bool:
+        ends = zip((kl, low, high), (it.kl.value, it.kl.low, it.kl.high), strict=True)
+        return all(near(text, value) for text, value in ends) and int(n) == len(it.sides["neutral"].held_out)
+
+    def counted(it: Measured, told: str) -> bool:
+        wanted = [
+            f"source: {it.scored('source')} held-out texts",
+            f"target: {it.scored('target')} held-out texts",
+        ]
+        if it.config.neutral:
+            wanted.append(f"neutral: {it.config.held_out} held-out texts")
+        return told.lower() == "; ".join(wanted)
+
+    def cut(it: Measured, told: str) -> bool:
+        wanted = []
+        for name, lengths in it.tokens.items():
+            both = [length for part in lengths for length in part]
+            long = sum(length > it.config.max_tokens for length in both)
+            wanted += [f"{long} of {len(both)} {name} texts"] if long else []
+        return bool(wanted) and told == ", ".join(wanted)
+
+    def single(it: Measured, told: str) -> bool:
+        short = {name: len(it.tokens[name][1]) - it.scored(name) for name in ("source", "target")}
+        return told == ", ".join(f"{count} {name}" for name, count in short.items() if count)
+
+    return {
+        r"(\d+) steerings beside one another\.": lambda n: int(n) == len(all_of),
+        r"At strength (\S+) the model leans (\S+) nats per token (towards|away from) the target \(lean (\S+) to (\S+); "
+        r"n = (\d+) source and (\d+) target texts\)(: within what chance explains|)\.": any_of(leans),
+        r"On neutral text its predictions moved by (\S+) nats per token \((\S+) to (\S+); n = (\d+)\)\.": any_of(moved),
+        r"(Source: .* held-out texts)\.": any_of(counted),
+        r"Longer than the limit of tokens, and cut there: (.*)\.": any_of(cut),
+        r"Held-out texts of a single token, of which no loss is told: (.*)\.": any_of(single),
+        r"Blank and repeated ones, and those that stand on another side too, were left out\.": lambda: True,
+    }  # fmt: skip
+
+
+def _tried(check: Callable[..., bool], it: Measured, groups: Sequence[str]) -> bool:
+    try:
+        return bool(check(it, *groups))
+    except (KeyError, ValueError, AttributeError):
+        return False
+
+
+@pytest.mark.parametrize("name", ["mean", "lineas"])
+def test_every_sentence_of_one_page_is_true(
+    results: dict[str, SteeringResult], measured: dict[str, Measured], name: str
+) -> None:
+    held = hold(page([results[name]]), rules([measured[name]]), definitions=DEFINITIONS)
+    assert sum(count > 0 for count in held.values()) >= 3
+
+
+def test_every_sentence_of_a_page_of_two_is_true(
+    results: dict[str, SteeringResult], measured: dict[str, Measured]
+) -> None:
+    held = hold(page(list(results.values())), rules(list(measured.values())), definitions=DEFINITIONS)
+    assert held[r"(\d+) steerings beside one another\."] == 1
+    assert sum(held.values()) >= 6
+
+
+def test_the_largest_strength_is_told_wherever_it_stands(results: dict[str, SteeringResult]) -> None:
+    it = results["mean"]
+    assert it.curve["strength"].tolist() == [1.0, 0.0, 0.5]
+    sorted_one = replace(it, curve=it.curve.sort_values("strength", ignore_index=True))
+    assert verdict(it) == verdict(sorted_one)
+    assert verdict(it).startswith("At strength 1 the model leans")
+
+
+def test_what_is_not_known_is_not_said(results: dict[str, SteeringResult]) -> None:
+    it = results["mean"]
+    untouched = replace(it, curve=it.curve[it.curve["strength"] == 0])
+    assert verdict(untouched) == "Only strength 0 was tried, which leaves the model as it is."
+    open_ends = replace(it, curve=it.curve.assign(lean_low=np.nan, kl=np.nan))
+    assert verdict(open_ends).endswith("of which there is no interval.")
+    assert "chance" not in verdict(open_ends)
+    assert "lean is not defined" in verdict(replace(it, curve=it.curve.assign(lean=np.nan)))
+
+
+def test_a_result_of_an_earlier_version_has_a_page(results: dict[str, SteeringResult]) -> None:
+    it = results["mean"]
+    assert torch.is_tensor(it.steering.maps["model.layers.0:out"][0])
+    html = page([replace(it, read=pd.DataFrame())])
+    assert "n = " not in html
+    assert "What was read" not in html
