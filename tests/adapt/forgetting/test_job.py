@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 
 from trimtab.adapt.forgetting import job as job
+from trimtab.adapt.forgetting.effects import beside_none
+from trimtab.adapt.forgetting.fitting import numeric
 from trimtab.adapt.forgetting.job import ForgettingConfig
 from trimtab.adapt.forgetting.laws import ForgettingLaw
 from trimtab.adapt.forgetting.result import LAW, ForgettingResult, held_out, page
@@ -175,6 +177,19 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
             b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n1,2,5 %,3,3,3\n",
             "points: got inject: '5 %' in row 0, expected shares from 0 to below 1",
         ),
+        (b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n", "points: got a header and no run below it"),
+        (
+            b"params,tokens,inject,loss_pt,loss_pt0,loss_ft,rise_low\n1,2,0,3,3,3,\n1,2,0,3,3,3,low\n",
+            "points: got rise_low: 'low' in row 1, expected numbers, or nothing",
+        ),
+        (
+            b"params,tokens,inject,loss_pt,loss_pt0,loss_ft,injected\n1,2,0,3,3,3,1 MiB\n",
+            "points: got injected: '1 MiB' in row 0, expected numbers, or nothing",
+        ),
+        (
+            b"params,tokens,inject,loss_pt,loss_pt0,loss_ft,reached\n1,2,0,3,3,3,perhaps\n",
+            "points: got reached: 'perhaps' in row 0, expected true or false",
+        ),
     ],
 )
 def test_a_file_of_points_that_cannot_be_used_is_told_by_the_check(
@@ -183,6 +198,20 @@ def test_a_file_of_points_that_cannot_be_used_is_told_by_the_check(
     (tmp_path / "points.csv").write_bytes(content)
     (problem,) = job.check(ForgettingConfig(points=str(tmp_path / "points.csv")))
     assert re.search(message, str(problem))
+
+
+@pytest.mark.parametrize("kind", [object, str, "string"])
+def test_numbers_are_numbers_whatever_type_holds_them(kind: Any) -> None:
+    frame = points().assign(rise_low=[None, *[0.5] * (len(points()) - 1)], reached="False")
+    read = numeric(
+        frame.astype(dict.fromkeys(("loss_pt", "loss_pt0", "tokens", "inject"), kind)), job.COLUMNS
+    )
+    assert not read["reached"].any()
+    assert read["rise_low"].isna().tolist() == [True] + [False] * (len(frame) - 1)
+    pd.testing.assert_frame_equal(read[list(job.COLUMNS)], points()[list(job.COLUMNS)].astype(float))
+    share = float(frame["inject"].max())
+    as_text = frame.astype(dict.fromkeys(("loss_pt", "loss_pt0"), str))
+    pd.testing.assert_frame_equal(beside_none(as_text, share), beside_none(frame, share))
 
 
 def test_what_is_no_file_of_points_is_told_by_the_check(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.special import stdtr, stdtrit
 
-from trimtab.adapt.forgetting.fitting import FORMS, Centre, Points, fit_form, points_of, projected
+from trimtab.adapt.forgetting.fitting import FORMS, Centre, Points, fit_form, numeric, points_of, projected
 from trimtab.errors import ConfigError, DataError, ShapeError, explain
 from trimtab.numerics.bootstrap import Interval, bootstrap, check_numbers, mean, ratio_of_sums
 
@@ -82,7 +82,7 @@ def beside_none(frame: pd.DataFrame, inject: float) -> pd.DataFrame:
     Raises:
         DataError: a column is missing or holds what it cannot, or nothing can be paired.
     """
-    points_of(frame, ("params", "tokens", "inject", "loss_pt", "loss_pt0", "loss_ft"))
+    frame = numeric(frame, ("params", "tokens", "inject", "loss_pt", "loss_pt0", "loss_ft"))
     by = [name for name in (*SETTING, "domain") if name in frame]
     told = frame.assign(rise=frame["loss_pt"] - frame["loss_pt0"])[[*by, "inject", "rise", "loss_ft"]]
     some, none = (told[np.isclose(told["inject"], share)].drop(columns="inject") for share in (inject, 0.0))

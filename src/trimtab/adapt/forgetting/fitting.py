@@ -51,6 +51,36 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
     return {name: _column(frame, name) for name in columns}
 
 
+def numeric(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The frame with some columns as floats, whatever type held their numbers: text, objects, whole numbers.
+
+    Columns that runs may have beside these are read likewise where they are there: `rise_low` and `injected` as floats,
+    nan where nothing stands, and `reached` as booleans.
+
+    Raises:
+        DataError: as `points_of`, or one of those columns holds something else.
+    """
+    read: dict[str, Any] = dict(points_of(frame, columns))
+    for name in {"rise_low", "injected"} & set(frame):
+        read[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        nothing = frame[name].isna() | frame[name].astype(str).isin(["", "nan"])
+        _refuse(frame[name], read[name].notna() | nothing, "numbers, or nothing")
+    if "reached" in frame:
+        read["reached"] = frame["reached"].map(lambda one: _TRUTH.get(str(one).lower()))
+        _refuse(frame["reached"], read["reached"].notna(), "true or false")
+        read["reached"] = read["reached"].astype(bool)
+    return frame.assign(**read)
+
+
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+def _refuse(column: pd.Series[Any], fine: pd.Series[bool], expected: str) -> None:
+    if not fine.all():
+        row = int(np.flatnonzero(~fine)[0])
+        raise DataError(f"{column.name}: {explain(f'{_shown(column.iloc[row])} in row {row}', expected)}")
+
+
 def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
     """(n,) a number per row, the same for rows that agree in the column `run`; None where there is no such column.
 
@@ -74,9 +104,7 @@ def _column(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
         )
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
     fine = np.isfinite(values) & ((values >= 0) & (values < 1) if name == "inject" else values > 0)
-    if not fine.all():
-        row = int(np.flatnonzero(~fine)[0])
-        raise DataError(f"{name}: {explain(f'{_shown(frame[name].iloc[row])} in row {row}', _RANGES[name])}")
+    _refuse(frame[name], pd.Series(fine), _RANGES[name])
     return values
 
 

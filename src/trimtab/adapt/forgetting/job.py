@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from trimtab.adapt.forgetting.fitting import points_of
+from trimtab.adapt.forgetting.fitting import numeric
 from trimtab.adapt.forgetting.grid import forgetting_grid, repeated
 from trimtab.adapt.forgetting.result import LAW, ForgettingResult, judged
 from trimtab.data.origin import Origin, origin_problems, path_of
@@ -152,7 +152,7 @@ def run(config: ForgettingConfig, folder: Path, progress: Progressor | None = No
 def _carried_out(config: ForgettingConfig, folder: Path, progress: Progressor | None) -> ForgettingResult:
     start = time.perf_counter()
     points = read_points(config.points) if config.points else _made(config, folder, progress)
-    points_of(points, COLUMNS)
+    points = numeric(points, COLUMNS)
     return judged(
         points,
         label=Path(config.points).stem
@@ -195,7 +195,8 @@ def _points_problems(points: str) -> Iterator[Problem]:
     if problems:
         return
     try:
-        points_of(read_points(points), COLUMNS)
+        if not len(numeric(read_points(points), COLUMNS)):
+            yield Problem("points", "a header and no run below it", "at least one run")
     except DataError as error:
         yield Problem("points", *_parts(error))
 
