@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from trimtab.errors import ConfigProblems, Problem, nearest
 from trimtab.runs.paths import as_path, cache_home
 
-Config = TypeVar("Config")
+AnyJob = TypeVar("AnyJob")
 Progress = Callable[[int, int], None]
 LAB = "lab:"
 
@@ -28,110 +28,57 @@ class System:
 
     Attributes:
         name: what a config says under `system`.
+        job: "module:class" of the frozen dataclass that a config fills; a `trimtab.job.Job`.
         title: one line for people.
         paper: the paper it reproduces.
-        config: "module:attribute" of the frozen dataclass that a config fills.
-        run: of `run(config, folder, progress) -> Outcome`; resumes what the folder holds.
-        check: of `check(config) -> list[Problem]`; loads no model, downloads nothing.
-        estimate: of `estimate(config)`, whose answer has `to_text()`.
-        load_result: of `load(folder)` for the result of one finished run.
-        page: of `page(results, title)`, which makes the text of a report.
     """
 
     name: str
+    job: str
     title: str
     paper: str
-    config: str
-    run: str
-    check: str
-    estimate: str
-    load_result: str
-    page: str
 
-
-class Outcome(Protocol):
-    """What a system's `run` returns; `passed = False` says that a stated criterion failed."""
-
-    @property
-    def report_path(self) -> Path:
-        """The page of the run."""
-        ...
-
-    def table(self) -> str:
-        """What to print."""
-        ...
-
-    def to_json(self) -> str:
-        """The same as JSON text."""
-        ...
-
-
-def _system(
-    name: str, title: str, paper: str, folder: str, config: str, result: str, **elsewhere: str
-) -> System:
-    """A system whose job, result and page are in one folder, but for what is `elsewhere`."""
-    job = f"trimtab.{folder}.job"
-    references = {
-        "config": f"{job}:{config}",
-        "run": f"{job}:run",
-        "check": f"{job}:check",
-        "estimate": f"{job}:estimate",
-        "load_result": f"trimtab.{folder}.result:{result}.load",
-        "page": f"trimtab.{folder}.result:page",
-    }
-    return System(name, title, paper, **references | elsewhere)
+    def job_class(self) -> Any:
+        """The class of its jobs, imported."""
+        return imported(self.job)
 
 
 _ALL = (
-    _system(
+    System(
         "dynamics",
+        "trimtab.adapt.dynamics.job:DynamicsConfig",
         "fine-tune under constraints with a dynamic mixture (DynaMiCS)",
         "arXiv 2605.10770",
-        "adapt.dynamics",
-        "DynamicsConfig",
-        "FinetuneResult",
-        page="trimtab.adapt.dynamics.page:page",
-        load_result="trimtab.adapt.result:FinetuneResult.load",
     ),
-    _system(
+    System(
         "steering",
+        "trimtab.steer.lineas.job:SteeringConfig",
         "steer activations by maps learned end to end (LinEAS), with its rivals",
         "arXiv 2503.10679",
-        "steer.lineas",
-        "SteeringConfig",
-        "SteeringResult",
     ),
-    _system(
+    System(
         "forgetting",
+        "trimtab.adapt.forgetting.job:ForgettingConfig",
         "scaling laws for forgetting, and the share of pretraining data that keeps it small",
         "arXiv 2502.06042",
-        "adapt.forgetting",
-        "ForgettingConfig",
-        "ForgettingResult",
     ),
-    _system(
+    System(
         "expertlens",
+        "trimtab.read.experts.job:ExpertLensConfig",
         "which units know a concept, and whether their concepts agree with ours (ExpertLens)",
         "arXiv 2502.15090",
-        "read.experts",
-        "ExpertLensConfig",
-        "ExpertsResult",
     ),
-    _system(
+    System(
         "naming-bias",
+        "trimtab.refer.bias.job:NamingBiasConfig",
         "naming bias between groups, standardised for what is in the picture",
         "arXiv 2305.14468",
-        "refer.bias",
-        "NamingBiasConfig",
-        "NamingBias",
     ),
-    _system(
+    System(
         "lexicon",
+        "trimtab.refer.lexicon.job:LexiconConfig",
         "informativeness of words and lexicons, alone and in context",
         "arXiv 2410.07827",
-        "refer.lexicon",
-        "LexiconConfig",
-        "LexiconResult",
     ),
 )
 SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
@@ -210,56 +157,59 @@ def find_config(text: str) -> tuple[str, Path]:
     raise ConfigProblems([Problem("config", repr(text), expected, near or "trimtab ls")])
 
 
-def lab_problems(config: Any) -> list[Problem]:
-    """The `lab:` names of a config that do not exist; builds nothing."""
+def lab_problems(job: Any) -> list[Problem]:
+    """The `lab:` names of a job that do not exist; builds nothing."""
     return [
-        Problem(where, repr(value), f"one of {', '.join(LAB + name for name in names)}", _near(value, names))
-        for where, value, names in _lab_values(config)
-        if value.removeprefix(LAB) not in names
+        _unknown(where, value, names)
+        for field, kind in _lab_fields(type(job)).items()
+        for where, value in _values(field, getattr(job, field))
+        if value.startswith(LAB) and value.removeprefix(LAB) not in (names := _names(kind))
     ]
 
 
-def resolve(config: Config, progress: Callable[[str], Progress] | None = None) -> Config:
-    """The config with every `lab:` name replaced by its folder, built on first use.
+def resolve(job: AnyJob, progress: Callable[[str], Progress] | None = None) -> AnyJob:
+    """The job with every `lab:` name replaced by its folder, built on first use.
 
     Args:
-        config: a system's config; `lab_folder` says which fields may hold such names.
+        job: its fields say by their types which of them may hold such names, see `trimtab.job.LabName`.
         progress: asked once per thing that takes a while, with its title; gets the steps done and in all.
 
     Raises:
         ConfigProblems: a name that does not exist.
     """
-    if problems := lab_problems(config):
+    if problems := lab_problems(job):
         raise ConfigProblems(problems)
-    changes: dict[str, Any] = {}
-    for field, values in _sources(config).items():
-        given = getattr(config, field)
-        paths = {key: lab_folder(field, value, progress) for key, value in values.items()}
-        if isinstance(given, Mapping):
-            changes[field] = {key: _with_path(given[key], path) for key, path in paths.items()}
-        else:
-            changes[field] = _with_path(given, paths[""])
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+    def built(kind: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: built(kind, one) for key, one in value.items()}
+        if isinstance(value, str):
+            return lab_folder(kind, value, progress)
+        return dataclasses.replace(value, path=built(kind, value.path)) if hasattr(value, "path") else value
+
+    fields = _lab_fields(type(job))
+    return dataclasses.replace(
+        job, **{name: built(kind, getattr(job, name)) for name, kind in fields.items()}
+    )  # type: ignore[type-var]
 
 
-def already_built(config: Config) -> Config:
-    """The config with the folder of its lab model where this machine has it, for estimates; builds nothing."""
-    model = getattr(config, "model", "")
+def already_built(job: AnyJob) -> AnyJob:
+    """The job with the folder of its lab model where this machine has it, for estimates; builds nothing."""
+    model = getattr(job, "model", "")
     if not isinstance(model, str) or not model.startswith(LAB):
-        return config
-    found = list((cache_home() / "lab" / "models").glob(f"{model.removeprefix(LAB)}-*/config.json"))
-    if not found:
-        return config
-    newest = max(found, key=lambda path: path.stat().st_mtime).parent
-    return dataclasses.replace(config, model=str(newest))  # type: ignore[type-var]
+        return job
+    folders = list((cache_home() / "lab" / "models").glob(f"{model.removeprefix(LAB)}-*/config.json"))
+    if not folders:
+        return job
+    newest = max(folders, key=lambda path: path.stat().st_mtime).parent
+    return dataclasses.replace(job, model=str(newest))  # type: ignore[type-var]
 
 
-def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | None = None) -> str:
+def lab_folder(kind: str, value: str, progress: Callable[[str], Progress] | None = None) -> str:
     """A value of a config, or the folder or file that its `lab:` name stands for, built on first use.
 
     Args:
-        field: which one: "model", "models", "train", "evaluate", "domain", "pretraining", "source", "target",
-            "neutral", "concepts" or "ratings".
+        kind: of what it names: "model", "corpus", "texts", "table", "concepts" or "ratings".
         value: a `lab:` name; anything else is given back.
         progress: as for `resolve`.
 
@@ -268,71 +218,60 @@ def lab_folder(field: str, value: str, progress: Callable[[str], Progress] | Non
     """
     if not value.startswith(LAB):
         return value
-    names, build = _of_the_lab(field)
-    if value.removeprefix(LAB) not in names:
-        expected = f"one of {', '.join(LAB + name for name in names)}"
-        raise ConfigProblems([Problem(field, repr(value), expected, _near(value, names))])
-    name = value.removeprefix(LAB)
-    if field not in ("model", "models") or progress is None:
+    if (name := value.removeprefix(LAB)) not in (names := _names(kind)):
+        raise ConfigProblems([_unknown(kind, value, names)])
+    build = imported(f"trimtab.lab.{_LAB[kind][1]}")
+    if kind != "model" or progress is None:
         return str(build(name))
-    shown: list[Progress] = []
+    bars: list[Progress] = []
 
     def tell(done: int, total: int, loss: float) -> None:  # noqa: ARG001
-        if not shown:
-            shown.append(progress(f"pretraining {value}, once"))
-        shown[0](done, total)
+        if not bars:
+            bars.append(progress(f"pretraining {value}, once"))
+        bars[0](done, total)
 
     return str(build(name, progress=tell))
 
 
 _LAB = {
-    **dict.fromkeys(("model", "models"), ("registry:MODELS", "registry:model")),
-    **dict.fromkeys(("train", "evaluate", "domain", "pretraining"), ("corpora:SOURCES", "corpora:corpus")),
-    **dict.fromkeys(("source", "target", "neutral"), ("registry:TEXTS", "registry:texts")),
-    **dict.fromkeys(("counts", "features", "predictions"), ("registry:TABLES", "registry:table")),
+    "model": ("registry:MODELS", "registry:model"),
+    "corpus": ("corpora:SOURCES", "corpora:corpus"),
+    "texts": ("registry:TEXTS", "registry:texts"),
+    "table": ("registry:TABLES", "registry:table"),
     "concepts": ("registry:CONCEPTS", "registry:concepts"),
     "ratings": ("registry:RATINGS", "registry:ratings"),
 }
-"""Field of a config -> the lab's names for it, and what builds one of them."""
+"""Kind of a lab name -> the lab's names of it, and what builds one of them."""
 
 
-def _of_the_lab(field: str) -> tuple[Any, Any]:
-    names, build = _LAB[field]
-    return imported(f"trimtab.lab.{names}"), imported(f"trimtab.lab.{build}")
+def _names(kind: str) -> tuple[str, ...]:
+    return tuple(imported(f"trimtab.lab.{_LAB[kind][0]}"))
 
 
-def _sources(config: Any) -> dict[str, dict[str, str]]:
-    """The fields that may hold `lab:` names, as mappings; the key of a single value is empty."""
-    found: dict[str, dict[str, str]] = {}
-    for field in _LAB:
-        value = getattr(config, field, None)
-        if isinstance(value, Mapping):
-            found[field] = {key: _path(one) for key, one in value.items()}
-        elif isinstance(value, str) or hasattr(value, "path"):
-            found[field] = {"": _path(value)}
-    return found
+def _lab_fields(job_class: type) -> dict[str, str]:
+    """Field -> kind, of the fields whose type says that they may hold names of the lab."""
+
+    def kinds(hint: Any) -> Iterator[str]:
+        yield from (mark.kind for mark in getattr(hint, "__metadata__", ()) if hasattr(mark, "kind"))
+        for inner in get_args(hint):
+            yield from kinds(inner)
+
+    hints = get_type_hints(job_class, include_extras=True)
+    return {name: kind for name, hint in hints.items() if (kind := next(kinds(hint), None))}
 
 
-def _path(value: Any) -> str:
-    """The path of a value that is one, or that describes more with the path as its `path`."""
-    return value if isinstance(value, str) else str(value.path)
+def _values(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Dotted key and path of each value of a field: a path, what describes more with the path as `path`, or several."""
+    if isinstance(value, Mapping):
+        yield from (pair for key, one in value.items() for pair in _values(f"{where}.{key}", one))
+    elif isinstance(path := getattr(value, "path", value), str):
+        yield where, path
 
 
-def _with_path(value: Any, path: str) -> Any:
-    return path if isinstance(value, str) else dataclasses.replace(value, path=path)
-
-
-def _lab_values(config: Any) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Dotted key, value and choices of every `lab:` name."""
-    for field, values in _sources(config).items():
-        for key, value in values.items():
-            if value.startswith(LAB):
-                yield f"{field}.{key}".rstrip("."), value, tuple(_of_the_lab(field)[0])
-
-
-def _near(value: str, names: Sequence[str]) -> str:
+def _unknown(where: str, value: str, names: Sequence[str]) -> Problem:
     near = nearest(value.removeprefix(LAB), names).strip("'")
-    return LAB + near if near else ""
+    expected = f"one of {', '.join(LAB + name for name in names)}"
+    return Problem(where, repr(value), expected, LAB + near if near else "")
 
 
 def _first_comment(path: Path) -> str:

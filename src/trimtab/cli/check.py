@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from trimtab.cli.console import parser, say, split_overrides, with_overrides
 from trimtab.cli.hints import for_command
 from trimtab.cli.jobs import read_content, read_job
 from trimtab.errors import ConfigProblems, Problem
-from trimtab.systems import already_built, find_config, imported
+from trimtab.systems import already_built, find_config
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     mine, overrides = split_overrides(with_overrides(options), argv)
     arguments = options.parse_args(mine)
     try:
-        estimate = _estimate(arguments.file, overrides)
+        cost = _cost(arguments.file, overrides)
     except ConfigProblems as error:
         problems = [replace(problem, hint=for_command(problem.hint)) for problem in error.problems]
         say(json.dumps({"problems": [vars(p) for p in problems]}) if arguments.json else _text(problems))
@@ -30,18 +30,19 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         from trimtab.runs.serialise import to_json
 
-        say(to_json({"problems": [], "estimate": estimate}))
+        say(to_json({"problems": [], "estimate": cost}))
     else:
-        say(estimate.to_text())
+        from trimtab.job import cost_text
+
+        say(cost_text(cost))
     return 0
 
 
-def _estimate(file: str, overrides: Sequence[str]) -> Any:
+def _cost(file: str, overrides: Sequence[str]) -> Mapping[str, Any]:
     from trimtab.runs.config import parse_overrides
 
     _, path = find_config(file)
-    system, config = read_job(read_content(path), parse_overrides(overrides))
-    return imported(system.estimate)(already_built(config))
+    return already_built(read_job(read_content(path), parse_overrides(overrides))).cost()
 
 
 def _text(problems: Sequence[Problem]) -> str:

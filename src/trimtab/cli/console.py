@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from trimtab.cli.main import VERBS, Verb
+from trimtab.runs.paths import is_first
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-
-def is_first() -> bool:
-    """Whether this is the process that speaks, of all that one launch started."""
-    rank = os.environ.get("RANK") or "0"
-    return rank == "0" or not rank.isdigit()
 
 
 def say(text: str) -> None:

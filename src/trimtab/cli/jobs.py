@@ -7,19 +7,20 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trimtab.cli.console import Bars, is_first, note, say
+from trimtab.cli.console import Bars, note, say
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.files import bound_problems
-from trimtab.runs.paths import as_path, path_problem, processes, runs_home, safe_name
-from trimtab.systems import LAB, System, imported, lab_problems, resolve, system_of
+from trimtab.runs.paths import as_path, is_first, path_problem, processes, runs_home, safe_name
+from trimtab.systems import LAB, imported, lab_problems, resolve, system_of
+
+if TYPE_CHECKING:
+    from trimtab.job import Job, Result
 
 OUTCOME = "artifacts/outcome.json"
 VALUES = 20_000
 """Values that a config may hold, aliases written out: far above any use, and read in a second."""
-MAY_CHANGE = ("jobs",)
-"""What may be another when a run goes on: it changes no number."""
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -33,10 +34,8 @@ def read_content(path: Path) -> dict[str, Any]:
     return read_mapping(path, most=VALUES)
 
 
-def read_job(
-    content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: bool = True
-) -> tuple[System, Any]:
-    """The system and the checked config of a job.
+def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: bool = True) -> Job:
+    """The job that a config describes, checked.
 
     Args:
         content: of the config.
@@ -49,16 +48,17 @@ def read_job(
     from trimtab.runs.config import read_config
 
     _hide_other_bars({**content, **overrides}.get("model"))
-    system = system_of({**content, **overrides})
-    check = imported(system.check)
 
-    def problems(config: Any) -> list[Problem]:
-        found = [*bound_problems(config), *check(config), *lab_problems(config)]
-        if here and getattr(config, "device", None) is not None:
-            found += imported("trimtab.models.load:device_problems")(config.device)
+    def problems(job: Any) -> list[Problem]:
+        found = [*bound_problems(job), *job.problems(), *lab_problems(job)]
+        if here and getattr(job, "device", None) is not None:
+            found += imported("trimtab.models.load:device_problems")(job.device)
         return list(dict.fromkeys(found))
 
-    return system, read_config(content, imported(system.config), overrides, extra_problems=problems)
+    job: Job = read_config(
+        content, system_of({**content, **overrides}).job_class(), overrides, extra_problems=problems
+    )
+    return job
 
 
 def _hide_other_bars(model: object) -> None:
@@ -91,12 +91,11 @@ def check_folder(folder: Path, where: str = "--out") -> None:
     raise ConfigProblems([Problem(where, got, expected)])
 
 
-def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as_json: bool) -> int:
+def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
     """Run a job in a folder, or go on with it, or say what came of it; the exit code.
 
     Args:
-        system: of the job.
-        config: of the job, checked.
+        job: checked.
         folder: of the run; None for a new one.
         name: what a new folder is called after.
         as_json: print the result as JSON instead of a table.
@@ -105,22 +104,32 @@ def carry_out(system: System, config: Any, folder: Path | None, *, name: str, as
         CheckpointError: the folder holds a run with another config.
         KeyboardInterrupt: interrupted; how to go on was said.
     """
+    from trimtab.job import MAY_CHANGE, carry_out
     from trimtab.runs.folder import check_config
     from trimtab.runs.serialise import plain
 
-    if folder is None:
-        _refuse_many_folders()
+    if folder is None and processes() > 1:  # each of them would make a folder of its own
+        raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
     with Bars() as bars:
-        config = resolve(config, bars.bar)
+        job = resolve(job, bars.bar)
         if folder is not None:
             as_path(folder, "--out", "a folder")
         folder = folder or new_folder(name)
-        check_config(folder, plain(config, finite=False), may_change=MAY_CHANGE)
+        check_config(folder, plain(job, finite=False), may_change=MAY_CHANGE)
         told = finished(folder)
         if told is None:
             check_folder(folder)
             note(f"run {folder}")
-            told = _run(system, config, folder, bars)
+            try:
+                told = describe(carry_out(job, folder, bars.bar(f"run {folder}")), folder)
+            except KeyboardInterrupt:
+                begun = (folder / "config.yaml").exists()
+                note(
+                    f"interrupted; go on with: trimtab resume {folder}"
+                    if begun
+                    else "interrupted before it began"
+                )
+                raise
         else:
             note(
                 f"run {folder} is finished; this is what it found then, with the model and data of that time"
@@ -149,35 +158,19 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return told
 
 
-def _run(system: System, config: Any, folder: Path, bars: Bars) -> dict[str, Any]:
-    try:
-        outcome = imported(system.run)(config, folder, bars.bar(f"run {folder}"))
-    except KeyboardInterrupt:
-        go_on = f"go on with: trimtab resume {folder}"
-        note(f"interrupted; {go_on}" if (folder / "config.yaml").exists() else "interrupted before it began")
-        raise
-    told = describe(outcome)
-    if is_first():
-        from trimtab.runs.atomic import write_atomic
+def describe(result: Result, folder: Path) -> dict[str, Any]:
+    """What a run has to say, as plain values, also written into its folder."""
+    from trimtab.runs.atomic import write_atomic
 
+    told = {
+        "table": result.to_text(),
+        "json": json.loads(result.to_json()),
+        "report": str(folder / "report.html"),
+        "passed": result.passed,
+    }
+    if is_first():
         write_atomic(folder / OUTCOME, json.dumps(told))
     return told
-
-
-def describe(outcome: Any) -> dict[str, Any]:
-    """An outcome as plain values."""
-    return {
-        "table": outcome.table(),
-        "json": json.loads(outcome.to_json()),
-        "report": str(outcome.report_path),
-        "passed": bool(getattr(outcome, "passed", True)),
-    }
-
-
-def _refuse_many_folders() -> None:
-    """Each of several processes would make a folder of its own."""
-    if processes() > 1:
-        raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
 
 
 def new_folder(name: str) -> Path:

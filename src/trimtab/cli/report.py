@@ -9,7 +9,7 @@ from trimtab.cli.console import parser, say
 from trimtab.cli.jobs import check_folder, find_run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain
 from trimtab.runs.paths import RESULT, as_path
-from trimtab.systems import imported, system_of_run
+from trimtab.systems import system_of_run
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,11 +46,11 @@ def _page(runs: Sequence[Path], title: str) -> str:
         names = ", ".join(sorted(system.name for system in systems))
         raise CheckpointError(explain(f"runs of {names}", "runs of one system"))
     system = systems.pop()
-    load = imported(system.load_result)
+    result_class = system.job_class().result
     sealed = {run: is_sealed(run) for run in runs}
-    results = [load(run) for run in runs]
+    results = [result_class.load(run) for run in runs]
     try:
-        page: str = imported(system.page)(results, title)
+        page: str = result_class.page(results, title)
         page.encode()
     except DAMAGE as error:
         files = [str(run / RESULT) for run in runs if not sealed[run]]

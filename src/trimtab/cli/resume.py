@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.cli.console import parser
-from trimtab.cli.jobs import carry_out, find_run, read_job
+from trimtab.cli.jobs import find_run, read_job, run_job
 from trimtab.errors import CheckpointError, explain
 
 
@@ -26,5 +26,5 @@ def main(argv: Sequence[str]) -> int:
         raise CheckpointError(
             explain(got, "a run of `trimtab run`", "the same Python call with the same `out`")
         )
-    system, config = read_job(content, {} if arguments.jobs is None else {"jobs": arguments.jobs})
-    return carry_out(system, config, folder, name=folder.name, as_json=arguments.json)
+    job = read_job(content, {} if arguments.jobs is None else {"jobs": arguments.jobs})
+    return run_job(job, folder, name=folder.name, as_json=arguments.json)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trimtab.cli.console import parser, split_overrides, with_overrides
-from trimtab.cli.jobs import carry_out, read_content, read_job
+from trimtab.cli.jobs import read_content, read_job, run_job
 from trimtab.cli.main import Verb
 from trimtab.systems import find_config
 
@@ -33,5 +33,5 @@ def main(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> in
     if arguments.jobs is not None:
         overrides["jobs"] = arguments.jobs
     name, path = find_config(arguments.file)
-    system, config = read_job(read_content(path), overrides)
-    return carry_out(system, config, arguments.out, name=name, as_json=arguments.json)
+    job = read_job(read_content(path), overrides)
+    return run_job(job, arguments.out, name=name, as_json=arguments.json)

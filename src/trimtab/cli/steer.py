@@ -103,7 +103,7 @@ def _try(arguments: argparse.Namespace) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     measure = imported("trimtab.steer.lineas.job:measure")
     files = {n: getattr(arguments, n) for n in ("source", "target", "neutral") if getattr(arguments, n)}
-    files = {name: lab_folder(name, value) for name, value in files.items()}
+    files = {name: lab_folder("texts", value) for name, value in files.items()}
     given = (files, arguments.texts, arguments.strengths, arguments.budget, arguments.max_strength)
     curve, within = measure(arguments.steering, _model(arguments), *given)
     if arguments.json:

@@ -11,7 +11,7 @@ from trimtab.cli.console import Bars, note, parser, say, split_overrides, with_o
 from trimtab.cli.jobs import check_folder, describe, new_folder, read_content, read_job
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.runs.files import MOST
-from trimtab.systems import find_config, imported, resolve
+from trimtab.systems import find_config, resolve
 
 if TYPE_CHECKING:
     from trimtab.runs.sweep import SweepResult
@@ -58,8 +58,9 @@ def main(argv: Sequence[str]) -> int:
 
 def run_cell(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One cell, in whichever process it lands."""
-    system, config = read_job(content, {})
-    return describe(imported(system.run)(config, folder, None))
+    from trimtab.job import carry_out
+
+    return describe(carry_out(read_job(content, {}), folder), folder)
 
 
 def _cells(
@@ -76,15 +77,15 @@ def _cells(
     problems: list[Problem] = []
     for name, cell in grid.items():
         try:
-            _, config = read_job(content, {**overrides, **cell, "jobs": 1}, here=here)
+            job = read_job(content, {**overrides, **cell, "jobs": 1}, here=here)
         except ConfigProblems as error:
             problems += error.problems
         else:
-            cells[name] = config
+            cells[name] = job
     if problems:
         raise ConfigProblems(list(dict.fromkeys(problems)))
     with Bars() as bars:
-        return {name: plain(resolve(config, bars.bar), finite=False) for name, config in cells.items()}
+        return {name: plain(resolve(job, bars.bar), finite=False) for name, job in cells.items()}
 
 
 def _tell(result: SweepResult, *, as_json: bool) -> None:

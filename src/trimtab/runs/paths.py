@@ -95,6 +95,12 @@ def runs_home() -> Path:
     return as_path(os.environ.get("TRIMTAB_RUNS") or "runs", "$TRIMTAB_RUNS", "a folder")
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks, of all that one launch started: `$RANK` is 0 or not set."""
+    rank = os.environ.get("RANK") or "0"
+    return rank == "0" or not rank.isdigit()
+
+
 def processes() -> int:
     """How many processes one launch started: `$WORLD_SIZE`, else 1.
 

@@ -14,9 +14,10 @@ import pytest
 
 from trimtab import Lexicon, NamingCounts
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
+from trimtab.job import carry_out
 from trimtab.lab.naming import chips, colour_names
-from trimtab.refer.lexicon.job import LexiconConfig, check, estimate, run
-from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex, page, verdict
+from trimtab.refer.lexicon.job import LexiconConfig
+from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex, verdict
 
 NAMES = colour_names(games=20, rounds=30).assign(language=lambda frame: frame["game"] % 2)
 
@@ -44,11 +45,11 @@ def config(tmp_path: Path) -> LexiconConfig:
 
 def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    outcome = run(config, tmp_path / "run", lambda done, total: told.append((done, total)))
-    assert told == [(k, estimate(config).steps) for k in range(1, estimate(config).steps + 1)]
+    outcome = carry_out(config, tmp_path / "run", lambda done, total: told.append((done, total)))
+    assert told == [(k, config.cost()["steps"]) for k in range(1, config.cost()["steps"] + 1)]
     loaded = LexiconResult.load(tmp_path / "run")
     for name in ("words", "systems", "frontier", "simulation", "contexts", "accounting", "places"):
-        pd.testing.assert_frame_equal(getattr(loaded, name), getattr(outcome.result, name), check_dtype=False)
+        pd.testing.assert_frame_equal(getattr(loaded, name), getattr(outcome, name), check_dtype=False)
     bare = NAMES[NAMES["referent"] % 3 == 0].assign(
         name=lambda f: f["name"].str.replace("(dark|light) ", "", regex=True)
     )
@@ -61,16 +62,16 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, t
         assert own["n_messages"].sum() == len(bare)
     assert set(loaded.contexts["treatment"]) == {"stripped", "kept", "bare"}
     assert set(loaded.simulation["lexicon"]) == {"as observed", "hard", "soft", "nested"}
-    assert outcome.report_path.read_text().count("<svg") == 8 + 2
+    assert (tmp_path / "run/report.html").read_text().count("<svg") == 8 + 2
     assert json.loads(outcome.to_json())["systems"][0]["lexicon"] == "all"
-    assert "stripped" in outcome.table()
-    text = page([replace(loaded, label="<b>"), loaded], title="<i>")
+    assert "stripped" in outcome.to_text()
+    text = LexiconResult.page([replace(loaded, label="<b>"), loaded], title="<i>")
     assert "<b>" not in text
     assert "1. &lt;b&gt;" in text
     wide = loaded.contexts.assign(low=-1.0, high=1.0)
     assert verdict(replace(loaded, contexts=wide)).count("of 2 smoothings, not told apart from 0.") == 3
     with pytest.raises(DataError, match="no result"):
-        page([])
+        LexiconResult.page([])
 
 
 def test_features_that_are_no_colours_and_no_contexts_no_frontier(
@@ -86,7 +87,7 @@ def test_features_that_are_no_colours_and_no_contexts_no_frontier(
         frontier=False,
         lexicon="",
     )
-    result = run(small, tmp_path / "small").result
+    result = carry_out(small, tmp_path / "small")
     assert not len(result.frontier)
     assert not len(result.contexts)
     assert (result.places["colour"] == "").all()
@@ -125,15 +126,15 @@ def test_each_mistake_is_named_before_anything_starts(
     config: LexiconConfig, tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     wrong = replace(config, **changes)
-    assert [problem.where for problem in check(wrong)] == [where]
+    assert [problem.where for problem in wrong.problems()] == [where]
     with pytest.raises(ConfigProblems, match=where):
-        run(wrong, tmp_path / "run")
+        carry_out(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_run_says_so(config: LexiconConfig, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no messages in context 'nearby'"):
-        run(replace(config, hard="nearby", frontier=False), tmp_path / "run")
+        carry_out(replace(config, hard="nearby", frontier=False), tmp_path / "run")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
     with pytest.raises(CheckpointError, match="no finished result"):
         LexiconResult.load(tmp_path / "run")
@@ -145,12 +146,12 @@ def test_tables_that_cannot_be_used_are_told_by_the_check(config: LexiconConfig,
     wrong = replace(
         config, counts=str(tmp_path / "near.csv"), features=str(tmp_path / "bare.csv"), smoothings=(math.nan,)
     )
-    found = {problem.where: problem.got for problem in check(wrong)}
+    found = {problem.where: problem.got for problem in wrong.problems()}
     assert list(found) == ["counts", "features", "smoothings"]
     assert "no column 'count'" in found["counts"]
     assert "no column of features" in found["features"]
     (tmp_path / "latin.csv").write_bytes("referent,naïve\n".encode("latin-1"))
-    (problem,) = check(replace(config, features=str(tmp_path / "latin.csv")))
+    (problem,) = replace(config, features=str(tmp_path / "latin.csv")).problems()
     assert "not UTF-8" in problem.got
 
 
@@ -167,18 +168,18 @@ def test_trials_and_contexts_that_are_numbers_come_through(config: LexiconConfig
         smoothings=(0.0,),
         treatments=("stripped",),
     )
-    result = run(own, tmp_path / "trials").result
+    result = carry_out(own, tmp_path / "trials")
     assert result.config["counts of rows"].startswith("1 each")
     assert result.aside["context"].tolist() == ["0", "1", "hard less easy"]
     assert result.accounting.query("step == 'names, stripped'")["n_messages"].sum() == len(trials)
-    assert "A share of 0 or 1 has Wilson" in page([result])
+    assert "A share of 0 or 1 has Wilson" in LexiconResult.page([result])
     # Results of before there was such a table read back.
     saved = json.loads((tmp_path / "trials/artifacts/result.json").read_text())
     del saved["aside"]
     (tmp_path / "trials/artifacts/result.json").write_text(json.dumps(saved))
     old = LexiconResult.load(tmp_path / "trials")
     assert not len(old.aside)
-    assert "set aside are" not in page([old])
+    assert "set aside are" not in LexiconResult.page([old])
 
 
 def test_discs_have_the_colour_of_their_word() -> None:

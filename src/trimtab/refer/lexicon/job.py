@@ -5,13 +5,13 @@ Three shapes of lexicon over the same referents, made rather than observed: shar
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,14 @@ from trimtab.data.tables import (
     read_table,
 )
 from trimtab.data.wordlist import WordList, unreadable_list
-from trimtab.errors import ConfigProblems, DataError, Problem, explain
+from trimtab.errors import DataError, Problem, explain
+from trimtab.job import Elsewhere, Progress, TableFile
 from trimtab.numerics.bootstrap import check_choice
 from trimtab.refer.lexicon.contexts import Treatment, in_context, set_aside, treated
 from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, _bandwidth
 from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
 from trimtab.refer.lexicon.speaker import Trials
-from trimtab.runs.folder import at_work
+from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
 
@@ -102,7 +103,6 @@ def _nested(values: np.ndarray, tree: np.ndarray, words: int, width: float) -> n
     return np.hstack(levels) / len(levels)
 
 
-Progressor = Callable[[int, int], None]
 DRAWN = 8
 """Words whose denotations are drawn."""
 MOST_DRAWS = 1_000_000
@@ -133,8 +133,8 @@ class LexiconConfig:
         seed: of everything drawn.
     """
 
-    counts: str
-    features: str
+    counts: TableFile
+    features: TableFile
     system: Literal["lexicon"] = "lexicon"
     kind: Kind = "kl"
     volume: Volume = "cells"
@@ -154,73 +154,75 @@ class LexiconConfig:
     n_boot: int = 2000
     seed: int = 0
 
+    result: ClassVar = LexiconResult
 
-@dataclass(frozen=True)
-class Carried:
-    """What a job came to."""
+    def problems(self) -> Iterator[Problem]:
+        """Every mistake that can be seen without reading more of the data than the names of its columns."""
+        for name in ("counts", "features"):
+            yield from missing_file(name, getattr(self, name), "a CSV or Parquet file")
+        yield from _column_problems(self)
+        for name in ("heads", "modifiers"):
+            yield from unreadable_list(name, getattr(self, name), "a name such as colours-en")
+        if bool(self.heads) != bool(self.modifiers):
+            yield Problem("modifiers", repr(self.modifiers), "a word list beside heads, or neither")
+        if self.context and len({label_text(self.easy), label_text(self.hard)} - {""}) < 2:
+            yield Problem("easy, hard", repr((self.easy, self.hard)), "two different contexts")
+        if not self.smoothings or not all(0 <= one < math.inf for one in self.smoothings):
+            yield Problem("smoothings", str(list(self.smoothings)), "at least one number, none below 0")
+        if not self.treatments:
+            yield Problem("treatments", "none", "at least one of stripped, kept, bare")
+        if not self.flexibilities or not all(0 <= one <= 1 for one in self.flexibilities):
+            yield Problem("flexibilities", str(list(self.flexibilities)), "numbers in [0, 1]")
+        for name in ("distractors", "trials", "n_boot"):
+            if not 1 <= getattr(self, name) <= MOST_DRAWS:
+                yield Problem(name, str(getattr(self, name)), f"at least 1, at most {MOST_DRAWS:,}")
+        if self.seed < 0:
+            yield Problem("seed", str(self.seed), "a whole number, at least 0")
 
-    result: LexiconResult
-    report_path: Path
+    def cost(self) -> Mapping[str, Any]:
+        """Steps: lexicons, simulation, contexts, and trade-offs of the frontier."""
+        return {"steps": 3 + (len(self.treatments) * len(self.smoothings) if self.context else 0)}
 
-    def table(self) -> str:
-        """Lexicons, words, contexts and the accounting as plain text."""
-        words = self.result.words.sort_values("probability", ascending=False).head(12)
-        parts = [self.result.systems, words, self.result.contexts, self.result.aside, self.result.accounting]
-        shown = [
-            part.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-")
-            for part in parts
-            if len(part)
-        ]
-        return "\n\n".join(shown)
+    def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> LexiconResult:  # noqa: ARG002
+        """Fit the lexicons and measure them, alone and in context.
 
-    def to_json(self) -> str:
-        """Every table of the page but the map, as JSON."""
-        names = ("systems", "words", "frontier", "simulation", "contexts", "aside", "accounting")
-        frames = {name: plain(getattr(self.result, name).to_dict("records")) for name in names}
-        return json.dumps({**frames, "seconds": self.result.seconds}, indent=2)
+        Raises:
+            DataError: the data does not hold what the config says.
+        """
+        start, steps, done = time.perf_counter(), self.cost()["steps"], itertools.count(1)
 
+        def tell() -> None:
+            progress(next(done), steps)
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a job will take."""
-
-    steps: int
-
-    def to_text(self) -> str:
-        """One line per quantity."""
-        return f"steps  {self.steps}  (lexicons, simulation, contexts, and trade-offs of the frontier)"
-
-
-def check(config: LexiconConfig) -> list[Problem]:
-    """Every mistake that can be seen without reading more of the data than the names of its columns."""
-    found: list[Problem] = []
-    for name in ("counts", "features"):
-        found += missing_file(name, getattr(config, name), "a CSV or Parquet file")
-    found += _column_problems(config)
-    for name in ("heads", "modifiers"):
-        found += unreadable_list(name, getattr(config, name), "a name such as colours-en")
-    if bool(config.heads) != bool(config.modifiers):
-        found.append(Problem("modifiers", repr(config.modifiers), "a word list beside heads, or neither"))
-    contexts = {label_text(config.easy), label_text(config.hard)} - {""}
-    if config.context and len(contexts) < 2:
-        found.append(Problem("easy, hard", repr((config.easy, config.hard)), "two different contexts"))
-    return [*found, *_number_problems(config)]
-
-
-def _number_problems(config: LexiconConfig) -> list[Problem]:
-    found = []
-    if not config.smoothings or not all(0 <= one < math.inf for one in config.smoothings):
-        found.append(Problem("smoothings", str(list(config.smoothings)), "at least one number, none below 0"))
-    if not config.treatments:
-        found.append(Problem("treatments", "none", "at least one of stripped, kept, bare"))
-    if not config.flexibilities or not all(0 <= one <= 1 for one in config.flexibilities):
-        found.append(Problem("flexibilities", str(list(config.flexibilities)), "numbers in [0, 1]"))
-    for name in ("distractors", "trials", "n_boot"):
-        if not 1 <= getattr(config, name) <= MOST_DRAWS:
-            found.append(Problem(name, str(getattr(config, name)), f"at least 1, at most {MOST_DRAWS:,}"))
-    if config.seed < 0:
-        found.append(Problem("seed", str(config.seed), "a whole number, at least 0"))
-    return found
+        given, features = NamingCounts.read(self.counts), _features(self)
+        counts, accounting = _reduced(given, self, self.treatments[0])
+        whole = _fitted(counts, features, self)
+        if len(whole.referents) <= max(2, self.distractors):
+            got = f"{len(whole.referents)} referents that were named, {self.distractors} distractors"
+            raise DataError(explain(got, "at least 3 referents, and more than distractors"))
+        tell()
+        frontier = whole.frontier() if self.frontier else None
+        systems = _systems(counts, features, self, whole, frontier)
+        tell()
+        simulation = _simulation(whole, self)
+        tell()
+        contexts, aside, steps_of_messages = _contexts(given, features, self, tell)
+        accounting = pd.concat(
+            [accounting.assign(step=f"names, {self.treatments[0]}"), *steps_of_messages], ignore_index=True
+        )
+        return LexiconResult(
+            label=f"lexicon: {Path(self.counts).stem}",
+            words=whole.informativeness(),
+            systems=systems,
+            frontier=frontier.to_frame() if frontier else pd.DataFrame(),
+            simulation=simulation,
+            contexts=contexts,
+            accounting=accounting[["step", "reason", "n_messages"]],
+            places=_places(whole, features),
+            config=plain(self) | _trials(self) | _sources(self),
+            seconds=time.perf_counter() - start,
+            aside=aside,
+        )
 
 
 def _column_problems(config: LexiconConfig) -> list[Problem]:
@@ -247,65 +249,6 @@ def _column_problems(config: LexiconConfig) -> list[Problem]:
 def _feature_columns(columns: Sequence[str]) -> None:
     if set(columns) <= {"referent"}:
         raise DataError(explain("no column of features", "at least one beside the referent"))
-
-
-def estimate(config: LexiconConfig) -> Estimate:
-    """Steps of a job."""
-    contexts = len(config.treatments) * len(config.smoothings) if config.context else 0
-    return Estimate(3 + contexts)
-
-
-def run(config: LexiconConfig, folder: Path, progress: Progressor | None = None) -> Carried:
-    """Carry the job out in `folder`.
-
-    Raises:
-        ConfigProblems: the config cannot work.
-        DataError: the data does not hold what the config says.
-    """
-    if problems := check(config):
-        raise ConfigProblems(problems)
-    with at_work(folder, config) as held:
-        result = _carried_out(config, progress)
-        result.save(held.path)
-        report = result.report(folder / "report.html")
-    return Carried(result, report)
-
-
-def _carried_out(config: LexiconConfig, progress: Progressor | None) -> LexiconResult:
-    start, steps, done = time.perf_counter(), estimate(config).steps, iter(range(1, 1000))
-
-    def tell() -> None:
-        if progress is not None:
-            progress(next(done), steps)
-
-    given, features = NamingCounts.read(config.counts), _features(config)
-    counts, accounting = _reduced(given, config, config.treatments[0])
-    whole = _fitted(counts, features, config)
-    if len(whole.referents) <= max(2, config.distractors):
-        got = f"{len(whole.referents)} referents that were named, {config.distractors} distractors"
-        raise DataError(explain(got, "at least 3 referents, and more than distractors"))
-    tell()
-    frontier = whole.frontier() if config.frontier else None
-    systems = _systems(counts, features, config, whole, frontier)
-    tell()
-    simulation = _simulation(whole, config)
-    tell()
-    contexts, aside, told = _contexts(given, features, config, tell)
-    return LexiconResult(
-        label=f"lexicon: {Path(config.counts).stem}",
-        words=whole.informativeness(),
-        systems=systems,
-        frontier=frontier.to_frame() if frontier else pd.DataFrame(),
-        simulation=simulation,
-        contexts=contexts,
-        accounting=pd.concat(
-            [accounting.assign(step=f"names, {config.treatments[0]}"), *told], ignore_index=True
-        )[["step", "reason", "n_messages"]],
-        places=_places(whole, features),
-        config=plain(config) | _trials(config) | _sources(config),
-        seconds=time.perf_counter() - start,
-        aside=aside,
-    )
 
 
 def _features(config: LexiconConfig) -> pd.DataFrame:

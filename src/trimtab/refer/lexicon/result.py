@@ -7,10 +7,9 @@ CIELAB to what a screen shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from jaxtyping import Float
 
 from trimtab.data.naming import each_row
 from trimtab.data.tables import label_text
+from trimtab.job import Result
 from trimtab.refer.lexicon.contexts import HARD_LESS_EASY
 from trimtab.report.formats import fixed, from_zero, span
 from trimtab.report.intervals import Cloud, curve_and_clouds, small_map
@@ -26,27 +26,20 @@ from trimtab.report.page import (
     Picture,
     Section,
     Table,
-    chapters_page,
     gallery,
     picture,
     settings_section,
 )
-from trimtab.runs.atomic import write_atomic
-from trimtab.runs.serialise import checked, read_result, reading_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-SCHEMA = 1
-
-
 @dataclass(frozen=True)
-class LexiconResult:
+class LexiconResult(Result):
     """The outcome of a job about lexicons.
 
     Attributes:
-        label: a short name.
         words: name, info_bits, denotation, probability of the first lexicon (see `Lexicon.informativeness`).
         systems: one row per lexicon: lexicon, the fields of `System`, inefficiency_bits, beta.
         frontier: beta, complexity_bits, accuracy_bits, words.
@@ -54,12 +47,9 @@ class LexiconResult:
         contexts: treatment of modifiers, smoothing, then the columns of `InContext.comparison`; empty without contexts.
         accounting: step, reason, n_messages.
         places: referent, x, y, colour ("" where features are not colours), then p(w|m) of the words that are drawn.
-        config: everything needed to do it again.
-        seconds: it took.
         aside: treatment, then the columns of `contexts.set_aside`: how many messages are not compared, by context.
     """
 
-    label: str
     words: pd.DataFrame
     systems: pd.DataFrame
     frontier: pd.DataFrame
@@ -67,8 +57,6 @@ class LexiconResult:
     contexts: pd.DataFrame
     accounting: pd.DataFrame
     places: pd.DataFrame
-    config: Mapping[str, Any]
-    seconds: float
     aside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
@@ -80,27 +68,18 @@ class LexiconResult:
 
         return plane_figure(self)
 
-    def report(self, path: str | Path) -> Path:
-        """Write the report page (one self-contained HTML file) and return its path."""
+    def summary(self) -> str:
+        """The lexicon as a whole, each treatment of modifiers by context, and what was set aside."""
+        return verdict(self)
 
-        write_atomic(Path(path), page([self], title=self.label))
-        return Path(path)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write every number into a run's folder."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return write_result(folder, SCHEMA, values, indent=1)
+    def sections(self) -> Iterator[Section]:
+        """Words, the plane with its frontier, the simulation, contexts and the accounting."""
+        return _chapter(self)
 
     @classmethod
-    def load(cls, folder: str | Path) -> LexiconResult:
-        """Read the result of a finished run.
-
-        Raises:
-            CheckpointError: there is none (yet), or another version of trimtab wrote it.
-        """
-        found = read_result(folder, SCHEMA)
-        with reading_result(folder):
-            return checked(cls, found)
+    def compared(cls, results: Sequence[LexiconResult], labels: Sequence[str]) -> Iterator[Section]:
+        """The lexicons of several jobs on the plane."""
+        yield Section("Compared", [_comparison(results, labels)])
 
 
 COVERS = "Intervals are 95 % percentile bootstrap intervals"
@@ -108,17 +87,6 @@ EXTREMES = "A share of 0 or 1 has Wilson's interval over clusters, and a differe
 CUT = "How referents are cut into cells is not varied here, and another cut can turn the sign round."
 MOST_WORDS = 40
 MATCHED = "same referents, both contexts' mix"
-
-
-def page(results: Sequence[LexiconResult], title: str = "Lexicons") -> str:
-    """One self-contained HTML page about one job, or about several.
-
-    Raises:
-        DataError: there is no result.
-    """
-    return chapters_page(
-        title, results, "jobs beside one another", verdict=verdict, chapter=_chapter, compared=_comparison
-    )
 
 
 def verdict(result: LexiconResult) -> str:

@@ -1,0 +1,252 @@
+"""The two contracts of every system, and what is written once for all of them.
+
+A *job* is a frozen dataclass whose fields are the YAML of a config. It says what is wrong with it and what it will
+cost, and carries itself out. A *result* is a frozen dataclass of numbers and frames. It says its headline table, a
+summary and the sections of its page; page, files, text, JSON and the comparison of several results follow from that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+
+import pandas as pd
+
+from trimtab.errors import ConfigProblems, DataError, Problem, explain
+from trimtab.report.page import Page, Section, Table, Text
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.folder import RunFolder, at_work
+from trimtab.runs.paths import is_first
+from trimtab.runs.serialise import checked, plain, read_result, reading_result, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
+MAY_CHANGE = ("jobs",)
+"""Fields of a job that may be other ones when its run goes on: they change no number."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The folder of a run for the processes of one launch that write nothing in it."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class LabName:
+    """Marks a field of a job whose values may be names of the lab, `lab:NAME`; see `trimtab.systems.resolve`."""
+
+    kind: str
+
+
+ModelName = Annotated[str, LabName("model")]
+"""A hub name, a folder, or a model that the lab trains."""
+Corpus = Annotated[str, LabName("corpus")]
+"""A source of records, or a corpus of the lab."""
+Texts = Annotated[str, LabName("texts")]
+"""A file of short texts, or texts of the lab."""
+TableFile = Annotated[str, LabName("table")]
+"""A CSV or Parquet file, or a table of the lab."""
+Concepts = Annotated[str, LabName("concepts")]
+"""A file of concepts, or concepts of the lab."""
+Ratings = Annotated[str, LabName("ratings")]
+"""A file of ratings, or ratings of the lab."""
+
+
+class Job(Protocol):
+    """A system's config: a frozen dataclass whose fields are the YAML, `system` among them."""
+
+    result: ClassVar[type[Result]]
+    """What `run` returns."""
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the config beyond the types of its fields; loads no model, downloads nothing."""
+        ...
+
+    def cost(self) -> Mapping[str, Any]:
+        """What the job will take, by quantity, at most; a quantity that ends in `_bytes` is one of memory or disk."""
+        ...
+
+    def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> Result:
+        """Carry the job out, or go on with it, in a folder that is held; `carry_out` saves the result.
+
+        Of several processes of one launch (torchrun), all but the first are given `Elsewhere`.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run came to: numbers and frames with their config.
+
+    Fields of subclasses are JSON values, dataclasses of such, and frames. What needs another file beside them, or a
+    form of its own, goes through `values` and `from_values`.
+
+    Attributes:
+        label: a short name of the run.
+        config: everything needed to do the run again.
+        seconds: the run took.
+    """
+
+    label: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    schema: ClassVar[int] = 1
+    """Version of the fields on disk."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """The headline table."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """What was found, in one or two sentences."""
+        raise NotImplementedError
+
+    def sections(self) -> Iterator[Section]:
+        """The sections of the page."""
+        raise NotImplementedError
+
+    def figure(self) -> Figure:
+        """The main figure."""
+        raise NotImplementedError
+
+    @property
+    def passed(self) -> bool:
+        """False where a stated criterion failed; the command then ends with 1."""
+        return True
+
+    @classmethod
+    def compared(cls, results: Sequence[Self], labels: Sequence[str]) -> Iterator[Section]:
+        """The sections that set several results side by side, before the chapter of each; by default their tables."""
+        frames = [result.to_frame() for result in results]
+        for frame, label in zip(frames, labels, strict=True):
+            frame.insert(0, "run", label, allow_duplicates=True)
+        yield Section("Compared", [Table(pd.concat(frames, ignore_index=True))])
+
+    @classmethod
+    def page(cls, results: Sequence[Self], title: str = "") -> str:
+        """One self-contained HTML page: of one result, or of several side by side and each in a folded chapter.
+
+        Raises:
+            DataError: there is no result.
+        """
+        if not results:
+            raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
+        if len(results) == 1:
+            only = results[0]
+            return Page(title or only.label, only.summary(), list(only.sections())).render()
+        labels = [f"{place}. {result.label}" for place, result in enumerate(results, start=1)]
+        chapters = [
+            Section(label, [Text(result.summary()), *result.sections()], collapsed=True)
+            for label, result in zip(labels, results, strict=True)
+        ]
+        summary = cls.summary_of_several(results)
+        return Page(title, summary, [*cls.compared(results, labels), *chapters]).render()
+
+    @classmethod
+    def summary_of_several(cls, results: Sequence[Self]) -> str:
+        """What a page of several results says first."""
+        return f"{len(results)} runs beside one another."
+
+    def report(self, path: str | Path) -> Path:
+        """Write the page (one self-contained HTML file) and return its path."""
+        write_atomic(Path(path), self.page([self], self.label))
+        return Path(path)
+
+    def values(self) -> dict[str, Any]:
+        """What is written of the result, by field."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], folder: Path) -> Self:  # noqa: ARG003
+        """The inverse of `values`, for those read from the folder of a run: frames are frames, tuples lists."""
+        return checked(cls, values)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the result into the folder of a run: readers see all of it or nothing."""
+        return write_result(folder, self.schema, self.values(), indent=1)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read the result of a finished run.
+
+        Raises:
+            CheckpointError: there is none (yet), it is damaged, or another version of trimtab wrote it.
+        """
+        values = read_result(folder, cls.schema)
+        with reading_result(folder):
+            return cls.from_values(values, Path(folder))
+
+    def to_text(self) -> str:
+        """The headline table and the summary as plain text."""
+        frame = self.to_frame()
+        table = frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
+        return "\n\n".join([*([table] if len(frame) else []), self.summary()])
+
+    def to_json(self) -> str:
+        """Every field but the config as JSON: frames as lists of records, nan as null."""
+        return json.dumps(plain({name: _records(value) for name, value in self.facts().items()}), indent=2)
+
+    def facts(self) -> dict[str, Any]:
+        """What `to_json` tells, by name: JSON values, dataclasses of such, and frames."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "config"}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.label!r}: {self.summary()})"
+
+    def _repr_html_(self) -> str:
+        """The headline table, for notebooks."""
+        return str(self.to_frame().to_html(index=False, na_rep="–"))
+
+
+def _records(value: Any) -> Any:
+    return value.to_dict("records") if isinstance(value, pd.DataFrame) else value
+
+
+def carry_out(job: Job, folder: str | Path, progress: Progress | None = None) -> Result:
+    """Run a job in a folder, or go on with it: checked first, the folder held meanwhile, result and page saved.
+
+    Raises:
+        ConfigProblems: everything that is wrong with the config, before any work.
+        CheckpointError: another process holds the folder, or it holds a run with another config.
+        KeyboardInterrupt: interrupted; the same call goes on.
+    """
+    if problems := list(dict.fromkeys(job.problems())):
+        raise ConfigProblems(problems)
+    path, progress = Path(folder), progress or (lambda *_: None)
+    if not is_first():
+        return job.run(Elsewhere(path), progress)
+    with at_work(path, job, may_change=MAY_CHANGE) as held:
+        result = job.run(held, progress)
+        result.save(path)
+        result.report(path / "report.html")
+    return result
+
+
+def cost_text(cost: Mapping[str, Any]) -> str:
+    """One line per quantity of a cost.
+
+    >>> print(cost_text({"steps": 400, "memory_bytes": 3 * 2**30, "disk_bytes": float("nan")}))
+    steps   400
+    memory  3.0 GiB
+    disk    unknown: the model is not on this machine
+    """
+    lines = {name.removesuffix("_bytes").replace("_", " "): _quantity(name, it) for name, it in cost.items()}
+    width = max(map(len, lines), default=0) + 2
+    return "\n".join(f"{name:{width}}{text}" for name, text in lines.items())
+
+
+def _quantity(name: str, value: Any) -> str:
+    if value != value:
+        return "unknown: the model is not on this machine"
+    if name.endswith("_bytes"):
+        power = min(3, max(0, (int(value).bit_length() - 1) // 10))
+        return f"{value / 1024**power:.{min(power, 1)}f} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
