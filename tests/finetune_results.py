@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from trimtab.adapt.cost import CostReport
-from trimtab.adapt.result import FinetuneResult, SlopeUpdate
+from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.record import SlopeUpdate
 
 TRAIN = ("headers", "decimals", "python", "docstrings")
 EVALUATE = (*TRAIN, "metadata", "tests")
@@ -161,5 +162,6 @@ def make_result(
             "mixer": {"kind": "dynamics", "constraints": dict.fromkeys(evaluate[2:], 0.05)},
             "versions": {"torch": "2.13.0", "trimtab": "0.1.0"},
         },
+        seconds=51.51,
         notes=notes,
     )

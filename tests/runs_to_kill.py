@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trimtab import DynaMiCS, finetune
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.train import state
 from trimtab.train.loop import Loop
 from worlds import QUICK, evaluated, model, trainable

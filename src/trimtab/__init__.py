@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.adapt.dynamics.mixer import DynaMiCS as DynaMiCS
+    from trimtab.adapt.dynamics.result import FinetuneResult as FinetuneResult
     from trimtab.adapt.finetune import finetune as finetune
     from trimtab.adapt.forgetting.laws import FinetuningLaw as FinetuningLaw
     from trimtab.adapt.forgetting.laws import ForgettingLaw as ForgettingLaw
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from trimtab.adapt.mixers.fixed import Uniform as Uniform
     from trimtab.adapt.mixers.online import Exp3 as Exp3
     from trimtab.adapt.mixers.online import GradientAlignment as GradientAlignment
-    from trimtab.adapt.result import FinetuneResult as FinetuneResult
     from trimtab.data.concepts import ConceptSet as ConceptSet
     from trimtab.data.domains import Domain as Domain
     from trimtab.data.naming import NamingCounts as NamingCounts
@@ -54,7 +54,7 @@ _HOMES = {
     "Exp3": "trimtab.adapt.mixers.online",
     "ExpertLens": "trimtab.read.experts.lens",
     "Feedback": "trimtab.adapt.mixers.controllers",
-    "FinetuneResult": "trimtab.adapt.result",
+    "FinetuneResult": "trimtab.adapt.dynamics.result",
     "FinetuningLaw": "trimtab.adapt.forgetting.laws",
     "Fit": "trimtab.train.settings",
     "Fixed": "trimtab.adapt.mixers.fixed",

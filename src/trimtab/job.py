@@ -122,6 +122,11 @@ class Result:
         """False where a stated criterion failed; the command then ends with 1."""
         return True
 
+    @property
+    def complete(self) -> bool:
+        """False where parts of the run failed: its status is then "failed", and the same call tries them again."""
+        return True
+
     @classmethod
     def compared(cls, results: Sequence[Self], labels: Sequence[str]) -> Iterator[Section]:
         """The sections that set several results side by side, before the chapter of each; by default their tables."""
@@ -227,6 +232,8 @@ def carry_out(job: Job, folder: str | Path, progress: Progress | None = None) ->
         result = job.run(held, progress)
         result.save(path)
         result.report(path / "report.html")
+        if not result.complete:
+            held.set_status("failed")
     return result
 
 

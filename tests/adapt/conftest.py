@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_results import MakeResult, make_result
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 
 
 @pytest.fixture

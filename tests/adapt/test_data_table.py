@@ -12,9 +12,7 @@ import pytest
 
 from finetune_results import EVALUATE, TRAIN, MakeResult
 from trimtab.adapt.data_table import COLUMNS, data_notes, data_table, example_line, few_records
-from trimtab.adapt.dynamics.job import Outcome
-from trimtab.adapt.dynamics.page import page
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.data.tokens import TokenDomain
 from trimtab.train.settings import Fit
 from unigram import shuffled, split
@@ -108,7 +106,7 @@ def told(result_of: MakeResult) -> FinetuneResult:
 
 
 def test_captions_state_the_numbers_that_were_read(told: FinetuneResult) -> None:
-    text = html.unescape(page([told]))
+    text = html.unescape(FinetuneResult.page([told]))
     listed = "55 of headers, 43 of decimals, 28 of python, 22 of docstrings, 64 of metadata, 64 of tests"
     assert f"n test sequences: {listed}. " in text
     assert f"n validation sequences: {listed} at each point; " in text
@@ -117,13 +115,13 @@ def test_captions_state_the_numbers_that_were_read(told: FinetuneResult) -> None
     )
     assert "n = 64" not in text
     alike = with_data(told, dict.fromkeys(EVALUATE, 7), dict.fromkeys(EVALUATE, 7))
-    text = html.unescape(page([alike]))
+    text = html.unescape(FinetuneResult.page([alike]))
     assert "n = 7 validation sequences per domain at each point; " in text
     assert "n = 7 test sequences per domain" in text
 
 
 def test_an_older_result_claims_no_number_that_it_does_not_know(result_of: MakeResult) -> None:
-    text = html.unescape(page([result_of()]))
+    text = html.unescape(FinetuneResult.page([result_of()]))
     assert "at most n = 64 validation sequences per domain at each point" in text
     assert "at most n = 32 probe sequences per domain" in text
     assert ">Data<" not in text
@@ -131,34 +129,34 @@ def test_an_older_result_claims_no_number_that_it_does_not_know(result_of: MakeR
 
 def test_a_verdict_on_few_records_is_marked(told: FinetuneResult) -> None:
     assert few_records(told) == {"python": 28, "docstrings": 22}
-    text = html.unescape(page([told]))
+    text = html.unescape(FinetuneResult.page([told]))
     assert re.search(r'unsure">\s*kept, on 28 records</td>', text)
     assert "kept, within the noise, on 22 records" in text
     assert "on 30 records" not in text
     few = "Judged on fewer than 30 test records (a packed sequence counts as one)"
     sentence = f"{few}: python (28), docstrings (22). Their intervals say little about"
     assert sentence in text
-    assert sentence in Outcome([told], None).table()
-    group = html.unescape(page([told, replace(told, label="other")]))
+    assert sentence in told.to_text()
+    group = html.unescape(FinetuneResult.page([told, replace(told, label="other")]))
     assert len(re.findall(r'unsure">\s*\+0.031 kept, on 28 records</td>', group)) == 2
     older = replace(told, data=pd.DataFrame(), final=told.final.assign(units=[99, 99, 7, 50, 50, 50]))
     assert few_records(older) == {"python": 7}
 
 
 def test_the_page_and_the_terminal_show_counts_and_what_is_learned(told: FinetuneResult) -> None:
-    text = html.unescape(page([told]))
+    text = html.unescape(FinetuneResult.page([told]))
     assert "<h2>Data</h2>" in text
     assert re.search(r'unsure">\s*30 \(60 %\)</td>', text)
     assert "3 (5 %)" in text
     few = told.data.assign(skipped=[1] * len(told.data), records=[300] * len(told.data))
-    assert "1 (below 1 %)" in html.unescape(page([replace(told, data=few)]))
+    assert "1 (below 1 %)" in html.unescape(FinetuneResult.page([replace(told, data=few)]))
     assert "counts as of one record, that of most of it" in text
     assert "[user]h↵ i" in text
     assert "ho</s>" in text
     assert text.count("<h2>Data</h2>") == 1
-    group = html.unescape(page([told, replace(told, label="other")]))
+    group = html.unescape(FinetuneResult.page([told, replace(told, label="other")]))
     assert group.count(">Data</h") == 1
-    lines = Outcome([told], None).table().splitlines()
+    lines = told.to_text().splitlines()
     assert r"Learned of headers, first sequence, in double brackets: [user]h\ni[[ho</s>]]" in lines
     assert example_line(told.examples["python"]) == r"[user]h\ni[[ho</s>]]"
 
@@ -169,11 +167,12 @@ def test_data_and_examples_come_back(told: FinetuneResult, tmp_path) -> None:
     assert loaded.examples == told.examples
 
 
-def test_notes_that_all_runs_share_are_told_once(result_of: MakeResult) -> None:
+def test_notes_of_several_runs_are_on_their_page(result_of: MakeResult) -> None:
     both = [result_of("one", notes=("Cut.", "Own.")), result_of("two", notes=("Cut.",))]
-    table = Outcome(both, None).table()
-    assert table.count("Cut.") == 1
-    assert "one: Own." in table
+    table = Comparison(runs=both).to_text()
+    assert "Notes of the runs (3)" in table
+    assert "Own." not in table
+    assert "Own." in FinetuneResult.page(both)
 
 
 def test_an_example_is_the_first_sequence_with_its_loss() -> None:

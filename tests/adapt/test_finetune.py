@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import zoo
 from trimtab import Domain, DynaMiCS, EarlyStoppedTarget, Fit, Fixed, Replay, Uniform, finetune, load
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Mixer
-from trimtab.adapt.result import FinetuneResult
 from trimtab.data.tokens import tokenise
 from trimtab.errors import CheckpointError, ConfigProblems, DataError, ModelError
 from trimtab.models.load import Model

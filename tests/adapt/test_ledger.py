@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from trimtab.adapt.cost import CostReport, Interval, Ledger, cost_report, intervals, plan_probes
-from trimtab.adapt.result import FinetuneResult, from_mapping, to_mapping
+from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.record import RunRecord, from_mapping, to_mapping
 from trimtab.runs.serialise import plain
 
 
@@ -110,7 +111,7 @@ def test_a_result_of_before_there_were_gradients_can_be_read(
 ) -> None:
     saved = to_mapping(result_of())
     del saved["cost"]["gradient_batches"]
-    assert from_mapping(json.loads(json.dumps(plain(saved)))).cost.gradient_batches == 0.0
+    assert from_mapping(RunRecord, json.loads(json.dumps(plain(saved)))).cost.gradient_batches == 0.0
 
 
 def test_a_fixed_mixture_costs_one() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trimtab import Fixed, Uniform, finetune, load
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.data.tokens import tokenise
 from trimtab.models.load import Model
 from trimtab.train.loop import Loop

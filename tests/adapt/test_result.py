@@ -13,7 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from trimtab import DynaMiCS, finetune
-from trimtab.adapt.result import FinetuneResult, SlopeUpdate
+from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.record import SlopeUpdate
 from trimtab.errors import CheckpointError
 from worlds import QUICK, evaluated, model, trainable
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trimtab import DynaMiCS, finetune
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.errors import CheckpointError
 from trimtab.models.load import Model
 from trimtab.runs import atomic

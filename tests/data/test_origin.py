@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trimtab.adapt.dynamics.job import DynamicsConfig, check, read_domains
+from trimtab.adapt.dynamics.job import DynamicsConfig, read_domains
 from trimtab.adapt.forgetting.job import ForgettingConfig
 from trimtab.adapt.forgetting.job import check as check_forgetting
 from trimtab.data.domains import Domain
@@ -41,7 +41,7 @@ def config(**changes: Any) -> DynamicsConfig:
 def test_a_config_can_name_columns_and_drop_what_overlaps(folder: Path) -> None:
     said = {"path": str(folder), "columns": {"text": "body"}}
     refused = config(train={"d": said})
-    assert check(refused) == []
+    assert list(refused.problems()) == []
     with pytest.raises(
         DataError, match=r"3 records in both train and test .*; try .* \{path: ..., overlap: drop\}"
     ):
@@ -75,7 +75,7 @@ def test_the_hub_is_asked_for_what_the_config_says(monkeypatch: pytest.MonkeyPat
         "columns": columns,
     }
     job = config(train={"d": said}, evaluate={"e": "hf:me/plain"})
-    assert check(job) == []
+    assert list(job.problems()) == []
     domains = read_domains(DynamicsConfig(**{**vars(job), "evaluate": {}}))[0]
     assert isinstance(next(domains["d"].items("train")), Completion)
     Domain.from_dataset("d", "openai/gsm8k", name="main", columns=columns)
@@ -131,7 +131,8 @@ def test_what_is_not_there_is_told_by_check(folder: Path) -> None:
         "device": "/dev/null",
     }
     found = {
-        problem.where: str(problem) for problem in check(config(train={"d": str(folder)}, evaluate=sources))
+        problem.where: str(problem)
+        for problem in config(train={"d": str(folder)}, evaluate=sources).problems()
     }
     assert set(found) == {f"evaluate.{name}" for name in sources}
     assert "got a .xlsx file" in found["evaluate.excel"]

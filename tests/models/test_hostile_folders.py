@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
-from trimtab.adapt.dynamics.job import DynamicsConfig, estimate
+from trimtab.adapt.dynamics.job import DynamicsConfig
 from trimtab.adapt.mixers.fixed import Uniform
 from trimtab.errors import ModelError, TrimtabError
 from trimtab.models.load import load
@@ -76,7 +76,7 @@ def asked(folder: Path):
     config = DynamicsConfig(
         model=str(folder), train={"a": "a.jsonl"}, targets=("a",), mixer=Uniform(targets=[]), fit=Fit()
     )
-    return estimate(config)
+    return config.cost()
 
 
 def clear(outcome) -> bool:

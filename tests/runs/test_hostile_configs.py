@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 import hostile
-from trimtab.adapt.dynamics.job import DynamicsConfig, check
-from trimtab.adapt.result import domain_of, share_column
+from trimtab.adapt.dynamics.job import DynamicsConfig
+from trimtab.adapt.record import domain_of, share_column
 from trimtab.cli.jobs import read_job
 from trimtab.cli.main import main
 from trimtab.errors import ConfigProblems
@@ -303,7 +303,7 @@ def test_what_a_check_counts_is_computed_and_not_listed() -> None:
             content = {**DYNAMICS, "mixer": mixer, "compare": {}, "fit": {"steps": MOST["steps"]}}
             config = read_config(content, DynamicsConfig)
             config.mixer.needs(config.fit, config.roles())
-        assert check(config)
+        assert list(config.problems())
 
 
 def test_a_grid_is_counted_before_it_is_made() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.cli.main import main
 from trimtab.errors import CheckpointError
 from trimtab.read.experts.result import ExpertsResult

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from trimtab.adapt.record import RunRecord, Stretch
 from trimtab.data.tokens import TokenDomain, TokenSplit, left_out
 from trimtab.train.loop import evaluation_rows
 from trimtab.train.settings import Fit
-
-if TYPE_CHECKING:
-    from trimtab.adapt.result import FinetuneResult
 
 FEW_RECORDS = 30
 """Records below which a verdict on a constraint is marked: an interval over them says little."""
@@ -34,8 +32,6 @@ COLUMNS = (
     "read_records",
     "probe",
 )
-Stretch = tuple[str, bool]
-"""A stretch of text, and whether it carries loss."""
 
 
 def data_table(domains: Mapping[str, TokenDomain], train: Sequence[str], fit: Fit) -> pd.DataFrame:
@@ -108,7 +104,7 @@ def few_records_note(names: Mapping[str, int]) -> str:
     return f"{few}: {listed}. {own} little about other data of its kind."
 
 
-def few_records(result: FinetuneResult) -> dict[str, int]:
+def few_records(result: RunRecord) -> dict[str, int]:
     """The constraints whose verdict on test is over fewer than `FEW_RECORDS` records, and how many there are."""
     known = records_read(result, "test")
     if not known and "units" in result.final:
@@ -117,17 +113,17 @@ def few_records(result: FinetuneResult) -> dict[str, int]:
     return {name: int(known[name]) for name in constraints if name in known and known[name] < FEW_RECORDS}
 
 
-def records_read(result: FinetuneResult, split: str) -> dict[str, int]:
+def records_read(result: RunRecord, split: str) -> dict[str, int]:
     """Per evaluation domain, the records that a split's evaluations read; empty for a result of an earlier version."""
     return _column(result, split, "read_records")
 
 
-def sequences_read(result: FinetuneResult, split: str, *, probe: bool = False) -> dict[str, int]:
+def sequences_read(result: RunRecord, split: str, *, probe: bool = False) -> dict[str, int]:
     """Per evaluation domain, the sequences that an evaluation, or a probe, reads of a split; see `records_read`."""
     return _column(result, split, "probe" if probe else "read")
 
 
-def _column(result: FinetuneResult, split: str, column: str) -> dict[str, int]:
+def _column(result: RunRecord, split: str, column: str) -> dict[str, int]:
     if not len(result.data):
         return {}
     own = result.data[result.data["split"] == split]

@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from trimtab.adapt.data_table import data_notes, data_table, examples
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
-from trimtab.adapt.result import FinetuneResult, read_metrics
+from trimtab.adapt.record import read_metrics
 from trimtab.adapt.roles import Roles, make_roles, role_problems
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
@@ -29,6 +30,7 @@ from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, as_domains
 from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
+from trimtab.job import Elsewhere, Progress
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
@@ -41,6 +43,8 @@ from trimtab.train.loop import Loop, modes_kept
 from trimtab.train.precision import float32_weights
 from trimtab.train.processes import accelerator, interruptible
 from trimtab.train.settings import Fit
+
+Out = str | Path | RunFolder | Elsewhere | None
 
 
 def problems(
@@ -154,9 +158,11 @@ def _short_domains(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) ->
 
 
 @contextmanager
-def place(out: str | Path | None, accelerator: Accelerator) -> Iterator[Path]:
+def place(out: Out, accelerator: Accelerator) -> Iterator[Path]:
     """The run's folder: the caller's, or one that is gone afterwards; the same on every process."""
     if out is not None:
+        if isinstance(out, RunFolder | Elsewhere):
+            out = out.path
         if not isinstance(out, str | Path):
             raise ConfigError(f"out: {explain(repr(out), 'the path of a folder, or None')}")
         yield Path(out)
@@ -172,13 +178,14 @@ def place(out: str | Path | None, accelerator: Accelerator) -> Iterator[Path]:
 
 @contextmanager
 def open_run(
-    path: Path, config: Mapping[str, Any], identity: Mapping[str, Any], accelerator: Accelerator
+    out: Out, path: Path, config: Mapping[str, Any], identity: Mapping[str, Any], accelerator: Accelerator
 ) -> Iterator[RunFolder | None]:
     """Hold the run's folder while it is written; None on every process but the first.
 
     An exception leaves the run's status "interrupted" (Ctrl-C) or "failed".
 
     Args:
+        out: as `finetune` takes it; a folder that is held already stays with its holder.
         path: the folder.
         config: of the run; must equal that of a run already there.
         identity: fingerprints of the model and the data; likewise.
@@ -189,6 +196,10 @@ def open_run(
     """
     if not accelerator.is_main_process:
         yield None
+        return
+    if isinstance(out, RunFolder):
+        _check_identity(out, identity)
+        yield out
         return
     with RunFolder.create_or_open(path, config) as folder:
         _check_identity(folder, identity)
@@ -222,10 +233,6 @@ def _check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
             raise CheckpointError(explain(got, "the same records", "another folder"))
 
 
-Progressor = Callable[[int, int], None]
-"""Called between steps, real and trial, with the steps done and the steps expected in all."""
-
-
 def finetune(
     model: Model,
     *,
@@ -234,10 +241,10 @@ def finetune(
     mixer: Mixer,
     fit: Fit | None = None,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: Out = None,
     label: str | None = None,
     config: Mapping[str, Any] | None = None,
-    progress: Progressor | None = None,
+    progress: Progress | None = None,
 ) -> FinetuneResult:
     """Improve the mixer's targets, keep its constraints; leave the best feasible checkpoint in the model.
 
@@ -260,7 +267,7 @@ def finetune(
         seed: of the sample order and of dropout.
         out: folder of the run. The same call with the same folder goes on where it was, to the same numbers bit for
             bit on the same machine with the same number of threads; a finished run is read back. None keeps
-            nothing.
+            nothing. A job hands over the folder that it holds.
         label: name of the run in tables; the mixer's kind if None.
         config: stored as the run's config; described by the arguments if None.
         progress: called between steps.
@@ -295,7 +302,7 @@ def finetune(
         isolated(seed),
         modes_kept(model.module),
         float32_weights(model) as stored,
-        open_run(path, config, identity, processes) as folder,
+        open_run(out, path, config, identity, processes) as folder,
     ):
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         tick = _ticker(check, progress, roles, mixer, fit)
@@ -361,7 +368,7 @@ def _carry_out(
 
 
 def _ticker(
-    check: Callable[[], None], progress: Progressor | None, roles: Roles, mixer: Mixer, fit: Fit
+    check: Callable[[], None], progress: Progress | None, roles: Roles, mixer: Mixer, fit: Fit
 ) -> Callable[[], None]:
     total, done = fit.steps + mixer.needs(fit, roles).probe_steps, 0
 

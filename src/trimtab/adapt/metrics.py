@@ -21,13 +21,13 @@ import pandas as pd
 import torch
 
 from trimtab.adapt.cost import Ledger, cost_report
-from trimtab.adapt.data_table import Stretch
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Decision, Update
-from trimtab.adapt.result import (
+from trimtab.adapt.record import (
     LOSS_COLUMNS,
     RECORD_COLUMNS,
-    FinetuneResult,
     Status,
+    Stretch,
     read_update,
     share_column,
 )
@@ -310,6 +310,7 @@ def make_result(
             progress.ledger, steps=fit.steps, grid_sequences=grid * per_reading, batch_size=fit.batch_size
         ),
         config=config,
+        seconds=sum(progress.ledger.seconds.values()),
         target_records=record_changes({name: (base[name], final[name]) for name in roles.targets}),
         notes=(*data_notes, *_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
         data=pd.DataFrame() if data is None else data,

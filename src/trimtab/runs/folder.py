@@ -202,7 +202,7 @@ class RunFolder:
             _known(path)
             clean_below(path / "artifacts")
             clean_leftovers(path, everyones=True)
-            if not (path / "config.yaml").exists():  # first, since nothing else is a run without it
+            if not (path / "config.yaml").exists() or _failed_at_once(path):  # first: else it is no run
                 write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
             (path / "artifacts").mkdir(exist_ok=True)
             _check_in(path)
@@ -300,12 +300,14 @@ class RunFolder:
 
 
 def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collection[str] = ()) -> None:
-    """Refuse a folder that holds a run with another config; a folder without a run is fine.
+    """Refuse a folder that holds a run with another config; one without a run, or whose run failed at once, is fine.
 
     Raises:
         CheckpointError: the keys that differ are named; or the folder is damaged.
     """
     known = path / "config.yaml"
+    if _failed_at_once(path):
+        return
     if not known.exists():
         strangers = [name for name in ("run.json", "metrics.jsonl") if (path / name).exists()]
         strangers += ["artifacts"] if list((path / "artifacts").glob("*")) else []
@@ -322,6 +324,14 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
             f"{path} holds a run with another config: {'; '.join(changes)}; "
             "try another folder, or the same config"
         )
+
+
+def _failed_at_once(path: Path) -> bool:
+    """Whether the folder holds a run that failed before it kept anything: another config may take its place."""
+    kept = [*(path / "artifacts").glob("*"), *(path / name for name in ("metrics.jsonl", "members"))]
+    if not (path / "run.json").is_file() or any(one.exists() for one in kept):
+        return False
+    return bool(_known(path)["status"] == "failed")
 
 
 def _load_config(path: Path) -> Any:
@@ -390,7 +400,7 @@ def _now() -> str:
 
 @contextmanager
 def at_work(folder: Path, config: Any, *, may_change: Collection[str] = ()) -> Iterator[RunFolder]:
-    """Hold the folder of a run, begun or gone on with; its status is "done" when the block ends well.
+    """Hold the folder of a run, begun or gone on with; its status is "done" when the block ends well and set no other.
 
     After an interruption it is "interrupted", after any other error "failed"; the error goes on.
 
@@ -409,4 +419,5 @@ def at_work(folder: Path, config: Any, *, may_change: Collection[str] = ()) -> I
         except BaseException as error:
             held.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        held.set_status("done")
+        if held.status == "running":
+            held.set_status("done")

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from finetune_results import MakeResult, make_result
 from trimtab.adapt.dynamics.compare import feasibility_rates, feasibility_table, violation_table
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 
 
 def ending(
@@ -35,7 +35,7 @@ def ending(
     columns = ["domain", "role", "tolerance", "change", "change_low", "change_high", "kept"]
     final = pd.DataFrame(rows, columns=columns).astype({"kept": object})
     status = "feasible" if step else "infeasible"
-    return FinetuneResult(label, status, step, final, [], final, final, None, {})  # type: ignore[arg-type]
+    return FinetuneResult(status, step, final, [], final, final, None, label=label)  # type: ignore[arg-type]
 
 
 def test_a_change_is_told_in_tolerances() -> None:

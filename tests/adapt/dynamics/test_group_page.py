@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from finetune_results import EVALUATE, TRAIN, MakeResult, make_result
-from trimtab.adapt.calibration import calibration_points, calibration_table
+from trimtab.adapt.dynamics.calibration import calibration_points, calibration_table
 from trimtab.adapt.dynamics.compare import feasibility_table, violation_table
 from trimtab.adapt.dynamics.figures import (
     MOST_POINTS,
@@ -28,8 +28,7 @@ from trimtab.adapt.dynamics.figures import (
     unbeaten,
 )
 from trimtab.adapt.dynamics.group_page import comparison_section
-from trimtab.adapt.dynamics.page import page
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.report.figures import to_svg
 from trimtab.report.page import Page
 
@@ -77,8 +76,8 @@ def cells(text: str, row: str) -> list[str]:
 def test_several_runs_have_a_group_section_and_one_has_none(group: list[FinetuneResult]) -> None:
     parts = ["Gain against cost", "Constraints side by side", "Was “feasible” luck?", "Mixtures side by side"]
     parts.append("Did the slopes predict? All runs")
-    assert headings(page(group[:2]))[:6] == ["Comparison", *parts]
-    assert not set(parts) & set(headings(page(group[1:2])))
+    assert headings(FinetuneResult.page(group[:2]))[:6] == ["Comparison", *parts]
+    assert not set(parts) & set(headings(FinetuneResult.page(group[1:2])))
 
 
 def test_luck_is_told_with_its_count_and_interval(group: list[FinetuneResult]) -> None:
@@ -112,13 +111,13 @@ def test_thirty_runs_of_many_updates_stand_side_by_side(thirty: list[FinetuneRes
 def test_six_runs_make_a_page(thirty: list[FinetuneResult]) -> None:
     """The group's part is drawn for thirty above; a chapter for each run takes most of a page's time."""
     bare = [replace(result, slopes=[], final=result.final.iloc[1:3]) for result in thirty[1:6]]
-    text = page([thirty[0], *bare])
+    text = FinetuneResult.page([thirty[0], *bare])
     assert sum(f"<h3>{result.label}</h3>" in text for result in bare) == 5
     assert set(Reader(text).ids.values()) == {1}
 
 
 def test_sixty_updates_show_eight_maps_and_fold_eight_more() -> None:
-    text = page([asked_often("kept probes")])
+    text = FinetuneResult.page([asked_often("kept probes")])
     assert "8 of the 52 updates in between, evenly chosen" in headings(text)
     assert text.count(", for 5 steps (") == 16
     assert "No probe was rolled back" in text
@@ -145,7 +144,7 @@ def test_a_group_without_any_answer_still_makes_a_page(result_of: MakeResult) ->
     assert "n = 84 points" in text  # updates read their own start; the grid, which is gone, read the last end
     assert "12 more were not read at both ends" in text
     assert "Constraints side by side" not in headings(section([free, free]))
-    assert ">nan<" not in text + page([nothing, free])
+    assert ">nan<" not in text + FinetuneResult.page([nothing, free])
 
 
 def test_only_runs_whose_mixture_moves_get_a_panel_of_their_own(group: list[FinetuneResult]) -> None:

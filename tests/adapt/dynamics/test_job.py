@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 
 import zoo
 from trimtab import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform, finetune, load
-from trimtab.adapt.dynamics.job import DynamicsConfig, Outcome, check, read_domains, run
+from trimtab.adapt.dynamics.job import DynamicsConfig, read_domains
+from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.finetune import refuse
-from trimtab.adapt.result import FinetuneResult
 from trimtab.errors import CheckpointError, ConfigProblems, ModelError, TrimtabError
+from trimtab.job import carry_out
 from trimtab.models.adapters import Lora
 from trimtab.runs.config import read_config, write_config
+from trimtab.runs.folder import RunFolder
 from worlds import EVALUATE, QUICK, TRAIN, llama, texts, tokenizer
 
 FIT = replace(QUICK, steps=6, eval_points=3)
@@ -55,18 +57,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DynamicsConfig:
 
 
 def test_nothing_is_wrong_with_what_can_run(config: DynamicsConfig) -> None:
-    assert check(config) == []
-    assert (
-        check(
-            replace(
-                config,
-                model="someone/some-model",
-                train={"math": "hf:a/b", "code": "lab:python"},
-                constraints={"safety": 0.1},
-            )
-        )
-        == []
+    assert list(config.problems()) == []
+    far = replace(
+        config,
+        model="someone/some-model",
+        train={"math": "hf:a/b", "code": "lab:python"},
+        constraints={"safety": 0.1},
     )
+    assert list(far.problems()) == []
 
 
 def test_planted_mistakes_are_told_at_once(config: DynamicsConfig) -> None:
@@ -76,13 +74,13 @@ def test_planted_mistakes_are_told_at_once(config: DynamicsConfig) -> None:
         fit=replace(FIT, steps=0),
         train={**config.train, "web": config.train["web"] + "x"},
     )
-    found = {problem.where: str(problem) for problem in check(planted)}
+    found = {problem.where: str(problem) for problem in planted.problems()}
     assert set(found) == {"targets", "fit.steps", "train.web"}
     assert found["targets"].endswith("; try 'math'")
     assert "expected at least 1" in found["fit.steps"]
     assert found["train.web"].endswith(f"; try {config.train['web']}")
     with pytest.raises(ConfigProblems) as caught:
-        run(planted, Path("never-made"))
+        carry_out(planted, Path("never-made"))
     assert len(caught.value.problems) == 3
     assert not Path("never-made").exists()
 
@@ -132,7 +130,7 @@ def test_planted_mistakes_are_told_at_once(config: DynamicsConfig) -> None:
 )
 def test_each_mistake_is_named(config: DynamicsConfig, changes: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ConfigProblems, match=message) as caught:
-        refuse(iter(check(replace(config, **{"constraints": {"web": 0.5}, **changes}))))
+        refuse(replace(config, **{"constraints": {"web": 0.5}, **changes}).problems())
     assert len(caught.value.problems) == 1
 
 
@@ -140,7 +138,7 @@ def test_folders_and_files_that_hold_no_domain_are_told(config: DynamicsConfig, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "data.zip").write_bytes(b"PK")
     sources = {"safety": str(tmp_path / "empty"), "facts": str(tmp_path / "data.zip")}
-    found = {problem.where: str(problem) for problem in check(replace(config, evaluate=sources))}
+    found = {problem.where: str(problem) for problem in list(replace(config, evaluate=sources).problems())}
     assert set(found) == {"evaluate.safety", "evaluate.facts"}
     assert "expected train.*, validation.* and test.* in it" in found["evaluate.safety"]
     assert "expected text, or one of '.jsonl', " in found["evaluate.facts"]
@@ -160,19 +158,19 @@ def test_patterns_files_and_home_folders_are_sources(
         "*.jsonl",
         "~/math",
     ):
-        assert check(replace(config, train={**config.train, "math": source})) == []
+        assert list(replace(config, train={**config.train, "math": source}).problems()) == []
 
 
 # One run
 
 
 @pytest.fixture(scope="module")
-def single(config: DynamicsConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def single(config: DynamicsConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinetuneResult]:
     folder = tmp_path_factory.mktemp("single") / "run"
-    return folder, run(config, folder)
+    return folder, carry_out(config, folder)
 
 
-def test_a_job_is_what_finetune_does(config: DynamicsConfig, single: tuple[Path, Outcome]) -> None:
+def test_a_job_is_what_finetune_does(config: DynamicsConfig, single: tuple[Path, FinetuneResult]) -> None:
     train, evaluate = read_domains(config)
     expected = finetune(
         load(config.model),
@@ -182,18 +180,20 @@ def test_a_job_is_what_finetune_does(config: DynamicsConfig, single: tuple[Path,
         fit=FIT,
         seed=2,
     )
-    (found,) = single[1].results
+    found = single[1]
     assert found.status == expected.status == "feasible"
     assert found.losses.equals(expected.losses)
     assert found.final.equals(expected.final)
     assert found.label == "dynamics"
 
 
-def test_a_run_keeps_the_config_that_made_it(config: DynamicsConfig, single: tuple[Path, Outcome]) -> None:
+def test_a_run_keeps_the_config_that_made_it(
+    config: DynamicsConfig, single: tuple[Path, FinetuneResult]
+) -> None:
     again = read_config(single[0] / "config.yaml", DynamicsConfig)
     assert again.mixers() == config.mixers()
     assert replace(again, mixer=config.mixer) == config
-    assert single[1].results[0].config["fit"]["steps"] == 6
+    assert single[1].config["fit"]["steps"] == 6
 
 
 def test_a_config_is_the_same_after_yaml(config: DynamicsConfig, tmp_path: Path) -> None:
@@ -206,44 +206,43 @@ def test_a_config_is_the_same_after_yaml(config: DynamicsConfig, tmp_path: Path)
     assert (again.fit, again.adapter, again.train, again.seed) == (whole.fit, whole.adapter, whole.train, 2)
 
 
-def test_a_job_writes_a_page_and_tables(single: tuple[Path, Outcome]) -> None:
+def test_a_job_writes_a_page_and_tables(single: tuple[Path, FinetuneResult]) -> None:
     folder, outcome = single
-    assert outcome.report_path == folder / "report.html"
-    assert "<html" in outcome.report_path.read_text()
+    assert "<html" in (folder / "report.html").read_text()
     (row,) = json.loads(outcome.to_json())["runs"]
     assert row["run"] == "dynamics"
     assert row["gain_percent"] == pytest.approx(
-        100 * (1 - math.exp(outcome.results[0].final.set_index("domain").loc["math", "change"]))
+        100 * (1 - math.exp(outcome.final.set_index("domain").loc["math", "change"]))
     )
-    table = outcome.table()
+    table = outcome.to_text()
     assert "dynamics" in table
-    assert "do not cover the training seed" in table
+    assert "not over the seed" in table
 
 
 def test_a_finished_job_is_read_back(
-    config: DynamicsConfig, single: tuple[Path, Outcome], monkeypatch: pytest.MonkeyPatch
+    config: DynamicsConfig, single: tuple[Path, FinetuneResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trimtab.train.loop.Loop.step", None)
-    (again,) = run(config, single[0]).results
-    assert again.losses.equals(single[1].results[0].losses)
+    again = carry_out(config, single[0])
+    assert again.losses.equals(single[1].losses)
 
 
 def test_another_config_in_the_same_folder_is_refused(
-    config: DynamicsConfig, single: tuple[Path, Outcome]
+    config: DynamicsConfig, single: tuple[Path, FinetuneResult]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"another config: seed \(was 2, now 1\)"):
-        run(replace(config, seed=1), single[0])
+        carry_out(replace(config, seed=1), single[0])
 
 
 def test_progress_is_told(config: DynamicsConfig, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    run(config, tmp_path / "run", lambda done, total: seen.append((done, total)))
+    carry_out(config, tmp_path / "run", lambda done, total: seen.append((done, total)))
     assert seen[-1] == (12, 12)
 
 
 def test_a_lora_job(config: DynamicsConfig, tmp_path: Path) -> None:
     lora = replace(config, adapter=Lora(r=2), mixer=Uniform(), fit=replace(FIT, steps=2, lr=0.05))
-    (result,) = run(lora, tmp_path / "run").results
+    result = carry_out(lora, tmp_path / "run")
     assert result.config["adapter"]["r"] == 2
     assert result.status == "feasible"
     (best,) = (tmp_path / "run" / "artifacts").glob(f"weights-*{result.step}")
@@ -258,8 +257,8 @@ def test_a_model_that_is_no_language_model_is_refused_before_its_weights_are_rea
     tokenizer().save_pretrained(tmp_path / "encoder")
     other = replace(config, model=str(tmp_path / "encoder"), compare=compare)
     with pytest.raises(ModelError, match=r"which is BertModel, expected a causal language model; try"):
-        run(other, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        carry_out(other, tmp_path / "run")
+    assert RunFolder.create_or_open(tmp_path / "run", {"another": "config"}).status == "failed"
 
 
 # A group
@@ -268,21 +267,23 @@ def test_a_model_that_is_no_language_model_is_refused_before_its_weights_are_rea
 @pytest.fixture(scope="module")
 def group(
     config: DynamicsConfig, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[DynamicsConfig, Path, Outcome]:
+) -> tuple[DynamicsConfig, Path, Comparison]:
     folder = tmp_path_factory.mktemp("group") / "run"
     compared = replace(config, compare={"re/play": Replay(share=0.5), "uniform": Uniform()})
-    return compared, folder, run(compared, folder)
+    return compared, folder, carry_out(compared, folder)
 
 
 def test_a_group_is_its_runs_in_order(
-    config: DynamicsConfig, group: tuple[DynamicsConfig, Path, Outcome], single: tuple[Path, Outcome]
+    config: DynamicsConfig,
+    group: tuple[DynamicsConfig, Path, Comparison],
+    single: tuple[Path, FinetuneResult],
 ) -> None:
     compared, folder, outcome = group
-    assert [result.label for result in outcome.results] == ["dynamics", "re/play", "uniform"]
+    assert [result.label for result in outcome.runs] == ["dynamics", "re/play", "uniform"]
     assert outcome.failures == {}
-    assert outcome.results[0].losses.equals(single[1].results[0].losses)
-    assert outcome.results[2].mixtures[list(TRAIN)].to_numpy().tolist() == [[1 / 3] * 3]
-    assert outcome.results[1].final["role"].tolist() == outcome.results[0].final["role"].tolist()
+    assert outcome.runs[0].losses.equals(single[1].losses)
+    assert outcome.runs[2].mixtures[list(TRAIN)].to_numpy().tolist() == [[1 / 3] * 3]
+    assert outcome.runs[1].final["role"].tolist() == outcome.runs[0].final["role"].tolist()
     members = sorted(path.name for path in (folder / "members").iterdir() if path.is_dir())
     assert len(members) == 3
     assert {FinetuneResult.load(folder / "members" / name).label for name in members} == set(
@@ -290,21 +291,20 @@ def test_a_group_is_its_runs_in_order(
     )
 
 
-def test_a_group_writes_a_page_and_a_comparison(group: tuple[DynamicsConfig, Path, Outcome]) -> None:
-    _, folder, outcome = group
-    assert outcome.report_path == folder / "report.html"
-    assert "re/play" in outcome.report_path.read_text()
+def test_a_group_writes_a_page_and_a_comparison(group: tuple[DynamicsConfig, Path, Comparison]) -> None:
+    _, folder, _ = group
+    assert "re/play" in (folder / "report.html").read_text()
     written = json.loads((folder / "artifacts" / "comparison.json").read_text())
     assert [row["run"] for row in written["runs"]] == ["dynamics", "re/play", "uniform"]
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
 
 
 def test_a_finished_group_is_read_back_also_with_other_jobs(
-    group: tuple[DynamicsConfig, Path, Outcome], monkeypatch: pytest.MonkeyPatch
+    group: tuple[DynamicsConfig, Path, Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared, folder, outcome = group
     monkeypatch.setattr("trimtab.train.loop.Loop.step", None)
-    again = run(replace(compared, jobs=2), folder)
+    again = carry_out(replace(compared, jobs=2), folder)
     assert again.to_json() == outcome.to_json()
 
 
@@ -313,10 +313,10 @@ def test_a_member_that_fails_is_reported_beside_the_others(
 ) -> None:
     monkeypatch.setattr(Replay, "decide", lambda *_: 1 / 0)
     compared = replace(config, mixer=Uniform(), compare={"replay": Replay()}, fit=replace(FIT, steps=1))
-    outcome = run(compared, tmp_path / "run")
-    assert [result.label for result in outcome.results] == ["uniform"]
+    outcome = carry_out(compared, tmp_path / "run")
+    assert [result.label for result in outcome.runs] == ["uniform"]
     assert "ZeroDivisionError" in outcome.failures["replay"]
-    assert "replay failed: ZeroDivisionError" in outcome.table()
+    assert "replay failed: ZeroDivisionError" in outcome.to_text()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
@@ -325,5 +325,5 @@ def test_a_group_of_which_nothing_is_left_says_so(
 ) -> None:
     monkeypatch.setattr("trimtab.train.loop.Loop.step", lambda *_: 1 / 0)
     with pytest.raises(TrimtabError, match=r"no run of .* finished: .*ZeroDivisionError"):
-        run(replace(config, mixer=Uniform(), compare={"replay": Replay()}), tmp_path / "run")
+        carry_out(replace(config, mixer=Uniform(), compare={"replay": Replay()}), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"

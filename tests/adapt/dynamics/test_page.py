@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from finetune_results import EVALUATE, TRAIN, UPDATES, MakeResult
-from trimtab.adapt.calibration import calibration, calibration_sentence
+from trimtab.adapt.dynamics.calibration import calibration, calibration_sentence
 from trimtab.adapt.dynamics.figures import feasible_spans, loss_figures
-from trimtab.adapt.dynamics.page import page
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.errors import DataError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -64,11 +64,11 @@ def hostile_html() -> str:
     names = [*HOSTILE, *(f"domain {number}" for number in range(8))]
     wide = make_result("<b>bold</b>", train=names[:8], evaluate=names, pulls=PULLS)
     plain = make_result("<b>bold</b>", probes=False, evaluate=names[:6])
-    return page([replace(wide, slopes=wide.slopes[:2]), plain], title="<i>title</i>")
+    return FinetuneResult.page([replace(wide, slopes=wide.slopes[:2]), plain], title="<i>title</i>")
 
 
 def test_a_page_of_one_run_has_every_part(result_of: MakeResult) -> None:
-    text = page([result_of()], title="One run")
+    text = FinetuneResult.page([result_of()], title="One run")
     assert headings(text) == [
         "Result on test",
         "Mixture",
@@ -83,14 +83,14 @@ def test_a_page_of_one_run_has_every_part(result_of: MakeResult) -> None:
 
 
 def test_a_mixer_without_slopes_has_no_parts_about_them(result_of: MakeResult) -> None:
-    text = page([result_of("Uniform", probes=False)])
+    text = FinetuneResult.page([result_of("Uniform", probes=False)])
     assert "Slopes at each update" not in headings(text)
     assert "What the solver said" not in headings(text)
     assert Reader(text).tags["svg"] == 1 + len(EVALUATE)
 
 
 def test_several_runs_are_compared_and_the_others_folded(result_of: MakeResult) -> None:
-    text = page(
+    text = FinetuneResult.page(
         [result_of(probes=False), result_of("Uniform", probes=False, pulls=(-0.1, 0, 0.01, 0.06, 0, 0))]
     )
     assert headings(text)[0] == "Comparison"
@@ -102,24 +102,24 @@ def test_several_runs_are_compared_and_the_others_folded(result_of: MakeResult) 
 def test_many_updates_are_folded_in_the_middle(result_of: MakeResult) -> None:
     result = result_of()
     many = replace(result, slopes=[replace(result.slopes[0], step=step) for step in range(11)])
-    text = page([many])
+    text = FinetuneResult.page([many])
     assert "The 3 updates in between" in headings(text)
     assert text.count("Step 5, for 1 step (") == 1
 
 
 def test_notes_are_told(result_of: MakeResult) -> None:
-    assert "The probe of decimals diverged." in page(
+    assert "The probe of decimals diverged." in FinetuneResult.page(
         [result_of(probes=False, notes=("The probe of decimals diverged.",))]
     )
 
 
 def test_no_result_is_refused() -> None:
     with pytest.raises(DataError, match="got no result, expected at least one finished run"):
-        page([])
+        FinetuneResult.page([])
 
 
 def test_a_constraint_whose_interval_crosses_its_tolerance_is_within_the_noise(result_of: MakeResult) -> None:
-    text = page([result_of(probes=False, pulls=(-0.1, -0.1, 0.045, 0.055, 0.01, 0.09))])
+    text = FinetuneResult.page([result_of(probes=False, pulls=(-0.1, -0.1, 0.045, 0.055, 0.01, 0.09))])
     shown = re.findall(r">((?:not )?kept[^<]*)</td>", text)
     assert shown == ["kept, within the noise", "not kept, within the noise", "kept", "not kept"]
 
@@ -145,7 +145,7 @@ def test_ids_are_unique_and_nothing_is_fetched(hostile_html: str) -> None:
 
 
 def test_a_page_is_the_same_every_time(result_of: MakeResult) -> None:
-    assert page([result_of(probes=False)]) == page([result_of(probes=False)])
+    assert FinetuneResult.page([result_of(probes=False)]) == FinetuneResult.page([result_of(probes=False)])
 
 
 def test_prediction_meets_outcome_where_the_slopes_are_exact(result_of: MakeResult) -> None:
@@ -213,7 +213,7 @@ def test_every_number_missing_still_makes_a_page(result_of: MakeResult) -> None:
         **dict.fromkeys(["loss", "change", "change_low", "change_high"], math.nan), kept=None
     )
     empty = replace(result, final=final, losses=result.losses.iloc[:0], slopes=result.slopes[:1])
-    text = page([empty, empty])
+    text = FinetuneResult.page([empty, empty])
     assert "has no test result on its targets" in text
     assert ">nan<" not in text
 

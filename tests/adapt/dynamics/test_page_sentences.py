@@ -16,8 +16,7 @@ from finetune_results import MakeResult
 from page_sentences import hold
 from trimtab.adapt.data_table import COLUMNS
 from trimtab.adapt.dynamics.compare import gain_difference
-from trimtab.adapt.dynamics.page import page
-from trimtab.adapt.result import FinetuneResult
+from trimtab.adapt.dynamics.result import FinetuneResult
 
 NUMBER = r"([−+-]?\d+(?:\.\d+)?)"
 
@@ -289,12 +288,14 @@ def results(result_of: MakeResult) -> list[FinetuneResult]:
 @pytest.mark.parametrize("which", range(4))
 def test_every_sentence_about_one_run(results: list[FinetuneResult], which: int) -> None:
     result = results[which]
-    held = hold(page([result]), {**rules([result]), **counts([result])}, definitions=DEFINITIONS)
+    held = hold(
+        FinetuneResult.page([result]), {**rules([result]), **counts([result])}, definitions=DEFINITIONS
+    )
     assert sum(held.values()) >= 2
 
 
 def test_every_sentence_about_several_runs(results: list[FinetuneResult]) -> None:
-    held = hold(page(results), {**rules(results), **counts(results)}, definitions=DEFINITIONS)
+    held = hold(FinetuneResult.page(results), {**rules(results), **counts(results)}, definitions=DEFINITIONS)
     assert sum(n > 0 for n in held.values()) >= 9
 
 
@@ -309,5 +310,5 @@ def test_differences_of_gains_are_paired_t_intervals(results: list[FinetuneResul
 
 
 def test_runs_without_records_are_not_said_to_differ(result_of: MakeResult) -> None:
-    html = page([result_of("A"), result_of("B", pulls=(-0.4, -0.1, 0.0, 0.0, 0.0, 0.0))])
+    html = FinetuneResult.page([result_of("A"), result_of("B", pulls=(-0.4, -0.1, 0.0, 0.0, 0.0, 0.0))])
     assert "its difference from A was not measured on the same test records" in html

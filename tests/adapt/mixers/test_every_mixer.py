@@ -30,8 +30,9 @@ from trimtab import (
     finetune,
 )
 from trimtab.adapt.dynamics.job import AnyMixer, DynamicsConfig
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Decision, Mixer, NoProbes, State
-from trimtab.adapt.result import FinetuneResult, read_metrics
+from trimtab.adapt.record import read_metrics
 from trimtab.adapt.session import Session
 from trimtab.data.tokens import tokenise
 from trimtab.models.load import Model

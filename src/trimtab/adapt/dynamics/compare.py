@@ -5,21 +5,22 @@ Which constraints the runs of a group kept on test, by how much, and how often "
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import rich.console
+import rich.table
+from rich.text import Text
 
+from trimtab.adapt.record import RunRecord
 from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.numerics.bootstrap import wilson
 from trimtab.report.formats import NOTHING, fixed, missing, short_names
 from trimtab.train.losses import Change, SequenceLosses
-
-if TYPE_CHECKING:
-    from trimtab.adapt.result import FinetuneResult
-
 
 CHANGE, LIMIT, KEPT = " change", " tolerance", " kept"
 """What follows a constraint's name in the columns of a comparison."""
@@ -28,7 +29,7 @@ APART = frozenset({"checkpoint", "report"})
 """Parts of a run's time that are no part of its method."""
 
 
-def comparison_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
+def comparison_table(results: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per run: target gain, each constraint on test, and cost.
 
     The gain is the reduction of test perplexity in per cent, 100 (1 - exp(change)), where change is the mean over
@@ -53,7 +54,7 @@ def comparison_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({name + KEPT: object for name in names})
 
 
-def unique_labels(results: Sequence[FinetuneResult]) -> list[str]:
+def unique_labels(results: Sequence[RunRecord]) -> list[str]:
     """The runs' labels, numbered where two are the same."""
     labels: list[str] = []
     for number, result in enumerate(results, start=1):
@@ -66,7 +67,7 @@ def unique_labels(results: Sequence[FinetuneResult]) -> list[str]:
     return labels
 
 
-def target_gain(result: FinetuneResult) -> tuple[float, float, float]:
+def target_gain(result: RunRecord) -> tuple[float, float, float]:
     """Reduction of test perplexity on the targets in per cent, with the ends of its interval; nan without one.
 
     Errors of several targets are combined as independent, each side of the interval on its own.
@@ -83,7 +84,7 @@ def target_gain(result: FinetuneResult) -> tuple[float, float, float]:
     return percent_gain(middle), percent_gain(middle + above), percent_gain(middle - below)
 
 
-def gain_difference(one: FinetuneResult, other: FinetuneResult) -> Change:
+def gain_difference(one: RunRecord, other: RunRecord) -> Change:
     """Mean change of the target losses of one run less that of another, paired on the same test records.
 
     Below 0 `one` gained more. Errors of several targets are combined as independent; the interval covers the choice of
@@ -115,12 +116,12 @@ def percent_gain(change: float) -> float:
     return 100 * (1 - math.exp(change)) if math.isfinite(change) else math.nan
 
 
-def constraint_names(result: FinetuneResult) -> list[str]:
+def constraint_names(result: RunRecord) -> list[str]:
     """The constraints of a run, in the order of its final table."""
     return [str(name) for name in result.final.loc[result.final["role"] == "constraint", "domain"]]
 
 
-def working_seconds(result: FinetuneResult) -> float:
+def working_seconds(result: RunRecord) -> float:
     """Wall-clock seconds of a run without the parts in `APART`, which depend on how often one saves."""
     return float(sum(seconds for part, seconds in result.cost.seconds.items() if part not in APART))
 
@@ -130,37 +131,54 @@ def kept_word(kept: object) -> str:
     return NOTHING if missing(kept) else ("kept" if kept else "not kept")
 
 
-def render_table(frame: pd.DataFrame, width: int = 120) -> str:
-    """A comparison as plain text, in blocks of at most `width` columns, each beginning with the run's name.
-
-    Minus signs and dashes are plain ASCII, so that the numbers can be copied and any terminal shows them. Costs are
-    multiples of a fixed-mixture run: training and probe steps alone / with every evaluation.
+def text_table(frame: pd.DataFrame) -> str:
+    """A comparison as plain text; minus signs and dashes are ASCII, so that any terminal shows them.
 
     Args:
-        frame: from `comparison_table`.
-        width: characters per line; four constraints fit 120 in one block.
+        frame: from `comparison_table`. Costs are multiples of a fixed-mixture run: training and probe steps alone /
+            with every evaluation.
     """
-    names = [str(column).removesuffix(CHANGE) for column in frame.columns if str(column).endswith(CHANGE)]
-    columns = [
-        ["", "status", *frame["status"].astype(str)],
-        ["", "step", *(str(step) for step in frame["step"])],
-        [
-            "target gain %",
-            "[95 %]",
-            *map(_gain, *(frame[c] for c in ("gain_percent", "gain_low", "gain_high"))),
-        ],
-        *(_constraint(frame, name, brief) for name, brief in zip(names, short_names(names, 10), strict=True)),
-        ["cost x:", "steps/all", *map(_multiples, frame["training_multiple"], frame["all_in_multiple"])],
-        ["", "s", *(fixed(value, 0) for value in frame["seconds"])],
+    constraints = [
+        str(column).removesuffix(CHANGE) for column in frame.columns if str(column).endswith(CHANGE)
     ]
-    room = width - sum(_width(column) + 2 for column in columns)
-    columns = [[_ascii(cell) for cell in column] for column in columns]
-    labels = short_names([str(label) for label in frame["run"]], min(max(room, 16), 32))
-    run = ["", "run", *labels]
-    return "\n\n".join(_block([run, *part]) for part in _parts(columns, width - _width(run) - 2))
+    columns: dict[str, list[str]] = {
+        "run": short_names([str(label) for label in frame["run"]], 32),
+        "status": frame["status"].to_list(),
+        "step": [str(step) for step in frame["step"]],
+        "target gain %\n[95 %]": [
+            f"{fixed(value, 1)} [{fixed(low, 1)},{fixed(high, 1)}]"
+            for value, low, high in zip(
+                *(frame[f"gain_{part}"] for part in ("percent", "low", "high")), strict=True
+            )
+        ],
+    }
+    for name, brief in zip(constraints, short_names(constraints, 10), strict=True):
+        limits = frame[name + LIMIT].dropna().unique()
+        limit = f"<= {fixed(limits[0])}" if len(limits) == 1 else "limits differ"
+        columns[f"{brief}\n{limit}"] = [
+            f"{fixed(change, signed=True)} {'' if missing(kept) else 'kept' if kept else 'OVER'}".strip()
+            for change, kept in zip(frame[name + CHANGE], frame[name + KEPT], strict=True)
+        ]
+    multiples = zip(frame["training_multiple"], frame["all_in_multiple"], strict=True)
+    columns["cost x\nsteps/all"] = [
+        f"{fixed(training, 2)}/{fixed(all_in, 2)}" for training, all_in in multiples
+    ]
+    columns["seconds"] = [fixed(value, 0) for value in frame["seconds"]]
+    table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in columns:
+        left = heading in ("run", "status")
+        table.add_column(
+            heading, justify="left" if left else "right", no_wrap=left, max_width=None if left else 16
+        )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(cell.replace("−", "-").replace(NOTHING, "-")) for cell in row))
+    console = rich.console.Console(file=io.StringIO(), width=40 + 18 * len(columns), color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
 
-def _row(label: str, result: FinetuneResult, names: Sequence[str]) -> dict[str, Any]:
+def _row(label: str, result: RunRecord, names: Sequence[str]) -> dict[str, Any]:
     own = {row["domain"]: row for row in result.final.to_dict("records") if row["role"] == "constraint"}
     gain, low, high = target_gain(result)
     row: dict[str, Any] = {
@@ -181,61 +199,6 @@ def _row(label: str, result: FinetuneResult, names: Sequence[str]) -> dict[str, 
         row[name + LIMIT] = float(constraint.get("tolerance", math.nan))
         row[name + KEPT] = None if missing(kept) else bool(kept)
     return row
-
-
-def _gain(value: float, low: float, high: float) -> str:
-    return f"{fixed(value, 1)} [{fixed(low, 1)},{fixed(high, 1)}]"
-
-
-def _multiples(training: float, all_in: float) -> str:
-    return f"{fixed(training, 2)}/{fixed(all_in, 2)}"
-
-
-def _brief(nats: float) -> str:
-    """A signed change without its leading zero."""
-    return fixed(nats, 3, signed=True).replace("0.", ".", 1) if abs(nats) < 1 else fixed(nats, 2, signed=True)
-
-
-def _constraint(frame: pd.DataFrame, name: str, brief: str) -> list[str]:
-    """Header, limit and one cell per run of a constraint; a limit that differs between runs stands as a dash."""
-    limits = frame[name + LIMIT].dropna().unique()
-    limit = f"<= {_brief(limits[0])}" if len(limits) == 1 else "limits differ"
-    cells = [
-        f"{_brief(change)} {'' if missing(kept) else 'kept' if kept else 'OVER'}".strip()
-        for change, kept in zip(frame[name + CHANGE], frame[name + KEPT], strict=True)
-    ]
-    return [brief, limit, *cells]
-
-
-def _ascii(cell: str) -> str:
-    return cell.replace("−", "-").replace(NOTHING, "-")
-
-
-def _parts(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:
-    """The columns dealt to blocks, as many in each as there is room for, at least one."""
-    parts: list[list[list[str]]] = [[]]
-    for column in columns:
-        used = sum(_width(other) + 2 for other in parts[-1])
-        if parts[-1] and used + _width(column) > room:
-            parts.append([])
-        parts[-1].append(column)
-    return parts
-
-
-def _block(columns: Sequence[list[str]]) -> str:
-    widths = [_width(column) for column in columns]
-    lines = []
-    for row in zip(*columns, strict=True):
-        first, *rest = zip(row, widths, strict=True)
-        lines.append(
-            "  ".join([first[0].ljust(first[1]), *(cell.rjust(wide) for cell, wide in rest)]).rstrip()
-        )
-    lines.insert(2, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join(lines)
-
-
-def _width(column: Sequence[str]) -> int:
-    return max(map(len, column))
 
 
 CONSTRAINT_COLUMNS = (
@@ -268,7 +231,7 @@ VIOLATION_COLUMNS = (
 )
 
 
-def feasibility_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
+def feasibility_table(results: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per run and constraint: how much of the tolerance the returned weights used up, on test.
 
     Args:
@@ -287,7 +250,7 @@ def feasibility_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
     return _objects(pd.DataFrame(rows, columns=list(CONSTRAINT_COLUMNS)), "kept")
 
 
-def violation_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
+def violation_table(results: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per run: whether it kept its constraints on validation and on test, and its worst one on test.
 
     The worst constraint is the one that used most of its tolerance. It is picked by the same sequences that
@@ -313,7 +276,7 @@ def violation_table(results: Sequence[FinetuneResult]) -> pd.DataFrame:
     return _objects(frame, "feasible_on_validation", "kept_on_test", "worst")
 
 
-def feasibility_rates(results: Sequence[FinetuneResult]) -> pd.DataFrame:
+def feasibility_rates(results: Sequence[RunRecord]) -> pd.DataFrame:
     """How often the runs were feasible, and how often "feasible" on validation was luck.
 
     Runs without constraints are left out everywhere; a run whose test result is not known, where test counts.

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from trimtab.adapt.calibration import ALL, calibration, calibration_sentence
+from trimtab.adapt.dynamics.calibration import ALL, calibration, calibration_sentence
 from trimtab.adapt.dynamics.compare import comparison_table, unique_labels
-from trimtab.adapt.result import domain_of, share_column
+from trimtab.adapt.record import RunRecord, SlopeUpdate, domain_of, share_column
 from trimtab.report import charts, intervals
 from trimtab.report import charts as shares
 from trimtab.report.charts import Band
@@ -29,13 +29,11 @@ from trimtab.report.page import Tone
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from trimtab.adapt.result import FinetuneResult, SlopeUpdate
-
 
 Span = tuple[float, float]
 
 
-def mixture_figure(result: FinetuneResult, label: str = "") -> Figure:
+def mixture_figure(result: RunRecord, label: str = "") -> Figure:
     """The share of each training domain from update to update, stacked; the kept checkpoint is marked."""
     mixtures = result.mixtures.sort_values("step")
     shares = {domain_of(str(name)): mixtures[name].to_list() for name in mixtures.columns if name != "step"}
@@ -48,13 +46,13 @@ def mixture_figure(result: FinetuneResult, label: str = "") -> Figure:
     )
 
 
-def slope_figures(result: FinetuneResult, label: str, updates: Sequence[int]) -> list[Figure]:
+def slope_figures(result: RunRecord, label: str, updates: Sequence[int]) -> list[Figure]:
     """One heat map per named update, on the colour scale of all updates, in thousandths of a nat per step."""
     scale = largest_slope(result)
     return [_slope_figure(result.slopes[number], label, 1e3 * scale) for number in updates]
 
 
-def loss_figures(result: FinetuneResult, label: str) -> list[Figure]:
+def loss_figures(result: RunRecord, label: str) -> list[Figure]:
     """One panel per evaluation domain: validation loss with the interval of its change, reference and limit.
 
     The shaded steps are the same in every panel: those at which every constraint holds.
@@ -64,7 +62,7 @@ def loss_figures(result: FinetuneResult, label: str) -> list[Figure]:
     return [_loss_figure(result, name, spans, label) for name in names]
 
 
-def calibration_figure(result: FinetuneResult, label: str) -> Figure:
+def calibration_figure(result: RunRecord, label: str) -> Figure:
     """Predicted against realised loss change, one point per interval and evaluation domain."""
     points = calibration(result)
     known = points.dropna(subset=["predicted", "realised"])
@@ -79,7 +77,7 @@ def calibration_figure(result: FinetuneResult, label: str) -> Figure:
     )
 
 
-def feasible_spans(result: FinetuneResult) -> list[Span]:
+def feasible_spans(result: RunRecord) -> list[Span]:
     """Steps at which every constraint's validation change is within its tolerance.
 
     Each evaluation speaks for the steps half way to its neighbours. Empty when the run has no constraint.
@@ -100,18 +98,18 @@ def feasible_spans(result: FinetuneResult) -> list[Span]:
     return spans
 
 
-def validation(result: FinetuneResult) -> pd.DataFrame:
+def validation(result: RunRecord) -> pd.DataFrame:
     """The rows of the run's losses that its choices were made on."""
     return result.losses[result.losses["split"] == "validation"].sort_values("step")
 
 
-def last_step(result: FinetuneResult) -> float:
+def last_step(result: RunRecord) -> float:
     """The last step that the run's frames know of."""
     steps = [frame["step"].max() for frame in (result.mixtures, result.losses) if len(frame)]
     return float(max([*steps, result.cost.training_steps, 1]))
 
 
-def largest_slope(result: FinetuneResult) -> float:
+def largest_slope(result: RunRecord) -> float:
     """The largest finite absolute slope of all updates; nan without one."""
     values = [np.abs(update.slopes.to_numpy(dtype=float)).ravel() for update in result.slopes]
     every = np.concatenate([*values, [math.nan]])
@@ -135,7 +133,7 @@ def _slope_figure(update: SlopeUpdate, label: str, limit: float) -> Figure:
     )
 
 
-def _loss_figure(result: FinetuneResult, name: str, spans: list[Span], label: str) -> Figure:
+def _loss_figure(result: RunRecord, name: str, spans: list[Span], label: str) -> Figure:
     own = validation(result)
     own = own[own["domain"] == name]
     final = next(row for row in result.final.to_dict("records") if row["domain"] == name)
@@ -179,7 +177,7 @@ def tone(kept: object) -> Tone:
     return "" if missing(kept) else ("good" if kept else "bad")
 
 
-def setting(result: FinetuneResult, *path: str) -> Any:
+def setting(result: RunRecord, *path: str) -> Any:
     """A value of the run's config; None where it has none."""
     value: Any = result.config
     for key in path:
@@ -211,7 +209,7 @@ MOST_POINTS = 600
 _USED_SHOWN = (-2.0, 4.0)
 
 
-def mixture_key(results: Sequence[FinetuneResult]) -> Figure:
+def mixture_key(results: Sequence[RunRecord]) -> Figure:
     """The colours of the training domains in every mixture of the group."""
     bands = [
         Band(f"{band.name} (target)" if band.solid else band.name, (), *_style(band))
@@ -220,7 +218,7 @@ def mixture_key(results: Sequence[FinetuneResult]) -> Figure:
     return shares.key(bands, f"Colours of the mixtures: {', '.join(band.name for band in bands)}.")
 
 
-def moving_mixtures(results: Sequence[FinetuneResult]) -> list[Figure]:
+def moving_mixtures(results: Sequence[RunRecord]) -> list[Figure]:
     """One small stacked area per run whose mixture changes, all on the same axes."""
     bands, limit = _bands(results), max(map(last_step, results), default=1.0)
     found = []
@@ -244,7 +242,7 @@ def moving_mixtures(results: Sequence[FinetuneResult]) -> list[Figure]:
     return found
 
 
-def constant_mixtures(results: Sequence[FinetuneResult]) -> Figure | None:
+def constant_mixtures(results: Sequence[RunRecord]) -> Figure | None:
     """One bar per run whose mixture never changes; None without such a run."""
     labels = unique_labels(results)
     own = [(label, result) for label, result in zip(labels, results, strict=True) if is_constant(result)]
@@ -259,7 +257,7 @@ def constant_mixtures(results: Sequence[FinetuneResult]) -> Figure | None:
     return shares.share_bars(names, bands, notes=notes, title="Mixtures that never change", label=alt)
 
 
-def is_constant(result: FinetuneResult) -> bool:
+def is_constant(result: RunRecord) -> bool:
     """Whether a run has one mixture from beginning to end."""
     shares = result.mixtures.drop(columns="step").to_numpy(dtype=float)
     return bool(len(shares)) and bool(np.allclose(shares, shares[:1], atol=1e-9, equal_nan=True))
@@ -284,7 +282,7 @@ def constraint_figures(constraints: pd.DataFrame, violations: pd.DataFrame) -> l
     return found
 
 
-def cost_figures(results: Sequence[FinetuneResult]) -> list[Figure]:
+def cost_figures(results: Sequence[RunRecord]) -> list[Figure]:
     """Target gain on test against both costs; the runs that no other beats on both are named."""
     table = comparison_table(results)
     good = [feasible_on_test(result) for result in results]
@@ -292,7 +290,7 @@ def cost_figures(results: Sequence[FinetuneResult]) -> list[Figure]:
     return [_cost_figure(table, good, column, along) for column, along in axes]
 
 
-def feasible_on_test(result: FinetuneResult) -> bool:
+def feasible_on_test(result: RunRecord) -> bool:
     """Whether a run returned trained weights that are known to keep every constraint on test."""
     own = result.final.loc[result.final["role"] == "constraint", "kept"]
     return result.step > 0 and all(not missing(kept) and bool(kept) for kept in own)
@@ -410,7 +408,7 @@ def _cost_figure(table: pd.DataFrame, good: Sequence[bool], column: str, along: 
     )
 
 
-def _bands(results: Sequence[FinetuneResult]) -> list[Band]:
+def _bands(results: Sequence[RunRecord]) -> list[Band]:
     """Every training domain of the group, what is a target in any run first; colours as in the first run's mixture."""
     columns = dict.fromkeys(str(name) for result in results for name in result.mixtures.columns)
     names = [domain_of(name) for name in columns if name != "step"]

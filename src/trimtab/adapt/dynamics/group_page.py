@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from trimtab.adapt.calibration import calibration_points, calibration_table
 from trimtab.adapt.data_table import few_records
 from trimtab.adapt.dynamics import figures as drawn
+from trimtab.adapt.dynamics.calibration import calibration_points, calibration_table
 from trimtab.adapt.dynamics.compare import (
     CHANGE,
     KEPT,
@@ -21,12 +21,10 @@ from trimtab.adapt.dynamics.compare import (
     violation_table,
 )
 from trimtab.adapt.dynamics.figures import COVERS, tone
+from trimtab.adapt.record import RunRecord
 from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.report.formats import NOTHING, fixed, missing, span
 from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, gallery, picture
-
-if TYPE_CHECKING:
-    from trimtab.adapt.result import FinetuneResult
 
 Block = Text | Table | Picture | Gallery | Section
 _RATES = {
@@ -37,7 +35,7 @@ _RATES = {
 }
 
 
-def comparison_section(results: Sequence[FinetuneResult]) -> Section:
+def comparison_section(results: Sequence[RunRecord]) -> Section:
     """Several runs side by side: a table, gain against cost, constraints, mixtures, and calibration."""
     blocks: list[Block] = [
         _summary(results),
@@ -49,7 +47,7 @@ def comparison_section(results: Sequence[FinetuneResult]) -> Section:
     return Section("Comparison", blocks)
 
 
-def _summary(results: Sequence[FinetuneResult]) -> Table:
+def _summary(results: Sequence[RunRecord]) -> Table:
     raw = comparison_table(results)
     names = [str(column).removesuffix(CHANGE) for column in raw.columns if str(column).endswith(CHANGE)]
     columns: list[tuple[str, list[Any]]] = [
@@ -102,7 +100,7 @@ def _status(status: str) -> Mark:
     return Mark(status, {"feasible": "good", "infeasible": "bad", "diverged": "bad"}.get(status, "unsure"))  # type: ignore[arg-type]
 
 
-def _gain(results: Sequence[FinetuneResult]) -> Gallery:
+def _gain(results: Sequence[RunRecord]) -> Gallery:
     caption = (
         f"n = {len(results)} runs, one training seed each. Up: reduction of test perplexity on the targets (geometric "
         "mean) with its 95 % interval over test records. Along: multiples of one fixed-mixture run; runs of nearly "
@@ -113,7 +111,7 @@ def _gain(results: Sequence[FinetuneResult]) -> Gallery:
     return gallery(drawn.cost_figures(results), caption)
 
 
-def _constraints(results: Sequence[FinetuneResult]) -> Iterator[Section]:
+def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
     constraints, violations = feasibility_table(results), violation_table(results)
     if constraints.empty:
         return
@@ -162,7 +160,7 @@ def _yes(value: object) -> Mark:
     return Mark(NOTHING if missing(value) else ("yes" if value else "no"), tone(value))
 
 
-def _rates(results: Sequence[FinetuneResult]) -> Table:
+def _rates(results: Sequence[RunRecord]) -> Table:
     rates = feasibility_rates(results)
     ends = zip(rates["low"], rates["high"], strict=True)
     frame = pd.DataFrame(
@@ -187,7 +185,7 @@ def _percent(share: float) -> str:
     return NOTHING if missing(share) else f"{100 * share:.0f} %"
 
 
-def _mixtures(results: Sequence[FinetuneResult]) -> Iterator[Block]:
+def _mixtures(results: Sequence[RunRecord]) -> Iterator[Block]:
     moving, constant = drawn.moving_mixtures(results), drawn.constant_mixtures(results)
     yield picture(
         drawn.mixture_key(results),
@@ -205,7 +203,7 @@ def _mixtures(results: Sequence[FinetuneResult]) -> Iterator[Block]:
         yield picture(constant, "At the right of each bar: the share of the targets together.")
 
 
-def _calibration(results: Sequence[FinetuneResult]) -> Iterator[Section]:
+def _calibration(results: Sequence[RunRecord]) -> Iterator[Section]:
     points = calibration_points(results)
     if points.empty:
         return

@@ -5,39 +5,32 @@ The part of a run's page about its data: what was read, left out and cut, and wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
-from trimtab.adapt.calibration import calibration, calibration_sentence
 from trimtab.adapt.data_table import counted, few_records, few_records_note, records_read, sequences_read
 from trimtab.adapt.dynamics import figures as drawn
+from trimtab.adapt.dynamics.calibration import calibration, calibration_sentence
 from trimtab.adapt.dynamics.compare import (
     APART,
     constraint_names,
     kept_word,
     percent_gain,
-    unique_labels,
     working_seconds,
 )
 from trimtab.adapt.dynamics.figures import COVERS, evenly, setting, tone
-from trimtab.adapt.dynamics.group_page import comparison_section
-from trimtab.adapt.result import kept_all, sentence_about, verdict
-from trimtab.errors import DataError, explain
+from trimtab.adapt.record import RunRecord
 from trimtab.report.formats import NOTHING, fixed, missing, number, span
-from trimtab.report.page import Gallery, Mark, Page, Picture, Section, Table, Text, gallery, picture
-
-if TYPE_CHECKING:
-    from trimtab.adapt.result import FinetuneResult
-
+from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, gallery, picture
 
 _MUCH = 0.05
 _OPEN = 3
 """Examples shown unfolded."""
 
 
-def data_sections(result: FinetuneResult) -> Iterator[Section]:
+def data_sections(result: RunRecord) -> Iterator[Section]:
     """The section "Data"; none for a result that an earlier version wrote."""
     if len(result.data):
         blocks: list[Table | Section] = [_counts(result.data)]
@@ -99,43 +92,11 @@ def _example(name: str, stretches: tuple[tuple[str, bool], ...]) -> Table:
 
 
 Block = Text | Table | Picture | Gallery | Section
-_MAPS, _MAPS_OF_OTHERS = 8, 4
+MAPS, MAPS_OF_OTHERS = 8, 4
 """Slope maps shown per run, and as many more folded: a run may have sixty updates, a group thirty runs."""
 
 
-def page(results: Sequence[FinetuneResult], title: str = "Fine-tuning under constraints") -> str:
-    """One self-contained HTML page about one run, or about several on the same data.
-
-    The page is about the first run; the others are compared with it and their own details are folded.
-
-    Raises:
-        DataError: there is no result.
-    """
-    if not results:
-        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
-    labels = unique_labels(results)
-    chapter = _chapter(results[0], labels[0], _MAPS)
-    if len(results) == 1:
-        return Page(title, verdict(results), chapter).render()
-    others = [
-        Section(
-            label,
-            [_told(result, label), *_chapter(result, label, _MAPS_OF_OTHERS, results[0].data)],
-            collapsed=True,
-        )
-        for result, label in zip(results[1:], labels[1:], strict=True)
-    ]
-    sections = [
-        comparison_section(results),
-        Section(f"This run: {labels[0]}", chapter),
-        Section("The runs it is compared with", others),
-    ]
-    return Page(title, verdict(results), sections).render()
-
-
-def _chapter(
-    result: FinetuneResult, label: str, maps: int, shown: pd.DataFrame | None = None
-) -> list[Section]:
+def chapter(result: RunRecord, label: str, maps: int, shown: pd.DataFrame | None = None) -> list[Section]:
     """Everything about one run; parts that need slopes only where it has some, data only where not `shown` yet."""
     other_data = shown is None or not result.data.equals(shown)
     return [
@@ -152,7 +113,7 @@ def _chapter(
     ]
 
 
-def _mixture_caption(result: FinetuneResult) -> str:
+def _mixture_caption(result: RunRecord) -> str:
     shares = setting(result, "fit", "shares") or "examples"
     return (
         f"Shares are of {shares} and constant between updates. The vertical line is the checkpoint kept. These are "
@@ -160,7 +121,7 @@ def _mixture_caption(result: FinetuneResult) -> str:
     )
 
 
-def _result(result: FinetuneResult) -> Iterator[Block]:
+def _result(result: RunRecord) -> Iterator[Block]:
     final, few = result.final, few_records(result)
     known = records_read(result, "test")
     records = [known.get(name) for name in final["domain"]] if known else final.get("units")
@@ -196,16 +157,11 @@ def _result(result: FinetuneResult) -> Iterator[Block]:
     yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}")
 
 
-def _notes(result: FinetuneResult) -> Iterator[Section]:
+def _notes(result: RunRecord) -> Iterator[Section]:
     """What the run wants its reader to know; folded when that is much."""
     if result.notes:
         title = f"Notes of the run ({len(result.notes)})"
         yield Section(title, [Text(note) for note in result.notes], collapsed=len(result.notes) > 3)
-
-
-def _told(result: FinetuneResult, label: str) -> Text:
-    good = result.status == "feasible" and kept_all(result)
-    return Text(sentence_about(result, label), "good" if good else "bad")
 
 
 def _judged(row: Mapping[Any, Any], few: Mapping[str, int]) -> Mark | None:
@@ -220,7 +176,7 @@ def _judged(row: Mapping[Any, Any], few: Mapping[str, int]) -> Mark | None:
     return Mark(word, "unsure" if unsure else tone(row["kept"]))
 
 
-def _losses_caption(result: FinetuneResult) -> str:
+def _losses_caption(result: RunRecord) -> str:
     spans = drawn.feasible_spans(result)
     shaded = (
         "Green: steps at which every constraint holds (each evaluation speaks for half the way to the next)."
@@ -237,7 +193,7 @@ def _losses_caption(result: FinetuneResult) -> str:
     )
 
 
-def _probes(result: FinetuneResult, label: str, maps: int) -> Iterator[Section]:
+def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
     if not result.slopes:
         return
     yield Section("Slopes at each update", list(_slopes(result, label, maps)))
@@ -250,7 +206,7 @@ def _probes(result: FinetuneResult, label: str, maps: int) -> Iterator[Section]:
     yield Section("What the solver said", list(_solver(result)))
 
 
-def _slopes(result: FinetuneResult, label: str, maps: int) -> Iterator[Block]:
+def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
     yield Text(
         "What one training step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. "
         "Blue lowers the loss, red raises it. Pale and in parentheses: below 1.28 standard errors, so the sign is "
@@ -274,7 +230,7 @@ def _between_title(drawn_maps: int, between: int) -> str:
     return f"The {between} updates in between" if between > 1 else "The update in between"
 
 
-def _errors_told(result: FinetuneResult) -> str:
+def _errors_told(result: RunRecord) -> str:
     """What the standard errors of the slopes cover: probes say it of themselves, other estimates in the docs."""
     if result.cost.probe_steps == 0:
         return "No probe was rolled back: slopes and their standard errors (±) are estimated from the run itself."
@@ -286,7 +242,7 @@ def _errors_told(result: FinetuneResult) -> str:
     return f"± is the standard error over the records of {of}; {covers}."
 
 
-def _solver(result: FinetuneResult) -> Iterator[Block]:
+def _solver(result: RunRecord) -> Iterator[Block]:
     relaxed = [update for update in result.slopes if update.solver_status != "optimal"]
     if relaxed:
         yield Text(
@@ -317,7 +273,7 @@ def _solution(status: str) -> Mark:
     return Mark(status, "good" if status == "optimal" else "unsure")
 
 
-def _costs(result: FinetuneResult) -> Iterator[Block]:
+def _costs(result: RunRecord) -> Iterator[Block]:
     cost = result.cost
     counts = {
         "training steps": number(cost.training_steps),
@@ -345,7 +301,7 @@ def _costs(result: FinetuneResult) -> Iterator[Block]:
     yield Table(frame, "Wall-clock on one machine, once (n = 1).", marked=[len(parts)])
 
 
-def _settings(result: FinetuneResult) -> Table:
+def _settings(result: RunRecord) -> Table:
     rows = list(_flat(result.config))
     return Table(
         pd.DataFrame(rows, columns=["setting", "value"], dtype=object), "The resolved settings of the run."

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_results import MakeResult
-from trimtab.adapt.result import FinetuneResult, verdict
+from trimtab.adapt.dynamics.result import FinetuneResult, verdict
 
 
 @pytest.mark.parametrize(

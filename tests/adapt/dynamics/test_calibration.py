@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from finetune_results import MakeResult
-from trimtab.adapt.calibration import calibration, calibration_points, calibration_table
-from trimtab.adapt.result import FinetuneResult, SlopeUpdate
+from trimtab.adapt.dynamics.calibration import calibration, calibration_points, calibration_table
+from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.record import SlopeUpdate
 
 Step = tuple[int, int, float, float]
 
@@ -40,7 +41,7 @@ def running(
         [(step, "e", "validation", loss) for step, loss in losses.items()],
         columns=["step", "domain", "split", "loss_nats"],
     )
-    return FinetuneResult(label, "feasible", 1, read, updates, read, read, None, {})  # type: ignore[arg-type]
+    return FinetuneResult("feasible", 1, read, updates, read, read, None, label=label)  # type: ignore[arg-type]
 
 
 FIRST = running("a", [(0, 8, -0.10, 2.0), (8, 16, -0.10, 1.9), (24, 16, 0.0, 1.83)], {0: 2.0, 24: 1.83})

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from trimtab.adapt.dynamics.compare import unique_labels
+from trimtab.adapt.record import RunRecord, SlopeUpdate
 from trimtab.numerics.bootstrap import bootstrap, ratio_of_sums, wilson
 from trimtab.report.formats import fixed, number
-
-if TYPE_CHECKING:
-    from trimtab.adapt.result import FinetuneResult, SlopeUpdate
 
 POINT_COLUMNS = ("run", "step", "horizon", "domain", "predicted", "standard_error", "realised")
 TABLE_COLUMNS = (
@@ -40,7 +38,7 @@ _SHORTEST = 8
 _ERRORS = 2
 
 
-def calibration(result: FinetuneResult, label: str = "") -> pd.DataFrame:
+def calibration(result: RunRecord, label: str = "") -> pd.DataFrame:
     """What each update's slopes predicted for its interval, and what happened.
 
     The prediction is H * sum_j S_ij w_j, without the solver's safety margin; a column without slopes counts only
@@ -67,7 +65,7 @@ def calibration(result: FinetuneResult, label: str = "") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
 
 
-def calibration_points(results: Sequence[FinetuneResult]) -> pd.DataFrame:
+def calibration_points(results: Sequence[RunRecord]) -> pd.DataFrame:
     """The rows of `calibration` of several runs, with the length class of each interval.
 
     Returns:
@@ -81,9 +79,7 @@ def calibration_points(results: Sequence[FinetuneResult]) -> pd.DataFrame:
     return points.assign(length=[_length(int(horizon)) for horizon in points["horizon"]])
 
 
-def calibration_table(
-    results: Sequence[FinetuneResult], by: Literal["length", "run"] = "length"
-) -> pd.DataFrame:
+def calibration_table(results: Sequence[RunRecord], by: Literal["length", "run"] = "length") -> pd.DataFrame:
     """How well slopes predicted, pooled over the runs, by the interval's length or by run.
 
     A point is one interval between updates and one evaluation domain. Points that were not read at both ends, or
@@ -118,7 +114,7 @@ def predicted_change(update: SlopeUpdate) -> tuple[npt.NDArray[np.float64], npt.
     return moved, np.sqrt(np.square(spread).sum(axis=1))
 
 
-def readings(result: FinetuneResult) -> dict[tuple[int, str], float]:
+def readings(result: RunRecord) -> dict[tuple[int, str], float]:
     """Every validation loss that the run has read, by step and domain: on the evaluation grid and at updates.
 
     An update reads the losses it starts from; they stand in its prediction, less the change it predicts.
