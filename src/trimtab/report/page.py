@@ -221,6 +221,26 @@ def settings_section(rows: Iterable[tuple[str, object]]) -> Section:
     return Section("Settings", [Table(frame)], collapsed=True)
 
 
+def shown(frame: pd.DataFrame, columns: Mapping[str, tuple[Any, ...]]) -> pd.DataFrame:
+    """A frame as its reader sees it.
+
+    Args:
+        frame: the numbers.
+        columns: heading -> how a cell is written, and the columns whose values it is written from.
+
+    >>> frame = pd.DataFrame({"low": [0.5], "high": [1.0], "n": [3]})
+    >>> shown(frame, {"n": (str, "n"), "interval": ("{} to {}".format, "low", "high")}).to_dict("list")
+    {'n': ['3'], 'interval': ['0.5 to 1.0']}
+    """
+    cells = [
+        [write(*values) for values in zip(*(frame[name] for name in names), strict=True)]
+        for write, *names in columns.values()
+    ]
+    told = pd.DataFrame(dict(enumerate(cells)), dtype=object)
+    told.columns = pd.Index(list(columns))
+    return told
+
+
 def picture(figure: Figure, caption: str = "") -> Picture:
     """A figure as a block of a page."""
     return Picture(to_svg(figure), caption)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -24,9 +25,10 @@ from trimtab.adapt.dynamics.figures import COVERS, tone
 from trimtab.adapt.record import RunRecord
 from trimtab.adapt.roles import LEAST_SCALE_NATS
 from trimtab.report.formats import NOTHING, fixed, missing, span
-from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, gallery, picture
+from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, gallery, picture, shown
 
 Block = Text | Table | Picture | Gallery | Section
+_one, _two = partial(fixed, places=1), partial(fixed, places=2)
 _RATES = {
     "feasible on validation": "feasible on validation, of all runs",
     "feasible on validation, kept on test": "feasible on validation and kept on test, of all runs",
@@ -49,24 +51,23 @@ def comparison_section(results: Sequence[RunRecord]) -> Section:
 
 def _summary(results: Sequence[RunRecord]) -> Table:
     raw = comparison_table(results)
-    names = [str(column).removesuffix(CHANGE) for column in raw.columns if str(column).endswith(CHANGE)]
-    columns: list[tuple[str, list[Any]]] = [
-        ("run", raw["run"].to_list()),
-        ("status", [_status(value) for value in raw["status"]]),
-        ("step kept", raw["step"].to_list()),
-        ("target gain, %", [fixed(value, 1) for value in raw["gain_percent"]]),
-        ("95 % interval", [span(a, b, 1) for a, b in zip(raw["gain_low"], raw["gain_high"], strict=True)]),
-    ]
+    columns: dict[str, tuple[Any, ...]] = {
+        "run": (str, "run"),
+        "status": (_status, "status"),
+        "step kept": (int, "step"),
+        "target gain, %": (_one, "gain_percent"),
+        "95 % interval": (partial(span, places=1), "gain_low", "gain_high"),
+    }
     few = [few_records(result) for result in results]
-    for name in names:
-        cells = zip(raw[name + CHANGE], raw[name + KEPT], few, strict=True)
-        held = [_held(change, kept, records.get(name)) for change, kept, records in cells]
-        columns.append((_limited(name, raw[name + LIMIT]), held))
-    columns += [
-        ("training steps, ×", [fixed(value, 2) for value in raw["training_multiple"]]),
-        ("all-in cost, ×", [fixed(value, 2) for value in raw["all_in_multiple"]]),
-        ("seconds", [fixed(value, 0) for value in raw["seconds"]]),
-    ]
+    for name in (str(column).removesuffix(CHANGE) for column in raw.columns if str(column).endswith(CHANGE)):
+        raw[f"{name} few"] = pd.Series([records.get(name) for records in few], dtype=object)
+        heading = _limited(name, raw[name + LIMIT])
+        columns[heading] = (_held, name + CHANGE, name + KEPT, f"{name} few")
+    columns |= {
+        "training steps, ×": (_two, "training_multiple"),
+        "all-in cost, ×": (_two, "all_in_multiple"),
+        "seconds": (partial(fixed, places=0), "seconds"),
+    }
     caption = (
         f"{len(results)} runs on test; the status is the verdict on validation. "
         "Gain: reduction of perplexity on the targets (geometric mean); the "
@@ -76,9 +77,7 @@ def _summary(results: Sequence[RunRecord]) -> Table:
         "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
         f"every evaluation, a forward pass counted as a third of a step. {COVERS}"
     )
-    frame = pd.DataFrame(dict(enumerate(values for _, values in columns)), dtype=object)
-    frame.columns = pd.Index([heading for heading, _ in columns])
-    return Table(frame, caption, marked=[0])
+    return Table(shown(raw, columns), caption, marked=[0])
 
 
 def _limited(name: str, limits: pd.Series[float]) -> str:
@@ -129,31 +128,23 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
 
 
 def _violations(violations: pd.DataFrame) -> Table:
-    own = violations[violations["constraints"] > 0]
-    excess = zip(own["excess_low"], own["excess_high"], strict=True)
-    used = zip(own["used_low"], own["used_high"], strict=True)
-    frame = pd.DataFrame(
-        {
-            "run": own["run"],
-            "feasible on validation": [_yes(value) for value in own["feasible_on_validation"]],
-            "kept on test": [_yes(value) for value in own["kept_on_test"]],
-            "over the limit": [
-                f"{k} of {n} constraints" for k, n in zip(own["broken"], own["constraints"], strict=True)
-            ],
-            "worst constraint": own["worst"],
-            "over its limit by, nats": [fixed(value, signed=True) for value in own["excess_nats"]],
-            "95 % interval": [span(low, high, signed=True) for low, high in excess],
-            "in tolerances (limit 1)": [fixed(value, 2) for value in own["used"]],
-            "interval": [span(low, high, 2) for low, high in used],
-        },
-        dtype=object,
-    )
+    columns = {
+        "run": (str, "run"),
+        "feasible on validation": (_yes, "feasible_on_validation"),
+        "kept on test": (_yes, "kept_on_test"),
+        "over the limit": ("{} of {} constraints".format, "broken", "constraints"),
+        "worst constraint": (lambda name: name, "worst"),
+        "over its limit by, nats": (partial(fixed, signed=True), "excess_nats"),
+        "95 % interval": (partial(span, signed=True), "excess_low", "excess_high"),
+        "in tolerances (limit 1)": (_two, "used"),
+        "interval": (partial(span, places=2), "used_low", "used_high"),
+    }
     caption = (
         "The largest violation of each run on test; below 0 nats there was room left. Where a run was not feasible on "
         "validation the base weights were returned, which keep everything and gain nothing. "
         f"{COVERS}"
     )
-    return Table(frame, caption)
+    return Table(shown(violations[violations["constraints"] > 0], columns), caption)
 
 
 def _yes(value: object) -> Mark:
@@ -161,28 +152,26 @@ def _yes(value: object) -> Mark:
 
 
 def _rates(results: Sequence[RunRecord]) -> Table:
-    rates = feasibility_rates(results)
-    ends = zip(rates["low"], rates["high"], strict=True)
-    frame = pd.DataFrame(
-        {
-            "": [_RATES[name] for name in rates["rate"]],
-            "runs": [f"{k} of {n}" for k, n in zip(rates["k"], rates["n"], strict=True)],
-            "share": [_percent(value) for value in rates["share"]],
-            "95 % interval": [
-                NOTHING if missing(low) else f"{_percent(low)} to {_percent(high)}" for low, high in ends
-            ],
-        }
-    )
+    columns = {
+        "": (_RATES.__getitem__, "rate"),
+        "runs": ("{} of {}".format, "k", "n"),
+        "share": (_percent, "share"),
+        "95 % interval": (_percents, "low", "high"),
+    }
     caption = (
         "Checkpoints are chosen on validation sequences and judged again on test sequences that no choice has seen. "
         "A run keeps a constraint when the estimate is within the tolerance. Intervals are Wilson's, as if the runs "
         "were independent; they share data and base model, so they are too narrow."
     )
-    return Table(frame, caption)
+    return Table(shown(feasibility_rates(results), columns), caption)
 
 
 def _percent(share: float) -> str:
     return NOTHING if missing(share) else f"{100 * share:.0f} %"
+
+
+def _percents(low: float, high: float) -> str:
+    return NOTHING if missing(low) else f"{_percent(low)} to {_percent(high)}"
 
 
 def _mixtures(results: Sequence[RunRecord]) -> Iterator[Block]:
@@ -226,29 +215,27 @@ def _calibration(results: Sequence[RunRecord]) -> Iterator[Section]:
 
 
 def _calibrated(table: pd.DataFrame, by: str, heading: str) -> Table:
-    errors = zip(table["rmse_low"], table["rmse_high"], strict=True)
-    within = table[["within", "judged", "within_share"]].itertuples(index=False)
-    ends = zip(table["within_low"], table["within_high"], strict=True)
-    frame = pd.DataFrame(
-        {
-            heading: table[by],
-            "intervals": table["intervals"],
-            "points, n": table["n"],
-            "left out": table["left_out"],
-            "root mean squared error, nats": [fixed(value, 4) for value in table["rmse_nats"]],
-            "its 95 % interval": [span(low, high, 4) for low, high in errors],
-            "realised change, nats": [fixed(value, 4) for value in table["realised_rms_nats"]],
-            "correlation": [fixed(value, 2) for value in table["correlation"]],
-            "within ±2 standard errors": [f"{k} of {n}: {_percent(share)}" for k, n, share in within],
-            "Wilson 95 %": [
-                NOTHING if missing(low) else f"{_percent(low)} to {_percent(high)}" for low, high in ends
-            ],
-        },
-        dtype=object,
-    )
+    four = partial(fixed, places=4)
+    columns = {
+        heading: (str, by),
+        "intervals": (int, "intervals"),
+        "points, n": (int, "n"),
+        "left out": (int, "left_out"),
+        "root mean squared error, nats": (four, "rmse_nats"),
+        "its 95 % interval": (partial(span, places=4), "rmse_low", "rmse_high"),
+        "realised change, nats": (four, "realised_rms_nats"),
+        "correlation": (_two, "correlation"),
+        "within ±2 standard errors": (
+            lambda k, n, share: f"{k} of {n}: {_percent(share)}",
+            "within",
+            "judged",
+            "within_share",
+        ),
+        "Wilson 95 %": (_percents, "within_low", "within_high"),
+    }
     caption = (
         "Realised change: root mean square, the error of predicting no change. Standard errors are the slopes', "
         "carried to the whole interval; about 95 % within two of them would be honest. The Wilson interval takes "
         "points as independent, which those of one interval are not, so it is too narrow."
     )
-    return Table(frame, caption, marked=[len(table) - 1])
+    return Table(shown(table, columns), caption, marked=[len(table) - 1])

@@ -5,7 +5,9 @@ The part of a run's page about its data: what was read, left out and cut, and wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -23,7 +25,7 @@ from trimtab.adapt.dynamics.compare import (
 from trimtab.adapt.dynamics.figures import COVERS, evenly, setting, tone
 from trimtab.adapt.record import RunRecord
 from trimtab.report.formats import NOTHING, fixed, missing, number, span
-from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, gallery, picture
+from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, gallery, picture, shown
 
 _MUCH = 0.05
 _OPEN = 3
@@ -42,30 +44,31 @@ def data_sections(result: RunRecord) -> Iterator[Section]:
 
 
 def _counts(data: pd.DataFrame) -> Table:
-    rows = data.to_dict("records")
-    frame = pd.DataFrame(
-        {
-            "domain": data["domain"],
-            "split": data["split"],
-            "records": data["records"],
-            "blank": data["blank"],
-            "left out": [_part(row["skipped"], row["records"]) for row in rows],
-            "dropped": [_part(row["dropped"], row["records"]) for row in rows],
-            "sequences": data["sequences"],
-            "cut": [_part(row["truncated"], row["sequences"]) for row in rows],
-            "tokens": data["tokens"],
-            "tokens left over": data["left_over"],
-            "sequences read": data["read"],
-            "records read": data["read_records"],
-        }
-    )
+    columns: dict[str, tuple[Any, ...]] = {
+        "domain": (str, "domain"),
+        "split": (str, "split"),
+        "records": (_count, "records"),
+        "blank": (_count, "blank"),
+        "left out": (_part, "skipped", "records"),
+        "dropped": (_part, "dropped", "records"),
+        "sequences": (_count, "sequences"),
+        "cut": (_part, "truncated", "sequences"),
+        "tokens": (_count, "tokens"),
+        "tokens left over": (_count, "left_over"),
+        "sequences read": (_count, "read"),
+        "records read": (_count, "read_records"),
+    }
     caption = (
         "Blank records are skipped, and not among the records. Left out: conversations that the chat template refuses "
         "or does not write as they are. Dropped: without a predicted token that carries loss within a sequence. Cut: "
         "sequences that were longer. Left over: tokens of packed text after the last full sequence. Read: by each "
         "evaluation of that split; a sequence of packed text counts as of one record, that of most of it."
     )
-    return Table(frame, caption)
+    return Table(shown(data, columns), caption)
+
+
+def _count(value: Any) -> Any:
+    return value
 
 
 def _part(count: Any, of: Any) -> Mark:
@@ -122,28 +125,23 @@ def _mixture_caption(result: RunRecord) -> str:
 
 
 def _result(result: RunRecord) -> Iterator[Block]:
-    final, few = result.final, few_records(result)
+    final, few = result.final.copy(), few_records(result)
     known = records_read(result, "test")
-    records = [known.get(name) for name in final["domain"]] if known else final.get("units")
-    frame = pd.DataFrame(
-        {
-            "domain": final["domain"],
-            "role": final["role"],
-            "base loss": [fixed(value) for value in final["reference"]],
-            "loss": [fixed(value) for value in final["loss"]],
-            "change": [fixed(value, signed=True) for value in final["change"]],
-            "interval of the change": [
-                span(low, high, signed=True)
-                for low, high in zip(final["change_low"], final["change_high"], strict=True)
-            ],
-            "records": records,
-            "tolerance": [fixed(value) for value in final["tolerance"]],
-            "perplexity, %": [
-                fixed(-percent_gain(float(value)), 1, signed=True) for value in final["change"]
-            ],
-            "constraint": [_judged(row, few) for row in final.to_dict("records")],
-        }
-    )
+    units = [known.get(name) for name in final["domain"]] if known else final.get("units", math.nan)
+    final["records"] = pd.Series(units, index=final.index, dtype=object)
+    final["few"] = pd.Series([few.get(name) for name in final["domain"]], index=final.index, dtype=object)
+    columns = {
+        "domain": (str, "domain"),
+        "role": (str, "role"),
+        "base loss": (fixed, "reference"),
+        "loss": (fixed, "loss"),
+        "change": (partial(fixed, signed=True), "change"),
+        "interval of the change": (partial(span, signed=True), "change_low", "change_high"),
+        "records": (_count, "records"),
+        "tolerance": (fixed, "tolerance"),
+        "perplexity, %": (lambda change: fixed(-percent_gain(float(change)), 1, signed=True), "change"),
+        "constraint": (_judged, "role", "kept", "tolerance", "change_low", "change_high", "few"),
+    }
     if few:
         yield Text(few_records_note(few), "unsure")
     sequences = setting(result, "fit", "test_sequences")
@@ -154,7 +152,10 @@ def _result(result: RunRecord) -> Iterator[Block]:
     )
     if known := sequences_read(result, "test"):
         n = counted(known, "test sequences")
-    yield Table(frame, f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}")
+    yield Table(
+        shown(final, columns),
+        f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}",
+    )
 
 
 def _notes(result: RunRecord) -> Iterator[Section]:
@@ -164,16 +165,17 @@ def _notes(result: RunRecord) -> Iterator[Section]:
         yield Section(title, [Text(note) for note in result.notes], collapsed=len(result.notes) > 3)
 
 
-def _judged(row: Mapping[Any, Any], few: Mapping[str, int]) -> Mark | None:
+def _judged(
+    role: str, kept: object, tolerance: float, low: float, high: float, few: int | None
+) -> Mark | None:
     """Kept or not, and whether the interval, or the number of records, leaves that open."""
-    if row["role"] != "constraint" or missing(row["kept"]):
+    if role != "constraint" or missing(kept):
         return None
-    unclear = row["change_low"] <= row["tolerance"] < row["change_high"]
-    word = kept_word(row["kept"]) + (", within the noise" if unclear else "")
-    if row["domain"] in few:
-        word += f", on {few[row['domain']]} record{'s' * (few[row['domain']] != 1)}"
-    unsure = row["kept"] and (unclear or row["domain"] in few)
-    return Mark(word, "unsure" if unsure else tone(row["kept"]))
+    unclear = low <= tolerance < high
+    word = kept_word(kept) + (", within the noise" if unclear else "")
+    if few is not None:
+        word += f", on {few} record{'s' * (few != 1)}"
+    return Mark(word, "unsure" if kept and (unclear or few is not None) else tone(kept))
 
 
 def _losses_caption(result: RunRecord) -> str:
