@@ -27,7 +27,7 @@ from trimtab.numerics.ranking import auroc
 from trimtab.numerics.transport import monotone_pairs
 from trimtab.runs.config import typed_problems
 from trimtab.runs.serialise import plain
-from trimtab.steer.maps import AffineMap
+from trimtab.steer.maps import AffineMap, Base
 from trimtab.steer.samples import (
     Examples,
     Inputs,
@@ -38,7 +38,7 @@ from trimtab.steer.samples import (
     samples,
     unit_costs,
 )
-from trimtab.steer.steering import Base, Steering
+from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
