@@ -13,11 +13,10 @@ import torch
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.read.experts import baselines
-from trimtab.read.experts.agreement import judged
 from trimtab.read.experts.baselines import aligned, false_discoveries, rows
 from trimtab.read.experts.causal import causal_check, contrasts, word_nats
 from trimtab.read.experts.job import ExpertLensConfig, check, estimate, read_concepts, run
-from trimtab.read.experts.ratings import most_rated, read_ratings
+from trimtab.read.experts.ratings import judged, most_rated, read_ratings
 from trimtab.read.experts.result import FRAMES, ExpertsResult, page, plane, verdict
 from zoo import build, tokenizer
 
