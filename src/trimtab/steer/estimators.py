@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Bool, Float
@@ -251,11 +251,15 @@ class ClosedForm:
     batch_size: int = 32
     max_tokens: int | None = None
     kind: str = ""
-    rule: ClassVar[Rule]
+
+    @staticmethod
+    def rule(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
+        """The map of one site, made of the source and target samples there."""
+        raise NotImplementedError
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
         """The maps that take source to target; see `trimtab.steer.estimators.fit_maps` for what is refused."""
-        rule = at_each_site(type(self).rule)
+        rule = at_each_site(self.rule)
         return fit_maps(self, rule, model, source, target, pool=self.pool, sequential=self.sequential)
 
     def problems(self) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ The hierarchy of concepts that their experts make, and whether it is that of giv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,7 +77,7 @@ class Agreement:
 def agree(
     similarity: pd.DataFrame,
     human: pd.DataFrame | Judged,
-    halves: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    halves: Sequence[pd.DataFrame] | None = None,
     *,
     reliability: float | None = None,
     n_perm: int = 4999,

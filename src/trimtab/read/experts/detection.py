@@ -7,7 +7,7 @@ Whether another half of the examples gives the same experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -122,7 +122,7 @@ class Selection:
         if len(given) != 1:
             got = " and ".join(given) or "none of tau, top and fdr"
             raise ConfigError(explain(got, "exactly one of tau, top and fdr", "tau=0.5"))
-        limits = {
+        limits: dict[str, tuple[Callable[[float], bool], str]] = {
             "tau": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
             "top": (lambda x: x >= 1, "at least 1"),
             "fdr": (lambda x: 0 < x < 1, "a number in (0, 1)"),
