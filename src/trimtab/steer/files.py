@@ -41,55 +41,19 @@ def card(maps: Maps, base: Base, made_by: Mapping[str, Any]) -> str:
         head["base_model"] = base.name
     alone = sparsity(maps)
     sites = [f"| `{site}` | {len(weight)} | {alone[site]:.1%} |" for site, (weight, _) in maps.items()]
-    return _CARD.format(
-        head=yaml.safe_dump(head, sort_keys=False).rstrip(),
-        base=base.name,
-        maker=made_by.get("estimator", "see below" if made_by else "unknown"),
-        version=versions().get("trimtab", "unknown"),
-        sites="\n".join(sites),
-        settings=to_json(_short(made_by), indent=2),
+    return (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            head=yaml.safe_dump(head, sort_keys=False).rstrip(),
+            base=base.name,
+            maker=made_by.get("estimator", "see below" if made_by else "unknown"),
+            version=versions().get("trimtab", "unknown"),
+            sites="\n".join(sites),
+            settings=to_json(_short(made_by), indent=2),
+        )
     )
-
-
-_CARD = """\
----
-{head}
----
-
-# A steering for {base}
-
-Elementwise affine maps on activations, learned from examples \
-([arXiv 2503.10679](https://arxiv.org/abs/2503.10679)). At strength s in [0, 1] each site has
-`(1 - s) z + s (weight * z + shift)`; at 0 the model is untouched, bit by bit.
-
-- Base model: `{base}` (its modules at the sites are checked when the steering is used)
-- Made by: {maker}
-- Version: trimtab {version}
-
-## Use
-
-```python
-from trimtab import Steering, load
-
-model = load("{base}")
-steering = Steering.from_pretrained("this folder or repository")
-with steering.on(model, strength=0.8):
-    model.generate(["..."])
-fused = steering.fuse(model)  # the same in the weights, at no cost
-```
-
-## Sites
-
-| site | units | left alone |
-|---|---|---|
-{sites}
-
-## Settings
-
-```json
-{settings}
-```
-"""
 
 
 def _short(value: Any) -> Any:
@@ -106,12 +70,8 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 TYPES = (float16, bfloat16, float32, float64)
 """What maps may be stored as; torch does no arithmetic with narrower numbers."""
 _EXPECTED: dict[str, type] = {
-    "base_model_name_or_path": str,
-    "fingerprints": dict,
-    "sites": dict,
-    "made_by": dict,
-    "trimtab_version": str,
-    "sha256": str,
+    **dict.fromkeys(("base_model_name_or_path", "trimtab_version", "sha256"), str),
+    **dict.fromkeys(("fingerprints", "sites", "made_by"), dict),
 }
 
 
@@ -261,25 +221,23 @@ def push(
 
 def _folder(source: str | Path, revision: str | None) -> Path:
     given: object = source
+    folders = "a folder that holds a steering"
+    named = f"{folders}, or a hub name such as 'someone/calm'"
     if not isinstance(given, str | Path):
-        got = f"a {type(given).__name__}"
-        raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
-    with reading(source, "a folder that holds a steering", error=ModelError):
+        raise ModelError(explain(f"a {type(given).__name__}", named))
+    with reading(source, folders, error=ModelError):
         folder = Path(os.path.expanduser(source))  # noqa: PTH111 - Path raises where there is no such user
         if folder.is_dir():
             return folder
         if os.path.lexists(folder):
-            raise ModelError(explain(f"{folder}, which is no folder", "a folder that holds a steering"))
+            raise ModelError(explain(f"{folder}, which is no folder", folders))
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        got = f"the folder {str(source)!r}, which does not exist"
-        raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
+        raise ModelError(explain(f"the folder {str(source)!r}, which does not exist", named))
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:
-        expected = "a folder that holds a steering, or a name that the hub serves"
-        raise ModelError(
-            explain(f"{source}: {first_line(error)}", expected, "check the name and the network")
-        ) from error
+        got, hint = f"{source}: {first_line(error)}", "check the name and the network"
+        raise ModelError(explain(got, f"{folders}, or a name that the hub serves", hint)) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -287,13 +245,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise ModelError(explain(f"the folder {folder} without {CONFIG}", "a folder that holds a steering"))
     check_regular(path, "a JSON object", error=ModelError, limit=TEXT_LIMIT)
+    with reading(path, "a JSON object", error=ModelError):
+        raw = path.read_bytes()
     try:
-        with reading(path, "a JSON object", error=ModelError):
-            raw = path.read_bytes()
         config = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ModelError):
-            raise
         raise _damaged(path, f"no JSON ({first_line(error)})", "a JSON object") from error
     if depth(config) > DEPTH_LIMIT:
         raise _damaged(path, f"values nested deeper than {DEPTH_LIMIT}", "a JSON object")

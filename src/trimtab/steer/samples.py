@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,14 +162,12 @@ def execution_order(model: Model | nn.Module, examples: Examples, sites: Sequenc
     """
     reached: list[str] = []
 
-    def noting(name: str) -> Intervention:
-        def note(h: Tensor) -> Tensor:
-            reached.append(name)
-            return h
+    def note(h: Tensor, name: str) -> Tensor:
+        reached.append(name)
+        return h
 
-        return note
-
-    with running(model), intervene(model, {site.name: noting(site.name) for site in sites}):
+    notes = {site.name: partial(note, name=site.name) for site in sites}
+    with running(model), intervene(model, notes):
         network_of(model)(**examples.batches[0])
     return tuple(Site.parse(name) for name in dict.fromkeys(reached))
 
@@ -177,9 +176,7 @@ def _check(what: str, given: Inputs) -> None:
     if isinstance(given, str | Mapping):
         kind = "one single text" if isinstance(given, str) else "one mapping"
         raise DataError(f"{what}: {explain(kind, 'a list of examples', '[...]')}")
-    kinds = {
-        str if isinstance(one, str) else Mapping if isinstance(one, Mapping) else type(one) for one in given
-    }
+    kinds = {next((kind for kind in (str, Mapping) if isinstance(one, kind)), type(one)) for one in given}
     if not kinds:
         raise DataError(f"{what}: {explain('no example', f'at least {LEAST}')}")
     for place, one in enumerate(given):

@@ -23,8 +23,6 @@ from trimtab.numerics.similarity import AgreementDraws, agreement_draws, ceiling
 from trimtab.read.experts.ratings import Judged, Source, judged
 
 DIFFERENCES = ["row", "against", "difference", "low", "high", "told", "n_concepts"]
-PLACES = 3
-"""Decimals of a correlation that are shown."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +134,9 @@ def side(difference: Interval) -> str:
     >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
     ('above', 'not told apart from', 'not told apart from')
     """
-    if round(difference.low, PLACES) > 0:
+    if round(difference.low, 3) > 0:
         return "above"
-    return "below" if round(difference.high, PLACES) < 0 else "not told apart from"
+    return "below" if round(difference.high, 3) < 0 else "not told apart from"
 
 
 def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:
@@ -166,9 +164,6 @@ def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataF
             ends = {"difference": gap.value, "low": gap.low, "high": gap.high}
             rows.append({"row": reference, "against": name, **ends, "told": side(gap), "n_concepts": gap.n})
     return pd.DataFrame(rows, columns=DIFFERENCES)
-
-
-LEAST_CONCEPTS = 3
 
 
 @dataclass(frozen=True)
@@ -213,9 +208,9 @@ def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *,
     known = [name for name in names if name in taxonomy]
     labels = [taxonomy[name] for name in known]
     count = len(set(labels))
-    if len(known) < LEAST_CONCEPTS or count < 2:
+    if len(known) < 3 or count < 2:
         got = f"a taxonomy of {count} categories that knows {len(known)} of the concepts"
-        raise DataError(explain(got, f"at least {LEAST_CONCEPTS} concepts in two categories"))
+        raise DataError(explain(got, "at least 3 concepts in two categories"))
     matrix = similarity.loc[known, known].to_numpy(dtype=float)
     pairs = np.stack(np.triu_indices(len(known), 1), 1)
     same = np.array([labels[i] == labels[j] for i, j in pairs])

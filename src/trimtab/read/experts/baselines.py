@@ -75,12 +75,11 @@ def sentence_embeddings(lens: ExpertLens) -> dict[str, Matrix]:
     examples away, so that what all sentences share counts no more; standardising also divides by the deviation of each
     coordinate.
     """
-    own = lens.responses
     try:
-        last = resolve(own.model, "residual")[-1].name
+        last = resolve(lens.responses.model, "residual")[-1].name
     except ModelError:
         return {}
-    read = Responses(own.model, own.examples, [last], "mean", own.batch_size, own.max_tokens)
+    read = replace(lens.responses, sites=[last], pool="mean", progress=None)
     values = np.concatenate([block for _, block in read.blocks()], axis=1).astype(float)
     means = np.stack([values[rows].mean(0) for rows in lens.concepts.pool.positive])
     centred, deviation = means - values.mean(0), values.std(0)
@@ -227,19 +226,14 @@ def alignment(
     table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
 ) -> Alignment:
     """Every row of the table beside every set of ratings; all rows of one set are drawn with the same concepts."""
-    agreements = {
-        (name, row.name): agree(
-            lens.framed(row.similarity),
-            judged,
-            None if row.halves is None else [lens.framed(half) for half in row.halves],
-            reliability=reliability.get(name),
-            n_perm=N_PERM,
-            n_boot=N_BOOT,
-            seed=lens.seed,
-        )
-        for row, (name, judged) in product(table, ratings.items())
-        if row.similarity is not None
-    }
+    agreements = {}
+    for row, (name, judged) in product(table, ratings.items()):
+        if row.similarity is not None:
+            halves = None if row.halves is None else [lens.framed(half) for half in row.halves]
+            settings = {"n_perm": N_PERM, "n_boot": N_BOOT, "seed": lens.seed}
+            known = reliability.get(name)
+            similarity = lens.framed(row.similarity)
+            agreements[name, row.name] = agree(similarity, judged, halves, reliability=known, **settings)
     lines, gaps = [], []
     for row, (name, judged) in product(table, ratings.items()):
         line: dict[str, object] = {"row": row.name, "role": row.role, "ratings": name, "note": row.note}
@@ -255,10 +249,10 @@ def alignment(
         lines.append(line)
     for name in ratings:
         rivals = {row.name: agreements.get((name, row.name)) for row in table if row.role == BASELINE}
-        known = {rival: it for rival, it in rivals.items() if it is not None}
+        measured = {rival: it for rival, it in rivals.items() if it is not None}
         for row in table:
             if row.role == EXPERTS and (it := agreements.get((name, row.name))) is not None:
-                gaps.append(differences({row.name: it, **known}, row.name).assign(ratings=name))
+                gaps.append(differences({row.name: it, **measured}, row.name).assign(ratings=name))
     between = pd.concat(gaps, ignore_index=True) if gaps else pd.DataFrame()
     return Alignment(pd.DataFrame(lines, columns=COLUMNS), between.reindex(columns=["ratings", *DIFFERENCES]))
 

@@ -132,16 +132,6 @@ class Selection:
         if not fine(value := getattr(self, name)):
             raise ConfigError(f"{name}: {explain(value, expected)}")
 
-    def __str__(self) -> str:
-        """As a reader says it.
-
-        >>> str(Selection(tau=0.5)), str(Selection(top=200))
-        ('AP above 0.5', 'top 200')
-        """
-        if self.tau is not None:
-            return f"AP above {self.tau:g}"
-        return f"top {self.top}" if self.top is not None else f"FDR below {self.fdr:g}"
-
     def of(self, precision: Float[np.ndarray, "c u"]) -> Bool[np.ndarray, "c u"]:
         """The experts by average precision; not for a false discovery rate.
 

@@ -334,18 +334,15 @@ def split_half_reliability(raters: pd.DataFrame, *, n_splits: int = 1000, seed: 
     table = _items_by_raters(raters)
     counts = np.isfinite(table).sum(1)
     kept = table[counts > 1]
-    if len(kept) < LEAST_ITEMS:
+    if len(kept) < 3:
         got = f"{len(kept)} items that at least two of {table.shape[1]} raters rated"
-        raise DataError(explain(got, f"at least {LEAST_ITEMS}"))
+        raise DataError(explain(got, "at least 3"))
     rng = np.random.default_rng(seed)
     splits = np.array([_one_split(kept, rng) for _ in range(n_splits)])
     known = splits[np.isfinite(splits)]
     value, low, high = (known.mean(), *np.quantile(known, [0.025, 0.975])) if known.size else [np.nan] * 3
     sizes = (len(kept), table.shape[1], int((counts < 2).sum()))
     return Reliability(float(value), float(low), float(high), len(known), *sizes)
-
-
-LEAST_ITEMS = 3
 
 
 def _one_split(table: Float[np.ndarray, "i r"], rng: np.random.Generator) -> float:

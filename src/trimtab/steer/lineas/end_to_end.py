@@ -293,10 +293,8 @@ class EndToEnd:
         pooled = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in names}
         loss = self.loss(pooled)
         pulls = torch.autograd.grad(loss, [pooled[name] for name in names])
-        split = [
-            torch.split(pull, [len(part[name]) for part in parts])
-            for name, pull in zip(names, pulls, strict=True)
-        ]
+        sizes = [len(part[names[0]]) for part in parts]
+        split = [torch.split(pull, sizes) for pull in pulls]
         return float(loss.detach()), list(zip(*split, strict=True))
 
     def _pooled(self, point: Point, number: int) -> dict[str, Float[Tensor, "b d"]]:
