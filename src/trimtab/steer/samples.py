@@ -64,6 +64,31 @@ class Examples:
     batches: tuple[Mapping[str, Any], ...]
     fingerprint: str
 
+    @classmethod
+    def of(
+        cls, model: Model | nn.Module, what: str, given: Inputs, batch_size: int, max_tokens: int | None
+    ) -> Examples:
+        """The batches of texts or of forward keywords; see `prepare`."""
+        network = network_of(model)
+        if not isinstance(given[0], str):
+            device = device_of(network)
+            batches = tuple(_moved(batch, device) for batch in given)
+        elif isinstance(model, nn.Module):
+            got, hint = "texts for a bare module, which has no tokenizer", "load(module, tokenizer=...)"
+            raise ModelError(f"{what}: {explain(got, 'a handle with a tokenizer', hint)}")
+        else:
+            texts = [str(text) for text in given]
+            padded = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
+            batches = tuple(batch.arguments(network) for batch in padded)
+        digest = hashlib.sha256()
+        for name, value in (pair for batch in batches for pair in _flat(batch)):
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            else:
+                digest.update(f"{name} {value!r}\n".encode())
+        return cls(what, batches, digest.hexdigest()[:16])
+
 
 def prepare(
     model: Model | nn.Module, source: Inputs, target: Inputs, *, batch_size: int, max_tokens: int | None
@@ -89,7 +114,7 @@ def prepare(
             check_listed(given, f"{what} example")
             sides[place] = (what, [*given])
         _check(*sides[place])
-    first, second = (_examples(model, what, given, batch_size, max_tokens) for what, given in sides)
+    first, second = (Examples.of(model, what, given, batch_size, max_tokens) for what, given in sides)
     return first, second
 
 
@@ -173,6 +198,7 @@ def execution_order(model: Model | nn.Module, examples: Examples, sites: Sequenc
 
 
 def _check(what: str, given: Inputs) -> None:
+    """Refuse what is no list of texts or batches: chats and prompts with completions, texts that no tokenizer reads."""
     if isinstance(given, str | Mapping):
         kind = "one single text" if isinstance(given, str) else "one mapping"
         raise DataError(f"{what}: {explain(kind, 'a list of examples', '[...]')}")
@@ -180,27 +206,24 @@ def _check(what: str, given: Inputs) -> None:
     if not kinds:
         raise DataError(f"{what}: {explain('no example', f'at least {LEAST}')}")
     for place, one in enumerate(given):
-        _refuse_record(what, place, one)
+        if isinstance(one, str) and not one.strip():
+            got = f"the text {one!r}, which has no token of its own, at place {place}"
+            raise ModelError(f"{what}: {explain(got, 'a text', 'leaving it out')}")
+        if isinstance(one, str):
+            _check_characters(one, what, f"the text at place {place}")
+        turns = [one] if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else []
+        keys = {str(key) for turn in turns if isinstance(turn, Mapping) for key in turn}
+        if named := RECORDS & keys:
+            got = f"a record with {' and '.join(sorted(named))} at place {place}"
+            hint = (
+                "the text that the model is to read: tokenizer.apply_chat_template(messages, tokenize=False)"
+            )
+            raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords', hint)}")
     if not (kinds == {str} or kinds == {Mapping}):
         got = f"a list of {' and '.join(sorted(kind.__name__ for kind in kinds))}"
         raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords')}")
     if kinds == {str} and len(given) < LEAST:
         raise DataError(f"{what}: {explain('1 example', f'at least {LEAST}')}")
-
-
-def _refuse_record(what: str, place: int, one: object) -> None:
-    """Refuse chats and prompts with completions, which are no texts, and texts that no tokenizer reads."""
-    if isinstance(one, str) and not one.strip():
-        got = f"the text {one!r}, which has no token of its own"
-        raise ModelError(f"{what}: {explain(f'{got}, at place {place}', 'a text', 'leaving it out')}")
-    if isinstance(one, str):
-        _check_characters(one, what, f"the text at place {place}")
-    turns = [one] if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else []
-    keys = {str(key) for turn in turns if isinstance(turn, Mapping) for key in turn}
-    if named := RECORDS & keys:
-        got = f"a record with {' and '.join(sorted(named))} at place {place}"
-        hint = "the text that the model is to read: tokenizer.apply_chat_template(messages, tokenize=False)"
-        raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords', hint)}")
 
 
 def _check_characters(text: str, what: str, where: str) -> None:
@@ -209,30 +232,6 @@ def _check_characters(text: str, what: str, where: str) -> None:
     except UnicodeEncodeError as error:
         got = f"half a character (U+{ord(text[error.start]):04X}) in {where}"
         raise DataError(f"{what}: {explain(got, 'whole characters')}") from error
-
-
-def _examples(
-    model: Model | nn.Module, what: str, given: Inputs, batch_size: int, max_tokens: int | None
-) -> Examples:
-    network = network_of(model)
-    if not isinstance(given[0], str):
-        device = device_of(network)
-        batches = tuple(_moved(batch, device) for batch in given)
-    elif isinstance(model, nn.Module):
-        got, hint = "texts for a bare module, which has no tokenizer", "load(module, tokenizer=...)"
-        raise ModelError(f"{what}: {explain(got, 'a handle with a tokenizer', hint)}")
-    else:
-        texts = [str(text) for text in given]
-        padded = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
-        batches = tuple(batch.arguments(network) for batch in padded)
-    digest = hashlib.sha256()
-    for name, value in (pair for batch in batches for pair in _flat(batch)):
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(f"{name} {value!r}\n".encode())
-    return Examples(what, batches, digest.hexdigest()[:16])
 
 
 def _moved(value: Any, device: torch.device) -> Any:
