@@ -7,7 +7,7 @@ import torch
 from trimtab import Steering
 from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 from zoo import inputs
 
 

@@ -11,8 +11,7 @@ from trimtab import Steering
 from trimtab.models.hooks import capture, intervene
 from trimtab.models.sites import resolve
 from trimtab.seeds import derive
-from trimtab.steer.maps import AffineMap
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import AffineMap, Base
 from worlds import Judge, documents
 
 STEPS, LR, BATCH = 200, 2e-2, 32

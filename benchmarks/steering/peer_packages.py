@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from trimtab import Steering
 from trimtab.models.sites import resolve
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 
 PEERS = {"repeng": "repeng", "steering-vectors": "steering_vectors", "pyreft": "pyreft"}
 OTHERS = ("pyvene", "gguf", "scikit-learn")

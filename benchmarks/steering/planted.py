@@ -31,7 +31,7 @@ from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.seeds import derive
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 from worlds import documents, judge
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"

@@ -11,7 +11,7 @@ from trimtab.errors import CheckpointError, ModelError
 from trimtab.models import save
 from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 from zoo import NAMES, build, inputs, tokenizer
 
 SCALES = {

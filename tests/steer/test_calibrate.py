@@ -11,7 +11,7 @@ from trimtab import Steering, load
 from trimtab.errors import ModelError
 from trimtab.models.sites import resolve
 from trimtab.steer import strength as calibration
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 from trimtab.steer.strength import calibrate
 from zoo import build, tokenizer
 

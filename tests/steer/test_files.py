@@ -14,7 +14,7 @@ from trimtab import Steering, __version__
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.sites import resolve
 from trimtab.steer import files
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 from zoo import build, inputs
 
 CONFIG, WEIGHTS = "steering_config.json", "steering_model.safetensors"
@@ -173,7 +173,7 @@ class Bomb:
 
 
 def test_values_that_are_not_finite_are_refused(folder, steering):
-    tensors = dict(files._named(steering))
+    tensors = dict(files.named_tensors(steering.maps))
     tensors[f"{SITE}.shift"][3] = float("nan")
     put(folder, tensors)
     with pytest.raises(ModelError, match=f"{SITE} with values that are not finite"):
@@ -181,19 +181,22 @@ def test_values_that_are_not_finite_are_refused(folder, steering):
 
 
 def test_another_width_than_the_configuration_says_is_refused(folder, steering):
-    put(folder, dict(files._named(steering)) | {f"{SITE}.weight": torch.ones(8)})
+    put(folder, dict(files.named_tensors(steering.maps)) | {f"{SITE}.weight": torch.ones(8)})
     with pytest.raises(ShapeError, match=rf"{SITE}.weight of shape \(8,\).*expected \(16,\) numbers"):
         Steering.from_pretrained(folder)
 
 
 def test_whole_numbers_are_no_weights(folder, steering):
-    put(folder, dict(files._named(steering)) | {f"{SITE}.weight": torch.ones(16, dtype=torch.int64)})
+    put(
+        folder,
+        dict(files.named_tensors(steering.maps)) | {f"{SITE}.weight": torch.ones(16, dtype=torch.int64)},
+    )
     with pytest.raises(ShapeError, match="int64"):
         Steering.from_pretrained(folder)
 
 
 def test_tensors_must_be_those_of_the_sites(folder, steering):
-    tensors = dict(files._named(steering))
+    tensors = dict(files.named_tensors(steering.maps))
     put(folder, tensors | {"more": torch.ones(2)})
     with pytest.raises(ModelError, match=r"got 'more', which steering_config.json does not name"):
         Steering.from_pretrained(folder)

@@ -13,7 +13,7 @@ from trimtab.models.fold import Parts, plan
 from trimtab.models.hooks import capture
 from trimtab.models.save import largest_gap
 from trimtab.models.sites import resolve
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 from zoo import build, inputs, tokenizer
 
 BLOCKS = {

@@ -8,7 +8,7 @@ import torch
 
 from trimtab import Steering
 from trimtab.errors import ModelError
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 
 
 def shifting(*names, weight=1.0):

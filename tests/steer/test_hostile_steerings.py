@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from trimtab import Steering
 from trimtab.errors import TrimtabError
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import Base
 
 CONFIG, WEIGHTS = "steering_config.json", "steering_model.safetensors"
 SITE, OTHER = "model.layers.0:out", "model.layers.1:out"

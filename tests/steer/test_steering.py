@@ -11,8 +11,7 @@ from trimtab import Steering, load
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.hooks import intervene
 from trimtab.models.sites import resolve
-from trimtab.steer.maps import AffineMap
-from trimtab.steer.steering import Base
+from trimtab.steer.maps import AffineMap, Base
 from zoo import NINE, build, inputs, tokenizer
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trimtab.data.concept import Example
@@ -26,9 +27,6 @@ from trimtab.models.hooks import capture
 from trimtab.models.inspection import is_linear
 from trimtab.models.load import Model
 from trimtab.models.sites import Site, modules_of, network_of, resolve
-
-if TYPE_CHECKING:
-    from trimtab.models.load import Model
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,7 @@ class Units:
         [['b:out', 2], ['a:out', 0]]
         """
         owners = self.site_numbers[units]
-        names = [self.sites[owner] for owner in owners]
-        return pd.DataFrame({"site": names, "unit": units - self.starts[owners]})
+        return pd.DataFrame({"site": [self.sites[n] for n in owners], "unit": units - self.starts[owners]})
 
     def by_site(self, units: Int[np.ndarray, " n"]) -> Mapping[str, Sequence[int]]:
         """Site -> numbers of units within it, for sites that have any."""
@@ -148,10 +145,45 @@ class Responses:
         for name, value in (("batch_size", self.batch_size), ("max_tokens", self.max_tokens)):
             if value is not None and value < 1:
                 raise ModelError(f"{name}: {explain(value, 'at least 1')}")
-        tokens = _tokens(self.model, self.examples, self.max_tokens)
-        self.cut, self.longest = _cut(self.model, self.examples, tokens, self.max_tokens)
-        self._batches = _batches(self.model, self.examples, tokens, self.batch_size)
+        count = len(self.examples)
+        self.cut, self.longest, self._order = np.zeros(count, dtype=bool), 0, np.arange(count)
+        self._tokens: list[list[int]] | None = None
         self._kept: Float[np.ndarray, "examples units"] | None = None
+        if isinstance(self.examples[0], str):
+            self._read_tokens()
+        elif self.model.processor is None and not all(isinstance(one, Tensor) for one in self.examples):
+            got = f"pictures for {self.model.name}, which has no processor"
+            raise ModelError(explain(got, "tensors (C, H, W) of pixel values", "load(..., processor=...)"))
+
+    def _read_tokens(self) -> None:
+        """Read texts, note which of them are cut, and refuse those that are too long before anything is run."""
+        tokenizer, texts = self.model.need_tokenizer(), [str(one) for one in self.examples]
+        self._tokens = tokens = token_rows(tokenizer, texts, max_tokens=self.max_tokens)
+        if self.max_tokens is not None:
+            full = [number for number, row in enumerate(tokens) if len(row) >= self.max_tokens]
+            for number, row in zip(full, token_rows(tokenizer, [texts[n] for n in full]), strict=True):
+                self.cut[number] = len(row) > len(tokens[number])
+                self.longest = max(self.longest, len(row))
+        # Texts of about one length together: less padding, and a batch tells nothing about a concept.
+        self._order = np.argsort([len(row) for row in tokens], kind="stable")
+        row_batches(self.model, tokens, batch_size=self.batch_size)
+
+    def _batch(self, number: int) -> tuple[Int[np.ndarray, " b"], Mapping[str, Any]]:
+        """The n-th batch: which examples it has, and the keywords of a forward pass."""
+        rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        if self._tokens is not None:
+            (padded,) = row_batches(
+                self.model, [self._tokens[row] for row in rows], batch_size=self.batch_size
+            )
+            return rows, padded.arguments(self.model.module)
+        pictures = [self.examples[row] for row in rows]
+        if not all(isinstance(one, Tensor) for one in pictures):
+            made = self.model.processor(images=pictures, return_tensors="pt")
+            return rows, {name: value.to(self.model.device) for name, value in made.items()}
+        if len(shapes := {tuple(one.shape) for one in pictures}) > 1:
+            got = f"pictures of shapes {sorted(shapes)}"
+            raise DataError(explain(got, "one shape", "a processor"))
+        return rows, {"pixel_values": torch.stack(pictures).to(self.model.device)}
 
     @cached_property
     def units(self) -> Units:
@@ -160,15 +192,15 @@ class Responses:
         Raises:
             ModelError: the model does not take such examples alone, as one of pictures or of two texts at a time.
         """
-        _, keywords = self._batches(0)
+        _, keywords = self._batch(0)
         try:
-            found = self._read(self._sites, keywords)
+            read = self._read(self._sites, keywords)
         except TrimtabError:
             raise
         except (TypeError, ValueError, AttributeError) as error:
             got = f"a {type(self.model.module).__name__} that refuses them ({error})"
             raise ModelError(explain(got, f"a model that takes {' and '.join(keywords)}")) from error
-        return Units(tuple(found), tuple(values.shape[1] for values in found.values()))
+        return Units(tuple(read), tuple(values.shape[1] for values in read.values()))
 
     def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "examples units"]]]:
         """The responses of some neighbouring units at a time, and which units they are.
@@ -179,32 +211,36 @@ class Responses:
         if self._kept is not None:
             yield slice(0, len(self.units)), self._kept
             return
-        groups = list(_groups(self.units, len(self.examples)))
-        for number, (first, last) in enumerate(groups):
-            values = self._pass(first, last, number, len(groups))
-            if len(groups) == 1:
+        firsts, held = [0], 0
+        for number, width in enumerate(self.units.widths):
+            size = 4 * width * len(self.examples)
+            if number > firsts[-1] and held + size > MEMORY:
+                firsts, held = [*firsts, number], 0
+            held += size
+        for number, (first, last) in enumerate(pairwise([*firsts, len(self.units.widths)])):
+            values = self._pass(first, last, number, len(firsts))
+            if len(firsts) == 1:
                 self._kept = values
             start = int(self.units.starts[first])
             yield slice(start, start + values.shape[1]), values
 
     def of(self, rows: Sequence[int] | np.ndarray, columns: np.ndarray) -> Float[np.ndarray, "rows columns"]:
         """The responses of some units to some examples."""
-        found = np.empty((len(rows), len(columns)), dtype=np.float32)
+        responses = np.empty((len(rows), len(columns)), dtype=np.float32)
         for units, values in self.blocks():
             inside = (columns >= units.start) & (columns < units.stop)
-            found[:, inside] = values[np.ix_(rows, columns[inside] - units.start)]
-        return found
+            responses[:, inside] = values[np.ix_(rows, columns[inside] - units.start)]
+        return responses
 
     def _pass(self, first: int, last: int, number: int, passes: int) -> Float[np.ndarray, "examples units"]:
         """All examples at neighbouring sites."""
         width = sum(self.units.widths[first:last])
         values = np.empty((len(self.examples), width), dtype=np.float32)
-        done, batches = 0, -(-len(self.examples) // self.batch_size)
-        for batch in range(batches):
-            rows, keywords = self._batches(batch)
-            values[rows] = np.concatenate(
-                [part.numpy() for part in self._read(self._sites[first:last], keywords).values()], axis=1
-            )
+        done = 0
+        for batch in range(-(-len(self.examples) // self.batch_size)):
+            rows, keywords = self._batch(batch)
+            read = self._read(self._sites[first:last], keywords)
+            values[rows] = np.concatenate([part.numpy() for part in read.values()], axis=1)
             done += len(rows)
             if self.progress is not None:
                 self.progress(number * len(self.examples) + done, passes * len(self.examples))
@@ -218,82 +254,3 @@ class Responses:
         with evaluating(self.model.module), capture(self.model, sites, self.pool) as taken:
             self.model.module(**keywords)
         return {site: taken[site].float().cpu() for site in taken}
-
-
-Batch = Callable[[int], tuple[np.ndarray, Mapping[str, Any]]]
-"""The n-th batch: which examples it has, and the keywords of a forward pass."""
-
-
-def _groups(units: Units, examples: int) -> Iterator[tuple[int, int]]:
-    """Neighbouring sites whose responses fit into `MEMORY` together: first, and one beyond the last."""
-    first, held = 0, 0
-    for number, width in enumerate(units.widths):
-        size = 4 * width * examples
-        if number > first and held + size > MEMORY:
-            yield first, number
-            first, held = number, 0
-        held += size
-    yield first, len(units.widths)
-
-
-def _tokens(model: Model, examples: Sequence[Example], max_tokens: int | None) -> list[list[int]] | None:
-    """The token ids of texts; None for pictures."""
-    if not isinstance(examples[0], str):
-        return None
-    return token_rows(model.need_tokenizer(), [str(one) for one in examples], max_tokens=max_tokens)
-
-
-def _cut(
-    model: Model, examples: Sequence[Example], tokens: list[list[int]] | None, max_tokens: int | None
-) -> tuple[Bool[np.ndarray, " examples"], int]:
-    """Which texts have lost tokens, and how many the longest of those had."""
-    cut, longest = np.zeros(len(examples), dtype=bool), 0
-    if tokens is None or max_tokens is None:
-        return cut, longest
-    full = [number for number, row in enumerate(tokens) if len(row) >= max_tokens]
-    for number, row in zip(
-        full, token_rows(model.need_tokenizer(), [str(examples[n]) for n in full]), strict=True
-    ):
-        cut[number], longest = len(row) > len(tokens[number]), max(longest, len(row))
-    return cut, longest
-
-
-def _batches(
-    model: Model, examples: Sequence[Example], tokens: list[list[int]] | None, batch_size: int
-) -> Batch:
-    if tokens is not None:
-        return _text_batches(model, tokens, batch_size)
-    if not all(isinstance(one, Tensor) for one in examples) and model.processor is None:
-        got = f"pictures for {model.name}, which has no processor"
-        raise ModelError(explain(got, "tensors (C, H, W) of pixel values", "load(..., processor=...)"))
-
-    def batch(number: int) -> tuple[np.ndarray, Mapping[str, Any]]:
-        rows = np.arange(len(examples))[number * batch_size : (number + 1) * batch_size]
-        return rows, _pictures(model, [examples[row] for row in rows])
-
-    return batch
-
-
-def _text_batches(model: Model, tokens: Sequence[list[int]], batch_size: int) -> Batch:
-    """Texts of about one length together: less padding, and a batch tells nothing about a concept."""
-    order = np.argsort([len(row) for row in tokens], kind="stable")
-    row_batches(
-        model, tokens, batch_size=batch_size
-    )  # refuses texts that are too long before anything is run
-
-    def batch(number: int) -> tuple[np.ndarray, Mapping[str, Any]]:
-        rows = order[number * batch_size : (number + 1) * batch_size]
-        (padded,) = row_batches(model, [tokens[row] for row in rows], batch_size=batch_size)
-        return rows, padded.arguments(model.module)
-
-    return batch
-
-
-def _pictures(model: Model, pictures: Sequence[Example]) -> Mapping[str, Any]:
-    if all(isinstance(one, Tensor) for one in pictures):
-        if len({one.shape for one in pictures}) > 1:
-            got = f"pictures of shapes {sorted({tuple(one.shape) for one in pictures})}"
-            raise DataError(explain(got, "one shape", "a processor"))
-        return {"pixel_values": torch.stack(list(pictures)).to(model.device)}
-    made = model.processor(images=list(pictures), return_tensors="pt")
-    return {name: value.to(model.device) for name, value in made.items()}

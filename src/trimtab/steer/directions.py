@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from trimtab.errors import ModelError, Problem, explain
 from trimtab.models.batches import Pool
 from trimtab.models.families import towers, unwrapped
 from trimtab.models.sites import network_of
-from trimtab.steer.estimators import fit_sites, fit_together, mean_map, setting_problems
+from trimtab.steer.estimators import at_each_site, fit_maps, mean_map, setting_problems
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.samples import Inputs, Samples
 from trimtab.steer.steering import Steering
@@ -56,12 +56,12 @@ class CAA:
     kind: Literal["caa"] = "caa"
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The shifts from source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
-        return fit_sites(self, mean_map, model, source, target, pool=self.position)
+        """The shifts from source to target; see `trimtab.steer.estimators.fit_maps` for what is refused."""
+        return fit_maps(self, at_each_site(mean_map), model, source, target, pool=self.position)
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""
-        return setting_problems(self, {"position": Literal["last", "mean"]})
+        return setting_problems(self)
 
 
 @dataclass(frozen=True)
@@ -93,32 +93,27 @@ class ITI:
     kind: Literal["iti"] = "iti"
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The shifts from source to target; see `trimtab.steer.estimators.fit_sites` for what is refused.
+        """The shifts from source to target; see `trimtab.steer.estimators.fit_maps` for what is refused.
 
         Raises:
             ModelError: with heads also a model that does not say how many it has, or has fewer than asked for.
         """
-        if self.variant == "heads":
-            return self._fit_heads(model, source, target)
-        asked = self if self.sites is not None else replace(self, sites="attention_out")
-        return fit_sites(
-            asked, lambda x, y: classifier_map(x, y, self.alpha), model, source, target, pool=self.pool
-        )
+        heads = self.variant == "heads"
+        usual = "attention_out:in" if heads else "attention_out"
+        asked = self if self.sites is not None else replace(self, sites=usual)
+
+        def rule(x: Samples, y: Samples) -> Mapping[str, AffineMap]:
+            if heads:
+                return head_maps(x, y, heads_of(model), self.heads, self.alpha)
+            return {site: classifier_map(values, y[site], self.alpha) for site, values in x.items()}
+
+        return fit_maps(asked, rule, model, source, target, pool=self.pool)
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""
-        yield from setting_problems(self, {"variant": Variant})
+        yield from setting_problems(self)
         if self.heads is not None and self.variant != "heads":
             yield Problem("heads", str(self.heads), "nothing: variant c has none", 'variant="heads"')
-
-    def _fit_heads(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        asked = self if self.sites is not None else replace(self, sites="attention_out:in")
-
-        def rules(before: Samples, wanted: Samples) -> dict[str, AffineMap]:
-            count = heads_of(model)
-            return head_maps(before, wanted, count, self.heads, self.alpha)
-
-        return fit_together(asked, rules, model, source, target, pool=self.pool)
 
 
 def classifier_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], alpha: float) -> AffineMap:
@@ -145,22 +140,34 @@ def head_maps(
     Raises:
         ModelError: a width that is no multiple of the number of heads, or fewer heads than asked for.
     """
-    parts = {
-        site: (_by_head(source[site], count, site), _by_head(target[site], count, site)) for site in source
-    }
-    scores = {(site, k): _skill(x[k], y[k]) for site, (x, y) in parts.items() for k in range(count)}
+    from sklearn.model_selection import PredefinedSplit, cross_val_score
+
+    parts, scores = {}, {}
+    for site, values in source.items():
+        if values.shape[1] % count:
+            got = f"{values.shape[1]} units at {site}"
+            raise ModelError(explain(got, f"a multiple of {count} heads", "'attention_out:in'"))
+        parts[site] = list(zip(values.chunk(count, dim=1), target[site].chunk(count, dim=1), strict=True))
+        fold = np.concatenate([np.arange(len(values)), np.arange(len(target[site]))])
+        split = PredefinedSplit(fold % min(FOLDS, len(values), len(target[site])))
+        for k, pair in enumerate(parts[site]):
+            both, labels = _labelled(*pair)
+            scores[site, k] = cross_val_score(
+                _classifier(), both, labels, cv=split, error_score="raise"
+            ).mean()
     wanted = math.ceil(SHARE_OF_HEADS * len(scores)) if chosen is None else chosen
     if wanted > len(scores):
         raise ModelError(f"heads: {explain(wanted, f'at most {len(scores)}, which the sites have')}")
     best = set(sorted(scores, key=scores.__getitem__, reverse=True)[:wanted])
-    found = {}
-    for site, (x, y) in parts.items():
+    maps = {}
+    for site, pairs in parts.items():
         shifts = [
-            _direction(x[k], y[k]) if (site, k) in best else torch.zeros_like(x[k][0]) for k in range(count)
+            _direction(x, y) if (site, k) in best else torch.zeros_like(x[0])
+            for k, (x, y) in enumerate(pairs)
         ]
         shift = alpha * torch.cat(shifts)
-        found[site] = AffineMap(torch.ones_like(shift), shift)
-    return found
+        maps[site] = AffineMap(torch.ones_like(shift), shift)
+    return maps
 
 
 def heads_of(model: Model | nn.Module) -> int:
@@ -182,39 +189,20 @@ def heads_of(model: Model | nn.Module) -> int:
 def _direction(source: Tensor, target: Tensor) -> Float[Tensor, " d"]:
     """One standard deviation of projections, from source to target; 0 where nothing tells them apart."""
     both, labels = _labelled(source, target)
-    weights = _classifier(both, labels).coef_[0]
+    weights = _classifier().fit(both, labels).coef_[0]
     length = float(np.linalg.norm(weights))
     unit = weights / length if length > 0 else weights
     return torch.from_numpy(unit * (both @ unit).std()).to(source)
 
 
-def _skill(source: Tensor, target: Tensor) -> float:
-    """Accuracy on examples that a classifier was not fitted on."""
-    both, labels = _labelled(source, target)
-    folds = min(FOLDS, len(source), len(target))
-    fold = np.concatenate([np.arange(len(source)), np.arange(len(target))]) % folds
-    parts = [
-        _classifier(both[fold != k], labels[fold != k]).score(both[fold == k], labels[fold == k])
-        for k in range(folds)
-    ]
-    return float(np.mean(parts))
-
-
-def _classifier(x: Float[np.ndarray, "n d"], labels: Float[np.ndarray, " n"]) -> LogisticRegression:
+def _classifier() -> LogisticRegression:
     """A logistic regression with scikit-learn's ridge penalty, as in the paper; to convergence."""
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(tol=1e-8, max_iter=10_000).fit(x, labels)
+    return LogisticRegression(tol=1e-8, max_iter=10_000)
 
 
 def _labelled(source: Tensor, target: Tensor) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
     """Both sides, the target as the positive class."""
     both = torch.cat([source, target]).double().cpu().numpy()
     return both, np.repeat([0.0, 1.0], [len(source), len(target)])
-
-
-def _by_head(values: Float[Tensor, "n d"], count: int, site: str) -> tuple[Float[Tensor, "n h"], ...]:
-    if values.shape[1] % count:
-        got = f"{values.shape[1]} units at {site}"
-        raise ModelError(explain(got, f"a multiple of {count} heads", "'attention_out:in'"))
-    return values.chunk(count, dim=1)

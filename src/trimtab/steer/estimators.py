@@ -1,20 +1,17 @@
 """Activation transport in closed form: means, Gaussians, or sorted samples (Rodriguez et al., arXiv 2410.23054).
 
-Maps that a formula gives, site by site: all at once, or each with those before it in place.
-
 AurA: units that detect the source behaviour, damped as much as they detect it (arXiv 2407.12824).
 
-What an estimator hands over: a steering that knows how it was made and how far it got.
-
-Settings of estimators that cannot work, all told at once.
+What all estimators share: settings that are checked at once, maps that a rule makes of samples, and a steering that
+knows how it was made and how far it got.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,18 +24,9 @@ from trimtab.numerics.ranking import auroc
 from trimtab.numerics.transport import monotone_pairs
 from trimtab.runs.config import typed_problems
 from trimtab.runs.serialise import plain
-from trimtab.steer.maps import AffineMap
-from trimtab.steer.samples import (
-    Examples,
-    Inputs,
-    Samples,
-    Scale,
-    execution_order,
-    prepare,
-    samples,
-    unit_costs,
-)
-from trimtab.steer.steering import Base, Steering
+from trimtab.steer.maps import AffineMap, Base
+from trimtab.steer.samples import Inputs, Samples, Scale, execution_order, prepare, samples, unit_costs
+from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -78,18 +66,15 @@ def costs(before: Samples, after: Samples, target: Samples) -> dict[str, tuple[f
         after: through the maps; its sites count.
         target: through the untouched model.
     """
-    found = {}
-    for site, values in after.items():
+    by_site = {}
+    for site in after:
         scale = Scale.of(before[site], target[site], "scale-free")
-        first, last = (unit_costs(side, target[site], scale) for side in (before[site], values))
-        found[site] = (float(first.mean()), float(last.mean()))
-    return found
+        first, last = (unit_costs(side[site], target[site], scale).mean() for side in (before, after))
+        by_site[site] = (float(first), float(last))
+    return by_site
 
 
-Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]
-
-CHOICES: Mapping[str, Any] = {"pool": Pool}
-RANGES: Ranges = {
+RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("gamma", "alpha"), (lambda x: 0 <= x < math.inf, "a finite number, 0 or above")),
     "lr": (lambda x: 0 < x < math.inf, "a finite number above 0"),
     "p": (lambda x: 1 <= x < math.inf, "a finite order, at least 1"),
@@ -98,20 +83,21 @@ RANGES: Ranges = {
 """What a setting of this name may be, whichever estimator has it; None always does."""
 
 
-def setting_problems(estimator: Any, choices: Mapping[str, Any]) -> Iterator[Problem]:
-    """Values of another type than declared, words that are no choice and numbers out of range.
-
-    Args:
-        estimator: a dataclass.
-        choices: the literal type of each setting of its own that is a word.
-    """
-    words = (name for name in (*CHOICES, *choices) if getattr(estimator, name, None) is not None)
+def setting_problems(estimator: Any) -> Iterator[Problem]:
+    """Values of another type than declared, words that are no choice and numbers out of range."""
+    hints = get_type_hints(type(estimator))
+    words = {
+        field.name: get_args(kind)
+        for field in fields(estimator)
+        for kind in (hints[field.name], *get_args(hints[field.name]))
+        if get_origin(kind) is Literal and field.name != "kind" and getattr(estimator, field.name) is not None
+    }
     if mistyped := typed_problems(estimator, without=("sites", *words)):
         yield from mistyped
         return
-    for name, allowed in {**CHOICES, **choices}.items():
-        if (word := getattr(estimator, name, None)) is not None and word not in get_args(allowed):
-            yield not_among(name, word, get_args(allowed))
+    for name, choices in words.items():
+        if (word := getattr(estimator, name)) not in choices:
+            yield not_among(name, word, choices)
     for name, (fine, expected) in RANGES.items():
         if (value := getattr(estimator, name, None)) is not None and not fine(value):
             yield Problem(name, repr(value), expected)
@@ -125,36 +111,25 @@ def refuse(problems: Iterator[Problem]) -> None:
     Raises:
         ConfigProblems: with all of them.
     """
-    if found := list(problems):
-        raise ConfigProblems(found)
+    if every := list(problems):
+        raise ConfigProblems(every)
 
 
 Rule = Callable[[Float[Tensor, "n d"], Float[Tensor, "m d"]], AffineMap]
 """Source and target samples of one site -> its map."""
 
-
-class Estimator(Protocol):
-    """What such an estimator says of itself."""
-
-    @property
-    def sites(self) -> str | Sequence[str] | None:
-        """Where maps are."""
-
-    @property
-    def batch_size(self) -> int:
-        """Texts at a time."""
-
-    @property
-    def max_tokens(self) -> int | None:
-        """Where longer texts are cut."""
-
-    def problems(self) -> Iterator[Problem]:
-        """Settings that cannot work."""
+JointRule = Callable[[Samples, Samples], Mapping[str, AffineMap]]
+"""Source and target samples at several sites -> the map of each site of the source."""
 
 
-def fit_sites(
-    estimator: Estimator,
-    rule: Rule,
+def at_each_site(rule: Rule) -> JointRule:
+    """The rule of several sites that knows one site at a time."""
+    return lambda source, target: {site: rule(values, target[site]) for site, values in source.items()}
+
+
+def fit_maps(
+    estimator: Any,
+    rule: JointRule,
     model: Model | nn.Module,
     source: Inputs,
     target: Inputs,
@@ -162,11 +137,11 @@ def fit_sites(
     pool: Pool,
     sequential: bool = False,
 ) -> Steering:
-    """The steering of one map per site.
+    """The steering of maps that a rule makes of samples.
 
     Args:
         estimator: a dataclass, for its sites and for what the steering says of how it was made.
-        rule: makes a map of the samples at a site.
+        rule: makes maps of the samples at sites.
         model: a handle; a bare module will do where examples are no texts.
         source: see `trimtab.steer.samples.prepare`.
         target: likewise.
@@ -179,136 +154,21 @@ def fit_sites(
         DataError: a side is empty or too small.
         ModelError: a site that is not there, or activations that are not finite.
     """
-
-    def rules(before: Samples, wanted: Samples, given: Given) -> dict[str, AffineMap]:
-        maps: dict[str, AffineMap] = {}
-        for site in execution_order(model, given.source, given.sites) if sequential else given.sites:
-            now = samples(model, given.source, [site], pool, maps) if sequential and maps else before
-            maps[site.name] = rule(now[site.name], wanted[site.name])
-        return maps
-
-    return _fitted(estimator, rules, model, source, target, pool)
-
-
-def fit_together(
-    estimator: Estimator,
-    rule: Callable[[Samples, Samples], dict[str, AffineMap]],
-    model: Model | nn.Module,
-    source: Inputs,
-    target: Inputs,
-    *,
-    pool: Pool,
-) -> Steering:
-    """The same for a rule that sees all sites at once, source and target samples of the untouched model."""
-    return _fitted(estimator, lambda before, wanted, _: rule(before, wanted), model, source, target, pool)
-
-
-@dataclass(frozen=True)
-class Given:
-    """What is run, and where it is read."""
-
-    source: Examples
-    sites: tuple[Site, ...]
-
-
-def _fitted(
-    estimator: Estimator,
-    rules: Callable[[Samples, Samples, Given], dict[str, AffineMap]],
-    model: Model | nn.Module,
-    source: Inputs,
-    target: Inputs,
-    pool: Pool,
-) -> Steering:
     refuse(estimator.problems())
-    first, second = prepare(
-        model, source, target, batch_size=estimator.batch_size, max_tokens=estimator.max_tokens
-    )
+    limits = {"batch_size": estimator.batch_size, "max_tokens": estimator.max_tokens}
+    first, second = prepare(model, source, target, **limits)
     sites = resolve(model, estimator.sites or ())
     before, wanted = (samples(model, side, sites, pool) for side in (first, second))
-    maps = rules(before, wanted, Given(first, sites))
+    maps: dict[str, AffineMap] = {}
+    for group in [[site] for site in execution_order(model, first, sites)] if sequential else [sites]:
+        now = samples(model, first, group, pool, maps) if maps else before
+        maps |= rule({site.name: now[site.name] for site in group}, wanted)
     after = samples(model, first, sites, pool, maps)
     return steering_of(estimator, model, maps, costs(before, after, wanted))
 
 
 ROUNDING = 16
 """Units whose standard deviation is below so many roundings of their largest value are taken for constant."""
-
-
-@dataclass(frozen=True)
-class MeanAcT:
-    """Shift each unit by the difference of its means (arXiv 2410.23054, Mean-AcT).
-
-    Attributes:
-        sites: where maps are, see `trimtab.models.sites.resolve`.
-        sequential: in the order of the model, each site fitted with the maps before it in place; False fits all on the
-            untouched model.
-        pool: one vector per example.
-        batch_size: texts at a time.
-        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
-    """
-
-    sites: str | Sequence[str] = "pre_mlp_norm"
-    sequential: bool = True
-    pool: Pool = "mean"
-    batch_size: int = 32
-    max_tokens: int | None = None
-    kind: Literal["mean-act"] = "mean-act"
-
-    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The shifts that take source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
-        return fit_sites(self, mean_map, model, source, target, pool=self.pool, sequential=self.sequential)
-
-    def problems(self) -> Iterator[Problem]:
-        """Settings that cannot work."""
-        return setting_problems(self, {})
-
-
-@dataclass(frozen=True)
-class GaussianAcT:
-    """Take each unit's mean and standard deviation to the target's: transport between Gaussians.
-
-    Attributes: as those of `MeanAcT`.
-    """
-
-    sites: str | Sequence[str] = "pre_mlp_norm"
-    sequential: bool = True
-    pool: Pool = "mean"
-    batch_size: int = 32
-    max_tokens: int | None = None
-    kind: Literal["gaussian-act"] = "gaussian-act"
-
-    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The maps that take source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
-        return fit_sites(
-            self, gaussian_map, model, source, target, pool=self.pool, sequential=self.sequential
-        )
-
-    def problems(self) -> Iterator[Problem]:
-        """Settings that cannot work."""
-        return setting_problems(self, {})
-
-
-@dataclass(frozen=True)
-class LinAcT:
-    """The affine map of each unit that best takes its sorted source samples to its sorted target samples.
-
-    Attributes: as those of `MeanAcT`.
-    """
-
-    sites: str | Sequence[str] = "pre_mlp_norm"
-    sequential: bool = True
-    pool: Pool = "mean"
-    batch_size: int = 32
-    max_tokens: int | None = None
-    kind: Literal["lin-act"] = "lin-act"
-
-    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The maps that take source to target; see `trimtab.steer.estimators.fit_sites` for what is refused."""
-        return fit_sites(self, linear_map, model, source, target, pool=self.pool, sequential=self.sequential)
-
-    def problems(self) -> Iterator[Problem]:
-        """Settings that cannot work."""
-        return setting_problems(self, {})
 
 
 def mean_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
@@ -360,6 +220,86 @@ def _through_means(weight: Tensor, source: Tensor, target: Tensor) -> AffineMap:
     return AffineMap(weight, target.mean(0) - weight * source.mean(0))
 
 
+def damping_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
+    """Weights `1 - 2 (AUROC - 1/2)` where a unit ranks source above target, 1 elsewhere.
+
+    >>> damping_map(torch.tensor([[3.0, 0.0], [4.0, 1.0]]), torch.tensor([[1.0, 0.0], [2.0, 1.0]])).weight
+    tensor([0., 1.])
+    """
+    labels = torch.cat([torch.ones(len(source)), torch.zeros(len(target))])
+    area = auroc(torch.cat([source, target]).T, labels)
+    weight = (2 - 2 * area).clamp(max=1).to(source.dtype)
+    return AffineMap(weight, torch.zeros_like(weight))
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """Activation transport whose maps a formula gives, site by site (arXiv 2410.23054).
+
+    Attributes:
+        sites: where maps are, see `trimtab.models.sites.resolve`.
+        sequential: in the order of the model, each site fitted with the maps before it in place; False fits all on the
+            untouched model.
+        pool: one vector per example.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+    """
+
+    sites: str | Sequence[str] = "pre_mlp_norm"
+    sequential: bool = True
+    pool: Pool = "mean"
+    batch_size: int = 32
+    max_tokens: int | None = None
+    kind: str = ""
+
+    @staticmethod
+    def rule(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
+        """The map of one site, made of the source and target samples there."""
+        raise NotImplementedError
+
+    def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
+        """The maps that take source to target; see `trimtab.steer.estimators.fit_maps` for what is refused."""
+        rule = at_each_site(self.rule)
+        return fit_maps(self, rule, model, source, target, pool=self.pool, sequential=self.sequential)
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        return setting_problems(self)
+
+
+@dataclass(frozen=True)
+class MeanAcT(ClosedForm):
+    """Shift each unit by the difference of its means (arXiv 2410.23054, Mean-AcT).
+
+    Attributes: see `trimtab.steer.estimators.ClosedForm`.
+    """
+
+    kind: Literal["mean-act"] = "mean-act"
+    rule = staticmethod(mean_map)
+
+
+@dataclass(frozen=True)
+class GaussianAcT(ClosedForm):
+    """Take each unit's mean and standard deviation to the target's: transport between Gaussians.
+
+    Attributes: see `trimtab.steer.estimators.ClosedForm`.
+    """
+
+    kind: Literal["gaussian-act"] = "gaussian-act"
+    rule = staticmethod(gaussian_map)
+
+
+@dataclass(frozen=True)
+class LinAcT(ClosedForm):
+    """The affine map of each unit that best takes its sorted source samples to its sorted target samples.
+
+    Attributes: see `trimtab.steer.estimators.ClosedForm`.
+    """
+
+    kind: Literal["lin-act"] = "lin-act"
+    rule = staticmethod(linear_map)
+
+
 @dataclass(frozen=True)
 class AurA:
     """Damp each unit by how well it tells source from target examples (Suau et al. 2024, Whispering Experts, eq. 2).
@@ -381,21 +321,9 @@ class AurA:
     kind: Literal["aura"] = "aura"
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
-        """The weights that quieten the source; see `trimtab.steer.estimators.fit_sites` for what is refused."""
-        return fit_sites(self, damping_map, model, source, target, pool=self.pool)
+        """The weights that quieten the source; see `trimtab.steer.estimators.fit_maps` for what is refused."""
+        return fit_maps(self, at_each_site(damping_map), model, source, target, pool=self.pool)
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""
-        return setting_problems(self, {})
-
-
-def damping_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
-    """Weights `1 - 2 (AUROC - 1/2)` where a unit ranks source above target, 1 elsewhere.
-
-    >>> damping_map(torch.tensor([[3.0, 0.0], [4.0, 1.0]]), torch.tensor([[1.0, 0.0], [2.0, 1.0]])).weight
-    tensor([0., 1.])
-    """
-    labels = torch.cat([torch.ones(len(source)), torch.zeros(len(target))])
-    area = auroc(torch.cat([source, target]).T, labels)
-    weight = (2 - 2 * area).clamp(max=1).to(source.dtype)
-    return AffineMap(weight, torch.zeros_like(weight))
+        return setting_problems(self)

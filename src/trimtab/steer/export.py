@@ -7,35 +7,28 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.batches import evaluating
 from trimtab.models.families import FAMILIES
-from trimtab.models.fold import Fold, Parts, apply, plan
+from trimtab.models.fold import Parts, apply, plan
 from trimtab.models.hooks import checked_strength
 from trimtab.models.inspection import check_model
 from trimtab.models.load import Model, load
 from trimtab.models.save import largest_gap, outputs, probe_inputs, tolerance
 from trimtab.models.sites import Site, network_of
-from trimtab.steer.maps import AffineMap
-
-if TYPE_CHECKING:
-    from trimtab.steer.steering import Steering
-
+from trimtab.steer.maps import AffineMap, Base, Maps, steered
 
 TOLERANCE = 1e-4
 
 
-def fuse(steering: Steering, model: Model | nn.Module, strength: float = 1.0) -> Model:
+def fuse(maps: Maps, base: Base, model: Model | nn.Module, strength: float = 1.0) -> Model:
     """A new model whose weights hold the maps: it computes what the steered one does, as fast as the untouched one.
 
     What goes where:
@@ -51,7 +44,8 @@ def fuse(steering: Steering, model: Model | nn.Module, strength: float = 1.0) ->
     with the hooked one on a random input before it is returned.
 
     Args:
-        steering: fitted on this model.
+        maps: of the steering, by site name.
+        base: what they were fitted on: this model.
         model: a handle or a network, unchanged; the copy takes as much memory again.
         strength: one number in [0, 1].
 
@@ -72,28 +66,29 @@ def fuse(steering: Steering, model: Model | nn.Module, strength: float = 1.0) ->
         )
     handle = model if isinstance(model, Model) else load(model)
     _refuse_model(handle.module)
-    steering.check(handle)
+    base.check(handle, maps)
     network = network_of(handle)
-    maps = {Site.parse(name): AffineMap(*pair).toned(amount) for name, pair in _exact(steering)}
+    affine = {
+        Site.parse(name): AffineMap(*(part.detach().to("cpu", torch.float64) for part in pair)).toned(amount)
+        for name, pair in maps.items()
+    }
     parts = Parts.of(network)
-    folds = [plan(parts, site, one.weight, one.shift) for site, one in maps.items()]
+    folds = [plan(parts, site, one.weight, one.shift) for site, one in affine.items()]
     copy = deepcopy(network).eval()
     inside = Parts.of(copy)
-    for fold in sorted(folds, key=_order):
-        apply(inside, fold, maps[fold.site].weight, maps[fold.site].shift)
+    # Inputs first, then what is inside before what is around it.
+    for fold in sorted(folds, key=lambda fold: (fold.site.side == "out", -fold.site.path.count("."))):
+        apply(inside, fold, affine[fold.site].weight, affine[fold.site].shift)
     fused = replace(handle, module=copy)
-    _verify(steering, handle, fused, amount)
+    if (inputs := probe_inputs(handle.module)) is not None:
+        with evaluating(handle.module), steered(handle, maps, amount):
+            expected = outputs(handle.module, inputs)
+        with torch.no_grad():
+            gap = largest_gap(expected, outputs(fused.module, inputs))
+        if gap > (allowed := tolerance(fused.module, TOLERANCE)):
+            got = f"outputs that are {gap:.1g} of the largest away from those of the hooked model"
+            raise ModelError(explain(got, f"at most {allowed:g}", "steering.on, and telling us of this"))
     return fused
-
-
-def _exact(steering: Steering) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
-    for name, (weight, shift) in steering.maps.items():
-        yield name, (weight.detach().to("cpu", torch.float64), shift.detach().to("cpu", torch.float64))
-
-
-def _order(fold: Fold) -> tuple[bool, int]:
-    """Inputs first, then what is inside before what is around it."""
-    return fold.site.side == "out", -fold.site.path.count(".")
 
 
 def _refuse_model(network: nn.Module) -> None:
@@ -108,28 +103,13 @@ def _refuse_model(network: nn.Module) -> None:
                 raise ModelError(explain(got, "a model without hooks", "fusing outside of the block"))
 
 
-def _verify(steering: Steering, model: Model, fused: Model, strength: float) -> None:
-    """Compare with the hooked model, where an input can be made up."""
-    inputs = probe_inputs(model.module)
-    if inputs is None:
-        return
-    with evaluating(model.module), steering.on(model, strength):
-        expected = outputs(model.module, inputs)
-    with torch.no_grad():
-        gap = largest_gap(expected, outputs(fused.module, inputs))
-    allowed = tolerance(fused.module, TOLERANCE)
-    if gap > allowed:
-        got = f"outputs that are {gap:.1g} of the largest away from those of the hooked model"
-        raise ModelError(explain(got, f"at most {allowed:g}", "steering.on, and telling us of this"))
-
-
 ARCHITECTURE = "controlvector"
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox")
 """The families whose graph in llama.cpp adds control vectors; encoders do not."""
 
 
-def write(steering: Steering, path: str | Path, model_hint: str = "") -> Path:
-    """Write a steering of weight 1 at blocks' outputs as a llama.cpp control vector.
+def write(maps: Maps, path: str | Path, model_hint: str) -> Path:
+    """Write maps of weight 1 at blocks' outputs as a llama.cpp control vector.
 
     The file has the architecture `controlvector`, `controlvector.model_hint`, `controlvector.layer_count` (how many
     directions there are) and one float32 tensor (d,) `direction.N` for each block.
@@ -143,9 +123,9 @@ def write(steering: Steering, path: str | Path, model_hint: str = "") -> Path:
     `--control-vector-scaled calm.gguf:0.5` (`calm.gguf 0.5` in older versions).
 
     Args:
-        steering: a site `residual` of a causal language model each, weight exactly 1.
+        maps: each at a site `residual` of a causal language model, weight exactly 1.
         path: the file to write; it appears whole or not at all, in the place of an old one.
-        model_hint: a name for people, of what it was made for; llama.cpp does not read it. '' means the base's name.
+        model_hint: a name for people, of what it was made for; llama.cpp does not read it.
 
     Returns:
         The file.
@@ -157,12 +137,22 @@ def write(steering: Steering, path: str | Path, model_hint: str = "") -> Path:
         from gguf import GGUFWriter
     except ImportError as error:
         raise ModelError(explain("no package gguf", "it installed", "pip install 'trimtab[gguf]'")) from error
-    directions = dict(_directions(steering))
+    directions = {}
+    for name, (weight, shift) in maps.items():
+        block = _block(name)
+        if not torch.equal(weight, torch.ones_like(weight)):
+            got = f"{name} with a weight that is not 1 in {int((weight != 1).sum())} units"
+            raise ModelError(explain(got, "shifts alone", "CAA, or steering.fuse(model)"))
+        if block > 0:
+            directions[block] = shift.detach().cpu().float().numpy()
+        elif shift.any():
+            got = f"{name}, a shift of block 0, for which llama.cpp has no direction"
+            raise ModelError(explain(got, "blocks from 1 on", "fitting without 'residual.0'"))
     target = Path(path).expanduser().absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         writer = GGUFWriter(Path(scratch) / target.name, ARCHITECTURE)
-        writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint or steering.base.name)
+        writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint)
         writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(directions))
         for block, direction in sorted(directions.items()):
             writer.add_tensor(f"direction.{block}", direction)
@@ -172,19 +162,6 @@ def write(steering: Steering, path: str | Path, model_hint: str = "") -> Path:
         writer.close()
         (Path(scratch) / target.name).replace(target)
     return target
-
-
-def _directions(steering: Steering) -> Iterator[tuple[int, np.ndarray]]:
-    for name, (weight, shift) in steering.maps.items():
-        block = _block(name)
-        if not torch.equal(weight, torch.ones_like(weight)):
-            got = f"{name} with a weight that is not 1 in {int((weight != 1).sum())} units"
-            raise ModelError(explain(got, "shifts alone", "CAA, or steering.fuse(model)"))
-        if block > 0:
-            yield block, shift.detach().cpu().float().numpy()
-        elif shift.any():
-            got = f"{name}, a shift of block 0, for which llama.cpp has no direction"
-            raise ModelError(explain(got, "blocks from 1 on", "fitting without 'residual.0'"))
 
 
 def _block(name: str) -> int:

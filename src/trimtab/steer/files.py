@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,66 +28,32 @@ from trimtab.runs.atomic import atomic_directory
 from trimtab.runs.environment import versions
 from trimtab.runs.files import DEPTH_LIMIT, TEXT_LIMIT, check_regular, depth, reading
 from trimtab.runs.serialise import to_json
-from trimtab.steer.steering import Base, Steering
+from trimtab.steer.maps import Base, Maps, check_maps, sparsity
 
 LONG = 8
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def card(steering: Steering) -> str:
+def card(maps: Maps, base: Base, made_by: Mapping[str, Any]) -> str:
     """A model card in Markdown, with the fields that the hub reads at its head."""
-    base = steering.base.name
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(_head(steering), sort_keys=False).rstrip(),
-            "---",
-            "",
-            f"# A steering for {base}",
-            "",
-            "Elementwise affine maps on activations, learned from examples "
-            "([arXiv 2503.10679](https://arxiv.org/abs/2503.10679)). At strength s in [0, 1] each site has",
-            "`(1 - s) z + s (weight * z + shift)`; at 0 the model is untouched, bit by bit.",
-            "",
-            f"- Base model: `{base}` (its modules at the sites are checked when the steering is used)",
-            f"- Made by: {_maker(steering)}",
-            f"- Version: trimtab {versions().get('trimtab', 'unknown')}",
-            "",
-            "## Use",
-            "",
-            "```python",
-            "from trimtab import Steering, load",
-            "",
-            f'model = load("{base}")',
-            'steering = Steering.from_pretrained("this folder or repository")',
-            "with steering.on(model, strength=0.8):",
-            '    model.generate(["..."])',
-            "fused = steering.fuse(model)  # the same in the weights, at no cost",
-            "```",
-            "",
-            "## Sites",
-            "",
-            *_table(steering),
-            "",
-            "## Settings",
-            "",
-            "```json",
-            to_json(_short(steering.made_by), indent=2),
-            "```",
-            "",
-        ]
-    )
-
-
-def _head(steering: Steering) -> dict[str, Any]:
     head: dict[str, Any] = {"library_name": "trimtab", "tags": ["steering", "activation-steering"]}
-    if _HUB_NAME.fullmatch(steering.base.name) and not Path(steering.base.name).exists():
-        head["base_model"] = steering.base.name
-    return head
-
-
-def _maker(steering: Steering) -> str:
-    return str(steering.made_by.get("estimator", "unknown" if not steering.made_by else "see below"))
+    if _HUB_NAME.fullmatch(base.name) and not Path(base.name).exists():
+        head["base_model"] = base.name
+    alone = sparsity(maps)
+    sites = [f"| `{site}` | {len(weight)} | {alone[site]:.1%} |" for site, (weight, _) in maps.items()]
+    return (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            head=yaml.safe_dump(head, sort_keys=False).rstrip(),
+            base=base.name,
+            maker=made_by.get("estimator", "see below" if made_by else "unknown"),
+            version=versions().get("trimtab", "unknown"),
+            sites="\n".join(sites),
+            settings=to_json(_short(made_by), indent=2),
+        )
+    )
 
 
 def _short(value: Any) -> Any:
@@ -97,37 +63,28 @@ def _short(value: Any) -> Any:
     return f"{len(value)} values" if isinstance(value, list | tuple) and len(value) > LONG else value
 
 
-def _table(steering: Steering) -> list[str]:
-    alone = steering.sparsity()
-    rows = [
-        f"| `{site}` | {len(weight)} | {alone[site]:.1%} |" for site, (weight, _) in steering.maps.items()
-    ]
-    return ["| site | units | left alone |", "|---|---|---|", *rows]
-
-
 CONFIG, WEIGHTS, CARD = FILES = ("steering_config.json", "steering_model.safetensors", "README.md")
 SCHEMA = 1
+_PARTS = ("weight", "shift")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 TYPES = (float16, bfloat16, float32, float64)
 """What maps may be stored as; torch does no arithmetic with narrower numbers."""
 _EXPECTED: dict[str, type] = {
-    "base_model_name_or_path": str,
-    "fingerprints": dict,
-    "sites": dict,
-    "made_by": dict,
-    "trimtab_version": str,
-    "sha256": str,
+    **dict.fromkeys(("base_model_name_or_path", "trimtab_version", "sha256"), str),
+    **dict.fromkeys(("fingerprints", "sites", "made_by"), dict),
 }
 
 
-def save(steering: Steering, folder: str | Path) -> Path:
+def save(maps: Maps, base: Base, made_by: Mapping[str, Any], folder: str | Path) -> Path:
     """Write a steering; the folder appears whole or not at all.
 
     In it are `steering_model.safetensors`, `steering_config.json` (schema, base model, fingerprints of its modules at
     the sites, width of each site, what made it, version of trimtab, SHA-256 of the weights) and a card, `README.md`.
 
     Args:
-        steering: on any device.
+        maps: on any device.
+        base: what they were fitted on.
+        made_by: plain values.
         folder: a new or empty one, or one that holds a steering, which is replaced.
 
     Returns:
@@ -138,19 +95,44 @@ def save(steering: Steering, folder: str | Path) -> Path:
         CheckpointError: the disk is full; what was there is intact.
     """
     target = Path(folder).expanduser().absolute()
-    _refuse_to_replace(target)
-    tensors = dict(_named(steering))
-    weights = bytes_of(tensors, metadata={"format": "pt"})
-    config = _json(_config(steering, weights))
+    if target.is_file():
+        raise ModelError(explain(f"the file {target}", "a folder to write to"))
+    others = [path.name for path in target.iterdir() if path.name not in FILES] if target.is_dir() else []
+    if others:
+        got = f"the folder {target} with {min(others)!r} in it, which would be lost"
+        raise ModelError(explain(got, "a new folder, an empty one, or one that holds a steering"))
+    weights = bytes_of(dict(named_tensors(maps)), metadata={"format": "pt"})
+    config = {
+        "schema": SCHEMA,
+        "base_model_name_or_path": base.name,
+        "fingerprints": dict(base.fingerprints),
+        "sites": {site: len(weight) for site, (weight, _) in maps.items()},
+        "made_by": dict(made_by),
+        "trimtab_version": versions().get("trimtab", "unknown"),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        text = to_json(config, indent=2)
+    except TypeError as error:
+        raise ModelError(f"made_by: {error}") from error
     with atomic_directory(target) as new:
         (new / WEIGHTS).write_bytes(weights)
-        (new / CONFIG).write_text(config + "\n", encoding="utf-8")
-        (new / CARD).write_text(card(steering), encoding="utf-8")
+        (new / CONFIG).write_text(text + "\n", encoding="utf-8")
+        (new / CARD).write_text(card(maps, base, made_by), encoding="utf-8")
     return target
 
 
-def read(source: str | Path, revision: str | None = None) -> Steering:
-    """The steering of a folder or a hub repository, after checking all of it.
+def named_tensors(maps: Maps) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the file of weights: `SITE.weight` and `SITE.shift` for each site."""
+    for site, pair in maps.items():
+        for part, tensor in zip(_PARTS, pair, strict=True):
+            yield f"{site}.{part}", tensor.detach().cpu().contiguous().clone()
+
+
+def read(
+    source: str | Path, revision: str | None = None
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Base, dict[str, Any]]:
+    """The maps of a folder or a hub repository, their base and how they were made, after checking all of it.
 
     Nothing but JSON and safetensors is ever opened, and from the hub nothing else is fetched.
 
@@ -167,18 +149,31 @@ def read(source: str | Path, revision: str | None = None) -> Steering:
     folder = _folder(source, revision)
     config = _read_config(folder)
     weights = _read_weights(folder, config["sha256"])
-    maps = {site: _pair(weights, site, width, folder) for site, width in config["sites"].items()}
-    if extra := weights.keys() - {f"{site}.{part}" for site in maps for part in ("weight", "shift")}:
-        raise _damaged(folder / WEIGHTS, f"{sorted(extra)[0]!r}, which {CONFIG} does not name", "its tensors")
-    base = Base(config["base_model_name_or_path"], config["fingerprints"])
+    maps: dict[str, Any] = {}
+    for site, width in config["sites"].items():
+        for name in (f"{site}.{part}" for part in _PARTS):
+            if name not in weights:
+                raise _damaged(folder / WEIGHTS, f"no {name!r}", f"the sites of {CONFIG}")
+            tensor = weights.pop(name)
+            if tensor.shape != (width,) or tensor.dtype not in TYPES:
+                got = f"{name} of shape {tuple(tensor.shape)} and {tensor.dtype}"
+                raise ShapeError(
+                    f"{folder / WEIGHTS}: {explain(got, f'({width},) numbers, as {CONFIG} says')}"
+                )
+            maps[site] = (*maps.get(site, ()), tensor)
+    if weights:
+        raise _damaged(folder / WEIGHTS, f"{min(weights)!r}, which {CONFIG} does not name", "its tensors")
     try:
-        return Steering(maps, base, config["made_by"])
+        check_maps(maps)
     except TrimtabError as error:
         raise type(error)(f"{folder}: {error}") from error
+    return maps, Base(config["base_model_name_or_path"], config["fingerprints"]), config["made_by"]
 
 
 def push(
-    steering: Steering,
+    maps: Maps,
+    base: Base,
+    made_by: Mapping[str, Any],
     repo_id: str,
     *,
     private: bool | None = None,
@@ -190,7 +185,9 @@ def push(
     """Upload a steering to the hub, making the repository where there is none.
 
     Args:
-        steering: what to upload; see `save` for the files.
+        maps: what to upload; see `save` for the files.
+        base: see `save`.
+        made_by: see `save`.
         repo_id: such as `someone/calm`.
         private: whether a new repository is; None leaves it to the owner's settings.
         token: None takes the one that this machine is logged in with.
@@ -206,7 +203,7 @@ def push(
     """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = save(steering, Path(scratch) / "steering")
+        folder = save(maps, base, made_by, Path(scratch) / "steering")
         try:
             name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             done = api.upload_folder(
@@ -222,61 +219,25 @@ def push(
     return str(done.pr_url if create_pr else done.commit_url)
 
 
-def _named(steering: Steering) -> Iterable[tuple[str, Tensor]]:
-    for site, (weight, shift) in steering.maps.items():
-        yield f"{site}.weight", weight.detach().cpu().contiguous().clone()
-        yield f"{site}.shift", shift.detach().cpu().contiguous().clone()
-
-
-def _config(steering: Steering, weights: bytes) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "base_model_name_or_path": steering.base.name,
-        "fingerprints": dict(steering.base.fingerprints),
-        "sites": {site: len(weight) for site, (weight, _) in steering.maps.items()},
-        "made_by": dict(steering.made_by),
-        "trimtab_version": versions().get("trimtab", "unknown"),
-        "sha256": hashlib.sha256(weights).hexdigest(),
-    }
-
-
-def _json(config: Mapping[str, Any]) -> str:
-    try:
-        return to_json(config, indent=2)
-    except TypeError as error:
-        raise ModelError(f"made_by: {error}") from error
-
-
-def _refuse_to_replace(folder: Path) -> None:
-    if folder.is_file():
-        raise ModelError(explain(f"the file {folder}", "a folder to write to"))
-    others = [path.name for path in folder.iterdir() if path.name not in FILES] if folder.is_dir() else []
-    if others:
-        got = f"the folder {folder} with {sorted(others)[0]!r} in it, which would be lost"
-        raise ModelError(explain(got, "a new folder, an empty one, or one that holds a steering"))
-
-
 def _folder(source: str | Path, revision: str | None) -> Path:
     given: object = source
+    folders = "a folder that holds a steering"
+    named = f"{folders}, or a hub name such as 'someone/calm'"
     if not isinstance(given, str | Path):
-        got = f"a {type(given).__name__}"
-        raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
-    with reading(source, "a folder that holds a steering", error=ModelError):
+        raise ModelError(explain(f"a {type(given).__name__}", named))
+    with reading(source, folders, error=ModelError):
         folder = Path(os.path.expanduser(source))  # noqa: PTH111 - Path raises where there is no such user
         if folder.is_dir():
             return folder
         if os.path.lexists(folder):
-            raise ModelError(explain(f"{folder}, which is no folder", "a folder that holds a steering"))
+            raise ModelError(explain(f"{folder}, which is no folder", folders))
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        got = f"the folder {str(source)!r}, which does not exist"
-        raise ModelError(explain(got, "a folder that holds a steering, or a hub name such as 'someone/calm'"))
+        raise ModelError(explain(f"the folder {str(source)!r}, which does not exist", named))
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:
-        expected = "a folder that holds a steering, or a name that the hub serves"
-        raise ModelError(
-            explain(f"{source}: {first_line(error)}", expected, "check the name and the network")
-        ) from error
+        got, hint = f"{source}: {first_line(error)}", "check the name and the network"
+        raise ModelError(explain(got, f"{folders}, or a name that the hub serves", hint)) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -284,13 +245,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise ModelError(explain(f"the folder {folder} without {CONFIG}", "a folder that holds a steering"))
     check_regular(path, "a JSON object", error=ModelError, limit=TEXT_LIMIT)
+    with reading(path, "a JSON object", error=ModelError):
+        raw = path.read_bytes()
     try:
-        with reading(path, "a JSON object", error=ModelError):
-            raw = path.read_bytes()
         config = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ModelError):
-            raise
         raise _damaged(path, f"no JSON ({first_line(error)})", "a JSON object") from error
     if depth(config) > DEPTH_LIMIT:
         raise _damaged(path, f"values nested deeper than {DEPTH_LIMIT}", "a JSON object")
@@ -341,19 +300,6 @@ def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
         return tensors_from(content)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise _damaged(path, first_line(error), "safetensors") from error
-
-
-def _pair(weights: Mapping[str, Tensor], site: str, width: int, folder: Path) -> tuple[Tensor, Tensor]:
-    pair = []
-    for name in (f"{site}.weight", f"{site}.shift"):
-        if name not in weights:
-            raise _damaged(folder / WEIGHTS, f"no {name!r}", f"the sites of {CONFIG}")
-        tensor = weights[name]
-        if tensor.shape != (width,) or tensor.dtype not in TYPES:
-            got = f"{name} of shape {tuple(tensor.shape)} and {tensor.dtype}"
-            raise ShapeError(f"{folder / WEIGHTS}: {explain(got, f'({width},) numbers, as {CONFIG} says')}")
-        pair.append(tensor)
-    return pair[0], pair[1]
 
 
 def _damaged(path: Path, got: str, expected: str) -> ModelError:

@@ -1,14 +1,25 @@
-"""Elementwise affine maps: the interventions that steerings are made of."""
+"""Elementwise affine maps: the interventions that steerings are made of, and the model that they belong to."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.errors import ModelError, ShapeError, explain
+from trimtab.models.hooks import intervene
+from trimtab.models.sites import Site, network_of, resolve, site_fingerprints
+
+if TYPE_CHECKING:
+    from trimtab.models.load import Model
+
+Maps = Mapping[str, tuple[Tensor, Tensor]]
+"""Site name -> weight (d,) and shift (d,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +86,76 @@ class AffineMap:
                 explain(got, "weights other than 0", "a steering that was toned down (steering * 0.9)")
             )
         return AffineMap(1 / self.weight, -self.shift / self.weight)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that a steering was fitted on.
+
+    Attributes:
+        name: hub name, folder or class.
+        fingerprints: of its modules at the sites, by path; see `trimtab.models.sites`.
+    """
+
+    name: str
+    fingerprints: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: Model | nn.Module, sites: Iterable[Site]) -> Base:
+        """The base that a model is."""
+        network = network_of(model)
+        return cls(str(getattr(model, "name", type(network).__name__)), site_fingerprints(network, sites))
+
+    def conflicts(self, other: Base) -> list[str]:
+        """The paths that both know and where they differ."""
+        shared = self.fingerprints.keys() & other.fingerprints.keys()
+        return sorted(path for path in shared if self.fingerprints[path] != other.fingerprints[path])
+
+    def check(self, model: Model | nn.Module, names: Iterable[str]) -> None:
+        """Refuse another model than this one.
+
+        Args:
+            model: a handle or a network.
+            names: of the sites that count.
+
+        Raises:
+            ModelError: it lacks a site, or its weights there differ.
+        """
+        sites = [Site.parse(name) for name in names]
+        resolve(model, sites)
+        if changed := self.conflicts(Base.of(model, sites)):
+            got = f"a model whose weights at {changed[0]} are not those of {self.name}"
+            hint = "steering.rebased(model), if you mean it"
+            raise ModelError(explain(got, "the model it was fitted on", hint))
+
+
+def check_maps(maps: Maps) -> None:
+    """Refuse maps that are none.
+
+    Raises:
+        ShapeError: weight and shift are not vectors of one length.
+        ModelError: there is no site, one is no name, or a value is not finite.
+    """
+    if not maps:
+        raise ModelError(explain("no site", "maps at one site at least"))
+    for name, (weight, shift) in maps.items():
+        Site.parse(name)
+        if weight.ndim != 1 or weight.shape != shift.shape:
+            got = f"{name} with weight {tuple(weight.shape)} and shift {tuple(shift.shape)}"
+            raise ShapeError(explain(got, "two vectors (d,)"))
+        if not (torch.isfinite(weight).all() and torch.isfinite(shift).all()):
+            raise ModelError(explain(f"{name} with values that are not finite", "finite maps"))
+
+
+def sparsity(maps: Maps) -> dict[str, float]:
+    """Site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
+    return {name: float(((w == 1) & (b == 0)).float().mean()) for name, (w, b) in maps.items()}
+
+
+def steered(model: Model | nn.Module, maps: Maps, strength: float | Tensor) -> AbstractContextManager[None]:
+    """Run a block with maps in place; for the strength, and what is refused, see `trimtab.models.hooks.intervene`."""
+    acting = {name: AffineMap(*pair) for name, pair in maps.items()}
+    if isinstance(strength, float) and strength not in (0.0, 1.0):
+        # One multiplication and addition per unit instead of a map and a blend.
+        acting, strength = {name: one.toned(strength) for name, one in acting.items()}, 1.0
+    return intervene(model, acting, strength)

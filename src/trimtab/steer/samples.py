@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +64,31 @@ class Examples:
     batches: tuple[Mapping[str, Any], ...]
     fingerprint: str
 
+    @classmethod
+    def of(
+        cls, model: Model | nn.Module, what: str, given: Inputs, batch_size: int, max_tokens: int | None
+    ) -> Examples:
+        """The batches of texts or of forward keywords; see `prepare`."""
+        network = network_of(model)
+        if not isinstance(given[0], str):
+            device = device_of(network)
+            batches = tuple(_moved(batch, device) for batch in given)
+        elif isinstance(model, nn.Module):
+            got, hint = "texts for a bare module, which has no tokenizer", "load(module, tokenizer=...)"
+            raise ModelError(f"{what}: {explain(got, 'a handle with a tokenizer', hint)}")
+        else:
+            texts = [str(text) for text in given]
+            padded = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
+            batches = tuple(batch.arguments(network) for batch in padded)
+        digest = hashlib.sha256()
+        for name, value in (pair for batch in batches for pair in _flat(batch)):
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            else:
+                digest.update(f"{name} {value!r}\n".encode())
+        return cls(what, batches, digest.hexdigest()[:16])
+
 
 def prepare(
     model: Model | nn.Module, source: Inputs, target: Inputs, *, batch_size: int, max_tokens: int | None
@@ -88,7 +114,7 @@ def prepare(
             check_listed(given, f"{what} example")
             sides[place] = (what, [*given])
         _check(*sides[place])
-    first, second = (_examples(model, what, given, batch_size, max_tokens) for what, given in sides)
+    first, second = (Examples.of(model, what, given, batch_size, max_tokens) for what, given in sides)
     return first, second
 
 
@@ -112,13 +138,19 @@ def samples(
         DataError: fewer than two examples.
         ModelError: a value that is not finite, or a site that is never reached.
     """
-    with running(model), intervening(model, maps or {}), capture(model, sites, pool) as taken:
+    acting = intervene(model, maps) if maps else nullcontext()
+    with running(model), acting, capture(model, sites, pool) as taken:
         for batch in examples.batches:
             network_of(model)(**batch)
-    found = {site: precise(values) for site, values in taken.items()}
-    for site, values in found.items():
-        _check_values(examples.what, site, values)
-    return found
+    what, by_site = examples.what, {site: precise(values) for site, values in taken.items()}
+    for site, values in by_site.items():
+        if values.ndim != 2 or len(values) < LEAST:
+            raise DataError(f"{what}: {explain(f'{len(values)} example at {site}', f'at least {LEAST}')}")
+        if wrong := int((~torch.isfinite(values)).any(0).sum()):
+            got = f"nan or infinity in {wrong} of {values.shape[1]} units at {site}"
+            hint = "float32, or a look at the examples"
+            raise ModelError(f"{what}: {explain(got, 'finite activations', hint)}")
+    return by_site
 
 
 @contextmanager
@@ -142,15 +174,6 @@ def running(model: Model | nn.Module, *, grad: bool = False, seed: int = 0) -> I
                 network.get_parameter(name).requires_grad_(True)
 
 
-@contextmanager
-def intervening(model: Model | nn.Module, maps: Mapping[str, Intervention]) -> Iterator[None]:
-    """Run a block with interventions, or with none."""
-    with ExitStack() as stack:
-        if maps:
-            stack.enter_context(intervene(model, maps))
-        yield
-
-
 def precise(values: Tensor) -> Tensor:
     """In single precision at least: sums over examples in bfloat16 are worth little."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
@@ -164,29 +187,38 @@ def execution_order(model: Model | nn.Module, examples: Examples, sites: Sequenc
     """
     reached: list[str] = []
 
-    def noting(name: str) -> Intervention:
-        def note(h: Tensor) -> Tensor:
-            reached.append(name)
-            return h
+    def note(h: Tensor, name: str) -> Tensor:
+        reached.append(name)
+        return h
 
-        return note
-
-    with running(model), intervene(model, {site.name: noting(site.name) for site in sites}):
+    notes = {site.name: partial(note, name=site.name) for site in sites}
+    with running(model), intervene(model, notes):
         network_of(model)(**examples.batches[0])
     return tuple(Site.parse(name) for name in dict.fromkeys(reached))
 
 
 def _check(what: str, given: Inputs) -> None:
+    """Refuse what is no list of texts or batches: chats and prompts with completions, texts that no tokenizer reads."""
     if isinstance(given, str | Mapping):
         kind = "one single text" if isinstance(given, str) else "one mapping"
         raise DataError(f"{what}: {explain(kind, 'a list of examples', '[...]')}")
-    kinds = {
-        str if isinstance(one, str) else Mapping if isinstance(one, Mapping) else type(one) for one in given
-    }
+    kinds = {next((kind for kind in (str, Mapping) if isinstance(one, kind)), type(one)) for one in given}
     if not kinds:
         raise DataError(f"{what}: {explain('no example', f'at least {LEAST}')}")
     for place, one in enumerate(given):
-        _refuse_record(what, place, one)
+        if isinstance(one, str) and not one.strip():
+            got = f"the text {one!r}, which has no token of its own, at place {place}"
+            raise ModelError(f"{what}: {explain(got, 'a text', 'leaving it out')}")
+        if isinstance(one, str):
+            _check_characters(one, what, f"the text at place {place}")
+        turns = [one] if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else []
+        keys = {str(key) for turn in turns if isinstance(turn, Mapping) for key in turn}
+        if named := RECORDS & keys:
+            got = f"a record with {' and '.join(sorted(named))} at place {place}"
+            hint = (
+                "the text that the model is to read: tokenizer.apply_chat_template(messages, tokenize=False)"
+            )
+            raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords', hint)}")
     if not (kinds == {str} or kinds == {Mapping}):
         got = f"a list of {' and '.join(sorted(kind.__name__ for kind in kinds))}"
         raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords')}")
@@ -194,44 +226,12 @@ def _check(what: str, given: Inputs) -> None:
         raise DataError(f"{what}: {explain('1 example', f'at least {LEAST}')}")
 
 
-def _refuse_record(what: str, place: int, one: object) -> None:
-    """Refuse chats and prompts with completions, which are no texts, and texts that no tokenizer reads."""
-    if isinstance(one, str) and not one.strip():
-        got = f"the text {one!r}, which has no token of its own"
-        raise ModelError(f"{what}: {explain(f'{got}, at place {place}', 'a text', 'leaving it out')}")
-    if isinstance(one, str):
-        try:
-            one.encode()
-        except UnicodeEncodeError as error:
-            got = f"half a character (U+{ord(one[error.start]):04X}) in the text at place {place}"
-            raise DataError(f"{what}: {explain(got, 'whole characters')}") from error
-    turns = one if isinstance(one, list | tuple) else ()
-    keys = (
-        one.keys()
-        if isinstance(one, Mapping)
-        else {key for turn in turns if isinstance(turn, Mapping) for key in turn}
-    )
-    if named := RECORDS.intersection(map(str, keys)):
-        got = f"a record with {' and '.join(sorted(named))} at place {place}"
-        hint = "the text that the model is to read: tokenizer.apply_chat_template(messages, tokenize=False)"
-        raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords', hint)}")
-
-
-def _examples(
-    model: Model | nn.Module, what: str, given: Inputs, batch_size: int, max_tokens: int | None
-) -> Examples:
-    network = network_of(model)
-    if not isinstance(given[0], str):
-        device = device_of(network)
-        batches = tuple(_moved(batch, device) for batch in given)
-        return Examples(what, batches, _fingerprint(batches))
-    if isinstance(model, nn.Module):
-        got, hint = "texts for a bare module, which has no tokenizer", "load(module, tokenizer=...)"
-        raise ModelError(f"{what}: {explain(got, 'a handle with a tokenizer', hint)}")
-    texts = [str(text) for text in given]
-    padded = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
-    batches = tuple(batch.arguments(network) for batch in padded)
-    return Examples(what, batches, _fingerprint(batches))
+def _check_characters(text: str, what: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        got = f"half a character (U+{ord(text[error.start]):04X}) in {where}"
+        raise DataError(f"{what}: {explain(got, 'whole characters')}") from error
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -241,33 +241,12 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-def _fingerprint(batches: Sequence[Mapping[str, Any]]) -> str:
-    digest = hashlib.sha256()
-    for name, value in (pair for batch in batches for pair in _flat(batch)):
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(f"{name} {value!r}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def _flat(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in batch.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _check_values(what: str, site: str, values: Tensor) -> None:
-    if values.ndim != 2 or len(values) < LEAST:
-        raise DataError(f"{what}: {explain(f'{len(values)} example at {site}', f'at least {LEAST}')}")
-    if wrong := int((~torch.isfinite(values)).any(0).sum()):
-        got = f"nan or infinity in {wrong} of {values.shape[1]} units at {site}"
-        raise ModelError(
-            f"{what}: {explain(got, 'finite activations', 'float32, or a look at the examples')}"
-        )
 
 
 LIMIT = 2**30
@@ -345,40 +324,28 @@ def different_texts(source: str | Path, name: str) -> frozenset[str]:
 def _texts(source: str | Path, name: str) -> Iterator[str]:
     for path in find(str(source), name):
         if kind_of(path) == "text":
-            lines = _lines(path, name)
-            refuse_records(path)
-            yield from lines
-        else:
-            yield from (_text(item, path, name) for item in Files((path,)))
+            yield from _lines(path, name)
+            continue
+        for item in Files((path,)):
+            if not isinstance(item, Text):
+                got = f"a {type(item).__name__.lower()} in {path}"
+                raise DataError(f"{name}: {explain(got, 'plain texts')}")
+            _check_characters(item.text, name, f"a text of {path}")
+            yield item.text
 
 
 def _lines(path: Path, name: str) -> list[str]:
     whole = read_text(path, "text", limit=LIMIT)
     lines = whole.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     first = [line for line in lines if line.strip()][:_LOOKED_AT]
-    if first and all(map(_is_record, first)):
+    records = False
+    with suppress(ValueError, RecursionError):
+        records = bool(first) and all(isinstance(one := json.loads(line), dict) and one for line in first)
+    if records:
         got = f"lines of {path} that are JSON objects"
         raise DataError(f"{name}: {explain(got, 'a text per line', 'a name that ends in .jsonl')}")
+    refuse_records(path)
     return lines if whole else []
-
-
-def _is_record(line: str) -> bool:
-    """Whether a line is a JSON object with a key."""
-    try:
-        return isinstance(value := json.loads(line), dict) and bool(value)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _text(item: object, path: Path, name: str) -> str:
-    if not isinstance(item, Text):
-        raise DataError(f"{name}: {explain(f'a {type(item).__name__.lower()} in {path}', 'plain texts')}")
-    try:
-        item.text.encode()
-    except UnicodeEncodeError as error:
-        got = f"half a character (U+{ord(error.object[error.start]):04X}) in a text of {path}"
-        raise DataError(f"{name}: {explain(got, 'whole characters')}") from error
-    return item.text
 
 
 Normalisation = Literal["scale-free", "paper"]

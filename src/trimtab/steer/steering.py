@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from trimtab.errors import ModelError, ShapeError, explain
-from trimtab.models.hooks import checked_strength, intervene
-from trimtab.models.sites import Site, network_of, resolve, site_fingerprints
-from trimtab.steer.maps import AffineMap
+from trimtab.errors import ModelError, explain
+from trimtab.models.hooks import checked_strength
+from trimtab.models.sites import Site, resolve
+from trimtab.steer import export, files
+from trimtab.steer.maps import AffineMap, Base, check_maps, sparsity, steered
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model that a steering was fitted on.
-
-    Attributes:
-        name: hub name, folder or class.
-        fingerprints: of its modules at the sites, by path; see `trimtab.models.sites`.
-    """
-
-    name: str
-    fingerprints: Mapping[str, str]
-
-    @classmethod
-    def of(cls, model: Model | nn.Module, sites: Iterable[Site]) -> Base:
-        """The base that a model is."""
-        network = network_of(model)
-        return cls(str(getattr(model, "name", type(network).__name__)), site_fingerprints(network, sites))
-
-    def conflicts(self, other: Base) -> list[str]:
-        """The paths that both know and where they differ."""
-        shared = self.fingerprints.keys() & other.fingerprints.keys()
-        return sorted(path for path in shared if self.fingerprints[path] != other.fingerprints[path])
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +43,7 @@ class Steering:
             ShapeError: weight and shift are not vectors of one length.
             ModelError: there is no site, one is no name, or a value is not finite.
         """
-        if not self.maps:
-            raise ModelError(explain("no site", "maps at one site at least"))
-        for name, (weight, shift) in self.maps.items():
-            Site.parse(name)
-            if weight.ndim != 1 or weight.shape != shift.shape:
-                got = f"{name} with weight {tuple(weight.shape)} and shift {tuple(shift.shape)}"
-                raise ShapeError(explain(got, "two vectors (d,)"))
-            if not (torch.isfinite(weight).all() and torch.isfinite(shift).all()):
-                raise ModelError(explain(f"{name} with values that are not finite", "finite maps"))
+        check_maps(self.maps)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -98,11 +66,7 @@ class Steering:
         """
         amount = checked_strength(strength)
         self.check(model)
-        named = dict(self._affine())
-        if isinstance(amount, float) and amount not in (0.0, 1.0):
-            # One multiplication and addition per unit instead of a map and a blend.
-            named, amount = {name: one.toned(amount) for name, one in named.items()}, 1.0
-        with intervene(model, named, amount):
+        with steered(model, self.maps, amount):
             yield
 
     def check(self, model: Model | nn.Module) -> None:
@@ -111,11 +75,7 @@ class Steering:
         Raises:
             ModelError: it lacks a site, or its weights there differ.
         """
-        resolve(model, self.sites)
-        if changed := self.base.conflicts(Base.of(model, self.sites)):
-            got = f"a model whose weights at {changed[0]} are not those of {self.base.name}"
-            hint = "steering.rebased(model), if you mean it"
-            raise ModelError(explain(got, "the model it was fitted on", hint))
+        self.base.check(model, self.maps)
 
     def rebased(self, model: Model | nn.Module) -> Steering:
         """The same maps for another model with the same sites, such as a fine-tuned one.
@@ -140,12 +100,12 @@ class Steering:
         if changed := self.base.conflicts(other.base):
             got = f"steerings of {self.base.name} and {other.base.name}, which differ at {changed[0]}"
             raise ModelError(explain(got, "one model", "rebased(model) first"))
-        maps = dict(self._affine())
-        for name, one in other._affine():
-            maps[name] = maps[name].then(one) if name in maps else one
+        maps = dict(self.maps)
+        for name, pair in other.maps.items():
+            maps[name] = _pair(AffineMap(*maps[name]).then(AffineMap(*pair))) if name in maps else pair
         base = Base(self.base.name, {**self.base.fingerprints, **other.base.fingerprints})
         made_by = {"composed": [dict(self.made_by), dict(other.made_by)]}
-        return Steering(_pairs(maps), base, made_by)
+        return Steering(maps, base, made_by)
 
     def inverse(self) -> Steering:
         """The steering that undoes this one at full strength: `(z - shift) / weight`.
@@ -166,33 +126,24 @@ class Steering:
 
     def sparsity(self) -> dict[str, float]:
         """Site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
-        alone = {name: (weight == 1) & (shift == 0) for name, (weight, shift) in self.maps.items()}
-        return {name: float(units.float().mean()) for name, units in alone.items()}
+        return sparsity(self.maps)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write it as safetensors, configuration and card; see `trimtab.steer.files.save`."""
-        from trimtab.steer.files import save
-
-        return save(self, folder)
+        return files.save(self.maps, self.base, self.made_by, folder)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Steering:
         """Read it from a folder or the hub, all of it checked; see `trimtab.steer.files.read`."""
-        from trimtab.steer.files import read
-
-        return read(source, revision)
+        return cls(*files.read(source, revision))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload it and say where it is; for the options see `trimtab.steer.files.push`."""
-        from trimtab.steer.files import push
-
-        return push(self, repo_id, **options)
+        return files.push(self.maps, self.base, self.made_by, repo_id, **options)
 
     def fuse(self, model: Model | nn.Module, strength: float = 1.0) -> Model:
         """A new model with the maps in its weights, at no cost when it runs; see `trimtab.steer.export.fuse`."""
-        from trimtab.steer.export import fuse
-
-        return fuse(self, model, strength)
+        return export.fuse(self.maps, self.base, model, strength)
 
     def export(self, form: Literal["gguf"], path: str | Path, *, model_hint: str = "") -> Path:
         """Write a steering that only shifts residuals as a llama.cpp control vector; see `trimtab.steer.export.write`.
@@ -200,19 +151,14 @@ class Steering:
         Raises:
             ModelError: another form, or a steering that a control vector cannot hold.
         """
-        from trimtab.steer.export import write
-
         if form != "gguf":
             raise ModelError(f"export: {explain(repr(form), repr('gguf'))}")
-        return write(self, path, model_hint)
-
-    def _affine(self) -> Iterator[tuple[str, AffineMap]]:
-        return ((name, AffineMap(*pair)) for name, pair in self.maps.items())
+        return export.write(self.maps, path, model_hint or self.base.name)
 
     def _changed(self, change: Callable[[AffineMap], AffineMap], **how: Any) -> Steering:
-        maps = {name: change(one) for name, one in self._affine()}
-        return replace(self, maps=_pairs(maps), made_by={**self.made_by, **how})
+        maps = {name: _pair(change(AffineMap(*pair))) for name, pair in self.maps.items()}
+        return replace(self, maps=maps, made_by={**self.made_by, **how})
 
 
-def _pairs(maps: Mapping[str, AffineMap]) -> dict[str, tuple[Tensor, Tensor]]:
-    return {name: (one.weight, one.shift) for name, one in maps.items()}
+def _pair(one: AffineMap) -> tuple[Tensor, Tensor]:
+    return one.weight, one.shift

@@ -9,15 +9,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from trimtab.errors import ModelError, explain, nearest
+from trimtab.errors import ModelError, Problem, explain, not_among
 from trimtab.models.hooks import checked_strength
 from trimtab.models.inspection import require_language_model
-from trimtab.models.likelihood import LogLikelihood, kl_divergence, log_likelihood
+from trimtab.models.likelihood import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference, ratio_of_sums
 
 if TYPE_CHECKING:
@@ -70,45 +71,32 @@ def strength_curve(
     for strength in strengths:
         with steering.on(model, strength):
             after = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in (source, target)]
+        rises = [(a.nats - b.nats) / a.tokens.mean() for b, a in zip(before, after, strict=True)]
+        kl = Interval(math.nan, math.nan, math.nan, 0)
+        if neutral:
+            moved = kl_divergence(
+                model, neutral, partial(steering.on, model, strength), max_tokens=max_tokens
+            )
+            kl = _per_token(moved.nats, moved.tokens)
         measured = {
-            "lean": _lean(before, after),
-            "kl": _moved(steering, model, neutral, strength, max_tokens),
+            "lean": bootstrap(mean_difference, rises[1], rises[0]),  # each side's texts are drawn apart
+            "kl": kl,
             "source_loss": _per_token(-after[0].nats, after[0].tokens),
             "target_loss": _per_token(-after[1].nats, after[1].tokens),
         }
-        rows.append({"strength": strength, **_flat(measured)})
+        row = {"strength": strength}
+        for name, interval in measured.items():
+            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _lean(before: Sequence[LogLikelihood], after: Sequence[LogLikelihood]) -> Interval:
-    """Rise of the target's log likelihood per token less that of the source's; each side's texts are drawn apart."""
-    source, target = ((a.nats - b.nats) / a.tokens.mean() for b, a in zip(before, after, strict=True))
-    return bootstrap(mean_difference, target, source)
-
-
-def _moved(
-    steering: Steering, model: Model, neutral: Sequence[str], strength: float, max_tokens: int | None
-) -> Interval:
-    if not neutral:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    moved = kl_divergence(model, neutral, lambda: steering.on(model, strength), max_tokens=max_tokens)
-    return _per_token(moved.nats, moved.tokens)
-
-
-def _per_token(nats: np.ndarray, tokens: np.ndarray) -> Interval:
+def _per_token(nats: np.ndarray, tokens: np.ndarray, seed: int = 0) -> Interval:
     some = tokens > 0  # a text of one token has nothing to score
-    return bootstrap(ratio_of_sums, nats[some], tokens[some].astype(float), paired=True)
-
-
-def _flat(measured: Mapping[str, Interval]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, interval in measured.items():
-        found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return found
+    return bootstrap(ratio_of_sums, nats[some], tokens[some].astype(float), paired=True, seed=seed)
 
 
 Measure = Literal["kl", "perplexity"]
-CALIBRATION_STRENGTHS = tuple(step / 10 for step in range(1, 11))
 TOLERANCE = 0.01
 """Part of the budget that may be left unused where a larger strength would break it."""
 _GROWTH = 1.25
@@ -175,15 +163,15 @@ class Calibration:
 
     def to_text(self) -> str:
         """The strength, what it costs, and why not more of the budget is used where that is so."""
-        told = f"strength {self.strength:.4g} costs {self.cost:.4g} of the budget of {self.budget:g}"
+        text = f"strength {self.strength:.4g} costs {self.cost:.4g} of the budget of {self.budget:g}"
         if self.reached:
-            return told
+            return text
         if not self.strength:
-            return f"{told}: every strength that was tried costs more"
+            return f"{text}: every strength that was tried costs more"
         larger = [point for point in self.curve if point.strength > self.strength]
         if not larger:
-            return f"{told}, the largest that was tried; a larger max_strength would use more"
-        return f"{told}; strength {larger[0].strength:.4g} costs {larger[0].cost:.4g}"
+            return f"{text}, the largest that was tried; a larger max_strength would use more"
+        return f"{text}; strength {larger[0].strength:.4g} costs {larger[0].cost:.4g}"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per strength: strength, cost, low, high, within."""
@@ -234,17 +222,27 @@ def calibrate(
         ModelError: a setting out of range, no text, not a language model with a tokenizer, or another model than the
             steering was fitted on.
     """
-    if not 0 < max_strength < math.inf:
-        raise ModelError(f"max_strength: {explain(max_strength, 'a number above 0')}")
-    if not 0 < tolerance < 1:
-        raise ModelError(f"tolerance: {explain(tolerance, 'a part of the budget, between 0 and 1')}")
-    inside = tuple(s for s in CALIBRATION_STRENGTHS if s <= max_strength) or (max_strength,)
-    grid = _checked(
-        texts, budget, measure, inside if strengths is None else strengths, halvings, max_strength
-    )
+    inside = tuple(step / 10 for step in range(1, 11) if step / 10 <= max_strength) or (max_strength,)
+    chosen = inside if strengths is None else strengths
+    in_range = bool(chosen) and all(0 < strength <= max_strength for strength in chosen)
+    beyond = "max_strength=" if chosen and min(chosen) > 0 else ""
+    no_list = "one string" if texts else "no texts"
+    limits = [
+        (0 < max_strength < math.inf, Problem("max_strength", f"{max_strength}", "a number above 0")),
+        (0 < tolerance < 1, Problem("tolerance", f"{tolerance}", "a part of the budget, between 0 and 1")),
+        (measure in get_args(Measure), not_among("measure", measure, get_args(Measure))),
+        (0 < budget < math.inf, Problem("budget", f"{budget}", "a number above 0")),
+        (in_range, Problem("strengths", f"{list(chosen)}", f"numbers in (0, {max_strength:g}]", beyond)),
+        (halvings is None or halvings >= 0, Problem("halvings", f"{halvings}", "0 or more")),
+        (bool(texts) and not isinstance(texts, str), Problem("texts", no_list, "a list of neutral texts")),
+    ]
+    for fine, problem in limits:
+        if not fine:
+            raise ModelError(str(problem))
+    grid = sorted({float(strength) for strength in chosen})
     require_language_model(model)
     steering.check(model)
-    options = _Options(batch_size, max_tokens)
+    options = {"batch_size": batch_size, "max_tokens": max_tokens}
     cost = (_kl_cost if measure == "kl" else _perplexity_cost)(steering, model, texts, options)
 
     def point(strength: float) -> Point:
@@ -254,7 +252,9 @@ def calibrate(
     curve = [point(strength) for strength in grid]
     while strengths is None and curve[-1].strength < max_strength and all(one.within for one in curve):
         curve.append(point(min(curve[-1].strength * _GROWTH, max_strength)))
-    good, bad = _gap(curve)
+    broken = next((place for place, one in enumerate(curve) if not one.within), len(curve))
+    good = curve[broken - 1].strength if broken else 0.0
+    bad = curve[broken].strength if broken < len(curve) else None
     costs = {one.strength: one.cost for one in curve} | {0.0: 0.0}
     # A cost grows with the square of a small strength at most: there is nothing to find below this one.
     hopeless = not good and budget < _FLOOR**2 * curve[0].cost
@@ -275,78 +275,31 @@ def _at(steering: Steering, model: Model, strength: float) -> AbstractContextMan
     return steering.on(model, strength) if strength <= 1 else (steering * strength).on(model)
 
 
-@dataclass(frozen=True)
-class _Options:
-    batch_size: int
-    max_tokens: int | None
-
-
 Cost = Callable[[float, int], Interval]
 
 
-def _kl_cost(steering: Steering, model: Model, texts: Sequence[str], options: _Options) -> Cost:
+def _kl_cost(steering: Steering, model: Model, texts: Sequence[str], options: Mapping[str, Any]) -> Cost:
     def cost(strength: float, seed: int) -> Interval:
-        moved = kl_divergence(model, texts, lambda: _at(steering, model, strength), **asdict(options))
-        return _per_token_calibrate(moved.nats, moved.tokens, seed)
+        moved = kl_divergence(model, texts, lambda: _at(steering, model, strength), **options)
+        return _per_token(moved.nats, moved.tokens, seed)
 
     return cost
 
 
-def _perplexity_cost(steering: Steering, model: Model, texts: Sequence[str], options: _Options) -> Cost:
-    before = log_likelihood(model, texts, **asdict(options))
+def _perplexity_cost(
+    steering: Steering, model: Model, texts: Sequence[str], options: Mapping[str, Any]
+) -> Cost:
+    """Perplexity after over before, less 1."""
+    before = log_likelihood(model, texts, **options)
     if not before.tokens.sum():
         raise ModelError(explain("texts of one token each", "a text of two tokens, so that one is scored"))
 
     def cost(strength: float, seed: int) -> Interval:
         with _at(steering, model, strength):
-            after = log_likelihood(model, texts, **asdict(options))
-        return _risen(before, after, seed)
+            after = log_likelihood(model, texts, **options)
+        rise = _per_token(before.nats - after.nats, before.tokens, seed)
+        # The interval of the logarithm, taken through the same function.
+        value, low, high = (math.expm1(min(end, 700.0)) for end in (rise.value, rise.low, rise.high))
+        return Interval(value, low, high, rise.n)
 
     return cost
-
-
-def _risen(before: LogLikelihood, after: LogLikelihood, seed: int) -> Interval:
-    """Perplexity after over before, less 1; the interval of the logarithm, taken through the same function."""
-    rise = _per_token_calibrate(before.nats - after.nats, before.tokens, seed)
-    value, low, high = (math.expm1(min(end, 700.0)) for end in (rise.value, rise.low, rise.high))
-    return Interval(value, low, high, rise.n)
-
-
-def _per_token_calibrate(nats: np.ndarray, tokens: np.ndarray, seed: int) -> Interval:
-    scored = tokens > 0
-    return bootstrap(ratio_of_sums, nats[scored], tokens[scored].astype(float), paired=True, seed=seed)
-
-
-def _gap(curve: Sequence[Point]) -> tuple[float, float | None]:
-    """The last strength before the first that breaks the budget, and that one; a cost of nan breaks it."""
-    good = 0.0
-    for point in curve:
-        if not point.within:
-            return good, point.strength
-        good = point.strength
-    return good, None
-
-
-def _checked(
-    texts: Sequence[str],
-    budget: float,
-    measure: str,
-    strengths: Sequence[float],
-    halvings: int | None,
-    max_strength: float,
-) -> list[float]:
-    """The grid in order, after all settings are found to be in range."""
-    if measure not in get_args(Measure):
-        choices = " or ".join(map(repr, get_args(Measure)))
-        raise ModelError(f"measure: {explain(repr(measure), choices, nearest(measure, get_args(Measure)))}")
-    if not 0 < budget < math.inf:
-        raise ModelError(f"budget: {explain(budget, 'a number above 0')}")
-    if not strengths or not all(0 < strength <= max_strength for strength in strengths):
-        hint = "max_strength=" if strengths and min(strengths) > 0 else ""
-        raise ModelError(f"strengths: {explain(list(strengths), f'numbers in (0, {max_strength:g}]', hint)}")
-    if halvings is not None and halvings < 0:
-        raise ModelError(f"halvings: {explain(halvings, '0 or more')}")
-    if isinstance(texts, str) or not texts:
-        got = "one string" if texts else "no texts"
-        raise ModelError(f"texts: {explain(got, 'a list of neutral texts')}")
-    return sorted({float(strength) for strength in strengths})

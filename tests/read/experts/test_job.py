@@ -13,11 +13,10 @@ import torch
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.read.experts import baselines
-from trimtab.read.experts.agreement import judged
-from trimtab.read.experts.baselines import aligned, false_discoveries, rows
+from trimtab.read.experts.baselines import alignment, false_discoveries, rows
 from trimtab.read.experts.causal import causal_check, contrasts, word_nats
 from trimtab.read.experts.job import ExpertLensConfig, check, estimate, read_concepts, run
-from trimtab.read.experts.ratings import most_rated, read_ratings
+from trimtab.read.experts.ratings import judged, most_rated, read_ratings
 from trimtab.read.experts.result import FRAMES, ExpertsResult, page, plane, verdict
 from zoo import build, tokenizer
 
@@ -238,7 +237,7 @@ def test_pictures_have_no_words():
     )
     lens = ExpertLens.fit(load(build("clip_vision_model")), concepts)
     human = pd.DataFrame({"word1": list("aab"), "word2": list("bcc"), "score": [1.0, 2.0, 3.0]})
-    found = aligned(list(rows(lens, 0.5, 10)), lens, {"x": judged(human, concepts.names)}, {})
+    found = alignment(list(rows(lens, 0.5, 10)), lens, {"x": judged(human, concepts.names)}, {}).table
     noted = found.set_index("row")["note"]
     assert noted["shared words (TF-IDF centroids)"] == "pictures have no words"
     assert noted["concept word masked, experts"] == "no word to mask"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.cluster.hierarchy import average, cophenet, fcluster
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
@@ -20,13 +20,9 @@ from trimtab.errors import DataError, ShapeError, explain, nearest
 from trimtab.numerics.bootstrap import Interval, mantel, spearman
 from trimtab.numerics.ranking import auroc
 from trimtab.numerics.similarity import AgreementDraws, agreement_draws, ceiling, spearman_brown
-from trimtab.read.experts.ratings import COLUMNS, LEAST, Judged, Source, judged
-
-__all__ = ["COLUMNS", "LEAST", "Agreement", "Judged", "agree", "differences", "judged", "side"]
+from trimtab.read.experts.ratings import Judged, Source, judged
 
 DIFFERENCES = ["row", "against", "difference", "low", "high", "told", "n_concepts"]
-PLACES = 3
-"""Decimals of a correlation that are shown."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Agreement:
 def agree(
     similarity: pd.DataFrame,
     human: pd.DataFrame | Judged,
-    halves: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    halves: Sequence[pd.DataFrame] | None = None,
     *,
     reliability: float | None = None,
     n_perm: int = 4999,
@@ -105,7 +101,11 @@ def agree(
     known = human if isinstance(human, Judged) else judged(human, list(similarity.index))
     # Equal in exact arithmetic may differ in the last digits, and ranks of those would be ranks of nothing.
     matrix = similarity.to_numpy(dtype=float).round(12)
-    own = np.nan if halves is None else _reliability(halves, known.pairs)
+    own = np.nan
+    if halves is not None:
+        first, second = known.pairs.T
+        rated = (half.to_numpy(dtype=float).round(12)[first, second] for half in halves)
+        own = spearman_brown(float(spearman(*rated)))
     most = ceiling(own, reliability)
     draws = agreement_draws(matrix, known.pairs, known.scores, n_boot=n_boot, seed=seed)
     interval = draws.interval()
@@ -134,9 +134,9 @@ def side(difference: Interval) -> str:
     >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
     ('above', 'not told apart from', 'not told apart from')
     """
-    if round(difference.low, PLACES) > 0:
+    if round(difference.low, 3) > 0:
         return "above"
-    return "below" if round(difference.high, PLACES) < 0 else "not told apart from"
+    return "below" if round(difference.high, 3) < 0 else "not told apart from"
 
 
 def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:
@@ -157,21 +157,13 @@ def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataF
     if reference not in agreements:
         expected = f"one of {', '.join(map(repr, agreements))}"
         raise DataError(f"reference: {explain(repr(reference), expected, nearest(reference, agreements))}")
-    found = []
+    rows = []
     for name, other in agreements.items():
         if name != reference:
             gap = agreements[reference].minus(other)
             ends = {"difference": gap.value, "low": gap.low, "high": gap.high}
-            found.append({"row": reference, "against": name, **ends, "told": side(gap), "n_concepts": gap.n})
-    return pd.DataFrame(found, columns=DIFFERENCES)
-
-
-def _reliability(halves: tuple[pd.DataFrame, pd.DataFrame], pairs: Int[np.ndarray, "m 2"]) -> float:
-    first, second = (half.to_numpy(dtype=float).round(12)[pairs[:, 0], pairs[:, 1]] for half in halves)
-    return spearman_brown(float(spearman(first, second)))
-
-
-LEAST_CONCEPTS = 3
+            rows.append({"row": reference, "against": name, **ends, "told": side(gap), "n_concepts": gap.n})
+    return pd.DataFrame(rows, columns=DIFFERENCES)
 
 
 @dataclass(frozen=True)
@@ -211,8 +203,29 @@ def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *,
     if len(names) < 2:
         raise DataError(explain(f"the single concept {', '.join(names)!r}", "at least two for a tree"))
     linkage, faithfulness = _joined(similarity.to_numpy(dtype=float))
-    found = Tree(tuple(names), linkage, faithfulness)
-    return found if taxonomy is None else _compared(found, similarity, taxonomy, seed)
+    if taxonomy is None:
+        return Tree(tuple(names), linkage, faithfulness)
+    known = [name for name in names if name in taxonomy]
+    labels = [taxonomy[name] for name in known]
+    count = len(set(labels))
+    if len(known) < 3 or count < 2:
+        got = f"a taxonomy of {count} categories that knows {len(known)} of the concepts"
+        raise DataError(explain(got, "at least 3 concepts in two categories"))
+    matrix = similarity.loc[known, known].to_numpy(dtype=float)
+    pairs = np.stack(np.triu_indices(len(known), 1), 1)
+    same = np.array([labels[i] == labels[j] for i, j in pairs])
+    clusters = fcluster(_joined(matrix)[0], count, "maxclust")
+    return Tree(
+        names=tuple(names),
+        linkage=linkage,
+        faithfulness=faithfulness,
+        categories=count,
+        auc=float(auroc(torch.from_numpy(matrix[pairs[:, 0], pairs[:, 1]]), torch.from_numpy(same))),
+        # With two kinds of scores Spearman's correlation and the AUC put permutations in the same order.
+        auc_p=mantel(matrix, pairs, same.astype(float), seed=seed).p_value,
+        adjusted_rand=float(adjusted_rand_score(labels, clusters)),
+        unknown=tuple(name for name in names if name not in taxonomy),
+    )
 
 
 def _joined(matrix: Float[np.ndarray, "c c"]) -> tuple[Float[np.ndarray, "c-1 4"], float]:
@@ -223,33 +236,3 @@ def _joined(matrix: Float[np.ndarray, "c c"]) -> tuple[Float[np.ndarray, "c-1 4"
     if len(distance) < 2 or np.ptp(distance) == 0:
         return linkage, np.nan
     return linkage, float(cophenet(linkage, distance)[0])
-
-
-def _compared(found: Tree, similarity: pd.DataFrame, taxonomy: Mapping[str, str], seed: int) -> Tree:
-    known = [name for name in found.names if name in taxonomy]
-    labels = [taxonomy[name] for name in known]
-    if len(known) < LEAST_CONCEPTS or len(set(labels)) < 2:
-        got = f"a taxonomy of {len(set(labels))} categories that knows {len(known)} of the concepts"
-        raise DataError(explain(got, f"at least {LEAST_CONCEPTS} concepts in two categories"))
-    matrix = similarity.loc[known, known].to_numpy(dtype=float)
-    first, second = np.triu_indices(len(known), 1)
-    same = np.array([labels[i] == labels[j] for i, j in zip(first, second, strict=True)])
-    auc = float(auroc(torch.from_numpy(matrix[first, second]), torch.from_numpy(same)))
-    pairs = np.stack([first, second], 1)
-    # With two kinds of scores Spearman's correlation and the AUC put permutations in the same order.
-    p_value = mantel(matrix, pairs, same.astype(float), seed=seed).p_value
-    clusters = fcluster(_joined(matrix)[0], len(set(labels)), "maxclust")
-    return Tree(
-        names=found.names,
-        linkage=found.linkage,
-        faithfulness=found.faithfulness,
-        categories=len(set(labels)),
-        auc=auc,
-        auc_p=p_value,
-        adjusted_rand=_rand(labels, clusters.tolist()),
-        unknown=tuple(name for name in found.names if name not in taxonomy),
-    )
-
-
-def _rand(labels: Sequence[str], clusters: Sequence[int]) -> float:
-    return float(adjusted_rand_score(labels, clusters))

@@ -5,8 +5,9 @@ The table of an alignment with ratings: experts, what else would give such simil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from trimtab.models.load import Model
 from trimtab.models.sites import resolve
 from trimtab.numerics.bootstrap import Interval, wilson
 from trimtab.numerics.similarity import cosine, jaccard, overlap_by_chance
-from trimtab.read.experts.agreement import DIFFERENCES, Agreement, agree, differences, side
+from trimtab.read.experts.agreement import DIFFERENCES, agree, differences, side
 from trimtab.read.experts.detection import Labelling, Selection, detect, q_values
 from trimtab.read.experts.lens import ExpertLens
 from trimtab.read.experts.ratings import Judged
@@ -74,12 +75,11 @@ def sentence_embeddings(lens: ExpertLens) -> dict[str, Matrix]:
     examples away, so that what all sentences share counts no more; standardising also divides by the deviation of each
     coordinate.
     """
-    own = lens.responses
     try:
-        last = resolve(own.model, "residual")[-1].name
+        last = resolve(lens.responses.model, "residual")[-1].name
     except ModelError:
         return {}
-    read = Responses(own.model, own.examples, [last], "mean", own.batch_size, own.max_tokens)
+    read = replace(lens.responses, sites=[last], pool="mean", progress=None)
     values = np.concatenate([block for _, block in read.blocks()], axis=1).astype(float)
     means = np.stack([values[rows].mean(0) for rows in lens.concepts.pool.positive])
     centred, deviation = means - values.mean(0), values.std(0)
@@ -153,12 +153,6 @@ def masked(concepts: ConceptSet, stand_in: str) -> tuple[list[str], list[Labelli
     return list(place), dealt
 
 
-def stand_in(model: Model) -> str:
-    """What a word is replaced by: the mask token, else the token of unknown words, else three dots."""
-    tokenizer = model.need_tokenizer()
-    return str(tokenizer.mask_token or tokenizer.unk_token or "...")
-
-
 Tell = Callable[[str], None]
 N_PERM, N_BOOT = 1999, 1000
 EXPERTS, BASELINE, CONTROL = "experts", "baseline", "control"
@@ -179,7 +173,7 @@ class Row:
     name: str
     role: str
     similarity: np.ndarray | None
-    halves: tuple[np.ndarray, np.ndarray] | None = None
+    halves: Sequence[np.ndarray] | None = None
     note: str = ""
 
 
@@ -192,10 +186,23 @@ def rows(lens: ExpertLens, tau: float, top: int, tell: Tell = lambda _: None) ->
         top: number of experts in the rows that have a fixed one.
         tell: told what is being done.
     """
-    yield from _expert_rows(lens, tau, top)
+    ways: dict[str, dict[str, Any]] = {
+        f"experts with AP above {tau:g}, Jaccard": {"kind": "jaccard", "tau": tau},
+        f"{top} best experts, Jaccard": {"kind": "jaccard", "top": top},
+        f"experts with AP above {tau:g}, over the smaller set": {"kind": "overlap", "tau": tau},
+        "AP of all units, cosine": {"kind": "ap_cosine"},
+        "AP of all units, Spearman": {"kind": "ap_spearman"},
+    }
+    parts = (lens, *lens.halves) if lens.can_be_halved else (lens,)
+    for name, how in ways.items():
+        matrix, *halves = (part.similarity(**how).to_numpy() for part in parts)
+        yield Row(name, EXPERTS, matrix, halves or None)
+    by_size, beyond_size = matched_in_number(lens, tau)
+    yield Row(f"experts with AP above {tau:g}, beyond their numbers (z)", EXPERTS, beyond_size)
     tell("baselines")
     yield from _baseline_rows(lens)
     yield from _control_rows(lens, tau, tell)
+    yield Row("random sets of the same sizes", CONTROL, by_size)
 
 
 @dataclass(frozen=True)
@@ -219,67 +226,42 @@ def alignment(
     table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
 ) -> Alignment:
     """Every row of the table beside every set of ratings; all rows of one set are drawn with the same concepts."""
-    by_ratings: dict[str, dict[str, Agreement]] = {name: {} for name in ratings}
-    for row in table:
+    agreements = {}
+    for row, (name, judged) in product(table, ratings.items()):
         if row.similarity is not None:
-            for name, judged in ratings.items():
-                by_ratings[name][row.name] = _agreement(row, lens, judged, reliability.get(name))
-    found, gaps = [], []
-    for row in table:
-        for name, judged in ratings.items():
-            own = by_ratings[name]
-            known = {
-                "row": row.name,
-                "role": row.role,
-                "ratings": name,
-                "note": row.note,
-                "source": judged.source,
-            }
-            found.append(known | _told(own.get(row.name), own.get(table[0].name), row is table[0]))
-    for name, own in by_ratings.items():
-        rivals = {row.name: own[row.name] for row in table if row.role == BASELINE and row.name in own}
+            halves = None if row.halves is None else [lens.framed(half) for half in row.halves]
+            settings = {"n_perm": N_PERM, "n_boot": N_BOOT, "seed": lens.seed}
+            known = reliability.get(name)
+            similarity = lens.framed(row.similarity)
+            agreements[name, row.name] = agree(similarity, judged, halves, reliability=known, **settings)
+    lines, gaps = [], []
+    for row, (name, judged) in product(table, ratings.items()):
+        line: dict[str, object] = {"row": row.name, "role": row.role, "ratings": name, "note": row.note}
+        line["source"] = judged.source
+        if (it := agreements.get((name, row.name))) is not None:
+            line |= {column: getattr(it, column) for column in _MEASURED}
+            line |= {"low": it.interval.low, "high": it.interval.high}
+            first = agreements.get((name, table[0].name))
+            if first is not None and row is not table[0]:
+                gap = first.minus(it)
+                line |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+                line |= {"told": side(gap)}
+        lines.append(line)
+    for name in ratings:
+        rivals = {row.name: agreements.get((name, row.name)) for row in table if row.role == BASELINE}
+        measured = {rival: it for rival, it in rivals.items() if it is not None}
         for row in table:
-            if row.role == EXPERTS and row.name in own:
-                gap = differences({row.name: own[row.name], **rivals}, row.name)
-                gaps.append(gap.assign(ratings=name))
+            if row.role == EXPERTS and (it := agreements.get((name, row.name))) is not None:
+                gaps.append(differences({row.name: it, **measured}, row.name).assign(ratings=name))
     between = pd.concat(gaps, ignore_index=True) if gaps else pd.DataFrame()
-    return Alignment(pd.DataFrame(found, columns=COLUMNS), between.reindex(columns=["ratings", *DIFFERENCES]))
+    return Alignment(pd.DataFrame(lines, columns=COLUMNS), between.reindex(columns=["ratings", *DIFFERENCES]))
 
 
-def aligned(
-    table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
-) -> pd.DataFrame:
-    """The table of `alignment`."""
-    return alignment(table, lens, ratings, reliability).table
-
-
+_MEASURED = ("rho", "mantel_p", "n_pairs", "n_concepts", "ceiling", "rho_over_ceiling")
 COLUMNS = [
     "row", "role", "ratings", "rho", "low", "high", "mantel_p", "n_pairs", "n_concepts", "ceiling",
     "rho_over_ceiling", "note", "source", "difference", "difference_low", "difference_high", "told",
 ]  # fmt: skip
-
-
-def _agreement(row: Row, lens: ExpertLens, judged: Judged, reliability: float | None) -> Agreement:
-    assert row.similarity is not None
-    halves = None if row.halves is None else (lens.framed(row.halves[0]), lens.framed(row.halves[1]))
-    similarity = lens.framed(row.similarity)
-    return agree(
-        similarity, judged, halves, reliability=reliability, n_perm=N_PERM, n_boot=N_BOOT, seed=lens.seed
-    )
-
-
-def _told(it: Agreement | None, first: Agreement | None, is_first: bool) -> dict[str, object]:
-    """The cells of a row that are measured."""
-    if it is None:
-        return {}
-    cells: dict[str, object] = {"rho": it.rho, "low": it.interval.low, "high": it.interval.high}
-    cells |= {"mantel_p": it.mantel_p, "n_pairs": it.n_pairs, "n_concepts": it.n_concepts}
-    cells |= {"ceiling": it.ceiling, "rho_over_ceiling": it.rho_over_ceiling}
-    if first is not None and not is_first:
-        gap = first.minus(it)
-        cells |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
-        cells |= {"told": side(gap)}
-    return cells
 
 
 def false_discoveries(lens: ExpertLens, fdr: float, times: int = 1) -> Interval:
@@ -292,64 +274,43 @@ def false_discoveries(lens: ExpertLens, fdr: float, times: int = 1) -> Interval:
     return wilson(int((q_values(chance) <= fdr).any(-1).sum()), len(dealt))
 
 
-def _expert_rows(lens: ExpertLens, tau: float, top: int) -> Iterator[Row]:
-    ways: list[tuple[str, dict[str, object]]] = [
-        (f"experts with AP above {tau:g}, Jaccard", {"kind": "jaccard", "tau": tau}),
-        (f"{top} best experts, Jaccard", {"kind": "jaccard", "top": top}),
-        (f"experts with AP above {tau:g}, over the smaller set", {"kind": "overlap", "tau": tau}),
-        ("AP of all units, cosine", {"kind": "ap_cosine"}),
-        ("AP of all units, Spearman", {"kind": "ap_spearman"}),
-    ]
-    parts = (lens, *lens.halves) if lens.can_be_halved else (lens,)
-    for name, how in ways:
-        matrix, *halves = (part.similarity(**how).to_numpy() for part in parts)  # type: ignore[arg-type]
-        yield Row(name, EXPERTS, matrix, (halves[0], halves[1]) if halves else None)
-    yield Row(
-        f"experts with AP above {tau:g}, beyond their numbers (z)",
-        EXPERTS,
-        matched_in_number(lens, tau)[1],
-    )
-
-
 def _baseline_rows(lens: ExpertLens) -> Iterator[Row]:
-    textual = lens.concepts.textual
-    if textual:
-        yield Row("shared words (TF-IDF centroids)", BASELINE, shared_words(lens.concepts))
-        static, note = None, "concepts are no words"
-        if all(concept.word for concept in lens.concepts):
-            static = static_embeddings(lens.responses.model, lens.concepts)
+    concepts, model = lens.concepts, lens.responses.model
+    lexical, static, no_words = None, None, "pictures have no words"
+    note = no_words
+    if concepts.textual:
+        lexical, no_words, note = shared_words(concepts), "", "concepts are no words"
+        if all(concept.word for concept in concepts):
+            static = static_embeddings(model, concepts)
             note = "" if static is not None else "the model has no table of input embeddings"
-        yield Row("static input embeddings", BASELINE, static, note=note)
-    else:
-        for name in ("shared words (TF-IDF centroids)", "static input embeddings"):
-            yield Row(name, BASELINE, None, note="pictures have no words")
+    yield Row("shared words (TF-IDF centroids)", BASELINE, lexical, note=no_words)
+    yield Row("static input embeddings", BASELINE, static, note=note)
     means = sentence_embeddings(lens)
+    unknown = "" if means else "a family whose last block we do not know"
     for kind in EMBEDDINGS:
-        note = "" if means else "a family whose last block we do not know"
-        name = f"mean sentence embedding, {kind}" if textual else f"mean embedding, {kind}"
-        yield Row(name, BASELINE, means[kind] if means else None, note=note)
+        name = f"mean sentence embedding, {kind}" if concepts.textual else f"mean embedding, {kind}"
+        yield Row(name, BASELINE, means.get(kind), note=unknown)
 
 
 def _control_rows(lens: ExpertLens, tau: float, tell: Tell) -> Iterator[Row]:
-    own = lens.responses
+    responses, chosen = lens.responses, Selection(tau=tau)
+
+    def overlaps(read: Responses, dealt: list[Labelling]) -> Matrix:
+        return jaccard(chosen.of(detect(read, dealt).precision))
+
     tell("control: random weights")
-    plain = fresh(own.model, lens.seed)
-    matrix = None
-    if plain is not None:
-        blind = detect(replace(own, model=plain), lens.labellings).precision
-        matrix = jaccard(Selection(tau=tau).of(blind))
-    yield Row(
-        "random weights, experts", CONTROL, matrix, note="" if plain else "no configuration to build from"
-    )
+    plain = fresh(responses.model, lens.seed)
+    matrix = overlaps(replace(responses, model=plain), lens.labellings) if plain else None
+    note = "" if plain else "no configuration to build from"
+    yield Row("random weights, experts", CONTROL, matrix, note=note)
     tell("control: random concepts")
-    drawn = detect(own, random_concepts(lens.concepts, lens.seed)).precision
-    yield Row("random sentences, experts", CONTROL, jaccard(Selection(tau=tau).of(drawn)))
+    drawn = random_concepts(lens.concepts, lens.seed)
+    yield Row("random sentences, experts", CONTROL, overlaps(responses, drawn))
     tell("control: masked words")
+    matrix, note = None, "no word to mask"
     if lens.concepts.textual and any(concept.word for concept in lens.concepts):
-        texts, dealt = masked(lens.concepts, stand_in(own.model))
-        hidden = detect(replace(own, examples=texts), dealt).precision
-        yield Row("concept word masked, experts", CONTROL, jaccard(Selection(tau=tau).of(hidden)))
-    else:
-        yield Row("concept word masked, experts", CONTROL, None, note="no word to mask")
-    by_size, _ = matched_in_number(lens, tau)
-    yield Row("random sets of the same sizes", CONTROL, by_size)
+        tokenizer = responses.model.need_tokenizer()
+        stand_in = str(tokenizer.mask_token or tokenizer.unk_token or "...")
+        texts, dealt = masked(lens.concepts, stand_in)
+        matrix, note = overlaps(replace(responses, examples=texts), dealt), ""
+    yield Row("concept word masked, experts", CONTROL, matrix, note=note)

@@ -23,7 +23,7 @@ from trimtab.read.experts.lens import ExpertLens, Rivals
 from trimtab.seeds import derive
 
 Way = Literal["silence", "force"]
-RIVALS: tuple[Rivals, ...] = ("experts", "random", "matched")
+RIVALS: tuple[Rivals, ...] = get_args(Rivals)
 
 
 def word_nats(
@@ -53,17 +53,25 @@ def word_nats(
         DataError: no word.
     """
     require_language_model(model)
-    ids = sorted({_first_token(model, word) for word in words})
+    tokenizer, ids = model.need_tokenizer(), set()
+    for word in words:
+        if not tokenizer(f" {word}", add_special_tokens=False)["input_ids"]:
+            raise DataError(explain(f"the word {word!r}, which has no token", "at least one token"))
+        (row,), (start,) = joined_rows(
+            tokenizer, ["a"], [f" {word}"]
+        )  # in a text, as tokens may have no space
+        refuse_unknown(model.module, tokenizer, [[row[start]]], f"the word {word!r}, token")
+        ids.add(row[start])
     if not ids:
         raise DataError(explain("no word", "at least one"))
-    found = []
+    nats = []
     with evaluating(model.module):
         for batch in text_batches(model, texts, batch_size=batch_size):
             with intervene(model, interventions) if interventions else nullcontext():
                 logits = next_token_logits(model.module, batch).double()
-            likely = logits.softmax(-1)[..., ids].sum(-1)
-            found.append(((likely * batch.mask).sum(1) / batch.mask.sum(1)).log())
-    return torch.cat(found).cpu().numpy()
+            likely = logits.softmax(-1)[..., sorted(ids)].sum(-1)
+            nats.append(((likely * batch.mask).sum(1) / batch.mask.sum(1)).log())
+    return torch.cat(nats).cpu().numpy()
 
 
 def causal_check(
@@ -120,14 +128,3 @@ def contrasts(changes: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
     for units in ("random", "matched"):
         values[f"experts - {units}"] = values["experts"] - values[units]
     return {name: bootstrap(mean, value, seed=seed) for name, value in values.items()}
-
-
-def _first_token(model: Model, word: str) -> int:
-    """The id of a word's first token after a space, or without one where tokens have none."""
-    tokenizer = model.need_tokenizer()
-    ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise DataError(explain(f"the word {word!r}, which has no token", "at least one token"))
-    (row,), (start,) = joined_rows(tokenizer, ["a"], [f" {word}"])
-    refuse_unknown(model.module, tokenizer, [[row[start]]], f"the word {word!r}, token")
-    return row[start]

@@ -7,7 +7,7 @@ Whether another half of the examples gives the same experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -91,25 +91,16 @@ def detect(
                 scores = np.ascontiguousarray(values[labelling.rows].T)
                 precision[number, units] = average_precision(scores, labelling.labels)
                 if chance:
-                    draws = derive(seed, "ties", number)
-                    unlikely[number, units] = _chance(
-                        scores, labelling, precision[number, units], seed, draws
-                    )
+                    null = average_precision_null(len(labelling.positive), len(labelling.negative), seed=seed)
+                    p_values = chance_of(precision[number, units], null)
+                    if len(tied := np.nonzero(has_ties(scores))[0]):
+                        broken = untied(scores[tied], derive(seed, "ties", number)).astype(np.float32)
+                        again = chance_of(average_precision(broken, labelling.labels), null)
+                        p_values[tied] = np.maximum(p_values[tied], again)
+                    unlikely[number, units] = p_values
 
             list(pool.map(one, range(len(labellings))))
     return Detection(precision, unlikely)
-
-
-def _chance(
-    scores: np.ndarray, labelling: Labelling, precision: np.ndarray, seed: int, draws: int
-) -> Float[np.ndarray, " u"]:
-    null = average_precision_null(len(labelling.positive), len(labelling.negative), seed=seed)
-    found = chance_of(precision, null)
-    tied = np.nonzero(has_ties(scores))[0]
-    if len(tied):
-        broken = average_precision(untied(scores[tied], draws).astype(np.float32), labelling.labels)
-        found[tied] = np.maximum(found[tied], chance_of(broken, null))
-    return found
 
 
 @dataclass(frozen=True)
@@ -131,22 +122,15 @@ class Selection:
         if len(given) != 1:
             got = " and ".join(given) or "none of tau, top and fdr"
             raise ConfigError(explain(got, "exactly one of tau, top and fdr", "tau=0.5"))
-        if self.tau is not None and not 0 <= self.tau < 1:
-            raise ConfigError(f"tau: {explain(self.tau, 'a number in [0, 1)')}")
-        if self.top is not None and self.top < 1:
-            raise ConfigError(f"top: {explain(self.top, 'at least 1')}")
-        if self.fdr is not None and not 0 < self.fdr < 1:
-            raise ConfigError(f"fdr: {explain(self.fdr, 'a number in (0, 1)')}")
-
-    def __str__(self) -> str:
-        """As a reader says it.
-
-        >>> str(Selection(tau=0.5)), str(Selection(top=200))
-        ('AP above 0.5', 'top 200')
-        """
-        if self.tau is not None:
-            return f"AP above {self.tau:g}"
-        return f"top {self.top}" if self.top is not None else f"FDR below {self.fdr:g}"
+        limits: dict[str, tuple[Callable[[float], bool], str]] = {
+            "tau": (lambda x: 0 <= x < 1, "a number in [0, 1)"),
+            "top": (lambda x: x >= 1, "at least 1"),
+            "fdr": (lambda x: 0 < x < 1, "a number in (0, 1)"),
+        }
+        (name,) = given
+        fine, expected = limits[name]
+        if not fine(value := getattr(self, name)):
+            raise ConfigError(f"{name}: {explain(value, expected)}")
 
     def of(self, precision: Float[np.ndarray, "c u"]) -> Bool[np.ndarray, "c u"]:
         """The experts by average precision; not for a false discovery rate.
@@ -218,13 +202,12 @@ def stability(
     across = jaccard(first, second)
     own = np.diag(across)
     others = np.where(np.eye(len(across), dtype=bool), -1.0, across).max(1)
-    found: np.ndarray = own > others
-    share = wilson(int(found.sum()), len(found))
+    retrieved: np.ndarray = own > others
+    share = wilson(int(retrieved.sum()), len(retrieved))
     if len(names) < 2:  # nothing to mistake it for
-        found, share = np.array([np.nan]), Interval(np.nan, np.nan, np.nan, 0)
-    return Stability(
-        pd.DataFrame({"concept": names, "overlap": own, "found": found}), bootstrap(mean, own), share
-    )
+        retrieved, share = np.array([np.nan]), Interval(np.nan, np.nan, np.nan, 0)
+    table = pd.DataFrame({"concept": names, "overlap": own, "found": retrieved})
+    return Stability(table, bootstrap(mean, own), share)
 
 
 def halved(concepts: ConceptSet, side: int, seed: int) -> list[Labelling]:
@@ -242,14 +225,11 @@ def halved(concepts: ConceptSet, side: int, seed: int) -> list[Labelling]:
             if len(examples) < 2:
                 got = f"{len(examples)} {what} example"
                 raise DataError(f"{concept.name}: {explain(got, 'at least two, to halve them')}")
-    found = []
-    for positive, negative in zip(pool.positive, pool.negative, strict=True):
-        found.append(Labelling(*(_half(rows, side, derive(seed, "halves")) for rows in (positive, negative))))
-    return found
 
+    def half(rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+        order = np.random.default_rng(derive(seed, "halves")).permutation(len(rows))
+        middle = len(rows) // 2
+        # Both halves have the same size, so that an odd example out is in neither.
+        return rows[order[side * middle : (side + 1) * middle]]
 
-def _half(rows: Int[np.ndarray, " n"], side: int, seed: int) -> Int[np.ndarray, " m"]:
-    order = np.random.default_rng(seed).permutation(len(rows))
-    middle = len(rows) // 2
-    # Both halves have the same size, so that an odd example out is in neither.
-    return rows[order[side * middle : (side + 1) * middle]]
+    return [Labelling(half(p), half(n)) for p, n in zip(pool.positive, pool.negative, strict=True)]

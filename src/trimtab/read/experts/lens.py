@@ -5,9 +5,9 @@ Holding units at given values, and which other units to hold as a control.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -57,22 +57,20 @@ def set_to(
         chosen: the units to hold.
         values: one for each.
     """
+
+    def hold(h: Tensor, places: Int[np.ndarray, " n"], to: Float[np.ndarray, " n"]) -> Tensor:
+        changed = h.clone()
+        where = torch.as_tensor(places, device=h.device)
+        changed[..., where] = torch.as_tensor(to, device=h.device, dtype=h.dtype)
+        return changed
+
     held: dict[str, Intervention] = {}
     owners = units.site_numbers[chosen]
     for owner in np.unique(owners):
         inside = owners == owner
-        held[units.sites[owner]] = _holding(chosen[inside] - units.starts[owner], values[inside])
+        places = chosen[inside] - units.starts[owner]
+        held[units.sites[owner]] = partial(hold, places=places, to=values[inside])
     return held
-
-
-def _holding(places: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]) -> Callable[[Tensor], Tensor]:
-    def hold(h: Tensor) -> Tensor:
-        changed = h.clone()
-        where = torch.as_tensor(places, device=h.device)
-        changed[..., where] = torch.as_tensor(values, device=h.device, dtype=h.dtype)
-        return changed
-
-    return hold
 
 
 def rivals(
@@ -98,28 +96,20 @@ def rivals(
         if len(others) < len(experts):
             raise ConfigError(explain(f"{len(others)} other units", f"as many as the {len(experts)} experts"))
         return np.sort(np.random.default_rng(seed).choice(others, len(experts), replace=False))
-    return _matched(responses, experts, others)
-
-
-def _matched(
-    responses: Responses, experts: Int[np.ndarray, " n"], others: Int[np.ndarray, " m"]
-) -> Int[np.ndarray, " n"]:
     mean = np.concatenate([values.mean(0) for _, values in responses.blocks()])
-    owners, found = responses.units.site_numbers, []
+    owners, pairs = responses.units.site_numbers, []
     for owner in np.unique(owners[experts]):
         own, rest = experts[owners[experts] == owner], others[owners[others] == owner]
         if len(rest) < len(own):
-            site, got = responses.units.sites[owner], f"{len(rest)} other units"
-            raise ConfigError(
-                f"{site}: {explain(got, f'as many as its {len(own)} experts', 'fewer experts')}"
-            )
+            got, expected = f"{len(rest)} other units", f"as many as its {len(own)} experts"
+            raise ConfigError(f"{responses.units.sites[owner]}: {explain(got, expected, 'fewer experts')}")
         gaps = np.abs(mean[own][:, None] - mean[rest][None])
-        found.append(rest[linear_sum_assignment(gaps)[1]])
-    return np.sort(np.concatenate(found))
+        pairs.append(rest[linear_sum_assignment(gaps)[1]])
+    return np.sort(np.concatenate(pairs))
 
 
 Kind = Literal["jaccard", "overlap", "ap_cosine", "ap_spearman"]
-KINDS: tuple[Kind, ...] = ("jaccard", "overlap", "ap_cosine", "ap_spearman")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +172,13 @@ class ExpertLens:
         """
         model = as_model(model)
         responses = Responses(model, concepts.pool.examples, sites, pool, batch_size, max_tokens, progress)
-        _refuse_all_cut(concepts, responses)
-        return cls(concepts, responses, detect(responses, labellings(concepts)).precision, seed)
+        dealt = labellings(concepts)
+        for concept, labelling in zip(concepts, dealt, strict=True):
+            if responses.cut[labelling.rows].all():
+                got = f"{len(labelling.rows)} examples that are all longer than max_tokens={max_tokens}"
+                hint = f"max_tokens={responses.longest}"
+                raise DataError(f"{concept.name}: {explain(got, 'some that fit', hint)}")
+        return cls(concepts, responses, detect(responses, dealt).precision, seed)
 
     @property
     def units(self) -> Units:
@@ -310,8 +305,8 @@ class ExpertLens:
         first, second = np.triu_indices(len(self.concepts), 1)
         names = np.array(self.concepts.names, dtype=object)
         columns = {"concept1": names[first], "concept2": names[second]}
-        parts = {"shared": found.shared, "expected": found.expected, "z": found.z}
-        return pd.DataFrame(columns | {name: part[first, second] for name, part in parts.items()})
+        parts = {name: getattr(found, name)[first, second] for name in ("shared", "expected", "z")}
+        return pd.DataFrame(columns | parts)
 
     def align(
         self,
@@ -348,8 +343,7 @@ class ExpertLens:
         similarity = self.similarity(kind, tau, top, fdr)
         halves = None
         if self.can_be_halved:
-            first, second = (half.similarity(kind, tau, top, fdr) for half in self.halves)
-            halves = (first, second)
+            halves = tuple(half.similarity(kind, tau, top, fdr) for half in self.halves)
         return agree(similarity, known, halves, reliability=reliability, seed=self.seed)
 
     def stability(
@@ -456,12 +450,3 @@ class ExpertLens:
 def labellings(concepts: ConceptSet) -> list[Labelling]:
     """For each concept, which examples of the pool are positive and which negative."""
     return [Labelling(p, n) for p, n in zip(concepts.pool.positive, concepts.pool.negative, strict=True)]
-
-
-def _refuse_all_cut(concepts: ConceptSet, responses: Responses) -> None:
-    """Refuse concepts of beginnings of sentences alone, before anything is run."""
-    for concept, labelling in zip(concepts, labellings(concepts), strict=True):
-        if responses.cut[labelling.rows].all():
-            got = f"{len(labelling.rows)} examples that are all longer than max_tokens={responses.max_tokens}"
-            expected = "some that fit"
-            raise DataError(f"{concept.name}: {explain(got, expected, f'max_tokens={responses.longest}')}")

@@ -80,30 +80,39 @@ def judged(human: pd.DataFrame, names: list[str], rows: Sequence[str] | None = N
     scores = checked_scores(human["score"], called)
     place = _places(names)
     unknown: set[str] = set()
-    found: dict[tuple[int, int], list[float]] = {}
-    left: dict[str, list[str]] = {"alone": [], "empty": [], "again": []}
+    scores_of: dict[tuple[int, int], list[float]] = {}
+    alone, empty, again = [], [], []
     for row, *cells, score in zip(called, human["word1"], human["word2"], scores, strict=True):
         words = [word_of_cell(cell) for cell in cells]
         if "" in words:
-            left["empty"].append(row)
+            empty.append(row)
             continue
         first, second = (place(word) for word in words)
         unknown.update(word for word, at in zip(words, (first, second), strict=True) if at is None)
         if words[0].casefold() == words[1].casefold() and (first is None or first == second):
-            left["alone"].append(f"{row}: {words[0]!r} paired with itself")
+            alone.append(f"{row}: {words[0]!r} paired with itself")
         elif first is not None and second is not None:
             pair = (min(first, second), max(first, second))
-            if pair in found:
-                left["again"].append(f"{row}: {words[0]!r} and {words[1]!r}")
-            found.setdefault(pair, []).append(float(score))
-    notes = tuple(_notes(left))
-    told = tuple(sorted(unknown))
-    if len(found) < LEAST:
-        named = f"; unknown: {', '.join(told[:20])}" if told else ""
-        got = "; ".join([f"{len(found)} rated pairs of concepts{named}", *notes])
+            if pair in scores_of:
+                again.append(f"{row}: {words[0]!r} and {words[1]!r}")
+            scores_of.setdefault(pair, []).append(float(score))
+    left = {
+        "left out {} of one word": alone,
+        "left out {} without a word": empty,
+        "{} of a pair that was there before, in either order: its mean counts": again,
+    }
+    notes = tuple(
+        f"{note.format(f'{len(some)} row' + 's' * (len(some) > 1))} (the first is {some[0]})"
+        for note, some in left.items()
+        if some
+    )
+    no_concepts = tuple(sorted(unknown))
+    if len(scores_of) < LEAST:
+        named = f"; unknown: {', '.join(no_concepts[:20])}" if unknown else ""
+        got = "; ".join([f"{len(scores_of)} rated pairs of concepts{named}", *notes])
         raise DataError(explain(got, f"at least {LEAST}"))
-    means = np.array([np.mean(values) for values in found.values()])
-    return Judged(np.array(list(found)), means, told, source_of(human), notes)
+    means = np.array([np.mean(values) for values in scores_of.values()])
+    return Judged(np.array(list(scores_of)), means, no_concepts, source_of(human), notes)
 
 
 def check_columns(columns: Iterable[object]) -> None:
@@ -144,8 +153,8 @@ def source_of(human: pd.DataFrame) -> Source:
     >>> source_of(pd.DataFrame({"score": [1, 2], "source": "people"})), source_of(pd.DataFrame({"score": [1, 2]}))
     ('people', 'ratings')
     """
-    told = {word_of_cell(cell).casefold() for cell in human[SOURCE]} if SOURCE in human.columns else set()
-    return "people" if told == {"people"} else "labels" if told == {"labels"} else "ratings"
+    named = {word_of_cell(cell).casefold() for cell in human[SOURCE]} if SOURCE in human.columns else set()
+    return "people" if named == {"people"} else "labels" if named == {"labels"} else "ratings"
 
 
 def word_of_cell(cell: object) -> str:
@@ -167,25 +176,11 @@ def _places(names: Sequence[str]) -> Callable[[str], int | None]:
     return place
 
 
-def _number(score: object) -> float:
+def _number(cell: object, otherwise: float = np.nan) -> float:
     try:
-        return float(score)  # type: ignore[arg-type]
+        return float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        return float("nan")
-
-
-_LEFT = {
-    "alone": "left out {} of one word",
-    "empty": "left out {} without a word",
-    "again": "{} of a pair that was there before, in either order: its mean counts",
-}
-
-
-def _notes(left: dict[str, list[str]]) -> Iterator[str]:
-    for what, rows in left.items():
-        if rows:
-            number = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
-            yield f"{_LEFT[what].format(number)} (the first is {rows[0]})"
+        return otherwise
 
 
 EXPECTED = "a CSV file of ratings"
@@ -234,19 +229,17 @@ def ratings_file(path: str | Path) -> RatingsFile:
         raise DataError(f"{path}: {error}") from error
     rows, kept = [], []
     for number, row in cells:
-        if len(row) != len(header):
-            got = explain(
-                f"{len(row)} cells", f"{len(header)} as in the header", "quotes around cells with commas"
-            )
-            raise DataError(f"{path}, row {number}: {got}")
         rows.append(f"{path}, row {number}")
         kept.append(row)
+        if len(row) != len(header):
+            expected, hint = f"{len(header)} as in the header", "quotes around cells with commas"
+            raise DataError(f"{rows[-1]}: {explain(f'{len(row)} cells', expected, hint)}")
     if not kept:
         raise DataError(f"{path}: {explain('no row below the header', EXPECTED)}")
     frame = pd.DataFrame(kept, columns=pd.Index(header))
     frame["score"] = checked_scores(frame["score"], rows)
-    if SOURCE not in header and (said := Path(f"{path}.{SOURCE}")).is_file():
-        frame[SOURCE] = read_text(said, "a word", limit=100).strip()
+    if SOURCE not in header and (note := Path(f"{path}.{SOURCE}")).is_file():
+        frame[SOURCE] = read_text(note, "a word", limit=100).strip()
     return RatingsFile(frame, tuple(rows))
 
 
@@ -341,19 +334,15 @@ def split_half_reliability(raters: pd.DataFrame, *, n_splits: int = 1000, seed: 
     table = _items_by_raters(raters)
     counts = np.isfinite(table).sum(1)
     kept = table[counts > 1]
-    if len(kept) < LEAST_ITEMS:
+    if len(kept) < 3:
         got = f"{len(kept)} items that at least two of {table.shape[1]} raters rated"
-        raise DataError(explain(got, f"at least {LEAST_ITEMS}"))
+        raise DataError(explain(got, "at least 3"))
     rng = np.random.default_rng(seed)
-    found = np.array([_one_split(kept, rng) for _ in range(n_splits)])
-    known = found[np.isfinite(found)]
-    ends = np.quantile(known, [0.025, 0.975]) if known.size else (np.nan, np.nan)
-    value = float(known.mean()) if known.size else np.nan
+    splits = np.array([_one_split(kept, rng) for _ in range(n_splits)])
+    known = splits[np.isfinite(splits)]
+    value, low, high = (known.mean(), *np.quantile(known, [0.025, 0.975])) if known.size else [np.nan] * 3
     sizes = (len(kept), table.shape[1], int((counts < 2).sum()))
-    return Reliability(value, float(ends[0]), float(ends[1]), len(known), *sizes)
-
-
-LEAST_ITEMS = 3
+    return Reliability(float(value), float(low), float(high), len(known), *sizes)
 
 
 def _one_split(table: Float[np.ndarray, "i r"], rng: np.random.Generator) -> float:
@@ -378,15 +367,12 @@ def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
     pairs = raters[keys].to_numpy(dtype=object)
     items = [tuple(sorted(map(word_of_cell, pair))) for pair in pairs]
     if {"rater", "value"} <= set(raters.columns):
-        long = pd.DataFrame(
-            {"item": items, "rater": list(raters["rater"]), "value": _values(raters["value"])}
-        )
+        cells: list[tuple[Any, pd.Series]] = [(list(raters["rater"]), raters["value"])]
     else:
         columns = [name for name in raters.columns if name not in (*keys, "score", SOURCE)]
-        parts = [
-            pd.DataFrame({"item": items, "rater": name, "value": _values(raters[name])}) for name in columns
-        ]
-        long = pd.concat(parts) if parts else pd.DataFrame(columns=["item", "rater", "value"])
+        cells = [(name, raters[name]) for name in columns]
+    parts = [pd.DataFrame({"item": items, "rater": name, "value": _values(some)}) for name, some in cells]
+    long = pd.concat(parts) if parts else pd.DataFrame(columns=["item", "rater", "value"])
     every = long["item"].drop_duplicates()
     long = long.dropna(subset="value")
     if (twice := long.duplicated(["item", "rater"])).any():
@@ -395,24 +381,18 @@ def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
         raise DataError(explain(got, "one of each item by each rater"))
     if long["rater"].nunique() < 2:
         raise DataError(explain(f"{long['rater'].nunique()} raters", "at least two"))
-    return (
-        long.pivot(index="item", columns="rater", values="value").reindex(list(every)).to_numpy(dtype=float)
-    )
+    table = long.pivot(index="item", columns="rater", values="value")
+    return table.reindex(list(every)).to_numpy(dtype=float)
 
 
 def _values(cells: pd.Series) -> list[float]:
     """Ratings as numbers, nan for empty cells."""
-    found = []
-    for number, cell in enumerate(cells):
-        try:
-            value = float(word_of_cell(cell) or "nan")
-        except (TypeError, ValueError):
-            value = float("inf")
+    values = [_number(word_of_cell(cell) or "nan", np.inf) for cell in cells]
+    for number, (cell, value) in enumerate(zip(cells, values, strict=True)):
         if np.isinf(value):
             got = f"{cell!r} in row {number} of {cells.name}"
             raise DataError(explain(got, "a finite number, or nothing"))
-        found.append(value)
-    return found
+    return values
 
 
 def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -440,7 +420,12 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield rows.line_num, row
 
 
-def _only_member(path: Path) -> IO[bytes]:
+def only_member(path: Path) -> IO[bytes]:
+    """The single file of a ZIP archive.
+
+    Raises:
+        DataError: there are more, or none.
+    """
     archive = zipfile.ZipFile(path)
     if len(archive.namelist()) != 1:
         got = f"an archive of {len(archive.namelist())} files"
@@ -452,5 +437,5 @@ PACKED: Mapping[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
-    ".zip": _only_member,
+    ".zip": only_member,
 }

@@ -47,7 +47,7 @@ def soft_threshold(x: Float[Tensor, "*shape"], amount: float) -> Float[Tensor, "
     >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
     tensor([-2.,  0.,  1.])
     """
-    _check_amounts(amount=amount)
+    _check(x, amount=amount)
     return x - x.clamp(-amount, amount)
 
 
@@ -70,8 +70,7 @@ def group_shrink(x: Float[Tensor, "*groups d"], amount: float) -> Float[Tensor, 
     >>> group_shrink(torch.tensor([3.0, 4.0]), 2.5)
     tensor([1.5000, 2.0000])
     """
-    _check_amounts(amount=amount)
-    _check_group(x)
+    _check(x, grouped=True, amount=amount)
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     share_lost = amount / length.clamp_min(torch.finfo(x.dtype).tiny)  # of a zero vector too, without a nan
     return x * (1 - share_lost.clamp_max(1))
@@ -103,19 +102,15 @@ def sparse_group(
     >>> sparse_group(torch.tensor([4.0, -5.0, 0.5, 0.0]), 1.0, 1.25)
     tensor([ 1.5000, -2.0000,  0.0000,  0.0000])
     """
-    _check_amounts(gamma_l1=gamma_l1, gamma_group=gamma_group)
-    _check_group(x)
+    _check(x, grouped=True, gamma_l1=gamma_l1, gamma_group=gamma_group)
     return group_shrink(soft_threshold(x, gamma_l1), gamma_group * math.sqrt(x.shape[-1]))
 
 
-def _check_amounts(**amounts: float) -> None:
+def _check(x: Tensor, *, grouped: bool = False, **amounts: float) -> None:
     for name, amount in amounts.items():
         if not 0 <= amount < math.inf:
             raise ConfigError(explain(f"{name} {amount}", "a finite number, 0 or above"))
-
-
-def _check_group(x: Tensor) -> None:
-    if x.ndim == 0:
+    if grouped and x.ndim == 0:
         raise ShapeError(explain("x without an axis", "(*groups, d)", "soft_threshold for single numbers"))
 
 
@@ -186,28 +181,23 @@ class Descent:
 
     def after(self, state: State, gradient: Point) -> State:
         """The state one step on; nothing is changed in place."""
-        made = {site: self._moved(state, site, slope) for site, slope in gradient.items()}
-        point, mean, square = ({site: parts[k] for site, parts in made.items()} for k in range(3))
-        return State(state.step + 1, point, mean, square)
-
-    def _moved(self, state: State, site: str, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rate, point, mean, square = self.rate(state.step), state.point[site], slope, state.square[site]
-        size, move = torch.full_like(square, rate), slope
-        if self.optimizer == "adam":
-            first, second = BETAS
-            mean = torch.lerp(slope, state.mean[site], first)
-            square = torch.lerp(slope.square().mean(-1, keepdim=True), square, second)
-            count = state.step + 1
-            size = rate / ((square / (1 - second**count)).sqrt() + EPSILON)
-            move = mean / (1 - first**count)
-        return self._shrunk(point - size * move, size), mean, square
-
-    def _shrunk(self, point: Tensor, sizes: Tensor) -> Tensor:
-        if self.gamma == 0:
-            return point
-        amounts = [self.gamma * size for size in sizes.flatten().tolist()]
-        groups = zip(point, amounts, strict=True)
-        return torch.stack([sparse_group(group, amount, amount) for group, amount in groups])
+        point, mean, square = dict(state.point), dict(state.mean), dict(state.square)
+        rate, count, (first, second) = self.rate(state.step), state.step + 1, BETAS
+        for site, slope in gradient.items():
+            size, move = torch.full_like(square[site], rate), slope
+            if self.optimizer == "adam":
+                mean[site] = torch.lerp(slope, mean[site], first)
+                square[site] = torch.lerp(slope.square().mean(-1, keepdim=True), square[site], second)
+                size = rate / ((square[site] / (1 - second**count)).sqrt() + EPSILON)
+                move = mean[site] / (1 - first**count)
+            else:
+                mean[site] = slope
+            moved = point[site] - size * move
+            if self.gamma:
+                amounts = [self.gamma * one for one in size.flatten().tolist()]
+                moved = torch.stack([sparse_group(g, a, a) for g, a in zip(moved, amounts, strict=True)])
+            point[site] = moved
+        return State(count, point, mean, square)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,11 +249,11 @@ class EndToEnd:
 
     def maps(self, point: Point) -> dict[str, AffineMap]:
         """The maps at a point, by site name; gradients flow."""
-        found = {}
-        for site, (change, move) in point.items():
-            scale = self.scales[site]
-            found[site] = AffineMap(1 + change, scale.spread * move - scale.centre * change)
-        return found
+        at = {site: (self.scales[site], *coordinates) for site, coordinates in point.items()}
+        return {
+            site: AffineMap(1 + change, scale.spread * move - scale.centre * change)
+            for site, (scale, change, move) in at.items()
+        }
 
     def loss(self, pooled: Mapping[str, Float[Tensor, "n d"]]) -> Float[Tensor, ""]:
         """The sum over loss sites and units of the transport cost, from samples that ran through the maps."""
@@ -303,10 +293,8 @@ class EndToEnd:
         pooled = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in names}
         loss = self.loss(pooled)
         pulls = torch.autograd.grad(loss, [pooled[name] for name in names])
-        split = [
-            torch.split(pull, [len(part[name]) for part in parts])
-            for name, pull in zip(names, pulls, strict=True)
-        ]
+        sizes = [len(part[names[0]]) for part in parts]
+        split = [torch.split(pull, sizes) for pull in pulls]
         return float(loss.detach()), list(zip(*split, strict=True))
 
     def _pooled(self, point: Point, number: int) -> dict[str, Float[Tensor, "b d"]]:
@@ -319,20 +307,14 @@ class EndToEnd:
 
     def _slopes(self, outputs: Sequence[Tensor], leaves: Point, pull: Sequence[Tensor]) -> dict[str, Tensor]:
         some = [pair for pair in zip(outputs, pull, strict=True) if pair[0].requires_grad]
-        found: tuple[Any, ...] = (
-            torch.autograd.grad(
-                [output for output, _ in some],
-                list(leaves.values()),
-                [one for _, one in some],
-                allow_unused=True,
-            )
-            if some
-            else (None,) * len(leaves)
-        )
-        if unused := [site for site, slope in zip(leaves, found, strict=True) if slope is None]:
+        slopes: Sequence[Any] = (None,) * len(leaves)
+        if some:
+            ends, pulls = zip(*some, strict=True)
+            slopes = torch.autograd.grad(ends, list(leaves.values()), pulls, allow_unused=True)
+        if unused := [site for site, slope in zip(leaves, slopes, strict=True) if slope is None]:
             got = f"a map at {unused[0]}, on which no loss site depends"
             raise ModelError(explain(got, "a loss site at or after each map", "loss_sites=None"))
-        return dict(zip(leaves, found, strict=True))
+        return dict(zip(leaves, slopes, strict=True))
 
     def _at(self, site: str) -> Intervention:
         if self.stop_gradient:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,18 +49,14 @@ class KeptFit:
         Raises:
             CheckpointError: the folder holds another fit (what differs is named), or is damaged.
         """
-        found = checkpoints(self.folder) if self.folder is not None else []
-        if not found:
+        kept = checkpoints(self.folder) if self.folder is not None else []
+        if not kept:
             return None
-        snapshot, extra = load_checkpoint(found[-1])
-        changes = [
-            f"{key} (was {was!r}, now {now!r})"
-            for key, was, now in differences(extra["identity"], dict(self.identity))
-        ]
-        if changes:
-            raise CheckpointError(
-                f"{self.folder} holds another fit: {'; '.join(changes)}; try another folder, or the same settings"
-            )
+        snapshot, extra = load_checkpoint(kept[-1])
+        pairs = differences(extra["identity"], dict(self.identity))
+        if changes := "; ".join(f"{key} (was {was!r}, now {now!r})" for key, was, now in pairs):
+            hint = "try another folder, or the same settings"
+            raise CheckpointError(f"{self.folder} holds another fit: {changes}; {hint}")
         moments = snapshot.moments
         mean, square = ({site: moments[site][key] for site in moments} for key in ("mean", "square"))
         return State(snapshot.step, dict(snapshot.parameters), mean, square), list(extra["losses"])
@@ -83,18 +79,10 @@ Progress = Callable[[int, int, float], None]
 """Told the step, from 1, the number of steps, and the loss before that step."""
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    "default": {
-        "gamma": 0.3,
-        "steps": 200,
-        "lr": 0.05,
-        "normalisation": "scale-free",
-        "optimizer": "adam",
-    },
+    "default": {"gamma": 0.3, "steps": 200, "lr": 0.05, "normalisation": "scale-free", "optimizer": "adam"},
     "paper": {"gamma": 0.0, "steps": 1000, "lr": 0.1, "normalisation": "paper", "optimizer": "sgd"},
 }
 """What a setting that is None stands for."""
-
-_CHOICES = {"preset": Preset, "normalisation": Normalisation, "optimizer": Optimizer}
 
 
 @dataclass(frozen=True)
@@ -179,13 +167,25 @@ class LinEAS:
         check_model(model, "gradients")
         first, second = prepare(model, source, target, batch_size=self.batch_size, max_tokens=self.max_tokens)
         problem = settled._problem(model, first, second)
-        kept = KeptFit(None if out is None else Path(out), settled._identity(model, problem, second))
+        identity = {
+            "settings": plain(asdict(settled)),
+            "sites": [site.name for site in problem.sites],
+            "source": first.fingerprint,
+            "target": second.fingerprint,
+            "model": Model(network_of(model), None, "").fingerprint(),
+        }
+        kept = KeptFit(None if out is None else Path(out), identity)
         state, losses = settled._descend(problem, kept, progress)
-        return settled._steering(problem, state, losses)
+        if not all(point.isfinite().all() for point in state.point.values()):
+            raise settled._diverged(losses)
+        maps = problem.maps(state.point)
+        after = samples(model, problem.source, problem.loss_sites, settled.pool, maps)
+        cost = costs(problem.before, after, problem.target)
+        return steering_of(settled, model, maps, cost, losses=losses)
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""
-        yield from setting_problems(self, _CHOICES)
+        yield from setting_problems(self)
         if self.stop_gradient and self.loss_sites is not None:
             got, hint = "loss_sites beside stop_gradient", "loss_sites=None"
             yield Problem("loss_sites", got, "costs at the sites themselves", hint)
@@ -220,22 +220,11 @@ class LinEAS:
             seed=self.seed,
         )
 
-    def _identity(self, model: Model | nn.Module, problem: EndToEnd, target: Examples) -> dict[str, Any]:
-        network = network_of(model)
-        return {
-            "settings": plain(asdict(self)),
-            "sites": [site.name for site in problem.sites],
-            "source": problem.source.fingerprint,
-            "target": target.fingerprint,
-            "model": Model(network, None, "").fingerprint(),
-        }
-
     def _descend(
         self, problem: EndToEnd, kept: KeptFit, progress: Progress | None
     ) -> tuple[State, list[float]]:
         """All steps, from the last checkpoint on."""
-        names = ("steps", "lr", "optimizer", "gamma")
-        descent = Descent(**{name: getattr(self, name) for name in names})
+        descent = Descent(**{field.name: getattr(self, field.name) for field in fields(Descent)})
         state, losses = kept.last() or (problem.start(), [])
         state = state.beside(problem.start())
         if state.step == descent.steps:
@@ -264,11 +253,3 @@ class LinEAS:
         return DivergedError(
             f"LinEAS: the loss of step {len(losses)} or its gradient is not finite ({last}); try {advice}"
         )
-
-    def _steering(self, problem: EndToEnd, state: State, losses: Sequence[float]) -> Steering:
-        if not all(point.isfinite().all() for point in state.point.values()):
-            raise self._diverged(losses)
-        maps = problem.maps(state.point)
-        after = samples(problem.model, problem.source, problem.loss_sites, self.pool, maps)
-        cost = costs(problem.before, after, problem.target)
-        return steering_of(self, problem.model, maps, cost, losses=list(losses))
