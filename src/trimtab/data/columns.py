@@ -9,8 +9,7 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Se
 from pathlib import Path
 from typing import Any
 
-from trimtab.data.records import BESIDE_MESSAGES, KEYS, hint_for, missing_column, named
-from trimtab.errors import DataError, explain
+from trimtab.data.records import BESIDE_MESSAGES, KEYS, hint_for, missing_column, named, refusal
 
 _ROWS = 1024
 """Rows that are held at a time."""
@@ -91,7 +90,7 @@ def refuse_source(source: object, where: str) -> None:
     else:
         got, expected, hint = _no_records(source)
     if got:
-        raise DataError(f"{where}: {explain(got, expected, hint)}")
+        raise refusal(where, got, expected, hint)
 
 
 def _no_records(source: object) -> tuple[str, str, str]:
@@ -144,15 +143,14 @@ def usable_columns(names: Iterable[str], where: str, columns: Mapping[str, str] 
     wanted = list(columns.values()) if columns else [name for name in names if name in (*KEYS, *beside)]
     lacking = [name for name in wanted if name not in names]
     if columns and lacking:
-        raise DataError(f"{where}: {explain(f'columns {_short(names)}', *missing_column(columns, names))}")
+        raise refusal(where, f"columns {_short(names)}", *missing_column(columns, names))
     makes = {"text", "messages"} & set(wanted) or {"prompt", "completion"} <= set(wanted)
     if not columns and not makes:
         expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
-        hint = hint_for(names) or "columns={'text': ...}"
-        raise DataError(f"{where}: {explain(f'columns {_short(names)}', expected, hint)}")
+        raise refusal(where, f"columns {_short(names)}", expected, hint_for(names) or "columns={'text': ...}")
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
-        raise DataError(f"{where}: {explain(f'column {twice[0]!r} twice', 'each column once')}")
+        raise refusal(where, f"column {twice[0]!r} twice", "each column once")
     return list(dict.fromkeys(wanted))
 
 
@@ -258,7 +256,7 @@ def load_set(name: str, dataset: str, options: Mapping[str, Any]) -> Any:
         if "config" in str(error).lower():
             hint = "config=..., one of those named"
         said = " ".join(str(error).split())[:_SAID] or type(error).__name__
-        raise DataError(f"domain {name!r}: {explain(f'{dataset!r}: {said}', expected, hint)}") from error
+        raise refusal(f"domain {name!r}", f"{dataset!r}: {said}", expected, hint) from error
 
 
 def is_saved_set(folder: Path) -> bool:
@@ -278,5 +276,6 @@ def load_saved(name: str, folder: Path) -> Any:
         return load_from_disk(str(folder))
     except Exception as error:
         got = f"a folder that cannot be read ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
-        what = explain(got, "a data set as save_to_disk writes it", "writing it again")
-        raise DataError(f"domain {name!r}: {folder}: {what}") from error
+        raise refusal(
+            f"domain {name!r}: {folder}", got, "a data set as save_to_disk writes it", "writing it again"
+        ) from error

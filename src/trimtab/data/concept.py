@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.data.records import refusal
 from trimtab.errors import DataError, explain, nearest
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.files import TEXT_LIMIT, check_regular, parse_json, reading
@@ -241,15 +242,12 @@ def json_lines(path: Path, expected: str) -> Iterator[tuple[str, str]]:
             number += 1
             where = f"{path}, line {number}"
             if len(raw) > TEXT_LIMIT:
-                got = f"more than {TEXT_LIMIT / 2**20:,.0f} MiB"
-                raise DataError(f"{where}: {explain(got, expected)}")
+                raise refusal(where, f"more than {TEXT_LIMIT / 2**20:,.0f} MiB", expected)
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 got = f"bytes that are not UTF-8 ({error.reason}, byte {error.start})"
-                raise DataError(
-                    f"{where}: {explain(got, f'{expected} in UTF-8', 'iconv -t utf-8')}"
-                ) from error
+                raise refusal(where, got, f"{expected} in UTF-8", "iconv -t utf-8") from error
             if text.strip(" \t\r\n"):
                 yield where, text
 
@@ -269,7 +267,7 @@ def json_row(line: str, where: str, expected: str) -> dict[str, Any]:
     except DataError as error:
         raise DataError(str(error).replace("got text that is not JSON", "got damaged text", 1)) from error
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {explain(f'a {type(row).__name__}', expected)}")
+        raise refusal(where, f"a {type(row).__name__}", expected)
     json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, where, expected))
     return row
 
@@ -277,7 +275,7 @@ def json_row(line: str, where: str, expected: str) -> dict[str, Any]:
 def _once(pairs: Sequence[tuple[str, Any]], where: str, expected: str) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise DataError(f"{where}: {explain(f'the key {twice[0]!r} twice', expected)}")
+        raise refusal(where, f"the key {twice[0]!r} twice", expected)
     return dict(pairs)
 
 
@@ -286,22 +284,22 @@ def _concept(line: str, where: str) -> Concept:
     name = row.get("name")
     if not isinstance(name, str) or not name.strip():
         got = "no name" if not isinstance(name, str) else f"the name {name!r}"
-        raise DataError(f"{where}: {explain(got, EXPECTED, _near('name', row))}")
+        raise refusal(where, got, EXPECTED, _near("name", row))
     if cannot_be_encoded(name):
-        raise DataError(f"{where}: {explain(f'half a character in the name {name!r}', 'whole ones')}")
+        raise refusal(where, f"half a character in the name {name!r}", "whole ones")
     sides = {side: row.get(side, []) for side in ("positive", "negative")}
     for side, texts in sides.items():
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{where}, {name}: {explain(f'{side} that is no list of texts', EXPECTED)}")
+            raise refusal(f"{where}, {name}", f"{side} that is no list of texts", EXPECTED)
         if side not in row and (near := _near(side, row)):
-            raise DataError(f"{where}, {name}: {explain(f'no {side}', EXPECTED, near)}")
+            raise refusal(f"{where}, {name}", f"no {side}", EXPECTED, near)
         if halves := [text for text in texts if cannot_be_encoded(text)]:
             got = f"half a character (a lone surrogate) in {side} example {texts.index(halves[0])}"
-            raise DataError(f"{where}, {name}: {explain(got, 'whole characters')}")
+            raise refusal(f"{where}, {name}", got, "whole characters")
     word = row.get("word", word_of(name))
     if word is not None and not isinstance(word, str):
         got = f"the word {word!r}"
-        raise DataError(f"{where}, {name}: {explain(got, 'a text, or null for a concept that is no word')}")
+        raise refusal(f"{where}, {name}", got, "a text, or null for a concept that is no word")
     return Concept(name, tuple(sides["positive"]), tuple(sides["negative"]), word)
 
 
@@ -379,9 +377,9 @@ def _texts(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     texts = (definition, *examples) if isinstance(examples, list) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
         expected = "an object with definition, a text, and examples, a list of texts"
-        raise DataError(f"{where}: {explain('another line', expected)}")
+        raise refusal(where, "another line", expected)
     if any(map(cannot_be_encoded, texts)):
-        raise DataError(f"{where}: {explain('half a character (a lone surrogate)', 'whole characters')}")
+        raise refusal(where, "half a character (a lone surrogate)", "whole characters")
     return texts
 
 

@@ -24,6 +24,7 @@ from trimtab.data.concept import (
     word_of,
     write_concepts,
 )
+from trimtab.data.records import refusal
 from trimtab.errors import DataError, explain, nearest
 from trimtab.seeds import derive
 
@@ -187,12 +188,7 @@ class ConceptSet:
 
     @classmethod
     def from_templates(
-        cls,
-        words: Sequence[str],
-        templates: Sequence[str],
-        *,
-        negatives: int | None = None,
-        seed: int = 0,
+        cls, words: Sequence[str], templates: Sequence[str], *, negatives: int | None = None, seed: int = 0
     ) -> ConceptSet:
         """Words as concepts, each in the same sentences, so that only the word tells them apart.
 
@@ -266,7 +262,7 @@ class ConceptSet:
         """
         if name not in self.names:
             expected = f"one of {len(self)} concepts"
-            raise DataError(f"concept: {explain(repr(name), expected, nearest(str(name), self.names))}")
+            raise refusal("concept", repr(name), expected, nearest(str(name), self.names))
         return self.names.index(name)
 
     def __getitem__(self, name: str) -> Concept:
@@ -283,7 +279,7 @@ def _first(name: str, examples: Sequence[Example], count: int | None) -> tuple[E
     """So many of the examples, or all."""
     if count is not None and len(examples) < count:
         got = f"{len(examples)} possible negative examples"
-        raise DataError(f"{name}: {explain(got, f'the {count} asked for', 'fewer, or more concepts')}")
+        raise refusal(name, got, f"the {count} asked for", "fewer, or more concepts")
     return tuple(examples[:count])
 
 
@@ -291,7 +287,7 @@ def _refuse_texts(lists: Mapping[str, object]) -> None:
     """A text is a sequence of its letters, and would pass for so many examples."""
     for name, one in lists.items():
         if isinstance(one, str):
-            raise DataError(f"{name}: {explain('a single text', 'a list of texts', '[text]')}")
+            raise refusal(name, "a single text", "a list of texts", "[text]")
 
 
 def _kept(examples: Sequence[Example], word: str | None) -> str | None:

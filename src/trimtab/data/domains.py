@@ -18,7 +18,7 @@ import numpy as np
 from trimtab.data.columns import is_saved_set, kind_of_table, load_saved, load_set
 from trimtab.data.encode import Ends, find_tokenizer
 from trimtab.data.record_files import Kind
-from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, whole
+from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, refusal, whole
 from trimtab.data.splits import (
     ALSO_CALLED,
     SPLITS,
@@ -84,7 +84,7 @@ class Domain:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigError(f"domain name: {explain(repr(self.name), 'a text that is not blank')}")
         if not self.splits:
-            raise DataError(f"domain {self.name!r}: {explain('no split', 'train, validation or test')}")
+            raise refusal(f"domain {self.name!r}", "no split", "train, validation or test")
         for split in self.splits:
             source_of(getattr(self, split), f"domain {self.name!r}, split {split!r}")
 
@@ -104,7 +104,7 @@ class Domain:
             DataError: a malformed record (file and line, or its number), or no such split.
         """
         if split not in self.splits:
-            raise DataError(f"domain {self.name!r}: {explain(split, f'one of {self.splits}')}")
+            raise refusal(f"domain {self.name!r}", split, f"one of {self.splits}")
         return (whole(item) for item in self._source(split) if not why_skipped(item))
 
     @cached_property
@@ -122,8 +122,7 @@ class Domain:
                 )
                 hint = "more records, or files of its own for each split"
                 got = f"no record in {self._source(split)!r}{skipped}"
-                what = explain(got, "at least one", hint)
-                raise DataError(f"domain {self.name!r}, split {split!r}: {what}")
+                raise refusal(f"domain {self.name!r}, split {split!r}", got, "at least one", hint)
         self._check_disjoint(contents)
         return contents
 
@@ -302,7 +301,7 @@ class Domain:
             ConfigError: a wrong key in `columns`.
         """
         if not str(path).strip():
-            raise DataError(f"domain {name!r}: {explain(repr(str(path)), 'a path, or hf:owner/name')}")
+            raise refusal(f"domain {name!r}", repr(str(path)), "a path, or hf:owner/name")
         if str(path).startswith("hf:"):
             where = str(path).removeprefix("hf:")
             return cls.from_dataset(name, where, fractions=fractions, columns=columns)
@@ -315,7 +314,7 @@ class Domain:
         found = {split: files for split in SPLITS if (files := files_of(folder, split))}
         if not found:
             expected = "train.*, validation.* and test.* in it"
-            raise DataError(f"domain {name!r}: {explain(f'folder {path}', expected, _inside(folder))}")
+            raise refusal(f"domain {name!r}", f"folder {path}", expected, _inside(folder))
         sources = {split: Files(files, columns=columns) for split, files in found.items()}
         beside = files_beside(folder, (path for files in found.values() for path in files))
         left_out = (unused_names("file", beside),) if beside else ()
@@ -333,8 +332,7 @@ class Domain:
                     example = next(item for item in self.items(first) if short_hash(item) in known)
                     got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
                     hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
-                    what = explain(got, "splits without a common record", hint)
-                    raise DataError(f"domain {self.name!r}: {what}")
+                    raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
 
 
 def _first(source: Iterable[Item]) -> Iterator[Item]:
@@ -399,7 +397,7 @@ def _from_splits(
     if not sources:
         first = next(iter(splits), "train")
         hint = nearest(first, SPLITS) if nearest(first, SPLITS) == first else f"split={first!r}, as a pool"
-        raise DataError(f"domain {name!r}: {explain(f'splits {list(given)}', f'some of {SPLITS}', hint)}")
+        raise refusal(f"domain {name!r}", f"splits {list(given)}", f"some of {SPLITS}", hint)
     others = [str(split) for split in given if ALSO_CALLED.get(str(split), str(split)) not in SPLITS]
     left_out = (unused_names("split", others),) if others else ()
     return Domain(name, **complete(name, sources, fractions), left_out=left_out)
@@ -437,15 +435,13 @@ def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain
     taken, left = list[Item](), tokens
     for item in domain.items("train"):
         if not isinstance(item, Text):
-            raise DataError(f"domain {domain.name!r}: {explain(type(item).__name__, 'plain texts')}")
+            raise refusal(f"domain {domain.name!r}", type(item).__name__, "plain texts")
         text, used = _beginning(item.text, ends, left)
         taken.append(Text(text))
         left -= used
         if left < 2:
             return replace(domain, train=taken)
-    raise DataError(
-        f"domain {domain.name!r}: {explain(f'{tokens - left} tokens', f'{tokens} or more to train on')}"
-    )
+    raise refusal(f"domain {domain.name!r}", f"{tokens - left} tokens", f"{tokens} or more to train on")
 
 
 def _beginning(text: str, ends: Ends, tokens: int) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from trimtab.data.columns import refuse_source
 from trimtab.data.domains import FRACTIONS, Domain
-from trimtab.data.records import column_problems
+from trimtab.data.records import column_problems, refusal
 from trimtab.data.splits import is_pattern, kind_of
 from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, told_problem
 from trimtab.runs.paths import neighbour
@@ -69,10 +69,7 @@ def path_of(origin: str | Origin | Mapping[str, Any]) -> str:
 
 
 def read_domain(
-    name: str,
-    origin: str | Path | Origin | Mapping[str, Any],
-    *,
-    fractions: Sequence[float] = FRACTIONS,
+    name: str, origin: str | Path | Origin | Mapping[str, Any], *, fractions: Sequence[float] = FRACTIONS
 ) -> Domain:
     """The domain that a config describes.
 
@@ -168,7 +165,7 @@ def _as_domain(name: str, data: Any, fractions: Sequence[float]) -> Domain:
         return read_domain(name, data, fractions=fractions)
     if data is None or isinstance(data, int | float | bytes):
         expected = "a Domain, a path, a data set, a table or a list of records"
-        raise DataError(f"domain {name!r}: {explain(type(data).__name__, expected)}")
+        raise refusal(f"domain {name!r}", type(data).__name__, expected)
     if not isinstance(data, Mapping):
         refuse_source(data, f"domain {name!r}")
     return Domain.from_dataset(name, data, fractions=fractions)

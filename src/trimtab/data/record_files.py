@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
 from trimtab.data.columns import unfilled, usable_columns
-from trimtab.data.records import Item, Text, named, parse
-from trimtab.errors import DataError, explain
+from trimtab.data.records import Item, Text, named, parse, refusal
+from trimtab.errors import DataError
 from trimtab.runs.files import check_regular, parse_json, reading
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -100,7 +100,7 @@ def refuse_records(path: Path) -> None:
         made = mark in line and _make_records(cells)
     if made:
         got = f"{line[:60]!r} as the first line of a text file"
-        raise DataError(f"{path}: {explain(got, 'text', f'a name that ends in {ending}')}")
+        raise refusal(path, got, "text", f"a name that ends in {ending}")
 
 
 def _make_records(names: Iterable[str]) -> bool:
@@ -130,7 +130,7 @@ def _plain(text: str, path: Path) -> str:
     if "\0" in text:
         got = "NUL characters, as binary files and UTF-16 without its mark hold them"
         hint = "another format by the file's ending, or iconv -f utf-16le -t utf-8"
-        raise DataError(f"{path}: {explain(got, _EXPECTED['text'], hint)}")
+        raise refusal(path, got, _EXPECTED["text"], hint)
     return text
 
 
@@ -154,7 +154,7 @@ def _jsonl(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterato
             where = f"{path}:{number}"
             if number == 1 and kind == "jsonl" and text.lstrip().startswith("["):
                 hint = "a name that ends in .json, for an array of records"
-                raise DataError(f"{where}: {explain('the start of a list', _EXPECTED[kind], hint)}")
+                raise refusal(where, "the start of a list", _EXPECTED[kind], hint)
             yield parse(parse_json(text, where, _EXPECTED[kind]), where, columns=columns)
 
 
@@ -164,12 +164,12 @@ def _table(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterato
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     names = [name.strip() for name in _row(rows, path, kind) or []]
     if not names:
-        raise DataError(f"{path}: {explain('an empty file', 'a first line that names the columns')}")
+        raise refusal(path, "an empty file", "a first line that names the columns")
     others = [mark for mark in ",;\t|" if mark != delimiter and mark in names[0]]
     if len(names) == 1 and others:
         got = f"one column {names[0][:60]!r}, with {others[0]!r} in it"
         hint = "a file that ends in .tsv" if others[0] == "\t" else f"{delimiter!r} between columns"
-        raise DataError(f"{path}: {explain(got, f'columns with {delimiter!r} between them', hint)}")
+        raise refusal(path, got, f"columns with {delimiter!r} between them", hint)
     used = usable_columns(names, str(path), columns)
     places = [(name, names.index(name)) for name in used]
     beside = tuple(name for name in names if name not in used)
@@ -179,8 +179,7 @@ def _table(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterato
             continue
         if len(row) != len(names):
             hint = "quotes around cells that hold commas, quotes or line ends"
-            what = explain(f"{len(row)} cells", f"{len(names)}, as the first line has", hint)
-            raise DataError(f"{where}: {what}")
+            raise refusal(where, f"{len(row)} cells", f"{len(names)}, as the first line has", hint)
         yield parse(
             {name: row[place] or None for name, place in places}, where, columns=columns, beside=beside
         )
@@ -195,7 +194,7 @@ def _row(rows: Any, path: Path, kind: Kind) -> list[str] | None:
         return None
     except csv.Error as error:
         hint = "quotes in pairs, doubled within a cell"
-        raise DataError(f"{path}:{rows.line_num}: {explain(error, _EXPECTED[kind], hint)}") from error
+        raise refusal(f"{path}:{rows.line_num}", error, _EXPECTED[kind], hint) from error
     finally:
         csv.field_size_limit(limit)
     return row
@@ -229,8 +228,7 @@ def _lines(path: Path, kind: Kind, *, newline: str | None) -> Iterator[tuple[int
             number += 1
             if len(line) > LINE_LIMIT:
                 got = f"a line of more than {LINE_LIMIT // 2**20} MiB"
-                hint = "cutting the document into records"
-                raise DataError(f"{path}:{number}: {explain(got, _EXPECTED[kind], hint)}")
+                raise refusal(f"{path}:{number}", got, _EXPECTED[kind], "cutting the document into records")
             yield number, line
 
 
@@ -252,8 +250,7 @@ def _whole(path: Path, kind: Kind, limit: int) -> str:
         hint = (
             "one JSON object per line, in a file that ends in .jsonl" if kind == "json" else "several files"
         )
-        got = f"more than {limit // 2**20:,} MiB"
-        raise DataError(f"{path}: {explain(got, f'at most that in one {kind} file', hint)}")
+        raise refusal(path, f"more than {limit // 2**20:,} MiB", f"at most that in one {kind} file", hint)
     return text
 
 
@@ -265,10 +262,9 @@ def _opened(path: Path, kind: Kind, *, newline: str | None) -> Iterator[TextIO]:
         # UTF-32 begins as UTF-16 does, and stands first.
         marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
         if marked:
-            hint = f"iconv -f {marked} -t utf-8"
-            raise DataError(f"{path}: {explain(f'{marked.upper()} text', _EXPECTED[kind], hint)}")
+            raise refusal(path, f"{marked.upper()} text", _EXPECTED[kind], f"iconv -f {marked} -t utf-8")
         if start.startswith(_GZIP) and path.suffix.lower() != ".gz":
-            raise DataError(f"{path}: {explain('a gzip file', _EXPECTED[kind], 'a name that ends in .gz')}")
+            raise refusal(path, "a gzip file", _EXPECTED[kind], "a name that ends in .gz")
         raw.seek(0)
         yield TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
 
@@ -289,11 +285,10 @@ def _not_utf8(path: Path, kind: Kind) -> DataError:
             except UnicodeDecodeError as error:
                 got = f"bytes that are not UTF-8 ({error.reason}, byte {start + error.start})"
                 where = str(path) if kind == "text" else f"{path}:{number}"
-                hint = "iconv -f latin1 -t utf-8, if it is in Latin-1"
-                return DataError(f"{where}: {explain(got, _EXPECTED[kind], hint)}")
+                return refusal(where, got, _EXPECTED[kind], "iconv -f latin1 -t utf-8, if it is in Latin-1")
             number += line.endswith(b"\n")
             start += len(line)
-    return DataError(f"{path}: {explain('bytes that are not UTF-8 (cut at the end)', _EXPECTED[kind])}")
+    return refusal(path, "bytes that are not UTF-8 (cut at the end)", _EXPECTED[kind])
 
 
 def named_kinds() -> str:

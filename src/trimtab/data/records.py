@@ -20,6 +20,15 @@ BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "s
 """Keys beside "messages" that change what a chat template writes; all others are ignored."""
 
 
+def refusal(where: object, got: object, expected: str, hint: str = "") -> DataError:
+    """The error of data that is wrong at a place: a file with its line, a record, a domain.
+
+    >>> refusal("a.csv:3", "2 cells", "3, as the first line has")
+    DataError('a.csv:3: got 2 cells, expected 3, as the first line has')
+    """
+    return DataError(f"{where}: {explain(got, expected, hint)}")
+
+
 def check_content(message: Mapping[str, Any], where: str) -> None:
     """Refuse what is neither a text nor a list of parts; an assistant may say nothing, or call a tool instead.
 
@@ -33,11 +42,11 @@ def check_content(message: Mapping[str, Any], where: str) -> None:
         for part in content:
             if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
                 expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
-                raise DataError(f"{where}, a part of 'content': {explain(repr(part)[:60], expected)}")
+                raise refusal(f"{where}, a part of 'content'", repr(part)[:60], expected)
         return
     if not isinstance(content, str):
         got = "no value" if content is None else type(content).__name__
-        raise DataError(f"{where}, 'content': {explain(got, 'a text')}")
+        raise refusal(f"{where}, 'content'", got, "a text")
 
 
 def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def _mappings(raw: Mapping[str, Any], key: str, where: str) -> list[dict[str, An
     if value is None:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(one, Mapping) for one in value):
-        raise DataError(f"{where}, {key!r}: {explain(repr(value)[:60], 'a list of mappings')}")
+        raise refusal(f"{where}, {key!r}", repr(value)[:60], "a list of mappings")
     return [dict(without_nulls(one)) for one in value]
 
 
@@ -210,17 +219,14 @@ def whole(item: Item) -> Item:
     """
     if "_halves" in item.__dict__:
         hint = "removing it, or U+FFFD in its place"
-        what = explain("half of a character (a lone surrogate)", "whole characters", hint)
-        raise DataError(f"{item.__dict__['_halves']}: {what}")
+        raise refusal(
+            item.__dict__["_halves"], "half of a character (a lone surrogate)", "whole characters", hint
+        )
     return item
 
 
 def parse(
-    raw: object,
-    where: str,
-    *,
-    columns: Mapping[str, str] | None = None,
-    beside: tuple[str, ...] = (),
+    raw: object, where: str, *, columns: Mapping[str, str] | None = None, beside: tuple[str, ...] = ()
 ) -> Item:
     """The record in its checked form.
 
@@ -251,7 +257,7 @@ def parse(
     if isinstance(raw, str):
         return _marked(Text(str(raw)), where)
     if not isinstance(raw, Mapping):
-        raise DataError(f"{where}: {explain(type(raw).__name__, _KINDS)}")
+        raise refusal(where, type(raw).__name__, _KINDS)
     names = columns or _OWN
     there = {key: raw[name] for key, name in names.items() if name in raw}
     fields = {key: value for key, value in there.items() if not is_missing(value)}
@@ -261,10 +267,10 @@ def parse(
         if item is not None:
             _marked(item, where)
     except RecursionError as error:
-        raise DataError(f"{where}: {explain('values nested too deep', _KINDS)}") from error
+        raise refusal(where, "values nested too deep", _KINDS) from error
     if item is None:
         expected, hint = missing_column(columns, raw) if columns else (_KINDS, hint_for(raw, raw))
-        raise DataError(f"{where}: {explain(_named(raw), expected, hint)}")
+        raise refusal(where, _named(raw), expected, hint)
     unused = beside
     if len(raw) > len(used):
         read = {*(names[key] for key in used), *given}
@@ -394,7 +400,7 @@ def _item(
     for key in ("prompt", "completion"):
         if key in there and len(there) == 1:
             other = "completion" if key == "prompt" else "prompt"
-            raise DataError(f"{where}, {other!r}: {explain('no value', 'a text', hint_for(raw, raw))}")
+            raise refusal(f"{where}, {other!r}", "no value", "a text", hint_for(raw, raw))
     return None, ()
 
 
@@ -432,7 +438,7 @@ def _string(fields: Mapping[str, Any], key: str, where: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str):
         got = "no value" if value is None else type(value).__name__
-        raise DataError(f"{where}, {key!r}: {explain(got, 'a text', _hint_for_value(value))}")
+        raise refusal(f"{where}, {key!r}", got, "a text", _hint_for_value(value))
     return str(value)
 
 
@@ -464,11 +470,12 @@ def _unfilled(message: Mapping[str, Any]) -> Mapping[str, Any]:
 def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         got = repr(value) if value in ("", [], ()) else type(value).__name__
-        raise DataError(f"{where}, 'messages': {explain(got, 'a list of messages, at least one')}")
+        raise refusal(f"{where}, 'messages'", got, "a list of messages, at least one")
     for number, message in enumerate(value):
         if not isinstance(message, Mapping):
-            what = explain(type(message).__name__, "a mapping with 'role' and 'content'")
-            raise DataError(f"{where}, message {number}: {what}")
+            raise refusal(
+                f"{where}, message {number}", type(message).__name__, "a mapping with 'role' and 'content'"
+            )
         _string(message, "role", f"{where}, message {number}")
         check_content(message, f"{where}, message {number}")
     return tuple(value)

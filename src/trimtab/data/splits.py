@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from trimtab.data.columns import Rows, kind_of_table, refuse_source
 from trimtab.data.record_files import Kind, named_kinds, read_records, refuse_records
-from trimtab.data.records import NOTHING, Item, Text, named, parse, unused_of, whole
-from trimtab.errors import ConfigError, DataError, explain
+from trimtab.data.records import NOTHING, Item, Text, named, parse, refusal, unused_of, whole
+from trimtab.errors import ConfigError, explain
 from trimtab.runs.paths import neighbour
 
 Paths = str | Path | Sequence[str | Path]
@@ -185,7 +185,7 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
     asked = [paths] if isinstance(paths, str | Path) else list(paths)
     found = [path for one in asked for path in _match(one, name)]
     if not found:
-        raise DataError(f"domain {name!r}: {explain('no path', 'at least one file')}")
+        raise refusal(f"domain {name!r}", "no path", "at least one file")
     return tuple(dict.fromkeys(found))
 
 
@@ -215,8 +215,7 @@ def kind_of(path: Path) -> Kind:
     kind = _ENDINGS.get(ending, "text")
     if ending in _REFUSED or (packed and kind == "parquet"):
         hint = "unpacking it" if packed else _REFUSED[ending]
-        what = explain(f"a {ending} file", f"text, or one of {named_kinds()}", hint)
-        raise DataError(f"{path}: {what}")
+        raise refusal(path, f"a {ending} file", f"text, or one of {named_kinds()}", hint)
     return kind
 
 
@@ -243,14 +242,14 @@ def _match(path: str | Path, name: str) -> list[Path]:
     except (OSError, ValueError, RuntimeError) as error:
         # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
         got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"
-        raise DataError(f"domain {name!r}: {explain(got, 'a path of this machine')}") from error
+        raise refusal(f"domain {name!r}", got, "a path of this machine") from error
     if folder:
-        raise DataError(f"domain {name!r}: {explain(f'folder {path}', 'files', f'{path}/*')}")
+        raise refusal(f"domain {name!r}", f"folder {path}", "files", f"{path}/*")
     if not files:
         got = f"{str(path)!r}{', a pipe or device' if other else ''}"
         pattern = glob.has_magic(str(path))
         wanted = "a pattern that matches files" if pattern else "a file that exists"
-        raise DataError(f"domain {name!r}: {explain(got, wanted, '' if pattern else hint)}")
+        raise refusal(f"domain {name!r}", got, wanted, "" if pattern else hint)
     return files
 
 

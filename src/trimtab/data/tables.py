@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trimtab.data.records import refusal
 from trimtab.errors import DataError, Problem, explain, nearest
 from trimtab.runs.files import check_regular, decode, reading
 from trimtab.runs.paths import neighbour
@@ -60,7 +61,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         )
     if not isinstance(frame.index, pd.RangeIndex):
         got = f"rows of more than the {len(names)} cells of the header"
-        raise DataError(f"{path}: {explain(got, 'as many in every row', 'quotes around cells with commas')}")
+        raise refusal(path, got, "as many in every row", "quotes around cells with commas")
     return frame.apply(_typed) if len(frame) else frame
 
 
@@ -249,21 +250,19 @@ def _unpacked(path: Path, limit: int, *, whole: bool = True) -> bytes:
         with gzip.GzipFile(fileobj=file) as packed:
             raw = packed.read(limit + whole)
     if whole and len(raw) > limit:
-        raise DataError(
-            f"{path}: {explain(f'more than {limit // 2**20} MiB when unpacked', 'a smaller table')}"
-        )
+        raise refusal(path, f"more than {limit // 2**20} MiB when unpacked", "a smaller table")
     return raw
 
 
 def _header(text: str, separator: str, path: Path) -> list[str]:
     first = text.lstrip("\r\n \t" if separator == "," else "\r\n").partition("\n")[0]
     if not first:
-        raise DataError(f"{path}: {explain('an empty file', _TABLE)}")
+        raise refusal(path, "an empty file", _TABLE)
     if "\0" in text:
         got = f"a NUL character in line {text.count(chr(10), 0, text.index(chr(0))) + 1}"
-        raise DataError(f"{path}: {explain(got, _TABLE, 'iconv -f utf-16 -t utf-8, if it is UTF-16')}")
+        raise refusal(path, got, _TABLE, "iconv -f utf-16 -t utf-8, if it is UTF-16")
     if first.count(separator) >= COLUMN_LIMIT:
-        raise DataError(f"{path}: {explain(_many(first.count(separator) + 1), _TABLE)}")
+        raise refusal(path, _many(first.count(separator) + 1), _TABLE)
     with reading(path, _TABLE):
         row = pd.read_csv(
             io.StringIO(text), sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False
@@ -271,7 +270,7 @@ def _header(text: str, separator: str, path: Path) -> list[str]:
     names = [str(one) for one in row.iloc[0]]
     twice = [one for one in dict.fromkeys(names) if one and names.count(one) > 1]
     if twice:
-        raise DataError(f"{path}: {explain(f'column {twice[0]!r} twice', 'each column once')}")
+        raise refusal(path, f"column {twice[0]!r} twice", "each column once")
     return names
 
 
@@ -282,13 +281,12 @@ def _schema(path: Path) -> Any:
         file = pq.ParquetFile(path)
         names, rows = file.schema_arrow.names, file.metadata.num_rows
     if len(names) > COLUMN_LIMIT:
-        raise DataError(f"{path}: {explain(_many(len(names)), 'a table')}")
+        raise refusal(path, _many(len(names)), "a table")
     if rows * len(names) > CELL_LIMIT:
-        got = f"{rows:,} rows of {len(names)} columns"
-        raise DataError(f"{path}: {explain(got, f'at most {CELL_LIMIT:,} cells')}")
+        raise refusal(path, f"{rows:,} rows of {len(names)} columns", f"at most {CELL_LIMIT:,} cells")
     twice = [one for one in names if names.count(one) > 1]
     if twice:
-        raise DataError(f"{path}: {explain(f'column {twice[0]!r} twice', 'each column once')}")
+        raise refusal(path, f"column {twice[0]!r} twice", "each column once")
     return file.schema_arrow
 
 

@@ -30,7 +30,7 @@ from trimtab.data.encode import (
     tokenizer_fingerprint,
     write_rows,
 )
-from trimtab.data.records import Item
+from trimtab.data.records import Item, refusal
 from trimtab.data.splits import SplitContents
 from trimtab.errors import CheckpointError, ConfigError, DataError, explain
 from trimtab.runs.atomic import CHECKSUMS, atomic_directory, verify_checksums, write_checksums
@@ -215,9 +215,7 @@ def tokenise(
             _discard(entry)
         with atomic_directory(entry, replace=False) as folder:
             _build(folder, domain, tokenizer, seq_len, packing)
-    raise DataError(
-        f"{entry}: {explain('a damaged entry again and again', 'a cache that keeps what is written')}"
-    )
+    raise refusal(entry, "a damaged entry again and again", "a cache that keeps what is written")
 
 
 def _key(domain: Domain, tokenizer: PreTrainedTokenizerBase, seq_len: int, packing: Packing) -> str:
@@ -261,7 +259,7 @@ def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) ->
     where = f"domain {domain.name!r}, split {split!r}"
     if 2 * counts.skipped > counts.records:
         got = f"{counts.skipped} of {counts.records} records left out, the first: {counts.first_skipped}"
-        return DataError(f"{where}: {explain(got, 'at most half of them')}")
+        return refusal(where, got, "at most half of them")
     got, hint = f"{counts.records} records without a row", "more data"
     if counts.skipped:
         got += f" ({counts.skipped} left out, the first: {counts.first_skipped})"
@@ -272,7 +270,7 @@ def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) ->
         hint = "a smaller seq_len, or more data"
     if counts.beyond:
         hint = "a larger seq_len"
-    return DataError(f"{where}: {explain(got, f'enough for one row of seq_len={seq_len}', hint)}")
+    return refusal(where, got, f"enough for one row of seq_len={seq_len}", hint)
 
 
 def _with_blanks(splits: dict[str, TokenSplit], domain: Domain) -> dict[str, TokenSplit]:

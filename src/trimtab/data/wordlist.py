@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from trimtab.data.records import refusal
 from trimtab.data.tables import check_columns, label_text, labels, whole_counts
 from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest
 from trimtab.runs.config import read_mapping
@@ -60,8 +61,7 @@ def compiled(expression: str) -> re.Pattern[str]:
             ways = _ways(_TREE.parse(expression, re.IGNORECASE))
     except (re.error, FutureWarning, RecursionError, OverflowError, MemoryError) as raised:
         reason = str(raised) or type(raised).__name__
-        got = f"{expression!r:.80}"
-        raise DataError(explain(got, f"a regular expression ({reason})")) from None
+        raise DataError(explain(f"{expression!r:.80}", f"a regular expression ({reason})")) from None
     if _FLAGS.match(expression):
         got = f"{expression!r:.80}, which sets flags for a whole list"
         raise DataError(
@@ -168,16 +168,14 @@ class WordList:
 
     def __post_init__(self) -> None:
         if not self.labels or not any(self.labels.values()):
-            raise DataError(f"{self.title}: {explain('no word', 'at least one word or pattern')}")
+            raise refusal(self.title, "no word", "at least one word or pattern")
         if not self.source.strip():
-            raise DataError(
-                f"{self.title}: {explain('no source', 'a line that says where the list is from')}"
-            )
+            raise refusal(self.title, "no source", "a line that says where the list is from")
         _check_text(self.source, f"{self.title}, source")
         for label, expressions in self.labels.items():
             _check_text(label, f"{self.title}, label")
             if not expressions:
-                raise DataError(f"{self.title}, {label!r}: {explain('no word', 'at least one')}")
+                raise refusal(f"{self.title}, {label!r}", "no word", "at least one")
             for expression in expressions:
                 try:
                     compiled(expression)
@@ -201,7 +199,7 @@ class WordList:
         content = _content(_path(where), str(where))
         if unknown := set(content) - {"source", "words", "patterns"}:
             got = sorted(str(one)[:40] for one in unknown)[:5]
-            raise DataError(f"{where}: {explain(got, 'source, words and patterns only')}")
+            raise refusal(where, got, "source, words and patterns only")
         expressions: dict[str, list[str]] = {}
         whole = _lists(content, "words", where)
         for label, words in whole.items():
@@ -210,7 +208,7 @@ class WordList:
             expressions.setdefault(label, []).extend(patterns)
         source = content.get("source") or ""
         if not isinstance(source, str):
-            raise DataError(f"{where}, source: {explain(f'a {type(source).__name__}', 'a text')}")
+            raise refusal(f"{where}, source", f"a {type(source).__name__}", "a text")
         anywhere = [label for label, words in whole.items() if any(map(_without_border, words))]
         return cls(expressions, source, str(where), tuple(anywhere))
 
@@ -368,7 +366,7 @@ def _content(path: Path, where: str) -> dict[str, Any]:
         with reading(path, expected):
             return read_mapping(path)
     except TypeError:
-        raise DataError(f"{path}: {explain('a list or mapping as a key', 'texts as keys')}") from None
+        raise refusal(path, "a list or mapping as a key", "texts as keys") from None
 
 
 def _exists(path: Path) -> bool:
@@ -386,7 +384,7 @@ def _check_flat(text: str, path: Path) -> None:
                 got = (
                     "an alias (*name)" if isinstance(event, yaml.AliasEvent) else f"lists nested {depth} deep"
                 )
-                raise DataError(f"{path}: {explain(got, 'source, and words and patterns by label')}")
+                raise refusal(path, got, "source, and words and patterns by label")
     except yaml.YAMLError:
         return
 
@@ -397,24 +395,24 @@ def _check_text(text: Any, where: str) -> None:
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if not usable:
-        raise DataError(f"{where}: {explain(f'{text!r:.60}', 'a text that is not blank')}")
+        raise refusal(where, f"{text!r:.60}", "a text that is not blank")
 
 
 def _lists(content: Mapping[str, Any], key: str, where: str | Path) -> dict[str, list[str]]:
     found = content.get(key) or {}
     if not isinstance(found, Mapping):
-        raise DataError(f"{where}, {key}: {explain(type(found).__name__, 'labels with lists of words')}")
+        raise refusal(f"{where}, {key}", type(found).__name__, "labels with lists of words")
     made: dict[str, list[str]] = {}
     for label, words in found.items():
         place = f"{where}, {key}, {str(label)[:40]!a}"
         if not isinstance(words, list):
-            raise DataError(f"{place}: {explain(f'{words!r:.60}', 'a list of words')}")
+            raise refusal(place, f"{words!r:.60}", "a list of words")
         for word in words:
             if not isinstance(word, str) or not word.strip():
-                raise DataError(f"{place}: {explain(f'{word!r:.60}', 'a list of words', 'quotes')}")
+                raise refusal(place, f"{word!r:.60}", "a list of words", "quotes")
             _check_text(word, place)
         if label is None:
-            raise DataError(f"{place}: {explain('a label without a name', 'a text')}")
+            raise refusal(place, "a label without a name", "a text")
         text = label if isinstance(label, str) else label_text(label)
         _check_text(text, f"{where}, {key}, label")
         made[text.strip()] = list(words)
