@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from trimtab.data.columns import Rows, unfilled
 from trimtab.data.domains import Domain
+from trimtab.data.record_files import Rows, unfilled
 from trimtab.data.records import Chat, Completion, Text
 from trimtab.errors import ConfigError, DataError
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.data.columns import is_saved_set, kind_of_table, load_saved, load_set
 from trimtab.data.encode import Ends, find_tokenizer
-from trimtab.data.record_files import Kind
+from trimtab.data.record_files import Kind, kind_of_table
 from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, refusal, whole
 from trimtab.data.splits import (
     ALSO_CALLED,
@@ -31,6 +30,9 @@ from trimtab.data.splits import (
     files_beside,
     files_of,
     find,
+    is_saved_set,
+    load_saved,
+    load_set,
     pool_of,
     short_hash,
     source_of,

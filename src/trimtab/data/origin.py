@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.data.columns import refuse_source
 from trimtab.data.domains import FRACTIONS, Domain
+from trimtab.data.record_files import refuse_source
 from trimtab.data.records import column_problems, refusal
 from trimtab.data.splits import is_pattern, kind_of
 from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, told_problem

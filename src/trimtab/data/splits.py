@@ -16,8 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.data.columns import Rows, kind_of_table, refuse_source
-from trimtab.data.record_files import Kind, named_kinds, read_records, refuse_records
+from trimtab.data.record_files import (
+    Kind,
+    Rows,
+    kind_of_table,
+    named_kinds,
+    read_records,
+    refuse_records,
+    refuse_source,
+)
 from trimtab.data.records import NOTHING, Item, Text, named, parse, refusal, unused_of, whole
 from trimtab.errors import ConfigError, explain
 from trimtab.runs.paths import neighbour
@@ -103,7 +110,7 @@ class Given:
     """Records in memory or rows of a table, anything that can be iterated more than once.
 
     Attributes:
-        records: a list of records, or a table: see `trimtab.data.columns`.
+        records: a list of records, or a table: see `trimtab.data.record_files`.
         where: what to call them in an error.
         columns: our keys -> those of the records; None for the same.
 
@@ -407,3 +414,44 @@ def _checked(name: str, fractions: Sequence[float]) -> dict[str, float]:
         expected = "three positive shares (train, validation, test; train may be 0) that sum to 1"
         raise ConfigError(f"domain {name!r}, fractions: {explain(list(fractions), expected)}")
     return dict(zip(SPLITS, fractions, strict=True))
+
+
+def load_set(name: str, dataset: str, options: Mapping[str, Any]) -> Any:
+    """What `datasets.load_dataset` gives for a name; `name` is the domain's.
+
+    Raises:
+        DataError: it cannot be loaded, with the beginning of the reason.
+    """
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(dataset, **options)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        named_config = "config" in str(error).lower()
+        hint = "config=..., one of those named" if named_config else "its name on the hub, or a path"
+        expected = "a data set that can be loaded"
+        raise refusal(f"domain {name!r}", f"{dataset!r}: {reason}", expected, hint) from error
+
+
+def is_saved_set(folder: Path) -> bool:
+    """Whether `save_to_disk` of a `Dataset` or a `DatasetDict` wrote the folder."""
+    every = [(folder / file).is_file() for file in ("state.json", "dataset_info.json")]
+    return (folder / "dataset_dict.json").is_file() or all(every)
+
+
+def load_saved(name: str, folder: Path) -> Any:
+    """The `Dataset` or `DatasetDict` of a folder that `save_to_disk` wrote; memory-mapped.
+
+    Raises:
+        DataError: it is damaged; `name` is the domain's.
+    """
+    from datasets import load_from_disk
+
+    try:
+        return load_from_disk(str(folder))
+    except Exception as error:
+        got = f"a folder that cannot be read ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
+        raise refusal(
+            f"domain {name!r}: {folder}", got, "a data set as save_to_disk writes it", "writing it again"
+        ) from error
