@@ -114,7 +114,7 @@ def test_several_patterns_in_a_stable_order_each_file_once(tmp_path):
     domain = Domain("a", train=["x"], test=["y"])
     assert repr(domain) == "Domain('a': train 1 records, test 1 records)"
     found = Domain.from_text("a", [f"{tmp_path}/*.txt", tmp_path / "c.md", tmp_path / "a.txt"])
-    assert [path.name for path in found.train.pool.paths] == ["a.txt", "b.txt", "c.md"]
+    assert [path.name for path in found.train.pool.files.paths] == ["a.txt", "b.txt", "c.md"]
 
 
 @pytest.mark.parametrize("path", ["none.txt", "*.jsonl", "none/**/*.py"])

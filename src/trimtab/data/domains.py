@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -326,15 +326,14 @@ class Domain:
         return source_of(getattr(self, split), f"{self.name}, {split}")
 
     def _check_disjoint(self, contents: Mapping[str, SplitContents]) -> None:
-        for number, first in enumerate(self.splits):
-            for second in self.splits[number + 1 :]:
-                shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
-                if len(shared):
-                    known = set(shared.tolist())
-                    example = next(item for item in self.items(first) if short_hash(item) in known)
-                    got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
-                    hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
-                    raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
+        for first, second in combinations(self.splits, 2):
+            shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
+            if len(shared):
+                known = set(shared.tolist())
+                example = next(item for item in self.items(first) if short_hash(item) in known)
+                got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
+                hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
+                raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
 
 
 def _first(source: Iterable[Item]) -> Iterator[Item]:
@@ -389,12 +388,15 @@ def _from_splits(
     name: str, data: Any, columns: Mapping[str, str] | None, fractions: Sequence[float]
 ) -> Domain:
     """A domain from a mapping of splits, or from one table or list as a pool."""
-    is_pool = not isinstance(data, Mapping) or (kind_of_table(data) == "columns" and not _names_splits(data))
-    given = {"train": data} if is_pool else data
+    keys = data if isinstance(data, Mapping) else ()
+    names_splits = any(ALSO_CALLED.get(str(key), str(key)) in SPLITS for key in keys)
+    is_columns = kind_of_table(data) == "columns" and (not names_splits or any(key in KEYS for key in keys))
+    given = data if isinstance(data, Mapping) and not is_columns else {"train": data}
     splits = {ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
-    where = f"domain {name!r}, split"
     sources = {
-        split: Given(splits[split], f"{where} {split!r}", columns) for split in SPLITS if split in splits
+        split: Given(splits[split], f"domain {name!r}, split {split!r}", columns)
+        for split in SPLITS
+        if split in splits
     }
     if not sources:
         first = next(iter(splits), "train")
@@ -403,12 +405,6 @@ def _from_splits(
     others = [str(split) for split in given if ALSO_CALLED.get(str(split), str(split)) not in SPLITS]
     left_out = (unused_names("split", others),) if others else ()
     return Domain(name, **complete(name, sources, fractions), left_out=left_out)
-
-
-def _names_splits(data: Mapping[Any, Any]) -> bool:
-    return not any(key in KEYS for key in data) and any(
-        ALSO_CALLED.get(str(key), str(key)) in SPLITS for key in data
-    )
 
 
 def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:
@@ -433,26 +429,16 @@ def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain
     tokenizer = find_tokenizer(model_or_tokenizer)
     if not tokenizer.is_fast:
         raise ModelError(explain(type(tokenizer).__name__, "a fast tokenizer, to cut a text at a token"))
-    ends = Ends.of(tokenizer)
-    taken, left = list[Item](), tokens
+    ends, taken, left = Ends.of(tokenizer), list[Item](), tokens
     for item in domain.items("train"):
         if not isinstance(item, Text):
             raise refusal(f"domain {domain.name!r}", type(item).__name__, "plain texts")
-        text, used = _beginning(item.text, ends, left)
-        taken.append(Text(text))
-        left -= used
+        encoded = tokenizer(item.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
+        before = len(ends.before(ids, item.text))
+        last = left - before - 2  # the last of its own tokens that has room beside the one that closes it
+        left -= before + len(ids) + len(ends.after(ids, item.text))
+        taken.append(item if left >= 0 else Text(item.text[: spans[last][1]] if last >= 0 else ""))
         if left < 2:
             return replace(domain, train=taken)
     raise refusal(f"domain {domain.name!r}", f"{tokens - left} tokens", f"{tokens} or more to train on")
-
-
-def _beginning(text: str, ends: Ends, tokens: int) -> tuple[str, int]:
-    """As much of a text as fits into so many tokens with those around it; and how many it takes."""
-    encoded = ends.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
-    before = len(ends.before(ids, text))
-    whole = before + len(ids) + len(ends.after(ids, text))
-    if whole <= tokens:
-        return text, whole
-    last = tokens - before - 2
-    return (text[: spans[last][1]], tokens) if last >= 0 else ("", tokens)

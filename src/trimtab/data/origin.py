@@ -87,15 +87,9 @@ def read_domain(
         return Domain.from_path(name, origin, fractions=fractions)
     columns = origin.columns or None
     if origin.path.startswith("hf:"):
-        domain = Domain.from_dataset(
-            name,
-            origin.path.removeprefix("hf:"),
-            config=origin.config,
-            split=origin.split,
-            revision=origin.revision,
-            columns=columns,
-            fractions=fractions,
-        )
+        options: dict[str, Any] = {key: getattr(origin, key) for key in _OF_THE_HUB}
+        path = origin.path.removeprefix("hf:")
+        domain = Domain.from_dataset(name, path, columns=columns, fractions=fractions, **options)
     else:
         domain = Domain.from_path(name, origin.path, columns=columns, fractions=fractions)
     return domain.without_overlap() if origin.overlap == "drop" else domain

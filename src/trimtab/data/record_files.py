@@ -27,6 +27,7 @@ from trimtab.data.records import (
     named,
     parse,
     refusal,
+    without_nulls,
 )
 from trimtab.errors import DataError
 from trimtab.runs.files import check_regular, parse_json, reading
@@ -272,15 +273,6 @@ def _not_utf8(path: Path, expected: str) -> DataError:
     return refusal(path, "bytes that are not UTF-8 (cut at the end)", expected)
 
 
-def named_kinds() -> str:
-    """The endings that are read as more than text, for a message.
-
-    >>> named_kinds()
-    "'.jsonl', '.json', '.csv', '.tsv', '.parquet'"
-    """
-    return named(f".{kind}" for kind in _EXPECTED if kind != "text")
-
-
 _TABLES = {
     ("pandas", "DataFrame"): "pandas",
     ("pandas", "Series"): "values",
@@ -413,21 +405,11 @@ def usable_columns(
     return used, tuple(name for name in names if name not in used)
 
 
-def unfilled(value: Any) -> Any:
-    """A nested value of a table without the keys that it was filled with because other rows have them.
-
-    Arrow keeps lists of mappings as columns, so that every mapping has the keys of all; `content` stays.
-
-    >>> unfilled([{"role": "user", "content": None, "tool_calls": None}])
-    [{'role': 'user', 'content': None}]
-    """
-    if isinstance(value, Mapping):
-        return {key: unfilled(item) for key, item in value.items() if item is not None or key == "content"}
-    return [unfilled(item) for item in value] if isinstance(value, list) else value
-
-
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: unfilled(value) if isinstance(value, list | dict) else value for name, value in row.items()}
+    return {
+        name: without_nulls(value, keep="content") if isinstance(value, list | dict) else value
+        for name, value in row.items()
+    }
 
 
 def _named_values(names: Sequence[str], columns: Iterable[Iterable[Any]]) -> Iterator[dict[str, Any]]:

@@ -36,17 +36,15 @@ def check_content(message: Mapping[str, Any], where: str) -> None:
         DataError: it is neither.
     """
     content = message.get("content")
-    if content is None and message["role"] == "assistant":
+    if isinstance(content, str) or (content is None and message["role"] == "assistant"):
         return
-    if isinstance(content, list | tuple):
-        for part in content:
-            if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-                expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
-                raise refusal(f"{where}, a part of 'content'", repr(part)[:60], expected)
-        return
-    if not isinstance(content, str):
+    if not isinstance(content, list | tuple):
         got = "no value" if content is None else type(content).__name__
         raise refusal(f"{where}, 'content'", got, "a text")
+    for part in content:
+        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+            expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
+            raise refusal(f"{where}, a part of 'content'", repr(part)[:60], expected)
 
 
 def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
@@ -110,15 +108,18 @@ def as_lists(value: Any) -> Any:
     return [as_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: Any, *, keep: str = "") -> Any:
     """Mappings without keys that have no value, at every depth: tables give every row the keys of all of them.
 
     >>> without_nulls({"city": "Oslo", "unit": None, "in": [{"a": None}]})
     {'city': 'Oslo', 'in': [{}]}
+    >>> without_nulls([{"role": "user", "content": None, "tool_calls": None}], keep="content")
+    [{'role': 'user', 'content': None}]
     """
     if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list | tuple) else value
+        there = {key: inner for key, inner in value.items() if inner is not None or key == keep}
+        return {key: without_nulls(inner, keep=keep) for key, inner in there.items()}
+    return [without_nulls(inner, keep=keep) for inner in value] if isinstance(value, list | tuple) else value
 
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
@@ -129,20 +130,19 @@ _OWN = {key: key for key in KEYS}
 _SHOWN = 12
 _LONG = 60
 _ALIKE = 0.75
-_PAIRS = (
-    ("question", "answer"),
-    ("question", "response"),
-    ("problem", "solution"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("input", "output"),
-    ("query", "response"),
-    ("query", "answer"),
-    ("prompt", "response"),
-    ("prompt", "answer"),
-    ("prompt", "chosen"),
-    ("source", "target"),
-)
+_PAIRS = [
+    (prompt, completion)
+    for prompt, completions in {
+        "question": "answer response",
+        "problem": "solution",
+        "instruction": "output response",
+        "input": "output",
+        "query": "response answer",
+        "prompt": "response answer chosen",
+        "source": "target",
+    }.items()
+    for completion in completions.split()
+]
 """What others call a prompt and its completion."""
 _TEXTS = ("content", "body", "document", "article", "raw_content", "sentence", "passage", "story", "code")
 """What others call a text."""
@@ -270,7 +270,8 @@ def parse(
         raise refusal(where, "values nested too deep", _KINDS) from error
     if item is None:
         expected, hint = missing_column(columns, raw) if columns else (_KINDS, hint_for(raw, raw))
-        raise refusal(where, _named(raw), expected, hint)
+        got = f"a mapping with {named(raw)}" if raw else "an empty mapping"
+        raise refusal(where, got, expected, hint)
     unused = beside
     if len(raw) > len(used):
         read = {*(names[key] for key in used), *given}
@@ -388,7 +389,7 @@ def _item(
 ) -> tuple[Item | None, tuple[str, ...]]:
     """The record of a mapping's fields and the keys it is made of; None where they make none."""
     if "messages" in fields:
-        messages = _messages(_listed(fields["messages"], where), where)
+        messages = _messages(fields["messages"], where)
         return Chat(messages, read_given(given, messages, where)), ("messages",)
     if "text" in fields and not ("prompt" in fields and "completion" in fields):
         return Text(_string(fields, "text", where)), ("text",)
@@ -411,13 +412,16 @@ def _given(raw: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _marked(item: Item, where: str) -> Item:
     """The record, with its place noted where half of a character is in it; `whole` refuses it then."""
-    if "_halves" not in item.__dict__:
-        fields = {name: vars(item)[name] for name in item.__dataclass_fields__}
-        given = fields.pop("given", {})
-        halved = [key for key, value in {**fields, **given}.items() if _has_halves(value)]
-        if halved:
-            item.__dict__["_halves"] = f"{where}, {halved[0]!r}"
+    if "_halves" not in item.__dict__ and (field := halved(item)):
+        item.__dict__["_halves"] = f"{where}, {field!r}"
     return item
+
+
+def halved(item: Item) -> str:
+    """The first field of a record, or of what it gives its template, with half of a character; empty without one."""
+    values = {name: vars(item)[name] for name in item.__dataclass_fields__}
+    values |= values.pop("given", {})
+    return next((name for name, value in values.items() if _has_halves(value)), "")
 
 
 def _has_halves(value: object) -> bool:
@@ -436,53 +440,35 @@ def _digest(*parts: object) -> bytes:
 
 def _string(fields: Mapping[str, Any], key: str, where: str) -> str:
     value = fields.get(key)
-    if not isinstance(value, str):
-        got = "no value" if value is None else type(value).__name__
-        raise refusal(f"{where}, {key!r}", got, "a text", _hint_for_value(value))
-    return str(value)
-
-
-def _hint_for_value(value: object) -> str:
+    if isinstance(value, str):
+        return str(value)
+    hint = "a record for each text" if isinstance(value, Sequence) else ""
     if isinstance(value, bytes | bytearray):
-        return "decoding it"
-    if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
-        return "one record with 'messages'"
-    return "a record for each text" if isinstance(value, Sequence) else ""
-
-
-def _listed(messages: object, where: str) -> object:
-    """The messages, read where they are JSON text, and without the empty keys with which tables fill them."""
-    messages = as_lists(messages)
-    if isinstance(messages, str) and messages.lstrip().startswith("["):
-        messages = parse_json(messages, f"{where}, 'messages'", "a list of messages")
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        return messages
-    return [_unfilled(one) if isinstance(one, Mapping) else one for one in messages]
-
-
-def _unfilled(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A message without the keys that have no value; `content` stays, for it says that there is none."""
-    if not any(value is None and key != "content" for key, value in message.items()):
-        return message
-    return {key: value for key, value in message.items() if value is not None or key == "content"}
+        hint = "decoding it"
+    elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+        hint = "one record with 'messages'"
+    got = "no value" if value is None else type(value).__name__
+    raise refusal(f"{where}, {key!r}", got, "a text", hint)
 
 
 def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
+    """The messages, read where they are JSON text, and without the empty keys with which tables fill them."""
+    value = as_lists(value)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parse_json(value, f"{where}, 'messages'", "a list of messages")
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         got = repr(value) if value in ("", [], ()) else type(value).__name__
         raise refusal(f"{where}, 'messages'", got, "a list of messages, at least one")
     for number, message in enumerate(value):
+        place = f"{where}, message {number}"
         if not isinstance(message, Mapping):
-            raise refusal(
-                f"{where}, message {number}", type(message).__name__, "a mapping with 'role' and 'content'"
-            )
-        _string(message, "role", f"{where}, message {number}")
-        check_content(message, f"{where}, message {number}")
-    return tuple(value)
-
-
-def _named(raw: Mapping[Any, Any]) -> str:
-    return f"a mapping with {named(raw)}" if raw else "an empty mapping"
+            raise refusal(place, type(message).__name__, "a mapping with 'role' and 'content'")
+        _string(message, "role", place)
+        check_content(message, place)
+    return tuple(
+        {key: said for key, said in message.items() if said is not None or key == "content"}
+        for message in value
+    )
 
 
 def _hint_for_talk(name: str, talk: object) -> str:

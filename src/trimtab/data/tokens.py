@@ -31,7 +31,6 @@ from trimtab.data.encode import (
     write_rows,
 )
 from trimtab.data.records import Item, refusal
-from trimtab.data.splits import SplitContents
 from trimtab.errors import CheckpointError, ConfigError, DataError, explain
 from trimtab.runs.atomic import CHECKSUMS, atomic_directory, verify_checksums, write_checksums
 from trimtab.runs.files import read_json
@@ -119,14 +118,12 @@ class TokenSplit:
     def example(self, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> tuple[tuple[str, bool], ...]:
         """A row as stretches of text, each with whether it carries loss; long ones are cut in their middle."""
         start, stop = self._span(row)
-        loss = self.loss[start:stop]
+        loss, half = self.loss[start:stop], _EXCERPT // 2
         borders = np.flatnonzero(np.diff(loss.astype(np.int8))) + 1
-        return tuple(
-            (_shortened(str(tokenizer.decode(ids.tolist()))), bool(marks[0]))
-            for ids, marks in zip(
-                np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True
-            )
-        )
+        stretches = zip(np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True)
+        texts = [(str(tokenizer.decode(ids.tolist())), bool(marks[0])) for ids, marks in stretches]
+        cut = [text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}" for text, _ in texts]
+        return tuple((text, carries) for text, (_, carries) in zip(cut, texts, strict=True))
 
     @property
     def mean_target_tokens(self) -> float:
@@ -197,7 +194,8 @@ def tokenise(
     if packing not in ("packed", "padded"):
         raise ConfigError(f"packing: {explain(repr(packing), repr('packed') + ' or ' + repr('padded'))}")
     tokenizer = find_tokenizer(model_or_tokenizer)
-    key = _key(domain, tokenizer, seq_len, packing)
+    parts = [_LAYOUT, domain.fingerprint, tokenizer_fingerprint(tokenizer), seq_len, packing]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     entry = (cache_home() / "tokens" if cache is None else Path(cache)) / key
     for _ in range(_ATTEMPTS):
         existed = entry.exists()
@@ -207,9 +205,13 @@ def tokenise(
             warnings.warn(f"token cache: {error}; the entry is built again", stacklevel=2)
             splits = None
         if splits is not None:
-            unread = tuple(getattr(domain, "unread", ()))
-            made = TokenDomain(domain.name, _with_blanks(splits, domain), key, unread)
-            _warn(made, seq_len)
+            for name, content in domain.contents.items():
+                # They have no part in what an entry is known by, and are counted for this domain.
+                counts = replace(splits[name].counts, blank=content.blank + content.without_value)
+                splits[name] = replace(splits[name], counts=counts)
+            made = TokenDomain(domain.name, splits, key, tuple(getattr(domain, "unread", ())))
+            if phrases := list(left_out(made, list(splits), seq_len)):
+                warnings.warn(f"domain {domain.name!r}: {'; '.join(phrases)}", stacklevel=2)
             return made
         if existed:
             _discard(entry)
@@ -218,20 +220,19 @@ def tokenise(
     raise refusal(entry, "a damaged entry again and again", "a cache that keeps what is written")
 
 
-def _key(domain: Domain, tokenizer: PreTrainedTokenizerBase, seq_len: int, packing: Packing) -> str:
-    parts = [_LAYOUT, domain.fingerprint, tokenizer_fingerprint(tokenizer), seq_len, packing]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 def _build(
     folder: Path, domain: Domain, tokenizer: PreTrainedTokenizerBase, seq_len: int, packing: Packing
 ) -> None:
     counts = {}
     for split in domain.splits:
         items = _unchanged(domain, split)
-        counts[split] = write_rows(folder, split, encode(items, tokenizer), seq_len, packing)
-        if not counts[split].tokens or 2 * counts[split].skipped > counts[split].records:
-            raise _too_short(domain, split, counts[split], seq_len)
+        count = counts[split] = write_rows(folder, split, encode(items, tokenizer), seq_len, packing)
+        where = f"domain {domain.name!r}, split {split!r}"
+        if 2 * count.skipped > count.records:
+            got = f"{count.skipped} of {count.records} records left out, the first: {count.first_skipped}"
+            raise refusal(where, got, "at most half of them")
+        if not count.tokens:
+            raise refusal(where, *_too_short(count, seq_len))
     card = {
         "splits": {split: asdict(count) for split, count in counts.items()},
         "pad_id": pad_id(tokenizer),
@@ -255,11 +256,8 @@ def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
         raise DataError(f"domain {domain.name!r}, split {split!r}: {what}")
 
 
-def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) -> DataError:
-    where = f"domain {domain.name!r}, split {split!r}"
-    if 2 * counts.skipped > counts.records:
-        got = f"{counts.skipped} of {counts.records} records left out, the first: {counts.first_skipped}"
-        return refusal(where, got, "at most half of them")
+def _too_short(counts: SplitCounts, seq_len: int) -> tuple[str, str, str]:
+    """What was got, what is expected and what to try with a split that makes no row."""
     got, hint = f"{counts.records} records without a row", "more data"
     if counts.skipped:
         got += f" ({counts.skipped} left out, the first: {counts.first_skipped})"
@@ -268,27 +266,8 @@ def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) ->
     if counts.left_over:
         got += f" ({counts.left_over} tokens of text)"
         hint = "a smaller seq_len, or more data"
-    if counts.beyond:
-        hint = "a larger seq_len"
-    return refusal(where, got, f"enough for one row of seq_len={seq_len}", hint)
-
-
-def _with_blanks(splits: dict[str, TokenSplit], domain: Domain) -> dict[str, TokenSplit]:
-    """With the blank records of this domain: they have no part in what an entry of the cache is known by."""
-    return {
-        name: replace(split, counts=replace(split.counts, blank=_blank(domain.contents[name])))
-        for name, split in splits.items()
-    }
-
-
-def _blank(contents: SplitContents) -> int:
-    """Records without a text: blank ones, and those without a value."""
-    return int(getattr(contents, "blank", 0)) + int(getattr(contents, "without_value", 0))
-
-
-def _warn(domain: TokenDomain, seq_len: int) -> None:
-    if told := list(left_out(domain, list(domain.splits), seq_len)):
-        warnings.warn(f"domain {domain.name!r}: {'; '.join(told)}", stacklevel=3)
+    hint = "a larger seq_len" if counts.beyond else hint
+    return got, f"enough for one row of seq_len={seq_len}", hint
 
 
 def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterator[str]:
@@ -302,23 +281,18 @@ def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterat
         seq_len: tokens per row.
     """
     counts = {name: domain.splits[name].counts for name in splits}
+    rows = {name: len(domain.splits[name]) for name in splits}
+    beyond = sum(c.beyond for c in counts.values())
     if some := {name: (c.skipped, c.records) for name, c in counts.items() if c.skipped}:
         first = next(iter(some))
-        yield (
-            f"{_shares(some)} records left out, since the chat template does not write them as they are "
-            f"(the first: {first} {counts[first].first_skipped})"
-        )
-    beyond = sum(c.beyond for c in counts.values())
+        why = f"since the chat template does not write them as they are (the first: {first} {counts[first].first_skipped})"
+        yield f"{_shares(some)} records left out, {why}"
     if some := {n: (c.dropped, c.records) for n, c in counts.items() if c.dropped > _TOLD * c.records}:
-        yield (
-            f"{_shares(some)} records dropped, without a token that carries loss in the first {seq_len}"
-            + (f"; a larger seq_len keeps {beyond} of them" if beyond else "")
-        )
-    rows = {name: len(domain.splits[name]) for name in splits}
+        hint = f"; a larger seq_len keeps {beyond} of them" if beyond else ""
+        yield f"{_shares(some)} records dropped, without a token that carries loss in the first {seq_len}{hint}"
     if some := {n: (c.truncated, rows[n]) for n, c in counts.items() if c.truncated > _TOLD * rows[n]}:
-        yield f"{_shares(some)} sequences were cut at {seq_len} tokens" + (
-            "" if beyond else "; a larger seq_len keeps more"
-        )
+        hint = "" if beyond else "; a larger seq_len keeps more"
+        yield f"{_shares(some)} sequences were cut at {seq_len} tokens{hint}"
 
 
 def _shares(some: Mapping[str, tuple[int, int]]) -> str:
@@ -328,11 +302,6 @@ def _shares(some: Mapping[str, tuple[int, int]]) -> str:
     '3 of 9 train, 1 of 2 test'
     """
     return ", ".join(f"{count} of {of} {name}" for name, (count, of) in some.items())
-
-
-def _shortened(text: str) -> str:
-    half = _EXCERPT // 2
-    return text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}"
 
 
 def _open(entry: Path) -> dict[str, TokenSplit] | None:
@@ -351,24 +320,17 @@ def _open(entry: Path) -> dict[str, TokenSplit] | None:
         raise CheckpointError(explain(f"other files in {entry}", "those that were written"))
     card = read_json(entry / _CARD, "a card written by trimtab", error=CheckpointError)
     try:
-        splits = {
-            split: TokenSplit(
-                **_arrays(entry, split), pad_id=int(card["pad_id"]), counts=SplitCounts(**counts)
-            )
-            for split, counts in card["splits"].items()
-        }
+        splits = {}
+        for name, counts in card["splits"].items():
+            arrays: Any = {part: np.load(array_file(entry, name, part), mmap_mode="r") for part in ARRAYS}
+            splits[name] = TokenSplit(**arrays, pad_id=int(card["pad_id"]), counts=SplitCounts(**counts))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise CheckpointError(explain(f"damaged {entry} ({error})", "the files that were written")) from error
     for name, split in splits.items():
         if not _fits(split):
-            raise CheckpointError(
-                explain(f"arrays of {name} in {entry} of other sizes", "rows one after the other")
-            )
+            got = f"arrays of {name} in {entry} of other sizes"
+            raise CheckpointError(explain(got, "rows one after the other"))
     return splits
-
-
-def _arrays(entry: Path, split: str) -> dict[str, Any]:
-    return {part: np.load(array_file(entry, split, part), mmap_mode="r") for part in ARRAYS}
 
 
 def _fits(split: TokenSplit) -> bool:
