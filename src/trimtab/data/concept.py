@@ -135,7 +135,8 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
 
 def _wrong_types(concept: Concept) -> Iterator[str]:
     """What keeps a concept from being looked at."""
-    name, word = concept.name, concept.word
+    name: object = concept.name
+    word: object = concept.word
     if not isinstance(name, str) or not name.strip() or has_halves(name):
         yield explain(f"the name {name!r}", "a text that is not blank")
     if not isinstance(word, str | None):

@@ -15,32 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.data import splits as sources
 from trimtab.data.encode import Ends, find_tokenizer
 from trimtab.data.record_files import Kind, kind_of_table
 from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, refusal, whole
-from trimtab.data.splits import (
-    ALSO_CALLED,
-    SPLITS,
-    Files,
-    Given,
-    Paths,
-    SplitContents,
-    Without,
-    complete,
-    files_beside,
-    files_of,
-    find,
-    is_saved_set,
-    load_saved,
-    load_set,
-    pool_of,
-    short_hash,
-    source_of,
-    survey,
-    told,
-    unused_names,
-    why_skipped,
-)
+from trimtab.data.splits import ALSO_CALLED, SPLITS, Files, Given, Paths, SplitContents, Without, complete
 from trimtab.errors import ConfigError, DataError, ModelError, explain, nearest
 
 FRACTIONS = (0.9, 0.05, 0.05)
@@ -88,7 +67,7 @@ class Domain:
         if not self.splits:
             raise refusal(f"domain {self.name!r}", "no split", "train, validation or test")
         for split in self.splits:
-            source_of(getattr(self, split), f"domain {self.name!r}, split {split!r}")
+            sources.source_of(getattr(self, split), f"domain {self.name!r}, split {split!r}")
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{split} {self._source(split)!r}" for split in self.splits)
@@ -107,7 +86,7 @@ class Domain:
         """
         if split not in self.splits:
             raise refusal(f"domain {self.name!r}", split, f"one of {self.splits}")
-        return (whole(item) for item in self._source(split) if not why_skipped(item))
+        return (whole(item) for item in self._source(split) if not sources.why_skipped(item))
 
     @cached_property
     def contents(self) -> dict[str, SplitContents]:
@@ -116,11 +95,11 @@ class Domain:
         Raises:
             DataError: a malformed record, a split without records, or a record in two splits.
         """
-        contents = {split: survey(self._source(split)) for split in self.splits}
+        contents = {split: sources.survey(self._source(split)) for split in self.splits}
         for split, content in contents.items():
             if not content.records:
                 skipped = "".join(
-                    f" ({what})" for what in told(contents.values()) if what.endswith("skipped")
+                    f" ({what})" for what in sources.told(contents.values()) if what.endswith("skipped")
                 )
                 hint = "more records, or files of its own for each split"
                 got = f"no record in {self._source(split)!r}{skipped}"
@@ -141,10 +120,12 @@ class Domain:
         """
         contents = self.__dict__.get("contents")
         if contents is None:
-            contents = {split: survey(_first(pool_of(self._source(split)))) for split in self.splits}
+            contents = {
+                split: sources.survey(_first(sources.pool_of(self._source(split)))) for split in self.splits
+            }
             seen = [replace(one, blank=0, without_value=0, repeated=0) for one in contents.values()]
-            return (*map(str, self.left_out), *told(seen))
-        return (*map(str, self.left_out), *told(contents.values()))
+            return (*map(str, self.left_out), *sources.told(seen))
+        return (*map(str, self.left_out), *sources.told(contents.values()))
 
     @property
     def fingerprint(self) -> str:
@@ -269,7 +250,7 @@ class Domain:
             raise ConfigError(f"domain {name!r}: {explain('config and name', 'one of them')}")
         options = {**options, **asked}
         if isinstance(dataset, str):
-            dataset = load_set(name, dataset, options)
+            dataset = sources.load_set(name, dataset, options)
         elif options:
             raise ConfigError(f"domain {name!r}: {explain(sorted(options), 'options only beside a name')}")
         return _from_splits(name, dataset, columns, fractions)
@@ -311,26 +292,26 @@ class Domain:
         folder = _folder(path)
         if folder is None:
             return _from_files(name, None, (path, None, None), fractions, columns)
-        if is_saved_set(folder):
-            return _from_splits(name, load_saved(name, folder), columns, fractions)
-        found = {split: files for split in SPLITS if (files := files_of(folder, split))}
+        if sources.is_saved_set(folder):
+            return _from_splits(name, sources.load_saved(name, folder), columns, fractions)
+        found = {split: files for split in SPLITS if (files := sources.files_of(folder, split))}
         if not found:
             expected = "train.*, validation.* and test.* in it"
             raise refusal(f"domain {name!r}", f"folder {path}", expected, _inside(folder))
-        sources = {split: Files(files, columns=columns) for split, files in found.items()}
-        beside = files_beside(folder, (path for files in found.values() for path in files))
-        left_out = (unused_names("file", beside),) if beside else ()
-        return cls(name, **complete(name, sources, fractions), left_out=left_out)
+        by_split = {split: Files(files, columns=columns) for split, files in found.items()}
+        beside = sources.files_beside(folder, (path for files in found.values() for path in files))
+        left_out = (sources.unused_names("file", beside),) if beside else ()
+        return cls(name, **complete(name, by_split, fractions), left_out=left_out)
 
     def _source(self, split: str) -> Iterable[Item]:
-        return source_of(getattr(self, split), f"{self.name}, {split}")
+        return sources.source_of(getattr(self, split), f"{self.name}, {split}")
 
     def _check_disjoint(self, contents: Mapping[str, SplitContents]) -> None:
         for first, second in combinations(self.splits, 2):
             shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
             if len(shared):
                 known = set(shared.tolist())
-                example = next(item for item in self.items(first) if short_hash(item) in known)
+                example = next(item for item in self.items(first) if sources.short_hash(item) in known)
                 got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
                 hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
                 raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
@@ -364,7 +345,7 @@ def _inside(folder: Path) -> str:
     """What to try with a folder without splits: a folder in it that has some, else a pattern."""
     inner = (one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith("."))
     for one in islice(inner, _LOOKED_AT):
-        if any(files_of(one, split) for split in SPLITS):
+        if any(sources.files_of(one, split) for split in SPLITS):
             return str(one)
     return f"a pattern such as {folder / '*.txt'}"
 
@@ -378,10 +359,12 @@ def _from_files(
 ) -> Domain:
     _check_columns(name, columns)
     given = zip(SPLITS, paths, strict=True)
-    sources = {
-        split: Files(find(some, name), kind, columns=columns) for split, some in given if some is not None
+    by_split = {
+        split: Files(sources.find(some, name), kind, columns=columns)
+        for split, some in given
+        if some is not None
     }
-    return Domain(name, **complete(name, sources, fractions))
+    return Domain(name, **complete(name, by_split, fractions))
 
 
 def _from_splits(
@@ -393,18 +376,18 @@ def _from_splits(
     is_columns = kind_of_table(data) == "columns" and (not names_splits or any(key in KEYS for key in keys))
     given = data if isinstance(data, Mapping) and not is_columns else {"train": data}
     splits = {ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
-    sources = {
+    by_split = {
         split: Given(splits[split], f"domain {name!r}, split {split!r}", columns)
         for split in SPLITS
         if split in splits
     }
-    if not sources:
+    if not by_split:
         first = next(iter(splits), "train")
         hint = nearest(first, SPLITS) if nearest(first, SPLITS) == first else f"split={first!r}, as a pool"
         raise refusal(f"domain {name!r}", f"splits {list(given)}", f"some of {SPLITS}", hint)
     others = [str(split) for split in given if ALSO_CALLED.get(str(split), str(split)) not in SPLITS]
-    left_out = (unused_names("split", others),) if others else ()
-    return Domain(name, **complete(name, sources, fractions), left_out=left_out)
+    left_out = (sources.unused_names("split", others),) if others else ()
+    return Domain(name, **complete(name, by_split, fractions), left_out=left_out)
 
 
 def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:

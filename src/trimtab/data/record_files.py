@@ -81,9 +81,16 @@ def read_records(
         DataError: it is missing, damaged, no regular file or not in UTF-8, or a record in it is malformed or longer
             than `LINE_LIMIT`; the file, and the line or row where there is one, are named.
     """
-    check_regular(path, _EXPECTED[kind])
+    expected, again = _EXPECTED[kind], "downloading or writing it again"
+    check_regular(path, expected)
     if kind == "parquet":
-        yield from _parquet(path, columns)
+        import pyarrow.parquet as pq
+
+        with reading(path, expected, hint=again), pq.ParquetFile(path) as table:
+            used, beside = usable_columns(table.schema_arrow.names, str(path), columns)
+            batches = table.iter_batches(batch_size=_ROWS, columns=used)
+            for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+                yield parse(_filled(row), f"{path}, row {number}", columns=columns, beside=beside)
     elif kind in _DELIMITERS:
         yield from _table(path, kind, columns)
     elif kind != "text":
@@ -199,18 +206,6 @@ def _row(rows: Any, path: Path, kind: Kind) -> list[str] | None:
     finally:
         csv.field_size_limit(limit)
     return row
-
-
-def _parquet(path: Path, columns: Mapping[str, str] | None) -> Iterator[Item]:
-    import pyarrow.parquet as pq
-
-    expected, hint = _EXPECTED["parquet"], "downloading or writing it again"
-    with reading(path, expected, hint=hint), pq.ParquetFile(path) as table:
-        used, beside = usable_columns(table.schema_arrow.names, str(path), columns)
-        batches = table.iter_batches(batch_size=_ROWS, columns=used)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        for number, row in enumerate(rows):
-            yield parse(_filled(row), f"{path}, row {number}", columns=columns, beside=beside)
 
 
 def _lines(path: Path, kind: Kind, *, newline: str | None) -> Iterator[tuple[int, str]]:
@@ -416,11 +411,6 @@ def _named_values(names: Sequence[str], columns: Iterable[Iterable[Any]]) -> Ite
     return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
-def _pandas(frame: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(frame), _ROWS):
-        yield from _named_values(names, [frame[name].iloc[start : start + _ROWS].tolist() for name in names])
-
-
 def _arrow(table: Any, names: Sequence[str] | None = None) -> Iterator[Any]:
     for start in range(0, len(table), _ROWS):
         rows = (table if names is None else table.select(names)).slice(start, _ROWS).to_pylist()
@@ -447,7 +437,11 @@ _NAMES: dict[str, Any] = {
 """How the rows of a table are read -> where it has the names of its columns."""
 
 _READERS: dict[str, Any] = {
-    "pandas": _pandas,
+    "pandas": lambda frame, names: (
+        row
+        for start in range(0, len(frame), _ROWS)
+        for row in _named_values(names, [frame[name].iloc[start : start + _ROWS].tolist() for name in names])
+    ),
     "polars": lambda frame, names: map(_filled, frame.select(names).iter_rows(named=True)),
     "arrow": _arrow,
     "dataset": _dataset,

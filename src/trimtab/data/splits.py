@@ -252,16 +252,15 @@ def is_pattern(path: str | Path) -> bool:
 
 
 def _match(path: str | Path, name: str) -> list[Path]:
+    pattern = glob.has_magic(str(path))
     try:
         whole = Path(path).expanduser()
         if whole.is_file():
             return [whole]
-        folder = whole.is_dir()
-        found = [Path(match) for match in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207
-        files = [match for match in found if match.is_file()]
-        other = whole.exists()
+        folder, other = whole.is_dir(), whole.exists()
+        matches = [Path(match) for match in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207
+        files = [match for match in matches if match.is_file()]
         near = neighbour(whole)
-        hint = near if near != str(whole) else "the file itself, or a copy of it"
     except (OSError, ValueError, RuntimeError) as error:
         # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
         got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"
@@ -270,8 +269,8 @@ def _match(path: str | Path, name: str) -> list[Path]:
         raise refusal(f"domain {name!r}", f"folder {path}", "files", f"{path}/*")
     if not files:
         got = f"{str(path)!r}{', a pipe or device' if other else ''}"
-        pattern = glob.has_magic(str(path))
         wanted = "a pattern that matches files" if pattern else "a file that exists"
+        hint = near if near != str(whole) else "the file itself, or a copy of it"
         raise refusal(f"domain {name!r}", got, wanted, "" if pattern else hint)
     return files
 

@@ -120,10 +120,12 @@ class TokenSplit:
         start, stop = self._span(row)
         loss, half = self.loss[start:stop], _EXCERPT // 2
         borders = np.flatnonzero(np.diff(loss.astype(np.int8))) + 1
-        stretches = zip(np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True)
-        texts = [(str(tokenizer.decode(ids.tolist())), bool(marks[0])) for ids, marks in stretches]
-        cut = [text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}" for text, _ in texts]
-        return tuple((text, carries) for text, (_, carries) in zip(cut, texts, strict=True))
+        stretches = []
+        for ids, marks in zip(np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True):
+            text = str(tokenizer.decode(ids.tolist()))
+            text = text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}"
+            stretches.append((text, bool(marks[0])))
+        return tuple(stretches)
 
     @property
     def mean_target_tokens(self) -> float:
@@ -228,11 +230,22 @@ def _build(
         items = _unchanged(domain, split)
         count = counts[split] = write_rows(folder, split, encode(items, tokenizer), seq_len, packing)
         where = f"domain {domain.name!r}, split {split!r}"
+        skipped = f"left out, the first: {count.first_skipped}"
         if 2 * count.skipped > count.records:
-            got = f"{count.skipped} of {count.records} records left out, the first: {count.first_skipped}"
-            raise refusal(where, got, "at most half of them")
+            raise refusal(
+                where, f"{count.skipped} of {count.records} records {skipped}", "at most half of them"
+            )
         if not count.tokens:
-            raise refusal(where, *_too_short(count, seq_len))
+            parts = {
+                skipped: count.skipped,
+                f"without a token that carries loss in the first {seq_len}": count.dropped,
+                "tokens of text": count.left_over,
+            }
+            lost = "".join(f" ({number} {what})" for what, number in parts.items() if number)
+            hint = "a smaller seq_len, or more data" if count.left_over else "more data"
+            hint = "a larger seq_len" if count.beyond else hint
+            expected = f"enough for one row of seq_len={seq_len}"
+            raise refusal(where, f"{count.records} records without a row{lost}", expected, hint)
     card = {
         "splits": {split: asdict(count) for split, count in counts.items()},
         "pad_id": pad_id(tokenizer),
@@ -256,20 +269,6 @@ def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
         raise DataError(f"domain {domain.name!r}, split {split!r}: {what}")
 
 
-def _too_short(counts: SplitCounts, seq_len: int) -> tuple[str, str, str]:
-    """What was got, what is expected and what to try with a split that makes no row."""
-    got, hint = f"{counts.records} records without a row", "more data"
-    if counts.skipped:
-        got += f" ({counts.skipped} left out, the first: {counts.first_skipped})"
-    if counts.dropped:
-        got += f" ({counts.dropped} without a token that carries loss in the first {seq_len})"
-    if counts.left_over:
-        got += f" ({counts.left_over} tokens of text)"
-        hint = "a smaller seq_len, or more data"
-    hint = "a larger seq_len" if counts.beyond else hint
-    return got, f"enough for one row of seq_len={seq_len}", hint
-
-
 def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterator[str]:
     """What of a domain is not learned from or judged by, and what to try, a phrase each.
 
@@ -285,8 +284,8 @@ def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterat
     beyond = sum(c.beyond for c in counts.values())
     if some := {name: (c.skipped, c.records) for name, c in counts.items() if c.skipped}:
         first = next(iter(some))
-        why = f"since the chat template does not write them as they are (the first: {first} {counts[first].first_skipped})"
-        yield f"{_shares(some)} records left out, {why}"
+        why = "since the chat template does not write them as they are"
+        yield f"{_shares(some)} records left out, {why} (the first: {first} {counts[first].first_skipped})"
     if some := {n: (c.dropped, c.records) for n, c in counts.items() if c.dropped > _TOLD * c.records}:
         hint = f"; a larger seq_len keeps {beyond} of them" if beyond else ""
         yield f"{_shares(some)} records dropped, without a token that carries loss in the first {seq_len}{hint}"
@@ -336,8 +335,7 @@ def _open(entry: Path) -> dict[str, TokenSplit] | None:
 def _fits(split: TokenSplit) -> bool:
     """Whether the arrays are of the types and sizes that rows one after the other have."""
     typed = all(getattr(split, part).dtype == dtype for part, dtype in ARRAYS.items())
-    flat = all(getattr(split, part).ndim == 1 for part in ARRAYS)
-    if not typed or not flat or not len(split.offsets):
+    if not typed or any(getattr(split, part).ndim != 1 for part in ARRAYS) or not len(split.offsets):
         return False
     return (
         split.offsets[0] == 0

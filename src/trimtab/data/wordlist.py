@@ -84,7 +84,10 @@ def _ways_of(operation: str, argument: Any) -> float:
         least, most, inside = argument
         return _repeated(int(least), min(int(most), NAME_LIMIT), _ways(inside))
     if operation == "BRANCH":
-        return _alternatives(argument[1])
+        # Alternatives that begin with different letters exclude each other: only one is tried to its end.
+        firsts = [_first(one) for one in argument[1]]
+        exclusive = None not in firsts and len(set(firsts)) == len(firsts)
+        return (max if exclusive else sum)(_ways(one) for one in argument[1])
     if operation == "GROUPREF_EXISTS":
         return sum(_ways(one) for one in argument[1:] if one is not None)
     if operation == "ATOMIC_GROUP":
@@ -100,13 +103,6 @@ def _repeated(least: int, most: int, inside: float) -> float:
     if most * math.log(inside) > math.log(1e12):
         return math.inf
     return sum(inside**k for k in range(least, most + 1))
-
-
-def _alternatives(branches: list[Any]) -> float:
-    """Alternatives that begin with different letters exclude each other: only one is tried to its end."""
-    firsts = [_first(one) for one in branches]
-    exclusive = None not in firsts and len(set(firsts)) == len(firsts)
-    return (max if exclusive else sum)(_ways(one) for one in branches)
 
 
 def _first(tree: Any) -> str | None:
@@ -193,11 +189,10 @@ class WordList:
         source = content.get("source") or ""
         if not isinstance(source, str):
             raise refusal(f"{where}, source", f"a {type(source).__name__}", "a text")
-        edges = {
-            label: {edge for word in words for edge in (word.strip()[0], word.strip()[-1])}
-            for label, words in whole.items()
+        ends = {
+            label: [word.strip()[end] for word in words for end in (0, -1)] for label, words in whole.items()
         }
-        anywhere = tuple(label for label, letters in edges.items() if any(map(_spaceless, letters)))
+        anywhere = tuple(label for label, letters in ends.items() if any(map(_spaceless, letters)))
         return cls(expressions, source, str(where), anywhere)
 
     def described(self) -> str:
@@ -337,30 +332,26 @@ def _path(where: str | Path) -> Path:
 
 
 def _content(path: Path, where: str) -> dict[str, Any]:
+    """What the file of a list says, without aliases, which may multiply, and nesting that no list has."""
     expected = "a word list in YAML"
     with reading(path, expected):
         missing = not path.is_symlink() and not path.exists()
     if missing:
         hint = nearest(where, [one.stem for one in _SHIPPED.iterdir()]) or "trimtab ls"
         raise ConfigProblems([Problem(where, "no such file", expected, hint)])
-    _check_flat(read_text(check_regular(path, expected), expected, limit=LIST_LIMIT), path)
-    try:
-        with reading(path, expected):
-            return read_mapping(path)
-    except TypeError:
-        raise refusal(path, "a list or mapping as a key", "texts as keys") from None
-
-
-def _check_flat(text: str, path: Path) -> None:
-    """Refuse aliases, which may multiply, and nesting that no word list has; faults of YAML are told by its reader."""
-    depth = 0
-    with suppress(yaml.YAMLError):
+    text, depth = read_text(check_regular(path, expected), expected, limit=LIST_LIMIT), 0
+    with suppress(yaml.YAMLError):  # faults of YAML are told by its reader
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             alias = isinstance(event, yaml.AliasEvent)
             if alias or depth > _NESTED:
                 got = "an alias (*name)" if alias else f"lists nested {depth} deep"
                 raise refusal(path, got, "source, and words and patterns by label")
+    try:
+        with reading(path, expected):
+            return read_mapping(path)
+    except TypeError:
+        raise refusal(path, "a list or mapping as a key", "texts as keys") from None
 
 
 def _check_text(text: Any, where: str) -> None:
