@@ -152,8 +152,8 @@ def _encode_texts(texts: Sequence[Text], ends: Ends) -> Iterator[Encoded]:
     ids = iter(ends.tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"] if flat else [])
     for item, some in zip(texts, pieces, strict=True):
         own = np.concatenate([np.asarray(next(ids), np.int32) for _ in some])
-        parts = [ends.before(own, item.text), own, ends.after(own, item.text)]
-        tokens = np.concatenate(parts).astype(np.int32)
+        before, after = ends.before(own, item.text), ends.after(own, item.text)
+        tokens = np.concatenate([before, own, after]).astype(np.int32)
         yield Encoded(tokens, np.ones(len(tokens), np.bool_), is_text=True)
 
 

@@ -47,10 +47,9 @@ _ROWS = 1024
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _MARKS = {
     # UTF-32 begins as UTF-16 does, and stands first.
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
+    getattr(codecs, f"BOM_UTF{bits}_{end}"): f"utf-{bits}"
+    for bits in (32, 16)
+    for end in ("LE", "BE")
 }
 _EXPECTED: dict[Kind, str] = {
     "text": "UTF-8 text",
@@ -269,17 +268,11 @@ def _not_utf8(path: Path, expected: str) -> DataError:
 
 
 _TABLES = {
-    ("pandas", "DataFrame"): "pandas",
-    ("pandas", "Series"): "values",
-    ("pandas", "Index"): "values",
-    ("numpy", "ndarray"): "array",
-    ("polars", "DataFrame"): "polars",
-    ("pyarrow", "Table"): "arrow",
-    ("pyarrow", "RecordBatch"): "arrow",
-    ("pyarrow", "Array"): "scalars",
-    ("pyarrow", "ChunkedArray"): "scalars",
-    ("datasets", "Dataset"): "dataset",
-    ("datasets", "IterableDataset"): "dataset",
+    "pandas": {"DataFrame": "pandas", "Series": "values", "Index": "values"},
+    "numpy": {"ndarray": "array"},
+    "polars": {"DataFrame": "polars"},
+    "pyarrow": {"Table": "arrow", "RecordBatch": "arrow", "Array": "scalars", "ChunkedArray": "scalars"},
+    "datasets": {"Dataset": "dataset", "IterableDataset": "dataset"},
 }
 """Library and class -> how its rows are read; a subclass is read as its base."""
 
@@ -318,8 +311,7 @@ def kind_of_table(source: object) -> str:
     ('columns', '')
     """
     for base in type(source).__mro__:
-        kind = _TABLES.get((base.__module__.partition(".")[0], base.__name__))
-        if kind:
+        if kind := _TABLES.get(base.__module__.partition(".")[0], {}).get(base.__name__):
             return kind
     columns = list(source.values()) if isinstance(source, Mapping) else []
     one_by_one = (
