@@ -209,12 +209,20 @@ def read_concepts(path: Path) -> Iterator[Concept]:
             raise refusal(where, got, EXPECTED, _near("name", row))
         if has_halves(name):
             raise refusal(where, f"half a character in the name {name!r}", "whole ones")
-        positive, negative = (_side(row, side, f"{where}, {name}") for side in ("positive", "negative"))
+        sides: dict[str, list[str]] = {side: row.get(side, []) for side in ("positive", "negative")}
+        for side, texts in sides.items():
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise refusal(f"{where}, {name}", f"{side} that is no list of texts", EXPECTED)
+            if side not in row and (near := _near(side, row)):
+                raise refusal(f"{where}, {name}", f"no {side}", EXPECTED, near)
+            if halves := [number for number, text in enumerate(texts) if has_halves(text)]:
+                got = f"half a character (a lone surrogate) in {side} example {halves[0]}"
+                raise refusal(f"{where}, {name}", got, "whole characters")
         word = row.get("word", word_of(name))
         if not isinstance(word, str | None):
             expected = "a text, or null for a concept that is no word"
             raise refusal(f"{where}, {name}", f"the word {word!r}", expected)
-        yield Concept(name, positive, negative, word)
+        yield Concept(name, tuple(sides["positive"]), tuple(sides["negative"]), word)
 
 
 def json_lines(path: Path, expected: str) -> Iterator[tuple[str, str]]:
@@ -264,20 +272,6 @@ def _once(pairs: Sequence[tuple[str, Any]], where: str, expected: str) -> dict[s
     if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
         raise refusal(where, f"the key {twice[0]!r} twice", expected)
     return dict(pairs)
-
-
-def _side(row: Mapping[str, Any], side: str, where: str) -> tuple[str, ...]:
-    """The positive or the negative examples of a line."""
-    texts = row.get(side, [])
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise refusal(where, f"{side} that is no list of texts", EXPECTED)
-    if side not in row and (near := _near(side, row)):
-        raise refusal(where, f"no {side}", EXPECTED, near)
-    for number in range(len(texts)):
-        if has_halves(texts[number]):
-            got = f"half a character (a lone surrogate) in {side} example {number}"
-            raise refusal(where, got, "whole characters")
-    return tuple(texts)
 
 
 def _near(key: str, row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, islice
@@ -289,7 +290,11 @@ class Domain:
             where = str(path).removeprefix("hf:")
             return cls.from_dataset(name, where, fractions=fractions, columns=columns)
         _check_columns(name, columns)
-        folder = _folder(path)
+        folder = None
+        with suppress(
+            OSError, ValueError, RuntimeError
+        ):  # what no file can be called is told when files are found
+            folder = there if (there := Path(path).expanduser()).is_dir() else None
         if folder is None:
             return _from_files(name, None, (path, None, None), fractions, columns)
         if sources.is_saved_set(folder):
@@ -330,15 +335,6 @@ def _first(source: Iterable[Item]) -> Iterator[Item]:
 def _check_columns(name: str, columns: Mapping[str, str] | None) -> None:
     for problem in column_problems(columns) if columns is not None else ():
         raise ConfigError(f"domain {name!r}, {problem}")
-
-
-def _folder(path: str | Path) -> Path | None:
-    """The folder that is meant, if it is one; what no file can be called is told when files are looked for."""
-    try:
-        folder = Path(path).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, ValueError, RuntimeError):
-        return None
 
 
 def _inside(folder: Path) -> str:

@@ -29,24 +29,6 @@ def refusal(where: object, got: object, expected: str, hint: str = "") -> DataEr
     return DataError(f"{where}: {explain(got, expected, hint)}")
 
 
-def check_content(message: Mapping[str, Any], where: str) -> None:
-    """Refuse what is neither a text nor a list of parts; an assistant may say nothing, or call a tool instead.
-
-    Raises:
-        DataError: it is neither.
-    """
-    content = message.get("content")
-    if isinstance(content, str) or (content is None and message["role"] == "assistant"):
-        return
-    if not isinstance(content, list | tuple):
-        got = "no value" if content is None else type(content).__name__
-        raise refusal(f"{where}, 'content'", got, "a text")
-    for part in content:
-        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
-            raise refusal(f"{where}, a part of 'content'", repr(part)[:60], expected)
-
-
 def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
     """What a record gives its chat template beside the messages: `tools`, `documents`, variables of its own.
 
@@ -343,7 +325,12 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
     known = list(names)
     talks = [name for name in ("conversations", "conversation", "dialogue", "dialog") if name in known]
     if talks:
-        return _hint_for_talk(talks[0], (raw or {}).get(talks[0]))
+        # Renaming, unless its turns are not as ours.
+        talk = (raw or {}).get(talks[0])
+        first = talk[0] if isinstance(talk, list | tuple) and talk else None
+        if isinstance(first, Mapping) and {"role", "content"} <= first.keys():
+            return f"columns={{'messages': {talks[0]!r}}}"
+        return f"'messages', a list of {{'role', 'content'}}, made of {talks[0]!r} ('human' becomes 'user')"
     if {"instruction", "input", "output"} <= set(known):
         return "a 'prompt' made of 'instruction' and 'input', and 'output' as 'completion'"
     for prompt, completion in _PAIRS:
@@ -464,16 +451,17 @@ def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(message, Mapping):
             raise refusal(place, type(message).__name__, "a mapping with 'role' and 'content'")
         _string(message, "role", place)
-        check_content(message, place)
+        content = message.get("content")
+        # An assistant may say nothing, or call a tool instead.
+        silent = content is None and message["role"] == "assistant"
+        if not silent and not isinstance(content, str | list | tuple):
+            got = "no value" if content is None else type(content).__name__
+            raise refusal(f"{place}, 'content'", got, "a text")
+        for part in content if isinstance(content, list | tuple) else ():
+            if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+                expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
+                raise refusal(f"{place}, a part of 'content'", repr(part)[:60], expected)
     return tuple(
         {key: said for key, said in message.items() if said is not None or key == "content"}
         for message in value
     )
-
-
-def _hint_for_talk(name: str, talk: object) -> str:
-    """What to try with a conversation in a key of another name: renaming, unless its turns are not as ours."""
-    first = talk[0] if isinstance(talk, list | tuple) and talk else None
-    if isinstance(first, Mapping) and "role" in first and "content" in first:
-        return f"columns={{'messages': {name!r}}}"
-    return f"'messages', a list of {{'role', 'content'}}, made of {name!r} ('human' becomes 'user')"

@@ -205,11 +205,31 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
     Raises:
         DataError: a path that does not exist or a pattern that matches no file; `name` is the domain.
     """
-    asked = [paths] if isinstance(paths, str | Path) else list(paths)
-    found = [path for one in asked for path in _match(one, name)]
-    if not found:
-        raise refusal(f"domain {name!r}", "no path", "at least one file")
-    return tuple(dict.fromkeys(found))
+    where, files = f"domain {name!r}", list[Path]()
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        pattern = glob.has_magic(str(path))
+        try:
+            whole = Path(path).expanduser()
+            folder, other = whole.is_dir(), whole.exists()
+            names = [str(whole)] if whole.is_file() else sorted(glob.glob(str(whole), recursive=True))  # noqa: PTH207
+            matches = [Path(match) for match in names if Path(match).is_file()]
+            near = "" if pattern or matches else neighbour(whole)
+        except (OSError, ValueError, RuntimeError) as error:
+            # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
+            got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"
+            raise refusal(where, got, "a path of this machine") from error
+        if folder:
+            raise refusal(where, f"folder {path}", "files", f"{path}/*")
+        if not matches:
+            got = f"{str(path)!r}{', a pipe or device' if other else ''}"
+            wanted = "a pattern that matches files" if pattern else "a file that exists"
+            raise refusal(
+                where, got, wanted, "the file itself, or a copy of it" if near == str(whole) else near
+            )
+        files += matches
+    if not files:
+        raise refusal(where, "no path", "at least one file")
+    return tuple(dict.fromkeys(files))
 
 
 def source_of(records: Any, where: str) -> Iterable[Item]:
@@ -249,30 +269,6 @@ def is_pattern(path: str | Path) -> bool:
         return glob.has_magic(str(path)) and not whole.exists()
     except (OSError, ValueError, RuntimeError):
         return False
-
-
-def _match(path: str | Path, name: str) -> list[Path]:
-    pattern = glob.has_magic(str(path))
-    try:
-        whole = Path(path).expanduser()
-        if whole.is_file():
-            return [whole]
-        folder, other = whole.is_dir(), whole.exists()
-        matches = [Path(match) for match in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207
-        files = [match for match in matches if match.is_file()]
-        near = neighbour(whole)
-    except (OSError, ValueError, RuntimeError) as error:
-        # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
-        got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"
-        raise refusal(f"domain {name!r}", got, "a path of this machine") from error
-    if folder:
-        raise refusal(f"domain {name!r}", f"folder {path}", "files", f"{path}/*")
-    if not files:
-        got = f"{str(path)!r}{', a pipe or device' if other else ''}"
-        wanted = "a pattern that matches files" if pattern else "a file that exists"
-        hint = near if near != str(whole) else "the file itself, or a copy of it"
-        raise refusal(f"domain {name!r}", got, wanted, "" if pattern else hint)
-    return files
 
 
 SPLITS = ("train", "validation", "test")

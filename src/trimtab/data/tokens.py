@@ -216,7 +216,11 @@ def tokenise(
                 warnings.warn(f"domain {domain.name!r}: {'; '.join(phrases)}", stacklevel=2)
             return made
         if existed:
-            _discard(entry)
+            # Out of the way with a damaged entry; another process may have done so.
+            aside = entry.with_name(f".{entry.name}.damaged-{uuid.uuid4().hex}")
+            with suppress(FileNotFoundError):
+                entry.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
         with atomic_directory(entry, replace=False) as folder:
             _build(folder, domain, tokenizer, seq_len, packing)
     raise refusal(entry, "a damaged entry again and again", "a cache that keeps what is written")
@@ -343,11 +347,3 @@ def _fits(split: TokenSplit) -> bool:
         and len(split.offsets) - 1 == len(split.targets) == len(split.records)
         and bool((np.diff(split.offsets) > 0).all())
     )
-
-
-def _discard(entry: Path) -> None:
-    """Take a damaged entry out of the way; another process may have done so."""
-    aside = entry.with_name(f".{entry.name}.damaged-{uuid.uuid4().hex}")
-    with suppress(FileNotFoundError):
-        entry.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)

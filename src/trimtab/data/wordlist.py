@@ -81,8 +81,12 @@ def _ways(tree: Any) -> float:
 
 def _ways_of(operation: str, argument: Any) -> float:
     if operation in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-        least, most, inside = argument
-        return _repeated(int(least), min(int(most), NAME_LIMIT), _ways(inside))
+        # The sum of inside^k over the numbers of repetitions.
+        least, most, inside = int(argument[0]), min(int(argument[1]), NAME_LIMIT), _ways(argument[2])
+        if inside <= 1.0:
+            return float(max(most - least + 1, 1))
+        endless = most * math.log(inside) > math.log(1e12)
+        return math.inf if endless else sum(inside**k for k in range(least, most + 1))
     if operation == "BRANCH":
         # Alternatives that begin with different letters exclude each other: only one is tried to its end.
         firsts = [_first(one) for one in argument[1]]
@@ -94,15 +98,6 @@ def _ways_of(operation: str, argument: Any) -> float:
         return _ways(argument)
     place = {"SUBPATTERN": -1, "ASSERT": 1, "ASSERT_NOT": 1}.get(operation)
     return 1.0 if place is None else _ways(argument[place])
-
-
-def _repeated(least: int, most: int, inside: float) -> float:
-    """The sum of inside^k over the numbers of repetitions."""
-    if inside <= 1.0:
-        return float(max(most - least + 1, 1))
-    if most * math.log(inside) > math.log(1e12):
-        return math.inf
-    return sum(inside**k for k in range(least, most + 1))
 
 
 def _first(tree: Any) -> str | None:
