@@ -99,11 +99,9 @@ class Domain:
         contents = {split: sources.survey(self._source(split)) for split in self.splits}
         for split, content in contents.items():
             if not content.records:
-                skipped = "".join(
-                    f" ({what})" for what in sources.told(contents.values()) if what.endswith("skipped")
-                )
+                what = [f" ({one})" for one in sources.told(contents.values()) if one.endswith("skipped")]
                 hint = "more records, or files of its own for each split"
-                got = f"no record in {self._source(split)!r}{skipped}"
+                got = f"no record in {self._source(split)!r}{''.join(what)}"
                 raise refusal(f"domain {self.name!r}, split {split!r}", got, "at least one", hint)
         self._check_disjoint(contents)
         return contents
@@ -121,10 +119,9 @@ class Domain:
         """
         contents = self.__dict__.get("contents")
         if contents is None:
-            contents = {
-                split: sources.survey(_first(sources.pool_of(self._source(split)))) for split in self.splits
-            }
-            seen = [replace(one, blank=0, without_value=0, repeated=0) for one in contents.values()]
+            pools = [sources.pool_of(self._source(split)) for split in self.splits]
+            looks = [sources.survey(_first(pool)) for pool in pools]
+            seen = [replace(look, blank=0, without_value=0, repeated=0) for look in looks]
             return (*map(str, self.left_out), *sources.told(seen))
         return (*map(str, self.left_out), *sources.told(contents.values()))
 

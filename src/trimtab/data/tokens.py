@@ -236,9 +236,8 @@ def _build(
         where = f"domain {domain.name!r}, split {split!r}"
         skipped = f"left out, the first: {count.first_skipped}"
         if 2 * count.skipped > count.records:
-            raise refusal(
-                where, f"{count.skipped} of {count.records} records {skipped}", "at most half of them"
-            )
+            got = f"{count.skipped} of {count.records} records {skipped}"
+            raise refusal(where, got, "at most half of them")
         if not count.tokens:
             parts = {
                 skipped: count.skipped,

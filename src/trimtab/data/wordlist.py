@@ -268,9 +268,8 @@ def labels_of_objects(
     for one in ignore:
         if one not in words.labels:
             there = [str(label) for label in words.labels]
-            raise DataError(
-                explain(f"no label {one!r} in {words.title}", f"one of {there}", nearest(str(one), there))
-            )
+            got = f"no label {one!r} in {words.title}"
+            raise DataError(explain(got, f"one of {there}", nearest(str(one), there)))
     counts = whole_counts(frame, weight)
     names = labels(frame[name], strip=False)
     # A name of both groups speaks for neither alone; it counts against agreement by being labelled "mixed".
