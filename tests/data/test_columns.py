@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from trimtab.data.columns import Rows, unfilled
 from trimtab.data.domains import Domain
-from trimtab.data.records import Chat, Completion, Text
+from trimtab.data.record_files import Rows
+from trimtab.data.records import Chat, Completion, Text, without_nulls
 from trimtab.errors import ConfigError, DataError
 
 TEXTS = [f"document number {number}" for number in range(40)]
@@ -131,7 +131,7 @@ def test_keys_that_a_table_fills_in_are_no_keys_of_a_message() -> None:
         domain = Domain("d", train=rows)
         assert [list(item.messages) for item in domain.items("train")] == talks
         assert domain.fingerprint == Domain("d", train=[{"messages": talk} for talk in talks]).fingerprint
-    assert unfilled({"a": None, "content": None, "b": [{"c": None, "d": 1}]}) == {
+    assert without_nulls({"a": None, "content": None, "b": [{"c": None, "d": 1}]}, keep="content") == {
         "content": None,
         "b": [{"d": 1}],
     }

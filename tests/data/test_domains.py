@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trimtab.data import splits
 from trimtab.data.domains import Domain
+from trimtab.data.record_files import read_records
 from trimtab.data.records import Chat, Completion, Text
 from trimtab.errors import ConfigError, DataError
 
@@ -114,7 +118,7 @@ def test_several_patterns_in_a_stable_order_each_file_once(tmp_path):
     domain = Domain("a", train=["x"], test=["y"])
     assert repr(domain) == "Domain('a': train 1 records, test 1 records)"
     found = Domain.from_text("a", [f"{tmp_path}/*.txt", tmp_path / "c.md", tmp_path / "a.txt"])
-    assert [path.name for path in found.train.pool.paths] == ["a.txt", "b.txt", "c.md"]
+    assert [path.name for path in found.train.pool.files.paths] == ["a.txt", "b.txt", "c.md"]
 
 
 @pytest.mark.parametrize("path", ["none.txt", "*.jsonl", "none/**/*.py"])
@@ -332,3 +336,39 @@ def test_a_pool_for_evaluation_only_has_no_train_split(tmp_path: Path) -> None:
     parts = [{item.digest for item in domain.items(split)} for split in ("validation", "test")]
     assert len(parts[0] | parts[1]) == len(parts[0]) + len(parts[1]) == 200
     assert 60 < len(parts[0]) < 140
+
+
+@pytest.mark.parametrize("bounds", [{}, {"POOL_RECORDS": 7}, {"POOL_LIMIT": 50}])
+def test_a_pool_of_few_records_is_parsed_once_and_gives_the_same_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounds: dict[str, int]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"record {n}", "id": n}) + "\n" for n in range(90))
+    )
+    readings = []
+
+    def read(path: Path, kind: Any, **options: Any) -> Any:
+        readings.append(path)
+        return read_records(path, kind, **options)
+
+    monkeypatch.setattr(splits, "read_records", read)
+    for name, value in bounds.items():
+        monkeypatch.setattr(splits, name, value)
+    domain = Domain.from_path("a", tmp_path / "a.jsonl", fractions=(0.4, 0.3, 0.3))
+    whole = Domain("b", train=list(read_records(tmp_path / "a.jsonl", "jsonl")))
+    texts = [item.text for split in domain.splits for item in domain.items(split)]
+    assert sorted(texts) == sorted(item.text for item in whole.items("train"))
+    assert domain.unread == ("column 'id' not used",)
+    assert sum(content.records for content in domain.contents.values()) == 90
+    assert (len(readings) == 1) == (not bounds)
+    assert pickle.loads(pickle.dumps(domain)).fingerprint == domain.fingerprint
+
+
+def test_a_pool_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "record {n}"}}\n' for n in range(60)))
+    domain = Domain.from_path("a", path, fractions=(0.4, 0.3, 0.3))
+    before = [item.text for split in domain.splits for item in domain.items(split)]
+    path.write_text("".join(f'{{"text": "another {n}"}}\n' for n in range(60)))
+    after = [item.text for split in domain.splits for item in domain.items(split)]
+    assert sorted(after) == sorted(text.replace("record", "another") for text in before)

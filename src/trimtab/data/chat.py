@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.data.records import Chat, without_nulls
-from trimtab.data.turns import Marked, Message, Point, Span, Written, render, skipped
+from trimtab.data.turns import Marked, Message, Written, render, skipped
 
 _ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
@@ -35,12 +35,9 @@ def spell_plainly(chat: Chat, eos_token: str) -> Marked:
     >>> spell_plainly(chat, "</s>")
     Marked(text='User: Hi\\n\\nAssistant: Hello</s>', spans=((21, 30),))
     """
-    named = [
-        *chat.given,
-        *(key for m in chat.messages for key in ("tool_calls", "function_call") if m.get(key)),
-    ]
-    if named:
-        raise skipped(chat, f"{named[0]!r}", "a tokenizer with a chat template, which the plain format lacks")
+    calls = [key for m in chat.messages for key in ("tool_calls", "function_call") if m.get(key)]
+    for key in (*chat.given, *calls):
+        raise skipped(chat, f"{key!r}", "a tokenizer with a chat template, which the plain format lacks")
     text, spans = "", []
     for message in chat.messages:
         content = message.get("content") or ""
@@ -74,9 +71,12 @@ def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
     written.check_fields()
     spans = written.generated()
     if spans is None:
-        points = written.points()
-        spans = [written.turn(number, points) for number in written.spoken()]
-        _check_order(written, spans, points)
+        points, spoken = written.points(), written.spoken()
+        spans = [written.turn(number, points) for number in spoken]
+        others = [point.place for number, point in points.items() if number not in spoken]
+        ordered = all(first[1] <= second[0] for first, second in pairwise(spans))
+        if not ordered or any(start < place < end for start, end in spans for place in others):
+            raise skipped(chat, "turns that the chat template writes in one another", "turns in order")
     if muted := [number for number in written.spoken() if _muted(written.messages[number])]:
         places = [written.points()[number].place for number in muted]
         spans = [span for span in spans if not any(span[0] <= place <= span[1] for place in places)]
@@ -94,24 +94,21 @@ def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:
     for name in chat.given:
         if name in _ARGUMENTS - {"tools", "documents"}:
             raise skipped(chat, f"{name!r} in chat_template_kwargs", "variables of the chat template")
-    messages = [_prepared(message) for message in chat.messages]
+    messages = tuple(_prepared(message) for message in chat.messages)
+    read = tuple(
+        {**message, "tool_calls": [_read_arguments(call) for call in message["tool_calls"]]}
+        if isinstance(message.get("tool_calls"), list)
+        else message
+        for message in messages
+    )
     failure: Exception | None = None
-    for some in (tuple(_with_arguments(message) for message in messages), tuple(messages)):
+    for some in (read, messages):
         try:
             return Written(chat, tokenizer, some, render(tokenizer, chat, some))
         except Exception as error:
             failure = failure or error
     expected = "a conversation that the tokenizer's chat template takes"
     raise skipped(chat, failure, expected, "other roles or order")
-
-
-def _check_order(written: Written, spans: Sequence[Span], points: Mapping[int, Point]) -> None:
-    """Turns follow one another, and nothing that another role says is among them."""
-    spoken = set(written.spoken())
-    others = [point.place for number, point in points.items() if number not in spoken]
-    ordered = all(first[1] <= second[0] for first, second in pairwise(spans))
-    if not ordered or any(start < point < end for start, end in spans for point in others):
-        raise skipped(written.chat, "turns that the chat template writes in one another", "turns in order")
 
 
 def _prepared(message: Message) -> Message:
@@ -126,13 +123,6 @@ def _prepared(message: Message) -> Message:
     if not isinstance(prepared["content"], str):
         prepared["content"] = [without_nulls(part) for part in prepared["content"]]
     return prepared
-
-
-def _with_arguments(message: Message) -> Message:
-    """The arguments of tool calls as mappings, where they are the JSON text of one."""
-    if not isinstance(message.get("tool_calls"), list):
-        return message
-    return {**message, "tool_calls": [_read_arguments(call) for call in message["tool_calls"]]}
 
 
 def _read_arguments(call: Any) -> Any:

@@ -16,15 +16,14 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trimtab.data.records import refusal
 from trimtab.errors import DataError, explain, nearest
-from trimtab.runs.atomic import write_atomic
-from trimtab.runs.files import TEXT_LIMIT, check_regular, parse_json, reading
+from trimtab.runs.files import TEXT_LIMIT, check_regular, has_halves, parse_json, reading
 
 _SENSE = re.compile(r"^(?P<lemma>.+?)(%\d.*|\.[nvars]\.\d+)$")
 
@@ -111,15 +110,6 @@ def identity(example: Example) -> object:
     return hashlib.sha256(f"{array.shape} {array.dtype}".encode() + array.tobytes()).hexdigest()
 
 
-def cannot_be_encoded(text: str) -> bool:
-    r"""Whether a text has half a character in it (a lone surrogate), which JSON can say and no tokenizer reads.
-
-    >>> cannot_be_encoded("a \ud83d b"), cannot_be_encoded("a 😀 b")
-    (True, False)
-    """
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
 def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
     """Everything that makes concepts unusable, each by name."""
     if not concepts:
@@ -130,14 +120,14 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
     names = [concept.name for concept in concepts]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{name}: {explain('two concepts of this name', 'one')}"
-    kinds = set()
-    seen: dict[frozenset[object], str] = {}
+    kinds, seen = set(), dict[frozenset[object], str]()
     for concept in concepts:
         kinds |= {isinstance(one, str) for one in (*concept.positive, *concept.negative)}
-        own = [identity(one) for one in concept.positive]
-        yield from _own_mistakes(concept, own)
-        twin = seen.setdefault(frozenset(own), concept.name)
-        if own and twin != concept.name:
+        keys = [identity(one) for one in concept.positive]
+        for got, *expected in _own_mistakes(concept, keys):
+            yield f"{concept.name}: {explain(got, *expected)}"
+        twin = seen.setdefault(frozenset(keys), concept.name)
+        if keys and twin != concept.name:
             yield f"{concept.name}: {explain(f'the positive examples of {twin}', 'its own')}"
     if len(kinds) > 1:
         yield explain("texts and pictures in one set", "one or the other")
@@ -147,72 +137,62 @@ def _wrong_types(concept: Concept) -> Iterator[str]:
     """What keeps a concept from being looked at."""
     name: object = concept.name
     word: object = concept.word
-    sides: dict[str, object] = {"positive": concept.positive, "negative": concept.negative}
-    if not isinstance(name, str) or not name.strip() or cannot_be_encoded(name):
+    if not isinstance(name, str) or not name.strip() or has_halves(name):
         yield explain(f"the name {name!r}", "a text that is not blank")
     if not isinstance(word, str | None):
         yield f"{name}: {explain(f'the word {word!r}', 'a text, or None')}"
-    for what, examples in sides.items():
+    for what in ("positive", "negative"):
+        examples: object = getattr(concept, what)
         if not isinstance(examples, list | tuple):
             got = f"a {type(examples).__name__} of {what} examples"
             yield f"{name}: {explain(got, 'a list or tuple')}"
 
 
-def _own_mistakes(concept: Concept, own: Sequence[object]) -> Iterator[str]:
-    other = [identity(one) for one in concept.negative]
+def _own_mistakes(concept: Concept, positive: Sequence[object]) -> Iterator[tuple[str, ...]]:
+    """What was got, what is expected and what to try with one concept, given what its positive examples are."""
+    negative = [identity(one) for one in concept.negative]
     if concept.word is not None and not word_in(concept.word):
-        got = f"the word {concept.word!r}"
-        yield f"{concept.name}: {explain(got, 'a word that texts mention', 'null for none')}"
-    for what, keys, examples in (("positive", own, concept.positive), ("negative", other, concept.negative)):
+        yield f"the word {concept.word!r}", "a word that texts mention", "null for none"
+    for what, keys, examples in (
+        ("positive", positive, concept.positive),
+        ("negative", negative, concept.negative),
+    ):
+        texts = [one for one in examples if isinstance(one, str)]
         if not keys:
-            yield f"{concept.name}: {explain(f'no {what} example', 'at least one')}"
-        if blank := [one for one in examples if isinstance(one, str) and not one.strip()]:
-            yield f"{concept.name}: {explain(f'{len(blank)} blank {what} examples', 'texts')}"
-        if halves := [one for one in examples if isinstance(one, str) and cannot_be_encoded(one)]:
+            yield f"no {what} example", "at least one"
+        if blank := [one for one in texts if not one.strip()]:
+            yield f"{len(blank)} blank {what} examples", "texts"
+        if halves := list(filter(has_halves, texts)):
             got = f"{len(halves)} {what} examples with half a character, such as {_shown(halves[0])}"
-            yield f"{concept.name}: {explain(got, 'whole characters')}"
-        twice = [one for n, one in enumerate(examples) if keys[n] in keys[:n]]
-        if twice:
-            got = f"{len(twice)} {what} examples twice, such as {_shown(twice[0])}"
-            yield f"{concept.name}: {explain(got, 'each once')}"
-    both = set(own) & set(other)
-    if both:
-        one = next(one for one, key in zip(concept.positive, own, strict=True) if key in both)
-        got = f"{len(both)} examples that are both positive and negative, such as {_shown(one)}"
-        yield f"{concept.name}: {explain(got, 'one or the other')}"
+            yield got, "whole characters"
+        if twice := [one for n, one in enumerate(examples) if keys[n] in keys[:n]]:
+            yield f"{len(twice)} {what} examples twice, such as {_shown(twice[0])}", "each once"
+    if both := [n for n, key in enumerate(positive) if key in set(negative)]:
+        count, first = len({positive[n] for n in both}), _shown(concept.positive[both[0]])
+        yield f"{count} examples that are both positive and negative, such as {first}", "one or the other"
 
 
 def word_findings(concept: Concept) -> Iterator[str]:
     """Positive texts without the concept's word, and negative ones with it."""
-    if concept.word is None or not isinstance(concept.positive[0], str):
+    word = concept.word
+    if word is None or not isinstance(concept.positive[0], str):
         return
-    lacking = [one for one in concept.positive if not mentions(one, concept.word)]
-    having = [one for one in concept.negative if mentions(one, concept.word)]
-    if lacking:
-        told = f"the word {concept.word!r} is missing from {len(lacking)} of {len(concept.positive)} positive sentences"
-        yield f"{concept.name}: {told}, such as {_shown(lacking[0])}"
-    if having:
-        told = f"the word {concept.word!r} is in {len(having)} of {len(concept.negative)} negative sentences"
-        yield f"{concept.name}: {told}, such as {_shown(having[0])}"
+    for side, texts, wanted, what in (
+        ("positive", concept.positive, True, "missing from"),
+        ("negative", concept.negative, False, "in"),
+    ):
+        if odd := [one for one in texts if mentions(one, word) != wanted]:
+            where = f"{len(odd)} of {len(texts)} {side} sentences, such as {_shown(odd[0])}"
+            yield f"{concept.name}: the word {word!r} is {what} {where}"
 
 
 def _shown(example: Example) -> str:
-    return (
-        repr(example if len(example) < 80 else f"{example[:79]}…")
-        if isinstance(example, str)
-        else "a picture"
-    )
+    if not isinstance(example, str):
+        return "a picture"
+    return repr(example if len(example) < 80 else f"{example[:79]}…")
 
 
 EXPECTED = '{"name": text, "positive": [texts], "negative": [texts]}'
-
-
-def write_concepts(path: Path, concepts: Iterable[Concept]) -> None:
-    """Write what `read_concepts` reads."""
-    rows = [
-        {"name": c.name, "positive": c.positive, "negative": c.negative, "word": c.word} for c in concepts
-    ]
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_concepts(path: Path) -> Iterator[Concept]:
@@ -222,7 +202,27 @@ def read_concepts(path: Path) -> Iterator[Concept]:
         DataError: no such file, a folder or a pipe, not UTF-8, or a line that is no concept; with the line.
     """
     for where, line in json_lines(path, "a file of JSON lines"):
-        yield _concept(line, where)
+        row = json_row(line, where, EXPECTED)
+        name = row.get("name")
+        if not isinstance(name, str) or not name.strip():
+            got = f"the name {name!r}" if isinstance(name, str) else "no name"
+            raise refusal(where, got, EXPECTED, _near("name", row))
+        if has_halves(name):
+            raise refusal(where, f"half a character in the name {name!r}", "whole ones")
+        sides: dict[str, list[str]] = {side: row.get(side, []) for side in ("positive", "negative")}
+        for side, texts in sides.items():
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise refusal(f"{where}, {name}", f"{side} that is no list of texts", EXPECTED)
+            if side not in row and (near := _near(side, row)):
+                raise refusal(f"{where}, {name}", f"no {side}", EXPECTED, near)
+            if halves := [number for number, text in enumerate(texts) if has_halves(text)]:
+                got = f"half a character (a lone surrogate) in {side} example {halves[0]}"
+                raise refusal(f"{where}, {name}", got, "whole characters")
+        word = row.get("word", word_of(name))
+        if not isinstance(word, str | None):
+            expected = "a text, or null for a concept that is no word"
+            raise refusal(f"{where}, {name}", f"the word {word!r}", expected)
+        yield Concept(name, tuple(sides["positive"]), tuple(sides["negative"]), word)
 
 
 def json_lines(path: Path, expected: str) -> Iterator[tuple[str, str]]:
@@ -235,27 +235,20 @@ def json_lines(path: Path, expected: str) -> Iterator[tuple[str, str]]:
             more than `TEXT_LIMIT` bytes.
     """
     check_regular(path, expected)
-    with reading(path, expected), _opened(path) as file:
+    with reading(path, expected), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         number = 0
         while raw := file.readline(TEXT_LIMIT + 1):
             number += 1
             where = f"{path}, line {number}"
             if len(raw) > TEXT_LIMIT:
-                got = f"more than {TEXT_LIMIT / 2**20:,.0f} MiB"
-                raise DataError(f"{where}: {explain(got, expected)}")
+                raise refusal(where, f"more than {TEXT_LIMIT / 2**20:,.0f} MiB", expected)
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 got = f"bytes that are not UTF-8 ({error.reason}, byte {error.start})"
-                raise DataError(
-                    f"{where}: {explain(got, f'{expected} in UTF-8', 'iconv -t utf-8')}"
-                ) from error
+                raise refusal(where, got, f"{expected} in UTF-8", "iconv -t utf-8") from error
             if text.strip(" \t\r\n"):
                 yield where, text
-
-
-def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def json_row(line: str, where: str, expected: str) -> dict[str, Any]:
@@ -269,7 +262,7 @@ def json_row(line: str, where: str, expected: str) -> dict[str, Any]:
     except DataError as error:
         raise DataError(str(error).replace("got text that is not JSON", "got damaged text", 1)) from error
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {explain(f'a {type(row).__name__}', expected)}")
+        raise refusal(where, f"a {type(row).__name__}", expected)
     json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, where, expected))
     return row
 
@@ -277,35 +270,11 @@ def json_row(line: str, where: str, expected: str) -> dict[str, Any]:
 def _once(pairs: Sequence[tuple[str, Any]], where: str, expected: str) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise DataError(f"{where}: {explain(f'the key {twice[0]!r} twice', expected)}")
+        raise refusal(where, f"the key {twice[0]!r} twice", expected)
     return dict(pairs)
 
 
-def _concept(line: str, where: str) -> Concept:
-    row = json_row(line, where, EXPECTED)
-    name = row.get("name")
-    if not isinstance(name, str) or not name.strip():
-        got = "no name" if not isinstance(name, str) else f"the name {name!r}"
-        raise DataError(f"{where}: {explain(got, EXPECTED, _near('name', row))}")
-    if cannot_be_encoded(name):
-        raise DataError(f"{where}: {explain(f'half a character in the name {name!r}', 'whole ones')}")
-    sides = {side: row.get(side, []) for side in ("positive", "negative")}
-    for side, texts in sides.items():
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{where}, {name}: {explain(f'{side} that is no list of texts', EXPECTED)}")
-        if side not in row and (near := _near(side, row)):
-            raise DataError(f"{where}, {name}: {explain(f'no {side}', EXPECTED, near)}")
-        if halves := [text for text in texts if cannot_be_encoded(text)]:
-            got = f"half a character (a lone surrogate) in {side} example {texts.index(halves[0])}"
-            raise DataError(f"{where}, {name}: {explain(got, 'whole characters')}")
-    word = row.get("word", word_of(name))
-    if word is not None and not isinstance(word, str):
-        got = f"the word {word!r}"
-        raise DataError(f"{where}, {name}: {explain(got, 'a text, or null for a concept that is no word')}")
-    return Concept(name, tuple(sides["positive"]), tuple(sides["negative"]), word)
-
-
-def _near(key: str, row: dict[str, Any]) -> str:
+def _near(key: str, row: Mapping[str, Any]) -> str:
     near = nearest(key, [other for other in row if other not in ("name", "positive", "negative", "word")])
     return f"renaming {near} to {key!r}" if near else ""
 
@@ -355,23 +324,22 @@ def sentences_of(
     Raises:
         DataError: no such file, or a line that is none of WordNet's.
     """
-    found: dict[str, dict[str, None]] = {word: {} for word in words}
+    sentences: dict[str, dict[str, None]] = {word: {} for word in words}
     written: dict[str, list[str]] = {}
-    for word in found:
+    for word in sentences:
         written.setdefault(word.lower(), []).append(word)
-    for sentence in _sentences(path, pos):
-        for token in set(_TOKEN.findall(sentence.lower())):
-            for word in written.get(token, ()):
-                found[word][sentence] = None
-    return {word: list(sentences) for word, sentences in found.items()}
-
-
-def _sentences(path: Path, pos: Collection[str] | None) -> Iterator[str]:
     for where, line in json_lines(path, EXPECTED_WORDNET):
         row = json_row(line, where, "an object with definition and examples")
-        sentences = _texts(row, where)
-        if pos is None or _part_of_speech(row) in (None, *pos):
-            yield from (sentence for sentence in sentences if len(sentence.split()) >= LEAST_WORDS)
+        texts = _texts(row, where)
+        # A satellite ("s") is an adjective, and an entry without a part of speech counts.
+        if pos is not None and ("a" if row.get("pos") == "s" else row.get("pos")) not in (None, *pos):
+            continue
+        for text in (text for text in texts if len(text.split()) >= LEAST_WORDS):
+            for word in (
+                word for token in set(_TOKEN.findall(text.lower())) for word in written.get(token, ())
+            ):
+                sentences[word][text] = None
+    return {word: list(some) for word, some in sentences.items()}
 
 
 def _texts(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -379,12 +347,7 @@ def _texts(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     texts = (definition, *examples) if isinstance(examples, list) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
         expected = "an object with definition, a text, and examples, a list of texts"
-        raise DataError(f"{where}: {explain('another line', expected)}")
-    if any(map(cannot_be_encoded, texts)):
-        raise DataError(f"{where}: {explain('half a character (a lone surrogate)', 'whole characters')}")
+        raise refusal(where, "another line", expected)
+    if any(map(has_halves, texts)):
+        raise refusal(where, "half a character (a lone surrogate)", "whole characters")
     return texts
-
-
-def _part_of_speech(row: Mapping[str, Any]) -> object:
-    """WordNet's letter, a satellite counted as the adjective it is; None where the entry states none."""
-    return "a" if row.get("pos") == "s" else row.get("pos")

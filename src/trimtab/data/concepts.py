@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from trimtab.data.concept import (
     sentences_of,
     word_findings,
     word_of,
-    write_concepts,
 )
+from trimtab.data.records import refusal
 from trimtab.errors import DataError, explain, nearest
+from trimtab.runs.atomic import write_atomic
 from trimtab.seeds import derive
 
 
@@ -114,11 +116,16 @@ class ConceptSet:
         concepts = []
         for name, examples in positive.items():
             word = word_of(name) if words else None
-            own = {identity(one) for one in examples}
-            rest = [one for key, one in every.items() if key not in own and not _has_word(one, word)]
-            concepts.append(
-                Concept(name, tuple(examples), _first(name, rest, negatives), _kept(examples, word))
-            )
+            taken = {identity(one) for one in examples}
+            rest = [one for key, one in every.items() if key not in taken]
+            if word is not None:
+                rest = [one for one in rest if not (isinstance(one, str) and mentions(one, word))]
+            if negatives is not None and len(rest) < negatives:
+                got = f"{len(rest)} possible negative examples"
+                raise refusal(name, got, f"the {negatives} asked for", "fewer, or more concepts")
+            # Pictures mention nothing.
+            word = word if examples and isinstance(examples[0], str) else None
+            concepts.append(Concept(name, tuple(examples), tuple(rest[:negatives]), word))
         return cls(tuple(concepts), notes)
 
     @classmethod
@@ -145,7 +152,7 @@ class ConceptSet:
         _refuse_texts(sentences)
         kept = sorted(word for word in sentences if len(sentences[word]) >= positives)
         few = sorted(set(sentences) - set(kept))
-        told = f"left out {len(few)} words with fewer than {positives} sentences: {', '.join(few)}"
+        note = f"left out {len(few)} words with fewer than {positives} sentences: {', '.join(few)}"
         if len(kept) < 2:
             got = f"{len(kept)} words with {positives} sentences"
             raise DataError(explain(got, "at least two", "fewer positives, or more words"))
@@ -153,7 +160,7 @@ class ConceptSet:
         for word in kept:
             order = np.random.default_rng(derive(seed, "concept", word)).permutation(len(sentences[word]))
             drawn[word] = [sentences[word][place] for place in order[:positives]]
-        return cls.one_against_rest(drawn, negatives=negatives, notes=(told,) if few else (), seed=seed)
+        return cls.one_against_rest(drawn, negatives=negatives, notes=(note,) if few else (), seed=seed)
 
     @classmethod
     def from_wordnet_glosses(
@@ -187,12 +194,7 @@ class ConceptSet:
 
     @classmethod
     def from_templates(
-        cls,
-        words: Sequence[str],
-        templates: Sequence[str],
-        *,
-        negatives: int | None = None,
-        seed: int = 0,
+        cls, words: Sequence[str], templates: Sequence[str], *, negatives: int | None = None, seed: int = 0
     ) -> ConceptSet:
         """Words as concepts, each in the same sentences, so that only the word tells them apart.
 
@@ -223,7 +225,7 @@ class ConceptSet:
         """
         if not self.textual:
             raise DataError(explain("concepts of pictures", "concepts of texts"))
-        write_concepts(Path(path), self)
+        write_atomic(Path(path), "".join(json.dumps(vars(concept)) + "\n" for concept in self))
         return Path(path)
 
     @property
@@ -266,7 +268,7 @@ class ConceptSet:
         """
         if name not in self.names:
             expected = f"one of {len(self)} concepts"
-            raise DataError(f"concept: {explain(repr(name), expected, nearest(str(name), self.names))}")
+            raise refusal("concept", repr(name), expected, nearest(str(name), self.names))
         return self.names.index(name)
 
     def __getitem__(self, name: str) -> Concept:
@@ -279,25 +281,8 @@ class ConceptSet:
         return len(self.concepts)
 
 
-def _first(name: str, examples: Sequence[Example], count: int | None) -> tuple[Example, ...]:
-    """So many of the examples, or all."""
-    if count is not None and len(examples) < count:
-        got = f"{len(examples)} possible negative examples"
-        raise DataError(f"{name}: {explain(got, f'the {count} asked for', 'fewer, or more concepts')}")
-    return tuple(examples[:count])
-
-
 def _refuse_texts(lists: Mapping[str, object]) -> None:
     """A text is a sequence of its letters, and would pass for so many examples."""
     for name, one in lists.items():
         if isinstance(one, str):
-            raise DataError(f"{name}: {explain('a single text', 'a list of texts', '[text]')}")
-
-
-def _kept(examples: Sequence[Example], word: str | None) -> str | None:
-    """The word of a concept of texts; pictures mention nothing."""
-    return word if examples and isinstance(examples[0], str) else None
-
-
-def _has_word(example: Example, word: str | None) -> bool:
-    return word is not None and isinstance(example, str) and mentions(example, word)
+            raise refusal(name, "a single text", "a list of texts", "[text]")

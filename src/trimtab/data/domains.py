@@ -7,38 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trimtab.data.columns import is_saved_set, kind_of_table, load_saved, load_set
+from trimtab.data import splits as sources
 from trimtab.data.encode import Ends, find_tokenizer
-from trimtab.data.record_files import Kind
-from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, whole
-from trimtab.data.splits import (
-    ALSO_CALLED,
-    SPLITS,
-    Files,
-    Given,
-    Paths,
-    SplitContents,
-    Without,
-    complete,
-    files_beside,
-    files_of,
-    find,
-    pool_of,
-    short_hash,
-    source_of,
-    survey,
-    told,
-    unused_names,
-    why_skipped,
-)
+from trimtab.data.record_files import Kind, kind_of_table
+from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, refusal, whole
+from trimtab.data.splits import ALSO_CALLED, SPLITS, Files, Given, Paths, SplitContents, Without, complete
 from trimtab.errors import ConfigError, DataError, ModelError, explain, nearest
 
 FRACTIONS = (0.9, 0.05, 0.05)
@@ -84,9 +66,9 @@ class Domain:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigError(f"domain name: {explain(repr(self.name), 'a text that is not blank')}")
         if not self.splits:
-            raise DataError(f"domain {self.name!r}: {explain('no split', 'train, validation or test')}")
+            raise refusal(f"domain {self.name!r}", "no split", "train, validation or test")
         for split in self.splits:
-            source_of(getattr(self, split), f"domain {self.name!r}, split {split!r}")
+            sources.source_of(getattr(self, split), f"domain {self.name!r}, split {split!r}")
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{split} {self._source(split)!r}" for split in self.splits)
@@ -104,8 +86,8 @@ class Domain:
             DataError: a malformed record (file and line, or its number), or no such split.
         """
         if split not in self.splits:
-            raise DataError(f"domain {self.name!r}: {explain(split, f'one of {self.splits}')}")
-        return (whole(item) for item in self._source(split) if not why_skipped(item))
+            raise refusal(f"domain {self.name!r}", split, f"one of {self.splits}")
+        return (whole(item) for item in self._source(split) if not sources.why_skipped(item))
 
     @cached_property
     def contents(self) -> dict[str, SplitContents]:
@@ -114,16 +96,13 @@ class Domain:
         Raises:
             DataError: a malformed record, a split without records, or a record in two splits.
         """
-        contents = {split: survey(self._source(split)) for split in self.splits}
+        contents = {split: sources.survey(self._source(split)) for split in self.splits}
         for split, content in contents.items():
             if not content.records:
-                skipped = "".join(
-                    f" ({what})" for what in told(contents.values()) if what.endswith("skipped")
-                )
+                what = [f" ({one})" for one in sources.told(contents.values()) if one.endswith("skipped")]
                 hint = "more records, or files of its own for each split"
-                got = f"no record in {self._source(split)!r}{skipped}"
-                what = explain(got, "at least one", hint)
-                raise DataError(f"domain {self.name!r}, split {split!r}: {what}")
+                got = f"no record in {self._source(split)!r}{''.join(what)}"
+                raise refusal(f"domain {self.name!r}, split {split!r}", got, "at least one", hint)
         self._check_disjoint(contents)
         return contents
 
@@ -140,10 +119,11 @@ class Domain:
         """
         contents = self.__dict__.get("contents")
         if contents is None:
-            contents = {split: survey(_first(pool_of(self._source(split)))) for split in self.splits}
-            seen = [replace(one, blank=0, without_value=0, repeated=0) for one in contents.values()]
-            return (*map(str, self.left_out), *told(seen))
-        return (*map(str, self.left_out), *told(contents.values()))
+            pools = [sources.pool_of(self._source(split)) for split in self.splits]
+            looks = [sources.survey(_first(pool)) for pool in pools]
+            seen = [replace(look, blank=0, without_value=0, repeated=0) for look in looks]
+            return (*map(str, self.left_out), *sources.told(seen))
+        return (*map(str, self.left_out), *sources.told(contents.values()))
 
     @property
     def fingerprint(self) -> str:
@@ -268,7 +248,7 @@ class Domain:
             raise ConfigError(f"domain {name!r}: {explain('config and name', 'one of them')}")
         options = {**options, **asked}
         if isinstance(dataset, str):
-            dataset = load_set(name, dataset, options)
+            dataset = sources.load_set(name, dataset, options)
         elif options:
             raise ConfigError(f"domain {name!r}: {explain(sorted(options), 'options only beside a name')}")
         return _from_splits(name, dataset, columns, fractions)
@@ -302,39 +282,41 @@ class Domain:
             ConfigError: a wrong key in `columns`.
         """
         if not str(path).strip():
-            raise DataError(f"domain {name!r}: {explain(repr(str(path)), 'a path, or hf:owner/name')}")
+            raise refusal(f"domain {name!r}", repr(str(path)), "a path, or hf:owner/name")
         if str(path).startswith("hf:"):
             where = str(path).removeprefix("hf:")
             return cls.from_dataset(name, where, fractions=fractions, columns=columns)
         _check_columns(name, columns)
-        folder = _folder(path)
+        folder = None
+        with suppress(
+            OSError, ValueError, RuntimeError
+        ):  # what no file can be called is told when files are found
+            folder = there if (there := Path(path).expanduser()).is_dir() else None
         if folder is None:
             return _from_files(name, None, (path, None, None), fractions, columns)
-        if is_saved_set(folder):
-            return _from_splits(name, load_saved(name, folder), columns, fractions)
-        found = {split: files for split in SPLITS if (files := files_of(folder, split))}
+        if sources.is_saved_set(folder):
+            return _from_splits(name, sources.load_saved(name, folder), columns, fractions)
+        found = {split: files for split in SPLITS if (files := sources.files_of(folder, split))}
         if not found:
             expected = "train.*, validation.* and test.* in it"
-            raise DataError(f"domain {name!r}: {explain(f'folder {path}', expected, _inside(folder))}")
-        sources = {split: Files(files, columns=columns) for split, files in found.items()}
-        beside = files_beside(folder, (path for files in found.values() for path in files))
-        left_out = (unused_names("file", beside),) if beside else ()
-        return cls(name, **complete(name, sources, fractions), left_out=left_out)
+            raise refusal(f"domain {name!r}", f"folder {path}", expected, _inside(folder))
+        by_split = {split: Files(files, columns=columns) for split, files in found.items()}
+        beside = sources.files_beside(folder, (path for files in found.values() for path in files))
+        left_out = (sources.unused_names("file", beside),) if beside else ()
+        return cls(name, **complete(name, by_split, fractions), left_out=left_out)
 
     def _source(self, split: str) -> Iterable[Item]:
-        return source_of(getattr(self, split), f"{self.name}, {split}")
+        return sources.source_of(getattr(self, split), f"{self.name}, {split}")
 
     def _check_disjoint(self, contents: Mapping[str, SplitContents]) -> None:
-        for number, first in enumerate(self.splits):
-            for second in self.splits[number + 1 :]:
-                shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
-                if len(shared):
-                    known = set(shared.tolist())
-                    example = next(item for item in self.items(first) if short_hash(item) in known)
-                    got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
-                    hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
-                    what = explain(got, "splits without a common record", hint)
-                    raise DataError(f"domain {self.name!r}: {what}")
+        for first, second in combinations(self.splits, 2):
+            shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
+            if len(shared):
+                known = set(shared.tolist())
+                example = next(item for item in self.items(first) if sources.short_hash(item) in known)
+                got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
+                hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
+                raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
 
 
 def _first(source: Iterable[Item]) -> Iterator[Item]:
@@ -352,20 +334,11 @@ def _check_columns(name: str, columns: Mapping[str, str] | None) -> None:
         raise ConfigError(f"domain {name!r}, {problem}")
 
 
-def _folder(path: str | Path) -> Path | None:
-    """The folder that is meant, if it is one; what no file can be called is told when files are looked for."""
-    try:
-        folder = Path(path).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, ValueError, RuntimeError):
-        return None
-
-
 def _inside(folder: Path) -> str:
     """What to try with a folder without splits: a folder in it that has some, else a pattern."""
     inner = (one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith("."))
     for one in islice(inner, _LOOKED_AT):
-        if any(files_of(one, split) for split in SPLITS):
+        if any(sources.files_of(one, split) for split in SPLITS):
             return str(one)
     return f"a pattern such as {folder / '*.txt'}"
 
@@ -379,36 +352,35 @@ def _from_files(
 ) -> Domain:
     _check_columns(name, columns)
     given = zip(SPLITS, paths, strict=True)
-    sources = {
-        split: Files(find(some, name), kind, columns=columns) for split, some in given if some is not None
+    by_split = {
+        split: Files(sources.find(some, name), kind, columns=columns)
+        for split, some in given
+        if some is not None
     }
-    return Domain(name, **complete(name, sources, fractions))
+    return Domain(name, **complete(name, by_split, fractions))
 
 
 def _from_splits(
     name: str, data: Any, columns: Mapping[str, str] | None, fractions: Sequence[float]
 ) -> Domain:
     """A domain from a mapping of splits, or from one table or list as a pool."""
-    is_pool = not isinstance(data, Mapping) or (kind_of_table(data) == "columns" and not _names_splits(data))
-    given = {"train": data} if is_pool else data
+    keys = data if isinstance(data, Mapping) else ()
+    names_splits = any(ALSO_CALLED.get(str(key), str(key)) in SPLITS for key in keys)
+    is_columns = kind_of_table(data) == "columns" and (not names_splits or any(key in KEYS for key in keys))
+    given = data if isinstance(data, Mapping) and not is_columns else {"train": data}
     splits = {ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
-    where = f"domain {name!r}, split"
-    sources = {
-        split: Given(splits[split], f"{where} {split!r}", columns) for split in SPLITS if split in splits
+    by_split = {
+        split: Given(splits[split], f"domain {name!r}, split {split!r}", columns)
+        for split in SPLITS
+        if split in splits
     }
-    if not sources:
+    if not by_split:
         first = next(iter(splits), "train")
         hint = nearest(first, SPLITS) if nearest(first, SPLITS) == first else f"split={first!r}, as a pool"
-        raise DataError(f"domain {name!r}: {explain(f'splits {list(given)}', f'some of {SPLITS}', hint)}")
+        raise refusal(f"domain {name!r}", f"splits {list(given)}", f"some of {SPLITS}", hint)
     others = [str(split) for split in given if ALSO_CALLED.get(str(split), str(split)) not in SPLITS]
-    left_out = (unused_names("split", others),) if others else ()
-    return Domain(name, **complete(name, sources, fractions), left_out=left_out)
-
-
-def _names_splits(data: Mapping[Any, Any]) -> bool:
-    return not any(key in KEYS for key in data) and any(
-        ALSO_CALLED.get(str(key), str(key)) in SPLITS for key in data
-    )
+    left_out = (sources.unused_names("split", others),) if others else ()
+    return Domain(name, **complete(name, by_split, fractions), left_out=left_out)
 
 
 def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:
@@ -433,28 +405,16 @@ def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain
     tokenizer = find_tokenizer(model_or_tokenizer)
     if not tokenizer.is_fast:
         raise ModelError(explain(type(tokenizer).__name__, "a fast tokenizer, to cut a text at a token"))
-    ends = Ends.of(tokenizer)
-    taken, left = list[Item](), tokens
+    ends, taken, left = Ends.of(tokenizer), list[Item](), tokens
     for item in domain.items("train"):
         if not isinstance(item, Text):
-            raise DataError(f"domain {domain.name!r}: {explain(type(item).__name__, 'plain texts')}")
-        text, used = _beginning(item.text, ends, left)
-        taken.append(Text(text))
-        left -= used
+            raise refusal(f"domain {domain.name!r}", type(item).__name__, "plain texts")
+        encoded = tokenizer(item.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
+        before = len(ends.before(ids, item.text))
+        last = left - before - 2  # the last of its own tokens that has room beside the one that closes it
+        left -= before + len(ids) + len(ends.after(ids, item.text))
+        taken.append(item if left >= 0 else Text(item.text[: spans[last][1]] if last >= 0 else ""))
         if left < 2:
             return replace(domain, train=taken)
-    raise DataError(
-        f"domain {domain.name!r}: {explain(f'{tokens - left} tokens', f'{tokens} or more to train on')}"
-    )
-
-
-def _beginning(text: str, ends: Ends, tokens: int) -> tuple[str, int]:
-    """As much of a text as fits into so many tokens with those around it; and how many it takes."""
-    encoded = ends.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
-    before = len(ends.before(ids, text))
-    whole = before + len(ids) + len(ends.after(ids, text))
-    if whole <= tokens:
-        return text, whole
-    last = tokens - before - 2
-    return (text[: spans[last][1]], tokens) if last >= 0 else ("", tokens)
+    raise refusal(f"domain {domain.name!r}", f"{tokens - left} tokens", f"{tokens} or more to train on")

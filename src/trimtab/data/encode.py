@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.data import chat as chats
-from trimtab.data.records import Chat, Completion, Item, Text, excerpt
+from trimtab.data.records import Chat, Completion, Item, Text, excerpt, halved, refusal
 from trimtab.data.turns import Marked, Marker, SkippedError
-from trimtab.errors import DataError, ModelError, explain
+from trimtab.errors import ModelError, explain
 
 _BATCH_RECORDS = 256
 _BATCH_CHARACTERS = 2**20
@@ -114,10 +113,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id under padding: pad, else end of sequence, else 0; the attention mask decides, not the id."""
-    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            return int(found)
-    return 0
+    given = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return int(next((one for one in given if one is not None), 0))
 
 
 def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
@@ -139,42 +136,14 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
     """
     marker, ends = Marker(tokenizer), Ends.of(tokenizer)
     for batch in _batches(items):
-        _refuse_surrogates(batch)
+        if halves := [item for item in batch if halved(item)]:
+            got = "half of a surrogate pair"
+            raise refusal(f"record {excerpt(halves[0])}", got, "text that UTF-8 can hold", "replacing it")
         texts = _encode_texts([item for item in batch if isinstance(item, Text)], ends)
         others = [item for item in batch if not isinstance(item, Text)]
         dialogues = _encode_dialogues(others, ends, marker)
         for item in batch:
             yield next(texts) if isinstance(item, Text) else next(dialogues)
-
-
-def _refuse_surrogates(items: Sequence[Item]) -> None:
-    """Half of a surrogate pair, which JSON can hold and no tokenizer takes."""
-    for item in items:
-        for text in _strings(item):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                what = explain("half of a surrogate pair", "text that UTF-8 can hold", "replacing it")
-                raise DataError(f"record {excerpt(item)}: {what}") from error
-
-
-def _strings(item: Item) -> Iterator[str]:
-    """Every text of a record."""
-    if isinstance(item, Text):
-        yield item.text
-    elif isinstance(item, Completion):
-        yield item.prompt
-        yield item.completion
-    else:
-        waiting: list[Any] = [*item.messages, item.given]
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, str):
-                yield value
-            elif isinstance(value, Mapping):
-                waiting += [*value.keys(), *value.values()]
-            elif isinstance(value, list | tuple):
-                waiting += value
 
 
 def _encode_texts(texts: Sequence[Text], ends: Ends) -> Iterator[Encoded]:
@@ -183,9 +152,8 @@ def _encode_texts(texts: Sequence[Text], ends: Ends) -> Iterator[Encoded]:
     ids = iter(ends.tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"] if flat else [])
     for item, some in zip(texts, pieces, strict=True):
         own = np.concatenate([np.asarray(next(ids), np.int32) for _ in some])
-        tokens = np.concatenate([ends.before(own, item.text), own, ends.after(own, item.text)]).astype(
-            np.int32
-        )
+        before, after = ends.before(own, item.text), ends.after(own, item.text)
+        tokens = np.concatenate([before, own, after]).astype(np.int32)
         yield Encoded(tokens, np.ones(len(tokens), np.bool_), is_text=True)
 
 
@@ -352,21 +320,24 @@ class RowFiles:
     def add(self, ids: NDArray[np.int32], loss: NDArray[np.bool_], record: int) -> None:
         """One row."""
         self.tokens += len(ids)
-        self._arrays["ids"].append(ids)
-        self._arrays["loss"].append(loss)
-        self._arrays["offsets"].append([self.tokens])
-        self._arrays["targets"].append([int(np.count_nonzero(loss[1:]))])
-        self._arrays["records"].append([record])
+        targets = [int(np.count_nonzero(loss[1:]))]
+        self._append(ids=ids, loss=loss, offsets=[self.tokens], targets=targets, records=[record])
 
     def add_full(self, rows: NDArray[np.int32], records: NDArray[np.int64]) -> None:
         """(R, T) rows with loss on every token, and the record of each."""
         count, length = rows.shape
-        self._arrays["ids"].append(rows.ravel())
-        self._arrays["loss"].append(np.ones(rows.size, np.bool_))
-        self._arrays["offsets"].append(self.tokens + length * np.arange(1, count + 1))
-        self._arrays["targets"].append(np.full(count, length - 1))
-        self._arrays["records"].append(records)
+        self._append(
+            ids=rows.ravel(),
+            loss=np.ones(rows.size, np.bool_),
+            offsets=self.tokens + length * np.arange(1, count + 1),
+            targets=np.full(count, length - 1),
+            records=records,
+        )
         self.tokens += rows.size
+
+    def _append(self, **values: Sequence[int] | NDArray[Any]) -> None:
+        for part, some in values.items():
+            self._arrays[part].append(some)
 
 
 class GrowingArray:
@@ -381,9 +352,7 @@ class GrowingArray:
     def __enter__(self) -> GrowingArray:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.seek(0)
         self._write_header()
         self._file.close()

@@ -65,8 +65,15 @@ class NamingCounts:
         if frame.empty:
             raise DataError(explain("no rows", "at least one referent with a name"))
         check_known(frame, "referent")
-        referents, names = _referents(frame["referent"]), known_names(frame, "name")
-        counts = whole_counts(frame, weight)
+        referents, types = frame["referent"], pd.api.types
+        if types.is_float_dtype(referents.dtype):
+            numbers = referents.astype(float)
+            whole = ((numbers % 1 == 0) & (numbers.abs() < 2**53)).all()
+            referents = numbers.astype(np.int64) if whole else referents
+        elif not types.is_bool_dtype(referents.dtype) and not types.is_integer_dtype(referents.dtype):
+            # As texts, so that 1 and "1" of one column are one.
+            referents = labels(referents, strip=False)
+        names, counts = known_names(frame, "name"), whole_counts(frame, weight)
         if not counts.any():
             raise DataError(explain("no count above 0", "at least one name that was given"))
         return cls(frame.assign(referent=referents, name=names, count=counts))
@@ -125,15 +132,18 @@ class NamingCounts:
         if missing:
             got = f"{len(missing)} referents without features ({', '.join(map(shown, missing[:3]))}, ...)"
             raise DataError(explain(got, "a row of features for each referent that was named"))
+        rows = features.iloc[[place for place in wanted.values() if place is not None]]
         try:
-            values = features.iloc[[place for place in wanted.values() if place is not None]].to_numpy(
-                dtype=float
-            )
+            values = rows.to_numpy(dtype=float)
         except (TypeError, ValueError):
-            raise DataError(
-                explain(f"features of types {set(map(str, features.dtypes))}", "numbers")
-            ) from None
-        _check_finite(values, features, list(wanted))
+            got = f"features of types {set(map(str, features.dtypes))}"
+            raise DataError(explain(got, "numbers")) from None
+        wrong = ~np.isfinite(values) | (np.abs(values) > SIZE_AT_MOST)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            place = f"{str(features.columns[column])!r} of referent {shown(list(wanted)[row])}"
+            got = f"{values[row, column]:g} in {place} ({int(wrong.sum())} features that are not finite)"
+            raise DataError(explain(got, "numbers up to 1e100"))
         if is_lab(features):
             check_colours(values)
         return values
@@ -162,16 +172,6 @@ def known_names(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
     return names
 
 
-def _referents(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Whole numbers and truth values as they are, all else as texts, so that 1 and "1" of one column are one."""
-    if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_integer_dtype(values.dtype):
-        return values
-    if pd.api.types.is_float_dtype(values.dtype):
-        whole = values.astype(float)
-        return whole.astype(np.int64) if ((whole % 1 == 0) & (whole.abs() < 2**53)).all() else values
-    return labels(values, strip=False)
-
-
 def counts_column(columns: Iterable[Hashable]) -> str | None:
     """The column of counts among those of a table; None where its rows are trials, each of which counts 1.
 
@@ -188,16 +188,6 @@ def counts_column(columns: Iterable[Hashable]) -> str | None:
     return None
 
 
-def _check_finite(values: np.ndarray, features: pd.DataFrame, referents: list[Any]) -> None:
-    wrong = ~np.isfinite(values) | (np.abs(values) > SIZE_AT_MOST)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        got = f"{values[row, column]:g} in {str(features.columns[column])!r} of referent {shown(referents[row])}"
-        raise DataError(
-            explain(f"{got} ({int(wrong.sum())} features that are not finite)", "numbers up to 1e100")
-        )
-
-
 def is_lab(features: pd.DataFrame) -> bool:
     """Whether the columns are CIELAB coordinates by name."""
     return [str(column) for column in features.columns] in (["L", "a", "b"], ["L*", "a*", "b*"])
@@ -210,9 +200,8 @@ def check_colours(values: Float[np.ndarray, "referents 3"]) -> None:
         got = f"L from {lightness.min():.3g} to {lightness.max():.3g}, a and b up to {rest.max():.3g}"
         raise DataError(explain(got, "CIELAB: L in [0, 100], a and b within ±200"))
     if len(values) > 1 and lightness.max() <= 1 and rest.max() <= 1.5:
-        raise DataError(
-            explain("L, a and b all within 1.5", "CIELAB: L in [0, 100]", "multiplying back what was divided")
-        )
+        hint = "multiplying back what was divided"
+        raise DataError(explain("L, a and b all within 1.5", "CIELAB: L in [0, 100]", hint))
 
 
 def each_row(frame: pd.DataFrame) -> Iterator[Any]:

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.data.columns import refuse_source
 from trimtab.data.domains import FRACTIONS, Domain
-from trimtab.data.records import column_problems
+from trimtab.data.record_files import refuse_source
+from trimtab.data.records import column_problems, refusal
 from trimtab.data.splits import is_pattern, kind_of
 from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, told_problem
 from trimtab.runs.paths import neighbour
@@ -49,12 +49,13 @@ class Origin:
     overlap: Literal["refuse", "drop"] = "refuse"
 
     def __post_init__(self) -> None:
-        found = list(column_problems(self.columns)) if self.columns else []
-        for name in _OF_THE_HUB:
-            if getattr(self, name) is not None and not self.path.startswith("hf:"):
-                found.append(Problem(name, repr(getattr(self, name)), "it only beside path: hf:owner/name"))
-        if found:
-            raise ConfigProblems(found)
+        problems = list(column_problems(self.columns)) if self.columns else []
+        if not self.path.startswith("hf:"):
+            given = {name: getattr(self, name) for name in _OF_THE_HUB if getattr(self, name) is not None}
+            expected = "it only beside path: hf:owner/name"
+            problems += [Problem(name, repr(value), expected) for name, value in given.items()]
+        if problems:
+            raise ConfigProblems(problems)
 
 
 def path_of(origin: str | Origin | Mapping[str, Any]) -> str:
@@ -69,10 +70,7 @@ def path_of(origin: str | Origin | Mapping[str, Any]) -> str:
 
 
 def read_domain(
-    name: str,
-    origin: str | Path | Origin | Mapping[str, Any],
-    *,
-    fractions: Sequence[float] = FRACTIONS,
+    name: str, origin: str | Path | Origin | Mapping[str, Any], *, fractions: Sequence[float] = FRACTIONS
 ) -> Domain:
     """The domain that a config describes.
 
@@ -90,15 +88,9 @@ def read_domain(
         return Domain.from_path(name, origin, fractions=fractions)
     columns = origin.columns or None
     if origin.path.startswith("hf:"):
-        domain = Domain.from_dataset(
-            name,
-            origin.path.removeprefix("hf:"),
-            config=origin.config,
-            split=origin.split,
-            revision=origin.revision,
-            columns=columns,
-            fractions=fractions,
-        )
+        options: dict[str, Any] = {key: getattr(origin, key) for key in _OF_THE_HUB}
+        path = origin.path.removeprefix("hf:")
+        domain = Domain.from_dataset(name, path, columns=columns, fractions=fractions, **options)
     else:
         domain = Domain.from_path(name, origin.path, columns=columns, fractions=fractions)
     return domain.without_overlap() if origin.overlap == "drop" else domain
@@ -117,12 +109,24 @@ def as_domains(where: str, given: Any, *, fractions: Sequence[float] = FRACTIONS
         DataError: data that makes no domain, as the constructors of `Domain`.
     """
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        got = f"a {type(given).__name__}"
-        hint = "{name: domain}"
+        got, hint = f"a {type(given).__name__}", "{name: domain}"
         if isinstance(given, Domain):
             got, hint = f"the domain {given.name!r}", f"{{{given.name!r}: domain}}"
         raise ConfigProblems([Problem(where, got, "a mapping of names to domains", hint)])
-    return {name: _as_domain(name, data, fractions) for name, data in given.items()}
+    domains: dict[str, Domain] = {}
+    for name, data in given.items():
+        if isinstance(data, Domain):
+            domains[name] = data
+        elif isinstance(data, str | Path | Origin):
+            domains[name] = read_domain(name, data, fractions=fractions)
+        elif data is None or isinstance(data, int | float | bytes):
+            expected = "a Domain, a path, a data set, a table or a list of records"
+            raise refusal(f"domain {name!r}", type(data).__name__, expected)
+        else:
+            if not isinstance(data, Mapping):
+                refuse_source(data, f"domain {name!r}")
+            domains[name] = Domain.from_dataset(name, data, fractions=fractions)
+    return domains
 
 
 def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
@@ -159,16 +163,3 @@ def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
 def told(where: str, error: TrimtabError) -> Problem:
     """The problem that an error tells of: 'got ..., expected ...; try ...'."""
     return told_problem(where, error) or Problem(where, str(error), "what a config can hold")
-
-
-def _as_domain(name: str, data: Any, fractions: Sequence[float]) -> Domain:
-    if isinstance(data, Domain):
-        return data
-    if isinstance(data, str | Path | Origin):
-        return read_domain(name, data, fractions=fractions)
-    if data is None or isinstance(data, int | float | bytes):
-        expected = "a Domain, a path, a data set, a table or a list of records"
-        raise DataError(f"domain {name!r}: {explain(type(data).__name__, expected)}")
-    if not isinstance(data, Mapping):
-        refuse_source(data, f"domain {name!r}")
-    return Domain.from_dataset(name, data, fractions=fractions)

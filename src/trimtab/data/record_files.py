@@ -1,4 +1,8 @@
-"""The records of one file: text, JSON, CSV, TSV or Parquet, plain or gzipped, read piece by piece within bounds."""
+"""The records of one file, and the rows of one table in memory; only what makes records is read of a table.
+
+A file is text, JSON, CSV, TSV or Parquet, plain or gzipped, and is read piece by piece within bounds. A table is a data
+frame, an Arrow table, a data set of the `datasets` library, a mapping of columns, or a single column.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,26 @@ import codecs
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
-from trimtab.data.columns import unfilled, usable_columns
-from trimtab.data.records import Item, Text, named, parse
-from trimtab.errors import DataError, explain
+from trimtab.data.records import (
+    BESIDE_MESSAGES,
+    KEYS,
+    Item,
+    Text,
+    hint_for,
+    missing_column,
+    named,
+    parse,
+    refusal,
+    without_nulls,
+)
+from trimtab.errors import DataError
 from trimtab.runs.files import check_regular, parse_json, reading
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -31,12 +46,11 @@ _BLOCK = 8192
 _ROWS = 1024
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
+    # UTF-32 begins as UTF-16 does, and stands first.
+    getattr(codecs, f"BOM_UTF{bits}_{end}"): f"utf-{bits}"
+    for bits in (32, 16)
+    for end in ("LE", "BE")
 }
-_GZIP = b"\x1f\x8b"
 _EXPECTED: dict[Kind, str] = {
     "text": "UTF-8 text",
     "jsonl": "one JSON object per line, in UTF-8",
@@ -66,17 +80,24 @@ def read_records(
         DataError: it is missing, damaged, no regular file or not in UTF-8, or a record in it is malformed or longer
             than `LINE_LIMIT`; the file, and the line or row where there is one, are named.
     """
-    check_regular(path, _EXPECTED[kind])
+    expected, again = _EXPECTED[kind], "downloading or writing it again"
+    check_regular(path, expected)
     if kind == "parquet":
-        yield from _parquet(path, columns)
-    elif kind == "text":
-        yield from _blocks(path) if cut else _document(path)
-    elif kind == "json":
-        yield from _json(path, columns)
-    elif kind == "jsonl":
-        yield from _jsonl(path, kind, columns)
-    else:
+        import pyarrow.parquet as pq
+
+        with reading(path, expected, hint=again), pq.ParquetFile(path) as table:
+            used, beside = usable_columns(table.schema_arrow.names, str(path), columns)
+            batches = table.iter_batches(batch_size=_ROWS, columns=used)
+            for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+                yield parse(_filled(row), f"{path}, row {number}", columns=columns, beside=beside)
+    elif kind in _DELIMITERS:
         yield from _table(path, kind, columns)
+    elif kind != "text":
+        yield from _json(path, kind, columns)
+    elif cut:
+        yield from _blocks(path)
+    else:
+        yield _plain(_whole(path, kind, DOCUMENT_LIMIT), path)
 
 
 def refuse_records(path: Path) -> None:
@@ -86,75 +107,64 @@ def refuse_records(path: Path) -> None:
         DataError: naming the ending to give it; as `read_records` where it cannot be read.
     """
     check_regular(path, _EXPECTED["text"])
-    with reading(path, _EXPECTED["text"]), _opened(path, "text", newline=None) as file:
-        line = _piece(file, path, "text").lstrip("\ufeff").strip()
+    with _opened(path, _EXPECTED["text"], newline=None) as file:
+        line = file.readline(LINE_LIMIT).lstrip("\ufeff").strip()
+    ending, names = ".jsonl", set[str]()
     if line.startswith("{") and line.endswith("}"):
-        try:
-            first = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        made, ending = isinstance(first, dict) and _make_records(first), ".jsonl"
-    else:
+        with suppress(ValueError, RecursionError):
+            names = set(json.loads(line))
+    elif "\t" in line or "," in line:
         mark, ending = ("\t", ".tsv") if "\t" in line else (",", ".csv")
-        cells = [cell.strip('"') for cell in line.split(mark)]
-        made = mark in line and _make_records(cells)
-    if made:
+        names = {cell.strip('"') for cell in line.split(mark)}
+    if _make_records(names):
         got = f"{line[:60]!r} as the first line of a text file"
-        raise DataError(f"{path}: {explain(got, 'text', f'a name that ends in {ending}')}")
+        raise refusal(path, got, "text", f"a name that ends in {ending}")
 
 
-def _make_records(names: Iterable[str]) -> bool:
-    found = set(names)
-    return bool({"text", "messages"} & found) or {"prompt", "completion"} <= found
-
-
-def _document(path: Path) -> Iterator[Item]:
-    yield Text(_plain(_whole(path, "text", DOCUMENT_LIMIT), path))
+def _make_records(names: set[str]) -> bool:
+    return bool({"text", "messages"} & names) or {"prompt", "completion"} <= names
 
 
 def _blocks(path: Path) -> Iterator[Item]:
     block: list[str] = []
     size = 0
-    with reading(path, _EXPECTED["text"]), _opened(path, "text", newline="") as file:
-        while line := _piece(file, path, "text"):
+    with _opened(path, _EXPECTED["text"], newline="") as file:
+        while line := file.readline(LINE_LIMIT):
             block.append(line)
             size += len(line)
             if size >= _BLOCK and (not line.strip() or size >= 2 * _BLOCK):
-                yield Text(_plain("".join(block), path))
+                yield _plain("".join(block), path)
                 block, size = [], 0
     if block:
-        yield Text(_plain("".join(block), path))
+        yield _plain("".join(block), path)
 
 
-def _plain(text: str, path: Path) -> str:
+def _plain(text: str, path: Path) -> Text:
     if "\0" in text:
         got = "NUL characters, as binary files and UTF-16 without its mark hold them"
         hint = "another format by the file's ending, or iconv -f utf-16le -t utf-8"
-        raise DataError(f"{path}: {explain(got, _EXPECTED['text'], hint)}")
-    return text
+        raise refusal(path, got, _EXPECTED["text"], hint)
+    return Text(text)
 
 
-def _json(path: Path, columns: Mapping[str, str] | None) -> Iterator[Item]:
-    with reading(path, _EXPECTED["json"]), _opened(path, "json", newline=None) as file:
-        first = _piece(file, path, "json", _BLOCK).lstrip("\ufeff \t\r\n")
-        while not first and (more := _piece(file, path, "json", _BLOCK)):
-            first = more.lstrip()
-    if not first.startswith("["):
-        yield from _jsonl(path, "json", columns)
-        return
-    expected = "a JSON array of records"
-    for number, raw in enumerate(parse_json(_whole(path, "json", JSON_LIMIT), str(path), expected)):
-        yield parse(raw, f"{path}, record {number}", columns=columns)
-
-
-def _jsonl(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterator[Item]:
+def _json(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterator[Item]:
+    """One array of records, or a record per line."""
+    if kind == "json":
+        with _opened(path, _EXPECTED[kind], newline=None) as file:
+            first = file.readline(_BLOCK).lstrip("\ufeff \t\r\n")
+            while not first and (more := file.readline(_BLOCK)):
+                first = more.lstrip()
+        if first.startswith("["):
+            array = parse_json(_whole(path, kind, JSON_LIMIT), str(path), "a JSON array of records")
+            for number, raw in enumerate(array):
+                yield parse(raw, f"{path}, record {number}", columns=columns)
+            return
     for number, line in _lines(path, kind, newline=None):
-        text = line.removeprefix("\ufeff")
+        text, where = line.removeprefix("\ufeff"), f"{path}:{number}"
+        if number == 1 and kind == "jsonl" and text.lstrip().startswith("["):
+            hint = "a name that ends in .json, for an array of records"
+            raise refusal(where, "the start of a list", _EXPECTED[kind], hint)
         if text.strip():
-            where = f"{path}:{number}"
-            if number == 1 and kind == "jsonl" and text.lstrip().startswith("["):
-                hint = "a name that ends in .json, for an array of records"
-                raise DataError(f"{where}: {explain('the start of a list', _EXPECTED[kind], hint)}")
             yield parse(parse_json(text, where, _EXPECTED[kind]), where, columns=columns)
 
 
@@ -164,26 +174,22 @@ def _table(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterato
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     names = [name.strip() for name in _row(rows, path, kind) or []]
     if not names:
-        raise DataError(f"{path}: {explain('an empty file', 'a first line that names the columns')}")
+        raise refusal(path, "an empty file", "a first line that names the columns")
     others = [mark for mark in ",;\t|" if mark != delimiter and mark in names[0]]
     if len(names) == 1 and others:
         got = f"one column {names[0][:60]!r}, with {others[0]!r} in it"
         hint = "a file that ends in .tsv" if others[0] == "\t" else f"{delimiter!r} between columns"
-        raise DataError(f"{path}: {explain(got, f'columns with {delimiter!r} between them', hint)}")
-    used = usable_columns(names, str(path), columns)
+        raise refusal(path, got, f"columns with {delimiter!r} between them", hint)
+    used, beside = usable_columns(names, str(path), columns)
     places = [(name, names.index(name)) for name in used]
-    beside = tuple(name for name in names if name not in used)
     while (row := _row(rows, path, kind)) is not None:
         where = f"{path}:{rows.line_num}"
-        if not row:
-            continue
-        if len(row) != len(names):
+        if row and len(row) != len(names):
             hint = "quotes around cells that hold commas, quotes or line ends"
-            what = explain(f"{len(row)} cells", f"{len(names)}, as the first line has", hint)
-            raise DataError(f"{where}: {what}")
-        yield parse(
-            {name: row[place] or None for name, place in places}, where, columns=columns, beside=beside
-        )
+            raise refusal(where, f"{len(row)} cells", f"{len(names)}, as the first line has", hint)
+        if row:
+            raw = {name: row[place] or None for name, place in places}
+            yield parse(raw, where, columns=columns, beside=beside)
 
 
 def _row(rows: Any, path: Path, kind: Kind) -> list[str] | None:
@@ -195,82 +201,48 @@ def _row(rows: Any, path: Path, kind: Kind) -> list[str] | None:
         return None
     except csv.Error as error:
         hint = "quotes in pairs, doubled within a cell"
-        raise DataError(f"{path}:{rows.line_num}: {explain(error, _EXPECTED[kind], hint)}") from error
+        raise refusal(f"{path}:{rows.line_num}", error, _EXPECTED[kind], hint) from error
     finally:
         csv.field_size_limit(limit)
     return row
 
 
-def _parquet(path: Path, columns: Mapping[str, str] | None) -> Iterator[Item]:
-    import pyarrow.parquet as pq
-
-    with (
-        reading(path, _EXPECTED["parquet"], hint="downloading or writing it again"),
-        pq.ParquetFile(path) as table,
-    ):
-        names = table.schema_arrow.names
-        used = usable_columns(names, str(path), columns)
-        beside = tuple(name for name in names if name not in used)
-        row = 0
-        for batch in table.iter_batches(batch_size=_ROWS, columns=used):
-            for raw in batch.to_pylist():
-                filled = {
-                    key: unfilled(value) if isinstance(value, list | dict) else value
-                    for key, value in raw.items()
-                }
-                yield parse(filled, f"{path}, row {row}", columns=columns, beside=beside)
-                row += 1
-
-
 def _lines(path: Path, kind: Kind, *, newline: str | None) -> Iterator[tuple[int, str]]:
-    with reading(path, _EXPECTED[kind]), _opened(path, kind, newline=newline) as file:
+    with _opened(path, _EXPECTED[kind], newline=newline) as file:
         number = 0
-        while line := _piece(file, path, kind, LINE_LIMIT + 1):
+        while line := file.readline(LINE_LIMIT + 1):
             number += 1
             if len(line) > LINE_LIMIT:
                 got = f"a line of more than {LINE_LIMIT // 2**20} MiB"
-                hint = "cutting the document into records"
-                raise DataError(f"{path}:{number}: {explain(got, _EXPECTED[kind], hint)}")
+                raise refusal(f"{path}:{number}", got, _EXPECTED[kind], "cutting the document into records")
             yield number, line
 
 
-def _piece(file: TextIO, path: Path, kind: Kind, most: int = LINE_LIMIT) -> str:
-    """The next line, or as much of it as `most` characters."""
-    try:
-        return file.readline(most)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, kind) from error
-
-
 def _whole(path: Path, kind: Kind, limit: int) -> str:
-    with reading(path, _EXPECTED[kind]), _opened(path, kind, newline="") as file:
-        try:
-            text = file.read(limit + 1)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(path, kind) from error
+    with _opened(path, _EXPECTED[kind], newline="") as file:
+        text = file.read(limit + 1)
     if len(text) > limit:
-        hint = (
-            "one JSON object per line, in a file that ends in .jsonl" if kind == "json" else "several files"
-        )
-        got = f"more than {limit // 2**20:,} MiB"
-        raise DataError(f"{path}: {explain(got, f'at most that in one {kind} file', hint)}")
+        jsonl = "one JSON object per line, in a file that ends in .jsonl"
+        hint = jsonl if kind == "json" else "several files"
+        raise refusal(path, f"more than {limit // 2**20:,} MiB", f"at most that in one {kind} file", hint)
     return text
 
 
 @contextmanager
-def _opened(path: Path, kind: Kind, *, newline: str | None) -> Iterator[TextIO]:
+def _opened(path: Path, expected: str, *, newline: str | None) -> Iterator[TextIO]:
     """A text file in UTF-8, unpacked where it ends in .gz; another encoding that says so is refused by name."""
-    with _bytes(path) as raw:
+    with reading(path, expected), _bytes(path) as raw:
         start = raw.read(4)
-        # UTF-32 begins as UTF-16 does, and stands first.
         marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
         if marked:
-            hint = f"iconv -f {marked} -t utf-8"
-            raise DataError(f"{path}: {explain(f'{marked.upper()} text', _EXPECTED[kind], hint)}")
-        if start.startswith(_GZIP) and path.suffix.lower() != ".gz":
-            raise DataError(f"{path}: {explain('a gzip file', _EXPECTED[kind], 'a name that ends in .gz')}")
+            raise refusal(path, f"{marked.upper()} text", expected, f"iconv -f {marked} -t utf-8")
+        if start.startswith(b"\x1f\x8b") and path.suffix.lower() != ".gz":
+            raise refusal(path, "a gzip file", expected, "a name that ends in .gz")
         raw.seek(0)
-        yield TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
+        try:
+            yield TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, expected) from error
 
 
 def _bytes(path: Path) -> BinaryIO:
@@ -278,7 +250,7 @@ def _bytes(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path, "rb") if packed else path.open("rb"))
 
 
-def _not_utf8(path: Path, kind: Kind) -> DataError:
+def _not_utf8(path: Path, expected: str) -> DataError:
     """The error of a file that is not in UTF-8, with the line and the byte at which it fails."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     number, start = 1, 0
@@ -288,18 +260,183 @@ def _not_utf8(path: Path, kind: Kind) -> DataError:
                 decoder.decode(line)
             except UnicodeDecodeError as error:
                 got = f"bytes that are not UTF-8 ({error.reason}, byte {start + error.start})"
-                where = str(path) if kind == "text" else f"{path}:{number}"
-                hint = "iconv -f latin1 -t utf-8, if it is in Latin-1"
-                return DataError(f"{where}: {explain(got, _EXPECTED[kind], hint)}")
+                where = path if expected == _EXPECTED["text"] else f"{path}:{number}"
+                return refusal(where, got, expected, "iconv -f latin1 -t utf-8, if it is in Latin-1")
             number += line.endswith(b"\n")
             start += len(line)
-    return DataError(f"{path}: {explain('bytes that are not UTF-8 (cut at the end)', _EXPECTED[kind])}")
+    return refusal(path, "bytes that are not UTF-8 (cut at the end)", expected)
 
 
-def named_kinds() -> str:
-    """The endings that are read as more than text, for a message.
+_TABLES = {
+    "pandas": {"DataFrame": "pandas", "Series": "values", "Index": "values"},
+    "numpy": {"ndarray": "array"},
+    "polars": {"DataFrame": "polars"},
+    "pyarrow": {"Table": "arrow", "RecordBatch": "arrow", "Array": "scalars", "ChunkedArray": "scalars"},
+    "datasets": {"Dataset": "dataset", "IterableDataset": "dataset"},
+}
+"""Library and class -> how its rows are read; a subclass is read as its base."""
 
-    >>> named_kinds()
-    "'.jsonl', '.json', '.csv', '.tsv', '.parquet'"
+
+class Rows:
+    """The rows of a table, or the values of a column, as plain Python values; can be iterated more than once.
+
+    Attributes:
+        names: the table's columns; None where it has none, or does not know them.
     """
-    return named(f".{kind}" for kind in _EXPECTED if kind != "text")
+
+    def __init__(self, table: Any, where: str, columns: Mapping[str, str] | None = None) -> None:
+        self._kind = kind_of_table(table)
+        self._table = table
+        names = _NAMES[self._kind](table) if self._kind in _NAMES else None
+        self.names: list[str] | None = None if names is None else list(names)
+        self.used: list[str] | None = None
+        self.unused: tuple[str, ...] = ()
+        if self.names is not None:
+            self.used, self.unused = usable_columns(self.names, where, columns)
+
+    def __len__(self) -> int:
+        if self._kind == "columns":
+            return max(map(len, self._table.values()), default=0)
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Any]:
+        reader = _READERS.get(self._kind, iter)
+        return iter(reader(self._table) if self.used is None else reader(self._table, self.used))
+
+
+def kind_of_table(source: object) -> str:
+    """How the rows of a thing are read; empty for what is no table, such as a list of records.
+
+    >>> kind_of_table({"text": ["a", "b"]}), kind_of_table(["a", "b"])
+    ('columns', '')
+    """
+    for base in type(source).__mro__:
+        if kind := _TABLES.get(base.__module__.partition(".")[0], {}).get(base.__name__):
+            return kind
+    columns = list(source.values()) if isinstance(source, Mapping) else []
+    one_by_one = (
+        not isinstance(one, str | bytes)
+        and (isinstance(one, Sequence) or kind_of_table(one) in ("values", "array", "scalars"))
+        for one in columns
+    )
+    return "columns" if columns and all(one_by_one) else ""
+
+
+def refuse_source(source: object, where: str) -> None:
+    """Refuse what gives no records, gives them only once, or gives other things when iterated, such as column names.
+
+    Raises:
+        DataError: saying what to hand over instead.
+    """
+    kind = kind_of_table(source)
+    if not kind:
+        got, expected, hint = _no_records(source)
+    elif kind == "columns" and isinstance(source, Mapping):
+        lengths = {str(name): len(values) for name, values in source.items()}
+        got = "" if len(set(lengths.values())) == 1 else f"columns of {lengths} rows"
+        expected, hint = "columns of equal length", ""
+    elif kind == "array":
+        array: Any = source
+        got, hint = "" if array.ndim == 1 else f"an array with {array.ndim} axes", "array.ravel()"
+        if array.dtype.names:
+            got, hint = "an array with fields", "pandas.DataFrame(array)"
+        expected = "an array of one axis"
+    else:
+        return
+    if got:
+        raise refusal(where, got, expected, hint)
+
+
+def _no_records(source: object) -> tuple[str, str, str]:
+    """What was got, what is expected and what to try with a thing that is no table; empty where it gives records."""
+    got, expected = type(source).__name__, "a sequence of records"
+    if isinstance(source, str | bytes) or hasattr(source, "__fspath__"):
+        return got, expected, "a list, or Domain.from_path for a file"
+    if isinstance(source, Mapping):
+        splits = {"train", "validation", "test"} & set(map(str, source))
+        hint = "Domain.from_dataset" if splits else "a list, such as [record], or columns of equal length"
+        return f"a {got} with {named(source)}", expected, hint
+    if isinstance(source, Iterator):
+        return "an iterator", "records that can be read again", "list(...)"
+    if isinstance(source, Set) and not isinstance(source, KeysView | ItemsView):
+        return f"a {got}, whose order changes", "records in an order", "sorted(...)"
+    if any(base.__name__ in ("DataFrame", "LazyFrame") for base in type(source).__mro__):
+        return got, expected, "its rows as a pandas DataFrame"
+    return ("", "", "") if isinstance(source, Iterable) else (got, expected, "a list")
+
+
+def usable_columns(
+    names: Sequence[str], where: str, columns: Mapping[str, str] | None = None
+) -> tuple[list[str], tuple[str, ...]]:
+    """The columns of a table that make records, and those that are not read.
+
+    Args:
+        names: of all its columns.
+        where: what to call the table in an error.
+        columns: our keys -> the table's; None for the same.
+
+    Raises:
+        DataError: none of them does, one that is asked for is not there, or one that is used stands there twice.
+    """
+    keys = (*KEYS, *(BESIDE_MESSAGES if "messages" in names else ()))
+    used = list(dict.fromkeys(columns.values() if columns else (name for name in names if name in keys)))
+    got = f"columns [{named(names)}]"
+    if columns and not set(used) <= set(names):
+        raise refusal(where, got, *missing_column(columns, names))
+    if not columns and not _make_records(set(used)):
+        expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
+        raise refusal(where, got, expected, hint_for(names) or "columns={'text': ...}")
+    for name in used:
+        if names.count(name) > 1:
+            raise refusal(where, f"column {name!r} twice", "each column once")
+    return used, tuple(name for name in names if name not in used)
+
+
+def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: without_nulls(value, keep="content") if isinstance(value, list | dict) else value
+        for name, value in row.items()
+    }
+
+
+def _named_values(names: Sequence[str], columns: Iterable[Iterable[Any]]) -> Iterator[dict[str, Any]]:
+    return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _arrow(table: Any, names: Sequence[str] | None = None) -> Iterator[Any]:
+    for start in range(0, len(table), _ROWS):
+        rows = (table if names is None else table.select(names)).slice(start, _ROWS).to_pylist()
+        yield from rows if names is None else map(_filled, rows)
+
+
+def _dataset(rows: Any, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Columns that are not asked for are never decoded: pictures and sound need libraries that may not be here."""
+    if names is not None:
+        rows = rows.select_columns(list(names))
+    asked = getattr(rows, "format", None) or {}
+    if asked.get("type") not in (None, "custom"):
+        rows = rows.with_format(None)
+    return map(_filled, rows)
+
+
+_NAMES: dict[str, Any] = {
+    "pandas": attrgetter("columns"),
+    "polars": attrgetter("columns"),
+    "arrow": attrgetter("schema.names"),
+    "dataset": attrgetter("column_names"),
+    "columns": list,
+}
+"""How the rows of a table are read -> where it has the names of its columns."""
+
+_READERS: dict[str, Any] = {
+    "pandas": lambda frame, names: (
+        row
+        for start in range(0, len(frame), _ROWS)
+        for row in _named_values(names, [frame[name].iloc[start : start + _ROWS].tolist() for name in names])
+    ),
+    "polars": lambda frame, names: map(_filled, frame.select(names).iter_rows(named=True)),
+    "arrow": _arrow,
+    "dataset": _dataset,
+    "columns": lambda columns, names: _named_values(names, [columns[name] for name in names]),
+    "scalars": _arrow,
+}

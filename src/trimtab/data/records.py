@@ -20,24 +20,13 @@ BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "s
 """Keys beside "messages" that change what a chat template writes; all others are ignored."""
 
 
-def check_content(message: Mapping[str, Any], where: str) -> None:
-    """Refuse what is neither a text nor a list of parts; an assistant may say nothing, or call a tool instead.
+def refusal(where: object, got: object, expected: str, hint: str = "") -> DataError:
+    """The error of data that is wrong at a place: a file with its line, a record, a domain.
 
-    Raises:
-        DataError: it is neither.
+    >>> refusal("a.csv:3", "2 cells", "3, as the first line has")
+    DataError('a.csv:3: got 2 cells, expected 3, as the first line has')
     """
-    content = message.get("content")
-    if content is None and message["role"] == "assistant":
-        return
-    if isinstance(content, list | tuple):
-        for part in content:
-            if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-                expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
-                raise DataError(f"{where}, a part of 'content': {explain(repr(part)[:60], expected)}")
-        return
-    if not isinstance(content, str):
-        got = "no value" if content is None else type(content).__name__
-        raise DataError(f"{where}, 'content': {explain(got, 'a text')}")
+    return DataError(f"{where}: {explain(got, expected, hint)}")
 
 
 def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
@@ -83,7 +72,7 @@ def _mappings(raw: Mapping[str, Any], key: str, where: str) -> list[dict[str, An
     if value is None:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(one, Mapping) for one in value):
-        raise DataError(f"{where}, {key!r}: {explain(repr(value)[:60], 'a list of mappings')}")
+        raise refusal(f"{where}, {key!r}", repr(value)[:60], "a list of mappings")
     return [dict(without_nulls(one)) for one in value]
 
 
@@ -101,15 +90,18 @@ def as_lists(value: Any) -> Any:
     return [as_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: Any, *, keep: str = "") -> Any:
     """Mappings without keys that have no value, at every depth: tables give every row the keys of all of them.
 
     >>> without_nulls({"city": "Oslo", "unit": None, "in": [{"a": None}]})
     {'city': 'Oslo', 'in': [{}]}
+    >>> without_nulls([{"role": "user", "content": None, "tool_calls": None}], keep="content")
+    [{'role': 'user', 'content': None}]
     """
     if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list | tuple) else value
+        there = {key: inner for key, inner in value.items() if inner is not None or key == keep}
+        return {key: without_nulls(inner, keep=keep) for key, inner in there.items()}
+    return [without_nulls(inner, keep=keep) for inner in value] if isinstance(value, list | tuple) else value
 
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
@@ -120,20 +112,19 @@ _OWN = {key: key for key in KEYS}
 _SHOWN = 12
 _LONG = 60
 _ALIKE = 0.75
-_PAIRS = (
-    ("question", "answer"),
-    ("question", "response"),
-    ("problem", "solution"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("input", "output"),
-    ("query", "response"),
-    ("query", "answer"),
-    ("prompt", "response"),
-    ("prompt", "answer"),
-    ("prompt", "chosen"),
-    ("source", "target"),
-)
+_PAIRS = [
+    (prompt, completion)
+    for prompt, completions in {
+        "question": "answer response",
+        "problem": "solution",
+        "instruction": "output response",
+        "input": "output",
+        "query": "response answer",
+        "prompt": "response answer chosen",
+        "source": "target",
+    }.items()
+    for completion in completions.split()
+]
 """What others call a prompt and its completion."""
 _TEXTS = ("content", "body", "document", "article", "raw_content", "sentence", "passage", "story", "code")
 """What others call a text."""
@@ -210,17 +201,14 @@ def whole(item: Item) -> Item:
     """
     if "_halves" in item.__dict__:
         hint = "removing it, or U+FFFD in its place"
-        what = explain("half of a character (a lone surrogate)", "whole characters", hint)
-        raise DataError(f"{item.__dict__['_halves']}: {what}")
+        raise refusal(
+            item.__dict__["_halves"], "half of a character (a lone surrogate)", "whole characters", hint
+        )
     return item
 
 
 def parse(
-    raw: object,
-    where: str,
-    *,
-    columns: Mapping[str, str] | None = None,
-    beside: tuple[str, ...] = (),
+    raw: object, where: str, *, columns: Mapping[str, str] | None = None, beside: tuple[str, ...] = ()
 ) -> Item:
     """The record in its checked form.
 
@@ -251,7 +239,7 @@ def parse(
     if isinstance(raw, str):
         return _marked(Text(str(raw)), where)
     if not isinstance(raw, Mapping):
-        raise DataError(f"{where}: {explain(type(raw).__name__, _KINDS)}")
+        raise refusal(where, type(raw).__name__, _KINDS)
     names = columns or _OWN
     there = {key: raw[name] for key, name in names.items() if name in raw}
     fields = {key: value for key, value in there.items() if not is_missing(value)}
@@ -261,10 +249,11 @@ def parse(
         if item is not None:
             _marked(item, where)
     except RecursionError as error:
-        raise DataError(f"{where}: {explain('values nested too deep', _KINDS)}") from error
+        raise refusal(where, "values nested too deep", _KINDS) from error
     if item is None:
         expected, hint = missing_column(columns, raw) if columns else (_KINDS, hint_for(raw, raw))
-        raise DataError(f"{where}: {explain(_named(raw), expected, hint)}")
+        got = f"a mapping with {named(raw)}" if raw else "an empty mapping"
+        raise refusal(where, got, expected, hint)
     unused = beside
     if len(raw) > len(used):
         read = {*(names[key] for key in used), *given}
@@ -336,7 +325,12 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
     known = list(names)
     talks = [name for name in ("conversations", "conversation", "dialogue", "dialog") if name in known]
     if talks:
-        return _hint_for_talk(talks[0], (raw or {}).get(talks[0]))
+        # Renaming, unless its turns are not as ours.
+        talk = (raw or {}).get(talks[0])
+        first = talk[0] if isinstance(talk, list | tuple) and talk else None
+        if isinstance(first, Mapping) and {"role", "content"} <= first.keys():
+            return f"columns={{'messages': {talks[0]!r}}}"
+        return f"'messages', a list of {{'role', 'content'}}, made of {talks[0]!r} ('human' becomes 'user')"
     if {"instruction", "input", "output"} <= set(known):
         return "a 'prompt' made of 'instruction' and 'input', and 'output' as 'completion'"
     for prompt, completion in _PAIRS:
@@ -382,7 +376,7 @@ def _item(
 ) -> tuple[Item | None, tuple[str, ...]]:
     """The record of a mapping's fields and the keys it is made of; None where they make none."""
     if "messages" in fields:
-        messages = _messages(_listed(fields["messages"], where), where)
+        messages = _messages(fields["messages"], where)
         return Chat(messages, read_given(given, messages, where)), ("messages",)
     if "text" in fields and not ("prompt" in fields and "completion" in fields):
         return Text(_string(fields, "text", where)), ("text",)
@@ -394,7 +388,7 @@ def _item(
     for key in ("prompt", "completion"):
         if key in there and len(there) == 1:
             other = "completion" if key == "prompt" else "prompt"
-            raise DataError(f"{where}, {other!r}: {explain('no value', 'a text', hint_for(raw, raw))}")
+            raise refusal(f"{where}, {other!r}", "no value", "a text", hint_for(raw, raw))
     return None, ()
 
 
@@ -405,13 +399,16 @@ def _given(raw: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _marked(item: Item, where: str) -> Item:
     """The record, with its place noted where half of a character is in it; `whole` refuses it then."""
-    if "_halves" not in item.__dict__:
-        fields = {name: vars(item)[name] for name in item.__dataclass_fields__}
-        given = fields.pop("given", {})
-        halved = [key for key, value in {**fields, **given}.items() if _has_halves(value)]
-        if halved:
-            item.__dict__["_halves"] = f"{where}, {halved[0]!r}"
+    if "_halves" not in item.__dict__ and (field := halved(item)):
+        item.__dict__["_halves"] = f"{where}, {field!r}"
     return item
+
+
+def halved(item: Item) -> str:
+    """The first field of a record, or of what it gives its template, with half of a character; empty without one."""
+    values = {name: vars(item)[name] for name in item.__dataclass_fields__}
+    values |= values.pop("given", {})
+    return next((name for name, value in values.items() if _has_halves(value)), "")
 
 
 def _has_halves(value: object) -> bool:
@@ -430,57 +427,41 @@ def _digest(*parts: object) -> bytes:
 
 def _string(fields: Mapping[str, Any], key: str, where: str) -> str:
     value = fields.get(key)
-    if not isinstance(value, str):
-        got = "no value" if value is None else type(value).__name__
-        raise DataError(f"{where}, {key!r}: {explain(got, 'a text', _hint_for_value(value))}")
-    return str(value)
-
-
-def _hint_for_value(value: object) -> str:
+    if isinstance(value, str):
+        return str(value)
+    hint = "a record for each text" if isinstance(value, Sequence) else ""
     if isinstance(value, bytes | bytearray):
-        return "decoding it"
-    if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
-        return "one record with 'messages'"
-    return "a record for each text" if isinstance(value, Sequence) else ""
-
-
-def _listed(messages: object, where: str) -> object:
-    """The messages, read where they are JSON text, and without the empty keys with which tables fill them."""
-    messages = as_lists(messages)
-    if isinstance(messages, str) and messages.lstrip().startswith("["):
-        messages = parse_json(messages, f"{where}, 'messages'", "a list of messages")
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        return messages
-    return [_unfilled(one) if isinstance(one, Mapping) else one for one in messages]
-
-
-def _unfilled(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A message without the keys that have no value; `content` stays, for it says that there is none."""
-    if not any(value is None and key != "content" for key, value in message.items()):
-        return message
-    return {key: value for key, value in message.items() if value is not None or key == "content"}
+        hint = "decoding it"
+    elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+        hint = "one record with 'messages'"
+    got = "no value" if value is None else type(value).__name__
+    raise refusal(f"{where}, {key!r}", got, "a text", hint)
 
 
 def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
+    """The messages, read where they are JSON text, and without the empty keys with which tables fill them."""
+    value = as_lists(value)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parse_json(value, f"{where}, 'messages'", "a list of messages")
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         got = repr(value) if value in ("", [], ()) else type(value).__name__
-        raise DataError(f"{where}, 'messages': {explain(got, 'a list of messages, at least one')}")
+        raise refusal(f"{where}, 'messages'", got, "a list of messages, at least one")
     for number, message in enumerate(value):
+        place = f"{where}, message {number}"
         if not isinstance(message, Mapping):
-            what = explain(type(message).__name__, "a mapping with 'role' and 'content'")
-            raise DataError(f"{where}, message {number}: {what}")
-        _string(message, "role", f"{where}, message {number}")
-        check_content(message, f"{where}, message {number}")
-    return tuple(value)
-
-
-def _named(raw: Mapping[Any, Any]) -> str:
-    return f"a mapping with {named(raw)}" if raw else "an empty mapping"
-
-
-def _hint_for_talk(name: str, talk: object) -> str:
-    """What to try with a conversation in a key of another name: renaming, unless its turns are not as ours."""
-    first = talk[0] if isinstance(talk, list | tuple) and talk else None
-    if isinstance(first, Mapping) and "role" in first and "content" in first:
-        return f"columns={{'messages': {name!r}}}"
-    return f"'messages', a list of {{'role', 'content'}}, made of {name!r} ('human' becomes 'user')"
+            raise refusal(place, type(message).__name__, "a mapping with 'role' and 'content'")
+        _string(message, "role", place)
+        content = message.get("content")
+        # An assistant may say nothing, or call a tool instead.
+        silent = content is None and message["role"] == "assistant"
+        if not silent and not isinstance(content, str | list | tuple):
+            got = "no value" if content is None else type(content).__name__
+            raise refusal(f"{place}, 'content'", got, "a text")
+        for part in content if isinstance(content, list | tuple) else ():
+            if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+                expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
+                raise refusal(f"{place}, a part of 'content'", repr(part)[:60], expected)
+    return tuple(
+        {key: said for key, said in message.items() if said is not None or key == "content"}
+        for message in value
+    )

@@ -11,15 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.data.columns import Rows, kind_of_table, refuse_source
-from trimtab.data.record_files import Kind, named_kinds, read_records, refuse_records
-from trimtab.data.records import NOTHING, Item, Text, named, parse, unused_of, whole
-from trimtab.errors import ConfigError, DataError, explain
+from trimtab.data.record_files import Kind, Rows, kind_of_table, read_records, refuse_records, refuse_source
+from trimtab.data.records import NOTHING, Item, Text, named, parse, refusal, unused_of, whole
+from trimtab.errors import ConfigError, explain
 from trimtab.runs.paths import neighbour
 
 Paths = str | Path | Sequence[str | Path]
@@ -28,40 +27,21 @@ Paths = str | Path | Sequence[str | Path]
 REPEATED = Text("")
 """Stands where a record was left out because another split has it; skipped as blank texts are, and counted apart."""
 
-_ENDINGS: dict[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".jsonlines": "jsonl",
-    ".jl": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".parquet": "parquet",
-}
+_ALSO_ENDINGS: dict[str, Kind] = {".ndjson": "jsonl", ".jsonlines": "jsonl", ".jl": "jsonl", ".tab": "tsv"}
+_ENDINGS: dict[str, Kind] = {f".{kind}": kind for kind in get_args(Kind) if kind != "text"}
+POOL_LIMIT, POOL_RECORDS = 32 * 2**20, 2**17
+"""Bytes of the files of a pool, and records in it, that are held in memory."""
 _AS_TABLE = "writing it as CSV in UTF-8, or as Parquet"
 _REFUSED = {
-    **dict.fromkeys((".zip", ".zst", ".xz", ".bz2", ".7z", ".tar", ".tgz", ".rar"), "unpacking it"),
-    **dict.fromkeys(
-        (
-            ".psv",
-            ".ssv",
-            ".xlsx",
-            ".xlsm",
-            ".xlsb",
-            ".xls",
-            ".ods",
-            ".feather",
-            ".orc",
-            ".avro",
-            ".db",
-            ".sqlite",
-        ),
-        _AS_TABLE,
-    ),
-    ".arrow": "the whole folder that save_to_disk wrote, or Parquet",
-    **dict.fromkeys((".pdf", ".docx", ".doc", ".epub", ".odt"), "its words as plain text"),
-    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin", ".h5"), ""),
+    ending: hint
+    for endings, hint in {
+        ".zip .zst .xz .bz2 .7z .tar .tgz .rar": "unpacking it",
+        ".psv .ssv .xlsx .xlsm .xlsb .xls .ods .feather .orc .avro .db .sqlite": _AS_TABLE,
+        ".arrow": "the whole folder that save_to_disk wrote, or Parquet",
+        ".pdf .docx .doc .epub .odt": "its words as plain text",
+        ".pkl .pickle .pt .pth .npy .npz .safetensors .bin .h5": "",
+    }.items()
+    for ending in endings.split()
 }
 
 
@@ -103,7 +83,7 @@ class Given:
     """Records in memory or rows of a table, anything that can be iterated more than once.
 
     Attributes:
-        records: a list of records, or a table: see `trimtab.data.columns`.
+        records: a list of records, or a table: see `trimtab.data.record_files`.
         where: what to call them in an error.
         columns: our keys -> those of the records; None for the same.
 
@@ -132,10 +112,9 @@ class Given:
             return "records"
 
     def _rows(self) -> Iterable[Any]:
-        if not kind_of_table(self.records):
-            rows: Iterable[Any] = self.records
-            return rows
-        return Rows(self.records, self.where, self.columns)
+        table = kind_of_table(self.records)
+        rows: Iterable[Any] = Rows(self.records, self.where, self.columns) if table else self.records
+        return rows
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,6 +130,50 @@ class Part:
 
     def __repr__(self) -> str:
         return f"{100 * (self.upper - self.lower):.3g} % of {self.pool!r}"
+
+
+class Pool:
+    """The records of files that several splits are parts of: parsed once where they are few, else read again.
+
+    They are few where the files have at most `POOL_LIMIT` bytes, unpacked ones only, and `POOL_RECORDS` records. Files
+    that change are read again.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self._held: tuple[object, list[Item]] | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        state = self._state()
+        if state is not None and self._held is not None and self._held[0] == state:
+            yield from self._held[1]
+            return
+        records: list[Item] | None = None if state is None else []
+        for item in self.files:
+            if records is not None:
+                records.append(item)
+                records = records if len(records) <= POOL_RECORDS else None
+            yield item
+        if records is not None and self._state() == state:
+            self._held = state, records
+
+    def __repr__(self) -> str:
+        return repr(self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_held": None}
+
+    def _state(self) -> object:
+        """Size and time of each file; None where they are too large to be held, or there is no telling how large."""
+        try:
+            stats = [path.stat() for path in self.files.paths]
+        except OSError:
+            return None
+        packed = any(path.suffix.lower() in (".gz", ".parquet") for path in self.files.paths)
+        small = (
+            not packed and self.files.kind != "parquet" and sum(one.st_size for one in stats) <= POOL_LIMIT
+        )
+        return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in stats] if small else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,11 +205,31 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
     Raises:
         DataError: a path that does not exist or a pattern that matches no file; `name` is the domain.
     """
-    asked = [paths] if isinstance(paths, str | Path) else list(paths)
-    found = [path for one in asked for path in _match(one, name)]
-    if not found:
-        raise DataError(f"domain {name!r}: {explain('no path', 'at least one file')}")
-    return tuple(dict.fromkeys(found))
+    where, files = f"domain {name!r}", list[Path]()
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        pattern = glob.has_magic(str(path))
+        try:
+            whole = Path(path).expanduser()
+            folder, other = whole.is_dir(), whole.exists()
+            names = [str(whole)] if whole.is_file() else sorted(glob.glob(str(whole), recursive=True))  # noqa: PTH207
+            matches = [Path(match) for match in names if Path(match).is_file()]
+            near = "" if pattern or matches else neighbour(whole)
+        except (OSError, ValueError, RuntimeError) as error:
+            # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
+            got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"
+            raise refusal(where, got, "a path of this machine") from error
+        if folder:
+            raise refusal(where, f"folder {path}", "files", f"{path}/*")
+        if not matches:
+            got = f"{str(path)!r}{', a pipe or device' if other else ''}"
+            wanted = "a pattern that matches files" if pattern else "a file that exists"
+            raise refusal(
+                where, got, wanted, "the file itself, or a copy of it" if near == str(whole) else near
+            )
+        files += matches
+    if not files:
+        raise refusal(where, "no path", "at least one file")
+    return tuple(dict.fromkeys(files))
 
 
 def source_of(records: Any, where: str) -> Iterable[Item]:
@@ -212,11 +255,10 @@ def kind_of(path: Path) -> Kind:
     """
     packed = path.suffix.lower() == ".gz"
     ending = (path.with_suffix("") if packed else path).suffix.lower()
-    kind = _ENDINGS.get(ending, "text")
+    kind = (_ENDINGS | _ALSO_ENDINGS).get(ending, "text")
     if ending in _REFUSED or (packed and kind == "parquet"):
         hint = "unpacking it" if packed else _REFUSED[ending]
-        what = explain(f"a {ending} file", f"text, or one of {named_kinds()}", hint)
-        raise DataError(f"{path}: {what}")
+        raise refusal(path, f"a {ending} file", f"text, or one of {named(_ENDINGS)}", hint)
     return kind
 
 
@@ -227,31 +269,6 @@ def is_pattern(path: str | Path) -> bool:
         return glob.has_magic(str(path)) and not whole.exists()
     except (OSError, ValueError, RuntimeError):
         return False
-
-
-def _match(path: str | Path, name: str) -> list[Path]:
-    try:
-        whole = Path(path).expanduser()
-        if whole.is_file():
-            return [whole]
-        folder = whole.is_dir()
-        found = [Path(match) for match in sorted(glob.glob(str(whole), recursive=True))]  # noqa: PTH207
-        files = [match for match in found if match.is_file()]
-        other = whole.exists()
-        near = neighbour(whole)
-        hint = near if near != str(whole) else "the file itself, or a copy of it"
-    except (OSError, ValueError, RuntimeError) as error:
-        # A name that is too long, holds NUL or half of a character, or begins with an unknown user.
-        got = f"{str(path)[:80]!r} ({getattr(error, 'strerror', None) or error})"
-        raise DataError(f"domain {name!r}: {explain(got, 'a path of this machine')}") from error
-    if folder:
-        raise DataError(f"domain {name!r}: {explain(f'folder {path}', 'files', f'{path}/*')}")
-    if not files:
-        got = f"{str(path)!r}{', a pipe or device' if other else ''}"
-        pattern = glob.has_magic(str(path))
-        wanted = "a pattern that matches files" if pattern else "a file that exists"
-        raise DataError(f"domain {name!r}: {explain(got, wanted, '' if pattern else hint)}")
-    return files
 
 
 SPLITS = ("train", "validation", "test")
@@ -297,23 +314,15 @@ def survey(items: Iterable[Item]) -> SplitContents:
     def hashes() -> Iterator[int]:
         for item in items:
             unused.update(unused_of(item)[: _MOST_NAMES - len(unused)])
-            skipped = why_skipped(item)
-            if skipped:
+            if skipped := why_skipped(item):
                 counts[skipped] += 1
-                continue
-            content.update(whole(item).digest)
-            yield short_hash(item)
+            else:
+                content.update(whole(item).digest)
+                yield short_hash(item)
 
-    found = np.fromiter(hashes(), dtype=np.uint64)
-    return SplitContents(
-        len(found),
-        content.hexdigest(),
-        np.sort(found),
-        blank=counts["blank"],
-        without_value=counts["without_value"],
-        repeated=counts["repeated"],
-        unused=tuple(sorted(unused)[:_MOST_NAMES]),
-    )
+    kept = np.fromiter(hashes(), dtype=np.uint64)
+    names = tuple(sorted(unused)[:_MOST_NAMES])
+    return SplitContents(len(kept), content.hexdigest(), np.sort(kept), unused=names, **counts)
 
 
 def why_skipped(item: Item) -> str:
@@ -334,15 +343,13 @@ def told(contents: Iterable[SplitContents]) -> Iterator[str]:
     every = list(contents)
     if unused := sorted({name for one in every for name in one.unused}):
         yield unused_names("column", unused)
-    for count, what in (
-        (sum(one.without_value for one in every), "without a value skipped"),
-        (sum(one.repeated for one in every), "left out, which a later split has too"),
+    for why, what, fate in (
+        ("without_value", "record", "without a value skipped"),
+        ("repeated", "record", "left out, which a later split has too"),
+        ("blank", "blank record", "skipped"),
     ):
-        if count:
-            yield f"{count} record{'s' * (count > 1)} {what}"
-    blank = sum(one.blank for one in every)
-    if blank:
-        yield f"{blank} blank record{'s' * (blank > 1)} skipped"
+        if count := sum(getattr(one, why) for one in every):
+            yield f"{count} {what}{'s' * (count > 1)} {fate}"
 
 
 def unused_names(what: str, names: Sequence[str]) -> str:
@@ -371,13 +378,17 @@ def complete(
     Raises:
         ConfigError: fractions that are not three positive numbers (the first may be 0) that sum to 1.
     """
-    shares = _checked(name, fractions)
+    train, *others = fractions if len(fractions) == 3 else (-1, 0, 0)
+    if train < 0 or min(others) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        expected = "three positive shares (train, validation, test; train may be 0) that sum to 1"
+        raise ConfigError(f"domain {name!r}, fractions: {explain(list(fractions), expected)}")
+    shares = dict(zip(SPLITS, fractions, strict=True))
     missing = [split for split in SPLITS if split not in sources]
     if "train" in missing or not missing:
         return dict(sources)
     pool = sources["train"]
     if isinstance(pool, Files):
-        pool = replace(pool, cut=True)
+        pool = Pool(replace(pool, cut=True))
     lower = 1 - sum(shares[split] for split in missing)
     parts: dict[str, Iterable[Item]] = {"train": Part(pool, 0.0, lower)} if shares["train"] else {}
     given = {split: source for split, source in sources.items() if split != "train"}
@@ -402,9 +413,42 @@ def files_beside(folder: Path, used: Iterable[Path]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name not in entries))
 
 
-def _checked(name: str, fractions: Sequence[float]) -> dict[str, float]:
-    train, *others = fractions if len(fractions) == 3 else (-1, 0, 0)
-    if train < 0 or min(others) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        expected = "three positive shares (train, validation, test; train may be 0) that sum to 1"
-        raise ConfigError(f"domain {name!r}, fractions: {explain(list(fractions), expected)}")
-    return dict(zip(SPLITS, fractions, strict=True))
+def load_set(name: str, dataset: str, options: Mapping[str, Any]) -> Any:
+    """What `datasets.load_dataset` gives for a name; `name` is the domain's.
+
+    Raises:
+        DataError: it cannot be loaded, with the beginning of the reason.
+    """
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(dataset, **options)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        named_config = "config" in str(error).lower()
+        hint = "config=..., one of those named" if named_config else "its name on the hub, or a path"
+        expected = "a data set that can be loaded"
+        raise refusal(f"domain {name!r}", f"{dataset!r}: {reason}", expected, hint) from error
+
+
+def is_saved_set(folder: Path) -> bool:
+    """Whether `save_to_disk` of a `Dataset` or a `DatasetDict` wrote the folder."""
+    every = [(folder / file).is_file() for file in ("state.json", "dataset_info.json")]
+    return (folder / "dataset_dict.json").is_file() or all(every)
+
+
+def load_saved(name: str, folder: Path) -> Any:
+    """The `Dataset` or `DatasetDict` of a folder that `save_to_disk` wrote; memory-mapped.
+
+    Raises:
+        DataError: it is damaged; `name` is the domain's.
+    """
+    from datasets import load_from_disk
+
+    try:
+        return load_from_disk(str(folder))
+    except Exception as error:
+        got = f"a folder that cannot be read ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
+        raise refusal(
+            f"domain {name!r}: {folder}", got, "a data set as save_to_disk writes it", "writing it again"
+        ) from error

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.errors import CheckpointError, ConfigError, DataError, ShapeError, explain
+from trimtab.data.records import refusal
+from trimtab.errors import CheckpointError, ConfigError, ShapeError, explain
 from trimtab.seeds import derive
 
 UNIT = 2**40
@@ -57,7 +58,7 @@ class MixtureStream:
             raise ConfigError(f"batch_size: {explain(batch_size, 'a whole number of rows, at least 1')}")
         for name, size in sizes.items():
             if size < 0:
-                raise DataError(f"domain {name!r}: {explain(size, 'a number of rows, at least 0')}")
+                raise refusal(f"domain {name!r}", size, "a number of rows, at least 0")
         self.sizes = {name: int(size) for name, size in sizes.items()}
         self.batch_size = int(batch_size)
         self.seed = int(seed)
@@ -129,9 +130,7 @@ class MixtureStream:
         for name, share in shares.items():
             if share and not self.sizes[name]:
                 hint = "a weight of 0, or more data or a shorter seq_len"
-                raise DataError(
-                    f"domain {name!r}: {explain('0 rows', 'rows, since its weight is positive', hint)}"
-                )
+                raise refusal(f"domain {name!r}", "0 rows", "rows, since its weight is positive", hint)
         return shares
 
     def _charge(self, shares: Mapping[str, int]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trimtab.data.records import refusal
 from trimtab.errors import DataError, Problem, explain, nearest
 from trimtab.runs.files import check_regular, decode, reading
 from trimtab.runs.paths import neighbour
@@ -36,6 +38,7 @@ _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NO_NUMBER = ("nan", "inf", "-inf", "+inf", "infinity", "-infinity")
 _EXACT = 2**53
+_BLANKS = "\u200b\ufeff \t\r\n\u00a0\u3000"
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -50,9 +53,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """
     path, kind = _found(path)
     if kind == ".parquet":
-        return _parquet(path)
-    text = decode(_unpacked(path, TABLE_LIMIT), path, _TABLE)
-    separator = "\t" if kind.startswith(".tsv") else ","
+        _schema(path)
+        with reading(path, "a Parquet file"):
+            frame = pd.read_parquet(path)
+        return frame.reset_index(drop=all(name is None for name in frame.index.names))
+    text, separator = _text(path, TABLE_LIMIT), _separator(kind)
     names = _header(text, separator, path)
     with reading(path, _TABLE):
         frame = pd.read_csv(
@@ -60,7 +65,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         )
     if not isinstance(frame.index, pd.RangeIndex):
         got = f"rows of more than the {len(names)} cells of the header"
-        raise DataError(f"{path}: {explain(got, 'as many in every row', 'quotes around cells with commas')}")
+        raise refusal(path, got, "as many in every row", "quotes around cells with commas")
     return frame.apply(_typed) if len(frame) else frame
 
 
@@ -72,9 +77,8 @@ def columns_of(path: str | Path) -> list[str]:
     """
     path, kind = _found(path)
     if kind == ".parquet":
-        return [str(name) for name in _schema(path).names]
-    text = decode(_unpacked(path, _HEAD, whole=False), path, _TABLE, whole=False)
-    return _header(text, "\t" if kind.startswith(".tsv") else ",", path)
+        return _schema(path)
+    return _header(_text(path, _HEAD, whole=False), _separator(kind), path)
 
 
 def column_problems(where: str, path: str, wanted: Mapping[str, str]) -> list[Problem]:
@@ -105,22 +109,19 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[Hashable]) -> None:
     there = [str(one) for one in frame.columns]
     for column in columns:
         if column not in frame.columns:
-            raise DataError(
-                explain(f"no column {column!r}", f"one of {_some(there)}", nearest(str(column), there))
-            )
+            hint = nearest(str(column), there)
+            raise DataError(explain(f"no column {column!r}", f"one of {_some(there)}", hint))
         if isinstance(frame[column], pd.DataFrame):
             raise DataError(explain(f"column {column!r} twice", "each column once", "renaming one"))
 
 
 def check_known(frame: pd.DataFrame, column: str) -> None:
     """Refuse rows that lack a value of a column: empty, blank, or missing."""
-    values = frame[column]
-    absent = ~known(values)
+    absent = ~known(frame[column])
     if absent.any():
         got = f"{int(absent.sum())} of {len(frame)} rows without {column!r}"
-        raise DataError(
-            explain(got, "a value in every row", f"reading with keep_default_na=False; row {absent.idxmax()}")
-        )
+        hint = f"reading with keep_default_na=False; row {absent.idxmax()}"
+        raise DataError(explain(got, "a value in every row", hint))
 
 
 def known(values: pd.Series[Any]) -> pd.Series[bool]:
@@ -131,8 +132,8 @@ def known(values: pd.Series[Any]) -> pd.Series[bool]:
         places, distinct = pd.factorize(values)
     except TypeError:  # lists and mappings, which are told where they are used
         return values.notna()
-    there = np.array([*(not _blank(one) for one in distinct), False])
-    return pd.Series(there[places], index=values.index)
+    given = [bool(one.strip(_BLANKS)) if isinstance(one, str) else True for one in distinct]
+    return pd.Series(np.array([*given, False])[places], index=values.index)
 
 
 def labels(values: pd.Series[Any], *, strip: bool = True) -> pd.Series[Any]:
@@ -147,8 +148,7 @@ def labels(values: pd.Series[Any], *, strip: bool = True) -> pd.Series[Any]:
         values.map(lambda one: label_text(one, strip=strip))
         raise
     texts = [label_text(one, strip=strip) or None for one in distinct]
-    told = np.array([*texts, None], dtype=object)
-    return pd.Series(told[places], index=values.index, dtype=object)
+    return pd.Series(np.array([*texts, None], dtype=object)[places], index=values.index, dtype=object)
 
 
 def label_text(value: Any, *, strip: bool = True) -> str:
@@ -201,13 +201,14 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
     if column is None:
         return pd.Series(1, index=frame.index)
     check_columns(frame, [column])
-    given = _numbers(frame[column])
+    values = frame[column]
+    numeric = isinstance(values.dtype, np.dtype) and values.dtype.kind in "iufb"
+    given = (values if numeric else values.astype(object).map(_number)).astype(float)
     with np.errstate(invalid="ignore"):
         # A count that is missing or infinite fails each of these comparisons.
         wrong = ~((given >= 0) & (given < _EXACT) & (given % 1 == 0))
     if wrong.any():
-        row = wrong.idxmax()
-        value = frame[column][wrong].iloc[0]
+        row, value = wrong.idxmax(), values[wrong].iloc[0]
         got = f"{shown(value)} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
         raise DataError(explain(got, "whole counts, at least 0 and below 2^53"))
     beyond = given.cumsum() >= _EXACT
@@ -241,62 +242,58 @@ def _found(path: str | Path) -> tuple[Path, str]:
     return path, kind
 
 
-def _unpacked(path: Path, limit: int, *, whole: bool = True) -> bytes:
-    """The bytes of a text table; gzip is unpacked up to the limit and no further."""
-    with reading(path, _TABLE), path.open("rb") as file:
-        if path.suffix.lower() != ".gz":
-            return file.read() if whole else file.read(limit)
-        with gzip.GzipFile(fileobj=file) as packed:
-            raw = packed.read(limit + whole)
+def _text(path: Path, limit: int, *, whole: bool = True) -> str:
+    """A text table; gzip is unpacked up to the limit and no further."""
+    packed = path.suffix.lower() == ".gz"
+    with reading(path, _TABLE), gzip.open(path, "rb") if packed else path.open("rb") as file:
+        raw = file.read(limit + whole)
     if whole and len(raw) > limit:
-        raise DataError(
-            f"{path}: {explain(f'more than {limit // 2**20} MiB when unpacked', 'a smaller table')}"
-        )
-    return raw
+        raise refusal(path, f"more than {limit // 2**20} MiB when unpacked", "a smaller table")
+    return decode(raw, path, _TABLE, whole=whole)
+
+
+def _separator(kind: str) -> str:
+    return "\t" if kind.startswith(".tsv") else ","
 
 
 def _header(text: str, separator: str, path: Path) -> list[str]:
     first = text.lstrip("\r\n \t" if separator == "," else "\r\n").partition("\n")[0]
     if not first:
-        raise DataError(f"{path}: {explain('an empty file', _TABLE)}")
+        raise refusal(path, "an empty file", _TABLE)
     if "\0" in text:
         got = f"a NUL character in line {text.count(chr(10), 0, text.index(chr(0))) + 1}"
-        raise DataError(f"{path}: {explain(got, _TABLE, 'iconv -f utf-16 -t utf-8, if it is UTF-16')}")
-    if first.count(separator) >= COLUMN_LIMIT:
-        raise DataError(f"{path}: {explain(_many(first.count(separator) + 1), _TABLE)}")
+        raise refusal(path, got, _TABLE, "iconv -f utf-16 -t utf-8, if it is UTF-16")
+    _check_count(first.count(separator) + 1, path)
     with reading(path, _TABLE):
         row = pd.read_csv(
             io.StringIO(text), sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False
         )
-    names = [str(one) for one in row.iloc[0]]
-    twice = [one for one in dict.fromkeys(names) if one and names.count(one) > 1]
-    if twice:
-        raise DataError(f"{path}: {explain(f'column {twice[0]!r} twice', 'each column once')}")
-    return names
+    return _once([str(one) for one in row.iloc[0]], path)
 
 
-def _schema(path: Path) -> Any:
+def _schema(path: Path) -> list[str]:
+    """The columns of a Parquet file of bounded size."""
     import pyarrow.parquet as pq
 
     with reading(path, "a Parquet file"):
         file = pq.ParquetFile(path)
-        names, rows = file.schema_arrow.names, file.metadata.num_rows
-    if len(names) > COLUMN_LIMIT:
-        raise DataError(f"{path}: {explain(_many(len(names)), 'a table')}")
+        names, rows = [str(name) for name in file.schema_arrow.names], file.metadata.num_rows
+    _check_count(len(names), path)
     if rows * len(names) > CELL_LIMIT:
-        got = f"{rows:,} rows of {len(names)} columns"
-        raise DataError(f"{path}: {explain(got, f'at most {CELL_LIMIT:,} cells')}")
-    twice = [one for one in names if names.count(one) > 1]
+        raise refusal(path, f"{rows:,} rows of {len(names)} columns", f"at most {CELL_LIMIT:,} cells")
+    return _once(names, path)
+
+
+def _check_count(columns: int, path: Path) -> None:
+    if columns > COLUMN_LIMIT:
+        raise refusal(path, f"{columns:,} columns, of at most {COLUMN_LIMIT:,}", _TABLE)
+
+
+def _once(names: list[str], path: Path) -> list[str]:
+    twice = [name for name, times in Counter(names).items() if name and times > 1]
     if twice:
-        raise DataError(f"{path}: {explain(f'column {twice[0]!r} twice', 'each column once')}")
-    return file.schema_arrow
-
-
-def _parquet(path: Path) -> pd.DataFrame:
-    _schema(path)
-    with reading(path, "a Parquet file"):
-        frame = pd.read_parquet(path)
-    return frame.reset_index(drop=all(name is None for name in frame.index.names))
+        raise refusal(path, f"column {twice[0]!r} twice", "each column once")
+    return names
 
 
 def _typed(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -319,14 +316,6 @@ def _typed(column: pd.Series[Any]) -> pd.Series[Any]:
     return column
 
 
-def _numbers(values: pd.Series[Any]) -> pd.Series[float]:
-    """A column of counts as numbers; nan for what is none."""
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iufb":
-        return values.astype(float)
-    told: pd.Series[float] = values.astype(object).map(_number).astype(float)
-    return told
-
-
 def _number(value: Any) -> float:
     """A count as a number; nan for what is none."""
     if isinstance(value, str):
@@ -345,14 +334,6 @@ def _value(text: str) -> object:
     return float(text) if _DECIMAL.fullmatch(text) else text
 
 
-def _blank(value: Any) -> bool:
-    return isinstance(value, str) and not value.strip("\u200b\ufeff \t\r\n\u00a0\u3000")
-
-
 def _some(names: Sequence[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{list(names[:most])}{more}"
-
-
-def _many(columns: int) -> str:
-    return f"{columns:,} columns, of at most {COLUMN_LIMIT:,}"

@@ -30,8 +30,7 @@ from trimtab.data.encode import (
     tokenizer_fingerprint,
     write_rows,
 )
-from trimtab.data.records import Item
-from trimtab.data.splits import SplitContents
+from trimtab.data.records import Item, refusal
 from trimtab.errors import CheckpointError, ConfigError, DataError, explain
 from trimtab.runs.atomic import CHECKSUMS, atomic_directory, verify_checksums, write_checksums
 from trimtab.runs.files import read_json
@@ -119,14 +118,14 @@ class TokenSplit:
     def example(self, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> tuple[tuple[str, bool], ...]:
         """A row as stretches of text, each with whether it carries loss; long ones are cut in their middle."""
         start, stop = self._span(row)
-        loss = self.loss[start:stop]
+        loss, half = self.loss[start:stop], _EXCERPT // 2
         borders = np.flatnonzero(np.diff(loss.astype(np.int8))) + 1
-        return tuple(
-            (_shortened(str(tokenizer.decode(ids.tolist()))), bool(marks[0]))
-            for ids, marks in zip(
-                np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True
-            )
-        )
+        stretches = []
+        for ids, marks in zip(np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True):
+            text = str(tokenizer.decode(ids.tolist()))
+            text = text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}"
+            stretches.append((text, bool(marks[0])))
+        return tuple(stretches)
 
     @property
     def mean_target_tokens(self) -> float:
@@ -197,7 +196,8 @@ def tokenise(
     if packing not in ("packed", "padded"):
         raise ConfigError(f"packing: {explain(repr(packing), repr('packed') + ' or ' + repr('padded'))}")
     tokenizer = find_tokenizer(model_or_tokenizer)
-    key = _key(domain, tokenizer, seq_len, packing)
+    parts = [_LAYOUT, domain.fingerprint, tokenizer_fingerprint(tokenizer), seq_len, packing]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     entry = (cache_home() / "tokens" if cache is None else Path(cache)) / key
     for _ in range(_ATTEMPTS):
         existed = entry.exists()
@@ -207,22 +207,23 @@ def tokenise(
             warnings.warn(f"token cache: {error}; the entry is built again", stacklevel=2)
             splits = None
         if splits is not None:
-            unread = tuple(getattr(domain, "unread", ()))
-            made = TokenDomain(domain.name, _with_blanks(splits, domain), key, unread)
-            _warn(made, seq_len)
+            for name, content in domain.contents.items():
+                # They have no part in what an entry is known by, and are counted for this domain.
+                counts = replace(splits[name].counts, blank=content.blank + content.without_value)
+                splits[name] = replace(splits[name], counts=counts)
+            made = TokenDomain(domain.name, splits, key, tuple(getattr(domain, "unread", ())))
+            if phrases := list(left_out(made, list(splits), seq_len)):
+                warnings.warn(f"domain {domain.name!r}: {'; '.join(phrases)}", stacklevel=2)
             return made
         if existed:
-            _discard(entry)
+            # Out of the way with a damaged entry; another process may have done so.
+            aside = entry.with_name(f".{entry.name}.damaged-{uuid.uuid4().hex}")
+            with suppress(FileNotFoundError):
+                entry.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
         with atomic_directory(entry, replace=False) as folder:
             _build(folder, domain, tokenizer, seq_len, packing)
-    raise DataError(
-        f"{entry}: {explain('a damaged entry again and again', 'a cache that keeps what is written')}"
-    )
-
-
-def _key(domain: Domain, tokenizer: PreTrainedTokenizerBase, seq_len: int, packing: Packing) -> str:
-    parts = [_LAYOUT, domain.fingerprint, tokenizer_fingerprint(tokenizer), seq_len, packing]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    raise refusal(entry, "a damaged entry again and again", "a cache that keeps what is written")
 
 
 def _build(
@@ -231,9 +232,23 @@ def _build(
     counts = {}
     for split in domain.splits:
         items = _unchanged(domain, split)
-        counts[split] = write_rows(folder, split, encode(items, tokenizer), seq_len, packing)
-        if not counts[split].tokens or 2 * counts[split].skipped > counts[split].records:
-            raise _too_short(domain, split, counts[split], seq_len)
+        count = counts[split] = write_rows(folder, split, encode(items, tokenizer), seq_len, packing)
+        where = f"domain {domain.name!r}, split {split!r}"
+        skipped = f"left out, the first: {count.first_skipped}"
+        if 2 * count.skipped > count.records:
+            got = f"{count.skipped} of {count.records} records {skipped}"
+            raise refusal(where, got, "at most half of them")
+        if not count.tokens:
+            parts = {
+                skipped: count.skipped,
+                f"without a token that carries loss in the first {seq_len}": count.dropped,
+                "tokens of text": count.left_over,
+            }
+            lost = "".join(f" ({number} {what})" for what, number in parts.items() if number)
+            hint = "a smaller seq_len, or more data" if count.left_over else "more data"
+            hint = "a larger seq_len" if count.beyond else hint
+            expected = f"enough for one row of seq_len={seq_len}"
+            raise refusal(where, f"{count.records} records without a row{lost}", expected, hint)
     card = {
         "splits": {split: asdict(count) for split, count in counts.items()},
         "pad_id": pad_id(tokenizer),
@@ -257,42 +272,6 @@ def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
         raise DataError(f"domain {domain.name!r}, split {split!r}: {what}")
 
 
-def _too_short(domain: Domain, split: str, counts: SplitCounts, seq_len: int) -> DataError:
-    where = f"domain {domain.name!r}, split {split!r}"
-    if 2 * counts.skipped > counts.records:
-        got = f"{counts.skipped} of {counts.records} records left out, the first: {counts.first_skipped}"
-        return DataError(f"{where}: {explain(got, 'at most half of them')}")
-    got, hint = f"{counts.records} records without a row", "more data"
-    if counts.skipped:
-        got += f" ({counts.skipped} left out, the first: {counts.first_skipped})"
-    if counts.dropped:
-        got += f" ({counts.dropped} without a token that carries loss in the first {seq_len})"
-    if counts.left_over:
-        got += f" ({counts.left_over} tokens of text)"
-        hint = "a smaller seq_len, or more data"
-    if counts.beyond:
-        hint = "a larger seq_len"
-    return DataError(f"{where}: {explain(got, f'enough for one row of seq_len={seq_len}', hint)}")
-
-
-def _with_blanks(splits: dict[str, TokenSplit], domain: Domain) -> dict[str, TokenSplit]:
-    """With the blank records of this domain: they have no part in what an entry of the cache is known by."""
-    return {
-        name: replace(split, counts=replace(split.counts, blank=_blank(domain.contents[name])))
-        for name, split in splits.items()
-    }
-
-
-def _blank(contents: SplitContents) -> int:
-    """Records without a text: blank ones, and those without a value."""
-    return int(getattr(contents, "blank", 0)) + int(getattr(contents, "without_value", 0))
-
-
-def _warn(domain: TokenDomain, seq_len: int) -> None:
-    if told := list(left_out(domain, list(domain.splits), seq_len)):
-        warnings.warn(f"domain {domain.name!r}: {'; '.join(told)}", stacklevel=3)
-
-
 def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterator[str]:
     """What of a domain is not learned from or judged by, and what to try, a phrase each.
 
@@ -304,23 +283,18 @@ def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterat
         seq_len: tokens per row.
     """
     counts = {name: domain.splits[name].counts for name in splits}
+    rows = {name: len(domain.splits[name]) for name in splits}
+    beyond = sum(c.beyond for c in counts.values())
     if some := {name: (c.skipped, c.records) for name, c in counts.items() if c.skipped}:
         first = next(iter(some))
-        yield (
-            f"{_shares(some)} records left out, since the chat template does not write them as they are "
-            f"(the first: {first} {counts[first].first_skipped})"
-        )
-    beyond = sum(c.beyond for c in counts.values())
+        why = "since the chat template does not write them as they are"
+        yield f"{_shares(some)} records left out, {why} (the first: {first} {counts[first].first_skipped})"
     if some := {n: (c.dropped, c.records) for n, c in counts.items() if c.dropped > _TOLD * c.records}:
-        yield (
-            f"{_shares(some)} records dropped, without a token that carries loss in the first {seq_len}"
-            + (f"; a larger seq_len keeps {beyond} of them" if beyond else "")
-        )
-    rows = {name: len(domain.splits[name]) for name in splits}
+        hint = f"; a larger seq_len keeps {beyond} of them" if beyond else ""
+        yield f"{_shares(some)} records dropped, without a token that carries loss in the first {seq_len}{hint}"
     if some := {n: (c.truncated, rows[n]) for n, c in counts.items() if c.truncated > _TOLD * rows[n]}:
-        yield f"{_shares(some)} sequences were cut at {seq_len} tokens" + (
-            "" if beyond else "; a larger seq_len keeps more"
-        )
+        hint = "" if beyond else "; a larger seq_len keeps more"
+        yield f"{_shares(some)} sequences were cut at {seq_len} tokens{hint}"
 
 
 def _shares(some: Mapping[str, tuple[int, int]]) -> str:
@@ -330,11 +304,6 @@ def _shares(some: Mapping[str, tuple[int, int]]) -> str:
     '3 of 9 train, 1 of 2 test'
     """
     return ", ".join(f"{count} of {of} {name}" for name, (count, of) in some.items())
-
-
-def _shortened(text: str) -> str:
-    half = _EXCERPT // 2
-    return text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}"
 
 
 def _open(entry: Path) -> dict[str, TokenSplit] | None:
@@ -353,31 +322,23 @@ def _open(entry: Path) -> dict[str, TokenSplit] | None:
         raise CheckpointError(explain(f"other files in {entry}", "those that were written"))
     card = read_json(entry / _CARD, "a card written by trimtab", error=CheckpointError)
     try:
-        splits = {
-            split: TokenSplit(
-                **_arrays(entry, split), pad_id=int(card["pad_id"]), counts=SplitCounts(**counts)
-            )
-            for split, counts in card["splits"].items()
-        }
+        splits = {}
+        for name, counts in card["splits"].items():
+            arrays: Any = {part: np.load(array_file(entry, name, part), mmap_mode="r") for part in ARRAYS}
+            splits[name] = TokenSplit(**arrays, pad_id=int(card["pad_id"]), counts=SplitCounts(**counts))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise CheckpointError(explain(f"damaged {entry} ({error})", "the files that were written")) from error
     for name, split in splits.items():
         if not _fits(split):
-            raise CheckpointError(
-                explain(f"arrays of {name} in {entry} of other sizes", "rows one after the other")
-            )
+            got = f"arrays of {name} in {entry} of other sizes"
+            raise CheckpointError(explain(got, "rows one after the other"))
     return splits
-
-
-def _arrays(entry: Path, split: str) -> dict[str, Any]:
-    return {part: np.load(array_file(entry, split, part), mmap_mode="r") for part in ARRAYS}
 
 
 def _fits(split: TokenSplit) -> bool:
     """Whether the arrays are of the types and sizes that rows one after the other have."""
     typed = all(getattr(split, part).dtype == dtype for part, dtype in ARRAYS.items())
-    flat = all(getattr(split, part).ndim == 1 for part in ARRAYS)
-    if not typed or not flat or not len(split.offsets):
+    if not typed or any(getattr(split, part).ndim != 1 for part in ARRAYS) or not len(split.offsets):
         return False
     return (
         split.offsets[0] == 0
@@ -385,11 +346,3 @@ def _fits(split: TokenSplit) -> bool:
         and len(split.offsets) - 1 == len(split.targets) == len(split.records)
         and bool((np.diff(split.offsets) > 0).all())
     )
-
-
-def _discard(entry: Path) -> None:
-    """Take a damaged entry out of the way; another process may have done so."""
-    aside = entry.with_name(f".{entry.name}.damaged-{uuid.uuid4().hex}")
-    with suppress(FileNotFoundError):
-        entry.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)

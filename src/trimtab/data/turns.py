@@ -149,6 +149,10 @@ class Written:
         except Exception:
             return None
 
+    def _with(self, number: int, message: Message) -> str:
+        """The text with another message in the place of one; empty where the template refuses it."""
+        return self.text([*self.messages[:number], message, *self.messages[number + 1 :]]) or ""
+
     def spoken(self) -> list[int]:
         """The numbers of the assistant's turns in which something is said."""
         return [
@@ -173,21 +177,18 @@ class Written:
             if any(part["type"] != "text" for part in _parts(message)):
                 raise skipped(self.chat, "a part of content that is no text", "parts of type 'text'")
             if not self._takes_parts(number):
-                raise skipped(
-                    self.chat, "content in parts, which the chat template does not take", "one text"
-                )
+                got = "content in parts, which the chat template does not take"
+                raise skipped(self.chat, got, "one text")
             if not self._writes_all(number, "tool_calls"):
                 raise self._ignored("tool calls")
-        if any(_has(m, field) for m in self.messages for field in _REASONING) and not re.search(
-            "reasoning|thinking", source
-        ):
+        reasons = any(_has(message, field) for message in self.messages for field in _REASONING)
+        if reasons and not re.search("reasoning|thinking", source):
             raise self._ignored("reasoning")
 
     def _ignored(self, what: str) -> SkippedError:
+        got = f"{what}, which the chat template does not write"
         hint = "another template, or removing it from the records"
-        return skipped(
-            self.chat, f"{what}, which the chat template does not write", "a template that does", hint
-        )
+        return skipped(self.chat, got, "a template that does", hint)
 
     def _takes_parts(self, number: int) -> bool:
         """Whether a content in parts is written part by part, not as the list that it is."""
@@ -195,8 +196,7 @@ class Written:
         if not _parts(message):
             return True
         strange = {**message, "content": [{**part, _mark(number): _mark(number)} for part in _parts(message)]}
-        text = self.text([*self.messages[:number], strange, *self.messages[number + 1 :]])
-        return _mark(number) not in (text or "") and self._writes_all(number, "content")
+        return _mark(number) not in self._with(number, strange) and self._writes_all(number, "content")
 
     def _writes_all(self, number: int, field: str) -> bool:
         """Whether every part of a list is written: each text of a content, each call."""
@@ -208,8 +208,7 @@ class Written:
             one = {**message, field: [whole[place]]}
             marked = _marked(one, field, _mark(number))[field]
             other = {**message, field: [*whole[:place], *marked, *whole[place + 1 :]]}
-            text = self.text([*self.messages[:number], other, *self.messages[number + 1 :]])
-            if _mark(number) not in (text or ""):
+            if _mark(number) not in self._with(number, other):
                 return False
         return True
 
@@ -224,17 +223,18 @@ class Written:
         for number in range(len(self.messages)) if not found else ():
             if (place := self._point(number)) is not None:
                 found[number] = place
-            elif not self._is_written(number):
-                raise self._ignored(f"message {number} of role {self.messages[number]['role']!r}")
+            else:
+                self._check_written(number)
         if lost := [number for number in spoken if number not in found]:
             got = f"a turn of the assistant that the chat template leaves out or rewrites (message {lost[0]})"
             raise skipped(self.chat, got, "one whose place in the text is certain")
         return found
 
-    def _is_written(self, number: int) -> bool:
-        """Whether a message that says something is in the text at all."""
-        said = [field for field in _FIELDS if _has(self.messages[number], field)]
-        return not said or any(self._changed(number, field) for field in said)
+    def _check_written(self, number: int) -> None:
+        """Raise if a message that says something is nowhere in the text."""
+        fields = [field for field in _FIELDS if _has(self.messages[number], field)]
+        if fields and not any(self._changed(number, field) for field in fields):
+            raise self._ignored(f"message {number} of role {self.messages[number]['role']!r}")
 
     def _point(self, number: int) -> Point | None:
         """A place inside one message, at the end of what it says."""
@@ -252,9 +252,9 @@ class Written:
         """
         if _MARKER.search(self._template()) is None:
             return None
-        for number in () if self._all_points() else range(len(self.messages)):
-            if not self._is_written(number):
-                raise self._ignored(f"message {number} of role {self.messages[number]['role']!r}")
+        if not self._all_points():
+            for number in range(len(self.messages)):
+                self._check_written(number)
         given = dict(self.chat.given)
         texts, spans = _render_marked(
             conversations=[[dict(message) for message in self.messages]],
@@ -296,11 +296,8 @@ class Written:
         if edge is not None and self.whole.startswith(prompt, edge):
             return edge + len(prompt)
         front = self._front(number)
-        if (
-            prompt
-            and front is not None
-            and (place := self.whole.rfind(prompt, low or 0, front)) >= (low or 0)
-        ):
+        place = -1 if front is None or not prompt else self.whole.rfind(prompt, low or 0, front)
+        if place >= (low or 0):
             # between the message before and the content stand only words of the template
             return place + len(prompt) if low is not None else front
         if front is None and prompt and low is not None:
@@ -320,9 +317,7 @@ class Written:
         thought, end, answer = content.rpartition("</think>")
         mark = _mark(number)
         for text in (f"{thought}{mark}{end}{answer}", f"{thought}{end}{_inserted(answer, mark, True)}"):
-            other = [*self.messages]
-            other[number] = {**message, "content": text}
-            written = self.text(other) or ""
+            written = self._with(number, {**message, "content": text})
             if text.startswith(f"{thought}{mark}") and mark in written:
                 return None
             place = self._unmarked((written, mark), self.whole)
@@ -353,10 +348,8 @@ class Written:
         """Where a turn ends that is closed in another way once something follows, as gpt-oss closes its last one."""
         upto = self.text(self.messages[: number + 1], prompt=True) or ""
         asked = next((n for n, message in enumerate(self.messages) if message["role"] != "assistant"), 0) + 1
-        earlier, before = (
-            self.text(self.messages[:asked]) or "",
-            self.text(self.messages[:asked], prompt=True),
-        )
+        earlier = self.text(self.messages[:asked]) or ""
+        before = self.text(self.messages[:asked], prompt=True)
         prompt = before[len(earlier) :] if before and before.startswith(earlier) else ""
         if not prompt or not upto.endswith(prompt):
             return None
@@ -387,10 +380,8 @@ class Written:
         if not _has(message, field) and (field != "content" or any(_has(message, f) for f in _FIELDS)):
             return None
         mark = _mark(number)
-        other = list(self.messages)
-        other[number] = _marked(message, field, mark, front=front)
-        text = self.text(other)
-        return (text, mark) if text is not None and mark in text else None
+        text = self._with(number, _marked(message, field, mark, front=front))
+        return (text, mark) if mark in text else None
 
     def _unmarked(self, changed: tuple[str, str] | None, whole: str) -> int | None:
         """Where the mark stands, if it stands once and without it the text is the whole."""
@@ -409,10 +400,8 @@ def render(
     tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence[Message], *, prompt: bool = False
 ) -> str:
     """What the template writes; with `prompt`, up to where the assistant starts. Raises what the template raises."""
-    plain = [dict(message) for message in messages]
-    return str(
-        tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=prompt, **chat.given)
-    )
+    given = {"tokenize": False, "add_generation_prompt": prompt, **chat.given}
+    return str(tokenizer.apply_chat_template([dict(message) for message in messages], **given))
 
 
 def skipped(chat: Chat, got: object, expected: str, hint: str = "") -> SkippedError:

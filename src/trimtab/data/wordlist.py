@@ -15,6 +15,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -24,6 +25,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from trimtab.data.records import refusal
 from trimtab.data.tables import check_columns, label_text, labels, whole_counts
 from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest
 from trimtab.runs.config import read_mapping
@@ -33,8 +35,6 @@ NAME_LIMIT = 500
 """Characters that a name may have."""
 WAYS_LIMIT = 2e8
 """Steps of a search at worst: a second or so, and only for a name made for the purpose."""
-_FLAGS = re.compile(r"\s*\(\?[aiLmsux]+\)")
-_NEVER = "\x00\x01\x02"
 _TREE: Any = importlib.import_module("re._parser")
 
 
@@ -59,69 +59,45 @@ def compiled(expression: str) -> re.Pattern[str]:
             pattern = re.compile(expression, re.IGNORECASE)
             ways = _ways(_TREE.parse(expression, re.IGNORECASE))
     except (re.error, FutureWarning, RecursionError, OverflowError, MemoryError) as raised:
-        reason = str(raised) or type(raised).__name__
-        got = f"{expression!r:.80}"
-        raise DataError(explain(got, f"a regular expression ({reason})")) from None
-    if _FLAGS.match(expression):
-        got = f"{expression!r:.80}, which sets flags for a whole list"
-        raise DataError(
-            explain(got, "an expression without them", "leaving (?i) out: any case is the default")
-        )
-    anchored = expression.startswith("^") and "|" not in expression
-    starts = 1 if anchored else NAME_LIMIT
-    if starts * ways > WAYS_LIMIT:
-        got = f"{expression!r:.80}, which could take for ever on a name that does not match"
-        raise DataError(
-            explain(
-                got, "an expression without a repetition in a repetition", "simpler ones, each on its own"
-            )
-        )
-    if pattern.search("") or pattern.search(_NEVER):
-        raise DataError(explain(f"{expression!r:.80}", "an expression that does not match everything"))
-    return pattern
+        expected = f"a regular expression ({str(raised) or type(raised).__name__})"
+        raise DataError(explain(f"{expression!r:.80}", expected)) from None
+    starts = 1 if expression.startswith("^") and "|" not in expression else NAME_LIMIT
+    got, expected, hint = "", "an expression that does not match everything", ""
+    if re.match(r"\s*\(\?[aiLmsux]+\)", expression):
+        got, expected = ", which sets flags for a whole list", "an expression without them"
+        hint = "leaving (?i) out: any case is the default"
+    elif starts * ways > WAYS_LIMIT:
+        got = ", which could take for ever on a name that does not match"
+        expected, hint = "an expression without a repetition in a repetition", "simpler ones, each on its own"
+    elif not pattern.search("") and not pattern.search("\x00\x01\x02"):
+        return pattern
+    raise DataError(explain(f"{expression!r:.80}{got}", expected, hint))
 
 
 def _ways(tree: Any) -> float:
     """How many ways there are, at most, to match a name of the greatest length from one place."""
-    ways = 1.0
-    for operation, argument in tree:
-        ways *= _ways_of(str(operation), argument)
-    return ways
+    return math.prod(_ways_of(str(operation), argument) for operation, argument in tree)
 
 
 def _ways_of(operation: str, argument: Any) -> float:
     if operation in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-        least, most, inside = argument
-        return _repeated(int(least), min(int(most), NAME_LIMIT), _ways(inside))
+        # The sum of inside^k over the numbers of repetitions.
+        least, most, inside = int(argument[0]), min(int(argument[1]), NAME_LIMIT), _ways(argument[2])
+        if inside <= 1.0:
+            return float(max(most - least + 1, 1))
+        endless = most * math.log(inside) > math.log(1e12)
+        return math.inf if endless else sum(inside**k for k in range(least, most + 1))
     if operation == "BRANCH":
-        return _alternatives(argument[1])
-    if operation == "SUBPATTERN":
-        return _ways(argument[-1])
-    if operation in ("ASSERT", "ASSERT_NOT"):
-        return _ways(argument[1])
-    if operation == "ATOMIC_GROUP":
-        return _ways(argument)
+        # Alternatives that begin with different letters exclude each other: only one is tried to its end.
+        firsts = [_first(one) for one in argument[1]]
+        exclusive = None not in firsts and len(set(firsts)) == len(firsts)
+        return (max if exclusive else sum)(_ways(one) for one in argument[1])
     if operation == "GROUPREF_EXISTS":
         return sum(_ways(one) for one in argument[1:] if one is not None)
-    return 1.0
-
-
-def _repeated(least: int, most: int, inside: float) -> float:
-    """The sum of inside^k over the numbers of repetitions."""
-    if inside <= 1.0:
-        return float(max(most - least + 1, 1))
-    if most * math.log(inside) > math.log(1e12):
-        return math.inf
-    return sum(inside**k for k in range(least, most + 1))
-
-
-def _alternatives(branches: list[Any]) -> float:
-    """Alternatives that begin with different letters exclude each other: only one is tried to its end."""
-    firsts = [_first(one) for one in branches]
-    ways = [_ways(one) for one in branches]
-    if None not in firsts and len(set(firsts)) == len(firsts):
-        return max(ways)
-    return sum(ways)
+    if operation == "ATOMIC_GROUP":
+        return _ways(argument)
+    place = {"SUBPATTERN": -1, "ASSERT": 1, "ASSERT_NOT": 1}.get(operation)
+    return 1.0 if place is None else _ways(argument[place])
 
 
 def _first(tree: Any) -> str | None:
@@ -168,21 +144,20 @@ class WordList:
 
     def __post_init__(self) -> None:
         if not self.labels or not any(self.labels.values()):
-            raise DataError(f"{self.title}: {explain('no word', 'at least one word or pattern')}")
+            raise refusal(self.title, "no word", "at least one word or pattern")
         if not self.source.strip():
-            raise DataError(
-                f"{self.title}: {explain('no source', 'a line that says where the list is from')}"
-            )
+            raise refusal(self.title, "no source", "a line that says where the list is from")
         _check_text(self.source, f"{self.title}, source")
         for label, expressions in self.labels.items():
+            where = f"{self.title}, {label!r}"
             _check_text(label, f"{self.title}, label")
             if not expressions:
-                raise DataError(f"{self.title}, {label!r}: {explain('no word', 'at least one')}")
-            for expression in expressions:
-                try:
+                raise refusal(where, "no word", "at least one")
+            try:
+                for expression in expressions:
                     compiled(expression)
-                except DataError as error:
-                    raise DataError(f"{self.title}, {label!r}: {error}") from None
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
 
     @classmethod
     def read(cls, where: str | Path) -> WordList:
@@ -201,27 +176,26 @@ class WordList:
         content = _content(_path(where), str(where))
         if unknown := set(content) - {"source", "words", "patterns"}:
             got = sorted(str(one)[:40] for one in unknown)[:5]
-            raise DataError(f"{where}: {explain(got, 'source, words and patterns only')}")
-        expressions: dict[str, list[str]] = {}
+            raise refusal(where, got, "source, words and patterns only")
         whole = _lists(content, "words", where)
-        for label, words in whole.items():
-            expressions[label] = [_whole(word) for word in words]
+        expressions = {label: [_whole(word) for word in words] for label, words in whole.items()}
         for label, patterns in _lists(content, "patterns", where).items():
             expressions.setdefault(label, []).extend(patterns)
         source = content.get("source") or ""
         if not isinstance(source, str):
-            raise DataError(f"{where}, source: {explain(f'a {type(source).__name__}', 'a text')}")
-        anywhere = [label for label, words in whole.items() if any(map(_without_border, words))]
-        return cls(expressions, source, str(where), tuple(anywhere))
+            raise refusal(f"{where}, source", f"a {type(source).__name__}", "a text")
+        ends = {
+            label: [word.strip()[end] for word in words for end in (0, -1)] for label, words in whole.items()
+        }
+        anywhere = tuple(label for label, letters in ends.items() if any(map(_spaceless, letters)))
+        return cls(expressions, source, str(where), anywhere)
 
     def described(self) -> str:
         """Its source, and which words are found within longer ones."""
         if not self.anywhere:
             return self.source
-        told = ", ".join(self.anywhere)
-        return (
-            f"{self.source} Found anywhere in a name, also within longer words, for want of spaces: {told}."
-        )
+        where = "Found anywhere in a name, also within longer words, for want of spaces"
+        return f"{self.source} {where}: {', '.join(self.anywhere)}."
 
     @cached_property
     def _compiled(self) -> dict[str, tuple[re.Pattern[str], ...]]:
@@ -255,9 +229,8 @@ class WordList:
             got = f"a name of {len(name):,} characters ({name[:40]!r}...)"
             raise DataError(explain(got, f"at most {NAME_LIMIT}"))
         text = unicodedata.normalize("NFC", name).lower()
-        return tuple(
-            label for label, own in self._compiled.items() if any(pattern.search(text) for pattern in own)
-        )
+        patterns = self._compiled.items()
+        return tuple(label for label, some in patterns if any(pattern.search(text) for pattern in some))
 
 
 def labels_of_objects(
@@ -295,9 +268,8 @@ def labels_of_objects(
     for one in ignore:
         if one not in words.labels:
             there = [str(label) for label in words.labels]
-            raise DataError(
-                explain(f"no label {one!r} in {words.title}", f"one of {there}", nearest(str(one), there))
-            )
+            got = f"no label {one!r} in {words.title}"
+            raise DataError(explain(got, f"one of {there}", nearest(str(one), there)))
     counts = whole_counts(frame, weight)
     names = labels(frame[name], strip=False)
     # A name of both groups speaks for neither alone; it counts against agreement by being labelled "mixed".
@@ -341,17 +313,12 @@ def unreadable_list(where: str, value: str, example: str) -> list[Problem]:
 def _whole(word: str) -> str:
     """The expression of a whole word: no letter of a script with spaces next to a letter of one."""
     text = unicodedata.normalize("NFC", word).lower().strip()
-    return f"{_border(text[0], 'before')}{re.escape(text)}{_border(text[-1], 'after')}"
+    before = "" if _spaceless(text[0]) else f"(?<!{_WORD_LETTER})"
+    return f"{before}{re.escape(text)}{'' if _spaceless(text[-1]) else f'(?!{_WORD_LETTER})'}"
 
 
-def _without_border(word: str) -> bool:
-    return any(re.fullmatch(f"[{_SPACELESS}]", edge) for edge in (word.strip()[0], word.strip()[-1]))
-
-
-def _border(edge: str, side: str) -> str:
-    if _without_border(edge):
-        return ""
-    return f"(?<!{_WORD_LETTER})" if side == "before" else f"(?!{_WORD_LETTER})"
+def _spaceless(letter: str) -> bool:
+    return re.fullmatch(f"[{_SPACELESS}]", letter) is not None
 
 
 def _path(where: str | Path) -> Path:
@@ -359,63 +326,53 @@ def _path(where: str | Path) -> Path:
 
 
 def _content(path: Path, where: str) -> dict[str, Any]:
-    if not path.is_symlink() and not _exists(path):
-        hint = nearest(where, [one.stem for one in _SHIPPED.iterdir()]) or "trimtab ls"
-        raise ConfigProblems([Problem(where, "no such file", "a word list in YAML", hint)])
+    """What the file of a list says, without aliases, which may multiply, and nesting that no list has."""
     expected = "a word list in YAML"
-    _check_flat(read_text(check_regular(path, expected), expected, limit=LIST_LIMIT), path)
+    with reading(path, expected):
+        missing = not path.is_symlink() and not path.exists()
+    if missing:
+        hint = nearest(where, [one.stem for one in _SHIPPED.iterdir()]) or "trimtab ls"
+        raise ConfigProblems([Problem(where, "no such file", expected, hint)])
+    text, depth = read_text(check_regular(path, expected), expected, limit=LIST_LIMIT), 0
+    with suppress(yaml.YAMLError):  # faults of YAML are told by its reader
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            alias = isinstance(event, yaml.AliasEvent)
+            if alias or depth > _NESTED:
+                got = "an alias (*name)" if alias else f"lists nested {depth} deep"
+                raise refusal(path, got, "source, and words and patterns by label")
     try:
         with reading(path, expected):
             return read_mapping(path)
     except TypeError:
-        raise DataError(f"{path}: {explain('a list or mapping as a key', 'texts as keys')}") from None
-
-
-def _exists(path: Path) -> bool:
-    with reading(path, "a word list in YAML"):
-        return path.exists()
-
-
-def _check_flat(text: str, path: Path) -> None:
-    """Refuse aliases, which may multiply, and nesting that no word list has; faults of YAML are told by its reader."""
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _NESTED:
-                got = (
-                    "an alias (*name)" if isinstance(event, yaml.AliasEvent) else f"lists nested {depth} deep"
-                )
-                raise DataError(f"{path}: {explain(got, 'source, and words and patterns by label')}")
-    except yaml.YAMLError:
-        return
+        raise refusal(path, "a list or mapping as a key", "texts as keys") from None
 
 
 def _check_text(text: Any, where: str) -> None:
     try:
-        usable = isinstance(text, str) and bool(label_text(text))
+        blank = not isinstance(text, str) or not label_text(text)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    if not usable:
-        raise DataError(f"{where}: {explain(f'{text!r:.60}', 'a text that is not blank')}")
+    if blank:
+        raise refusal(where, f"{text!r:.60}", "a text that is not blank")
 
 
 def _lists(content: Mapping[str, Any], key: str, where: str | Path) -> dict[str, list[str]]:
-    found = content.get(key) or {}
-    if not isinstance(found, Mapping):
-        raise DataError(f"{where}, {key}: {explain(type(found).__name__, 'labels with lists of words')}")
-    made: dict[str, list[str]] = {}
-    for label, words in found.items():
+    by_label = content.get(key) or {}
+    if not isinstance(by_label, Mapping):
+        raise refusal(f"{where}, {key}", type(by_label).__name__, "labels with lists of words")
+    lists: dict[str, list[str]] = {}
+    for label, words in by_label.items():
         place = f"{where}, {key}, {str(label)[:40]!a}"
         if not isinstance(words, list):
-            raise DataError(f"{place}: {explain(f'{words!r:.60}', 'a list of words')}")
+            raise refusal(place, f"{words!r:.60}", "a list of words")
         for word in words:
             if not isinstance(word, str) or not word.strip():
-                raise DataError(f"{place}: {explain(f'{word!r:.60}', 'a list of words', 'quotes')}")
+                raise refusal(place, f"{word!r:.60}", "a list of words", "quotes")
             _check_text(word, place)
         if label is None:
-            raise DataError(f"{place}: {explain('a label without a name', 'a text')}")
+            raise refusal(place, "a label without a name", "a text")
         text = label if isinstance(label, str) else label_text(label)
         _check_text(text, f"{where}, {key}, label")
-        made[text.strip()] = list(words)
-    return made
+        lists[text.strip()] = list(words)
+    return lists
