@@ -209,7 +209,10 @@ def solve_constrained(programme: Programme) -> Choice:
         ArithmeticError: the solver did not converge on finite, sensible numbers.
     """
     kept = np.zeros(len(programme.room), dtype=bool)
-    best = minimise(programme, programme.room) if _constant_rows_kept(programme) else None
+    constant = (
+        programme.size == 0.0
+    )  # rows that no mixture changes: they are within their limits or they are not
+    best = minimise(programme, programme.room) if (programme.room[constant] >= 0.0).all() else None
     if best is not None:
         return Choice(best.weights, best.multipliers, kept)
     room, relaxed = _give_way(programme)
@@ -224,11 +227,6 @@ def solve_constrained(programme: Programme) -> Choice:
     raise ArithmeticError("the cone solver did not converge on a feasible mixture problem")
 
 
-def _constant_rows_kept(programme: Programme) -> bool:
-    """Whether the rows that no mixture changes are within their limits."""
-    return bool((programme.room[programme.size == 0.0] >= 0.0).all())
-
-
 def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
     """The least room, from the worst row down, that makes the programme feasible, and a mixture that fits."""
     size, scale = programme.size, programme.scale
@@ -240,8 +238,9 @@ def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
         worst = lower_the_worst(programme, room, judged)
         if worst is None and not conflicts.any():
             raise ArithmeticError("the cone solver did not converge while looking for the worst constraint")
-        if worst is None:
-            return room, _as_broken(programme, weights)
+        if worst is None:  # what the last mixture breaks is what gives
+            broken = programme.excess(weights) > RELAXED_TOLERANCE * size
+            return room, Choice(weights, np.full(len(room), np.nan), broken)
         weights = worst.weights
         binding = judged & (worst.multipliers * scale > 1e-6)
         if (worst.level * scale <= slack)[binding].all():
@@ -258,12 +257,6 @@ def _named(programme: Programme, relaxed: Choice) -> Choice:
     """The choice without conflicts that the final mixture settles, which a round at its accuracy cannot tell."""
     broken = relaxed.conflicts & (programme.excess(relaxed.weights) > TOLERANCE * programme.size)
     return replace(relaxed, conflicts=broken) if broken.any() else relaxed
-
-
-def _as_broken(programme: Programme, weights: Float[np.ndarray, " N"]) -> Choice:
-    """The last mixture found when a later round does not converge: what it breaks is what gives."""
-    broken = programme.excess(weights) > RELAXED_TOLERANCE * programme.size
-    return Choice(weights, np.full(len(broken), np.nan), broken)
 
 
 STRENGTHS = np.logspace(0.0, np.log10(5000.0), 15)

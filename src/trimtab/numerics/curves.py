@@ -194,7 +194,10 @@ def fit_curve(
     problem = CurveProblem(curve, x, np.asarray(y, dtype=float), tuple(coefficients), loss, delta, space)
     if starts < 1 and not first:
         raise ConfigError(f"starts: {explain(starts, 'at least 1')}")
-    return solve_curve(problem, [*_given(problem, first), *_drawn(problem, starts, seed)])
+    low, high = box(problem)
+    given = [position(problem, values) for values in first]
+    unit = qmc.Sobol(len(low), seed=seed).random_base2(int(np.ceil(np.log2(max(starts, 1)))))
+    return solve_curve(problem, [*given, *(low + unit[: max(starts, 0)] * (high - low))])
 
 
 def solve_curve(
@@ -220,67 +223,39 @@ def solve_curve(
     near = [end.cost <= best.cost * 1.001 + 1e-12 for end in ends]
     low, high = box(problem)
     edge = np.minimum(best.x - low, high - best.x) < NEAR * (high - low)
-    names = [one.name for one in problem.coefficients]
-    return CurveFit(
-        problem,
-        values_at(problem, best.x),
-        float(best.cost),
-        float(np.mean(near)),
-        tuple(name for name, at in zip(names, edge, strict=True) if at),
-        _undetermined(np.sqrt(count)[:, None] * _slope(problem, best.x), names),
+    _, sizes, directions = np.linalg.svd(
+        np.sqrt(count)[:, None] * _slope(problem, best.x), full_matrices=False
     )
-
-
-def _given(problem: CurveProblem, first: Sequence[Mapping[str, float]]) -> list[np.ndarray]:
-    return [position(problem, values) for values in first]
-
-
-def _drawn(problem: CurveProblem, starts: int, seed: int) -> list[np.ndarray]:
-    if starts < 1:
-        return []
-    low, high = box(problem)
-    sobol = qmc.Sobol(len(low), seed=seed).random_base2(int(np.ceil(np.log2(starts))))
-    return list(low + sobol[:starts] * (high - low))
+    flat = directions[sizes <= FLAT * sizes.max()] if sizes.max() > 0 else directions
+    loose = (np.abs(flat) > 0.1).any(axis=0)
+    names = np.array([coefficient.name for coefficient in problem.coefficients])
+    at_bounds, undetermined = (tuple(names[which].tolist()) for which in (edge, loose))
+    shares = float(best.cost), float(np.mean(near))
+    return CurveFit(problem, values_at(problem, best.x), *shares, at_bounds, undetermined)
 
 
 def search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: float = _USUAL) -> Any:
     """One trust-region search from a point of the search space; where it ended is `.x`, the loss there `.cost`."""
     low, high = box(problem)
 
-    def residuals(at: np.ndarray) -> np.ndarray:
-        return problem.residuals(values_at(problem, at))
+    def loss(z: np.ndarray) -> np.ndarray:
+        """Huber's loss of squared residuals in units of the scale, with two derivatives; or they themselves."""
+        root = np.sqrt(np.maximum(z, 1.0))
+        inside = (z <= 1) | (problem.loss == "squared")
+        value, first = np.where(inside, z, 2 * root - 1), np.where(inside, 1.0, 1 / root)
+        return np.stack([value, first, np.where(inside, 0.0, -0.5 / root**3)]) * weights
 
-    def slope(at: np.ndarray) -> np.ndarray:
-        return _slope(problem, at)
-
-    def loss(z: np.ndarray) -> Any:
-        return _robust(z, problem.loss) * weights
-
-    options: dict[str, Any] = {
-        "jac": slope,
-        "bounds": (low, high),
-        "x_scale": "jac",
-        "loss": loss,
-        "f_scale": problem.delta if problem.loss == "huber" else 1.0,
+    room = 1e-9 * (high - low)  # searches must start inside
+    return least_squares(
+        lambda at: problem.residuals(values_at(problem, at)),
+        np.clip(start, low + room, high - room),
+        jac=lambda at: _slope(problem, at),
+        bounds=(low, high),
+        x_scale="jac",
+        loss=loss,
+        f_scale=problem.delta if problem.loss == "huber" else 1.0,
         **dict.fromkeys(("ftol", "xtol", "gtol"), end),
-    }
-    return least_squares(residuals, np.clip(start, *_inside(low, high)), **options)
-
-
-def _inside(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds a little tighter: searches must start inside."""
-    room = 1e-9 * (high - low)
-    return low + room, high - room
-
-
-def _robust(z: np.ndarray, loss: Loss) -> np.ndarray:
-    """A loss of squared residuals, in units of the scale, with two derivatives."""
-    if loss == "squared":
-        return np.stack([z, np.ones_like(z), np.zeros_like(z)])
-    root = np.sqrt(np.maximum(z, 1.0))
-    inside = z <= 1
-    value = np.where(inside, z, 2 * root - 1)
-    return np.stack([value, np.where(inside, 1.0, 1 / root), np.where(inside, 0.0, -0.5 / root**3)])
+    )
 
 
 def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
@@ -289,25 +264,13 @@ def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
     columns = []
     for k in range(len(at)):
         step = 6e-6 * max(1.0, abs(at[k]))
-        ends = [np.clip(at[k] + side * step, low[k], high[k]) for side in (-1, 1)]
-        below, above = (problem.residuals(values_at(problem, _with(at, k, end))) for end in ends)
+        below, above = np.tile(at, (2, 1))
+        below[k], above[k] = np.clip([at[k] - step, at[k] + step], low[k], high[k])
+        residuals = [problem.residuals(values_at(problem, end)) for end in (below, above)]
         with np.errstate(invalid="ignore"):
-            columns.append((above - below) / (ends[1] - ends[0]))
+            columns.append((residuals[1] - residuals[0]) / (above[k] - below[k]))
     slopes: np.ndarray = np.nan_to_num(np.stack(columns, axis=1), nan=0.0, posinf=0.0, neginf=0.0)
     return slopes
-
-
-def _with(at: np.ndarray, k: int, value: float) -> np.ndarray:
-    there = at.copy()
-    there[k] = value
-    return there
-
-
-def _undetermined(slope: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
-    """What takes part in directions along which nothing moves."""
-    _, sizes, directions = np.linalg.svd(slope, full_matrices=False)
-    flat = directions[sizes <= FLAT * sizes.max()] if sizes.max() > 0 else directions
-    return tuple(name for k, name in enumerate(names) if (np.abs(flat[:, k]) > 0.1).any())
 
 
 ATTEMPTS = 20
@@ -391,7 +354,9 @@ def bootstrap_curve(
         weights = _weights(draws, number, len(known), len(start))
         found.append(search(problem, start, weights).x)
     spread = start + _spread(len(known), len(start)) * (np.array(found) - start)
-    return CurveEnsemble(fit, _values(problem, spread), len(known))
+    inside = np.clip(spread, *box(problem))
+    values = np.array([list(values_at(problem, row).values()) for row in inside])
+    return CurveEnsemble(fit, values, len(known))
 
 
 def _spread(units: int, taken: int) -> float:
@@ -402,12 +367,6 @@ def _spread(units: int, taken: int) -> float:
     """
     free = units - taken
     return float(np.sqrt(units / free) * stdtrit(free, 0.975) / ndtri(0.975))
-
-
-def _values(problem: CurveProblem, at: np.ndarray) -> Float[np.ndarray, "n_boot P"]:
-    """Coefficients at points of the search space, moved inside the bounds."""
-    inside = np.clip(at, *box(problem))
-    return np.array([list(values_at(problem, row).values()) for row in inside])
 
 
 def _weights(draws: np.random.Generator, number: np.ndarray, units: int, least: int) -> np.ndarray:
