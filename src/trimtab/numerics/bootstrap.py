@@ -96,9 +96,8 @@ def arrays_of(samples: Sequence[np.ndarray], *, same_length: bool) -> list[np.nd
             raise ShapeError(explain(f"a sample of shape {array.shape}", "one dimension, at least one value"))
     lengths = [len(array) for array in arrays]
     if same_length and len(set(lengths)) > 1:
-        raise ShapeError(
-            explain(f"lengths {lengths}", "equal lengths, as rows belong together", "paired=False")
-        )
+        expected = "equal lengths, as rows belong together"
+        raise ShapeError(explain(f"lengths {lengths}", expected, "paired=False"))
     return arrays
 
 

@@ -93,9 +93,8 @@ def units_of(
     """
     values = np.asarray(values, dtype=float)
     if not len(values) or len(values) != len(cells) or (clusters is not None and len(clusters) != len(cells)):
-        raise ShapeError(
-            explain(f"{len(values)} rows and {len(cells)} cells", "as many of each, at least one")
-        )
+        got = f"{len(values)} rows and {len(cells)} cells"
+        raise ShapeError(explain(got, "as many of each, at least one"))
     rows, kinds = _alike(np.column_stack([cells.astype(float), values]))
     if clusters is None:
         members, counts = np.arange(len(rows))[:, None], np.bincount(kinds)

@@ -80,9 +80,8 @@ class CurveProblem:
             expected = f"at least {len(self.coefficients)} points, one per coefficient"
             raise DataError(f"y: {explain(f'shape {y.shape}', expected)}")
         if not np.isfinite(y).all() or (self.space == "log" and (y <= 0).any()):
-            raise DataError(
-                f"y: {explain('values that are not', 'finite numbers' + ', above 0' * (self.space == 'log'))}"
-            )
+            expected = "finite numbers" + ", above 0" * (self.space == "log")
+            raise DataError(f"y: {explain('values that are not', expected)}")
 
     def residuals(self, values: Mapping[str, float]) -> Float[np.ndarray, " n"]:
         """(n,) residuals under some values; nan or infinite where the curve is."""
@@ -103,8 +102,7 @@ def position(problem: CurveProblem, values: Mapping[str, float]) -> Float[np.nda
     """Where values stand in the search space (logarithms of what is sought by them), moved inside the bounds."""
     low, high = box(problem)
     at = [np.log(max(values[c.name], c.low)) if c.log else values[c.name] for c in problem.coefficients]
-    inside: np.ndarray = np.clip(np.array(at, dtype=float), low, high)
-    return inside
+    return np.asarray(np.clip(np.array(at, dtype=float), low, high))
 
 
 def values_at(problem: CurveProblem, at: Float[np.ndarray, " P"]) -> dict[str, float]:
@@ -238,7 +236,7 @@ def search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: f
     """One trust-region search from a point of the search space; where it ended is `.x`, the loss there `.cost`."""
     low, high = box(problem)
 
-    def loss(z: np.ndarray) -> np.ndarray:
+    def loss(z: np.ndarray) -> Any:
         """Huber's loss of squared residuals in units of the scale, with two derivatives; or they themselves."""
         root = np.sqrt(np.maximum(z, 1.0))
         inside = (z <= 1) | (problem.loss == "squared")
@@ -246,16 +244,15 @@ def search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: f
         return np.stack([value, first, np.where(inside, 0.0, -0.5 / root**3)]) * weights
 
     room = 1e-9 * (high - low)  # searches must start inside
-    return least_squares(
-        lambda at: problem.residuals(values_at(problem, at)),
-        np.clip(start, low + room, high - room),
-        jac=lambda at: _slope(problem, at),
-        bounds=(low, high),
-        x_scale="jac",
-        loss=loss,
-        f_scale=problem.delta if problem.loss == "huber" else 1.0,
+    options: dict[str, Any] = {
+        "fun": lambda at: problem.residuals(values_at(problem, at)),
+        "jac": lambda at: _slope(problem, at),
+        "loss": loss,
+        "f_scale": problem.delta if problem.loss == "huber" else 1.0,
         **dict.fromkeys(("ftol", "xtol", "gtol"), end),
-    )
+    }
+    inside = np.clip(start, low + room, high - room)
+    return least_squares(x0=inside, bounds=(low, high), x_scale="jac", **options)
 
 
 def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
@@ -269,8 +266,7 @@ def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
         residuals = [problem.residuals(values_at(problem, end)) for end in (below, above)]
         with np.errstate(invalid="ignore"):
             columns.append((residuals[1] - residuals[0]) / (above[k] - below[k]))
-    slopes: np.ndarray = np.nan_to_num(np.stack(columns, axis=1), nan=0.0, posinf=0.0, neginf=0.0)
-    return slopes
+    return np.asarray(np.nan_to_num(np.stack(columns, axis=1), nan=0.0, posinf=0.0, neginf=0.0))
 
 
 ATTEMPTS = 20
@@ -294,10 +290,8 @@ class CurveEnsemble:
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % percentile interval of each coefficient."""
-        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0)
-        return {
-            name: (float(a), float(b)) for name, a, b in zip(self.fit.coefficients, low, high, strict=True)
-        }
+        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0).tolist()
+        return dict(zip(self.fit.coefficients, zip(low, high, strict=True), strict=True))
 
     def named(self) -> list[dict[str, float]]:
         """The coefficients of each refit by name."""
@@ -345,9 +339,8 @@ def bootstrap_curve(
     problem, draws = fit.problem, np.random.default_rng(seed)
     labels = np.arange(len(problem.y)) if clusters is None else np.asarray(clusters)
     if labels.shape != problem.y.shape:
-        raise DataError(
-            f"clusters: {explain(f'shape {labels.shape}', f'one label per point: {problem.y.shape}')}"
-        )
+        expected = f"one label per point: {problem.y.shape}"
+        raise DataError(f"clusters: {explain(f'shape {labels.shape}', expected)}")
     known, number = np.unique(labels, return_inverse=True)
     start, found = position(problem, fit.coefficients), []
     for _ in range(n_boot):

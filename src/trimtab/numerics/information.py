@@ -62,11 +62,8 @@ def check_distribution(p: Float[np.ndarray, "*lines k"]) -> None:
         raise ShapeError(explain("a negative, missing or infinite probability, or none", "numbers in [0, 1]"))
     worst = float(np.abs(p.sum(axis=-1) - 1).max())
     if worst > _TOLERANCE:
-        raise ShapeError(
-            explain(
-                f"probabilities that miss a sum of one by {worst:.2g}", "a sum of one", "dividing by the sum"
-            )
-        )
+        got = f"probabilities that miss a sum of one by {worst:.2g}"
+        raise ShapeError(explain(got, "a sum of one", "dividing by the sum"))
 
 
 GRID = 1.0 + np.geomspace(3.0, 0.01, 48)

@@ -83,9 +83,8 @@ def average_precision(scores: Array, labels: Array) -> Array:
     """
     _check(scores, labels)
     if scores.ndim != 2:
-        raise ShapeError(
-            explain(f"scores of shape {tuple(scores.shape)}", "(units, samples)", "scores[None]")
-        )
+        got = f"scores of shape {tuple(scores.shape)}"
+        raise ShapeError(explain(got, "(units, samples)", "scores[None]"))
     if isinstance(scores, Tensor):
         labels = torch.as_tensor(labels)
         if scores.device.type != "cpu":

@@ -65,14 +65,12 @@ class MixtureProblem:
             raise ShapeError(explain(f"slopes of shape {self.slopes.shape}", "(M, N), both at least 1"))
         rows = len(self.slopes)
         for name in ("losses", "reference", "scale", "slope_se"):
-            values, expected = getattr(self, name), self.slopes.shape if name == "slope_se" else (rows,)
-            if values is not None and values.shape != expected:
-                got = f"{name} of shape {values.shape}"
-                raise ShapeError(explain(got, f"{expected}, as the slopes say"))
+            values, shape = getattr(self, name), self.slopes.shape if name == "slope_se" else (rows,)
+            if values is not None and values.shape != shape:
+                raise ShapeError(explain(f"{name} of shape {values.shape}", f"{shape}, as the slopes say"))
         if not self.targets:
-            raise ConfigError(
-                explain("no targets", "at least one evaluation domain to improve", "targets=[0]")
-            )
+            expected = "at least one evaluation domain to improve"
+            raise ConfigError(explain("no targets", expected, "targets=[0]"))
         if len(set(self.targets) & set(range(rows))) < len(self.targets):
             got = f"targets {list(self.targets)}"
             raise ConfigError(explain(got, f"different rows between 0 and {rows - 1}"))
@@ -81,8 +79,7 @@ class MixtureProblem:
     @property
     def constrained(self) -> Bool[np.ndarray, " M"]:
         """Which evaluation domains are constraints."""
-        rows: np.ndarray = ~np.isnan(self.reference)
-        return rows
+        return np.asarray(~np.isnan(self.reference))
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,9 +210,8 @@ def _check_values(problem: MixtureProblem) -> None:
     if not (np.isfinite(problem.horizon) and problem.horizon > 0):
         raise ConfigError(explain(f"horizon {problem.horizon}", "a number of steps above 0"))
     if np.isinf(problem.reference).any():
-        raise ConfigError(
-            explain("an infinite reference", "finite nats, or nan for a row that is no constraint", "nan")
-        )
+        expected = "finite nats, or nan for a row that is no constraint"
+        raise ConfigError(explain("an infinite reference", expected, "nan"))
     if not np.isfinite(problem.losses[rows]).all():
         bad = np.flatnonzero(rows & ~np.isfinite(problem.losses)).tolist()
         raise ConfigError(explain(f"losses that are not finite in constrained rows {bad}", "finite nats"))

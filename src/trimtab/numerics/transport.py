@@ -68,12 +68,8 @@ def monotone_pairs(
     """
     first, second = sorted_samples(x), sorted_samples(y)
     at_x, at_y, widths = (torch.from_numpy(part) for part in _merged(x.shape[-1], y.shape[-1]))
-    at_x, at_y = at_x.to(x.device), at_y.to(x.device)
-    return (
-        first.index_select(-1, at_x),
-        second.index_select(-1, at_y),
-        widths.to(first.dtype).to(first.device),
-    )
+    at_x, at_y, widths = at_x.to(x.device), at_y.to(x.device), widths.to(x.dtype).to(x.device)
+    return first.index_select(-1, at_x), second.index_select(-1, at_y), widths
 
 
 def sorted_samples(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
