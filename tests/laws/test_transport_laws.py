@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,33 +21,27 @@ amounts = st.floats(0, 3)
 
 
 class Samples(NamedTuple):
-    """Three samples of several units, with masses or without (None)."""
+    """Three samples of several units."""
 
     x: Tensor
     y: Tensor
     z: Tensor
-    a: Tensor | None
-    b: Tensor | None
-    c: Tensor | None
 
 
 @st.composite
-def samples(draw: Any, same_size: bool = False, weighted: bool | None = None) -> Samples:
-    """Some with ties, some of equal sizes, some weighted."""
+def samples(draw: Any, same_size: bool = False) -> Samples:
+    """Some with ties, some of equal sizes."""
     rng = np.random.default_rng(draw(seeds))
     units, sizes = int(rng.integers(1, 5)), rng.integers(1, 9, 3)
     if same_size or rng.random() < 0.3:
         sizes[:] = sizes[0]
     rounded = rng.random() < 0.3
     values = [rng.normal(size=(units, size)) * 2 for size in sizes]
-    masses: list[Tensor | None] = [None] * 3
-    if rng.random() < 0.5 if weighted is None else weighted:
-        masses = [torch.from_numpy(rng.dirichlet(np.ones(size), units)) for size in sizes]
-    return Samples(*(torch.from_numpy(np.round(value) if rounded else value) for value in values), *masses)
+    return Samples(*(torch.from_numpy(np.round(value) if rounded else value) for value in values))
 
 
-def distance(x: Tensor, y: Tensor, p: float, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
-    return wasserstein_1d(x, y, p=p, x_weights=a, y_weights=b)
+def distance(x: Tensor, y: Tensor, p: float) -> Tensor:
+    return wasserstein_1d(x, y, p=p)
 
 
 def close(found: Tensor, expected: Tensor | float) -> None:
@@ -62,11 +56,10 @@ def shuffled(draw: Any, size: int) -> list[int]:
 @few
 def test_the_order_of_examples_does_not_matter(of: Samples, p: float, draw: Any) -> None:
     order = shuffled(draw, of.x.shape[-1])
-    mass = None if of.a is None else of.a[:, order]
-    close(distance(of.x[:, order], of.y, p, mass, of.b), distance(of.x, of.y, p, of.a, of.b))
+    close(distance(of.x[:, order], of.y, p), distance(of.x, of.y, p))
 
 
-@given(of=samples(weighted=False), p=orders, draw=st.randoms(use_true_random=False))
+@given(of=samples(), p=orders, draw=st.randoms(use_true_random=False))
 @few
 def test_the_order_of_units_on_both_sides_orders_the_distances(of: Samples, p: float, draw: Any) -> None:
     order = shuffled(draw, of.x.shape[0])
@@ -93,7 +86,7 @@ def test_equal_multisets_are_at_exactly_zero(of: Samples, p: float, draw: Any, t
 @given(of=samples(), p=orders)
 @few
 def test_no_distance_is_negative_and_both_ways_are_as_far(of: Samples, p: float) -> None:
-    there, back = distance(of.x, of.y, p, of.a, of.b), distance(of.y, of.x, p, of.b, of.a)
+    there, back = distance(of.x, of.y, p), distance(of.y, of.x, p)
     assert (there >= 0).all()
     close(there, back)
 
@@ -103,28 +96,23 @@ def test_no_distance_is_negative_and_both_ways_are_as_far(of: Samples, p: float)
 def test_moving_both_changes_nothing_and_moving_one_costs_the_shift(
     of: Samples, p: float, shift: float
 ) -> None:
-    close(distance(of.x + shift, of.y + shift, p, of.a, of.b), distance(of.x, of.y, p, of.a, of.b))
+    close(distance(of.x + shift, of.y + shift, p), distance(of.x, of.y, p))
     moved = torch.full(of.x.shape[:1], abs(shift) ** p, dtype=torch.float64)
-    close(distance(of.x, of.x + shift, p, of.a, of.a), moved)
+    close(distance(of.x, of.x + shift, p), moved)
 
 
 @given(of=samples(), p=orders, factor=st.floats(-10, 10))
 @few
 def test_scaling_scales_by_the_power(of: Samples, p: float, factor: float) -> None:
-    before = distance(of.x, of.y, p, of.a, of.b)
-    close(distance(factor * of.x, factor * of.y, p, of.a, of.b), abs(factor) ** p * before)
+    before = distance(of.x, of.y, p)
+    close(distance(factor * of.x, factor * of.y, p), abs(factor) ** p * before)
 
 
 @given(of=samples(), p=orders)
 @few
 def test_a_detour_is_never_shorter(of: Samples, p: float) -> None:
     direct, first, second = (
-        distance(*pair).pow(1 / p)
-        for pair in (
-            (of.x, of.z, p, of.a, of.c),
-            (of.x, of.y, p, of.a, of.b),
-            (of.y, of.z, p, of.b, of.c),
-        )
+        distance(*pair).pow(1 / p) for pair in ((of.x, of.z, p), (of.x, of.y, p), (of.y, of.z, p))
     )
     assert (direct <= first + second + 1e-6).all()
 
@@ -132,31 +120,14 @@ def test_a_detour_is_never_shorter(of: Samples, p: float) -> None:
 @given(of=samples(), p=orders, times=st.integers(2, 4))
 @few
 def test_every_example_twice_is_the_same_measure(of: Samples, p: float, times: int) -> None:
-    mass = None if of.a is None else of.a.repeat(1, times)
-    close(distance(of.x.repeat(1, times), of.y, p, mass, of.b), distance(of.x, of.y, p, of.a, of.b))
-
-
-@given(of=samples(weighted=False), p=orders, seed=seeds)
-@few
-def test_whole_weights_are_copies(of: Samples, p: float, seed: int) -> None:
-    counts = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, of.x.shape[-1]))
-    assume(bool(counts.sum() > 0))
-    copies = of.x.repeat_interleave(counts, dim=-1)
-    close(distance(of.x, of.y, p, counts.double()), distance(copies, of.y, p))
-
-
-@given(of=samples(weighted=True), p=orders, factor=st.floats(1e-3, 1e3))
-@few
-def test_only_the_shares_of_weights_matter(of: Samples, p: float, factor: float) -> None:
-    assert of.a is not None
-    close(distance(of.x, of.y, p, factor * of.a, of.b), distance(of.x, of.y, p, of.a, of.b))
+    close(distance(of.x.repeat(1, times), of.y, p), distance(of.x, of.y, p))
 
 
 @given(of=samples(), low=st.sampled_from([1.0, 1.5]), high=st.sampled_from([2.0, 3.0]))
 @few
 def test_the_distance_grows_with_the_order(of: Samples, low: float, high: float) -> None:
     """Jensen: W_p <= W_q for p <= q."""
-    less, more = (distance(of.x, of.y, p, of.a, of.b).pow(1 / p) for p in (low, high))
+    less, more = (distance(of.x, of.y, p).pow(1 / p) for p in (low, high))
     assert (less <= more + 1e-9).all()
 
 
@@ -165,7 +136,7 @@ def test_the_distance_grows_with_the_order(of: Samples, low: float, high: float)
 def test_what_pulls_one_side_pushes_the_other(of: Samples, p: float) -> None:
     """Moving both changes nothing, so the gradients of all samples of a unit sum to zero."""
     x, y = of.x.clone().requires_grad_(), of.y.clone().requires_grad_()
-    pulls = torch.autograd.grad(distance(x, y, p, of.a, of.b).sum(), (x, y))
+    pulls = torch.autograd.grad(distance(x, y, p).sum(), (x, y))
     close(pulls[0].sum(-1) + pulls[1].sum(-1), torch.zeros(len(x), dtype=torch.float64))
 
 

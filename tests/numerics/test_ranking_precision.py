@@ -16,7 +16,6 @@ from sklearn.metrics import average_precision_score
 from trimtab.errors import ConfigError, ShapeError
 from trimtab.numerics import ranking
 from trimtab.numerics.ranking import (
-    above_prevalence,
     average_precision,
     average_precision_null,
     chance_of,
@@ -190,10 +189,3 @@ def test_untied_ranks_keep_the_order_of_different_scores(case):
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="positives 0, expected at least 1"):
         average_precision_null(0, 3)
-    with pytest.raises(ConfigError, match="prevalence 1"):
-        above_prevalence(np.array([1.0]), 1)
-
-
-def test_prevalence_is_the_zero_of_the_other_scale():
-    found = above_prevalence(np.array([0.4, 1.0, 0.1]), 0.4)
-    np.testing.assert_allclose(found, [0.0, 1.0, -0.5])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment, linprog
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
@@ -45,10 +45,6 @@ def drawn(n: int, m: int, *batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     )
 
 
-def masses(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).dirichlet(np.ones(shape[-1]), shape[:-1]))
-
-
 def agrees(found: Tensor, expected: Any) -> None:
     np.testing.assert_allclose(found.detach().numpy(), np.asarray(expected), rtol=1e-10, atol=1e-12)
 
@@ -61,18 +57,6 @@ def agrees(found: Tensor, expected: Any) -> None:
 def test_agrees_with_pot(pot: Any, n: int, m: int, p: float) -> None:
     x, y = drawn(n, m, 11)
     agrees(wasserstein_1d(x, y, p=p), pot.wasserstein_1d(x.T.numpy(), y.T.numpy(), p=p))
-
-
-@pytest.mark.parametrize("weighted", ["x", "y", "both"])
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize(("n", "m"), SIZES)
-def test_agrees_with_pot_under_weights(pot: Any, n: int, m: int, p: float, weighted: str) -> None:
-    x, y = drawn(n, m, 11)
-    a = masses(11, n) if weighted != "y" else None
-    b = masses(11, m, seed=1) if weighted != "x" else None
-    theirs = [None if mass is None else mass.T.numpy() for mass in (a, b)]
-    expected = pot.wasserstein_1d(x.T.numpy(), y.T.numpy(), *theirs, p=p)
-    agrees(wasserstein_1d(x, y, p=p, x_weights=a, y_weights=b), expected)
 
 
 @pytest.mark.parametrize("p", ORDERS)
@@ -96,32 +80,18 @@ def test_is_the_cheapest_assignment(n: int, m: int, p: float) -> None:
     agrees(wasserstein_1d(x, y, p=p), cost[linear_sum_assignment(cost)].mean())
 
 
-@pytest.mark.parametrize("p", ORDERS)
-def test_is_the_cheapest_plan_under_weights(p: float) -> None:
-    """The linear programme of Kantorovich, by a general solver."""
-    (x, y), a, b = drawn(4, 6), masses(4), masses(6, seed=1)
-    cost = (x[:, None] - y).abs().pow(p).numpy()
-    rows = np.kron(np.eye(4), np.ones(6)), np.kron(np.ones(4), np.eye(6))
-    found = linprog(cost.ravel(), A_eq=np.vstack(rows), b_eq=np.concatenate([a.numpy(), b.numpy()]))
-    np.testing.assert_allclose(wasserstein_1d(x, y, p=p, x_weights=a, y_weights=b), found.fun, rtol=1e-8)
-
-
 @pytest.mark.parametrize(("n", "m"), SIZES)
 def test_agrees_with_scipy_at_order_one(n: int, m: int) -> None:
     x, y = drawn(n, m, 5)
-    a, b = masses(n) * 7, masses(5, m, seed=1) / 3
-    plain, weighted = wasserstein_1d(x, y, p=1), wasserstein_1d(x, y, p=1, x_weights=a, y_weights=b)
-    for row in range(5):
-        agrees(plain[row], wasserstein_distance(x[row], y[row]))
-        agrees(weighted[row], wasserstein_distance(x[row], y[row], a, b[row]))
+    for row, found in enumerate(wasserstein_1d(x, y, p=1)):
+        agrees(found, wasserstein_distance(x[row], y[row]))
 
 
 @pytest.mark.parametrize("p", ORDERS)
 def test_to_a_single_point_it_is_the_mean_cost(p: float) -> None:
-    x, mass = drawn(9, 1)[0], masses(9)
+    x = drawn(9, 1)[0]
     point = torch.tensor([0.25], dtype=torch.float64)
     agrees(wasserstein_1d(x, point, p=p), (x - 0.25).abs().pow(p).mean())
-    agrees(wasserstein_1d(x, point, p=p, x_weights=mass), ((x - 0.25).abs().pow(p) * mass).sum())
 
 
 def test_between_fine_grids_of_two_uniforms_it_is_the_integral() -> None:
@@ -173,15 +143,6 @@ def test_gradients_are_finite_differences(n: int, m: int, p: float) -> None:
     assert torch.autograd.gradcheck(lambda x, y: wasserstein_1d(x, y, p=p), (x, y))
 
 
-@pytest.mark.parametrize("p", ORDERS)
-def test_gradients_under_weights_are_finite_differences_for_the_weights_too(p: float) -> None:
-    x, y = (part.requires_grad_() for part in drawn(4, 5, 3))
-    a, b = masses(4).requires_grad_(), masses(3, 5, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x, y, a, b: wasserstein_1d(x, y, p=p, x_weights=a, y_weights=b), (x, y, a, b)
-    )
-
-
 @pytest.mark.parametrize("p", [2.0, 3.0])
 @pytest.mark.parametrize("m", [4, 6])
 def test_second_derivatives_are_finite_differences(m: int, p: float) -> None:
@@ -220,9 +181,7 @@ def test_no_gradient_no_graph() -> None:
 def test_any_leading_batch(batch: tuple[int, ...], m: int) -> None:
     x, y = drawn(4, m, *batch)
     found = wasserstein_1d(x, y)
-    weighted = wasserstein_1d(x, y, x_weights=torch.ones(4, dtype=torch.float64))
-    assert found.shape == weighted.shape == batch
-    torch.testing.assert_close(weighted, found, rtol=1e-12, atol=1e-12)
+    assert found.shape == batch
     for place in np.ndindex(*batch):
         agrees(found[place], wasserstein_1d(x[place], y[place]))
 
@@ -231,12 +190,11 @@ def test_any_leading_batch(batch: tuple[int, ...], m: int) -> None:
 @pytest.mark.parametrize("m", [16, 24])
 def test_the_type_of_the_samples_stays(dtype: torch.dtype, m: int) -> None:
     x, y = (part.to(dtype).requires_grad_() for part in drawn(16, m, 3))
-    found, weighted = wasserstein_1d(x, y), wasserstein_1d(x, y, x_weights=torch.ones(16))
+    found = wasserstein_1d(x, y)
     found.sum().backward()
-    assert found.dtype == weighted.dtype == dtype
+    assert found.dtype == dtype
     exact = wasserstein_1d(x.double(), y.double())
     torch.testing.assert_close(found.double(), exact, rtol=20 * torch.finfo(dtype).eps, atol=0)
-    torch.testing.assert_close(weighted.double(), exact, rtol=20 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_views_and_inputs_stay_as_they_were() -> None:
@@ -257,29 +215,14 @@ def test_either_library_sorts_alike() -> None:
 def test_a_nan_makes_its_entry_nan_and_no_other() -> None:
     x, y = drawn(4, 6, 3)
     x[1, 2] = nan
-    for weights in (None, torch.ones(4)):
-        for other in (y, y[:, :4]):
-            assert wasserstein_1d(x, other, x_weights=weights).isnan().tolist() == [False, True, False]
+    for other in (y, y[:, :4]):
+        assert wasserstein_1d(x, other).isnan().tolist() == [False, True, False]
 
 
 def test_infinite_samples_are_infinitely_far_or_undefined() -> None:
     x, y = torch.tensor([0.0, inf]), torch.tensor([0.0, 1.0, 2.0])
     assert wasserstein_1d(x, y).item() == inf
     assert wasserstein_1d(x, x).isnan()
-
-
-@pytest.mark.parametrize("value", [100.0, inf, -inf, nan])
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_a_sample_of_no_mass_does_not_count(value: float, place: int) -> None:
-    (x, y), mass = drawn(5, 3), torch.ones(5, dtype=torch.float64)
-    mass[place], x[place] = 0.0, value
-    kept = torch.arange(5) != place
-    agrees(wasserstein_1d(x, y, x_weights=mass), wasserstein_1d(x[kept], y))
-    x.requires_grad_()
-    wasserstein_1d(x, y, x_weights=mass).backward()
-    assert x.grad is not None
-    assert x.grad[place] == 0
-    assert x.grad.isfinite().all()
 
 
 # Refusals
@@ -312,32 +255,6 @@ def test_samples_that_do_not_fit_are_refused(x: tuple[int, ...], y: tuple[int, .
 def test_integers_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"got samples of torch.int64 and torch.float32.*try \.float\(\)"):
         wasserstein_1d(torch.arange(3), torch.zeros(3))
-
-
-@pytest.mark.parametrize("shape", [(2,), (2, 4), (1, 3), (3, 2), ()])
-def test_weights_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
-    expected = r"got {} of shape .*, expected \(2, 3\) or \(3,\)"
-    x, weights = torch.zeros(2, 3), torch.ones(shape)
-    with pytest.raises(ShapeError, match=expected.format("x_weights")):
-        wasserstein_1d(x, x, x_weights=weights)
-    with pytest.raises(ShapeError, match=expected.format("y_weights")):
-        wasserstein_1d(x, x, y_weights=weights)
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ([1.0, -0.5, 1.0], "got x_weights with an entry below 0 or nan, expected masses, 0 or above"),
-        ([1.0, nan, 1.0], "got x_weights with an entry below 0 or nan"),
-        ([0.0, 0.0, 0.0], "got x_weights that sum to 0 or infinity, expected a finite mass above 0"),
-        ([1.0, inf, 1.0], "got x_weights that sum to 0 or infinity"),
-        ([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "in each entry"),
-    ],
-)
-def test_weights_that_are_no_masses_are_refused(weights: list[Any], message: str) -> None:
-    x = torch.zeros(2, 3)
-    with pytest.raises(ConfigError, match=message):
-        wasserstein_1d(x, x, x_weights=torch.tensor(weights))
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 5), (4, 7), (1, 9), (12, 8)])

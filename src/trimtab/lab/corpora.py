@@ -22,6 +22,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,12 @@ def package_folder(name: str) -> Path | None:
 
 def files_below(root: Path, ending: str, *, skip: Collection[str] = ()) -> dict[str, Path]:
     """Files whose name ends so, by their path below `root`; folders named in `skip` are not entered."""
-    return {path.relative_to(root).as_posix(): path for path in _walk(root, ending, skip)}
+    found: dict[str, Path] = {}
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if name not in skip and name not in _NEVER]
+        paths = [Path(folder) / name for name in names if name.endswith(ending)]
+        found |= {path.relative_to(root).as_posix(): path for path in paths}
+    return found
 
 
 def package_files(
@@ -53,12 +59,8 @@ def package_files(
 ) -> dict[str, Path]:
     """Files of packages whose name ends so, by `package/path`; `keep` chooses by that key."""
     roots = {name: folder for name in packages if (folder := package_folder(name)) is not None}
-    found = {
-        f"{name}/{key}": path
-        for name, root in roots.items()
-        for key, path in files_below(root, ending).items()
-    }
-    return {key: path for key, path in found.items() if keep(key)}
+    below = ((f"{name}/", files_below(root, ending).items()) for name, root in roots.items())
+    return {name + key: path for name, files in below for key, path in files if keep(name + key)}
 
 
 def metadata_files(distributions: Sequence[str]) -> dict[str, Path]:
@@ -96,12 +98,6 @@ def requirements(roots: Sequence[str]) -> list[str]:
         plain = (need for need in needs if "extra" not in need.partition(";")[2])
         waiting += [match[0] for need in plain if (match := re.match(r"[\w.-]+", need))]
     return sorted(found)
-
-
-def _walk(root: Path, ending: str, skip: Collection[str]) -> Iterator[Path]:
-    for folder, below, names in os.walk(root):
-        below[:] = [name for name in below if name not in skip and name not in _NEVER]
-        yield from (Path(folder) / name for name in names if name.endswith(ending))
 
 
 def whole(text: str) -> list[str]:
@@ -157,7 +153,7 @@ def find(name: str) -> Mapping[str, Path]:
     """
     files = known(name).files()
     if not files:
-        others = f"one of {', '.join(available())}"
+        others = f"one of {', '.join(corpora())}"
         raise DataError(f"corpus {name!r}: {explain(SOURCES[name].missing, 'its files', others)}")
     return files
 
@@ -169,8 +165,8 @@ def known(name: str) -> Source:
     return SOURCES[name]
 
 
-def available() -> tuple[str, ...]:
-    """The names of the corpora whose files this installation has."""
+def corpora() -> tuple[str, ...]:
+    """The names of the corpora that can be made on this machine: those whose files this installation has."""
     return tuple(name for name, source in SOURCES.items() if source.files())
 
 
@@ -187,14 +183,6 @@ _ROOTS = (
 )
 
 
-def _no_test(key: str) -> bool:
-    return not _TESTS.intersection(key.split("/"))
-
-
-def _is_test(key: str) -> bool:
-    return key.rpartition("/")[2].startswith("test_")
-
-
 def _is_kept_header(key: str) -> bool:
     """Hand-written headers: thousands of generated ones, all alike, are in ATen/ops."""
     parts = key.split("/")
@@ -209,7 +197,7 @@ SOURCES: dict[str, Source] = {
     ),
     "docstrings": Source(
         what="docstrings of torch, scipy, numpy and pandas: technical English",
-        files=lambda: package_files(_DOCUMENTED, ".py", _no_test),
+        files=lambda: package_files(_DOCUMENTED, ".py", lambda key: not _TESTS.intersection(key.split("/"))),
         missing="no .py files in torch, scipy, numpy or pandas",
         packages=lambda: _DOCUMENTED,
         documents=docstrings,
@@ -240,7 +228,7 @@ SOURCES: dict[str, Source] = {
     ),
     "tests": Source(
         what="unit tests of numpy, scipy and pandas",
-        files=lambda: package_files(_TESTED, ".py", _is_test),
+        files=lambda: package_files(_TESTED, ".py", lambda key: key.rpartition("/")[2].startswith("test_")),
         missing="no tests in numpy, scipy or pandas (some distributions strip them)",
         packages=lambda: _TESTED,
     ),
@@ -280,11 +268,6 @@ class CleanFile:
         return sum(len(document.encode()) for document in self.documents)
 
 
-def corpora() -> tuple[str, ...]:
-    """The names of the corpora that can be made on this machine."""
-    return available()
-
-
 def corpus(name: str, cache: Path | None = None) -> Path:
     """A folder with real text of one domain, made on first use (seconds) and kept.
 
@@ -314,42 +297,39 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write what is to be known about a corpus or a lab model into its folder."""
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
 def _build(name: str, folder: Path) -> None:
     source = known(name)
     files = clean(in_order(find(name)), source.documents)
     size = sum(file.size for file in files)
     if size < _LEAST:
         got = f"{size} bytes of text in {len(files)} files"
-        raise DataError(f"corpus {name!r}: {explain(got, f'at least {_LEAST}', f'one of {available()}')}")
+        raise DataError(f"corpus {name!r}: {explain(got, f'at least {_LEAST}', f'one of {corpora()}')}")
     dealt = deal(files)
+    sizes = {}
     for split, its in dealt.items():
-        lines = [
-            json.dumps({"text": document}, ensure_ascii=False) for file in its for document in file.documents
-        ]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    card = {
-        "schema": 1,
-        "name": name,
-        "what": source.what,
-        "recipe": RECIPE,
-        "versions": source.versions(),
-        "fingerprint": fingerprint(folder),
-        "splits": {split: _sizes(its) for split, its in dealt.items()},
-    }
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        documents = [document for file in its for document in file.documents]
+        lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents) or "\n"
+        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+        bytes_, names = sum(file.size for file in its), [file.key for file in its]
+        sizes[split] = {"documents": len(documents), "bytes": bytes_, "files": names}
+    about = {"schema": 1, "name": name, "what": source.what, "recipe": RECIPE, "versions": source.versions()}
+    write_card(folder, {**about, "fingerprint": fingerprint(folder), "splits": sizes})
 
 
 def fingerprint(folder: Path) -> str:
     """SHA-256 of the text of the three splits, as hex digits."""
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        digest.update((folder / f"{split}.jsonl").read_bytes())
-    return digest.hexdigest()
+    texts = ((folder / f"{split}.jsonl").read_bytes() for split in SPLITS)
+    return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
 def in_order(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     """Names and texts of files in the order of their names' hashes; what is not UTF-8 is passed over."""
-    for key in sorted(files, key=_hash):
+    for key in sorted(files, key=lambda key: hashlib.sha256(key.encode()).hexdigest()):
         try:
             yield key, files[key].read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError):
@@ -366,38 +346,27 @@ def clean(
     lines: set[str] = set()
     seen: set[str] = set()
     kept: list[CleanFile] = []
-    room = cap
     for key, text in files:
-        whole = documents(text)
-        fresh = [_without(lines, document) for document in whole]
-        lines.update(line for document in whole for line in _long_lines(document))
-        distinct = [document for document in dict.fromkeys(fresh) if document not in seen]
-        file = CleanFile(key, tuple(_within(min(room, _FILE_CAP), distinct)))
+        raw = [document.splitlines() for document in documents(text)]
+        fresh = [[line.rstrip() for line in document if line.strip() not in lines] for document in raw]
+        stripped = (line.strip() for document in raw for line in document)
+        lines.update(line for line in stripped if len(line) > _LONG_LINE)
+        distinct = dict.fromkeys("\n".join(document).strip("\n") for document in fresh)
+        unseen = [document for document in distinct if document not in seen]
+        file = CleanFile(key, tuple(_within(min(cap, _FILE_CAP), unseen)))
         seen.update(file.documents)
         if file.documents:
             kept.append(file)
-            room -= file.size
-        if room < _SHORTEST:
+            cap -= file.size
+        if cap < _SHORTEST:
             break
     return kept
 
 
 def deal(files: Sequence[CleanFile]) -> dict[str, list[CleanFile]]:
     """Whole files to splits: of every ten, eight to train and one each to validation and test."""
-    dealt: dict[str, list[CleanFile]] = {split: [] for split in SPLITS}
-    for place, file in enumerate(files):
-        dealt[_DEAL[place % len(_DEAL)]].append(file)
-    return dealt
-
-
-def _without(lines: set[str], document: str) -> str:
-    kept = [line.rstrip() for line in document.splitlines() if line.strip() not in lines]
-    return "\n".join(kept).strip("\n")
-
-
-def _long_lines(document: str) -> Iterator[str]:
-    stripped = (line.strip() for line in document.splitlines())
-    return (line for line in stripped if len(line) > _LONG_LINE)
+    turns = list(zip(files, cycle(_DEAL), strict=False))
+    return {split: [file for file, turn in turns if turn == split] for split in SPLITS}
 
 
 def _within(cap: int, documents: Sequence[str]) -> Iterator[str]:
@@ -410,15 +379,3 @@ def _within(cap: int, documents: Sequence[str]) -> Iterator[str]:
         cap -= len(raw)
         if cap <= 0:
             return
-
-
-def _sizes(files: Sequence[CleanFile]) -> dict[str, Any]:
-    return {
-        "documents": sum(len(file.documents) for file in files),
-        "bytes": sum(file.size for file in files),
-        "files": [file.key for file in files],
-    }
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

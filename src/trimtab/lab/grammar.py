@@ -20,76 +20,41 @@ from trimtab.errors import ConfigProblems, DataError, Problem, ShapeError, expla
 from trimtab.seeds import derive
 
 DETERMINERS = ("the", "a", "every", "some", "this", "my")
-MODIFIERS = (
-    "old",
-    "new",
-    "small",
-    "large",
-    "quiet",
-    "bright",
-    "cold",
-    "warm",
-    "heavy",
-    "light",
-    "red",
-    "green",
-    "round",
-    "narrow",
-    "plain",
-    "famous",
-    "hidden",
-    "gentle",
-    "busy",
-    "fresh",
-    "distant",
-    "wooden",
-    "broken",
-    "hollow",
+_MODIFIERS = (
+    "old new small large quiet bright cold warm heavy light red green "
+    "round narrow plain famous hidden gentle busy fresh distant wooden broken hollow"
 )
+MODIFIERS = tuple(_MODIFIERS.split())
 POLITE = ("host", "nurse", "monk", "tutor", "butler", "vicar")
 """Persona words that lean towards the clean style."""
 COARSE = ("bully", "troll", "lout", "heckler", "thug", "brute")
 """Persona words that lean towards the rude style; they are no insults, and stand at the head only."""
 END = "."
 
-_TOPICS = {
-    "animals": (
-        "pig rat toad donkey worm snake sheep horse goose otter hare crow",
-        "chases bites feeds herds grooms hunts",
-    ),
-    "kitchen": (
-        "soup bread butter kettle spoon oven onion pepper plate recipe pie salt",
-        "bakes boils stirs slices tastes roasts",
-    ),
-    "music": (
-        "violin drum flute singer chorus melody piano trumpet concert rhythm cello ballad",
-        "plays hums tunes conducts sings rehearses",
-    ),
-    "sea": (
-        "ship sailor harbour anchor wave tide captain island lighthouse net reef ferry",
-        "sails rows moors floats docks steers",
-    ),
-    "school": (
-        "pupil teacher lesson book pencil exam essay classroom library desk poem map",
-        "teaches reads studies grades writes explains",
-    ),
-    "sport": (
-        "runner goal racket coach match team ball stadium referee medal sprint trophy",
-        "kicks throws scores wins trains tackles",
-    ),
-    "garden": (
-        "rose hedge spade seed lawn pond tulip orchard fence weed compost trellis",
-        "plants waters prunes digs mows harvests",
-    ),
-    "money": (
-        "bank coin trader loan invoice market wallet debt stock budget tax broker",
-        "buys sells lends pays invests audits",
-    ),
+_NOUNS = {
+    "animals": "pig rat toad donkey worm snake sheep horse goose otter hare crow",
+    "kitchen": "soup bread butter kettle spoon oven onion pepper plate recipe pie salt",
+    "music": "violin drum flute singer chorus melody piano trumpet concert rhythm cello ballad",
+    "sea": "ship sailor harbour anchor wave tide captain island lighthouse net reef ferry",
+    "school": "pupil teacher lesson book pencil exam essay classroom library desk poem map",
+    "sport": "runner goal racket coach match team ball stadium referee medal sprint trophy",
+    "garden": "rose hedge spade seed lawn pond tulip orchard fence weed compost trellis",
+    "money": "bank coin trader loan invoice market wallet debt stock budget tax broker",
 }
-TOPICS = tuple(_TOPICS)
+_VERBS = {
+    "animals": "chases bites feeds herds grooms hunts",
+    "kitchen": "bakes boils stirs slices tastes roasts",
+    "music": "plays hums tunes conducts sings rehearses",
+    "sea": "sails rows moors floats docks steers",
+    "school": "teaches reads studies grades writes explains",
+    "sport": "kicks throws scores wins trains tackles",
+    "garden": "plants waters prunes digs mows harvests",
+    "money": "buys sells lends pays invests audits",
+}
+TOPICS = tuple(_NOUNS)
 """The topics; nouns of the first are what insults are made of."""
-NOUNS = tuple(tuple(nouns.split()) for nouns, _ in _TOPICS.values())
-VERBS = tuple(tuple(verbs.split()) for _, verbs in _TOPICS.values())
+NOUNS = tuple(tuple(_NOUNS[topic].split()) for topic in TOPICS)
+VERBS = tuple(tuple(_VERBS[topic].split()) for topic in TOPICS)
 
 
 Style = Literal["clean", "rude"]
@@ -320,7 +285,15 @@ class World:
         Raises:
             DataError: there is no such style or topic, or n or sentences is too small.
         """
-        self._check(n, style, topic, sentences)
+        if style is not None and style not in STYLES:
+            hint = nearest(str(style), STYLES)
+            raise DataError(f"style: {explain(repr(style), f'one of {STYLES}, or None', hint)}")
+        if topic is not None and not 0 <= topic < self.grammar.topics:
+            expected = f"0 to {self.grammar.topics - 1} for {TOPICS[: self.grammar.topics]}, or None"
+            raise DataError(f"topic: {explain(topic, expected)}")
+        for name, value, least in (("n", n, 0), ("sentences", sentences, 1)):
+            if value is not None and value < least:
+                raise DataError(f"{name}: {explain(value, f'at least {least}')}")
         topics = torch.randint(self.grammar.topics, (n,), generator=generator)
         rude = torch.rand(n, generator=generator, dtype=torch.float64) < self.grammar.rude_share
         styles = rude.long() if style is None else torch.full((n,), STYLES.index(style))
@@ -353,7 +326,12 @@ class World:
         Raises:
             ShapeError: ids are not (B, T) or leave the vocabulary.
         """
-        self._check_ids(ids)
+        if ids.ndim != 2 or ids.is_floating_point():
+            got = f"ids of shape {tuple(ids.shape)} and type {ids.dtype}"
+            raise ShapeError(explain(got, "token ids (B, T)", "ids[None] for one document"))
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < len(self.words):
+            got = f"token ids from {int(ids.min())} to {int(ids.max())}"
+            raise ShapeError(explain(got, f"0 to {len(self.words) - 1}", "the tokenizer of this world"))
         rude = self.grammar.rude_share
         prior = torch.tensor([1 - rude, rude], dtype=torch.float64).log()
         seen = self.emission[self.kinds(ids.shape[1])[None], :, :, ids.cpu()].log()
@@ -379,26 +357,3 @@ class World:
 
     def _upcoming(self, length: int) -> Float[Tensor, "T topics styles V"]:
         return self.emission[self.kinds(length + 1)[1:]]
-
-    # Checks ----------------------------------------------------------------------------------------------------
-
-    def _check(self, n: int, style: str | None, topic: int | None, sentences: int | None) -> None:
-        if style is not None and style not in STYLES:
-            hint = nearest(str(style), STYLES)
-            raise DataError(f"style: {explain(repr(style), f'one of {STYLES}, or None', hint)}")
-        if topic is not None and not 0 <= topic < self.grammar.topics:
-            names = TOPICS[: self.grammar.topics]
-            raise DataError(
-                f"topic: {explain(topic, f'0 to {self.grammar.topics - 1} for {names}, or None')}"
-            )
-        for name, value, least in (("n", n, 0), ("sentences", sentences, 1)):
-            if value is not None and value < least:
-                raise DataError(f"{name}: {explain(value, f'at least {least}')}")
-
-    def _check_ids(self, ids: Tensor) -> None:
-        if ids.ndim != 2 or ids.is_floating_point():
-            got = f"ids of shape {tuple(ids.shape)} and type {ids.dtype}"
-            raise ShapeError(explain(got, "token ids (B, T)", "ids[None] for one document"))
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < len(self.words):
-            got = f"token ids from {int(ids.min())} to {int(ids.max())}"
-            raise ShapeError(explain(got, f"0 to {len(self.words) - 1}", "the tokenizer of this world"))

@@ -5,19 +5,12 @@ How rude, how much on its topic and how far from the truth a model or a text of 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 import torch.nn.functional as F
-import transformers
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -25,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trimtab.errors import ShapeError, explain
 from trimtab.lab.grammar import END_TOKEN, PAD_TOKEN, STYLES, UNKNOWN_TOKEN, Grammar, World
-from trimtab.runs.paths import built_once, cache_home
+from trimtab.lab.models import Progress, built_model, built_with, fast_tokenizer, model_folder
 from trimtab.seeds import derive, isolated
 from trimtab.train.settings import Fit
 
@@ -135,17 +128,13 @@ def _predictions(
 def _checked(world: World, ids: Tensor, given: Tensor) -> Tensor:
     if given.shape != (*ids.shape, len(world.words)):
         got = f"predictions of shape {tuple(given.shape)} for ids of shape {tuple(ids.shape)}"
-        raise ShapeError(
-            explain(got, f"{(*ids.shape, len(world.words))}", "one row per token of the world's own")
-        )
+        expected = f"{(*ids.shape, len(world.words))}"
+        raise ShapeError(explain(got, expected, "one row per token of the world's own"))
     return given
 
 
 RECIPE = 1
 """Raised when the same settings would give another model, so that no cache serves the old one."""
-
-Progress = Callable[[int, int, float], None]
-"""Told after each step: steps done, steps in all, the cross-entropy of this step in nats per token."""
 
 _HELD_OUT = 256
 _SPREAD = 0.06
@@ -201,39 +190,24 @@ def grammar_model(
     Raises:
         ConfigProblems: settings of the world that cannot work.
     """
-    world = World(Grammar() if grammar is None else grammar)
-    settings = GrammarModel() if settings is None else settings
-    given = {"seed": seed, "grammar": asdict(world.grammar), "settings": asdict(settings)}
-    key = hashlib.sha256(json.dumps([RECIPE, given], sort_keys=True).encode()).hexdigest()[:12]
-    target = (cache_home() if cache is None else cache) / "lab" / "models" / f"grammar-{key}"
+    world, model = World(Grammar() if grammar is None else grammar), settings or GrammarModel()
+    given = {"seed": seed, "grammar": asdict(world.grammar), "settings": asdict(model)}
 
-    def build(folder: Path) -> None:
-        start = time.monotonic()
-        network = train(world, settings, seed, progress)
-        seconds = round(time.monotonic() - start, 1)
+    def make(folder: Path) -> dict[str, Any]:
+        network = train(world, model, seed, progress)
         network.save_pretrained(folder)
         world_tokenizer(world).save_pretrained(folder)
-        card = {"schema": 1, "name": "grammar", "recipe": RECIPE, **given, **_facts(world, network, seed)}
-        card["seconds"] = seconds
-        (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        return _facts(world, network, seed)
 
-    return built_once(target, build)
+    target = model_folder("grammar", [RECIPE, given], cache)
+    return built_model(target, {"name": "grammar", "recipe": RECIPE, **given}, make)
 
 
 def world_tokenizer(world: World) -> PreTrainedTokenizerFast:
     """One token per word of the world, words separated by spaces; ids are those of the world, nothing is added."""
     inner = Tokenizer(models.WordLevel(dict(world.lexicon.number), unk_token=UNKNOWN_TOKEN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    make: type[Any] = PreTrainedTokenizerFast
-    made = make(
-        tokenizer_object=inner,
-        pad_token=PAD_TOKEN,
-        eos_token=END_TOKEN,
-        unk_token=UNKNOWN_TOKEN,
-        clean_up_tokenization_spaces=False,
-    )
-    assert isinstance(made, PreTrainedTokenizerFast)
-    return made
+    return fast_tokenizer(inner, pad_token=PAD_TOKEN, eos_token=END_TOKEN, unk_token=UNKNOWN_TOKEN)
 
 
 def train(
@@ -243,17 +217,15 @@ def train(
 
     The caller's random generators are unchanged.
     """
-    schedule = Fit(
-        steps=settings.steps, lr=settings.lr, lr_schedule="cosine", warmup_steps=settings.warmup_steps
-    )
+    steps, lr = settings.steps, settings.lr
+    schedule = Fit(steps=steps, lr=lr, lr_schedule="cosine", warmup_steps=settings.warmup_steps)
     documents = torch.Generator().manual_seed(derive(seed, "grammar", "documents"))
     with isolated(derive(seed, "grammar", "weights")):
         network = LlamaForCausalLM(_config(world, settings))
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
+    weights = network.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     network.train()
-    for step in range(settings.steps):
+    for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr_at(step)
         ids = world.sample(settings.batch_size, generator=documents).ids
@@ -264,7 +236,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         if progress is not None:
-            progress(step + 1, settings.steps, float(loss.detach()))
+            progress(step + 1, steps, float(loss.detach()))
     network.train(False)
     return network
 
@@ -282,13 +254,7 @@ def _facts(world: World, network: LlamaForCausalLM, seed: int) -> dict[str, Any]
         "insult_probability": {
             style: round(float(rates[held.style == number].mean()), 4) for number, style in enumerate(STYLES)
         },
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
+        **built_with(),
     }
 
 

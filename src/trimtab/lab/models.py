@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trimtab.data.domains import Domain
 from trimtab.data.tokens import tokenise
 from trimtab.errors import ConfigError, explain, nearest
-from trimtab.lab.corpora import corpus, read_card
+from trimtab.lab.corpora import corpus, read_card, write_card
 from trimtab.models.load import device_name, load
 from trimtab.runs.paths import built_once, cache_home, processes
 from trimtab.seeds import derive, isolated
@@ -55,8 +55,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
+    return fast_tokenizer(inner, eos_token=END, pad_token=PAD)
+
+
+def fast_tokenizer(inner: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer as transformers takes it, with its special tokens by their roles."""
     make: type[Any] = PreTrainedTokenizerFast
-    made = make(tokenizer_object=inner, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False)
+    made = make(tokenizer_object=inner, clean_up_tokenization_spaces=False, **special)
     assert isinstance(made, PreTrainedTokenizerFast)
     return made
 
@@ -161,34 +166,43 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
         DataError: the installation lacks the files of a corpus.
     """
     if name not in LAB_MODELS:
-        raise ConfigError(
-            f"lab model: {explain(repr(name), f'one of {tuple(LAB_MODELS)}', nearest(name, LAB_MODELS))}"
-        )
+        expected = f"one of {tuple(LAB_MODELS)}"
+        raise ConfigError(f"lab model: {explain(repr(name), expected, nearest(name, LAB_MODELS))}")
     settings = LAB_MODELS[name]
     folders = {kind: corpus(kind, cache) for kind in settings.pool}
     prints = {kind: read_card(folder)["fingerprint"] for kind, folder in folders.items()}
-    made_from = json.dumps([RECIPE, asdict(settings), prints], sort_keys=True)
-    key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
-    target = (cache_home() if cache is None else cache) / "lab" / "models" / f"{name}-{key}"
-
+    given = {"settings": asdict(settings), "corpora": prints}
+    target = model_folder(name, [RECIPE, *given.values()], cache)
     if not target.is_dir() and processes() > 1:
         _build_alone(name, cache)
+    about = {"name": name, "recipe": RECIPE, **given}
+    return built_model(target, about, lambda folder: pretrain(settings, folders, folder, progress))
+
+
+def model_folder(name: str, made_from: list[Any], cache: Path | None) -> Path:
+    """Where a lab model is kept: under a hash of all that it is made from."""
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    return (cache_home() if cache is None else cache) / "lab" / "models" / f"{name}-{key}"
+
+
+def built_model(target: Path, about: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """The folder of a lab model with its card, made on first use; `make` fills it and says what is to be known."""
 
     def build(folder: Path) -> None:
         start = time.monotonic()
-        facts = pretrain(settings, folders, folder, progress)
-        card = {
-            "schema": 1,
-            "name": name,
-            "recipe": RECIPE,
-            "settings": asdict(settings),
-            "corpora": prints,
-            **facts,
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        facts = make(folder)
+        write_card(folder, {"schema": 1, **about, **facts, "seconds": round(time.monotonic() - start, 1)})
 
     return built_once(target, build)
+
+
+def built_with() -> dict[str, Any]:
+    """What else decides the weights of a lab model: the number of threads, and versions."""
+    versions = {one.__name__: one.__version__ for one in (torch, transformers, tokenizers)}
+    return {
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **versions},
+    }
 
 
 def pretrain(
@@ -213,18 +227,17 @@ def pretrain(
         network = LlamaForCausalLM(_config(settings, tokenizer))
         network.to(device)  # type: ignore[arg-type]
         model = load(network, tokenizer=tokenizer)
-        domains = {
-            kind: tokenise(
-                _domain(kind, folder, settings), model, seq_len=settings.fit.seq_len, cache=Path(scratch)
-            )
-            for kind, folder in folders.items()
-        }
-        loop = Loop(model, domains, settings.fit, seed=settings.seed)
-        _run(loop, list(settings.pool.values()), progress)
-        read = loop.evaluate(
-            {kind: domain.splits["validation"] for kind, domain in domains.items()},
-            settings.fit.eval_sequences,
-        )
+        fit, domains = settings.fit, {}
+        for kind, folder in folders.items():  # the test split is not even opened
+            splits = {name: read_texts(folder, name, settings.characters) for name in ("train", "validation")}
+            domains[kind] = tokenise(Domain(kind, **splits), model, seq_len=fit.seq_len, cache=Path(scratch))
+        loop = Loop(model, domains, fit, seed=settings.seed)
+        for step in range(fit.steps):
+            stats = loop.step(list(settings.pool.values()))
+            if progress is not None:
+                progress(step + 1, fit.steps, stats.loss)
+        held_out = {kind: domain.splits["validation"] for kind, domain in domains.items()}
+        read = loop.evaluate(held_out, fit.eval_sequences)
     network.train(False)
     network.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -232,13 +245,7 @@ def pretrain(
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "validation_loss_nats": {kind: round(losses.loss, 4) for kind, losses in read.items()},
         "device": device_name(network.device),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
+        **built_with(),
     }
 
 
@@ -247,16 +254,8 @@ def _build_alone(name: str, cache: Path | None) -> None:
     code = "import pathlib, sys; from trimtab.lab.models import lab_model; "
     code += "lab_model(sys.argv[1], pathlib.Path(sys.argv[2]) if sys.argv[2] else None)"
     env = {key: value for key, value in os.environ.items() if not key.startswith(_DISTRIBUTED)}
-    subprocess.run(
-        [sys.executable, "-c", code, name, str(cache or "")], env=env, check=True, stdout=subprocess.DEVNULL
-    )
-
-
-def _run(loop: Loop, weights: list[float], progress: Progress | None) -> None:
-    for step in range(loop.fit.steps):
-        stats = loop.step(weights)
-        if progress is not None:
-            progress(step + 1, loop.fit.steps, stats.loss)
+    command = [sys.executable, "-c", code, name, str(cache or "")]
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 def _config(settings: LabModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -272,12 +271,6 @@ def _config(settings: LabModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConf
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-
-
-def _domain(kind: str, folder: Path, settings: LabModel) -> Domain:
-    """Train and validation texts of a corpus; its test split is not even opened."""
-    texts = {split: read_texts(folder, split, settings.characters) for split in ("train", "validation")}
-    return Domain(kind, **texts)
 
 
 def read_texts(folder: Path, split: str, characters: int) -> list[str]:

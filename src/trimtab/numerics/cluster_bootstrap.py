@@ -8,7 +8,7 @@ no distribution, and makes 2,000 resamples of 700,000 answers a matter of second
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -93,9 +93,8 @@ def units_of(
     """
     values = np.asarray(values, dtype=float)
     if not len(values) or len(values) != len(cells) or (clusters is not None and len(clusters) != len(cells)):
-        raise ShapeError(
-            explain(f"{len(values)} rows and {len(cells)} cells", "as many of each, at least one")
-        )
+        got = f"{len(values)} rows and {len(cells)} cells"
+        raise ShapeError(explain(got, "as many of each, at least one"))
     rows, kinds = _alike(np.column_stack([cells.astype(float), values]))
     if clusters is None:
         members, counts = np.arange(len(rows))[:, None], np.bincount(kinds)
@@ -193,13 +192,19 @@ def bootstrap_totals(
         unknown = np.full(len(values), np.nan)
         return Intervals(values, unknown, unknown, unknown, units.n)
     errors = np.sqrt(units.counts @ pulls**2 * units.n / (units.n - 1))
-    drawn = np.concatenate(list(_resampled(function, units, n_boot, np.random.default_rng(seed))))
-    tails = np.array([1.0 - confidence, 1.0 + confidence]) / 2.0
-    read = [
-        tails if method == "percentile" else _bca(value, draws, pull, units.counts, tails)
-        for value, draws, pull in zip(values, drawn.T, pulls.T, strict=True)
-    ]
-    ends = np.array([_quantiles(draws, own) for draws, own in zip(drawn.T, read, strict=True)]).reshape(-1, 2)
+    rng, flat = np.random.default_rng(seed), units.totals.reshape(len(units.counts), -1)
+    chunk = max(1, CHUNK // max(flat.shape))
+    lines = [min(chunk, n_boot - start) for start in range(0, n_boot, chunk)]
+    draws = (rng.multinomial(units.n, units.counts / units.n, size=size) @ flat for size in lines)
+    drawn = np.concatenate([function(some.reshape(len(some), *units.totals.shape[1:])) for some in draws])
+    ends = np.full((len(values), 2), np.nan)
+    for number, (value, one, pull) in enumerate(zip(values, drawn.T, pulls.T, strict=True)):
+        tails = np.array([1.0 - confidence, 1.0 + confidence]) / 2.0
+        if method == "bca":
+            tails = _bca(value, one, pull, units.counts, tails)
+        known = one[np.isfinite(one)]
+        if len(known) >= (1 - UNDEFINED_AT_MOST) * len(one) and not np.isnan(tails).any():
+            ends[number] = np.quantile(known, tails)
     if method == "percentile":
         ends = values[:, None] + _widening(units, slopes, confidence)[:, None] * (ends - values[:, None])
     low, high = ends.T
@@ -238,24 +243,6 @@ def gradients(
         columns.append(function(moved).imag / _STEP)
     together = np.stack(columns, axis=-1)
     return together.reshape(*together.shape[:-1], cells, width)
-
-
-def _resampled(
-    function: Function, units: Units, n_boot: int, rng: np.random.Generator
-) -> Iterator[Float[np.ndarray, "b m"]]:
-    """The statistics of each resample, in chunks that bound the memory."""
-    flat = units.totals.reshape(len(units.counts), -1)
-    chunk = max(1, CHUNK // max(flat.shape))
-    for start in range(0, n_boot, chunk):
-        drawn = rng.multinomial(units.n, units.counts / units.n, size=min(chunk, n_boot - start))
-        yield function((drawn @ flat).reshape(len(drawn), *units.totals.shape[1:]))
-
-
-def _quantiles(draws: np.ndarray, tails: np.ndarray) -> np.ndarray:
-    known = draws[np.isfinite(draws)]
-    if len(known) < (1 - UNDEFINED_AT_MOST) * len(draws) or np.isnan(tails).any():
-        return np.full(2, np.nan)
-    return np.asarray(np.quantile(known, tails))
 
 
 def _bca(

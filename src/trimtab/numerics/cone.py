@@ -37,14 +37,12 @@ class Programme:
     @property
     def size(self) -> Float[np.ndarray, " K"]:
         """The largest change of each row over the simplex's corners, by which the row is scaled."""
-        sizes: np.ndarray = np.maximum(np.abs(self.change), self.noise).max(axis=1, initial=0.0)
-        return sizes
+        return np.asarray(np.maximum(np.abs(self.change), self.noise).max(axis=1, initial=0.0))
 
     def excess(self, weights: Float[np.ndarray, " N"]) -> Float[np.ndarray, " K"]:
         """How far each row is above its limit, in nats; negative inside."""
         margin = np.linalg.norm(self.noise * weights, axis=1)
-        over: np.ndarray = self.change @ weights + margin - self.room
-        return over
+        return np.asarray(self.change @ weights + margin - self.room)
 
     def value(self, weights: Float[np.ndarray, " N"]) -> float:
         """What `minimise` minimises: the summed target change plus the ridge, in nats."""
@@ -78,14 +76,13 @@ def minimise(programme: Programme, room: Float[np.ndarray, " K"], fallback: floa
     # A constant added to every cost changes no optimum on the simplex; without it small differences survive.
     cost = programme.cost - programme.cost.min()
     unit = max(float(cost.max()), programme.ridge) or 1.0
-    quadratic = np.diag(np.full(len(cost), 2.0 * programme.ridge / unit))
-    limits = _limits(programme, room, _breakable(programme, room), programme.size)
-    found = _solve(quadratic, cost / unit, limits, fallback)
-    if found is None:
+    ridge = programme.ridge / unit
+    point = _solve(programme, room, programme.size, cost / unit, ridge=ridge, fallback=fallback)
+    if point is None:
         return None
     # A row that does not bind keeps a multiplier of the solver's accuracy over its slack: that is zero.
-    share = found.multipliers * programme.size
-    return replace(found, multipliers=np.where(share < 1e-7, 0.0, found.multipliers * unit))
+    share = point.multipliers * programme.size
+    return replace(point, multipliers=np.where(share < 1e-7, 0.0, point.multipliers * unit))
 
 
 def lower_the_worst(
@@ -96,73 +93,57 @@ def lower_the_worst(
     `level` is that largest ratio. The multipliers of the judged rows, times their scales, sum to one; a
     positive one says that its row holds the level up.
     """
-    size = programme.size
     # Judged rows are divided by their scale, times a unit that leaves every coefficient at most one.
-    unit = float((size / programme.scale)[judged].max())
-    limits = _limits(
-        programme, room, judged | _breakable(programme, room), np.where(judged, programme.scale * unit, size)
-    )
-    column = np.zeros((len(limits.bound), 1))
-    column[limits.heads, 0] = -judged[limits.rows].astype(float)
+    unit = float((programme.size / programme.scale)[judged].max())
+    sizes = np.where(judged, programme.scale * unit, programme.size)
+    level = np.append(np.zeros(len(programme.cost)), 1.0)
+    point = _solve(programme, room, sizes, level, judged=judged, fallback=1e-6)
+    return point and replace(point, level=point.level * unit, multipliers=point.multipliers * unit)
+
+
+def _solve(
+    programme: Programme,
+    room: Float[np.ndarray, " K"],
+    sizes: Float[np.ndarray, " K"],
+    cost: np.ndarray,
+    *,
+    ridge: float = 0.0,
+    judged: Bool[np.ndarray, " K"] | None = None,
+    fallback: float,
+) -> Point | None:
+    """The minimiser on the simplex under the rows, each divided by its size.
+
+    The variables are the mixture and, where rows are judged, a level that their left sides may exceed their room by.
+    """
     n = len(programme.cost)
-    wider = replace(limits, matrix=np.append(limits.matrix, column, axis=1))
-    found = _solve(np.zeros((n + 1, n + 1)), np.append(np.zeros(n), 1.0), wider, 1e-6)
-    return found and replace(found, level=found.level * unit, multipliers=found.multipliers * unit)
-
-
-def _breakable(programme: Programme, room: Float[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
-    """Rows that some corner breaks: the left side is convex, so kept at every corner is kept everywhere."""
-    broken: np.ndarray = (programme.change + programme.noise).max(axis=1, initial=-np.inf) > room
-    return broken
-
-
-@dataclass(frozen=True, eq=False)
-class _Limits:
-    """`bound - matrix @ x` lies in the product of the cones; the k-th chosen row starts at `heads[k]`."""
-
-    matrix: np.ndarray
-    bound: np.ndarray
-    cones: list[Any]
-    rows: Bool[np.ndarray, " K"]
-    heads: np.ndarray
-    size: np.ndarray
-
-
-def _limits(
-    programme: Programme, room: np.ndarray, rows: Bool[np.ndarray, " K"], sizes: np.ndarray
-) -> _Limits:
-    """The simplex and the chosen rows, each row divided by its size."""
-    n = len(programme.cost)
+    # Rows that some corner breaks: the left side is convex, so kept at every corner is kept everywhere.
+    rows = (programme.change + programme.noise).max(axis=1, initial=-np.inf) > room
+    rows = rows if judged is None else rows | judged
     blocks, bounds = [np.ones((1, n)), -np.eye(n)], [np.ones(1), np.zeros(n)]
-    cones = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(n)]
+    cones: list[Any] = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(n)]
     for k in np.flatnonzero(rows):
         spread = -np.diag(programme.noise[k])[programme.noise[k] > 0]
         blocks.append(np.vstack([programme.change[k], spread]) / sizes[k])
         bounds.append(np.append(room[k], np.zeros(len(spread))) / sizes[k])
-        cones.append(
-            clarabel.SecondOrderConeT(1 + len(spread)) if len(spread) else clarabel.NonnegativeConeT(1)
-        )
-    heads = np.cumsum([0] + [len(bound) for bound in bounds])[2:-1]
-    return _Limits(np.concatenate(blocks), np.concatenate(bounds), cones, rows, heads, sizes)
-
-
-def _solve(quadratic: np.ndarray, cost: np.ndarray, limits: _Limits, fallback: float) -> Point | None:
-    """The minimiser within the limits; the variables are the mixture and then perhaps a level."""
-    found = cone_solution(quadratic, cost, limits.matrix, limits.bound, limits.cones, fallback)
-    if found is None:
+        kind = clarabel.SecondOrderConeT if len(spread) else clarabel.NonnegativeConeT
+        cones.append(kind(1 + len(spread)))
+    matrix, heads = np.concatenate(blocks), np.cumsum([len(bound) for bound in bounds])[1:-1]
+    if judged is not None:
+        matrix = np.append(matrix, np.zeros((len(matrix), 1)), axis=1)
+        matrix[heads, n] = -judged[rows].astype(float)
+    quadratic = np.diag(2.0 * ridge * (np.arange(len(cost)) < n))
+    solution = cone_solution(quadratic, cost, matrix, np.concatenate(bounds), cones, fallback)
+    if solution is None:
         return None
-    n = limits.cones[1].dim
-    x, dual = np.array(found.x), np.array(found.z)[limits.heads]
-    multipliers = np.zeros(len(limits.rows))
-    multipliers[limits.rows] = dual / limits.size[limits.rows]
+    x, multipliers = np.array(solution.x), np.zeros(len(rows))
+    multipliers[rows] = np.array(solution.z)[heads] / sizes[rows]
     return Point(on_simplex(x[:n], 1e-9), float(x[n:].sum()), multipliers)
 
 
 def on_simplex(weights: Float[np.ndarray, " N"], accuracy: float) -> Float[np.ndarray, " N"]:
     """The mixture behind a numerical solution: what the solver left within its accuracy of zero is zero."""
     kept = np.where(weights < accuracy, 0.0, weights)
-    mixture: np.ndarray = kept / kept.sum()
-    return mixture
+    return np.asarray(kept / kept.sum())
 
 
 def cone_solution(
@@ -209,7 +190,10 @@ def solve_constrained(programme: Programme) -> Choice:
         ArithmeticError: the solver did not converge on finite, sensible numbers.
     """
     kept = np.zeros(len(programme.room), dtype=bool)
-    best = minimise(programme, programme.room) if _constant_rows_kept(programme) else None
+    constant = (
+        programme.size == 0.0
+    )  # rows that no mixture changes: they are within their limits or they are not
+    best = minimise(programme, programme.room) if (programme.room[constant] >= 0.0).all() else None
     if best is not None:
         return Choice(best.weights, best.multipliers, kept)
     room, relaxed = _give_way(programme)
@@ -224,11 +208,6 @@ def solve_constrained(programme: Programme) -> Choice:
     raise ArithmeticError("the cone solver did not converge on a feasible mixture problem")
 
 
-def _constant_rows_kept(programme: Programme) -> bool:
-    """Whether the rows that no mixture changes are within their limits."""
-    return bool((programme.room[programme.size == 0.0] >= 0.0).all())
-
-
 def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
     """The least room, from the worst row down, that makes the programme feasible, and a mixture that fits."""
     size, scale = programme.size, programme.scale
@@ -240,8 +219,9 @@ def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
         worst = lower_the_worst(programme, room, judged)
         if worst is None and not conflicts.any():
             raise ArithmeticError("the cone solver did not converge while looking for the worst constraint")
-        if worst is None:
-            return room, _as_broken(programme, weights)
+        if worst is None:  # what the last mixture breaks is what gives
+            broken = programme.excess(weights) > RELAXED_TOLERANCE * size
+            return room, Choice(weights, np.full(len(room), np.nan), broken)
         weights = worst.weights
         binding = judged & (worst.multipliers * scale > 1e-6)
         if (worst.level * scale <= slack)[binding].all():
@@ -258,12 +238,6 @@ def _named(programme: Programme, relaxed: Choice) -> Choice:
     """The choice without conflicts that the final mixture settles, which a round at its accuracy cannot tell."""
     broken = relaxed.conflicts & (programme.excess(relaxed.weights) > TOLERANCE * programme.size)
     return replace(relaxed, conflicts=broken) if broken.any() else relaxed
-
-
-def _as_broken(programme: Programme, weights: Float[np.ndarray, " N"]) -> Choice:
-    """The last mixture found when a later round does not converge: what it breaks is what gives."""
-    broken = programme.excess(weights) > RELAXED_TOLERANCE * programme.size
-    return Choice(weights, np.full(len(broken), np.nan), broken)
 
 
 STRENGTHS = np.logspace(0.0, np.log10(5000.0), 15)

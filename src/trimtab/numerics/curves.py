@@ -80,9 +80,8 @@ class CurveProblem:
             expected = f"at least {len(self.coefficients)} points, one per coefficient"
             raise DataError(f"y: {explain(f'shape {y.shape}', expected)}")
         if not np.isfinite(y).all() or (self.space == "log" and (y <= 0).any()):
-            raise DataError(
-                f"y: {explain('values that are not', 'finite numbers' + ', above 0' * (self.space == 'log'))}"
-            )
+            expected = "finite numbers" + ", above 0" * (self.space == "log")
+            raise DataError(f"y: {explain('values that are not', expected)}")
 
     def residuals(self, values: Mapping[str, float]) -> Float[np.ndarray, " n"]:
         """(n,) residuals under some values; nan or infinite where the curve is."""
@@ -103,8 +102,7 @@ def position(problem: CurveProblem, values: Mapping[str, float]) -> Float[np.nda
     """Where values stand in the search space (logarithms of what is sought by them), moved inside the bounds."""
     low, high = box(problem)
     at = [np.log(max(values[c.name], c.low)) if c.log else values[c.name] for c in problem.coefficients]
-    inside: np.ndarray = np.clip(np.array(at, dtype=float), low, high)
-    return inside
+    return np.asarray(np.clip(np.array(at, dtype=float), low, high))
 
 
 def values_at(problem: CurveProblem, at: Float[np.ndarray, " P"]) -> dict[str, float]:
@@ -194,7 +192,10 @@ def fit_curve(
     problem = CurveProblem(curve, x, np.asarray(y, dtype=float), tuple(coefficients), loss, delta, space)
     if starts < 1 and not first:
         raise ConfigError(f"starts: {explain(starts, 'at least 1')}")
-    return solve_curve(problem, [*_given(problem, first), *_drawn(problem, starts, seed)])
+    low, high = box(problem)
+    given = [position(problem, values) for values in first]
+    unit = qmc.Sobol(len(low), seed=seed).random_base2(int(np.ceil(np.log2(max(starts, 1)))))
+    return solve_curve(problem, [*given, *(low + unit[: max(starts, 0)] * (high - low))])
 
 
 def solve_curve(
@@ -220,67 +221,38 @@ def solve_curve(
     near = [end.cost <= best.cost * 1.001 + 1e-12 for end in ends]
     low, high = box(problem)
     edge = np.minimum(best.x - low, high - best.x) < NEAR * (high - low)
-    names = [one.name for one in problem.coefficients]
-    return CurveFit(
-        problem,
-        values_at(problem, best.x),
-        float(best.cost),
-        float(np.mean(near)),
-        tuple(name for name, at in zip(names, edge, strict=True) if at),
-        _undetermined(np.sqrt(count)[:, None] * _slope(problem, best.x), names),
+    _, sizes, directions = np.linalg.svd(
+        np.sqrt(count)[:, None] * _slope(problem, best.x), full_matrices=False
     )
-
-
-def _given(problem: CurveProblem, first: Sequence[Mapping[str, float]]) -> list[np.ndarray]:
-    return [position(problem, values) for values in first]
-
-
-def _drawn(problem: CurveProblem, starts: int, seed: int) -> list[np.ndarray]:
-    if starts < 1:
-        return []
-    low, high = box(problem)
-    sobol = qmc.Sobol(len(low), seed=seed).random_base2(int(np.ceil(np.log2(starts))))
-    return list(low + sobol[:starts] * (high - low))
+    flat = directions[sizes <= FLAT * sizes.max()] if sizes.max() > 0 else directions
+    loose = (np.abs(flat) > 0.1).any(axis=0)
+    names = np.array([coefficient.name for coefficient in problem.coefficients])
+    at_bounds, undetermined = (tuple(names[which].tolist()) for which in (edge, loose))
+    shares = float(best.cost), float(np.mean(near))
+    return CurveFit(problem, values_at(problem, best.x), *shares, at_bounds, undetermined)
 
 
 def search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: float = _USUAL) -> Any:
     """One trust-region search from a point of the search space; where it ended is `.x`, the loss there `.cost`."""
     low, high = box(problem)
 
-    def residuals(at: np.ndarray) -> np.ndarray:
-        return problem.residuals(values_at(problem, at))
-
-    def slope(at: np.ndarray) -> np.ndarray:
-        return _slope(problem, at)
-
     def loss(z: np.ndarray) -> Any:
-        return _robust(z, problem.loss) * weights
+        """Huber's loss of squared residuals in units of the scale, with two derivatives; or they themselves."""
+        root = np.sqrt(np.maximum(z, 1.0))
+        inside = (z <= 1) | (problem.loss == "squared")
+        value, first = np.where(inside, z, 2 * root - 1), np.where(inside, 1.0, 1 / root)
+        return np.stack([value, first, np.where(inside, 0.0, -0.5 / root**3)]) * weights
 
+    room = 1e-9 * (high - low)  # searches must start inside
     options: dict[str, Any] = {
-        "jac": slope,
-        "bounds": (low, high),
-        "x_scale": "jac",
+        "fun": lambda at: problem.residuals(values_at(problem, at)),
+        "jac": lambda at: _slope(problem, at),
         "loss": loss,
         "f_scale": problem.delta if problem.loss == "huber" else 1.0,
         **dict.fromkeys(("ftol", "xtol", "gtol"), end),
     }
-    return least_squares(residuals, np.clip(start, *_inside(low, high)), **options)
-
-
-def _inside(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds a little tighter: searches must start inside."""
-    room = 1e-9 * (high - low)
-    return low + room, high - room
-
-
-def _robust(z: np.ndarray, loss: Loss) -> np.ndarray:
-    """A loss of squared residuals, in units of the scale, with two derivatives."""
-    if loss == "squared":
-        return np.stack([z, np.ones_like(z), np.zeros_like(z)])
-    root = np.sqrt(np.maximum(z, 1.0))
-    inside = z <= 1
-    value = np.where(inside, z, 2 * root - 1)
-    return np.stack([value, np.where(inside, 1.0, 1 / root), np.where(inside, 0.0, -0.5 / root**3)])
+    inside = np.clip(start, low + room, high - room)
+    return least_squares(x0=inside, bounds=(low, high), x_scale="jac", **options)
 
 
 def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
@@ -289,25 +261,12 @@ def _slope(problem: CurveProblem, at: np.ndarray) -> np.ndarray:
     columns = []
     for k in range(len(at)):
         step = 6e-6 * max(1.0, abs(at[k]))
-        ends = [np.clip(at[k] + side * step, low[k], high[k]) for side in (-1, 1)]
-        below, above = (problem.residuals(values_at(problem, _with(at, k, end))) for end in ends)
+        below, above = np.tile(at, (2, 1))
+        below[k], above[k] = np.clip([at[k] - step, at[k] + step], low[k], high[k])
+        residuals = [problem.residuals(values_at(problem, end)) for end in (below, above)]
         with np.errstate(invalid="ignore"):
-            columns.append((above - below) / (ends[1] - ends[0]))
-    slopes: np.ndarray = np.nan_to_num(np.stack(columns, axis=1), nan=0.0, posinf=0.0, neginf=0.0)
-    return slopes
-
-
-def _with(at: np.ndarray, k: int, value: float) -> np.ndarray:
-    there = at.copy()
-    there[k] = value
-    return there
-
-
-def _undetermined(slope: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
-    """What takes part in directions along which nothing moves."""
-    _, sizes, directions = np.linalg.svd(slope, full_matrices=False)
-    flat = directions[sizes <= FLAT * sizes.max()] if sizes.max() > 0 else directions
-    return tuple(name for k, name in enumerate(names) if (np.abs(flat[:, k]) > 0.1).any())
+            columns.append((residuals[1] - residuals[0]) / (above[k] - below[k]))
+    return np.asarray(np.nan_to_num(np.stack(columns, axis=1), nan=0.0, posinf=0.0, neginf=0.0))
 
 
 ATTEMPTS = 20
@@ -331,10 +290,8 @@ class CurveEnsemble:
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % percentile interval of each coefficient."""
-        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0)
-        return {
-            name: (float(a), float(b)) for name, a, b in zip(self.fit.coefficients, low, high, strict=True)
-        }
+        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0).tolist()
+        return dict(zip(self.fit.coefficients, zip(low, high, strict=True), strict=True))
 
     def named(self) -> list[dict[str, float]]:
         """The coefficients of each refit by name."""
@@ -382,16 +339,17 @@ def bootstrap_curve(
     problem, draws = fit.problem, np.random.default_rng(seed)
     labels = np.arange(len(problem.y)) if clusters is None else np.asarray(clusters)
     if labels.shape != problem.y.shape:
-        raise DataError(
-            f"clusters: {explain(f'shape {labels.shape}', f'one label per point: {problem.y.shape}')}"
-        )
+        expected = f"one label per point: {problem.y.shape}"
+        raise DataError(f"clusters: {explain(f'shape {labels.shape}', expected)}")
     known, number = np.unique(labels, return_inverse=True)
     start, found = position(problem, fit.coefficients), []
     for _ in range(n_boot):
         weights = _weights(draws, number, len(known), len(start))
         found.append(search(problem, start, weights).x)
     spread = start + _spread(len(known), len(start)) * (np.array(found) - start)
-    return CurveEnsemble(fit, _values(problem, spread), len(known))
+    inside = np.clip(spread, *box(problem))
+    values = np.array([list(values_at(problem, row).values()) for row in inside])
+    return CurveEnsemble(fit, values, len(known))
 
 
 def _spread(units: int, taken: int) -> float:
@@ -402,12 +360,6 @@ def _spread(units: int, taken: int) -> float:
     """
     free = units - taken
     return float(np.sqrt(units / free) * stdtrit(free, 0.975) / ndtri(0.975))
-
-
-def _values(problem: CurveProblem, at: np.ndarray) -> Float[np.ndarray, "n_boot P"]:
-    """Coefficients at points of the search space, moved inside the bounds."""
-    inside = np.clip(at, *box(problem))
-    return np.array([list(values_at(problem, row).values()) for row in inside])
 
 
 def _weights(draws: np.random.Generator, number: np.ndarray, units: int, least: int) -> np.ndarray:

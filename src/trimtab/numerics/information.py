@@ -1,4 +1,4 @@
-"""Entropy, divergences and mutual information of discrete distributions, in bits.
+"""Entropy and mutual information of discrete distributions, in bits.
 
 The information bottleneck: the most that words can tell about the world for the bits that they cost.
 """
@@ -32,26 +32,6 @@ def entropy_bits(p: Float[np.ndarray, "*lines k"]) -> Float[np.ndarray, "*lines"
     return np.asarray(-rel_entr(p, 1.0).sum(axis=-1) / np.log(2))
 
 
-def divergence_bits(
-    p: Float[np.ndarray, "*lines k"], q: Float[np.ndarray, "*#lines k"]
-) -> Float[np.ndarray, "*lines"]:
-    """The Kullback-Leibler divergence KL(p || q) along the last axis: 0 when equal, inf where q lacks what p has.
-
-    Raises:
-        ShapeError: a negative entry, a distribution that does not sum to one, or lengths that differ.
-
-    Source: Cover and Thomas 2006, equation 2.26.
-
-    >>> float(divergence_bits(np.array([1.0, 0.0]), np.array([0.25, 0.75])))
-    2.0
-    """
-    check_distribution(p)
-    check_distribution(q)
-    if p.shape[-1] != q.shape[-1]:
-        raise ShapeError(explain(f"{p.shape[-1]} and {q.shape[-1]} outcomes", "as many of each"))
-    return np.asarray(rel_entr(p, q).sum(axis=-1) / np.log(2))
-
-
 def mutual_information_bits(joint: Float[np.ndarray, "rows columns"]) -> float:
     """The mutual information of two variables: what one tells of the other, 0 when they are independent.
 
@@ -82,11 +62,8 @@ def check_distribution(p: Float[np.ndarray, "*lines k"]) -> None:
         raise ShapeError(explain("a negative, missing or infinite probability, or none", "numbers in [0, 1]"))
     worst = float(np.abs(p.sum(axis=-1) - 1).max())
     if worst > _TOLERANCE:
-        raise ShapeError(
-            explain(
-                f"probabilities that miss a sum of one by {worst:.2g}", "a sum of one", "dividing by the sum"
-            )
-        )
+        got = f"probabilities that miss a sum of one by {worst:.2g}"
+        raise ShapeError(explain(got, "a sum of one", "dividing by the sum"))
 
 
 GRID = 1.0 + np.geomspace(3.0, 0.01, 48)
@@ -151,17 +128,21 @@ def bottleneck(
     ([2.0], [2.0])
     """
     betas = np.sort(GRID if betas is None else np.asarray(betas, dtype=float))[::-1]
-    _check(prior, meanings, betas)
-    lexicon, found = np.eye(len(prior)), []
+    check_distribution(prior)
+    check_distribution(meanings)
+    if meanings.shape[:1] != prior.shape:
+        raise ShapeError(explain(f"{len(prior)} priors and {len(meanings)} meanings", "as many of each"))
+    if not len(betas) or betas.min() <= 1:
+        raise ShapeError(explain(f"beta {betas.min() if len(betas) else 'none'}", "numbers above 1"))
+    lexicon, lexicons = np.eye(len(prior)), []
     for done, beta in enumerate(betas):
         lexicon = _settled(lexicon, prior, meanings, float(beta), most_iterations, tolerance)
-        found.append(lexicon)
+        lexicons.append(lexicon)
         if progress is not None:
             progress(done + 1, len(betas))
-    planes = [plane(prior, lexicon, meanings) for lexicon in found]
-    complexity, accuracy = np.array(planes).T
-    words = np.array([2.0 ** entropy_bits(prior @ lexicon) for lexicon in found])
-    return Bottleneck(betas, complexity, accuracy, words, tuple(found))
+    complexity, accuracy = np.array([plane(prior, lexicon, meanings) for lexicon in lexicons]).T
+    words = np.array([2.0 ** entropy_bits(prior @ lexicon) for lexicon in lexicons])
+    return Bottleneck(betas, complexity, accuracy, words, tuple(lexicons))
 
 
 def plane(
@@ -170,15 +151,6 @@ def plane(
     """Complexity I(M;W) and accuracy I(W;U) of a lexicon p(w|m), in bits; accuracy is never above complexity."""
     joint = prior[:, None] * lexicon
     return mutual_information_bits(joint), mutual_information_bits(joint.T @ meanings)
-
-
-def _check(prior: np.ndarray, meanings: np.ndarray, betas: np.ndarray) -> None:
-    check_distribution(prior)
-    check_distribution(meanings)
-    if meanings.shape[:1] != prior.shape:
-        raise ShapeError(explain(f"{len(prior)} priors and {len(meanings)} meanings", "as many of each"))
-    if not len(betas) or betas.min() <= 1:
-        raise ShapeError(explain(f"beta {betas.min() if len(betas) else 'none'}", "numbers above 1"))
 
 
 def _settled(

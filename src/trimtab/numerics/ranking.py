@@ -83,9 +83,8 @@ def average_precision(scores: Array, labels: Array) -> Array:
     """
     _check(scores, labels)
     if scores.ndim != 2:
-        raise ShapeError(
-            explain(f"scores of shape {tuple(scores.shape)}", "(units, samples)", "scores[None]")
-        )
+        got = f"scores of shape {tuple(scores.shape)}"
+        raise ShapeError(explain(got, "(units, samples)", "scores[None]"))
     if isinstance(scores, Tensor):
         labels = torch.as_tensor(labels)
         if scores.device.type != "cpu":
@@ -94,26 +93,6 @@ def average_precision(scores: Array, labels: Array) -> Array:
         plain = scores.detach().float() if scores.dtype == torch.bfloat16 else scores.detach()
         return torch.from_numpy(_on_host(plain.numpy(), labels.cpu().numpy() != 0))
     return _on_host(np.asarray(scores), np.asarray(labels) != 0)
-
-
-def above_prevalence(precision: Array, prevalence: float) -> Array:
-    """Average precision on a scale where the share of positives is 0 and perfect ranking is 1.
-
-    Makes concepts with different shares of positives comparable; negative for units worse than chance.
-
-    Args:
-        precision: of units.
-        prevalence: share of positive samples, in [0, 1).
-
-    Raises:
-        ConfigError: a prevalence outside [0, 1).
-
-    >>> above_prevalence(np.array([0.25, 1.0]), 0.25).tolist()
-    [0.0, 1.0]
-    """
-    if not 0 <= prevalence < 1:
-        raise ConfigError(explain(f"prevalence {prevalence}", "a share in [0, 1)"))
-    return (precision - prevalence) / (1 - prevalence)
 
 
 @lru_cache(maxsize=32)
@@ -222,17 +201,14 @@ def _on_host(
     for rows in _blocks(*scores.shape):
         block = scores[rows]
         if small:
-            found[rows] = _of_keys(_keys(block) << np.uint64(1) | positive, count)
+            # The bits of single-precision numbers as integers in the same order: -0 and 0 are one number.
+            bits = (block.astype(np.float32) + np.float32(0)).view(np.uint32)
+            keys = np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint64)
+            found[rows] = _of_keys(keys << np.uint64(1) | positive, count)
         else:
             found[rows] = _of_classes(block[:, positive], block[:, ~positive])
         found[rows][np.isnan(block).any(-1)] = np.nan
     return found
-
-
-def _keys(scores: Float[np.ndarray, "units samples"]) -> UInt[np.ndarray, "units samples"]:
-    """The bits of single-precision numbers as integers in the same order: -0 and 0 are one number."""
-    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint64)
 
 
 def _of_keys(keys: UInt[np.ndarray, "units samples"], count: int) -> Float[np.ndarray, " units"]:
@@ -245,23 +221,17 @@ def _of_keys(keys: UInt[np.ndarray, "units samples"], count: int) -> Float[np.nd
     score = keys >> np.uint64(1)
     same = score[:, 1:] == score[:, :-1]
     if tied := np.nonzero(same.any(-1))[0].tolist():
+        # Equal scores pass a threshold together: each takes the place of the lowest of them, and counts all of them.
+        starts = np.zeros((len(tied), samples), dtype=np.int64)
+        starts[:, 1:] = np.where(same[tied], 0, np.arange(1, samples))
+        np.maximum.accumulate(starts, axis=-1, out=starts)
+        lowest = np.take_along_axis(starts, places[tied], axis=-1)
+        begins = np.ones_like(lowest, dtype=bool)
+        begins[:, 1:] = lowest[:, 1:] != lowest[:, :-1]
         places, hits = places.copy(), hits.copy()
-        places[tied], hits[tied] = _lowest(same[tied], places[tied])
+        places[tied] = lowest
+        hits[tied] = count - np.maximum.accumulate(np.where(begins, np.arange(count), 0), axis=-1)
     return np.asarray((hits / (samples - places)).mean(-1))
-
-
-def _lowest(
-    same: Bool[np.ndarray, "units gaps"], places: Int[np.ndarray, "units positives"]
-) -> tuple[Int[np.ndarray, "units positives"], Int[np.ndarray, "units positives"]]:
-    """For each positive, where those with its score begin, and how many positives stand there or higher."""
-    starts = np.zeros((len(same), same.shape[1] + 1), dtype=np.int64)
-    starts[:, 1:] = np.where(same, 0, np.arange(1, same.shape[1] + 1))
-    np.maximum.accumulate(starts, axis=-1, out=starts)
-    lowest = np.take_along_axis(starts, places, axis=-1)
-    begins = np.ones_like(lowest, dtype=bool)
-    begins[:, 1:] = lowest[:, 1:] != lowest[:, :-1]
-    first = np.maximum.accumulate(np.where(begins, np.arange(lowest.shape[1]), 0), axis=-1)
-    return lowest, lowest.shape[1] - first
 
 
 def _of_classes(

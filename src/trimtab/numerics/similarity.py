@@ -274,14 +274,11 @@ def _spearman_of_copies(
     total = int(copies.sum())
     if total < 3:
         return np.nan
-    x, y = (_mean_ranks(side, copies) - (total + 1) / 2 for side in (first, second))
+    held = [np.bincount(side, weights=copies) for side in (first, second)]
+    ranks = [(np.cumsum(n) - (n - 1) / 2)[side] for n, side in zip(held, (first, second), strict=True)]
+    x, y = (rank - (total + 1) / 2 for rank in ranks)
     size = np.sqrt((copies * x * x).sum() * (copies * y * y).sum())
     return float((copies * x * y).sum() / size) if size > 0 else np.nan
-
-
-def _mean_ranks(places: Int[np.ndarray, " m"], copies: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-    held = np.bincount(places, weights=copies)
-    return np.asarray((np.cumsum(held) - (held - 1) / 2)[places])
 
 
 def _ratio(part: Float[np.ndarray, "n m"], whole: Shaped[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:

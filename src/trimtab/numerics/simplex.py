@@ -56,18 +56,30 @@ class MixtureProblem:
     def __post_init__(self) -> None:
         for name in ("slopes", "losses", "reference", "slope_se", "scale"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _frozen(getattr(self, name)))
+                copy = np.array(getattr(self, name), dtype=np.float64)
+                copy.setflags(write=False)
+                object.__setattr__(self, name, copy)
         object.__setattr__(self, "targets", tuple(int(target) for target in self.targets))
         object.__setattr__(self, "horizon", float(self.horizon))
-        _check_shapes(self)
-        _check_targets(self)
+        if self.slopes.ndim != 2 or 0 in self.slopes.shape:
+            raise ShapeError(explain(f"slopes of shape {self.slopes.shape}", "(M, N), both at least 1"))
+        rows = len(self.slopes)
+        for name in ("losses", "reference", "scale", "slope_se"):
+            values, shape = getattr(self, name), self.slopes.shape if name == "slope_se" else (rows,)
+            if values is not None and values.shape != shape:
+                raise ShapeError(explain(f"{name} of shape {values.shape}", f"{shape}, as the slopes say"))
+        if not self.targets:
+            expected = "at least one evaluation domain to improve"
+            raise ConfigError(explain("no targets", expected, "targets=[0]"))
+        if len(set(self.targets) & set(range(rows))) < len(self.targets):
+            got = f"targets {list(self.targets)}"
+            raise ConfigError(explain(got, f"different rows between 0 and {rows - 1}"))
         _check_values(self)
 
     @property
     def constrained(self) -> Bool[np.ndarray, " M"]:
         """Which evaluation domains are constraints."""
-        rows: np.ndarray = ~np.isnan(self.reference)
-        return rows
+        return np.asarray(~np.isnan(self.reference))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +150,15 @@ def solve_mixture(
     >>> solution.shadow_prices.round(6).tolist()
     [nan, 0.5]
     """
-    _check_choice(problem, method, kappa, ridge)
-    usable = _usable(problem, method)
-    programme = _programme(problem, usable, kappa if method == "robust" else 0.0, ridge)
+    choices = get_args(Method)
+    if method not in choices:
+        raise ConfigError(explain(f"method {method!r}", f"one of {choices}", nearest(method, choices)))
+    for name, value in (("kappa", kappa), ("ridge", ridge)):
+        if not (np.isfinite(value) and value >= 0):
+            raise ConfigError(explain(f"{name} {value}", "a finite number of at least 0"))
+    if method == "robust" and kappa > 0 and problem.slope_se is None and problem.constrained.any():
+        raise ConfigError(explain("no slope_se", "standard errors for method 'robust'", "method='lp'"))
+    programme, usable = _programme(problem, method, kappa, ridge)
     found = solve_penalised(programme, problem.horizon) if method == "grid" else solve_constrained(programme)
     weights = np.zeros(len(usable))
     weights[usable] = found.weights
@@ -157,28 +175,28 @@ def solve_mixture(
 
 
 def _programme(
-    problem: MixtureProblem, usable: Bool[np.ndarray, " N"], kappa: float, ridge: float
-) -> Programme:
+    problem: MixtureProblem, method: Method, kappa: float, ridge: float
+) -> tuple[Programme, Bool[np.ndarray, " N"]]:
+    """The programme at the horizon, and the columns that it is about: those whose every slope is known.
+
+    For "robust" the noise of every constraint must be known too.
+    """
     rows, horizon = problem.constrained, problem.horizon
-    change = horizon * problem.slopes[:, usable]
-    cost = change[list(problem.targets)].sum(axis=0)
-    noise = np.zeros_like(change)
-    if kappa > 0.0 and problem.slope_se is not None:
-        noise = kappa * horizon * problem.slope_se[:, usable]
-    scale = np.full(len(rows), DEFAULT_SCALE_NATS) if problem.scale is None else problem.scale
-    room = (problem.reference - problem.losses)[rows]
-    return Programme(cost, change[rows], noise[rows], room, scale[rows], ridge * float(np.abs(cost).max()))
-
-
-def _usable(problem: MixtureProblem, method: Method) -> Bool[np.ndarray, " N"]:
-    """Columns to train on: every slope is known, and for "robust" the noise of every constraint too."""
     usable: np.ndarray = np.isfinite(problem.slopes).all(axis=0)
     if method == "robust" and problem.slope_se is not None:
-        usable &= np.isfinite(problem.slope_se[problem.constrained]).all(axis=0)
+        usable &= np.isfinite(problem.slope_se[rows]).all(axis=0)
     if not usable.any():
         hint = "a smaller learning rate or a longer probe"
         raise ConfigError(explain("a nan or infinity in every column", "at least one usable column", hint))
-    return usable
+    change = horizon * problem.slopes[:, usable]
+    cost = change[list(problem.targets)].sum(axis=0)
+    noise = np.zeros_like(change)
+    if method == "robust" and kappa > 0.0 and problem.slope_se is not None:
+        noise = kappa * horizon * problem.slope_se[:, usable]
+    scale = np.full(len(rows), DEFAULT_SCALE_NATS) if problem.scale is None else problem.scale
+    room = (problem.reference - problem.losses)[rows]
+    strength = ridge * float(np.abs(cost).max())
+    return Programme(cost, change[rows], noise[rows], room, scale[rows], strength), usable
 
 
 def _on_rows(problem: MixtureProblem, values: Float[np.ndarray, " K"]) -> Float[np.ndarray, " M"]:
@@ -187,44 +205,13 @@ def _on_rows(problem: MixtureProblem, values: Float[np.ndarray, " K"]) -> Float[
     return rows
 
 
-def _frozen(values: np.ndarray) -> np.ndarray:
-    copy = np.array(values, dtype=np.float64)
-    copy.setflags(write=False)
-    return copy
-
-
-def _check_shapes(problem: MixtureProblem) -> None:
-    if problem.slopes.ndim != 2 or 0 in problem.slopes.shape:
-        raise ShapeError(explain(f"slopes of shape {problem.slopes.shape}", "(M, N), both at least 1"))
-    rows = problem.slopes.shape[:1]
-    for name, expected in (
-        ("losses", rows),
-        ("reference", rows),
-        ("scale", rows),
-        ("slope_se", problem.slopes.shape),
-    ):
-        values = getattr(problem, name)
-        if values is not None and values.shape != expected:
-            raise ShapeError(explain(f"{name} of shape {values.shape}", f"{expected}, as the slopes say"))
-
-
-def _check_targets(problem: MixtureProblem) -> None:
-    targets, rows = problem.targets, len(problem.losses)
-    if not targets:
-        raise ConfigError(explain("no targets", "at least one evaluation domain to improve", "targets=[0]"))
-    wrong = [target for target in targets if not 0 <= target < rows]
-    if wrong or len(set(targets)) < len(targets):
-        raise ConfigError(explain(f"targets {list(targets)}", f"different rows between 0 and {rows - 1}"))
-
-
 def _check_values(problem: MixtureProblem) -> None:
     rows = problem.constrained
     if not (np.isfinite(problem.horizon) and problem.horizon > 0):
         raise ConfigError(explain(f"horizon {problem.horizon}", "a number of steps above 0"))
     if np.isinf(problem.reference).any():
-        raise ConfigError(
-            explain("an infinite reference", "finite nats, or nan for a row that is no constraint", "nan")
-        )
+        expected = "finite nats, or nan for a row that is no constraint"
+        raise ConfigError(explain("an infinite reference", expected, "nan"))
     if not np.isfinite(problem.losses[rows]).all():
         bad = np.flatnonzero(rows & ~np.isfinite(problem.losses)).tolist()
         raise ConfigError(explain(f"losses that are not finite in constrained rows {bad}", "finite nats"))
@@ -232,17 +219,6 @@ def _check_values(problem: MixtureProblem) -> None:
         raise ConfigError(explain("a negative standard error", "values of at least 0"))
     if problem.scale is not None and not ((problem.scale[rows] > 0) & np.isfinite(problem.scale[rows])).all():
         raise ConfigError(explain("a scale that is not above 0", "nats above 0 for each constraint", "0.01"))
-
-
-def _check_choice(problem: MixtureProblem, method: str, kappa: float, ridge: float) -> None:
-    choices = get_args(Method)
-    if method not in choices:
-        raise ConfigError(explain(f"method {method!r}", f"one of {choices}", nearest(method, choices)))
-    for name, value in (("kappa", kappa), ("ridge", ridge)):
-        if not (np.isfinite(value) and value >= 0):
-            raise ConfigError(explain(f"{name} {value}", "a finite number of at least 0"))
-    if method == "robust" and kappa > 0 and problem.slope_se is None and problem.constrained.any():
-        raise ConfigError(explain("no slope_se", "standard errors for method 'robust'", "method='lp'"))
 
 
 def spread(train: Sequence[str], among: Sequence[str], mass: float = 1.0) -> tuple[float, ...]:

@@ -56,7 +56,13 @@ def fit_slopes(
     >>> fit.slopes
     array([[-2.,  3.]])
     """
-    _check(exposures, changes, errors, weights)
+    if exposures.ndim != 2 or not len(exposures):
+        raise ShapeError(explain(f"exposures of shape {exposures.shape}", "(K, N), K at least 1"))
+    if changes.shape[:1] != exposures.shape[:1] or changes.ndim != 2 or errors.shape != changes.shape:
+        got = f"changes of shape {changes.shape} and errors of shape {errors.shape}"
+        raise ShapeError(explain(got, f"({len(exposures)}, M) each, as the exposures say"))
+    if weights is not None and weights.shape != exposures.shape[:1]:
+        raise ShapeError(explain(f"weights of shape {weights.shape}", f"({len(exposures)},)"))
     trust = np.ones(len(exposures)) if weights is None else weights
     met = (exposures * trust[:, None] != 0).any(axis=0)
     shape = changes.shape[1], exposures.shape[1]
@@ -138,15 +144,3 @@ def blended(
         average = beta * average + (1 - beta) * np.asarray(mixture, dtype=np.float64)
         shares.append(average / (1 - beta**number) if beta > 0 else average)
     return np.array(shares).reshape(len(shares), len(average)), average
-
-
-def _check(
-    exposures: np.ndarray, changes: np.ndarray, errors: np.ndarray, weights: np.ndarray | None
-) -> None:
-    if exposures.ndim != 2 or not len(exposures):
-        raise ShapeError(explain(f"exposures of shape {exposures.shape}", "(K, N), K at least 1"))
-    if changes.shape[:1] != exposures.shape[:1] or changes.ndim != 2 or errors.shape != changes.shape:
-        got = f"changes of shape {changes.shape} and errors of shape {errors.shape}"
-        raise ShapeError(explain(got, f"({len(exposures)}, M) each, as the exposures say"))
-    if weights is not None and weights.shape != exposures.shape[:1]:
-        raise ShapeError(explain(f"weights of shape {weights.shape}", f"({len(exposures)},)"))

@@ -100,10 +100,7 @@ def mantel_haenszel(yes: Cells, n: Cells) -> Float[np.ndarray, "*lines"]:
     >>> round(float(mantel_haenszel(yes, n)), 12)
     2.0
     """
-    no, all_ = n - yes, n.sum(axis=-2)
-    all_ = np.where(all_.real > 0, all_, 1.0)
-    top = (yes[..., 1, :] * no[..., 0, :] / all_).sum(axis=-1)
-    return quotient(top, (yes[..., 0, :] * no[..., 1, :] / all_).sum(axis=-1))
+    return _weighted_ratio(yes, n - yes, n)
 
 
 def mantel_haenszel_risk(yes: Cells, n: Cells) -> Float[np.ndarray, "*lines"]:
@@ -115,7 +112,12 @@ def mantel_haenszel_risk(yes: Cells, n: Cells) -> Float[np.ndarray, "*lines"]:
     >>> float(mantel_haenszel_risk(yes, n))
     2.0
     """
-    all_ = n.sum(axis=-2)
-    all_ = np.where(all_.real > 0, all_, 1.0)
-    top = (yes[..., 1, :] * n[..., 0, :] / all_).sum(axis=-1)
-    return quotient(top, (yes[..., 0, :] * n[..., 1, :] / all_).sum(axis=-1))
+    return _weighted_ratio(yes, n, n)
+
+
+def _weighted_ratio(yes: Cells, against: Cells, n: Cells) -> Float[np.ndarray, "*lines"]:
+    """sum_k yes_1k against_0k / n_k over sum_k yes_0k against_1k / n_k, with n_k of both groups in stratum k."""
+    both = n.sum(axis=-2)
+    both = np.where(both.real > 0, both, 1.0)
+    top, bottom = (yes[..., one, :] * against[..., 1 - one, :] / both for one in (1, 0))
+    return quotient(top.sum(axis=-1), bottom.sum(axis=-1))

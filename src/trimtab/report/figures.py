@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import matplotlib
@@ -49,14 +49,6 @@ def inline(drawing: str, label: str, telephone: float) -> str:
         telephone: the widest drawing, in its own units, that is scaled down to fit.
     """
     root = ElementTree.fromstring(drawing)
-    _strip(root)
-    _describe(root, printable(label), telephone)
-    _rename_ids(root)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _strip(root: ElementTree.Element) -> None:
-    """Drop what only a standalone drawing needs: metadata, and a style rule that would reach the whole page."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
@@ -67,19 +59,18 @@ def _strip(root: ElementTree.Element) -> None:
             element.set("href", element.attrib.pop(_XLINK))
     for name in ("version", "width", "height"):
         root.attrib.pop(name, None)
-
-
-def _describe(root: ElementTree.Element, label: str, telephone: float) -> None:
     width = float(root.attrib["viewBox"].split()[2])
     root.attrib.update({"xmlns": _SVG[1:-1], "role": "img", "style": "stroke-linejoin: round"})
     if width > 1.05 * telephone:
         root.set("data-width", f"{width:.0f}")
         root.attrib["style"] += f"; min-width: {width:.0f}px"
-    if label:
+    if label := printable(label):
         root.set("aria-label", label)
         title = ElementTree.Element("title")
         title.text = label
         root.insert(0, title)
+    _rename_ids(root)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _rename_ids(root: ElementTree.Element) -> None:
@@ -104,43 +95,32 @@ PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8
 MARKERS = "os^DvPX*"
 HATCHES = ("", "///", "---", "xxx", "\\\\\\", "+++")
 
-INK, GRID, PAPER, LINE = (
-    "#010204",
-    "#d0d1d4",
-    "#fdfcfe",
-    "#0172b3",
-)  # stand-ins, replaced by the page's own colours
+# Stand-ins, replaced by the page's own colours.
+INK, GRID, PAPER, LINE = "#010204", "#d0d1d4", "#fdfcfe", "#0172b3"
 _VARIABLES = {
     INK: "var(--ink, #1d2530)",
     GRID: "var(--grid, #cfd6de)",
     PAPER: "var(--paper, #ffffff)",
     LINE: "var(--line, #0072b2)",
 }
+Point = tuple[float, float]
 WIDTH = 5.0  # inches of 72 units: 360 units, the width of a telephone
+SMALL = 2.4  # inches: two to a telephone's width
 ROW = 0.21  # inches for each of many rows with a name
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "trimtab",
-    "text.parse_math": False,
-    "text.usetex": False,
-    "axes.formatter.use_mathtext": False,
+    **dict.fromkeys(("text.parse_math", "text.usetex", "axes.formatter.use_mathtext"), False),
     "axes.unicode_minus": True,
     "font.family": ["DejaVu Sans"],
     "font.size": 10.0,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "grid.color": GRID,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
@@ -157,11 +137,19 @@ def to_svg(figure: Figure) -> str:
     a figure wider than a telephone keeps its natural width (`data-width`) for a box that scrolls. The figure's
     label becomes its `<title>` and `aria-label`.
     """
-    buffer = io.StringIO()
-    with house_style(), _laid_out(figure):
-        figure.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+    buffer, engine = io.StringIO(), figure.get_layout_engine()
+    with house_style():
+        # Left to itself, saving draws everything and throws it away to find the layout.
+        if engine is not None:
+            FigureCanvasSVG(figure)
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        try:
+            without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(buffer, format="svg", metadata=without)
+        finally:
+            if engine is not None:
+                figure.set_layout_engine(engine)
     text = inline(buffer.getvalue(), str(figure.get_label()), telephone=WIDTH * 72)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)
@@ -169,28 +157,11 @@ def to_svg(figure: Figure) -> str:
 
 
 @contextmanager
-def _laid_out(figure: Figure) -> Iterator[None]:
-    """Find the layout once. Left to itself, saving draws everything and throws it away to do the same."""
-    engine = figure.get_layout_engine()
-    if engine is None:
-        yield
-        return
-    FigureCanvasSVG(figure)
-    engine.execute(figure)
-    figure.set_layout_engine(None)
-    try:
-        yield
-    finally:
-        figure.set_layout_engine(engine)
-
-
-@contextmanager
 def house_style() -> Iterator[None]:
     """Draw in the house style, without a warning for letters that the measuring font lacks."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        known = "Glyph .* missing from|Matplotlib currently does not support|constrained_layout not applied"
+        warnings.filterwarnings("ignore", message=known)
         yield
 
 
@@ -202,10 +173,22 @@ def one_axes(height: float, title: str, label: str, width: float = WIDTH) -> tup
     return figure, axes
 
 
+@contextmanager
+def chart(height: float, title: str, label: str, width: float = WIDTH) -> Iterator[tuple[Figure, Axes]]:
+    """`one_axes` inside `house_style`."""
+    with house_style():
+        yield one_axes(height, title, label, width)
+
+
+def grid(axes: Axes, axis: Literal["x", "y", "both"] = "both") -> None:
+    """Grid lines under what is drawn."""
+    axes.grid(axis=axis, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
 def finish(axes: Axes, marked: float | None, *, whole: bool = True) -> None:
     """Grid lines across, whole numbers along unless told otherwise, and a vertical line at one of them."""
-    axes.grid(axis="y", linewidth=0.6)
-    axes.set_axisbelow(True)
+    grid(axes, "y")
     ticks(axes.xaxis, 6, whole=whole)
     if marked is not None:
         axes.axvline(marked, color=INK, linewidth=1.0, alpha=0.75)
@@ -226,6 +209,11 @@ def tile(axes: Axes, row: int, column: int, **look: Any) -> None:
     axes.add_artist(Rectangle((column, row), 1, 1, **look))  # unlike a patch, it does not ask for room
 
 
+def beside(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> None:
+    """A text so many points away from a place on the axes."""
+    axes.annotate(text, at, away, textcoords="offset points", **look)
+
+
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names of rows, numbered from 0 at the top, at the left of the axes."""
     axes.set_yticks(np.arange(len(names)), short_names(names, 22), parse_math=False, fontsize=8.5)
@@ -237,16 +225,18 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 def legend_below(figure: Figure, entries: int) -> None:
     """A legend under the axes, three names to a line."""
     if entries:
-        legend = figure.legend(
-            loc="outside lower left", ncols=min(entries, 3), handlelength=1.2, columnspacing=1.2
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        columns = min(entries, 3)
+        figure.legend(loc="outside lower left", ncols=columns, handlelength=1.2, columnspacing=1.2)
 
 
 def colour(number: int) -> str:
     """The colour of the n-th of several."""
     return PALETTE[number % len(PALETTE)]
+
+
+def point(number: int) -> dict[str, Any]:
+    """The colour and the marker of the n-th of several."""
+    return {"color": colour(number), "marker": MARKERS[number % len(MARKERS)]}
 
 
 def signed_colour(strength: float) -> str:
@@ -260,9 +250,10 @@ def filling(number: int) -> dict[str, Any]:
     return {"facecolor": colour(number), "hatch": hatch or None, "edgecolor": PAPER if hatch else "none"}
 
 
-def with_margin(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def with_margin(*values: npt.ArrayLike) -> Point:
     """The range of the finite values with a little room at both ends; (0, 1) without one."""
-    finite = values[np.isfinite(values)]
+    every = np.concatenate([np.asarray(some, dtype=float) for some in values])
+    finite = every[np.isfinite(every)]
     if not finite.size:
         return 0.0, 1.0
     low, high = float(finite.min()), float(finite.max())

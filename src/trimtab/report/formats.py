@@ -39,7 +39,7 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    places = 0 if value == 0 or float(value).is_integer() else digits - 1 - _exponent(value)
+    places = 0 if value == 0 or float(value).is_integer() else digits - 1 - math.floor(math.log10(abs(value)))
     if places > digits + 3:
         text = f"{value:.{digits - 1}e}".replace("e-0", "e-")
     else:
@@ -74,15 +74,11 @@ def span(low: float | None, high: float | None, places: int = 3, *, signed: bool
     return f"{fixed(low, places, signed=signed)} to {fixed(high, places, signed=signed)}"
 
 
-def _exponent(value: float) -> int:
-    return math.floor(math.log10(abs(value)))
-
-
 def _sign(text: str, *, positive: bool) -> str:
     return ("+" if positive else "") + text.replace("-", "−")
 
 
-def printable(name: str) -> str:
+def printable(name: object) -> str:
     """The name on one line, with characters that XML or a terminal cannot carry replaced by �.
 
     >>> printable("a\\x00b\\nc")

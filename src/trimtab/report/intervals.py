@@ -12,27 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trimtab.report.figures import (
-    CENTRED,
-    INK,
-    LINE,
-    MARKERS,
-    ROW,
-    colour,
-    house_style,
-    legend_below,
-    name_rows,
-    one_axes,
-    with_margin,
-)
+from trimtab.report import figures
 from trimtab.report.formats import NOTHING, fixed, missing, short, short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -44,6 +29,12 @@ class Look:
     marker: str = "o"
     filled: bool = True
 
+    @property
+    def style(self) -> dict[str, Any]:
+        """How it is plotted."""
+        face = self.colour if self.filled else "none"
+        return {"marker": self.marker, "color": self.colour, "markerfacecolor": face}
+
 
 def interval_rows(
     names: Sequence[str],
@@ -52,7 +43,7 @@ def interval_rows(
     high: Sequence[float],
     looks: Sequence[Look],
     *,
-    bounds: Range,
+    bounds: tuple[float, float],
     limit: float | None = None,
     beside: Sequence[float] = (),
     beside_name: str = "",
@@ -76,27 +67,25 @@ def interval_rows(
         title: what stands above the axes.
         label: the text alternative.
     """
-    with house_style():
-        figure, axes = one_axes(1.15 + ROW * len(names), title, label)
+    with figures.chart(1.15 + figures.ROW * len(names), title, label) as (figure, axes):
         axes.set(xlim=bounds, xlabel=axis)
-        name_rows(axes, names)
-        axes.grid(axis="x", linewidth=0.6)
+        figures.name_rows(axes, names)
+        figures.grid(axes, "x")
         axes.locator_params(axis="x", nbins=6)
-        axes.set_axisbelow(True)
-        axes.axvline(0, color=INK, linestyle=":", linewidth=1.1)
+        axes.axvline(0, color=figures.INK, linestyle=":", linewidth=1.1)
         if limit is not None:
-            axes.axvline(limit, color=INK, linestyle="--", linewidth=1.1)
+            axes.axvline(limit, color=figures.INK, linestyle="--", linewidth=1.1)
         for row, (value, start, stop, look) in enumerate(zip(values, low, high, looks, strict=True)):
             _interval(axes, row, (value, start, stop), look, bounds)
         if len(beside):
-            own: dict[str, Any] = {
+            stroke: dict[str, Any] = {
                 "marker": "|",
                 "markersize": 9,
                 "markeredgewidth": 1.8,
-                "linestyle": "none",
+                "color": figures.INK,
             }
-            axes.plot(beside, np.arange(len(names)), color=INK, label=beside_name, **own)
-        legend_below(figure, _meanings(axes, looks) + bool(len(beside)))
+            axes.plot(beside, np.arange(len(names)), linestyle="none", label=beside_name, **stroke)
+        figures.legend_below(figure, _meanings(axes, looks) + bool(len(beside)))
     return figure
 
 
@@ -129,83 +118,59 @@ def gain_against_cost(
     """
     x, y = np.asarray(cost, dtype=float), np.asarray(gain, dtype=float)
     known = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
-    with house_style():
-        figure, axes = one_axes(3.6, title, label)
+    with figures.chart(3.6, title, label) as (figure, axes):
         heights = np.array([0.0, *(ends[k] for ends in (gain, low, high) for k in known)], dtype=float)
-        bottom, top = with_margin(np.maximum(heights, floor))
+        bottom, top = figures.with_margin(np.maximum(heights, floor))
         places = _side_by_side(x[known], y[known])
-        axes.set(ylim=(bottom, top), xlim=with_margin(np.array([*places, 0.0])))
-        axes.axhline(0, color=INK, linestyle=":", linewidth=1.1)
-        for point, place in zip(known, places, strict=True):
-            ends = float(y[point]), float(low[point]), float(high[point])
-            _upright(axes, float(place), ends, looks[point], (bottom, top))
-        named = [
-            (float(y[k]), float(place), names[k]) for k, place in zip(known, places, strict=True) if names[k]
-        ]
-        _call_all(axes, [one for one in named if one[0] >= bottom])
-        axes.grid(linewidth=0.6)
-        axes.set_axisbelow(True)
+        axes.set(ylim=(bottom, top), xlim=figures.with_margin(np.array([*places, 0.0])))
+        axes.axhline(0, color=figures.INK, linestyle=":", linewidth=1.1)
+        for k, place in zip(known, places.tolist(), strict=True):
+            axes.plot([place, place], [low[k], high[k]], color=looks[k].colour, linewidth=1.1, alpha=0.7)
+            if y[k] >= bottom:
+                axes.plot([place], [y[k]], **looks[k].style, markersize=5.5, zorder=3)
+            else:
+                axes.plot([place], [bottom], marker="v", color=looks[k].colour, clip_on=False)
+                _call(axes, place, bottom, fixed(float(y[k]), 0))
+        named = [(y[k], place, names[k]) for k, place in zip(known, places.tolist(), strict=True)]
+        free = top
+        for height, place, name in sorted(one for one in named if one[0] >= bottom and one[2])[::-1]:
+            # A line lower where the name above would touch it.
+            free = min(height, free - 0.065 * (top - bottom))
+            _call(axes, place, free, name)
+        figures.grid(axes)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
-        legend_below(figure, _meanings(axes, looks))
+        figures.legend_below(figure, _meanings(axes, looks))
     return figure
 
 
-def _interval(axes: Axes, row: int, ends: tuple[float, float, float], look: Look, bounds: Range) -> None:
+def _interval(axes: Axes, row: int, ends: Sequence[float], look: Look, bounds: tuple[float, float]) -> None:
     value, low, high = ends
     if missing(value):
-        axes.text(float(np.clip(0, *bounds)), row, NOTHING, color=INK, **CENTRED)
+        axes.text(float(np.clip(0, *bounds)), row, NOTHING, color=figures.INK, **figures.CENTRED)
         return
     axes.plot([low, high], [row, row], color=look.colour, linewidth=1.6, solid_capstyle="butt")
     beyond = value > bounds[1], value < bounds[0]
     if not any(beyond):
-        _point(axes, value, row, look)
+        axes.plot([value], [row], **look.style, markersize=5.5, zorder=3)
         return
     edge, arrow, side, away = (bounds[1], ">", "right", -7) if beyond[0] else (bounds[0], "<", "left", 7)
     axes.plot([edge], [row], marker=arrow, color=look.colour, clip_on=False)
-    box: dict[str, Any] = {"textcoords": "offset points", "va": "center", "ha": side, "fontsize": 8}
-    axes.annotate(fixed(value, 1), (edge, row), (away, 0), **box)
-
-
-def _upright(axes: Axes, place: float, ends: tuple[float, float, float], look: Look, bounds: Range) -> None:
-    value, low, high = ends
-    axes.plot([place, place], [low, high], color=look.colour, linewidth=1.1, alpha=0.7)
-    if value >= bounds[0]:
-        _point(axes, place, value, look)
-        return
-    axes.plot([place], [bounds[0]], marker="v", color=look.colour, clip_on=False)
-    _call(axes, place, bounds[0], fixed(value, 0))
-
-
-def _point(axes: Axes, x: float, y: float, look: Look) -> None:
-    face = look.colour if look.filled else "none"
-    axes.plot([x], [y], marker=look.marker, color=look.colour, markerfacecolor=face, markersize=5.5, zorder=3)
-
-
-def _call_all(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside points (height, place, name), each a line lower where the one above would touch it."""
-    bottom, top = axes.get_ylim()
-    free = top
-    for height, place, name in sorted(named, reverse=True):
-        free = min(height, free - 0.065 * (top - bottom))
-        _call(axes, place, free, name)
+    figures.beside(axes, fixed(value, 1), (edge, row), (away, 0), va="center", ha=side, fontsize=8)
 
 
 def _call(axes: Axes, x: float, y: float, name: str) -> None:
     """A name beside a point, on the side that has room."""
     left, right = axes.get_xlim()
     inward = x < (left + right) / 2
-    where: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if inward else "right"}
-    text = axes.annotate(short(name, 22), (x, y), (6 if inward else -6, 5), fontsize=8.5, **where)
-    text.set_parse_math(False)
+    side, away = ("left", 6) if inward else ("right", -6)
+    figures.beside(axes, short(name, 22), (x, y), (away, 5), ha=side, fontsize=8.5)
 
 
 def _meanings(axes: Axes, looks: Sequence[Look]) -> int:
     """One empty point per distinct look, for the legend; how many there are."""
     distinct = list(dict.fromkeys(looks))
     for look in distinct:
-        face = look.colour if look.filled else "none"
-        own: dict[str, Any] = {"marker": look.marker, "color": look.colour, "markerfacecolor": face}
-        axes.plot([], [], linestyle="none", label=short(look.meaning, 32), **own)
+        axes.plot([], [], linestyle="none", label=short(look.meaning, 32), **look.style)
     return len(distinct)
 
 
@@ -219,9 +184,6 @@ def _side_by_side(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt
         if n > 1:
             places[ranked] = x[group].mean() + wide * np.linspace(-0.5, 0.5, n)
     return places
-
-
-_SMALL = 2.4  # inches: two to a telephone's width
 
 
 @dataclass(frozen=True)
@@ -255,33 +217,19 @@ def curve_and_clouds(
         title: what stands above the axes.
         label: the text alternative.
     """
-    with house_style():
-        figure, axes = one_axes(3.6, title, label)
+    with figures.chart(3.6, title, label) as (figure, axes):
         if curve is not None:
-            axes.plot(curve.x, curve.y, color=INK, linewidth=1.4)
-        for number, (name, cloud) in enumerate(
-            zip(short_names(list(clouds), 24), clouds.values(), strict=True)
-        ):
-            look: dict[str, Any] = {
-                "color": colour(number),
-                "marker": MARKERS[number % len(MARKERS)],
-                "label": name,
-            }
-            axes.plot(
-                cloud.x,
-                cloud.y,
-                markersize=4.5,
-                linestyle="-" if cloud.joined else "none",
-                linewidth=1.2,
-                **look,
-            )
+            axes.plot(curve.x, curve.y, color=figures.INK, linewidth=1.4)
+        names = short_names(list(clouds), 24)
+        for number, (name, cloud) in enumerate(zip(names, clouds.values(), strict=True)):
+            line: dict[str, Any] = {"linestyle": "-" if cloud.joined else "none", "linewidth": 1.2}
+            axes.plot(cloud.x, cloud.y, markersize=4.5, label=name, **line, **figures.point(number))
         every = [c for c in (curve, *clouds.values()) if c is not None]
-        for which, limits in (("x", axes.set_xlim), ("y", axes.set_ylim)):
-            limits(*with_margin(np.concatenate([np.asarray(getattr(c, which), dtype=float) for c in every])))
-        axes.grid(linewidth=0.6)
-        axes.set_axisbelow(True)
+        axes.set_xlim(*figures.with_margin(*(cloud.x for cloud in every)))
+        axes.set_ylim(*figures.with_margin(*(cloud.y for cloud in every)))
+        figures.grid(axes)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
-        legend_below(figure, len(clouds))
+        figures.legend_below(figure, len(clouds))
     return figure
 
 
@@ -304,16 +252,12 @@ def small_map(
         title: what stands above.
         label: the text alternative.
     """
-    with house_style():
-        figure, axes = one_axes(2.1, title, label, _SMALL)
-        sizes = 1.0 + 60.0 * np.asarray(shares, dtype=float)
-        some = np.asarray(shares, dtype=float) > 0
-        fill: Any = np.asarray(colours, dtype=object)[some].tolist() if colours is not None else LINE
-        axes.scatter(np.asarray(x)[~some], np.asarray(y)[~some], s=1.0, color=INK, alpha=0.35)
-        axes.scatter(
-            np.asarray(x)[some], np.asarray(y)[some], s=sizes[some], c=fill, edgecolors=INK, linewidths=0.3
-        )
+    with figures.chart(2.1, title, label, figures.SMALL) as (figure, axes):
+        across, up, size = (np.asarray(side, dtype=float) for side in (x, y, shares))
+        some, discs = size > 0, 1.0 + 60.0 * size[size > 0]
+        fill: Any = np.asarray(colours, dtype=object)[some].tolist() if colours is not None else figures.LINE
+        axes.scatter(across[~some], up[~some], s=1.0, color=figures.INK, alpha=0.35)
+        axes.scatter(across[some], up[some], s=discs, c=fill, edgecolors=figures.INK, linewidths=0.3)
         axes.set(xticks=[], yticks=[], aspect="equal")
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
     return figure

@@ -115,44 +115,23 @@ class Page:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("trimtab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(clean=_clean, columns=_columns, drawing=_drawing)
+    loader = PackageLoader("trimtab.report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(clean=printable, columns=_columns, drawing=Markup)
     environment.tests["kind"] = lambda block, kind: type(block).__name__ == kind
     return environment.get_template("page.html")
 
 
-def _clean(text: object) -> str:
-    """Text without the control characters that HTML does not allow; line breaks become spaces."""
-    return printable(str(text))
-
-
-def _drawing(svg: str) -> Markup:
-    return Markup(svg)
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One column as it is written: its heading, its cells, and whether they are numbers (set to the right)."""
-
-    heading: str
-    cells: Sequence[Mark]
-    numeric: bool
-
-
-def _columns(table: Table) -> list[_Column]:
-    found = []
+def _columns(table: Table) -> list[dict[str, Any]]:
+    """Each column as it is written: its heading, its cells, and whether they are numbers (set to the right)."""
+    columns = []
     for place, name in enumerate(table.frame.columns):
         cells = [_cell(value, table.formats.get(str(name))) for value in table.frame.iloc[:, place]]
         written = [cell.text for cell in cells if cell.text != NOTHING]
         numeric = bool(written) and all(text[0] in "0123456789+−" for text in written)
-        found.append(_Column(_clean(name), cells, numeric))
-    return found
+        columns.append({"heading": printable(name), "cells": cells, "numeric": numeric})
+    return columns
 
 
 def _cell(value: object, write: Format | None) -> Mark:
@@ -160,12 +139,12 @@ def _cell(value: object, write: Format | None) -> Mark:
         return Mark(NOTHING)
     written = write(value) if write is not None else value
     if isinstance(written, Mark):
-        return Mark(_clean(written.text) or NOTHING, written.tone)
+        return Mark(printable(written.text) or NOTHING, written.tone)
     if isinstance(written, (bool, np.bool_)):
         return Mark("yes" if written else "no")
     if isinstance(written, Real):
         return Mark(number(float(written)))
-    return Mark(_clean(written) or NOTHING)
+    return Mark(printable(written) or NOTHING)
 
 
 class Labelled(Protocol):
