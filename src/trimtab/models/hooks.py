@@ -305,9 +305,7 @@ Intervention = Callable[[Tensor], Tensor]
 
 @contextmanager
 def intervene(
-    model: Model | nn.Module,
-    interventions: Mapping[str, Intervention],
-    strength: float | Tensor = 1.0,
+    model: Model | nn.Module, interventions: Mapping[str, Intervention], strength: float | Tensor = 1.0
 ) -> Iterator[None]:
     """Run a block with interventions in place: `(1 - s) h + s T(h)` at each site.
 
