@@ -29,6 +29,7 @@ from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, as_domains
 from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
+from trimtab.models.batches import evaluating
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
@@ -37,7 +38,7 @@ from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop, modes_kept
+from trimtab.train.loop import Loop
 from trimtab.train.precision import float32_weights
 from trimtab.train.processes import accelerator, interruptible
 from trimtab.train.settings import Fit
@@ -293,7 +294,7 @@ def finetune(
         place(out, processes) as path,
         interruptible() as check,
         isolated(seed),
-        modes_kept(model.module),
+        evaluating(model.module, gradients=True),
         float32_weights(model) as stored,
         open_run(path, config, identity, processes) as folder,
     ):
