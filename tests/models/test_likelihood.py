@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zoo
-from trimtab.errors import ModelError, ShapeError
-from trimtab.models.likelihood import continuation_log_likelihood, kl, kl_divergence, log_likelihood
+from trimtab.errors import ModelError
+from trimtab.models.likelihood import kl, kl_divergence, log_likelihood
 from trimtab.models.load import load
 
 TEXTS = ["the quick brown fox", "Hello, hello", "zz", "a", "one more."]
@@ -89,36 +89,12 @@ def test_low_precision_models_are_scored_in_single_precision(make, tokenizer):
     np.testing.assert_allclose(rough.loss_nats, exact.loss_nats, rtol=0.05)
 
 
-# Continuations ------------------------------------------------------------------------------------------
-
-
-def test_a_continuation_is_what_its_tokens_add(model, tokenizer):
-    prompts, endings = ["ab", "the quick", "x"], [" cd", " fox jumps", "y"]
-    found = continuation_log_likelihood(model, prompts, endings, batch_size=2)
-    for place, (prompt, ending) in enumerate(zip(prompts, endings, strict=True)):
-        whole, start = tokenizer(prompt + ending)["input_ids"], len(tokenizer(prompt)["input_ids"])
-        assert found.nats[place] == pytest.approx(alone(model, whole, start), rel=exact(model))
-    assert found.tokens.tolist() == [3, 10, 1]
-
-
-def test_continuations_of_one_token_are_a_distribution(llama, tokenizer):
-    """Over the whole vocabulary, probabilities sum to one less the tokens that no text writes."""
-    letters = [tokenizer.decode([place]) for place in range(3, 64) if tokenizer.decode([place])]
-    found = continuation_log_likelihood(llama, ["ab"] * len(letters), letters)
-    with torch.no_grad():
-        p = llama.module(torch.tensor([[3, 4]])).logits[0, -1].softmax(-1)
-    written = [tokenizer(letter)["input_ids"][0] for letter in letters]
-    assert np.exp(found.nats).sum() == pytest.approx(float(p[written].sum()), abs=1e-9)
-
-
-def test_special_tokens_stand_before_the_prompt_only(make):
+def test_a_special_token_before_a_text_is_not_scored(make):
     tokenizer = zoo.tokenizer()
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
     model = load(make("llama").double(), tokenizer=tokenizer)
-    found = continuation_log_likelihood(model, ["ab"], ["cd"])
-    assert found.nats[0] == pytest.approx(alone(model, [0, 3, 4, 5, 6], 3), abs=1e-9)
     assert log_likelihood(model, ["ab"]).tokens.tolist() == [2]
 
 
@@ -225,7 +201,6 @@ def test_with_an_adapter(make, tokenizer):
 CALLS = [
     lambda model: log_likelihood(model, ["a"]),
     lambda model: kl_divergence(model, ["a"], nullcontext),
-    lambda model: continuation_log_likelihood(model, ["a"], ["b"]),
 ]
 
 
@@ -235,21 +210,3 @@ def test_other_kinds_are_refused(call, make, tokenizer):
         call(load(make("bert_masked_lm"), tokenizer=tokenizer))
     with pytest.raises(ModelError, match="got a LlamaForCausalLM without tokenizer"):
         call(load(make("llama")))
-
-
-@pytest.mark.parametrize(
-    ("prompts", "continuations", "error", "message"),
-    [
-        (
-            ["a", "b"],
-            ["c"],
-            ShapeError,
-            "got 2 prompts and 1 continuations, expected one continuation for each",
-        ),
-        (["a"], [""], ModelError, "got the continuation '', which has no token"),
-        ("a", ["b"], ModelError, r"got one string, expected a list of prompts; try \[prompt\]"),
-    ],
-)
-def test_continuations_that_do_not_fit(prompts, continuations, error, message, llama):
-    with pytest.raises(error, match=message):
-        continuation_log_likelihood(llama, prompts, continuations)

@@ -95,7 +95,7 @@ def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Modul
         # peft 0.21 reads a property that transformers 5.23 has renamed; nothing the caller could act on.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         try:
-            return get_peft_model(cast("Any", module), cast("Any", config))
+            return cast("nn.Module", get_peft_model(cast("Any", module), cast("Any", config)))
         except ValueError as error:
             hint = f"the last part of a linear module's name, or leave it out for {ALL_LINEAR!r}"
             raise refusal(error, "names in the model", hint, at="adapter targets") from error

@@ -26,9 +26,6 @@ class Handle(Protocol):
     def tokenizer(self) -> PreTrainedTokenizerBase | None: ...  # noqa: D102
 
     @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
     def processor(self) -> Any: ...  # noqa: D102
 
     @property

@@ -32,9 +32,9 @@ class Wiring:
     """
 
     hands_on: Mapping[str, str]
-    readers: Mapping[str, tuple[str, ...]]
-    last_added: str | None
-    flags: Mapping[str, tuple[str, ...]]
+    readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    last_added: str | None = None
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -48,16 +48,11 @@ _LLAMA = Wiring(
 )
 _GEMMA = Wiring(
     hands_on=_LLAMA.hands_on,
-    readers={
-        "input_layernorm": _QKV,
-        "post_attention_layernorm": (),
-        "pre_feedforward_layernorm": _GATED,
-        "post_feedforward_layernorm": (),
-    },
-    last_added=None,
+    readers={"input_layernorm": _QKV, "pre_feedforward_layernorm": _GATED}
+    | dict.fromkeys(("post_attention_layernorm", "post_feedforward_layernorm"), ()),
     flags=_ATTENTION_FLAG,
 )
-_CLIP = Wiring({"self_attn": "self_attn.out_proj", "mlp": "mlp.fc2"}, {}, "mlp.fc2", {})
+_CLIP = Wiring({"self_attn": "self_attn.out_proj", "mlp": "mlp.fc2"}, last_added="mlp.fc2")
 
 WIRING: dict[str, Wiring] = {
     "llama": _LLAMA,
@@ -66,23 +61,15 @@ WIRING: dict[str, Wiring] = {
     "qwen3": replace(_LLAMA, flags=_ATTENTION_FLAG),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "gpt2": Wiring({"attn": "attn.c_proj", "mlp": "mlp.c_proj"}, {}, "mlp.c_proj", {}),
+    "gpt2": Wiring({"attn": "attn.c_proj", "mlp": "mlp.c_proj"}, last_added="mlp.c_proj"),
     "gpt_neox": Wiring(
         hands_on={"attention": "attention.dense", "mlp": "mlp.dense_4h_to_h"},
-        readers={},
         last_added="mlp.dense_4h_to_h",
         flags={"attention_bias": ("attention.query_key_value", "attention.dense")},
     ),
     "bert": Wiring(
-        hands_on={
-            "attention": "attention.output.LayerNorm",
-            "attention.output": "attention.output.LayerNorm",
-            "output": "output.LayerNorm",
-            "": "output.LayerNorm",
-        },
-        readers={},
-        last_added=None,
-        flags={},
+        dict.fromkeys(("attention", "attention.output"), "attention.output.LayerNorm")
+        | dict.fromkeys(("output", ""), "output.LayerNorm")
     ),
     "clip_text_model": _CLIP,
     "clip_vision_model": _CLIP,

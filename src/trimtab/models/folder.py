@@ -109,13 +109,13 @@ def _cut(file: Path, got: str) -> ModelError:
 
 
 _READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".bin")
+ADAPTER_HINT = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _SETTINGS = (
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "preprocessor_config.json",
-    "processor_config.json",
 )
 _LAYERS = re.compile(r"(n|num)_?(hidden_|encoder_|decoder_)?layers?|(en|de)coder_layers|n_blocks|depth")
 _SLACK = 2**27
@@ -206,9 +206,9 @@ def check_folder(folder: Path) -> None:
         got = f"transformers_weights {_shown(weights)}"
         raise refusal(got, "a file of this folder", "leaving it out", at=file)
     if (folder / "adapter_config.json").is_file():
-        hint = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...); or another folder"
-        raise refusal(f"the folder {folder} with an adapter beside config.json", "a whole model alone", hint)
-    for name in _SETTINGS:
+        got = f"the folder {folder} with an adapter beside config.json"
+        raise refusal(got, "a whole model alone", f"{ADAPTER_HINT}; or another folder")
+    for name in (*_SETTINGS, *PROCESSOR_FILES):
         if (folder / name).is_file():
             _read_mapping(folder / name, "a mapping of settings", "a mapping of settings")
 

@@ -6,7 +6,7 @@ Prompt and continuation as one row of tokens, and where the continuation begins 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,8 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.errors import ShapeError, explain
-from trimtab.models.batches import TextBatch, check_listed, evaluating, row_batches, text_batches, token_rows
+from trimtab.models.batches import TextBatch, evaluating, text_batches, token_rows
 from trimtab.models.families import Handle, refusal
 from trimtab.models.inspection import require_language_model
 from trimtab.models.tokenizer import Added
@@ -136,41 +135,20 @@ def log_likelihood(
     """
     require_language_model(model)
     batches = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
-    return _scored(model, ((batch, batch.mask) for batch in batches))
-
-
-def continuation_log_likelihood(
-    model: Handle, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 16
-) -> LogLikelihood:
-    """The log probability of each continuation given its prompt; only the continuation's tokens are scored.
-
-    The two are tokenised together, as one text: `the` followed by ` cat` is scored as the end of `the cat`. A token
-    that spans the border, as `the` does in `th` + `e`, counts to the continuation, so that none of its characters goes
-    unscored; it is conditioned on the tokens before it. Special tokens that the tokenizer adds before a text are part
-    of the prompt; those that it adds after a text are left out.
-
-    Args:
-        model: a causal language model with a tokenizer.
-        prompts: at least one token each.
-        continuations: one for each prompt, at least one token each.
-        batch_size: pairs at a time.
-
-    Raises:
-        ModelError: not a causal language model, no tokenizer, a text that cannot be read, or a continuation that the
-            tokenizer joins with the first token of all, which nothing precedes.
-        ShapeError: not as many prompts as continuations.
-    """
-    require_language_model(model)
-    for texts, what in ((prompts, "prompt"), (continuations, "continuation")):
-        check_listed(texts, what)
-    prompts, continuations = list(prompts), list(continuations)
-    if len(prompts) != len(continuations):
-        got = f"{len(prompts)} prompts and {len(continuations)} continuations"
-        raise ShapeError(explain(got, "one continuation for each prompt"))
-    rows, starts = joined_rows(model.need_tokenizer(), prompts, continuations)
-    firsts = (torch.tensor(starts[k : k + batch_size])[:, None] for k in range(0, len(starts), batch_size))
-    pairs = zip(row_batches(model, rows, batch_size=batch_size), firsts, strict=True)
-    return _scored(model, ((b, b.mask * (b.positions >= first.to(b.mask.device))) for b, first in pairs))
+    nats: list[float] = []
+    tokens: list[int] = []
+    with evaluating(model.module):
+        for batch in batches:
+            scored = batch.mask[:, 1:].bool() & batch.mask[:, :-1].bool()
+            for keep, ids, logits in zip(
+                scored, batch.ids, next_token_logits(model.module, batch), strict=True
+            ):
+                some = logits[:-1][keep]
+                some = some if some.dtype == torch.float64 else some.float()
+                logp = some.gather(-1, ids[1:][keep][:, None])[:, 0] - some.logsumexp(-1)
+                nats.append(float(logp.double().sum()))
+                tokens.append(int(keep.sum()))
+    return LogLikelihood(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))
 
 
 def kl_divergence(
@@ -236,23 +214,6 @@ def kl(p_logits: Float[Tensor, "*n V"], q_logits: Float[Tensor, "*n V"]) -> Floa
     p, q = p_logits.to(single).log_softmax(-1), q_logits.to(single).log_softmax(-1)
     gap = torch.where(p == -torch.inf, 0.0, p - q)
     return (p.exp() * gap).sum(-1).clamp(min=0)
-
-
-def _scored(model: Handle, marked: Iterator[tuple[TextBatch, Tensor]]) -> LogLikelihood:
-    """Sums over the marked tokens of each row; a row's first token cannot be scored."""
-    nats: list[float] = []
-    tokens: list[int] = []
-    with evaluating(model.module):
-        for batch, marks in marked:
-            scored = marks[:, 1:] * batch.mask[:, :-1]
-            for row, logits in enumerate(next_token_logits(model.module, batch)):
-                keep = scored[row].bool()
-                some, ids = logits[:-1][keep], batch.ids[row, 1:][keep]
-                some = some if some.dtype == torch.float64 else some.float()
-                logp = some.gather(-1, ids[:, None])[:, 0] - some.logsumexp(-1)
-                nats.append(float(logp.double().sum()))
-                tokens.append(int(keep.sum()))
-    return LogLikelihood(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))
 
 
 def _per_token(nats: Float[np.ndarray, " n"], tokens: Int[np.ndarray, " n"]) -> float:

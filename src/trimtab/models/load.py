@@ -22,7 +22,14 @@ from transformers.utils.hub import cached_file
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
 from trimtab.models.adapters import read_adapter, wrap
 from trimtab.models.families import Family, family_of, refusal, unwrapped
-from trimtab.models.folder import check_folder, check_size, check_weights, local_folder, refuse_partly
+from trimtab.models.folder import (
+    ADAPTER_HINT,
+    check_folder,
+    check_size,
+    check_weights,
+    local_folder,
+    refuse_partly,
+)
 from trimtab.models.generate import generate
 from trimtab.models.inspection import (
     Kind,
@@ -300,12 +307,7 @@ def as_model(source: Model | str | Path | nn.Module) -> Model:
 
 
 def _from_checkpoint(
-    source: str | Path,
-    tokenizer: TokenizerSource | None,
-    processor: Any,
-    dtype: str | None,
-    device: str | torch.device | None,
-    kind: Kind,
+    source: str | Path, tokenizer: TokenizerSource | None, processor: Any, dtype: Any, device: Any, kind: Kind
 ) -> Model:
     where = _place(source)
     folder = local_folder(where)
@@ -316,10 +318,8 @@ def _from_checkpoint(
         refuse_checkpoint(where, config)
     held = check_weights(folder) if folder else {}
     causal = is_causal(config)  # only a language model must have a tokenizer
-    if tokenizer is not None or causal:
-        words = read_tokenizer(where if tokenizer is None else tokenizer)
-    else:
-        words = tokenizer_beside(where)
+    given = where if tokenizer is None and causal else tokenizer
+    words = tokenizer_beside(where) if given is None else read_tokenizer(given)
     pictures = read_processor(processor) if processor is not None or causal else processor_beside(where)
     hint = "save_pretrained again with a current transformers, or check the name"
     with _told(where, "weights in safetensors", hint):
@@ -348,13 +348,7 @@ def _told(where: str, expected: str, hint: str) -> Iterator[None]:
         raise refusal(f"{where}: {first_line(error)}", expected, hint) from error
 
 
-def _check_settings(
-    source: str | Path | nn.Module,
-    dtype: str | None,
-    device: str | torch.device | None,
-    adapter: Mapping[str, Any] | LoraConfig | None,
-    kind: Kind,
-) -> None:
+def _check_settings(source: Any, dtype: Any, device: Any, adapter: Any, kind: str) -> None:
     if kind not in get_args(Kind):
         raise refusal(repr(kind), f"one of {get_args(Kind)}", nearest(kind, get_args(Kind)), at="kind")
     if isinstance(adapter, Mapping):
@@ -397,12 +391,7 @@ def _place(source: str | Path) -> str:
 
 
 _NO_MODEL = (
-    (
-        "adapter_config.json",
-        "an adapter",
-        "a whole model",
-        "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)",
-    ),
+    ("adapter_config.json", "an adapter", "a whole model", ADAPTER_HINT),
     ("model_index.json", "a pipeline", "one model", "load(pipeline.unet) or load(pipeline.transformer)"),
 )
 """What a folder without a model may be of: a file of it, what that is, what was expected, what to try."""

@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError
 from trimtab.models.families import refusal, unwrapped
-from trimtab.models.folder import check_files, local_folder
+from trimtab.models.folder import PROCESSOR_FILES, check_files, local_folder
 
 
 def embeddings(network: nn.Module) -> int | None:
@@ -189,7 +189,6 @@ class Added:
 TokenizerSource = PreTrainedTokenizerBase | str | Path
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", *_VOCABULARIES)
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
@@ -245,7 +244,7 @@ def read_processor(source: Any) -> Any:
 
 def processor_beside(where: str) -> Any:
     """The processor of a checkpoint, for pictures with or without text; None when it has none."""
-    for name in _PROCESSOR_FILES:
+    for name in PROCESSOR_FILES:
         try:
             cached_file(where, name)
         except OSError:
