@@ -94,17 +94,6 @@ def test_rows_of_several_passes_follow_one_another():
     assert taken["model.layers.1.mlp.down_proj:out"].shape == (5, 16)
 
 
-def test_a_given_mask_comes_first():
-    module, given = build("llama"), inputs("llama", 2)
-    mask = torch.zeros(2, 7, dtype=torch.long)
-    mask[:, 2] = 1
-    with torch.no_grad(), capture(module, "residual.0", "mean", mask=mask) as taken:
-        module(**given)
-    with torch.no_grad(), capture(module, "residual.0") as whole:
-        module(**given)
-    assert torch.equal(taken["model.layers.0:out"], whole["model.layers.0:out"][:, 2])
-
-
 def test_with_a_cache_the_mask_is_that_of_the_new_tokens():
     module = build("llama")
     ids = torch.tensor([[5, 6, 7], [1, 8, 9]])

@@ -8,6 +8,7 @@ from torch import nn
 import zoo
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES, IN_BLOCK, PLACES, WHOLE, family_of, towers, unwrapped
+from trimtab.models.fold import WIRING
 from trimtab.models.load import load
 
 NAMES = sorted(FAMILIES)
@@ -172,22 +173,21 @@ def test_clip_text_model_with_projection_is_found_under_its_prefix():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("switched", [False, True])
-def test_biases_are_where_the_table_says(name, switched):
-    family = FAMILIES[name]
-    flags = {flag for flag in (family.attention_bias, family.mlp_bias) if isinstance(flag, str)}
+def test_biases_are_where_the_flags_say(name, switched):
+    flags = WIRING[name].flags
     module = zoo.build(name, **dict.fromkeys(flags, switched))
-    family = family_of(module)
-    for place in ("attention_out", "mlp_out"):
-        key = family.path(place, 1) + ".bias"
-        assert (key in module.state_dict()) == family.has_bias(place, module.config), key
+    for flag, maps in flags.items():
+        for path in maps:
+            key = f"{family_of(module).blocks}.1.{path}.bias"
+            assert (key in module.state_dict()) == switched, (flag, key)
 
 
 def test_flags_for_biases_are_known_where_the_configuration_has_them():
     """A family that is said never to have a bias has no flag in its configuration either."""
-    for name, family in FAMILIES.items():
+    for name in FAMILIES:
         config = zoo.CONFIGS[name]()
-        assert (family.mlp_bias == "mlp_bias") == hasattr(config, "mlp_bias"), name
-        assert (family.attention_bias == "attention_bias") == hasattr(config, "attention_bias"), name
+        for flag in ("mlp_bias", "attention_bias"):
+            assert (flag in WIRING[name].flags) == hasattr(config, flag), (name, flag)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -234,11 +234,6 @@ def test_a_norm_is_the_normalised_input_times_offset_plus_weight(name):
 def test_wrong_places_are_refused(family, place, block, message):
     with pytest.raises(ModelError, match=message):
         FAMILIES[family].path(place, block)
-
-
-def test_bias_of_another_place():
-    with pytest.raises(ModelError, match="got residual, expected attention_out or mlp_out"):
-        FAMILIES["llama"].has_bias("residual", None)
 
 
 def test_places_are_those_of_a_block_and_those_of_a_model():

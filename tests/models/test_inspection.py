@@ -16,7 +16,7 @@ from trimtab import ConceptSet, Domain, ExpertLens, Fit, LinEAS, MeanAcT, Unifor
 from trimtab.errors import ModelError, TrimtabError
 from trimtab.models.hooks import capture, intervene
 from trimtab.models.inspection import check_model, quantised
-from trimtab.models.likelihood import continuation_log_likelihood, log_likelihood
+from trimtab.models.likelihood import log_likelihood
 from trimtab.models.load import as_model, load
 from trimtab.models.tokenizer import longest, vocabulary
 
@@ -43,7 +43,6 @@ def concepts(texts):
 VERBS = {
     "generate": lambda model, texts: model.generate(texts[:2], 3),
     "likelihood": lambda model, texts: log_likelihood(model, texts).nats.tolist(),
-    "continuation": lambda model, texts: continuation_log_likelihood(model, ["a"], texts[:1]).nats.tolist(),
     "steering": lambda model, texts: _maps(MeanAcT(), model, texts),
     "descent": lambda model, texts: _maps(LinEAS(steps=2, sites="mlp_out"), model, texts),
     "experts": lambda model, texts: ExpertLens.fit(model, concepts(texts)).precision.tolist(),

@@ -31,6 +31,7 @@ from trimtab.data.origin import EVALUATE_ONLY, as_domains
 from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere, Progress
+from trimtab.models.batches import evaluating
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
@@ -39,7 +40,7 @@ from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop, modes_kept
+from trimtab.train.loop import Loop
 from trimtab.train.precision import float32_weights
 from trimtab.train.processes import accelerator, interruptible
 from trimtab.train.settings import Fit
@@ -300,7 +301,7 @@ def finetune(
         place(out, processes) as path,
         interruptible() as check,
         isolated(seed),
-        modes_kept(model.module),
+        evaluating(model.module, gradients=True),
         float32_weights(model) as stored,
         open_run(out, path, config, identity, processes) as folder,
     ):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from trimtab.errors import ModelError, explain, nearest
+from trimtab.errors import nearest
+from trimtab.models.families import refusal
 from trimtab.seeds import derive, isolated
 
 if TYPE_CHECKING:
@@ -52,11 +53,18 @@ def read_adapter(adapter: Mapping[str, Any]) -> Lora:
     """
     for key in adapter:
         if key not in KEYS:
-            raise ModelError(f"adapter: {explain(repr(key), f'keys among {KEYS}', nearest(str(key), KEYS))}")
+            raise refusal(repr(key), f"keys among {KEYS}", nearest(str(key), KEYS), at="adapter")
     for key, value in adapter.items():
-        _check(key, value)
-    targets = _targets(adapter.get("targets"))
-    return Lora(**{**adapter, "targets": targets})
+        expected, holds = _RULES[key]
+        try:
+            good = holds(value)
+        except TypeError:
+            good = False
+        if not good:
+            raise refusal(repr(value), expected, at=f"adapter {key}")
+    targets = adapter.get("targets")
+    names = (targets,) if isinstance(targets, str) else tuple(targets or ())
+    return Lora(**{**adapter, "targets": None if targets in (None, ALL_LINEAR) else names})
 
 
 def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Module:
@@ -67,66 +75,43 @@ def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Modul
     Raises:
         ModelError: the mapping is wrong, the targets match no module, or the module has an adapter already.
     """
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if hasattr(module, "peft_config"):
-        raise ModelError(explain("adapter= for a model that has an adapter", "one adapter", "adapter=None"))
-    seed = read_adapter(adapter).seed if isinstance(adapter, Mapping) else 0
-    config = _lora_config(module, read_adapter(adapter)) if isinstance(adapter, Mapping) else adapter
+        raise refusal("adapter= for a model that has an adapter", "one adapter", "adapter=None")
+    seed, config = 0, adapter
+    if isinstance(adapter, Mapping):
+        lora = read_adapter(adapter)
+        seed = lora.seed
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=cast("int", 2 * lora.r if lora.alpha is None else lora.alpha),
+            lora_dropout=lora.dropout,
+            target_modules=ALL_LINEAR if lora.targets is None else list(lora.targets),
+            fan_in_fan_out=any(isinstance(part, Conv1D) for part in module.modules()),
+            task_type="CAUSAL_LM" if callable(getattr(module, "generate", None)) else None,
+        )
     with isolated(derive(seed, "adapter")), warnings.catch_warnings():
         # peft 0.21 reads a property that transformers 5.23 has renamed; nothing the caller could act on.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         try:
-            return get_peft_model(cast("Any", module), config)
+            return cast("nn.Module", get_peft_model(cast("Any", module), cast("Any", config)))
         except ValueError as error:
             hint = f"the last part of a linear module's name, or leave it out for {ALL_LINEAR!r}"
-            raise ModelError(f"adapter targets: {explain(error, 'names in the model', hint)}") from error
+            raise refusal(error, "names in the model", hint, at="adapter targets") from error
 
 
-def _lora_config(module: nn.Module, lora: Lora) -> LoraConfig:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=cast("int", 2 * lora.r if lora.alpha is None else lora.alpha),
-        lora_dropout=lora.dropout,
-        target_modules=ALL_LINEAR if lora.targets is None else list(lora.targets),
-        fan_in_fan_out=any(isinstance(part, Conv1D) for part in module.modules()),
-        task_type="CAUSAL_LM" if callable(getattr(module, "generate", None)) else None,
-    )
-
-
-def _targets(value: Any) -> tuple[str, ...] | None:
-    if value is None or value == ALL_LINEAR:
-        return None
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_number(value: Any, kinds: Any = int | float) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "r": ("a whole number of at least 1", lambda v: _is_whole(v) and v >= 1),
+    "r": ("a whole number of at least 1", lambda v: _is_number(v, int) and v >= 1),
     "alpha": ("a number above 0", lambda v: v is None or (_is_number(v) and v > 0)),
     "dropout": ("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1),
-    "seed": ("a whole number", _is_whole),
+    "seed": ("a whole number", lambda v: _is_number(v, int)),
     "targets": (
         f"{ALL_LINEAR!r} or a list of module names",
         lambda v: v is None or isinstance(v, str) or (bool(v) and all(isinstance(name, str) for name in v)),
     ),
 }
-
-
-def _check(key: str, value: Any) -> None:
-    expected, holds = _RULES[key]
-    try:
-        good = holds(value)
-    except TypeError:
-        good = False
-    if not good:
-        raise ModelError(f"adapter {key}: {explain(repr(value), expected)}")

@@ -6,23 +6,20 @@ One vector per example: the last, mean or largest value over valid tokens, the m
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.errors import ModelError, ShapeError, explain, nearest
-from trimtab.models.families import unwrapped
+from trimtab.errors import ShapeError, explain, nearest
+from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.tokenizer import Added, embeddings, longest, refuse_longer, refuse_unknown
-
-if TYPE_CHECKING:
-    from trimtab.models.load import Model
-
 
 PaddingSide = Literal["left", "right"]
 
@@ -61,8 +58,10 @@ class TextBatch:
         if self.side == "right":
             return keywords
         network = unwrapped(module)
-        if not self.mask.all():
-            _refuse_left(network)
+        eager = getattr(getattr(network, "config", None), "_attn_implementation", None) == "eager"
+        if eager and not self.mask.all() and next(network.parameters()).dtype == torch.float64:
+            got = "padding on the left for a float64 model with eager attention, which can make nan of it"
+            raise refusal(got, "rows of one length, or another precision", "batch_size=1")
         takes = "position_ids" in inspect.signature(network.forward).parameters
         return keywords | ({"position_ids": self.positions} if takes else {})
 
@@ -80,7 +79,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int, side: PaddingSide = "right")
     """
     if not rows or not all(map(len, rows)):
         got = "no rows" if not rows else "a row without tokens"
-        raise ModelError(explain(got, "at least one row of at least one token"))
+        raise refusal(got, "at least one row of at least one token")
     width = max(map(len, rows))
 
     def fill(filling: int, contents: Sequence[Sequence[int]]) -> Tensor:
@@ -120,15 +119,35 @@ def token_rows(
     """
     check_listed(texts, what)
     texts = list(texts)
-    added = Added.of(tokenizer) if special else Added()
-    rows = [
-        _row(tokenizer, text, f"{what} {number}", special, max_tokens, added)
-        for number, text in enumerate(texts)
-    ]
+    added, rows = Added.of(tokenizer) if special else Added(), []
+    for number, text in enumerate(texts):
+        at = f"{what} {number}"
+        if not isinstance(text, str):
+            raise refusal(f"a {type(text).__name__}", "a text", at=at)
+        try:
+            rows.append(_encoded(tokenizer, text, special, max_tokens, added))
+        except (TypeError, UnicodeError) as error:
+            got = f"{text[:40]!r}, which the tokenizer cannot encode"
+            raise refusal(got, "text in Unicode without lone surrogates", at=at) from error
     for text, row in zip(texts, rows, strict=True):
         if not (row or empty):
-            raise ModelError(explain(f"the {what} {text!r}, which has no token", "at least one token"))
+            raise refusal(f"the {what} {text!r}, which has no token", "at least one token")
     return rows
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, text: str, special: bool, limit: int | None, added: Added
+) -> list[int]:
+    """The tokens of a text, cut to `limit`, in which no special token is doubled."""
+
+    def ids(limit: int | None) -> list[int]:
+        cut = {} if limit is None else {"truncation": True, "max_length": limit}
+        return list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"])
+
+    if limit is None:
+        return added.once(ids(None))
+    row = ids(limit + added.count)  # wide enough to show what is doubled
+    return ids(limit) if len(added.once(row)) == len(row) else added.cut(added.once(ids(None)), limit)
 
 
 def check_listed(texts: object, what: str = "text") -> None:
@@ -141,48 +160,19 @@ def check_listed(texts: object, what: str = "text") -> None:
     Raises:
         ModelError: a single string, a table or mapping, a set, or what cannot be iterated.
     """
-    got, hint = (
-        f"a {type(texts).__name__}",
-        f"sorted({what}s)" if isinstance(texts, Set) else f"list({what}s)",
-    )
+    got = f"a {type(texts).__name__}"
+    hint = f"sorted({what}s)" if isinstance(texts, Set) else f"list({what}s)"
     if isinstance(texts, str):
         got, hint = "one string", f"[{what}]"
     elif isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
         hint = "list(table['text'])"
     elif isinstance(texts, Iterable) and not isinstance(texts, Set | bytes):
         return
-    raise ModelError(explain(got, f"a list of {what}s", hint))
-
-
-def _row(
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    where: str,
-    special: bool,
-    max_tokens: int | None,
-    added: Added,
-) -> list[int]:
-    if not isinstance(text, str):
-        raise ModelError(f"{where}: {explain(f'a {type(text).__name__}', 'a text')}")
-
-    def ids(limit: int | None) -> list[int]:
-        cut = {} if limit is None else {"truncation": True, "max_length": limit}
-        return list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"])
-
-    try:
-        if max_tokens is None:
-            return added.once(ids(None))
-        row = ids(max_tokens + added.count)  # wide enough to show what is doubled
-        if len(added.once(row)) == len(row):
-            return ids(max_tokens)
-        return added.cut(added.once(ids(None)), max_tokens)
-    except (TypeError, UnicodeError) as error:
-        got = f"{text[:40]!r}, which the tokenizer cannot encode"
-        raise ModelError(f"{where}: {explain(got, 'text in Unicode without lone surrogates')}") from error
+    raise refusal(got, f"a list of {what}s", hint)
 
 
 def row_batches(
-    model: Model, rows: Sequence[Sequence[int]], *, batch_size: int = 16, side: PaddingSide = "right"
+    model: Handle, rows: Sequence[Sequence[int]], *, batch_size: int = 16, side: PaddingSide = "right"
 ) -> Iterator[TextBatch]:
     """Rows of token ids in their order, `batch_size` at a time, on the model's device.
 
@@ -191,12 +181,10 @@ def row_batches(
             has no embedding for.
     """
     if batch_size < 1:
-        raise ModelError(f"batch_size: {explain(batch_size, 'at least 1')}")
-    limit = longest(model.module)
-    for number, row in enumerate(rows):
-        if limit is not None and len(row) > limit:
-            got = f"{len(row)} tokens in text {number}"
-            refuse_longer(model.module, len(row), got, "max_tokens={limit}")
+        raise refusal(batch_size, "at least 1", at="batch_size")
+    limit = longest(model.module) or math.inf
+    if long := next(((number, len(row)) for number, row in enumerate(rows) if len(row) > limit), None):
+        refuse_longer(model.module, long[1], f"{long[1]} tokens in text {long[0]}", "max_tokens={limit}")
     refuse_unknown(model.module, model.need_tokenizer(), rows)
     pad = pad_token(model.need_tokenizer(), model.module)
     starts = range(0, len(rows), batch_size)
@@ -204,7 +192,7 @@ def row_batches(
 
 
 def text_batches(
-    model: Model,
+    model: Handle,
     texts: Sequence[str],
     *,
     batch_size: int = 16,
@@ -243,23 +231,22 @@ def pad_token(tokenizer: PreTrainedTokenizerBase, network: nn.Module | None = No
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run a block with every part in evaluation mode and without gradients; each part's mode comes back."""
+def evaluating(module: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Run a block with every part in evaluation mode; each part's mode comes back, also if the block changes it.
+
+    Args:
+        module: its parts may be in different modes.
+        gradients: with gradients, where the caller has them on.
+    """
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with torch.no_grad():
+        with nullcontext() if gradients else torch.no_grad():
             yield
     finally:
+        module.eval()
         for part in training:
             part.training = True
-
-
-def _refuse_left(network: nn.Module) -> None:
-    eager = getattr(getattr(network, "config", None), "_attn_implementation", None) == "eager"
-    if eager and next(network.parameters()).dtype == torch.float64:
-        got = "padding on the left for a float64 model with eager attention, which can make nan of it"
-        raise ModelError(explain(got, "rows of one length, or another precision", "batch_size=1"))
 
 
 Pool = Literal["mean", "max", "last"]
@@ -286,23 +273,18 @@ def pool(
     tensor([[3.]])
     """
     if how not in get_args(Pool):
-        raise ModelError(
-            f"pool: {explain(repr(how), f'one of {get_args(Pool)}', nearest(how, get_args(Pool)))}"
-        )
+        raise refusal(repr(how), f"one of {get_args(Pool)}", nearest(how, get_args(Pool)), at="pool")
     if values.ndim == 2:
         return values
     if values.ndim == 4:
         if how == "last":
-            raise ModelError(f"pool: {explain('last for an image', 'mean or max')}")
+            raise refusal("last for an image", "mean or max", at="pool")
         return values.mean((2, 3)) if how == "mean" else values.amax((2, 3))
     if values.ndim != 3:
         raise ShapeError(
             explain(f"values of shape {tuple(values.shape)}", "(B, T, d), (B, C, H, W) or (B, d)")
         )
-    return _over_tokens(values, how, _checked(values, mask))
-
-
-def _over_tokens(values: Tensor, how: Pool, valid: Tensor) -> Tensor:
+    valid = _checked(values, mask)
     if how == "last":
         places = torch.arange(valid.shape[1], device=valid.device)
         return values[torch.arange(len(values), device=valid.device), (valid * places).argmax(1)]

@@ -1,14 +1,47 @@
-"""Where each family of models keeps its blocks, norms, outputs and embeddings: data, not code."""
+"""Where each family of models keeps its blocks, norms, outputs and embeddings: data, not code.
+
+What this folder asks of a loaded model (`Handle`), and how it refuses one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.errors import ModelError, explain, nearest
+
+
+class Handle(Protocol):
+    """A loaded model as the helpers of `trimtab.models.load.Model` see it; its attributes are described there."""
+
+    @property
+    def module(self) -> nn.Module: ...  # noqa: D102
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None: ...  # noqa: D102
+
+    @property
+    def processor(self) -> Any: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def need_tokenizer(self) -> PreTrainedTokenizerBase: ...  # noqa: D102
+
+
+def refusal(got: object, expected: str, hint: str = "", *, at: object = "") -> ModelError:
+    """The error of what a model cannot be or do, in three parts, after the place `at` that it is about.
+
+    >>> refusal("float8", "float32", at="dtype")
+    ModelError('dtype: got float8, expected float32')
+    """
+    return ModelError(f"{at}: {explain(got, expected, hint)}" if at else explain(got, expected, hint))
+
 
 IN_BLOCK = ("attention_out", "mlp_out", "pre_attention_norm", "pre_mlp_norm", "residual")
 """The places that every block has (the two norms only where they stand before the halves)."""
@@ -19,8 +52,6 @@ WHOLE = ("blocks", "final_norm", "embedding", "unembedding")
 PLACES = (*WHOLE, *IN_BLOCK)
 
 Block = int | Literal["*"]
-Bias = bool | str
-"""Whether a linear map has a bias: always, never, or where the flag of this name in the configuration is set."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +74,6 @@ class Family:
         embedding: of tokens, or of the patches of an image.
         unembedding: the linear map to logits; None without a language-modelling head.
         norm_offset: c in `output = normalised * (c + weight)`: 1 for Gemma's RMS norms, 0 elsewhere.
-        attention_bias: of `attention_out`. A flag gives query, key and value a bias as well.
-        mlp_bias: of `mlp_out`. A flag gives the first linear maps of the MLP a bias as well.
     """
 
     name: str
@@ -57,8 +86,6 @@ class Family:
     final_norm: str | None = None
     unembedding: str | None = None
     norm_offset: float = 0.0
-    attention_bias: Bias = True
-    mlp_bias: Bias = True
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -81,27 +108,15 @@ class Family:
         'transformer.h.*'
         """
         if place not in PLACES:
-            raise ModelError(explain(place, f"one of {', '.join(PLACES)}", nearest(place, PLACES)))
-        own = self._own(place)
-        if own is None:
+            raise refusal(place, f"one of {', '.join(PLACES)}", nearest(place, PLACES))
+        inside = self._own(place)
+        if inside is None:
             got = f"{place} of {self.name}, which has none"
             hint = "the path of a module, for instance of a norm that follows a half"
-            raise ModelError(explain(got, f"one of {', '.join(self.places)}", hint))
+            raise refusal(got, f"one of {', '.join(self.places)}", hint)
         if (place in IN_BLOCK) != (block is not None):
-            expected = "a block number" if place in IN_BLOCK else "no block number"
-            raise ModelError(f"{place}: {explain(block, expected)}")
-        return own if block is None else f"{self.blocks}.{block}.{own}".rstrip(".")
-
-    def has_bias(self, place: Literal["attention_out", "mlp_out"], config: Any) -> bool:
-        """Whether that linear map has a bias in a model of this configuration.
-
-        Raises:
-            ModelError: the place is another one.
-        """
-        if place not in ("attention_out", "mlp_out"):
-            raise ModelError(explain(place, "attention_out or mlp_out"))
-        bias = self.attention_bias if place == "attention_out" else self.mlp_bias
-        return bool(getattr(config, bias, False)) if isinstance(bias, str) else bias
+            raise refusal(block, "a block number" if place in IN_BLOCK else "no block number", at=place)
+        return inside if block is None else f"{self.blocks}.{block}.{inside}".rstrip(".")
 
     def under(self, prefix: str) -> Family:
         """The same family in a model that keeps it in its part `prefix`; '' changes nothing."""
@@ -114,8 +129,7 @@ class Family:
         LlamaForCausalLM is `layers` in LlamaModel.
         """
         body = self.blocks.partition(".")[0] + "."
-        bare = self._moved(lambda path: path.removeprefix(body))
-        for family in (self, bare):
+        for family in (self, self._moved(lambda path: path.removeprefix(body))):
             if _has(module, family.blocks):
                 headed = family.unembedding is not None and _has(module, family.unembedding)
                 return family if headed else replace(family, unembedding=None)
@@ -145,13 +159,9 @@ _LLAMA = Family(
     final_norm="model.norm",
     embedding="model.embed_tokens",
     unembedding="lm_head",
-    attention_bias="attention_bias",
-    mlp_bias="mlp_bias",
 )
 # Gemma 2 and 3 put a norm on both sides of each half: `post_attention_layernorm` closes the attention there.
-_GEMMA = replace(
-    _LLAMA, name="gemma2", pre_mlp_norm="pre_feedforward_layernorm", norm_offset=1.0, mlp_bias=False
-)
+_GEMMA = replace(_LLAMA, name="gemma2", pre_mlp_norm="pre_feedforward_layernorm", norm_offset=1.0)
 _GPT2 = Family(
     name="gpt2",
     blocks="transformer.h",
@@ -173,7 +183,6 @@ _GPT_NEOX = Family(
     final_norm="gpt_neox.final_layer_norm",
     embedding="gpt_neox.embed_in",
     unembedding="lm_head",
-    attention_bias="attention_bias",
 )
 # BERT adds first and norms afterwards: nothing stands before a half, and a block ends in a norm.
 _BERT = Family(
@@ -203,17 +212,13 @@ _CLIP_VISION = replace(
 )
 
 FAMILIES: dict[str, Family] = {
-    "llama": _LLAMA,
-    "mistral": replace(_LLAMA, name="mistral", attention_bias=False, mlp_bias=False),
-    "qwen2": replace(_LLAMA, name="qwen2", attention_bias=False, mlp_bias=False),
-    "qwen3": replace(_LLAMA, name="qwen3", mlp_bias=False),
-    "gemma2": _GEMMA,
-    "gemma3_text": replace(_GEMMA, name="gemma3_text"),
-    "gpt2": _GPT2,
-    "gpt_neox": _GPT_NEOX,
-    "bert": _BERT,
-    "clip_text_model": _CLIP_TEXT,
-    "clip_vision_model": _CLIP_VISION,
+    name: replace(family, name=name)
+    for family, names in (
+        (_LLAMA, ("llama", "mistral", "qwen2", "qwen3")),
+        (_GEMMA, ("gemma2", "gemma3_text")),
+        *((family, (family.name,)) for family in (_GPT2, _GPT_NEOX, _BERT, _CLIP_TEXT, _CLIP_VISION)),
+    )
+    for name in names
 }
 """The families we know, by the `model_type` of their configuration."""
 
@@ -246,17 +251,16 @@ def towers(module: nn.Module) -> dict[str, Family]:
     One entry with the path '' for a model of one family; `text_model` and `vision_model` for CLIP; the language
     model inside a model that also sees; empty when we know none of its parts.
     """
-    network, found = unwrapped(module), dict[str, Family]()
-    for path, part in network.named_modules():
-        inside = any(path.startswith(f"{outer}." if outer else "") for outer in found)
+    families: dict[str, Family] = {}
+    for path, part in unwrapped(module).named_modules():
+        inside = any(path.startswith(f"{outer}." if outer else "") for outer in families)
         if not inside and (family := family_of(part)):
-            found[path] = family.under(path)
-    return found
+            families[path] = family.under(path)
+    return families
 
 
 def _has(module: nn.Module, path: str) -> bool:
     try:
-        module.get_submodule(path)
+        return module.get_submodule(path) is not None
     except AttributeError:
         return False
-    return True

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.errors import ModelError, ShapeError, explain
-from trimtab.models.families import Family, towers, unwrapped
+from trimtab.models.families import Family, refusal, towers, unwrapped
 from trimtab.models.sites import Site, first_names, modules_of
 
 
@@ -32,9 +32,9 @@ class Wiring:
     """
 
     hands_on: Mapping[str, str]
-    readers: Mapping[str, tuple[str, ...]]
-    last_added: str | None
-    flags: Mapping[str, tuple[str, ...]]
+    readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    last_added: str | None = None
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -48,16 +48,11 @@ _LLAMA = Wiring(
 )
 _GEMMA = Wiring(
     hands_on=_LLAMA.hands_on,
-    readers={
-        "input_layernorm": _QKV,
-        "post_attention_layernorm": (),
-        "pre_feedforward_layernorm": _GATED,
-        "post_feedforward_layernorm": (),
-    },
-    last_added=None,
+    readers={"input_layernorm": _QKV, "pre_feedforward_layernorm": _GATED}
+    | dict.fromkeys(("post_attention_layernorm", "post_feedforward_layernorm"), ()),
     flags=_ATTENTION_FLAG,
 )
-_CLIP = Wiring({"self_attn": "self_attn.out_proj", "mlp": "mlp.fc2"}, {}, "mlp.fc2", {})
+_CLIP = Wiring({"self_attn": "self_attn.out_proj", "mlp": "mlp.fc2"}, last_added="mlp.fc2")
 
 WIRING: dict[str, Wiring] = {
     "llama": _LLAMA,
@@ -66,23 +61,15 @@ WIRING: dict[str, Wiring] = {
     "qwen3": replace(_LLAMA, flags=_ATTENTION_FLAG),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "gpt2": Wiring({"attn": "attn.c_proj", "mlp": "mlp.c_proj"}, {}, "mlp.c_proj", {}),
+    "gpt2": Wiring({"attn": "attn.c_proj", "mlp": "mlp.c_proj"}, last_added="mlp.c_proj"),
     "gpt_neox": Wiring(
         hands_on={"attention": "attention.dense", "mlp": "mlp.dense_4h_to_h"},
-        readers={},
         last_added="mlp.dense_4h_to_h",
         flags={"attention_bias": ("attention.query_key_value", "attention.dense")},
     ),
     "bert": Wiring(
-        hands_on={
-            "attention": "attention.output.LayerNorm",
-            "attention.output": "attention.output.LayerNorm",
-            "output": "output.LayerNorm",
-            "": "output.LayerNorm",
-        },
-        readers={},
-        last_added=None,
-        flags={},
+        dict.fromkeys(("attention", "attention.output"), "attention.output.LayerNorm")
+        | dict.fromkeys(("output", ""), "output.LayerNorm")
     ),
     "clip_text_model": _CLIP,
     "clip_vision_model": _CLIP,
@@ -126,8 +113,8 @@ class Tower:
         if path == self.family.final_norm:
             return (self.family.unembedding,) if self.family.unembedding else ()
         block, inside = self.split(path) or ("", None)
-        found = None if inside is None else self.wiring.readers.get(inside)
-        return None if found is None else tuple(f"{block}.{reader}" for reader in found)
+        readers = None if inside is None else self.wiring.readers.get(inside)
+        return None if readers is None else tuple(f"{block}.{reader}" for reader in readers)
 
     def last_added(self, path: str) -> str | None:
         """The linear map to whose bias a shift of this block's output may go; None for what is no such block."""
@@ -137,20 +124,8 @@ class Tower:
     def flag(self, path: str) -> str | None:
         """The flag of the configuration that gives this linear map a bias."""
         _, inside = self.split(path) or ("", None)
-        found = [
-            flag for flag, maps in self.wiring.flags.items() if inside in maps and hasattr(self.config, flag)
-        ]
-        return found[0] if found else None
-
-
-def towers_of(network: nn.Module) -> tuple[Tower, ...]:
-    """The families inside a network whose wiring we know."""
-    bare = unwrapped(network)
-    return tuple(
-        Tower(family, WIRING[family.name], bare.get_submodule(path).config)
-        for path, family in towers(bare).items()
-        if family.name in WIRING
-    )
+        flags = (flag for flag, maps in self.wiring.flags.items() if inside in maps)
+        return next((flag for flag in flags if hasattr(self.config, flag)), None)
 
 
 LINEAR = (nn.Linear, Conv1D)
@@ -203,7 +178,12 @@ class Parts:
     @classmethod
     def of(cls, network: nn.Module) -> Parts:
         """Look at a network."""
-        parts = cls(network, modules_of(network), towers_of(network))
+        bare = unwrapped(network)
+        known = (
+            Tower(family, WIRING[family.name], bare.get_submodule(path).config)
+            for path, family in towers(bare).items()
+        )
+        parts = cls(network, modules_of(network), tuple(known))
         for path, module in parts.modules.items():
             for parameter in module.parameters(recurse=False):
                 parts.owners.setdefault(id(parameter), []).append(path)
@@ -225,41 +205,51 @@ def plan(parts: Parts, site: Site, weight: Tensor, shift: Tensor) -> Fold:
         ShapeError: the map has another width than the site.
     """
     scales, shifts = bool((weight != 1).any()), bool(shift.any())
-    fold = _input(parts, site) if site.side == "in" else _output(parts, site, site.path, scales, shifts)
+    if site.side == "out":
+        fold = _output(parts, site, site.path, scales, shifts)
+    elif type(parts.modules[site.path]) in LINEAR:
+        fold = Fold(site, site.path, "columns")
+    else:
+        raise _refused(parts, site, "whose input is no linear map's", "the output of the norm before it")
     for path in (site.path, fold.path, *fold.shifted):
         if others := parts.twins.get(path):
             got = f"of which {path} is also {others[0]}, where the map would act as well"
             raise _refused(parts, site, got, "an untied copy of the model")
-    _check_width(parts, fold, len(weight))
+    module: Any = parts.modules[fold.path]
+    if not isinstance(getattr(module, "weight", None), Tensor):
+        hint = "the linear map that follows, or steering.on"
+        raise _refused(parts, site, "which has no weights to fold into", hint)
+    outputs_first = type(module) is not Conv1D
+    units = module.weight.shape[0 if outputs_first == (fold.way != "columns") else 1]
+    if units != len(weight) or (type(module) is nn.LayerNorm and module.weight.ndim > 1):
+        raise ShapeError(
+            f"site {site.name}: {explain(f'{len(weight)} units', f'{units}, as the module has')}"
+        )
     for path in {fold.path, *fold.shifted} if shifts else {fold.path}:
         _check_weights(parts, site, path, scales and path == fold.path, shifts)
     return fold
 
 
+@torch.no_grad()
 def apply(parts: Parts, fold: Fold, weight: Tensor, shift: Tensor) -> None:
     """Fold a map in, in double precision; the network of `parts` is changed in place.
 
     Maps at inputs must be folded before those at the norms they read, and inner modules before outer ones.
     """
     module: Any = parts.modules[fold.path]
-    with torch.no_grad():
-        if fold.way == "columns":
-            _shift(parts, fold.path, _through(module, shift))
-            _set(module, "weight", _exact(module.weight) * _along(module, weight, outputs=False))
-        elif fold.way == "gain":
-            for reader in fold.readers:
-                _shift(parts, reader, _through(parts.modules[reader], shift))
-            _set(module, "weight", _exact(weight) * (fold.offset + _exact(module.weight)) - fold.offset)
-        else:
-            if fold.way == "rows":
-                _scale_rows(module, weight)
-            _shift(parts, fold.path, shift)
-
-
-def _input(parts: Parts, site: Site) -> Fold:
-    if type(parts.modules[site.path]) in LINEAR:
-        return Fold(site, site.path, "columns")
-    raise _refused(parts, site, "whose input is no linear map's", "the output of the norm before it")
+    if fold.way == "columns":
+        _shift(parts, fold.path, _through(module, shift))
+        _set(module, "weight", _exact(module.weight) * _along(module, weight, outputs=False))
+    elif fold.way == "gain":
+        for reader in fold.readers:
+            _shift(parts, reader, _through(parts.modules[reader], shift))
+        _set(module, "weight", _exact(weight) * (fold.offset + _exact(module.weight)) - fold.offset)
+    elif fold.way == "rows":
+        _set(module, "weight", _exact(module.weight) * _along(module, weight, outputs=True))
+        if module.bias is not None:
+            _set(module, "bias", _exact(module.bias) * _exact(weight))
+    if fold.way in ("rows", "sum"):
+        _shift(parts, fold.path, shift)
 
 
 def _output(parts: Parts, site: Site, path: str, scales: bool, shifts: bool) -> Fold:
@@ -274,40 +264,20 @@ def _output(parts: Parts, site: Site, path: str, scales: bool, shifts: bool) -> 
             hint = "a steering that only shifts, or sites such as 'mlp_out' and 'pre_mlp_norm'"
             raise _refused(parts, site, got, hint)
         return Fold(site, last, "sum")
-    readers = _readers(parts, tower, path)
+    readers = tower.readers(path) if tower else None
+    if readers is None and isinstance(parts.modules[path], nn.RMSNorm):
+        readers = ()
     if readers is None:
-        odd = isinstance(parts.modules[path], ROWS)
-        got = _ODD if odd else "whose output is not that of one linear map or norm with weights"
-        raise _refused(parts, site, got, "the unquantised model" if odd else _inner(parts, path))
+        if isinstance(parts.modules[path], ROWS):
+            raise _refused(parts, site, _ODD, "the unquantised model")
+        maps = [n for n, part in parts.modules.items() if n.startswith(f"{path}.") and type(part) in LINEAR]
+        hint = f"'{maps[-1]}:out'" if maps else "the linear map or norm beside it"
+        got = "whose output is not that of one linear map or norm with weights"
+        raise _refused(parts, site, got, hint)
     if shifts and not readers:
         got = "a norm without bias, whose output no linear map reads alone, with a shift"
         raise _refused(parts, site, got, "a steering that only scales, or 'pre_mlp_norm'")
     return Fold(site, path, "gain", readers, tower.family.norm_offset if tower else 0.0)
-
-
-def _readers(parts: Parts, tower: Tower | None, path: str) -> tuple[str, ...] | None:
-    """What reads an RMS norm, as far as we know; None for what is no RMS norm."""
-    known = tower.readers(path) if tower else None
-    return () if known is None and isinstance(parts.modules[path], nn.RMSNorm) else known
-
-
-def _inner(parts: Parts, path: str) -> str:
-    """What to try instead of a module: the last linear map in it."""
-    inside = [
-        name for name, part in parts.modules.items() if name.startswith(f"{path}.") and type(part) in LINEAR
-    ]
-    return f"'{inside[-1]}:out'" if inside else "the linear map or norm beside it"
-
-
-def _check_width(parts: Parts, fold: Fold, width: int) -> None:
-    module: Any = parts.modules[fold.path]
-    if not isinstance(getattr(module, "weight", None), Tensor):
-        hint = "the linear map that follows, or steering.on"
-        raise _refused(parts, fold.site, "which has no weights to fold into", hint)
-    outputs_first = type(module) is not Conv1D
-    units = module.weight.shape[0 if outputs_first == (fold.way != "columns") else 1]
-    if units != width or (type(module) is nn.LayerNorm and module.weight.ndim > 1):
-        raise ShapeError(f"site {fold.site.name}: {explain(f'{width} units', f'{units}, as the module has')}")
 
 
 def _check_weights(parts: Parts, site: Site, path: str, scales: bool, shifts: bool) -> None:
@@ -325,15 +295,8 @@ def _check_weights(parts: Parts, site: Site, path: str, scales: bool, shifts: bo
 
 
 def _refused(parts: Parts, site: Site, why: str, hint: str) -> ModelError:
-    kind = type(parts.modules[site.path]).__name__
-    expected = "a site whose map fits into weights"
-    return ModelError(f"site {site.name}: {explain(f'a {kind}, {why}', expected, hint)}")
-
-
-def _scale_rows(module: Any, weight: Tensor) -> None:
-    _set(module, "weight", _exact(module.weight) * _along(module, weight, outputs=True))
-    if module.bias is not None:
-        _set(module, "bias", _exact(module.bias) * _exact(weight))
+    got = f"a {type(parts.modules[site.path]).__name__}, {why}"
+    return refusal(got, "a site whose map fits into weights", hint, at=f"site {site.name}")
 
 
 def _shift(parts: Parts, path: str, shift: Tensor) -> None:
@@ -342,22 +305,17 @@ def _shift(parts: Parts, path: str, shift: Tensor) -> None:
         return
     module: Any = parts.modules[path]
     if module.bias is None:
-        tower = parts.tower(path)
-        flag = tower and tower.flag(path)
-        for other in (*_flagged(parts, tower, flag), path) if tower and flag else (path,):
-            _add_bias(parts.modules[other])
-        if flag and tower:
+        tower, places = parts.tower(path), [path]
+        if tower and (flag := tower.flag(path)):
+            maps = tower.wiring.flags[flag]
+            places += (other for other in parts.modules if (tower.split(other) or ("", None))[1] in maps)
             for config in _configs(parts.network, tower.family.name):
                 setattr(config, flag, True)
+        for linear in (cast("Any", parts.modules[place]) for place in places):
+            if linear.bias is None:
+                zeros = linear.weight.new_zeros(len(linear.weight))
+                linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
     _set(module, "bias", _exact(module.bias) + _exact(shift))
-
-
-def _flagged(parts: Parts, tower: Tower, flag: str) -> Iterator[str]:
-    inside = tower.wiring.flags[flag]
-    for path in parts.modules:
-        place = tower.split(path)
-        if place and place[1] in inside:
-            yield path
 
 
 def _configs(network: nn.Module, model_type: str) -> Iterator[Any]:
@@ -371,13 +329,6 @@ def _configs(network: nn.Module, model_type: str) -> Iterator[Any]:
             waiting += vars(config).values()
             if config.model_type == model_type:
                 yield config
-
-
-def _add_bias(module: Any) -> None:
-    if module.bias is None:
-        like = module.weight
-        zeros = torch.zeros(like.shape[0], dtype=like.dtype, device=like.device)
-        module.bias = nn.Parameter(zeros, requires_grad=like.requires_grad)
 
 
 def _through(module: Any, shift: Tensor) -> Tensor:

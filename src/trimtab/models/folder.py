@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
-from trimtab.errors import ModelError, explain
+from trimtab.errors import ModelError
+from trimtab.models.families import refusal
 from trimtab.models.inspection import loader
 from trimtab.runs.files import check_regular, parse_json, read_json, reading
 
@@ -25,18 +26,8 @@ HEADER_LIMIT = 100_000_000
 
 INDEX = "model.safetensors.index.json"
 _WEIGHTS = "weights in safetensors"
-_WIDTHS = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-}
+_WIDTH = re.compile("(?:B?F|I|U)(16|32|64)")
+"""Types of numbers, by their bits."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +54,10 @@ def headers_of(folder: Path) -> dict[str, Header]:
     Raises:
         ModelError: a file is no safetensors file, a pointer of Git LFS, or cut short; it is named.
     """
-    found: dict[str, Header] = {}
+    headers: dict[str, Header] = {}
     for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-        found |= read_headers(file)
-    return found
+        headers |= read_headers(file)
+    return headers
 
 
 def read_headers(file: Path) -> dict[str, Header]:
@@ -82,49 +73,49 @@ def read_headers(file: Path) -> dict[str, Header]:
         length = int.from_bytes(start, "little")
         if start.startswith(b"version "):
             hint = "git lfs pull, or downloading the file itself"
-            raise ModelError(f"{file}: {explain('a pointer of Git LFS', _WEIGHTS, hint)}")
+            raise refusal("a pointer of Git LFS", _WEIGHTS, hint, at=file)
         if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
             raise _cut(file, f"{size} bytes, of which a header would take {length}")
         text = stream.read(length)
     with reading(file, _WEIGHTS, error=ModelError):
         header = parse_json(text.decode(), str(file), "the header of a safetensors file", error=ModelError)
     if not isinstance(header, dict):
-        raise ModelError(f"{file}: {explain(f'a header that is a {type(header).__name__}', 'a mapping')}")
+        raise refusal(f"a header that is a {type(header).__name__}", "a mapping", at=file)
     header.pop("__metadata__", None)
     return {name: _header(file, name, entry, size - 8 - length) for name, entry in header.items()}
 
 
 def _header(file: Path, name: str, entry: Any, room: int) -> Header:
-    where = f"{file}, {name}"
+    at = f"{file}, {name}"
     try:
         shape, dtype, (start, end) = entry["shape"], entry["dtype"], entry["data_offsets"]
         right = all(type(one) is int and one >= 0 for one in (*shape, start, end)) and isinstance(dtype, str)
     except (TypeError, KeyError, ValueError):
         right = False
     if not right:
-        raise ModelError(f"{where}: {explain('an entry of another kind', 'shape, dtype and data_offsets')}")
-    header = Header(tuple(shape), dtype)
+        raise refusal("an entry of another kind", "shape, dtype and data_offsets", at=at)
+    header, width = Header(tuple(shape), dtype), _WIDTH.fullmatch(dtype)
     if end > room:
         raise _cut(file, f"{room} bytes of numbers, where {name} ends at byte {end}")
-    if end < start or (dtype in _WIDTHS and end - start != header.size * _WIDTHS[dtype]):
+    if end < start or (width and end - start != header.size * int(width[1]) // 8):
         got = f"{end - start} bytes for shape {tuple(shape)} of {dtype}"
-        raise ModelError(f"{where}: {explain(got, 'as many as the shape takes')}")
+        raise refusal(got, "as many as the shape takes", at=at)
     return header
 
 
 def _cut(file: Path, got: str) -> ModelError:
     hint = "downloading it again: it is cut short or damaged"
-    return ModelError(f"{file}: {explain(got, 'a whole safetensors file', hint)}")
+    return refusal(got, "a whole safetensors file", hint, at=file)
 
 
 _READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".bin")
+ADAPTER_HINT = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _SETTINGS = (
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "preprocessor_config.json",
-    "processor_config.json",
 )
 _LAYERS = re.compile(r"(n|num)_?(hidden_|encoder_|decoder_)?layers?|(en|de)coder_layers|n_blocks|depth")
 _SLACK = 2**27
@@ -145,8 +136,9 @@ def path_of(source: str | Path, expected: str) -> Path:
         path = Path(source).expanduser()
         path.exists()
     except (OSError, ValueError, RuntimeError) as error:
-        got = f"{_shown(source)}, which names nothing ({_reason(error)})"
-        raise ModelError(explain(got, expected)) from error
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else str(error).partition("\n")[0]
+        raise refusal(f"{_shown(source)}, which names nothing ({reason})", expected) from error
     return path
 
 
@@ -170,10 +162,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: it is missing, no regular file, no JSON or no mapping, or it asks for files outside the folder or
             code from elsewhere.
     """
-    file = folder / "config.json"
-    facts = read_json(file, "a model's configuration", error=ModelError)
+    return _read_mapping(folder / "config.json", "a model's configuration", "a mapping of settings")
+
+
+def _read_mapping(file: Path, what: str, expected: str) -> dict[str, Any]:
+    facts = read_json(file, what, error=ModelError)
     if not isinstance(facts, dict):
-        raise ModelError(f"{file}: {explain(f'a {type(facts).__name__}', 'a mapping of settings')}")
+        raise refusal(f"a {type(facts).__name__}", expected, at=file)
     return facts
 
 
@@ -199,17 +194,23 @@ def check_folder(folder: Path) -> None:
             that nothing stands in for, or an adapter beside the model.
     """
     check_files(folder)
-    _check_code(folder, read_config(folder))
+    facts, file = read_config(folder), folder / "config.json"
+    if "auto_map" in facts and "model_type" not in facts:
+        raise refusal("a model with code of its own (auto_map)", "a model that transformers knows", at=file)
+    kernel = facts.get("attn_implementation", facts.get("_attn_implementation"))
+    if isinstance(kernel, str) and ("/" in kernel or ":" in kernel):
+        got = f"attn_implementation {kernel!r}, which is code from the hub"
+        raise refusal(got, "an implementation of transformers", "leaving it out", at=file)
+    weights = facts.get("transformers_weights")
+    if weights is not None and not (isinstance(weights, str) and Path(weights).name == weights):
+        got = f"transformers_weights {_shown(weights)}"
+        raise refusal(got, "a file of this folder", "leaving it out", at=file)
     if (folder / "adapter_config.json").is_file():
-        hint = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...); or another folder"
         got = f"the folder {folder} with an adapter beside config.json"
-        raise ModelError(explain(got, "a whole model alone", hint))
-    for name in _SETTINGS:
+        raise refusal(got, "a whole model alone", f"{ADAPTER_HINT}; or another folder")
+    for name in (*_SETTINGS, *PROCESSOR_FILES):
         if (folder / name).is_file():
-            read = read_json(folder / name, "a mapping of settings", error=ModelError)
-            if not isinstance(read, dict):
-                got = f"a {type(read).__name__}"
-                raise ModelError(f"{folder / name}: {explain(got, 'a mapping of settings')}")
+            _read_mapping(folder / name, "a mapping of settings", "a mapping of settings")
 
 
 def check_weights(folder: Path) -> dict[str, Header]:
@@ -222,9 +223,17 @@ def check_weights(folder: Path) -> dict[str, Header]:
         ModelError: a file is cut short, an index names missing or outside files, or the weights are pickles or not
             there.
     """
-    if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
-        _check_index(folder)
-    return headers_of(folder) or _no_weights(folder)
+    headers, index = headers_of(folder), folder / INDEX
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        _check_index(folder, index, headers)
+    if headers:
+        return headers
+    hint = "save_pretrained again with a current transformers, "
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if others:
+        got = f"the folder {folder} with weights as pickles ({others[0]}), which can run code"
+        raise refusal(got, _WEIGHTS, f"{hint}where you trust them")
+    raise refusal(f"the folder {folder} without weights", _WEIGHTS, f"{hint}or downloading it whole")
 
 
 def check_size(where: str, config: PreTrainedConfig, held: Mapping[str, Header]) -> None:
@@ -240,10 +249,13 @@ def check_size(where: str, config: PreTrainedConfig, held: Mapping[str, Header])
     """
     if getattr(config, "quantization_config", None) is not None:
         return
-    for key, value in _whole_numbers(config.to_dict()):
-        if _LAYERS.fullmatch(key) and not 0 <= value <= len(held):
-            got = f"{key} {value} beside files of {len(held)} tensors"
-            raise ModelError(f"{where}: {explain(got, 'a configuration of the weights beside it')}")
+    expected, settings = "a configuration of the weights beside it", list(config.to_dict().items())
+    while settings:  # also those of parts
+        key, value = settings.pop()
+        if isinstance(value, Mapping):
+            settings += value.items()
+        elif isinstance(value, int) and _LAYERS.fullmatch(str(key)) and not 0 <= value <= len(held):
+            raise refusal(f"{key} {value} beside files of {len(held)} tensors", expected, at=where)
     try:
         with torch.device("meta"):
             kind = loader(config)
@@ -254,10 +266,10 @@ def check_size(where: str, config: PreTrainedConfig, held: Mapping[str, Header])
     wanted, there = sum(tensors.values()), sum(header.size for header in held.values())
     if wanted > 2 * there + _SLACK:
         got = f"a configuration of {wanted:,} numbers beside files of {there:,}"
-        raise ModelError(f"{where}: {explain(got, 'a configuration of the weights beside it')}")
+        raise refusal(got, expected, at=where)
 
 
-def refuse_partly(where: str, network: Any, told: Mapping[str, Any]) -> None:
+def refuse_partly(where: str, network: Any, report: Mapping[str, Any]) -> None:
     """Refuse a network that is not the one that was saved: weights filled at random, or left out.
 
     A pooler that the files lack is taken out instead (its output would be random). Heads that only the files have are
@@ -266,109 +278,57 @@ def refuse_partly(where: str, network: Any, told: Mapping[str, Any]) -> None:
     Args:
         where: the folder or name, for errors.
         network: as transformers has loaded it.
-        told: transformers' loading info.
+        report: transformers' loading info.
 
     Raises:
         ModelError: naming a weight that is missing, of another shape, or left out of a layer that is there.
     """
     expected = "every weight of its configuration"
     hint = "downloading it again, or the config.json that was saved with it"
-    if missing := sorted(told["missing_keys"]):
-        if all(name.startswith("pooler.") for name in missing) and hasattr(network, "pooler"):
-            network.pooler = None
-        else:
-            got = f"{len(missing)} weights that the files lack, such as {missing[0]}"
-            raise ModelError(f"{where}: {explain(got, expected, hint)}")
-    if shapes := sorted(told["mismatched_keys"]):
+    missing, shapes = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
+    if missing and all(name.startswith("pooler.") for name in missing) and hasattr(network, "pooler"):
+        network.pooler, missing = None, []
+    got = f"{len(missing)} weights that the files lack, such as {missing[0]}" if missing else ""
+    if shapes and not got:
         name, file, own = shapes[0]
         got = f"{name} of shape {tuple(file)}, where the configuration has {tuple(own)}"
-        raise ModelError(f"{where}: {explain(got, expected, hint)}")
-    if messages := told["error_msgs"]:
-        raise ModelError(f"{where}: {explain(str(messages[0]), expected, hint)}")
-    if left := [name for name in sorted(told["unexpected_keys"]) if _belongs(network, name)]:
-        got = f"{len(left)} weights that its configuration has no place for, such as {left[0]}"
-        raise ModelError(f"{where}: {explain(got, 'a place for every weight of its layers', hint)}")
-
-
-def _belongs(network: Any, name: str) -> bool:
-    """Whether a weight is of a further layer of a kind that is there, or of a module that is there."""
+    if messages := report["error_msgs"]:
+        got = got or str(messages[0])
+    if got:
+        raise refusal(got, expected, hint, at=where)
     places = set(network.state_dict())
+    if left := [name for name in sorted(report["unexpected_keys"]) if _belongs(places, name)]:
+        got = f"{len(left)} weights that its configuration has no place for, such as {left[0]}"
+        raise refusal(got, "a place for every weight of its layers", hint, at=where)
+
+
+def _belongs(places: set[str], name: str) -> bool:
+    """Whether a weight is of a further layer of a kind that is there, or of a module that is there."""
     layers = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "0", name, count=1)
-    if layers != name and any(_same_end(place, layers) for place in places):
+    if layers != name and any(
+        f".{place}".endswith(f".{layers}") or f".{layers}".endswith(f".{place}") for place in places
+    ):
         return True
     owner, _, own = name.rpartition(".")
     return own in ("weight", "bias") and any(f"{owner}.{other}" in places for other in ("weight", "bias"))
 
 
-def _same_end(one: str, other: str) -> bool:
-    """Whether two names are the same but for a prefix that one of them has."""
-    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
-
-
-def _check_code(folder: Path, facts: Mapping[str, Any]) -> None:
-    file = folder / "config.json"
-    if "auto_map" in facts and "model_type" not in facts:
-        got = "a model with code of its own (auto_map)"
-        raise ModelError(f"{file}: {explain(got, 'a model that transformers knows')}")
-    kernel = facts.get("attn_implementation", facts.get("_attn_implementation"))
-    if isinstance(kernel, str) and ("/" in kernel or ":" in kernel):
-        got = f"attn_implementation {kernel!r}, which is code from the hub"
-        raise ModelError(f"{file}: {explain(got, 'an implementation of transformers', 'leaving it out')}")
-    named = facts.get("transformers_weights")
-    if named is not None and not (isinstance(named, str) and Path(named).name == named):
-        got = f"transformers_weights {_shown(named)}"
-        raise ModelError(f"{file}: {explain(got, 'a file of this folder', 'leaving it out')}")
-
-
-def _check_index(folder: Path) -> None:
-    file = folder / INDEX
+def _check_index(folder: Path, file: Path, headers: Mapping[str, Header]) -> None:
     index = read_json(file, "an index of weights", error=ModelError)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-        raise ModelError(
-            f"{file}: {explain('no weight_map of tensor names to files', 'an index of weights')}"
-        )
-    everything = headers_of(folder)
+        raise refusal("no weight_map of tensor names to files", "an index of weights", at=file)
     for name in sorted(set(files.values())):
         if Path(name).name != name or "\\" in name or "\0" in name:
-            raise ModelError(f"{file}: {explain(_shown(name), 'the name of a file of this folder')}")
+            raise refusal(_shown(name), "the name of a file of this folder", at=file)
         if not (folder / name).is_file():
             got = f"{name}, which is not there"
-            raise ModelError(f"{file}: {explain(got, 'files that are there', 'downloading it again')}")
-    if absent := sorted(set(files) - set(everything)):
+            raise refusal(got, "files that are there", "downloading it again", at=file)
+    if absent := sorted(set(files) - set(headers)):
         got = f"{len(absent)} tensors that no file has, such as {absent[0]}"
-        raise ModelError(f"{file}: {explain(got, 'tensors that are there', 'downloading it again')}")
-
-
-def _no_weights(folder: Path) -> NoReturn:
-    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-    if others:
-        got = f"the folder {folder} with weights as pickles ({others[0]}), which can run code"
-        hint = "save_pretrained again with a current transformers, where you trust them"
-        raise ModelError(explain(got, "weights in safetensors", hint))
-    hint = "save_pretrained again with a current transformers, or downloading it whole"
-    raise ModelError(explain(f"the folder {folder} without weights", "weights in safetensors", hint))
-
-
-def _whole_numbers(facts: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Every whole number in a configuration, also those of parts."""
-    waiting: list[tuple[str, Any]] = list(facts.items())
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, Mapping):
-            waiting += value.items()
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield str(key), value
+        raise refusal(got, "tensors that are there", "downloading it again", at=file)
 
 
 def _shown(value: object) -> str:
     text = ascii(str(value))
     return text if len(text) < 80 else f"{text[:60]}...' ({len(text)} characters)"
-
-
-def _reason(error: Exception) -> str:
-    return (
-        os.strerror(error.errno)
-        if isinstance(error, OSError) and error.errno
-        else str(error).partition("\n")[0]
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from numbers import Integral, Real
 from typing import Any, cast
 
@@ -11,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
 
-from trimtab.errors import ModelError, explain
 from trimtab.models.batches import check_listed, evaluating, pad_token, padded, token_rows
-from trimtab.models.families import unwrapped
+from trimtab.models.families import refusal, unwrapped
 from trimtab.models.inspection import check_model, device_of, refuse_module
 from trimtab.models.tokenizer import (
     longest,
@@ -61,18 +62,28 @@ def generate(
     """
     _check(module, prompts, max_new_tokens, batch_size, temperature)
     rows = token_rows(tokenizer, prompts, what="prompt")
-    _check_rows(module, tokenizer, rows, max_new_tokens)
+    refuse_unknown(module, tokenizer, rows, "prompt")
+    limit = longest(module) or math.inf
+    for number, row in enumerate(rows):
+        length = len(row) + max_new_tokens - 1  # the last new token is never read
+        if length > limit:
+            got = f"{len(row)} tokens in prompt {number} and max_new_tokens={max_new_tokens}"
+            refuse_longer(module, length, got, "a shorter prompt or fewer new tokens")
     settings = _settings(module, tokenizer, max_new_tokens)
-    done: list[list[int]] = []
+    ends, completions = settings.eos_token_id or [], list[list[int]]()
     with evaluating(module), _neutral(module):
         for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            places = range(start, start + len(batch))
-            draws = (
-                [_Draws(temperature, [derive(seed, "generate", p) for p in places])] if temperature else []
+            batch = padded(rows[start : start + batch_size], int(settings.pad_token_id), "left")
+            batch = batch.to(device_of(module))
+            seeds = [derive(seed, "generate", place) for place in range(start, start + len(batch.ids))]
+            written: Tensor = cast("Any", module).generate(
+                **batch.arguments(module),
+                generation_config=settings,
+                logits_processor=[_Draws(temperature, seeds)] if temperature else [],
             )
-            done += _complete(module, batch, settings, draws)
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in done]
+            for row in written[:, batch.ids.shape[1] :].tolist():  # after an end token comes padding
+                completions.append(list(takewhile(lambda token: token not in ends, row)))
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in completions]
 
 
 class _Draws(LogitsProcessor):
@@ -101,9 +112,8 @@ def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tok
     eos = tokenizer.eos_token_id if eos is None else eos
     ends = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
     if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
-        raise ModelError(
-            f"generation_config.eos_token_id: {explain(repr(eos), 'a token id, or a list of them')}"
-        )
+        at = "generation_config.eos_token_id"
+        raise refusal(repr(eos), "a token id, or a list of them", at=at)
     limit = predicted(module) or 2**31
     ends = [end for end in ends if 0 <= end < limit]  # others are never written
     return cast("Any", GenerationConfig)(
@@ -131,48 +141,17 @@ def _neutral(module: nn.Module) -> Iterator[None]:
         network.generation_config = own
 
 
-def _complete(
-    module: nn.Module, rows: Sequence[Sequence[int]], settings: Any, draws: list[_Draws]
-) -> list[list[int]]:
-    batch = padded(rows, int(settings.pad_token_id), "left").to(device_of(module))
-    out: Tensor = cast("Any", module).generate(
-        **batch.arguments(module), generation_config=settings, logits_processor=draws
-    )
-    ends = settings.eos_token_id or []
-    return [_until(row, ends) for row in out[:, batch.ids.shape[1] :].tolist()]
-
-
-def _until(row: list[int], ends: Sequence[int]) -> list[int]:
-    """A completion up to its first end token; what follows is the batch's padding."""
-    stops = [place for place, token in enumerate(row) if token in ends]
-    return row[: stops[0]] if stops else row
-
-
 def _check(
     module: nn.Module, prompts: Sequence[str], max_new_tokens: int, batch_size: int, temperature: float
 ) -> None:
     check_listed(prompts, "prompt")
-    counts: tuple[tuple[str, Any], ...] = (("max_new_tokens", max_new_tokens), ("batch_size", batch_size))
-    for name, value in counts:
-        if not isinstance(value, Integral) or value < 1:
-            raise ModelError(f"{name}: {explain(value, 'at least 1, a whole number')}")
-    given: Any = temperature
-    if not isinstance(given, Real) or not 0 <= temperature < float("inf"):
-        raise ModelError(f"temperature: {explain(temperature, 'a number of at least 0')}")
+    for name, count in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if not isinstance(cast("Any", count), Integral) or count < 1:
+            raise refusal(count, "at least 1, a whole number", at=name)
+    if not isinstance(cast("Any", temperature), Real) or not 0 <= temperature < float("inf"):
+        raise refusal(temperature, "a number of at least 0", at="temperature")
     refuse_module(module)
     check_model(module)
     refuse_unreadable_outputs(module)
     if not callable(getattr(module, "generate", None)):
-        raise ModelError(explain(f"a {type(module).__name__} without generate()", "a model that generates"))
-
-
-def _check_rows(
-    module: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], max_new_tokens: int
-) -> None:
-    refuse_unknown(module, tokenizer, rows, "prompt")
-    limit = longest(module)
-    for number, row in enumerate(rows):
-        # the last new token is never read
-        if limit is not None and len(row) + max_new_tokens - 1 > limit:
-            got = f"{len(row)} tokens in prompt {number} and max_new_tokens={max_new_tokens}"
-            refuse_longer(module, len(row) + max_new_tokens - 1, got, "a shorter prompt or fewer new tokens")
+        raise refusal(f"a {type(module).__name__} without generate()", "a model that generates")

@@ -10,24 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trimtab.errors import ModelError, ShapeError, explain, nearest
+from trimtab.errors import ShapeError, explain, nearest
 from trimtab.models.batches import Pool
 from trimtab.models.batches import pool as pooled
-from trimtab.models.families import unwrapped
+from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.sites import Site, modules_of, network_of, resolve, resolve_each
 
-if TYPE_CHECKING:
-    from trimtab.models.load import Model
-
-
 Change = Callable[[Tensor], Tensor | None]
-"""Told a tensor; what it returns takes the tensor's place, None leaves it."""
+"""Told a tensor; what it returns takes the tensor's place; None, or the tensor itself, leaves it."""
 
 
 @contextmanager
@@ -45,28 +42,31 @@ def hooked(network: nn.Module, changes: Mapping[Site, Change], what: str, first:
             tensor or that one forward pass reaches several times (layers that share a module), or, at the end of a
             block that went well, a site that was never reached.
     """
-    _refuse_checkpointing(network)
-    modules, reached = modules_of(network), dict.fromkeys(changes, False)
-    passes = _Passes()
+    if network.training and any(getattr(part, "gradient_checkpointing", False) for part in network.modules()):
+        got = "a model that trains with gradient checkpointing, which runs its blocks again without hooks"
+        raise refusal(got, "a plain forward pass", "model.gradient_checkpointing_disable()")
+    modules, passes = modules_of(network), _Passes()
     handles: list[RemovableHandle] = passes.watch(unwrapped(network))
     try:
         for site, change in changes.items():
-            handles.append(_attach(modules[site.path], site, _noting(site, change, reached, passes), first))
+            handles.append(_Hook(site, change, first, passes).attach(modules[site.path]))
         yield
     finally:
         for handle in handles:
             handle.remove()
-    if never := [site.name for site, done in reached.items() if not done]:
-        got = f"{what} that never ran at {_some(never)}"
-        raise ModelError(explain(got, "a forward pass through each site inside the block"))
+    if never := [site.name for site in changes if site not in passes.ever]:
+        more = f" and {len(never) - 3} more" if len(never) > 3 else ""
+        got = f"{what} that never ran at {', '.join(never[:3])}{more}"
+        raise refusal(got, "a forward pass through each site inside the block")
 
 
 class _Passes:
-    """Which sites the forward pass that is under way has reached."""
+    """Which sites the forward pass that is under way has reached, and which any has reached."""
 
     def __init__(self) -> None:
         self.inside = False
         self.reached: set[Site] = set()
+        self.ever: set[Site] = set()
 
     def watch(self, network: nn.Module) -> list[RemovableHandle]:
         """Follow the forward passes of a network, until the handles are removed."""
@@ -79,8 +79,9 @@ class _Passes:
         """A site is reached; refused if the same forward pass has reached it before."""
         if self.inside and site in self.reached:
             got = "a module that runs several times in one forward pass, as layers that share it do"
-            raise ModelError(f"site {site.name}: {explain(got, 'a module of one layer', 'another site')}")
+            raise refusal(got, "a module of one layer", "another site", at=f"site {site.name}")
         self.reached.add(site)
+        self.ever.add(site)
 
     def _begin(self, _module: nn.Module, _inputs: Any) -> None:
         self.inside = True
@@ -90,65 +91,51 @@ class _Passes:
         self.inside = False
 
 
-class Reading:
-    """A hook that only reads; it runs after every hook that changes something."""
+class _Hook:
+    """A change at a site; those that only read run after all others, also after those that come later."""
 
-    def __init__(self, change: Change, site: Site) -> None:
-        self.change, self.site = change, site
+    def __init__(self, site: Site, change: Change, first: bool, passes: _Passes) -> None:
+        self.site, self.change, self.first, self.passes = site, change, first, passes
 
-    def __call__(self, _module: nn.Module, *call: Any) -> None:
+    def attach(self, module: nn.Module) -> RemovableHandle:
+        """Register it with torch, in front of the hooks that only read."""
+        hooks: Any = module._forward_hooks if self.site.side == "out" else module._forward_pre_hooks
+        if self.site.side == "out":
+            handle = module.register_forward_hook(self)
+        else:
+            handle = module.register_forward_pre_hook(self, with_kwargs=True)
+        for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook) and not hook.first]:
+            hooks.move_to_end(key)
+        return handle
+
+    def __call__(self, _module: nn.Module, inputs: tuple[Any, ...], last: Any) -> Any:
         """As torch calls it: (inputs, keywords) before, (inputs, output) after the module."""
-        inside = call[-1] if self.site.side == "out" else _first_input(call[0], call[1])
-        self.change(_tensor(inside, self.site))
-
-
-def _attach(module: nn.Module, site: Site, change: Change, first: bool) -> RemovableHandle:
-    if site.side == "out":
-        hook = _changing_output(site, change) if first else Reading(change, site)
-        handle = module.register_forward_hook(hook)
-        hooks: Any = module._forward_hooks
-    else:
-        hook = _changing_input(site, change) if first else Reading(change, site)
-        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-        hooks = module._forward_pre_hooks
-    for key in [key for key, hook in hooks.items() if isinstance(hook, Reading)]:
-        hooks.move_to_end(key)
-    return handle
-
-
-def _changing_output(site: Site, change: Change) -> Callable[[nn.Module, Any, Any], Any]:
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        new = change(_tensor(output, site))
-        return None if new is None else _put(output, new)
-
-    return hook
-
-
-def _changing_input(site: Site, change: Change) -> Callable[[nn.Module, Any, Any], Any]:
-    def hook(_module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        new = change(_tensor(_first_input(inputs, keywords), site))
-        if new is None:
+        if self.site.side == "out":
+            value, new = self._changed(last)
+            return None if new is value else _put(last, new)
+        value, new = self._changed(inputs[0] if inputs else next(iter(last.values()), None))
+        if new is value:
             return None
-        if inputs:
-            return (new, *inputs[1:]), keywords
-        return inputs, keywords | {next(iter(keywords)): new}
+        return ((new, *inputs[1:]), last) if inputs else (inputs, last | {next(iter(last)): new})
 
-    return hook
+    def _changed(self, value: Any) -> tuple[Tensor, Tensor]:
+        """The tensor in what a module takes or returns, and what is to stand there."""
+        at, tensor = f"site {self.site.name}", _first(value)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise refusal(f"a {type(tensor).__name__}", "a tensor of numbers", at=at)
+        self.passes.note(self.site)
+        try:
+            new = self.change(tensor)
+        except ShapeError as error:
+            raise ShapeError(f"{at}: {error}") from error
+        return tensor, tensor if new is None else new
 
 
-def _first_input(inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    return inputs[0] if inputs else next(iter(keywords.values()), None)
-
-
-def _tensor(value: Any, site: Site) -> Tensor:
-    """The tensor itself, or the first of several."""
-    if isinstance(value, Mapping):
-        value = next(iter(value.values()), None)
-    elif isinstance(value, tuple | list):
-        value = value[0] if value else None
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise ModelError(f"site {site.name}: {explain(f'a {type(value).__name__}', 'a tensor of numbers')}")
-    return value
+def _first(value: Any) -> Any:
+    """The value itself, or the first of several."""
+    values = value.values() if isinstance(value, Mapping) else value
+    several = isinstance(value, Mapping | tuple | list)
+    return next(iter(values), None) if several else value
 
 
 def _put(value: Any, new: Tensor) -> Any:
@@ -160,25 +147,6 @@ def _put(value: Any, new: Tensor) -> Any:
     if isinstance(value, tuple | list):
         return type(value)([new, *value[1:]])
     return new
-
-
-def _noting(site: Site, change: Change, reached: dict[Site, bool], passes: _Passes) -> Change:
-    def noted(value: Tensor) -> Tensor | None:
-        passes.note(site)
-        reached[site] = True
-        return change(value)
-
-    return noted
-
-
-def _refuse_checkpointing(network: nn.Module) -> None:
-    if network.training and any(getattr(part, "gradient_checkpointing", False) for part in network.modules()):
-        got = "a model that trains with gradient checkpointing, which runs its blocks again without hooks"
-        raise ModelError(explain(got, "a plain forward pass", "model.gradient_checkpointing_disable()"))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 VISION = ("vision_model", "vision_tower", "visual")
@@ -206,7 +174,7 @@ class Taken(Mapping[str, Tensor]):
             raise KeyError(explain(repr(name), "a site that was asked for", nearest(name, self._parts)))
         parts = self._parts[name]
         if not parts:
-            raise ModelError(explain(f"nothing at {name} yet", "a forward pass inside the block"))
+            raise refusal(f"nothing at {name} yet", "a forward pass inside the block")
         if len({part.shape[1:] for part in parts}) > 1:
             got = f"forward passes of shapes {sorted({tuple(part.shape) for part in parts})} at {name}"
             raise ShapeError(explain(got, "the same shape but for rows", 'pool="mean" or one pass per block'))
@@ -227,11 +195,10 @@ class Taken(Mapping[str, Tensor]):
 
 @contextmanager
 def capture(
-    model: Model | nn.Module,
+    model: Handle | nn.Module,
     sites: str | Site | Sequence[str | Site],
     pool: Pool | None = None,
     *,
-    mask: Tensor | None = None,
     grad: bool = False,
 ) -> Iterator[Taken]:
     """Read what flows through sites in the forward passes of a block.
@@ -239,9 +206,9 @@ def capture(
     Args:
         model: a handle or a network; it is never changed.
         sites: patterns, see `trimtab.models.sites.resolve`.
-        pool: None for whole tensors, or one vector per example, see `trimtab.models.batches.pool`.
-        mask: (B, T) of valid tokens, for pooling; None takes the 2-D `attention_mask` that the model is called with,
-            and where it is called without one all tokens count, as they do for the model. Patches of images always do.
+        pool: None for whole tensors, or one vector per example, see `trimtab.models.batches.pool`. Valid are the tokens
+            of the 2-D `attention_mask` that the model is called with; where it is called without one all tokens count,
+            as they do for the model. Patches of images always do.
         grad: keep what is read in the graph; otherwise it is detached.
 
     Returns:
@@ -258,45 +225,35 @@ def capture(
     torch.Size([5, 3])
     """
     network = network_of(model)
-    found = resolve(network, sites)
-    taken, seen = Taken(found), _Seen(mask)
-    changes: dict[Site, Change] = {site: _reading(site, taken, seen, pool, grad) for site in found}
+    wanted = resolve(network, sites)
+    taken, seen = Taken(wanted), _SeenMask()
+
+    def read(site: Site, value: Tensor) -> None:
+        kept = value if grad else value.detach()
+        taken.add(site, kept if pool is None else pooled(kept, pool, seen.of(site, value)))
+
     watch = network.register_forward_pre_hook(seen.look, with_kwargs=True)
     try:
-        with hooked(network, changes, "a capture", first=False):
+        with hooked(network, {site: partial(read, site) for site in wanted}, "a capture", first=False):
             yield taken
     finally:
         watch.remove()
 
 
-class _Seen:
+class _SeenMask:
     """The attention mask that the network was last called with."""
 
-    def __init__(self, given: Tensor | None) -> None:
-        self.given, self.mask = given, given
+    mask: Tensor | None = None
 
     def look(self, _module: nn.Module, _inputs: Any, keywords: Mapping[str, Any]) -> None:
         mask = keywords.get("attention_mask")
-        if self.given is None:
-            self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
     def of(self, site: Site, value: Tensor) -> Tensor | None:
         """The mask of the tokens at a site; with a cache those are the last ones."""
         if self.mask is None or value.ndim != 3 or any(part in VISION for part in site.path.split(".")):
             return None
-        longer = self.given is None and self.mask.shape[1] > value.shape[1]
-        return self.mask[:, -value.shape[1] :] if longer else self.mask
-
-
-def _reading(site: Site, taken: Taken, seen: _Seen, how: Pool | None, grad: bool) -> Change:
-    def read(value: Tensor) -> None:
-        kept = value if grad else value.detach()
-        try:
-            taken.add(site, kept if how is None else pooled(kept, how, seen.of(site, value)))
-        except ShapeError as error:
-            raise ShapeError(f"site {site.name}: {error}") from error
-
-    return read
+        return self.mask[:, -value.shape[1] :]
 
 
 Intervention = Callable[[Tensor], Tensor]
@@ -305,9 +262,7 @@ Intervention = Callable[[Tensor], Tensor]
 
 @contextmanager
 def intervene(
-    model: Model | nn.Module,
-    interventions: Mapping[str, Intervention],
-    strength: float | Tensor = 1.0,
+    model: Handle | nn.Module, interventions: Mapping[str, Intervention], strength: float | Tensor = 1.0
 ) -> Iterator[None]:
     """Run a block with interventions in place: `(1 - s) h + s T(h)` at each site.
 
@@ -331,8 +286,8 @@ def intervene(
     for pattern, sites in resolve_each(network, interventions).items():
         for site in sites:
             if site in changes:
-                raise ModelError(f"site {site.name}: {explain('two interventions', 'one')}")
-            changes[site] = _blending(site, interventions[pattern], amount)
+                raise refusal("two interventions", "one", at=f"site {site.name}")
+            changes[site] = partial(blend, intervention=interventions[pattern], strength=amount)
     with hooked(network, changes, "an intervention", first=True):
         yield
 
@@ -345,18 +300,10 @@ def checked_strength(strength: float | Tensor) -> float | Tensor:
     """
     values = torch.as_tensor(strength).detach()
     if values.ndim > 1 or values.numel() == 0:
-        raise ModelError(
-            f"strength: {explain(f'shape {tuple(values.shape)}', 'a number or one per row, (B,)')}"
-        )
+        raise refusal(f"shape {tuple(values.shape)}", "a number or one per row, (B,)", at="strength")
     if not bool(((values >= 0) & (values <= 1)).all()):
-        got = (
-            f"values from {values.min().item():g} to {values.max().item():g}"
-            if values.ndim
-            else values.item()
-        )
-        raise ModelError(
-            f"strength: {explain(got, 'numbers in [0, 1]', 'a steering times a number, to go beyond')}"
-        )
+        got = f"values from {values.min():g} to {values.max():g}" if values.ndim else values.item()
+        raise refusal(got, "numbers in [0, 1]", "a steering times a number, to go beyond", at="strength")
     return strength if isinstance(strength, Tensor) and strength.ndim else float(strength)
 
 
@@ -385,15 +332,3 @@ def _applied(h: Tensor, intervention: Intervention) -> Tensor:
         got = f"shape {tuple(changed.shape)} from an intervention on {tuple(h.shape)}"
         raise ShapeError(explain(got, "the shape it was given"))
     return changed.to(h.dtype)
-
-
-def _blending(site: Site, intervention: Intervention, strength: float | Tensor) -> Change:
-    def change(h: Tensor) -> Tensor | None:
-        if not isinstance(strength, Tensor) and strength == 0:
-            return None
-        try:
-            return blend(h, intervention, strength)
-        except ShapeError as error:
-            raise ShapeError(f"site {site.name}: {error}") from error
-
-    return change

@@ -7,8 +7,8 @@ Where a network's weights are: on a device, put away by accelerate until they ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+import re
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -20,11 +20,19 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from trimtab.errors import ModelError, explain, nearest
-from trimtab.models.families import unwrapped
+from trimtab.models.families import Handle, refusal, unwrapped
 
-if TYPE_CHECKING:
-    from trimtab.models.load import Model
+
+def module_of(model: Handle | nn.Module) -> nn.Module:
+    """The network of a handle, or the network itself.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    network = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    if not isinstance(network, nn.Module):
+        raise refusal(f"a {type(model).__name__}", "a loaded model or a torch module", "load(...)")
+    return network
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -41,16 +49,6 @@ def device_of(network: nn.Module) -> torch.device:
     return next((one.device for one in tensors if not one.is_meta), torch.device("cpu"))
 
 
-def devices_of(network: nn.Module) -> set[torch.device]:
-    """All devices that hold weights between forward passes; `meta` stands for weights that are put away."""
-    return {parameter.device for parameter in network.parameters()}
-
-
-def is_offloaded(network: nn.Module) -> bool:
-    """Whether accelerate keeps weights on the CPU or on disk and brings them to the device for each forward pass."""
-    return any(getattr(hook, "offload", False) for part in network.modules() for hook in _hooks(part))
-
-
 def stored(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """A parameter or buffer with its values, also where accelerate has put them away.
 
@@ -64,35 +62,16 @@ def stored(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """
     if not tensor.is_meta:
         return tensor
-    values = next(_put_away(network, name), None)
-    if values is None:
-        hint = "from_pretrained, or load_state_dict(..., assign=True)"
-        raise ModelError(
-            explain(f"{name} without values (on the meta device)", "weights that are loaded", hint)
-        )
-    return values
-
-
-def refuse_unloaded(network: nn.Module) -> None:
-    """Refuse a network some of whose weights were never loaded.
-
-    Raises:
-        ModelError: naming the first such weight.
-    """
-    for name, parameter in network.named_parameters():
-        if parameter.is_meta:
-            stored(network, name, parameter)
-
-
-def _put_away(network: nn.Module, name: str) -> Iterator[Tensor]:
-    """The values that a hook of the module, or of one around it, keeps under this name."""
     parts = name.split(".")
-    for depth in range(len(parts) - 1, -1, -1):
+    for depth in range(len(parts) - 1, -1, -1):  # a hook of the module, or of one around it, keeps them
+        key = ".".join(parts[depth:])
         for hook in _hooks(network.get_submodule(".".join(parts[:depth]))):
             kept: Any = getattr(hook, "weights_map", None)
-            key = ".".join(parts[depth:])
             if kept is not None and key in kept:
-                yield kept[key]
+                values: Tensor = kept[key]
+                return values
+    hint = "from_pretrained, or load_state_dict(..., assign=True)"
+    raise refusal(f"{name} without values (on the meta device)", "weights that are loaded", hint)
 
 
 def _hooks(part: nn.Module) -> tuple[Any, ...]:
@@ -103,15 +82,8 @@ def _hooks(part: nn.Module) -> tuple[Any, ...]:
 
 Use = Literal["reading", "gradients", "training", "folding", "saving"]
 
-_QUANTISED_CLASSES = (
-    "Linear4bit",
-    "Linear8bitLt",
-    "QuantLinear",
-    "QLinear",
-    "HQQLinear",
-    "WQLinear",
-    "AqlmLinear",
-)
+_QUANTISED = re.compile("Linear4bit|Linear8bitLt|QuantLinear|QLinear|HQQLinear|WQLinear|AqlmLinear")
+"""In the names of classes of linear maps with quantised weights."""
 _VERBS = {
     "gradients": "gradients through it",
     "training": "training",
@@ -120,7 +92,7 @@ _VERBS = {
 }
 
 
-def check_model(model: Model | nn.Module, use: Use = "reading") -> None:
+def check_model(model: Handle | nn.Module, use: Use = "reading") -> None:
     """Refuse a network that cannot be used as asked.
 
     Args:
@@ -133,24 +105,24 @@ def check_model(model: Model | nn.Module, use: Use = "reading") -> None:
             keeps them elsewhere between forward passes, they are spread over several devices (training), quantised
             without a way to do so, or compiled.
     """
-    network = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-    if not isinstance(network, nn.Module):
-        raise ModelError(
-            explain(f"a {type(model).__name__}", "a loaded model or a torch module", "load(...)")
-        )
-    refuse_unloaded(network)
+    network = module_of(model)
+    for name, parameter in network.named_parameters():
+        stored(network, name, parameter)
     if use == "reading":
         return
-    if is_offloaded(network) and use != "gradients":
+    here = ("weights on one device", "loading it without device_map")
+    if use != "gradients" and any(
+        getattr(hook, "offload", False) for part in network.modules() for hook in _hooks(part)
+    ):
         got = f"{_VERBS[use]} for a model whose weights accelerate has offloaded"
-        raise ModelError(explain(got, "weights that stay on one device", "loading it without device_map"))
-    if use == "training" and len(spread := devices_of(network)) > 1:
-        got = f"training of a model that is spread over {', '.join(sorted(map(str, spread)))}"
-        raise ModelError(explain(got, "weights on one device", "loading it without device_map"))
+        raise refusal(got, "weights that stay on one device", here[1])
+    devices = {str(parameter.device) for parameter in network.parameters()}
+    if use == "training" and len(devices) > 1:
+        raise refusal(f"training of a model that is spread over {', '.join(sorted(devices))}", *here)
     _refuse_quantised(network, use)
-    if use == "training" and is_compiled(network):
+    if use == "training" and any(map(is_compiled, network.modules())):
         got = "training of a compiled model, whose parameters have other names"
-        raise ModelError(explain(got, "a model that is not compiled", "the module before torch.compile"))
+        raise refusal(got, "a model that is not compiled", "the module before torch.compile")
 
 
 def quantised(network: nn.Module) -> str | None:
@@ -160,17 +132,16 @@ def quantised(network: nn.Module) -> str | None:
     transformers marks as quantised (bitsandbytes, GPTQ, AWQ and so on).
     """
     for name, part in network.named_modules():
-        kind = type(part)
-        if _is_torch_quantised(part) or any(word in kind.__name__ for word in _QUANTISED_CLASSES):
-            return f"a {kind.__name__} at {name}"
+        if _is_quantised(part):
+            return f"a {type(part).__name__} at {name}"
     for name, parameter in network.named_parameters():
         plain = parameter.is_floating_point() or parameter.is_complex()
         if not plain or parameter.dtype.itemsize == 1:  # float8 has no arithmetic of its own
             return f"{parameter.dtype} at {name}"
-        if type(parameter.data) not in (Tensor, nn.Parameter) and hasattr(parameter.data, "dequantize"):
-            kind_name = type(parameter.data).__name__
-            if kind_name not in ("FakeTensor", "DTensor"):
-                return f"a {kind_name} at {name}"
+        kind = type(parameter.data)
+        packed = kind not in (Tensor, nn.Parameter) and hasattr(parameter.data, "dequantize")
+        if packed and kind.__name__ not in ("FakeTensor", "DTensor"):
+            return f"a {kind.__name__} at {name}"
     bare = unwrapped(network)
     if getattr(bare, "is_quantized", False) or getattr(bare, "hf_quantizer", None) is not None:
         return f"a {type(bare).__name__} that transformers has quantised"
@@ -179,17 +150,13 @@ def quantised(network: nn.Module) -> str | None:
 
 def is_linear(part: nn.Module) -> bool:
     """Whether a module is a linear map, plain or quantised."""
-    quantised_map = _is_torch_quantised(part) or any(
-        word in type(part).__name__ for word in _QUANTISED_CLASSES
-    )
-    return isinstance(part, nn.Linear | Conv1D) or (quantised_map and hasattr(part, "out_features"))
+    quantised_map = _is_quantised(part) and hasattr(part, "out_features")
+    return isinstance(part, nn.Linear | Conv1D) or quantised_map
 
 
-def is_compiled(network: nn.Module) -> bool:
-    """Whether torch.compile has been at the network or at a part of it."""
-    return any(
-        hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in network.modules()
-    )
+def is_compiled(part: nn.Module) -> bool:
+    """Whether torch.compile has been at this very module."""
+    return hasattr(part, "_orig_mod") or part._compiled_call_impl is not None
 
 
 def _refuse_quantised(network: nn.Module, use: Use) -> None:
@@ -205,14 +172,13 @@ def _refuse_quantised(network: nn.Module, use: Use) -> None:
         "saving": lasting,
     }
     if refused.get(use, False):
-        hint = (
-            "the unquantised model"
-            if lasting or use != "training"
-            else "adapter={'r': 16}, or the unquantised model"
-        )
-        raise ModelError(
-            explain(f"a quantised model ({what}) for {_VERBS[use]}", "weights that are plain numbers", hint)
-        )
+        hint = "" if lasting or use != "training" else "adapter={'r': 16}, or "
+        got = f"a quantised model ({what}) for {_VERBS[use]}"
+        raise refusal(got, "weights that are plain numbers", f"{hint}the unquantised model")
+
+
+def _is_quantised(part: nn.Module) -> bool:
+    return _is_torch_quantised(part) or _QUANTISED.search(type(part).__name__) is not None
 
 
 def _is_torch_quantised(part: nn.Module) -> bool:
@@ -223,30 +189,28 @@ def _is_torch_quantised(part: nn.Module) -> bool:
     )
 
 
-def plain_numbers(tensor: Tensor) -> Tensor:
-    """The values of a tensor that may be quantised or of another class, as an ordinary tensor."""
-    other = type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "dequantize")
+def sampled_values(network: nn.Module, name: str, tensor: Tensor, most: int) -> Tensor:
+    """Evenly spaced values of a parameter or buffer, about `most` of them, in one row; see `stored`.
+
+    Of a quantised tensor, or one of another class, the values as ordinary numbers.
+    """
+    values = stored(network, name, tensor)
+    other = type(values) not in (Tensor, nn.Parameter) and hasattr(values, "dequantize")
     with torch.no_grad():
-        return tensor.dequantize() if tensor.is_quantized or other else tensor.detach()
+        flat = (values.dequantize() if values.is_quantized or other else values.detach()).reshape(-1)
+    return flat[:: max(1, flat.numel() // most)]
 
 
 Kind = Literal["any", "language model"]
 _CAUSAL = "a causal language model"
 
 
-def check_kind(kind: str) -> None:
-    """Refuse a word that names no kind."""
-    if kind not in get_args(Kind):
-        raise ModelError(
-            f"kind: {explain(repr(kind), f'one of {get_args(Kind)}', nearest(kind, get_args(Kind)))}"
-        )
-
-
 def is_causal(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint of this configuration is a causal language model with its head."""
     kinds = config.architectures or []
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    causal = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(names)}
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # one name, or several
+    causal = {name for names in classes for name in ([names] if isinstance(names, str) else names)}
     return known and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
 
 
@@ -258,9 +222,9 @@ def loader(config: PreTrainedConfig) -> Any:
     if is_causal(config):
         return AutoModelForCausalLM
     for name in config.architectures or []:
-        found = getattr(transformers, name, None)
-        if isinstance(found, type) and issubclass(found, PreTrainedModel):
-            return found
+        kind = getattr(transformers, name, None)
+        if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+            return kind
     return AutoModel
 
 
@@ -272,7 +236,7 @@ def refuse_checkpoint(where: str, config: PreTrainedConfig) -> None:
     """
     if not is_causal(config):
         got = f"{where}, which is {' '.join(config.architectures or []) or config.model_type}"
-        raise ModelError(explain(got, _CAUSAL, "a checkpoint such as Qwen/Qwen3-0.6B"))
+        raise refusal(got, _CAUSAL, "a checkpoint such as Qwen/Qwen3-0.6B")
 
 
 def refuse_module(module: nn.Module) -> None:
@@ -287,10 +251,10 @@ def refuse_module(module: nn.Module) -> None:
     config = getattr(network, "config", None)
     speaks = isinstance(network, PreTrainedModel) and network.can_generate()
     if not speaks or config is None or _looks_both_ways(config):
-        raise ModelError(explain(f"a {type(network).__name__}", _CAUSAL, "its ...ForCausalLM class"))
+        raise refusal(f"a {type(network).__name__}", _CAUSAL, "its ...ForCausalLM class")
 
 
-def require_language_model(model: Model) -> None:
+def require_language_model(model: Handle) -> None:
     """Refuse a handle on anything that is no causal language model with a tokenizer.
 
     For what only makes sense with one: call it before any work starts.
@@ -299,15 +263,11 @@ def require_language_model(model: Model) -> None:
         ModelError: it is of another kind, has no tokenizer or weights that were never loaded, or is no handle.
     """
     if not isinstance(getattr(model, "module", None), nn.Module) or isinstance(model, nn.Module):
-        got, hint = f"a {type(model).__name__}", "load(...), with tokenizer= beside a module"
-        raise ModelError(explain(got, "a loaded model", hint))
+        hint = "load(...), with tokenizer= beside a module"
+        raise refusal(f"a {type(model).__name__}", "a loaded model", hint)
     refuse_module(model.module)
     check_model(model)
     model.need_tokenizer()
-
-
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _looks_both_ways(config: PreTrainedConfig) -> bool:

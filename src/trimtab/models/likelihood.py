@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.errors import ModelError, ShapeError, explain
+from trimtab.errors import ShapeError, explain
 from trimtab.models.batches import TextBatch, check_listed, evaluating, row_batches, text_batches, token_rows
+from trimtab.models.families import Handle, refusal
 from trimtab.models.inspection import require_language_model
 from trimtab.models.tokenizer import Added
-
-if TYPE_CHECKING:
-    from trimtab.models.load import Model
 
 
 def joined_rows(
@@ -52,15 +51,14 @@ def joined_rows(
     rows, starts = [], []
     for number, (prompt, rest) in enumerate(zip(prompts, continuations, strict=True)):
         row = added.begun(wholes[number])
-        start = (
-            len(row) - len(wholes[number]) + _start(tokenizer, prompt, rest, heads[number], wholes[number])
-        )
-        where = f"continuation {number}, {rest!r}, after {prompt!r}"
+        start = _start(tokenizer, prompt, rest, heads[number], wholes[number])
+        start += len(row) - len(wholes[number])
+        at = f"continuation {number}, {rest!r}, after {prompt!r}"
         if start >= len(row):
-            raise ModelError(f"{where}: {explain('no token of its own', 'at least one token')}")
+            raise refusal("no token of its own", "at least one token", at=at)
         if start == 0:
-            got, hint = "the first token of all, which nothing precedes", "a longer prompt"
-            raise ModelError(f"{where}: {explain(got, 'a token before it', hint)}")
+            got = "the first token of all, which nothing precedes"
+            raise refusal(got, "a token before it", "a longer prompt", at=at)
         rows.append(row)
         starts.append(start)
     return rows, starts
@@ -72,13 +70,10 @@ def _start(
     if list(whole[: len(head)]) == list(head):
         return len(head)
     if tokenizer.is_fast:
-        encoded = tokenizer(
-            prompt + rest, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        ends = [end for _, end in encoded["offset_mapping"]]
+        settings = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        ends = [end for _, end in tokenizer(prompt + rest, **settings)["offset_mapping"]]
         return next((place for place, end in enumerate(ends) if end > len(prompt)), len(whole))
-    same = [one == other for one, other in zip(head, whole, strict=False)]
-    return same.index(False) if False in same else len(same)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(head, whole, strict=False)))
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ class Divergence:
 
 
 def log_likelihood(
-    model: Model, texts: Sequence[str], *, batch_size: int = 16, max_tokens: int | None = None
+    model: Handle, texts: Sequence[str], *, batch_size: int = 16, max_tokens: int | None = None
 ) -> LogLikelihood:
     """The log probability of each text: of its tokens from the second on, each given those before.
 
@@ -140,12 +135,11 @@ def log_likelihood(
         ModelError: not a causal language model, no tokenizer, or a text that cannot be read.
     """
     require_language_model(model)
-    batches = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
-    return _scored(model, ((batch, batch.mask) for batch in batches))
+    return _scored(model, text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens))
 
 
 def continuation_log_likelihood(
-    model: Model, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 16
+    model: Handle, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 16
 ) -> LogLikelihood:
     """The log probability of each continuation given its prompt; only the continuation's tokens are scored.
 
@@ -174,12 +168,11 @@ def continuation_log_likelihood(
         raise ShapeError(explain(got, "one continuation for each prompt"))
     rows, starts = joined_rows(model.need_tokenizer(), prompts, continuations)
     batches = row_batches(model, rows, batch_size=batch_size)
-    some = (starts[first : first + batch_size] for first in range(0, len(starts), batch_size))
-    return _scored(model, ((batch, _after(batch, here)) for batch, here in zip(batches, some, strict=True)))
+    return _scored(model, batches, starts)
 
 
 def kl_divergence(
-    model: Model,
+    model: Handle,
     texts: Sequence[str],
     change: Callable[[], AbstractContextManager[Any]],
     *,
@@ -224,7 +217,7 @@ def next_token_logits(module: nn.Module, batch: TextBatch) -> Float[Tensor, "B T
     logits = getattr(module(**batch.arguments(module)), "logits", None)
     if not isinstance(logits, Tensor):
         got = f"a {type(module).__name__} that returns no logits"
-        raise ModelError(explain(got, "a causal language model", "its ...ForCausalLM class"))
+        raise refusal(got, "a causal language model", "its ...ForCausalLM class")
     return logits
 
 
@@ -243,30 +236,26 @@ def kl(p_logits: Float[Tensor, "*n V"], q_logits: Float[Tensor, "*n V"]) -> Floa
     return (p.exp() * gap).sum(-1).clamp(min=0)
 
 
-def _after(batch: TextBatch, starts: Sequence[int]) -> Int[Tensor, "B T"]:
-    """The mask without the first tokens of each row."""
-    lengths = torch.tensor(starts, device=batch.mask.device)[:, None]
-    return batch.mask * (batch.positions >= lengths)
-
-
-def _scored(model: Model, marked: Iterator[tuple[TextBatch, Tensor]]) -> LogLikelihood:
-    """Sums over the marked tokens of each row; a row's first token cannot be scored."""
+def _scored(model: Handle, batches: Iterator[TextBatch], starts: Sequence[int] = ()) -> LogLikelihood:
+    """Sums over each row's tokens from its start on, from the second where no starts are given."""
     nats: list[float] = []
     tokens: list[int] = []
     with evaluating(model.module):
-        for batch, marks in marked:
-            scored = marks[:, 1:] * batch.mask[:, :-1]
-            for row, logits in enumerate(next_token_logits(model.module, batch)):
-                keep = scored[row].bool()
-                logp = _log_probability(logits[:-1][keep], batch.ids[row, 1:][keep])
+        for batch in batches:
+            begins = torch.tensor(
+                starts[len(nats) : len(nats) + len(batch.ids)] or [0], device=batch.ids.device
+            )
+            after = batch.positions >= begins[:, None]
+            scored = (batch.mask.bool() & after)[:, 1:] & batch.mask[:, :-1].bool()
+            for keep, ids, logits in zip(
+                scored, batch.ids, next_token_logits(model.module, batch), strict=True
+            ):
+                some = logits[:-1][keep]
+                some = some if some.dtype == torch.float64 else some.float()
+                logp = some.gather(-1, ids[1:][keep][:, None])[:, 0] - some.logsumexp(-1)
                 nats.append(float(logp.double().sum()))
                 tokens.append(int(keep.sum()))
     return LogLikelihood(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))
-
-
-def _log_probability(logits: Float[Tensor, "T V"], ids: Int[Tensor, " T"]) -> Float[Tensor, " T"]:
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 def _per_token(nats: Float[np.ndarray, " n"], tokens: Int[np.ndarray, " n"]) -> float:

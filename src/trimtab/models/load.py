@@ -5,7 +5,6 @@ What is wrong with the name of a model or of a device, as far as can be seen wit
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,30 +12,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from trimtab.errors import ModelError, Problem, TrimtabError, explain, nearest
+from trimtab.errors import ModelError, Problem, TrimtabError, nearest
 from trimtab.models.adapters import read_adapter, wrap
-from trimtab.models.families import Family, family_of, unwrapped
-from trimtab.models.folder import check_folder, check_size, check_weights, local_folder, refuse_partly
+from trimtab.models.families import Family, family_of, refusal, unwrapped
+from trimtab.models.folder import (
+    ADAPTER_HINT,
+    check_folder,
+    check_size,
+    check_weights,
+    local_folder,
+    refuse_partly,
+)
 from trimtab.models.generate import generate
 from trimtab.models.inspection import (
     Kind,
-    check_kind,
     check_model,
     device_of,
     is_causal,
     loader,
-    plain_numbers,
     refuse_checkpoint,
     refuse_module,
-    stored,
 )
+from trimtab.models.save import save
+from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.tokenizer import (
     TokenizerSource,
     first_line,
@@ -49,7 +54,6 @@ from trimtab.runs.paths import path_problem
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
 
 _HUB_NAME = re.compile(r"(?=.{1,96}$)\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 EXPECTED = "a folder with a config.json, or a hub name"
@@ -78,9 +82,8 @@ def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
         return
     if folder is not None or is_path(model):
         if folder is None or not (folder / "config.json").exists():
-            yield Problem(
-                where, repr(model), EXPECTED, nearest_folder(Path(model)) or "the folder that has config.json"
-            )
+            hint = nearest_folder(Path(model)) or "the folder that has config.json"
+            yield Problem(where, repr(model), EXPECTED, hint)
     elif (near := nearest_folder(Path(model), _ALIKE)) and not _cached(model):
         yield Problem(where, repr(model), f"{EXPECTED} (there is no folder of this name)", near)
     elif not _HUB_NAME.fullmatch(model):
@@ -116,8 +119,9 @@ def nearest_folder(path: Path, alike: float = 0.5) -> str:
         return ""
     likeness = {folder: SequenceMatcher(None, wanted.name, folder.name).ratio() for folder in beside}
     best = max(sorted(likeness), key=lambda folder: likeness[folder], default=None)
-    good = best is not None and likeness[best] >= alike and best.name != wanted.name
-    return str(path.parent / best.name) if good and best is not None else ""
+    if best is None or likeness[best] < alike or best.name == wanted.name:
+        return ""
+    return str(path.parent / best.name)
 
 
 def _cached(name: str) -> bool:
@@ -143,8 +147,7 @@ def device_problems(device: str | None, where: str = "device") -> Iterator[Probl
         named = ""
     if named not in here and named not in {one.partition(":")[0] for one in here}:
         got = repr(device if len(device) <= 60 else f"{device[:57]}...")
-        if named:
-            got = f"{got}, which is not on this machine"
+        got += ", which is not on this machine" if named else ""
         yield Problem(where, got, expected, nearest(device[:60], here))
 
 
@@ -158,7 +161,6 @@ def available_devices() -> list[str]:
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_SAMPLED_VALUES = 4096
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class Model:
         if self.tokenizer is None:
             got = f"a {type(unwrapped(self.module)).__name__} without tokenizer"
             hint = "tokenizer=AutoTokenizer.from_pretrained(...)"
-            raise ModelError(explain(got, "tokenizer= beside a module", hint))
+            raise refusal(got, "tokenizer= beside a module", hint)
         return self.tokenizer
 
     def generate(
@@ -223,8 +225,6 @@ class Model:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a plain Hugging Face checkpoint, read back and compared; see `trimtab.models.save.save`."""
-        from trimtab.models.save import save
-
         return save(self, folder)
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -236,15 +236,11 @@ class Model:
         Raises:
             ModelError: no parameter requires a gradient.
         """
-        found = {
-            canonical(name): parameter
-            for name, parameter in self.module.named_parameters()
-            if parameter.requires_grad
-        }
-        if not found:
+        parameters = {canonical(name): p for name, p in self.module.named_parameters() if p.requires_grad}
+        if not parameters:
             got = f"{self.name} with every parameter frozen"
-            raise ModelError(explain(got, "something to train", "adapter={'r': 16} or requires_grad_()"))
-        return found
+            raise refusal(got, "something to train", "adapter={'r': 16} or requires_grad_()")
+        return parameters
 
     def fingerprint(self) -> str:
         """16 hex digits that change when the architecture or the weights do.
@@ -253,30 +249,7 @@ class Model:
         models and blind only to an edit that misses all of them. Weights that accelerate has put away count as they
         are; of a quantised model, packed weights and settings count as well.
         """
-        digest = hashlib.sha256()
-        for name, value in self.module.state_dict().items():
-            for part in value if isinstance(value, tuple) else (value,):
-                _digest(digest, self.module, name, part)
-        return digest.hexdigest()[:16]
-
-
-def _digest(digest: Any, network: nn.Module, name: str, value: Any) -> None:
-    if not isinstance(value, torch.Tensor):
-        digest.update(f"{canonical(name)} {value!r}\n".encode())
-        return
-    digest.update(f"{canonical(name)} {tuple(value.shape)} {value.dtype}\n".encode())
-    flat = plain_numbers(stored(network, name, value)).reshape(-1)
-    digest.update(flat[:: max(1, flat.numel() // _SAMPLED_VALUES)].double().cpu().numpy().tobytes())
-
-
-def canonical(name: str) -> str:
-    """A parameter's or module's name as it is without what peft or torch.compile put around it.
-
-    >>> canonical("base_model.model.model.layers.0.mlp.up_proj.base_layer.weight")
-    'model.layers.0.mlp.up_proj.weight'
-    """
-    bare = name.replace("_orig_mod.", "")
-    return bare.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        return network_fingerprint(self.module)
 
 
 def load(
@@ -334,12 +307,7 @@ def as_model(source: Model | str | Path | nn.Module) -> Model:
 
 
 def _from_checkpoint(
-    source: str | Path,
-    tokenizer: TokenizerSource | None,
-    processor: Any,
-    dtype: str | None,
-    device: str | torch.device | None,
-    kind: Kind,
+    source: str | Path, tokenizer: TokenizerSource | None, processor: Any, dtype: Any, device: Any, kind: Kind
 ) -> Model:
     where = _place(source)
     folder = local_folder(where)
@@ -349,22 +317,22 @@ def _from_checkpoint(
     if kind == "language model":
         refuse_checkpoint(where, config)
     held = check_weights(folder) if folder else {}
-    words, pictures = _inputs(where, config, tokenizer, processor)
-    with _told(
-        where,
-        "weights in safetensors",
-        "save_pretrained again with a current transformers, or check the name",
-    ):
+    causal = is_causal(config)  # only a language model must have a tokenizer
+    given = where if tokenizer is None and causal else tokenizer
+    words = tokenizer_beside(where) if given is None else read_tokenizer(given)
+    pictures = read_processor(processor) if processor is not None or causal else processor_beside(where)
+    hint = "save_pretrained again with a current transformers, or check the name"
+    with _told(where, "weights in safetensors", hint):
         if folder:
             check_size(where, config, held)
-        module, told = loader(config).from_pretrained(
+        module, report = loader(config).from_pretrained(
             where,
             dtype="auto" if dtype is None else DTYPES[dtype],
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
-        refuse_partly(where, module, told)
+        refuse_partly(where, module, report)
         module = module.to(default_device() if device is None else device)
     return Model(module, words, str(source), pictures)
 
@@ -377,69 +345,56 @@ def _told(where: str, expected: str, hint: str) -> Iterator[None]:
     except (TrimtabError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        raise ModelError(explain(f"{where}: {first_line(error)}", expected, hint)) from error
+        raise refusal(f"{where}: {first_line(error)}", expected, hint) from error
 
 
-def _inputs(
-    where: str, config: PreTrainedConfig, tokenizer: TokenizerSource | None, processor: Any
-) -> tuple[PreTrainedTokenizerBase | None, Any]:
-    """The tokenizer and the processor of a checkpoint; only a language model must have a tokenizer."""
-    causal = is_causal(config)
-    if tokenizer is not None or causal:
-        words: PreTrainedTokenizerBase | None = read_tokenizer(where if tokenizer is None else tokenizer)
-    else:
-        words = tokenizer_beside(where)
-    if processor is not None or causal:
-        return words, read_processor(processor)
-    return words, processor_beside(where)
-
-
-def _check_settings(
-    source: str | Path | nn.Module,
-    dtype: str | None,
-    device: str | torch.device | None,
-    adapter: Mapping[str, Any] | LoraConfig | None,
-    kind: Kind,
-) -> None:
-    check_kind(kind)
+def _check_settings(source: Any, dtype: Any, device: Any, adapter: Any, kind: str) -> None:
+    if kind not in get_args(Kind):
+        raise refusal(repr(kind), f"one of {get_args(Kind)}", nearest(kind, get_args(Kind)), at="kind")
     if isinstance(adapter, Mapping):
         read_adapter(adapter)
     if dtype is not None and dtype not in DTYPES:
         hint = nearest(str(dtype).removeprefix("torch."), DTYPES)
-        raise ModelError(f"dtype: {explain(repr(dtype), f'one of {tuple(DTYPES)}', hint)}")
-    if not isinstance(source, nn.Module):
-        if not isinstance(source, str | Path):
-            raise ModelError(explain(f"a {type(source).__name__}", "a folder, a hub name or a torch module"))
-        if device is not None:
-            _check_device(device)
-        return
-    if dtype is not None or device is not None:
-        got = "dtype= or device= beside a module"
-        raise ModelError(explain(got, "a module that is as you want it", "module.to(...) before load"))
-    if kind == "language model":
-        refuse_module(source)
+        raise refusal(repr(dtype), f"one of {tuple(DTYPES)}", hint, at="dtype")
+    if isinstance(source, nn.Module):
+        if dtype is not None or device is not None:
+            got = "dtype= or device= beside a module"
+            raise refusal(got, "a module that is as you want it", "module.to(...) before load")
+        if kind == "language model":
+            refuse_module(source)
+    elif not isinstance(source, str | Path):
+        raise refusal(f"a {type(source).__name__}", "a folder, a hub name or a torch module")
+    elif device is not None:
+        try:
+            torch.empty(0, device=torch.device(device))
+        except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+            got = f"{device!r} ({first_line(error)})"
+            hint = "device=None for the first free accelerator, or 'cpu'"
+            raise refusal(got, "a device of this machine", hint, at="device") from error
 
 
 def _place(source: str | Path) -> str:
     """The folder or hub name to hand to transformers; refused when it must be a folder and is none."""
     folder = local_folder(source)
-    if folder is not None:
-        if (folder / "config.json").exists():
-            return str(folder)
-        got = f"the folder {folder} without config.json"
-        if (folder / "adapter_config.json").is_file():
-            hint = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)"
-            raise ModelError(explain(got + " but with an adapter", "a whole model", hint))
-        if (folder / "model_index.json").is_file():
-            hint = "load(pipeline.unet) or load(pipeline.transformer)"
-            raise ModelError(explain(got + " but with a pipeline", "one model", hint))
-        raise ModelError(
-            explain(got, "a folder written by save_pretrained", "the folder that has config.json")
-        )
-    if is_path(source):
-        got, hint = f"the folder {str(source)!r}, which does not exist", nearest_folder(Path(source))
-        raise ModelError(explain(got, "a model's folder or hub name", hint))
-    return str(source)
+    if folder is None and not is_path(source):
+        return str(source)
+    if folder is None:
+        got = f"the folder {str(source)!r}, which does not exist"
+        raise refusal(got, "a model's folder or hub name", nearest_folder(Path(source)))
+    if (folder / "config.json").exists():
+        return str(folder)
+    for file, what, expected, hint in _NO_MODEL:
+        if (folder / file).is_file():
+            raise refusal(f"the folder {folder} without config.json but with {what}", expected, hint)
+    got, hint = f"the folder {folder} without config.json", "the folder that has config.json"
+    raise refusal(got, "a folder written by save_pretrained", hint)
+
+
+_NO_MODEL = (
+    ("adapter_config.json", "an adapter", "a whole model", ADAPTER_HINT),
+    ("model_index.json", "a pipeline", "one model", "load(pipeline.unet) or load(pipeline.transformer)"),
+)
+"""What a folder without a model may be of: a file of it, what that is, what was expected, what to try."""
 
 
 def _config(where: str) -> PreTrainedConfig:
@@ -447,19 +402,8 @@ def _config(where: str) -> PreTrainedConfig:
     with _told(where, "a local folder, or a model that the hub serves and this transformers knows", hint):
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     if not isinstance(config, PreTrainedConfig):
-        raise ModelError(explain(f"{where}: a {type(config).__name__}", "a model's configuration"))
+        raise refusal(f"{where}: a {type(config).__name__}", "a model's configuration")
     return config
-
-
-def _check_device(device: str | torch.device) -> None:
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        hint = "device=None for the first free accelerator, or 'cpu'"
-        raise ModelError(
-            f"device: {explain(f'{device!r} ({first_line(error)})', 'a device of this machine', hint)}"
-        ) from error
 
 
 def device_name(device: torch.device) -> str:

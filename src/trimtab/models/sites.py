@@ -11,18 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
-from trimtab.errors import ModelError, explain
-from trimtab.models.families import IN_BLOCK, towers, unwrapped
-from trimtab.models.inspection import plain_numbers, stored
-
-if TYPE_CHECKING:
-    from trimtab.models.load import Model
-
+from trimtab.models.families import IN_BLOCK, Handle, refusal, towers, unwrapped
+from trimtab.models.inspection import is_compiled, module_of, sampled_values
 
 Side = Literal["out", "in"]
 SIDES: tuple[Side, ...] = ("out", "in")
@@ -54,11 +49,11 @@ class Site:
         """
         path, _, side = name.partition(":")
         if (side or "out") not in SIDES:
-            raise ModelError(f"site {name!r}: {explain(repr(side), 'in or out', f'{path}:out')}")
+            raise refusal(repr(side), "in or out", f"{path}:out", at=f"site {name!r}")
         return cls(path, "in" if side == "in" else "out")
 
 
-def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
+def resolve(model: Handle | nn.Module, pattern: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
     """The sites of a model that patterns name, each once, in the order of its modules.
 
     A pattern is `path:side`, `:out` where no side is given. Its path is matched part by part from the end, so that
@@ -77,9 +72,9 @@ def resolve(model: Model | nn.Module, pattern: str | Site | Sequence[str | Site]
     """
     patterns = [pattern] if not isinstance(pattern, Iterable) or isinstance(pattern, str) else list(pattern)
     if strange := [one for one in patterns if not isinstance(one, str | Site)]:
-        raise ModelError(explain(repr(strange[0]), "the name of a site, or a list of them", "'mlp_out'"))
+        raise refusal(repr(strange[0]), "the name of a site, or a list of them", "'mlp_out'")
     if not patterns:
-        raise ModelError(explain("no pattern", "at least one site", "'mlp_out'"))
+        raise refusal("no pattern", "at least one site", "'mlp_out'")
     network = network_of(model)
     modules = modules_of(network)
     wanted = {site for one in patterns for site in _matches(network, modules, one)}
@@ -96,43 +91,37 @@ def resolve_each(network: nn.Module, patterns: Iterable[str]) -> dict[str, tuple
     return {pattern: tuple(_matches(network, modules, pattern)) for pattern in patterns}
 
 
-def network_of(model: Model | nn.Module) -> nn.Module:
+def network_of(model: Handle | nn.Module) -> nn.Module:
     """The network of a handle, or the network itself.
 
     Raises:
         ModelError: it is neither, or it is compiled: hooks set later are silently ignored by compiled code.
     """
-    network = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-    if not isinstance(network, nn.Module):
-        raise ModelError(
-            explain(f"a {type(model).__name__}", "a loaded model or a torch module", "load(...)")
-        )
-    for part in network.modules():
-        if hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
-            got = f"a compiled {type(part).__name__}, which would ignore hooks"
-            raise ModelError(explain(got, "a model that is not compiled", "torch.compile after fuse(...)"))
+    network = module_of(model)
+    part = next(filter(is_compiled, network.modules()), None)
+    if part is not None:
+        got = f"a compiled {type(part).__name__}, which would ignore hooks"
+        raise refusal(got, "a model that is not compiled", "torch.compile after fuse(...)")
     return network
 
 
 def modules_of(network: nn.Module) -> dict[str, nn.Module]:
     """Every module by its canonical path; what a LoRA layer is made of counts as part of that layer."""
-    found: dict[str, nn.Module] = {}
-    inside: tuple[str, ...] = ()
+    modules: dict[str, nn.Module] = {}
+    layers: tuple[str, ...] = ()
     for name, module in _bare(network).named_modules():
-        if name and not name.startswith(inside or ("\0",)):
-            found[name] = module
+        if name and not name.startswith(layers):
+            modules[name] = module
             if hasattr(module, "base_layer"):
-                inside = (*inside, f"{name}.")
-    return found
+                layers = (*layers, f"{name}.")
+    return modules
 
 
 def first_names(network: nn.Module) -> dict[str, str]:
     """For every path of a module, the first path of the same module: another one where places share it."""
     first: dict[int, str] = {}
-    bare = _bare(network)
-    return {
-        name: first.setdefault(id(part), name) for name, part in bare.named_modules(remove_duplicate=False)
-    }
+    places = _bare(network).named_modules(remove_duplicate=False)
+    return {name: first.setdefault(id(part), name) for name, part in places}
 
 
 def _bare(network: nn.Module) -> nn.Module:
@@ -144,15 +133,17 @@ def _bare(network: nn.Module) -> nn.Module:
 def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | Site) -> Iterator[Site]:
     asked = Site.parse(pattern) if isinstance(pattern, str) else pattern
     path = _without_alias(network, asked.path)
-    exact = [path] if path in modules else []
-    found = exact or [name for name in modules if _fits(name.split("."), path.split("."))]
+    tail = path.split(".")
+    found = [path] if path in modules else [name for name in modules if _ends_in(name.split("."), tail)]
     if not found:
-        first = first_names(network)
+        at, first = f"site {pattern!r}", first_names(network)
         if first.get(path, path) != path:
             got = f"another name of {first[path]}, which both places share"
-            raise ModelError(f"site {pattern!r}: {explain(got, 'a module of one place', 'an untied copy')}")
-        near = _near(path, [*modules, *(IN_BLOCK if len(towers(_bare(network))) == 1 else ())])
-        raise ModelError(f"site {pattern!r}: {explain('a pattern that matches no module', 'a module', near)}")
+            raise refusal(got, "a module of one place", "an untied copy", at=at)
+        known = [*modules, *(IN_BLOCK if len(towers(_bare(network))) == 1 else ())]
+        starred = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in known))
+        near = " or ".join(map(repr, get_close_matches(path, starred, n=3, cutoff=0.0)))
+        raise refusal("a pattern that matches no module", "a module", near, at=at)
     yield from (Site(name, asked.side) for name in found)
 
 
@@ -169,30 +160,44 @@ def _without_alias(network: nn.Module, path: str) -> str:
         return known[tower].path(parts[at], int(parts[-1]) if parts[-1].isdigit() else "*")
     if at:
         return path
-    raise ModelError(f"site {path!r}: {_no_family(network, path, list(known))}")
-
-
-def _no_family(network: nn.Module, alias: str, known: Sequence[str]) -> str:
-    kind = type(_bare(network)).__name__
+    got, expected, hint = (
+        f"an alias for a {type(_bare(network)).__name__}",
+        "a family we have a table for",
+        "",
+    )
     if known:
-        got = f"an alias for a {kind}, which has {len(known)} towers"
-        return explain(got, "an alias after its tower", " or ".join(f"{path}.{alias}" for path in known))
-    return explain(f"an alias for a {kind}", "a family we have a table for", "a module path")
+        got, expected = f"{got}, which has {len(known)} towers", "an alias after its tower"
+        hint = " or ".join(f"{part}.{path}" for part in known)
+    raise refusal(got, expected, hint or "a module path", at=f"site {path!r}")
 
 
-def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
+def _ends_in(name: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether the last parts of a path fit a pattern, part by part."""
     tail = name[-len(pattern) :]
     return len(tail) == len(pattern) and all(map(fnmatchcase, tail, pattern))
 
 
-def _near(path: str, modules: Iterable[str]) -> str:
-    """The three module paths or aliases most like a pattern, numbers of blocks as `*`."""
-    known = dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in modules)
-    return " or ".join(map(repr, get_close_matches(path, list(known), n=3, cutoff=0.0)))
+def canonical(name: str) -> str:
+    """A parameter's or module's name as it is without what peft or torch.compile put around it.
+
+    >>> canonical("base_model.model.model.layers.0.mlp.up_proj.base_layer.weight")
+    'model.layers.0.mlp.up_proj.weight'
+    """
+    bare = name.replace("_orig_mod.", "")
+    return bare.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
-SAMPLED_VALUES = 1024
+def network_fingerprint(network: nn.Module) -> str:
+    """16 hex digits that change when the architecture or the weights of a network do; see `Model.fingerprint`."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, torch.Tensor):
+                digest.update(f"{canonical(name)} {tuple(part.shape)} {part.dtype}\n".encode())
+                digest.update(sampled_values(network, name, part, 4096).double().cpu().numpy().tobytes())
+            else:
+                digest.update(f"{canonical(name)} {part!r}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, str]:
@@ -203,16 +208,11 @@ def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, st
     Weights that accelerate has put away count as they are.
     """
     modules = modules_of(network)
-    return {path: _fingerprint(modules[path]) for path in dict.fromkeys(site.path for site in sites)}
-
-
-def _fingerprint(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in module.named_parameters():
-        if "lora_" in name:
-            continue
-        digest.update(f"{name.replace('base_layer.', '')} {tuple(parameter.shape)}\n".encode())
-        flat = plain_numbers(stored(module, name, parameter)).reshape(-1)
-        some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].to(torch.bfloat16)
-        digest.update(some.view(torch.int16).cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    digests = {path: hashlib.sha256() for path in dict.fromkeys(site.path for site in sites)}
+    for path, digest in digests.items():
+        for name, parameter in modules[path].named_parameters():
+            if "lora_" not in name:
+                digest.update(f"{name.replace('base_layer.', '')} {tuple(parameter.shape)}\n".encode())
+                some = sampled_values(modules[path], name, parameter, 1024).to(torch.bfloat16)
+                digest.update(some.view(torch.int16).cpu().numpy().tobytes())
+    return {path: digest.hexdigest()[:16] for path, digest in digests.items()}

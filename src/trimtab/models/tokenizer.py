@@ -16,9 +16,9 @@ from torch import nn
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from trimtab.errors import ModelError, explain
-from trimtab.models.families import unwrapped
-from trimtab.models.folder import check_files, local_folder
+from trimtab.errors import ModelError
+from trimtab.models.families import refusal, unwrapped
+from trimtab.models.folder import PROCESSOR_FILES, check_files, local_folder
 
 
 def embeddings(network: nn.Module) -> int | None:
@@ -33,8 +33,7 @@ def predicted(network: nn.Module) -> int | None:
 
 def vocabulary(network: nn.Module) -> int | None:
     """How many tokens the network both reads and predicts, the smaller of the two; None where it does not say."""
-    known = [size for size in (embeddings(network), predicted(network)) if size is not None]
-    return min(known, default=None)
+    return min((size for size in (embeddings(network), predicted(network)) if size is not None), default=None)
 
 
 def lacks_tokens(network: nn.Module, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -62,10 +61,8 @@ def refuse_unknown(
         ModelError: naming the token, the text and both sizes.
     """
     limit = vocabulary(network)
-    if limit is None:
-        return
     for number, row in enumerate(rows):
-        if len(row) and max(row) >= limit:
+        if limit is not None and max(row, default=-1) >= limit:
             raise unknown_token(network, tokenizer, int(max(row)), f"{what} {number}")
 
 
@@ -80,7 +77,7 @@ def unknown_token(
     word = repr(tokenizer.convert_ids_to_tokens([token])[0])
     got = f"token {token} ({word}) in {where}, of a tokenizer with {len(tokenizer)} tokens"
     expected = f"tokens that the model has a place for: it has {size}"
-    return ModelError(explain(got, expected, f"model.module.resize_token_embeddings({len(tokenizer)})"))
+    return refusal(got, expected, f"model.module.resize_token_embeddings({len(tokenizer)})")
 
 
 def refuse_unreadable_outputs(network: nn.Module) -> None:
@@ -92,7 +89,7 @@ def refuse_unreadable_outputs(network: nn.Module) -> None:
     reads, writes = embeddings(network), predicted(network)
     if reads is not None and writes is not None and writes > reads:
         got = f"outputs for {writes} tokens beside embeddings for {reads}"
-        raise ModelError(explain(got, "as many of both", f"model.module.resize_token_embeddings({writes})"))
+        raise refusal(got, "as many of both", f"model.module.resize_token_embeddings({writes})")
 
 
 def longest(network: nn.Module) -> int | None:
@@ -103,11 +100,13 @@ def longest(network: nn.Module) -> int | None:
     network = unwrapped(network)
     config: Any = getattr(network, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in _POSITIONS:
-        limit = getattr(text, name, None)
-        if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
-            return limit - _skipped_positions(network, limit)
-    return None
+    limits = (getattr(text, name, None) for name in _POSITIONS)
+    limit = next((one for one in limits if isinstance(one, int) and not isinstance(one, bool) and one > 0), 0)
+    for name, part in network.named_modules():
+        table = isinstance(part, nn.Embedding) and name.endswith("position_embeddings")
+        if table and part.num_embeddings == limit and part.padding_idx is not None:
+            return limit - int(part.padding_idx) - 1
+    return limit or None
 
 
 def refuse_longer(network: nn.Module, length: int, got: str, hint: str) -> None:
@@ -118,30 +117,18 @@ def refuse_longer(network: nn.Module, length: int, got: str, hint: str) -> None:
     """
     limit = longest(network)
     if limit is not None and length > limit:
-        raise ModelError(explain(got, f"at most {limit}, the model's limit", hint.format(limit=limit)))
+        raise refusal(got, f"at most {limit}, the model's limit", hint.format(limit=limit))
 
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
 
 
-def _skipped_positions(network: nn.Module, limit: int) -> int:
-    """Places at the start of a table of positions that no token has."""
-    for name, part in network.named_modules():
-        table = isinstance(part, nn.Embedding) and name.endswith("position_embeddings")
-        if table and part.num_embeddings == limit and part.padding_idx is not None:
-            return int(part.padding_idx) + 1
-    return 0
-
-
 def _size(network: nn.Module, getter: str, attribute: str) -> int | None:
     find = getattr(unwrapped(network), getter, None)
-    if not callable(find):
-        return None
     try:
-        part: Any = find()
+        size = getattr(find() if callable(find) else None, attribute, None)
     except (NotImplementedError, AttributeError):  # what transformers says of models that read no tokens
         return None
-    size = getattr(part, attribute, None)
     return size if isinstance(size, int) else None
 
 
@@ -200,15 +187,8 @@ class Added:
 
 
 TokenizerSource = PreTrainedTokenizerBase | str | Path
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-)
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_VOCABULARIES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", *_VOCABULARIES)
 
 
 def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
@@ -221,21 +201,18 @@ def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
         return source
     folder = local_folder(source) or Path(source)
     hint = "tokenizer= or tokenizer.save_pretrained(folder)"
-    if folder.is_dir() and not _has_any(folder, _TOKENIZER_FILES):
-        raise ModelError(explain(f"the folder {folder} without a tokenizer", "tokenizer files", hint))
+    if folder.is_dir() and not _has_tokenizer(folder):
+        raise refusal(f"the folder {folder} without a tokenizer", "tokenizer files", hint)
     if folder.is_dir():
         check_files(folder)
     try:
-        words = AutoTokenizer.from_pretrained(
-            str(folder if folder.is_dir() else source), trust_remote_code=False
-        )
+        place = str(folder if folder.is_dir() else source)
+        words = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         encoded = words("a", verbose=False)["input_ids"]
-    except (
-        Exception
-    ) as error:  # of transformers, of tokenizers or of Python: a damaged file can bring about any
-        raise ModelError(explain(f"{source}: {first_line(error)}", "a tokenizer", hint)) from error
+    except Exception as error:  # of transformers, tokenizers or Python: a damaged file can bring about any
+        raise refusal(f"{source}: {first_line(error)}", "a tokenizer", hint) from error
     if not isinstance(words, PreTrainedTokenizerBase) or not isinstance(encoded, list):
-        raise ModelError(explain(f"{source}: a {type(words).__name__}", "a tokenizer", hint))
+        raise refusal(f"{source}: a {type(words).__name__}", "a tokenizer", hint)
     return words
 
 
@@ -243,7 +220,7 @@ def tokenizer_beside(where: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a checkpoint that may do without; None when it does."""
     folder = Path(where)
     if folder.is_dir():
-        return read_tokenizer(where) if _has_any(folder, _TOKENIZER_FILES) else None
+        return read_tokenizer(where) if _has_tokenizer(folder) else None
     try:
         return read_tokenizer(where)
     except (ModelError, KeyError):  # a KeyError is what transformers says of models that read no text
@@ -262,12 +239,12 @@ def read_processor(source: Any) -> Any:
         return cast("Any", AutoProcessor).from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:  # as for tokenizers
         hint = "processor= or processor.save_pretrained(folder)"
-        raise ModelError(explain(f"{source}: {first_line(error)}", "a processor", hint)) from error
+        raise refusal(f"{source}: {first_line(error)}", "a processor", hint) from error
 
 
 def processor_beside(where: str) -> Any:
     """The processor of a checkpoint, for pictures with or without text; None when it has none."""
-    for name in _PROCESSOR_FILES:
+    for name in PROCESSOR_FILES:
         try:
             cached_file(where, name)
         except OSError:
@@ -284,5 +261,5 @@ def first_line(error: Exception) -> str:
     return said if clear else f"{type(error).__name__} {said}".strip()
 
 
-def _has_any(folder: Path, names: tuple[str, ...]) -> bool:
-    return any((folder / name).is_file() for name in names)
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)

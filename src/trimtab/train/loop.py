@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from trimtab.data.stream import MixtureStream, permutation
 from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
 from trimtab.errors import DivergedError
+from trimtab.models.batches import evaluating
 from trimtab.models.load import Model
 from trimtab.seeds import derive, seed_draws
 from trimtab.train.losses import SequenceLosses
@@ -38,6 +39,7 @@ from trimtab.train.state import (
 )
 
 T = TypeVar("T")
+_LOSSES = ("nll", "tokens", "records")
 
 
 def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
@@ -102,21 +104,16 @@ class Loop:
         self.model, self.fit, self.seed, self.step_count = model, fit, seed, 0
         self.splits: dict[str, TokenSplit] = {name: d.splits["train"] for name, d in domains.items()}
         self.parameters = model.trainable()
+        trained, fused = list(self.parameters.values()), model.device.type in {"cpu", "cuda"}
         self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()),
-            lr=fit.lr,
-            betas=fit.betas,
-            weight_decay=fit.weight_decay,
-            fused=model.device.type in {"cpu", "cuda"},
+            trained, lr=fit.lr, betas=fit.betas, weight_decay=fit.weight_decay, fused=fused
         )
         sizes = {name: len(split) for name, split in self.splits.items()}
         self.stream = MixtureStream(sizes, fit.batch_size, seed)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        self._wrapped: nn.Module = (
-            self.accelerator.prepare_model(model.module, device_placement=False)
-            if self.world > 1
-            else model.module
-        )
+        self._wrapped: nn.Module = model.module
+        if self.world > 1:
+            self._wrapped = self.accelerator.prepare_model(model.module, device_placement=False)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -142,9 +139,8 @@ class Loop:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.fit.clip_norm or float("inf"))
         if not (math.isfinite(loss) and torch.isfinite(norm)):
             self.optimizer.zero_grad()
-            raise DivergedError(
-                f"the loss or the gradient of step {self.step_count} is not finite; try a lower lr"
-            )
+            got = f"the loss or the gradient of step {self.step_count} is not finite"
+            raise DivergedError(f"{got}; try a lower lr")
         for group in self.optimizer.param_groups:
             group["lr"] = self.fit.lr_at(self.step_count)
         self.optimizer.step()
@@ -172,13 +168,15 @@ class Loop:
             for chunk in batched(evaluation_rows(name, len(split), limit), self.fit.eval_batch_size)
         ]
         mine = range(len(chunks)) if alone else range(self.rank, len(chunks), self.world)
-        with self._evaluating():
-            read = [
-                (k, self._sequence_losses(splits[name], rows)) for k in mine for name, rows in [chunks[k]]
-            ]
+        with evaluating(self.model.module), torch.inference_mode():
+            read = [(k, self._sequence_losses(splits[chunks[k][0]], chunks[k][1])) for k in mine]
         if self.world > 1 and not alone:
             read = sorted(gather_object(read), key=lambda item: item[0])
-        return {name: _join([part for k, part in read if chunks[k][0] == name]) for name in splits}
+        losses = {name: [part for k, part in read if chunks[k][0] == name] for name in splits}
+        return {
+            name: SequenceLosses(*(np.concatenate([getattr(p, key) for p in parts]) for key in _LOSSES))
+            for name, parts in losses.items()
+        }
 
     def gradient(self, split: TokenSplit, rows: Sequence[int]) -> Tensor:
         """The gradient of the mean loss on these rows at the present weights, flat over the trainable parameters.
@@ -196,13 +194,12 @@ class Loop:
         parameters, tokens = list(self.parameters.values()), int(split.target_tokens(rows).sum())
         wide = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
         total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide, device=self.model.device)
-        with self._without_dropout():
+        with rng_kept(), evaluating(self.model.module, gradients=True):
             for chunk in batched(rows, self.fit.micro_batch_size or self.fit.batch_size):
                 nll = self._token_nll(self.model.module, split.batch(chunk).to(self.model.device)).sum()
-                found = torch.autograd.grad(nll / tokens, parameters, allow_unused=True)
-                parts = [
-                    torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)
-                ]
+                parts = torch.autograd.grad(
+                    nll / tokens, parameters, allow_unused=True, materialize_grads=True
+                )
                 total += torch.cat([part.flatten().to(wide) for part in parts])
         return total
 
@@ -233,10 +230,10 @@ class Loop:
 
     def _target_tokens(self, rows: Sequence[tuple[str, int]]) -> dict[str, int]:
         """Loss-carrying tokens of these rows, by domain drawn."""
-        tokens: dict[str, int] = {}
+        tokens: Counter[str] = Counter()
         for name, row in rows:
-            tokens[name] = tokens.get(name, 0) + int(self.splits[name].target_tokens([row])[0])
-        return tokens
+            tokens[name] += int(self.splits[name].target_tokens([row])[0])
+        return dict(tokens)
 
     def _backward(
         self, rows: Sequence[tuple[str, int]], tokens: int, alone: bool
@@ -253,9 +250,9 @@ class Loop:
         by_row = []
         for index, chunk in enumerate(micro):
             last = index == len(micro) - 1
-            sync = nullcontext() if alone or last else self.accelerator.no_sync(module)
-            with sync:
-                per_token = self._token_nll(module, self._collate(chunk))
+            batch = join_batches([self.splits[name].batch([row]) for name, row in chunk])
+            with nullcontext() if alone or last else self.accelerator.no_sync(module):
+                per_token = self._token_nll(module, batch.to(self.model.device))
                 nll = per_token.sum()
                 loss = nll * ((1 if alone else self.world) / tokens)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -268,9 +265,6 @@ class Loop:
             sums = self.accelerator.reduce(sums)
         whole, *parts = sums.tolist()
         return whole / tokens, dict(zip(self.domains, parts, strict=True))
-
-    def _collate(self, rows: Sequence[tuple[str, int]]) -> Batch:
-        return join_batches([self.splits[name].batch([row]) for name, row in rows]).to(self.model.device)
 
     def _token_nll(self, module: nn.Module, batch: Batch) -> Tensor:
         """Negative log-likelihood of each predicted token (B, T-1), zero where there is no loss."""
@@ -289,34 +283,3 @@ class Loop:
         nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64)
         tokens = (batch.labels[:, 1:] != -100).sum(1)
         return SequenceLosses(nll.cpu().numpy(), tokens.cpu().numpy(), split.records[np.asarray(rows)])
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        with modes_kept(self.model.module), torch.inference_mode():
-            self.model.module.eval()
-            yield
-
-    @contextmanager
-    def _without_dropout(self) -> Iterator[None]:
-        """Evaluation mode for gradients."""
-        with rng_kept(), modes_kept(self.model.module):
-            self.model.module.eval()
-            yield
-
-
-@contextmanager
-def modes_kept(module: nn.Module) -> Iterator[None]:
-    """Give each part of a module back the mode it had, training or not, after a block."""
-    training = [part for part in module.modules() if part.training]
-    try:
-        yield
-    finally:
-        module.eval()
-        for part in training:
-            part.training = True
-
-
-def _join(parts: Sequence[SequenceLosses]) -> SequenceLosses:
-    return SequenceLosses(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("nll", "tokens", "records"))
-    )

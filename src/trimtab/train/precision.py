@@ -39,7 +39,8 @@ def float32_weights(model: Model) -> Iterator[dict[str, torch.dtype]]:
         yield {}
         return
     stored = {name: parameter.dtype for name, parameter in trainable.items() if parameter.dtype in LOW}
-    held = [(tensor, tensor.dtype) for tensor in _tensors(model.module) if tensor.dtype in LOW]
+    tensors = (*model.module.parameters(), *model.module.buffers())
+    held = [(tensor, tensor.dtype) for tensor in tensors if tensor.dtype in LOW]
     try:
         for tensor, _ in held:
             tensor.data = tensor.data.float()
@@ -100,9 +101,3 @@ def rounding(
         changed += int(moved.sum())
         returned += int((moved & (now.to(dtype) == start.to(dtype))).sum())
     return Rounding(changed / total if total else 0.0, returned / changed if changed else float("nan"))
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Every parameter and buffer, tied ones once."""
-    yield from module.parameters()
-    yield from module.buffers()

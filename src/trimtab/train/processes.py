@@ -29,12 +29,11 @@ def accelerator() -> Accelerator:
         ConfigError: the environment tells of processes that cannot be joined, or Accelerate sees another number.
     """
     world = processes()
-    if world > 1 and not all(name in os.environ for name in _LAUNCHED):
-        missing = next(name for name in _LAUNCHED if name not in os.environ)
+    missing = next((name for name in _LAUNCHED if name not in os.environ), "")
+    if world > 1 and missing:
+        hint = "unset WORLD_SIZE, for one process"
         got = f"WORLD_SIZE={world} without {missing}"
-        raise ConfigError(
-            explain(got, "a launch by torchrun or accelerate", "unset WORLD_SIZE, for one process")
-        )
+        raise ConfigError(explain(got, "a launch by torchrun or accelerate", hint))
     joined = Accelerator(device_placement=False, cpu=world > 1 and not torch.cuda.is_available())
     if "WORLD_SIZE" in os.environ and joined.num_processes != world:
         got = f"{joined.num_processes} process(es) of WORLD_SIZE={world}"

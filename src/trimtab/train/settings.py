@@ -14,17 +14,9 @@ Packing = Literal["packed", "padded"]
 Shares = Literal["examples", "tokens"]
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "bf16"]
-_LEAST = {
-    "steps": 1,
-    "batch_size": 1,
-    "micro_batch_size": 1,
-    "eval_sequences": 2,
-    "probe_sequences": 2,
-    "test_sequences": 2,
-    "eval_batch_size": 1,
-    "eval_points": 1,
-    "checkpoint_every": 1,
-}
+_LEAST = {"eval_sequences": 2, "probe_sequences": 2, "test_sequences": 2} | dict.fromkeys(
+    ("steps", "batch_size", "micro_batch_size", "eval_batch_size", "eval_points", "checkpoint_every"), 1
+)
 """The least value of each count; from one sequence nobody learns how noisy a loss is."""
 MOST_LR = 100.0
 """The largest learning rate: a step of AdamW moves each weight by about the rate."""
@@ -100,9 +92,9 @@ class Fit:
 
     def problems(self, where: str = "fit") -> Iterator[Problem]:
         """Every setting that cannot work."""
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
+        for name, value in vars(self).items():
+            least = _LEAST.get(name, -math.inf)
+            if name in _LEAST and value is not None and value < least:
                 expected = f"at least {least}" + (", so that the noise is known" if least == 2 else "")
                 if name in ("micro_batch_size", "test_sequences"):
                     expected += ", or null"
@@ -112,6 +104,7 @@ class Fit:
         for name, choices in _CHOICES.items():
             if (word := getattr(self, name)) not in get_args(choices):
                 yield not_among(f"{where}.{name}", word, get_args(choices))
+        some = f"at most eval_sequences={self.eval_sequences}: a probe is judged on some of them"
         rules = (
             ("seq_len", self.seq_len >= 2, "at least 2, so that a token is predicted"),
             ("lr", 0 < self.lr <= MOST_LR, f"a number above 0, at most {MOST_LR:g}"),
@@ -120,11 +113,7 @@ class Fit:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or more"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"0 to steps={self.steps}"),
-            (
-                "probe_sequences",
-                self.probe_sequences <= self.eval_sequences,
-                f"at most eval_sequences={self.eval_sequences}: a probe is judged on some of them",
-            ),
+            ("probe_sequences", self.probe_sequences <= self.eval_sequences, some),
         )
         for name, fine, expected in rules:
             if not fine:

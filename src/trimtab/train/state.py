@@ -87,8 +87,7 @@ def check_parameters(parameters: Mapping[str, Tensor], values: Mapping[str, Tens
     for name, parameter in parameters.items():
         value = values[name]
         if value.shape != parameter.shape or value.dtype != parameter.dtype:
-            expected = _kind(parameter)
-            raise CheckpointError(f"tensor {name!r}: {explain(_kind(value), expected)}")
+            raise CheckpointError(f"tensor {name!r}: {explain(_kind(value), _kind(parameter))}")
 
 
 def check_moments(parameters: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -167,6 +166,7 @@ def rng_kept() -> Iterator[None]:
 
 SCHEMA = 1
 WEIGHTS = "parameters.safetensors"
+_FILES = (WEIGHTS, "moments.safetensors", "rng.safetensors")
 _STEP = re.compile(r"step-(\d{8})")
 
 
@@ -189,22 +189,15 @@ def save_checkpoint(parent: Path, snapshot: Snapshot, extra: Mapping[str, Any], 
     """
     target = parent / f"step-{snapshot.step:08d}"
     moments = {f"{name}|{key}": t for name, state in snapshot.moments.items() for key, t in state.items()}
-    facts = {
-        "schema": SCHEMA,
-        "step": snapshot.step,
-        "checksums": CHECKSUMS,
-        "stream": snapshot.stream,
-        "extra": extra,
-    }
+    facts = {"schema": SCHEMA, "step": snapshot.step, "checksums": CHECKSUMS, "stream": snapshot.stream}
     with atomic_directory(target) as folder:
-        save_tensors(snapshot.parameters, folder / "parameters.safetensors")
-        save_tensors(moments, folder / "moments.safetensors")
-        save_tensors(snapshot.rng, folder / "rng.safetensors")
-        (folder / "state.json").write_text(json.dumps(facts, allow_nan=True))
+        for name, tensors in zip(_FILES, (snapshot.parameters, moments, snapshot.rng), strict=True):
+            save_tensors(tensors, folder / name)
+        (folder / "state.json").write_text(json.dumps({**facts, "extra": extra}, allow_nan=True))
         write_checksums(folder)
-    found = checkpoints(parent)
-    place = found.index(target)
-    for old in (*found[: max(0, place + 1 - keep)], *found[place + 1 :]):
+    finished = checkpoints(parent)
+    place = finished.index(target)
+    for old in (*finished[: max(0, place + 1 - keep)], *finished[place + 1 :]):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     return target
 
@@ -221,14 +214,12 @@ def load_checkpoint(folder: Path) -> tuple[Snapshot, dict[str, Any]]:
         _check_facts(facts, folder)
         if facts["schema"] == SCHEMA:
             verify_checksums(folder)
-            snapshot = Snapshot(
-                step=facts["step"],
-                parameters=load_tensors(folder / "parameters.safetensors"),
-                moments=_nest(load_tensors(folder / "moments.safetensors")),
-                stream=facts["stream"],
-                rng=load_tensors(folder / "rng.safetensors"),
-            )
-            return snapshot, facts["extra"]
+            parameters, flat, rng = (load_tensors(folder / name) for name in _FILES)
+            moments: dict[str, dict[str, Tensor]] = {}
+            for name, tensor in flat.items():
+                parameter, _, key = name.rpartition("|")
+                moments.setdefault(parameter, {})[key] = tensor
+            return Snapshot(facts["step"], parameters, moments, facts["stream"], rng), facts["extra"]
     except CheckpointError as error:
         raise damaged(folder, error) from error
     raise CheckpointError(explain(f"checkpoint schema {facts['schema']} in {folder}", f"schema {SCHEMA}"))
@@ -265,9 +256,8 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 def check_weights(folder: Path) -> None:
     """Raise a CheckpointError unless `save_weights` wrote the folder and nothing changed it since."""
     if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(
-            explain(f"no file {folder / WEIGHTS}", "kept weights", "another folder, to start over")
-        )
+        got = f"no file {folder / WEIGHTS}"
+        raise CheckpointError(explain(got, "kept weights", "another folder, to start over"))
     verify_checksums(folder)
 
 
@@ -279,8 +269,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     check_regular(path, "tensors written by trimtab", error=CheckpointError)
     with reading(path, "tensors written by trimtab", error=CheckpointError):
-        found: dict[str, Tensor] = load_file(path)
-    return found
+        tensors: dict[str, Tensor] = load_file(path)
+    return tensors
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -299,24 +289,15 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _check_facts(facts: Any, folder: Path) -> None:
     """Raise a CheckpointError unless state.json is one of a checkpoint, with this folder's step."""
+    kinds = {"schema": int, "step": int, "stream": dict, "extra": dict}
     if not isinstance(facts, dict) or type(facts.get("schema")) is not int:
-        raise CheckpointError(f"{folder / 'state.json'}: {explain('no schema', 'the state of a checkpoint')}")
-    if facts["schema"] != SCHEMA:
+        kinds, facts = {"schema": int}, {}
+    elif facts["schema"] != SCHEMA:
         return
-    for name, kind in (("step", int), ("stream", dict), ("extra", dict)):
-        if not isinstance(facts.get(name), kind):
-            raise CheckpointError(
-                f"{folder / 'state.json'}: {explain(f'no {name}', 'the state of a checkpoint')}"
-            )
+    if missing := [name for name, kind in kinds.items() if not isinstance(facts.get(name), kind)]:
+        expected = explain(f"no {missing[0]}", "the state of a checkpoint")
+        raise CheckpointError(f"{folder / 'state.json'}: {expected}")
     if f"step-{facts['step']:08d}" != folder.name:
         raise CheckpointError(explain(f"the state of step {facts['step']}", f"that of {folder.name}"))
     if "checksums" in facts and not (folder / CHECKSUMS).is_file():
         raise CheckpointError(explain(f"no {CHECKSUMS}", "every file that was written"))
-
-
-def _nest(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    nested: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in flat.items():
-        parameter, _, key = name.rpartition("|")
-        nested.setdefault(parameter, {})[key] = tensor
-    return nested
