@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from trimtab import ExpertLens, load
+from trimtab.job import carry_out
 from trimtab.lab.grammar_model import GrammarModel, grammar_model
 from trimtab.lab.registry import concepts, noun_concepts, noun_topics, ratings
-from trimtab.read.experts.job import ExpertLensConfig, run
+from trimtab.read.experts.job import ExpertLensConfig
 from trimtab.read.experts.ratings import read_ratings
 
 
@@ -32,7 +33,8 @@ def main(out: Path) -> None:
         ratings={"topics": str(ratings("topics"))},
         top=50,
     )
-    print(run(config, out).report_path)
+    carry_out(config, out)
+    print(out / "report.html")
 
 
 if __name__ == "__main__":

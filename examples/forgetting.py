@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from trimtab import ForgettingLaw
-from trimtab.adapt.forgetting.job import ForgettingConfig, run
+from trimtab.adapt.forgetting.job import ForgettingConfig
+from trimtab.job import carry_out
 
 
 def simulated() -> pd.DataFrame:
@@ -37,7 +38,8 @@ def main(out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out / "points.csv", index=False)
-    print(run(ForgettingConfig(points=str(out / "points.csv"), n_boot=10), out / "run").report_path)
+    carry_out(ForgettingConfig(points=str(out / "points.csv"), n_boot=10), out / "run")
+    print(out / "run/report.html")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from typing import Any
 
 from trimtab.data.concept import NOT_NOUNS, PARTS_OF_SPEECH
 from trimtab.errors import CheckpointError
+from trimtab.job import carry_out
 from trimtab.lab.registry import ENCODER
 from trimtab.lab.registry import model as lab_model
-from trimtab.read.experts.job import ExpertLensConfig, Outcome, run
+from trimtab.read.experts.job import ExpertLensConfig
 from trimtab.read.experts.result import ExpertsResult
 from trimtab.runs.serialise import plain, read_json
 
@@ -42,18 +43,15 @@ def job(data: Path, pos: tuple[str, ...]) -> ExpertLensConfig:
     )
 
 
-def carried_out(config: ExpertLensConfig, out: Path) -> tuple[Outcome, dict[str, Any]]:
-    """The outcome, and what it cost."""
+def carried_out(config: ExpertLensConfig, out: Path) -> tuple[Any, dict[str, Any]]:
+    """The result, and what it cost."""
     try:
-        return Outcome(ExpertsResult.load(out), out / "report.html"), {
-            "cpu_s": None,
-            "peak_memory_bytes": None,
-        }
+        return ExpertsResult.load(out), {"cpu_s": None, "peak_memory_bytes": None}
     except CheckpointError:
         cpu = time.process_time()
-        outcome = run(config, out)
+        result = carry_out(config, out)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return outcome, {"cpu_s": round(time.process_time() - cpu, 1), "peak_memory_bytes": peak}
+        return result, {"cpu_s": round(time.process_time() - cpu, 1), "peak_memory_bytes": peak}
 
 
 def main() -> None:
@@ -70,8 +68,7 @@ def main() -> None:
     given = parser.parse_args()
     name = "minilm" if tuple(given.pos) == NOT_NOUNS else f"minilm-{''.join(given.pos)}"
     out = given.out or Path("runs/benchmark-experts") / name
-    outcome, cost = carried_out(job(given.data, tuple(given.pos)), out)
-    told = outcome.result
+    told, cost = carried_out(job(given.data, tuple(given.pos)), out)
     place = read_json(out / "run.json")
     result = {
         "command": f"python benchmarks/experts/run.py --data DATA --pos {' '.join(given.pos)}",
@@ -89,7 +86,7 @@ def main() -> None:
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(outcome.table())
+    print(told.to_text())
     print(f"{told.seconds:.0f} s")
 
 

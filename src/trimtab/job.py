@@ -192,14 +192,15 @@ class Result:
     def to_text(self) -> str:
         """The headline table and the summary as plain text."""
         frame = self.to_frame()
-        table = frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
-        return "\n\n".join([*([table] if len(frame) else []), self.summary()])
+        return "\n\n".join([*([plain_table(frame)] if len(frame) else []), self.summary()])
 
     def to_json(self) -> str:
         """Every field but the config as JSON: frames as lists of records, nan as null."""
-        return json.dumps(plain({name: _records(value) for name, value in self.facts().items()}), indent=2)
+        return json.dumps(
+            plain({name: _records(value) for name, value in self.json_values().items()}), indent=2
+        )
 
-    def facts(self) -> dict[str, Any]:
+    def json_values(self) -> dict[str, Any]:
         """What `to_json` tells, by name: JSON values, dataclasses of such, and frames."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "config"}
 
@@ -209,6 +210,17 @@ class Result:
     def _repr_html_(self) -> str:
         """The headline table, for notebooks."""
         return str(self.to_frame().to_html(index=False, na_rep="–"))
+
+
+def plain_table(frame: pd.DataFrame) -> str:
+    """A frame for the terminal: numbers with four significant digits, a dash where there is none.
+
+    >>> print(plain_table(pd.DataFrame({"form": ["a", "b"], "error": [0.123456, None]})))
+    form  error
+       a 0.1235
+       b      -
+    """
+    return str(frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
 
 
 def _records(value: Any) -> Any:

@@ -13,7 +13,6 @@ import pytest
 
 from trimtab.adapt.dynamics.job import DynamicsConfig, read_domains
 from trimtab.adapt.forgetting.job import ForgettingConfig
-from trimtab.adapt.forgetting.job import check as check_forgetting
 from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, Origin, as_domains, read_domain
 from trimtab.data.records import Completion
@@ -139,7 +138,7 @@ def test_what_is_not_there_is_told_by_check(folder: Path) -> None:
     wrong = ForgettingConfig(
         models={"a": "me/a"}, tokens=(9,), domain=Origin("no.csv"), pretraining="~nosuchuser/x"
     )
-    assert {problem.where for problem in check_forgetting(wrong)} == {"domain", "pretraining"}
+    assert {problem.where for problem in wrong.problems()} == {"domain", "pretraining"}
 
 
 @pytest.mark.parametrize(

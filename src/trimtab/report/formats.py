@@ -8,7 +8,7 @@ How a page says whether a difference is one: by the interval of that difference,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 NOTHING = "–"
 
@@ -72,6 +72,15 @@ def span(low: float | None, high: float | None, places: int = 3, *, signed: bool
     if missing(low) or missing(high):
         return NOTHING
     return f"{fixed(low, places, signed=signed)} to {fixed(high, places, signed=signed)}"
+
+
+def spans(low: Iterable[float], high: Iterable[float], places: int = 3, *, signed: bool = False) -> list[str]:
+    """The intervals of a column, see `span`.
+
+    >>> spans([0.0, 0.2], [0.5, float("nan")], 1)
+    ['0.0 to 0.5', '–']
+    """
+    return [span(*ends, places, signed=signed) for ends in zip(low, high, strict=True)]
 
 
 def _sign(text: str, *, positive: bool) -> str:

@@ -18,9 +18,10 @@ from trimtab.adapt.forgetting.effects import beside_none
 from trimtab.adapt.forgetting.fitting import numeric
 from trimtab.adapt.forgetting.job import ForgettingConfig
 from trimtab.adapt.forgetting.laws import ForgettingLaw
-from trimtab.adapt.forgetting.result import LAW, ForgettingResult, held_out, page
+from trimtab.adapt.forgetting.result import LAW, ForgettingResult, held_out
 from trimtab.cli.main import main
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
+from trimtab.job import carry_out
 from trimtab.train.settings import Fit
 
 
@@ -35,33 +36,37 @@ def points(shares: tuple[float, ...] = (0.0, 0.001, 0.01)) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForgettingConfig, Path, job.Outcome]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForgettingConfig, Path, ForgettingResult]:
     folder = tmp_path_factory.mktemp("forgetting")
     points().to_csv(folder / "points.csv", index=False)
     config = ForgettingConfig(points=str(folder / "points.csv"), n_boot=6)
-    return config, folder / "run", job.run(config, folder / "run")
+    return config, folder / "run", carry_out(config, folder / "run")
 
 
 def test_own_points_give_laws_forms_and_effects(own: Any) -> None:
-    _, folder, outcome = own
-    result = outcome.result
+    _, _, result = own
     assert result.law.coefficients["alpha"] == pytest.approx(0.4, rel=0.1)
     assert result.facts["held_out"] == 15
     assert result.facts["removed"]["value"] == pytest.approx(1 - 6**-0.4, abs=0.01)
     assert result.facts["clear"] == int((points().query("inject == 0")["rise_low"] > 0).sum())
     assert [row["inject"] for row in result.facts["injected"]] == [0.001, 0.01]
     assert set(result.forms["form"]) >= {"injection", "constant", "nothing forgotten"}
-    text = outcome.table()
-    assert f"plan with: trimtab plan --law {folder / LAW}" in text
-    assert "share removed at 1 %" in text
-    assert json.loads(outcome.to_json())["refused"] == {}
+    text = result.to_text()
+    assert f"plan with: trimtab plan --law RUN/{LAW}" in text
+    assert "Injecting 1 % removed" in text
+    assert "nothing forgotten" in text
+    told = json.loads(result.to_json())
+    assert told["refused"] == {}
+    assert [row["law"] for row in told["laws"]] == ["forgetting"] * 4 + ["fine-tuning"] * 4
+    assert len(told["forms"]) == len(result.forms)
+    assert told["facts"]["runs"] == 27
 
 
 def test_the_result_is_read_back_and_planned_with(own: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    _, folder, outcome = own
+    _, folder, result = own
     again = ForgettingResult.load(folder)
-    assert again.facts == outcome.result.facts
-    pd.testing.assert_frame_equal(again.to_frame(), outcome.result.to_frame())
+    assert again.facts == result.facts
+    pd.testing.assert_frame_equal(again.to_frame(), result.to_frame())
     assert isinstance(again.law, ForgettingLaw)
     asked = ["plan", "--law", str(folder / LAW), "--params", "2e5", "--tokens", "1e5", "--max-rise", "0.05"]
     assert main(asked) == 0
@@ -69,8 +74,8 @@ def test_the_result_is_read_back_and_planned_with(own: Any, capsys: pytest.Captu
 
 
 def test_the_page_says_it(own: Any) -> None:
-    _, _, outcome = own
-    text = outcome.report_path.read_text()
+    _, folder, _ = own
+    text = (folder / "report.html").read_text()
     for told in (
         "Rival forms",
         "hatched zone",
@@ -80,31 +85,32 @@ def test_the_page_says_it(own: Any) -> None:
     ):
         assert told in text
     with pytest.raises(DataError, match="no result"):
-        page([])
+        ForgettingResult.page([])
 
 
 def test_what_the_runs_cannot_tell_is_said_and_the_rest_is_there(tmp_path: Path) -> None:
     points(shares=(0.01,)).to_csv(tmp_path / "points.csv", index=False)
-    outcome = job.run(ForgettingConfig(points=str(tmp_path / "points.csv"), n_boot=2), tmp_path / "run")
-    assert outcome.result.law is None
-    assert outcome.result.target is not None
-    assert "determines B" in outcome.result.refused["forgetting"]
-    assert "determines B" in outcome.report_path.read_text()
+    config = ForgettingConfig(points=str(tmp_path / "points.csv"), n_boot=2)
+    result: Any = carry_out(config, tmp_path / "run")
+    assert result.law is None
+    assert result.target is not None
+    assert "determines B" in result.refused["forgetting"]
+    assert "determines B" in (tmp_path / "run/report.html").read_text()
     assert ForgettingResult.load(tmp_path / "run").law is None
     assert not (tmp_path / "run" / LAW).exists()
-    text = page([outcome.result] * 2)
+    text = ForgettingResult.page([result] * 2)
     assert "2 sets of runs" in text
-    assert f"2. {outcome.result.label}" in text
+    assert f"2. {result.label}" in text
 
 
 def test_the_page_of_a_result_read_back_has_dashes_where_nothing_was_held_out(
     own: Any, tmp_path: Path
 ) -> None:
-    forms = own[2].result.forms.assign(**dict.fromkeys(("loss_error", "rise_error", "rise_low"), np.nan))
-    replace(own[2].result, forms=forms, law=None, target=None).save(tmp_path)
+    forms = own[2].forms.assign(**dict.fromkeys(("loss_error", "rise_error", "rise_low"), np.nan))
+    replace(own[2], forms=forms, law=None, target=None).save(tmp_path)
     again = ForgettingResult.load(tmp_path)
     assert again.forms["rise_error"].isna().all()
-    assert "Rival forms" in page([again])
+    assert "Rival forms" in ForgettingResult.page([again])
 
 
 def test_two_sizes_leave_nothing_to_hold_out_by_size() -> None:
@@ -128,15 +134,15 @@ def test_runs_are_made_where_no_points_are_given(
         tokens=(10,),
         n_boot=5,
     )
-    assert job.estimate(config).to_text().startswith("runs            5\n")
-    monkeypatch.setattr(job, "judged", lambda points, **given: own[2].result)
+    assert config.cost() == {"runs": 5, "steps": 5 * config.fit.steps}
+    monkeypatch.setattr(job, "judged", lambda points, **given: own[2])
     monkeypatch.setattr(ForgettingResult, "report", lambda result, path: path)
-    job.run(config, tmp_path / "run")
+    carry_out(config, tmp_path / "run")
     assert asked["folder"] == tmp_path / "run/members"
     assert asked["tokens"] == (10,)
     monkeypatch.setattr(job, "forgetting_grid", lambda models, **given: points().iloc[:0])
     with pytest.raises(DataError, match="no run of 5 that ended"):
-        job.run(config, tmp_path / "other")
+        carry_out(config, tmp_path / "other")
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
@@ -150,11 +156,11 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         inject=2.0,
     )
     with pytest.raises(ConfigProblems) as caught:
-        job.run(replace(wrong, fit=Fit(lr=-1)), tmp_path / "run")
+        carry_out(replace(wrong, fit=Fit(lr=-1)), tmp_path / "run")
     assert {problem.where for problem in caught.value.problems} == {
         "models", "domain", "tokens", "shares", "fit.lr", "n_boot", "inject",
     }  # fmt: skip
-    (problem,) = job.check(ForgettingConfig(points="nowhere.csv"))
+    (problem,) = ForgettingConfig(points="nowhere.csv").problems()
     assert problem.where == "points"
 
 
@@ -196,7 +202,7 @@ def test_a_file_of_points_that_cannot_be_used_is_told_by_the_check(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "points.csv").write_bytes(content)
-    (problem,) = job.check(ForgettingConfig(points=str(tmp_path / "points.csv")))
+    (problem,) = ForgettingConfig(points=str(tmp_path / "points.csv")).problems()
     assert re.search(message, str(problem))
 
 
@@ -217,16 +223,42 @@ def test_numbers_are_numbers_whatever_type_holds_them(kind: Any) -> None:
 def test_what_is_no_file_of_points_is_told_by_the_check(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in (str(tmp_path), str(tmp_path / "pipe"), "~nosuchuser/x", "/dev/zero"):
-        (problem,) = job.check(ForgettingConfig(points=name))
+        (problem,) = ForgettingConfig(points=name).problems()
         assert (problem.where, problem.expected) == ("points", "a CSV file")
 
 
-@pytest.mark.parametrize("name", ["points", "facts", "label", "forms"])
+@pytest.mark.parametrize("name", ["points", "facts", "refused", "forms"])
 def test_a_result_that_lacks_a_part_is_named(own: Any, tmp_path: Path, name: str) -> None:
-    own[2].result.save(tmp_path)
+    own[2].save(tmp_path)
     path = tmp_path / "artifacts/result.json"
     found = json.loads(path.read_text())
     del found[name]
     path.write_text(json.dumps(found))
     with pytest.raises(CheckpointError, match=f"result.json: got values that are no result .*'{name}'"):
         ForgettingResult.load(tmp_path)
+
+
+def test_frames_that_earlier_versions_wrote_as_rows_are_read(own: Any, tmp_path: Path) -> None:
+    expected = own[2]
+    expected.save(tmp_path)
+    path = tmp_path / "artifacts/result.json"
+    found = json.loads(path.read_text())
+    rows = {
+        name: json.loads(getattr(expected, name).to_json(orient="records")) for name in ("points", "forms")
+    }
+    path.write_text(json.dumps(found | rows))
+    (tmp_path / "artifacts/result.sha256").unlink()
+    again = ForgettingResult.load(tmp_path)
+    for name in ("points", "forms"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(expected, name), check_dtype=False)
+    assert ForgettingResult.page([again]).count("<svg") == 3
+
+
+def test_runs_that_tell_no_law_stand_beside_others(own: Any) -> None:
+    without = replace(own[2], law=None, target=None)
+    assert list(without.to_frame()["law"]) == []
+    text = ForgettingResult.page([without, own[2], without])
+    assert "3 sets of runs" in text
+    compared = text.partition("Compared")[2].partition("<details")[0]
+    assert compared.count("2. points") == len(own[2].to_frame())
+    assert "Compared" in ForgettingResult.page([without, without])

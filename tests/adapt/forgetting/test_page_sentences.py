@@ -14,7 +14,7 @@ from page_sentences import hold
 from trimtab.adapt.forgetting import fitting
 from trimtab.adapt.forgetting.effects import beside_none, target_equivalence
 from trimtab.adapt.forgetting.laws import ForgettingLaw
-from trimtab.adapt.forgetting.result import ForgettingResult, judged, page, verdict
+from trimtab.adapt.forgetting.result import ForgettingResult, judged
 from trimtab.errors import DataError
 from trimtab.numerics.bootstrap import bootstrap, mean, ratio_of_sums
 
@@ -66,7 +66,7 @@ def results() -> Iterator[dict[str, ForgettingResult]]:
 
 @pytest.fixture(scope="module")
 def pages(results: dict[str, ForgettingResult]) -> dict[str, str]:
-    return {name: page([it]) for name, it in results.items()}
+    return {name: ForgettingResult.page([it]) for name, it in results.items()}
 
 
 def number(text: str) -> float:
@@ -205,7 +205,7 @@ def test_every_sentence_of_one_page_is_true(
 
 def test_every_sentence_of_a_page_of_two_is_true_of_one_of_them(results: dict[str, ForgettingResult]) -> None:
     two = [results["law"], results["few"]]
-    held = hold(page(two), rules(two), definitions=DEFINITIONS)
+    held = hold(ForgettingResult.page(two), rules(two), definitions=DEFINITIONS)
     assert held[r"(\d+) runs\."] == 2
 
 
@@ -221,7 +221,7 @@ def test_the_page_knows_the_cases_that_it_tells_apart(
     few = results["few"]
     nothing = dict.fromkeys(("value", "low", "high"), None) | {"n": 0}
     without = replace(few, facts={**few.facts, "forgotten": nothing, "removed": nothing})
-    assert verdict(without) == "12 runs. None is without injection, so what they forgot cannot be told."
+    assert without.summary() == "12 runs. None is without injection, so what they forgot cannot be told."
 
 
 def test_differences_from_the_law_are_of_the_same_runs(results: dict[str, ForgettingResult]) -> None:
@@ -238,5 +238,5 @@ def test_a_page_of_an_earlier_result_says_that_forms_were_not_compared(
     results: dict[str, ForgettingResult],
 ) -> None:
     it = results["law"]
-    text = verdict(replace(it, forms=it.forms.drop(columns=["rise_more", "more_low", "more_high"])))
+    text = replace(it, forms=it.forms.drop(columns=["rise_more", "more_low", "more_high"])).summary()
     assert re.search(r"the law errs by \d+ % of the rise .*this run did not compare it", text)

@@ -12,16 +12,18 @@ import torch
 
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
+from trimtab.job import carry_out
 from trimtab.read.experts import baselines
 from trimtab.read.experts.baselines import alignment, false_discoveries, rows
 from trimtab.read.experts.causal import causal_check, contrasts, word_nats
-from trimtab.read.experts.job import ExpertLensConfig, check, estimate, read_concepts, run
+from trimtab.read.experts.job import ExpertLensConfig, read_concepts
 from trimtab.read.experts.ratings import judged, most_rated, read_ratings
-from trimtab.read.experts.result import FRAMES, ExpertsResult, page, plane, verdict
+from trimtab.read.experts.result import ExpertsResult, plane
 from zoo import build, tokenizer
 
 WORDS = ["cat", "dog", "cow", "pig", "hen"]
 FRAMES_OF = ["a {} ran", "the {} sat there", "no {}", "some {} is here", "one {} and it", "my old {} sleeps"]
+TABLES = ("table", "concepts", "counts", "similarity", "experts", "differences")
 CONCEPTS = ConceptSet.from_templates(WORDS, FRAMES_OF, negatives=12)
 
 
@@ -50,8 +52,13 @@ def config(places):
 
 
 @pytest.fixture(scope="session")
-def outcome(config, tmp_path_factory):
-    return run(config, tmp_path_factory.mktemp("run") / "it")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("run") / "it"
+
+
+@pytest.fixture(scope="session")
+def result(config, folder):
+    return carry_out(config, folder)
 
 
 @pytest.fixture(scope="session")
@@ -59,57 +66,63 @@ def lens():
     return ExpertLens.fit(load(build("llama"), tokenizer=tokenizer(pad_token="<unk>")), CONCEPTS)
 
 
-def test_a_job_gives_the_whole_table_and_a_page(outcome):
-    table = outcome.result.table
+def test_a_job_gives_the_whole_table_and_a_page(result, folder):
+    table = result.table
     assert list(table["role"].unique()) == ["experts", "baseline", "control"]
     assert len(table) == 15
     assert not table["note"].any()
     assert (table["n_pairs"] == 10).all()
     known = table[table["rho"].notna()]
     assert (known["low"] <= known["rho"]).all()
-    text = outcome.report_path.read_text()
+    text = (folder / "report.html").read_text()
     assert text.count("<svg") == 4
     assert "TF-IDF" in text
-    assert "rho" in outcome.table()
-    assert json.loads(outcome.to_json())["facts"]["concepts"] == 5
+    printed = result.to_text()
+    assert "of both halves of the examples 0." in printed
+    assert "experts minus it" in printed
+    assert "source" not in printed.partition("\n")[0]
+    told = json.loads(result.to_json())
+    assert told["facts"]["concepts"] == 5
+    assert [row["row"] for row in told["table"]] == list(table["row"])
+    assert {"concepts", "differences", "seconds"} < set(told)
 
 
-def test_a_result_comes_back_from_its_folder(outcome):
-    found = ExpertsResult.load(outcome.report_path.parent)
-    for name in FRAMES:
-        expected = getattr(outcome.result, name)
+def test_a_result_comes_back_from_its_folder(result, folder):
+    found = ExpertsResult.load(folder)
+    for name in TABLES:
+        expected = getattr(result, name)
         pd.testing.assert_frame_equal(getattr(found, name), expected, check_dtype=False)
-    assert found.findings == outcome.result.findings
-    assert found.facts == json.loads(json.dumps(outcome.result.facts))
+    assert found.findings == result.findings
+    assert found.facts == json.loads(json.dumps(result.facts))
 
 
-def test_the_numbers_are_those_of_the_library(outcome, config):
+def test_the_numbers_are_those_of_the_library(result, config):
     lens = ExpertLens.fit(
         load(config.model, device="cpu"), ConceptSet.from_jsonl(config.concepts), max_tokens=128
     )
     found = lens.align(read_ratings(config.ratings["rated"]), tau=0.5, reliability=0.8)
-    first = outcome.result.table.iloc[0]
+    first = result.table.iloc[0]
     assert (first["rho"], first["ceiling"]) == pytest.approx((found.rho, found.ceiling), nan_ok=True)
-    pd.testing.assert_frame_equal(outcome.result.similarity, lens.similarity(tau=0.5), check_names=False)
+    pd.testing.assert_frame_equal(result.similarity, lens.similarity(tau=0.5), check_names=False)
 
 
-def test_a_page_escapes_names(outcome):
-    renamed = outcome.result.concepts.assign(concept="<script>")
-    text = page([replace(outcome.result, concepts=renamed, label="<i>"), outcome.result], title="<b>")
+def test_a_page_escapes_names(result):
+    renamed = result.concepts.assign(concept="<script>")
+    text = ExpertsResult.page([replace(result, concepts=renamed, label="<i>"), result], title="<b>")
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     assert "2 models beside one another" in text
-    assert "baseline" in verdict(outcome.result)
+    assert "baseline" in result.summary()
     with pytest.raises(DataError, match="no result"):
-        page([])
+        ExpertsResult.page([])
 
 
 def test_without_ratings_nothing_is_aligned(config, tmp_path):
-    found = run(replace(config, ratings={}, reliability={}), tmp_path / "run")
-    assert found.result.table.empty
-    assert "Agreement" not in found.report_path.read_text()
-    assert list(found.result.to_frame()["concept"]) == WORDS
-    assert estimate(config).steps == 4
+    found = carry_out(replace(config, ratings={}, reliability={}), tmp_path / "run")
+    assert found.table.empty
+    assert "Agreement" not in (tmp_path / "run/report.html").read_text()
+    assert list(found.to_frame()["concept"]) == WORDS
+    assert config.cost() == {"steps": 4}
 
 
 @pytest.mark.parametrize(
@@ -130,9 +143,9 @@ def test_without_ratings_nothing_is_aligned(config, tmp_path):
 )
 def test_each_mistake_is_named_before_anything_starts(config, tmp_path, changes, where):
     wrong = replace(config, **changes)
-    assert [problem.where for problem in check(wrong)] == [where]
+    assert [problem.where for problem in wrong.problems()] == [where]
     with pytest.raises(ConfigProblems, match=where):
-        run(wrong, tmp_path / "run")
+        carry_out(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

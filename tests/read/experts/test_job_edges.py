@@ -15,9 +15,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.data.concept import Concept
 from trimtab.errors import DataError, ModelError
+from trimtab.job import carry_out
 from trimtab.read.experts.baselines import alignment, rows
 from trimtab.read.experts.detection import stability
-from trimtab.read.experts.job import ExpertLensConfig, read_concepts, run
+from trimtab.read.experts.job import ExpertLensConfig, read_concepts
 from trimtab.read.experts.ratings import judged, read_ratings
 from trimtab.read.experts.result import ExpertsResult, concept_map, spread
 from zoo import build, tokenizer
@@ -43,22 +44,22 @@ def config(tmp_path_factory):
 
 
 def job(config, concepts, folder, **changes):
-    return run(
+    return carry_out(
         replace(config, concepts=str(concepts.save_jsonl(folder / "c.jsonl")), **changes), folder / "run"
     )
 
 
 def test_two_concepts_have_a_page(config, tmp_path):
     every = ConceptSet.from_templates(["cat", "dog", "cow"], FRAMES_OF, negatives=6)
-    outcome = job(config, ConceptSet((every["cat"], every["dog"])), tmp_path)
-    text = outcome.report_path.read_text()
+    result = job(config, ConceptSet((every["cat"], every["dog"])), tmp_path)
+    text = (tmp_path / "run/report.html").read_text()
     assert text.count("<svg") == 4
     assert "Tree and similarities" in text
-    assert outcome.result.figure() is not None
-    assert outcome.table().startswith("concept")
-    again = ExpertsResult.load(outcome.report_path.parent)
+    assert result.figure() is not None
+    assert result.to_text().lstrip().startswith("concept")
+    again = ExpertsResult.load(tmp_path / "run")
     again.report(tmp_path / "again.html")
-    assert json.loads(outcome.to_json())["differences"] == []
+    assert json.loads(result.to_json())["differences"] == []
 
 
 def test_a_single_concept_is_refused_before_the_model_is_read(config, tmp_path, monkeypatch):
@@ -79,10 +80,10 @@ def test_one_example_a_side_leaves_halves_out(config, tmp_path):
     few = [Concept(name, (f"a {name}",), (f"no {name}",), name) for name in ("cat", "dog", "cow")]
     frame = pd.DataFrame({"word1": ["cat", "cat", "dog"], "word2": ["dog", "cow", "cow"], "score": [1, 2, 3]})
     frame.to_csv(tmp_path / "r.csv", index=False)
-    outcome = job(config, ConceptSet(tuple(few)), tmp_path, ratings={"r": str(tmp_path / "r.csv")})
-    assert outcome.result.table["ceiling"].isna().all()
-    assert outcome.result.facts["overlap_of_halves"]["n"] == 0
-    assert "examples were not halved" in outcome.result.findings[-1]
+    result = job(config, ConceptSet(tuple(few)), tmp_path, ratings={"r": str(tmp_path / "r.csv")})
+    assert result.table["ceiling"].isna().all()
+    assert result.facts["overlap_of_halves"]["n"] == 0
+    assert "examples were not halved" in result.findings[-1]
 
 
 def test_a_model_that_knows_nothing_has_a_page_and_no_rho(config, tmp_path):
@@ -94,8 +95,8 @@ def test_a_model_that_knows_nothing_has_a_page_and_no_rho(config, tmp_path):
     pairs = pd.DataFrame({"word1": ["cat", "cat", "dog"], "word2": ["dog", "cow", "cow"], "score": [1, 2, 3]})
     pairs.to_csv(tmp_path / "r.csv", index=False)
     changes = {"model": saved(tmp_path / "blank", blank), "ratings": {"r": str(tmp_path / "r.csv")}}
-    outcome = job(config, concepts, tmp_path, **changes)
-    text = outcome.report_path.read_text()
+    job(config, concepts, tmp_path, **changes)
+    text = (tmp_path / "run/report.html").read_text()
     assert "have no rho: their similarities are all alike." in text
     assert "nan" not in text.replace("nan_", "")
 
@@ -106,28 +107,25 @@ def test_names_like_columns_are_names(config, tmp_path):
     pairs = [(a, b, n) for n, (a, b) in enumerate((a, b) for a in ODD for b in ODD if a < b)]
     pd.DataFrame(pairs, columns=["word1", "word2", "score"]).to_csv(tmp_path / "r.csv", index=False)
     named = dict.fromkeys(["rho", "nan"], str(tmp_path / "r.csv"))
-    outcome = job(config, concepts, tmp_path, ratings=named)
-    again = ExpertsResult.load(outcome.report_path.parent)
-    pd.testing.assert_frame_equal(again.similarity, outcome.result.similarity)
-    pd.testing.assert_frame_equal(again.differences, outcome.result.differences, check_dtype=False)
+    result = job(config, concepts, tmp_path, ratings=named)
+    again = ExpertsResult.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(again.similarity, result.similarity)
+    pd.testing.assert_frame_equal(again.differences, result.differences, check_dtype=False)
     assert list(again.table["ratings"].unique()) == list(named)
     assert "<script>" not in again.report(tmp_path / "again.html").read_text()
-    from trimtab.read.experts.result import page
-
-    assert page([again, outcome.result]).count("rho, nan") == 1
+    assert ExpertsResult.page([again, result]).count("rho, nan") == 1
 
 
 def test_a_result_of_an_earlier_version_is_read(config, tmp_path):
-    outcome = job(config, ConceptSet.from_templates(["cat", "dog"], FRAMES_OF), tmp_path)
+    job(config, ConceptSet.from_templates(["cat", "dog"], FRAMES_OF), tmp_path)
     file = tmp_path / "run" / "artifacts" / "result.json"
     told = json.loads(file.read_text())
     del told["differences"], told["facts"]["cut"]
     file.write_text(json.dumps(told))
     found = ExpertsResult.load(tmp_path / "run")
     assert found.differences.empty
-    assert found.report(tmp_path / "old.html").read_text() == outcome.report_path.read_text().replace(
-        "cut", "cut"
-    )
+    pages = found.report(tmp_path / "old.html"), tmp_path / "run/report.html"
+    assert pages[0].read_text() == pages[1].read_text()
 
 
 # Ratings beside concepts

@@ -11,8 +11,9 @@ import pytest
 from page_sentences import hold
 from trimtab import ConceptSet
 from trimtab.data.concept import Concept
-from trimtab.read.experts.job import ExpertLensConfig, run
-from trimtab.read.experts.result import page, verdict
+from trimtab.job import carry_out
+from trimtab.read.experts.job import ExpertLensConfig
+from trimtab.read.experts.result import ExpertsResult
 from zoo import build, tokenizer
 
 WORDS = ["cat", "dog", "cow", "pig", "hen"]
@@ -186,9 +187,9 @@ def results(tmp_path_factory):
     )
     plain = replace(config, ratings={}, reliability={}, max_tokens=64)
     return [
-        run(config, folder / "run").result,
-        run(replace(plain, concepts=str(folder / "two.jsonl")), folder / "two").result,
-        run(replace(plain, concepts=str(folder / "few.jsonl")), folder / "few").result,
+        carry_out(config, folder / "run"),
+        carry_out(replace(plain, concepts=str(folder / "two.jsonl")), folder / "two"),
+        carry_out(replace(plain, concepts=str(folder / "few.jsonl")), folder / "few"),
     ]
 
 
@@ -207,6 +208,9 @@ def told_apart(results):
     flat = table[~ours].assign(source="labels", ratings="topics")
     flat.loc[flat["role"] == "experts", ["rho", "low", "high"]] = np.nan
     return replace(results[0], label="another", table=pd.concat([table, flat], ignore_index=True))
+
+
+page = ExpertsResult.page
 
 
 def test_every_sentence_of_one_result(results, told_apart):
@@ -230,7 +234,7 @@ def test_a_rule_that_does_not_hold_is_seen(results):
 
 
 def test_above_and_below_are_said_of_intervals_that_exclude_0_alone(told_apart):
-    text = verdict(told_apart)
+    text = told_apart.summary()
     assert (
         "above 1 (shared words (TF-IDF centroids)); below 2 (static input embeddings; mean sentence embed"
         in text

@@ -1,17 +1,13 @@
-"""What looking for experts came to: a value that knows its settings and every number of its page.
-
-The page about experts: whether ratings agree, what else would give the same, which units know what.
-
-The pictures of a page about experts: a map of concepts, their tree, their similarities, where experts are.
-"""
+"""What looking for experts came to: its numbers, the sentences and tables of its page, and the pictures on it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,29 +15,23 @@ from jaxtyping import Float
 from scipy.cluster.hierarchy import average, dendrogram, fcluster, leaves_list
 from scipy.spatial.distance import squareform
 
+from trimtab.job import Result, plain_table
 from trimtab.read.experts.baselines import BASELINE, EXPERTS
 from trimtab.report import figures
 from trimtab.report.figures import CENTRED, GRID, INK, LINE, ROW, colour
-from trimtab.report.formats import NOTHING, fixed, missing, number, short_names, span
-from trimtab.report.page import Section, Table, Text, chapters_page, gallery, picture, settings_section
-from trimtab.runs.atomic import write_atomic
-from trimtab.runs.serialise import checked, plain, read_result, reading_result, write_result
+from trimtab.report.formats import fixed, missing, number, short_names, span, spans
+from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
+from trimtab.runs.serialise import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-SCHEMA = 1
-FRAMES = ("table", "concepts", "counts", "similarity", "experts", "differences")
-_KEPT = ("label", "facts", "findings", "config", "seconds", *FRAMES)
-
-
-@dataclass(frozen=True)
-class ExpertsResult:
+@dataclass(frozen=True, repr=False)
+class ExpertsResult(Result):
     """The outcome of an ExpertLens job.
 
     Attributes:
-        label: a short name of the run, its model's unless told otherwise.
         table: alignment with ratings, see `trimtab.read.experts.baselines.Alignment`; empty without ratings.
         concepts: columns concept, positive, negative, experts (by average precision), found (at the false discovery
             rate), best (highest average precision), overlap (of the experts of its halves), retrieved.
@@ -50,14 +40,11 @@ class ExpertsResult:
         experts: columns concept, site, unit, ap, q: the best of each concept.
         facts: single numbers, each with n and an interval where it is a rate or a mean.
         findings: what a reader should know of the concepts, the ratings and the examples.
-        config: everything needed to do the run again.
-        seconds: of the run.
         differences: between the rho of rows of experts and of baselines, see
-            `trimtab.read.experts.baselines.Alignment`;
-            empty without ratings, and for runs of versions that did not measure them.
+            `trimtab.read.experts.baselines.Alignment`; empty without ratings, and for runs of versions that did not
+            measure them.
     """
 
-    label: str
     table: pd.DataFrame
     concepts: pd.DataFrame
     counts: pd.DataFrame
@@ -65,43 +52,220 @@ class ExpertsResult:
     experts: pd.DataFrame
     facts: Mapping[str, Any]
     findings: tuple[str, ...]
-    config: Mapping[str, Any]
-    seconds: float
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
         """The table of alignment, or the concepts where nothing was rated."""
         return (self.table if len(self.table) else self.concepts).copy()
 
-    def figure(self) -> Figure:
-        """The map of concepts."""
+    def to_text(self) -> str:
+        """The headline table without what only the page has room for, single numbers and the summary."""
+        frame = self.to_frame().drop(columns=NOT_PRINTED, errors="ignore")
+        parts = [plain_table(frame), plain_table(_single_numbers(self.facts)), self.summary()]
+        if len(self.table):
+            parts.append(f"{COVERS} {CEILING}, and of ratings without error unless theirs is stated.")
+        return "\n\n".join(parts)
 
-        return concept_map(self.similarity)
-
-    def report(self, path: str | Path) -> Path:
-        """Write the report page (one self-contained HTML file) and return its path."""
-
-        write_atomic(Path(path), page([self], title=self.label))
-        return Path(path)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the numbers into a run's folder."""
-        return write_result(folder, SCHEMA, {name: getattr(self, name) for name in _KEPT})
+    def json_values(self) -> dict[str, Any]:
+        """Every field but the config and the similarities, which are as many as pairs of concepts."""
+        return {name: value for name, value in super().json_values().items() if name != "similarity"}
 
     @classmethod
-    def load(cls, folder: str | Path) -> ExpertsResult:
-        """Read the result of a finished run.
+    def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
+        """The result that was written; the rows of the similarities are named like their columns."""
+        values["similarity"].index = values["similarity"].columns
+        return super().from_values(values | {"findings": tuple(values["findings"])}, folder)
 
-        Raises:
-            CheckpointError: there is none (yet), or another version of trimtab wrote it.
-        """
-        found = read_result(folder, SCHEMA)
-        with reading_result(folder):
-            found["similarity"].index = found["similarity"].columns
-            return checked(cls, found | {"findings": tuple(found["findings"])})
+    def figure(self) -> Figure:
+        """The map of concepts."""
+        return concept_map(self.similarity)
+
+    def summary(self) -> str:
+        """How well experts agree with ratings, and which baselines are told apart from them, by paired differences."""
+        sizes = f"{_count(self.facts['concepts'], 'concept')}, {_count(self.facts['units'], 'unit')}"
+        sentences = [f"{sizes}: {_value(self.facts['experts'], 0)} experts a concept."]
+        for name, rows in self.table.groupby("ratings", sort=False):
+            sentences += agreement_in_words(str(name), rows)
+        return " ".join(sentences)
+
+    def sections(self) -> Iterator[Section]:
+        """Agreement with ratings, concepts, where experts are, the best of them, and how sure one is."""
+        if len(self.table):
+            nouns = {_whose(rows).removeprefix("the ") for _, rows in self.table.groupby("ratings")}
+            noun = nouns.pop() if len(nouns) == 1 else "ratings"
+            yield Section(f"Agreement with {noun}", list(_agreement(self)))
+        names = {"experts": f"AP above {self.facts['tau']:g}", "found": f"q below {self.facts['fdr']:g}"}
+        names |= {"best": "best AP", "overlap": "overlap of halves", "retrieved": "found again"}
+        formats = {"best AP": fixed, "overlap of halves": fixed}
+        concepts = Table(self.concepts.rename(columns=names), HALVES, formats)
+        several = len(self.similarity) > 1
+        map_of_concepts = [picture(concept_map(self.similarity), MAP)] if several else []
+        yield Section("Concepts", [*map_of_concepts, concepts])
+        yield Section("Where experts are", [picture(places_figure(self.counts), PLACES)])
+        if several:
+            drawn = [similarity_figure(self.similarity), tree_figure(self.similarity)]
+            yield Section("Tree and similarities", [gallery(drawn)], collapsed=True)
+        best = Table(self.experts, Q_VALUE, {"ap": fixed, "q": lambda value: number(value, 2)})
+        yield Section("The best experts", [best], collapsed=True)
+        sure = Table(_single_numbers(self.facts), "Intervals are 95 %, over concepts.")
+        yield Section("How sure is an expert?", [Text(FDR), sure])
+        if self.findings:
+            notes = [Text(finding) for finding in self.findings]
+            yield Section("What to know of concepts, ratings and examples", notes, collapsed=True)
+        yield settings_section([*plain(self.config).items(), ("seconds", f"{self.seconds:.1f}")])
+
+    @classmethod
+    def summary_of_several(cls, results: Sequence[Self]) -> str:
+        """How many models, or results where some are of one model."""
+        several = "models" if len({result.label for result in results}) == len(results) else "results"
+        return f"{len(results)} {several} beside one another."
+
+    @classmethod
+    def compared(cls, results: Sequence[Self], labels: Sequence[str]) -> Iterator[Section]:
+        """The experts that each run's settings name."""
+        lines = []
+        for label, result in zip(labels, results, strict=True):
+            facts = result.facts
+            line = {"model": label, "units": facts["units"], "experts": _value(facts["experts"], 0)}
+            for name, rows in result.table.groupby("ratings", sort=False):
+                first = rows.iloc[0]
+                line[f"rho, {name}"] = fixed(first["rho"])
+                line[f"interval: {name}"] = span(first["low"], first["high"])
+                line[f"by: {name}"] = first["row"]
+            lines.append(line)
+        caption = (
+            f"The experts that each run's settings name. {COVERS} No difference between runs was measured."
+        )
+        if (sets := len({tuple(result.similarity.columns) for result in results})) > 1:
+            caption += (
+                f" The runs have {sets} different sets of concepts: their rho need not be of the same pairs."
+            )
+        yield Section("Compared", [Table(pd.DataFrame(lines), caption)])
 
 
-_BLOCK = re.compile(r"^(?P<before>.*?)\.(?P<block>\d+)\.(?P<kind>.*):(out|in)$")
+NOT_PRINTED = ["role", "note", "source", "difference", "difference_low", "difference_high", "told"]
+COVERS = (
+    "Rho is Spearman's correlation with the scores over pairs; intervals are 95 % over concepts, not pairs; p is "
+    "that of a Mantel test (concepts dealt out anew)."
+)
+CEILING = "The ceiling is what the reliability of the similarities allows, from two halves of the examples"
+PAIRED = (
+    "Differences are of the rho of two rows; their intervals are 95 % over concepts, drawn in pairs: each draw gives "
+    "both rows the same concepts. Two rows are told apart where the interval excludes 0 at three decimals. The "
+    "intervals are not widened for the number of rows that are compared."
+)
+FDR = (
+    "At the false discovery rate q of a unit, so large a share of the units found are expected there by chance. With "
+    "permuted labels every expert is false: the share of such concepts with any expert should be at most the rate."
+)
+SOURCES = {"people": "people", "labels": "the labels"}
+"""What the scores are called; others are "the ratings"."""
+SIDES = ("above", "below", "not told apart from")
+HALVES = (
+    "Overlap of halves: Jaccard of the experts that the two halves of the examples give; found again: no "
+    "other concept's experts of the second half are as much like those of the first."
+)
+Q_VALUE = "q: the false discovery rate at which the unit would be found among all units."
+MAP = (
+    "Colours are clusters of the tree. Names that would cover one another are moved apart, with a line to where they "
+    "belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
+    "the share of the spread that they keep is written below."
+)
+PLACES = "Percent of the units there that are experts of a concept, mean over concepts."
+
+
+def agreement_in_words(name: str, rows: pd.DataFrame) -> Iterator[str]:
+    """Sentences about one set of ratings: rho of the experts, and baselines by paired differences from it."""
+    first = rows.iloc[0]
+    if missing(first["rho"]):
+        yield f"On {name} {first['row']} have no rho: their similarities are all alike."
+        return
+    rho, sizes = fixed(first["rho"]), f"{first['n_pairs']:.0f} pairs of {first['n_concepts']:.0f} concepts"
+    agree = f"{first['row']} (the cut that the settings name) agree with {_whose(rows)}"
+    yield f"On {name} {agree} at rho {rho} ({span(first['low'], first['high'])}; {sizes})."
+    experts, rivals = (rows[(rows["role"] == role) & rows["rho"].notna()] for role in (EXPERTS, BASELINE))
+    best = experts.iloc[int(experts["rho"].argmax())]
+    if round(best["rho"], 3) > round(first["rho"], 3):
+        several = f"The highest of the {len(experts)} rows of experts"
+        yield f"{several}, picked after looking, is {best['row']}, at {fixed(best['rho'])}."
+    if not len(rivals):
+        return
+    if "told" not in rows.columns:
+        yield "Differences from baselines were not measured by the version that made this run."
+        return
+    by_side = {side: rivals["row"][rivals["told"] == side] for side in SIDES}
+    sides = [f"{side} {len(names)} ({'; '.join(names)})" for side, names in by_side.items() if len(names)]
+    yield f"Of the {_count(len(rivals), 'baseline')} with a rho they are {'; '.join(sides)}."
+    top = rivals.iloc[int(rivals["rho"].argmax())]
+    best_rival = (
+        f"The baseline with the highest rho, picked after looking, is {top['row']}, at {fixed(top['rho'])}"
+    )
+    gap = fixed(top["difference"], signed=True)
+    yield f"{best_rival}: experts minus it {gap} ({span(top['difference_low'], top['difference_high'], signed=True)})."
+
+
+def _whose(rows: pd.DataFrame) -> str:
+    return SOURCES.get(rows["source"].iloc[0] if "source" in rows.columns else "", "the ratings")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _agreement(result: ExpertsResult) -> Iterator[Table]:
+    """For each set of ratings its rows, and every row of experts beside every baseline."""
+    signed = partial(fixed, signed=True)
+    formats = dict.fromkeys(("rho", "ceiling", "of ceiling"), fixed) | {"p": lambda value: number(value, 2)}
+    for name, rows in result.table.groupby("ratings", sort=False):
+        told = "told" in rows.columns
+        columns: dict[str, Any] = {"similarity by": rows["row"], "role": rows["role"], "rho": rows["rho"]}
+        columns["interval"] = spans(rows["low"], rows["high"])
+        if told:
+            columns["first row minus it"] = rows["difference"]
+            columns["paired interval"] = spans(rows["difference_low"], rows["difference_high"], signed=True)
+            columns["so the first row is"] = (rows["told"] + " it").where(rows["difference"].notna())
+        columns |= {"p": rows["mantel_p"], "ceiling": rows["ceiling"], "of ceiling": rows["rho_over_ceiling"]}
+        if any(rows["note"]):
+            columns["note"] = rows["note"]
+        rated = rows[rows["n_pairs"].notna()].iloc[0]
+        stated = (result.config.get("reliability") or {}).get(name)
+        error = "no error" if stated is None else f"a stated reliability of {number(stated)}"
+        caption = f"{name}: {rated['n_pairs']:.0f} pairs of {rated['n_concepts']:.0f} concepts. {COVERS} {CEILING}, "
+        caption += f"and of ratings with {error}.{f' {PAIRED}' if told else ''}"
+        marked = np.flatnonzero(rows["role"] == EXPERTS).tolist()
+        yield Table(pd.DataFrame(columns), caption, formats | {"first row minus it": signed}, marked)
+        gaps = result.differences
+        gaps = gaps[gaps["ratings"] == name] if len(gaps) else gaps
+        if len(gaps):
+            columns = {"experts": gaps["row"], "baseline": gaps["against"]}
+            columns["experts minus baseline"] = gaps["difference"]
+            columns["paired interval"] = spans(gaps["low"], gaps["high"], signed=True)
+            columns["so experts are"] = (gaps["told"] + " it").where(gaps["difference"].notna())
+            caption = f"{name}: rows of experts beside baselines, with paired intervals as above."
+            yield Table(pd.DataFrame(columns), caption, {"experts minus baseline": signed})
+
+
+def _single_numbers(facts: Mapping[str, Any]) -> pd.DataFrame:
+    """Rates and means over concepts: columns what, value, interval, n."""
+    named = {
+        f"experts a concept, AP above {facts['tau']:g}": ("experts", 0),
+        f"experts a concept, q below {facts['fdr']:g}": ("found", 0),
+        "Jaccard of the experts of both halves of the examples": ("overlap_of_halves", 3),
+        "share of concepts found again by the other half": ("retrieved_by_halves", 3),
+        "share of concepts with permuted labels that have any expert": ("permuted_with_any_expert", 3),
+    }
+    ends = ((what, facts[name], places) for what, (name, places) in named.items())
+    rows = [(what, fixed(it["value"], n), span(it["low"], it["high"], n), it["n"]) for what, it, n in ends]
+    return pd.DataFrame(rows, columns=["what", "value", "interval", "n"])
+
+
+def _value(it: Mapping[str, Any], places: int) -> str:
+    """A value with its interval in brackets, or alone where that is missing."""
+    interval = "" if missing(it["low"]) else f" ({span(it['low'], it['high'], places)})"
+    return f"{fixed(it['value'], places)}{interval}"
+
+
+BLOCK = re.compile(r"^(?P<before>.*?)\.(?P<block>\d+)\.(?P<kind>.*):(out|in)$")
 CLUSTERS = 8
 """Colours of the map: so many clusters of the tree."""
 LETTERS = 8.0
@@ -119,21 +283,17 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
     places, kept = plane(matrix)
     names = short_names([str(name) for name in similarity.index], 16)
     height = min(max(5.0, 0.045 * len(names)), 14.0)
+    clusters = (fcluster(_linkage(matrix), CLUSTERS, "maxclust") - 1).tolist() if len(matrix) > 1 else [0]
     with figures.house_style():
-        figure, axes = figures.one_axes(
-            height,
-            "Concepts by shared experts",
-            f"A map of {len(similarity)} concepts by shared experts",
-            7.2,
-        )
+        label = f"A map of {len(similarity)} concepts by shared experts"
+        figure, axes = figures.one_axes(height, "Concepts by shared experts", label, 7.2)
         axes.set(xlim=figures.with_margin(places[:, 0]), ylim=figures.with_margin(places[:, 1]))
         paper = 72 * np.array([0.95 * 7.2, 0.9 * height])
         low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
         points = (places - low) / (high - low) * paper
-        moved = spread(
-            points, np.array([[0.66 * LETTERS * len(name), 1.35 * LETTERS] for name in names]), paper
-        )
-        for place, at, name, cluster in zip(points, moved, names, _clusters(matrix), strict=True):
+        boxes = np.array([[0.66 * LETTERS * len(name), 1.35 * LETTERS] for name in names])
+        moved = spread(points, boxes, paper)
+        for place, at, name, cluster in zip(points, moved, names, clusters, strict=True):
             (x, y), (to_x, to_y) = (low + end / paper * (high - low) for end in (place, at))
             if np.abs(at - place).max() > LETTERS:
                 axes.plot([x, to_x], [y, to_y], color=GRID, linewidth=0.7, zorder=1)
@@ -180,9 +340,8 @@ def tree_figure(similarity: pd.DataFrame) -> Figure:
     drawn: dict[str, Any] = dict(dendrogram(_linkage(matrix), no_plot=True, color_threshold=0))
     names = [str(similarity.index[leaf]) for leaf in drawn["leaves"]]
     with figures.house_style():
-        figure, axes = figures.one_axes(
-            0.9 + 0.62 * ROW * len(names), "Tree of concepts", f"A tree of {len(names)} concepts"
-        )
+        height = 0.9 + 0.62 * ROW * len(names)
+        figure, axes = figures.one_axes(height, "Tree of concepts", f"A tree of {len(names)} concepts")
         for distances, heights in zip(drawn["dcoord"], drawn["icoord"], strict=True):
             axes.plot(distances, (np.array(heights) - 5) / 10, color=LINE, linewidth=1.0)
         figures.name_rows(axes, names)
@@ -199,12 +358,10 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
     np.fill_diagonal(table, np.nan)
     most = float(np.nanmax(table)) or 1.0
     with figures.house_style():
-        figure, axes = figures.one_axes(
-            4.6, "How alike concepts are", f"Similarity of {len(table)} concepts, each with each"
-        )
-        shades = axes.pcolormesh(
-            np.ma.masked_invalid(table), vmin=0.0, vmax=most, cmap="Purples", rasterized=True
-        )
+        label = f"Similarity of {len(table)} concepts, each with each"
+        figure, axes = figures.one_axes(4.6, "How alike concepts are", label)
+        cells = np.ma.masked_invalid(table)
+        shades = axes.pcolormesh(cells, vmin=0.0, vmax=most, cmap="Purples", rasterized=True)
         axes.set(xticks=[], yticks=[], aspect="equal", ylim=(len(table), 0))
         axes.set_xlabel("concepts in the order of the tree, both ways")
         figure.colorbar(shades, ax=axes, aspect=16).set_label("Jaccard of experts")
@@ -213,26 +370,21 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
 
 def places_figure(counts: pd.DataFrame) -> Figure:
     """The share of units that are experts, mean over concepts, by block and kind of site."""
-    parts = [_BLOCK.match(str(site)) for site in counts["site"]]
-    kinds = list(dict.fromkeys(_kind(site, part) for site, part in zip(counts["site"], parts, strict=True)))
-    blocks = sorted({int(part["block"]) if part else 0 for part in parts})
-    table = np.full((len(kinds), len(blocks)), np.nan)
-    for site, part, share in zip(counts["site"], parts, counts["share"], strict=True):
-        block = int(part["block"]) if part else 0
-        table[kinds.index(_kind(site, part)), blocks.index(block)] = share
+    parts = counts["site"].astype(str).str.extract(BLOCK)
+    kinds, blocks = parts["kind"].fillna(counts["site"].astype(str)), parts["block"].fillna(0).astype(int)
+    table = counts["share"].groupby([kinds, blocks]).last().unstack().reindex(kinds.unique())
     most = float(np.nanmax(table)) or 1.0
     with figures.house_style():
-        figure, axes = figures.one_axes(
-            1.2 + 0.3 * len(kinds), "Where experts are", "Share of experts by place"
-        )
+        height = 1.2 + 0.3 * len(table)
+        figure, axes = figures.one_axes(height, "Where experts are", "Share of experts by place")
         axes.pcolormesh(np.ma.masked_invalid(table), vmin=0.0, vmax=most, cmap="Purples")
-        for (row, column), share in np.ndenumerate(table):
-            if np.isfinite(share) and len(blocks) <= 16:
+        for (row, column), share in np.ndenumerate(table.to_numpy()):
+            if np.isfinite(share) and len(table.columns) <= 16:
                 ink = "#ffffff" if share > 0.6 * most else "#111820"
                 axes.text(column + 0.5, row + 0.5, f"{100 * share:.1f}", color=ink, **CENTRED, fontsize=7.5)
-        axes.set_yticks(np.arange(len(kinds)) + 0.5, short_names(kinds, 26), fontsize=8.5)
-        axes.set_xticks(np.arange(len(blocks)) + 0.5, [str(block) for block in blocks], fontsize=8.5)
-        axes.set(xlabel="block", ylim=(len(kinds), 0))
+        axes.set_yticks(np.arange(len(table)) + 0.5, short_names(list(table.index), 26), fontsize=8.5)
+        axes.set_xticks(np.arange(len(table.columns)) + 0.5, map(str, table.columns), fontsize=8.5)
+        axes.set(xlabel="block", ylim=(len(table), 0))
         axes.tick_params(length=0, colors=INK)
     return figure
 
@@ -255,262 +407,3 @@ def plane(matrix: Float[np.ndarray, "c c"]) -> tuple[Float[np.ndarray, "c 2"], f
 
 def _linkage(matrix: Float[np.ndarray, "c c"]) -> Float[np.ndarray, "c-1 4"]:
     return np.asarray(average(squareform(1 - (matrix + matrix.T) / 2, checks=False)))
-
-
-def _clusters(matrix: Float[np.ndarray, "c c"]) -> list[int]:
-    if len(matrix) < 2:
-        return [0] * len(matrix)
-    return [int(number) - 1 for number in fcluster(_linkage(matrix), CLUSTERS, "maxclust")]
-
-
-def _kind(site: object, part: re.Match[str] | None) -> str:
-    return part["kind"] if part else str(site)
-
-
-COVERS = (
-    "Rho is Spearman's correlation with the scores over pairs; intervals are 95 % over concepts, not pairs; p is "
-    "that of a Mantel test (concepts dealt out anew)."
-)
-CEILING = "The ceiling is what the reliability of the similarities allows, from two halves of the examples"
-PAIRED = (
-    "Differences are of the rho of two rows; their intervals are 95 % over concepts, drawn in pairs: each draw gives "
-    "both rows the same concepts. Two rows are told apart where the interval excludes 0 at three decimals. The "
-    "intervals are not widened for the number of rows that are compared."
-)
-FDR = (
-    "At the false discovery rate q of a unit, so large a share of the units found are expected there by chance. With "
-    "permuted labels every expert is false: the share of such concepts with any expert should be at most the rate."
-)
-SOURCES = {"people": "people", "labels": "the labels"}
-"""What the scores are called; others are "the ratings"."""
-
-
-def page(results: Sequence[ExpertsResult], title: str = "What units know") -> str:
-    """One self-contained HTML page about the experts of one model, or of several beside one another.
-
-    Raises:
-        DataError: there is no result.
-    """
-    several = "models" if len({result.label for result in results}) == len(results) else "results"
-    return chapters_page(
-        title,
-        results,
-        f"{several} beside one another",
-        verdict=verdict,
-        chapter=_chapter,
-        compared=_comparison,
-    )
-
-
-def verdict(result: ExpertsResult) -> str:
-    """How well experts agree with ratings, and which baselines are told apart from them, by paired differences."""
-    facts = result.facts
-    told = f"{_count(facts['concepts'], 'concept')}, {_count(facts['units'], 'unit')}: "
-    told += f"{_interval(facts['experts'], 0)} experts a concept."
-    for name, own in result.table.groupby("ratings", sort=False):
-        told += " " + " ".join(_verdict_on(str(name), own))
-    return told
-
-
-def _verdict_on(name: str, own: pd.DataFrame) -> Iterator[str]:
-    """Sentences about one set of ratings."""
-    first, whose = own.iloc[0], SOURCES.get(_source(own), "the ratings")
-    if missing(first["rho"]):
-        yield f"On {name} {first['row']} have no rho: their similarities are all alike."
-        return
-    yield (
-        f"On {name} {first['row']} (the cut that the settings name) agree with {whose} at rho {fixed(first['rho'])} "
-        f"({span(first['low'], first['high'])}; {first['n_pairs']:.0f} pairs of {first['n_concepts']:.0f} concepts)."
-    )
-    experts = own[(own["role"] == EXPERTS) & own["rho"].notna()]
-    best = experts.iloc[int(experts["rho"].argmax())]
-    if round(best["rho"], 3) > round(first["rho"], 3):
-        yield (
-            f"The highest of the {len(experts)} rows of experts, picked after looking, is {best['row']}, "
-            f"at {fixed(best['rho'])}."
-        )
-    rivals = own[(own["role"] == BASELINE) & own["rho"].notna()]
-    if not len(rivals):
-        return
-    if "told" not in own.columns:
-        yield "Differences from baselines were not measured by the version that made this run."
-        return
-    sides = [
-        f"{side} {_named(rivals[rivals['told'] == side])}" for side in SIDES if (rivals["told"] == side).any()
-    ]
-    yield f"Of the {_count(len(rivals), 'baseline')} with a rho they are {'; '.join(sides)}."
-    top = rivals.iloc[int(rivals["rho"].argmax())]
-    yield (
-        f"The baseline with the highest rho, picked after looking, is {top['row']}, at {fixed(top['rho'])}: "
-        f"experts minus it {_gap(top)}."
-    )
-
-
-SIDES = ("above", "below", "not told apart from")
-
-
-def _named(rows: pd.DataFrame) -> str:
-    return f"{len(rows)} ({'; '.join(rows['row'])})"
-
-
-def _gap(row: Mapping[str, Any] | pd.Series) -> str:
-    interval = span(row["difference_low"], row["difference_high"], signed=True)
-    return f"{fixed(row['difference'], signed=True)} ({interval})"
-
-
-def _source(own: pd.DataFrame) -> str:
-    return str(own["source"].iloc[0]) if "source" in own.columns else "ratings"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _chapter(result: ExpertsResult) -> Iterator[Section]:
-    if len(result.table):
-        whose = {SOURCES.get(_source(own), "ratings") for _, own in result.table.groupby("ratings")}
-        noun = whose.pop() if len(whose) == 1 else "ratings"
-        yield Section(f"Agreement with {noun.removeprefix('the ')}", list(_agreement(result)))
-    several = len(result.similarity) > 1
-    concepts = [_concepts(result)]
-    yield Section(
-        "Concepts", [picture(concept_map(result.similarity), _MAP), *concepts] if several else concepts
-    )
-    yield Section("Where experts are", [picture(places_figure(result.counts), _PLACES)])
-    if several:
-        drawn = [similarity_figure(result.similarity), tree_figure(result.similarity)]
-        yield Section("Tree and similarities", [gallery(drawn)], collapsed=True)
-    yield Section("The best experts", [_experts(result)], collapsed=True)
-    yield Section("How sure is an expert?", [Text(FDR), _sure(result.facts)])
-    if result.findings:
-        told = [Text(finding) for finding in result.findings]
-        yield Section("What to know of concepts, ratings and examples", told, collapsed=True)
-    seconds = ("seconds", f"{result.seconds:.1f}")
-    yield settings_section([*plain(dict(result.config)).items(), seconds])
-
-
-_MAP = (
-    "Colours are clusters of the tree. Names that would cover one another are moved apart, with a line to where they "
-    "belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
-    "the share of the spread that they keep is written below."
-)
-_PLACES = "Percent of the units there that are experts of a concept, mean over concepts."
-
-
-def _agreement(result: ExpertsResult) -> Iterator[Table]:
-    for name, own in result.table.groupby("ratings", sort=False):
-        frame = pd.DataFrame(
-            {
-                "similarity by": own["row"],
-                "role": own["role"],
-                "rho": [fixed(value) for value in own["rho"]],
-                "interval": [span(low, high) for low, high in zip(own["low"], own["high"], strict=True)],
-                "p": [number(value, 2) for value in own["mantel_p"]],
-                "ceiling": [fixed(value) for value in own["ceiling"]],
-                "of ceiling": [fixed(value) for value in own["rho_over_ceiling"]],
-                "note": own["note"],
-            }
-        )
-        if "told" in own.columns:
-            rest = own["difference"].notna()
-            frame.insert(4, "first row minus it", [fixed(gap, signed=True) for gap in own["difference"]])
-            ends = zip(own["difference_low"], own["difference_high"], strict=True)
-            frame.insert(5, "paired interval", [span(low, high, signed=True) for low, high in ends])
-            frame.insert(
-                6,
-                "so the first row is",
-                own["told"].where(rest, NOTHING)
-                + own["told"].where(rest).map(lambda side: "" if missing(side) else " it"),
-            )
-        if not any(own["note"]):
-            frame = frame.drop(columns="note")
-        known = own[own["n_pairs"].notna()].iloc[0]
-        n = f"{known['n_pairs']:.0f} pairs of {known['n_concepts']:.0f} concepts"
-        marked = [place for place, role in enumerate(own["role"]) if role == EXPERTS]
-        known_to_be = dict(result.config).get("reliability") or {}
-        taken = f"a stated reliability of {number(known_to_be[name])}" if name in known_to_be else "no error"
-        caption = f"{name}: {n}. {COVERS} {CEILING}, and of ratings with {taken}."
-        yield Table(frame, f"{caption} {PAIRED}" if "told" in own.columns else caption, marked=marked)
-        gaps = result.differences
-        if len(gaps) and (gaps["ratings"] == name).any():
-            yield _differences(str(name), gaps[gaps["ratings"] == name])
-
-
-def _differences(name: str, gaps: pd.DataFrame) -> Table:
-    """Every row of experts against every baseline."""
-    frame = pd.DataFrame({"experts": gaps["row"], "baseline": gaps["against"]})
-    frame["experts minus baseline"] = [fixed(gap, signed=True) for gap in gaps["difference"]]
-    ends = zip(gaps["low"], gaps["high"], strict=True)
-    frame["paired interval"] = [span(low, high, signed=True) for low, high in ends]
-    told = zip(gaps["difference"], gaps["told"], strict=True)
-    frame["so experts are"] = [NOTHING if missing(gap) else f"{side} it" for gap, side in told]
-    return Table(frame, f"{name}: rows of experts beside baselines, with paired intervals as above.")
-
-
-def _concepts(result: ExpertsResult) -> Table:
-    facts = result.facts
-    frame = result.concepts.rename(
-        columns={
-            "experts": f"AP above {facts['tau']:g}",
-            "found": f"q below {facts['fdr']:g}",
-            "best": "best AP",
-            "overlap": "overlap of halves",
-            "retrieved": "found again",
-        }
-    )
-    caption = (
-        "Overlap of halves: Jaccard of the experts that the two halves of the examples give; found again: no "
-        "other concept's experts of the second half are as much like those of the first."
-    )
-    return Table(frame, caption, {"best AP": fixed, "overlap of halves": fixed})
-
-
-def _experts(result: ExpertsResult) -> Table:
-    caption = "q: the false discovery rate at which the unit would be found among all units."
-    return Table(result.experts, caption, {"ap": fixed, "q": lambda value: number(value, 2)})
-
-
-def _sure(facts: Mapping[str, Any]) -> Table:
-    named = {
-        f"experts a concept, AP above {facts['tau']:g}": ("experts", 0),
-        f"experts a concept, q below {facts['fdr']:g}": ("found", 0),
-        "Jaccard of the experts of both halves of the examples": ("overlap_of_halves", 3),
-        "share of concepts found again by the other half": ("retrieved_by_halves", 3),
-        "share of concepts with permuted labels that have any expert": ("permuted_with_any_expert", 3),
-    }
-    rows = []
-    for what, (name, places) in named.items():
-        it = facts[name]
-        rows.append((what, fixed(it["value"], places), span(it["low"], it["high"], places), it["n"]))
-    return Table(
-        pd.DataFrame(rows, columns=["what", "value", "interval", "n"]), "Intervals are 95 %, over concepts."
-    )
-
-
-def _interval(it: Mapping[str, Any], places: int) -> str:
-    if missing(it["low"]):
-        return fixed(it["value"], places)
-    return f"{fixed(it['value'], places)} ({span(it['low'], it['high'], places)})"
-
-
-def _comparison(results: Sequence[ExpertsResult], labels: Sequence[str]) -> Table:
-    rows = []
-    for label, result in zip(labels, results, strict=True):
-        row = {
-            "model": label,
-            "units": result.facts["units"],
-            "experts": _interval(result.facts["experts"], 0),
-        }
-        for name, own in result.table.groupby("ratings", sort=False):
-            first = own.iloc[0]
-            row[f"rho, {name}"] = fixed(first["rho"])
-            row[f"interval: {name}"] = span(first["low"], first["high"])
-            row[f"by: {name}"] = first["row"]
-        rows.append(row)
-    caption = f"The experts that each run's settings name. {COVERS} No difference between runs was measured."
-    sets = {tuple(result.similarity.columns) for result in results}
-    if len(sets) > 1:
-        caption += (
-            f" The runs have {len(sets)} different sets of concepts: their rho need not be of the same pairs."
-        )
-    return Table(pd.DataFrame(rows), caption)
