@@ -26,7 +26,7 @@ from trimtab.adapt.metrics import (
     training_row,
     write_losses,
 )
-from trimtab.adapt.mixer import Decision, Mixer, not_finite
+from trimtab.adapt.mixer import Mixer, not_finite
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Clock, Session
 from trimtab.data.tokens import TokenDomain
@@ -98,7 +98,10 @@ class Run:
         progress = self._resume() or self._start()
         try:
             while progress.stop is None:
-                if self._due(progress):
+                step = self.loop.step_count
+                if step and (
+                    step % self.loop.fit.checkpoint_every == 0 or progress.probed
+                ):  # probes are dear
                     self._save(progress)
                 progress = self._advance(progress)
         except Paused:
@@ -111,12 +114,10 @@ class Run:
         """Put the best weights into the model; its losses on the test sequences, written to the metrics."""
         self._wait()
         self.put_weights(progress.best_step)
-        base = self._known_losses("test-base")
+        losses = base = self._known_losses("test-base")
         if progress.best_step:
             with self.clock.time("test evaluation"):
                 losses = self.loop.evaluate(self.test, self.loop.fit.test_sequences)
-        else:
-            losses = base
         self._write_losses("test", losses)
         if self.folder:
             self.folder.truncate_metrics(progress.offset)
@@ -128,11 +129,9 @@ class Run:
     def put_weights(self, step: int) -> None:
         """Load the kept weights of `step` into the model."""
         values = load_weights(self._weights_folder(step))
-        put_parameters(self.loop.parameters, {name: self._wide(name, values[name]) for name in values})
-
-    def _wide(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """Weights as saved, as they are held while training."""
-        return value.float() if value.dtype == self.stored.get(name) else value
+        narrow = {name for name, value in values.items() if value.dtype == self.stored.get(name)}
+        held = {name: value.float() if name in narrow else value for name, value in values.items()}
+        put_parameters(self.loop.parameters, held)
 
     def _start(self) -> Progress:
         with self.clock.time("evaluation"):
@@ -178,9 +177,8 @@ class Run:
             noted = extra.pop("metrics_sha256", None)
             progress = Progress.read(extra)
             if not is_mixture(progress.weights, len(self.roles.train)):
-                raise CheckpointError(
-                    explain(f"weights {progress.weights}", "a mixture of the training domains")
-                )
+                got = f"weights {progress.weights}"
+                raise CheckpointError(explain(got, "a mixture of the training domains"))
             metrics = self.artifacts.parent / "metrics.jsonl"
             if noted is not None and digest(metrics, progress.offset) != noted:
                 raise CheckpointError(explain(f"damaged {metrics}", "the rows that were written (SHA-256)"))
@@ -196,27 +194,18 @@ class Run:
 
     def _known_losses(self, name: str) -> dict[str, SequenceLosses]:
         """Losses of the base model, of every evaluation domain."""
-        found = read_losses(self.artifacts / name)
-        if set(found) != set(self.roles.evaluate):
-            got = f"losses of {', '.join(found)} in {self.artifacts / name}"
+        losses = read_losses(self.artifacts / name)
+        if set(losses) != set(self.roles.evaluate):
+            got = f"losses of {', '.join(losses)} in {self.artifacts / name}"
             raise CheckpointError(explain(got, f"of {', '.join(self.roles.evaluate)}"))
-        return found
-
-    def _due(self, progress: Progress) -> bool:
-        """Save at regular steps, and right after an update: probes are dear."""
-        step = self.loop.step_count
-        return step > 0 and (step % self.loop.fit.checkpoint_every == 0 or progress.probed)
+        return losses
 
     def _advance(self, progress: Progress) -> Progress:
+        """One step: evaluate where the grid has a point, ask the mixer where it wants to be asked, train, book."""
         self.pause()
+        losses_now = progress.training_losses
         session = Session(
-            self.loop,
-            self.roles,
-            self.validation,
-            self.reference,
-            self.clock,
-            self.pause,
-            progress.training_losses,
+            self.loop, self.roles, self.validation, self.reference, self.clock, self.pause, losses_now
         )
         rows: list[Row] = []
         ledger = progress.ledger
@@ -229,13 +218,14 @@ class Run:
             if session.step == self.loop.fit.steps:
                 progress = replace(progress, stop="done")
             elif progress.ask_at == session.step:
-                progress, row = self._ask(progress, session)
-                rows.append(row)
+                progress = self._ask(progress, session, rows)
             else:
                 progress = replace(progress, probed=False)
             if progress.stop is None:
-                progress, row = self._step(progress)
-                rows.append(row)
+                with self.clock.time("training"):
+                    stats = self.loop.step(progress.weights)
+                progress = progress.trained(stats)
+                rows.append(training_row(self.loop.step_count, stats))
         except DivergedError as error:
             progress = replace(progress, stop=f"diverged: {error}")
         ledger = ledger.add(
@@ -246,21 +236,7 @@ class Run:
         )
         return self._book(replace(progress, ledger=ledger), rows)
 
-    def _ask(self, progress: Progress, session: Session) -> tuple[Progress, Row]:
-        decision = self._decide(session, progress)
-        progress = replace(
-            progress,
-            weights=decision.weights,
-            ask_at=decision.ask_at,
-            state=decision.state,
-            stop=decision.stop,
-            training_nll={},
-            training_tokens={},
-            probed=session.probe_steps > 0,
-        )
-        return progress, decision_row(self.roles, session.step, decision)
-
-    def _decide(self, session: Session, progress: Progress) -> Decision:
+    def _ask(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
         """Ask the mixer; losses that its arithmetic cannot take, or that give no mixture, have diverged."""
         try:
             decision = self.mixer.decide(session, progress.state)
@@ -273,20 +249,16 @@ class Run:
             raise _no_mixture(session, self.mixer.kind, str(error)) from error
         if not all(map(math.isfinite, decision.weights)):
             raise _no_mixture(session, self.mixer.kind, "its weights are not finite")
-        return decision
-
-    def _step(self, progress: Progress) -> tuple[Progress, Row]:
-        with self.clock.time("training"):
-            stats = self.loop.step(progress.weights)
-        return progress.trained(stats), training_row(self.loop.step_count, stats)
+        rows.append(decision_row(self.roles, session.step, decision))
+        asked = {name: getattr(decision, name) for name in ("weights", "ask_at", "state", "stop")}
+        probed = session.probe_steps > 0
+        return replace(progress, **asked, training_nll={}, training_tokens={}, probed=probed)
 
     def _evaluate(self, session: Session) -> Row:
+        losses = self.reference
         with self.clock.time("evaluation"):
-            losses = (
-                self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
-                if session.step
-                else self.reference
-            )
+            if session.step:
+                losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
         session.know(losses)
         return evaluation_row(session.step, "validation", losses, self.reference)
 
@@ -294,9 +266,8 @@ class Run:
         """Raise where a loss is not finite: since the base model, or in it where the run has to judge by it."""
         judged = (*self.roles.targets, *self.roles.tolerances)
         base = [name for name in judged if not math.isfinite(self.reference[name].loss)]
-        if base and not session.step:
-            raise DivergedError(not_finite(", ".join(base), 0))
-        if names := lost(session.losses(), self.reference):
+        names = (base if not session.step else []) or lost(session.losses(), self.reference)
+        if names:
             raise DivergedError(not_finite(", ".join(names), session.step))
 
     def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
@@ -305,7 +276,8 @@ class Run:
         if not session.step or not keeps_all(self.roles, moved, self.loop.fit.margin):
             return progress
         if self.stored and target_change(self.roles, moved) < progress.best_change:
-            losses = self._losses_as_saved()
+            with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
+                losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
             spent = progress.ledger.add(monitoring_sequences=_sequences(losses))
             progress = replace(progress, ledger=spent)
             rows.append(rounding_row(session.step, self._rounding(), self.stored, losses, session.losses()))
@@ -318,10 +290,6 @@ class Run:
                 self._keep_weights(session.step)
             progress = replace(progress, best_step=session.step, best_change=gain)
         return replace(progress, kept_once=True)
-
-    def _losses_as_saved(self) -> dict[str, SequenceLosses]:
-        with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
-            return self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
 
     def _rounding(self) -> Rounding:
         """Every process has the same weights, but only one surely sees the folder of the base weights."""
@@ -350,7 +318,9 @@ class Run:
             noted = digest(self.artifacts.parent / "metrics.jsonl", progress.offset)
             extra = {**asdict(progress), "metrics_sha256": noted}
             save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), extra)
-            self._forget_weights(keep={0, progress.best_step})
+            kept = {self._weights_folder(step) for step in (0, progress.best_step)}
+            for folder in {*self.artifacts.glob("weights-*")} - kept:
+                shutil.rmtree(folder)
         self._flush_timings()
 
     def _flush_timings(self) -> None:
@@ -365,12 +335,6 @@ class Run:
     def _keep_weights(self, step: int) -> None:
         if self.folder:
             save_weights(self._weights_folder(step), as_saved(self.loop.parameters, self.stored))
-
-    def _forget_weights(self, keep: set[int]) -> None:
-        kept = {self._weights_folder(step) for step in keep}
-        for folder in self.artifacts.glob("weights-*"):
-            if folder not in kept:
-                shutil.rmtree(folder)
 
     def _write_losses(self, name: str, losses: Mapping[str, SequenceLosses]) -> None:
         if self.folder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -30,7 +30,17 @@ from trimtab.adapt.dynamics.slopes import (
     read_block,
     remember,
 )
-from trimtab.adapt.mixer import Decision, Needs, State, Update, not_finite
+from trimtab.adapt.mixer import (
+    COUNT,
+    Decision,
+    Goals,
+    Needs,
+    Range,
+    State,
+    Update,
+    not_finite,
+    range_problems,
+)
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.errors import DivergedError, Problem, not_among
@@ -59,20 +69,19 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 """What a setting that is None stands for."""
 
 _CHOICES = {"preset": Preset, "probes": Probes, "solver": Solver, "slopes": SlopeRule, "reach": Reach}
-_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(
-        ("kappa", "ridge", "margin"), (lambda x: 0 <= x <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}")
-    ),
+_MARGIN: Range = (lambda x: 0 <= x <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}")
+_RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(("kappa", "ridge", "margin"), _MARGIN),
     "returns": (lambda x: 0 < x <= 1, "above 0, at most 1"),
     "cap": (lambda x: x > 0, "above 0"),
     "lean": (lambda x: 0 <= x <= 1, "a share between 0 and 1"),
-    "blocks": (lambda x: x >= 1, "at least 1"),
+    "blocks": COUNT,
     "probe_steps": (lambda x: x >= 1, "at least 1, or null"),
 }
 
 
 @dataclass(frozen=True)
-class DynaMiCS:
+class DynaMiCS(Goals):
     """Choose the mixture by measured slopes: improve the targets, keep every constraint (arXiv 2605.10770).
 
     How much a step on each training domain moves each evaluation loss is measured while training goes on, and the
@@ -108,8 +117,6 @@ class DynaMiCS:
         blocks: how many blocks a run of kept probes is cut into, hence how often it is read.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     preset: Preset = "default"
     probes: Probes | None = None
     schedule: Schedule | int | Sequence[int] | None = None
@@ -140,9 +147,7 @@ class DynaMiCS:
         for name, choices in _CHOICES.items():
             if (word := getattr(self, name)) is not None and word not in get_args(choices):
                 yield not_among(f"mixer.{name}", word, get_args(choices))
-        for name, (fine, expected) in _RANGES.items():
-            if (value := getattr(self, name)) is not None and not fine(value):
-                yield Problem(f"mixer.{name}", str(value), expected)
+        yield from range_problems(self, _RANGES)
         for name in ("schedule", "probe_steps", "slopes") if self.probes == "kept" else ():
             if (value := getattr(self, name)) is not None:
                 expected = "nothing: it is a setting of rolled-back probes"

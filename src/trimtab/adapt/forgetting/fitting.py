@@ -315,13 +315,7 @@ def fit_target(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) ->
 
 
 def fit_form(
-    form: Form,
-    points: Points,
-    centre: Centre,
-    loss: Loss,
-    *,
-    first: list[dict[str, float]],
-    seed: int = 0,
+    form: Form, points: Points, centre: Centre, loss: Loss, *, first: list[dict[str, float]], seed: int = 0
 ) -> CurveFit:
     """One form of the rise, fitted to log losses."""
     x = {**centre.inputs(points), "base": points["loss_pt0"]}

@@ -173,13 +173,7 @@ class ForgettingLaw(Law):
         return self.fitted.band(_array(loss_pt0) + rise, noise=noise, confidence=confidence)
 
     def inject_for(
-        self,
-        *,
-        rise: Any,
-        params: Any,
-        tokens: Any,
-        confidence: float = CONFIDENCE,
-        loss_pt0: Any = None,
+        self, *, rise: Any, params: Any, tokens: Any, confidence: float = CONFIDENCE, loss_pt0: Any = None
     ) -> Any:
         """The smallest share of pretraining data that keeps the rise within `rise` in `confidence` of the refits.
 
