@@ -13,19 +13,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from trimtab.adapt.metrics import (
-    Progress,
-    Row,
-    decision_row,
-    evaluation_row,
-    keeps_all,
-    lost,
-    read_losses,
-    rounding_row,
-    target_change,
-    training_row,
-    write_losses,
-)
+from trimtab.adapt import metrics
+from trimtab.adapt.metrics import Progress, Row
 from trimtab.adapt.mixer import Mixer, not_finite
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Clock, Session
@@ -34,23 +23,12 @@ from trimtab.errors import CheckpointError, DivergedError, explain
 from trimtab.numerics.simplex import is_mixture
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import digest
+from trimtab.train import state
 from trimtab.train.loop import Loop
 from trimtab.train.losses import SequenceLosses, change
 from trimtab.train.precision import Rounding, as_saved, rounded, rounding
 from trimtab.train.processes import Paused
 from trimtab.train.settings import evaluation_steps
-from trimtab.train.state import (
-    WEIGHTS,
-    DamagedCheckpointError,
-    check_weights,
-    checkpoints,
-    damaged,
-    load_checkpoint,
-    load_weights,
-    put_parameters,
-    save_checkpoint,
-    save_weights,
-)
 
 
 class Run:
@@ -99,9 +77,7 @@ class Run:
         try:
             while progress.stop is None:
                 step = self.loop.step_count
-                if step and (
-                    step % self.loop.fit.checkpoint_every == 0 or progress.probed
-                ):  # probes are dear
+                if step and (progress.probed or step % self.loop.fit.checkpoint_every == 0):
                     self._save(progress)
                 progress = self._advance(progress)
         except Paused:
@@ -121,17 +97,17 @@ class Run:
         self._write_losses("test", losses)
         if self.folder:
             self.folder.truncate_metrics(progress.offset)
-            self.folder.append(evaluation_row(progress.best_step, "test", losses, base))
+            self.folder.append(metrics.evaluation_row(progress.best_step, "test", losses, base))
         self._flush_timings()
         self._wait()
         return losses
 
     def put_weights(self, step: int) -> None:
         """Load the kept weights of `step` into the model."""
-        values = load_weights(self._weights_folder(step))
+        values = state.load_weights(self._weights_folder(step))
         narrow = {name for name, value in values.items() if value.dtype == self.stored.get(name)}
         held = {name: value.float() if name in narrow else value for name, value in values.items()}
-        put_parameters(self.loop.parameters, held)
+        state.put_parameters(self.loop.parameters, held)
 
     def _start(self) -> Progress:
         with self.clock.time("evaluation"):
@@ -149,11 +125,11 @@ class Run:
 
     def _resume(self) -> Progress | None:
         """Go on from the newest checkpoint that is whole; None where there is none at all."""
-        unusable: list[DamagedCheckpointError] = []
-        for saved in reversed(checkpoints(self.artifacts / "checkpoints")):
+        unusable: list[state.DamagedCheckpointError] = []
+        for saved in reversed(state.checkpoints(self.artifacts / "checkpoints")):
             try:
                 progress = self._restore(saved)
-            except DamagedCheckpointError as error:
+            except state.DamagedCheckpointError as error:
                 unusable.append(error)
                 continue
             if unusable:
@@ -170,31 +146,31 @@ class Run:
         """Put a checkpoint back, after a look at all that the run will need later.
 
         Raises:
-            DamagedCheckpointError: it, or something that it counts on, is not what was written.
+            state.DamagedCheckpointError: it, or something that it counts on, is not what was written.
         """
-        snapshot, extra = load_checkpoint(saved)
+        snapshot, extra = state.load_checkpoint(saved)
         try:
             noted = extra.pop("metrics_sha256", None)
             progress = Progress.read(extra)
             if not is_mixture(progress.weights, len(self.roles.train)):
                 got = f"weights {progress.weights}"
                 raise CheckpointError(explain(got, "a mixture of the training domains"))
-            metrics = self.artifacts.parent / "metrics.jsonl"
-            if noted is not None and digest(metrics, progress.offset) != noted:
-                raise CheckpointError(explain(f"damaged {metrics}", "the rows that were written (SHA-256)"))
+            written = self.artifacts.parent / "metrics.jsonl"
+            if noted is not None and digest(written, progress.offset) != noted:
+                raise CheckpointError(explain(f"damaged {written}", "the rows that were written (SHA-256)"))
             for step in {0, progress.best_step}:
-                check_weights(self._weights_folder(step))
+                state.check_weights(self._weights_folder(step))
             self._known_losses("test-base")
             self.reference = self._known_losses("reference")
             self.loop.restore(snapshot)
         except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Besides a CheckpointError (a RuntimeError): cursor and generators are checked where they are put back.
-            raise damaged(saved, error) from error
+            raise state.damaged(saved, error) from error
         return progress
 
     def _known_losses(self, name: str) -> dict[str, SequenceLosses]:
         """Losses of the base model, of every evaluation domain."""
-        losses = read_losses(self.artifacts / name)
+        losses = metrics.read_losses(self.artifacts / name)
         if set(losses) != set(self.roles.evaluate):
             got = f"losses of {', '.join(losses)} in {self.artifacts / name}"
             raise CheckpointError(explain(got, f"of {', '.join(self.roles.evaluate)}"))
@@ -225,7 +201,7 @@ class Run:
                 with self.clock.time("training"):
                     stats = self.loop.step(progress.weights)
                 progress = progress.trained(stats)
-                rows.append(training_row(self.loop.step_count, stats))
+                rows.append(metrics.training_row(self.loop.step_count, stats))
         except DivergedError as error:
             progress = replace(progress, stop=f"diverged: {error}")
         ledger = ledger.add(
@@ -249,7 +225,7 @@ class Run:
             raise _no_mixture(session, self.mixer.kind, str(error)) from error
         if not all(map(math.isfinite, decision.weights)):
             raise _no_mixture(session, self.mixer.kind, "its weights are not finite")
-        rows.append(decision_row(self.roles, session.step, decision))
+        rows.append(metrics.decision_row(self.roles, session.step, decision))
         asked = {name: getattr(decision, name) for name in ("weights", "ask_at", "state", "stop")}
         probed = session.probe_steps > 0
         return replace(progress, **asked, training_nll={}, training_tokens={}, probed=probed)
@@ -260,31 +236,33 @@ class Run:
             if session.step:
                 losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
         session.know(losses)
-        return evaluation_row(session.step, "validation", losses, self.reference)
+        return metrics.evaluation_row(session.step, "validation", losses, self.reference)
 
     def _refuse_infinity(self, session: Session) -> None:
         """Raise where a loss is not finite: since the base model, or in it where the run has to judge by it."""
         judged = (*self.roles.targets, *self.roles.tolerances)
         base = [name for name in judged if not math.isfinite(self.reference[name].loss)]
-        names = (base if not session.step else []) or lost(session.losses(), self.reference)
+        names = (base if not session.step else []) or metrics.lost(session.losses(), self.reference)
         if names:
             raise DivergedError(not_finite(", ".join(names), session.step))
 
     def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
         """Keep the weights if, as saved, they keep all constraints and the targets gained more than ever before."""
         moved = {name: change(read, self.reference[name]) for name, read in session.losses().items()}
-        if not session.step or not keeps_all(self.roles, moved, self.loop.fit.margin):
+        if not session.step or not metrics.keeps_all(self.roles, moved, self.loop.fit.margin):
             return progress
-        if self.stored and target_change(self.roles, moved) < progress.best_change:
+        if self.stored and metrics.target_change(self.roles, moved) < progress.best_change:
             with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
                 losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
             spent = progress.ledger.add(monitoring_sequences=_sequences(losses))
             progress = replace(progress, ledger=spent)
-            rows.append(rounding_row(session.step, self._rounding(), self.stored, losses, session.losses()))
+            rows.append(
+                metrics.rounding_row(session.step, self._rounding(), self.stored, losses, session.losses())
+            )
             moved = {name: change(read, self.reference[name]) for name, read in losses.items()}
-            if not keeps_all(self.roles, moved, self.loop.fit.margin):
+            if not metrics.keeps_all(self.roles, moved, self.loop.fit.margin):
                 return progress
-        gain = target_change(self.roles, moved)
+        gain = metrics.target_change(self.roles, moved)
         if gain < progress.best_change:
             with self.clock.time("checkpoint"):
                 self._keep_weights(session.step)
@@ -295,7 +273,7 @@ class Run:
         """Every process has the same weights, but only one surely sees the folder of the base weights."""
         if not self.folder:
             return Rounding(math.nan, math.nan)
-        with safe_open(self._weights_folder(0) / WEIGHTS, "pt") as base:
+        with safe_open(self._weights_folder(0) / state.WEIGHTS, "pt") as base:
             return rounding(self.loop.parameters, self.stored, base.get_tensor)
 
     def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
@@ -317,7 +295,7 @@ class Run:
             self.folder.metrics_offset(sync=True)
             noted = digest(self.artifacts.parent / "metrics.jsonl", progress.offset)
             extra = {**asdict(progress), "metrics_sha256": noted}
-            save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), extra)
+            state.save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), extra)
             kept = {self._weights_folder(step) for step in (0, progress.best_step)}
             for folder in {*self.artifacts.glob("weights-*")} - kept:
                 shutil.rmtree(folder)
@@ -334,11 +312,11 @@ class Run:
 
     def _keep_weights(self, step: int) -> None:
         if self.folder:
-            save_weights(self._weights_folder(step), as_saved(self.loop.parameters, self.stored))
+            state.save_weights(self._weights_folder(step), as_saved(self.loop.parameters, self.stored))
 
     def _write_losses(self, name: str, losses: Mapping[str, SequenceLosses]) -> None:
         if self.folder:
-            write_losses(self.artifacts / name, losses)
+            metrics.write_losses(self.artifacts / name, losses)
 
     def _wait(self) -> None:
         self.loop.accelerator.wait_for_everyone()

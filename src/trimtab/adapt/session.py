@@ -155,12 +155,8 @@ class Session:
         names, loop = tuple(self.roles.evaluate if of is None else of), self._loop
         judged = {name: evaluation_rows(name, len(self._splits[name]), sequences) for name in names}
         with self.clock.time("gradients"):
-            training = torch.stack(
-                [
-                    loop.gradient(loop.splits[name], loop.stream.ahead(name, sequences))
-                    for name in self.roles.train
-                ]
-            )
+            ahead = {name: loop.stream.ahead(name, sequences) for name in self.roles.train}
+            training = torch.stack([loop.gradient(loop.splits[name], rows) for name, rows in ahead.items()])
             rows = [training @ loop.gradient(self._splits[name], judged[name]) for name in names]
             products = np.array([row.double().tolist() for row in rows]).reshape(len(names), len(training))
         if loop.world > 1:
@@ -240,10 +236,5 @@ class Session:
         except DivergedError:
             return np.full(shape, math.nan)
         self._pause()
-        column = np.array(
-            [
-                [[m.value for m in moved] for moved in read],
-                [[m.standard_error for m in moved] for moved in read],
-            ]
-        )
+        column = np.array([[[m.value, m.standard_error] for m in moved] for moved in read]).transpose(2, 0, 1)
         return column if np.isfinite(column[0]).all() else np.full(shape, math.nan)

@@ -56,7 +56,8 @@ class Planning:
         self, exposure: Float[np.ndarray, " N"], steps: Float[np.ndarray, " N"]
     ) -> Float[np.ndarray, " N"]:
         """Effective steps that `steps` more on each domain add to `exposure`."""
-        return self.effective(exposure + steps) - self.effective(exposure)
+        gained: np.ndarray = self.effective(exposure + steps) - self.effective(exposure)
+        return gained
 
     def marginal(self, exposure: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
         """The derivative of effective steps: what one more step is worth after so many."""
