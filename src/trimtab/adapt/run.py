@@ -240,10 +240,9 @@ class Run:
 
     def _refuse_infinity(self, session: Session) -> None:
         """Raise where a loss is not finite: since the base model, or in it where the run has to judge by it."""
-        judged = (*self.roles.targets, *self.roles.tolerances)
+        judged = () if session.step else (*self.roles.targets, *self.roles.tolerances)
         base = [name for name in judged if not math.isfinite(self.reference[name].loss)]
-        names = (base if not session.step else []) or metrics.lost(session.losses(), self.reference)
-        if names:
+        if names := base or metrics.lost(session.losses(), self.reference):
             raise DivergedError(not_finite(", ".join(names), session.step))
 
     def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:

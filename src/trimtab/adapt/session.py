@@ -134,9 +134,7 @@ class Session:
     def losses(self) -> Mapping[str, SequenceLosses]:
         """The validation losses at this step, by evaluation domain; read once per step."""
         if self._losses is None:
-            with self.clock.time("probe evaluation"):
-                self._losses = self._loop.evaluate(self._splits, self._loop.fit.eval_sequences)
-            self.probe_sequences += sum(len(losses.nll) for losses in self._losses.values())
+            self._losses = self._read(self._loop.fit.eval_sequences)
         return self._losses
 
     def gradients(self, sequences: int, of: Sequence[str] | None = None) -> GradientProducts:
@@ -173,10 +171,14 @@ class Session:
         if self._losses is not None:
             return {name: losses.first(limit) for name, losses in self._losses.items()}
         if self._sampled is None:
-            with self.clock.time("probe evaluation"):
-                self._sampled = self._loop.evaluate(self._splits, limit)
-            self.probe_sequences += sum(len(losses.nll) for losses in self._sampled.values())
+            self._sampled = self._read(limit)
         return self._sampled
+
+    def _read(self, limit: int) -> Mapping[str, SequenceLosses]:
+        with self.clock.time("probe evaluation"):
+            losses = self._loop.evaluate(self._splits, limit)
+        self.probe_sequences += sum(len(read.nll) for read in losses.values())
+        return losses
 
     def probe(self, steps: int) -> SlopeEstimate:
         """Train `steps` steps on each training domain alone, from here; return the slopes, then undo everything.

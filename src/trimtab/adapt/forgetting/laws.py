@@ -69,9 +69,8 @@ class Law:
             low, high = self.ranges[name]
             if not low <= value <= high:
                 times = value / high if value > high else (low / value if value else float("inf"))
-                outside.append(
-                    f"{name} {value:g} is outside the fitted {low:g} to {high:g} (by {times:.3g} x)"
-                )
+                fitted = f"the fitted {low:g} to {high:g} (by {times:.3g} x)"
+                outside.append(f"{name} {value:g} is outside {fitted}")
         return outside
 
     def to_frame(self) -> pd.DataFrame:
