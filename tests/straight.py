@@ -54,7 +54,7 @@ class Straight:
 
     def moved(self) -> np.ndarray:
         """(M,) nats since step 0."""
-        moved: np.ndarray = self.slopes @ self.planning.worth(self.seen)
+        moved: np.ndarray = self.slopes @ self.planning.effective(self.seen)
         return moved
 
     def losses(self) -> dict[str, SequenceLosses]:

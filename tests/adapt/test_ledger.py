@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from trimtab.adapt.cost import CostReport, Interval, Ledger, cost_report, intervals, plan_probes
+from trimtab.adapt.cost import FORWARD, CostReport, Interval, Ledger, cost_report, intervals
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.record import RunRecord, from_mapping, to_mapping
 from trimtab.runs.serialise import plain
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Expected steps of a run before it starts; the two multiples are those of `CostReport`."""
+
+    training_steps: int
+    probe_steps: int
+    training_multiple: float
+    all_in_multiple: float
+
+
+def plan_probes(
+    spans: Sequence[Interval],
+    *,
+    n_train: int,
+    n_evaluate: int,
+    probe_batches: float = 50,
+    grid_batches: float = 200,
+    grid_every: int = 64,
+) -> Plan:
+    """Cost of rolled-back probes by the paper's formula (arXiv 2605.10770, cost analysis).
+
+    Each update trains every one of the N domains for c steps and reads M domains after each; the reading before
+    comes free where the update falls on the evaluation grid. A plain run costs its steps and the grid:
+    rho = H + (H / grid_every) M grid_batches / 3, and the multiple is 1 + sum(beta rho) / sum(rho), where
+    beta rho = N (c + M probe_batches / 3) + (off the grid) M probe_batches / 3.
+    """
+    reading = n_evaluate * probe_batches * FORWARD
+    extra = sum(
+        n_train * (span.probe_steps + reading) + (reading if span.start % grid_every else 0) for span in spans
+    )
+    steps = sum(span.horizon for span in spans)
+    plain = steps + steps / grid_every * n_evaluate * grid_batches * FORWARD
+    probes = n_train * sum(span.probe_steps for span in spans)
+    return Plan(steps, probes, 1 + probes / steps, 1 + extra / plain)
 
 
 @pytest.mark.parametrize(("schedule", "multiple"), [("none", 1.3946), ("light", 1.5182), ("dense", 1.6007)])

@@ -5,9 +5,9 @@ When a mixture is updated, and for how long each update's probes run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import count, pairwise, takewhile
 from typing import Literal
 
 Schedule = Literal["none", "light", "dense"]
@@ -45,14 +45,13 @@ def update_steps(schedule: Schedule | int | Sequence[int], steps: int) -> tuple[
     """
     if isinstance(schedule, int):
         return tuple(range(0, steps, schedule))
-    if not isinstance(schedule, str):
-        return tuple(sorted({0, *(step for step in schedule if step < steps)}))
-    doubling, step = [], _DOUBLING_FROM[schedule]
-    while step < PAPER_STEPS:
-        doubling.append(step)
-        step *= 2
-    scaled = {max(1, round(step * steps / PAPER_STEPS)) for step in doubling}
-    return (0, *sorted(step for step in scaled if step < steps))
+    named: Iterable[int] = schedule if not isinstance(schedule, str) else ()
+    if isinstance(schedule, str):
+        doubling = takewhile(
+            lambda step: step < PAPER_STEPS, (_DOUBLING_FROM[schedule] << k for k in count())
+        )
+        named = (max(1, round(step * steps / PAPER_STEPS)) for step in doubling)
+    return tuple(sorted({0, *(step for step in named if step < steps)}))
 
 
 def intervals(
@@ -151,43 +150,3 @@ def cost_report(ledger: Ledger, *, steps: int, grid_sequences: int, batch_size: 
         seconds=dict(ledger.seconds),
         gradient_batches=gradients,
     )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Expected steps of a run before it starts; the two multiples are those of `CostReport`."""
-
-    training_steps: int
-    probe_steps: int
-    training_multiple: float
-    all_in_multiple: float
-
-
-def plan_probes(
-    spans: Sequence[Interval],
-    *,
-    n_train: int,
-    n_evaluate: int,
-    probe_batches: float = 50,
-    grid_batches: float = 200,
-    grid_every: int = 64,
-) -> Plan:
-    """Cost of rolled-back probes by the paper's formula (arXiv 2605.10770, cost analysis).
-
-    Each update trains every one of the N domains for c steps and reads M domains after each; the reading before
-    comes free where the update falls on the evaluation grid. A plain run costs its steps and the grid:
-    rho = H + (H / grid_every) M grid_batches / 3, and the multiple is 1 + sum(beta rho) / sum(rho), where
-    beta rho = N (c + M probe_batches / 3) + (off the grid) M probe_batches / 3.
-
-    >>> from trimtab.adapt.cost import intervals
-    >>> round(plan_probes(intervals("none", 2048, None), n_train=5, n_evaluate=7).all_in_multiple, 4)
-    1.3946
-    """
-    reading = n_evaluate * probe_batches * FORWARD
-    extra = sum(
-        n_train * (span.probe_steps + reading) + (reading if span.start % grid_every else 0) for span in spans
-    )
-    steps = sum(span.horizon for span in spans)
-    plain = steps + steps / grid_every * n_evaluate * grid_batches * FORWARD
-    probes = n_train * sum(span.probe_steps for span in spans)
-    return Plan(steps, probes, 1 + probes / steps, 1 + extra / plain)

@@ -1,16 +1,16 @@
 """Fine-tune a model on a mixture of domains while stated evaluation domains are kept.
 
-What is refused before a run begins.
-
-Where a run is kept, and whether what is there may be gone on with.
+`finetune` is the entry: what is refused before a run begins, where the run is kept, and whether what is there may be
+gone on with.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
 from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, as_domains
-from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
+from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere, Progress
 from trimtab.models.batches import evaluating
@@ -46,192 +46,6 @@ from trimtab.train.processes import accelerator, interruptible
 from trimtab.train.settings import Fit
 
 Out = str | Path | RunFolder | Elsewhere | None
-
-
-def problems(
-    roles: Roles,
-    train: Mapping[str, Any],
-    evaluate: Mapping[str, Any],
-    mixer: Mixer,
-    fit: Fit,
-    world: int = 1,
-) -> Iterator[Problem]:
-    """Every mistake that can be seen without reading data or loading a model."""
-    if isinstance(mixer.targets, str):
-        hint = f"[{mixer.targets!r}]"
-        yield Problem("targets", f"the text {mixer.targets!r}", "a list of domains", hint)
-        return
-    for name in evaluate:
-        if name in train:
-            yield Problem(
-                f"evaluate.{name}",
-                "a domain of the same name in `train`",
-                "a new name",
-                "leaving it out: every training domain is evaluated too",
-            )
-    yield from role_problems(roles)
-    yield from mixer.problems(roles)
-    yield from fit.problems()
-    yield from _schedule_problems(mixer, fit)
-    if fit.batch_size < world:
-        expected = f"at least one sequence for each of {world} processes"
-        yield Problem("fit.batch_size", str(fit.batch_size), expected)
-
-
-def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
-    """What is no mixer or no fit, and settings of ours of another type than declared: asked first."""
-    if isinstance(mixer, type) or not hasattr(mixer, "decide"):
-        yield Problem("mixer", repr(mixer), "a mixer", "Uniform(targets=['...'])")
-    elif type(mixer).__module__.partition(".")[0] == __name__.partition(".")[0] and is_dataclass(mixer):
-        listed = not isinstance(getattr(mixer, "targets", ()), str)
-        known = ("constraints",) if listed else ("constraints", "targets")  # told by `problems`
-        yield from typed_problems(mixer, "mixer", without=known)
-    if isinstance(fit, Fit):
-        yield from typed_problems(fit, "fit")
-    else:
-        yield Problem("fit", repr(fit), "the settings of a run", "Fit(steps=...)")
-
-
-MOST_UPDATES = 10**5
-"""Rounds of rolled-back probes that a run may have; each is planned before it starts."""
-
-
-def _schedule_problems(mixer: Mixer, fit: Fit) -> Iterator[Problem]:
-    gap = getattr(mixer, "schedule", None)
-    if isinstance(gap, int) and gap > 0 and fit.steps // gap > MOST_UPDATES:
-        expected = f"at least {-(-fit.steps // MOST_UPDATES)}, for at most {MOST_UPDATES:,} updates"
-        yield Problem("mixer.schedule", str(gap), expected)
-
-
-def refuse(found: Iterator[Problem]) -> None:
-    """Raise all problems at once, if there are any."""
-    if mistakes := list(found):
-        raise ConfigProblems(mistakes)
-
-
-def tokenise_all(
-    domains: Mapping[str, Domain], roles: Roles, model: Model, fit: Fit
-) -> dict[str, TokenDomain]:
-    """Every domain tokenised, each with the splits that its use needs and enough rows in them."""
-    tokens = {
-        name: tokenise(domain, model, seq_len=fit.seq_len, packing=fit.packing)
-        for name, domain in domains.items()
-    }
-    refuse(_short_domains(tokens, roles, fit))
-    for name, domain in tokens.items():
-        for split, rows in domain.splits.items():
-            _refuse_unfit(rows, f"{name}, split {split}", model, fit)
-    return tokens
-
-
-def _refuse_unfit(rows: TokenSplit, where: str, model: Model, fit: Fit) -> None:
-    """Refuse rows that are longer than the model's positions, or have tokens that it has no embedding for."""
-    network, tokenizer = model.module, model.need_tokenizer()
-    lengths = np.diff(rows.offsets)
-    length = int(lengths.max(initial=0))
-    got = f"{length} tokens in a row of {where} (fit.seq_len={fit.seq_len})"
-    refuse_longer(network, length, got, "fit.seq_len={limit}")
-    if lacks_tokens(network, tokenizer):
-        largest = int(rows.ids.max(initial=0))
-        if length > lengths.min(initial=length):  # else no row is ever padded
-            largest = max(largest, rows.pad_id)
-        if largest >= (vocabulary(network) or largest + 1):
-            raise unknown_token(network, tokenizer, largest, where)
-
-
-def _short_domains(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
-    for name, domain in tokens.items():
-        needed = {"validation": 2, "test": 2}
-        if name in roles.train:
-            needed["train"] = fit.batch_size
-        for split, rows in needed.items():
-            got = len(domain.splits[split]) if split in domain.splits else 0
-            if got < rows:
-                expected = f"at least {rows}{', one batch' if split == 'train' else ''}"
-                where = f"{name}, split {split}"
-                found, hint = f"{got} sequences of {fit.seq_len} tokens", "more data, or a smaller seq_len"
-                if split in domain.splits:
-                    counts = domain.splits[split].counts
-                    found += f" ({counts.dropped} records dropped)" * bool(counts.dropped)
-                    found += f" ({counts.skipped} left out)" * bool(counts.skipped)
-                    hint = "a larger seq_len, or more data" if counts.beyond else hint
-                yield Problem(where, found, expected, hint)
-
-
-@contextmanager
-def place(out: Out, accelerator: Accelerator) -> Iterator[Path]:
-    """The run's folder: the caller's, or one that is gone afterwards; the same on every process."""
-    if out is not None:
-        if isinstance(out, RunFolder | Elsewhere):
-            out = out.path
-        if not isinstance(out, str | Path):
-            raise ConfigError(f"out: {explain(repr(out), 'the path of a folder, or None')}")
-        yield Path(out)
-        return
-    first = accelerator.is_main_process
-    with tempfile.TemporaryDirectory(prefix="trimtab-") if first else nullcontext("") as folder:
-        shared = [folder]
-        if accelerator.num_processes > 1:
-            broadcast_object_list(shared)
-        yield Path(shared[0])
-        accelerator.wait_for_everyone()
-
-
-@contextmanager
-def open_run(
-    out: Out, path: Path, config: Mapping[str, Any], identity: Mapping[str, Any], accelerator: Accelerator
-) -> Iterator[RunFolder | None]:
-    """Hold the run's folder while it is written; None on every process but the first.
-
-    An exception leaves the run's status "interrupted" (Ctrl-C) or "failed".
-
-    Args:
-        out: as `finetune` takes it; a folder that is held already stays with its holder.
-        path: the folder.
-        config: of the run; must equal that of a run already there.
-        identity: fingerprints of the model and the data; likewise.
-        accelerator: tells which process this is.
-
-    Raises:
-        CheckpointError: the folder holds another run, or another process holds the folder.
-    """
-    if not accelerator.is_main_process:
-        yield None
-        return
-    if isinstance(out, RunFolder):
-        _check_identity(out, identity)
-        yield out
-        return
-    with RunFolder.create_or_open(path, config) as folder:
-        _check_identity(folder, identity)
-        folder.go_on()
-        try:
-            yield folder
-        except KeyboardInterrupt:
-            folder.set_status("interrupted")
-            raise
-        except BaseException as error:
-            folder.set_status("failed", error=f"{type(error).__name__}: {error}")
-            raise
-
-
-def _check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
-    """Refuse to go on with another model or other data than the run began with."""
-    name = "artifacts/identity.json"
-    if not (folder.path / name).exists():
-        folder.write_json(name, identity)
-        return
-    known = read_object(folder.path / name)
-    if not isinstance(known.get("domains"), dict) or "model" not in known:
-        got = f"damaged text in {folder.path / name}"
-        raise CheckpointError(explain(got, "the fingerprints that the run began with", "another folder"))
-    if known["model"] != identity["model"]:
-        got = f"another model than the run in {folder.path} began with"
-        raise CheckpointError(explain(got, "the same base weights", "loading them anew"))
-    for domain, fingerprint in identity["domains"].items():
-        if known["domains"].get(domain) != fingerprint:
-            got = f"other data for {domain!r} than the run in {folder.path} began with"
-            raise CheckpointError(explain(got, "the same records", "another folder"))
 
 
 def finetune(
@@ -293,10 +107,8 @@ def finetune(
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
     config = plain(config or describe(model, roles, mixer, fit, seed))
-    identity = {
-        "model": model.fingerprint(),
-        "domains": {name: domain.fingerprint for name, domain in domains.items()},
-    }
+    fingerprints = {name: domain.fingerprint for name, domain in domains.items()}
+    identity = {"model": model.fingerprint(), "domains": fingerprints}
     with (
         place(out, processes) as path,
         interruptible() as check,
@@ -305,10 +117,118 @@ def finetune(
         float32_weights(model) as stored,
         open_run(out, path, config, identity, processes) as folder,
     ):
+        done, total = count(1), fit.steps + mixer.needs(fit, roles).probe_steps
+
+        def tick() -> None:
+            check()
+            steps = next(done)
+            if progress:
+                progress(min(steps, total), total)
+
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
-        tick = _ticker(check, progress, roles, mixer, fit)
         run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
-        return _read_back(run, path) or _carry_out(run, path, label or mixer.kind, config, domains)
+        return _read_back(run, path) or train_and_judge(run, path, label or mixer.kind, config, domains)
+
+
+def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
+    """What is no mixer or no fit, and settings of ours of another type than declared: asked first."""
+    if isinstance(mixer, type) or not hasattr(mixer, "decide"):
+        yield Problem("mixer", repr(mixer), "a mixer", "Uniform(targets=['...'])")
+    elif type(mixer).__module__.partition(".")[0] == __name__.partition(".")[0] and is_dataclass(mixer):
+        listed = not isinstance(getattr(mixer, "targets", ()), str)
+        known = ("constraints",) if listed else ("constraints", "targets")  # told by `problems`
+        yield from typed_problems(mixer, "mixer", without=known)
+    if isinstance(fit, Fit):
+        yield from typed_problems(fit, "fit")
+    else:
+        yield Problem("fit", repr(fit), "the settings of a run", "Fit(steps=...)")
+
+
+MOST_UPDATES = 10**5
+"""Rounds of rolled-back probes that a run may have; each is planned before it starts."""
+
+
+def problems(
+    roles: Roles,
+    train: Mapping[str, Any],
+    evaluate: Mapping[str, Any],
+    mixer: Mixer,
+    fit: Fit,
+    world: int = 1,
+) -> Iterator[Problem]:
+    """Every mistake that can be seen without reading data or loading a model."""
+    if isinstance(mixer.targets, str):
+        yield Problem("targets", f"the text {mixer.targets!r}", "a list of domains", f"[{mixer.targets!r}]")
+        return
+    for name in [name for name in evaluate if name in train]:
+        got, hint = (
+            "a domain of the same name in `train`",
+            "leaving it out: every training domain is evaluated too",
+        )
+        yield Problem(f"evaluate.{name}", got, "a new name", hint)
+    yield from role_problems(roles)
+    yield from mixer.problems(roles)
+    yield from fit.problems()
+    gap = getattr(mixer, "schedule", None)
+    if isinstance(gap, int) and gap > 0 and fit.steps // gap > MOST_UPDATES:
+        expected = f"at least {-(-fit.steps // MOST_UPDATES)}, for at most {MOST_UPDATES:,} updates"
+        yield Problem("mixer.schedule", str(gap), expected)
+    if fit.batch_size < world:
+        expected = f"at least one sequence for each of {world} processes"
+        yield Problem("fit.batch_size", str(fit.batch_size), expected)
+
+
+def refuse(problems: Iterator[Problem]) -> None:
+    """Raise all problems at once, if there are any."""
+    if mistakes := list(problems):
+        raise ConfigProblems(mistakes)
+
+
+def tokenise_all(
+    domains: Mapping[str, Domain], roles: Roles, model: Model, fit: Fit
+) -> dict[str, TokenDomain]:
+    """Every domain tokenised, each with the splits that its use needs and enough rows in them.
+
+    Raises:
+        ConfigProblems: too few sequences for a batch or a reading.
+        ConfigError, ModelError: rows longer than the model's positions, or tokens that it has no embedding for.
+    """
+    tokens = {
+        name: tokenise(domain, model, seq_len=fit.seq_len, packing=fit.packing)
+        for name, domain in domains.items()
+    }
+    refuse(length_problems(tokens, roles, fit))
+    network, tokenizer = model.module, model.need_tokenizer()
+    parts = [(name, *part) for name, domain in tokens.items() for part in domain.splits.items()]
+    for name, split, rows in parts:
+        where, lengths = f"{name}, split {split}", np.diff(rows.offsets)
+        length = int(lengths.max(initial=0))
+        got = f"{length} tokens in a row of {where} (fit.seq_len={fit.seq_len})"
+        refuse_longer(network, length, got, "fit.seq_len={limit}")
+        if lacks_tokens(network, tokenizer):
+            padded = length > lengths.min(initial=length)
+            largest = max(int(rows.ids.max(initial=0)), rows.pad_id if padded else 0)
+            if largest >= (vocabulary(network) or largest + 1):
+                raise unknown_token(network, tokenizer, largest, where)
+    return tokens
+
+
+def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
+    """Splits with too few sequences: one batch to train on, two to read a standard error off."""
+    needs = {"validation": 2, "test": 2, "train": fit.batch_size}
+    wanted = [(name, split) for name in tokens for split in needs if split != "train" or name in roles.train]
+    for name, split in wanted:
+        rows = tokens[name].splits.get(split)
+        count = 0 if rows is None else len(rows)
+        if count >= needs[split]:
+            continue
+        got, hint = f"{count} sequences of {fit.seq_len} tokens", "more data, or a smaller seq_len"
+        if rows is not None:
+            got += f" ({rows.counts.dropped} records dropped)" * bool(rows.counts.dropped)
+            got += f" ({rows.counts.skipped} left out)" * bool(rows.counts.skipped)
+            hint = "a larger seq_len, or more data" if rows.counts.beyond else hint
+        expected = f"at least {needs[split]}{', one batch' if split == 'train' else ''}"
+        yield Problem(f"{name}, split {split}", got, expected, hint)
 
 
 def describe(model: Model, roles: Roles, mixer: Mixer, fit: Fit, seed: int) -> dict[str, Any]:
@@ -321,6 +241,81 @@ def describe(model: Model, roles: Roles, mixer: Mixer, fit: Fit, seed: int) -> d
         "fit": asdict(fit),
         "seed": seed,
     }
+
+
+@contextmanager
+def place(out: Out, accelerator: Accelerator) -> Iterator[Path]:
+    """The run's folder: the caller's, or one that is gone afterwards; the same on every process."""
+    if isinstance(out, RunFolder | Elsewhere):
+        out = out.path
+    if out is not None:
+        if not isinstance(out, str | Path):
+            raise ConfigError(f"out: {explain(repr(out), 'the path of a folder, or None')}")
+        yield Path(out)
+        return
+    first = accelerator.is_main_process
+    with tempfile.TemporaryDirectory(prefix="trimtab-") if first else nullcontext("") as folder:
+        shared = [folder]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(shared)
+        yield Path(shared[0])
+        accelerator.wait_for_everyone()
+
+
+@contextmanager
+def open_run(
+    out: Out, path: Path, config: Mapping[str, Any], identity: Mapping[str, Any], accelerator: Accelerator
+) -> Iterator[RunFolder | None]:
+    """Hold the run's folder while it is written; None on every process but the first.
+
+    An exception leaves the run's status "interrupted" (Ctrl-C) or "failed".
+
+    Args:
+        out: as `finetune` takes it; a folder that is held already stays with its holder.
+        path: the folder.
+        config: of the run; must equal that of a run already there.
+        identity: fingerprints of the model and the data; likewise.
+        accelerator: tells which process this is.
+
+    Raises:
+        CheckpointError: the folder holds another run, or another process holds the folder.
+    """
+    if not accelerator.is_main_process:
+        yield None
+        return
+    if isinstance(out, RunFolder):
+        check_identity(out, identity)
+        yield out
+        return
+    with RunFolder.create_or_open(path, config) as folder:
+        check_identity(folder, identity)
+        folder.go_on()
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            folder.set_status("interrupted")
+            raise
+        except BaseException as error:
+            folder.set_status("failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+
+def check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with another model or other data than the run began with."""
+    name = "artifacts/identity.json"
+    if not (folder.path / name).exists():
+        folder.write_json(name, identity)
+        return
+    known, began = read_object(folder.path / name), f"than the run in {folder.path} began with"
+    if not isinstance(known.get("domains"), dict) or "model" not in known:
+        got = f"damaged text in {folder.path / name}"
+        raise CheckpointError(explain(got, "the fingerprints that the run began with", "another folder"))
+    if known["model"] != identity["model"]:
+        raise CheckpointError(explain(f"another model {began}", "the same base weights", "loading them anew"))
+    for domain, fingerprint in identity["domains"].items():
+        if known["domains"].get(domain) != fingerprint:
+            got = f"other data for {domain!r} {began}"
+            raise CheckpointError(explain(got, "the same records", "another folder"))
 
 
 def _read_back(run: Run, path: Path) -> FinetuneResult | None:
@@ -337,28 +332,26 @@ def _read_back(run: Run, path: Path) -> FinetuneResult | None:
     return result
 
 
-def _carry_out(
+def train_and_judge(
     run: Run, path: Path, label: str, config: Mapping[str, Any], domains: Mapping[str, TokenDomain]
 ) -> FinetuneResult:
+    """Train to the end, and save the result before the status says that it is done."""
     progress = run.train()
     final = run.finish(progress)
-    progress = replace(progress, ledger=progress.ledger.add(seconds=run.clock.seconds))
-    base = read_losses(path / "artifacts" / "test-base")
-    rows = read_metrics(path)
-    fit = run.loop.fit
-    data = data_table(domains, run.roles.train, fit)
+    roles, fit = run.roles, run.loop.fit
+    data = data_table(domains, roles.train, fit)
     result = make_result(
-        rows,
-        progress,
-        run.roles,
+        read_metrics(path),
+        replace(progress, ledger=progress.ledger.add(seconds=run.clock.seconds)),
+        roles,
         fit,
         label=label,
         config=config,
-        base=base,
+        base=read_losses(path / "artifacts" / "test-base"),
         final=final,
         data=data,
         data_notes=data_notes(domains, data, fit),
-        examples=examples(domains, run.roles.train, run.loop.model.tokenizer),
+        examples=examples(domains, roles.train, run.loop.model.tokenizer),
     )
     if run.folder:
         result.save(path / RESULT)
@@ -366,18 +359,3 @@ def _carry_out(
         run.folder.set_status("done", result=result.status, step=result.step)
     run.loop.accelerator.wait_for_everyone()
     return result
-
-
-def _ticker(
-    check: Callable[[], None], progress: Progress | None, roles: Roles, mixer: Mixer, fit: Fit
-) -> Callable[[], None]:
-    total, done = fit.steps + mixer.needs(fit, roles).probe_steps, 0
-
-    def tick() -> None:
-        nonlocal done
-        check()
-        done += 1
-        if progress:
-            progress(min(done, total), total)
-
-    return tick

@@ -1,17 +1,10 @@
-"""What a run writes down: the rows of its metrics, and losses sequence by sequence.
-
-Where a run stands: what a checkpoint holds of it beside the model, the optimiser and the data cursor.
-
-Which checkpoints of a run may be chosen, and which of them is the better one.
-
-From the rows of a run's metrics to its result.
-"""
+"""The metrics of a run: its rows, losses per sequence, progress, choice of checkpoint, and the result made of them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +15,7 @@ import torch
 
 from trimtab.adapt.cost import Ledger, cost_report
 from trimtab.adapt.dynamics.result import FinetuneResult
-from trimtab.adapt.mixer import Decision, Update
+from trimtab.adapt.mixer import Decision
 from trimtab.adapt.record import (
     LOSS_COLUMNS,
     RECORD_COLUMNS,
@@ -100,29 +93,23 @@ def rounding_row(
 
 def decision_row(roles: Roles, step: int, decision: Decision) -> Row:
     """A mixture, with the slopes and the solution behind it where there are any."""
-    row: Row = {
-        "step": step,
-        "event": "mixture",
-        "weights": dict(zip(roles.train, decision.weights, strict=True)),
-    }
+    weights = dict(zip(roles.train, decision.weights, strict=True))
+    row: Row = {"step": step, "event": "mixture", "weights": weights}
     if decision.stop:
         row["stop"] = decision.stop
-    return row | (update_row(roles, decision.update) if decision.update else {})
-
-
-def update_row(roles: Roles, update: Update) -> Row:
-    """A mixture update as a row of the metrics."""
-    solution = update.solution
-    return {
-        "horizon": update.horizon,
-        "probe_steps": update.estimate.steps,
-        "slopes": update.estimate.slopes,
-        "standard_errors": update.estimate.standard_errors,
-        "predicted": dict(zip(roles.evaluate, map(float, solution.predicted), strict=True)),
-        "status": solution.status,
-        "conflicts": [roles.evaluate[index] for index in solution.conflicts],
-        "shadow_prices": dict(zip(roles.evaluate, map(float, solution.shadow_prices), strict=True)),
-    }
+    if decision.update:
+        estimate, solution = decision.update.estimate, decision.update.solution
+        row |= {
+            "horizon": decision.update.horizon,
+            "probe_steps": estimate.steps,
+            "slopes": estimate.slopes,
+            "standard_errors": estimate.standard_errors,
+            "predicted": dict(zip(roles.evaluate, map(float, solution.predicted), strict=True)),
+            "status": solution.status,
+            "conflicts": [roles.evaluate[index] for index in solution.conflicts],
+            "shadow_prices": dict(zip(roles.evaluate, map(float, solution.shadow_prices), strict=True)),
+        }
+    return row
 
 
 def write_losses(path: Path, losses: Mapping[str, SequenceLosses]) -> None:
@@ -149,12 +136,12 @@ def read_losses(path: Path) -> dict[str, SequenceLosses]:
 
 
 def _losses(path: Path) -> SequenceLosses:
-    found = {part: np.asarray(values) for part, values in load_tensors(path).items()}
-    nll, tokens = found.get("nll"), found.get("tokens")
+    parts = {part: np.asarray(values) for part, values in load_tensors(path).items()}
+    nll, tokens = parts.get("nll"), parts.get("tokens")
     fit = nll is not None and tokens is not None and nll.ndim == 1 and nll.shape == tokens.shape
-    if not fit or set(found) - {"nll", "tokens", "records"}:
+    if not fit or set(parts) - {"nll", "tokens", "records"}:
         raise CheckpointError(f"{path}: {explain('other tensors', 'the losses of sequences')}")
-    return SequenceLosses(**found)
+    return SequenceLosses(**parts)
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -287,32 +274,27 @@ def make_result(
         examples: what is learned of each training domain, shown on its first sequence.
     """
     mixtures = [row for row in rows if row["event"] == "mixture"]
-    readings = [row for row in rows if row["event"] == "evaluation" and row["split"] == "validation"]
+    readings = [row for row in rows if row["event"] == "evaluation"]
+    read = sum(row["split"] == "validation" for row in readings)
     grid = len(evaluation_steps(fit.steps, fit.eval_points))
-    per_reading = progress.ledger.monitoring_sequences // max(1, len(readings))
+    grid_sequences = grid * (progress.ledger.monitoring_sequences // max(1, read))
+    shares = [(row["step"], *(row["weights"][name] for name in roles.train)) for row in mixtures]
+    train, evaluate = list(roles.train), list(roles.evaluate)
     return FinetuneResult(
         label=label,
         status=_status(progress),
         step=progress.best_step,
-        mixtures=pd.DataFrame(
-            [
-                {"step": r["step"], **{share_column(name): share for name, share in r["weights"].items()}}
-                for r in mixtures
-            ],
-            columns=["step", *map(share_column, roles.train)],
-        ),
-        slopes=[
-            read_update(row, list(roles.train), list(roles.evaluate)) for row in mixtures if "slopes" in row
-        ],
-        losses=losses_frame([row for row in rows if row["event"] == "evaluation"]),
+        mixtures=pd.DataFrame(shares, columns=["step", *map(share_column, train)]),
+        slopes=[read_update(row, train, evaluate) for row in mixtures if "slopes" in row],
+        losses=losses_frame(readings),
         final=final_frame(roles, base, final),
         cost=cost_report(
-            progress.ledger, steps=fit.steps, grid_sequences=grid * per_reading, batch_size=fit.batch_size
+            progress.ledger, steps=fit.steps, grid_sequences=grid_sequences, batch_size=fit.batch_size
         ),
         config=config,
         seconds=sum(progress.ledger.seconds.values()),
         target_records=record_changes({name: (base[name], final[name]) for name in roles.targets}),
-        notes=(*data_notes, *_rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
+        notes=(*data_notes, *rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
         data=pd.DataFrame() if data is None else data,
         examples=examples or {},
     )
@@ -320,48 +302,35 @@ def make_result(
 
 def losses_frame(readings: Sequence[Row]) -> pd.DataFrame:
     """One row per step, domain and split."""
-    return pd.DataFrame(
-        [
-            (
-                row["step"],
-                name,
-                row["split"],
-                row["loss_nats"][name],
-                row["standard_error"][name],
-                *row["change"][name],
-            )
-            for row in readings
-            for name in row["loss_nats"]
-        ],
-        columns=LOSS_COLUMNS,
-    ).astype(dict.fromkeys(LOSS_COLUMNS[3:], float))
+    rows = [
+        (row["step"], name, row["split"], loss, row["standard_error"][name], *row["change"][name])
+        for row in readings
+        for name, loss in row["loss_nats"].items()
+    ]
+    return pd.DataFrame(rows, columns=LOSS_COLUMNS).astype(dict.fromkeys(LOSS_COLUMNS[3:], float))
 
 
 def final_frame(
     roles: Roles, base: Mapping[str, SequenceLosses], final: Mapping[str, SequenceLosses]
 ) -> pd.DataFrame:
     """The verdict per evaluation domain, on test sequences; a constraint is kept if its estimate is."""
-    rows = []
-    for name in roles.evaluate:
-        moved = change(final[name], base[name])
-        tolerance = roles.tolerance(name)
-        rows.append(
-            {
-                "domain": name,
-                "role": roles.role(name),
-                "reference": base[name].loss,
-                "tolerance": tolerance,
-                "loss": final[name].loss,
-                "change": moved.value,
-                "change_low": moved.low,
-                "change_high": moved.high,
-                "units": moved.units,
-                "kept": bool(moved.value <= tolerance) if name in roles.tolerances else None,
-            }
-        )
-    frame = pd.DataFrame(rows)
-    frame["kept"] = pd.Series([row["kept"] for row in rows], dtype=object)
-    return frame
+    moved = {name: change(final[name], base[name]) for name in roles.evaluate}
+    kept = {name: bool(moved[name].value <= tolerance) for name, tolerance in roles.tolerances.items()}
+    rows = [
+        {
+            "domain": name,
+            "role": roles.role(name),
+            "reference": base[name].loss,
+            "tolerance": roles.tolerance(name),
+            "loss": final[name].loss,
+            "change": moved[name].value,
+            "change_low": moved[name].low,
+            "change_high": moved[name].high,
+            "units": moved[name].units,
+        }
+        for name in roles.evaluate
+    ]
+    return pd.DataFrame(rows).assign(kept=pd.Series(map(kept.get, roles.evaluate), dtype=object))
 
 
 def record_changes(read: Mapping[str, tuple[SequenceLosses, SequenceLosses]]) -> pd.DataFrame:
@@ -372,9 +341,8 @@ def record_changes(read: Mapping[str, tuple[SequenceLosses, SequenceLosses]]) ->
     """
     parts = []
     for name, (before, after) in read.items():
-        rows = pd.DataFrame(
-            {"record": after.records, "tokens": after.tokens, "change": after.nll - before.nll}
-        )
+        changes = {"record": after.records, "tokens": after.tokens, "change": after.nll - before.nll}
+        rows = pd.DataFrame(changes)
         parts.append(rows.groupby("record", as_index=False).sum().assign(domain=name))
     return pd.concat(parts, ignore_index=True)[list(RECORD_COLUMNS)]
 
@@ -387,53 +355,42 @@ def _status(progress: Progress) -> Status:
     return "no gain" if progress.kept_once else "infeasible"
 
 
-def _rounding_notes(rows: Sequence[Row], progress: Progress) -> list[str]:
+def rounding_notes(rows: Sequence[Row], progress: Progress) -> Iterator[str]:
     """What rounding to the checkpoint's type left of the chosen weights; of the last candidate where none was."""
-    seen = [row for row in rows if row["event"] == "rounding"]
-    chosen = [row for row in seen if row["step"] == progress.best_step] or seen
-    if not chosen:
-        return []
-    row = chosen[-1]
-    finite = {name: moved for name, moved in row["moved"].items() if moved is not None}
-    most = max(finite, key=lambda name: abs(finite[name]), default=None)
-    losses = (
-        f", and the validation loss of {most} moves by {finite[most]:+.2g} nats, the most" if most else ""
-    )
-    back = (
-        f"{100 * row['returned']:.3g} % of them round back to where they were"
-        if row["returned"]
-        else "none is lost"
-    )
-    return [
-        f"Trained in float32, saved in {' and '.join(row['types'])}: at step {row['step']} "
-        f"{100 * row['changed']:.3g} % of the weights had changed; {back}{losses}."
-    ]
+    checked = [row for row in rows if row["event"] == "rounding"]
+    for row in ([row for row in checked if row["step"] == progress.best_step] or checked)[-1:]:
+        finite = {name: moved for name, moved in row["moved"].items() if moved is not None}
+        back, losses = "none is lost", ""
+        if finite:
+            most = max(finite, key=lambda name: abs(finite[name]))
+            losses = f", and the validation loss of {most} moves by {finite[most]:+.2g} nats, the most"
+        if row["returned"]:
+            back = f"{100 * row['returned']:.3g} % of them round back to where they were"
+        yield (
+            f"Trained in float32, saved in {' and '.join(row['types'])}: at step {row['step']} "
+            f"{100 * row['changed']:.3g} % of the weights had changed; {back}{losses}."
+        )
 
 
-def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> list[str]:
-    notes = []
+def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
+    """An early stop, domains too rare to be drawn, probes that diverged, and updates that no mixture satisfied."""
     if progress.stop and progress.stop != "done":
-        notes.append(f"Stopped at step {progress.ledger.training_steps} of {fit.steps}: {progress.stop}.")
+        yield f"Stopped at step {progress.ledger.training_steps} of {fit.steps}: {progress.stop}."
     edges = [*(row["step"] for row in mixtures[1:]), fit.steps]
     for row, end in zip(mixtures, edges, strict=False):
         examples = (end - row["step"]) * fit.batch_size
         unseen = [name for name in roles.train if 0 < row["weights"][name] * examples < 0.5]
+        columns = zip(roles.train, zip(*row.get("slopes", []), strict=True), strict=False)
+        diverged = [name for name, column in columns if all(slope is None for slope in column)]
         if unseen:
-            notes.append(
+            yield (
                 f"From step {row['step']} to {end} the weight of {', '.join(unseen)} rounds to no sequence "
                 f"of {examples}."
             )
-        bad = [name for name in roles.train if _diverged(row, roles, name)]
-        if bad:
-            notes.append(f"The probe of {', '.join(bad)} at step {row['step']} diverged; it got no weight.")
+        if diverged:
+            yield f"The probe of {', '.join(diverged)} at step {row['step']} diverged; it got no weight."
         if row.get("status") == "relaxed":
-            notes.append(
+            yield (
                 f"At step {row['step']} no mixture was predicted to keep every constraint; "
                 f"in conflict: {', '.join(row['conflicts'])}."
             )
-    return notes
-
-
-def _diverged(row: Row, roles: Roles, name: str) -> bool:
-    column = roles.train.index(name)
-    return "slopes" in row and all(line[column] is None for line in row["slopes"])

@@ -1,26 +1,21 @@
-"""What a mixer is: asked at a step, it answers with a mixture, and with when it wants to be asked again.
+"""The contract of a mixer: asked at a step, it answers with a mixture and with when it wants to be asked again.
 
-What a mixer will ask of a run beside training and the evaluation grid, told before the run starts.
-
-When a mixer that updates at a fixed rhythm is asked again.
-
-How far the losses of a run have moved, and how much of each tolerance is left.
-
-Refusals that several mixers share.
+Below the contract stands what several mixers share: the planned cost of their questions (`Needs`), a fixed rhythm of
+questions, the slack of each constraint, and the ranges of settings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from trimtab.adapt.cost import Ledger
 from trimtab.adapt.roles import LEAST_SCALE_NATS, Roles
 from trimtab.adapt.session import Session, SlopeEstimate
 from trimtab.errors import DivergedError, Problem
-from trimtab.numerics.simplex import MixtureSolution
+from trimtab.numerics.simplex import MixtureSolution, spread
 from trimtab.train.losses import change
 from trimtab.train.settings import Fit, evaluation_steps
 
@@ -136,16 +131,55 @@ class Mixer(Protocol):
         """The mixture from this step on."""
 
 
+Range = tuple[Callable[[float], bool], str]
+"""Whether a setting is in its range, and the range in words."""
+POSITIVE: Range = (lambda x: 0 < x < math.inf, "a finite number above zero")
+SHARE: Range = (lambda x: 0 <= x < 1, "a number from 0 to below 1")
+COUNT: Range = (lambda x: x >= 1, "at least 1")
+RHYTHM: Range = (lambda x: x >= 1, "at least 1 step, or null for a sixteenth of the run")
+
+
+def range_problems(mixer: Any, ranges: Mapping[str, Range]) -> Iterator[Problem]:
+    """Settings outside their ranges; one that is None is left open."""
+    for name, (fine, expected) in ranges.items():
+        if (value := getattr(mixer, name)) is not None and not fine(value):
+            yield Problem(f"mixer.{name}", str(value), expected)
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What every mixer is told: the targets to improve, and the tolerance of each constraint in nats per token."""
+
+    targets: Sequence[str] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+
 class NoProbes:
-    """What mixers share that roll no training back: nothing to refuse and nothing to pay for unless they say so."""
+    """A mixer that rolls no training back: nothing to pay for unless it says so, and no setting out of `ranges`."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {}
 
     def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
-        """No setting of this mixer can be wrong."""
-        return iter(())
+        """Settings out of range."""
+        yield from range_problems(self, self.ranges)
 
     def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
         """Nothing beside training and the evaluation grid."""
         return Needs()
+
+
+class ReadsLosses(NoProbes):
+    """A mixer that reads all validation sequences at each question, one every `every` steps."""
+
+    every: int | None
+
+    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
+        """All losses at each question."""
+        return Needs(whole_readings=off_grid(questions(fit.steps, self.every), fit))
+
+    def next_question(self, session: Session) -> int | None:
+        """The step at which it is asked again."""
+        return next_question(session.step, session.steps, self.every)
 
 
 UPDATES = 16
@@ -175,17 +209,6 @@ def questions(steps: int, every: int | None) -> range:
     [0, 10, 20, 30]
     """
     return range(0, steps, every or max(1, steps // UPDATES))
-
-
-def reads_losses(fit: Fit, every: int | None) -> Needs:
-    """What a mixer needs that reads all validation sequences at each question."""
-    return Needs(whole_readings=off_grid(questions(fit.steps, every), fit))
-
-
-def rhythm_problems(every: int | None) -> Iterator[Problem]:
-    """A gap below one step."""
-    if every is not None and every < 1:
-        yield Problem("mixer.every", str(every), "at least 1 step, or null for a sixteenth of the run")
 
 
 def changes(session: Session) -> dict[str, float]:
@@ -231,6 +254,14 @@ def scale(roles: Roles, constraint: str) -> float:
     return max(roles.tolerances[constraint], LEAST_SCALE_NATS)
 
 
+def target_mass(roles: Roles, mass: float, others: Sequence[str] = ()) -> tuple[float, ...]:
+    """`mass` shared evenly by the trainable targets, the rest by `others`: by default all that are no targets."""
+    rest = others or [name for name in roles.train if name not in roles.targets]
+    on_targets = spread(roles.train, roles.trainable_targets, mass)
+    on_others = spread(roles.train, rest, 1 - mass) if rest else (0.0,) * len(roles.train)
+    return tuple(a + b for a, b in zip(on_targets, on_others, strict=True))
+
+
 def mass_problems(where: str, mass: float, roles: Roles) -> Iterator[Problem]:
     """A share outside 0 to 1, or one side of it without a domain."""
     if not 0 <= mass <= 1:
@@ -240,33 +271,12 @@ def mass_problems(where: str, mass: float, roles: Roles) -> Iterator[Problem]:
 
 def side_problems(roles: Roles, where: str = "mixer") -> Iterator[Problem]:
     """No target to train on, or nothing else."""
-    if not roles.trainable_targets:
-        yield no_trainable_target()
+    yield from target_problems(roles)
     if all(name in roles.targets for name in roles.train):
         yield Problem(where, "only targets to train on", "a training domain that is not a target")
 
 
-def no_trainable_target() -> Problem:
-    """The problem of a mixer that trains on targets."""
-    return Problem("mixer", "no target among the training domains", "at least one to train on")
-
-
-def positive_problems(**settings: float) -> Iterator[Problem]:
-    """Settings that are not finite numbers above zero."""
-    for name, value in settings.items():
-        if not 0 < value < float("inf"):
-            yield Problem(f"mixer.{name}", str(value), "a finite number above zero")
-
-
-def share_problems(**settings: float) -> Iterator[Problem]:
-    """Settings outside [0, 1)."""
-    for name, value in settings.items():
-        if not 0 <= value < 1:
-            yield Problem(f"mixer.{name}", str(value), "a number from 0 to below 1")
-
-
-def count_problems(**settings: int) -> Iterator[Problem]:
-    """Settings below one."""
-    for name, value in settings.items():
-        if value < 1:
-            yield Problem(f"mixer.{name}", str(value), "at least 1")
+def target_problems(roles: Roles) -> Iterator[Problem]:
+    """No target to train on."""
+    if not roles.trainable_targets:
+        yield Problem("mixer", "no target among the training domains", "at least one to train on")

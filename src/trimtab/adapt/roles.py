@@ -60,9 +60,8 @@ def make_roles(
     """
     given: Any = tolerances
     if not isinstance(given, Mapping):
-        expected = "a mapping of domains to tolerances, in nats per token"
-        hint = "{'web': 0.02}"
-        raise ConfigProblems([Problem("constraints", f"a {type(given).__name__}", expected, hint)])
+        got, expected = f"a {type(given).__name__}", "a mapping of domains to tolerances, in nats per token"
+        raise ConfigProblems([Problem("constraints", got, expected, "{'web': 0.02}")])
     names = (*train, *(name for name in evaluate if name not in train))
     return Roles(tuple(train), names, tuple(targets), dict(tolerances))
 
@@ -71,7 +70,11 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
     """Every mistake in the naming of targets and constraints."""
     if not roles.train:
         yield Problem("train", "no domain", "at least one domain to train on")
-    yield from _domain_problems(roles)
+    if len(roles.evaluate) > MOST_DOMAINS:
+        yield Problem("train and evaluate", f"{len(roles.evaluate):,} domains", f"at most {MOST_DOMAINS:,}")
+    for name in [name for name in roles.evaluate if not str(name).strip()]:
+        where = "train" if name in roles.train else "evaluate"
+        yield Problem(where, f"{name!r} as the name of a domain", "a text that is not blank")
     if not roles.targets:
         yield Problem("targets", "no target", "at least one domain to improve", nearest("", roles.train))
     for name in dict.fromkeys(roles.targets):
@@ -81,6 +84,11 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
             yield Problem("targets", repr(name), _one_of(roles), nearest(name, roles.evaluate))
         if name in roles.tolerances:
             yield Problem(f"constraints.{name}", "a target", "a domain that is not a target")
+    yield from tolerance_problems(roles)
+
+
+def tolerance_problems(roles: Roles) -> Iterator[Problem]:
+    """Constraints that are not evaluated, or whose tolerance is no number of zero or more."""
     for name, tolerance in roles.tolerances.items():
         if name not in roles.evaluate:
             yield Problem(f"constraints.{name}", repr(name), _one_of(roles), nearest(name, roles.evaluate))
@@ -90,16 +98,6 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
             expected = "a tolerance of zero or more, in nats per token"
             got = str(given) if number else repr(given)
             yield Problem(f"constraints.{name}", got, expected, "" if number else "a number, such as 0.02")
-
-
-def _domain_problems(roles: Roles) -> Iterator[Problem]:
-    """Too many domains, or a name of nothing but spaces."""
-    if len(roles.evaluate) > MOST_DOMAINS:
-        yield Problem("train and evaluate", f"{len(roles.evaluate):,} domains", f"at most {MOST_DOMAINS:,}")
-    for name in roles.evaluate:
-        if not str(name).strip():
-            where = "train" if name in roles.train else "evaluate"
-            yield Problem(where, f"{name!r} as the name of a domain", "a text that is not blank")
 
 
 def _one_of(roles: Roles) -> str:

@@ -13,20 +13,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from trimtab.adapt.metrics import (
-    Progress,
-    Row,
-    decision_row,
-    evaluation_row,
-    keeps_all,
-    lost,
-    read_losses,
-    rounding_row,
-    target_change,
-    training_row,
-    write_losses,
-)
-from trimtab.adapt.mixer import Decision, Mixer, not_finite
+from trimtab.adapt import metrics
+from trimtab.adapt.metrics import Progress, Row
+from trimtab.adapt.mixer import Mixer, not_finite
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Clock, Session
 from trimtab.data.tokens import TokenDomain
@@ -34,23 +23,12 @@ from trimtab.errors import CheckpointError, DivergedError, explain
 from trimtab.numerics.simplex import is_mixture
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import digest
+from trimtab.train import state
 from trimtab.train.loop import Loop
 from trimtab.train.losses import SequenceLosses, change
 from trimtab.train.precision import Rounding, as_saved, rounded, rounding
 from trimtab.train.processes import Paused
 from trimtab.train.settings import evaluation_steps
-from trimtab.train.state import (
-    WEIGHTS,
-    DamagedCheckpointError,
-    check_weights,
-    checkpoints,
-    damaged,
-    load_checkpoint,
-    load_weights,
-    put_parameters,
-    save_checkpoint,
-    save_weights,
-)
 
 
 class Run:
@@ -98,7 +76,8 @@ class Run:
         progress = self._resume() or self._start()
         try:
             while progress.stop is None:
-                if self._due(progress):
+                step = self.loop.step_count
+                if step and (progress.probed or step % self.loop.fit.checkpoint_every == 0):
                     self._save(progress)
                 progress = self._advance(progress)
         except Paused:
@@ -111,28 +90,24 @@ class Run:
         """Put the best weights into the model; its losses on the test sequences, written to the metrics."""
         self._wait()
         self.put_weights(progress.best_step)
-        base = self._known_losses("test-base")
+        losses = base = self._known_losses("test-base")
         if progress.best_step:
             with self.clock.time("test evaluation"):
                 losses = self.loop.evaluate(self.test, self.loop.fit.test_sequences)
-        else:
-            losses = base
         self._write_losses("test", losses)
         if self.folder:
             self.folder.truncate_metrics(progress.offset)
-            self.folder.append(evaluation_row(progress.best_step, "test", losses, base))
+            self.folder.append(metrics.evaluation_row(progress.best_step, "test", losses, base))
         self._flush_timings()
         self._wait()
         return losses
 
     def put_weights(self, step: int) -> None:
         """Load the kept weights of `step` into the model."""
-        values = load_weights(self._weights_folder(step))
-        put_parameters(self.loop.parameters, {name: self._wide(name, values[name]) for name in values})
-
-    def _wide(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """Weights as saved, as they are held while training."""
-        return value.float() if value.dtype == self.stored.get(name) else value
+        values = state.load_weights(self._weights_folder(step))
+        narrow = {name for name, value in values.items() if value.dtype == self.stored.get(name)}
+        held = {name: value.float() if name in narrow else value for name, value in values.items()}
+        state.put_parameters(self.loop.parameters, held)
 
     def _start(self) -> Progress:
         with self.clock.time("evaluation"):
@@ -150,11 +125,11 @@ class Run:
 
     def _resume(self) -> Progress | None:
         """Go on from the newest checkpoint that is whole; None where there is none at all."""
-        unusable: list[DamagedCheckpointError] = []
-        for saved in reversed(checkpoints(self.artifacts / "checkpoints")):
+        unusable: list[state.DamagedCheckpointError] = []
+        for saved in reversed(state.checkpoints(self.artifacts / "checkpoints")):
             try:
                 progress = self._restore(saved)
-            except DamagedCheckpointError as error:
+            except state.DamagedCheckpointError as error:
                 unusable.append(error)
                 continue
             if unusable:
@@ -171,52 +146,42 @@ class Run:
         """Put a checkpoint back, after a look at all that the run will need later.
 
         Raises:
-            DamagedCheckpointError: it, or something that it counts on, is not what was written.
+            state.DamagedCheckpointError: it, or something that it counts on, is not what was written.
         """
-        snapshot, extra = load_checkpoint(saved)
+        snapshot, extra = state.load_checkpoint(saved)
         try:
             noted = extra.pop("metrics_sha256", None)
             progress = Progress.read(extra)
             if not is_mixture(progress.weights, len(self.roles.train)):
-                raise CheckpointError(
-                    explain(f"weights {progress.weights}", "a mixture of the training domains")
-                )
-            metrics = self.artifacts.parent / "metrics.jsonl"
-            if noted is not None and digest(metrics, progress.offset) != noted:
-                raise CheckpointError(explain(f"damaged {metrics}", "the rows that were written (SHA-256)"))
+                got = f"weights {progress.weights}"
+                raise CheckpointError(explain(got, "a mixture of the training domains"))
+            written = self.artifacts.parent / "metrics.jsonl"
+            if noted is not None and digest(written, progress.offset) != noted:
+                raise CheckpointError(explain(f"damaged {written}", "the rows that were written (SHA-256)"))
             for step in {0, progress.best_step}:
-                check_weights(self._weights_folder(step))
+                state.check_weights(self._weights_folder(step))
             self._known_losses("test-base")
             self.reference = self._known_losses("reference")
             self.loop.restore(snapshot)
         except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Besides a CheckpointError (a RuntimeError): cursor and generators are checked where they are put back.
-            raise damaged(saved, error) from error
+            raise state.damaged(saved, error) from error
         return progress
 
     def _known_losses(self, name: str) -> dict[str, SequenceLosses]:
         """Losses of the base model, of every evaluation domain."""
-        found = read_losses(self.artifacts / name)
-        if set(found) != set(self.roles.evaluate):
-            got = f"losses of {', '.join(found)} in {self.artifacts / name}"
+        losses = metrics.read_losses(self.artifacts / name)
+        if set(losses) != set(self.roles.evaluate):
+            got = f"losses of {', '.join(losses)} in {self.artifacts / name}"
             raise CheckpointError(explain(got, f"of {', '.join(self.roles.evaluate)}"))
-        return found
-
-    def _due(self, progress: Progress) -> bool:
-        """Save at regular steps, and right after an update: probes are dear."""
-        step = self.loop.step_count
-        return step > 0 and (step % self.loop.fit.checkpoint_every == 0 or progress.probed)
+        return losses
 
     def _advance(self, progress: Progress) -> Progress:
+        """One step: evaluate where the grid has a point, ask the mixer where it wants to be asked, train, book."""
         self.pause()
+        losses_now = progress.training_losses
         session = Session(
-            self.loop,
-            self.roles,
-            self.validation,
-            self.reference,
-            self.clock,
-            self.pause,
-            progress.training_losses,
+            self.loop, self.roles, self.validation, self.reference, self.clock, self.pause, losses_now
         )
         rows: list[Row] = []
         ledger = progress.ledger
@@ -229,13 +194,14 @@ class Run:
             if session.step == self.loop.fit.steps:
                 progress = replace(progress, stop="done")
             elif progress.ask_at == session.step:
-                progress, row = self._ask(progress, session)
-                rows.append(row)
+                progress = self._ask(progress, session, rows)
             else:
                 progress = replace(progress, probed=False)
             if progress.stop is None:
-                progress, row = self._step(progress)
-                rows.append(row)
+                with self.clock.time("training"):
+                    stats = self.loop.step(progress.weights)
+                progress = progress.trained(stats)
+                rows.append(metrics.training_row(self.loop.step_count, stats))
         except DivergedError as error:
             progress = replace(progress, stop=f"diverged: {error}")
         ledger = ledger.add(
@@ -246,21 +212,7 @@ class Run:
         )
         return self._book(replace(progress, ledger=ledger), rows)
 
-    def _ask(self, progress: Progress, session: Session) -> tuple[Progress, Row]:
-        decision = self._decide(session, progress)
-        progress = replace(
-            progress,
-            weights=decision.weights,
-            ask_at=decision.ask_at,
-            state=decision.state,
-            stop=decision.stop,
-            training_nll={},
-            training_tokens={},
-            probed=session.probe_steps > 0,
-        )
-        return progress, decision_row(self.roles, session.step, decision)
-
-    def _decide(self, session: Session, progress: Progress) -> Decision:
+    def _ask(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
         """Ask the mixer; losses that its arithmetic cannot take, or that give no mixture, have diverged."""
         try:
             decision = self.mixer.decide(session, progress.state)
@@ -273,61 +225,54 @@ class Run:
             raise _no_mixture(session, self.mixer.kind, str(error)) from error
         if not all(map(math.isfinite, decision.weights)):
             raise _no_mixture(session, self.mixer.kind, "its weights are not finite")
-        return decision
-
-    def _step(self, progress: Progress) -> tuple[Progress, Row]:
-        with self.clock.time("training"):
-            stats = self.loop.step(progress.weights)
-        return progress.trained(stats), training_row(self.loop.step_count, stats)
+        rows.append(metrics.decision_row(self.roles, session.step, decision))
+        asked = {name: getattr(decision, name) for name in ("weights", "ask_at", "state", "stop")}
+        probed = session.probe_steps > 0
+        return replace(progress, **asked, training_nll={}, training_tokens={}, probed=probed)
 
     def _evaluate(self, session: Session) -> Row:
+        losses = self.reference
         with self.clock.time("evaluation"):
-            losses = (
-                self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
-                if session.step
-                else self.reference
-            )
+            if session.step:
+                losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
         session.know(losses)
-        return evaluation_row(session.step, "validation", losses, self.reference)
+        return metrics.evaluation_row(session.step, "validation", losses, self.reference)
 
     def _refuse_infinity(self, session: Session) -> None:
         """Raise where a loss is not finite: since the base model, or in it where the run has to judge by it."""
-        judged = (*self.roles.targets, *self.roles.tolerances)
+        judged = () if session.step else (*self.roles.targets, *self.roles.tolerances)
         base = [name for name in judged if not math.isfinite(self.reference[name].loss)]
-        if base and not session.step:
-            raise DivergedError(not_finite(", ".join(base), 0))
-        if names := lost(session.losses(), self.reference):
+        if names := base or metrics.lost(session.losses(), self.reference):
             raise DivergedError(not_finite(", ".join(names), session.step))
 
     def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
         """Keep the weights if, as saved, they keep all constraints and the targets gained more than ever before."""
         moved = {name: change(read, self.reference[name]) for name, read in session.losses().items()}
-        if not session.step or not keeps_all(self.roles, moved, self.loop.fit.margin):
+        if not session.step or not metrics.keeps_all(self.roles, moved, self.loop.fit.margin):
             return progress
-        if self.stored and target_change(self.roles, moved) < progress.best_change:
-            losses = self._losses_as_saved()
+        if self.stored and metrics.target_change(self.roles, moved) < progress.best_change:
+            with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
+                losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
             spent = progress.ledger.add(monitoring_sequences=_sequences(losses))
             progress = replace(progress, ledger=spent)
-            rows.append(rounding_row(session.step, self._rounding(), self.stored, losses, session.losses()))
+            rows.append(
+                metrics.rounding_row(session.step, self._rounding(), self.stored, losses, session.losses())
+            )
             moved = {name: change(read, self.reference[name]) for name, read in losses.items()}
-            if not keeps_all(self.roles, moved, self.loop.fit.margin):
+            if not metrics.keeps_all(self.roles, moved, self.loop.fit.margin):
                 return progress
-        gain = target_change(self.roles, moved)
+        gain = metrics.target_change(self.roles, moved)
         if gain < progress.best_change:
             with self.clock.time("checkpoint"):
                 self._keep_weights(session.step)
             progress = replace(progress, best_step=session.step, best_change=gain)
         return replace(progress, kept_once=True)
 
-    def _losses_as_saved(self) -> dict[str, SequenceLosses]:
-        with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
-            return self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
-
     def _rounding(self) -> Rounding:
         """Every process has the same weights, but only one surely sees the folder of the base weights."""
         if not self.folder:
             return Rounding(math.nan, math.nan)
-        with safe_open(self._weights_folder(0) / WEIGHTS, "pt") as base:
+        with safe_open(self._weights_folder(0) / state.WEIGHTS, "pt") as base:
             return rounding(self.loop.parameters, self.stored, base.get_tensor)
 
     def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
@@ -349,8 +294,10 @@ class Run:
             self.folder.metrics_offset(sync=True)
             noted = digest(self.artifacts.parent / "metrics.jsonl", progress.offset)
             extra = {**asdict(progress), "metrics_sha256": noted}
-            save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), extra)
-            self._forget_weights(keep={0, progress.best_step})
+            state.save_checkpoint(self.artifacts / "checkpoints", self.loop.snapshot(), extra)
+            kept = {self._weights_folder(step) for step in (0, progress.best_step)}
+            for folder in {*self.artifacts.glob("weights-*")} - kept:
+                shutil.rmtree(folder)
         self._flush_timings()
 
     def _flush_timings(self) -> None:
@@ -364,17 +311,11 @@ class Run:
 
     def _keep_weights(self, step: int) -> None:
         if self.folder:
-            save_weights(self._weights_folder(step), as_saved(self.loop.parameters, self.stored))
-
-    def _forget_weights(self, keep: set[int]) -> None:
-        kept = {self._weights_folder(step) for step in keep}
-        for folder in self.artifacts.glob("weights-*"):
-            if folder not in kept:
-                shutil.rmtree(folder)
+            state.save_weights(self._weights_folder(step), as_saved(self.loop.parameters, self.stored))
 
     def _write_losses(self, name: str, losses: Mapping[str, SequenceLosses]) -> None:
         if self.folder:
-            write_losses(self.artifacts / name, losses)
+            metrics.write_losses(self.artifacts / name, losses)
 
     def _wait(self) -> None:
         self.loop.accelerator.wait_for_everyone()

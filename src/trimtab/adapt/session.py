@@ -134,9 +134,7 @@ class Session:
     def losses(self) -> Mapping[str, SequenceLosses]:
         """The validation losses at this step, by evaluation domain; read once per step."""
         if self._losses is None:
-            with self.clock.time("probe evaluation"):
-                self._losses = self._loop.evaluate(self._splits, self._loop.fit.eval_sequences)
-            self.probe_sequences += sum(len(losses.nll) for losses in self._losses.values())
+            self._losses = self._read(self._loop.fit.eval_sequences)
         return self._losses
 
     def gradients(self, sequences: int, of: Sequence[str] | None = None) -> GradientProducts:
@@ -155,12 +153,8 @@ class Session:
         names, loop = tuple(self.roles.evaluate if of is None else of), self._loop
         judged = {name: evaluation_rows(name, len(self._splits[name]), sequences) for name in names}
         with self.clock.time("gradients"):
-            training = torch.stack(
-                [
-                    loop.gradient(loop.splits[name], loop.stream.ahead(name, sequences))
-                    for name in self.roles.train
-                ]
-            )
+            ahead = {name: loop.stream.ahead(name, sequences) for name in self.roles.train}
+            training = torch.stack([loop.gradient(loop.splits[name], rows) for name, rows in ahead.items()])
             rows = [training @ loop.gradient(self._splits[name], judged[name]) for name in names]
             products = np.array([row.double().tolist() for row in rows]).reshape(len(names), len(training))
         if loop.world > 1:
@@ -177,10 +171,14 @@ class Session:
         if self._losses is not None:
             return {name: losses.first(limit) for name, losses in self._losses.items()}
         if self._sampled is None:
-            with self.clock.time("probe evaluation"):
-                self._sampled = self._loop.evaluate(self._splits, limit)
-            self.probe_sequences += sum(len(losses.nll) for losses in self._sampled.values())
+            self._sampled = self._read(limit)
         return self._sampled
+
+    def _read(self, limit: int) -> Mapping[str, SequenceLosses]:
+        with self.clock.time("probe evaluation"):
+            losses = self._loop.evaluate(self._splits, limit)
+        self.probe_sequences += sum(len(read.nll) for read in losses.values())
+        return losses
 
     def probe(self, steps: int) -> SlopeEstimate:
         """Train `steps` steps on each training domain alone, from here; return the slopes, then undo everything.
@@ -240,10 +238,5 @@ class Session:
         except DivergedError:
             return np.full(shape, math.nan)
         self._pause()
-        column = np.array(
-            [
-                [[m.value for m in moved] for moved in read],
-                [[m.standard_error for m in moved] for moved in read],
-            ]
-        )
+        column = np.array([[[m.value, m.standard_error] for m in moved] for moved in read]).transpose(2, 0, 1)
         return column if np.isfinite(column[0]).all() else np.full(shape, math.nan)

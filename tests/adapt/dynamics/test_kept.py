@@ -20,7 +20,7 @@ from straight import SLOPES, Straight
 from trimtab import DynaMiCS, finetune
 from trimtab.adapt.dynamics import slopes
 from trimtab.adapt.dynamics.planning import Planning
-from trimtab.adapt.dynamics.slopes import Blocks, Log
+from trimtab.adapt.dynamics.slopes import BlockHistory, Blocks
 from trimtab.adapt.roles import make_roles
 from trimtab.errors import DivergedError
 from trimtab.train.loop import Loop
@@ -40,6 +40,10 @@ def moment(step: int, steps: int, points: int, domains: int = 3, targets: int = 
     return SimpleNamespace(roles=roles, step=step, steps=steps, grid=evaluation_steps(steps, points))
 
 
+def blocks_of(now: Any, blocks: int, lean: float) -> Blocks:
+    return Blocks.of(now.roles, now.steps, now.grid, blocks, lean)
+
+
 runs = st.fixed_dictionaries(
     {
         "steps": st.integers(1, 400),
@@ -56,9 +60,9 @@ def test_blocks_tile_the_run_and_none_crosses_a_reading(
     run: dict[str, int], blocks: int, lean: float
 ) -> None:
     run["targets"] = min(run["targets"], run["domains"])
-    plan, borders = Blocks.of(moment(0, **run), blocks, lean), [0]
+    plan, borders = blocks_of(moment(0, **run), blocks, lean), [0]
     while borders[-1] < run["steps"]:
-        borders.append(plan.next_border(moment(borders[-1], **run)))
+        borders.append(plan.next_border(borders[-1]))
     assert borders == sorted(set(borders))
     assert borders[-1] == run["steps"]
     assert set(moment(0, **run).grid) <= set(borders)
@@ -74,8 +78,8 @@ def test_first_blocks_are_one_per_domain_and_at_most_an_eighth_of_the_run(
 ) -> None:
     """Or one step each, where the run is too short for that."""
     run["targets"] = min(run["targets"], run["domains"])
-    plan, n = Blocks.of(moment(0, **run), blocks, lean), run["domains"]
-    mixtures = [plan.first_mixture(moment(step, **run)) for step in range(run["steps"])]
+    plan, n = blocks_of(moment(0, **run), blocks, lean), run["domains"]
+    mixtures = [plan.first_mixture(step) for step in range(run["steps"])]
     first = [mixture for mixture in mixtures if mixture is not None]
     assert len(first) == min(run["steps"], n * plan.first)
     assert plan.first == 1 or len(first) <= run["steps"] / 8
@@ -90,26 +94,26 @@ def test_first_blocks_are_one_per_domain_and_at_most_an_eighth_of_the_run(
 
 def test_first_blocks_by_hand() -> None:
     """Half the target, half the two others, but for the half that leans: to the others first."""
-    plan = Blocks.of(moment(0, 320, 8), 40, 0.5)
+    plan = blocks_of(moment(0, 320, 8), 40, 0.5)
     assert (plan.steps, plan.first, plan.order) == (8, 8, (1, 2, 0))
-    mixtures = [plan.first_mixture(moment(step, 320, 8)) for step in (0, 7, 8, 16, 23)]
+    mixtures = [plan.first_mixture(step) for step in (0, 7, 8, 16, 23)]
     expected = [[0.25, 0.625, 0.125]] * 2 + [[0.25, 0.125, 0.625]] + [[0.75, 0.125, 0.125]] * 2
     np.testing.assert_allclose(mixtures, expected, atol=1e-15)
-    assert plan.first_mixture(moment(24, 320, 8)) is None
+    assert plan.first_mixture(24) is None
 
 
 def test_first_blocks_lean_by_half_at_least() -> None:
     """Without that, a lean of zero would tell no domain from another."""
-    plan = Blocks.of(moment(0, 320, 8), 40, 0.0)
-    np.testing.assert_allclose(plan.first_mixture(moment(0, 320, 8)), [0.25, 0.625, 0.125], atol=1e-15)
-    plan = Blocks.of(moment(0, 320, 8), 40, 1.0)
-    np.testing.assert_allclose(plan.first_mixture(moment(0, 320, 8)), [0.0, 1.0, 0.0], atol=1e-15)
+    plan = blocks_of(moment(0, 320, 8), 40, 0.0)
+    np.testing.assert_allclose(plan.first_mixture(0), [0.25, 0.625, 0.125], atol=1e-15)
+    plan = blocks_of(moment(0, 320, 8), 40, 1.0)
+    np.testing.assert_allclose(plan.first_mixture(0), [0.0, 1.0, 0.0], atol=1e-15)
 
 
 def test_borders_by_hand() -> None:
-    plan = Blocks.of(moment(0, 320, 8), 40, 0.5)
+    plan = blocks_of(moment(0, 320, 8), 40, 0.5)
     asked = {0: 5, 5: 8, 8: 9, 9: 16, 16: 24, 24: 30, 30: 38, 53: 54, 54: 62, 313: 320}
-    assert {step: plan.next_border(moment(step, 320, 8)) for step in asked} == asked
+    assert {step: plan.next_border(step) for step in asked} == asked
 
 
 shares = st.lists(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), min_size=1, max_size=60)
@@ -119,11 +123,11 @@ shares = st.lists(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), min_siz
 @few
 def test_leaning_keeps_the_mixture_on_average(found: list[list[float]], lean: float) -> None:
     """What is owed sums to nothing and stays within a few blocks, so that over many the mixture is what was asked."""
-    plan, credit = Blocks(8, 8, (0, 1, 2, 3), lean), [0.0] * 4
+    plan, credit = Blocks(ROLES, 320, (), 8, 8, (0, 1, 2, 3), lean), [0.0] * 4
     asked, given = np.zeros(4), np.zeros(4)
     for row in found:
         mixture = np.array(row) / sum(row)
-        leant, credit = plan.lean_towards(moment(0, 320, 8), mixture, credit)
+        leant, credit = plan.lean_towards(0, mixture, credit)
         assert leant.min() >= 0
         assert leant.sum() == pytest.approx(1, abs=1e-9)
         assert np.abs(leant - mixture).max() <= lean + 1e-12
@@ -135,11 +139,11 @@ def test_leaning_keeps_the_mixture_on_average(found: list[list[float]], lean: fl
 
 
 def test_the_last_tenth_leans_no_more() -> None:
-    plan, mixture = Blocks(8, 8, (0, 1, 2), 0.5), np.array([0.2, 0.3, 0.5])
-    leant, credit = plan.lean_towards(moment(287, 320, 8), mixture, [0.4, 0.0, -0.4])
+    plan, mixture = Blocks(ROLES, 320, (), 8, 8, (0, 1, 2), 0.5), np.array([0.2, 0.3, 0.5])
+    leant, credit = plan.lean_towards(287, mixture, [0.4, 0.0, -0.4])
     np.testing.assert_allclose(leant, [0.6, 0.15, 0.25], atol=1e-15)
     assert credit == pytest.approx([-0.4, 0.3, 0.1], abs=1e-15)
-    leant, credit = plan.lean_towards(moment(288, 320, 8), mixture, [0.4, 0.0, -0.4])
+    leant, credit = plan.lean_towards(288, mixture, [0.4, 0.0, -0.4])
     np.testing.assert_array_equal(leant, mixture)
     assert credit == [0.4, 0.0, -0.4]
 
@@ -166,9 +170,9 @@ def test_where_losses_move_as_slopes_say_the_slopes_are_found(
     """From the first question after the first blocks on, also while the mixture changes."""
     world = Straight(steps=96, momentum=momentum, returns=returns)
     mixer = DynaMiCS(**ASKED, returns=returns, lean=lean)
-    log: Log | None = None
+    log: BlockHistory | None = None
     for step, decision in world.run(mixer):
-        log = Log(**decision.state)
+        log = BlockHistory(**decision.state)
         if step < 3 * 2:
             assert decision.update is None
             continue
@@ -187,11 +191,11 @@ def test_what_a_block_was_worth_is_what_the_first_moment_held() -> None:
     twin = Straight(steps=96, returns=0.5)
     worths, ends = [], []
     for (step, decision), (after, _) in itertools.pairwise(decisions):
-        before = twin.planning.worth(twin.seen)
+        before = twin.planning.effective(twin.seen)
         twin.train(decision.weights, after - step)
-        worths.append(twin.planning.worth(twin.seen) - before)
+        worths.append(twin.planning.effective(twin.seen) - before)
         ends.append(after)
-    log = Log(**decisions[-1][1].state)
+    log = BlockHistory(**decisions[-1][1].state)
     assert list(log.ends) == ends
     np.testing.assert_allclose(log.worths, worths, rtol=0, atol=1e-12)
     np.testing.assert_allclose(log.exposure, twin.seen, rtol=0, atol=1e-12)
@@ -200,7 +204,7 @@ def test_what_a_block_was_worth_is_what_the_first_moment_held() -> None:
 
 def test_older_blocks_count_less() -> None:
     """Two blocks on one domain, at the start and a whole run later: weights 1 / e and 1."""
-    log = Log(
+    log = BlockHistory(
         exposure=[2.0], ends=[0, 100], worths=[[1.0], [1.0]], changes=[[-1.0], [-2.0]], errors=[[1.0]] * 2
     )
     pace = slopes.fitted(SimpleNamespace(step=100, steps=100), log, 40)  # type: ignore[arg-type]
@@ -211,11 +215,11 @@ def test_older_blocks_count_less() -> None:
 def test_between_readings_of_the_grid_what_sampling_leaves_out_is_taken_from_the_last() -> None:
     """The sampled sequences move 1.3 times as much as all."""
     world, planning = Straight(steps=96, tilt=0.3), Planning()
-    log, now = slopes.read(world.session(), planning, {})
+    log, now = slopes.read_block(world.session(), planning, {})
     np.testing.assert_array_equal(now.change, 0)
     world.train([0.5, 0.25, 0.25], 6)
     assert world.step in world.grid
-    log, now = slopes.read(
+    log, now = slopes.read_block(
         world.session(), planning, log.with_mixture(np.array([0.5, 0.25, 0.25]), [0.0] * 3)
     )
     at_six = world.moved()
@@ -226,7 +230,9 @@ def test_between_readings_of_the_grid_what_sampling_leaves_out_is_taken_from_the
     np.testing.assert_allclose(log.changes, [1.3 * at_six], rtol=0, atol=1e-12)
     world.train([0.0, 0.0, 1.0], 2)
     assert world.step not in world.grid
-    log, now = slopes.read(world.session(), planning, log.with_mixture(np.array([0.0, 0.0, 1.0]), [0.0] * 3))
+    log, now = slopes.read_block(
+        world.session(), planning, log.with_mixture(np.array([0.0, 0.0, 1.0]), [0.0] * 3)
+    )
     np.testing.assert_allclose(now.change, 1.3 * world.moved() - 0.3 * at_six, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(now.error, known)
     np.testing.assert_allclose(log.changes[1], 1.3 * (world.moved() - at_six), rtol=0, atol=1e-12)
@@ -234,11 +240,13 @@ def test_between_readings_of_the_grid_what_sampling_leaves_out_is_taken_from_the
 
 def test_asked_twice_at_a_step_it_learns_once() -> None:
     world = Straight()
-    log, _ = slopes.read(world.session(), Planning(), {})
+    log, _ = slopes.read_block(world.session(), Planning(), {})
     world.train([1.0, 0.0, 0.0])
     state = log.with_mixture(np.array([1.0, 0.0, 0.0]), [0.0] * 3)
-    once, _ = slopes.read(world.session(), Planning(), state)
-    twice, _ = slopes.read(world.session(), Planning(), once.with_mixture(np.array([1.0, 0, 0]), [0.0] * 3))
+    once, _ = slopes.read_block(world.session(), Planning(), state)
+    twice, _ = slopes.read_block(
+        world.session(), Planning(), once.with_mixture(np.array([1.0, 0, 0]), [0.0] * 3)
+    )
     assert once.ends == twice.ends == [1]
 
 

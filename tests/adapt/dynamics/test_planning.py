@@ -13,26 +13,26 @@ from hypothesis import strategies as st
 
 from asked import BASE, ROLES, session
 from trimtab.adapt.dynamics.planning import (
-    Pace,
+    LossState,
+    MeasuredSlopes,
     Planning,
-    Standing,
-    calmed,
+    loss_state,
     make_update,
     mixture_problem,
+    shrink_slopes,
     solve,
-    standing,
 )
 from trimtab.adapt.roles import make_roles
 from trimtab.numerics.simplex import MixtureProblem, solve_mixture
 
 few = settings(max_examples=40, deadline=None)
 SLOPES = np.array([[-0.02, 0.0, 0.0], [0.0, -0.01, 0.0], [0.01, 0.0, -0.01], [0.01, 0.0, -0.01]])
-STRAIGHT = Pace(SLOPES, np.full((4, 3), 1e-3), np.zeros(3), 4)
-STILL = Standing(np.zeros(4), np.zeros(4))
+STRAIGHT = MeasuredSlopes(SLOPES, np.full((4, 3), 1e-3), np.zeros(3), 4)
+STILL = LossState(np.zeros(4), np.zeros(4))
 
 
-def at(change: list[float], error: list[float]) -> Standing:
-    return Standing(np.array(change), np.array(error))
+def at(change: list[float], error: list[float]) -> LossState:
+    return LossState(np.array(change), np.array(error))
 
 
 # What steps are worth
@@ -41,29 +41,29 @@ def at(change: list[float], error: list[float]) -> Standing:
 @pytest.mark.parametrize("returns", [0.25, 0.5, 0.9, 1.0])
 def test_one_more_step_is_worth_the_derivative(returns: float) -> None:
     planning, n, h = Planning(returns=returns), np.array([0.0, 0.3, 4.0, 250.0]), 1e-5
-    by_difference = (planning.worth(n + h) - planning.worth(n - h)) / (2 * h)
+    by_difference = (planning.effective(n + h) - planning.effective(n - h)) / (2 * h)
     np.testing.assert_allclose(planning.marginal(n), by_difference, rtol=1e-6)
 
 
 @pytest.mark.parametrize("returns", [0.25, 0.5, 1.0])
 def test_the_first_step_is_worth_about_one_and_none_is_worth_nothing(returns: float) -> None:
     planning = Planning(returns=returns)
-    assert planning.worth(np.zeros(1)) == [0.0]
+    assert planning.effective(np.zeros(1)) == [0.0]
     assert planning.marginal(np.zeros(1)) == [1.0]
 
 
 def test_by_default_steps_add_up() -> None:
     n = np.array([0.0, 2.5, 1000.0])
-    np.testing.assert_array_equal(Planning().worth(n), n)
+    np.testing.assert_array_equal(Planning().effective(n), n)
     np.testing.assert_array_equal(Planning().marginal(n), 1.0)
 
 
 def test_square_roots_by_hand() -> None:
-    np.testing.assert_allclose(Planning(returns=0.5).worth(np.array([3.0, 8.0])), [2.0, 4.0], atol=1e-15)
+    np.testing.assert_allclose(Planning(returns=0.5).effective(np.array([3.0, 8.0])), [2.0, 4.0], atol=1e-15)
 
 
 def test_where_losses_stand_is_their_paired_change() -> None:
-    now = standing(session(4, math=-0.3, safety=0.02, spread=0.007))
+    now = loss_state(session(4, math=-0.3, safety=0.02, spread=0.007))
     np.testing.assert_allclose(now.change, [-0.3, 0.0, 0.0, 0.02], atol=1e-12)
     np.testing.assert_allclose(now.error, 0.007, atol=1e-12)
 
@@ -71,7 +71,7 @@ def test_where_losses_stand_is_their_paired_change() -> None:
 # The problem
 
 
-def problem(planning: Planning, now: Standing = STILL, horizon: int = 12, **options: Any) -> MixtureProblem:
+def problem(planning: Planning, now: LossState = STILL, horizon: int = 12, **options: Any) -> MixtureProblem:
     return mixture_problem(session(4, **options), planning, STRAIGHT, now, horizon)
 
 
@@ -139,7 +139,7 @@ def test_protected_targets_may_not_rise_at_all() -> None:
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_without_diminishing_returns_a_plan_is_one_mixture_problem(solver: Any, ridge: float) -> None:
     """What was trained on before does not matter to it."""
-    pace = Pace(SLOPES, np.full((4, 3), 1e-3), np.array([3.0, 1.0, 4.0]), 4)
+    pace = MeasuredSlopes(SLOPES, np.full((4, 3), 1e-3), np.array([3.0, 1.0, 4.0]), 4)
     now, planning = at([-0.1, 0.0, 0.03, 0.01], [0.0] * 4), Planning(solver=solver, ridge=ridge, kappa=0.7)
     found = solve(session(4), planning, pace, now, 16)
     expected = solve_mixture(
@@ -179,14 +179,14 @@ def shortfall(seed: int, n: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     roles = make_roles(["math", "code", "web"][:n], ["safety"], ["math"], {"code": 0.1, "safety": 0.05})
     slopes = 0.01 * rng.normal(size=(n + 1, n)) - 0.015 * np.eye(n + 1, n)
-    pace = Pace(slopes, np.full_like(slopes, 1e-4), rng.uniform(0, 8, n), 4)
+    pace = MeasuredSlopes(slopes, np.full_like(slopes, 1e-4), rng.uniform(0, 8, n), 4)
     now, planning = (
-        Standing(0.01 * rng.normal(size=n + 1), np.zeros(n + 1)),
+        LossState(0.01 * rng.normal(size=n + 1), np.zeros(n + 1)),
         Planning(solver="lp", returns=0.5),
     )
     plan = solve(session(16, roles=roles), planning, pace, now, 64)
     mixtures = np.vstack([plan.weights, simplex(n, {2: 400, 3: 60}[n])])
-    gained = planning.worth(pace.exposure + 48 * mixtures) - planning.worth(pace.exposure)
+    gained = planning.effective(pace.exposure + 48 * mixtures) - planning.effective(pace.exposure)
     after = now.change + gained @ slopes.T
     tolerance = np.array([roles.tolerance(name) for name in roles.evaluate])
     over = np.nanmax((after - tolerance) / tolerance, axis=1)
@@ -210,11 +210,11 @@ def test_with_diminishing_returns_a_plan_is_about_as_good_as_brute_force(n: int)
 
 def test_where_returns_diminish_the_plan_spreads() -> None:
     """Two domains do the same for the target; one has been trained on for 15 steps already: 15 + a = b, a + b = 48."""
-    pace = Pace(np.array([[-0.01, -0.01], [0.0, 0.0]]), np.zeros((2, 2)), np.array([15.0, 0.0]), 4)
+    pace = MeasuredSlopes(np.array([[-0.01, -0.01], [0.0, 0.0]]), np.zeros((2, 2)), np.array([15.0, 0.0]), 4)
     roles = make_roles(["math", "web"], [], ["math"], {"web": 0.1})
-    now = Standing(np.zeros(2), np.zeros(2))
+    now = LossState(np.zeros(2), np.zeros(2))
     plan = solve(session(16, roles=roles), Planning(solver="lp", returns=0.5), pace, now, 64)
-    spread = Planning(returns=0.5).worth(np.array([31.5, 31.5])).sum() - Planning(returns=0.5).worth(
+    spread = Planning(returns=0.5).effective(np.array([31.5, 31.5])).sum() - Planning(returns=0.5).effective(
         np.array([15.0])
     )
     assert plan.objective == pytest.approx(-0.01 * float(spread[0]), rel=0.02)
@@ -225,7 +225,7 @@ def test_where_returns_diminish_the_plan_spreads() -> None:
 def test_a_domain_without_slopes_is_left_out_of_a_plan(returns: float) -> None:
     slopes = SLOPES.copy()
     slopes[:, 0] = math.nan
-    pace = Pace(slopes, np.abs(slopes), np.array([5.0, 0.0, 0.0]), 4)
+    pace = MeasuredSlopes(slopes, np.abs(slopes), np.array([5.0, 0.0, 0.0]), 4)
     plan = solve(session(4), Planning(solver="lp", returns=returns, ridge=0.5), pace, STILL, 16)
     assert plan.weights[0] == 0.0
     assert plan.weights.sum() == pytest.approx(1, abs=1e-9)
@@ -242,8 +242,8 @@ def test_the_order_of_domains_orders_the_plan(seed: int, returns: float, order: 
     rng = np.random.default_rng(seed)
     slopes, exposure = 0.01 * rng.normal(size=(4, 3)), rng.uniform(0, 9, 3)
     planning = Planning(solver="lp", returns=returns, ridge=0.5)
-    one = solve(session(4), planning, Pace(slopes, np.abs(slopes), exposure, 4), STILL, 16)
-    moved = Pace(slopes[:, order], np.abs(slopes[:, order]), exposure[order], 4)
+    one = solve(session(4), planning, MeasuredSlopes(slopes, np.abs(slopes), exposure, 4), STILL, 16)
+    moved = MeasuredSlopes(slopes[:, order], np.abs(slopes[:, order]), exposure[order], 4)
     two = solve(session(4), planning, moved, STILL, 16)
     np.testing.assert_allclose(two.weights, one.weights[order], rtol=0, atol=1e-4)
 
@@ -265,7 +265,7 @@ HURTS = np.vstack([[-0.02, -0.01, 0.0], np.zeros((2, 3)), [0.01, 0.01, 0.01]])
 
 
 def stopped(grid: tuple[int, ...], reach: Any, later: int, slopes: np.ndarray = HURTS) -> Any:
-    pace = Pace(slopes, np.zeros((4, 3)), np.zeros(3), 4)
+    pace = MeasuredSlopes(slopes, np.zeros((4, 3)), np.zeros(3), 4)
     return solve(session(16, grid=grid), Planning(solver="lp", reach=reach), pace, STILL, later)
 
 
@@ -297,7 +297,7 @@ def test_where_nothing_holds_the_plan_takes_the_time_that_mends_most() -> None:
     """web mends safety by .001 a step: of .2 nats too many, 48 steps mend more than 4."""
     slopes = HURTS.copy()
     slopes[3] = [0.01, 0.01, -0.001]
-    pace, lost = Pace(slopes, np.zeros((4, 3)), np.zeros(3), 4), at([0, 0, 0, 0.25], [0, 0, 0, 0])
+    pace, lost = MeasuredSlopes(slopes, np.zeros((4, 3)), np.zeros(3), 4), at([0, 0, 0, 0.25], [0, 0, 0, 0])
     plans = [
         solve(session(16), Planning(solver="lp", reach=reach), pace, lost, 20) for reach in ("best", "next")
     ]
@@ -312,7 +312,7 @@ def test_slopes_that_differ_by_noise_only_differ_no_more_but_for_a_domains_own()
     """Rows math, code, web, safety: the safety row is noise around .02, math's own slope stays as it was."""
     slopes = np.array([[-0.5, 0.01, 0.03], [0.01, -0.5, 0.03], [0.01, 0.03, -0.5], [0.01, 0.02, 0.03]])
     errors = np.full((4, 3), 0.02)
-    calm = calmed(session(0), Pace(slopes, errors, np.zeros(3), 4))
+    calm = shrink_slopes(session(0).roles, MeasuredSlopes(slopes, errors, np.zeros(3), 4))
     np.testing.assert_allclose(np.diag(calm.slopes), -0.5)
     np.testing.assert_allclose(calm.slopes[3], 0.02, atol=1e-12)
     np.testing.assert_allclose(calm.slopes[0, 1:], 0.02, atol=1e-12)
@@ -322,7 +322,7 @@ def test_slopes_that_differ_by_noise_only_differ_no_more_but_for_a_domains_own()
 def test_slopes_that_are_sure_and_domains_without_slopes_stay_as_they_are() -> None:
     slopes = np.array([[-0.5, 0.01, np.nan]] * 4)
     errors = np.array([[1e-6, 1e-6, np.nan]] * 4)
-    calm = calmed(session(0), Pace(slopes, errors, np.zeros(3), 4))
+    calm = shrink_slopes(session(0).roles, MeasuredSlopes(slopes, errors, np.zeros(3), 4))
     np.testing.assert_allclose(calm.slopes, slopes, rtol=1e-6)
 
 
@@ -344,14 +344,14 @@ def test_what_is_predicted_is_slopes_times_mixture_times_steps(
     slopes = 0.01 * rng.normal(size=(4, 3))
     slopes[:, 1] = math.nan if lost else slopes[:, 1]
     planning = Planning(solver="lp", returns=returns)
-    pace = Pace(slopes, np.abs(slopes) / 9, rng.uniform(0, 50, 3), 7)
-    now, asked = Standing(0.02 * rng.normal(size=4), np.zeros(4)), session(16)
+    pace = MeasuredSlopes(slopes, np.abs(slopes) / 9, rng.uniform(0, 50, 3), 7)
+    now, asked = LossState(0.02 * rng.normal(size=4), np.zeros(4)), session(16)
     solution = solve(asked, planning, pace, now, 16 + horizon)
     update = make_update(asked, planning, pace, now, 16 + horizon, solution)
     weights, told = update.solution.weights, update.estimate
     moved = horizon * np.nan_to_num(told.slopes) @ weights
     np.testing.assert_allclose(update.solution.predicted, BASE + now.change + moved, rtol=0, atol=1e-12)
-    gained = planning.worth(pace.exposure + horizon * weights) - planning.worth(pace.exposure)
+    gained = planning.effective(pace.exposure + horizon * weights) - planning.effective(pace.exposure)
     np.testing.assert_allclose(moved, np.nan_to_num(slopes) @ gained, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(weights, solution.weights)
     np.testing.assert_allclose(told.standard_errors, np.abs(told.slopes) / 9, rtol=1e-9)
@@ -360,7 +360,7 @@ def test_what_is_predicted_is_slopes_times_mixture_times_steps(
 
 
 def test_the_slope_of_a_domain_without_weight_is_that_of_its_next_step() -> None:
-    pace = Pace(SLOPES, np.full((4, 3), 1e-3), np.array([3.0, 8.0, 0.0]), 4)
+    pace = MeasuredSlopes(SLOPES, np.full((4, 3), 1e-3), np.array([3.0, 8.0, 0.0]), 4)
     planning, asked = Planning(solver="lp", returns=0.5), session(16, roles=ROLES)
     solution = solve(asked, Planning(solver="lp"), STRAIGHT, STILL, 20)
     assert solution.weights == pytest.approx([1, 0, 0], abs=1e-9)

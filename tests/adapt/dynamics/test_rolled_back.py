@@ -13,7 +13,7 @@ from asked import CONSTRAINTS, TARGETS, session
 from straight import SLOPES, Straight
 from trimtab import DynaMiCS
 from trimtab.adapt.dynamics import slopes as rolled_back
-from trimtab.adapt.dynamics.planning import Pace, Planning
+from trimtab.adapt.dynamics.planning import MeasuredSlopes, Planning
 from trimtab.adapt.session import SlopeEstimate
 from unigram import Twin, counts
 from unigram_run import EVALUATE, FIT, TRAIN, open_session, read_by_twin, unigram_loop, warmed_up
@@ -86,7 +86,7 @@ def test_momentum_is_least_squares_on_what_the_first_moment_held(returns: float)
                 taken = 3 + round(float((seen - before).sum())) + 1
                 average = beta * average + (1 - beta) * ONE_HOT[j]
                 seen = seen + average / (1 - beta**taken)
-            exposures.append(planning.worth(seen) - planning.worth(start))
+            exposures.append(planning.effective(seen) - planning.effective(start))
             changes.append(until[r, :, j] - (until[0, :, j] if r else 0))
             errors.append(trials.errors[r, :, j])
     for row in range(4):
@@ -107,28 +107,30 @@ def test_what_is_carried_over_updates_is_the_sum_over_all_steps() -> None:
     mixtures = np.random.default_rng(0).dirichlet(np.ones(3), 4)
     for weights, gap in zip(mixtures, (1, 7, 2, 5), strict=True):
         now = world.session()
-        np.testing.assert_allclose(rolled_back.carried(now, state), held, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(rolled_back.first_moment(now, state), held, rtol=0, atol=1e-12)
         np.testing.assert_allclose(rolled_back.exposed(now, state), seen, rtol=0, atol=1e-12)
         state = dict(rolled_back.remember(now, weights, state))
         world.train(weights, gap)
         seen = seen + gap * weights
         for _ in range(gap):
             held = 0.9 * held + 0.1 * weights
-    np.testing.assert_allclose(rolled_back.carried(world.session(), state), held, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(rolled_back.carried(world.session(), state), world.average, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(rolled_back.first_moment(world.session(), state), held, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        rolled_back.first_moment(world.session(), state), world.average, rtol=0, atol=1e-12
+    )
     np.testing.assert_allclose(rolled_back.exposed(world.session(), state), seen, rtol=0, atol=1e-12)
 
 
 def test_nothing_is_carried_at_the_start() -> None:
     now = Straight().session()
-    assert rolled_back.carried(now, {}).tolist() == [0.0] * 3
+    assert rolled_back.first_moment(now, {}).tolist() == [0.0] * 3
     assert rolled_back.exposed(now, {}).tolist() == [0.0] * 3
 
 
 # Planted truths
 
 
-def paces(world: Straight, state: Any, planning: Planning) -> dict[str, Pace]:
+def paces(world: Straight, state: Any, planning: Planning) -> dict[str, MeasuredSlopes]:
     rules: tuple[Any, ...] = ("whole", "second-half", "momentum")
     return {rule: rolled_back.measure(world.session(), planning, rule, 8, state) for rule in rules}
 

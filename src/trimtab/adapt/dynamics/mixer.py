@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from trimtab.adapt.cost import Interval, Schedule, intervals
-from trimtab.adapt.dynamics import slopes as kept
-from trimtab.adapt.dynamics import slopes as rolled_back
-from trimtab.adapt.dynamics.planning import Pace, Planning, Reach, Solver, make_update, solve, standing
-from trimtab.adapt.dynamics.slopes import SlopeRule
-from trimtab.adapt.mixer import Decision, Needs, State, Update, not_finite
+from trimtab.adapt.dynamics.planning import (
+    LossState,
+    MeasuredSlopes,
+    Planning,
+    Reach,
+    Solver,
+    loss_state,
+    make_update,
+    solve,
+)
+from trimtab.adapt.dynamics.slopes import (
+    BlockHistory,
+    Blocks,
+    SlopeRule,
+    block_needs,
+    fitted,
+    measure,
+    probe_needs,
+    read_block,
+    remember,
+)
+from trimtab.adapt.mixer import (
+    COUNT,
+    Decision,
+    Goals,
+    Needs,
+    Range,
+    State,
+    Update,
+    not_finite,
+    range_problems,
+)
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.errors import DivergedError, Problem, not_among
@@ -22,49 +49,39 @@ from trimtab.train.settings import MOST_MARGIN, Fit
 Preset = Literal["default", "paper"]
 Probes = Literal["kept", "rolled-back"]
 
+_SETTINGS: Mapping[str, tuple[Any, Any]] = {
+    "probes": ("kept", "rolled-back"),
+    "schedule": ("light", "light"),
+    "slopes": ("momentum", "whole"),
+    "solver": ("lp", "grid"),
+    "ridge": (0.5, 0.0),
+    "reach": ("best", "next"),
+    "returns": (0.5, 1.0),
+    "margin": (1.0, 0.0),
+    "cap": (0.5, float("inf")),
+    "shrink": (True, False),
+}
+"""Setting -> its value in the default preset, and in that of the paper."""
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    "default": {
-        "probes": "kept",
-        "schedule": "light",
-        "slopes": "momentum",
-        "solver": "lp",
-        "ridge": 0.5,
-        "reach": "best",
-        "returns": 0.5,
-        "margin": 1.0,
-        "cap": 0.5,
-        "shrink": True,
-    },
-    "paper": {
-        "probes": "rolled-back",
-        "schedule": "light",
-        "slopes": "whole",
-        "solver": "grid",
-        "ridge": 0.0,
-        "reach": "next",
-        "returns": 1.0,
-        "margin": 0.0,
-        "cap": float("inf"),
-        "shrink": False,
-    },
+    "default": {name: ours for name, (ours, _) in _SETTINGS.items()},
+    "paper": {name: papers for name, (_, papers) in _SETTINGS.items()},
 }
 """What a setting that is None stands for."""
 
 _CHOICES = {"preset": Preset, "probes": Probes, "solver": Solver, "slopes": SlopeRule, "reach": Reach}
-_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(
-        ("kappa", "ridge", "margin"), (lambda x: 0 <= x <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}")
-    ),
+_MARGIN: Range = (lambda x: 0 <= x <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}")
+_RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(("kappa", "ridge", "margin"), _MARGIN),
     "returns": (lambda x: 0 < x <= 1, "above 0, at most 1"),
     "cap": (lambda x: x > 0, "above 0"),
     "lean": (lambda x: 0 <= x <= 1, "a share between 0 and 1"),
-    "blocks": (lambda x: x >= 1, "at least 1"),
+    "blocks": COUNT,
     "probe_steps": (lambda x: x >= 1, "at least 1, or null"),
 }
 
 
 @dataclass(frozen=True)
-class DynaMiCS:
+class DynaMiCS(Goals):
     """Choose the mixture by measured slopes: improve the targets, keep every constraint (arXiv 2605.10770).
 
     How much a step on each training domain moves each evaluation loss is measured while training goes on, and the
@@ -100,8 +117,6 @@ class DynaMiCS:
         blocks: how many blocks a run of kept probes is cut into, hence how often it is read.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     preset: Preset = "default"
     probes: Probes | None = None
     schedule: Schedule | int | Sequence[int] | None = None
@@ -122,41 +137,21 @@ class DynaMiCS:
 
     def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
         """Gaps, probes and margins that cannot work."""
-        if self.schedule is not None:
-            yield from _schedule_problems(self.schedule)
+        gaps: Any = self.schedule
+        if isinstance(gaps, int) and gaps < 1:
+            yield Problem("mixer.schedule", str(gaps), "a gap of at least one step", "'light'")
+        if isinstance(gaps, str) and gaps not in get_args(Schedule):
+            yield not_among("mixer.schedule", gaps, get_args(Schedule))
+        if gaps and not isinstance(gaps, int | str) and min(gaps) < 0:
+            yield Problem("mixer.schedule", str(min(gaps)), "steps of zero or more")
         for name, choices in _CHOICES.items():
             if (word := getattr(self, name)) is not None and word not in get_args(choices):
                 yield not_among(f"mixer.{name}", word, get_args(choices))
-        for name, (fine, expected) in _RANGES.items():
-            if (value := getattr(self, name)) is not None and not fine(value):
-                yield Problem(f"mixer.{name}", str(value), expected)
-        if self.probes == "kept":
-            for name in ("schedule", "probe_steps", "slopes"):
-                if (value := getattr(self, name)) is not None:
-                    expected = "nothing: it is a setting of rolled-back probes"
-                    yield Problem(f"mixer.{name}", repr(value), expected, 'probes: "rolled-back"')
-
-    def plan(self, steps: int) -> list[Interval]:
-        """One round of rolled-back probes per interval; none where probes are kept."""
-        if self.settled("probes") == "kept":
-            return []
-        return intervals(self.settled("schedule"), steps, self.probe_steps)
-
-    def needs(self, fit: Fit, roles: Roles) -> Needs:
-        """A sampled reading at each border of kept blocks, or the trials of each interval."""
-        if self.settled("probes") == "kept":
-            return kept.block_needs(fit, roles, self.blocks, self.lean)
-        return rolled_back.trial_needs(self.plan(fit.steps), self.settled("slopes"), fit, roles)
-
-    def decide(self, session: Session, state: State) -> Decision:
-        """Measure, solve, and ask again at the next update.
-
-        Raises:
-            DivergedError: a loss, or every slope, is not finite.
-        """
-        if self.settled("probes") == "kept":
-            return self._from_blocks(session, state)
-        return self._from_trials(session, state)
+        yield from range_problems(self, _RANGES)
+        for name in ("schedule", "probe_steps", "slopes") if self.probes == "kept" else ():
+            if (value := getattr(self, name)) is not None:
+                expected = "nothing: it is a setting of rolled-back probes"
+                yield Problem(f"mixer.{name}", repr(value), expected, 'probes: "rolled-back"')
 
     def settled(self, name: str) -> Any:
         """A setting, or the preset's value for it where it is None."""
@@ -168,42 +163,65 @@ class DynaMiCS:
     @property
     def planning(self) -> Planning:
         """How slopes become a mixture."""
-        names = ("solver", "kappa", "ridge", "reach", "returns", "margin", "cap", "shrink", "protect_targets")
-        return Planning(**{name: self.settled(name) for name in names})
+        return Planning(**{each.name: self.settled(each.name) for each in fields(Planning)})
 
-    def measured(self, session: Session, span: Interval, state: State) -> Pace:
-        """Slopes from trial runs that are undone."""
-        rule = self.settled("slopes")
-        return rolled_back.measure(session, self.planning, rule, span.probe_steps, state)
+    def plan(self, steps: int) -> list[Interval]:
+        """One round of rolled-back probes per interval; none where probes are kept."""
+        if self.settled("probes") == "kept":
+            return []
+        return intervals(self.settled("schedule"), steps, self.probe_steps)
 
-    def tracked(self, session: Session, log: kept.Log) -> Pace:
-        """Slopes from the run itself."""
-        return kept.fitted(session, log, self.blocks)
+    def needs(self, fit: Fit, roles: Roles) -> Needs:
+        """A sampled reading at each border of kept blocks, or the trials of each interval."""
+        if self.settled("probes") == "kept":
+            return block_needs(fit, roles, self.blocks, self.lean)
+        return probe_needs(self.plan(fit.steps), self.settled("slopes"), fit, roles)
 
-    def _from_trials(self, session: Session, state: State) -> Decision:
-        span = next(span for span in reversed(self.plan(session.steps)) if span.start <= session.step)
-        now, later = standing(session), span.start + span.horizon
-        _refuse_infinity(session, now.change)
-        pace = self.measured(session, span, state)
-        if not np.isfinite(pace.slopes).all(axis=0).any():
-            raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
-        solution = solve(session, self.planning, pace, now, later)
-        update = make_update(session, self.planning, pace, now, later, solution)
-        memory = rolled_back.remember(session, solution.weights, state)
-        return _decision(session, solution.weights, later, memory, update)
+    def decide(self, session: Session, state: State) -> Decision:
+        """Measure, solve, and ask again at the next update.
+
+        Raises:
+            DivergedError: a loss, or every slope, is not finite.
+        """
+        if self.settled("probes") == "kept":
+            return self._from_blocks(session, state)
+        return self._from_trials(session, state)
 
     def _from_blocks(self, session: Session, state: State) -> Decision:
-        plan = kept.Blocks.of(session, self.blocks, self.lean)
-        log, now = kept.read(session, self.planning, state)
-        _refuse_infinity(session, now.change)
-        later = plan.next_border(session)
-        if (weights := plan.first_mixture(session)) is not None:
-            return _decision(session, weights, later, log.with_mixture(weights, log.credit), None)
-        pace = self.tracked(session, log)
-        solution = solve(session, self.planning, pace, now, later)
-        weights, credit = plan.lean_towards(session, solution.weights, log.credit)
-        update = make_update(session, self.planning, pace, now, later, replace(solution, weights=weights))
-        return _decision(session, weights, later, log.with_mixture(weights, credit), update)
+        """The mixture by slopes that are read off the run itself; that of a first block while these last."""
+        blocks = Blocks.of(session.roles, session.steps, session.grid, self.blocks, self.lean)
+        history, now = read_block(session, self.planning, state)
+        _refuse_infinity(session, now)
+        later = blocks.next_border(session.step)
+        weights, credit, update = blocks.first_mixture(session.step), history.credit, None
+        if weights is None:
+            measured = self.tracked(session, history)
+            solution = solve(session, self.planning, measured, now, later)
+            weights, credit = blocks.lean_towards(session.step, solution.weights, credit)
+            solution = replace(solution, weights=weights)
+            update = make_update(session, self.planning, measured, now, later, solution)
+        return _decision(session, weights, later, history.with_mixture(weights, credit), update)
+
+    def _from_trials(self, session: Session, state: State) -> Decision:
+        """The mixture by slopes from trial runs that are undone."""
+        span = next(span for span in reversed(self.plan(session.steps)) if span.start <= session.step)
+        now, later = loss_state(session), span.start + span.horizon
+        _refuse_infinity(session, now)
+        measured = self.measured(session, span, state)
+        if not measured.known.any():
+            raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
+        solution = solve(session, self.planning, measured, now, later)
+        update = make_update(session, self.planning, measured, now, later, solution)
+        memory = remember(session, solution.weights, state)
+        return _decision(session, solution.weights, later, memory, update)
+
+    def tracked(self, session: Session, history: BlockHistory) -> MeasuredSlopes:
+        """Slopes from the run itself."""
+        return fitted(session, history, self.blocks)
+
+    def measured(self, session: Session, span: Interval, state: State) -> MeasuredSlopes:
+        """Slopes from trial runs that are undone."""
+        return measure(session, self.planning, self.settled("slopes"), span.probe_steps, state)
 
 
 def _decision(
@@ -213,21 +231,7 @@ def _decision(
     return Decision(shares, later if later < session.steps else None, state, update)
 
 
-def _refuse_infinity(session: Session, change: np.ndarray) -> None:
-    if not np.isfinite(change).all():
-        lost = [
-            name for name, moved in zip(session.roles.evaluate, change, strict=True) if not np.isfinite(moved)
-        ]
+def _refuse_infinity(session: Session, now: LossState) -> None:
+    moved = zip(session.roles.evaluate, now.change, strict=True)
+    if lost := [name for name, change in moved if not np.isfinite(change)]:
         raise DivergedError(not_finite(", ".join(lost), session.step))
-
-
-def _schedule_problems(schedule: Schedule | int | Sequence[int]) -> Iterator[Problem]:
-    where = "mixer.schedule"
-    if isinstance(schedule, int):
-        if schedule < 1:
-            yield Problem(where, str(schedule), "a gap of at least one step", "'light'")
-    elif isinstance(schedule, str):
-        if schedule not in get_args(Schedule):
-            yield not_among(where, schedule, get_args(Schedule))
-    elif schedule and min(schedule) < 0:
-        yield Problem(where, str(min(schedule)), "steps of zero or more")

@@ -1,4 +1,13 @@
-"""From slopes to a mixture: how far ahead to look, and how much of each tolerance to keep in reserve."""
+"""From slopes to a mixture: the programme that is solved at an update, and what is written down of it.
+
+With S the slopes per unit of effective steps, n the steps taken on each domain, H the horizon, e(n) effective steps:
+
+    minimise over mixtures w   sum over targets i of  S_i (e(n + H w) - e(n))
+    subject to                 change_i + S_i (e(n + H w) - e(n)) <= tolerance_i - reserve_i   for each constraint i
+    where                      e(n) = ((1 + n) ** returns - 1) / returns
+
+At returns = 1, e(n) = n: the linear programme of the paper (arXiv 2605.10770).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import Update
-from trimtab.adapt.roles import LEAST_SCALE_NATS
+from trimtab.adapt.roles import LEAST_SCALE_NATS, Roles
 from trimtab.adapt.session import Session, SlopeEstimate
 from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
 from trimtab.numerics.slopes import shrunk
@@ -38,19 +47,26 @@ class Planning:
     protect_targets: bool = False
     shrink: bool = False
 
-    def worth(self, exposure: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-        """What so many steps on a domain are worth, in first steps: ((1 + n) ** returns - 1) / returns."""
-        value: np.ndarray = ((1 + exposure) ** self.returns - 1) / self.returns
-        return value
+    def effective(self, exposure: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+        """Effective steps: what n steps on a domain are worth, in first steps, ((1 + n) ** returns - 1) / returns."""
+        steps: np.ndarray = ((1 + exposure) ** self.returns - 1) / self.returns
+        return steps
+
+    def gained(
+        self, exposure: Float[np.ndarray, " N"], steps: Float[np.ndarray, " N"]
+    ) -> Float[np.ndarray, " N"]:
+        """Effective steps that `steps` more on each domain add to `exposure`."""
+        gained: np.ndarray = self.effective(exposure + steps) - self.effective(exposure)
+        return gained
 
     def marginal(self, exposure: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-        """What one more step is worth after so many: the derivative of `worth`."""
-        value: np.ndarray = (1 + exposure) ** (self.returns - 1)
-        return value
+        """The derivative of effective steps: what one more step is worth after so many."""
+        rate: np.ndarray = (1 + exposure) ** (self.returns - 1)
+        return rate
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class LossState:
     """Where each evaluation loss stands: (M,) its change since step 0 and the standard error, nats per token."""
 
     change: Float[np.ndarray, " M"]
@@ -58,8 +74,8 @@ class Standing:
 
 
 @dataclass(frozen=True, eq=False)
-class Pace:
-    """What each domain does to each loss, per unit of `Planning.worth`.
+class MeasuredSlopes:
+    """What each domain does to each loss, per effective step (`Planning.effective`).
 
     Attributes:
         slopes, errors: (M, N) nats per token, and their standard errors.
@@ -72,35 +88,43 @@ class Pace:
     exposure: Float[np.ndarray, " N"]
     steps: int
 
-    def moved(self, worth: Float[np.ndarray, " N"]) -> Float[np.ndarray, " M"]:
-        """What so much of each domain does to the losses; domains without slopes count for nothing."""
-        known = np.isfinite(self.slopes).all(axis=0)
-        moved: np.ndarray = self.slopes[:, known] @ worth[known]
+    @property
+    def known(self) -> Float[np.ndarray, " N"]:
+        """Which domains have slopes: a trial that diverged leaves none."""
+        columns: np.ndarray = np.isfinite(self.slopes).all(axis=0)
+        return columns
+
+    def moved(self, effective: Float[np.ndarray, " N"]) -> Float[np.ndarray, " M"]:
+        """What so many effective steps do to the losses; domains without slopes count for nothing."""
+        known = self.known
+        moved: np.ndarray = self.slopes[:, known] @ effective[known]
         return moved
 
 
-def calmed(session: Session, pace: Pace) -> Pace:
-    """Slopes in which domains that differ by no more than noise differ no more.
+def shrink_slopes(roles: Roles, measured: MeasuredSlopes) -> MeasuredSlopes:
+    """Slopes in which domains that differ by no more than noise differ no more (empirical Bayes, row by row).
 
     Each loss's slopes are shrunk towards their mean over the training domains, its own domain apart, which is known to
     be a case of its own.
     """
-    slopes, errors = pace.slopes.copy(), pace.errors.copy()
-    known = np.isfinite(slopes).all(axis=0) & (errors > 0).all(axis=0)
-    for row, name in enumerate(session.roles.evaluate):
-        pool = known & np.array([other != name for other in session.roles.train])
+    slopes, errors = measured.slopes.copy(), measured.errors.copy()
+    known = measured.known & (errors > 0).all(axis=0)
+    for row, name in enumerate(roles.evaluate):
+        pool = known & np.array([other != name for other in roles.train])
         if pool.sum() > 1:
             slopes[row, pool], errors[row, pool] = shrunk(slopes[row, pool], errors[row, pool])
-    return replace(pace, slopes=slopes, errors=errors)
+    return replace(measured, slopes=slopes, errors=errors)
 
 
-def standing(session: Session) -> Standing:
+def loss_state(session: Session) -> LossState:
     """Where the losses stand, read on all validation sequences."""
     moved = [change(session.losses()[name], session.reference[name]) for name in session.roles.evaluate]
-    return Standing(np.array([m.value for m in moved]), np.array([m.standard_error for m in moved]))
+    return LossState(np.array([m.value for m in moved]), np.array([m.standard_error for m in moved]))
 
 
-def solve(session: Session, planning: Planning, pace: Pace, now: Standing, later: int) -> MixtureSolution:
+def solve(
+    session: Session, planning: Planning, measured: MeasuredSlopes, now: LossState, later: int
+) -> MixtureSolution:
     """The mixture from here on.
 
     Where the plan may choose when to stop, the mixture is solved for each of the last points of the evaluation grid
@@ -110,37 +134,53 @@ def solve(session: Session, planning: Planning, pace: Pace, now: Standing, later
     Args:
         session: the run.
         planning: how.
-        pace: the slopes.
+        measured: the slopes.
         now: where the losses stand.
         later: the step of the next update.
     """
-    pace = calmed(session, pace) if planning.shrink else pace
-    plans = [_plan(session, planning, pace, now, stop) for stop in _stops(session, planning, later)]
-    return min(plans, key=lambda plan: (plan.worst, plan.solution.objective)).solution
+    if planning.shrink:
+        measured = shrink_slopes(session.roles, measured)
+    stops = [session.steps if planning.reach == "end" else later]
+    if planning.reach == "best":
+        stops += [step for step in session.grid[-STOPS:] if step > later]
+    plans = [frank_wolfe(session, planning, measured, now, stop - session.step) for stop in stops]
+    return min(plans, key=lambda plan: (plan[0], plan[1].objective))[1]
 
 
-def make_update(
-    session: Session, planning: Planning, pace: Pace, now: Standing, later: int, solution: MixtureSolution
-) -> Update:
-    """What was measured and concluded, told in steps: mean slopes and predicted losses until the next update.
+def frank_wolfe(
+    session: Session, planning: Planning, measured: MeasuredSlopes, now: LossState, horizon: int
+) -> tuple[float, MixtureSolution]:
+    """The mixture for the next `horizon` steps, and by how much it breaks the worst constraint, scaled; 0 if none.
 
-    The slope of a domain without weight is that of its next step.
+    With diminishing returns the problem is linearised around a mixture (exact there), solved, and the mixture moved
+    towards the solution by a shrinking step, beginning with an even one (Frank & Wolfe 1956). Mixture and objective
+    are those of where that ends; status, violation, conflicts and prices those of the last linearised problem.
     """
-    horizon, weights = later - session.step, solution.weights
-    ahead = np.where(weights > 0, horizon * weights, 1.0)
-    gained = planning.worth(pace.exposure + ahead) - planning.worth(pace.exposure)
-    rate = np.where(weights > 0, gained / ahead, planning.marginal(pace.exposure))
-    estimate = SlopeEstimate(pace.slopes * rate, pace.errors * rate, pace.steps)
-    predicted = _base(session) + now.change + pace.moved(horizon * weights * rate)
-    return Update(horizon, estimate, replace(solution, predicted=predicted))
+    mixture = measured.known / measured.known.sum()
+    for number in range(ROUNDS if planning.returns < 1 else 1):
+        ahead = horizon * mixture
+        rate = planning.marginal(measured.exposure + ahead)
+        tangent = replace(measured, slopes=measured.slopes * rate, errors=measured.errors * rate)
+        bend = measured.moved(planning.gained(measured.exposure, ahead) - ahead * rate)
+        problem = mixture_problem(
+            session, planning, tangent, LossState(now.change + bend, now.error), horizon
+        )
+        with session.clock.time("solver"):
+            solution = solve_mixture(problem, planning.solver, kappa=planning.kappa, ridge=planning.ridge)
+        mixture = mixture + (solution.weights - mixture) * 2 / (number + 2)
+    change_then = measured.moved(planning.gained(measured.exposure, horizon * mixture))
+    total = float(change_then[list(problem.targets)].sum())
+    relaxed = solution.status == "relaxed"
+    worst = float(np.nan_to_num(solution.violation / problem.scale).max()) if relaxed else 0.0
+    return worst, replace(solution, weights=mixture, objective=total)
 
 
 def mixture_problem(
-    session: Session, planning: Planning, pace: Pace, now: Standing, horizon: int
+    session: Session, planning: Planning, tangent: MeasuredSlopes, now: LossState, horizon: int
 ) -> MixtureProblem:
-    """The mixture problem of this step: keep each constraint at its base loss plus tolerance, less the reserve.
+    """The linear problem of this step: keep each constraint at its base loss plus tolerance, less the reserve.
 
-    Here `pace` is in nats per step. Violations are weighed by max(tolerance, 2 standard errors of the loss change so
+    Here slopes are in nats per step. Violations are weighed by max(tolerance, 2 standard errors of the loss change so
     far, .01 nats).
     """
     roles, base = session.roles, _base(session)
@@ -153,71 +193,29 @@ def mixture_problem(
         limit[targets] = base[targets]
     scale = np.maximum(np.maximum(allowed, 2 * error), LEAST_SCALE_NATS)
     widest = planning.cap * scale / (max(planning.kappa, 1e-12) * horizon)
-    return MixtureProblem(
-        slopes=pace.slopes,
-        losses=base + now.change,
-        reference=limit,
-        targets=targets,
-        horizon=horizon,
-        slope_se=np.minimum(pace.errors, widest[:, None]),
-        scale=scale,
-    )
+    errors = np.minimum(tangent.errors, widest[:, None])
+    return MixtureProblem(tangent.slopes, base + now.change, limit, targets, horizon, errors, scale)
 
 
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """A mixture, and by how much it breaks the constraint it breaks most, scaled; 0 where all hold."""
-
-    solution: MixtureSolution
-    worst: float
-
-
-def _plan(session: Session, planning: Planning, pace: Pace, now: Standing, stop: int) -> _Plan:
-    """The mixture until `stop`.
-
-    With diminishing returns the problem is linearised around a mixture, solved, and the mixture moved towards the
-    solution by a shrinking step, beginning with an even one (Frank & Wolfe 1956). Mixture and objective are those of
-    where that ends; status, violation, conflicts and prices those of the last linearised problem.
-    """
-    horizon = stop - session.step
-    known = np.isfinite(pace.slopes).all(axis=0)
-    mixture = known / known.sum()
-    for number in range(ROUNDS if planning.returns < 1 else 1):
-        problem = _linearised(session, planning, pace, now, horizon, mixture)
-        with session.clock.time("solver"):
-            found = solve_mixture(problem, planning.solver, kappa=planning.kappa, ridge=planning.ridge)
-        mixture = mixture + (found.weights - mixture) * 2 / (number + 2)
-    gained = planning.worth(pace.exposure + horizon * mixture) - planning.worth(pace.exposure)
-    total = float(pace.moved(gained)[list(problem.targets)].sum())
-    worst = float(np.nan_to_num(found.violation / problem.scale).max())
-    return _Plan(
-        replace(found, weights=mixture, objective=total), worst if found.status == "relaxed" else 0.0
-    )
-
-
-def _linearised(
+def make_update(
     session: Session,
     planning: Planning,
-    pace: Pace,
-    now: Standing,
-    horizon: int,
-    mixture: Float[np.ndarray, " N"],
-) -> MixtureProblem:
-    """The problem with the slopes that hold after `horizon` steps of `mixture`, exact at that mixture."""
-    after = pace.exposure + horizon * mixture
-    marginal = planning.marginal(after)
-    gained = planning.worth(after) - planning.worth(pace.exposure)
-    bent = now.change + pace.moved(gained - horizon * mixture * marginal)
-    there = replace(pace, slopes=pace.slopes * marginal, errors=pace.errors * marginal)
-    return mixture_problem(session, planning, there, Standing(bent, now.error), horizon)
+    measured: MeasuredSlopes,
+    now: LossState,
+    later: int,
+    solution: MixtureSolution,
+) -> Update:
+    """What was measured and concluded, told in steps: mean slopes and predicted losses until the next update.
 
-
-def _stops(session: Session, planning: Planning, later: int) -> list[int]:
-    if planning.reach == "next":
-        return [later]
-    if planning.reach == "end":
-        return [session.steps]
-    return [later, *(step for step in session.grid[-STOPS:] if step > later)]
+    The slope of a domain without weight is that of its next step.
+    """
+    horizon, weights = later - session.step, solution.weights
+    ahead = np.where(weights > 0, horizon * weights, 1.0)
+    mean_rate = planning.gained(measured.exposure, ahead) / ahead
+    rate = np.where(weights > 0, mean_rate, planning.marginal(measured.exposure))
+    estimate = SlopeEstimate(measured.slopes * rate, measured.errors * rate, measured.steps)
+    predicted = _base(session) + now.change + measured.moved(horizon * weights * rate)
+    return Update(horizon, estimate, replace(solution, predicted=predicted))
 
 
 def _base(session: Session) -> Float[np.ndarray, " M"]:

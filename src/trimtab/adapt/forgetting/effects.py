@@ -6,7 +6,7 @@ The law of forgetting beside the forms it has to beat, on the runs it was fitted
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +62,8 @@ def equivalence(differences: Float[np.ndarray, " n"], margin: float) -> Equivale
     error = float(np.std(differences, ddof=1)) / math.sqrt(n)
     half = float(stdtrit(n - 1, 0.95)) * error
     sides = (margin - value, margin + value)
-    if error == 0:
-        p = 0.0 if min(sides) > 0 else 1.0
-    else:
+    p = 0.0 if min(sides) > 0 else 1.0
+    if error:
         p = max(float(stdtr(n - 1, -side / error)) for side in sides)
     return Equivalence(value, value - half, value + half, margin, p, n)
 
@@ -137,25 +136,13 @@ def injected_sequences(frame: pd.DataFrame) -> pd.DataFrame:
     columns = ["inject", "runs", "mean", "least", "most", "below_one"]
     if "injected" not in frame:
         return pd.DataFrame(columns=columns)
-    some = frame[frame["inject"] > 0]
-    rows = [_counted(share, own["injected"]) for share, own in some.groupby("inject")]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _counted(share: Any, injected: pd.Series[float]) -> Mapping[str, Any]:
-    return {
-        "inject": float(share),
-        "runs": len(injected),
-        "mean": float(injected.mean()),
-        "least": float(injected.min()),
-        "most": float(injected.max()),
-        "below_one": int((injected < 1).sum()),
-    }
+    some = frame[frame["inject"] > 0].assign(below_one=frame["injected"] < 1).groupby("inject")
+    table = some["injected"].agg(["size", "mean", "min", "max"]).assign(below=some["below_one"].sum())
+    return table.reset_index().set_axis(columns, axis=1)
 
 
 COLUMNS = ("params", "tokens", "inject", "loss_pt", "loss_pt0")
 NOTHING_FORGOTTEN = "nothing forgotten"
-_OPEN = Interval(math.nan, math.nan, math.nan, 0)
 
 
 def compare_forms(
@@ -189,7 +176,7 @@ def compare_forms(
     out = np.zeros(len(frame), dtype=bool) if held_out is None else np.asarray(held_out, dtype=bool)
     if out.shape != (len(frame),):
         raise ShapeError(f"held_out: {explain(f'shape {out.shape}', f'({len(frame)},), one mark per run')}")
-    inside, outside = _part(points, ~out), _part(points, out)
+    inside, outside = ({name: x[rows] for name, x in points.items()} for rows in (~out, out))
     least = max(len(form.coefficients) for form in FORMS.values()) + 3
     if (~out).sum() < least:
         raise DataError(explain(f"{(~out).sum()} runs to fit", f"at least {least}"))
@@ -214,10 +201,6 @@ def aicc(residuals: Float[np.ndarray, " n"], coefficients: int) -> float:
     return n * math.log(spread) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
 
 
-def _part(points: Points, rows: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[rows] for name, values in points.items()}
-
-
 def _row(
     name: str,
     count: int,
@@ -227,25 +210,16 @@ def _row(
     law: Float[np.ndarray, " n"] | float | None,
 ) -> dict[str, object]:
     real = outside["loss_pt"] - outside["loss_pt0"]
-    off, there = np.abs(real - rise), len(real) > 0
-    loss = bootstrap(mean, off / outside["loss_pt"]) if there else _OPEN
-    risen = bootstrap(ratio_of_sums, off, np.abs(real), paired=True) if there else _OPEN
-    more = _OPEN
-    if there and law is not None:
+    off = np.abs(real - rise)
+    loss = risen = more = Interval(math.nan, math.nan, math.nan, 0)
+    if len(real):
+        loss = bootstrap(mean, off / outside["loss_pt"])
+        risen = bootstrap(ratio_of_sums, off, np.abs(real), paired=True)
+    if len(real) and law is not None:
         more = bootstrap(ratio_of_sums, off - np.abs(real - law), np.abs(real), paired=True)
-    return {
-        "form": name,
-        "coefficients": count,
-        "aicc": aicc(residuals, count),
-        "n_fitted": len(residuals),
-        "n_held_out": len(real),
-        "loss_error": loss.value,
-        "loss_low": loss.low,
-        "loss_high": loss.high,
-        "rise_error": risen.value,
-        "rise_low": risen.low,
-        "rise_high": risen.high,
-        "rise_more": more.value,
-        "more_low": more.low,
-        "more_high": more.high,
-    }
+    row: dict[str, object] = {"form": name, "coefficients": count, "aicc": aicc(residuals, count)}
+    row |= {"n_fitted": len(residuals), "n_held_out": len(real)}
+    errors = (("loss_error", "loss", loss), ("rise_error", "rise", risen), ("rise_more", "more", more))
+    for value, ends, error in errors:
+        row |= {value: error.value, f"{ends}_low": error.low, f"{ends}_high": error.high}
+    return row

@@ -43,9 +43,8 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
     missing = [name for name in columns if name not in frame]
     if missing:
         got = f"columns {', '.join(map(str, frame.columns))}"
-        raise DataError(
-            f"frame: {explain(got, ', '.join(columns), nearest(missing[0], map(str, frame.columns)))}"
-        )
+        hint = nearest(missing[0], map(str, frame.columns))
+        raise DataError(f"frame: {explain(got, ', '.join(columns), hint)}")
     if twice := [name for name in columns if (frame.columns == name).sum() > 1]:
         raise DataError(f"frame: {explain(f'several columns {twice[0]}', 'one column of each name')}")
     return {name: _column(frame, name) for name in columns}
@@ -143,8 +142,6 @@ def ranges_of(points: Points, columns: Sequence[str]) -> dict[str, tuple[float, 
     return {name: (float(points[name].min()), float(points[name].max())) for name in columns}
 
 
-Rise = Callable[..., Any]
-
 _A = Coefficient("A", 1e-7, 1e2, log=True)
 _B = Coefficient("B", 1e-2, 1e8, log=True)
 EXPONENTS = (-1.0, 4.0)
@@ -163,49 +160,33 @@ class Form:
         about: one line for people.
     """
 
-    rise: Rise
+    rise: Callable[..., Any]
     coefficients: tuple[Coefficient, ...]
     about: str
 
 
-def _injection(x: Any, A: float, B: float, alpha: float, beta: float) -> Any:
-    return A * x["d"] ** beta / ((1 + B * x["p"]) * x["n"]) ** alpha
-
-
-def _without_share(x: Any, A: float, alpha: float, beta: float) -> Any:
-    return A * x["d"] ** beta / x["n"] ** alpha
-
-
-def _additive(x: Any, A: float, B: float, C: float, alpha: float, beta: float) -> Any:
-    return A / ((1 + B * x["p"]) * x["n"]) ** alpha + C * x["d"] ** beta
-
-
-def _power_of_share(x: Any, A: float, B: float, alpha: float, beta: float, gamma: float) -> Any:
-    return A * x["d"] ** beta / x["n"] ** alpha / (1 + B * x["p"]) ** gamma
-
-
-def _constant(x: Any, A: float) -> Any:
-    return A * np.ones_like(x["n"])
-
-
 FORMS: dict[str, Form] = {
     "injection": Form(
-        _injection, (_A, _B, _ALPHA, _BETA), "A D^beta / ((1 + B p) N)^alpha (arXiv 2502.06042)"
+        lambda x, A, B, alpha, beta: A * x["d"] ** beta / ((1 + B * x["p"]) * x["n"]) ** alpha,
+        (_A, _B, _ALPHA, _BETA),
+        "A D^beta / ((1 + B p) N)^alpha (arXiv 2502.06042)",
     ),
     "without the share": Form(
-        _without_share, (_A, _ALPHA, _BETA), "A D^beta / N^alpha: injection does nothing"
+        lambda x, A, alpha, beta: A * x["d"] ** beta / x["n"] ** alpha,
+        (_A, _ALPHA, _BETA),
+        "A D^beta / N^alpha: injection does nothing",
     ),
     "additive": Form(
-        _additive,
+        lambda x, A, B, C, alpha, beta: A / ((1 + B * x["p"]) * x["n"]) ** alpha + C * x["d"] ** beta,
         (_A, _B, Coefficient("C", 1e-7, 1e2, log=True), _ALPHA, _BETA),
         "A / ((1 + B p) N)^alpha + C D^beta: size and data do not multiply",
     ),
     "power of the share": Form(
-        _power_of_share,
+        lambda x, A, B, alpha, beta, gamma: A * x["d"] ** beta / x["n"] ** alpha / (1 + B * x["p"]) ** gamma,
         (_A, _B, _ALPHA, _BETA, Coefficient("gamma", -1.0, 8.0)),
         "A D^beta / (N^alpha (1 + B p)^gamma): the share has an exponent of its own, as in D-CPT (arXiv 2406.01375)",
     ),
-    "constant": Form(_constant, (_A,), "A: every run forgets the same"),
+    "constant": Form(lambda x, A: A * np.ones_like(x["n"]), (_A,), "A: every run forgets the same"),
 }
 
 
@@ -289,14 +270,12 @@ class Fitted:
         shape = (-1, *(1,) * axes)
         return {name: self.draws[:, k].reshape(shape) for k, name in enumerate(self.coefficients)}
 
-    def band(self, told_by_draws: np.ndarray, *, noise: bool, confidence: float) -> tuple[Any, Any]:
+    def band(self, curves: np.ndarray, *, noise: bool, confidence: float) -> tuple[Any, Any]:
         """Quantiles over refits, with the scatter of a new run where asked."""
         if noise:
-            told_by_draws = told_by_draws * np.exp(
-                np.random.default_rng(0).choice(self.scatter, told_by_draws.shape)
-            )
-        ends = np.quantile(told_by_draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-        return told(ends[0]), told(ends[1])
+            curves = curves * np.exp(np.random.default_rng(0).choice(self.scatter, curves.shape))
+        low, high = np.quantile(curves, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        return told(low), told(high)
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -324,18 +303,13 @@ def fit_rise(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) -> F
 def fit_target(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) -> Fitted:
     """The law of fine-tuning."""
     centre, least = Centre.of(points), float(points["loss_ft"].min())
-    wanted = (
-        Coefficient("A", 1e-7, 1e2, log=True),
-        Coefficient("alpha", *EXPONENTS),
-        Coefficient("beta", *EXPONENTS),
-        Coefficient("E", 0.0, least),
-    )
+    wanted = (_A, _ALPHA, _BETA, Coefficient("E", 0.0, least))
 
     def curve(x: Any, A: float, alpha: float, beta: float, E: float) -> Any:
         return A / (x["n"] ** alpha * x["d"] ** beta) + E
 
     x, y = centre.inputs(points), points["loss_ft"]
-    first = [_floored(x, y, least * share) for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.99)]
+    first = [floored(x, y, least * share) for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.99)]
     found = fit_curve(
         curve, x, y, wanted, loss=loss, delta=DELTA, space="log", starts=STARTS, first=first, seed=seed
     )
@@ -343,13 +317,7 @@ def fit_target(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) ->
 
 
 def fit_form(
-    form: Form,
-    points: Points,
-    centre: Centre,
-    loss: Loss,
-    *,
-    first: list[dict[str, float]],
-    seed: int = 0,
+    form: Form, points: Points, centre: Centre, loss: Loss, *, first: list[dict[str, float]], seed: int = 0
 ) -> CurveFit:
     """One form of the rise, fitted to log losses."""
     x = {**centre.inputs(points), "base": points["loss_pt0"]}
@@ -371,23 +339,19 @@ def projected(points: Points, centre: Centre) -> list[dict[str, float]]:
     """The best of many B, each with the A, alpha and beta that fit the logarithms of the positive rises."""
     rises = points["loss_pt"] - points["loss_pt0"]
     some, x = rises > 0, centre.inputs(points)
-    found = []
+    starts: list[tuple[float, dict[str, float]]] = []
     for efficiency in EFFICIENCIES:
         size = np.log((1 + efficiency * x["p"][some]) * x["n"][some])
         design = np.stack([np.ones(some.sum()), np.log(x["d"][some]), -size], axis=1)
         (level, beta, alpha), *_ = np.linalg.lstsq(design, np.log(rises[some]), rcond=None)
         gap = np.log(rises[some]) - design @ np.array([level, beta, alpha])
-        start = {
-            "A": float(np.exp(level)),
-            "B": float(efficiency),
-            "alpha": float(alpha),
-            "beta": float(beta),
-        }
-        found.append((float(gap @ gap), start))
-    return [start for _, start in sorted(found, key=lambda pair: pair[0])[:BEST]]
+        values = (np.exp(level), efficiency, alpha, beta)
+        start = dict(zip(("A", "B", "alpha", "beta"), map(float, values), strict=True))
+        starts.append((float(gap @ gap), start))
+    return [start for _, start in sorted(starts, key=lambda pair: pair[0])[:BEST]]
 
 
-def _floored(x: Mapping[str, np.ndarray], y: np.ndarray, floor: float) -> dict[str, float]:
+def floored(x: Mapping[str, np.ndarray], y: np.ndarray, floor: float) -> dict[str, float]:
     """A, alpha and beta that fit the logarithms of what is above a floor."""
     above = np.log(np.maximum(y - floor, 1e-9))
     design = np.stack([np.ones(len(y)), -np.log(x["n"]), -np.log(x["d"])], axis=1)

@@ -8,7 +8,7 @@ import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from trimtab.adapt.finetune import finetune
+from trimtab.adapt.finetune import finetune, refuse
 from trimtab.adapt.mixers.fixed import ReplayUntilRise
 from trimtab.data.domains import first_tokens
 from trimtab.data.origin import Origin, read_domain
-from trimtab.errors import ConfigError, ConfigProblems, Problem, explain
+from trimtab.errors import ConfigError, Problem, explain
 from trimtab.models.load import device_name, load
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.executors import read_cell
@@ -85,17 +85,10 @@ def forgetting_grid(
         CheckpointError: the folder holds runs with other settings.
         DataError, ModelError: as `finetune`, once per run: the others go on, and `error.txt` in its folder says it.
     """
-    _refuse(
-        models=models, tokens=tokens, shares=shares, seeds=seeds, passes=passes, patience=patience, fit=fit
-    )
-    shared = {
-        "domain": plain(domain),
-        "pretraining": plain(pretraining),
-        "fit": asdict(fit),
-        "passes": passes,
-        "patience": patience,
-        "device": device,
-    }
+    given = {"models": models, "tokens": tokens, "shares": shares, "seeds": seeds}
+    refuse(grid_problems(given, passes, patience, fit))
+    shared = {"domain": plain(domain), "pretraining": plain(pretraining), "fit": asdict(fit)}
+    shared |= {"passes": passes, "patience": patience, "device": device}
     cells = [
         {"model": str(name), "tokens": int(count), "inject": float(share), "seed": int(seed), **shared}
         for name, count, share, seed in product(models, tokens, shares, seeds)
@@ -104,9 +97,8 @@ def forgetting_grid(
     done = sweep(one_run, named, folder, jobs=jobs, backend=backend, progress=progress)
     if done.failures:
         some = "; ".join(f"{name}: {why}" for name, why in list(done.failures.items())[:3])
-        warnings.warn(
-            f"{len(done.failures)} of {len(cells)} runs failed and are left out ({some})", stacklevel=2
-        )
+        failed = f"{len(done.failures)} of {len(cells)} runs failed and are left out ({some})"
+        warnings.warn(failed, stacklevel=2)
     return pd.DataFrame([{**row, "run": name} for name, row in done.results.items()])
 
 
@@ -128,9 +120,8 @@ def _named(cells: Sequence[dict[str, Any]], folder: Path) -> dict[str, dict[str,
         mine = there is not None and all(known.get(name) == cell[name] for name in _WHICH)
         named[short if mine or (there is None and often[short] == 1) else long] = cell
     if len(named) < len(cells):
-        raise ConfigError(
-            explain(f"{len(named)} names for {len(cells)} runs", "one each", "other model folders")
-        )
+        got = f"{len(named)} names for {len(cells)} runs"
+        raise ConfigError(explain(got, "one each", "other model folders"))
     return named
 
 
@@ -149,23 +140,29 @@ def _made(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     other = read_domain(PRETRAINING, cell["pretraining"])
     fit = Fit(**cell["fit"] | {"betas": tuple(cell["fit"]["betas"])})
     fit = replace(fit, steps=steps_for(cell["tokens"], share, fit, cell["passes"]))
-    _forget_half_removed(folder / "run")
+    run = folder / "run"
+    weights = len(list(run.glob(f"artifacts/weights-*/{WEIGHTS}")))
+    headless = not (run / "config.yaml").exists() and (run / "artifacts").exists()
+    finished = (run / RESULT).exists()
+    if headless or (finished and weights < 1 + bool(read_object(run / RESULT).get("step"))):
+        shutil.rmtree(
+            run
+        )  # what is left of a finished run whose removal was cut short, before rows were written down
     result = finetune(
         model,
         train={TARGET: target, PRETRAINING: other},
         mixer=ReplayUntilRise(targets=[TARGET], share=share, patience=cell["patience"]),
         fit=fit,
         seed=cell["seed"],
-        out=folder / "run",
+        out=run,
     )
     final = {row["domain"]: row for row in result.final.to_dict("records")}
     row = {
         "model": cell["model"],
         "params": sum(parameter.numel() for parameter in model.module.parameters()),
         **{name: cell[name] for name in ("tokens", "inject", "seed")},
-        **{
-            f"loss_{part}": float(final[name]["loss"]) for part, name in (("pt", PRETRAINING), ("ft", TARGET))
-        },
+        "loss_pt": float(final[PRETRAINING]["loss"]),
+        "loss_ft": float(final[TARGET]["loss"]),
         "loss_pt0": float(final[PRETRAINING]["reference"]),
         "loss_ft0": float(final[TARGET]["reference"]),
         "rise_low": float(final[PRETRAINING]["change_low"]),
@@ -178,16 +175,6 @@ def _made(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
     write_atomic(folder / ROW, to_json(row) + "\n")
     return row
-
-
-def _forget_half_removed(run: Path) -> None:
-    """Remove what is left of a finished run whose removal was cut short before rows were written down."""
-    headless = not (run / "config.yaml").exists() and (run / "artifacts").exists()
-    weights = run.glob(f"artifacts/weights-*/{WEIGHTS}")
-    if headless or (
-        (run / RESULT).exists() and len(list(weights)) < 1 + bool(read_object(run / RESULT).get("step"))
-    ):
-        shutil.rmtree(run)
 
 
 def steps_for(tokens: int, share: float, fit: Fit, passes: float) -> int:
@@ -211,19 +198,18 @@ def repeated(
                 yield Problem(name, f"{value!r} twice", "each once")
 
 
-def _refuse(**given: Any) -> None:
-    found = [Problem(name, "none", "at least one") for name, values in given.items() if _empty(values)]
-    found += repeated(*(given[name] for name in ("models", "tokens", "shares", "seeds")))
-    found += [Problem("tokens", str(n), "at least 2") for n in given["tokens"] if n < 2]
-    found += [Problem("shares", str(p), "from 0 to below 1") for p in given["shares"] if not 0 <= p < 1]
-    if not 0 < given["passes"] < math.inf:
-        found.append(Problem("passes", str(given["passes"]), "a number above 0"))
-    if given["patience"] < 1:
-        found.append(Problem("patience", str(given["patience"]), "at least 1"))
-    found += given["fit"].problems()
-    if found:
-        raise ConfigProblems(found)
-
-
-def _empty(values: Any) -> bool:
-    return isinstance(values, Sequence) and not len(values)
+def grid_problems(
+    given: Mapping[str, Sequence[Any]], passes: float, patience: int, fit: Fit
+) -> Iterator[Problem]:
+    """Empty lists, values that cannot be or are given twice."""
+    for name, values in given.items():
+        if not len(values):
+            yield Problem(name, "none", "at least one")
+    yield from repeated(**given)
+    yield from (Problem("tokens", str(n), "at least 2") for n in given["tokens"] if n < 2)
+    yield from (Problem("shares", str(p), "from 0 to below 1") for p in given["shares"] if not 0 <= p < 1)
+    if not 0 < passes < math.inf:
+        yield Problem("passes", str(passes), "a number above 0")
+    if patience < 1:
+        yield Problem("patience", str(patience), "at least 1")
+    yield from fit.problems()

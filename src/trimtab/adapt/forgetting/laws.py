@@ -6,7 +6,7 @@ A plan for one run: how much pretraining data to inject so that no more than so 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,13 +64,14 @@ class Law:
 
     def extrapolates(self, **where: float) -> list[str]:
         """What lies outside the runs that the law was fitted to, in words; empty inside."""
-        found = []
+        outside = []
         for name, value in where.items():
             low, high = self.ranges[name]
             if not low <= value <= high:
                 times = value / high if value > high else (low / value if value else float("inf"))
-                found.append(f"{name} {value:g} is outside the fitted {low:g} to {high:g} (by {times:.3g} x)")
-        return found
+                fitted = f"the fitted {low:g} to {high:g} (by {times:.3g} x)"
+                outside.append(f"{name} {value:g} is outside {fitted}")
+        return outside
 
     def to_frame(self) -> pd.DataFrame:
         """One row per coefficient: value, low, high (95 %), n runs."""
@@ -135,18 +136,12 @@ class ForgettingLaw(Law):
         Raises:
             ConfigError: params or tokens that are not above 0, or no share from 0 to 1; as `predict` and `interval`.
         """
-        _positive(params=params, tokens=tokens)
-        _shares_only(inject)
-        c = self.coefficients
-        return told(
-            c["A"]
-            * _array(tokens) ** c["beta"]
-            / ((1 + c["B"] * _array(inject)) * _array(params)) ** c["alpha"]
-        )
+        _refuse(params=params, tokens=tokens, inject=inject)
+        return told(_rise(self.coefficients, params, tokens, inject))
 
     def predict(self, *, params: Any, tokens: Any, inject: Any, loss_pt0: Any) -> Any:
         """The predicted pretraining loss after fine-tuning, nats per token; numbers or arrays that broadcast."""
-        _positive(loss_pt0=loss_pt0)
+        _refuse(loss_pt0=loss_pt0)
         return told(_array(loss_pt0) + self.rise(params=params, tokens=tokens, inject=inject))
 
     def interval(
@@ -164,22 +159,13 @@ class ForgettingLaw(Law):
         Raises:
             DataError: the law was fitted without draws (n_boot=0).
         """
-        _positive(params=params, tokens=tokens, loss_pt0=loss_pt0)
-        _shares_only(inject)
+        _refuse(params=params, tokens=tokens, loss_pt0=loss_pt0, inject=inject)
         check_numbers("refits", 1, confidence)
-        draws = self.fitted.broadcastable(params, tokens, inject, loss_pt0)
-        rise = draws["A"] * _array(tokens) ** draws["beta"]
-        rise = rise / ((1 + draws["B"] * _array(inject)) * _array(params)) ** draws["alpha"]
+        rise = _rise(self.fitted.broadcastable(params, tokens, inject, loss_pt0), params, tokens, inject)
         return self.fitted.band(_array(loss_pt0) + rise, noise=noise, confidence=confidence)
 
     def inject_for(
-        self,
-        *,
-        rise: Any,
-        params: Any,
-        tokens: Any,
-        confidence: float = CONFIDENCE,
-        loss_pt0: Any = None,
+        self, *, rise: Any, params: Any, tokens: Any, confidence: float = CONFIDENCE, loss_pt0: Any = None
     ) -> Any:
         """The smallest share of pretraining data that keeps the rise within `rise` in `confidence` of the refits.
 
@@ -202,8 +188,7 @@ class ForgettingLaw(Law):
                 above 0, or a confidence out of range.
             DataError: the law was fitted without refits (n_boot=0), and the confidence is not 0.5.
         """
-        _promised(rise)
-        _positive(params=params, tokens=tokens, loss_pt0=loss_pt0)
+        _refuse(rise=rise, params=params, tokens=tokens, loss_pt0=loss_pt0)
         if not 0.5 <= confidence < 1:
             expected = "a share of the refits, from 0.5 (the median) to below 1"
             raise ConfigError(f"confidence: {explain(confidence, expected, '0.95')}")
@@ -224,9 +209,7 @@ class ForgettingLaw(Law):
             ConfigError: as `inject_for`; or no share.
             DataError: the law was fitted without refits.
         """
-        _promised(rise)
-        _positive(params=params, tokens=tokens, loss_pt0=loss_pt0)
-        _shares_only(inject)
+        _refuse(rise=rise, params=params, tokens=tokens, loss_pt0=loss_pt0, inject=inject)
         return told((self._shares(rise, params, tokens, loss_pt0, inject) <= _array(inject)).mean(0))
 
     def inject_interval(
@@ -238,8 +221,7 @@ class ForgettingLaw(Law):
             ConfigError: as `inject_for`, but for a confidence, which is one between 0 and 1.
             DataError: the law was fitted without refits.
         """
-        _promised(rise)
-        _positive(params=params, tokens=tokens)
+        _refuse(rise=rise, params=params, tokens=tokens)
         check_numbers("refits", 1, confidence)
         shares = np.minimum(self._shares(rise, params, tokens, None), 1.0)
         low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
@@ -290,19 +272,28 @@ class FinetuningLaw(Law):
         Raises:
             ConfigError: params or tokens that are not above 0; as `interval`.
         """
-        _positive(params=params, tokens=tokens)
-        c = self.coefficients
-        return told(c["A"] / (_array(params) ** c["alpha"] * _array(tokens) ** c["beta"]) + c["E"])
+        _refuse(params=params, tokens=tokens)
+        return told(_target(self.coefficients, params, tokens))
 
     def interval(
         self, *, params: Any, tokens: Any, noise: bool = True, confidence: float = 0.95
     ) -> tuple[Any, Any]:
         """The interval in which the loss of a new run lies; with `noise=False` that of the curve alone."""
-        _positive(params=params, tokens=tokens)
+        _refuse(params=params, tokens=tokens)
         check_numbers("refits", 1, confidence)
-        draws = self.fitted.broadcastable(params, tokens)
-        curve = draws["A"] / (_array(params) ** draws["alpha"] * _array(tokens) ** draws["beta"]) + draws["E"]
+        curve = _target(self.fitted.broadcastable(params, tokens), params, tokens)
         return self.fitted.band(curve, noise=noise, confidence=confidence)
+
+
+def _rise(c: Mapping[str, Any], params: Any, tokens: Any, inject: Any) -> Any:
+    """A D^beta / ((1 + B p) N)^alpha."""
+    size = (1 + c["B"] * _array(inject)) * _array(params)
+    return c["A"] * _array(tokens) ** c["beta"] / size ** c["alpha"]
+
+
+def _target(c: Mapping[str, Any], params: Any, tokens: Any) -> Any:
+    """A / (N^alpha D^beta) + E."""
+    return c["A"] / (_array(params) ** c["alpha"] * _array(tokens) ** c["beta"]) + c["E"]
 
 
 def _share(c: Mapping[str, Any], rise: Any, params: Any, tokens: Any) -> Any:
@@ -315,23 +306,23 @@ def _share(c: Mapping[str, Any], rise: Any, params: Any, tokens: Any) -> Any:
         return np.where(without <= wanted, 0.0, np.where(helps, share, np.nan))
 
 
-def _promised(rise: Any) -> None:
-    if not (_array(rise) > 0).all():
-        raise ConfigError(
-            f"rise: {explain(rise, 'nats per token above 0: injection makes forgetting small, never none')}"
-        )
+_EXPECTED = {
+    "rise": "nats per token above 0: injection makes forgetting small, never none",
+    "inject": "a share from 0 to 1",
+}
 
 
-def _positive(**where: Any) -> None:
-    for name, value in where.items():
-        if value is not None and not ((_array(value) > 0) & np.isfinite(_array(value))).all():
-            raise ConfigError(f"{name}: {explain(value, 'a number above 0')}")
-
-
-def _shares_only(inject: Any) -> None:
-    if not ((_array(inject) >= 0) & (_array(inject) <= 1)).all():
-        hint = "1 % as 0.01" if (_array(inject) > 1).any() else ""
-        raise ConfigError(f"inject: {explain(inject, 'a share from 0 to 1', hint)}")
+def _refuse(**inputs: Any) -> None:
+    """Refuse a promise, sizes, token counts and losses that are not above 0, and shares outside 0 to 1."""
+    for name, value in inputs.items():
+        if value is None:
+            continue
+        given, hint = _array(value), ""
+        fine = (given > 0) & (np.isfinite(given) | (name == "rise"))
+        if name == "inject":
+            fine, hint = (given >= 0) & (given <= 1), "1 % as 0.01" if (given > 1).any() else ""
+        if not fine.all():
+            raise ConfigError(f"{name}: {explain(value, _EXPECTED.get(name, 'a number above 0'), hint)}")
 
 
 def _array(value: Any) -> np.ndarray:
@@ -378,42 +369,34 @@ class SharePlan:
 
     def to_text(self) -> str:
         """For people: what the share is the smallest of, and what the law itself says."""
-        told = [self._first()]
+        sentences = [self._first()]
         if not math.isnan(self.inject):
-            told.append(
-                f"By the law itself the pretraining loss then rises by {number(self.rise)} nats "
-                f"(95 % of refits: {number(self.rise_interval[0])} to {number(self.rise_interval[1])})."
-            )
-        if self.confidence != 0.5:
-            told.append(
-                "By the law itself no share keeps it, either."
-                if math.isnan(self.median)
-                else f"The median of the law, {_percent(self.median)}, keeps it in {_percent(self.median_kept)}."
-            )
-        told.append(
-            f"Without injection the pretraining loss is predicted to rise by {number(self.rise_without)} nats."
-        )
-        return " ".join(told)
+            low, high = (number(end) for end in self.rise_interval)
+            rises = f"By the law itself the pretraining loss then rises by {number(self.rise)} nats"
+            sentences.append(f"{rises} (95 % of refits: {low} to {high}).")
+        if self.confidence != 0.5 and math.isnan(self.median):
+            sentences.append("By the law itself no share keeps it, either.")
+        elif self.confidence != 0.5:
+            median, kept = _percent(self.median), _percent(self.median_kept)
+            sentences.append(f"The median of the law, {median}, keeps it in {kept}.")
+        without = number(self.rise_without)
+        sentences.append(f"Without injection the pretraining loss is predicted to rise by {without} nats.")
+        return " ".join(sentences)
 
     def _first(self) -> str:
-        promise = f"the rise within {number(self.max_rise)} nats"
-        of = f"{self.refits} refits of the law"
+        promise, of = f"the rise within {number(self.max_rise)} nats", f"{self.refits} refits of the law"
         if self.loss_pt0 is not None:
             of += " with the scatter of its runs"
+        confidence, kept, share = _percent(self.confidence), _percent(self.kept), _percent(self.inject)
+        if math.isnan(self.inject) and self.confidence == 0.5:
+            return f"No share keeps {promise} by the law itself."
         if math.isnan(self.inject):
-            most = f"some share does in {_percent(self.kept)} of them"
-            if self.confidence == 0.5:
-                return f"No share keeps {promise} by the law itself."
-            return f"No share keeps {promise} in {_percent(self.confidence)} of {of}; {most}."
+            return f"No share keeps {promise} in {confidence} of {of}; some share does in {kept} of them."
         if self.confidence == 0.5:
-            return (
-                f"Inject {_percent(self.inject)} of pretraining data, the median: the law itself then keeps {promise}, "
-                f"and {_percent(self.kept)} of {of} do."
-            )
-        return (
-            f"Inject {_percent(self.inject)} of pretraining data: the smallest share that keeps {promise} in "
-            f"at least {_percent(self.confidence)} of {of}."
-        )
+            median = f"Inject {share} of pretraining data, the median: the law itself then keeps {promise}"
+            return f"{median}, and {kept} of {of} do."
+        smallest = f"Inject {share} of pretraining data: the smallest share that keeps {promise}"
+        return f"{smallest} in at least {confidence} of {of}."
 
 
 def plan_share(
@@ -444,6 +427,16 @@ def plan_share(
     median = known.inject_for(**run, confidence=0.5)
     where = {"params": params, "tokens": tokens, "inject": 0.0 if math.isnan(share) else share}
     low, high = known.interval(**where, loss_pt0=1.0, noise=False)
+    warnings, refits = known.extrapolates(**where), len(known.fitted.draws)
+    least = math.ceil(
+        1 / (1 - confidence) - 1e-9
+    )  # of fewer, all keep the promise where one in so many would not
+    if confidence > 0.5 and refits < least:
+        few = f"{refits} refits are too few to tell {_percent(confidence)} of them"
+        warnings.append(f"{few}: at least {least} are needed (n_boot)")
+    for name in known.fitted.at_bounds:
+        bound = f"{name} of the law is at a bound of its search ({known.coefficients[name]:.3g})"
+        warnings.append(f"{bound}, which the fitted runs do not settle")
     return SharePlan(
         inject=share,
         inject_interval=known.inject_interval(rise=max_rise, params=params, tokens=tokens),
@@ -451,30 +444,14 @@ def plan_share(
         rise_interval=(low - 1.0, high - 1.0),
         rise_without=known.rise(params=params, tokens=tokens, inject=0.0),
         max_rise=max_rise,
-        warnings=(*known.extrapolates(**where), *_few(known, confidence), *_unsettled(known)),
+        warnings=tuple(warnings),
         confidence=confidence,
         kept=known.kept(**run, inject=1.0 if math.isnan(share) else share),
         median=median,
         median_kept=math.nan if math.isnan(median) else known.kept(**run, inject=median),
-        refits=len(known.fitted.draws),
+        refits=refits,
         loss_pt0=loss_pt0,
     )
-
-
-def _few(law: ForgettingLaw, confidence: float) -> Iterator[str]:
-    """Of fewer refits than this, all keep the promise where one in so many would not."""
-    least = math.ceil(1 / (1 - confidence) - 1e-9)
-    if confidence > 0.5 and len(law.fitted.draws) < least:
-        yield (
-            f"{len(law.fitted.draws)} refits are too few to tell {_percent(confidence)} of them: "
-            f"at least {least} are needed (n_boot)"
-        )
-
-
-def _unsettled(law: ForgettingLaw) -> Iterator[str]:
-    for name in law.fitted.at_bounds:
-        value = law.coefficients[name]
-        yield f"{name} of the law is at a bound of its search ({value:.3g}), which the fitted runs do not settle"
 
 
 def _percent(share: float) -> str:

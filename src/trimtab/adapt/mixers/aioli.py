@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import (
+    COUNT,
+    POSITIVE,
+    SHARE,
     Decision,
+    Goals,
     Needs,
     NoProbes,
+    Range,
     State,
     changes,
-    count_problems,
     off_grid,
-    positive_problems,
-    share_problems,
 )
 from trimtab.adapt.mixers.online import in_units
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
-from trimtab.errors import Problem
 from trimtab.numerics.simplex import exponentiated, spread
 from trimtab.train.settings import Fit
 
 
 @dataclass(frozen=True)
-class Aioli(NoProbes):
+class Aioli(Goals, NoProbes):
     """Exponentiated gradient on a linear mixing law that is learnt by training, and relearnt each round.
 
     The law: a few steps on mixture p lower loss i by sum_j A_ij p_j. A round begins with a sweep: a few steps, kept,
@@ -56,8 +57,6 @@ class Aioli(NoProbes):
         normalise: whether eta is without unit.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     rounds: int = 4
     delta: float = 0.25
     sweeps: int = 1
@@ -66,16 +65,12 @@ class Aioli(NoProbes):
     ema: float | None = None
     normalise: bool = True
     kind: Literal["aioli"] = "aioli"
-
-    def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
-        """Settings out of range."""
-        yield from count_problems(rounds=self.rounds, sweeps=self.sweeps)
-        yield from positive_problems(eta=self.eta)
-        yield from share_problems(smoothing=self.smoothing)
-        if self.ema is not None:
-            yield from share_problems(ema=self.ema)
-        if not 0 < self.delta < 1:
-            yield Problem("mixer.delta", str(self.delta), "a part between 0 and 1")
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("rounds", "sweeps"), COUNT),
+        "eta": POSITIVE,
+        **dict.fromkeys(("smoothing", "ema"), SHARE),
+        "delta": (lambda x: 0 < x < 1, "a part between 0 and 1"),
+    }
 
     def needs(self, fit: Fit, roles: Roles) -> Needs:
         """All losses at each mixture of a sweep and once after it."""

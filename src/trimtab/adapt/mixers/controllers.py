@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from trimtab.adapt.mixer import (
+    POSITIVE,
+    RHYTHM,
+    SHARE,
     Decision,
-    Needs,
-    NoProbes,
+    Goals,
+    Range,
+    ReadsLosses,
     State,
     changes,
-    next_question,
-    no_trainable_target,
-    positive_problems,
-    reads_losses,
-    rhythm_problems,
-    share_problems,
     side_problems,
     slacks,
+    target_mass,
+    target_problems,
 )
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.errors import Problem
 from trimtab.numerics.simplex import exponentiated, smoothed, spread
-from trimtab.train.settings import Fit
 
 
 @dataclass(frozen=True)
-class Feedback(NoProbes):
+class Feedback(Goals, ReadsLosses):
     """One number steered by the tightest constraint: the share of the targets.
 
     At each question the log-odds of the share move by `gain` times the smallest slack, the part of a tolerance that
@@ -48,27 +47,21 @@ class Feedback(NoProbes):
         every: steps between questions; None for a sixteenth of the run. The losses are read at each.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     start: float = 0.5
     gain: float = 0.5
     floor: float = 0.05
     every: int | None = None
     kind: Literal["feedback"] = "feedback"
+    ranges: ClassVar[Mapping[str, Range]] = {"gain": POSITIVE, "every": RHYTHM}
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A domain missing on either side, a start outside the floors, a gain that moves nothing."""
         yield from side_problems(roles)
-        yield from positive_problems(gain=self.gain)
-        yield from rhythm_problems(self.every)
+        yield from super().problems(roles)
         if not 0 < self.floor < 0.5:
             yield Problem("mixer.floor", str(self.floor), "a share between 0 and 0.5")
         elif not self.floor <= self.start <= 1 - self.floor:
             yield Problem("mixer.start", str(self.start), f"a share from {self.floor} to {1 - self.floor}")
-
-    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
-        """All losses at each question."""
-        return reads_losses(fit, self.every)
 
     def decide(self, session: Session, state: State) -> Decision:
         """The share of the targets, moved by the tightest constraint."""
@@ -78,20 +71,12 @@ class Feedback(NoProbes):
             log_odds += self.gain * max(-1.0, min(1.0, tightest))
         bound = -_log_odds(self.floor)
         log_odds = max(-bound, min(bound, log_odds))
-        mass, roles = 1 / (1 + math.exp(-log_odds)), session.roles
-        others = [name for name in roles.train if name not in roles.targets]
-        sides = spread(roles.train, roles.trainable_targets, mass), spread(roles.train, others, 1 - mass)
-        weights = tuple(a + b for a, b in zip(*sides, strict=True))
-        ask_at = next_question(session.step, session.steps, self.every)
-        return Decision(weights, ask_at, {"log_odds": log_odds})
-
-
-def _log_odds(share: float) -> float:
-    return math.log(share / (1 - share))
+        weights = target_mass(session.roles, 1 / (1 + math.exp(-log_odds)))
+        return Decision(weights, self.next_question(session), {"log_odds": log_odds})
 
 
 @dataclass(frozen=True)
-class ReferenceLoss(NoProbes):
+class ReferenceLoss(Goals, ReadsLosses):
     """More of the domains whose loss is above where it should be: multiplicative weights on loss gaps.
 
     w_j <- w_j exp(eta gap_j), then a little of the uniform mixture. The gap of a trainable target is (change + goal)
@@ -113,45 +98,38 @@ class ReferenceLoss(NoProbes):
         every: steps between questions; None for a sixteenth of the run. The losses are read at each.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     goal: float = 0.5
     eta: float = 0.25
     smoothing: float = 0.05
     every: int | None = None
     kind: Literal["reference-loss"] = "reference-loss"
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "goal": POSITIVE,
+        "eta": POSITIVE,
+        "smoothing": SHARE,
+        "every": RHYTHM,
+    }
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """No target to train on; settings out of range."""
-        if not roles.trainable_targets:
-            yield no_trainable_target()
-        yield from positive_problems(goal=self.goal, eta=self.eta)
-        yield from share_problems(smoothing=self.smoothing)
-        yield from rhythm_problems(self.every)
-
-    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
-        """All losses at each question."""
-        return reads_losses(fit, self.every)
+        yield from target_problems(roles)
+        yield from super().problems(roles)
 
     def decide(self, session: Session, state: State) -> Decision:
         """Equal shares at first, then an update at each question."""
-        train = session.roles.train
-        weights = tuple(state.get("weights", spread(train, train)))
-        if state:
-            push = [self.eta * gap for gap in self._gaps(session)]
+        train, weights = session.roles.train, state.get("weights")
+        if weights is None:
+            weights = spread(train, train)
+        else:
+            gaps, moved = {name: -slack for name, slack in slacks(session).items()}, changes(session)
+            gaps |= {name: (moved[name] + self.goal) / self.goal for name in session.roles.targets}
+            push = [self.eta * gaps.get(name, 0.0) for name in train]
             weights = smoothed(exponentiated(weights, push), self.smoothing)
-        ask_at = next_question(session.step, session.steps, self.every)
-        return Decision(weights, ask_at, {"weights": list(weights)})
-
-    def _gaps(self, session: Session) -> list[float]:
-        gaps = {name: -slack for name, slack in slacks(session).items()}
-        moved = changes(session)
-        gaps |= {name: (moved[name] + self.goal) / self.goal for name in session.roles.targets}
-        return [gaps.get(name, 0.0) for name in session.roles.train]
+        return Decision(weights, self.next_question(session), {"weights": list(weights)})
 
 
 @dataclass(frozen=True)
-class DualAscent(NoProbes):
+class DualAscent(Goals, ReadsLosses):
     """A price per constraint that rises while it is broken, and a mixture in proportion to the prices.
 
     lambda_i <- max(0, lambda_i + eta (change_i - tolerance_i) / max(tolerance_i, .01 nats)), from 0. The mixture is
@@ -171,38 +149,29 @@ class DualAscent(NoProbes):
         every: steps between questions; None for a sixteenth of the run. The losses are read at each.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     eta: float = 1.0
     every: int | None = None
     kind: Literal["dual-ascent"] = "dual-ascent"
+    ranges: ClassVar[Mapping[str, Range]] = {"eta": POSITIVE, "every": RHYTHM}
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A domain missing on either side; settings out of range."""
         yield from side_problems(roles)
-        yield from positive_problems(eta=self.eta)
-        yield from rhythm_problems(self.every)
-
-    def needs(self, fit: Fit, roles: Roles) -> Needs:  # noqa: ARG002
-        """All losses at each question."""
-        return reads_losses(fit, self.every)
+        yield from super().problems(roles)
 
     def decide(self, session: Session, state: State) -> Decision:
         """Targets alone at first, then an update of the prices at each question."""
         roles = session.roles
         prices = dict(state.get("prices") or dict.fromkeys(roles.tolerances, 0.0))
         if state:
-            prices = {
-                name: max(0.0, prices[name] - self.eta * slack) for name, slack in slacks(session).items()
-            }
-        ask_at = next_question(session.step, session.steps, self.every)
-        return Decision(_priced(roles, prices), ask_at, {"prices": prices})
+            slack = slacks(session)
+            prices = {name: max(0.0, prices[name] - self.eta * slack[name]) for name in slack}
+        others = [name for name in roles.train if name not in roles.targets]
+        abroad = math.fsum(price for name, price in prices.items() if name not in roles.train) / len(others)
+        worth = [1.0 if name in roles.targets else prices.get(name, 0.0) + abroad for name in roles.train]
+        weights = tuple(value / math.fsum(worth) for value in worth)
+        return Decision(weights, self.next_question(session), {"prices": prices})
 
 
-def _priced(roles: Roles, prices: Mapping[str, float]) -> tuple[float, ...]:
-    """The mixture of the Lagrangian's gradient: targets at 1, constraints at their prices."""
-    others = [name for name in roles.train if name not in roles.targets]
-    abroad = math.fsum(price for name, price in prices.items() if name not in roles.train) / len(others)
-    worth = [1.0 if name in roles.targets else prices.get(name, 0.0) + abroad for name in roles.train]
-    total = math.fsum(worth)
-    return tuple(value / total for value in worth)
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))

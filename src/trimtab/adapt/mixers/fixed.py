@@ -9,10 +9,22 @@ Replay that ends where the target's validation loss has turned: the early stoppi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
-from trimtab.adapt.mixer import Decision, NoProbes, State, left, mass_problems, no_trainable_target
+from trimtab.adapt.mixer import (
+    COUNT,
+    Decision,
+    Goals,
+    NoProbes,
+    Range,
+    State,
+    left,
+    mass_problems,
+    range_problems,
+    target_mass,
+    target_problems,
+)
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
 from trimtab.errors import Problem, nearest
@@ -20,11 +32,9 @@ from trimtab.numerics.simplex import spread
 
 
 @dataclass(frozen=True)
-class Uniform(NoProbes):
+class Uniform(Goals, NoProbes):
     """The same share for every training domain, throughout."""
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     kind: Literal["uniform"] = "uniform"
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
@@ -33,14 +43,12 @@ class Uniform(NoProbes):
 
 
 @dataclass(frozen=True)
-class Proportional(NoProbes):
+class Proportional(Goals, NoProbes):
     """Shares in proportion to the rows of each domain's train split, throughout: as if the data were poured together.
 
     Assumes that how much there is of a domain says how much of it to train on.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     kind: Literal["proportional"] = "proportional"
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
@@ -50,7 +58,7 @@ class Proportional(NoProbes):
 
 
 @dataclass(frozen=True)
-class Fixed(NoProbes):
+class Fixed(Goals, NoProbes):
     """One mixture throughout: given whole, or as the mass shared by the trainable targets.
 
     Attributes:
@@ -58,8 +66,6 @@ class Fixed(NoProbes):
         target_mass: share of all trainable targets together; the rest is shared by the other domains.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] | None = None
     target_mass: float | None = None
     kind: Literal["fixed"] = "fixed"
@@ -87,11 +93,11 @@ class Fixed(NoProbes):
             total = sum(self.weights.values())
             return Decision(tuple(self.weights.get(name, 0.0) / total for name in train))
         assert self.target_mass is not None
-        return Decision(_target_mass(session.roles, self.target_mass, ()))
+        return Decision(target_mass(session.roles, self.target_mass))
 
 
 @dataclass(frozen=True)
-class Replay(NoProbes):
+class Replay(Goals, NoProbes):
     """Train on the targets and mix in a small share of other data, as one would against forgetting.
 
     Attributes:
@@ -99,8 +105,6 @@ class Replay(NoProbes):
         domains: what is replayed; empty for every training domain that is not a target.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     share: float = 0.05
     domains: Sequence[str] = ()
     kind: Literal["replay"] = "replay"
@@ -118,48 +122,34 @@ class Replay(NoProbes):
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
         """Targets share 1 - share, replayed domains the rest."""
-        return Decision(_target_mass(session.roles, 1 - self.share, self.domains))
+        return Decision(target_mass(session.roles, 1 - self.share, self.domains))
 
 
 @dataclass(frozen=True)
-class EarlyStoppedTarget(NoProbes):
+class EarlyStoppedTarget(Goals, NoProbes):
     """Train on the targets alone and stop when a constraint is lost: the cheapest rival there is.
 
     It is asked at each step of the run's evaluation grid and stops after `patience` readings in a row at which
     some constraint was broken on validation data.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     patience: int = 2
     kind: Literal["early-stopped-target"] = "early-stopped-target"
+    ranges: ClassVar[Mapping[str, Range]] = {"patience": COUNT}
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A patience below one; no target to train on."""
-        if self.patience < 1:
-            yield Problem("mixer.patience", str(self.patience), "at least 1")
-        if not roles.trainable_targets:
-            yield no_trainable_target()
+        yield from super().problems(roles)
+        yield from target_problems(roles)
 
     def decide(self, session: Session, state: State) -> Decision:
         """All mass on the targets, until the constraints are lost."""
         broken = [name for name in session.roles.tolerances if left(session, name) < 0]
         bad = int(state.get("bad", 0)) + 1 if broken else 0
         weights = spread(session.roles.train, session.roles.trainable_targets)
-        stop = (
-            f"lost {', '.join(broken)} at {bad} reading{'s' * (bad > 1)} in a row"
-            if bad >= self.patience
-            else None
-        )
-        later = (step for step in session.grid if step > session.step)
-        return Decision(weights, next(later, None), {"bad": bad}, stop=stop)
-
-
-def _target_mass(roles: Roles, mass: float, others: Sequence[str]) -> tuple[float, ...]:
-    rest = others or [name for name in roles.train if name not in roles.targets]
-    on_targets = spread(roles.train, roles.trainable_targets, mass)
-    on_others = spread(roles.train, rest, 1 - mass) if rest else (0.0,) * len(roles.train)
-    return tuple(a + b for a, b in zip(on_targets, on_others, strict=True))
+        lost = f"lost {', '.join(broken)} at {bad} reading{'s' * (bad > 1)} in a row"
+        stop = lost if bad >= self.patience else None
+        return Decision(weights, _next_reading(session), {"bad": bad}, stop=stop)
 
 
 @dataclass(frozen=True)
@@ -174,8 +164,7 @@ class ReplayUntilRise(Replay):
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Those of replay; a patience below one."""
         yield from super().problems(roles)
-        if self.patience < 1:
-            yield Problem("mixer.patience", str(self.patience), "at least 1")
+        yield from range_problems(self, {"patience": COUNT})
 
     def decide(self, session: Session, state: State) -> Decision:
         """The same mixture, until the minimum is behind."""
@@ -185,7 +174,11 @@ class ReplayUntilRise(Replay):
         bad = 0 if reading <= lowest else int(state["bad"]) + 1
         return replace(
             super().decide(session, state),
-            ask_at=next((step for step in session.grid if step > session.step), None),
+            ask_at=_next_reading(session),
             state={"lowest": min(lowest, reading), "bad": bad},
             stop=f"the target rose {bad} readings in a row" if bad >= self.patience else None,
         )
+
+
+def _next_reading(session: Session) -> int | None:
+    return next((step for step in session.grid if step > session.step), None)

@@ -6,36 +6,38 @@ Mixing by gradients: train on what points where the targets and the constraints 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import (
+    COUNT,
+    POSITIVE,
+    RHYTHM,
+    SHARE,
     Decision,
+    Goals,
     Needs,
     NoProbes,
+    Range,
+    ReadsLosses,
     State,
-    count_problems,
     next_question,
-    positive_problems,
     questions,
-    reads_losses,
-    rhythm_problems,
-    share_problems,
     slacks,
 )
 from trimtab.adapt.roles import Roles
 from trimtab.adapt.session import Session
-from trimtab.errors import DivergedError, Problem
+from trimtab.errors import DivergedError
 from trimtab.numerics.simplex import exponentiated, smoothed, spread
 from trimtab.train.settings import Fit
 
 
 @dataclass(frozen=True)
-class Exp3(NoProbes):
+class Exp3(Goals, NoProbes):
     """Online data mixing: more of the domains with a high training loss, by the bandit algorithm Exp3.
 
     At question t each domain drawn since the last one updates its reward, R_i <- a R_i + (1 - a) L_i / pi_i, with its
@@ -54,16 +56,10 @@ class Exp3(NoProbes):
         decay: a, how much of a reward is kept.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     every: int = 4
     decay: float = 0.9
     kind: Literal["exp3"] = "exp3"
-
-    def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
-        """Settings out of range."""
-        yield from count_problems(every=self.every)
-        yield from share_problems(decay=self.decay)
+    ranges: ClassVar[Mapping[str, Range]] = {"every": COUNT, "decay": SHARE}
 
     def decide(self, session: Session, state: State) -> Decision:
         """Equal shares at first, then a turn of the bandit at each question."""
@@ -77,17 +73,11 @@ class Exp3(NoProbes):
                 paid = session.training_losses[name] / shares[k]
                 rewards[k] = self.decay * rewards[k] + (1 - self.decay) * paid
         if turn:
-            shares = _shares(rewards, turn)
+            softmax = exponentiated([1 / arms] * arms, exploration(arms, turn - 1) * np.asarray(rewards))
+            least = exploration(arms, turn)
+            shares = [float(share) for share in (1 - arms * least) * softmax + least]
         ask_at = next_question(session.step, session.steps, self.every)
         return Decision(tuple(shares), ask_at, {"turn": turn, "rewards": rewards, "shares": shares})
-
-
-def _shares(rewards: Sequence[float], turn: int) -> list[float]:
-    """A softmax of the rewards with an even part in it that wears off; each share is at least eps_t."""
-    arms = len(rewards)
-    even = exponentiated([1 / arms] * arms, exploration(arms, turn - 1) * np.asarray(rewards))
-    least = exploration(arms, turn)
-    return [float(share) for share in (1 - arms * least) * even + least]
 
 
 def exploration(arms: int, turn: int) -> float:
@@ -100,7 +90,7 @@ def exploration(arms: int, turn: int) -> float:
 
 
 @dataclass(frozen=True)
-class GradientAlignment(NoProbes):
+class GradientAlignment(Goals, ReadsLosses):
     """More of the domains whose gradient points along that of the targets and of the constraints in need.
 
     w_j <- w_j exp(eta a_j), then a little of the uniform mixture, where a_j is the inner product of the gradient of
@@ -123,27 +113,25 @@ class GradientAlignment(NoProbes):
         every: steps between questions; None for a sixteenth of the run. Losses and gradients are read at each.
     """
 
-    targets: Sequence[str] = ()
-    constraints: Mapping[str, float] = field(default_factory=dict)
     near: float = 0.5
     eta: float = 0.5
     smoothing: float = 0.05
     sequences: int = 8
     every: int | None = None
     kind: Literal["gradient-alignment"] = "gradient-alignment"
-
-    def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
-        """Settings out of range."""
-        yield from positive_problems(eta=self.eta)
-        yield from share_problems(smoothing=self.smoothing, near=self.near)
-        yield from count_problems(sequences=self.sequences)
-        yield from rhythm_problems(self.every)
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "eta": POSITIVE,
+        "smoothing": SHARE,
+        "near": SHARE,
+        "sequences": COUNT,
+        "every": RHYTHM,
+    }
 
     def needs(self, fit: Fit, roles: Roles) -> Needs:
         """All losses at each question, and gradients as if every constraint were in need."""
         gradients = len(roles.train) + len(roles.targets) + len(roles.tolerances)
         asked = len(questions(fit.steps, self.every))
-        return replace(reads_losses(fit, self.every), gradient_sequences=asked * gradients * self.sequences)
+        return replace(super().needs(fit, roles), gradient_sequences=asked * gradients * self.sequences)
 
     def decide(self, session: Session, state: State) -> Decision:
         """An update from equal shares, and from the last shares at each further question."""
@@ -155,8 +143,7 @@ class GradientAlignment(NoProbes):
             raise DivergedError(f"a gradient at step {session.step} is not finite; try a lower lr")
         before = state.get("weights", spread(train, train))
         weights = smoothed(exponentiated(before, self.eta * in_units(alignment)), self.smoothing)
-        ask_at = next_question(session.step, session.steps, self.every)
-        return Decision(weights, ask_at, {"weights": list(weights)})
+        return Decision(weights, self.next_question(session), {"weights": list(weights)})
 
 
 def in_units(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
