@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -147,7 +147,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _readable(kind: Any) -> Any:
     """A kind as pydantic is to read it: unions by our choice of a member, whole numbers of 64 bits, no unknown keys."""
-    bare, origin, inside = _bare(kind), get_origin(_bare(kind)), get_args(_bare(kind))
+    bare: Any = _bare(kind)
+    origin: Any = get_origin(bare)
+    inside = get_args(bare)
     if dataclasses.is_dataclass(bare):
         fields = [
             (name, _readable(_hints(bare)[name]), *([] if required else [MISSING]))
@@ -161,13 +163,10 @@ def _readable(kind: Any) -> Any:
         if len(members) > 1:
             return Annotated[Any, PlainValidator(partial(_picked, bare))]
         return _readable(members[0]) | None
-    if _is_a(origin, Mapping):
-        return dict[str, _readable(inside[1])]
-    if _is_a(origin, Sequence | Set):
-        if origin is tuple and inside[-1] is not ...:
-            return tuple[tuple(map(_readable, inside))]
-        item = _readable(inside[0])
-        return list[item] if origin is list else frozenset[item] if origin is frozenset else tuple[item, ...]
+    if _is_a(origin, Collection):
+        outer: Any = dict if issubclass(origin, Mapping) else origin if origin in (list, frozenset) else tuple
+        items = [each if each is ... else _readable(each) for each in inside]
+        return outer[(*items, ...) if outer is tuple and origin is not tuple else tuple(items)]
     return Annotated[kind, Field(gt=-WHOLE, lt=WHOLE)] if bare is int else kind
 
 
@@ -215,9 +214,7 @@ def _by_kind(union: Any) -> dict[str, Any]:
     }
 
 
-@cache
-def _raw(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_raw: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def _fits(kind: Any, text: str) -> bool:
@@ -322,9 +319,7 @@ def _is_a(origin: Any, kinds: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, kinds)
 
 
-@cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
+_hints: Callable[[Any], dict[str, Any]] = cache(partial(get_type_hints, include_extras=True))
 
 
 def _fields(cls: Any) -> dict[str, bool]:
