@@ -111,12 +111,7 @@ def read_text(
 
 
 def decode(
-    raw: bytes,
-    path: str | Path,
-    expected: str,
-    *,
-    error: type[TrimtabError] = DataError,
-    whole: bool = True,
+    raw: bytes, path: str | Path, expected: str, *, error: type[TrimtabError] = DataError, whole: bool = True
 ) -> str:
     """UTF-8 bytes, with or without a byte order mark, as text.
 
