@@ -156,7 +156,7 @@ def _readable(kind: Any) -> Any:
             for name, required in _fields(bare).items()
         ]
         closed = {"__pydantic_config__": ConfigDict(extra="forbid")}
-        shadow = dataclasses.make_dataclass(bare.__name__, fields, kw_only=True, namespace=closed)
+        shadow = dataclasses.make_dataclass("Config", fields, kw_only=True, namespace=closed)
         return Annotated[shadow, AfterValidator(partial(_made, bare))]
     if _is_union(bare):
         members = [member for member in inside if member is not type(None)]
