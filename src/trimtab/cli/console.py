@@ -23,7 +23,7 @@ DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb in one line, an example of it, and the "module:function" of this folder that carries it out."""
+    """A verb in one line, an example, and the "module:function" that carries it out if not `main` of its own file."""
 
     what: str
     example: str
@@ -33,24 +33,17 @@ class Verb:
 VERBS = {
     "ls": Verb("list recipes and systems", "trimtab ls", "catalogue:ls"),
     "cp": Verb("copy a recipe to edit it", "trimtab cp dynamics/quickstart my.yaml", "catalogue:cp"),
-    "check": Verb(
-        "tell every problem of a config, or what it will take", "trimtab check my.yaml", "check:main"
-    ),
-    "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1", "run:main"),
-    "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1", "resume:main"),
-    "sweep": Verb(
-        "run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2", "sweep:main"
-    ),
-    "steer": Verb(
-        "fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart", "steer:main"
-    ),
+    "check": Verb("tell every problem of a config, or what it will take", "trimtab check my.yaml"),
+    "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1"),
+    "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1"),
+    "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2"),
+    "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart"),
     "plan": Verb(
         "tell the smallest share of pretraining data that keeps a rise small in 95 % of a law's refits",
         "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
-        "plan:main",
     ),
     "runs": Verb("list runs", "trimtab runs done", "catalogue:runs"),
-    "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html", "report:main"),
+    "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html"),
     "doctor": Verb("show versions, devices, caches and extras", "trimtab doctor", "catalogue:doctor"),
 }
 

@@ -56,7 +56,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         got = repr(verb) if len(verb) <= 60 else f"{verb[:57]!r}..."
         raise ConfigError(explain(got, f"one of {', '.join(VERBS)}", nearest(verb[:60], VERBS)))
-    module, _, function = VERBS[verb].carried_out_by.partition(":")
+    module, _, function = (VERBS[verb].carried_out_by or f"{verb}:main").partition(":")
     code: int = getattr(importlib.import_module(f"trimtab.cli.{module}"), function)(arguments[1:])
     return code
 

@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
         example = f"Example: trimtab steer {action} runs/my-1 path/to/model {example}"
         sub = verbs.add_parser(action, help=what, epilog=example)
         sub.set_defaults(carry_out=carry_out)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
         for name, settings in {**_BOTH, **given}.items():
             sub.add_argument(name, **settings)
     arguments = options.parse_args(argv)
@@ -75,9 +76,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     if within is not None:
         say(f"largest strength within {arguments.budget:g} nats: {within.strength:.3f}")
         if not within.reached:
-            note(
-                f"Not all of the budget is used: {within.to_text().replace('max_strength', '--max-strength')}."
-            )
+            why = within.to_text().replace("max_strength", "--max-strength")
+            note(f"Not all of the budget is used: {why}.")
     return 0
 
 
@@ -102,59 +102,37 @@ def _numbers(text: str) -> tuple[float, ...]:
     return numbers
 
 
-_BOTH: Mapping[str, Any] = {
-    "steering": {"metavar": "STEERING", "help": "a steering's folder, a run's, or a hub name"},
-    "model": {"metavar": "MODEL", "help": "the model it was fitted on"},
-    "--json": {"action": "store_true", "help": "print the result as JSON"},
+def _option(metavar: str, what: str = "", **settings: Any) -> dict[str, Any]:
+    return {"metavar": metavar, "help": what or None, **settings}
+
+
+_BOTH = {
+    "steering": _option("STEERING", "a steering's folder, a run's, or a hub name"),
+    "model": _option("MODEL", "the model it was fitted on"),
 }
-_STRENGTHS: Mapping[str, Any] = {"type": _numbers, "metavar": "S,S,..."}
+_TRY = {
+    "prompts": _option("PROMPT", "texts to go on with", nargs="+"),
+    "--strengths": _option("S,S,...", type=_numbers, default=(0.0, 0.5, 1.0)),
+    "--max-new-tokens": _option("N", type=int, default=32),
+}
+_SWEEP = {
+    "--source": _option("FILE", "texts of the behaviour as it is", required=True),
+    "--target": _option("FILE", "texts of the behaviour as it should be", required=True),
+    "--neutral": _option("FILE", "texts that should be left alone"),
+    "--texts": _option("N", "of each file", type=int, default=64),
+    "--budget": _option("NATS", "KL on neutral text to stay within", type=float),
+    "--max-strength": _option("S", "for the budget; above 1 maps are scaled up", type=float, default=1.0),
+    "--strengths": _option("S,S,...", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1)),
+}
+_FUSE = {
+    "--out": _option("DIR", "the folder of the checkpoint", type=Path, required=True),
+    "--strength": _option("S", type=float, default=1.0),
+}
+_MEASURE = "effect and side effect over strengths, on texts of yours"
+_FOLD = "fold a steering into the weights of a checkpoint of its own"
 ACTIONS: Mapping[str, tuple[Callable[[argparse.Namespace], int], str, str, Mapping[str, Any]]] = {
-    "try": (
-        try_out,
-        "complete prompts at several strengths",
-        "'I went to' --strengths 0,0.5,1",
-        {
-            "prompts": {"nargs": "+", "metavar": "PROMPT", "help": "texts to go on with"},
-            "--strengths": {**_STRENGTHS, "default": (0.0, 0.5, 1.0)},
-            "--max-new-tokens": {"type": int, "default": 32, "metavar": "N"},
-        },
-    ),
-    "sweep": (
-        sweep,
-        "effect and side effect over strengths, on texts of yours",
-        "--source rude.txt --target kind.txt",
-        {
-            "--source": {"required": True, "metavar": "FILE", "help": "texts of the behaviour as it is"},
-            "--target": {
-                "required": True,
-                "metavar": "FILE",
-                "help": "texts of the behaviour as it should be",
-            },
-            "--neutral": {"metavar": "FILE", "help": "texts that should be left alone"},
-            "--texts": {"type": int, "default": 64, "metavar": "N", "help": "of each file"},
-            "--budget": {"type": float, "metavar": "NATS", "help": "KL on neutral text to stay within"},
-            "--max-strength": {
-                "type": float,
-                "default": 1.0,
-                "metavar": "S",
-                "help": "for the budget; above 1 maps are scaled up",
-            },
-            "--strengths": {**_STRENGTHS, "default": (0, 0.25, 0.5, 0.75, 1)},
-        },
-    ),
-    "fuse": (
-        fuse,
-        "fold a steering into the weights of a checkpoint of its own",
-        "--out path/to/steered",
-        {
-            "--out": {
-                "type": Path,
-                "required": True,
-                "metavar": "DIR",
-                "help": "the folder of the checkpoint",
-            },
-            "--strength": {"type": float, "default": 1.0, "metavar": "S"},
-        },
-    ),
+    "try": (try_out, "complete prompts at several strengths", "'I went to' --strengths 0,0.5,1", _TRY),
+    "sweep": (sweep, _MEASURE, "--source rude.txt --target kind.txt", _SWEEP),
+    "fuse": (fuse, _FOLD, "--out path/to/steered", _FUSE),
 }
 """What there is to do with a steering: by whom, what it is for, an example, and its options."""
