@@ -58,8 +58,7 @@ def write_atomic(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
         _active.discard(temporary.name)
-    with contextlib.suppress(OSError):  # a system that cannot sync folders
-        _sync(path.parent)
+    _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -84,15 +83,14 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
         with full_disk_is_clear(path):
             temporary.mkdir()
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                _sync(file)
+            _sync_folder(temporary)
             _move_into_place(temporary, path, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _active.discard(temporary.name)
-    with contextlib.suppress(OSError):  # a system that cannot sync folders
-        _sync(path.parent)
+    _sync_folder(path.parent)
 
 
 def clean_below(folder: Path) -> None:
@@ -213,12 +211,17 @@ def _host() -> str:
 
 
 def _sync(path: Path) -> None:
-    """Make a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; a system that cannot sync folders is left alone."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
 
 
 CHECKSUMS = "checksums.json"

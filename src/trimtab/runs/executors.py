@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, get_args
@@ -168,13 +169,13 @@ def _twice(run: Callable[[Work, Path], Outcomes], work: Work, *, alone: bool) ->
                 died.append(name)
             elif status != "interrupted":
                 yield name
-        for batch in [[name] for name in died] if alone else [died] if died else []:
-            again = {} if stopped() else {name: work[name] for name in batch}
-            for name, status in run(again, stop):
-                if status is None and not stopped():
-                    write_failure(*work[name], KILLED_TWICE)
-                if status != "interrupted":
-                    yield name
+        batches = [[name] for name in died] if alone else [died] if died else []
+        work_again = ({} if stopped() else {name: work[name] for name in batch} for batch in batches)
+        for name, status in chain.from_iterable(run(again, stop) for again in work_again):
+            if status is None and not stopped():
+                write_failure(*work[name], KILLED_TWICE)
+            if status != "interrupted":
+                yield name
         if stopped():
             raise KeyboardInterrupt
 
@@ -235,15 +236,21 @@ def _by_ray(ray: Any, function: Function, jobs: int, work: Work, stop: Path) -> 
                 return
             for ref in ray.wait(list(running), num_returns=1, timeout=LOOK)[0]:
                 name = running.pop(ref)
-                try:
-                    yield ray.get(ref)
-                except ray.exceptions.RayTaskError:  # of our own code
-                    raise
-                except ray.exceptions.RayError:  # its process died
-                    yield name, None
+                yield name, _answer(ray, ref)
     finally:
         for ref in running:
             ray.cancel(ref, force=True)
+
+
+def _answer(ray: Any, ref: Any) -> CellStatus | None:
+    """What came of a task; None where its process died. What our own code raised there is raised here."""
+    try:
+        status: CellStatus = ray.get(ref)[1]
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError:
+        return None
+    return status
 
 
 @contextmanager
