@@ -119,25 +119,25 @@ class _Wrong:
         elif raised is not None:
             yield told_problem(where, raised) or Problem(where, show(value), str(raised))
         else:
-            yield _of_another_kind(_member(kind, value), value, where, self.error["msg"])
+            yield self._of_another_kind(where)
 
-
-def _of_another_kind(kind: Any, value: Any, where: str, message: str) -> Problem:
-    bare, expected, hint = _bare(kind), words(kind), ""
-    members = get_args(bare) if _is_union(bare) else (bare,)
-    choices = [str(each) for one in members if get_origin(one) is Literal for each in get_args(one)]
-    if isinstance(value, int) and int in members and not -WHOLE < value < WHOLE:
-        return Problem(where, show(value), f"{expected} within 64 bits")
-    if get_origin(kind) is Annotated and _fits(bare, _json(value)):
-        expected = message.removeprefix("Input should be ")
-    if choices:
-        hint = nearest(str(value), choices)
-    elif isinstance(value, str) and {int, float, bool} & set(members):
-        number = len(value) < 40 and any(_fits(each, value.lower()) for each in members)
-        hint = f"{value} without quotes" if number else ""
-    elif str in members and isinstance(value, int | float) and len(str(value)) < 40:
-        hint = f"'{value}' in quotes"
-    return Problem(where, show(value), expected, hint)
+    def _of_another_kind(self, where: str) -> Problem:
+        kind, value = _member(self.kind, self.value), self.value
+        bare, expected, hint = _bare(kind), words(kind), ""
+        members = get_args(bare) if _is_union(bare) else (bare,)
+        choices = [str(each) for one in members if get_origin(one) is Literal for each in get_args(one)]
+        if isinstance(value, int) and int in members and not -WHOLE < value < WHOLE:
+            return Problem(where, show(value), f"{expected} within 64 bits")
+        if get_origin(kind) is Annotated and _fits(bare, _json(value)):
+            expected = self.error["msg"].removeprefix("Input should be ")
+        if choices:
+            hint = nearest(str(value), choices)
+        elif isinstance(value, str) and {int, float, bool} & set(members):
+            number = len(value) < 40 and any(_fits(each, value.lower()) for each in members)
+            hint = f"{value} without quotes" if number else ""
+        elif str in members and isinstance(value, int | float) and len(str(value)) < 40:
+            hint = f"'{value}' in quotes"
+        return Problem(where, show(value), expected, hint)
 
 
 @cache
