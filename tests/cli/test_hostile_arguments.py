@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import hostile
-from trimtab.cli.hints import for_command, in_message
-from trimtab.cli.main import VERBS, main
+from trimtab.cli.console import VERBS, for_command, in_message
+from trimtab.cli.main import main
 from trimtab.errors import ModelError
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.sweep import MOST_CELLS

@@ -12,7 +12,8 @@ import pytest
 
 from trimtab import systems
 from trimtab.cli import console
-from trimtab.cli.main import VERBS, main
+from trimtab.cli.console import VERBS
+from trimtab.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trimtab.cli.console import parser, say, split_overrides, with_overrides
-from trimtab.cli.hints import for_command
+from trimtab.cli.console import for_command, parser, say, split_overrides, with_overrides
 from trimtab.cli.jobs import read_content, read_job
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.systems import already_built, find_config

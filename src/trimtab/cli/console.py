@@ -1,18 +1,52 @@
-"""What a command says: data on stdout, everything else on stderr, and only once however many processes run."""
+"""The verbs, their arguments, and what they say: data on stdout, everything else on stderr, from one process only.
+
+Hints are told as somebody at the command line can follow them: keys of a config in the place of arguments of Python.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from trimtab.cli.main import VERBS, Verb
 from trimtab.runs.paths import is_first
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb in one line, an example, and the "module:function" that carries it out if not `main` of its own file."""
+
+    what: str
+    example: str
+    carried_out_by: str = ""
+
+
+VERBS = {
+    "ls": Verb("list recipes and systems", "trimtab ls", "catalogue:ls"),
+    "cp": Verb("copy a recipe to edit it", "trimtab cp dynamics/quickstart my.yaml", "catalogue:cp"),
+    "check": Verb("tell every problem of a config, or what it will take", "trimtab check my.yaml"),
+    "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1"),
+    "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1"),
+    "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2"),
+    "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart"),
+    "plan": Verb(
+        "tell the smallest share of pretraining data that keeps a rise small in 95 % of a law's refits",
+        "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
+    ),
+    "runs": Verb("list runs", "trimtab runs done", "catalogue:runs"),
+    "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html"),
+    "doctor": Verb("show versions, devices, caches and extras", "trimtab doctor", "catalogue:doctor"),
+}
 
 
 def say(text: str) -> None:
@@ -34,27 +68,30 @@ def write(stream: TextIO | None, text: str) -> None:
     if stream is None or not is_first():
         return
     shown = "".join(
-        letter if letter.isprintable() or letter in "\n\t" else _escaped(letter) for letter in text
+        repr(letter)[1:-1]
+        if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") and letter not in "\n\t"
+        else letter
+        for letter in text
     )
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = shown.encode(encoding, "backslashreplace").decode(encoding)
     stream.write(shown if shown.endswith("\n") else f"{shown}\n")
 
 
-def _escaped(letter: str) -> str:
-    """A control character or half a character by its escape; a space of another width, say, as it is."""
-    return repr(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
+def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> argparse.ArgumentParser:
+    """The argument parser of a verb, with its line and example, from the table of verbs if not given.
 
-
-def parser(verb: str, line: Verb | None = None) -> argparse.ArgumentParser:
-    """The argument parser of a verb, with its line and example, from the table of verbs if not given."""
+    Args:
+        verb: what the command is called.
+        line: its line and example.
+        as_json: whether it can print JSON.
+    """
     line = line or VERBS[verb]
-    return argparse.ArgumentParser(
-        prog=f"trimtab {verb}",
-        description=line.what.capitalize() + ".",
-        epilog=f"Example: {line.example}",
-        allow_abbrev=False,
-    )
+    what, example = f"{line.what.capitalize()}.", f"Example: {line.example}"
+    options = argparse.ArgumentParser(f"trimtab {verb}", None, what, example, allow_abbrev=False)
+    if as_json:
+        options.add_argument("--json", action="store_true", help="print JSON")
+    return options
 
 
 def with_overrides(options: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -95,32 +132,66 @@ class Bars:
     def bar(self, title: str) -> Callable[[int, int], None]:
         """A function of the steps done and in all; it shows nothing where nobody looks."""
         if not (is_first() and sys.stderr.isatty()):
-            return _nothing
+            return lambda *_: None
         task: list[Any] = []
 
         def show(done: int, total: int) -> None:
-            live = self._shown()
+            if self._live is None:
+                from rich import progress
+                from rich.console import Console
+
+                numbers = (progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+                columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), *numbers)
+                self._live = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+                self._live.start()
             if not task:
-                task.append(live.add_task(title, total=total))
-            live.update(task[0], completed=done, total=total)
+                task.append(self._live.add_task(title, total=total))
+            self._live.update(task[0], completed=done, total=total)
 
         return show
 
-    def _shown(self) -> Progress:
-        if self._live is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._live = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._live.start()
-        return self._live
+_ARGUMENT = re.compile(r"(\w+)=(.+)")
+_WORDS = {"None": "null", "True": "true", "False": "false"}
+_METHODS = {
+    "tokenizer= or tokenizer.save_pretrained(folder)": "saving the tokenizer into the model's folder",
+    "tokenizer=AutoTokenizer.from_pretrained(...)": "saving the tokenizer into the model's folder",
+    "processor= or processor.save_pretrained(folder)": "saving the processor into the model's folder",
+    "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)": (
+        "a folder with the adapter merged into its model (merge_and_unload, then save_pretrained)"
+    ),
+    "load(model.module.merge_and_unload(), ...) first": (
+        "a folder with the adapter merged into its model (merge_and_unload, then save_pretrained)"
+    ),
+    "adapter={'r': 16} or requires_grad_()": "adapter: {r: 16}",
+    "load(..., processor=...)": "saving the processor into the model's folder",
+    "reading with keep_default_na=False": "filling the cell, or quotes around a name such as NA",
+    "fit(..., n_boot=500)": "n_boot: 500",
+}
+"""What the library suggests -> what does the same from a config or a shell."""
 
 
-def _nothing(done: int, total: int) -> None:
-    """No bar."""
+def for_command(hint: str) -> str:
+    """A hint of the library for somebody who has a config, not a call.
+
+    >>> for_command("max_tokens=512"), for_command("loss_sites=None"), for_command("'web'")
+    ('max_tokens: 512', 'loss_sites: null', "'web'")
+    """
+    for said, instead in _METHODS.items():
+        if hint.startswith(said):
+            return instead + hint.removeprefix(said)
+    argument = _ARGUMENT.fullmatch(hint)
+    if argument is None:
+        return hint
+    value = argument[2].strip("'\"")
+    return f"{argument[1]}: {_WORDS.get(value, value)}"
+
+
+def in_message(message: str) -> str:
+    """A message of an error with its hint put so.
+
+    >>> in_message("got 900 tokens, expected at most 512; try max_tokens=512")
+    'got 900 tokens, expected at most 512; try max_tokens: 512'
+    """
+    before, mark, hint = message.rpartition("; try ")
+    return f"{before}{mark}{for_command(hint)}" if mark else message

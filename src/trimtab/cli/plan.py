@@ -7,8 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from trimtab.cli.console import note, parser, say
-from trimtab.cli.main import CRITERION_FAILED, DONE
+from trimtab.cli.console import CRITERION_FAILED, DONE, note, parser, say
 from trimtab.errors import ConfigError, explain
 from trimtab.systems import imported
 
@@ -17,7 +16,7 @@ _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 def main(argv: Sequence[str]) -> int:
     """Plan one run; exit code 1 where no share keeps the promise in so many refits."""
-    options = parser("plan")
+    options = parser("plan", as_json=True)
     options.add_argument("--law", required=True, metavar="FILE", help="written by ForgettingLaw.save()")
     options.add_argument("--params", required=True, type=count, help="parameters of the model, such as 1.4B")
     options.add_argument("--tokens", required=True, type=count, help="unique fine-tuning tokens, such as 30M")
@@ -36,7 +35,6 @@ def main(argv: Sequence[str]) -> int:
         metavar="NATS",
         help="pretraining loss of the base model; with it the scatter of runs counts, too",
     )
-    options.add_argument("--json", action="store_true", help="print JSON")
     asked = options.parse_args(argv)
     for name in ("params", "tokens", "max_rise", "loss_pt0"):
         value = getattr(asked, name)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimtab.cli.console import parser, split_overrides, with_overrides
+from trimtab.cli.console import Verb, parser, split_overrides, with_overrides
 from trimtab.cli.jobs import read_content, read_job, run_job
-from trimtab.cli.main import Verb
 from trimtab.systems import find_config
 
 

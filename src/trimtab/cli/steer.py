@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Bars, note, parser, say
-from trimtab.cli.main import Verb
+from trimtab.cli.console import Bars, Verb, note, parser, say
 from trimtab.errors import explain
 from trimtab.systems import imported, lab_folder
 
@@ -28,67 +27,25 @@ def main(argv: Sequence[str]) -> int:
     options = parser("steer")
     verbs = options.add_subparsers(dest="action", metavar="ACTION", required=True)
     verbs.add_parser("fit", help="fit one from a config or a recipe: trimtab run of a steering")
-    _add_try(verbs)
-    _add_sweep(verbs)
-    _add_fuse(verbs)
+    for action, (carry_out, what, example, given) in ACTIONS.items():
+        example = f"Example: trimtab steer {action} runs/my-1 path/to/model {example}"
+        sub = verbs.add_parser(action, help=what, epilog=example)
+        sub.set_defaults(carry_out=carry_out)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        for name, settings in {**_BOTH, **given}.items():
+            sub.add_argument(name, **settings)
     arguments = options.parse_args(argv)
-    action: Callable[[argparse.Namespace], int] = arguments.carry_out
-    return action(arguments)
+    with Bars() as bars:
+        arguments.model = lab_folder("model", arguments.model, bars.bar)
+    code: int = arguments.carry_out(arguments)
+    return code
 
 
-def _add_try(verbs: Any) -> None:
-    example = "Example: trimtab steer try runs/my-1 path/to/model 'I went to' --strengths 0,0.5,1"
-    options = verbs.add_parser("try", help="complete prompts at several strengths", epilog=example)
-    _add_both(options)
-    options.add_argument("prompts", nargs="+", metavar="PROMPT", help="texts to go on with")
-    options.add_argument("--strengths", type=_numbers, default=(0.0, 0.5, 1.0), metavar="S,S,...")
-    options.add_argument("--max-new-tokens", type=int, default=32, metavar="N")
-    options.set_defaults(carry_out=_try)
-
-
-def _add_sweep(verbs: Any) -> None:
-    what = "effect and side effect over strengths, on texts of yours"
-    example = "Example: trimtab steer sweep runs/my-1 path/to/model --source rude.txt --target kind.txt"
-    options = verbs.add_parser("sweep", help=what, epilog=example)
-    _add_both(options)
-    for name, what in (("source", "behaviour as it is"), ("target", "behaviour as it should be")):
-        options.add_argument(f"--{name}", required=True, metavar="FILE", help=f"texts of the {what}")
-    options.add_argument("--neutral", metavar="FILE", help="texts that should be left alone")
-    options.add_argument("--texts", type=int, default=64, metavar="N", help="of each file")
-    options.add_argument("--budget", type=float, metavar="NATS", help="KL on neutral text to stay within")
-    options.add_argument(
-        "--max-strength",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="for the budget; above 1 maps are scaled up",
-    )
-    options.add_argument("--strengths", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1), metavar="S,S,...")
-    options.set_defaults(carry_out=_sweep)
-
-
-def _add_fuse(verbs: Any) -> None:
-    what = "fold a steering into the weights of a checkpoint of its own"
-    example = "Example: trimtab steer fuse runs/my-1 path/to/model --out path/to/steered"
-    options = verbs.add_parser("fuse", help=what, epilog=example)
-    _add_both(options)
-    options.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the folder of the checkpoint"
-    )
-    options.add_argument("--strength", type=float, default=1.0, metavar="S")
-    options.set_defaults(carry_out=_fuse)
-
-
-def _add_both(options: argparse.ArgumentParser) -> None:
-    options.add_argument("steering", metavar="STEERING", help="a steering's folder, a run's, or a hub name")
-    options.add_argument("model", metavar="MODEL", help="the model it was fitted on")
-    options.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _try(arguments: argparse.Namespace) -> int:
+def try_out(arguments: argparse.Namespace) -> int:
+    """Complete prompts at several strengths."""
     complete = imported("trimtab.steer.lineas.job:complete")
     given = (arguments.prompts, arguments.strengths, arguments.max_new_tokens)
-    rows = complete(arguments.steering, _model(arguments), *given).to_dict("records")
+    rows = complete(arguments.steering, arguments.model, *given).to_dict("records")
     if arguments.json:
         say(json.dumps(rows, indent=2))
         return 0
@@ -100,12 +57,13 @@ def _try(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _sweep(arguments: argparse.Namespace) -> int:
+def sweep(arguments: argparse.Namespace) -> int:
+    """Measure effect and side effect over strengths."""
     measure = imported("trimtab.steer.lineas.job:measure")
     files = {n: getattr(arguments, n) for n in ("source", "target", "neutral") if getattr(arguments, n)}
     files = {name: lab_folder("texts", value) for name, value in files.items()}
     given = (files, arguments.texts, arguments.strengths, arguments.budget, arguments.max_strength)
-    curve, within = measure(arguments.steering, _model(arguments), *given)
+    curve, within = measure(arguments.steering, arguments.model, *given)
     if arguments.json:
         from trimtab.runs.serialise import to_json
 
@@ -118,25 +76,20 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if within is not None:
         say(f"largest strength within {arguments.budget:g} nats: {within.strength:.3f}")
         if not within.reached:
-            note(
-                f"Not all of the budget is used: {within.to_text().replace('max_strength', '--max-strength')}."
-            )
+            why = within.to_text().replace("max_strength", "--max-strength")
+            note(f"Not all of the budget is used: {why}.")
     return 0
 
 
-def _fuse(arguments: argparse.Namespace) -> int:
-    fuse = imported("trimtab.steer.lineas.job:fuse")
-    fuse(arguments.steering, _model(arguments), arguments.strength, arguments.out)
+def fuse(arguments: argparse.Namespace) -> int:
+    """Fold a steering into the weights of a checkpoint of its own."""
+    write = imported("trimtab.steer.lineas.job:fuse")
+    write(arguments.steering, arguments.model, arguments.strength, arguments.out)
     if arguments.json:
         say(json.dumps({"folder": str(arguments.out), "strength": arguments.strength}))
     else:
         say(f"{arguments.out}: a plain checkpoint, read back and compared")
     return 0
-
-
-def _model(arguments: argparse.Namespace) -> str:
-    with Bars() as bars:
-        return lab_folder("model", arguments.model, bars.bar)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -147,3 +100,39 @@ def _numbers(text: str) -> tuple[float, ...]:
     if not all(map(math.isfinite, numbers)):
         raise argparse.ArgumentTypeError(explain(f"{text!r:.60}", "numbers with commas between", "0,0.5,1"))
     return numbers
+
+
+def _option(metavar: str, what: str = "", **settings: Any) -> dict[str, Any]:
+    return {"metavar": metavar, "help": what or None, **settings}
+
+
+_BOTH = {
+    "steering": _option("STEERING", "a steering's folder, a run's, or a hub name"),
+    "model": _option("MODEL", "the model it was fitted on"),
+}
+_TRY = {
+    "prompts": _option("PROMPT", "texts to go on with", nargs="+"),
+    "--strengths": _option("S,S,...", type=_numbers, default=(0.0, 0.5, 1.0)),
+    "--max-new-tokens": _option("N", type=int, default=32),
+}
+_SWEEP = {
+    "--source": _option("FILE", "texts of the behaviour as it is", required=True),
+    "--target": _option("FILE", "texts of the behaviour as it should be", required=True),
+    "--neutral": _option("FILE", "texts that should be left alone"),
+    "--texts": _option("N", "of each file", type=int, default=64),
+    "--budget": _option("NATS", "KL on neutral text to stay within", type=float),
+    "--max-strength": _option("S", "for the budget; above 1 maps are scaled up", type=float, default=1.0),
+    "--strengths": _option("S,S,...", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1)),
+}
+_FUSE = {
+    "--out": _option("DIR", "the folder of the checkpoint", type=Path, required=True),
+    "--strength": _option("S", type=float, default=1.0),
+}
+_MEASURE = "effect and side effect over strengths, on texts of yours"
+_FOLD = "fold a steering into the weights of a checkpoint of its own"
+ACTIONS: Mapping[str, tuple[Callable[[argparse.Namespace], int], str, str, Mapping[str, Any]]] = {
+    "try": (try_out, "complete prompts at several strengths", "'I went to' --strengths 0,0.5,1", _TRY),
+    "sweep": (sweep, _MEASURE, "--source rude.txt --target kind.txt", _SWEEP),
+    "fuse": (fuse, _FOLD, "--out path/to/steered", _FUSE),
+}
+"""What there is to do with a steering: by whom, what it is for, an example, and its options."""

@@ -83,7 +83,9 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
         with full_disk_is_clear(path):
             temporary.mkdir()
             yield temporary
-            _sync_tree(temporary)
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                _sync(file)
+            _sync_folder(temporary)
             _move_into_place(temporary, path, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -107,10 +109,8 @@ def clean_below(folder: Path) -> None:
 def refuse_link(path: Path) -> None:
     """Raise a CheckpointError where a file or folder of a run is a link, so that nothing is written through it."""
     if path.is_symlink():
-        got = f"the link {path}"
-        raise CheckpointError(
-            explain(got, "a file or folder of the run itself", "what it points at in its place")
-        )
+        expected, hint = "a file or folder of the run itself", "what it points at in its place"
+        raise CheckpointError(explain(f"the link {path}", expected, hint))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -140,23 +140,36 @@ def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = 
         match = _LEFTOVER.fullmatch(left.name)
         if match is None or (only is not None and match["name"] != only) or left.name in _active:
             continue
-        if everyones or _writer_is_gone(match["host"], int(match["pid"])):
-            _undo(left, folder / match["name"], match["kind"])
+        if not everyones and _may_be_writing(match["host"], int(match["pid"])):
+            continue
+        if match["kind"] == "old" and not (folder / match["name"]).exists():
+            left.rename(folder / match["name"])
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
-def _undo(left: Path, target: Path, kind: str) -> None:
-    if kind == "old" and not target.exists():
-        left.rename(target)
-    elif left.is_dir():
-        shutil.rmtree(left, ignore_errors=True)
-    else:
-        left.unlink(missing_ok=True)
+def _may_be_writing(host: str, pid: int) -> bool:
+    """Whether a writer may live: also where in doubt, on another machine or a system that cannot be asked."""
+    if host != _host() or os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
     if not replace or not path.exists():
-        with _losing_the_race_is_fine(keep=not replace):
+        try:
             temporary.rename(path)
+        except OSError as error:  # to lose the race is fine where what another one finished is kept
+            if replace or error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
         return
     if _exchange(temporary, path):
         return  # what was there before has the temporary name now, which the caller removes
@@ -175,24 +188,15 @@ def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one operation, so that neither is ever missing; False where the system cannot."""
-    if sys.platform != "linux":
-        return False
     try:
-        swap = ctypes.CDLL(None, use_errno=True).renameat2
+        swap = ctypes.CDLL(None, use_errno=True).renameat2 if sys.platform == "linux" else None
     except (OSError, AttributeError):  # a C library without it
+        swap = None
+    if swap is None:
         return False
     swap.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
     done: int = swap(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     return done == 0
-
-
-@contextlib.contextmanager
-def _losing_the_race_is_fine(*, keep: bool) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not keep or error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-            raise
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -206,40 +210,18 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _writer_is_gone(host: str, pid: int) -> bool:
-    """False where in doubt: another machine's writer, or a system that cannot ask."""
-    if host != _host() or os.name != "posix":
-        return False
-    if pid == os.getpid():
-        return True
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _sync_tree(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    _sync_folder(folder)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
     """Make the names in a folder durable; a system that cannot sync folders is left alone."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder)
 
 
 CHECKSUMS = "checksums.json"
@@ -274,9 +256,8 @@ def verify_checksums(folder: Path, only: Collection[str] | None = None) -> None:
         return
     sums = read_json(folder / CHECKSUMS, "checksums written by trimtab", error=CheckpointError)
     if not isinstance(sums, dict):
-        raise CheckpointError(
-            f"{folder / CHECKSUMS}: {explain(type(sums).__name__, 'a mapping of checksums')}"
-        )
+        told = explain(type(sums).__name__, "a mapping of checksums")
+        raise CheckpointError(f"{folder / CHECKSUMS}: {told}")
     if missing := sorted(set(only or ()) - set(sums)):
         raise CheckpointError(explain(f"no checksum of {folder / missing[0]}", "one of every file written"))
     for name, noted in sums.items():

@@ -1,168 +1,252 @@
 """Configs: YAML text <-> frozen dataclasses, with every mistake told at once.
 
-Plain values -> dataclasses by their annotations; every mistake is noted, none stops the reading.
+pydantic reads plain values by the annotations of the dataclasses, strictly as JSON is strict: whole numbers are
+numbers, text is a path, a list a tuple. Ours are the words of the messages, the choice among the members of a union,
+and defaults in the place of wrong values, so that what is left is checked in the same breath.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from trimtab.errors import ConfigError, ConfigProblems, Problem, nearest, told_problem
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.files import VALUE_LIMIT, dump_yaml, load_yaml, read_text
+from trimtab.runs.files import VALUE_LIMIT, dump_yaml, has_halves, load_yaml, read_text
 from trimtab.runs.serialise import plain
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+Config = TypeVar("Config")
+SIZE_LIMIT = 16 * 2**20
+"""Bytes of a YAML file."""
 WHOLE = 2**63
 """What whole numbers stay below, with either sign: arrays, generators and files hold 64 bits."""
+BAD, MISSING = object(), object()
+"""What stands for a value that could not be read, and for one that is not there."""
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_UNKNOWN = "unexpected_keyword_argument"
 
 
-class _Bad:
-    """Stands where a value could not be read."""
+@dataclasses.dataclass(frozen=True)
+class _Odd:
+    """Stands for text with half a character, and for a value under a key that is no text."""
+
+    value: Any
+    as_key: bool = False
 
 
-BAD = _Bad()
+def _read(kind: Any, given: Any, where: str, root: type) -> tuple[Any, list[Problem]]:
+    """Plain values as `kind`, with a problem for each part that is wrong; BAD where one of those has no default.
 
-
-class Reader:
-    """Reads one config; `problems` holds what was wrong with it."""
-
-    def __init__(self, cls: type) -> None:
-        self.problems: list[Problem] = []
-        self._known = tuple(dotted_keys(cls))
-
-    def read(self, kind: Any, value: Any, where: str = "") -> Any:
-        """The value as `kind`, with a problem noted for each part that is wrong.
-
-        So that later checks can be made all the same, a wrong part of a dataclass takes its default; BAD where
-        there is none.
-        """
-        shape = _bare(kind)
-        if _is_union(shape):
-            return self._union(kind, value, where)
-        if dataclasses.is_dataclass(shape):
-            return self._dataclass(shape, value, where)
-        origin = get_origin(shape)
-        if isinstance(origin, type) and get_args(shape):
-            if issubclass(origin, Mapping):
-                return self._mapping(shape, value, where)
-            if issubclass(origin, Sequence | Set):
-                return self._list(shape, value, where)
-        return self._leaf(kind, value, where)
-
-    def _union(self, kind: Any, value: Any, where: str) -> Any:
-        """A union of dataclasses is told apart by `kind`, others by what fits."""
-        members = [member for member in get_args(_bare(kind)) if member is not type(None)]
-        if value is None and len(members) < len(get_args(_bare(kind))):
-            return None
-        choices = [member for member in members if dataclasses.is_dataclass(_bare(member))]
-        lists = [member for member in members if _is_list(member)]
-        if len(members) == 1 or (len(lists) == 1 and isinstance(value, list | tuple)):
-            return self.read((lists or members)[0], value, where)
-        if not choices or (not isinstance(value, Mapping) and len(choices) < len(members)):
-            return self._leaf(kind, value, where)
-        if not isinstance(value, Mapping):
-            return self._wrong(kind, value, where)
-        if len(choices) == 1 and "kind" not in get_type_hints(_bare(choices[0])):
-            return self.read(choices[0], value, where)
-        by_kind = {name: _bare(member) for member in choices for name in _kinds(_bare(member))}
-        named = value.get("kind")
-        if not isinstance(named, str) or named not in by_kind:
-            got = "nothing" if "kind" not in value else show(named)
-            expected = f"one of {', '.join(map(repr, by_kind))}"
-            return self._note(_join(where, "kind"), got, expected, nearest(str(named), by_kind))
-        return self.read(by_kind[named], value, where)
-
-    def _dataclass(self, cls: Any, value: Any, where: str) -> Any:
-        if not isinstance(value, Mapping):
-            return self._wrong(cls, value, where)
-        fields, hints = _fields(cls), get_type_hints(cls, include_extras=True)
-        for key in value:
-            if key not in fields:
-                self._unknown(str(key), fields, where)
-        read = {}
-        for name, field in fields.items():
-            if name in value:
-                read[name] = self.read(hints[name], value[name], _join(where, name))
-            elif _is_required(field):
-                read[name] = self._note(_join(where, name), "nothing", words(hints[name]))
-        if any(read[name] is BAD and _is_required(fields[name]) for name in read):
-            return BAD
-        return self._make(cls, {name: each for name, each in read.items() if each is not BAD}, where)
-
-    def _make(self, cls: Any, fields: Mapping[str, Any], where: str) -> Any:
-        """The dataclass's own checks speak when its fields have the right types."""
+    A wrong part of a dataclass takes its default and all is read again, so that what the dataclass itself refuses is
+    told, too. `given` loses what was wrong.
+    """
+    problems: dict[Problem, None] = {}
+    while True:
         try:
-            return cls(**fields)
-        except ConfigProblems as error:
-            self.problems += [
-                dataclasses.replace(problem, where=_join(where, problem.where)) for problem in error.problems
-            ]
-        except ValueError as error:
-            told = told_problem(where or "config", error)
-            if told is None:
-                return self._note(where or "config", show(dict(fields)), str(error))
-            self.problems.append(told)
-        return BAD
+            return _adapter(kind).validate_json(_json(given), strict=True), list(problems)
+        except ValidationError as raised:
+            errors = sorted(raised.errors(), key=lambda error: error["type"] != _UNKNOWN)
+        wrong = [_Wrong(error, kind, given, where) for error in errors]
+        problems |= dict.fromkeys(problem for each in wrong for problem in each.problems(root))
+        drops = [each.drop for each in wrong if each.drop is not None]
+        if not drops:
+            return BAD, list(problems)
+        for parent, key in drops:
+            parent.pop(key, None)
 
-    def _mapping(self, kind: Any, value: Any, where: str) -> Any:
-        if not isinstance(value, Mapping):
-            return self._wrong(kind, value, where)
-        _, inside = get_args(kind)
-        for key in value:
-            if isinstance(key, bool) or not isinstance(key, str | int):
-                return self._note(where or "config", f"{show(key)} as a key", "text as a key", f'"{key}"')
-        read = {str(key): self.read(inside, item, _join(where, str(key))) for key, item in value.items()}
-        return BAD if BAD in read.values() else read
 
-    def _list(self, kind: Any, value: Any, where: str) -> Any:
-        origin, inside = get_origin(kind), get_args(kind)
-        if not isinstance(value, list | tuple):
-            return self._wrong(kind, value, where)
-        if origin is tuple and inside[-1] is not ...:
-            if len(value) != len(inside):
-                return self._wrong(kind, value, where)
+class _Wrong:
+    """An error of pydantic at its place: its dotted key, the kind that was declared there, and the value there.
+
+    Attributes:
+        drop: the mapping and the key of the nearest part around it that has a default.
+    """
+
+    def __init__(self, error: Any, kind: Any, value: Any, where: str) -> None:
+        self.error, self.parent, self.drop = error, kind, None
+        short_tuple = error["type"] == "missing" and isinstance(error["loc"][-1], int)
+        for step in error["loc"][: -1 if short_tuple else None]:
+            if isinstance(value, _Odd):
+                break
+            self.parent = _bare(_member(kind, value))
+            inside, place = get_args(self.parent), f"{where}[{step}]"
+            if dataclasses.is_dataclass(self.parent):
+                kind, place = _hints(self.parent).get(step, Any), _join(where, step)
+                if not _fields(self.parent).get(step):
+                    self.drop = value, step
+            elif isinstance(value, dict):
+                kind, place = inside[1], _join(where, step)
+            else:
+                kind = inside[step if len(inside) > step and inside[-1] is not ... else 0]
+            value = value[step] if isinstance(step, int) else value.get(step, MISSING)
+            if not (isinstance(value, _Odd) and value.as_key) or dataclasses.is_dataclass(self.parent):
+                where = place
+        self.under_odd_key = isinstance(value, _Odd) and value.as_key
+        self.where, self.kind = where, kind
+        self.value = value.value if isinstance(value, _Odd) else value
+
+    def problems(self, root: type) -> Iterator[Problem]:
+        """What was got and expected, in our words."""
+        where, kind, value = self.where or "config", self.kind, self.value
+        raised = self.error.get("ctx", {}).get("error")
+        if self.error["type"] == _UNKNOWN:
+            key, known = self.error["loc"][-1], _fields(self.parent)
+            elsewhere = [repr(each) for each in dotted_keys(root) if each.rpartition(".")[2] == key]
+            hint = elsewhere[0] if elsewhere else nearest(key, known)
+            yield Problem(where, "an unknown key", f"one of {', '.join(known)}", hint)
+        elif self.under_odd_key:
+            yield Problem(where, f"{show(value)} as a key", "text as a key", f'"{value}"')
+        elif value is MISSING:
+            yield Problem(where, "nothing", words(kind))
+        elif self.error["type"] == "kind":
+            named, kinds = value.get("kind", ""), list(_by_kind(kind))
+            got = show(named) if "kind" in value else "nothing"
+            expected = f"one of {', '.join(map(repr, kinds))}"
+            yield Problem(_join(self.where, "kind"), got, expected, nearest(str(named), kinds))
+        elif isinstance(raised, ConfigProblems):
+            for problem in raised.problems:
+                yield dataclasses.replace(problem, where=_join(self.where, problem.where))
+        elif raised is not None:
+            yield told_problem(where, raised) or Problem(where, show(value), str(raised))
         else:
-            inside = (inside[0],) * len(value)
-        pairs = zip(inside, value, strict=True)
-        items = [self.read(item, each, f"{where}[{index}]") for index, (item, each) in enumerate(pairs)]
-        if BAD in items:
-            return BAD
-        return list(items) if origin is list else frozenset(items) if origin is frozenset else tuple(items)
+            yield self._of_another_kind(where)
 
-    def _leaf(self, kind: Any, value: Any, where: str) -> Any:
-        """Strict, but as JSON is strict: whole numbers are numbers, text is a path, a list a tuple."""
-        try:
-            read = _adapter(kind).validate_json(json.dumps(value, default=str), strict=True)
-        except ValidationError as error:
-            return self._wrong(kind, value, where, error)
-        if isinstance(read, int) and not -WHOLE < read < WHOLE:
-            return self._note(where or "config", show(value), f"{words(kind)} within 64 bits")
-        return read
+    def _of_another_kind(self, where: str) -> Problem:
+        kind, value = _member(self.kind, self.value), self.value
+        bare, expected, hint = _bare(kind), words(kind), ""
+        members = get_args(bare) if _is_union(bare) else (bare,)
+        choices = [str(each) for one in members if get_origin(one) is Literal for each in get_args(one)]
+        if isinstance(value, int) and int in members and not -WHOLE < value < WHOLE:
+            return Problem(where, show(value), f"{expected} within 64 bits")
+        if get_origin(kind) is Annotated and _fits(bare, _json(value)):
+            expected = self.error["msg"].removeprefix("Input should be ")
+        if choices:
+            hint = nearest(str(value), choices)
+        elif isinstance(value, str) and {int, float, bool} & set(members):
+            number = len(value) < 40 and any(_fits(each, value.lower()) for each in members)
+            hint = f"{value} without quotes" if number else ""
+        elif str in members and isinstance(value, int | float) and len(str(value)) < 40:
+            hint = f"'{value}' in quotes"
+        return Problem(where, show(value), expected, hint)
 
-    def _wrong(self, kind: Any, value: Any, where: str, error: ValidationError | None = None) -> _Bad:
-        expected = words(kind)
-        if error is not None and get_origin(kind) is Annotated and _fits(_bare(kind), value):
-            expected = error.errors()[0]["msg"].removeprefix("Input should be ")
-        return self._note(where or "config", show(value), expected, _hint(kind, value))
 
-    def _unknown(self, key: str, fields: Mapping[str, Any], where: str) -> None:
-        elsewhere = [repr(known) for known in self._known if known.rpartition(".")[2] == key]
-        hint = elsewhere[0] if elsewhere else nearest(key, fields)
-        self._note(_join(where, key), "an unknown key", f"one of {', '.join(fields)}", hint)
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_readable(kind))
 
-    def _note(self, where: str, got: str, expected: str, hint: str = "") -> _Bad:
-        self.problems.append(Problem(where, got, expected, hint))
-        return BAD
+
+def _readable(kind: Any) -> Any:
+    """A kind as pydantic is to read it: unions by our choice of a member, whole numbers of 64 bits, no unknown keys."""
+    bare: Any = _bare(kind)
+    origin: Any = get_origin(bare)
+    inside = get_args(bare)
+    if dataclasses.is_dataclass(bare):
+        fields = [
+            (name, _readable(_hints(bare)[name]), *([] if required else [MISSING]))
+            for name, required in _fields(bare).items()
+        ]
+        closed = {"__pydantic_config__": ConfigDict(extra="forbid")}
+        shadow = dataclasses.make_dataclass("Config", fields, kw_only=True, namespace=closed)
+        return Annotated[shadow, AfterValidator(partial(_made, bare))]
+    if _is_union(bare):
+        members = [member for member in inside if member is not type(None)]
+        if len(members) > 1:
+            return Annotated[Any, PlainValidator(partial(_picked, bare))]
+        return _readable(members[0]) | None
+    if _is_a(origin, Collection):
+        outer: Any = dict if issubclass(origin, Mapping) else origin if origin in (list, frozenset) else tuple
+        items = [each if each is ... else _readable(each) for each in inside]
+        return outer[(*items, ...) if outer is tuple and origin is not tuple else tuple(items)]
+    return Annotated[kind, Field(gt=-WHOLE, lt=WHOLE)] if bare is int else kind
+
+
+def _made(cls: Any, read: Any) -> Any:
+    return cls(**{name: value for name, value in vars(read).items() if value is not MISSING})
+
+
+def _picked(union: Any, value: Any) -> Any:
+    """A value of a union, read as the member that is its own, else as one of those that are no dataclass."""
+    member = _member(union, value)
+    if member is not union:
+        return _adapter(member).validate_json(_json(value), strict=True)
+    others = tuple(each for each in get_args(union) if not dataclasses.is_dataclass(each))
+    with contextlib.suppress(ValidationError):
+        read = _raw(Union[others]).validate_json(_json(value), strict=True) if others else WHOLE  # noqa: UP007
+        if not isinstance(read, int) or -WHOLE < read < WHOLE:
+            return read
+    raise PydanticCustomError("kind" if isinstance(value, dict) and _by_kind(union) else "other", "wrong")
+
+
+def _member(kind: Any, value: Any) -> Any:
+    """The member of a union as which a value is read; the union where there is none, any other kind as it is.
+
+    A mapping is the dataclass that its `kind` names, a list the only member that is one.
+    """
+    members = [member for member in get_args(_bare(kind)) if member is not type(None)]
+    if not _is_union(_bare(kind)) or value is None:
+        return kind
+    if len(members) == 1:
+        return members[0]
+    lists = [each for each in members if isinstance(value, list) and _is_a(get_origin(_bare(each)), Sequence)]
+    if isinstance(value, dict):
+        named = value.get("kind")
+        return _by_kind(kind).get(named if isinstance(named, str) else "", kind)
+    return lists[0] if len(lists) == 1 else kind
+
+
+def _by_kind(union: Any) -> dict[str, Any]:
+    """The dataclasses of a union by the values of their `kind`; one that has none by the empty name."""
+    return {
+        name: member
+        for member in get_args(_bare(union))
+        if dataclasses.is_dataclass(member)
+        for name in get_args(_bare(_hints(member).get("kind"))) or ("",)
+    }
+
+
+_raw: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+def _fits(kind: Any, text: str) -> bool:
+    with contextlib.suppress(ValidationError):
+        _raw(kind).validate_json(text, strict=True)
+        return True
+    return False
+
+
+def _json(value: Any) -> str:
+    """JSON text, in which what has no JSON is text, and what is odd a value that no kind takes."""
+    return json.dumps(value, default=lambda it: {"": [[]]} if isinstance(it, _Odd) else str(it))
+
+
+def _plain_values(value: Any) -> Any:
+    """Values of Python as JSON has them: mappings with text as keys, lists, and numbers for scalars of libraries."""
+    if isinstance(value, Mapping):
+        whole = {key for key in value if not has_halves(str(key))}
+        texts = {key for key in whole if isinstance(key, str | int) and not isinstance(key, bool)}
+        return {
+            str(key).encode(errors="replace").decode(): _plain_values(inner)
+            if key in texts
+            else _Odd(key, as_key=True)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain_values(inner) for inner in value]
+    if isinstance(value, str) and has_halves(value):
+        return _Odd(value)
+    return (
+        value.item() if callable(getattr(value, "item", None)) and not getattr(value, "shape", ()) else value
+    )
 
 
 def typed_problems(settings: Any, where: str = "", *, without: Iterable[str] = ()) -> list[Problem]:
@@ -177,24 +261,12 @@ def typed_problems(settings: Any, where: str = "", *, without: Iterable[str] = (
     >>> [str(problem) for problem in typed_problems(Fit(lr="1e-3"), "fit")]
     ["fit.lr: got '1e-3', expected a number; try 1e-3 without quotes"]
     """
-    cls = type(settings)
-    reader, hints = Reader(cls), get_type_hints(cls, include_extras=True)
+    cls, problems = type(settings), []
     for name in _fields(cls):
         value = getattr(settings, name)
         if name not in without and not dataclasses.is_dataclass(value):
-            reader.read(hints[name], _scalars(value), _join(where, name))
-    return reader.problems
-
-
-def _scalars(value: Any) -> Any:
-    """A value with numbers in the place of scalars that libraries have for them."""
-    if isinstance(value, Mapping):
-        return {key: _scalars(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_scalars(inner) for inner in value]
-    return (
-        value.item() if callable(getattr(value, "item", None)) and not getattr(value, "shape", ()) else value
-    )
+            problems += _read(_hints(cls)[name], _plain_values(value), _join(where, name), cls)[1]
+    return problems
 
 
 def words(kind: Any) -> str:
@@ -204,8 +276,6 @@ def words(kind: Any) -> str:
     ('a list, each a whole number', "one of 'a', 'b'", 'a number or null')
     """
     kind = _bare(kind)
-    if kind in _WORDS:
-        return _WORDS[kind]
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(repr, inside))}" if len(inside) > 1 else repr(inside[0])
@@ -213,14 +283,18 @@ def words(kind: Any) -> str:
         return " or ".join(dict.fromkeys(words(member) for member in inside))
     if dataclasses.is_dataclass(kind):
         return f"a mapping with keys among {', '.join(_fields(kind))}"
-    if isinstance(origin, type) and inside:
-        return _container_words(origin, inside)
-    return f"a {getattr(kind, '__name__', kind)}".lower()
+    if not _is_a(origin, object):
+        return _WORDS.get(kind) or f"a {getattr(kind, '__name__', kind)}".lower()
+    if _is_a(origin, Mapping):
+        return f"a mapping of names, each to {words(inside[1])}"
+    if origin is tuple and inside[-1] is not ...:
+        return f"a list of {', '.join(map(words, inside))}"
+    return f"a list, each {words(inside[0])}"
 
 
 def show(value: Any) -> str:
     """A value as it would stand in YAML, shortened: text in quotes, a long list by its beginning."""
-    text = json.dumps(value, default=str, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -233,50 +307,6 @@ def dotted_keys(cls: Any, where: str = "") -> Iterator[str]:
                 yield from dotted_keys(member, _join(where, name))
 
 
-def _container_words(origin: type, inside: tuple[Any, ...]) -> str:
-    if issubclass(origin, Mapping):
-        return f"a mapping of names, each to {words(inside[1])}"
-    if origin is tuple and inside[-1] is not ...:
-        return f"a list of {', '.join(map(words, inside))}"
-    return f"a list, each {words(inside[0])}"
-
-
-def _hint(kind: Any, value: Any) -> str:
-    kind = _bare(kind)
-    members = get_args(kind) if _is_union(kind) else (kind,)
-    literals = [
-        str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)
-    ]
-    if literals:
-        return nearest(str(value), literals)
-    if isinstance(value, str) and {int, float, bool} & set(members):
-        number = len(value) < 40 and any(_fits(member, _parsed(value)) for member in members)
-        return f"{value} without quotes" if number else ""
-    if str in members and isinstance(value, int | float) and len(str(value)) < 40:
-        return f"'{value}' in quotes"
-    return ""
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text.lower())
-    except ValueError:
-        return text
-
-
-def _fits(kind: Any, value: Any) -> bool:
-    try:
-        _adapter(kind).validate_json(json.dumps(value, default=str), strict=True)
-    except ValidationError:
-        return False
-    return True
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def _bare(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
@@ -285,22 +315,21 @@ def _is_union(kind: Any) -> bool:
     return get_origin(kind) in (Union, types.UnionType)
 
 
-def _is_list(kind: Any) -> bool:
-    origin = get_origin(_bare(kind))
-    return isinstance(origin, type) and issubclass(origin, Sequence)
+def _is_a(origin: Any, kinds: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, kinds)
 
 
-def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(cls) if field.init}
+_hints: Callable[[Any], dict[str, Any]] = cache(partial(get_type_hints, include_extras=True))
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _kinds(cls: Any) -> tuple[str, ...]:
-    """The values that name this member of a union: its `kind: Literal[...]`, else its class name."""
-    return get_args(_bare(get_type_hints(cls).get("kind"))) or (cls.__name__,)
+def _fields(cls: Any) -> dict[str, bool]:
+    """The names of the fields that a config gives, each with whether it must."""
+    absent = dataclasses.MISSING
+    return {
+        each.name: each.default is absent and each.default_factory is absent
+        for each in dataclasses.fields(cls)
+        if each.init
+    }
 
 
 def _join(where: str, key: str) -> str:
@@ -308,11 +337,6 @@ def _join(where: str, key: str) -> str:
     shown = key if key.isprintable() else json.dumps(key)[1:-1]
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     return f"{where}.{shown}" if where else shown or '""'
-
-
-Config = TypeVar("Config")
-SIZE_LIMIT = 16 * 2**20
-"""Bytes of a YAML file."""
 
 
 def read_config(
@@ -339,11 +363,25 @@ def read_config(
         ConfigProblems: every mistake, each with its dotted key, what was got and what was expected.
     """
     content = dict(source) if isinstance(source, Mapping) else read_mapping(Path(source))
-    content, problems = _override(content, overrides or {})
-    _refuse_endless(content)
-    reader = Reader(cls)
-    config = reader.read(cls, content)
-    problems += reader.problems
+    problems = []
+    for key, value in (overrides or {}).items():
+        *parents, last = key.split(".")
+        inner = content
+        for parent in parents:
+            below = inner.get(parent)
+            if below is not None and not isinstance(below, Mapping):
+                problems.append(Problem(key, f"{show(below)} at {parent!r}", "a mapping there"))
+                break
+            inner[parent] = inner = dict(below or {})
+        else:
+            inner[last] = value
+    try:  # a mapping from Python may hold itself, nest without bound or hold a number too long to write
+        json.dumps(content, default=str, skipkeys=True)
+    except (ValueError, RecursionError) as error:
+        problem = Problem("config", f"values that cannot be written ({error})", "values as YAML has them")
+        raise ConfigProblems([problem]) from None
+    config, more = _read(cls, _plain_values(content), "", cls)
+    problems += more
     if extra_problems is not None and config is not BAD:
         known = {problem.where for problem in problems}
         problems += [problem for problem in extra_problems(config) if problem.where not in known]
@@ -417,42 +455,11 @@ def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
             told = Problem(str(path), "no such file", "a YAML file", "trimtab ls")
         raise (error if told is None else ConfigProblems([told])) from None
     except yaml.YAMLError as error:
-        raise ConfigProblems([_syntax(path, error)]) from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark is not None else str(path)
+        told = Problem(where, getattr(error, "problem", None) or "unreadable text", "YAML")
+        raise ConfigProblems([told]) from None
     if not isinstance(content, dict):
         got = "an empty file" if content is None else f"a {type(content).__name__}"
         raise ConfigProblems([Problem(str(path), got, "a mapping of keys to values")])
     return content
-
-
-def _syntax(path: Path, error: yaml.YAMLError) -> Problem:
-    mark = getattr(error, "problem_mark", None)
-    where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark is not None else str(path)
-    return Problem(where, getattr(error, "problem", None) or "unreadable text", "YAML")
-
-
-def _refuse_endless(content: Mapping[str, Any]) -> None:
-    """A mapping from Python may hold itself, nest without bound or hold a number too long to write."""
-    try:
-        json.dumps(content, default=str, skipkeys=True)
-    except (ValueError, RecursionError) as error:
-        problem = Problem("config", f"values that cannot be written ({error})", "values as YAML has them")
-        raise ConfigProblems([problem]) from None
-
-
-def _override(
-    content: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Problem]]:
-    """The content with dotted keys set; the caller's mapping is left alone."""
-    changed, problems = dict(content), []
-    for key, value in overrides.items():
-        *parents, last = key.split(".")
-        inner = changed
-        for parent in parents:
-            below = inner.get(parent)
-            if below is not None and not isinstance(below, Mapping):
-                problems.append(Problem(key, f"{show(below)} at {parent!r}", "a mapping there"))
-                break
-            inner[parent] = inner = dict(below or {})
-        else:
-            inner[last] = value
-    return changed, problems

@@ -10,6 +10,7 @@ repository of our own, which has the folder's commit, index and objects but none
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import re
@@ -38,11 +39,17 @@ def commit_of(folder: Path) -> tuple[str, Path, Path] | None:
     but for `GIT_CEILING_DIRECTORIES`, above which nothing is looked for. None outside a repository, before the first
     commit, or where refs are kept in a way not known here (reftable).
     """
-    for top in _upwards(folder):
-        git = _git_folder(top)
-        if git is not None:
-            commit = _resolve(git)
-            return (commit, top, git) if commit else None
+    ceilings = {
+        Path(each) for each in os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep) if each
+    }
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = folder.resolve()
+        ceilings |= {ceiling.resolve() for ceiling in ceilings}
+        above = itertools.takewhile(lambda each: each not in ceilings, folder.parents[:_PARENTS])
+        for top in (folder, *above):
+            if (git := _git_folder(top)) is not None:
+                commit = _resolve(git)
+                return (commit, top, git) if commit else None
     return None
 
 
@@ -81,32 +88,16 @@ def has_changed(commit: str, top: Path, git: Path) -> bool | None:
     return bool(told.stdout.strip()) if told.returncode == 0 else None
 
 
-def _upwards(folder: Path) -> list[Path]:
-    """The folder and those around it, up to a ceiling."""
-    ceilings = {
-        Path(each) for each in os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep) if each
-    }
-    with contextlib.suppress(OSError, RuntimeError):
-        folder = folder.resolve()
-        above = list(folder.parents[:_PARENTS])
-        known = {ceiling.resolve() for ceiling in ceilings} | ceilings
-        stop = next((place for place, each in enumerate(above) if each in known), len(above))
-        return [folder, *above[:stop]]
-    return []
-
-
 def _git_folder(top: Path) -> Path | None:
     """`.git`, or what a file of that name points at."""
     dot = top / ".git"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         if (dot / "HEAD").is_file():
             return dot
-    pointer = _line(dot)
-    if pointer is None or not pointer.startswith("gitdir: "):
-        return None
-    pointed = top / pointer.removeprefix("gitdir: ")
+    pointer = _line(dot) or ""
     with contextlib.suppress(OSError, ValueError):
-        return pointed if (pointed / "HEAD").is_file() else None
+        pointed = top / pointer.removeprefix("gitdir: ")
+        return pointed if pointer.startswith("gitdir: ") and (pointed / "HEAD").is_file() else None
     return None
 
 
@@ -120,12 +111,10 @@ def _resolve(git: Path) -> str | None:
     """Follow HEAD to a commit."""
     common, name = _common(git), "HEAD"
     for _ in range(_LINKS):
-        found = _line(git / name) or _line(common / name) or _packed(common, name)
-        if found is None:
-            return None
-        if not found.startswith("ref: "):
-            return found if _COMMIT.fullmatch(found) else None
-        name = found.removeprefix("ref: ").strip()
+        text = _line(git / name) or _line(common / name) or _packed(common, name)
+        if text is None or not text.startswith("ref: "):
+            return text if text and _COMMIT.fullmatch(text) else None
+        name = text.removeprefix("ref: ").strip()
         if not name.startswith("refs/") or ".." in name:
             return None
     return None
@@ -199,7 +188,20 @@ def hardware() -> dict[str, Any]:
 
     GPUs are asked for only where torch is imported already: this must stay instant.
     """
-    return {"cpu": _cpu(), "cores": _cores(), "memory_bytes": _memory(), "gpus": _gpus()}
+    torch, memory, cpu = sys.modules.get("torch"), None, ""
+    with contextlib.suppress(OSError):
+        models = re.findall(r"^model name.*?:(.*)", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)
+        cpu = models[0].strip() if models else ""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpus = range(torch.cuda.device_count()) if torch is not None and torch.cuda.is_available() else ()
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpu": cpu or platform.processor() or platform.machine(),
+        "cores": len(affinity(0)) if affinity is not None else os.cpu_count() or 1,
+        "memory_bytes": memory,
+        "gpus": [torch.cuda.get_device_name(index) for index in gpus] if torch is not None else [],
+    }
 
 
 def threads() -> dict[str, Any]:
@@ -209,29 +211,3 @@ def threads() -> dict[str, Any]:
         "torch": torch.get_num_threads() if torch is not None else None,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
     }
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def _memory() -> int | None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
-def _gpus() -> list[str]:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

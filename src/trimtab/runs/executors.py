@@ -1,13 +1,11 @@
-"""The cells of a sweep in processes of this machine, through joblib's loky.
+"""What runs the cells of a sweep: this process, processes of this machine (joblib's loky), or a Ray cluster.
 
-The cells of a sweep as tasks of a Ray cluster, or of one that is started on this machine.
+An executor yields the name of each cell that has ended. Whichever it is, no failure stops the others, an interrupt
+reaches each running cell once (a file that their processes watch says so), and a cell whose process dies is tried once
+more.
 
-Not through joblib's Ray backend (Ray 2.60): it hands results back only when all are there, and one process that dies
-ends the whole call, so neither progress nor "no failure stops the others" would hold.
-
-One cell of a sweep: what its folder says of it, and how many have ended.
-
-How a sweep is stopped: a file that the processes of its cells watch, so that each of them is interrupted once.
+Ray is not reached through joblib's backend for it (Ray 2.60): that hands results back only when all are there, and one
+process that dies ends the whole call.
 """
 
 from __future__ import annotations
@@ -19,10 +17,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, get_args
@@ -35,26 +34,16 @@ from trimtab.runs.serialise import plain, read_object, to_json
 
 CellStatus = Literal["running", "done", "failed", "interrupted"]
 Function = Callable[[Any, Path], Any]
-Progress = Callable[[int, int], None]
 Work = Mapping[str, tuple[Any, Path]]
 """Cell and folder by name."""
+Executor = Callable[[Function, Work, int], Generator[str, None, None]]
+"""Runs cells, so many at a time, and yields the name of each that has ended, well or not."""
+Outcomes = Iterator[tuple[str, CellStatus | None]]
+"""Names of cells with what came of them; None where the process of one died."""
 
 KILLED_TWICE = "its process was killed twice: out of memory?\n"
-
-
-@dataclass
-class Tally:
-    """How many cells have ended, told to whoever wants to know."""
-
-    total: int
-    ended: int
-    progress: Progress | None
-
-    def add(self) -> None:
-        """One more."""
-        self.ended += 1
-        if self.progress is not None:
-            self.progress(self.ended, self.total)
+LOOK = 0.5
+"""Seconds between two looks at whether a sweep on Ray was stopped."""
 
 
 def one_cell(function: Function, cell: Any, folder: Path) -> CellStatus:
@@ -127,21 +116,17 @@ def stop_on_signal(stop: Path) -> Iterator[Callable[[], bool]]:
         stop.unlink(missing_ok=True)
 
 
-def leave_group() -> None:
-    """Keep a terminal's Ctrl-C from this process, so that its cell is interrupted once: by the watcher."""
-    if os.name == "posix" and os.getpgrp() != os.getpid():
-        os.setpgrp()
-
-
 @contextmanager
 def watched(stop: Path) -> Iterator[None]:
     """Interrupt this process when the sweep is stopped, or when the process that started this one is gone."""
     parent, ended = os.getppid(), threading.Event()
+    main = threading.main_thread().ident if hasattr(signal, "pthread_kill") else None
 
     def watch() -> None:
         while not ended.wait(0.2):
             if stop.exists() or os.getppid() != parent:
-                _interrupt()
+                # To the main thread, so that it also ends a wait there.
+                signal.pthread_kill(main, signal.SIGINT) if main else signal.raise_signal(signal.SIGINT)
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -155,71 +140,79 @@ def watched(stop: Path) -> Iterator[None]:
             os._exit(1)
 
 
-def _interrupt() -> None:
-    """Ctrl-C for this process; sent to its main thread, so that it also ends a wait there."""
-    main = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, signal.SIGINT)
-    else:
-        signal.raise_signal(signal.SIGINT)
+def run_here(function: Function, work: Work, jobs: int) -> Generator[str, None, None]:  # noqa: ARG001
+    """The executor of one job: cells one after the other, in this process."""
+    for name, (cell, folder) in work.items():
+        if one_cell(function, cell, folder) == "interrupted":
+            raise KeyboardInterrupt
+        yield name
 
 
-def run_in_processes(function: Function, work: Work, jobs: int, tally: Tally) -> None:
-    """All cells in processes; when a process dies, its cell is tried once more, alone with a process."""
-    if not work:
-        return
+def run_in_processes(function: Function, work: Work, jobs: int) -> Generator[str, None, None]:
+    """The executor of this machine; a cell whose process died is tried once more, alone."""
+    yield from _twice(partial(_by_loky, function, jobs), work, alone=True)
+
+
+def run_on_ray(function: Function, work: Work, jobs: int) -> Generator[str, None, None]:
+    """The executor of a Ray cluster; cells whose process died are tried once more at the end."""
+    with _cluster(jobs) as ray:
+        yield from _twice(partial(_by_ray, ray, function, jobs), work, alone=False)
+
+
+def _twice(run: Callable[[Work, Path], Outcomes], work: Work, *, alone: bool) -> Generator[str, None, None]:
+    """Run cells, and once more those whose process died; KeyboardInterrupt, once all have ended, after an interrupt."""
     stop = next(iter(work.values()))[1].parent / ".stop"
     with stop_on_signal(stop) as stopped:
-        left = _in_processes(function, work, jobs, tally, stop)
-        suspects = [name for name in left if status_of(work[name][1]) == "running"]
-        while left and suspects and not stopped():
-            unsuspected = {name: work[name] for name in left if name not in suspects}
-            left = _in_processes(function, unsuspected, jobs, tally, stop)
-            suspects += [name for name in left if status_of(work[name][1]) == "running"]
-        for name in suspects:
-            if not stopped() and _in_processes(function, {name: work[name]}, 2, tally, stop):
+        died = []
+        for name, status in run(work, stop):
+            if status is None:
+                died.append(name)
+            elif status != "interrupted":
+                yield name
+        batches = [[name] for name in died] if alone else [died] if died else []
+        work_again = ({} if stopped() else {name: work[name] for name in batch} for batch in batches)
+        for name, status in chain.from_iterable(run(again, stop) for again in work_again):
+            if status is None and not stopped():
                 write_failure(*work[name], KILLED_TWICE)
-                tally.add()
+            if status != "interrupted":
+                yield name
         if stopped():
             raise KeyboardInterrupt
 
 
-def on_one_thread() -> None:
-    """Hold torch to one thread, where it is loaded; the other libraries have their limits in the environment."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
-
-
-def _in_processes(function: Function, work: Work, jobs: int, tally: Tally, stop: Path) -> list[str]:
-    """Run cells in processes; the names of those left over when a process died, else none."""
-    left = list(work)
-    calls = [delayed(_in_a_worker)(function, name, *work[name], stop) for name in work]
-    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
-        try:
-            for name, status in Parallel(return_as="generator_unordered", batch_size=1)(calls):
-                left.remove(name)
-                if status in ("done", "failed"):
-                    tally.add()
-        except BrokenProcessPool:
-            return left
-    return []
-
-
 def _in_a_worker(
     function: Function, name: str, cell: Any, folder: Path, stop: Path
-) -> tuple[str, CellStatus | None]:
-    """One cell on one thread."""
+) -> tuple[str, CellStatus]:
+    """One cell on one thread of a process that others started, with interrupts blocked perhaps (Ray does so)."""
     if stop.exists():
-        return name, None
-    leave_group()
-    on_one_thread()
+        return name, "interrupted"
+    if os.name == "posix":
+        if os.getpgrp() != os.getpid():  # keep a terminal's Ctrl-C away: the watcher interrupts, once
+            os.setpgrp()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if (torch := sys.modules.get("torch")) is not None:  # the environment limits the other libraries
+        torch.set_num_threads(1)
     with watched(stop):
         return name, one_cell(function, cell, folder)
 
 
-LOOK = 0.5
-"""Seconds between two looks at whether the sweep was stopped."""
+def _by_loky(function: Function, jobs: int, work: Work, stop: Path) -> Outcomes:
+    """Cells in processes. When one dies, all end: those that ran are suspects, and the others begin again.
+
+    joblib does not always raise then: its generator may also end early, without the results that are left.
+    """
+    left = dict(work)
+    while left and not stop.exists():
+        calls = [delayed(_in_a_worker)(function, name, *left[name], stop) for name in left]
+        processes = parallel_config("loky", n_jobs=min(jobs, max(2, len(left))), inner_max_num_threads=1)
+        with processes, suppress(BrokenProcessPool):
+            for name, status in Parallel(return_as="generator_unordered", batch_size=1)(calls):
+                del left[name]
+                yield name, status
+        for name in [name for name in left if status_of(left[name][1]) == "running"] or list(left):
+            del left[name]
+            yield name, None
 
 
 def require_ray() -> None:
@@ -229,68 +222,35 @@ def require_ray() -> None:
         raise ConfigError(f"backend: {explain(got, 'Ray, or loky', 'pip install trimtab[cluster]')}")
 
 
-def run_on_ray(function: Function, work: Work, jobs: int, tally: Tally) -> None:
-    """All cells as tasks, `jobs` of them at a time; a cell whose process died is tried once more at the end."""
-    if not work:
-        return
-    stop = next(iter(work.values()))[1].parent / ".stop"
-    with _cluster(jobs) as ray, stop_on_signal(stop) as stopped:
-        died = _as_tasks(ray, function, work, jobs, tally, stop)
-        again = {} if stopped() else {name: work[name] for name in died}
-        for name in _as_tasks(ray, function, again, jobs, tally, stop):
-            if not stopped():
-                write_failure(*work[name], KILLED_TWICE)
-                tally.add()
-        if stopped():
-            raise KeyboardInterrupt
-
-
-def _as_tasks(ray: Any, function: Function, work: Work, jobs: int, tally: Tally, stop: Path) -> list[str]:
-    """Run cells as tasks; the names of those whose process died."""
+def _by_ray(ray: Any, function: Function, jobs: int, work: Work, stop: Path) -> Outcomes:
+    """Cells as tasks, `jobs` of them at a time."""
     # Ray would repeat a task whose process died at once, and nobody would learn of it.
-    task = ray.remote(num_cpus=1, max_retries=0)(_in_a_task)
-    shipped = ray.put(function)
-    waiting, running, died = list(work), dict[Any, str](), list[str]()
+    task = ray.remote(num_cpus=1, max_retries=0)(_in_a_worker)
+    shipped, waiting, running = ray.put(function), list(work), dict[Any, str]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs and not stop.exists():
                 name = waiting.pop(0)
-                running[task.remote(shipped, *work[name], stop)] = name
+                running[task.remote(shipped, name, *work[name], stop)] = name
             if not running:
-                return died
+                return
             for ref in ray.wait(list(running), num_returns=1, timeout=LOOK)[0]:
                 name = running.pop(ref)
-                status = _answer(ray, ref)
-                died += [name] if status is None else []
-                if status in ("done", "failed"):
-                    tally.add()
+                yield name, _answer(ray, ref)
     finally:
         for ref in running:
             ray.cancel(ref, force=True)
-    return died
 
 
 def _answer(ray: Any, ref: Any) -> CellStatus | None:
     """What came of a task; None where its process died. What our own code raised there is raised here."""
     try:
-        status: CellStatus | None = ray.get(ref)
+        status: CellStatus = ray.get(ref)[1]
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError:
         return None
     return status
-
-
-def _in_a_task(function: Function, cell: Any, folder: Path, stop: Path) -> CellStatus:
-    """One cell on one thread, in a process that Ray started with interrupts blocked."""
-    if stop.exists():
-        return "interrupted"
-    leave_group()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    on_one_thread()
-    with watched(stop):
-        return one_cell(function, cell, folder)
 
 
 @contextmanager

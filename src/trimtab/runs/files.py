@@ -31,6 +31,7 @@ TEXT_LIMIT = 64 * 2**20
 
 DEPTH_LIMIT = 100
 """How deep lists and mappings may nest in JSON and YAML."""
+_TOO_DEEP = f"values nested deeper than {DEPTH_LIMIT}"
 
 _EXPECTED = (OSError, ValueError, EOFError, RecursionError, OverflowError, MemoryError)
 _LIBRARIES = {
@@ -89,7 +90,9 @@ def check_regular(
     with reading(path, expected, error=error):
         found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise error(f"{path}: {explain(_kind(found.st_mode), expected)}")
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+        got = kinds.get(stat.S_IFMT(found.st_mode), "a device or socket")
+        raise error(f"{path}: {explain(got, expected)}")
     if limit is not None and found.st_size > limit:
         got = f"{found.st_size / 2**20:,.0f} MiB"
         raise error(f"{path}: {explain(got, f'{expected} of at most {limit / 2**20:,.0f} MiB')}")
@@ -111,12 +114,7 @@ def read_text(
 
 
 def decode(
-    raw: bytes,
-    path: str | Path,
-    expected: str,
-    *,
-    error: type[TrimtabError] = DataError,
-    whole: bool = True,
+    raw: bytes, path: str | Path, expected: str, *, error: type[TrimtabError] = DataError, whole: bool = True
 ) -> str:
     """UTF-8 bytes, with or without a byte order mark, as text.
 
@@ -162,7 +160,7 @@ def parse_json(text: str, where: str, expected: str, *, error: type[TrimtabError
     try:
         value = json.loads(text)
     except RecursionError as raised:
-        raise error(f"{where}: {explain(_too_deep(), expected)}") from raised
+        raise error(f"{where}: {explain(_TOO_DEEP, expected)}") from raised
     except json.JSONDecodeError as raised:
         place = f"line {raised.lineno}, " if "\n" in text.strip() else ""
         got = f"text that is not JSON ({raised.msg}, {place}column {raised.colno})"
@@ -171,7 +169,7 @@ def parse_json(text: str, where: str, expected: str, *, error: type[TrimtabError
         raise error(f"{where}: {explain('a number with too many digits', expected)}") from raised
     # No text nests deeper than it has brackets, and to count those is quick.
     if text.count("[") + text.count("{") > DEPTH_LIMIT and depth(value) > DEPTH_LIMIT:
-        raise error(f"{where}: {explain(_too_deep(), expected)}")
+        raise error(f"{where}: {explain(_TOO_DEEP, expected)}")
     return value
 
 
@@ -215,25 +213,14 @@ def has_halves(text: str) -> bool:
     return False
 
 
-def _too_deep() -> str:
-    return f"values nested deeper than {DEPTH_LIMIT}"
-
-
 def _reason(raised: Exception) -> str:
     if isinstance(raised, FileNotFoundError):
         return "no such file"
     if isinstance(raised, RecursionError):
-        return _too_deep()
-    if isinstance(raised, OSError) and raised.errno:
-        return f"a file that cannot be read ({os.strerror(raised.errno)})"
-    first = str(raised).strip().partition("\n")[0]
-    return f"a file that cannot be read ({first or type(raised).__name__})"
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a folder"
-    return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        return _TOO_DEEP
+    first = str(raised).strip().partition("\n")[0] or type(raised).__name__
+    why = os.strerror(raised.errno) if isinstance(raised, OSError) and raised.errno else first
+    return f"a file that cannot be read ({why})"
 
 
 VALUE_LIMIT = 200_000
@@ -269,7 +256,7 @@ class _Loader(yaml.SafeLoader):
         """A node of bounded depth and size; an alias may stand for what is before it only."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self._level > DEPTH_LIMIT:
-            raise _error(f"values nested deeper than {DEPTH_LIMIT}", event.start_mark)
+            raise _error(_TOO_DEEP, event.start_mark)
         self._level += 1
         node = super().compose_node(parent, index)
         self._level -= 1
@@ -313,7 +300,9 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, KeyError, IndexError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]
-            raise _error(f"{_start(node)} that is no {kind}", node.start_mark) from error
+            names: dict[type, str] = {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping"}
+            got = names.get(type(node)) or repr(str(node.value)[:40])
+            raise _error(f"{got} that is no {kind}", node.start_mark) from error
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         """The text of a node, of which halves of a character (as JSON writes them) are put together."""
@@ -335,12 +324,6 @@ class _Loader(yaml.SafeLoader):
 
 def _error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-
-
-def _start(node: yaml.Node) -> str:
-    if isinstance(node, yaml.ScalarNode):
-        return repr(str(node.value)[:40])
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
@@ -392,7 +375,7 @@ def load_yaml(text: str, *, most: int = VALUE_LIMIT) -> Any:
         loader.most = most
         return loader.get_single_data()
     except RecursionError as error:
-        raise yaml.MarkedYAMLError(problem=f"values nested deeper than {DEPTH_LIMIT}") from error
+        raise yaml.MarkedYAMLError(problem=_TOO_DEEP) from error
     except (
         ValueError,
         OverflowError,
@@ -444,28 +427,22 @@ def bound_problems(config: Any) -> Iterator[Problem]:
     >>> [str(problem) for problem in bound_problems(Fit(steps=10**12))]
     ['steps: got 1000000000000, expected at most 10,000,000']
     """
-    yield from _in(config, "", "")
+    yield from _numbers(config, "", "")
 
 
-def _in(value: Any, where: str, key: str) -> Iterator[Problem]:
+def _numbers(value: Any, where: str, key: str) -> Iterator[Problem]:
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             inner = f"{where}.{field.name}" if where else field.name
-            yield from _in(getattr(value, field.name), inner, field.name)
+            yield from _numbers(getattr(value, field.name), inner, field.name)
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            yield from _in(each, f"{where}.{name}", key)
+            yield from _numbers(each, f"{where}.{name}", key)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for number, each in enumerate(value):
-            yield from _in(each, f"{where}[{number}]", key)
+            yield from _numbers(each, f"{where}[{number}]", key)
     elif isinstance(value, int) and not isinstance(value, bool):
-        yield from _of_number(value, where, key)
-
-
-def _of_number(value: int, where: str, key: str) -> Iterator[Problem]:
-    if key in ("seed", "seeds"):
-        problem = seed_problem(where, value)
-        if problem is not None:
-            yield problem
-    elif value > MOST.get(key, ANY):
-        yield Problem(where, str(value), f"at most {MOST.get(key, ANY):,}")
+        if key in ("seed", "seeds"):
+            yield from filter(None, [seed_problem(where, value)])
+        elif value > MOST.get(key, ANY):
+            yield Problem(where, str(value), f"at most {MOST.get(key, ANY):,}")

@@ -23,7 +23,6 @@ from typing import Any, Literal, get_args
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs import environment
 from trimtab.runs.atomic import (
-    atomic_directory,
     clean_below,
     clean_leftovers,
     full_disk_is_clear,
@@ -31,7 +30,6 @@ from trimtab.runs.atomic import (
     write_atomic,
 )
 from trimtab.runs.files import dump_yaml, load_yaml, read_text
-from trimtab.runs.paths import safe_name
 from trimtab.runs.serialise import JsonLines, differences, plain, read_json, read_object, to_json
 
 if sys.platform != "win32":
@@ -43,10 +41,9 @@ _NUMBER = re.compile(rb"[0-9\0]{0,20}")
 
 def is_locked(path: Path) -> bool:
     """Whether a living process holds the run in this folder; False where that cannot be told."""
-    if sys.platform == "win32":
-        return False
-    descriptor = _open_to_look(path)
-    if descriptor is None:
+    try:  # only to read where it is another user's
+        descriptor = _open_lock(path, os.O_RDWR if os.access(path / ".lock", os.W_OK) else os.O_RDONLY)
+    except (OSError, CheckpointError):
         return False
     try:
         return not _try_lock(descriptor)
@@ -66,14 +63,11 @@ def take_lock(path: Path) -> int:
     except OSError as error:
         got = f"a lock {path / '.lock'} that cannot be opened ({error.strerror})"
         raise CheckpointError(explain(got, "a run that may be written", "another folder")) from error
-    if not _try_lock(descriptor) and not _try_once_more(descriptor):
+    if not _try_lock(descriptor) and not _try_lock(descriptor, after=0.05):
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
-        raise CheckpointError(
-            explain(
-                f"run {path} held by process {holder}", "a run that nobody writes", "waiting for it to end"
-            )
-        )
+        got = f"run {path} held by process {holder}"
+        raise CheckpointError(explain(got, "a run that nobody writes", "waiting for it to end"))
     try:
         with full_disk_is_clear(path / ".lock"):
             os.ftruncate(descriptor, 0)
@@ -84,62 +78,35 @@ def take_lock(path: Path) -> int:
     return descriptor
 
 
-def _open_to_look(path: Path) -> int | None:
-    """The lock, if only to read where it is another user's; None where there is none."""
-    try:
-        return _open_lock(path, os.O_RDWR if os.access(path / ".lock", os.W_OK) else os.O_RDONLY)
-    except (OSError, CheckpointError):
-        return None
-
-
 def _open_lock(path: Path, flags: int) -> int:
     """Open `.lock` itself, not what a link of that name points at, and only if it holds a process number or nothing."""
     lock = path / ".lock"
-    if lock.is_symlink() or (lock.exists() and not lock.is_file()):
-        raise _no_lock(lock)
-    safely = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(lock, flags | safely, 0o644)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _NUMBER.fullmatch(os.read(descriptor, 21)):
+    if not lock.is_symlink() and (lock.is_file() or not lock.exists()):
+        safely = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(lock, flags | safely, 0o644)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and _NUMBER.fullmatch(os.read(descriptor, 21)):
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return descriptor
         os.close(descriptor)
-        raise _no_lock(lock)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    got = f"{lock}, which is no lock of a run"
+    raise CheckpointError(explain(got, "one that trimtab made", "deleting it"))
 
 
-def _no_lock(lock: Path) -> CheckpointError:
-    return CheckpointError(
-        explain(f"{lock}, which is no lock of a run", "one that trimtab made", "deleting it")
-    )
+def _try_lock(descriptor: int, *, after: float = 0) -> bool:
+    """True when locked now, or where the file system has no locks (some network mounts).
 
-
-def _try_once_more(descriptor: int) -> bool:
-    """Somebody who only looks whether the run is held (`is_locked`) lets go at once."""
-    time.sleep(0.05)
-    return _try_lock(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    """True when locked now, or where the file system has no locks (some network mounts)."""
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    A second try, some time `after` the first, passes by whoever only looked whether the run is held.
+    """
+    time.sleep(after)
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
     return True
 
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "RunFolder",
-    "RunStatus",
-    "atomic_directory",
-    "check_config",
-    "is_locked",
-    "safe_name",
-]
 
 SCHEMA_VERSION = 1
 RunStatus = Literal["running", "done", "failed", "interrupted"]
@@ -198,14 +165,16 @@ class RunFolder:
             for name in (*_FILES, "artifacts"):
                 refuse_link(path / name)
             check_config(path, config, may_change=may_change)
-            _check_artifacts(path)
-            _known(path)
+            if (path / "artifacts").exists() and not (path / "artifacts").is_dir():
+                got = f"a file {path / 'artifacts'}"
+                raise CheckpointError(explain(got, "a folder", "another folder for the run"))
+            known = _known(path)
             clean_below(path / "artifacts")
             clean_leftovers(path, everyones=True)
             if not (path / "config.yaml").exists() or _failed_at_once(path):  # first: else it is no run
                 write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
             (path / "artifacts").mkdir(exist_ok=True)
-            _check_in(path)
+            _check_in(path, known)
         except BaseException:
             os.close(lock)
             raise
@@ -316,9 +285,16 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
                 explain(f"{strangers[0]} but no config.yaml in {path}", "a run, or a new folder")
             )
         return
-    old = _load_config(known)
-    found = differences(old, plain(config, finite=False))
-    changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in found if key not in may_change]
+    text = read_text(known, "the config of a run", error=CheckpointError)
+    try:
+        old = load_yaml(text)
+    except Exception as error:  # PyYAML fails in many ways on damaged text
+        raise CheckpointError(explain(f"damaged text in {known}", "the config of a run")) from error
+    changes = [
+        f"{key} (was {was!r}, now {now!r})"
+        for key, was, now in differences(old, plain(config, finite=False))
+        if key not in may_change
+    ]
     if changes:
         raise CheckpointError(
             f"{path} holds a run with another config: {'; '.join(changes)}; "
@@ -334,21 +310,6 @@ def _failed_at_once(path: Path) -> bool:
     return bool(_known(path)["status"] == "failed")
 
 
-def _load_config(path: Path) -> Any:
-    text = read_text(path, "the config of a run", error=CheckpointError)
-    try:
-        return load_yaml(text)
-    except Exception as error:  # PyYAML fails in many ways on damaged text
-        raise CheckpointError(explain(f"damaged text in {path}", "the config of a run")) from error
-
-
-def _check_artifacts(path: Path) -> None:
-    if (path / "artifacts").exists() and not (path / "artifacts").is_dir():
-        raise CheckpointError(
-            explain(f"a file {path / 'artifacts'}", "a folder", "another folder for the run")
-        )
-
-
 def _known(path: Path) -> dict[str, Any]:
     """What run.json says, or what it says of a run that begins; CheckpointError where it is no record of a run."""
     record = path / "run.json"
@@ -359,39 +320,26 @@ def _known(path: Path) -> dict[str, Any]:
     if wrong or known["status"] not in get_args(RunStatus):
         got = f"damaged text in {record} ({wrong[0] if wrong else 'status'})"
         raise CheckpointError(explain(got, "the record of a run"))
-    if known["schema_version"] > SCHEMA_VERSION:
-        raise CheckpointError(
-            explain(
-                f"schema version {known['schema_version']} in {record}",
-                f"at most {SCHEMA_VERSION}",
-                "a newer trimtab",
-            )
-        )
+    if (version := known["schema_version"]) > SCHEMA_VERSION:
+        got = f"schema version {version} in {record}"
+        raise CheckpointError(explain(got, f"at most {SCHEMA_VERSION}", "a newer trimtab"))
     return known
 
 
-def _check_in(path: Path) -> None:
-    """Note in run.json that this process has the run now."""
-    known = {"created": _now(), **_known(path)}
-    now = environment.describe()
-    _warn_of_changes(path, known, now)
-    known |= {"updated": _now(), "pid": os.getpid(), **now}
-    known["sessions"] = [*known["sessions"], {"date": _now(), "pid": os.getpid(), **now["threads"]}]
-    write_atomic(path / "run.json", to_json(known, indent=2) + "\n")
-
-
-def _warn_of_changes(path: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before, after = known.get("threads", {}).get("torch"), now["threads"]["torch"]
-    if before is not None and after is not None and before != after:
-        warnings.warn(
-            f"{path} ran with {before} threads and goes on with {after}: numbers may differ in the last bits",
-            stacklevel=4,
-        )
+def _check_in(path: Path, known: Mapping[str, Any]) -> None:
+    """Note in run.json that this process has the run now; warn where it had other threads or versions before."""
+    now, when = environment.describe(), _now()
+    threads = known.get("threads", {}).get("torch"), now["threads"]["torch"]
+    if None not in threads and threads[0] != threads[1]:
+        told = f"ran with {threads[0]} threads and goes on with {threads[1]}: numbers may differ in the last bits"
+        warnings.warn(f"{path} {told}", stacklevel=3)
     for package, version in now["versions"].items():
-        if known.get("versions", {}).get(package, version) != version:
-            warnings.warn(
-                f"{path} ran with {package} {known['versions'][package]}, now {version}", stacklevel=4
-            )
+        if (before := known.get("versions", {}).get(package, version)) != version:
+            warnings.warn(f"{path} ran with {package} {before}, now {version}", stacklevel=3)
+    session = {"date": when, "pid": os.getpid(), **now["threads"]}
+    record = {"created": when, **known, "updated": when, "pid": os.getpid(), **now}
+    record["sessions"] = [*known["sessions"], session]
+    write_atomic(path / "run.json", to_json(record, indent=2) + "\n")
 
 
 def _now() -> str:

@@ -47,8 +47,8 @@ def list_runs(home: Path) -> list[RunSummary]:
 
     A damaged run is listed as such; a folder that may not be looked into is left out.
     """
-    below = [home / name for name in _names(home)]
-    records = [path for each in below for path in find_below(each, Path("run.json"), inside=False)]
+    record = Path("run.json")
+    records = [path for each in _below(home, record) for path in find_below(each, record, inside=False)]
     return sorted((read_run(path.parent, home) for path in records), key=lambda run: (run.created, run.name))
 
 
@@ -60,10 +60,12 @@ def read_run(path: Path, home: Path | None = None) -> RunSummary:
         status, created, facts = record.get("status"), record.get("created"), record.get("facts", {})
         known = isinstance(status, str) and status in get_args(RunStatus)
         if not known or not isinstance(created, str) or not isinstance(facts, dict):
-            return _damaged(path, name)
-        return RunSummary(path, name, _truly(path, str(status)), created, facts, read_config_of(path))
+            raise CheckpointError(explain(f"damaged text in {path / 'run.json'}", "the record of a run"))
+        if status == "running" and not is_locked(path):  # its writer was killed before it could write another
+            status = "done" if (path / RESULT).is_file() else "killed"
+        return RunSummary(path, name, str(status), created, facts, read_config_of(path))
     except (TrimtabError, OSError):
-        return _damaged(path, name)
+        return RunSummary(path, name, "damaged", "", {}, {})
 
 
 def read_config_of(path: Path) -> dict[str, Any]:
@@ -83,27 +85,6 @@ def read_config_of(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"got damaged text in {known}, expected the config of a run")
     return config
-
-
-def _names(home: Path) -> list[str]:
-    """What may be a run, or hold some: also links that lead to one."""
-    try:
-        return [
-            each.name for each in home.iterdir() if _is_folder(each) or os.path.lexists(each / "run.json")
-        ]
-    except OSError:
-        return []
-
-
-def _damaged(path: Path, name: str) -> RunSummary:
-    return RunSummary(path, name, "damaged", "", {}, {})
-
-
-def _truly(path: Path, status: str) -> str:
-    """The status, corrected where its writer was killed before it could write another."""
-    if status != "running" or is_locked(path):
-        return status
-    return "done" if (path / RESULT).is_file() else "killed"
 
 
 def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]:
@@ -128,14 +109,15 @@ def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]
             found.append(here / wanted)
             if not inside:
                 continue
-        with contextlib.suppress(OSError):
-            waiting += [
-                inner
-                for inner in here.iterdir()
-                if _is_folder(inner) or (not inside and os.path.lexists(inner / wanted))
-            ]
+        waiting += _below(here, None if inside else wanted)
     return sorted(found)
 
 
-def _is_folder(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.is_symlink() and path.is_dir()
+def _below(folder: Path, wanted: Path | None) -> list[Path]:
+    """The folders in a folder that are no links and not hidden, and all that leads to what is wanted; [] if shut."""
+    below: list[Path] = []
+    with contextlib.suppress(OSError):
+        for each in folder.iterdir():
+            is_open = not each.name.startswith(".") and not each.is_symlink() and each.is_dir()
+            below += [each] if is_open or (wanted and os.path.lexists(each / wanted)) else []
+    return below

@@ -189,21 +189,12 @@ def safe_name(text: str) -> str:
     >>> safe_name("../x")
     'x-d6b96a97d147'
     """
-    if _is_plain(text):
+    is_plain = _PLAIN.fullmatch(text) and len(text) <= _LONGEST and not text.endswith(".")
+    if is_plain and not _RESERVED.fullmatch(text) and not _LOOKS_CHANGED.fullmatch(text):
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     cleaned = re.sub(r"[^A-Za-z0-9_=+.,-]+", "_", text).lstrip("._-")[: _LONGEST - 20].rstrip("._-")
     return f"{cleaned or 'name'}-{digest}" if not _RESERVED.fullmatch(cleaned) else f"name-{digest}"
-
-
-def _is_plain(text: str) -> bool:
-    return (
-        len(text) <= _LONGEST
-        and _PLAIN.fullmatch(text) is not None
-        and not text.endswith(".")
-        and not _RESERVED.fullmatch(text)
-        and not _LOOKS_CHANGED.fullmatch(text)
-    )
 
 
 def built_once(folder: Path, build: Callable[[Path], None]) -> Path:

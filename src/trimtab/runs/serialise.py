@@ -46,10 +46,6 @@ def plain(value: Any, *, finite: bool = True) -> Any:
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, Mapping):
         return {str(key): plain(item, finite=finite) for key, item in value.items()}
-    return _plain_object(value, finite)
-
-
-def _plain_object(value: Any, finite: bool) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item, finite=finite) for item in value]
     if isinstance(value, Set):
@@ -57,10 +53,8 @@ def _plain_object(value: Any, finite: bool) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name), finite=finite)
-            for field in dataclasses.fields(value)
-        }
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: plain(getattr(value, name), finite=finite) for name in names}
     if hasattr(value, "tolist"):
         return plain(value.tolist(), finite=finite)
     raise TypeError(f"got {type(value).__name__} {value!r:.80}, expected something JSON can hold")
@@ -119,12 +113,9 @@ class JsonLines:
             with full_disk_is_clear(self.path), self.path.open("ab") as file:
                 file.write(line)
         except BaseException:
-            self._undo(before)
+            if self.offset() > before:
+                os.truncate(self.path, before)
             raise
-
-    def _undo(self, offset: int) -> None:
-        if self.path.exists() and self.offset() > offset:
-            os.truncate(self.path, offset)
 
     def offset(self, *, sync: bool = False) -> int:
         """Bytes in the file; `sync` puts them on the disk first."""
@@ -172,14 +163,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     check_regular(path, "rows of a run", error=CheckpointError)
     with reading(path, "rows of a run", error=CheckpointError):
         lines = path.read_bytes().split(b"\n")[:-1]
-    return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    row = _parsed(line, f"{path}, line {number}: {explain('damaged text', 'a JSON row')}")
-    if not isinstance(row, dict):
-        raise CheckpointError(f"{path}, line {number}: {explain(f'a {type(row).__name__}', 'a JSON row')}")
-    return row
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        row = _parsed(line, f"{where}: {explain('damaged text', 'a JSON row')}")
+        if not isinstance(row, dict):
+            raise CheckpointError(f"{where}: {explain(f'a {type(row).__name__}', 'a JSON row')}")
+        rows.append(row)
+    return rows
 
 
 def read_json(path: Path, limit: int = LIMIT) -> Any:
@@ -232,7 +223,12 @@ def write_result(
     Returns:
         The folder.
     """
-    told = {name: _split(it) if isinstance(it, pd.DataFrame) else it for name, it in values.items()}
+    told = {
+        name: {"columns": list(it.columns), "rows": it.to_numpy(dtype=object).tolist()}
+        if isinstance(it, pd.DataFrame)
+        else it
+        for name, it in values.items()
+    }
     (Path(folder) / SEAL).unlink(missing_ok=True)
     write_atomic(Path(folder) / RESULT, to_json({"schema": schema, **told}, indent=indent) + "\n")
     seal(folder)
@@ -343,10 +339,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (tuple, list, Sequence):
         return isinstance(value, (tuple, list)) and all(_fits(each, inner[0]) for each in value)
     return isinstance(value, origin or hint)
-
-
-def _split(frame: pd.DataFrame) -> dict[str, Any]:
-    return {"columns": list(frame.columns), "rows": frame.to_numpy(dtype=object).tolist()}
 
 
 def _joined(value: Any) -> Any:

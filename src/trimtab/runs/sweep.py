@@ -10,7 +10,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,13 +21,11 @@ import yaml
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.atomic import refuse_link
 from trimtab.runs.executors import (
+    Executor,
     Function,
-    Progress,
-    Tally,
-    Work,
-    one_cell,
     read_cell,
     require_ray,
+    run_here,
     run_in_processes,
     run_on_ray,
     status_of,
@@ -55,58 +54,54 @@ def expand(axes: Sequence[str]) -> dict[str, dict[str, Any]]:
     {'seed=0,mixer={"kind": "uniform"}': {'seed': 0, 'mixer': {'kind': 'uniform'}}, \
 'seed=1,mixer={"kind": "uniform"}': {'seed': 1, 'mixer': {'kind': 'uniform'}}}
     """
-    problems: list[Problem] = []
     values: dict[str, list[Any]] = {}
+    problems: list[Problem] = []
     for axis in axes:
         key, _, text = axis.partition("=")
-        found = _problem(axis, key in values) or _values(text)
-        if isinstance(found, Problem):
-            problems.append(found)
-        else:
-            values[key] = found
+        try:
+            if not key.strip() or not text.strip():
+                raise _refusal(f"{axis!r:.200}", "key=value,value,...", "seed=0..4")
+            if key in values:
+                raise _refusal(f"{key!r:.200} twice", "each key once")
+            values[key] = _values(text)
+        except ConfigProblems as error:
+            problems += error.problems
     cells = math.prod(map(len, values.values()))
     if cells > MOST_CELLS:
-        problems.append(_too_many(" ".join(axes), cells))
+        problems += _too_many(" ".join(axes), cells).problems
     if problems:
         raise ConfigProblems(problems)
     combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
-    named = {cell_name(cell): cell for cell in combinations}
+    named = {",".join(f"{key}={_shown(each)}" for key, each in cell.items()): cell for cell in combinations}
     if len(named) < len(combinations):  # texts with commas in them, that read like other cells
         named = {json.dumps(cell, default=str): cell for cell in combinations}
     return named
 
 
-def cell_name(cell: dict[str, Any]) -> str:
-    """What a cell is called: its overrides, `seed=0,fit.lr=0.0001` say."""
-    return ",".join(f"{key}={_shown(value)}" for key, value in cell.items())
-
-
-def _problem(axis: str, again: bool) -> Problem | None:
-    key, _, text = axis.partition("=")
-    if not key.strip() or not text.strip():
-        return Problem("--over", f"{axis!r:.200}", "key=value,value,...", "seed=0..4")
-    return Problem("--over", f"{key!r} twice", "each key once") if again else None
-
-
-def _values(text: str) -> list[Any] | Problem:
+def _values(text: str) -> list[Any]:
+    """The values of one axis."""
     try:
         parts = [_range(value) for value in load_yaml(f"[{text}]")]
     except yaml.YAMLError:
-        return Problem("--over", f"{text!r:.200}", "values in YAML, with commas between", "1e-4,3e-4")
+        raise _refusal(f"{text!r:.200}", "values in YAML, with commas between", "1e-4,3e-4") from None
     if not parts:
-        return Problem("--over", f"{text!r:.200}", "at least one value", "0..4")
+        raise _refusal(f"{text!r:.200}", "at least one value", "0..4")
     if not all(map(len, parts)):
-        return Problem("--over", f"{text!r:.200}", "a range that goes up", "0..4")
+        raise _refusal(f"{text!r:.200}", "a range that goes up", "0..4")
     if sum(map(len, parts)) > MOST_CELLS:
-        return _too_many(text, sum(map(len, parts)))
-    found = [value for part in parts for value in part]
-    if len({_shown(value) for value in found}) < len(found):
-        return Problem("--over", f"{text!r:.200}", "each value once")
-    return found
+        raise _too_many(text, sum(map(len, parts)))
+    values = [value for part in parts for value in part]
+    if len(set(map(_shown, values))) < len(values):
+        raise _refusal(f"{text!r:.200}", "each value once")
+    return values
 
 
-def _too_many(text: str, cells: int) -> Problem:
-    return Problem("--over", f"{text!r:.200}, {cells:,} cells", f"at most {MOST_CELLS:,}")
+def _refusal(got: str, expected: str, hint: str = "") -> ConfigProblems:
+    return ConfigProblems([Problem("--over", got, expected, hint)])
+
+
+def _too_many(text: str, cells: int) -> ConfigProblems:
+    return _refusal(f"{text!r:.200}, {cells:,} cells", f"at most {MOST_CELLS:,}")
 
 
 def _range(value: Any) -> Sequence[Any]:
@@ -119,9 +114,8 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-__all__ = ["Backend", "SweepResult", "check_backend", "expand", "sweep"]
-
 Backend = Literal["loky", "ray"]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -175,19 +169,34 @@ def sweep(
         KeyboardInterrupt: interrupted; nothing that was finished is lost.
     """
     check_backend(backend)
+    tell = progress or (lambda *_: None)
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     folders = {name: folder / safe_name(name) for name in cells}
     lock = take_lock(folder)
     try:
-        _check_cells(cells, folders)
-        waiting = [name for name in cells if status_of(folders[name]) != "done"]
-        run = run_on_ray if backend == "ray" else _run_here if jobs == 1 else run_in_processes
-        tally = Tally(len(cells), len(cells) - len(waiting), progress)
-        run(function, {name: (cells[name], folders[name]) for name in waiting}, jobs, tally)
+        for name, path in folders.items():
+            refuse_link(path)
+            known = read_cell(path)
+            if known is not None and known["cell"] != plain(cells[name]):
+                got = f"another cell {name!r} in {folder} than is there already"
+                raise CheckpointError(explain(got, "the same cells", "another folder"))
+        work = {name: (cells[name], path) for name, path in folders.items() if status_of(path) != "done"}
+        executor: Executor = run_on_ray if backend == "ray" else run_in_processes
+        run = run_here if not work or (backend == "loky" and jobs == 1) else executor
+        with closing(run(function, work, jobs)) as names:
+            for ended, _ in enumerate(names, start=len(cells) - len(work) + 1):
+                tell(ended, len(cells))
     finally:
         os.close(lock)
-    return _collect(folders)
+    records = {name: read_cell(path) or {"status": None} for name, path in folders.items()}
+    failed = [name for name, record in records.items() if record["status"] == "failed"]
+    errors = {name: (folders[name] / "error.txt").read_text(encoding="utf-8").strip() for name in failed}
+    return SweepResult(
+        results={name: each["result"] for name, each in records.items() if each["status"] == "done"},
+        failures={name: error.rpartition("\n")[2] for name, error in errors.items()},
+        folders=folders,
+    )
 
 
 def check_backend(backend: str) -> None:
@@ -199,37 +208,3 @@ def check_backend(backend: str) -> None:
         )
     if backend == "ray":
         require_ray()
-
-
-def _run_here(function: Function, work: Work, jobs: int, tally: Tally) -> None:  # noqa: ARG001
-    for cell, folder in work.values():
-        if one_cell(function, cell, folder) == "interrupted":
-            raise KeyboardInterrupt
-        tally.add()
-
-
-def _check_cells(cells: Mapping[str, Any], folders: Mapping[str, Path]) -> None:
-    for name, folder in folders.items():
-        refuse_link(folder)
-        known = read_cell(folder)
-        if known is not None and known["cell"] != plain(cells[name]):
-            got = f"another cell {name!r} in {folder.parent} than is there already"
-            raise CheckpointError(explain(got, "the same cells", "another folder"))
-
-
-def _collect(folders: Mapping[str, Path]) -> SweepResult:
-    found = {name: read_cell(folder) or {"status": None} for name, folder in folders.items()}
-    return SweepResult(
-        results={name: each["result"] for name, each in found.items() if each["status"] == "done"},
-        failures={
-            name: _last_line(folders[name] / "error.txt")
-            for name, each in found.items()
-            if each["status"] == "failed"
-        },
-        folders=dict(folders),
-    )
-
-
-def _last_line(path: Path) -> str:
-    lines: Sequence[str] = path.read_text(encoding="utf-8").strip().splitlines()
-    return lines[-1] if lines else ""
