@@ -227,8 +227,8 @@ def written(frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> pd.Dat
     Args:
         frame: one row per row.
         columns: heading -> a column; or (value, form), (low, high, form) for an interval alone, or
-            (value, low, high, form) for both, the interval under a heading of its own. A form is ".3", or "+.3" for
-            numbers with a sign.
+            (value, low, high, form) for both, the interval under a heading of its own. A form is ".3", "+.3" for
+            numbers with a sign, or "g" for a setting as it was written.
 
     >>> frame = pd.DataFrame({"gap": [0.25], "low": [0.1], "high": [0.4], "n": [12]})
     >>> written(frame, {"gap": ("gap", "low", "high", "+.2"), "objects": "n"}).to_dict("records")
@@ -240,6 +240,9 @@ def written(frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> pd.Dat
             cells[heading] = frame[how].tolist()
             continue
         *names, form = how
+        if form == "g":
+            cells[heading] = [f"{value:g}" for value in frame[names[0]]]
+            continue
         places, signed = int(form[-1]), form.startswith("+")
         if len(names) != 2:
             cells[heading] = [fixed(value, places, signed=signed) for value in frame[names[0]]]

@@ -138,10 +138,8 @@ class NamingBias(Result):
         """The inverse of `values`; a missing number is nan."""
         for name, value in values.items():
             if isinstance(value, dict) and set(value) == {"estimate"}:
-                known: dict[str, Any] = {
-                    key: float("nan") if it is None else it for key, it in value["estimate"].items()
-                }
-                values[name] = Estimate(**known)
+                parts: dict[str, Any] = value["estimate"]
+                values[name] = Estimate(**{k: float("nan") if it is None else it for k, it in parts.items()})
             elif isinstance(value, list):
                 values[name] = tuple(value)
         return checked(cls, values)
@@ -203,8 +201,9 @@ class NamingBias(Result):
         caption = f"The share of {other} among the objects compared (Wilson's interval)."
         yield Section("Who is there", [Table(written(members, headings), caption)])
         formats = dict.fromkeys(("standard_error", "detectable"), fixed)
-        caption = "The smallest true gap that such data would show four times in five, by the standard error found here."
-        yield Section("What could have been found", [Table(self.power, caption, formats)])
+        caption = "The smallest true gap that such data would show four times in five"
+        table = Table(self.power, f"{caption}, by the standard error found here.", formats)
+        yield Section("What could have been found", [table])
         yield from _other_labels_and_models(self)
         notes = [Text(f"Note: {note}.", "unsure") for note in self.notes]
         counts = self.accounting.set_index("reason")["n_objects"]
