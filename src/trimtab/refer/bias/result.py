@@ -138,8 +138,9 @@ class NamingBias(Result):
         """The inverse of `values`; a missing number is nan."""
         for name, value in values.items():
             if isinstance(value, dict) and set(value) == {"estimate"}:
-                parts: dict[str, Any] = value["estimate"]
-                values[name] = Estimate(**{k: float("nan") if it is None else it for k, it in parts.items()})
+                parts = value["estimate"].items()
+                known: dict[str, Any] = {key: float("nan") if it is None else it for key, it in parts}
+                values[name] = Estimate(**known)
             elif isinstance(value, list):
                 values[name] = tuple(value)
         return checked(cls, values)
