@@ -125,24 +125,19 @@ class NamingBiasConfig:
         frame, sources = labelled(frame, self)
         progress(1, 4)
         outcome: Outcome = WordList.read(self.outcome) if is_word_list(self.outcome) else self.outcome
-        lists = [WordList.read(one) for one in self.among]
-        settings: dict[str, Any] = {
-            "object": self.object,
-            "name": self.name,
-            "strata": STRATUM if is_word_list(self.strata) else self.strata or None,
-            "cluster": self.cluster or None,
-            "weight": self.weight or None,
-            "reference": self.reference,
-            "among": (lambda name: any(words(name) for words in lists)) if lists else None,
-            **{key: getattr(self, key) for key in ("n_boot", "confidence", "seed")},
-        }
+        as_given = ("object", "name", "reference", "n_boot", "confidence", "seed")
+        settings: dict[str, Any] = {key: getattr(self, key) for key in as_given}
+        settings |= {key: getattr(self, key) or None for key in ("strata", "cluster", "weight", "among")}
+        if is_word_list(self.strata):
+            settings["strata"] = STRATUM
+        if lists := [WordList.read(one) for one in self.among]:
+            settings["among"] = lambda name: any(words(name) for words in lists)
         first, group = next(iter(sources.items()))
         result = naming_bias(frame, outcome=outcome, group=group, **settings)
         progress(2, 4)
         if len(sources) > 1:
-            result = replace(
-                result, sensitivity=sensitivity(frame, sources, {self.outcome: outcome}, **settings)
-            )
+            others = sensitivity(frame, sources, {self.outcome: outcome}, **settings)
+            result = replace(result, sensitivity=others)
         progress(3, 4)
         if self.predictions:
             found = _models(frame, self, outcome, settings, group)

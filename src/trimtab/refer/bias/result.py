@@ -225,18 +225,9 @@ def _covers(*results: NamingBias) -> str:
 def _forest(gaps: pd.DataFrame, looks: Sequence[Look], axis: str, title: str) -> Figure:
     """Gaps with their intervals: columns name, gap, low, high."""
     ends = gaps[["gap", "low", "high"]].to_numpy(dtype=float)
-    value, low, high = ends.T.tolist()
-    return interval_rows(
-        [str(name) for name in gaps["name"]],
-        value,
-        low,
-        high,
-        looks,
-        bounds=with_margin(np.append(ends.ravel(), 0.0)),
-        axis=axis,
-        title=title,
-        label=f"{title}: {axis}, with intervals",
-    )
+    names, (value, low, high) = [str(name) for name in gaps["name"]], ends.T.tolist()
+    bounds, label = with_margin(np.append(ends.ravel(), 0.0)), f"{title}: {axis}, with intervals"
+    return interval_rows(names, value, low, high, looks, bounds=bounds, axis=axis, title=title, label=label)
 
 
 def _gap_tables(result: NamingBias) -> Iterator[Table]:

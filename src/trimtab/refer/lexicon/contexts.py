@@ -135,12 +135,9 @@ def set_aside(
     if flat.any():
         low[2] = share[2] - np.hypot(share[1] - low[1], high[0] - share[0])
         high[2] = share[2] + np.hypot(high[1] - share[1], share[0] - low[0])
-    columns: dict[str, Any] = {
-        "context": [label_text(easy), label_text(hard), HARD_LESS_EASY],
-        "n_messages": [*n, n.sum()],
-    }
-    columns |= {"n_aside": [*aside, aside.sum()], "share": share, "low": low, "high": high}
-    return pd.DataFrame(columns)
+    table = pd.DataFrame({"context": [label_text(easy), label_text(hard), HARD_LESS_EASY]})
+    table["n_messages"], table["n_aside"] = [*n, n.sum()], [*aside, aside.sum()]
+    return table.assign(share=share, low=low, high=high)
 
 
 def _sides_and_clusters(

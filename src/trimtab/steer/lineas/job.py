@@ -181,10 +181,8 @@ def _transport_costs(
     before, wanted = (samples(model, side, steering.sites, "mean") for side in sides)
     with steering.on(model):
         after = samples(model, sides[0], steering.sites, "mean")
-    by_site = costs(before, after, wanted)
-    return pd.DataFrame(
-        [(site, *pair) for site, pair in by_site.items()], columns=["site", "before", "after"]
-    )
+    rows = [(site, *pair) for site, pair in costs(before, after, wanted).items()]
+    return pd.DataFrame(rows, columns=["site", "before", "after"])
 
 
 def completions(

@@ -42,17 +42,10 @@ CURVES = {
     "target_loss": ("loss, target", "loss on target text", "nats per token"),
 }
 """Column of the strength curve -> heading in tables, title and axis of its figure."""
-READ = {
-    "side": "side",
-    "fit": "fitted with",
-    "held_out": "held out",
-    "different": "different texts in the file",
-    "blank": "blank",
-    "repeated": "repeated",
-    "shared": "on another side too",
-    "fit_cut": "cut, of those fitted with",
-    "held_out_cut": "cut, of those held out",
-}
+READ = {"side": "side", "fit": "fitted with", "held_out": "held out"}
+READ |= {"different": "different texts in the file", "blank": "blank", "repeated": "repeated"}
+READ |= {"shared": "on another side too", "fit_cut": "cut, of those fitted with"}
+READ |= {"held_out_cut": "cut, of those held out"}
 """Column of `SteeringResult.read` -> heading."""
 
 
