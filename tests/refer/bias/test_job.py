@@ -14,7 +14,7 @@ import pytest
 from trimtab import naming_bias
 from trimtab.data.wordlist import WordList
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
-from trimtab.job import carry_out
+from trimtab.job import carry_out, cost_text
 from trimtab.lab.naming import NamingWorld, predictions
 from trimtab.refer.bias.audit import Draws
 from trimtab.refer.bias.job import NamingBiasConfig
@@ -180,6 +180,7 @@ def test_a_forest_has_a_row_for_every_gap(result: NamingBias) -> None:
     names = [one.get_text() for one in result.figure().axes[0].get_yticklabels()]
     assert len(names) == 1 + 3 + 5
     assert result.to_frame()["gap"].tolist()[0] == "raw"
+    assert repr(result).startswith("NamingBias('naming bias: sports-en': 0.")
 
 
 # What is wrong with a config
@@ -247,6 +248,8 @@ def test_data_that_does_not_hold_what_the_config_says_fails_the_run(
 
 def test_an_estimate_counts_rows(config: NamingBiasConfig) -> None:
     assert config.cost() == {"steps": 100, "rows": len(NAMES)}
+    text = cost_text(replace(config, counts="lab:people").cost())
+    assert text.splitlines()[1] == "rows   not known before the data is read"
 
 
 @pytest.mark.parametrize("reference", ["0", "'0'", "0.0", "false"])

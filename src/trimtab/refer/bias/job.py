@@ -107,8 +107,8 @@ class NamingBiasConfig:
             yield from (not_among("general", one, there) for one in general if one not in there)
 
     def cost(self) -> Mapping[str, Any]:
-        """Resamples, and rows of the table; 0 where they are not known before it is read."""
-        path, rows = Path(self.counts), 0
+        """Resamples, and rows of the table; None where they are not known before it is read."""
+        path, rows = Path(self.counts), None
         if path.is_file() and path.suffix == ".csv":
             with reading(path, TABLE), path.open("rb") as lines:
                 rows = max(0, sum(1 for _ in lines) - 1)

@@ -54,7 +54,7 @@ class Estimate:
         return self.value, self.low, self.high
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NamingBias(Result):
     """The outcome of an audit. Gaps are the other group minus the reference, in shares of names.
 

@@ -32,7 +32,7 @@ MOST_WORDS = 40
 MATCHED = "same referents, both contexts' mix"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LexiconResult(Result):
     """The outcome of a job about lexicons.
 

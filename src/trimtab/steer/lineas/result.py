@@ -49,7 +49,7 @@ READ |= {"held_out_cut": "cut, of those held out"}
 """Column of `SteeringResult.read` -> heading."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SteeringResult(Result):
     """The outcome of a steering job; its label is the estimator's name, its seconds are those of the fit.
 
