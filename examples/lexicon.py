@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from trimtab import Lexicon, NamingCounts
+from trimtab.job import carry_out
 from trimtab.lab.naming import chips, colour_names
 from trimtab.lab.registry import table
-from trimtab.refer.lexicon.job import LexiconConfig, run
+from trimtab.refer.lexicon.job import LexiconConfig
 
 
 def main(out: Path) -> None:
@@ -39,7 +40,8 @@ def main(out: Path) -> None:
         frontier=False,
         n_boot=500,
     )
-    print(run(config, out).report_path)
+    carry_out(config, out)
+    print(out / "report.html")
 
 
 if __name__ == "__main__":

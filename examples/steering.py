@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from trimtab import LinEAS, Model, Steering, load
+from trimtab.job import carry_out
 from trimtab.lab.grammar import Grammar, World
 from trimtab.lab.grammar_model import GrammarModel, grammar_model, insult_rate
 from trimtab.lab.registry import texts
-from trimtab.steer.lineas.job import SteeringConfig, run
+from trimtab.steer.lineas.job import SteeringConfig
 from trimtab.steer.samples import read_examples
 from trimtab.steer.strength import calibrate
 
@@ -44,7 +45,8 @@ def main(out: Path) -> None:
         estimator=estimator,
         prompts=("lout heckler heckler every", "troll troll lout the"),
     )
-    print(run(config, out / "run").report_path)
+    carry_out(config, out / "run")
+    print(out / "run/report.html")
 
 
 def insults(model: Model, documents: Sequence[str]) -> float:

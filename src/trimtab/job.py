@@ -263,6 +263,8 @@ def cost_text(cost: Mapping[str, Any]) -> str:
 
 
 def _quantity(name: str, value: Any) -> str:
+    if value is None:
+        return "not known before the data is read"
     if value != value:
         return "unknown: the model is not on this machine"
     if name.endswith("_bytes"):

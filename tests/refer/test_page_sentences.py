@@ -14,12 +14,11 @@ import pytest
 from page_sentences import hold
 from trimtab import naming_bias
 from trimtab.data.wordlist import WordList
+from trimtab.job import carry_out
 from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
-from trimtab.refer.bias import job
-from trimtab.refer.bias import result as bias_page
+from trimtab.refer.bias.job import NamingBiasConfig
 from trimtab.refer.bias.result import NamingBias
-from trimtab.refer.lexicon import job as lexicon_job
-from trimtab.refer.lexicon import result as lexicon_page
+from trimtab.refer.lexicon.job import LexiconConfig
 from trimtab.refer.lexicon.result import LexiconResult
 
 Rules = dict[str, Callable[..., bool]]
@@ -80,7 +79,7 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> list[NamingBias]:
     folder = tmp_path_factory.mktemp("audit")
     NAMES.to_csv(folder / "names.csv", index=False)
     predictions(NAMES).to_csv(folder / "predictions.csv", index=False)
-    config = job.NamingBiasConfig(
+    config = NamingBiasConfig(
         counts=str(folder / "names.csv"),
         outcome="sports-en",
         reference="male",
@@ -92,7 +91,7 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> list[NamingBias]:
         group_words="gender-en",
         n_boot=100,
     )
-    first = job.run(config, folder / "run").result
+    first = carry_out(config, folder / "run")
     lonely = VOTES.assign(
         g=VOTES["g"].where(VOTES.index != 5), s=VOTES["s"].where(VOTES["g"] == 0, VOTES["s"] * 2)
     )
@@ -169,21 +168,21 @@ def bias_rules(results: list[NamingBias]) -> Rules:
                 if 0 in (row.iloc[1], row.iloc[2])
             }
         ),
-        r"(\d+) audits beside one another\.": lambda n: int(n) == len(results),
+        r"(\d+) runs beside one another\.": lambda n: int(n) == len(results),
     }
 
 
 def test_sentences_of_an_audit(audits: list[NamingBias]) -> None:
-    first = hold(bias_page.page(audits[:1]), bias_rules(audits[:1]), definitions=BIAS_DEFINITIONS)
+    first = hold(NamingBias.page(audits[:1]), bias_rules(audits[:1]), definitions=BIAS_DEFINITIONS)
     assert sum(first.values()) >= 10
-    second = hold(bias_page.page(audits[1:]), bias_rules(audits[1:]), definitions=BIAS_DEFINITIONS)
+    second = hold(NamingBias.page(audits[1:]), bias_rules(audits[1:]), definitions=BIAS_DEFINITIONS)
     assert sum(second.values()) >= 8
-    together = hold(bias_page.page(audits), bias_rules(audits), definitions=BIAS_DEFINITIONS)
+    together = hold(NamingBias.page(audits), bias_rules(audits), definitions=BIAS_DEFINITIONS)
     assert sum(together.values()) > sum(first.values())
 
 
 def test_nobody_is_called_people_where_nobody_judged(audits: list[NamingBias]) -> None:
-    shown = re.sub(r"<(style|script).*?</\1>", "", bias_page.page(audits), flags=re.DOTALL)
+    shown = re.sub(r"<(style|script).*?</\1>", "", NamingBias.page(audits), flags=re.DOTALL)
     given = re.sub(r"Written for trimtab.*?</td>|draws as people do", "", shown, flags=re.DOTALL)
     assert "people" not in given
 
@@ -203,7 +202,7 @@ def lexicons(tmp_path_factory: pytest.TempPathFactory) -> list[LexiconResult]:
     SAID.to_csv(folder / "names.csv", index=False)
     chips().to_csv(folder / "chips.csv")
     chips()[["L", "a"]].rename(columns={"L": "x", "a": "y"}).to_csv(folder / "plain.csv")
-    config = lexicon_job.LexiconConfig(
+    config = LexiconConfig(
         counts=str(folder / "names.csv"),
         features=str(folder / "chips.csv"),
         smoothings=(0.0, 1.0),
@@ -217,7 +216,7 @@ def lexicons(tmp_path_factory: pytest.TempPathFactory) -> list[LexiconResult]:
         trials=70,
         n_boot=50,
     )
-    plain = lexicon_job.LexiconConfig(
+    plain = LexiconConfig(
         counts=str(folder / "names.csv"),
         features=str(folder / "plain.csv"),
         frontier=False,
@@ -225,7 +224,7 @@ def lexicons(tmp_path_factory: pytest.TempPathFactory) -> list[LexiconResult]:
         trials=50,
         n_boot=50,
     )
-    return [lexicon_job.run(one, folder / str(k)).result for k, one in enumerate((config, plain))]
+    return [carry_out(one, folder / str(k)) for k, one in enumerate((config, plain))]
 
 
 def aside_by_hand(treatment: str) -> dict[str, tuple[int, int]]:
@@ -326,14 +325,14 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
         r"Intervals are (\d+) % percentile bootstrap intervals over clusters\.": lambda level: (
             int(level) == 95
         ),
-        r"(\d+) jobs beside one another\.": lambda n: int(n) == len(results),
+        r"(\d+) runs beside one another\.": lambda n: int(n) == len(results),
     }
 
 
 def test_sentences_of_lexicons(lexicons: list[LexiconResult]) -> None:
     held = []
     for own in (lexicons[:1], lexicons[1:], lexicons):
-        html = lexicon_page.page(own)
+        html = LexiconResult.page(own)
         held.append(sum(hold(html, lexicon_rules(own, html), definitions=LEXICON_DEFINITIONS).values()))
     assert held[0] >= 9
     assert held[1] >= 5
@@ -343,14 +342,14 @@ def test_sentences_of_lexicons(lexicons: list[LexiconResult]) -> None:
 def test_messages_set_aside_more_often_in_one_context_are_told(lexicons: list[LexiconResult]) -> None:
     row = lexicons[0].aside.iloc[2]
     assert row["low"] > 0
-    told = lexicon_page.verdict(lexicons[0])
+    told = lexicons[0].summary()
     assert "told apart from 0." in told
-    assert "Messages that are not compared, by context" in lexicon_page.page(lexicons[:1])
+    assert "Messages that are not compared, by context" in LexiconResult.page(lexicons[:1])
 
 
 def test_a_sign_that_turns_with_the_smoothing_is_told(lexicons: list[LexiconResult]) -> None:
 
     turned = lexicons[0].contexts.copy()
     turned[["low", "high"]] = np.where(turned[["smoothing"]] == 0, [[0.1, 0.3]], [[-0.3, -0.1]])
-    told = lexicon_page.verdict(replace(lexicons[0], contexts=turned))
+    told = replace(lexicons[0], contexts=turned).summary()
     assert "above 0 at 1 and below 0 at 1 of 2 smoothings, so the sign depends on the smoothing." in told

@@ -14,8 +14,9 @@ from torch import nn
 
 from trimtab import CAA, LinEAS, MeanAcT, load
 from trimtab.errors import ConfigProblems, DataError, ModelError
-from trimtab.steer.lineas.job import SteeringConfig, examples_of, run
-from trimtab.steer.lineas.result import page
+from trimtab.job import carry_out
+from trimtab.steer.lineas.job import SteeringConfig, examples_of
+from trimtab.steer.lineas.result import SteeringResult
 from trimtab.steer.samples import read_examples
 from zoo import build, tokenizer
 
@@ -172,12 +173,13 @@ def test_texts_of_both_sides_are_on_neither_and_neutral_ones_were_not_fitted_wit
 
 def test_what_is_cut_is_counted_and_told(config: SteeringConfig, tmp_path: Path) -> None:
     """The tokenizer of the tests has a token per character; each example is longer than eight."""
-    result = run(config, tmp_path / "run").result
+    result = carry_out(config, tmp_path / "run")
     read = result.read.set_index("side")
     assert read.loc["source", ["fit", "fit_cut", "held_out", "held_out_cut"]].tolist() == [4, 4, 4, 4]
-    assert "and cut there: 8 of 8 source texts, 8 of 8 target texts, 4 of 4 neutral texts." in page([result])
+    told = "and cut there: 8 of 8 source texts, 8 of 8 target texts, 4 of 4 neutral texts."
+    assert told in SteeringResult.page([result])
     fits = replace(config, max_tokens=64)
-    assert "cut there" not in page([run(fits, tmp_path / "other").result])
+    assert "cut there" not in SteeringResult.page([carry_out(fits, tmp_path / "other")])
 
 
 def test_texts_longer_than_the_model_s_positions_are_refused_before_the_fit(
@@ -186,5 +188,5 @@ def test_texts_longer_than_the_model_s_positions_are_refused_before_the_fit(
     path = Path(config.source)
     path.write_text("\n".join(line + "x" * 70 for line in path.read_text().splitlines()))
     with pytest.raises(ModelError, match="at most 64, the model's limit; try max_tokens=64"):
-        run(replace(config, max_tokens=128), tmp_path / "run")
+        carry_out(replace(config, max_tokens=128), tmp_path / "run")
     assert not (tmp_path / "run" / "artifacts" / "fit").exists()

@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from trimtab.errors import DataError, explain
 from trimtab.report.figures import to_svg
-from trimtab.report.formats import NOTHING, missing, number, printable
+from trimtab.report.formats import NOTHING, fixed, missing, number, printable, span
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,6 +218,38 @@ def shown(frame: pd.DataFrame, columns: Mapping[str, tuple[Any, ...]]) -> pd.Dat
     told = pd.DataFrame(dict(enumerate(cells)), dtype=object)
     told.columns = pd.Index(list(columns))
     return told
+
+
+def written(frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Columns of a frame under headings: as they are, with fixed decimals, or with their intervals.
+
+    Args:
+        frame: one row per row.
+        columns: heading -> a column; or (value, form), (low, high, form) for an interval alone, or
+            (value, low, high, form) for both, the interval under a heading of its own. A form is ".3", "+.3" for
+            numbers with a sign, or "g" for a setting as it was written.
+
+    >>> frame = pd.DataFrame({"gap": [0.25], "low": [0.1], "high": [0.4], "n": [12]})
+    >>> written(frame, {"gap": ("gap", "low", "high", "+.2"), "objects": "n"}).to_dict("records")
+    [{'gap': '+0.25', 'interval: gap': '+0.10 to +0.40', 'objects': 12}]
+    """
+    cells: dict[str, list[Any]] = {}
+    for heading, how in columns.items():
+        if isinstance(how, str):
+            cells[heading] = frame[how].tolist()
+            continue
+        *names, form = how
+        if form == "g":
+            cells[heading] = [f"{value:g}" for value in frame[names[0]]]
+            continue
+        places, signed = int(form[-1]), form.startswith("+")
+        if len(names) != 2:
+            cells[heading] = [fixed(value, places, signed=signed) for value in frame[names[0]]]
+        if len(names) > 1:
+            ends = zip(frame[names[-2]], frame[names[-1]], strict=True)
+            key = heading if len(names) == 2 else f"interval: {heading}"
+            cells[key] = [span(low, high, places, signed=signed) for low, high in ends]
+    return pd.DataFrame(cells)
 
 
 def picture(figure: Figure, caption: str = "") -> Picture:

@@ -14,12 +14,13 @@ import pytest
 from trimtab import naming_bias
 from trimtab.data.wordlist import WordList
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
+from trimtab.job import carry_out, cost_text
 from trimtab.lab.naming import NamingWorld, predictions
 from trimtab.refer.bias.audit import Draws
-from trimtab.refer.bias.job import NamingBiasConfig, check, estimate, run
+from trimtab.refer.bias.job import NamingBiasConfig
 from trimtab.refer.bias.models import amplification, sensitivity
 from trimtab.refer.bias.objects import Columns
-from trimtab.refer.bias.result import NamingBias, page, verdict
+from trimtab.refer.bias.result import NamingBias
 from trimtab.runs.config import read_config
 
 NAMES = NamingWorld().sample(200, seed=3)
@@ -49,11 +50,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> NamingBiasConfig:
 
 @pytest.fixture(scope="module")
 def result(config: NamingBiasConfig, tmp_path_factory: pytest.TempPathFactory) -> NamingBias:
-    return run(config, tmp_path_factory.mktemp("result") / "run").result
+    return carry_out(config, tmp_path_factory.mktemp("result") / "run")
 
 
 def test_a_job_is_the_library_and_its_result_reads_back(config: NamingBiasConfig, tmp_path: Path) -> None:
-    outcome = run(config, tmp_path / "run")
+    outcome = carry_out(config, tmp_path / "run")
     by_hand = naming_bias(
         NAMES,
         outcome=SPORTS,
@@ -65,7 +66,7 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: NamingBiasConfig
         n_boot=100,
     )
     loaded = NamingBias.load(tmp_path / "run")
-    for one in (outcome.result, loaded):
+    for one in (outcome, loaded):
         for name in ("rates", "standardised", "strata", "representation", "power", "accounting"):
             pd.testing.assert_frame_equal(getattr(one, name), getattr(by_hand, name), check_dtype=False)
         assert one.gap.ends() == by_hand.gap.ends()
@@ -73,8 +74,8 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: NamingBiasConfig
     assert list(loaded.sensitivity["source"]) == ["annotation", "names", "names, 0.9 agree"]
     told = json.loads(outcome.to_json())
     assert told["gap"]["value"] == by_hand.gap.value
-    assert "used" in outcome.table()
-    assert outcome.report_path.read_text().count("<svg") == 2
+    assert "objects weighing the same: a gap of" in outcome.to_text()
+    assert (tmp_path / "run/report.html").read_text().count("<svg") == 2
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "done"
 
 
@@ -82,7 +83,7 @@ def test_strata_and_groups_from_names_agree_with_the_columns_they_were_made_from
     config: NamingBiasConfig, tmp_path: Path
 ) -> None:
     other = replace(config, groups={"names": "gender-en"}, strata="sports-en", stricter=(), predictions="")
-    found = run(other, tmp_path / "other").result
+    found = carry_out(other, tmp_path / "other")
     assert set(found.strata["stratum"]) == {"tennis", "baseball", "skateboard", "soccer", "ski"}
     assert found.accounting["n_objects"].sum() == NAMES["referent"].nunique()
     assert not len(found.sensitivity)
@@ -159,26 +160,27 @@ def test_sensitivity_is_the_audit_with_other_labels() -> None:
 
 
 def test_a_page_escapes_names_and_says_what_chance_explains(result: NamingBias) -> None:
-    text = page([replace(result, notes=("<script>alert(1)</script>",), label="<b>")], title="<i>")
+    text = NamingBias.page([replace(result, notes=("<script>alert(1)</script>",), label="<b>")], title="<i>")
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     low = result.standardised.assign(gap=-0.3, low=-0.4, high=-0.2)
-    assert verdict(replace(result, standardised=low)).count("not told apart") == 0
+    assert replace(result, standardised=low).summary().count("not told apart") == 0
     none = result.standardised.assign(gap=0.0, low=-0.1, high=0.1)
-    assert verdict(replace(result, standardised=none)).count("not told apart from 0") == 2
+    assert replace(result, standardised=none).summary().count("not told apart from 0") == 2
 
 
 def test_several_audits_are_compared_and_none_is_refused(result: NamingBias) -> None:
-    text = page([result, replace(result, label="other")])
+    text = NamingBias.page([result, replace(result, label="other")])
     assert "2. other" in text
     with pytest.raises(DataError, match="no result"):
-        page([])
+        NamingBias.page([])
 
 
 def test_a_forest_has_a_row_for_every_gap(result: NamingBias) -> None:
     names = [one.get_text() for one in result.figure().axes[0].get_yticklabels()]
     assert len(names) == 1 + 3 + 5
     assert result.to_frame()["gap"].tolist()[0] == "raw"
+    assert repr(result).startswith("NamingBias('naming bias: sports-en': 0.")
 
 
 # What is wrong with a config
@@ -208,9 +210,9 @@ def test_each_mistake_is_named_before_anything_starts(
     config: NamingBiasConfig, tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     wrong = replace(config, **changes)
-    assert [problem.where for problem in check(wrong)] == [where]
+    assert [problem.where for problem in wrong.problems()] == [where]
     with pytest.raises(ConfigProblems, match=where):
-        run(wrong, tmp_path / "run")
+        carry_out(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -225,12 +227,12 @@ def test_columns_that_are_not_there_are_named_together_before_anything_starts(
         groups={"first": "gender", "second": "genre"},
         model="modl",
     )
-    found = {problem.where: problem for problem in check(wrong)}
+    found = {problem.where: problem for problem in wrong.problems()}
     assert sorted(found) == ["cluster", "groups.second", "model", "strata", "weight"]
     assert found["strata"].hint == "'sport'"
     assert "one of ['model', 'referent', 'name']" in found["model"].expected
     with pytest.raises(ConfigProblems, match="no column 'sprt'"):
-        run(wrong, tmp_path / "run")
+        carry_out(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -238,14 +240,16 @@ def test_data_that_does_not_hold_what_the_config_says_fails_the_run(
     config: NamingBiasConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=r"no members of the reference group 'mael'.*try 'male'"):
-        run(replace(config, reference="mael"), tmp_path / "run")
+        carry_out(replace(config, reference="mael"), tmp_path / "run")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
     with pytest.raises(CheckpointError, match="no finished result"):
         NamingBias.load(tmp_path / "run")
 
 
 def test_an_estimate_counts_rows(config: NamingBiasConfig) -> None:
-    assert (estimate(config).steps, estimate(config).rows) == (100, len(NAMES))
+    assert config.cost() == {"steps": 100, "rows": len(NAMES)}
+    text = cost_text(replace(config, counts="lab:people").cost())
+    assert text.splitlines()[1] == "rows   not known before the data is read"
 
 
 @pytest.mark.parametrize("reference", ["0", "'0'", "0.0", "false"])
@@ -259,9 +263,10 @@ def test_a_recipe_may_name_a_group_by_a_number_or_a_truth_value(tmp_path: Path, 
         f"system: naming-bias\ncounts: {tmp_path / 'names.csv'}\noutcome: sports-en\nreference: {reference}\n"
         "groups: {column: gender}\nn_boot: 20\n"
     )
-    found = run(
-        read_config(tmp_path / "c.yaml", NamingBiasConfig, extra_problems=check), tmp_path / "run"
-    ).result
+    found = carry_out(
+        read_config(tmp_path / "c.yaml", NamingBiasConfig, extra_problems=NamingBiasConfig.problems),
+        tmp_path / "run",
+    )
     assert found.groups == (("False", "True") if truth else ("0", "1"))
     assert NamingBias.load(tmp_path / "run").groups == found.groups
 

@@ -17,7 +17,7 @@ from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out
 from trimtab.lab.naming import chips, colour_names
 from trimtab.refer.lexicon.job import LexiconConfig
-from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex, verdict
+from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
 
 NAMES = colour_names(games=20, rounds=30).assign(language=lambda frame: frame["game"] % 2)
 
@@ -69,7 +69,7 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, t
     assert "<b>" not in text
     assert "1. &lt;b&gt;" in text
     wide = loaded.contexts.assign(low=-1.0, high=1.0)
-    assert verdict(replace(loaded, contexts=wide)).count("of 2 smoothings, not told apart from 0.") == 3
+    assert replace(loaded, contexts=wide).summary().count("of 2 smoothings, not told apart from 0.") == 3
     with pytest.raises(DataError, match="no result"):
         LexiconResult.page([])
 

@@ -14,7 +14,7 @@ from trimtab import Lexicon, NamingCounts
 from trimtab.data.wordlist import WordList
 from trimtab.errors import ConfigError, DataError
 from trimtab.numerics.bootstrap import wilson
-from trimtab.refer.lexicon.contexts import in_context, set_aside, treated
+from trimtab.refer.lexicon.contexts import set_aside, treated
 from trimtab.refer.lexicon.job import simulated_lexicon
 from trimtab.refer.lexicon.speaker import Speaker, Trials, draw_trials, listener
 
@@ -251,11 +251,11 @@ def test_contexts_and_names_that_are_not_there() -> None:
     counts = messages()
     lexicon = Lexicon.fit(counts, square(10))
     with pytest.raises(DataError, match=r"no messages in context 'hrd'.*try 'hard'"):
-        in_context(lexicon, counts, "easy", "hrd")
+        lexicon.in_context(counts, "easy", "hrd")
     with pytest.raises(DataError, match="no column 'gme'"):
-        in_context(lexicon, counts, "easy", "hard", cluster="gme")
+        lexicon.in_context(counts, "easy", "hard", cluster="gme")
     more = pd.concat([counts.table, pd.DataFrame([(1, "new", 7, "hard", 0)], columns=counts.table.columns)])
-    found = in_context(lexicon, NamingCounts.from_frame(more), "easy", "hard", cluster="game")
+    found = lexicon.in_context(NamingCounts.from_frame(more), "easy", "hard", cluster="game")
     assert found.accounting.set_index("reason")["n_messages"].to_dict()["used"] == counts.total
     assert found.accounting["n_messages"].sum() == counts.total + 7
 

@@ -14,8 +14,9 @@ import torch
 
 from trimtab import CAA, LinEAS, MeanAcT, Steering, load
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
-from trimtab.steer.lineas.job import SteeringConfig, check, estimate, run
-from trimtab.steer.lineas.result import SteeringResult, page, verdict
+from trimtab.job import carry_out
+from trimtab.steer.lineas.job import SteeringConfig
+from trimtab.steer.lineas.result import SteeringResult
 from trimtab.steer.samples import read_examples
 from trimtab.steer.strength import strength_curve
 
@@ -37,23 +38,23 @@ def config(llama_folder: Path, sides: dict[str, str]) -> SteeringConfig:
 
 def test_a_job_fits_judges_and_reports(config: SteeringConfig, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    outcome = run(config, tmp_path / "run", lambda done, total: told.append((done, total)))
+    outcome = carry_out(config, tmp_path / "run", lambda done, total: told.append((done, total)))
     assert told == [(n, 8) for n in range(1, 9)]
     loaded = SteeringResult.load(tmp_path / "run")
-    pd.testing.assert_frame_equal(loaded.curve, outcome.result.curve)
-    pd.testing.assert_frame_equal(loaded.samples, outcome.result.samples)
-    pd.testing.assert_frame_equal(loaded.costs, outcome.result.costs)
-    for name, (weight, shift) in outcome.result.steering.maps.items():
+    pd.testing.assert_frame_equal(loaded.curve, outcome.curve)
+    pd.testing.assert_frame_equal(loaded.samples, outcome.samples)
+    pd.testing.assert_frame_equal(loaded.costs, outcome.costs)
+    for name, (weight, shift) in outcome.steering.maps.items():
         assert torch.equal(loaded.steering.maps[name][0], weight)
         assert torch.equal(loaded.steering.maps[name][1], shift)
-    assert outcome.report_path.read_text().count("<svg") == 5
+    assert (tmp_path / "run/report.html").read_text().count("<svg") == 5
     assert len(loaded.samples) == 6
     assert json.loads(outcome.to_json())["curve"][2]["strength"] == 1.0
 
 
 def test_its_numbers_are_those_of_the_library(config: SteeringConfig, tmp_path: Path) -> None:
     """What a user would do by hand in Python, with the same examples."""
-    result = run(config, tmp_path / "run").result
+    result = carry_out(config, tmp_path / "run")
     texts = {n: read_examples(getattr(config, n), n, 6, 8) for n in ("source", "target")}
     neutral = read_examples(config.neutral, "neutral", 0, 8).held_out
     model = load(config.model, device="cpu")
@@ -72,29 +73,29 @@ def test_the_costs_are_of_held_out_texts_and_fall_where_maps_help(
     config: SteeringConfig, tmp_path: Path
 ) -> None:
     config = replace(config, estimator=MeanAcT(sites="residual"))
-    costs = run(config, tmp_path / "run").result.costs
+    costs = carry_out(config, tmp_path / "run").costs
     assert list(costs["site"]) == ["model.layers.0:out", "model.layers.1:out"]
     assert (costs["after"] < costs["before"]).all()
     assert np.isfinite(costs[["before", "after"]].to_numpy()).all()
 
 
 def test_a_finished_job_is_not_another_ones(config: SteeringConfig, tmp_path: Path) -> None:
-    run(config, tmp_path / "run")
+    carry_out(config, tmp_path / "run")
     with pytest.raises(CheckpointError, match="seed"):
-        run(replace(config, seed=1), tmp_path / "run")
+        carry_out(replace(config, seed=1), tmp_path / "run")
 
 
 def test_an_interrupted_fit_goes_on_where_it_was(config: SteeringConfig, tmp_path: Path) -> None:
-    whole = run(config, tmp_path / "whole").result
+    whole = carry_out(config, tmp_path / "whole")
 
     def stop(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "run", stop)
+        carry_out(config, tmp_path / "run", stop)
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "interrupted"
-    resumed = run(config, tmp_path / "run").result
+    resumed = carry_out(config, tmp_path / "run")
     for name, (weight, shift) in whole.steering.maps.items():
         assert torch.equal(resumed.steering.maps[name][0], weight)
         assert torch.equal(resumed.steering.maps[name][1], shift)
@@ -123,27 +124,26 @@ def test_each_mistake_is_named_before_anything_starts(
     config: SteeringConfig, tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     wrong = replace(config, **changes)
-    assert [problem.where for problem in check(wrong)] == [where]
+    assert [problem.where for problem in wrong.problems()] == [where]
     with pytest.raises(ConfigProblems, match=where):
-        run(wrong, tmp_path / "run")
+        carry_out(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_both_sides_from_one_file_are_refused(config: SteeringConfig) -> None:
-    assert [str(p) for p in check(replace(config, target=config.source))] == [
+    assert [str(p) for p in replace(config, target=config.source).problems()] == [
         "target: got the same file as source, expected another behaviour"
     ]
 
 
 def test_too_few_texts_are_refused_and_the_run_says_failed(config: SteeringConfig, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"source: got 18 different texts .*, expected 40"):
-        run(replace(config, examples=32), tmp_path / "run")
+        carry_out(replace(config, examples=32), tmp_path / "run")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
 
 
 def test_an_estimate_counts_steps_and_texts(config: SteeringConfig) -> None:
-    told = estimate(config)
-    assert (told.steps, told.texts) == (8, 8 * 3 * 3 + 2 * 3)
+    assert config.cost() == {"steps": 8, "texts": 8 * 3 * 3 + 2 * 3}
 
 
 def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
@@ -156,12 +156,12 @@ def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
 
 @pytest.fixture
 def result(config: SteeringConfig, tmp_path: Path) -> SteeringResult:
-    return run(config, tmp_path / "run").result
+    return carry_out(config, tmp_path / "run")
 
 
 def test_a_page_escapes_what_models_and_users_write(result: SteeringResult) -> None:
     samples = result.samples.assign(text="<script>alert(1)</script>")
-    text = page([replace(result, samples=samples, label="<i>")], title="<b>")
+    text = SteeringResult.page([replace(result, samples=samples, label="<i>")], title="<b>")
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     assert "dear &lt;b&gt;" in text
@@ -170,7 +170,7 @@ def test_a_page_escapes_what_models_and_users_write(result: SteeringResult) -> N
 def test_a_verdict_says_when_chance_explains_it(result: SteeringResult) -> None:
     def told(low: float, high: float, lean: float) -> str:
         last = result.curve.assign(lean=lean, lean_low=low, lean_high=high)
-        return verdict(replace(result, curve=last))
+        return replace(result, curve=last).summary()
 
     assert "towards the target" in told(0.1, 0.3, 0.2)
     assert "away from the target" in told(-0.3, -0.1, -0.2)
@@ -179,11 +179,11 @@ def test_a_verdict_says_when_chance_explains_it(result: SteeringResult) -> None:
 
 
 def test_several_results_are_compared_and_none_is_refused(result: SteeringResult) -> None:
-    text = page([result, replace(result, label="other")])
+    text = SteeringResult.page([result, replace(result, label="other")])
     assert "1. LinEAS" in text
     assert "2. other" in text
     with pytest.raises(DataError, match="no result"):
-        page([])
+        SteeringResult.page([])
 
 
 def test_a_result_draws_its_curve(result: SteeringResult) -> None:
@@ -192,7 +192,7 @@ def test_a_result_draws_its_curve(result: SteeringResult) -> None:
     assert isinstance(result.steering, Steering)
 
 
-@pytest.mark.parametrize("name", ["curve", "costs", "label"])
+@pytest.mark.parametrize("name", ["curve", "costs", "samples"])
 def test_a_result_that_lacks_a_part_is_named(result: SteeringResult, tmp_path: Path, name: str) -> None:
     path = result.save(tmp_path / "copy") / "artifacts/result.json"
     found = json.loads(path.read_text())

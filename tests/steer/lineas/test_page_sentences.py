@@ -13,10 +13,11 @@ import torch
 
 from page_sentences import hold
 from trimtab import LinEAS, MeanAcT, load
+from trimtab.job import carry_out
 from trimtab.models.likelihood import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import bootstrap, mean_difference, ratio_of_sums
-from trimtab.steer.lineas.job import SteeringConfig, examples_of, run
-from trimtab.steer.lineas.result import SteeringResult, page, verdict
+from trimtab.steer.lineas.job import SteeringConfig, examples_of
+from trimtab.steer.lineas.result import SteeringResult
 
 DEFINITIONS = (
     r"Lean is how much likelier per token the target texts became than they were, less the same of the source texts\.",
@@ -57,7 +58,7 @@ def results(
     configs: dict[str, SteeringConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, SteeringResult]:
     folder = tmp_path_factory.mktemp("runs")
-    return {name: run(config, folder / name).result for name, config in configs.items()}
+    return {name: carry_out(config, folder / name) for name, config in configs.items()}
 
 
 class Measured:
@@ -143,7 +144,7 @@ def rules(all_of: Sequence[Measured]) -> dict[str, Callable[..., bool]]:
         return told == ", ".join(f"{count} {name}" for name, count in short.items() if count)
 
     return {
-        r"(\d+) steerings beside one another\.": lambda n: int(n) == len(all_of),
+        r"(\d+) runs beside one another\.": lambda n: int(n) == len(all_of),
         r"At strength (\S+) the model leans (\S+) nats per token (towards|away from) the target \(lean (\S+) to (\S+); "
         r"n = (\d+) source and (\d+) target texts\)(: within what chance explains|)\.": any_of(leans),
         r"On neutral text its predictions moved by (\S+) nats per token \((\S+) to (\S+); n = (\d+)\)\.": any_of(moved),
@@ -165,15 +166,17 @@ def _tried(check: Callable[..., bool], it: Measured, groups: Sequence[str]) -> b
 def test_every_sentence_of_one_page_is_true(
     results: dict[str, SteeringResult], measured: dict[str, Measured], name: str
 ) -> None:
-    held = hold(page([results[name]]), rules([measured[name]]), definitions=DEFINITIONS)
+    held = hold(SteeringResult.page([results[name]]), rules([measured[name]]), definitions=DEFINITIONS)
     assert sum(count > 0 for count in held.values()) >= 3
 
 
 def test_every_sentence_of_a_page_of_two_is_true(
     results: dict[str, SteeringResult], measured: dict[str, Measured]
 ) -> None:
-    held = hold(page(list(results.values())), rules(list(measured.values())), definitions=DEFINITIONS)
-    assert held[r"(\d+) steerings beside one another\."] == 1
+    held = hold(
+        SteeringResult.page(list(results.values())), rules(list(measured.values())), definitions=DEFINITIONS
+    )
+    assert held[r"(\d+) runs beside one another\."] == 1
     assert sum(held.values()) >= 6
 
 
@@ -181,23 +184,23 @@ def test_the_largest_strength_is_told_wherever_it_stands(results: dict[str, Stee
     it = results["mean"]
     assert it.curve["strength"].tolist() == [1.0, 0.0, 0.5]
     sorted_one = replace(it, curve=it.curve.sort_values("strength", ignore_index=True))
-    assert verdict(it) == verdict(sorted_one)
-    assert verdict(it).startswith("At strength 1 the model leans")
+    assert it.summary() == sorted_one.summary()
+    assert it.summary().startswith("At strength 1 the model leans")
 
 
 def test_what_is_not_known_is_not_said(results: dict[str, SteeringResult]) -> None:
     it = results["mean"]
     untouched = replace(it, curve=it.curve[it.curve["strength"] == 0])
-    assert verdict(untouched) == "Only strength 0 was tried, which leaves the model as it is."
+    assert untouched.summary() == "Only strength 0 was tried, which leaves the model as it is."
     open_ends = replace(it, curve=it.curve.assign(lean_low=np.nan, kl=np.nan))
-    assert verdict(open_ends).endswith("of which there is no interval.")
-    assert "chance" not in verdict(open_ends)
-    assert "lean is not defined" in verdict(replace(it, curve=it.curve.assign(lean=np.nan)))
+    assert open_ends.summary().endswith("of which there is no interval.")
+    assert "chance" not in open_ends.summary()
+    assert "lean is not defined" in replace(it, curve=it.curve.assign(lean=np.nan)).summary()
 
 
 def test_a_result_of_an_earlier_version_has_a_page(results: dict[str, SteeringResult]) -> None:
     it = results["mean"]
     assert torch.is_tensor(it.steering.maps["model.layers.0:out"][0])
-    html = page([replace(it, read=pd.DataFrame())])
+    html = SteeringResult.page([replace(it, read=pd.DataFrame())])
     assert "n = " not in html
     assert "What was read" not in html

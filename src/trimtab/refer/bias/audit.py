@@ -1,15 +1,14 @@
 """Naming bias: is a member of one group called something else than a member of another in the same situation?
 
-The tables of an audit of naming bias.
-
-The statistics behind an audit of naming bias, as functions of totals, and their p-values by dealing out labels.
+The statistics of an audit as functions of totals, their p-values by dealing out labels, and the tables of the result.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,12 +65,8 @@ def statistics(totals: np.ndarray) -> np.ndarray:
     at = [standardise.standardised_gap(yes, n, mix) for mix in mixes_of(n)]
     parts += [*at, *(raw - one for one in at), *(standardise.quotient(raw - one, raw) for one in at)]
     by_stratum = standardise.quotient(yes, n)
-    together = [
-        standardise.means(yes, n),
-        by_stratum[..., 1, :] - by_stratum[..., 0, :],
-        by_stratum[..., 0, :],
-        by_stratum[..., 1, :],
-    ]
+    reference, other = by_stratum[..., 0, :], by_stratum[..., 1, :]
+    together = [standardise.means(yes, n), other - reference, reference, other]
     return np.concatenate([np.stack(parts, axis=-1), *together], axis=-1)
 
 
@@ -107,25 +102,23 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
     """
     k, table = len(objects.strata), objects.table
     rng = np.random.default_rng([draws.seed, 1])
-    observed = _observed(objects)
-    values = gaps_of(observed)
+    both = (table["share"], np.ones(len(table)))
+    sums = [np.bincount(objects.cells, weights=one, minlength=2 * k) for one in both]
+    observed = gaps_of(np.stack(sums, axis=-1))
     blocks = table["cluster"] * 2 + table["group"]
-    raw = _dealt(table, blocks, k, draws.n_boot, rng)
+    dealt = _dealt(table, blocks, k, draws.n_boot, rng)
     within = np.zeros((draws.n_boot, 2, k, 2))
     for place in range(k):
-        own = table[table["stratum"] == place].assign(stratum=0)
-        within[:, :, place] = _dealt(own, blocks[own.index], 1, draws.n_boot, rng)[:, :, 0]
-    raw_gaps = gaps_of(raw.reshape(draws.n_boot, -1, 2))[:, 0]
-    own_gaps = gaps_of(within.reshape(draws.n_boot, -1, 2))[:, 1:]
-    return _p(values[0], raw_gaps), np.array(
-        [_p(value, own) for value, own in zip(values[1:], own_gaps.T, strict=True)]
-    )
-
-
-def _observed(objects: Objects) -> np.ndarray:
-    both = [objects.table["share"].to_numpy(), np.ones(len(objects.table))]
-    sums = [np.bincount(objects.cells, weights=one, minlength=2 * len(objects.strata)) for one in both]
-    return np.stack(sums, axis=-1)
+        members = table[table["stratum"] == place].assign(stratum=0)
+        within[:, :, place] = _dealt(members, blocks[members.index], 1, draws.n_boot, rng)[:, :, 0]
+    gaps = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
+    gaps = np.concatenate([gaps[0, :, :1], gaps[1, :, 1:]], axis=-1)
+    known = [column[np.isfinite(column)] for column in gaps.T]
+    p = [
+        p_value(float(value), values) if np.isfinite(value) and len(values) else float("nan")
+        for value, values in zip(observed, known, strict=True)
+    ]
+    return p[0], np.array(p[1:])
 
 
 def _dealt(
@@ -139,13 +132,6 @@ def _dealt(
     totals = units.totals[:, :k] + units.totals[:, k:]
     labelled = np.where(other[:, None], [0, 1], [1, 0]) * units.counts[:, None]
     return dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng).reshape(n_perm, 2, k, 2)
-
-
-def _p(value: float, values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    if not np.isfinite(value) or not len(known):
-        return float("nan")
-    return p_value(float(value), known)
 
 
 POWER = 0.8
@@ -199,20 +185,12 @@ def standardised_table(
         gap, composition, share = (found_at(found, FIRST_MIX + number + 3 * k) for k in range(3))
         share = share if ordinary else Estimate(np.nan, np.nan, np.nan, n=share.n)
         support = float((weights * both).sum() / weights.sum())
-        rows.append(
-            (
-                mix,
-                *gap.ends(),
-                p_within[number],
-                *composition.ends(),
-                *share.ends(),
-                support,
-                int((weights * both).sum()),
-            )
-        )
-    parts = ["gap", "low", "high", "p", "composition", "composition_low", "composition_high"]
-    parts += ["explained", "explained_low", "explained_high", "support", "n_objects"]
-    return pd.DataFrame(rows, columns=["mix", *parts])
+        n_objects = int((weights * both).sum())
+        parts = (*composition.ends(), *share.ends())
+        rows.append((mix, *gap.ends(), p_within[number], *parts, support, n_objects))
+    names = ["mix", "gap", "low", "high", "p", "composition", "composition_low", "composition_high"]
+    names += ["explained", "explained_low", "explained_high", "support", "n_objects"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def strata_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFrame:
@@ -238,18 +216,13 @@ def strata_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFra
 
 def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
     """The share of each group among the objects, over all and by stratum, with Wilson's intervals."""
-    rows = []
-    table = objects.table
-    for stratum, own in [
-        ("all", table),
-        *((s, table[table["stratum"] == k]) for k, s in enumerate(objects.strata)),
-    ]:
+    rows, table = [], objects.table
+    parts = [("all", table), *((s, table[table["stratum"] == k]) for k, s in enumerate(objects.strata))]
+    for stratum, part in parts if len(objects.strata) > 1 else parts[:1]:
         for number, group in enumerate(objects.groups):
-            members = int((own["group"] == number).sum())
-            share = wilson(members, len(own), confidence=draws.confidence)
+            members = int((part["group"] == number).sum())
+            share = wilson(members, len(part), confidence=draws.confidence)
             rows.append((stratum, group, members, share.value, share.low, share.high))
-        if len(objects.strata) == 1:
-            break
     return pd.DataFrame(rows, columns=["stratum", "group", "n_objects", "share", "low", "high"])
 
 
@@ -257,11 +230,9 @@ def power_table(found: Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.Da
     """The smallest true gap that a test at this confidence would find four times in five, by these standard errors."""
     factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
     places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
-    rows = [
-        (name, float(found.errors[at]), factor * float(found.errors[at]), POWER)
-        for name, at in places.items()
-    ]
-    return pd.DataFrame(rows, columns=["gap", "standard_error", "detectable", "power"])
+    errors = found.errors[list(places.values())]
+    columns = {"gap": list(places), "standard_error": errors, "detectable": factor * errors}
+    return pd.DataFrame(columns | {"power": POWER})
 
 
 POOLED = "pooled"
@@ -324,43 +295,27 @@ def naming_bias(
     (-0.5, [8])
     """
     start = time.perf_counter()
-    columns = Columns(object, group, strata, cluster, weight, name)
-    draws = Draws(n_boot, confidence, seed)
+    columns, draws = Columns(object, group, strata, cluster, weight, name), Draws(n_boot, confidence, seed)
     objects = objects_of(frame, columns, outcome, reference, among)
-    labels = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
-    told = (
-        outcome
-        if isinstance(outcome, str)
-        else getattr(outcome, "title", getattr(outcome, "__name__", "a function"))
-    )
-    config = {**labels, "outcome": told, "reference": objects.groups[0], **vars(draws)}
-    return audit(objects, draws, config, start)
-
-
-def audit(objects: Objects, draws: Draws, config: dict[str, object], start: float) -> NamingBias:
-    """The result for objects whose shares are known."""
-    groups, strata = objects.groups, objects.strata
-    found = bootstrap_totals(
-        statistics, object_units(objects), n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed
-    )
-    rates = rates_table(objects, found, draws)
-    summary = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
-    mixes = (*groups, POOLED)
+    called = getattr(outcome, "title", getattr(outcome, "__name__", "a function"))
+    settings = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
+    settings |= {"outcome": outcome if isinstance(outcome, str) else called, "reference": objects.groups[0]}
+    names = {"groups": list(objects.groups), "strata_names": list(objects.strata)}
+    found = bootstrap_totals(statistics, object_units(objects), **vars(draws))
+    rates, mixes = rates_table(objects, found, draws), (*objects.groups, POOLED)
+    summary: dict[str, Any] = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
     p_raw, p_within = p_values(objects, draws)
-    summary["gap"] = steadied(summary["gap"], rates)
+    gap = replace(steadied(summary.pop("gap"), rates), p=p_raw)
     return NamingBias(
+        **summary,
         rates=rates,
-        gap=summary["gap"].tested(p_raw),
+        gap=gap,
         standardised=standardised_table(objects, found, mixes, p_within),
         strata=strata_table(objects, found, draws),
         representation=representation_table(objects, draws),
         power=power_table(found, mixes, draws),
         accounting=objects.accounting,
-        odds_ratio=summary["odds_ratio"],
-        risk_ratio=summary["risk_ratio"],
-        mantel_haenszel=summary["mantel_haenszel"],
-        mantel_haenszel_risk=summary["mantel_haenszel_risk"],
         notes=objects.notes,
-        config={**config, "groups": list(groups), "strata_names": list(strata)},
+        config={**settings, **vars(draws), **names},
         seconds=time.perf_counter() - start,
     )

@@ -14,7 +14,7 @@ from trimtab.data.tables import Label, check_columns, check_known, labels
 from trimtab.data.wordlist import MIXED, WordList
 from trimtab.errors import DataError, explain
 from trimtab.numerics.bootstrap import wilson
-from trimtab.numerics.cluster_bootstrap import Intervals, bootstrap_totals, spread, units_of
+from trimtab.numerics.cluster_bootstrap import bootstrap_totals, spread, units_of
 from trimtab.refer.bias.audit import POOLED, Draws, gaps_of, naming_bias
 from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of, outcomes_of
 
@@ -70,35 +70,32 @@ def amplification(
     check_columns(predictions, [columns.object, columns.name, *([model] if model else [])])
     if predictions.empty:
         raise DataError(explain("no predictions", "at least one row per model", "leaving them out"))
-    check_known(predictions, columns.object)
-    predictions = predictions.assign(
-        **{
-            columns.name: known_names(predictions, columns.name),
-            columns.object: labels(predictions[columns.object]),
-        }
-    )
-    if model:
-        check_known(predictions, model)
-        predictions = predictions.assign(**{model: labels(predictions[model])})
+    for column in (columns.object, *([model] if model else [])):
+        check_known(predictions, column)
+        predictions = predictions.assign(**{column: labels(predictions[column])})
+    predictions = predictions.assign(**{columns.name: known_names(predictions, columns.name)})
     human = objects_of(people, columns, outcome, reference, among)
     gaps, misnamed, accounts = [], [], []
     parts: list[tuple[Any, pd.DataFrame]] = [("model", predictions)]
-    for name, own in predictions.groupby(model, sort=True) if model else parts:
-        shares = _shares(own, columns, outcome)
-        both = human.table.assign(model=shares.reindex(human.table.index)).dropna(subset="model")
-        _refuse_lonely(both, human, str(name))
-        gaps += [(str(name), *row) for row in _rows(both, human, draws)]
-        accounts += [(str(name), *row) for row in _account(human, both)]
+    for name, rows in predictions.groupby(model, sort=True) if model else parts:
+        both = human.table.assign(model=_shares(rows, columns, outcome)).dropna(subset="model")
+        if both["group"].nunique() < 2:
+            got = f"predictions for {len(both)} of {len(human.table)} objects, not of both groups"
+            raise DataError(explain(f"model {str(name)!r}: {got}", "predictions for members of both groups"))
+        gaps += [(str(name), *row) for row in _gap_rows(both, human, draws)]
+        accounts += [(str(name), USED, len(both)), (str(name), NO_PREDICTION, len(human.table) - len(both))]
+        aside = human.accounting[human.accounting["reason"] != USED]
+        accounts += [(str(name), row.reason, int(row.n_objects)) for row in each_row(aside)]
         if group_words:
             misnamed += [
-                (str(name), *row) for row in _misnamed(own, both, human.groups, columns, group_words, draws)
+                (str(name), *row) for row in _misnamed(rows, both, human.groups, columns, group_words, draws)
             ]
     ends = [f"{what}{end}" for what in ("people", "model", "amplification") for end in ("", "_low", "_high")]
     ends[3] = "model_gap"
     return Amplification(
         pd.DataFrame(gaps, columns=["model", "gap", *ends, "n_objects"]),
         pd.DataFrame(misnamed, columns=["model", "group", "rate", "low", "high", "n_objects"]),
-        pd.DataFrame(accounts, columns=["model", "reason", "n_objects"]),
+        pd.DataFrame([row for row in accounts if row[2]], columns=["model", "reason", "n_objects"]),
     )
 
 
@@ -123,16 +120,17 @@ def sensitivity(
     rows = []
     for source, column in groups.items():
         for title, outcome in outcomes.items():
-            found = naming_bias(frame, group=column, outcome=outcome, **settings)
-            at = found.standardised.iloc[1]
-            used = found.rates["n_objects"].tolist()
-            aside = int(found.accounting["n_objects"].sum()) - sum(used)
-            rows.append((source, title, *found.gap.ends(), *at[["gap", "low", "high"]], *used, aside))
+            result = naming_bias(frame, group=column, outcome=outcome, **settings)
+            at = result.standardised.iloc[1]
+            used = result.rates["n_objects"].tolist()
+            aside = int(result.accounting["n_objects"].sum()) - sum(used)
+            rows.append((source, title, *result.gap.ends(), *at[["gap", "low", "high"]], *used, aside))
     names = ["gap", "low", "high", "standardised", "standardised_low", "standardised_high"]
     return pd.DataFrame(rows, columns=["source", "outcome", *names, "n_reference", "n_other", "n_aside"])
 
 
 def _shares(predictions: pd.DataFrame, columns: Columns, outcome: Outcome) -> pd.Series[float]:
+    """By object: the share of its predicted names that have the outcome."""
     if isinstance(outcome, str):
         yes = outcomes_of(predictions, outcome, columns.name).astype(float)
     else:
@@ -140,43 +138,22 @@ def _shares(predictions: pd.DataFrame, columns: Columns, outcome: Outcome) -> pd
     return yes.groupby(predictions[columns.object]).mean()
 
 
-def _refuse_lonely(both: pd.DataFrame, human: Objects, model: str) -> None:
-    if both["group"].nunique() < 2:
-        got = (
-            f"model {model!r}: predictions for {len(both)} of {len(human.table)} objects, not of both groups"
-        )
-        raise DataError(explain(got, "predictions for members of both groups"))
+def _gap_rows(both: pd.DataFrame, human: Objects, draws: Draws) -> list[tuple[Any, ...]]:
+    """Gaps of people, of the model, and their differences, raw and at each mix, with intervals."""
 
+    def gaps(totals: np.ndarray) -> np.ndarray:
+        people, model = (gaps_of(totals[..., [k, 2]]) for k in (0, 1))
+        return np.concatenate([people, model, model - people], axis=-1)
 
-def _rows(both: pd.DataFrame, human: Objects, draws: Draws) -> list[tuple[Any, ...]]:
     cells = (both["group"] * len(human.strata) + both["stratum"]).to_numpy()
     clusters = both["cluster"].to_numpy()
     columns = [spread(both[name].to_numpy(dtype=float), cells, clusters) for name in ("share", "model")]
     units = units_of(np.column_stack([*columns, np.ones(len(both))]), cells, 2 * len(human.strata), clusters)
-    found = bootstrap_totals(_three, units, n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed)
+    found = bootstrap_totals(gaps, units, **vars(draws))
+    # By gap: value, low and high of people, of the model, and of the difference.
+    ends = np.stack([found.values, found.low, found.high], axis=-1).reshape(3, 4, 3).transpose(1, 0, 2)
     names = ["raw", *(f"at the mix of {mix}" for mix in (*human.groups, POOLED))]
-    return [
-        (name, *_ends(found, k), *_ends(found, 4 + k), *_ends(found, 8 + k), len(both))
-        for k, name in enumerate(names)
-    ]
-
-
-def _three(totals: np.ndarray) -> np.ndarray:
-    """Gaps of people, of the model, and their differences."""
-    people, model = (gaps_of(totals[..., [k, 2]]) for k in (0, 1))
-    return np.concatenate([people, model, model - people], axis=-1)
-
-
-def _ends(found: Intervals, place: int) -> tuple[float, float, float]:
-    return float(found.values[place]), float(found.low[place]), float(found.high[place])
-
-
-def _account(human: Objects, both: pd.DataFrame) -> list[tuple[str, int]]:
-    rows = [(USED, len(both))]
-    if len(both) < len(human.table):
-        rows.append((NO_PREDICTION, len(human.table) - len(both)))
-    aside = human.accounting[(human.accounting["reason"] != USED) & (human.accounting["n_objects"] > 0)]
-    return rows + [(row.reason, int(row.n_objects)) for row in each_row(aside)]
+    return [(name, *row, len(both)) for name, row in zip(names, ends.reshape(4, 9).tolist(), strict=True)]
 
 
 def _misnamed(
@@ -187,12 +164,13 @@ def _misnamed(
     words: WordList,
     draws: Draws,
 ) -> list[tuple[Any, ...]]:
+    """By group: the share of its members that a model gives a name of the other group."""
     first = predictions.drop_duplicates(columns.object).set_index(columns.object)[columns.name]
-    labels = first.map(lambda name: words.label(str(name))).reindex(both.index)
+    told = first.map(lambda name: words.label(str(name))).reindex(both.index)
     rows = []
     for number, group in enumerate(groups):
-        own = labels[both["group"] == number]
-        wrong = int(own.isin([groups[1 - number], MIXED]).sum())
-        share = wilson(wrong, len(own), confidence=draws.confidence)
-        rows.append((group, share.value, share.low, share.high, len(own)))
+        members = told[both["group"] == number]
+        wrong = int(members.isin([groups[1 - number], MIXED]).sum())
+        share = wilson(wrong, len(members), confidence=draws.confidence)
+        rows.append((group, share.value, share.low, share.high, len(members)))
     return rows

@@ -95,17 +95,21 @@ def objects_of(
     check_known(frame, columns.object)
     counts = whole_counts(frame, columns.weight)
     if not counts.any():
-        raise DataError(
-            explain(f"no count above 0 in {columns.weight!r}", "at least one name that was given")
-        )
+        got = f"no count above 0 in {columns.weight!r}"
+        raise DataError(explain(got, "at least one name that was given"))
     yes = outcomes_of(frame, outcome, columns.name)
-    counted = _asked(frame, among, columns.name)
+    counted = pd.Series(True, index=frame.index)
+    if among is not None:
+        check_columns(frame, [columns.name])
+        names = known_names(frame, columns.name)
+        counted = names.map({one: bool(among(one)) for one in names.unique()}).astype(bool)
     objects = labels(frame[columns.object])
-    per_object = counts.groupby(objects, sort=False)
-    table = pd.DataFrame({"given": per_object.sum()})
-    table["tokens"] = counts.where(counted, 0).groupby(objects, sort=False).sum()
-    named = counts.where(counted & yes, 0).groupby(objects, sort=False).sum()
-    table["share"] = named / table["tokens"].where(table["tokens"] > 0)
+
+    def sums(of: pd.Series[Any]) -> pd.Series[Any]:
+        return of.groupby(objects, sort=False).sum()
+
+    table = pd.DataFrame({"given": sums(counts), "tokens": sums(counts.where(counted, 0))})
+    table["share"] = sums(counts.where(counted & yes, 0)) / table["tokens"].where(table["tokens"] > 0)
     table["reason"] = USED
     table["label"] = _labels(objects, labels(frame[columns.group]), "group", table)
     table["place"] = (
@@ -115,7 +119,15 @@ def objects_of(
     table["cluster"] = _clusters(objects, frame, columns, table)
     groups = _two_groups(table, reference)
     table.loc[(table["reason"] == USED) & ~table["label"].isin(groups), "reason"] = "another group"
-    return _numbered(table, groups, bool(columns.strata))
+    used = table[table["reason"] == USED]
+    strata = tuple(sorted(used["place"].unique()))
+    numbered = used[["share", "tokens", "cluster"]].assign(
+        share=used["share"].astype(float),
+        group=(used["label"] == groups[1]).astype(int),
+        stratum=pd.Categorical(used["place"], categories=strata).codes.astype(int),
+    )
+    notes = _notes(table, numbered, strata, bool(columns.strata))
+    return Objects(numbered, groups, strata, _accounting(table), notes)
 
 
 def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[bool]:
@@ -123,8 +135,8 @@ def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[b
     if isinstance(outcome, str):
         check_columns(frame, [outcome])
         texts = labels(frame[outcome])
-        truth = {text: _truth(text) for text in texts.unique()}
-        yes = texts.map(truth)
+        truth = {"true": True, "1": True, "false": False, "0": False}
+        yes = texts.map({text: truth.get((text or "").lower()) for text in texts.unique()})
         if yes.isna().any():
             row = yes.isna().idxmax()
             value = frame[outcome][yes.isna()].iloc[0]
@@ -140,18 +152,6 @@ def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[b
         got = f"an outcome that says yes to each of the {len(said)} names"
         raise DataError(explain(got, "one that tells names apart", "a narrower word list or expression"))
     return names.map(said).astype(bool)
-
-
-def _truth(text: str | None) -> bool | None:
-    return {"true": True, "1": True, "false": False, "0": False}.get((text or "").lower())
-
-
-def _asked(frame: pd.DataFrame, among: Callable[[str], bool] | None, name: str) -> pd.Series[bool]:
-    if among is None:
-        return pd.Series(True, index=frame.index)
-    check_columns(frame, [name])
-    names = known_names(frame, name)
-    return names.map({one: bool(among(one)) for one in names.unique()}).astype(bool)
 
 
 def _labels(objects: pd.Series[Any], given: pd.Series[Any], what: str, table: pd.DataFrame) -> pd.Series[Any]:
@@ -197,21 +197,6 @@ def _two_groups(table: pd.DataFrame, reference: Label) -> tuple[str, str]:
         got = f"no members of another group than {first!r}"
         raise DataError(explain(got, "two groups with members", "another source of labels"))
     return first, str(others[0])
-
-
-def _numbered(table: pd.DataFrame, groups: tuple[str, str], stratified: bool) -> Objects:
-    used = table[table["reason"] == USED]
-    strata = tuple(sorted(used["place"].unique()))
-    numbered = pd.DataFrame(
-        {
-            "share": used["share"].astype(float),
-            "tokens": used["tokens"],
-            "group": (used["label"] == groups[1]).astype(int),
-            "stratum": pd.Categorical(used["place"], categories=strata).codes.astype(int),
-            "cluster": used["cluster"],
-        }
-    )
-    return Objects(numbered, groups, strata, _accounting(table), _notes(table, numbered, strata, stratified))
 
 
 def _accounting(table: pd.DataFrame) -> pd.DataFrame:

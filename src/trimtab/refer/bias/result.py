@@ -1,12 +1,12 @@
-"""What an audit of naming bias came to: a value that knows its settings and every number of its page.
+"""Naming bias: every number of an audit, and its page.
 
-The page of an audit of naming bias: the gaps as a forest, what they are made of, and what was set aside.
+The page shows the gaps as a forest, what they are made of, and what was set aside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,22 @@ import numpy as np
 import pandas as pd
 
 from trimtab.data.naming import each_row
+from trimtab.job import Result
 from trimtab.report.figures import PALETTE, with_margin
 from trimtab.report.formats import fixed, from_zero, number, span
 from trimtab.report.intervals import Look, interval_rows
-from trimtab.report.page import Picture, Section, Table, Text, chapters_page, picture, settings_section
-from trimtab.runs.atomic import write_atomic
-from trimtab.runs.serialise import checked, read_result, reading_result, write_result
+from trimtab.report.page import Picture, Section, Table, Text, picture, settings_section, written
+from trimtab.runs.serialise import checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-SCHEMA = 1
+EXTREMES = "A rate of 0 or 1 has Wilson's interval, and a gap with such a rate Newcombe's."
+RAW = Look("raw", PALETTE[0], "o")
+STANDARDISED = Look("at a common mix of strata", PALETTE[4], "s")
+WITHIN = Look("within one stratum", PALETTE[6], "^", filled=False)
+WIDENS = Look("model less given names", PALETTE[2], "D")
+GAP, RATE = ("gap", "low", "high", "+.3"), ("rate", "low", "high", ".3")
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,9 @@ class Estimate:
         """Value, low and high."""
         return self.value, self.low, self.high
 
-    def tested(self, p: float) -> Estimate:
-        """The same with a p-value."""
-        return replace(self, p=p)
 
-
-@dataclass(frozen=True)
-class NamingBias:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NamingBias(Result):
     """The outcome of an audit. Gaps are the other group minus the reference, in shares of names.
 
     Attributes:
@@ -72,13 +72,11 @@ class NamingBias:
         odds_ratio, risk_ratio: other group against reference, strata put together.
         mantel_haenszel, mantel_haenszel_risk: odds and risk ratio common to the strata.
         notes: what a reader should know.
-        config: everything needed to do it again.
-        seconds: it took.
         sensitivity: by source of labels: what other sources would have said; empty when there is one source.
-        amplification, misnaming: of models beside people (see `bias_models.Amplification`); empty without models.
-        label: a short name.
+        amplification, misnaming: of models beside people (see `models.Amplification`); empty without models.
     """
 
+    label: str = "naming bias"
     rates: pd.DataFrame
     gap: Estimate
     standardised: pd.DataFrame
@@ -91,12 +89,9 @@ class NamingBias:
     mantel_haenszel: Estimate
     mantel_haenszel_risk: Estimate
     notes: Sequence[str] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
     sensitivity: pd.DataFrame = field(default_factory=pd.DataFrame)
     amplification: pd.DataFrame = field(default_factory=pd.DataFrame)
     misnaming: pd.DataFrame = field(default_factory=pd.DataFrame)
-    label: str = "naming bias"
 
     @property
     def groups(self) -> tuple[str, str]:
@@ -106,89 +101,117 @@ class NamingBias:
 
     def to_frame(self) -> pd.DataFrame:
         """Every gap in one frame: columns gap, value, low, high, p."""
-        rows = [("raw", *self.gap.ends(), self.gap.p)]
-        rows += [
-            (f"at the mix of {row.mix}", row.gap, row.low, row.high, row.p)
-            for row in each_row(self.standardised)
-        ]
-        return pd.DataFrame(rows, columns=["gap", "value", "low", "high", "p"])
+        gaps = self._gaps()[["mix", "gap", "low", "high", "p"]]
+        return gaps.set_axis(["gap", "value", "low", "high", "p"], axis=1)
+
+    def _gaps(self) -> pd.DataFrame:
+        """The raw gap, then the standardised ones, by what each is called."""
+        at = self.standardised.assign(mix=[f"at the mix of {mix}" for mix in self.standardised["mix"]])
+        raw = {
+            "mix": "raw",
+            "gap": self.gap.value,
+            "low": self.gap.low,
+            "high": self.gap.high,
+            "p": self.gap.p,
+        }
+        return pd.concat([pd.DataFrame([raw]), at], ignore_index=True)
 
     def figure(self) -> Figure:
-        """The gaps, raw, standardised and by stratum, as a forest."""
+        """The gaps as a forest: raw, standardised, and by stratum with most objects first."""
+        gaps = self._gaps().replace({"mix": {"raw": "raw gap"}}).rename(columns={"mix": "stratum"})
+        looks = [RAW, *[STANDARDISED] * len(self.standardised)]
+        if len(self.strata) > 1:
+            sizes = self.strata.iloc[:, 1:3].sum(axis=1).sort_values(ascending=False, kind="stable")
+            gaps = pd.concat([gaps, self.strata.loc[sizes.index]])
+            looks += [WITHIN] * len(self.strata)
+        reference, other = self.groups
+        gaps = gaps.rename(columns={"stratum": "name"})
+        return _forest(gaps, looks, f"{other} less {reference}, share of names", "Gaps")
 
-        return forest(self)
-
-    def report(self, path: str | Path) -> Path:
-        """Write the report page (one self-contained HTML file) and return its path."""
-
-        write_atomic(Path(path), page([self], title=self.label))
-        return Path(path)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write every number into a run's folder."""
-        values = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        return write_result(folder, SCHEMA, values, indent=1)
+    def values(self) -> dict[str, Any]:
+        """Every field, estimates marked as such."""
+        marked = {name: {"estimate": vars(it)} for name, it in vars(self).items() if isinstance(it, Estimate)}
+        return super().values() | marked
 
     @classmethod
-    def load(cls, folder: str | Path) -> NamingBias:
-        """Read the result of a finished run.
+    def from_values(cls, values: dict[str, Any], folder: Path) -> NamingBias:  # noqa: ARG003
+        """The inverse of `values`; a missing number is nan."""
+        for name, value in values.items():
+            if isinstance(value, dict) and set(value) == {"estimate"}:
+                parts = value["estimate"].items()
+                known: dict[str, Any] = {key: float("nan") if it is None else it for key, it in parts}
+                values[name] = Estimate(**known)
+            elif isinstance(value, list):
+                values[name] = tuple(value)
+        return checked(cls, values)
 
-        Raises:
-            CheckpointError: there is none (yet), or another version of trimtab wrote it.
-        """
-        found = read_result(folder, SCHEMA)
-        with reading_result(folder):
-            return checked(cls, {name: _read(value) for name, value in found.items()})
+    def to_text(self) -> str:
+        """Gaps, what they say, what was set aside, and what a reader should know, as plain text."""
+        accounting = self.accounting.to_string(index=False)
+        return "\n\n".join([super().to_text(), accounting, *(f"note: {note}" for note in self.notes)])
 
+    def summary(self) -> str:
+        """Rates and gaps in three sentences at most; a gap is one where its interval leaves 0 out."""
+        reference, other = self.groups
+        sides = [
+            f"{fixed(row.rate)} of names for {row.group} ({row.n_objects} objects)"
+            for row in each_row(self.rates)
+        ]
+        raw, *at = [
+            f"{fixed(row.gap, signed=True)}{ends}, {from_zero(row.low, row.high)}"
+            for row in each_row(self._gaps())
+            for ends in [
+                f" ({span(row.low, row.high, signed=True)})" if np.isfinite([row.low, row.high]).all() else ""
+            ]
+        ]
+        text = f"{sides[0]} against {sides[1]}, objects weighing the same: a gap of {raw}."
+        if len(self.strata) > 1:
+            text += f" With both groups in the mix of strata of {other} it is {at[1]}."
+            text += f" In the mix of {reference} it is {at[0]}."
+        return text
 
-def _plain(value: Any) -> Any:
-    return {"estimate": vars(value)} if isinstance(value, Estimate) else value
+    @classmethod
+    def compared(cls, results: Sequence[NamingBias], labels: Sequence[str]) -> Iterator[Section]:
+        """The raw and the standardised gap of several audits."""
+        rows = []
+        for label, one in zip(labels, results, strict=True):
+            at_other = one.standardised.iloc[1]
+            ends = {"raw": one.gap.value, "raw_low": one.gap.low, "raw_high": one.gap.high}
+            rows.append({"audit": label, **ends, **at_other[["gap", "low", "high"]]})
+        headings = {"audit": "audit", "raw": ("raw", "raw_low", "raw_high", "+.3"), "standardised": GAP}
+        yield Section("Compared", [Table(written(pd.DataFrame(rows), headings), _covers(*results))])
 
-
-def _read(value: Any) -> Any:
-    """The opposite of `_plain`; a missing number is nan."""
-    if isinstance(value, dict) and set(value) == {"estimate"}:
-        known: dict[str, Any] = {k: float("nan") if v is None else v for k, v in value["estimate"].items()}
-        return Estimate(**known)
-    return tuple(value) if isinstance(value, list) else value
-
-
-EXTREMES = "A rate of 0 or 1 has Wilson's interval, and a gap with such a rate Newcombe's."
-RAW = Look("raw", PALETTE[0], "o")
-STANDARDISED = Look("at a common mix of strata", PALETTE[4], "s")
-WITHIN = Look("within one stratum", PALETTE[6], "^", filled=False)
-WIDENS = Look("model less given names", PALETTE[2], "D")
-
-
-def page(results: Sequence[NamingBias], title: str = "Naming bias") -> str:
-    """One self-contained HTML page about one audit, or about several.
-
-    Raises:
-        DataError: there is no result.
-    """
-    return chapters_page(
-        title, results, "audits beside one another", verdict=verdict, chapter=_chapter, compared=_comparison
-    )
-
-
-def verdict(result: NamingBias) -> str:
-    """What the audit came to, in three sentences at most; a gap is one where its interval leaves 0 out."""
-    reference, other = result.groups
-    sides = [
-        f"{fixed(row.rate)} of names for {row.group} ({row.n_objects} objects)"
-        for row in each_row(result.rates)
-    ]
-    told = f"{sides[0]} against {sides[1]}, objects weighing the same: a gap of {_gap(*result.gap.ends())}."
-    if len(result.strata) > 1:
-        told += f" With both groups in the mix of strata of {other} it is {_gap(*_at_other(result))}."
-        mine = result.standardised.iloc[0]
-        told += f" In the mix of {reference} it is {_gap(mine['gap'], mine['low'], mine['high'])}."
-    return told
-
-
-def _gap(value: float, low: float, high: float) -> str:
-    ends = f" ({span(low, high, signed=True)})" if np.isfinite([low, high]).all() else ""
-    return f"{fixed(value, signed=True)}{ends}, {from_zero(low, high)}"
+    def sections(self) -> Iterator[Section]:
+        """Rates, gaps, strata, who is there, power, other labels, models, and the accounting."""
+        covers, other = _covers(self), self.groups[1]
+        headings = {"group": "group", "rate": RATE, "objects": "n_objects", "names": "n_tokens"}
+        yield Section("Rates", [Table(written(self.rates, headings), covers)])
+        rate = (
+            "A group's rate is the mean over its objects of the share of their names that have the outcome."
+        )
+        yield Section("Gaps", [picture(self.figure(), f"{rate} {covers}"), *_gap_tables(self)])
+        if len(self.strata) > 1:
+            sides: dict[str, Sequence[str]] = {"stratum": "stratum"}
+            for group in self.groups:
+                sides[f"{group}, objects"] = f"n_{group}"
+                sides[f"rate of {group}"] = (f"rate_{group}", f"low_{group}", f"high_{group}", ".3")
+            caption = f"Intervals of strata with a handful of objects are rough. {covers}"
+            yield Section("By stratum", [Table(written(self.strata, sides | {"gap": GAP}), caption)])
+        members = self.representation[self.representation["group"] == other]
+        headings = {"stratum": "stratum", "objects": "n_objects", "share": ("share", "low", "high", ".3")}
+        caption = f"The share of {other} among the objects compared (Wilson's interval)."
+        yield Section("Who is there", [Table(written(members, headings), caption)])
+        formats = dict.fromkeys(("standard_error", "detectable"), fixed)
+        caption = "The smallest true gap that such data would show four times in five"
+        table = Table(self.power, f"{caption}, by the standard error found here.", formats)
+        yield Section("What could have been found", [table])
+        yield from _other_labels_and_models(self)
+        notes = [Text(f"Note: {note}.", "unsure") for note in self.notes]
+        counts = self.accounting.set_index("reason")["n_objects"]
+        compared = f"{counts['used']} of {counts.sum()} objects are compared"
+        table = Table(self.accounting, f"{compared}; every object that was given has its reason.")
+        yield Section("Accounting", [table, *notes])
+        yield settings_section(self.config.items())
 
 
 def _covers(*results: NamingBias) -> str:
@@ -199,230 +222,65 @@ def _covers(*results: NamingBias) -> str:
     return f"Intervals are {100 * levels.pop():g} % percentile bootstrap intervals over clusters. {EXTREMES}"
 
 
-def forest(result: NamingBias) -> Figure:
-    """Every gap of an audit: raw, standardised, and by stratum with most objects first."""
-    names = ["raw gap", *(f"at the mix of {mix}" for mix in result.standardised["mix"])]
-    values = [result.gap.ends(), *(map(tuple, result.standardised[["gap", "low", "high"]].to_numpy()))]
-    looks = [RAW, *[STANDARDISED] * len(result.standardised)]
-    if len(result.strata) > 1:
-        sizes = result.strata.iloc[:, 1:3].sum(axis=1)
-        own = result.strata.loc[sizes.sort_values(ascending=False, kind="stable").index]
-        names += [str(one) for one in own["stratum"]]
-        values += [tuple(row) for row in own[["gap", "low", "high"]].to_numpy()]
-        looks += [WITHIN] * len(own)
-    reference, other = result.groups
-    return _rows(
-        names, np.array(values, dtype=float), looks, f"{other} less {reference}, share of names", "Gaps"
-    )
+def _forest(gaps: pd.DataFrame, looks: Sequence[Look], axis: str, title: str) -> Figure:
+    """Gaps with their intervals: columns name, gap, low, high."""
+    ends = gaps[["gap", "low", "high"]].to_numpy(dtype=float)
+    names, (value, low, high) = [str(name) for name in gaps["name"]], ends.T.tolist()
+    bounds, label = with_margin(np.append(ends.ravel(), 0.0)), f"{title}: {axis}, with intervals"
+    return interval_rows(names, value, low, high, looks, bounds=bounds, axis=axis, title=title, label=label)
 
 
-def _rows(names: Sequence[str], values: np.ndarray, looks: Sequence[Look], axis: str, title: str) -> Figure:
-    bounds = with_margin(np.append(values.ravel(), 0.0))
-    value, low, high = (values[:, k].tolist() for k in range(3))
-    return interval_rows(
-        names,
-        value,
-        low,
-        high,
-        looks,
-        bounds=bounds,
-        axis=axis,
-        title=title,
-        label=f"{title}: {axis}, with intervals",
-    )
-
-
-def _chapter(result: NamingBias) -> Iterator[Section]:
-    yield Section("Rates", [_rates(result)])
-    share = "A group's rate is the mean over its objects of the share of their names that have the outcome."
-    yield Section("Gaps", [picture(forest(result), f"{share} {_covers(result)}"), *_standardised(result)])
-    if len(result.strata) > 1:
-        yield Section("By stratum", [_strata(result)])
-    yield Section("Who is there", [_representation(result)])
-    yield Section("What could have been found", [_power(result)])
-    if len(result.sensitivity):
-        yield Section("Other sources of labels", [_sensitivity(result)])
-    if len(result.amplification):
-        yield Section("Models", list(_models(result)))
-    notes = [Text(f"Note: {note}.", "unsure") for note in result.notes]
-    rows = result.accounting.set_index("reason")["n_objects"]
-    caption = (
-        f"{rows['used']} of {rows.sum()} objects are compared; every object that was given has its reason."
-    )
-    yield Section(
-        "Accounting", [Table(result.accounting, caption, {"n_objects": str, "n_tokens": str}), *notes]
-    )
-    yield settings_section(result.config.items())
-
-
-def _row(name: str, value: float, low: float, high: float) -> dict[str, str]:
-    return {name: fixed(value, signed=True), f"interval: {name}": span(low, high, signed=True)}
-
-
-def _at_other(result: NamingBias) -> tuple[float, float, float]:
-    row = result.standardised.iloc[1]
-    return float(row["gap"]), float(row["low"]), float(row["high"])
-
-
-def _comparison(results: Sequence[NamingBias], labels: Sequence[str]) -> Table:
-    rows = [
-        {"audit": label, **_row("raw", *one.gap.ends()), **_row("standardised", *_at_other(one))}
-        for one, label in zip(results, labels, strict=True)
-    ]
-    return Table(pd.DataFrame(rows), _covers(*results))
-
-
-def _rates(result: NamingBias) -> Table:
-    rows = [
-        {
-            "group": row.group,
-            "rate": fixed(row.rate),
-            "interval": span(row.low, row.high),
-            "objects": str(row.n_objects),
-            "names": str(row.n_tokens),
-        }
-        for row in each_row(result.rates)
-    ]
-    return Table(pd.DataFrame(rows), _covers(result))
-
-
-def _standardised(result: NamingBias) -> Iterator[Table]:
-    rows = [{"gap": "raw", **_row("value", *result.gap.ends()), "p": number(result.gap.p, 2)}]
-    for row in each_row(result.standardised):
-        rows.append(
-            {
-                "gap": f"at the mix of {row.mix}",
-                **_row("value", row.gap, row.low, row.high),
-                "p": number(row.p, 2),
-                **_row("composition", row.composition, row.composition_low, row.composition_high),
-                "explained": fixed(row.explained, 2),
-                "interval: explained": span(row.explained_low, row.explained_high, 2),
-                "support": fixed(row.support, 2),
-                "objects": str(row.n_objects),
-            }
-        )
+def _gap_tables(result: NamingBias) -> Iterator[Table]:
+    headings: dict[str, Sequence[str]] = {"gap": "mix", "value": GAP, "p": "p"}
+    for name, form in (("composition", "+.3"), ("explained", ".2")):
+        headings[name] = (name, f"{name}_low", f"{name}_high", form)
+    headings |= {"support": ("support", ".2"), "objects": ("n_objects", ".0")}
     caption = (
         "A standardised gap is what would be seen if both groups came in one mix of strata. Composition is the raw gap "
         "less it, explained the same as a part of the raw gap; support is the part of the mix in strata with both "
         "groups. p deals group labels out anew, within strata for standardised gaps."
     )
-    yield Table(pd.DataFrame(rows), f"{caption} {_covers(result)}")
-    names = {
-        "odds_ratio": "odds ratio",
-        "risk_ratio": "risk ratio",
-        "mantel_haenszel": "odds ratio, Mantel-Haenszel",
-    }
-    names |= {"mantel_haenszel_risk": "risk ratio, Mantel-Haenszel"}
-    ratios = [
-        {"ratio": title, "value": fixed(one.value), "interval": span(one.low, one.high)}
-        for key, title in names.items()
-        for one in [getattr(result, key)]
-    ]
+    frame = written(result._gaps(), headings)
+    yield Table(frame, f"{caption} {_covers(result)}", {"p": lambda p: number(p, 2)})
+    ratios = {"odds ratio": result.odds_ratio, "risk ratio": result.risk_ratio}
+    ratios["odds ratio, Mantel-Haenszel"] = result.mantel_haenszel
+    ratios["risk ratio, Mantel-Haenszel"] = result.mantel_haenszel_risk
+    rows = pd.DataFrame([{"ratio": name, **asdict(ratio)} for name, ratio in ratios.items()])
     reference, other = result.groups
-    yield Table(pd.DataFrame(ratios), f"{other} against {reference}.")
+    frame = written(rows, {"ratio": "ratio", "value": ("value", "low", "high", ".3")})
+    yield Table(frame, f"{other} against {reference}.")
 
 
-def _strata(result: NamingBias) -> Table:
-    reference, other = result.groups
-    rows = []
-    for _, row in result.strata.iterrows():
-        sides: dict[str, str] = {}
-        for group in (reference, other):
-            sides |= {
-                f"{group}, objects": str(int(row[f"n_{group}"])),
-                f"rate of {group}": fixed(row[f"rate_{group}"]),
-                f"interval: {group}": span(row[f"low_{group}"], row[f"high_{group}"]),
-            }
-        rows.append({"stratum": row["stratum"], **sides, **_row("gap", row["gap"], row["low"], row["high"])})
-    return Table(
-        pd.DataFrame(rows), f"Intervals of strata with a handful of objects are rough. {_covers(result)}"
-    )
-
-
-def _representation(result: NamingBias) -> Table:
-    own = result.representation[result.representation["group"] == result.groups[1]]
-    rows = [
-        {
-            "stratum": r.stratum,
-            "objects": str(r.n_objects),
-            "share": fixed(r.share),
-            "interval": span(r.low, r.high),
-        }
-        for r in each_row(own)
-    ]
-    return Table(
-        pd.DataFrame(rows), f"The share of {result.groups[1]} among the objects compared (Wilson's interval)."
-    )
-
-
-def _power(result: NamingBias) -> Table:
-    caption = "The smallest true gap that such data would show four times in five, by the standard error found here."
-    formats = dict.fromkeys(("standard_error", "detectable"), fixed)
-    return Table(result.power, caption, formats)
-
-
-def _sensitivity(result: NamingBias) -> Table:
-    rows = [
-        {
-            "source": row.source,
-            "objects": f"{row.n_reference} + {row.n_other}",
-            "set aside": str(row.n_aside),
-            **_row("raw gap", row.gap, row.low, row.high),
-            **_row(
-                f"at the mix of {result.groups[1]}",
-                row.standardised,
-                row.standardised_low,
-                row.standardised_high,
-            ),
-        }
-        for row in each_row(result.sensitivity)
-    ]
-    return Table(pd.DataFrame(rows), f"The same audit with other labels of groups. {_covers(result)}")
-
-
-def _models(result: NamingBias) -> Iterator[Text | Table | Picture]:
-    table = result.amplification
-    raw = table[table["gap"] == "raw"]
-    ends = raw[["amplification", "amplification_low", "amplification_high"]].to_numpy(dtype=float)
-    apart = raw[(ends[:, 1] > 0) | (ends[:, 2] < 0)]["model"].tolist()
+def _other_labels_and_models(result: NamingBias) -> Iterator[Section]:
+    covers = _covers(result)
+    if len(result.sensitivity):
+        sizes = [f"{row.n_reference} + {row.n_other}" for row in each_row(result.sensitivity)]
+        headings = {"source": "source", "objects": "objects", "set aside": "n_aside", "raw gap": GAP}
+        at = ("standardised", "standardised_low", "standardised_high", "+.3")
+        headings |= {f"at the mix of {result.groups[1]}": at}
+        caption = f"The same audit with other labels of groups. {covers}"
+        table = Table(written(result.sensitivity.assign(objects=sizes), headings), caption)
+        yield Section("Other sources of labels", [table])
+    if not len(result.amplification):
+        return
+    raw = result.amplification[result.amplification["gap"] == "raw"]
+    ends = ["amplification", "amplification_low", "amplification_high"]
+    widening = raw[["model", *ends]].set_axis(["name", "gap", "low", "high"], axis=1)
+    apart = widening[(widening["low"] > 0) | (widening["high"] < 0)]["name"].tolist()
     listed = f" ({', '.join(map(str, apart))})" if apart else ""
-    yield Text(
+    text = Text(
         "Amplification is a model's gap less that of the given names of the same objects, with intervals that resample "
         "both together; below zero, where the gap of the given names is below zero, means that the model widens it. "
         f"The raw gap is told apart from that of the given names for {len(apart)} of {len(raw)} models{listed}."
     )
-    yield picture(
-        _rows(
-            list(raw["model"]),
-            ends,
-            [WIDENS] * len(raw),
-            "model's raw gap less that of given names",
-            "Amplification",
-        ),
-        _covers(result),
-    )
-    rows = [
-        {
-            "model": row.model,
-            "gap": row.gap,
-            **_row("given names", row.people, row.people_low, row.people_high),
-            **_row("model's", row.model_gap, row.model_low, row.model_high),
-            **_row("amplification", row.amplification, row.amplification_low, row.amplification_high),
-            "objects": str(row.n_objects),
-        }
-        for row in each_row(table)
-    ]
-    yield Table(pd.DataFrame(rows), _covers(result))
+    axis = "model's raw gap less that of given names"
+    drawn = _forest(widening, [WIDENS] * len(raw), axis, "Amplification")
+    headings = {"model": "model", "gap": "gap", "given names": ("people", "people_low", "people_high", "+.3")}
+    headings |= {"model's": ("model_gap", "model_low", "model_high", "+.3"), "amplification": (*ends, "+.3")}
+    gaps = written(result.amplification, headings | {"objects": "n_objects"})
+    blocks: list[Text | Table | Picture] = [text, picture(drawn, covers), Table(gaps, covers)]
     if len(result.misnaming):
+        headings = {"model": "model", "group": "group", "share": RATE, "objects": "n_objects"}
         caption = "Members of a group to whom a model gives a name of the other group (Wilson's interval)."
-        wrong = [
-            {
-                "model": r.model,
-                "group": r.group,
-                "share": fixed(r.rate),
-                "interval": span(r.low, r.high),
-                "objects": str(r.n_objects),
-            }
-            for r in each_row(result.misnaming)
-        ]
-        yield Table(pd.DataFrame(wrong), caption)
+        blocks.append(Table(written(result.misnaming, headings), caption))
+    yield Section("Models", blocks)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,7 @@ from trimtab.data.wordlist import WordList
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics import standardise
 from trimtab.numerics.bootstrap import check_choice, wilson
-from trimtab.numerics.cluster_bootstrap import Intervals, Units, bootstrap_totals, units_of
-
-if TYPE_CHECKING:
-    from trimtab.refer.lexicon.lexicon import Lexicon
+from trimtab.numerics.cluster_bootstrap import Intervals, bootstrap_totals, units_of
 
 Treatment = Literal["stripped", "kept", "bare"]
 NO_HEAD = "no word of the list"
@@ -42,7 +40,8 @@ class InContext:
 
 
 def in_context(
-    lexicon: Lexicon,
+    bits: pd.Series[float],
+    referents: Sequence[Any],
     counts: NamingCounts,
     easy: Label,
     hard: Label,
@@ -59,7 +58,8 @@ def in_context(
     difference is also taken referent by referent, and averaged at a common mix.
 
     Args:
-        lexicon: says how informative a name is.
+        bits: how informative each name is, by name.
+        referents: of the lexicon.
         counts: with a column of contexts.
         easy, hard: the two contexts that are compared.
         context: column of contexts.
@@ -72,24 +72,22 @@ def in_context(
         DataError: a column or context is missing, both contexts are one, or no message of one is in the lexicon.
     """
     side, names = _sides_and_clusters(counts, easy, hard, context, cluster)
-    table = counts.table
-    rows = pd.DataFrame({"count": table["count"], "side": side, "cluster": names})
-    rows["bits"] = table["name"].map(pd.Series(lexicon.info_bits, index=list(lexicon.names)))
-    rows["place"] = table["referent"].map(_places(lexicon))
-    rows["reason"] = "used"
+    table, k = counts.table, len(referents)
+    rows = pd.DataFrame({"count": table["count"], "side": side, "cluster": names, "reason": "used"})
+    rows["bits"] = table["name"].map(bits)
+    rows["place"] = table["referent"].map({one: place for place, one in enumerate(referents)})
     rows.loc[rows["bits"].isna() | rows["place"].isna(), "reason"] = NOT_IN_LEXICON
     rows.loc[rows["side"].isna(), "reason"] = "another context"
     accounting = rows.groupby("reason")["count"].sum().rename("n_messages").reset_index()
     used = rows[(rows["reason"] == "used") & (rows["count"] > 0)]
     if used["side"].nunique() < 2:
         raise DataError(explain("a context without a message in the lexicon", "messages in both"))
-    k = len(lexicon.referents)
     cells = (used["side"] * k + used["place"]).astype(int).to_numpy()
     weight = used["count"].to_numpy(dtype=float)
     values = np.column_stack([weight * used["bits"].to_numpy(), weight])
     units = units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
     found = bootstrap_totals(_differences, units, n_boot=n_boot, confidence=confidence, seed=seed)
-    return InContext(_comparison(units.total(), found.low, found.high, found.n), accounting)
+    return InContext(_comparison(units.total(), found), accounting)
 
 
 def set_aside(
@@ -127,31 +125,19 @@ def set_aside(
     units = units_of(values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0])
     found = bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
     aside, n = units.total().T.round().astype(int)
-    low, high = _steadied(found, units, confidence)
-    return pd.DataFrame(
-        {
-            "context": [label_text(easy), label_text(hard), HARD_LESS_EASY],
-            "n_messages": [*n, n.sum()],
-            "n_aside": [*aside, aside.sum()],
-            "share": found.values,
-            "low": low,
-            "high": high,
-        }
-    )
-
-
-def _steadied(found: Intervals, units: Units, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """A share of 0 or 1 varies in no resample: Wilson's interval over clusters, and Newcombe's for the difference."""
-    low, high, value = found.low.copy(), found.high.copy(), found.values
-    flat = np.isin(value[:2], (0.0, 1.0))
-    for side in np.flatnonzero(flat):
-        clusters = int(units.counts @ (units.totals[:, side, 1] > 0))
-        share = wilson(int(value[side]) * clusters, clusters, confidence=confidence)
-        low[side], high[side] = share.low, share.high
+    low, high, share = found.low.copy(), found.high.copy(), found.values
+    # A share of 0 or 1 varies in no resample: Wilson's interval over clusters, and Newcombe's for the difference.
+    flat = np.isin(share[:2], (0.0, 1.0))
+    for place in np.flatnonzero(flat):
+        clusters = int(units.counts @ (units.totals[:, place, 1] > 0))
+        wilsons = wilson(int(share[place]) * clusters, clusters, confidence=confidence)
+        low[place], high[place] = wilsons.low, wilsons.high
     if flat.any():
-        low[2] = value[2] - np.hypot(value[1] - low[1], high[0] - value[0])
-        high[2] = value[2] + np.hypot(high[1] - value[1], value[0] - low[0])
-    return low, high
+        low[2] = share[2] - np.hypot(share[1] - low[1], high[0] - share[0])
+        high[2] = share[2] + np.hypot(high[1] - share[1], share[0] - low[0])
+    table = pd.DataFrame({"context": [label_text(easy), label_text(hard), HARD_LESS_EASY]})
+    table["n_messages"], table["n_aside"] = [*n, n.sum()], [*aside, aside.sum()]
+    return table.assign(share=share, low=low, high=high)
 
 
 def _sides_and_clusters(
@@ -181,70 +167,32 @@ def _shares(totals: np.ndarray) -> np.ndarray:
     return np.concatenate([shares, shares[..., 1:] - shares[..., :1]], axis=-1)
 
 
-def _places(lexicon: Lexicon) -> dict[object, int]:
-    return {one: place for place, one in enumerate(lexicon.referents)}
-
-
-def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Bits and messages of each side and referent, and the mixes: of the easy contexts, of the hard ones, of both."""
     cells = totals.reshape(*totals.shape[:-2], 2, -1, 2)
-    return cells[..., 0], cells[..., 1]
-
-
-def _mixes(n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return n[..., 0, :], n[..., 1, :], n.sum(axis=-2)
+    n = cells[..., 1]
+    return cells[..., 0], n, (n[..., 0, :], n[..., 1, :], n.sum(axis=-2))
 
 
 def _differences(totals: np.ndarray) -> np.ndarray:
-    bits, n = _split(totals)
-    at = [standardise.standardised_gap(bits, n, mix) for mix in _mixes(n)]
+    bits, n, mixes = _split(totals)
+    at = [standardise.standardised_gap(bits, n, mix) for mix in mixes]
     return np.stack([standardise.gap(bits, n), *at], axis=-1)
 
 
-def _comparison(total: np.ndarray, low: np.ndarray, high: np.ndarray, n_clusters: int) -> pd.DataFrame:
-    bits, n = _split(total)
-    raw, both = standardise.means(bits, n), standardise.shared(n)
-    each = standardise.quotient(bits, n)
-    rows = [
-        (
-            "all messages",
-            *raw,
-            raw[1] - raw[0],
-            low[0],
-            high[0],
-            1.0,
-            int(n.sum()),
-            int((n.sum(axis=0) > 0).sum()),
-        )
-    ]
-    titles = ("the easy contexts' mix", "the hard contexts' mix", "both contexts' mix")
-    for number, (title, mix) in enumerate(zip(titles, _mixes(n), strict=True), start=1):
+def _comparison(total: np.ndarray, found: Intervals) -> pd.DataFrame:
+    bits, n, mixes = _split(total)
+    both, each = standardise.shared(n), standardise.quotient(bits, n)
+    rows = [("all messages", *standardise.means(bits, n), 1.0, int(n.sum()), int((n.sum(axis=0) > 0).sum()))]
+    for whose, mix in zip(("the easy contexts'", "the hard contexts'", "both contexts'"), mixes, strict=True):
         weights = mix * both
         sides = [float(standardise.quotient(np.nansum(weights * one), weights.sum())) for one in each]
-        support = float(weights.sum() / mix.sum())
-        told = (int((n * both).sum()), int(both.sum()))
-        rows.append(
-            (
-                f"same referents, {title}",
-                *sides,
-                sides[1] - sides[0],
-                low[number],
-                high[number],
-                support,
-                *told,
-            )
-        )
-    names = [
-        "comparison",
-        "easy",
-        "hard",
-        "difference",
-        "low",
-        "high",
-        "support",
-        "n_messages",
-        "n_referents",
-    ]
-    return pd.DataFrame(rows, columns=names).assign(n_clusters=n_clusters)
+        sizes = (float(weights.sum() / mix.sum()), int((n * both).sum()), int(both.sum()))
+        rows.append((f"same referents, {whose} mix", *sides, *sizes))
+    names = ["comparison", "easy", "hard", "support", "n_messages", "n_referents"]
+    table = pd.DataFrame(rows, columns=names).assign(n_clusters=found.n)
+    ends = {"difference": table["hard"] - table["easy"], "low": found.low, "high": found.high}
+    return pd.concat([table[names[:3]], pd.DataFrame(ends), table[[*names[3:], "n_clusters"]]], axis=1)
 
 
 def treated(
@@ -267,27 +215,17 @@ def treated(
         DataError: no name is left.
     """
     check_choice("treatment", treatment, get_args(Treatment))
-    parts = {
-        one: (heads.labels_in(str(one)), modifiers.labels_in(str(one)))
-        for one in counts.table["name"].unique()
-    }
-    names = {one: _renamed(*both, treatment) for one, both in parts.items()}
-    reason = counts.table["name"].map(lambda one: _reason(*parts[one], treatment))
-    accounting = (
-        counts.table["count"].groupby(reason).sum().rename("n_messages").rename_axis("reason").reset_index()
-    )
+    names, reasons = {}, {}
+    for name in counts.table["name"].unique():
+        kinds, narrowing = heads.labels_in(str(name)), modifiers.labels_in(str(name))
+        parts = [" + ".join(kinds), *(narrowing if treatment == "kept" else ())]
+        names[name] = ", ".join(parts)
+        modified = MODIFIED if narrowing and treatment == "bare" else "used"
+        reasons[name] = modified if kinds else NO_HEAD
+    reason = counts.table["name"].map(reasons)
+    sums = counts.table["count"].groupby(reason).sum()
+    accounting = sums.rename("n_messages").rename_axis("reason").reset_index()
     left = counts.table[(reason == "used").to_numpy()]
     if not left["count"].any():
         raise DataError(explain("no name with a word of the list", "at least one", "another word list"))
     return NamingCounts.from_frame(left.assign(name=left["name"].map(names))), accounting
-
-
-def _renamed(heads: tuple[str, ...], modifiers: tuple[str, ...], treatment: Treatment) -> str:
-    told = " + ".join(heads)
-    return ", ".join([told, *modifiers]) if treatment == "kept" else told
-
-
-def _reason(heads: tuple[str, ...], modifiers: tuple[str, ...], treatment: Treatment) -> str:
-    if not heads:
-        return NO_HEAD
-    return MODIFIED if modifiers and treatment == "bare" else "used"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -33,8 +33,8 @@ from trimtab.data.wordlist import WordList, unreadable_list
 from trimtab.errors import DataError, Problem, explain
 from trimtab.job import Elsewhere, Progress, TableFile
 from trimtab.numerics.bootstrap import check_choice
-from trimtab.refer.lexicon.contexts import Treatment, in_context, set_aside, treated
-from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, _bandwidth
+from trimtab.refer.lexicon.contexts import Treatment, set_aside, treated
+from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, bandwidth_of
 from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
 from trimtab.refer.lexicon.speaker import Trials
 from trimtab.runs.folder import RunFolder
@@ -64,43 +64,37 @@ def simulated_lexicon(features: pd.DataFrame, shape: Shape, words: int, *, width
     if not 2 <= words <= len(values):
         raise DataError(explain(f"{words} words for {len(values)} referents", f"2 to {len(values)}"))
     tree = linkage(values, "ward")
-    naming = {"hard": _hard, "soft": _soft, "nested": _nested}[shape](values, tree, words, width)
-    names = tuple(f"{shape} {number}" for number in range(1, naming.shape[1] + 1))
-    prior = np.full(len(values), 1.0 / len(values))
-    columns = tuple(map(str, features.columns))
+    if shape == "hard":
+        naming = _regions(tree, words)
+    elif shape == "soft":
+        regions = _regions(tree, words)
+        centres = (regions.T @ values) / regions.sum(axis=0)[:, None]
+        distances = cdist(values, centres, "sqeuclidean")
+        spread = width**2 * float((distances * regions).sum() / len(values))
+        naming = np.exp(-(distances - distances.min(axis=1, keepdims=True)) / (2 * spread))
+        naming[naming < 0.01] = 0.0
+        naming /= naming.sum(axis=1, keepdims=True)
+    else:
+        left, levels = words, []
+        while left > 0:
+            levels.append(_regions(tree, (left + 1) // 2 if left > 1 else 1))
+            left -= levels[-1].shape[1]
+        naming = np.hstack(levels) / len(levels)
     return Lexicon(
-        tuple(features.index.tolist()),
-        names,
-        naming,
-        prior,
-        values,
-        columns,
-        bandwidth=_bandwidth(features, values),
+        referents=tuple(features.index.tolist()),
+        names=tuple(f"{shape} {number}" for number in range(1, naming.shape[1] + 1)),
+        naming=naming,
+        prior=np.full(len(values), 1.0 / len(values)),
+        features=values,
+        columns=tuple(map(str, features.columns)),
+        bandwidth=bandwidth_of(features, values),
     )
 
 
-def _hard(values: np.ndarray, tree: np.ndarray, words: int, width: float) -> np.ndarray:  # noqa: ARG001
+def _regions(tree: np.ndarray, words: int) -> np.ndarray:
+    """One word per referent: its region of Ward's clustering."""
     regions = fcluster(tree, words, "maxclust")
     return np.eye(regions.max())[regions - 1]
-
-
-def _soft(values: np.ndarray, tree: np.ndarray, words: int, width: float) -> np.ndarray:
-    regions = _hard(values, tree, words, width)
-    centres = (regions.T @ values) / regions.sum(axis=0)[:, None]
-    distances = cdist(values, centres, "sqeuclidean")
-    spread = width**2 * float((distances * regions).sum() / len(values))
-    weights = np.exp(-(distances - distances.min(axis=1, keepdims=True)) / (2 * spread))
-    weights[weights < 0.01] = 0.0
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-
-def _nested(values: np.ndarray, tree: np.ndarray, words: int, width: float) -> np.ndarray:
-    left, levels = words, []
-    while left > 0:
-        size = max(1, (left + 1) // 2) if left > 1 else 1
-        levels.append(_hard(values, tree, size, width))
-        left -= levels[-1].shape[1]
-    return np.hstack(levels) / len(levels)
 
 
 DRAWN = 8
@@ -194,7 +188,10 @@ class LexiconConfig:
         def tell() -> None:
             progress(next(done), steps)
 
-        given, features = NamingCounts.read(self.counts), _features(self)
+        given, features = NamingCounts.read(self.counts), read_table(self.features)
+        check_columns(features, ["referent"])
+        check_known(features, "referent")
+        features = features.set_index("referent")
         counts, accounting = _reduced(given, self, self.treatments[0])
         whole = _fitted(counts, features, self)
         if len(whole.referents) <= max(2, self.distractors):
@@ -206,10 +203,13 @@ class LexiconConfig:
         tell()
         simulation = _simulation(whole, self)
         tell()
-        contexts, aside, steps_of_messages = _contexts(given, features, self, tell)
-        accounting = pd.concat(
-            [accounting.assign(step=f"names, {self.treatments[0]}"), *steps_of_messages], ignore_index=True
-        )
+        contexts, aside, accounts = _contexts(given, features, self, tell)
+        accounts = [accounting.assign(step=f"names, {self.treatments[0]}"), *accounts]
+        config = plain(self)
+        if not counts_column(columns_of(self.counts)):
+            config["counts of rows"] = "1 each: there is no column 'count'"
+        for words in filter(None, (self.heads, self.modifiers)):
+            config[f"source of {words}"] = WordList.read(words).described()
         return LexiconResult(
             label=f"lexicon: {Path(self.counts).stem}",
             words=whole.informativeness(),
@@ -217,9 +217,9 @@ class LexiconConfig:
             frontier=frontier.to_frame() if frontier else pd.DataFrame(),
             simulation=simulation,
             contexts=contexts,
-            accounting=accounting[["step", "reason", "n_messages"]],
+            accounting=pd.concat(accounts, ignore_index=True)[["step", "reason", "n_messages"]],
             places=_places(whole, features),
-            config=plain(self) | _trials(self) | _sources(self),
+            config=config,
             seconds=time.perf_counter() - start,
             aside=aside,
         )
@@ -229,33 +229,26 @@ def _column_problems(config: LexiconConfig) -> list[Problem]:
     """Columns that the config names and the tables lack, and features that have none."""
     named = {"lexicon": config.lexicon, "context": config.context, "cluster": config.cluster}
     named = {key: value for key, value in named.items() if value}
-    found = column_problems("counts", config.counts, {"counts": "referent", "counts ": "name"} | named)
-    found += column_problems("features", config.features, {"features": "referent"})
-    found = [replace(one, where=one.where.strip()) for one in found]
-    for name, what in (("counts", counts_column), ("features", _feature_columns)):
+    problems = column_problems("counts", config.counts, {"counts": "referent", "counts ": "name"} | named)
+    problems += column_problems("features", config.features, {"features": "referent"})
+    problems = [replace(one, where=one.where.strip()) for one in problems]
+    for name in ("counts", "features"):
         source = getattr(config, name)
         if (
-            not source.startswith("lab:")
-            and Path(source).is_file()
-            and not any(one.where == name for one in found)
+            source.startswith("lab:")
+            or not Path(source).is_file()
+            or any(it.where == name for it in problems)
         ):
-            try:
-                what(columns_of(source))
-            except DataError as error:
-                found.append(Problem(name, str(error), "a table that can be used"))
-    return found
-
-
-def _feature_columns(columns: Sequence[str]) -> None:
-    if set(columns) <= {"referent"}:
-        raise DataError(explain("no column of features", "at least one beside the referent"))
-
-
-def _features(config: LexiconConfig) -> pd.DataFrame:
-    frame = read_table(config.features)
-    check_columns(frame, ["referent"])
-    check_known(frame, "referent")
-    return frame.set_index("referent")
+            continue
+        try:
+            columns = columns_of(source)
+            if name == "counts":
+                counts_column(columns)
+            elif set(columns) <= {"referent"}:
+                raise DataError(explain("no column of features", "at least one beside the referent"))
+        except DataError as error:
+            problems.append(Problem(name, str(error), "a table that can be used"))
+    return problems
 
 
 def _reduced(
@@ -286,32 +279,29 @@ def _systems(
         check_columns(counts.table, [config.lexicon])
         check_known(counts.table, config.lexicon)
         said = counts.table[counts.table["count"] > 0]
-        for name, own in said.groupby(labels(said[config.lexicon])):
-            lexicons.append((str(name), _fitted(NamingCounts.from_frame(own), features, config)))
-    rows = []
-    for name, lexicon in lexicons:
-        # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
-        same = frontier is not None and lexicon.referents == whole.referents
-        near = frontier.inefficiency(lexicon) if frontier is not None and same else None
-        told = {"inefficiency_bits": near.bits if near else np.nan, "beta": near.beta if near else np.nan}
-        rows.append({"lexicon": name, **vars(lexicon.system()), **told})
-    return pd.DataFrame(rows)
+        for name, rows in said.groupby(labels(said[config.lexicon])):
+            lexicons.append((str(name), _fitted(NamingCounts.from_frame(rows), features, config)))
+    systems = pd.DataFrame([{"lexicon": name, **vars(lexicon.system())} for name, lexicon in lexicons])
+    # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
+    near = [
+        frontier.inefficiency(lexicon) if frontier and lexicon.referents == whole.referents else None
+        for _, lexicon in lexicons
+    ]
+    bits = [one.bits if one else np.nan for one in near]
+    return systems.assign(inefficiency_bits=bits, beta=[one.beta if one else np.nan for one in near])
 
 
 def _simulation(whole: Lexicon, config: LexiconConfig) -> pd.DataFrame:
     """This lexicon and three made ones with as many words, on the same trials."""
     words = min(max(2, len(whole.names)), len(whole.referents) - 1)
-    own = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
-    lexicons = {"as observed": whole}
-    lexicons |= {shape: simulated_lexicon(own, shape, words) for shape in ("hard", "soft", "nested")}
+    features = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
+    lexicons = {shape: simulated_lexicon(features, shape, words) for shape in get_args(Shape)}
     trials = Trials(config.trials, config.distractors, seed=config.seed)
-    return pd.concat(
-        [
-            one.simulate(config.flexibilities, trials=trials).assign(lexicon=name)
-            for name, one in lexicons.items()
-        ],
-        ignore_index=True,
-    )
+    tables = [
+        lexicon.simulate(config.flexibilities, trials=trials).assign(lexicon=name)
+        for name, lexicon in {"as observed": whole, **lexicons}.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _contexts(
@@ -320,28 +310,28 @@ def _contexts(
     """Bits by context, the share of messages set aside by context, and what became of all messages."""
     if not config.context:
         return pd.DataFrame(), pd.DataFrame(), []
-    rows, shares, told = [], [], []
+    rows, shares, accounts = [], [], []
     settings: dict[str, Any] = {"context": config.context, "cluster": config.cluster or None}
-    settings |= {"n_boot": config.n_boot, "seed": config.seed}
+    settings |= {"n_boot": config.n_boot, "seed": config.seed, "easy": config.easy, "hard": config.hard}
     for treatment in config.treatments if config.heads else config.treatments[:1]:
         counts, reduced = _reduced(given, config, treatment)
         for smoothing in config.smoothings:
             lexicon = _fitted(counts, features, config, smoothing)
-            found = in_context(lexicon, counts, config.easy, config.hard, **settings)
-            rows.append(found.comparison.assign(treatment=treatment, smoothing=smoothing))
+            found = lexicon.in_context(counts, **settings)
+            row = {"treatment": treatment, "smoothing": smoothing}
+            rows.append(pd.DataFrame(row, index=found.comparison.index).join(found.comparison))
             tell()
-        informative = counts.table["name"].isin(
-            [name for name, bits in zip(lexicon.names, lexicon.info_bits, strict=True) if np.isfinite(bits)]
-        )
-        kept = pd.Series(given.table.index.isin(counts.table.index[informative]), index=given.table.index)
-        share = set_aside(given, kept, config.easy, config.hard, **settings)
-        shares.append(share.assign(treatment=treatment)[["treatment", *share.columns]])
+        known = [
+            name for name, bits in zip(lexicon.names, lexicon.info_bits, strict=True) if np.isfinite(bits)
+        ]
+        informative = counts.table.index[counts.table["name"].isin(known)]
+        kept = pd.Series(given.table.index.isin(informative), index=given.table.index)
+        share = set_aside(given, kept, **settings)
+        share.insert(0, "treatment", treatment)
+        shares.append(share)
         aside = reduced[reduced["reason"] != "used"]
-        told.append(pd.concat([found.accounting, aside]).assign(step=f"contexts, {treatment}"))
-    table = pd.concat(rows, ignore_index=True)
-    front = ["treatment", "smoothing"]
-    ordered = table[[*front, *(name for name in table.columns if name not in front)]]
-    return ordered, pd.concat(shares, ignore_index=True), told
+        accounts.append(pd.concat([found.accounting, aside]).assign(step=f"contexts, {treatment}"))
+    return pd.concat(rows, ignore_index=True), pd.concat(shares, ignore_index=True), accounts
 
 
 def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
@@ -357,18 +347,3 @@ def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
     shares = {lexicon.names[word]: lexicon.naming[:, word] for word in top}
     base = {"referent": list(lexicon.referents), "x": x, "y": y, "colour": colours}
     return pd.DataFrame(base).join(pd.DataFrame(shares), rsuffix=" (word)")
-
-
-def _sources(config: LexiconConfig) -> dict[str, str]:
-    return {
-        f"source of {one}": WordList.read(one).described() for one in (config.heads, config.modifiers) if one
-    }
-
-
-def _trials(config: LexiconConfig) -> dict[str, str]:
-    """What the page says of a table without counts."""
-    return (
-        {}
-        if counts_column(columns_of(config.counts))
-        else {"counts of rows": "1 each: there is no column 'count'"}
-    )

@@ -1,8 +1,6 @@
 """Lexicons: how much a word narrows down what is meant, and why several names per thing are good.
 
-How much of the space of referents a word covers.
-
-Lexicons on the plane of complexity and accuracy, beside the best that any lexicon could do.
+A lexicon stands on the plane of complexity and accuracy, beside the best that any lexicon could do.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,11 +24,8 @@ from trimtab.data.tables import check_known, find_label, label_text, shown
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics.bootstrap import check_choice
 from trimtab.numerics.information import Bottleneck, bottleneck, plane
+from trimtab.refer.lexicon.contexts import InContext, in_context
 from trimtab.refer.lexicon.speaker import Speaker, Trials, draw_trials, listener, simulated, speaker_choice
-
-if TYPE_CHECKING:
-    from trimtab.refer.lexicon.contexts import InContext
-
 
 Volume = Literal["cells", "hull", "neighbours"]
 NEIGHBOURS = 5
@@ -168,19 +163,27 @@ class Lexicon:
             raise DataError(explain(got, "finite numbers, none below 0, bandwidth above 0"))
         values, referents = counts.features_of(features), counts.referents
         check_cells(len(referents), len(referents), "referents")
+        weights = np.ones(len(referents))
+        if prior is not None:
+            frame = prior.reindex(referents).to_frame("prior")
+            check_known(frame, "prior")
+            weights = frame["prior"].to_numpy(dtype=float)
+        wrong = ~((weights > 0) & (weights < math.inf))
+        if wrong.any():
+            raise DataError(explain(f"a prior of {weights[wrong][0]:g}", "finite weights above 0"))
         table = counts.matrix().astype(float)
         return cls(
-            tuple(referents),
-            tuple(counts.names),
-            table / table.sum(axis=1, keepdims=True),
-            _prior(prior, referents),
-            values,
-            tuple(map(str, features.columns)),
-            kind,
-            volume,
-            bandwidth or _bandwidth(features, values),
-            smoothing,
-            table.sum(axis=0),
+            referents=tuple(referents),
+            names=tuple(counts.names),
+            naming=table / table.sum(axis=1, keepdims=True),
+            prior=weights / weights.sum(),
+            features=values,
+            columns=tuple(map(str, features.columns)),
+            kind=kind,
+            volume=volume,
+            bandwidth=bandwidth or bandwidth_of(features, values),
+            smoothing=smoothing,
+            counts=table.sum(axis=0),
         )
 
     @cached_property
@@ -208,14 +211,10 @@ class Lexicon:
 
     def informativeness(self) -> pd.DataFrame:
         """Words by bits: columns name, info_bits, denotation (how many referents it was used for), probability p(w)."""
-        return pd.DataFrame(
-            {
-                "name": self.names,
-                "info_bits": self.info_bits,
-                "denotation": (self.naming > 0).sum(axis=0),
-                "probability": self.words,
-            }
-        ).sort_values(["info_bits", "name"], ascending=[False, True], ignore_index=True)
+        columns = {"name": self.names, "info_bits": self.info_bits}
+        columns |= {"denotation": (self.naming > 0).sum(axis=0), "probability": self.words}
+        frame = pd.DataFrame(columns)
+        return frame.sort_values(["info_bits", "name"], ascending=[False, True], ignore_index=True)
 
     def system(self) -> System:
         """The lexicon as a whole: what it costs, tells and achieves."""
@@ -262,19 +261,13 @@ class Lexicon:
         weights = np.full(len(places), 1.0) if prior is None else np.asarray(prior, dtype=float)
         usable = np.isfinite(weights).all() and (weights >= 0).all()
         if weights.shape != (len(places),) or not usable or not weights[0] > 0:
-            raise DataError(
-                explain(f"prior {list(weights)}", f"{len(places)} weights, the referent's above 0")
-            )
+            expected = f"{len(places)} weights, the referent's above 0"
+            raise DataError(explain(f"prior {list(weights)}", expected))
         naming = self.naming[places]
         success = np.where(naming[0] > 0, listener(naming, weights)[0], 0.0)
         preference = speaker_choice(success, self.info_bits, speaker or Speaker())
-        table = {
-            "name": self.names,
-            "p_success": success,
-            "info_bits": self.info_bits,
-            "preference": preference,
-        }
-        frame = pd.DataFrame(table)[success > 0]
+        frame = pd.DataFrame({"name": self.names, "p_success": success, "info_bits": self.info_bits})
+        frame = frame.assign(preference=preference)[success > 0]
         return frame.sort_values(["preference", "name"], ascending=[False, True], ignore_index=True)
 
     def simulate(
@@ -295,14 +288,13 @@ class Lexicon:
 
     def frontier(self, betas: Float[np.ndarray, " n"] | None = None) -> Frontier:
         """The most accuracy that any lexicon of these referents can have for its complexity, by annealing."""
-
-        return frontier(self.prior, self.meanings(), betas)
+        meanings = self.meanings()
+        return Frontier(bottleneck(self.prior, meanings, betas=betas), self.prior, meanings)
 
     def in_context(self, counts: NamingCounts, easy: str, hard: str, **settings: Any) -> InContext:
         """Are more informative words used where distractors are near? See `contexts.in_context`."""
-        from trimtab.refer.lexicon.contexts import in_context
-
-        return in_context(self, counts, easy, hard, **settings)
+        bits = pd.Series(self.info_bits, index=list(self.names))
+        return in_context(bits, self.referents, counts, easy, hard, **settings)
 
     def with_naming(self, naming: Float[np.ndarray, "referents names"], names: Sequence[str]) -> Lexicon:
         """Another lexicon of the same referents."""
@@ -312,27 +304,13 @@ class Lexicon:
         there = [label_text(one, strip=False) for one in self.referents]
         same = find_label(referent, there)
         if same is None:
-            some = ", ".join(there[:5])
-            got = f"referent {shown(referent)}"
-            raise DataError(
-                explain(got, f"one of {len(there)} referents ({some}, ...)", nearest(str(referent), there))
-            )
+            expected = f"one of {len(there)} referents ({', '.join(there[:5])}, ...)"
+            raise DataError(explain(f"referent {shown(referent)}", expected, nearest(str(referent), there)))
         return there.index(same)
 
 
-def _prior(prior: pd.Series[float] | None, referents: list[Any]) -> np.ndarray:
-    if prior is None:
-        return np.full(len(referents), 1.0 / len(referents))
-    frame = prior.reindex(referents).to_frame("prior")
-    check_known(frame, "prior")
-    weights = frame["prior"].to_numpy(dtype=float)
-    wrong = ~((weights > 0) & (weights < math.inf))
-    if wrong.any():
-        raise DataError(explain(f"a prior of {weights[wrong][0]:g}", "finite weights above 0"))
-    return np.asarray(weights / weights.sum())
-
-
-def _bandwidth(features: pd.DataFrame, values: np.ndarray) -> float:
+def bandwidth_of(features: pd.DataFrame, values: np.ndarray) -> float:
+    """The width of meanings: 8 in CIELAB, else the median distance to the nearest neighbour."""
     if is_lab(features):
         return LAB_BANDWIDTH
     distances = cdist(values, values)
@@ -385,12 +363,3 @@ class Frontier:
         gaps = (complexity - self.best.beta * accuracy - self.best.objective()) / self.best.beta
         nearest = int(np.argmin(gaps))
         return Inefficiency(float(gaps[nearest]), float(self.best.beta[nearest]))
-
-
-def frontier(
-    prior: Float[np.ndarray, " referents"],
-    meanings: Float[np.ndarray, "referents referents"],
-    betas: Float[np.ndarray, " n"] | None = None,
-) -> Frontier:
-    """The frontier of referents with a prior and meanings."""
-    return Frontier(bottleneck(prior, meanings, betas=betas), prior, meanings)

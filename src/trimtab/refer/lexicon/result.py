@@ -1,8 +1,6 @@
-"""What a look at lexicons came to: a value that knows its settings and every number of its page.
+"""Lexicons: every number of a job, and its page.
 
-The page of lexicons: where words are, what they tell, the plane with its frontier, and bits in context.
-
-CIELAB to what a screen shows.
+The page shows where words are, what they tell, the plane with its frontier, and bits in context.
 """
 
 from __future__ import annotations
@@ -21,21 +19,20 @@ from trimtab.job import Result
 from trimtab.refer.lexicon.contexts import HARD_LESS_EASY
 from trimtab.report.formats import fixed, from_zero, span
 from trimtab.report.intervals import Cloud, curve_and_clouds, small_map
-from trimtab.report.page import (
-    Gallery,
-    Picture,
-    Section,
-    Table,
-    gallery,
-    picture,
-    settings_section,
-)
+from trimtab.report.page import Gallery, Section, Table, gallery, picture, settings_section, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+COVERS = "Intervals are 95 % percentile bootstrap intervals"
+EXTREMES = "A share of 0 or 1 has Wilson's interval over clusters, and a difference with one Newcombe's."
+CUT = "How referents are cut into cells is not varied here, and another cut can turn the sign round."
+MOST_WORDS = 40
+MATCHED = "same referents, both contexts' mix"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LexiconResult(Result):
     """The outcome of a job about lexicons.
 
@@ -64,50 +61,81 @@ class LexiconResult(Result):
         return self.systems.copy()
 
     def figure(self) -> Figure:
-        """The plane of complexity and accuracy."""
-
-        return plane_figure(self)
+        """Lexicons on the plane of complexity and accuracy, under the frontier."""
+        names, x, y = ("complexity I(M;W), bits", "accuracy I(W;U), bits"), "complexity_bits", "accuracy_bits"
+        parts = {"all names": self.systems[:1], "each lexicon": self.systems[1:]}
+        clouds = {
+            name: Cloud(part[x].tolist(), part[y].tolist()) for name, part in parts.items() if len(part)
+        }
+        curve = Cloud(self.frontier[x].tolist(), self.frontier[y].tolist()) if len(self.frontier) else None
+        title, label = "What words cost and tell", "Lexicons and frontier"
+        return curve_and_clouds(curve, clouds, axes_names=names, title=title, label=label)
 
     def summary(self) -> str:
         """The lexicon as a whole, each treatment of modifiers by context, and what was set aside."""
-        return verdict(self)
+        first = self.systems.iloc[0]
+        text = (
+            f"{int(first['n_words'])} words for {int(first['n_referents'])} referents: a word conveys "
+            f"{fixed(first['complexity_bits'], 2)} bits on average, of which {fixed(first['accuracy_bits'], 2)} "
+            "tell of the world"
+        )
+        text += (
+            f", {fixed(first['inefficiency_bits'], 2)} bits from the frontier." if len(self.frontier) else "."
+        )
+        if not len(self.contexts):
+            return text
+        easy, hard = (label_text(self.config.get(name, name)) for name in ("easy", "hard"))
+        matched = self.contexts[self.contexts["comparison"] == MATCHED]
+        for treatment, rows in matched.groupby("treatment", sort=False):
+            text += f" Modifiers {treatment}, same referents, {hard} less {easy}, bits per word: {_smoothings(rows)}"
+        for treatment, rows in self.aside.groupby("treatment", sort=False) if len(self.aside) else ():
+            far, close, less = each_row(rows)
+            if less.n_aside:
+                text += (
+                    f" Modifiers {treatment}: set aside are {less.n_aside} of {less.n_messages} messages, "
+                    f"{fixed(close.share)} of {close.context} and {fixed(far.share)} of {far.context} ones, a "
+                    f"difference of {fixed(less.share, signed=True)} ({span(less.low, less.high, signed=True)}), "
+                    f"{from_zero(less.low, less.high)}."
+                )
+        return text
 
     def sections(self) -> Iterator[Section]:
         """Words, the plane with its frontier, the simulation, contexts and the accounting."""
-        return _chapter(self)
+        yield Section("Where words are", [_maps(self.places)])
+        words = self.words.sort_values("probability", ascending=False)
+        rest = len(words) - MOST_WORDS
+        tail = f" The {rest} rarer ones are in the result file." if rest > 0 else ""
+        headings = {"word": "name", "bits": ("info_bits", ".2"), "referents": "denotation"}
+        headings["share of what is said"] = ("probability", ".3")
+        frame = written(words.head(MOST_WORDS), headings)
+        yield Section("Words by bits", [Table(frame, f"The most frequent words first.{tail}")])
+        caption = "The line is the best for these referents that annealing finds"
+        caption += "; what it misses could lie a little above."
+        shown = caption if len(self.frontier) else "Without a frontier, which was not asked for."
+        yield Section("Cost and accuracy", [picture(self.figure(), shown), _systems(self.systems)])
+        flexible, n = self.simulation["flexibility"], int(self.simulation["n"].iloc[0])
+        caption = (
+            f"Each line goes from flexibility {flexible.min():g} to {flexible.max():g}: at 0 speakers have one word "
+            "per referent, at 1 they choose among all its words in context."
+        )
+        headings = {"lexicon": "lexicon", "flexibility": ("flexibility", "g")}
+        headings["success"] = ("success", "success_low", "success_high", ".3")
+        headings["bits"] = ("info_bits", "info_low", "info_high", ".2")
+        table = Table(
+            written(self.simulation, headings), f"{COVERS} over {n} trials, the same for every lexicon."
+        )
+        yield Section("Talking among distractors", [picture(simulation_figure(self), caption), table])
+        if len(self.contexts):
+            yield Section("Easy and hard contexts", list(_contexts(self)))
+        caption = "Every name that was given, by what became of it."
+        yield Section("Accounting", [Table(self.accounting, caption, {"n_messages": str})])
+        yield settings_section(self.config.items())
 
     @classmethod
     def compared(cls, results: Sequence[LexiconResult], labels: Sequence[str]) -> Iterator[Section]:
         """The lexicons of several jobs on the plane."""
-        yield Section("Compared", [_comparison(results, labels)])
-
-
-COVERS = "Intervals are 95 % percentile bootstrap intervals"
-EXTREMES = "A share of 0 or 1 has Wilson's interval over clusters, and a difference with one Newcombe's."
-CUT = "How referents are cut into cells is not varied here, and another cut can turn the sign round."
-MOST_WORDS = 40
-MATCHED = "same referents, both contexts' mix"
-
-
-def verdict(result: LexiconResult) -> str:
-    """What was found: the lexicon as a whole, then each treatment of modifiers by context, and what was set aside."""
-    first = result.systems.iloc[0]
-    told = f"{int(first['n_words'])} words for {int(first['n_referents'])} referents: a word conveys "
-    told += (
-        f"{fixed(first['complexity_bits'], 2)} bits on average, of which {fixed(first['accuracy_bits'], 2)} "
-    )
-    told += "tell of the world"
-    told += (
-        f", {fixed(first['inefficiency_bits'], 2)} bits from the frontier." if len(result.frontier) else "."
-    )
-    if len(result.contexts):
-        easy, hard = (label_text(result.config.get(name, name)) for name in ("easy", "hard"))
-        for treatment, own in result.contexts[result.contexts["comparison"] == MATCHED].groupby(
-            "treatment", sort=False
-        ):
-            told += f" Modifiers {treatment}, same referents, {hard} less {easy}, bits per word: {_smoothings(own)}"
-        told += _set_aside(result)
-    return told
+        rows = [one.systems.head(1).assign(lexicon=label) for one, label in zip(results, labels, strict=True)]
+        yield Section("Compared", [_systems(pd.concat(rows))])
 
 
 def _smoothings(own: pd.DataFrame) -> str:
@@ -124,77 +152,23 @@ def _smoothings(own: pd.DataFrame) -> str:
     return f"{told}." if above + below else f"{told}, not told apart from 0."
 
 
-def _set_aside(result: LexiconResult) -> str:
-    """Whether messages of one context are set aside more often, where any are."""
-    told = ""
-    for treatment, own in result.aside.groupby("treatment", sort=False) if len(result.aside) else ():
-        easy, hard, less = each_row(own)
-        if less.n_aside:
-            told += (
-                f" Modifiers {treatment}: set aside are {less.n_aside} of {less.n_messages} messages, "
-                f"{fixed(hard.share)} of {hard.context} and {fixed(easy.share)} of {easy.context} ones, a difference "
-                f"of {fixed(less.share, signed=True)} ({span(less.low, less.high, signed=True)}), "
-                f"{from_zero(less.low, less.high)}."
-            )
-    return told
-
-
-def plane_figure(result: LexiconResult) -> Figure:
-    """Lexicons on the plane of complexity and accuracy, under the frontier."""
-    table = result.systems
-    clouds = {"all names": Cloud(table["complexity_bits"][:1].tolist(), table["accuracy_bits"][:1].tolist())}
-    if len(table) > 1:
-        clouds["each lexicon"] = Cloud(
-            table["complexity_bits"][1:].tolist(), table["accuracy_bits"][1:].tolist()
-        )
-    front = result.frontier
-    curve = Cloud(front["complexity_bits"].tolist(), front["accuracy_bits"].tolist()) if len(front) else None
-    names = ("complexity I(M;W), bits", "accuracy I(W;U), bits")
-    return curve_and_clouds(
-        curve, clouds, axes_names=names, title="What words cost and tell", label="Lexicons and frontier"
-    )
-
-
 def simulation_figure(result: LexiconResult) -> Figure:
     """Accuracy against bits, from rigid to flexible speakers, by lexicon."""
     clouds = {
-        str(name): Cloud(own["info_bits"].tolist(), own["success"].tolist(), joined=True)
-        for name, own in result.simulation.groupby("lexicon", sort=False)
+        str(name): Cloud(rows["info_bits"].tolist(), rows["success"].tolist(), joined=True)
+        for name, rows in result.simulation.groupby("lexicon", sort=False)
     }
     names = ("bits conveyed per word", "listener's success")
-    return curve_and_clouds(
-        None, clouds, axes_names=names, title="Success for bits", label="Success against bits conveyed"
-    )
+    title, label = "Success for bits", "Success against bits conveyed"
+    return curve_and_clouds(None, clouds, axes_names=names, title=title, label=label)
 
 
-def _chapter(result: LexiconResult) -> Iterator[Section]:
-    yield Section("Where words are", [_maps(result)])
-    yield Section("Words by bits", [_words(result)])
-    caption = "The line is the best for these referents that annealing finds; what it misses could lie a little above."
-    shown = caption if len(result.frontier) else "Without a frontier, which was not asked for."
-    yield Section("Cost and accuracy", [picture(plane_figure(result), shown), _systems(result.systems)])
-    yield Section("Talking among distractors", list(_simulation(result)))
-    if len(result.contexts):
-        tables = [_contexts(result), *([_aside(result)] if len(result.aside) else [])]
-        yield Section("Easy and hard contexts", tables)
-    caption = "Every name that was given, by what became of it."
-    yield Section("Accounting", [Table(result.accounting, caption, {"n_messages": str})])
-    yield settings_section(result.config.items())
-
-
-def _maps(result: LexiconResult) -> Gallery:
-    places = result.places
-    words = list(places.columns[4:])
+def _maps(places: pd.DataFrame) -> Gallery:
+    """Where each of the most frequent words is said."""
+    words, x, y = list(places.columns[4:]), places["x"].tolist(), places["y"].tolist()
     colours = places["colour"].tolist() if (places["colour"] != "").all() else None
     drawn = [
-        small_map(
-            places["x"].tolist(),
-            places["y"].tolist(),
-            places[word].tolist(),
-            colours,
-            title=word,
-            label=f"Where {word} is said",
-        )
+        small_map(x, y, places[word].tolist(), colours, title=word, label=f"Where {word} is said")
         for word in words
     ]
     where = "by hue angle (along) and lightness (up)" if colours else "by the first two features"
@@ -203,104 +177,54 @@ def _maps(result: LexiconResult) -> Gallery:
     return gallery(drawn, caption, small=True)
 
 
-def _words(result: LexiconResult) -> Table:
-    own = result.words.sort_values("probability", ascending=False).head(MOST_WORDS)
-    rest = len(result.words) - len(own)
-    tail = f" The {rest} rarer ones are in the result file." if rest else ""
-    frame = pd.DataFrame(
-        {
-            "word": own["name"],
-            "bits": [fixed(v, 2) for v in own["info_bits"]],
-            "referents": [str(int(v)) for v in own["denotation"]],
-            "share of what is said": [fixed(v) for v in own["probability"]],
-        }
-    )
-    return Table(frame, f"The most frequent words first.{tail}")
-
-
 def _systems(table: pd.DataFrame) -> Table:
-    names = {
-        "complexity_bits": "complexity, bits",
-        "accuracy_bits": "accuracy, bits",
-        "success_rate": "success",
+    headings: dict[str, Sequence[str]] = {
+        "lexicon": "lexicon",
+        "words": "n_words",
+        "referents": "n_referents",
     }
-    names |= {"words_per_referent": "words per referent", "effective_words": "effective words"}
-    names |= {"inefficiency_bits": "from the frontier, bits"}
-    frame = pd.DataFrame({"lexicon": table["lexicon"]})
-    frame["words"], frame["referents"] = table["n_words"].astype(str), table["n_referents"].astype(str)
-    for name, title in names.items():
-        frame[title] = [fixed(value, 3) for value in table[name]]
+    decimals = {
+        "complexity, bits": "complexity_bits",
+        "accuracy, bits": "accuracy_bits",
+        "success": "success_rate",
+    }
+    decimals |= {"words per referent": "words_per_referent", "effective words": "effective_words"}
+    decimals |= {"from the frontier, bits": "inefficiency_bits"}
+    headings |= {heading: (name, ".3") for heading, name in decimals.items()}
     caption = (
         "Success: a listener who hears a word picks the referent among all of them. Effective words: 2 to the power of "
         "the entropy of a referent's names."
     )
-    return Table(frame, caption)
+    return Table(written(table, headings), caption)
 
 
-def _comparison(results: Sequence[LexiconResult], labels: Sequence[str]) -> Table:
-    rows = [one.systems.head(1).assign(run=label) for one, label in zip(results, labels, strict=True)]
-    return _systems(pd.concat(rows).rename(columns={"lexicon": "of", "run": "lexicon"}))
-
-
-def _simulation(result: LexiconResult) -> Iterator[Picture | Table]:
-    flexible = result.simulation["flexibility"]
-    yield picture(
-        simulation_figure(result),
-        f"Each line goes from flexibility {flexible.min():g} to {flexible.max():g}: at 0 speakers have one word per "
-        "referent, at 1 they choose among all its words in context.",
-    )
-    rows = [
-        {
-            "lexicon": row.lexicon,
-            "flexibility": f"{row.flexibility:g}",
-            "success": fixed(row.success),
-            "interval: success": span(row.success_low, row.success_high),
-            "bits": fixed(row.info_bits, 2),
-            "interval: bits": span(row.info_low, row.info_high, 2),
-        }
-        for row in each_row(result.simulation)
-    ]
-    n = int(result.simulation["n"].iloc[0])
-    yield Table(pd.DataFrame(rows), f"{COVERS} over {n} trials, the same for every lexicon.")
-
-
-def _contexts(result: LexiconResult) -> Table:
-    rows = [
-        {
-            "modifiers": row.treatment,
-            "smoothing": f"{row.smoothing:g}",
-            "compared": row.comparison,
-            "easy, bits": fixed(row.easy, 2),
-            "hard, bits": fixed(row.hard, 2),
-            "hard less easy": fixed(row.difference, 3, signed=True),
-            "interval": span(row.low, row.high, signed=True),
-            "messages": str(row.n_messages),
-            "referents": str(row.n_referents),
-            "clusters": str(row.n_clusters),
-        }
-        for row in each_row(result.contexts)
-    ]
+def _contexts(result: LexiconResult) -> Iterator[Table]:
+    headings: dict[str, Sequence[str]] = {"modifiers": "treatment", "smoothing": ("smoothing", "g")}
+    headings |= {"compared": "comparison", "easy, bits": ("easy", ".2"), "hard, bits": ("hard", ".2")}
+    headings |= {"hard less easy": ("difference", "+.3"), "interval": ("low", "high", "+.3")}
+    headings |= {"messages": "n_messages", "referents": "n_referents", "clusters": "n_clusters"}
     caption = (
         "Modifiers stripped: taken off names; kept: a modified name is a word of its own; bare: only names without "
         "one. Smoothing takes certainty from words that were said a few times only."
     )
-    return Table(pd.DataFrame(rows), f"{caption} {CUT} {COVERS} over clusters.")
-
-
-def _aside(result: LexiconResult) -> Table:
-    rows = [
-        {
-            "modifiers": row.treatment,
-            "context": row.context,
-            "messages": str(row.n_messages),
-            "set aside": str(row.n_aside),
-            "share": fixed(row.share, signed=row.context == HARD_LESS_EASY),
-            "interval": span(row.low, row.high, signed=row.context == HARD_LESS_EASY),
-        }
-        for row in each_row(result.aside)
+    yield Table(written(result.contexts, headings), f"{caption} {CUT} {COVERS} over clusters.")
+    if not len(result.aside):
+        return
+    headings = {
+        "modifiers": "treatment",
+        "context": "context",
+        "messages": "n_messages",
+        "set aside": "n_aside",
+    }
+    less = result.aside["context"] == HARD_LESS_EASY
+    parts = [
+        written(rows, headings | {"share": ("share", form), "interval": ("low", "high", form)}).set_axis(
+            rows.index
+        )
+        for rows, form in ((result.aside[~less], ".3"), (result.aside[less], "+.3"))
     ]
     caption = "Messages that are not compared, by context; where one context loses more, its other messages are chosen."
-    return Table(pd.DataFrame(rows), f"{caption} {COVERS} over clusters. {EXTREMES}")
+    yield Table(pd.concat(parts).sort_index(), f"{caption} {COVERS} over clusters. {EXTREMES}")
 
 
 _WHITE = np.array([0.95047, 1.0, 1.08883])

@@ -5,19 +5,19 @@ What can be done with a steering on disk and its model, by their names: the comm
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
 from trimtab.errors import ConfigProblems, Problem
+from trimtab.job import Elsewhere, ModelName, Progress, Texts
 from trimtab.models.batches import text_batches, token_rows
 from trimtab.models.load import Model, load, name_problems
-from trimtab.runs.folder import RunFolder, at_work
+from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_source
 from trimtab.runs.serialise import plain
 from trimtab.steer.directions import CAA, ITI
@@ -29,7 +29,6 @@ from trimtab.steer.steering import Steering
 from trimtab.steer.strength import STRENGTHS, Calibration, calibrate, strength_curve
 
 AnyEstimator = LinEAS | AurA | CAA | GaussianAcT | ITI | LinAcT | MeanAcT
-Progressor = Callable[[int, int], None]
 MOST_STRENGTHS = 101
 
 
@@ -54,11 +53,11 @@ class SteeringConfig:
         seed: of the draw of examples.
     """
 
-    model: str
-    source: str
-    target: str
+    model: ModelName
+    source: Texts
+    target: Texts
     system: Literal["steering"] = "steering"
-    neutral: str = ""
+    neutral: Texts = ""
     estimator: AnyEstimator = field(default_factory=LinEAS)
     examples: int = 32
     held_out: int = 64
@@ -70,132 +69,65 @@ class SteeringConfig:
     device: str | None = None
     seed: int = 0
 
+    result: ClassVar = SteeringResult
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a job came to."""
+    def problems(self) -> Iterator[Problem]:
+        """Every mistake that can be seen without loading a model or downloading anything."""
+        for problem in self.estimator.problems():
+            yield replace(problem, where=f"estimator.{problem.where}")
+        for name, least in (("examples", 2), ("held_out", 2), ("max_tokens", 2), ("max_new_tokens", 1)):
+            if getattr(self, name) < least:
+                yield Problem(name, str(getattr(self, name)), f"at least {least}")
+        if not 1 <= len(self.strengths) <= MOST_STRENGTHS:
+            yield Problem("strengths", f"{len(self.strengths)} of them", f"1 to {MOST_STRENGTHS}")
+        if not all(0 <= strength <= 1 for strength in self.strengths):
+            yield Problem("strengths", str(list(self.strengths)), "numbers in [0, 1]")
+        for name in ("source", "target", *(["neutral"] if self.neutral else [])):
+            if not (source := getattr(self, name)).startswith("lab:"):
+                yield from missing_source(name, source, "a file or a glob of texts", folders=False)
+        if self.source == self.target:
+            yield Problem("target", "the same file as source", "another behaviour")
+        yield from name_problems(self.model)
 
-    result: SteeringResult
-    report_path: Path
+    def cost(self) -> Mapping[str, Any]:
+        """Steps of the fit, and texts that are read afterwards."""
+        steps = getattr(self.estimator, "steps", None)
+        if not steps:
+            steps = self.estimator.settled().steps or 0 if isinstance(self.estimator, LinEAS) else 1
+        texts = self.held_out * (3 if self.neutral else 2) + len(self.prompts)
+        return {"steps": int(steps), "texts": texts * len(self.strengths)}
 
-    def table(self) -> str:
-        """The strength curve as plain text, with what its intervals cover."""
-        shown = self.result.curve[
-            ["strength", "lean", "lean_low", "lean_high", "kl", "source_loss", "target_loss"]
-        ]
-        text = shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-")
-        return f"{text}\n\n{READING}"
+    def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> SteeringResult:
+        """Fit the steering and judge it on held-out texts; a fit that was killed goes on where it was.
 
-    def to_json(self) -> str:
-        """The strength curve and the costs as JSON."""
-        frames = {"curve": self.result.curve, "costs": self.result.costs, "samples": self.result.samples}
-        told = {name: plain(frame.to_dict("records")) for name, frame in frames.items()}
-        return json.dumps({**told, "seconds": self.result.seconds}, indent=2)
-
-
-READING = (
-    "lean: by how many nats per token the target texts became likelier, less the same of the source texts;\n"
-    "kl: how far predictions moved on neutral text. Held-out texts; intervals (95 %) are over texts."
-)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a job will take, at most."""
-
-    steps: int
-    texts: int
-
-    def to_text(self) -> str:
-        """One line per quantity."""
-        return f"steps of the fit       {self.steps}\ntexts read afterwards  {self.texts}"
-
-
-def check(config: SteeringConfig) -> list[Problem]:
-    """Every mistake that can be seen without loading a model or downloading anything."""
-    found = [replace(problem, where=f"estimator.{problem.where}") for problem in config.estimator.problems()]
-    for name, least in (("examples", 2), ("held_out", 2), ("max_tokens", 2), ("max_new_tokens", 1)):
-        if getattr(config, name) < least:
-            found.append(Problem(name, str(getattr(config, name)), f"at least {least}"))
-    if not 1 <= len(config.strengths) <= MOST_STRENGTHS:
-        found.append(Problem("strengths", f"{len(config.strengths)} of them", f"1 to {MOST_STRENGTHS}"))
-    if not all(0 <= strength <= 1 for strength in config.strengths):
-        found.append(Problem("strengths", str(list(config.strengths)), "numbers in [0, 1]"))
-    for name in ("source", "target", "neutral"):
-        found += _file_problems(name, getattr(config, name))
-    if config.source == config.target:
-        found.append(Problem("target", "the same file as source", "another behaviour"))
-    return [*found, *name_problems(config.model)]
-
-
-def estimate(config: SteeringConfig) -> Estimate:
-    """Steps and texts of a job."""
-    sides = 3 if config.neutral else 2
-    texts = config.held_out * sides * len(config.strengths) + len(config.prompts) * len(config.strengths)
-    return Estimate(getattr(config.estimator, "steps", None) or _default_steps(config.estimator), texts)
-
-
-def run(config: SteeringConfig, folder: Path, progress: Progressor | None = None) -> Outcome:
-    """Carry the job out in `folder`, or go on with it; a fit that was killed goes on where it was.
-
-    Args:
-        config: the job.
-        folder: of the run.
-        progress: told the steps of the fit.
-
-    Raises:
-        ConfigProblems: the config cannot work.
-        DataError: fewer texts than asked for.
-    """
-    if problems := check(config):
-        raise ConfigProblems(problems)
-    with at_work(folder, config) as held:
-        result = _carried_out(config, held, progress)
-        result.save(held.path)
-        report = result.report(folder / "report.html")
-    return Outcome(result, report)
-
-
-def _carried_out(config: SteeringConfig, held: RunFolder, progress: Progressor | None) -> SteeringResult:
-    sides = examples_of(config)
-    model = load(config.model, dtype=config.dtype, device=config.device)
-    read = reading_table(config, model, sides)
-    neutral = sides.pop("neutral", TextPool((), ())).held_out
-    start = time.perf_counter()
-    steering = _fitted(config, model, sides, held.artifacts / "fit", progress)
-    seconds = time.perf_counter() - start
-    judged = {name: side.held_out for name, side in sides.items()}
-    curve = strength_curve(
-        steering,
-        model,
-        **judged,
-        neutral=neutral,
-        strengths=config.strengths,
-        max_tokens=config.max_tokens,
-    )
-    return SteeringResult(
-        label=type(config.estimator).__name__,
-        steering=steering,
-        curve=curve,
-        costs=_costs(steering, model, config, **judged),
-        samples=written(steering, model, config.prompts, config.strengths, config.max_new_tokens),
-        config=plain(config),
-        seconds=seconds,
-        read=read,
-    )
-
-
-def _fitted(
-    config: SteeringConfig, model: Model, sides: dict[str, TextPool], out: Path, progress: Progressor | None
-) -> Steering:
-    texts = {name: list(side.fit) for name, side in sides.items()}
-    estimator = config.estimator
-    if estimator.max_tokens is None:
-        estimator = replace(estimator, max_tokens=config.max_tokens)
-    if not isinstance(estimator, LinEAS):
-        return estimator.fit(model, **texts)
-    tell = None if progress is None else lambda step, steps, loss: progress(step, steps)  # noqa: ARG005
-    return estimator.fit(model, **texts, out=out, progress=tell)
+        Raises:
+            DataError: fewer texts than asked for.
+        """
+        sides = examples_of(self)
+        model = load(self.model, dtype=self.dtype, device=self.device)
+        read = reading_table(self, model, sides)
+        neutral = sides.pop("neutral", TextPool((), ())).held_out
+        start, estimator = time.perf_counter(), self.estimator
+        settings: dict[str, Any] = {name: list(side.fit) for name, side in sides.items()}
+        if estimator.max_tokens is None:
+            estimator = replace(estimator, max_tokens=self.max_tokens)
+        if isinstance(estimator, LinEAS):
+            settings["out"] = folder.artifacts / "fit" if isinstance(folder, RunFolder) else None
+            settings["progress"] = lambda step, steps, loss: progress(step, steps)  # noqa: ARG005
+        steering = estimator.fit(model, **settings)
+        seconds = time.perf_counter() - start
+        judged: dict[str, Any] = {name: side.held_out for name, side in sides.items()}
+        judged["max_tokens"] = self.max_tokens
+        return SteeringResult(
+            label=type(self.estimator).__name__,
+            steering=steering,
+            curve=strength_curve(steering, model, neutral=neutral, strengths=self.strengths, **judged),
+            costs=_transport_costs(steering, model, **judged),
+            samples=completions(steering, model, self.prompts, self.strengths, self.max_new_tokens),
+            config=plain(self),
+            seconds=seconds,
+            read=read,
+        )
 
 
 def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
@@ -228,44 +160,32 @@ def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, Text
     Raises:
         ModelError: a text that is longer than the model's positions.
     """
-    tokenizer, limit = model.need_tokenizer(), config.max_tokens
-    fit_limit = config.estimator.max_tokens or limit
-    rows = []
+    tokenizer, rows = model.need_tokenizer(), []
+    limits = {"fit": config.estimator.max_tokens or config.max_tokens, "held_out": config.max_tokens}
     for name, side in sides.items():
-        for texts, most in ((side.fit, fit_limit), (side.held_out, limit)):
-            if texts:
-                text_batches(model, texts, max_tokens=most)
-        lengths = [len(row) for row in token_rows(tokenizer, side.held_out)]
-        fit_lengths = [len(row) for row in token_rows(tokenizer, side.fit)]
-        rows.append(
-            {
-                "side": name,
-                "fit": len(side.fit),
-                "held_out": len(side.held_out),
-                "different": side.different,
-                "blank": side.blank,
-                "repeated": side.repeated,
-                "shared": side.shared,
-                "fit_cut": sum(length > fit_limit for length in fit_lengths),
-                "held_out_cut": sum(length > limit for length in lengths),
-                "scored": sum(length > 1 for length in lengths),
-            }
-        )
+        row: dict[str, Any] = {"side": name, "fit": len(side.fit), "held_out": len(side.held_out)}
+        row |= {key: getattr(side, key) for key in ("different", "blank", "repeated", "shared")}
+        for key, limit in limits.items():
+            if texts := getattr(side, key):
+                text_batches(model, texts, max_tokens=limit)
+            lengths = [len(ids) for ids in token_rows(tokenizer, texts)]
+            row[f"{key}_cut"] = sum(length > limit for length in lengths)
+        rows.append({**row, "scored": sum(length > 1 for length in lengths)})
     return pd.DataFrame(rows)
 
 
-def _costs(
-    steering: Steering, model: Model, config: SteeringConfig, source: Sequence[str], target: Sequence[str]
+def _transport_costs(
+    steering: Steering, model: Model, source: Sequence[str], target: Sequence[str], max_tokens: int
 ) -> pd.DataFrame:
-    sides = prepare(model, source, target, batch_size=32, max_tokens=config.max_tokens)
+    sides = prepare(model, source, target, batch_size=32, max_tokens=max_tokens)
     before, wanted = (samples(model, side, steering.sites, "mean") for side in sides)
     with steering.on(model):
         after = samples(model, sides[0], steering.sites, "mean")
-    found = costs(before, after, wanted)
-    return pd.DataFrame([(site, *pair) for site, pair in found.items()], columns=["site", "before", "after"])
+    rows = [(site, *pair) for site, pair in costs(before, after, wanted).items()]
+    return pd.DataFrame(rows, columns=["site", "before", "after"])
 
 
-def written(
+def completions(
     steering: Steering, model: Model, prompts: Sequence[str], strengths: Sequence[float], tokens: int
 ) -> pd.DataFrame:
     """Greedy completions of prompts at each strength: columns prompt, strength, text."""
@@ -275,16 +195,6 @@ def written(
             texts = model.generate(list(prompts), max_new_tokens=tokens)
         rows += [(prompt, float(strength), text) for prompt, text in zip(prompts, texts, strict=True)]
     return pd.DataFrame(rows, columns=["prompt", "strength", "text"])
-
-
-def _default_steps(estimator: AnyEstimator) -> int:
-    return int(estimator.settled().steps or 0) if isinstance(estimator, LinEAS) else 1
-
-
-def _file_problems(where: str, source: str) -> Iterator[Problem]:
-    if source.startswith("lab:") or (not source and where == "neutral"):
-        return
-    yield from missing_source(where, source, "a file or a glob of texts", folders=False)
 
 
 def complete(
@@ -299,7 +209,7 @@ def complete(
         strengths: in [0, 1].
         max_new_tokens: of each completion.
     """
-    return written(*_both(steering, model), prompts, strengths, max_new_tokens)
+    return completions(*_both(steering, model), prompts, strengths, max_new_tokens)
 
 
 def measure(

@@ -1,13 +1,11 @@
-"""What fitting a steering came to: a value that knows its settings and every number of its page.
+"""What fitting a steering came to: every number, and the page.
 
-The page of a steering: what it does as its strength grows, where it acts, what the model writes.
-
-The pictures of a steering's page.
+The page shows what the steering does as its strength grows, where it acts, and what the model writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,51 +13,60 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from trimtab.job import Result
 from trimtab.report import charts
 from trimtab.report.formats import NOTHING, fixed, missing, number, span
-from trimtab.report.page import Section, Table, Text, chapters_page, gallery, picture, settings_section
-from trimtab.runs.atomic import write_atomic
+from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section, written
 from trimtab.runs.paths import RESULT
-from trimtab.runs.serialise import checked, plain, read_result, reading_result, write_result
+from trimtab.runs.serialise import checked, plain
 from trimtab.steer.steering import Steering
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from trimtab.steer.steering import Steering
-
-
-SCHEMA = 1
 STEERING = RESULT.parent / "steering"
 """Where a finished run keeps its steering."""
-_KEPT = ("label", "config", "seconds", "curve", "costs", "samples", "read")
-_OPTIONAL = ("read",)
+BINS = 32
+"""Columns of the map of changed units, at most."""
+COVERS = (
+    "Intervals are 95 % over the choice of held-out texts; they do not cover the choice of fitting examples."
+)
+LEAN = (
+    "Lean is how much likelier per token the target texts became than they were, less the same of the source texts. "
+    "KL is how far next-token distributions moved on texts that should be left alone."
+)
+CURVES = {
+    "lean": ("lean", "lean to the target", "nats per token"),
+    "kl": ("KL, neutral", "moved on neutral text", "KL, nats per token"),
+    "source_loss": ("loss, source", "loss on source text", "nats per token"),
+    "target_loss": ("loss, target", "loss on target text", "nats per token"),
+}
+"""Column of the strength curve -> heading in tables, title and axis of its figure."""
+READ = {"side": "side", "fit": "fitted with", "held_out": "held out"}
+READ |= {"different": "different texts in the file", "blank": "blank", "repeated": "repeated"}
+READ |= {"shared": "on another side too", "fit_cut": "cut, of those fitted with"}
+READ |= {"held_out_cut": "cut, of those held out"}
+"""Column of `SteeringResult.read` -> heading."""
 
 
-@dataclass(frozen=True)
-class SteeringResult:
-    """The outcome of a steering job.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SteeringResult(Result):
+    """The outcome of a steering job; its label is the estimator's name, its seconds are those of the fit.
 
     Attributes:
-        label: a short name of the run, its estimator's unless told otherwise.
         steering: what was fitted.
         curve: effect and side effect by strength on held-out texts, see `trimtab.steer.strength`.
         costs: columns site, before, after: 1-D transport cost to the target samples, mean over units, each in units of
             the target's variance there; held-out samples.
         samples: columns prompt, strength, text: what the model writes.
-        config: everything needed to do the run again.
-        seconds: of the fit.
         read: one row per side: what was read, used and left out, see `trimtab.steer.lineas.job.reading_table`; empty
             for a run of an earlier version.
     """
 
-    label: str
     steering: Steering
     curve: pd.DataFrame
     costs: pd.DataFrame
     samples: pd.DataFrame
-    config: Mapping[str, Any]
-    seconds: float
     read: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
@@ -68,45 +75,118 @@ class SteeringResult:
 
     def figure(self) -> Figure:
         """Lean by strength."""
-
         return curve_figures(self)[0]
 
-    def report(self, path: str | Path) -> Path:
-        """Write the report page (one self-contained HTML file) and return its path."""
+    def values(self) -> dict[str, Any]:
+        """Every field but the steering, which has files of its own."""
+        return {name: value for name, value in super().values().items() if name != "steering"}
 
-        write_atomic(Path(path), page([self], title=self.label))
-        return Path(path)
+    @classmethod
+    def from_values(cls, values: dict[str, Any], folder: Path) -> SteeringResult:
+        """The inverse of `values`, with the steering beside them."""
+        return checked(cls, {**values, "steering": Steering.from_pretrained(folder / STEERING)})
 
     def save(self, folder: str | Path) -> Path:
         """Write the steering and the numbers into a run's folder."""
         self.steering.save_pretrained(Path(folder) / STEERING)
-        return write_result(folder, SCHEMA, {name: getattr(self, name) for name in _KEPT}, indent=1)
+        return super().save(folder)
+
+    def facts(self) -> dict[str, Any]:
+        """The strength curve, the costs, the samples, and what was read."""
+        return {name: value for name, value in super().facts().items() if name != "steering"}
+
+    def to_text(self) -> str:
+        """The strength curve without the ends of most intervals, and what it says, as plain text."""
+        shown = self.curve[["strength", "lean", "lean_low", "lean_high", *list(CURVES)[1:]]]
+        table = shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-")
+        return f"{table}\n\n{self.summary()}\n\n{LEAN} {COVERS}"
+
+    def summary(self) -> str:
+        """What the steering came to at its largest strength, in one or two sentences."""
+        last = self._largest()
+        if last["strength"] == 0:
+            return "Only strength 0 was tried, which leaves the model as it is."
+        if missing(last["lean"]):
+            return f"At strength {last['strength']:g} the lean is not defined."
+        counts = self._counts()
+        n = f"; n = {counts['source']} source and {counts['target']} target texts" if counts else ""
+        towards = "towards the target" if last["lean"] > 0 else "away from the target"
+        leans = f"leans {fixed(abs(last['lean']))} nats per token {towards}"
+        if missing(last["lean_low"]) or missing(last["lean_high"]):
+            leans += ", of which there is no interval."
+        else:
+            leans += f" (lean {span(last['lean_low'], last['lean_high'], signed=True)}{n})"
+            known = last["lean_low"] > 0 or last["lean_high"] < 0
+            leans += "." if known else ": within what chance explains."
+        text = f"At strength {last['strength']:g} the model {leans}"
+        if missing(last["kl"]):
+            return text
+        ends = ""
+        if not missing(last["kl_low"]) and not missing(last["kl_high"]):
+            n = f"; n = {counts['neutral']}" if "neutral" in counts else ""
+            ends = f" ({span(last['kl_low'], last['kl_high'])}{n})"
+        return f"{text} On neutral text its predictions moved by {fixed(last['kl'])} nats per token{ends}."
+
+    def _largest(self) -> pd.Series[Any]:
+        """The row of the largest strength, wherever it stands."""
+        return self.curve.iloc[int(self.curve["strength"].to_numpy().argmax())]
+
+    def _counts(self) -> dict[str, int]:
+        """Side -> texts that its numbers are of; {} where the run did not note it.
+
+        A likelihood is of texts of two tokens or more; KL is of every text.
+        """
+        rows = self.read.to_dict("records")
+        return {row["side"]: int(row["held_out" if row["side"] == "neutral" else "scored"]) for row in rows}
 
     @classmethod
-    def load(cls, folder: str | Path) -> SteeringResult:
-        """Read the result of a finished run.
+    def compared(cls, results: Sequence[SteeringResult], labels: Sequence[str]) -> Iterator[Section]:
+        """Each steering at its largest strength."""
+        rows = [
+            {**one._largest(), "steering": label, "sites": len(one.steering.maps), "seconds": one.seconds}
+            for label, one in zip(labels, results, strict=True)
+        ]
+        headings = {
+            "steering": "steering",
+            "strength": ("strength", "g"),
+            "lean": ("lean", "lean_low", "lean_high", "+.3"),
+        }
+        headings |= {"KL, neutral": ("kl", ".3"), "sites": "sites", "fit, s": ("seconds", ".1")}
+        table = Table(
+            written(pd.DataFrame(rows), headings), f"At the largest strength of each. {LEAN} {COVERS}"
+        )
+        yield Section("Compared", [table])
 
-        Raises:
-            CheckpointError: there is none (yet), another version of trimtab wrote it, or a part of it is missing.
-        """
-        found = read_result(folder, SCHEMA)
-        steering = Steering.from_pretrained(Path(folder) / STEERING)
-        with reading_result(folder):
-            return checked(cls, {**found, "steering": steering})
-
-
-BINS = 32
-"""Columns of the map of changed units, at most."""
+    def sections(self) -> Iterator[Section]:
+        """What was read, the strength curve, completions, and where it acts."""
+        if len(self.read):
+            yield Section("What was read", list(_read(self.read)))
+        texts = "; ".join(f"{side}: {count} held-out texts" for side, count in self._counts().items())
+        n = f" {texts.capitalize()}." if texts else ""
+        measured = [name for name in CURVES if self.curve[name].notna().any()]
+        headings: dict[str, Sequence[str]] = {"strength": ("strength", "g")}
+        for name in measured:
+            headings[CURVES[name][0]] = (
+                name,
+                f"{name}_low",
+                f"{name}_high",
+                "+.3" if name == "lean" else ".3",
+            )
+        table = Table(written(self.curve, headings), f"In nats per token. {COVERS}")
+        yield Section("By strength", [gallery(curve_figures(self), f"{LEAN}{n} {COVERS}"), table])
+        if len(self.samples):
+            text = "Greedy completions of the same prompts at each strength; nothing is chosen or left out."
+            wide = self.samples.pivot(index="prompt", columns="strength", values="text")
+            wide = wide.loc[list(dict.fromkeys(self.samples["prompt"]))]
+            wide.columns = [f"strength {float(column):g}" for column in wide.columns]
+            yield Section("What the model writes", [Text(text), Table(wide.reset_index())])
+        yield Section("Where it acts", [_costs(self), picture(units_figure(self.steering))])
+        facts = (("model", self.steering.base.name), ("seconds of the fit", f"{self.seconds:.1f}"))
+        yield settings_section([*plain(dict(self.config)).items(), *facts])
 
 
 def curve_figures(result: SteeringResult) -> list[Figure]:
     """Lean, KL on neutral text, and both losses, by strength; what was not measured is left out."""
-    drawn = [
-        ("lean", "lean to the target", "nats per token"),
-        ("kl", "moved on neutral text", "KL, nats per token"),
-        ("source_loss", "loss on source text", "nats per token"),
-        ("target_loss", "loss on target text", "nats per token"),
-    ]
     curve = result.curve
     return [
         charts.line_band(
@@ -118,31 +198,26 @@ def curve_figures(result: SteeringResult) -> list[Figure]:
             title=title,
             label=f"{title} by strength, {axis}",
         )
-        for name, title, axis in drawn
+        for name, (_, title, axis) in CURVES.items()
         if curve[name].notna().any()
     ]
 
 
 def units_figure(steering: Steering) -> Figure:
     """The share of units that each site's map changes, along its units."""
-    shares = [_binned((weight != 1) | (shift != 0)) for weight, shift in steering.maps.values()]
-    width = max(map(len, shares))
-    table = np.full((len(shares), width), np.nan)
-    for row, share in zip(table, shares, strict=True):
-        row[: len(share)] = share
+    table = np.full((len(steering.maps), BINS), np.nan)
+    for row, (weight, shift) in zip(table, steering.maps.values(), strict=True):
+        changed = np.asarray((weight != 1) | (shift != 0), dtype=float)
+        shares = [part.mean() for part in np.array_split(changed, BINS) if len(part)]
+        row[: len(shares)] = shares
     return charts.raster(
-        table,
+        table[:, ~np.isnan(table).all(axis=0)],
         told_apart(list(steering.maps)),
         axis="share of units changed",
         across=f"units, in at most {BINS} groups",
         title="Where it acts",
         label="Share of units that the map of each site changes, along its units",
     )
-
-
-def _binned(changed: object) -> np.ndarray:
-    parts = np.array_split(np.asarray(changed, dtype=float), BINS)
-    return np.array([part.mean() for part in parts if len(part)])
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
@@ -162,173 +237,37 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return [".".join(part[first : len(part) - last]) for part in parts] if len(names) > 1 else list(names)
 
 
-COVERS = (
-    "Intervals are 95 % over the choice of held-out texts; they do not cover the choice of fitting examples."
-)
-LEAN = (
-    "Lean is how much likelier per token the target texts became than they were, less the same of the source texts. "
-    "KL is how far next-token distributions moved on texts that should be left alone."
-)
-
-
-def page(results: Sequence[SteeringResult], title: str = "A steering") -> str:
-    """One self-contained HTML page about one steering, or about several on the same texts.
-
-    Raises:
-        DataError: there is no result.
-    """
-    return chapters_page(
-        title,
-        results,
-        "steerings beside one another",
-        verdict=verdict,
-        chapter=_chapter,
-        compared=_comparison,
-    )
-
-
-def verdict(result: SteeringResult) -> str:
-    """What the steering came to at its largest strength, in one or two sentences."""
-    last = _largest(result)
-    if last["strength"] == 0:
-        return "Only strength 0 was tried, which leaves the model as it is."
-    if missing(last["lean"]):
-        return f"At strength {last['strength']:g} the lean is not defined."
-    counts = _counts(result)
-    n = f"; n = {counts['source']} source and {counts['target']} target texts" if counts else ""
-    towards = "towards the target" if last["lean"] > 0 else "away from the target"
-    told = f"At strength {last['strength']:g} the model leans {fixed(abs(last['lean']))} nats per token {towards}"
-    if missing(last["lean_low"]) or missing(last["lean_high"]):
-        told += ", of which there is no interval."
-    else:
-        known = last["lean_low"] > 0 or last["lean_high"] < 0
-        told += f" (lean {span(last['lean_low'], last['lean_high'], signed=True)}{n})"
-        told += "." if known else ": within what chance explains."
-    if not missing(last["kl"]):
-        told += f" On neutral text its predictions moved by {fixed(last['kl'])} nats per token"
-        if not missing(last["kl_low"]) and not missing(last["kl_high"]):
-            n = f"; n = {counts['neutral']}" if "neutral" in counts else ""
-            told += f" ({span(last['kl_low'], last['kl_high'])}{n})"
-        told += "."
-    return told
-
-
-def _largest(result: SteeringResult) -> pd.Series[Any]:
-    """The row of the largest strength, wherever it stands."""
-    return result.curve.iloc[int(result.curve["strength"].to_numpy().argmax())]
-
-
-def _counts(result: SteeringResult) -> dict[str, int]:
-    """Side -> texts that its numbers are of; {} where the run did not note it.
-
-    A likelihood is of texts of two tokens or more; KL is of every text.
-    """
-    rows = result.read.to_dict("records")
-    return {row["side"]: int(row["held_out" if row["side"] == "neutral" else "scored"]) for row in rows}
-
-
-def _chapter(result: SteeringResult) -> Iterator[Section]:
-    if len(result.read):
-        yield Section("What was read", list(_read(result)))
-    counts = _counts(result)
-    n = "".join(f" {side}: {count} held-out texts." for side, count in counts.items()).replace(". ", "; ")
-    n = f" {n[1:].capitalize()}" if counts else ""
-    yield Section("By strength", [gallery(curve_figures(result), f"{LEAN}{n} {COVERS}"), _curve(result)])
-    if len(result.samples):
-        yield Section("What the model writes", list(_samples(result)))
-    yield Section("Where it acts", [_costs(result), picture(units_figure(result.steering))])
-    facts = (("model", result.steering.base.name), ("seconds of the fit", f"{result.seconds:.1f}"))
-    yield settings_section([*plain(dict(result.config)).items(), *facts])
-
-
-def _read(result: SteeringResult) -> Iterator[Text | Table]:
+def _read(read: pd.DataFrame) -> Iterator[Text | Table]:
     """What of the texts took part, and what was left out or cut."""
-    read = result.read
+    rows = read.to_dict("records")
     cut = [
         f"{row['fit_cut'] + row['held_out_cut']} of {row['fit'] + row['held_out']} {row['side']} texts"
-        for row in read.to_dict("records")
+        for row in rows
         if row["fit_cut"] + row["held_out_cut"]
     ]
     if cut:
         yield Text(f"Longer than the limit of tokens, and cut there: {', '.join(cut)}.", "unsure")
-    if short := [
+    short = [
         f"{row['held_out'] - row['scored']} {row['side']}"
-        for row in read.to_dict("records")
+        for row in rows
         if row["scored"] < row["held_out"] and row["side"] != "neutral"
-    ]:
-        yield Text(
-            f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}.", "unsure"
-        )
-    names = {
-        "fit": "fitted with",
-        "held_out": "held out",
-        "different": "different texts in the file",
-        "blank": "blank",
-        "repeated": "repeated",
-        "shared": "on another side too",
-        "fit_cut": "cut, of those fitted with",
-        "held_out_cut": "cut, of those held out",
-    }
-    yield Table(
-        read[["side", *names]].rename(columns=names),
-        "Texts. Blank and repeated ones, and those that stand on another side too, were left out.",
-    )
-
-
-def _curve(result: SteeringResult) -> Table:
-    curve = result.curve
-    frame = pd.DataFrame({"strength": [f"{s:g}" for s in curve["strength"]]})
-    for name, head in (
-        ("lean", "lean"),
-        ("kl", "KL, neutral"),
-        ("source_loss", "loss, source"),
-        ("target_loss", "loss, target"),
-    ):
-        if curve[name].notna().any():
-            frame[head] = [fixed(value, signed=name == "lean") for value in curve[name]]
-            frame[f"interval: {head}"] = [
-                span(low, high, signed=name == "lean")
-                for low, high in zip(curve[f"{name}_low"], curve[f"{name}_high"], strict=True)
-            ]
-    return Table(frame, f"In nats per token. {COVERS}")
-
-
-def _samples(result: SteeringResult) -> Iterator[Text | Table]:
-    yield Text("Greedy completions of the same prompts at each strength; nothing is chosen or left out.")
-    wide = result.samples.pivot(index="prompt", columns="strength", values="text")
-    wide = wide.loc[list(dict.fromkeys(result.samples["prompt"]))]
-    wide.columns = [f"strength {float(column):g}" for column in wide.columns]
-    yield Table(wide.reset_index())
+    ]
+    if short:
+        told = f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}."
+        yield Text(told, "unsure")
+    caption = "Texts. Blank and repeated ones, and those that stand on another side too, were left out."
+    yield Table(read[list(READ)].rename(columns=READ), caption)
 
 
 def _costs(result: SteeringResult) -> Table:
-    frame = result.costs.copy()
+    frame, untouched = result.costs.copy(), result.steering.sparsity()
     frame["share left"] = [
-        NOTHING if missing(b) or b == 0 else fixed(a / b, 2)
-        for b, a in zip(frame["before"], frame["after"], strict=True)
+        NOTHING if missing(before) or before == 0 else fixed(after / before, 2)
+        for before, after in zip(frame["before"], frame["after"], strict=True)
     ]
-    alone = result.steering.sparsity()
-    frame["units left alone"] = [f"{100 * alone[site]:.0f} %" for site in frame["site"]]
+    frame["units left alone"] = [f"{100 * untouched[site]:.0f} %" for site in frame["site"]]
     caption = (
         "Squared 1-D Wasserstein distance between pooled activations of source texts and of target texts, mean over "
         "units, each in units of the target's variance; at strength 0 and at 1, on held-out texts."
     )
     return Table(frame, caption, {"before": number, "after": number})
-
-
-def _comparison(results: Sequence[SteeringResult], labels: Sequence[str]) -> Table:
-    rows = []
-    for label, result in zip(labels, results, strict=True):
-        last = _largest(result)
-        rows.append(
-            {
-                "steering": label,
-                "strength": f"{last['strength']:g}",
-                "lean": fixed(last["lean"], signed=True),
-                "interval of the lean": span(last["lean_low"], last["lean_high"], signed=True),
-                "KL, neutral": fixed(last["kl"]),
-                "sites": len(result.steering.maps),
-                "fit, s": fixed(result.seconds, 1),
-            }
-        )
-    return Table(pd.DataFrame(rows), f"At the largest strength of each. {LEAN} {COVERS}")
