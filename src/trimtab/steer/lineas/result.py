@@ -91,9 +91,9 @@ class SteeringResult(Result):
         self.steering.save_pretrained(Path(folder) / STEERING)
         return super().save(folder)
 
-    def facts(self) -> dict[str, Any]:
+    def json_values(self) -> dict[str, Any]:
         """The strength curve, the costs, the samples, and what was read."""
-        return {name: value for name, value in super().facts().items() if name != "steering"}
+        return {name: value for name, value in super().json_values().items() if name != "steering"}
 
     def to_text(self) -> str:
         """The strength curve without the ends of most intervals, and what it says, as plain text."""
