@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -125,17 +125,17 @@ class BlockHistory:
     """
 
     step: int = 0
-    weights: Sequence[float] = ()
-    average: Sequence[float] = ()
-    exposure: Sequence[float] = ()
-    credit: Sequence[float] = ()
-    nll: Sequence[Sequence[float]] = ()
-    offset: Sequence[float] = ()
-    error: Sequence[float] = ()
-    ends: Sequence[int] = ()
-    worths: Sequence[Sequence[float]] = ()
-    changes: Sequence[Sequence[float]] = ()
-    errors: Sequence[Sequence[float]] = ()
+    weights: Sequence[float] = field(default_factory=list)
+    average: Sequence[float] = field(default_factory=list)
+    exposure: Sequence[float] = field(default_factory=list)
+    credit: Sequence[float] = field(default_factory=list)
+    nll: Sequence[Sequence[float]] = field(default_factory=list)
+    offset: Sequence[float] = field(default_factory=list)
+    error: Sequence[float] = field(default_factory=list)
+    ends: Sequence[int] = field(default_factory=list)
+    worths: Sequence[Sequence[float]] = field(default_factory=list)
+    changes: Sequence[Sequence[float]] = field(default_factory=list)
+    errors: Sequence[Sequence[float]] = field(default_factory=list)
 
     def with_mixture(self, weights: Float[np.ndarray, " N"], credit: Sequence[float]) -> State:
         """The state of a mixer that goes on with this mixture."""
