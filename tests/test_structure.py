@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import pkgutil
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 import trimtab
+from trimtab.systems import SYSTEMS, System
 
 SRC = Path(trimtab.__file__).parent
+FILES = sorted(SRC.rglob("*.py"))
 MODULES = sorted(
     {"trimtab", *(module.name for module in pkgutil.walk_packages([str(SRC)], prefix="trimtab."))}
 )
@@ -52,12 +55,17 @@ def imported(path: Path) -> set[str]:
     return {name for name in found if name == "trimtab" or name.startswith("trimtab.")}
 
 
+def modules_of(path: Path) -> set[str]:
+    """The modules of ours that a file imports: at its head, in functions and for types only."""
+    return {name if name in MODULES else name.rpartition(".")[0] for name in imported(path)} - {"trimtab"}
+
+
 def floor(module: str) -> str:
     """The folder or top-level file that a module belongs to."""
     return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda path: str(path.relative_to(SRC)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
 def test_imports_point_downwards(path: Path) -> None:
     here = path.relative_to(SRC).with_suffix("").parts[0]
     if here == "__init__":
@@ -65,6 +73,36 @@ def test_imports_point_downwards(path: Path) -> None:
     allowed = MAY_IMPORT[here] | {here}
     wrong = {name for name in imported(path) if floor(name) not in allowed}
     assert not wrong, f"{path.relative_to(SRC)} must not import {sorted(wrong)}"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SRC.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_circle_of_files() -> None:
+    """A file that imports another is nowhere below it: imports in functions and for types count."""
+    graph = {module_of(path): modules_of(path) for path in FILES if path != SRC / "__init__.py"}
+    order = graphlib.TopologicalSorter(graph)
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of files: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+def test_a_file_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=list(SYSTEMS))
+def test_a_system_has_a_folder_with_its_job_and_its_result(system: System) -> None:
+    module, _, name = system.job.partition(":")
+    folder = SRC.parent.joinpath(*module.split(".")).parent
+    assert module.endswith(".job")
+    assert {"job.py", "result.py"} <= {path.name for path in folder.glob("*.py")}
+    result = system.job_class().result
+    assert result.__module__ == module.replace(".job", ".result"), f"{name}: its result is elsewhere"
 
 
 def test_only_figures_know_matplotlib() -> None:

@@ -11,29 +11,28 @@ import pytest
 
 from trimtab import systems
 from trimtab.errors import ConfigProblems
+from trimtab.job import Corpus, ModelName, Result
 from trimtab.lab import corpora, registry
 from trimtab.runs.config import read_config, read_mapping
 
 
 @dataclass(frozen=True)
 class Config:
-    model: str = "here"
-    train: dict[str, str] = field(default_factory=dict)
-    evaluate: dict[str, str] = field(default_factory=dict)
+    model: ModelName = "here"
+    train: dict[str, Corpus] = field(default_factory=dict)
+    evaluate: dict[str, Corpus] = field(default_factory=dict)
     seed: int = 0
 
 
 @pytest.mark.parametrize("system", systems.SYSTEMS.values(), ids=list(systems.SYSTEMS))
-def test_every_name_in_the_table_exists(system: systems.System) -> None:
-    for reference in (
-        system.config,
-        system.run,
-        system.check,
-        system.estimate,
-        system.load_result,
-        system.page,
-    ):
-        assert callable(systems.imported(reference))
+def test_every_job_in_the_table_has_all_parts_of_one(system: systems.System) -> None:
+    job = system.job_class()
+    assert job.__dataclass_params__.frozen
+    assert job.__dataclass_fields__["system"].default == system.name
+    assert all(callable(getattr(job, part)) for part in ("problems", "cost", "run"))
+    assert issubclass(job.result, Result)
+    for part in ("to_frame", "summary", "sections", "figure"):
+        assert getattr(job.result, part) is not getattr(Result, part), part
 
 
 @pytest.mark.parametrize("recipe", systems.recipes().values(), ids=list(systems.recipes()))
@@ -42,8 +41,8 @@ def test_every_recipe_is_right_but_for_paths_to_edit(recipe: systems.Recipe) -> 
     system = systems.system_of(content)
     assert recipe.name.startswith(f"{system.name}/")
     assert recipe.description
-    config = read_config(content, systems.imported(system.config))
-    wrong = [*systems.imported(system.check)(config), *systems.lab_problems(config)]
+    job = read_config(content, system.job_class())
+    wrong = [*job.problems(), *systems.lab_problems(job)]
     places = (
         "model",
         "train.",
@@ -61,7 +60,7 @@ def test_every_recipe_is_right_but_for_paths_to_edit(recipe: systems.Recipe) -> 
     assert [p for p in wrong if not p.where.startswith(places)] == []
     if not recipe.name.endswith("/own-data"):
         assert wrong == []
-    assert systems.imported(system.estimate)(config).steps > 0
+    assert job.cost()["steps"] > 0
 
 
 def test_lab_names_that_do_not_exist() -> None:

@@ -130,7 +130,7 @@ class Result:
     @classmethod
     def compared(cls, results: Sequence[Self], labels: Sequence[str]) -> Iterator[Section]:
         """The sections that set several results side by side, before the chapter of each; by default their tables."""
-        frames = [result.to_frame() for result in results]
+        frames = [result.to_frame().copy() for result in results]
         for frame, label in zip(frames, labels, strict=True):
             frame.insert(0, "run", label, allow_duplicates=True)
         yield Section("Compared", [Table(pd.concat(frames, ignore_index=True))])

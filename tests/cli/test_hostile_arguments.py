@@ -222,7 +222,7 @@ def test_hints_name_keys_and_commands(capsys: Capture, monkeypatch: pytest.Monke
 
 def test_what_others_named_moves_no_cursor(fake: Path, capsys: Capture) -> None:
     fake.write_text(
-        json.dumps({"system": "fake", "train": {"a\x1b[2J": "x"}, "targets": ["\x9b31m\n", "a\x1b[2J"]})
+        json.dumps({"system": "coin", "train": {"a\x1b[2J": "x"}, "targets": ["\x9b31m\n", "a\x1b[2J"]})
     )
     code, said = told(["check", "my.yaml"], capsys)
     assert code == 2
