@@ -216,7 +216,7 @@ def test_hints_name_keys_and_commands(capsys: Capture, monkeypatch: pytest.Monke
     def fails(*_: object, **__: object) -> None:
         raise ModelError("got 900 tokens, expected at most 512; try max_tokens=512")
 
-    monkeypatch.setattr("trimtab.cli.run.carry_out", fails)
+    monkeypatch.setattr("trimtab.job.carry_out", fails)
     assert refused(["run", "my.yaml"], capsys).endswith("try max_tokens: 512\n")
 
 
