@@ -364,8 +364,11 @@ def at_work(folder: Path, config: Any, *, may_change: Collection[str] = ()) -> I
         held.go_on()
         try:
             yield held
+        except KeyboardInterrupt:
+            held.set_status("interrupted")
+            raise
         except BaseException as error:
-            held.set_status("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            held.set_status("failed", error=f"{type(error).__name__}: {error}")
             raise
         if held.status == "running":
             held.set_status("done")
