@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests exhaustive clean
+.PHONY: demo test lint types tests exhaustive coverage clean
 .SUFFIXES:
 
 .venv:
@@ -35,6 +35,10 @@ test: lint
 exhaustive: export OMP_NUM_THREADS = 1
 exhaustive: .venv
 	$(BIN)/pytest -n 2 --dist worksteal -m exhaustive
+
+coverage: export OMP_NUM_THREADS = 1
+coverage: .venv
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=trimtab --cov-report=term
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
