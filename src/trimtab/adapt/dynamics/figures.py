@@ -233,8 +233,8 @@ def constraint_figures(constraints: pd.DataFrame, violations: pd.DataFrame) -> l
         return []
     used = constraints[list(USED_COLUMNS)].to_numpy(dtype=float)
     finite = used[np.isfinite(used)]
-    low, high = float(finite.min(initial=0.0)), float(finite.max(initial=1.0))
-    bounds = (max(low, _USED_SHOWN[0]) - 0.15, min(high, _USED_SHOWN[1]) + 0.15)
+    least, most = float(finite.min(initial=0.0)), float(finite.max(initial=1.0))
+    bounds = (max(least, _USED_SHOWN[0]) - 0.15, min(most, _USED_SHOWN[1]) + 0.15)
     on_base = set(judged.loc[judged["step"] == 0, "run"])
     panels = [("The worst of all constraints", judged.assign(kept=judged["kept_on_test"]))]
     panels += [(str(name), rows) for name, rows in constraints.groupby("constraint", sort=False)]
@@ -242,9 +242,12 @@ def constraint_figures(constraints: pd.DataFrame, violations: pd.DataFrame) -> l
     for title, rows in panels:
         known = [UNKNOWN if missing(kept) else (KEPT if kept else BROKEN) for kept in rows["kept"]]
         looks = [BASE if run in on_base else look for run, look in zip(rows["run"], known, strict=True)]
+        value, low, high = (rows[name].to_list() for name in USED_COLUMNS)
         drawn = intervals.interval_rows(
             rows["run"].to_list(),
-            *(rows[name].to_list() for name in USED_COLUMNS),
+            value,
+            low,
+            high,
             looks,
             bounds=bounds,
             limit=1.0,

@@ -280,7 +280,7 @@ def comparison_section(results: Sequence[RunRecord]) -> Section:
         "test. Named: those of them that no other estimate beats in gain and in cost. Dotted: no gain. An arrow at the "
         "edge with a number is a value outside the axes."
     )
-    blocks = [
+    blocks: list[Block] = [
         _summary(results),
         Section("Gain against cost", [gallery(drawn.cost_figures(results), caption)]),
         *_constraints(results),
@@ -336,7 +336,7 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
     if (constraints["tolerance"] == 0).any():
         caption += f" Where the tolerance is 0, a unit is {LEAST_SCALE_NATS} nats and the limit stays at 1."
     panels = gallery(drawn.constraint_figures(constraints, violations), caption)
-    columns = {
+    columns: dict[str, Any] = {
         "run": "run",
         "feasible on validation": ("feasible_on_validation", _yes),
         "kept on test": ("kept_on_test", _yes),
