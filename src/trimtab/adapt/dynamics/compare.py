@@ -172,22 +172,17 @@ def text_table(frame: pd.DataFrame) -> str:
         *GAIN_COLUMNS,
         lambda value, low, high: f"{fixed(value, 1)} [{fixed(low, 1)},{fixed(high, 1)}]",
     )
-    names = constraints_of(frame)
+    names, words = constraints_of(frame), {True: " kept", False: " OVER"}
     for name, brief in zip(names, short_names(names, 10), strict=True):
         limits = frame[name + LIMIT].dropna().unique()
         limit = f"<= {fixed(limits[0])}" if len(limits) == 1 else "limits differ"
         columns[f"{brief}\n{limit}"] = (
             name + CHANGE,
             name + KEPT,
-            lambda change, kept: (
-                f"{fixed(change, signed=True)} {'' if missing(kept) else 'kept' if kept else 'OVER'}".strip()
-            ),
+            lambda change, kept: fixed(change, signed=True) + words.get(kept, ""),
         )
-    columns["cost x\nsteps/all"] = (
-        "training_multiple",
-        "all_in_multiple",
-        lambda training, all_in: f"{fixed(training, 2)}/{fixed(all_in, 2)}",
-    )
+    costs = ("training_multiple", "all_in_multiple")
+    columns["cost x\nsteps/all"] = (*costs, lambda steps, every: f"{fixed(steps, 2)}/{fixed(every, 2)}")
     columns["seconds"] = ("seconds", ".0")
     cells = written(frame.assign(run=short_names([str(label) for label in frame["run"]], 32)), columns)
     table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -236,10 +236,8 @@ def _part(count: Any, of: Any) -> Mark:
     if not count:
         return Mark("0")
     share = count / of if of else 1.0
-    return Mark(
-        f"{int(count)} ({f'{100 * share:.0f}' if share >= 0.01 else 'below 1'} %)",
-        "unsure" if share > _MUCH else "",
-    )
+    rounded = f"{100 * share:.0f}" if share >= 0.01 else "below 1"
+    return Mark(f"{int(count)} ({rounded} %)", "unsure" if share > _MUCH else "")
 
 
 def _costs(result: RunRecord) -> Iterator[Block]:
@@ -354,6 +352,10 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
     )
     table = Table(written(violations[violations["constraints"] > 0], columns), caption)
     yield Section("Constraints side by side", [panels, table])
+    yield Section("Was “feasible” luck?", [_luck(results)])
+
+
+def _luck(results: Sequence[RunRecord]) -> Table:
     columns = {
         "": ("rate", _RATES.__getitem__),
         "runs": ("k", "n", "{} of {}".format),
@@ -365,7 +367,7 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
         "A run keeps a constraint when the estimate is within the tolerance. Intervals are Wilson's, as if the runs "
         "were independent; they share data and base model, so they are too narrow."
     )
-    yield Section("Was “feasible” luck?", [Table(written(feasibility_rates(results), columns), caption)])
+    return Table(written(feasibility_rates(results), columns), caption)
 
 
 def _yes(value: object) -> Mark:
