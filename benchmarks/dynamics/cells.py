@@ -12,8 +12,7 @@ from methods import methods
 from scenarios import FIT, MODEL, SCENARIOS
 
 from trimtab import FinetuneResult, finetune, load
-from trimtab.adapt.dynamics.calibration import calibration
-from trimtab.adapt.dynamics.compare import working_seconds
+from trimtab.adapt.dynamics.compare import calibration, working_seconds
 from trimtab.lab.models import lab_model
 from trimtab.runs.serialise import plain
 

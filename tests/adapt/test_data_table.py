@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from finetune_results import EVALUATE, TRAIN, MakeResult
-from trimtab.adapt.data_table import COLUMNS, data_notes, data_table, example_line, few_records
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
+from trimtab.adapt.record import COLUMNS, data_notes, data_table, example_line, few_records
 from trimtab.data.tokens import TokenDomain
 from trimtab.train.settings import Fit
 from unigram import shuffled, split

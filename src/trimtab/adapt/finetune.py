@@ -18,11 +18,10 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from trimtab.adapt.data_table import data_notes, data_table, examples
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
-from trimtab.adapt.record import read_metrics
+from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
 from trimtab.adapt.roles import Roles, make_roles, role_problems
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock

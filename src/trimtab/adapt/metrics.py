@@ -269,7 +269,7 @@ def make_result(
         config: what is needed to do it again.
         base: losses of the base model on test sequences.
         final: losses of the chosen weights on the same sequences.
-        data: what became of the records, from `trimtab.adapt.data_table.data_table`.
+        data: what became of the records, from `trimtab.adapt.record.data_table`.
         data_notes: what of it the reader has to know.
         examples: what is learned of each training domain, shown on its first sequence.
     """

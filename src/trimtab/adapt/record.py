@@ -1,19 +1,26 @@
-"""The record of a fine-tuning run: a value that knows its config, its cost and every number behind its verdict."""
+"""The record of a fine-tuning run: every number behind its verdict, as a value and on disk.
+
+What became of the run's data belongs to it: records read, left out and cut, and an example of what is learned.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from trimtab.adapt.cost import CostReport
+from trimtab.data.tokens import TokenDomain, left_out
 from trimtab.errors import CheckpointError, explain
 from trimtab.job import Result
 from trimtab.runs.serialise import checked, read_lines
+from trimtab.train.loop import evaluation_rows
+from trimtab.train.settings import Fit
 
 Status = Literal["feasible", "infeasible", "no gain", "diverged"]
 Stretch = tuple[str, bool]
@@ -21,7 +28,14 @@ Stretch = tuple[str, bool]
 CHANGE_COLUMNS = ("change", "change_low", "change_high")
 LOSS_COLUMNS = ("step", "domain", "split", "loss_nats", "standard_error", *CHANGE_COLUMNS)
 RECORD_COLUMNS = ("domain", "record", "tokens", "change")
-_COLUMNS = {
+COLUMNS = (
+    *("domain", "split", "records", "blank", "skipped", "dropped", "beyond"),
+    *("sequences", "truncated", "tokens", "left_over", "read", "read_records", "probe"),
+)
+"""Columns of `data_table`."""
+FEW_RECORDS = 30
+"""Records below which a verdict on a constraint is marked: an interval over them says little."""
+_NEEDED = {
     "mixtures": ("step",),
     "losses": LOSS_COLUMNS,
     "final": ("domain", "role", "reference", "tolerance", "loss", *CHANGE_COLUMNS, "kept"),
@@ -78,8 +92,8 @@ class RunRecord(Result):
         notes: what the run wants its reader to know, one sentence each.
         target_records: per test record of each target: domain, record, tokens, change (nats, summed over the record's
             tokens). Paired comparisons between runs rest on it; empty in results of earlier versions.
-        data: what became of the records of each domain and split; see `trimtab.adapt.data_table.data_table`. Empty for
-            a result that an earlier version wrote.
+        data: what became of the records of each domain and split; see `data_table`. Empty for a result that an
+            earlier version wrote.
         examples: per training domain, its first sequence as stretches of text, each with whether it carries loss.
     """
 
@@ -123,36 +137,51 @@ Record = TypeVar("Record", bound=RunRecord)
 
 def to_mapping(record: RunRecord) -> dict[str, Any]:
     """The record as JSON values (nan becomes null); its seconds stand in its cost."""
-    return {
-        "schema": record.schema,
-        **{name: value for name, value in record.values().items() if name != "seconds"},
-        **{
-            name: _split(getattr(record, name))
-            for name in ("mixtures", "losses", "final", "target_records", "data")
-        },
-        "cost": asdict(record.cost),
-        "slopes": [_update_to_mapping(update) for update in record.slopes],
-    }
+    values = {name: value for name, value in record.values().items() if name != "seconds"}
+    for name, value in values.items():
+        if isinstance(value, pd.DataFrame):
+            rows = value.to_numpy(dtype=object).tolist()
+            values[name] = {"columns": list(value.columns), "rows": rows}
+    slopes = [
+        {
+            "step": update.step,
+            "horizon": update.horizon,
+            "train": list(update.slopes.columns),
+            "evaluate": list(update.slopes.index),
+            "slopes": update.slopes.to_numpy(),
+            "standard_errors": update.standard_errors.to_numpy(),
+            "predicted": update.predicted,
+            "weights": update.weights,
+            "status": update.solver_status,
+            "conflicts": update.conflicts,
+            "shadow_prices": update.shadow_prices,
+        }
+        for update in record.slopes
+    ]
+    return {"schema": record.schema, **values, "cost": asdict(record.cost), "slopes": slopes}
 
 
 def from_mapping(cls: type[Record], value: Mapping[str, Any]) -> Record:
     """The inverse of `to_mapping`; what is no record fails in the ways of `trimtab.runs.serialise.DAMAGE`."""
     if value.get("schema") != cls.schema:
         raise CheckpointError(explain(f"result schema {value.get('schema')}", f"schema {cls.schema}"))
-    frames = {
-        "mixtures": _frame(value["mixtures"]),
-        "losses": _numeric(_frame(value["losses"]), ("domain", "split")),
-        "final": _numeric(_frame(value["final"]), ("domain", "role")),
-    }
-    for name, columns in _COLUMNS.items():
+    mixtures = pd.DataFrame(value["mixtures"]["rows"], columns=value["mixtures"]["columns"])
+    frames = {"mixtures": mixtures, "losses": _frame(value["losses"]), "final": _frame(value["final"])}
+    for name, columns in _NEEDED.items():
         if missing := [column for column in columns if column not in frames[name]]:
             raise TypeError(f"{name} has no column {missing[0]}")
-    data = value.get("data", {"columns": [], "rows": []})
+    records = value.get("target_records")
+    if records is not None and records["rows"]:
+        if records["columns"] != list(RECORD_COLUMNS):
+            raise TypeError(f"target_records has columns {records['columns']}")
+        frames["target_records"] = _frame(records)
+    if "data" in value and value["data"]["columns"]:
+        frames["data"] = _frame(value["data"])
     cost = checked(CostReport, value["cost"])
-    later = {
+    values = {
+        **{name: value[name] for name in ("label", "status", "step", "config")},
+        **frames,
         "notes": tuple(value["notes"]),
-        **_records(value.get("target_records")),
-        "data": _numeric(_frame(data), ("domain", "split")) if data["columns"] else pd.DataFrame(),
         "examples": {
             name: tuple((text, learned) for text, learned in stretches)
             for name, stretches in value.get("examples", {}).items()
@@ -161,17 +190,7 @@ def from_mapping(cls: type[Record], value: Mapping[str, Any]) -> Record:
         "cost": cost,
         "seconds": sum(cost.seconds.values()),
     }
-    return checked(
-        cls, {name: value[name] for name in ("label", "status", "step", "config")} | frames | later
-    )
-
-
-def _records(value: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
-    if value is None or not value["rows"]:
-        return {}
-    if value["columns"] != list(RECORD_COLUMNS):
-        raise TypeError(f"target_records has columns {value['columns']}")
-    return {"target_records": _numeric(_frame(value), ("domain",))}
+    return checked(cls, values)
 
 
 def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -> SlopeUpdate:
@@ -203,39 +222,124 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _update_to_mapping(update: SlopeUpdate) -> dict[str, Any]:
-    return {
-        "step": update.step,
-        "horizon": update.horizon,
-        "train": list(update.slopes.columns),
-        "evaluate": list(update.slopes.index),
-        "slopes": update.slopes.to_numpy(),
-        "standard_errors": update.standard_errors.to_numpy(),
-        "predicted": update.predicted,
-        "weights": update.weights,
-        "status": update.solver_status,
-        "conflicts": update.conflicts,
-        "shadow_prices": update.shadow_prices,
-    }
-
-
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: float("nan") if value is None else value for name, value in values.items()}
 
 
-def _split(frame: pd.DataFrame) -> dict[str, Any]:
-    return {"columns": list(frame.columns), "rows": frame.to_numpy(dtype=object).tolist()}
-
-
 def _frame(value: Mapping[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame(value["rows"], columns=value["columns"])
-
-
-def _numeric(frame: pd.DataFrame, texts: tuple[str, ...]) -> pd.DataFrame:
-    """Numbers as numbers (null is nan again); `texts` as they are; whether a constraint was kept as objects."""
+    """Numbers as numbers (null is nan again); names as they are; whether a constraint was kept as objects."""
+    frame = pd.DataFrame(value["rows"], columns=value["columns"])
     for name in frame.columns:
         if name == "kept":
             frame[name] = pd.Series(list(frame[name]), dtype=object)
-        elif name not in texts:
+        elif name not in ("domain", "split", "role"):
             frame[name] = pd.to_numeric(frame[name])
     return frame
+
+
+def data_table(domains: Mapping[str, TokenDomain], train: Sequence[str], fit: Fit) -> pd.DataFrame:
+    """One row per domain and split that a run uses.
+
+    Args:
+        domains: tokenised, by name.
+        train: which of them are trained on.
+        fit: how many sequences are read.
+
+    Returns:
+        Columns: domain, split; records (read, blank ones not counted), blank, skipped (conversations left out), dropped
+        (without a predicted token that carries loss), beyond (of those, how many a longer sequence would keep);
+        sequences, truncated, tokens, left_over; read (sequences that an evaluation reads), read_records (records that
+        they are of), probe (sequences that a probe reads); the last three are nan for a train split.
+    """
+    rows = []
+    for name, domain in domains.items():
+        for split, tokens in domain.splits.items():
+            if split == "train" and name not in train:
+                continue
+            row: dict[str, Any] = {part: getattr(tokens.counts, part, np.nan) for part in COLUMNS}
+            row |= {"domain": name, "split": split, "sequences": len(tokens)}
+            if split != "train":
+                limit = fit.eval_sequences if split == "validation" else fit.test_sequences
+                read = evaluation_rows(name, len(tokens), limit)
+                row |= {"read": float(len(read)), "read_records": float(len(np.unique(tokens.records[read])))}
+            if split == "validation":
+                row["probe"] = float(min(len(tokens), fit.probe_sequences))
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def data_notes(domains: Mapping[str, TokenDomain], table: pd.DataFrame, fit: Fit) -> Iterator[str]:
+    """What of the data a reader of the result has to know, a sentence each.
+
+    Args:
+        domains: tokenised, by name.
+        table: from `data_table`.
+        fit: how long sequences are.
+    """
+    for name, domain in domains.items():
+        used = table.loc[table["domain"] == name, "split"].to_list()
+        for phrase in (*left_out(domain, used, fit.seq_len), *domain.unread):
+            yield f"Data of {name}: {phrase.rstrip('.')}."
+
+
+def few_records_note(names: Mapping[str, int]) -> str:
+    """The sentence on constraints that are judged on few records.
+
+    >>> few_records_note({"web": 7})
+    'Judged on fewer than 30 test records (a packed sequence counts as one): web (7). Its interval says little ...'
+    """
+    listed = ", ".join(f"{name} ({count})" for name, count in names.items())
+    intervals = "Its interval says" if len(names) == 1 else "Their intervals say"
+    few = f"Judged on fewer than {FEW_RECORDS} test records (a packed sequence counts as one)"
+    return f"{few}: {listed}. {intervals} little about other data of its kind."
+
+
+def few_records(result: RunRecord) -> dict[str, int]:
+    """The constraints whose verdict on test is over fewer than `FEW_RECORDS` records, and how many there are."""
+    known = records_read(result)
+    constraints = result.final.loc[result.final["role"] == "constraint", "domain"]
+    return {name: int(known[name]) for name in constraints if name in known and known[name] < FEW_RECORDS}
+
+
+def records_read(result: RunRecord) -> dict[str, Any]:
+    """Per evaluation domain, the test records that its final loss is over; {} where an earlier version did not say."""
+    known = read_counts(result, "test", "read_records")
+    if known or "units" not in result.final:
+        return known
+    return dict(zip(result.final["domain"], result.final["units"], strict=True))
+
+
+def read_counts(result: RunRecord, split: str, column: str) -> dict[str, int]:
+    """Per evaluation domain, a column of `data_table` for a split; empty for a result of an earlier version."""
+    if not len(result.data):
+        return {}
+    rows = result.data[(result.data["split"] == split) & result.data["domain"].isin(result.final["domain"])]
+    return {str(name): int(count) for name, count in zip(rows["domain"], rows[column], strict=True)}
+
+
+def counted(numbers: Mapping[str, int], what: str) -> str:
+    """How many of something each domain has; one number where all are alike.
+
+    >>> counted({"a": 8, "b": 8}, "test sequences"), counted({"a": 8, "b": 5}, "test sequences")
+    ('n = 8 test sequences per domain', 'n test sequences: 8 of a, 5 of b')
+    """
+    if len(set(numbers.values())) == 1:
+        return f"n = {next(iter(numbers.values()))} {what} per domain"
+    return f"n {what}: {', '.join(f'{value} of {name}' for name, value in numbers.items())}"
+
+
+def examples(
+    domains: Mapping[str, TokenDomain], train: Sequence[str], tokenizer: Any
+) -> dict[str, tuple[Stretch, ...]]:
+    """Per training domain, its first sequence as stretches of text, each with whether it carries loss."""
+    return {name: domains[name].splits["train"].example(tokenizer) for name in train}
+
+
+def example_line(stretches: Sequence[Stretch]) -> str:
+    r"""An example on one line of plain text, what is learned in double brackets.
+
+    >>> example_line([("[user]hi\n[assistant]", False), ("ho</s>", True)])
+    '[user]hi\\n[assistant][[ho</s>]]'
+    """
+    parts = [f"[[{text}]]" if learned else text for text, learned in stretches]
+    return "".join(parts).replace("\n", "\\n").replace("\r", "\\r")

@@ -1,12 +1,8 @@
-"""A result page: one HTML file that needs nothing else, not a script, not a font, not a network.
+"""Pages of results: one HTML file that needs nothing else, not a script, not a font, not a network.
 
 A page is a title, a summary and sections; a section holds text, tables, pictures and further sections. Everything
 that is text is escaped by the template engine; only the drawings made by `figures.to_svg` go in as they
 are. The page is laid out for a telephone and a desk, light and dark, screen and paper.
-
-A page about one result, or about several: a table that compares them, and a folded chapter for each.
-
-Figures as blocks of a page.
 """
 
 from __future__ import annotations
@@ -15,16 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from trimtab.errors import DataError, explain
 from trimtab.report.figures import to_svg
-from trimtab.report.formats import NOTHING, fixed, missing, number, printable, span
+from trimtab.report.formats import NOTHING, fixed, missing, number, printable, spans
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,91 +142,25 @@ def _cell(value: object, write: Format | None) -> Mark:
     return Mark(printable(written) or NOTHING)
 
 
-class Labelled(Protocol):
-    """A result with a short name."""
-
-    @property
-    def label(self) -> str:
-        """What it is called beside others."""
-        ...
-
-
-Result = TypeVar("Result", bound=Labelled)
-
-
-def chapters_page(
-    title: str,
-    results: Sequence[Result],
-    told: str,
-    *,
-    verdict: Callable[[Result], str],
-    chapter: Callable[[Result], Iterable[Section]],
-    compared: Callable[[Sequence[Result], Sequence[str]], Table] | None = None,
-) -> str:
-    """One self-contained HTML page: the chapter of one result, or folded chapters of several under numbered labels.
-
-    Args:
-        title: of the page.
-        results: in the order of their numbers.
-        told: what several are, after their number: "models beside one another".
-        verdict: one result in a sentence or two.
-        chapter: the sections about one result.
-        compared: a table of several results and their numbered labels; None for no such section.
-
-    Raises:
-        DataError: there is no result.
-    """
-    if not results:
-        raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
-    if len(results) == 1:
-        return Page(title, verdict(results[0]), list(chapter(results[0]))).render()
-    labels = [f"{place}. {result.label}" for place, result in enumerate(results, start=1)]
-    beside = [Section("Compared", [compared(results, labels)])] if compared is not None else []
-    chapters = [
-        Section(label, [Text(verdict(result)), *chapter(result)], collapsed=True)
-        for label, result in zip(labels, results, strict=True)
-    ]
-    return Page(title, f"{len(results)} {told}.", [*beside, *chapters]).render()
-
-
 def settings_section(rows: Iterable[tuple[str, object]]) -> Section:
     """A folded table of settings and what they were."""
     frame = pd.DataFrame([(name, str(value)) for name, value in rows], columns=["setting", "value"])
     return Section("Settings", [Table(frame)], collapsed=True)
 
 
-def shown(frame: pd.DataFrame, columns: Mapping[str, tuple[Any, ...]]) -> pd.DataFrame:
-    """A frame as its reader sees it.
-
-    Args:
-        frame: the numbers.
-        columns: heading -> how a cell is written, and the columns whose values it is written from.
-
-    >>> frame = pd.DataFrame({"low": [0.5], "high": [1.0], "n": [3]})
-    >>> shown(frame, {"n": (str, "n"), "interval": ("{} to {}".format, "low", "high")}).to_dict("list")
-    {'n': ['3'], 'interval': ['0.5 to 1.0']}
-    """
-    cells = [
-        [write(*values) for values in zip(*(frame[name] for name in names), strict=True)]
-        for write, *names in columns.values()
-    ]
-    told = pd.DataFrame(dict(enumerate(cells)), dtype=object)
-    told.columns = pd.Index(list(columns))
-    return told
-
-
-def written(frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Columns of a frame under headings: as they are, with fixed decimals, or with their intervals.
+def written(frame: pd.DataFrame, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Columns of a frame under headings: as they are, with fixed decimals, with their intervals, or by a function.
 
     Args:
         frame: one row per row.
         columns: heading -> a column; or (value, form), (low, high, form) for an interval alone, or
             (value, low, high, form) for both, the interval under a heading of its own. A form is ".3", "+.3" for
-            numbers with a sign, or "g" for a setting as it was written.
+            numbers with a sign, "g" for a setting as it was written, or a function of the columns named before it.
 
-    >>> frame = pd.DataFrame({"gap": [0.25], "low": [0.1], "high": [0.4], "n": [12]})
-    >>> written(frame, {"gap": ("gap", "low", "high", "+.2"), "objects": "n"}).to_dict("records")
-    [{'gap': '+0.25', 'interval: gap': '+0.10 to +0.40', 'objects': 12}]
+    >>> frame = pd.DataFrame({"gap": [0.25], "low": [0.1], "high": [0.4], "n": [12], "of": [20]})
+    >>> headings = {"gap": ("gap", "low", "high", "+.2"), "objects": "n", "used": ("n", "of", "{} of {}".format)}
+    >>> written(frame, headings).to_dict("records")
+    [{'gap': '+0.25', 'interval: gap': '+0.10 to +0.40', 'objects': 12, 'used': '12 of 20'}]
     """
     cells: dict[str, list[Any]] = {}
     for heading, how in columns.items():
@@ -239,16 +168,17 @@ def written(frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> pd.Dat
             cells[heading] = frame[how].tolist()
             continue
         *names, form = how
-        if form == "g":
-            cells[heading] = [f"{value:g}" for value in frame[names[0]]]
+        values = [frame[name].tolist() for name in names]
+        if form == "g" or callable(form):
+            write = form if callable(form) else "{:g}".format
+            cells[heading] = [write(*row) for row in zip(*values, strict=True)]
             continue
         places, signed = int(form[-1]), form.startswith("+")
         if len(names) != 2:
-            cells[heading] = [fixed(value, places, signed=signed) for value in frame[names[0]]]
+            cells[heading] = [fixed(value, places, signed=signed) for value in values[0]]
         if len(names) > 1:
-            ends = zip(frame[names[-2]], frame[names[-1]], strict=True)
             key = heading if len(names) == 2 else f"interval: {heading}"
-            cells[key] = [span(low, high, places, signed=signed) for low, high in ends]
+            cells[key] = spans(values[-2], values[-1], places, signed=signed)
     return pd.DataFrame(cells)
 
 

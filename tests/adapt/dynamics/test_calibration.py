@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from finetune_results import MakeResult
-from trimtab.adapt.dynamics.calibration import calibration, calibration_points, calibration_table
+from trimtab.adapt.dynamics.compare import calibration, calibration_points, calibration_table
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.record import SlopeUpdate
 

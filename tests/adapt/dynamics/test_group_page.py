@@ -11,8 +11,12 @@ import pandas as pd
 import pytest
 
 from finetune_results import EVALUATE, TRAIN, MakeResult, make_result
-from trimtab.adapt.dynamics.calibration import calibration_points, calibration_table
-from trimtab.adapt.dynamics.compare import feasibility_table, violation_table
+from trimtab.adapt.dynamics.compare import (
+    calibration_points,
+    calibration_table,
+    feasibility_table,
+    violation_table,
+)
 from trimtab.adapt.dynamics.figures import (
     MOST_POINTS,
     calibration_rows,
@@ -27,7 +31,7 @@ from trimtab.adapt.dynamics.figures import (
     moving_mixtures,
     unbeaten,
 )
-from trimtab.adapt.dynamics.group_page import comparison_section
+from trimtab.adapt.dynamics.page import comparison_section
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.report.figures import to_svg
 from trimtab.report.page import Page

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from finetune_results import EVALUATE, TRAIN, UPDATES, MakeResult
-from trimtab.adapt.dynamics.calibration import calibration, calibration_sentence
+from trimtab.adapt.dynamics.compare import calibration, calibration_sentence
 from trimtab.adapt.dynamics.figures import feasible_spans, loss_figures
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.errors import DataError

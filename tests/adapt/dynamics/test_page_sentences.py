@@ -14,9 +14,9 @@ from scipy import stats
 
 from finetune_results import MakeResult
 from page_sentences import hold
-from trimtab.adapt.data_table import COLUMNS
 from trimtab.adapt.dynamics.compare import gain_difference
 from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.record import COLUMNS
 
 NUMBER = r"([−+-]?\d+(?:\.\d+)?)"
 

@@ -1,25 +1,25 @@
-"""Several runs of one group side by side: what each gained, what each kept, what each cost.
-
-Which constraints the runs of a group kept on test, by how much, and how often "feasible" was luck.
-"""
+"""Tables of runs: what each gained, kept and cost, how often "feasible" was luck, and whether the slopes predicted."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain, count
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import rich.console
 import rich.table
 from rich.text import Text
 
-from trimtab.adapt.record import RunRecord
+from trimtab.adapt.record import CHANGE_COLUMNS, RunRecord, SlopeUpdate
 from trimtab.adapt.roles import LEAST_SCALE_NATS
-from trimtab.numerics.bootstrap import wilson
-from trimtab.report.formats import NOTHING, fixed, missing, short_names
+from trimtab.numerics.bootstrap import bootstrap, ratio_of_sums, wilson
+from trimtab.report.formats import NOTHING, fixed, missing, number, short_names
+from trimtab.report.page import written
 from trimtab.train.losses import Change, SequenceLosses
 
 CHANGE, LIMIT, KEPT = " change", " tolerance", " kept"
@@ -27,6 +27,21 @@ CHANGE, LIMIT, KEPT = " change", " tolerance", " kept"
 
 APART = frozenset({"checkpoint", "report"})
 """Parts of a run's time that are no part of its method."""
+
+GAIN_COLUMNS = ("gain_percent", "gain_low", "gain_high")
+USED_COLUMNS = ("used", "used_low", "used_high")
+CONSTRAINT_COLUMNS = ("run", "constraint", "tolerance", *CHANGE_COLUMNS, *USED_COLUMNS, "kept")
+EXCESS_COLUMNS = ("excess_nats", "excess_low", "excess_high")
+VERDICT_COLUMNS = ("run", "status", "step", "feasible_on_validation", "kept_on_test")
+VIOLATION_COLUMNS = (*VERDICT_COLUMNS, "constraints", "broken", "worst", *EXCESS_COLUMNS, *USED_COLUMNS)
+POINT_COLUMNS = ("run", "step", "horizon", "domain", "predicted", "standard_error", "realised")
+RMSE_COLUMNS = ("rmse_nats", "rmse_low", "rmse_high", "realised_rms_nats")
+WITHIN_COLUMNS = ("within", "judged", "within_share", "within_low", "within_high")
+ALL = "all"
+"""The row of a calibration table that pools every interval."""
+
+_SHORTEST = 8
+_ERRORS = 2
 
 
 def comparison_table(results: Sequence[RunRecord]) -> pd.DataFrame:
@@ -45,25 +60,30 @@ def comparison_table(results: Sequence[RunRecord]) -> pd.DataFrame:
         "NAME change" (nats), "NAME tolerance" (nats), "NAME kept" (True, False, None); then training_multiple,
         all_in_multiple, seconds (without checkpoints and reports). nan where a run has no such number.
     """
-    labels = unique_labels(results)
     names = list(dict.fromkeys(name for result in results for name in constraint_names(result)))
-    rows = [_row(label, result, names) for label, result in zip(labels, results, strict=True)]
-    columns = ["run", "status", "step", "gain_percent", "gain_low", "gain_high"]
+    columns = ["run", "status", "step", *GAIN_COLUMNS]
     columns += [name + part for name in names for part in (CHANGE, LIMIT, KEPT)]
     columns += ["training_multiple", "all_in_multiple", "seconds"]
+    rows = []
+    for label, result in zip(unique_labels(results), results, strict=True):
+        final = {row["domain"]: row for row in result.final.to_dict("records") if row["role"] == "constraint"}
+        cells: list[Any] = []
+        for constraint in (final.get(name, {}) for name in names):
+            kept = constraint.get("kept")
+            cells += [float(constraint.get(part, math.nan)) for part in ("change", "tolerance")]
+            cells.append(None if missing(kept) else bool(kept))
+        costs = (result.cost.training_multiple, result.cost.all_in_multiple, working_seconds(result))
+        rows.append([label, result.status, result.step, *target_gain(result), *cells, *costs])
     return pd.DataFrame(rows, columns=columns).astype({name + KEPT: object for name in names})
 
 
 def unique_labels(results: Sequence[RunRecord]) -> list[str]:
     """The runs' labels, numbered where two are the same."""
     labels: list[str] = []
-    for number, result in enumerate(results, start=1):
-        own = label = result.label or f"run {number}"
-        again = 1
-        while label in labels:
-            again += 1
-            label = f"{own} ({again})"
-        labels.append(label)
+    for place, result in enumerate(results, start=1):
+        name = result.label or f"run {place}"
+        again = (f"{name} ({times})" for times in count(2))
+        labels.append(next(label for label in chain([name], again) if label not in labels))
     return labels
 
 
@@ -75,9 +95,7 @@ def target_gain(result: RunRecord) -> tuple[float, float, float]:
     targets = result.final[result.final["role"] == "target"]
     if not len(targets):
         return math.nan, math.nan, math.nan
-    change, low, high = (
-        targets[name].to_numpy(dtype=float) for name in ("change", "change_low", "change_high")
-    )
+    change, low, high = (targets[name].to_numpy(dtype=float) for name in CHANGE_COLUMNS)
     middle = float(change.mean())
     below = float(np.sqrt(np.square(change - low).sum())) / len(change)
     above = float(np.sqrt(np.square(high - change).sum())) / len(change)
@@ -121,6 +139,17 @@ def constraint_names(result: RunRecord) -> list[str]:
     return [str(name) for name in result.final.loc[result.final["role"] == "constraint", "domain"]]
 
 
+def constraints_of(frame: pd.DataFrame) -> list[str]:
+    """The constraints that a frame of `comparison_table` has columns of."""
+    return [str(name).removesuffix(CHANGE) for name in frame.columns if str(name).endswith(CHANGE)]
+
+
+def kept_all(result: RunRecord) -> bool:
+    """Whether every constraint is known to be kept on test; true of a run without any."""
+    kept = result.final.loc[result.final["role"] == "constraint", "kept"]
+    return all(not missing(answer) and bool(answer) for answer in kept)
+
+
 def working_seconds(result: RunRecord) -> float:
     """Wall-clock seconds of a run without the parts in `APART`, which depend on how often one saves."""
     return float(sum(seconds for part, seconds in result.cost.seconds.items() if part not in APART))
@@ -138,97 +167,35 @@ def text_table(frame: pd.DataFrame) -> str:
         frame: from `comparison_table`. Costs are multiples of a fixed-mixture run: training and probe steps alone /
             with every evaluation.
     """
-    constraints = [
-        str(column).removesuffix(CHANGE) for column in frame.columns if str(column).endswith(CHANGE)
-    ]
-    columns: dict[str, list[str]] = {
-        "run": short_names([str(label) for label in frame["run"]], 32),
-        "status": frame["status"].to_list(),
-        "step": [str(step) for step in frame["step"]],
-        "target gain %\n[95 %]": [
-            f"{fixed(value, 1)} [{fixed(low, 1)},{fixed(high, 1)}]"
-            for value, low, high in zip(
-                *(frame[f"gain_{part}"] for part in ("percent", "low", "high")), strict=True
-            )
-        ],
-    }
-    for name, brief in zip(constraints, short_names(constraints, 10), strict=True):
+    columns: dict[str, Any] = {"run": "run", "status": "status", "step": ("step", str)}
+    columns["target gain %\n[95 %]"] = (
+        *GAIN_COLUMNS,
+        lambda value, low, high: f"{fixed(value, 1)} [{fixed(low, 1)},{fixed(high, 1)}]",
+    )
+    names, words = constraints_of(frame), {True: " kept", False: " OVER"}
+    for name, brief in zip(names, short_names(names, 10), strict=True):
         limits = frame[name + LIMIT].dropna().unique()
         limit = f"<= {fixed(limits[0])}" if len(limits) == 1 else "limits differ"
-        columns[f"{brief}\n{limit}"] = [
-            f"{fixed(change, signed=True)} {'' if missing(kept) else 'kept' if kept else 'OVER'}".strip()
-            for change, kept in zip(frame[name + CHANGE], frame[name + KEPT], strict=True)
-        ]
-    multiples = zip(frame["training_multiple"], frame["all_in_multiple"], strict=True)
-    columns["cost x\nsteps/all"] = [
-        f"{fixed(training, 2)}/{fixed(all_in, 2)}" for training, all_in in multiples
-    ]
-    columns["seconds"] = [fixed(value, 0) for value in frame["seconds"]]
+        columns[f"{brief}\n{limit}"] = (
+            name + CHANGE,
+            name + KEPT,
+            lambda change, kept: fixed(change, signed=True) + words.get(kept, ""),
+        )
+    costs = ("training_multiple", "all_in_multiple")
+    columns["cost x\nsteps/all"] = (*costs, lambda steps, every: f"{fixed(steps, 2)}/{fixed(every, 2)}")
+    columns["seconds"] = ("seconds", ".0")
+    cells = written(frame.assign(run=short_names([str(label) for label in frame["run"]], 32)), columns)
     table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in columns:
         left = heading in ("run", "status")
-        table.add_column(
-            heading, justify="left" if left else "right", no_wrap=left, max_width=None if left else 16
-        )
-    for row in zip(*columns.values(), strict=True):
+        width = None if left else 16
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left, max_width=width)
+    for row in cells.to_numpy().tolist():
         table.add_row(*(Text(cell.replace("−", "-").replace(NOTHING, "-")) for cell in row))
     console = rich.console.Console(file=io.StringIO(), width=40 + 18 * len(columns), color_system=None)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
-
-
-def _row(label: str, result: RunRecord, names: Sequence[str]) -> dict[str, Any]:
-    own = {row["domain"]: row for row in result.final.to_dict("records") if row["role"] == "constraint"}
-    gain, low, high = target_gain(result)
-    row: dict[str, Any] = {
-        "run": label,
-        "status": result.status,
-        "step": result.step,
-        "gain_percent": gain,
-        "gain_low": low,
-        "gain_high": high,
-        "training_multiple": result.cost.training_multiple,
-        "all_in_multiple": result.cost.all_in_multiple,
-        "seconds": working_seconds(result),
-    }
-    for name in names:
-        constraint = own.get(name, {})
-        kept = constraint.get("kept")
-        row[name + CHANGE] = float(constraint.get("change", math.nan))
-        row[name + LIMIT] = float(constraint.get("tolerance", math.nan))
-        row[name + KEPT] = None if missing(kept) else bool(kept)
-    return row
-
-
-CONSTRAINT_COLUMNS = (
-    "run",
-    "constraint",
-    "tolerance",
-    "change",
-    "change_low",
-    "change_high",
-    "used",
-    "used_low",
-    "used_high",
-    "kept",
-)
-VIOLATION_COLUMNS = (
-    "run",
-    "status",
-    "step",
-    "feasible_on_validation",
-    "kept_on_test",
-    "constraints",
-    "broken",
-    "worst",
-    "excess_nats",
-    "excess_low",
-    "excess_high",
-    "used",
-    "used_low",
-    "used_high",
-)
 
 
 def feasibility_table(results: Sequence[RunRecord]) -> pd.DataFrame:
@@ -244,9 +211,14 @@ def feasibility_table(results: Sequence[RunRecord]) -> pd.DataFrame:
         kept: True, False, or None where there is no answer.
     """
     rows = []
-    for result, label in zip(results, unique_labels(results), strict=True):
-        own = result.final[result.final["role"] == "constraint"]
-        rows += [_constraint_row(label, row) for row in own.to_dict("records")]
+    for label, result in zip(unique_labels(results), results, strict=True):
+        for row in result.final[result.final["role"] == "constraint"].to_dict("records"):
+            tolerance, kept = float(row["tolerance"]), row["kept"]
+            unit = tolerance if tolerance > 0 else LEAST_SCALE_NATS
+            changes = [float(row[name]) for name in CHANGE_COLUMNS]
+            used = [1 + (change - tolerance) / unit for change in changes]
+            answer = None if missing(kept) else bool(kept)
+            rows.append((label, row["domain"], tolerance, *changes, *used, answer))
     return _objects(pd.DataFrame(rows, columns=list(CONSTRAINT_COLUMNS)), "kept")
 
 
@@ -267,11 +239,19 @@ def violation_table(results: Sequence[RunRecord]) -> pd.DataFrame:
     """
     every = feasibility_table(results)
     rows = []
-    for result, label in zip(results, unique_labels(results), strict=True):
-        own = every[every["run"] == label]
-        chosen = result.step > 0 if len(own) else None
-        head = {"run": label, "status": result.status, "step": result.step, "feasible_on_validation": chosen}
-        rows.append({**head, **_worst(own)})
+    for label, result in zip(unique_labels(results), results, strict=True):
+        constraints = every[every["run"] == label]
+        n, broken = len(constraints), int(constraints["kept"].eq(False).sum())
+        kept = False if broken else (True if n and constraints["kept"].notna().all() else None)
+        known = n and constraints["used"].notna().all()
+        worst: dict[Any, Any] = (
+            max(constraints.to_dict("records"), key=lambda row: row["used"]) if known else {}
+        )
+        tolerance = worst.get("tolerance", math.nan)
+        excess = [worst.get(name, math.nan) - tolerance for name in CHANGE_COLUMNS]
+        used = [worst.get(name, math.nan) for name in USED_COLUMNS]
+        verdict = (label, result.status, result.step, result.step > 0 if n else None, kept)
+        rows.append((*verdict, n, broken, worst.get("constraint"), *excess, *used))
     frame = pd.DataFrame(rows, columns=list(VIOLATION_COLUMNS))
     return _objects(frame, "feasible_on_validation", "kept_on_test", "worst")
 
@@ -287,60 +267,22 @@ def feasibility_rates(results: Sequence[RunRecord]) -> pd.DataFrame:
         not kept on test among those feasible on validation; "clearly false feasible", those of which a whole
         interval lies above a tolerance, among the same.
     """
-    frame = violation_table(results)
+    frame, every = violation_table(results), feasibility_table(results)
     frame = frame[frame["constraints"] > 0]
     chosen = frame["feasible_on_validation"].eq(True)
-    known = frame["kept_on_test"].notna()
-    held = frame["kept_on_test"].eq(True)
-    every = feasibility_table(results)
-    over = set(every.loc[every["used_low"] > 1, "run"])
-    judged = chosen & known
-    return pd.DataFrame(
-        [
-            _rate("feasible on validation", chosen),
-            _rate("feasible on validation, kept on test", (chosen & held)[known | ~chosen]),
-            _rate("false feasible", ~held[judged]),
-            _rate("clearly false feasible", frame["run"].isin(over)[judged]),
-        ]
-    )
-
-
-def _rate(name: str, succeeded: pd.Series[bool]) -> dict[str, Any]:
-    share = wilson(int(succeeded.sum()), len(succeeded))
-    counts = {"rate": name, "k": int(succeeded.sum()), "n": share.n}
-    return {**counts, "share": share.value, "low": share.low, "high": share.high}
-
-
-def _constraint_row(label: str, row: dict[Any, Any]) -> dict[str, Any]:
-    tolerance = float(row["tolerance"])
-    ends = {name: float(row[name]) for name in ("change", "change_low", "change_high")}
-    used = {name.replace("change", "used"): _used(value, tolerance) for name, value in ends.items()}
-    kept = None if missing(row["kept"]) else bool(row["kept"])
-    return {"run": label, "constraint": row["domain"], "tolerance": tolerance, **ends, **used, "kept": kept}
-
-
-def _used(change: float, tolerance: float) -> float:
-    """A change in tolerances, set so that 1 is the limit also where the tolerance is 0."""
-    return 1 + (change - tolerance) / (tolerance if tolerance > 0 else LEAST_SCALE_NATS)
-
-
-def _worst(own: pd.DataFrame) -> dict[str, Any]:
-    """Counts and the worst constraint among a run's rows of `feasibility_table`."""
-    broken = int(own["kept"].eq(False).sum())
-    whole = bool(len(own)) and bool(own["used"].notna().all())
-    row: dict[Any, Any] = max(own.to_dict("records"), key=lambda row: row["used"]) if whole else {}
-    tolerance = row.get("tolerance", math.nan)
-    ends = {end: row.get(f"change{end}", math.nan) - tolerance for end in ("", "_low", "_high")}
-    return {
-        "kept_on_test": False if broken else (True if len(own) and own["kept"].notna().all() else None),
-        "constraints": len(own),
-        "broken": broken,
-        "worst": row.get("constraint"),
-        "excess_nats": ends[""],
-        "excess_low": ends["_low"],
-        "excess_high": ends["_high"],
-        **{name: row.get(name, math.nan) for name in ("used", "used_low", "used_high")},
+    known, held = frame["kept_on_test"].notna(), frame["kept_on_test"].eq(True)
+    over = frame["run"].isin(every.loc[every["used_low"] > 1, "run"])
+    rates = {
+        "feasible on validation": chosen,
+        "feasible on validation, kept on test": (chosen & held)[known | ~chosen],
+        "false feasible": ~held[chosen & known],
+        "clearly false feasible": over[chosen & known],
     }
+    rows = []
+    for name, succeeded in rates.items():
+        share = wilson(int(succeeded.sum()), len(succeeded))
+        rows.append((name, int(succeeded.sum()), share.n, share.value, share.low, share.high))
+    return pd.DataFrame(rows, columns=["rate", "k", "n", "share", "low", "high"])
 
 
 def _objects(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
@@ -349,3 +291,140 @@ def _objects(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
         values = [None if missing(value) else value for value in frame[name]]
         frame[name] = pd.Series(values, index=frame.index, dtype=object)
     return frame
+
+
+def calibration(result: RunRecord, label: str = "") -> pd.DataFrame:
+    """What each update's slopes predicted for its interval, and what happened.
+
+    The prediction is H * sum_j S_ij w_j, without the solver's safety margin; a column without slopes counts only
+    if it has weight. What happened is the difference of the validation losses read at the interval's two ends, on
+    the same sequences; nan where an end was not read.
+
+    Args:
+        result: a run; without slopes the frame is empty.
+        label: what the run is called.
+
+    Returns:
+        Columns: run, step, horizon (steps to the next update), domain, and in nats per token predicted,
+        standard_error (of the prediction, from the slopes') and realised.
+    """
+    read = readings(result)
+    rows = []
+    for update in result.slopes:
+        end, which = update.step + update.horizon, (label or result.label, update.step, update.horizon)
+        for name, change, error in zip(update.slopes.index, *predicted_change(update), strict=True):
+            realised = read.get((end, name), math.nan) - read.get((update.step, name), math.nan)
+            rows.append((*which, str(name), float(change), float(error), realised))
+    return pd.DataFrame(rows, columns=list(POINT_COLUMNS))
+
+
+def calibration_points(results: Sequence[RunRecord]) -> pd.DataFrame:
+    """The rows of `calibration` of several runs, with the length class of each interval.
+
+    Returns:
+        The columns of `calibration`, and length: "1–8", "9–16", "17–32", ... steps, doubling.
+    """
+    labelled = zip(results, unique_labels(results), strict=True)
+    parts = [part for result, label in labelled if len(part := calibration(result, label))]
+    points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(POINT_COLUMNS))
+    tops = [max(_SHORTEST, 1 << (int(horizon) - 1).bit_length()) for horizon in points["horizon"]]
+    return points.assign(length=[f"{1 if top == _SHORTEST else top // 2 + 1}–{top}" for top in tops])
+
+
+def calibration_table(results: Sequence[RunRecord], by: Literal["length", "run"] = "length") -> pd.DataFrame:
+    """How well slopes predicted, pooled over the runs, by the interval's length or by run.
+
+    A point is one interval between updates and one evaluation domain. Points that were not read at both ends, or
+    for which nothing was predicted, are left out and counted. Points of one interval share their slopes, so
+    they are not independent: the interval of the error resamples whole intervals, the one of the share does
+    not and is too narrow.
+
+    Args:
+        results: runs in any order; those without slopes add nothing.
+        by: "length" (see `calibration_points`) or "run".
+
+    Returns:
+        One row per group and one for all, none without slopes. Columns: length or run; intervals (with at least
+        one point), n (points), left_out (points); rmse_nats with rmse_low, rmse_high (95 %, bootstrap over
+        intervals; nan for fewer than two); realised_rms_nats, the error of predicting no change at all;
+        correlation (nan for fewer than three points or none that vary); within, judged, within_share, within_low,
+        within_high: how many of the points with a standard error were realised within 2 of them, Wilson 95 %.
+    """
+    points = calibration_points(results)
+    names = dict.fromkeys(points.sort_values("horizon")[by] if by == "length" else points[by])
+    groups = [*((name, points[points[by] == name]) for name in names), (ALL, points)]
+    rows = [(name, *_accuracy(group)) for name, group in groups if len(group)]
+    columns = [by, "intervals", "n", "left_out", *RMSE_COLUMNS, "correlation", *WITHIN_COLUMNS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _accuracy(points: pd.DataFrame) -> tuple[float, ...]:
+    """A row of `calibration_table`; the interval of the error is that of the mean square, resampled by interval."""
+    known = _known(points)
+    off, error = known["predicted"] - known["realised"], known["standard_error"]
+    totals = (off**2).groupby([known["run"], known["step"]]).agg(["sum", "count"])
+    totals = totals.sort_values(["sum", "count"])  # the order of runs must not move the resamples
+    squares = (math.nan,) * 3
+    if len(totals):
+        sums, counts = (totals[name].to_numpy(dtype=float) for name in ("sum", "count"))
+        mean = bootstrap(ratio_of_sums, sums, counts, paired=True)
+        squares = (mean.value, mean.low, mean.high)
+    moved = float(np.square(known["realised"]).mean())
+    judged = np.isfinite(error)
+    within = int((judged & (off.abs() <= _ERRORS * error)).sum())
+    share = wilson(within, int(judged.sum()))
+    return (
+        *(len(totals), len(known), len(points) - len(known)),
+        *map(math.sqrt, (*squares, moved)),
+        *(_correlation(known), within, share.n, share.value, share.low, share.high),
+    )
+
+
+def predicted_change(update: SlopeUpdate) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The change that an update predicts for every evaluation domain over its horizon, and its standard error."""
+    weights = np.array([update.weights.get(name, 0.0) for name in update.slopes.columns])
+    used = weights > 0
+    moved = update.horizon * (update.slopes.to_numpy(dtype=float)[:, used] @ weights[used])
+    spread = update.horizon * update.standard_errors.to_numpy(dtype=float)[:, used] * weights[used]
+    return moved, np.sqrt(np.square(spread).sum(axis=1))
+
+
+def readings(result: RunRecord) -> dict[tuple[int, str], float]:
+    """Every validation loss that the run has read, by step and domain: on the evaluation grid and at updates.
+
+    An update reads the losses it starts from; they stand in its prediction, less the change it predicts.
+    """
+    read: dict[tuple[int, str], float] = {}
+    for update in result.slopes:
+        moved, _ = predicted_change(update)
+        for name, change in zip(update.slopes.index, moved, strict=True):
+            read[update.step, name] = update.predicted[name] - float(change)
+    grid = result.losses[result.losses["split"] == "validation"]
+    for step, name, loss in zip(grid["step"], grid["domain"], grid["loss_nats"], strict=True):
+        read[int(step), name] = float(loss)
+    return read
+
+
+def calibration_sentence(points: pd.DataFrame) -> str:
+    """How far the predictions were off: n, the median absolute error and the correlation."""
+    known = _known(points)
+    n, left_out = len(known), len(points) - len(known)
+    if n == 0:
+        return "No interval was read at both of its ends, so nothing can be compared."
+    error = float((known["predicted"] - known["realised"]).abs().median())
+    tail = f" {left_out} more were not read at both ends." if left_out else ""
+    return (
+        f"n = {n} (intervals × domains, not independent of each other): median absolute error "
+        f"{number(error, 2)} nats, correlation {fixed(_correlation(known), 2)}.{tail}"
+    )
+
+
+def _known(points: pd.DataFrame) -> pd.DataFrame:
+    numbers = points.astype({"predicted": float, "realised": float, "standard_error": float})
+    known: pd.DataFrame = numbers[np.isfinite(numbers["predicted"]) & np.isfinite(numbers["realised"])]
+    return known
+
+
+def _correlation(known: pd.DataFrame) -> float:
+    varied = len(known) > 2 and known["predicted"].std() > 0 and known["realised"].std() > 0
+    return float(known["predicted"].corr(known["realised"])) if varied else math.nan

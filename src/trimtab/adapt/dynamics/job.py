@@ -23,7 +23,7 @@ from trimtab.data.origin import EVALUATE_ONLY, Origin, origin_problems, read_dom
 from trimtab.errors import ModelError, Problem, TrimtabError
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
 from trimtab.models.adapters import Lora, read_adapter
-from trimtab.models.folder import headers_of, local_folder, read_config
+from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import plain
@@ -103,10 +103,8 @@ class DynamicsConfig:
                 if label in self.compare and where.startswith("mixer"):
                     where = f"compare.{label}{where.removeprefix('mixer')}"
                 yield replace(problem, where=where)
-        for where, mixer in {
-            "mixer": self.mixer,
-            **{f"compare.{k}": it for k, it in self.compare.items()},
-        }.items():
+        places = {"mixer": self.mixer} | {f"compare.{label}": it for label, it in self.compare.items()}
+        for where, mixer in places.items():
             if mixer.targets or mixer.constraints:
                 yield Problem(where, "targets or constraints of its own", "those of the whole config")
         if len(self.compare) > MOST_COMPARED:
@@ -157,10 +155,24 @@ class DynamicsConfig:
         }
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> FinetuneResult | Comparison:
-        """Fine-tune in the folder, or one run per mixer below its `members/`; finished runs are read back."""
-        if self.compare:
-            return _compared(self, folder.path, progress)
-        return self.finetuned(folder, self.mixer.kind, progress)
+        """Fine-tune in the folder, or one run per mixer below its `members/`; finished runs are read back.
+
+        Several runs are parallel processes; their domains are tokenised before, once.
+        """
+        if not self.compare:
+            return self.finetuned(folder, self.mixer.kind, progress)
+        model = load(self.model, device="cpu", kind="language model")
+        train, evaluate = read_domains(self)
+        tokenise_all(train | evaluate, self.roles(), model, self.fit)
+        members = {
+            label: (label, replace(self, mixer=mixer, compare={}, jobs=1))
+            for label, mixer in {self.mixer.kind: self.mixer, **self.compare}.items()
+        }
+        swept = sweep(_member, members, folder.path / "members", jobs=self.jobs, progress=progress)
+        if not swept.results:
+            raise TrimtabError(f"no run of {folder.path} finished: {swept.failures}")
+        runs = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
+        return Comparison(label=runs[0].label, runs=runs, failures=swept.failures, config=plain(self))
 
     def finetuned(
         self, folder: RunFolder | Elsewhere | Path, label: str, progress: Progress | None = None
@@ -206,89 +218,54 @@ def _member(member: tuple[str, DynamicsConfig], folder: Path) -> str:
     return result.status
 
 
-def _compared(job: DynamicsConfig, folder: Path, progress: Progress) -> Comparison:
-    """One run per mixer, in parallel processes; domains are tokenised before, once."""
-    model = load(job.model, device="cpu", kind="language model")
-    train, evaluate = read_domains(job)
-    tokenise_all(train | evaluate, job.roles(), model, job.fit)
-    mixers = {job.mixer.kind: job.mixer, **job.compare}
-    members = {
-        label: (label, replace(job, mixer=mixer, compare={}, jobs=1)) for label, mixer in mixers.items()
-    }
-    swept = sweep(_member, members, folder / "members", jobs=job.jobs, progress=progress)
-    if not swept.results:
-        raise TrimtabError(f"no run of {folder} finished: {swept.failures}")
-    runs = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
-    return Comparison(label=runs[0].label, runs=runs, failures=swept.failures, config=plain(job))
-
-
 _OPTIMISER_COPIES = 3
 """Gradient and two moments of each trainable parameter."""
 _SNAPSHOT_COPIES = 3
 """A snapshot holds each trainable parameter and its two moments once more."""
 _GRADIENT_COPIES = 2
 """The gradient of each training loss is held once by itself and once in their matrix."""
-_GRADIENT_WIDTH = 4
-"""Bytes of a gradient's numbers; those of a float64 model are wider."""
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _KEPT, _CHECKPOINT = 2, 3
 """Of each trainable parameter on disk: base and best weights; one checkpoint with two moments."""
 _TRAINED_WIDTH = 4.0
-"""Bytes of what is trained: weights of low precision are held in float32 meanwhile."""
+"""Bytes of what is trained, and of its gradients, at least: weights of low precision are held in float32 meanwhile."""
 
 
 def _bytes(job: DynamicsConfig, needs: Sequence[Needs]) -> tuple[float, float]:
-    """Of memory and of disk."""
-    parameters, width, vocabulary = _model_size(job)
-    trainable = parameters
-    if job.adapter is not None:
-        trainable = _lora_parameters(Path(job.model), job.adapter) if math.isfinite(parameters) else math.nan
+    """Memory and disk, by the headers of local safetensors files; nan where the model is not on this machine."""
+    folder = local_folder(job.model)
+    headers = headers_of(folder) if folder else {}
+    if not folder or not headers:
+        return math.nan, math.nan
+    parameters = trainable = float(sum(header.size for header in headers.values()))
+    width = float(_WIDTHS.get(job.dtype or next(iter(headers.values())).dtype, 4))
     trained = max(width, _TRAINED_WIDTH)
-    held = max(_held(asked, len(job.train), trained) for asked in needs)
-    weights = (trained if job.adapter is None else width) * parameters
-    kept = width if job.adapter is None else trained
+    weights, kept = trained * parameters, width
+    if job.adapter is not None:
+        trainable = _lora_parameters(headers, job.adapter)
+        weights, kept = width * parameters, trained
+    snapshot, gradients = _SNAPSHOT_COPIES * trained, _GRADIENT_COPIES * len(job.train) * trained
+    held = max(
+        max(snapshot * bool(asked.probe_steps), gradients * bool(asked.gradient_sequences)) for asked in needs
+    )
+    facts = read_config(folder)
+    text = facts.get("text_config")
+    sizes = (facts.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
+    known = (float(size) for size in sizes if isinstance(size, int) and 0 < size < 2**53)
     rows = max(job.fit.micro_batch_size or job.fit.batch_size, job.fit.eval_batch_size)
-    logits = 2 * 4 * rows * job.fit.seq_len * vocabulary
+    logits = 2 * 4 * rows * job.fit.seq_len * next(known, math.nan)
     memory = weights + (_OPTIMISER_COPIES * trained + held) * trainable + logits
     return memory, (_KEPT * kept + _CHECKPOINT * trained) * trainable * len(needs)
 
 
-def _held(needs: Needs, n_train: int, width: float) -> float:
-    """Bytes that a mixer holds for a while of each trainable parameter."""
-    snapshot = _SNAPSHOT_COPIES * width if needs.probe_steps else 0.0
-    gradients = _GRADIENT_COPIES * n_train * max(_GRADIENT_WIDTH, width) if needs.gradient_sequences else 0.0
-    return max(snapshot, gradients)
-
-
-def _model_size(config: DynamicsConfig) -> tuple[float, float, float]:
-    """Parameters, bytes of each, vocabulary; from the headers of local safetensors files."""
-    folder = local_folder(config.model)
-    shapes = headers_of(folder) if folder else {}
-    if not folder or not shapes:
-        return math.nan, math.nan, math.nan
-    parameters = sum(header.size for header in shapes.values())
-    width = _WIDTHS.get(config.dtype or next(iter(shapes.values())).dtype, 4)
-    return float(parameters), float(width), _vocabulary(read_config(folder))
-
-
-def _vocabulary(facts: Mapping[str, Any]) -> float:
-    """The vocabulary that a configuration, or its part for texts, says; nan where it does not."""
-    text = facts.get("text_config")
-    sizes = (facts.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
-    return next((float(size) for size in sizes if isinstance(size, int) and 0 < size < 2**53), math.nan)
-
-
-def _lora_parameters(folder: Path, lora: Lora) -> float:
+def _lora_parameters(headers: Mapping[str, Header], lora: Lora) -> float:
     """Parameters of a LoRA: r (in + out) for each linear map it is on, all but embeddings unless told which."""
-    matrices = [
-        header.shape
-        for name, header in headers_of(folder.expanduser()).items()
-        if len(header.shape) == 2 and _adapted(name.removesuffix(".weight"), lora.targets)
-    ]
-    return float(sum(lora.r * sum(shape) for shape in matrices))
-
-
-def _adapted(module: str, targets: tuple[str, ...] | None) -> bool:
-    if targets is None:
-        return not any(word in module for word in ("embed", "wte", "wpe", "lm_head"))
-    return any(module == target or module.endswith(f".{target}") for target in targets)
+    total = 0
+    for name, header in headers.items():
+        module = name.removesuffix(".weight")
+        adapted = not any(word in module for word in ("embed", "wte", "wpe", "lm_head"))
+        if lora.targets is not None:
+            adapted = any(f".{module}".endswith(f".{target}") for target in lora.targets)
+        if adapted and len(header.shape) == 2:
+            total += lora.r * sum(header.shape)
+    return float(total)

@@ -1,74 +1,234 @@
-"""The page of a fine-tuning run, or of several that are compared.
-
-The part of a run's page about its data: what was read, left out and cut, and what is learned of it.
-"""
+"""The page of fine-tuning runs: a chapter about each, and the section that sets several side by side."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from trimtab.adapt.data_table import counted, few_records, few_records_note, records_read, sequences_read
 from trimtab.adapt.dynamics import figures as drawn
-from trimtab.adapt.dynamics.calibration import calibration, calibration_sentence
 from trimtab.adapt.dynamics.compare import (
     APART,
+    CHANGE,
+    KEPT,
+    LIMIT,
+    calibration,
+    calibration_points,
+    calibration_sentence,
+    calibration_table,
+    comparison_table,
     constraint_names,
+    constraints_of,
+    feasibility_rates,
+    feasibility_table,
     kept_word,
     percent_gain,
+    violation_table,
     working_seconds,
 )
-from trimtab.adapt.dynamics.figures import COVERS, evenly, setting, tone
-from trimtab.adapt.record import RunRecord
-from trimtab.report.formats import NOTHING, fixed, missing, number, span
-from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, gallery, picture, shown
+from trimtab.adapt.dynamics.figures import evenly, percent
+from trimtab.adapt.record import (
+    RunRecord,
+    counted,
+    few_records,
+    few_records_note,
+    read_counts,
+    records_read,
+)
+from trimtab.adapt.roles import LEAST_SCALE_NATS
+from trimtab.report.formats import NOTHING, fixed, missing, number
+from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, Tone, gallery, picture, written
 
+Block = Text | Table | Picture | Gallery | Section
+MAPS, MAPS_OF_OTHERS = 8, 4
+"""Slope maps shown per run, and as many more folded: a run may have sixty updates, a group thirty runs."""
+COVERS = (
+    "Intervals are 95 % over the choice of test records, paired with the base model on the same sequences; "
+    "each run is one training seed, so they do not cover the seed."
+)
 _MUCH = 0.05
 _OPEN = 3
-"""Examples shown unfolded."""
+"""Examples, or notes, shown unfolded."""
+_RATES = {
+    "feasible on validation": "feasible on validation, of all runs",
+    "feasible on validation, kept on test": "feasible on validation and kept on test, of all runs",
+    "false feasible": "not kept on test, of those feasible on validation (feasible by luck)",
+    "clearly false feasible": "the same, by more than the noise (a whole interval above its tolerance)",
+}
+_STATUS: dict[str, Tone] = {"feasible": "good", "infeasible": "bad", "diverged": "bad"}
 
 
-def data_sections(result: RunRecord) -> Iterator[Section]:
-    """The section "Data"; none for a result that an earlier version wrote."""
-    if len(result.data):
-        blocks: list[Table | Section] = [_counts(result.data)]
-        tables = [_example(name, result.examples[name]) for name in result.examples]
-        if tables:
-            title = "What is learned: the first sequence of each training domain"
-            blocks.append(Section(title, tables, collapsed=len(tables) > _OPEN))
-        yield Section("Data", blocks)
+def chapter(result: RunRecord, label: str, maps: int, shown: pd.DataFrame | None = None) -> Iterator[Section]:
+    """Everything about one run; parts that need slopes only where it has some, data only where not `shown` yet."""
+    yield Section("Result on test", list(_result(result)))
+    if result.notes:
+        title = f"Notes of the run ({len(result.notes)})"
+        yield Section(title, [Text(note) for note in result.notes], collapsed=len(result.notes) > _OPEN)
+    caption = (
+        f"Shares are of {_setting(result, 'fit', 'shares') or 'examples'} and constant between updates. The vertical "
+        "line is the checkpoint kept. These are settings of the run, not estimates."
+    )
+    yield Section("Mixture", [picture(drawn.mixture_figure(result, label), caption)])
+    shaded = "At no evaluation did every constraint hold, or none was set."
+    if drawn.feasible_spans(result):
+        shaded = "Green: steps at which every constraint holds (each evaluation speaks for half the way to the next)."
+    read = f"{n} at each point; " if (n := _sequences(result, "validation")) else ""
+    caption = (
+        f"Dotted: the base model's loss. Dashed: the limit, base plus tolerance. {shaded} Vertical line: the "
+        f"checkpoint kept. {read}the band is the 95 % interval of the paired change over their records, one seed."
+    )
+    yield Section("Losses on validation", [gallery(drawn.loss_figures(result, label), caption)])
+    if result.slopes:
+        yield from _probes(result, label, maps)
+    if len(result.data) and (shown is None or not result.data.equals(shown)):
+        yield Section("Data", list(_data(result)))
+    yield Section("Cost", list(_costs(result)))
+    settings = pd.DataFrame(list(_flat(result.config)), columns=["setting", "value"], dtype=object)
+    table = Table(settings, "The resolved settings of the run.")
+    yield Section("Settings and versions", [table], collapsed=True)
 
 
-def _counts(data: pd.DataFrame) -> Table:
-    columns: dict[str, tuple[Any, ...]] = {
-        "domain": (str, "domain"),
-        "split": (str, "split"),
-        "records": (_count, "records"),
-        "blank": (_count, "blank"),
-        "left out": (_part, "skipped", "records"),
-        "dropped": (_part, "dropped", "records"),
-        "sequences": (_count, "sequences"),
-        "cut": (_part, "truncated", "sequences"),
-        "tokens": (_count, "tokens"),
-        "tokens left over": (_count, "left_over"),
-        "sequences read": (_count, "read"),
-        "records read": (_count, "read_records"),
+def _setting(result: RunRecord, *path: str) -> Any:
+    """A value of the run's config; None where it has none."""
+    value: Any = result.config
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _sequences(result: RunRecord, what: str) -> str:
+    """How many test, validation or probe sequences were read: as counted, else at most as set; "" if not known."""
+    split, column = ("validation", "probe") if what == "probe" else (what, "read")
+    if known := read_counts(result, split, column):
+        return counted(known, f"{what} sequences")
+    most = _setting(result, "fit", f"{'eval' if what == 'validation' else what}_sequences")
+    return f"at most n = {most} {what} sequences per domain" if most else ""
+
+
+def _tone(kept: object) -> Tone:
+    """The tone of whether something was kept; none where there is no answer."""
+    return "" if missing(kept) else ("good" if kept else "bad")
+
+
+def _verdict(word: str, kept: object, few: int | None, *, unclear: bool = False) -> Mark:
+    """What a constraint came to; unsure where the interval, or the number of records, leaves open that it is kept."""
+    if few is not None:
+        word += f", on {few} record{'s' * (few != 1)}"
+    return Mark(word, "unsure" if kept and (unclear or few is not None) else _tone(kept))
+
+
+def _result(result: RunRecord) -> Iterator[Block]:
+    few = few_records(result)
+
+    def judged(name: str, role: str, kept: object, tolerance: float, low: float, high: float) -> Mark | None:
+        if role != "constraint" or missing(kept):
+            return None
+        unclear = low <= tolerance < high
+        word = kept_word(kept) + (", within the noise" if unclear else "")
+        return _verdict(word, kept, few.get(name), unclear=unclear)
+
+    columns = {
+        "domain": "domain",
+        "role": "role",
+        "base loss": ("reference", ".3"),
+        "loss": ("loss", ".3"),
+        "change": ("change", "+.3"),
+        "interval of the change": ("change_low", "change_high", "+.3"),
+        "records": ("domain", records_read(result).get),
+        "tolerance": ("tolerance", ".3"),
+        "perplexity, %": ("change", lambda change: fixed(-percent_gain(change), 1, signed=True)),
+        "constraint": ("domain", "role", "kept", "tolerance", "change_low", "change_high", judged),
     }
+    if few:
+        yield Text(few_records_note(few), "unsure")
+    n = _sequences(result, "test") or "every test sequence of each domain"
+    caption = f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}"
+    yield Table(written(result.final, columns), caption)
+
+
+def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
+    yield Section("Slopes at each update", list(_slopes(result, label, maps)))
+    caption = (
+        "One point per interval between updates and evaluation domain; bars are one standard error of the slopes, "
+        "carried to the interval. On the dotted line the prediction came true. "
+        f"{calibration_sentence(calibration(result))}"
+    )
+    yield Section("Did the slopes predict?", [picture(drawn.calibration_figure(result, label), caption)])
+    statuses = [update.solver_status for update in result.slopes]
+    blocks: list[Block] = []
+    if relaxed := sum(status != "optimal" for status in statuses):
+        text = (
+            f"At {relaxed} of {len(statuses)} updates no mixture was predicted to keep every constraint; "
+            "the solver then kept the largest violation as small as it could (“relaxed”)."
+        )
+        blocks.append(Text(text, "unsure"))
+    columns: dict[str, list[Any]] = {
+        "at step": [update.step for update in result.slopes],
+        "for steps": [update.horizon for update in result.slopes],
+        "solution": [Mark(status, "good" if status == "optimal" else "unsure") for status in statuses],
+        "constraints in conflict": [", ".join(update.conflicts) or NOTHING for update in result.slopes],
+    }
+    for name in constraint_names(result):
+        prices = [update.shadow_prices.get(name) for update in result.slopes]
+        columns[f"price of {name}"] = [fixed(price, 2) for price in prices]
+    caption = (
+        "A price says how many nats the sum of predicted target losses would fall per nat of extra tolerance: 0 where "
+        "the constraint did not bind, a dash where there is none (relaxed, or the grid solver)."
+    )
+    yield Section("What the solver said", [*blocks, Table(pd.DataFrame(columns, dtype=object), caption)])
+
+
+def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
+    errors = (
+        "No probe was rolled back: slopes and their standard errors (±) are estimated from the run itself."
+    )
+    if result.cost.probe_steps:
+        errors = (
+            "± is the standard error over the records of "
+            f"{_sequences(result, 'probe') or 'the probe sequences'}; "
+            "the probe's own choice of training batches may not be in it."
+        )
+    yield Text(
+        "What one training step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. "
+        "Blue lowers the loss, red raises it. Pale and in parentheses: below 1.28 standard errors, so the sign is "
+        "not known. Below each column's name is the share that the mixture then gave it. "
+        f"{errors} All updates share one colour scale."
+    )
+    n, half = len(result.slopes), maps // 2
+    ends = range(n) if n <= maps else [*range(half), *range(n - half, n)]
+    yield gallery(drawn.slope_figures(result, label, ends))
+    if n > maps:
+        between = evenly(range(half, n - half), maps)
+        title = f"The {n - maps} updates in between" if n - maps > 1 else "The update in between"
+        if len(between) < n - maps:
+            title = f"{len(between)} of the {n - maps} updates in between, evenly chosen"
+        yield Section(title, [gallery(drawn.slope_figures(result, label, between))], collapsed=True)
+
+
+def _data(result: RunRecord) -> Iterator[Block]:
+    columns: dict[str, Any] = {name: name for name in ("domain", "split", "records", "blank")}
+    columns |= {"left out": ("skipped", "records", _part), "dropped": ("dropped", "records", _part)}
+    columns |= {"sequences": "sequences", "cut": ("truncated", "sequences", _part), "tokens": "tokens"}
+    columns |= {"tokens left over": "left_over", "sequences read": "read", "records read": "read_records"}
     caption = (
         "Blank records are skipped, and not among the records. Left out: conversations that the chat template refuses "
         "or does not write as they are. Dropped: without a predicted token that carries loss within a sequence. Cut: "
         "sequences that were longer. Left over: tokens of packed text after the last full sequence. Read: by each "
         "evaluation of that split; a sequence of packed text counts as of one record, that of most of it."
     )
-    return Table(shown(data, columns), caption)
-
-
-def _count(value: Any) -> Any:
-    return value
+    yield Table(written(result.data, columns), caption)
+    tables = []
+    for name, stretches in result.examples.items():
+        rows = [("yes" if loss else NOTHING, text.replace("\n", "\u21b5 ")) for text, loss in stretches]
+        frame = pd.DataFrame(rows, columns=["loss", "text"], dtype=object)
+        caption = f"{name}: the tokens of the marked rows carry loss, the others are only read."
+        marked = [place for place, (_, loss) in enumerate(stretches) if loss]
+        tables.append(Table(frame, caption, marked=marked))
+    if tables:
+        title = "What is learned: the first sequence of each training domain"
+        yield Section(title, tables, collapsed=len(tables) > _OPEN)
 
 
 def _part(count: Any, of: Any) -> Mark:
@@ -76,238 +236,28 @@ def _part(count: Any, of: Any) -> Mark:
     if not count:
         return Mark("0")
     share = count / of if of else 1.0
-    percent = f"{100 * share:.0f}" if share >= 0.01 else "below 1"
-    return Mark(f"{int(count)} ({percent} %)", "unsure" if share > _MUCH else "")
-
-
-def _example(name: str, stretches: tuple[tuple[str, bool], ...]) -> Table:
-    frame = pd.DataFrame(
-        {
-            "loss": ["yes" if learned else NOTHING for _, learned in stretches],
-            "text": [text.replace("\n", "\u21b5 ") for text, _ in stretches],
-        },
-        dtype=object,
-    )
-    marked = [place for place, (_, learned) in enumerate(stretches) if learned]
-    return Table(
-        frame, f"{name}: the tokens of the marked rows carry loss, the others are only read.", marked=marked
-    )
-
-
-Block = Text | Table | Picture | Gallery | Section
-MAPS, MAPS_OF_OTHERS = 8, 4
-"""Slope maps shown per run, and as many more folded: a run may have sixty updates, a group thirty runs."""
-
-
-def chapter(result: RunRecord, label: str, maps: int, shown: pd.DataFrame | None = None) -> list[Section]:
-    """Everything about one run; parts that need slopes only where it has some, data only where not `shown` yet."""
-    other_data = shown is None or not result.data.equals(shown)
-    return [
-        Section("Result on test", list(_result(result))),
-        *_notes(result),
-        Section("Mixture", [picture(drawn.mixture_figure(result, label), _mixture_caption(result))]),
-        Section(
-            "Losses on validation", [gallery(drawn.loss_figures(result, label), _losses_caption(result))]
-        ),
-        *_probes(result, label, maps),
-        *(data_sections(result) if other_data else ()),
-        Section("Cost", list(_costs(result))),
-        Section("Settings and versions", [_settings(result)], collapsed=True),
-    ]
-
-
-def _mixture_caption(result: RunRecord) -> str:
-    shares = setting(result, "fit", "shares") or "examples"
-    return (
-        f"Shares are of {shares} and constant between updates. The vertical line is the checkpoint kept. These are "
-        "settings of the run, not estimates."
-    )
-
-
-def _result(result: RunRecord) -> Iterator[Block]:
-    final, few = result.final.copy(), few_records(result)
-    known = records_read(result, "test")
-    units = [known.get(name) for name in final["domain"]] if known else final.get("units", math.nan)
-    final["records"] = pd.Series(units, index=final.index, dtype=object)
-    final["few"] = pd.Series([few.get(name) for name in final["domain"]], index=final.index, dtype=object)
-    columns = {
-        "domain": (str, "domain"),
-        "role": (str, "role"),
-        "base loss": (fixed, "reference"),
-        "loss": (fixed, "loss"),
-        "change": (partial(fixed, signed=True), "change"),
-        "interval of the change": (partial(span, signed=True), "change_low", "change_high"),
-        "records": (_count, "records"),
-        "tolerance": (fixed, "tolerance"),
-        "perplexity, %": (lambda change: fixed(-percent_gain(float(change)), 1, signed=True), "change"),
-        "constraint": (_judged, "role", "kept", "tolerance", "change_low", "change_high", "few"),
-    }
-    if few:
-        yield Text(few_records_note(few), "unsure")
-    sequences = setting(result, "fit", "test_sequences")
-    n = (
-        f"at most n = {sequences} test sequences per domain"
-        if sequences
-        else "every test sequence of each domain"
-    )
-    if known := sequences_read(result, "test"):
-        n = counted(known, "test sequences")
-    yield Table(
-        shown(final, columns),
-        f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}",
-    )
-
-
-def _notes(result: RunRecord) -> Iterator[Section]:
-    """What the run wants its reader to know; folded when that is much."""
-    if result.notes:
-        title = f"Notes of the run ({len(result.notes)})"
-        yield Section(title, [Text(note) for note in result.notes], collapsed=len(result.notes) > 3)
-
-
-def _judged(
-    role: str, kept: object, tolerance: float, low: float, high: float, few: int | None
-) -> Mark | None:
-    """Kept or not, and whether the interval, or the number of records, leaves that open."""
-    if role != "constraint" or missing(kept):
-        return None
-    unclear = low <= tolerance < high
-    word = kept_word(kept) + (", within the noise" if unclear else "")
-    if few is not None:
-        word += f", on {few} record{'s' * (few != 1)}"
-    return Mark(word, "unsure" if kept and (unclear or few is not None) else tone(kept))
-
-
-def _losses_caption(result: RunRecord) -> str:
-    spans = drawn.feasible_spans(result)
-    shaded = (
-        "Green: steps at which every constraint holds (each evaluation speaks for half the way to the next)."
-        if spans
-        else "At no evaluation did every constraint hold, or none was set."
-    )
-    sequences = setting(result, "fit", "eval_sequences")
-    n = f"at most n = {sequences} validation sequences per domain at each point; " if sequences else ""
-    if known := sequences_read(result, "validation"):
-        n = f"{counted(known, 'validation sequences')} at each point; "
-    return (
-        f"Dotted: the base model's loss. Dashed: the limit, base plus tolerance. {shaded} Vertical line: the "
-        f"checkpoint kept. {n}the band is the 95 % interval of the paired change over their records, one seed."
-    )
-
-
-def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
-    if not result.slopes:
-        return
-    yield Section("Slopes at each update", list(_slopes(result, label, maps)))
-    points = calibration(result)
-    caption = (
-        "One point per interval between updates and evaluation domain; bars are one standard error of the slopes, "
-        f"carried to the interval. On the dotted line the prediction came true. {calibration_sentence(points)}"
-    )
-    yield Section("Did the slopes predict?", [picture(drawn.calibration_figure(result, label), caption)])
-    yield Section("What the solver said", list(_solver(result)))
-
-
-def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
-    yield Text(
-        "What one training step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. "
-        "Blue lowers the loss, red raises it. Pale and in parentheses: below 1.28 standard errors, so the sign is "
-        "not known. Below each column's name is the share that the mixture then gave it. "
-        f"{_errors_told(result)} All updates share one colour scale."
-    )
-    n = len(result.slopes)
-    if n <= maps:
-        yield gallery(drawn.slope_figures(result, label, range(n)))
-        return
-    half = maps // 2
-    yield gallery(drawn.slope_figures(result, label, [*range(half), *range(n - half, n)]))
-    between = evenly(range(half, n - half), maps)
-    title = _between_title(len(between), n - maps)
-    yield Section(title, [gallery(drawn.slope_figures(result, label, between))], collapsed=True)
-
-
-def _between_title(drawn_maps: int, between: int) -> str:
-    if drawn_maps < between:
-        return f"{drawn_maps} of the {between} updates in between, evenly chosen"
-    return f"The {between} updates in between" if between > 1 else "The update in between"
-
-
-def _errors_told(result: RunRecord) -> str:
-    """What the standard errors of the slopes cover: probes say it of themselves, other estimates in the docs."""
-    if result.cost.probe_steps == 0:
-        return "No probe was rolled back: slopes and their standard errors (±) are estimated from the run itself."
-    sequences = setting(result, "fit", "probe_sequences")
-    of = f"at most n = {sequences} probe sequences per domain" if sequences else "the probe sequences"
-    if known := sequences_read(result, "validation", probe=True):
-        of = counted(known, "probe sequences")
-    covers = "the probe's own choice of training batches may not be in it"
-    return f"± is the standard error over the records of {of}; {covers}."
-
-
-def _solver(result: RunRecord) -> Iterator[Block]:
-    relaxed = [update for update in result.slopes if update.solver_status != "optimal"]
-    if relaxed:
-        yield Text(
-            f"At {len(relaxed)} of {len(result.slopes)} updates no mixture was predicted to keep every constraint; "
-            "the solver then kept the largest violation as small as it could (“relaxed”).",
-            "unsure",
-        )
-    names = constraint_names(result)
-    frame = pd.DataFrame(
-        {
-            "at step": [update.step for update in result.slopes],
-            "for steps": [update.horizon for update in result.slopes],
-            "solution": [_solution(update.solver_status) for update in result.slopes],
-            "constraints in conflict": [", ".join(update.conflicts) or NOTHING for update in result.slopes],
-        },
-        dtype=object,
-    )
-    for name in names:
-        frame[f"price of {name}"] = [fixed(update.shadow_prices.get(name), 2) for update in result.slopes]
-    caption = (
-        "A price says how many nats the sum of predicted target losses would fall per nat of extra tolerance: 0 where "
-        "the constraint did not bind, a dash where there is none (relaxed, or the grid solver)."
-    )
-    yield Table(frame, caption)
-
-
-def _solution(status: str) -> Mark:
-    return Mark(status, "good" if status == "optimal" else "unsure")
+    rounded = f"{100 * share:.0f}" if share >= 0.01 else "below 1"
+    return Mark(f"{int(count)} ({rounded} %)", "unsure" if share > _MUCH else "")
 
 
 def _costs(result: RunRecord) -> Iterator[Block]:
-    cost = result.cost
-    counts = {
-        "training steps": number(cost.training_steps),
-        "probe steps, rolled back": number(cost.probe_steps),
-        "evaluation batches": number(cost.evaluation_batches),
-        "training steps alone, × one fixed-mixture run": fixed(cost.training_multiple, 2),
-        "all-in (a forward pass is a third of a step), × the same": fixed(cost.all_in_multiple, 2),
-    }
-    yield Table(
-        pd.DataFrame({"what": list(counts), "count": list(counts.values())}), "Counted, not measured."
-    )
-    total = working_seconds(result)
+    cost, total = result.cost, working_seconds(result)
+    counts = [
+        ("training steps", number(cost.training_steps)),
+        ("probe steps, rolled back", number(cost.probe_steps)),
+        ("evaluation batches", number(cost.evaluation_batches)),
+        ("training steps alone, × one fixed-mixture run", fixed(cost.training_multiple, 2)),
+        ("all-in (a forward pass is a third of a step), × the same", fixed(cost.all_in_multiple, 2)),
+    ]
+    yield Table(pd.DataFrame(counts, columns=["what", "count"]), "Counted, not measured.")
     parts = sorted(cost.seconds.items(), key=lambda part: (part[0] in APART, -part[1]))
-    frame = pd.DataFrame(
-        {
-            "part": [name for name, _ in parts] + ["all but checkpoints and report"],
-            "seconds": [fixed(value, 1) for _, value in parts] + [fixed(total, 1)],
-            "share": [
-                NOTHING if name in APART or not total else f"{100 * value / total:.0f} %"
-                for name, value in parts
-            ]
-            + ["100 %" if total else NOTHING],
-        }
-    )
-    yield Table(frame, "Wall-clock on one machine, once (n = 1).", marked=[len(parts)])
-
-
-def _settings(result: RunRecord) -> Table:
-    rows = list(_flat(result.config))
-    return Table(
-        pd.DataFrame(rows, columns=["setting", "value"], dtype=object), "The resolved settings of the run."
-    )
+    parts.append(("all but checkpoints and report", total))
+    rows = [
+        (name, fixed(value, 1), NOTHING if name in APART or not total else f"{100 * value / total:.0f} %")
+        for name, value in parts
+    ]
+    frame = pd.DataFrame(rows, columns=["part", "seconds", "share"])
+    yield Table(frame, "Wall-clock on one machine, once (n = 1).", marked=[len(rows) - 1])
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -317,3 +267,176 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(inner, f"{path}.{key}" if path else str(key))
     elif path:
         yield path, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def comparison_section(results: Sequence[RunRecord]) -> Section:
+    """Several runs side by side: a table, gain against cost, constraints, mixtures, and calibration."""
+    caption = (
+        f"n = {len(results)} runs, one training seed each. Up: reduction of test perplexity on the targets (geometric "
+        "mean) with its 95 % interval over test records. Along: multiples of one fixed-mixture run; runs of nearly "
+        "the same cost are set side by side, lowest gain first. Filled: trained weights that kept every constraint on "
+        "test. Named: those of them that no other estimate beats in gain and in cost. Dotted: no gain. An arrow at the "
+        "edge with a number is a value outside the axes."
+    )
+    blocks: list[Block] = [
+        _summary(results),
+        Section("Gain against cost", [gallery(drawn.cost_figures(results), caption)]),
+        *_constraints(results),
+        Section("Mixtures side by side", list(_mixtures(results))),
+        *_calibration(results),
+    ]
+    return Section("Comparison", blocks)
+
+
+def _summary(results: Sequence[RunRecord]) -> Table:
+    frame = comparison_table(results)
+    few = dict(zip(frame["run"], map(few_records, results), strict=True))
+
+    def held(name: str, run: str, change: float, kept: object) -> Mark | None:
+        word = f"{fixed(change, signed=True)} {kept_word(kept)}"
+        return None if missing(change) else _verdict(word, kept, few[run].get(name))
+
+    columns: dict[str, Any] = {
+        "run": "run",
+        "status": ("status", lambda status: Mark(status, _STATUS.get(status, "unsure"))),
+        "step kept": "step",
+        "target gain, %": ("gain_percent", ".1"),
+        "95 % interval": ("gain_low", "gain_high", ".1"),
+    }
+    for name in constraints_of(frame):
+        limits = frame[name + LIMIT].dropna().unique()
+        limit = f"≤ {fixed(limits[0], signed=True)}" if len(limits) == 1 else "tolerances differ"
+        columns[f"{name} ({limit})"] = ("run", name + CHANGE, name + KEPT, partial(held, name))
+    columns |= {"training steps, ×": ("training_multiple", ".2"), "all-in cost, ×": ("all_in_multiple", ".2")}
+    columns["seconds"] = ("seconds", ".0")
+    caption = (
+        f"{len(results)} runs on test; the status is the verdict on validation. "
+        "Gain: reduction of perplexity on the targets (geometric mean); the "
+        "largest of several is flattered by being picked on these same sequences. Constraints: "
+        "change of loss in nats per token, and whether it stays within the tolerance in the heading, with the number "
+        "of test records where those are few. Costs are "
+        "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
+        f"every evaluation, a forward pass counted as a third of a step. {COVERS}"
+    )
+    return Table(written(frame, columns), caption, marked=[0])
+
+
+def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
+    constraints, violations = feasibility_table(results), violation_table(results)
+    if constraints.empty:
+        return
+    caption = (
+        "Change of loss on test in tolerances: 0 (dotted) is the base model, 1 (dashed) the limit; bars are 95 % "
+        "intervals over test records, paired with the base model, one training seed per run. An arrow at the edge "
+        "with a number is a value outside the axes, which are the same in every panel. The first panel shows, for each "
+        "run, the constraint that used most of its tolerance; picked by the same sequences, it leans to the bad side."
+    )
+    if (constraints["tolerance"] == 0).any():
+        caption += f" Where the tolerance is 0, a unit is {LEAST_SCALE_NATS} nats and the limit stays at 1."
+    panels = gallery(drawn.constraint_figures(constraints, violations), caption)
+    columns: dict[str, Any] = {
+        "run": "run",
+        "feasible on validation": ("feasible_on_validation", _yes),
+        "kept on test": ("kept_on_test", _yes),
+        "over the limit": ("broken", "constraints", "{} of {} constraints".format),
+        "worst constraint": "worst",
+        "over its limit by, nats": ("excess_nats", "+.3"),
+        "95 % interval": ("excess_low", "excess_high", "+.3"),
+        "in tolerances (limit 1)": ("used", ".2"),
+        "interval": ("used_low", "used_high", ".2"),
+    }
+    caption = (
+        "The largest violation of each run on test; below 0 nats there was room left. Where a run was not feasible on "
+        "validation the base weights were returned, which keep everything and gain nothing. "
+        f"{COVERS}"
+    )
+    table = Table(written(violations[violations["constraints"] > 0], columns), caption)
+    yield Section("Constraints side by side", [panels, table])
+    yield Section("Was “feasible” luck?", [_luck(results)])
+
+
+def _luck(results: Sequence[RunRecord]) -> Table:
+    columns = {
+        "": ("rate", _RATES.__getitem__),
+        "runs": ("k", "n", "{} of {}".format),
+        "share": ("share", percent),
+        "95 % interval": ("low", "high", _percents),
+    }
+    caption = (
+        "Checkpoints are chosen on validation sequences and judged again on test sequences that no choice has seen. "
+        "A run keeps a constraint when the estimate is within the tolerance. Intervals are Wilson's, as if the runs "
+        "were independent; they share data and base model, so they are too narrow."
+    )
+    return Table(written(feasibility_rates(results), columns), caption)
+
+
+def _yes(value: object) -> Mark:
+    return Mark(NOTHING if missing(value) else ("yes" if value else "no"), _tone(value))
+
+
+def _percents(low: float, high: float) -> str:
+    return NOTHING if missing(low) else f"{percent(low)} to {percent(high)}"
+
+
+def _mixtures(results: Sequence[RunRecord]) -> Iterator[Block]:
+    moving, constant = drawn.moving_mixtures(results), drawn.constant_mixtures(results)
+    yield picture(
+        drawn.mixture_key(results),
+        "The same colour is the same training domain in every drawing. Targets are at the bottom (left) in full "
+        "colour, other domains pale above (beside) them; the line tops the targets.",
+    )
+    if moving:
+        caption = (
+            f"Runs whose mixture changes, {len(moving)} of {len(results)}: share over training steps, the same axes "
+            "for all. Vertical line: the checkpoint kept, where there is one. Settings of the runs, not estimates."
+        )
+        yield gallery(moving, caption, small=True)
+    if constant is not None:
+        yield picture(constant, "At the right of each bar: the share of the targets together.")
+
+
+def _calibration(results: Sequence[RunRecord]) -> Iterator[Section]:
+    points = calibration_points(results)
+    if points.empty:
+        return
+    by_length, by_run = calibration_table(results), calibration_table(results, by="run")
+    left_out, n = int(by_length["left_out"].iloc[-1]), int(by_length["n"].iloc[-1])
+    runs = by_run["run"].nunique() - 1
+    some = f"; {drawn.MOST_POINTS} of them drawn, evenly chosen" if n > drawn.MOST_POINTS else ""
+    caption = (
+        f"Runs with slopes: {runs}; n = {n} points (intervals between updates × evaluation domains, not independent "
+        f"of each other){some}; {left_out} more were not read at both ends and are left out. On the dotted diagonal "
+        "the prediction came true. By length: the error of the predictions with its 95 % interval (bootstrap over "
+        "whole intervals); the upright stroke is how far the losses moved at all, the error of predicting no change."
+    )
+    figures = [drawn.calibration_scatter(points), drawn.calibration_rows(by_length)] if n else []
+    blocks: list[Block] = [gallery(figures, caption), _calibrated(by_length, "length", "interval, steps")]
+    if runs > 1:
+        blocks.append(Section("By run", [_calibrated(by_run, "run", "run")], collapsed=True))
+    yield Section("Did the slopes predict? All runs", blocks)
+
+
+def _calibrated(table: pd.DataFrame, by: str, heading: str) -> Table:
+    columns: dict[str, Any] = {
+        heading: by,
+        "intervals": "intervals",
+        "points, n": "n",
+        "left out": "left_out",
+    }
+    columns |= {
+        "root mean squared error, nats": ("rmse_nats", ".4"),
+        "its 95 % interval": ("rmse_low", "rmse_high", ".4"),
+        "realised change, nats": ("realised_rms_nats", ".4"),
+        "correlation": ("correlation", ".2"),
+        "within ±2 standard errors": (
+            *("within", "judged", "within_share"),
+            lambda k, n, share: f"{k} of {n}: {percent(share)}",
+        ),
+        "Wilson 95 %": ("within_low", "within_high", _percents),
+    }
+    caption = (
+        "Realised change: root mean square, the error of predicting no change. Standard errors are the slopes', "
+        "carried to the whole interval; about 95 % within two of them would be honest. The Wilson interval takes "
+        "points as independent, which those of one interval are not, so it is too narrow."
+    )
+    return Table(written(table, columns), caption, marked=[len(table) - 1])

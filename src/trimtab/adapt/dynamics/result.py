@@ -11,18 +11,24 @@ from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 
-from trimtab.adapt.data_table import example_line, few_records, few_records_note
 from trimtab.adapt.dynamics.compare import (
     comparison_table,
     gain_difference,
+    kept_all,
     target_gain,
     text_table,
     unique_labels,
 )
 from trimtab.adapt.dynamics.figures import mixture_figure
-from trimtab.adapt.dynamics.group_page import comparison_section
-from trimtab.adapt.dynamics.page import MAPS, MAPS_OF_OTHERS, chapter
-from trimtab.adapt.record import RunRecord, from_mapping, to_mapping
+from trimtab.adapt.dynamics.page import MAPS, MAPS_OF_OTHERS, chapter, comparison_section
+from trimtab.adapt.record import (
+    RunRecord,
+    example_line,
+    few_records,
+    few_records_note,
+    from_mapping,
+    to_mapping,
+)
 from trimtab.errors import CheckpointError, DataError, explain
 from trimtab.job import Result
 from trimtab.report.formats import fixed, missing, span
@@ -30,7 +36,6 @@ from trimtab.report.page import Page, Section, Text
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.paths import RESULT
 from trimtab.runs.serialise import finished, plain, read_object, reading_result, seal, to_json
-from trimtab.train.losses import Change
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +73,7 @@ class FinetuneResult(RunRecord):
             raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
         title = title or "Fine-tuning under constraints"
         labels = unique_labels(results)
-        first = chapter(results[0], labels[0], MAPS)
+        first = list(chapter(results[0], labels[0], MAPS))
         if len(results) == 1:
             return Page(title, verdict(results), first).render()
         others = []
@@ -186,32 +191,26 @@ def verdict(results: Sequence[FinetuneResult]) -> str:
     sentence = sentence_about(results[0], labels[0])
     if len(results) == 1:
         return sentence
-    kept = [k for k, result in enumerate(results) if kept_all(result) and target_gain(result)[0] > 0]
-    best = max(kept, key=lambda k: target_gain(results[k])[0], default=None)
-    group = (
-        f"Of the {len(results)} runs compared, {len(kept)} gained something and kept every constraint on test"
-    )
-    if best is None:
-        return f"{sentence} {group}."
-    others = {labels[k]: gain_difference(results[best], results[k]) for k in kept if k != best}
-    return f"{sentence} {group}. {_best(labels[best], _gain(results[best]), others)}"
-
-
-def _best(label: str, gain: str, others: Mapping[str, Change]) -> str:
-    """Who gained most, and from whom the paired differences on test records tell it apart."""
-    sentence = f"The largest estimate among them, {gain}, is that of {label}"
-    if not others:
+    gains = [target_gain(result) for result in results]
+    kept = [k for k, result in enumerate(results) if kept_all(result) and gains[k][0] > 0]
+    count = f"{len(kept)} gained something and kept every constraint on test"
+    sentence += f" Of the {len(results)} runs compared, {count}."
+    if not kept:
+        return sentence
+    best = max(kept, key=lambda k: gains[k][0])
+    gain, low, high = gains[best]
+    estimate = f"{fixed(gain, 1)} % ({span(low, high, 1)})"
+    sentence += f" The largest estimate among them, {estimate}, is that of {labels[best]}"
+    ends = {labels[k]: gain_difference(results[best], results[k]).high for k in kept if k != best}
+    if not ends:
         return f"{sentence}."
-    unknown = [name for name, apart in others.items() if math.isnan(apart.high)]
-    close = [name for name, apart in others.items() if name not in unknown and apart.high >= 0]
     parts = []
-    if close:
+    if close := [name for name, high in ends.items() if high >= 0]:
         parts.append(f"it is not told apart from {_listed(close)}")
-    if unknown:
+    if unknown := [name for name, high in ends.items() if math.isnan(high)]:
         parts.append(f"its difference from {_listed(unknown)} was not measured on the same test records")
-    if not parts:
-        parts = ["it is told apart from each other one"]
-    return f"{sentence}; {', and '.join(parts)} (95 % intervals of paired differences over test records)."
+    told = ", and ".join(parts) or "it is told apart from each other one"
+    return f"{sentence}; {told} (95 % intervals of paired differences over test records)."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -220,20 +219,18 @@ def _listed(names: Sequence[str]) -> str:
 
 def sentence_about(result: FinetuneResult, label: str) -> str:
     """What one run gained, kept and cost."""
-    return f"{label} {_outcome(result)}, {_price(result)}."
-
-
-def _outcome(result: FinetuneResult) -> str:
-    """What a run came to, to follow its label."""
+    outcome = f"{_moved(result)} and kept {_count_kept(result)}"
     if result.status == "infeasible":
-        return "is infeasible: no checkpoint kept every constraint on validation, so the base weights were returned"
-    if result.status == "no gain":
-        return "gained nothing: no checkpoint within the constraints was better on the targets than the base weights"
-    if result.status == "diverged" and result.step == 0:
-        return "diverged before any checkpoint was better within the constraints, so the base weights were returned"
-    diverged = result.status == "diverged"
-    begin = f"diverged, and its last good checkpoint (step {result.step}) " if diverged else ""
-    return f"{begin}{_moved(result)} and kept {_count_kept(result)}"
+        outcome = "is infeasible: no checkpoint kept every constraint on validation, so the base weights were returned"
+    elif result.status == "no gain":
+        outcome = "gained nothing: no checkpoint within the constraints was better on the targets than the base weights"
+    elif result.status == "diverged":
+        good = f"diverged, and its last good checkpoint (step {result.step}) {outcome}"
+        none = "diverged before any checkpoint was better within the constraints, so the base weights were returned"
+        outcome = good if result.step else none
+    steps, all_in = fixed(result.cost.training_multiple, 2), fixed(result.cost.all_in_multiple, 2)
+    price = f"for {steps} times the training steps of one fixed-mixture run ({all_in} times with evaluations)"
+    return f"{label} {outcome}, {price}."
 
 
 def _moved(result: FinetuneResult) -> str:
@@ -241,43 +238,23 @@ def _moved(result: FinetuneResult) -> str:
     if missing(gain):
         return "has no test result on its targets"
     doubt = ", which may be no change at all" if low <= 0 <= high else ""
-    verb = "lowered" if gain >= 0 else "raised"
-    low, high = (low, high) if gain >= 0 else (-high, -low)
-    return f"{verb} target perplexity on test by {fixed(abs(gain), 1)} % (95 % interval {span(low, high, 1)}{doubt})"
-
-
-def _gain(result: FinetuneResult) -> str:
-    gain, low, high = target_gain(result)
-    return f"{fixed(gain, 1)} % ({span(low, high, 1)})"
+    verb, ends = ("lowered", (low, high)) if gain >= 0 else ("raised", (-high, -low))
+    interval = f"95 % interval {span(*ends, 1)}{doubt}"
+    return f"{verb} target perplexity on test by {fixed(abs(gain), 1)} % ({interval})"
 
 
 def _count_kept(result: FinetuneResult) -> str:
-    own = result.final[result.final["role"] == "constraint"]
-    if not len(own):
+    constraints = result.final[result.final["role"] == "constraint"]
+    if not len(constraints):
         return "no constraint, as none was set"
-    broken = own[[not missing(kept) and not kept for kept in own["kept"]]]
-    held = own[[not missing(kept) and bool(kept) for kept in own["kept"]]]
-    open_ = int((held["change_high"] > held["tolerance"]).sum())
-    doubt = f" ({open_} of them within the noise: the interval reaches beyond the tolerance)" if open_ else ""
-    count = f"{len(held)} of {len(own)} constraints{doubt}"
+    known = constraints[[not missing(kept) for kept in constraints["kept"]]]
+    kept = known["kept"].astype(bool)
+    held, broken = known[kept], known[~kept]
+    close = int((held["change_high"] > held["tolerance"]).sum())
+    doubt = f" ({close} of them within the noise: the interval reaches beyond the tolerance)" if close else ""
+    count = f"{len(held)} of {len(constraints)} constraints{doubt}"
     names = [
         f"{name} ({fixed(change, signed=True)} nats, tolerance {fixed(tolerance)})"
-        for name, change, tolerance in zip(
-            broken["domain"], broken["change"], broken["tolerance"], strict=True
-        )
+        for name, change, tolerance in broken[["domain", "change", "tolerance"]].to_numpy().tolist()
     ]
     return f"{count}; not kept: {', '.join(names)}" if names else count
-
-
-def kept_all(result: FinetuneResult) -> bool:
-    """Whether every constraint is known to be kept on test; true of a run without any."""
-    own = result.final.loc[result.final["role"] == "constraint", "kept"]
-    return all(not missing(kept) and bool(kept) for kept in own)
-
-
-def _price(result: FinetuneResult) -> str:
-    cost = result.cost
-    return (
-        f"for {fixed(cost.training_multiple, 2)} times the training steps of one fixed-mixture run "
-        f"({fixed(cost.all_in_multiple, 2)} times with evaluations)"
-    )
