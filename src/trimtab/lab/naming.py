@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from trimtab.numerics.standardise import gap, standardised_gap
+from trimtab.numerics.cluster_bootstrap import gap, standardised_gap
 from trimtab.seeds import derive
 
 REFERENCE, OTHER = "male", "female"

@@ -20,7 +20,6 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
-from trimtab.models.adapters import read_adapter, wrap
 from trimtab.models.families import Family, family_of, refusal, unwrapped
 from trimtab.models.folder import (
     ADAPTER_HINT,
@@ -50,6 +49,7 @@ from trimtab.models.tokenizer import (
     read_tokenizer,
     tokenizer_beside,
 )
+from trimtab.models.weights import read_adapter, wrap
 from trimtab.runs.paths import path_problem
 
 if TYPE_CHECKING:

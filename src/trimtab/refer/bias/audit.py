@@ -16,20 +16,29 @@ from scipy.special import ndtri
 
 from trimtab.data.tables import Label
 from trimtab.errors import ConfigError, explain
-from trimtab.numerics import standardise
 from trimtab.numerics.bootstrap import check_numbers, p_value, wilson
 from trimtab.numerics.cluster_bootstrap import (
     Intervals,
     Units,
     bootstrap_totals,
     dealt_totals,
+    gap,
+    gaps,
+    mantel_haenszel,
+    mantel_haenszel_risk,
+    means,
+    mixes_of,
+    odds_ratio,
+    quotient,
+    risk_ratio,
+    shared,
     spread,
     units_of,
 )
 from trimtab.refer.bias.objects import Columns, Objects, objects_of
 from trimtab.refer.bias.result import Estimate, NamingBias
 
-SUMMARY = ("gap", "odds_ratio", "risk_ratio", "mantel_haenszel", "mantel_haenszel_risk")
+SUMMARY = (gap, odds_ratio, risk_ratio, mantel_haenszel, mantel_haenszel_risk)
 FIRST_MIX = len(SUMMARY)
 FIRST_RATE = FIRST_MIX + 9
 """Places in what `statistics` returns: 3 mixes by gap, composition and its share; then two rates; then by stratum."""
@@ -60,26 +69,18 @@ def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def statistics(totals: np.ndarray) -> np.ndarray:
     """All that is estimated: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
     yes, n = yes_and_n(totals)
-    raw = standardise.gap(yes, n)
-    parts = [getattr(standardise, name)(yes, n) for name in SUMMARY]
-    at = [standardise.standardised_gap(yes, n, mix) for mix in mixes_of(n)]
-    parts += [*at, *(raw - one for one in at), *(standardise.quotient(raw - one, raw) for one in at)]
-    by_stratum = standardise.quotient(yes, n)
+    raw, *at = np.moveaxis(gaps(yes, n), -1, 0)
+    parts = [one(yes, n) for one in SUMMARY]
+    parts += [*at, *(raw - one for one in at), *(quotient(raw - one, raw) for one in at)]
+    by_stratum = quotient(yes, n)
     reference, other = by_stratum[..., 0, :], by_stratum[..., 1, :]
-    together = [standardise.means(yes, n), other - reference, reference, other]
+    together = [means(yes, n), other - reference, reference, other]
     return np.concatenate([np.stack(parts, axis=-1), *together], axis=-1)
-
-
-def mixes_of(n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mix of strata of the reference, of the other group, and of both."""
-    return n[..., 0, :], n[..., 1, :], n.sum(axis=-2)
 
 
 def gaps_of(totals: np.ndarray) -> np.ndarray:
     """The raw gap and the gaps at each mix."""
-    yes, n = yes_and_n(totals)
-    at = [standardise.standardised_gap(yes, n, mix) for mix in mixes_of(n)]
-    return np.stack([standardise.gap(yes, n), *at], axis=-1)
+    return gaps(*yes_and_n(totals))
 
 
 def found_at(found: Intervals, place: int) -> Estimate:
@@ -111,9 +112,9 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
     for place in range(k):
         members = table[table["stratum"] == place].assign(stratum=0)
         within[:, :, place] = _dealt(members, blocks[members.index], 1, draws.n_boot, rng)[:, :, 0]
-    gaps = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
-    gaps = np.concatenate([gaps[0, :, :1], gaps[1, :, 1:]], axis=-1)
-    known = [column[np.isfinite(column)] for column in gaps.T]
+    raw, at = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
+    columns = np.concatenate([raw[:, :1], at[:, 1:]], axis=-1).T
+    known = [column[np.isfinite(column)] for column in columns]
     p = [
         p_value(float(value), values) if np.isfinite(value) and len(values) else float("nan")
         for value, values in zip(observed, known, strict=True)
@@ -178,7 +179,7 @@ def standardised_table(
 ) -> pd.DataFrame:
     """The gap at each mix, what the mix accounts for, and how much of it can be compared."""
     n = np.bincount(objects.cells, minlength=2 * len(objects.strata)).reshape(2, -1).astype(float)
-    both = standardise.shared(n)
+    both = shared(n)
     ordinary = found.low[0] > 0 or found.high[0] < 0
     rows = []
     for number, (mix, weights) in enumerate(zip(mixes, mixes_of(n), strict=True)):
@@ -279,7 +280,8 @@ def naming_bias(
     Returns:
         Rates, gap, ratios, standardised gaps, strata, representation, power and an accounting that adds up to the
         objects given. Intervals are percentile bootstrap intervals over clusters, corrected for cells of few objects
-        (`numerics.totals`: `spread`, `bootstrap_totals`); they are nan for groups seen in fewer than two clusters.
+        (`spread` and `bootstrap_totals` of `numerics.cluster_bootstrap`); they are nan for groups seen in fewer than two
+        clusters.
 
     Raises:
         DataError: a column is missing (the nearest is named) or there twice, a count is no whole number from 0 on or
@@ -303,13 +305,12 @@ def naming_bias(
     names = {"groups": list(objects.groups), "strata_names": list(objects.strata)}
     found = bootstrap_totals(statistics, object_units(objects), **vars(draws))
     rates, mixes = rates_table(objects, found, draws), (*objects.groups, POOLED)
-    summary: dict[str, Any] = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
+    summary: dict[str, Any] = {one.__name__: found_at(found, k) for k, one in enumerate(SUMMARY)}
     p_raw, p_within = p_values(objects, draws)
-    gap = replace(steadied(summary.pop("gap"), rates), p=p_raw)
+    summary["gap"] = replace(steadied(summary["gap"], rates), p=p_raw)
     return NamingBias(
         **summary,
         rates=rates,
-        gap=gap,
         standardised=standardised_table(objects, found, mixes, p_within),
         strata=strata_table(objects, found, draws),
         representation=representation_table(objects, draws),

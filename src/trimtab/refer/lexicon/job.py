@@ -33,10 +33,9 @@ from trimtab.data.wordlist import WordList, unreadable_list
 from trimtab.errors import DataError, Problem, explain
 from trimtab.job import Elsewhere, Progress, TableFile
 from trimtab.numerics.bootstrap import check_choice
-from trimtab.refer.lexicon.contexts import Treatment, set_aside, treated
+from trimtab.refer.lexicon.contexts import Treatment, Trials, set_aside, treated
 from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, bandwidth_of
 from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
-from trimtab.refer.lexicon.speaker import Trials
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain

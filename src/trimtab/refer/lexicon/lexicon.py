@@ -24,8 +24,16 @@ from trimtab.data.tables import check_known, find_label, label_text, shown
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics.bootstrap import check_choice
 from trimtab.numerics.information import Bottleneck, bottleneck, plane
-from trimtab.refer.lexicon.contexts import InContext, in_context
-from trimtab.refer.lexicon.speaker import Speaker, Trials, draw_trials, listener, simulated, speaker_choice
+from trimtab.refer.lexicon.contexts import (
+    InContext,
+    Speaker,
+    Trials,
+    draw_trials,
+    in_context,
+    listener,
+    simulated,
+    speaker_choice,
+)
 
 Volume = Literal["cells", "hull", "neighbours"]
 NEIGHBOURS = 5

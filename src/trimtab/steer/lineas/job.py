@@ -250,7 +250,7 @@ def fuse(steering: str, model: str, strength: float, out: Path) -> None:
     """A plain checkpoint with the steering in its weights, read back and compared.
 
     Raises:
-        ModelError: the maps cannot be folded, or not saved; see `trimtab.steer.export`.
+        ModelError: the maps cannot be folded, or not saved; see `trimtab.steer.files`.
     """
     fitted, base = _both(steering, model)
     fitted.fuse(base, strength).save_pretrained(out)
