@@ -28,8 +28,7 @@ from trimtab.lab.grammar_model import GrammarModel, _config, world_tokenizer
 from trimtab.lab.registry import noun_concepts, ratings
 from trimtab.models.load import Model, load
 from trimtab.read.experts.agreement import agree
-from trimtab.read.experts.baselines import shared_words, static_embeddings
-from trimtab.read.experts.baselines import causal_check, contrasts
+from trimtab.read.experts.baselines import causal_check, contrasts, shared_words, static_embeddings
 from trimtab.read.experts.lens import ExpertLens
 from trimtab.read.experts.ratings import judged, read_ratings
 from trimtab.runs.environment import hardware, threads, versions

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trimtab.errors import ShapeError, explain
 from trimtab.lab.grammar import END_TOKEN, PAD_TOKEN, STYLES, UNKNOWN_TOKEN, Grammar, World
-from trimtab.lab.models import Progress, built_model, built_with, fast_tokenizer, model_folder
+from trimtab.lab.models import Progress, built_model, built_with, fast_tokenizer, llama, model_folder
 from trimtab.seeds import derive, isolated
 from trimtab.train.settings import Fit
 
@@ -221,7 +221,10 @@ def train(
     schedule = Fit(steps=steps, lr=lr, lr_schedule="cosine", warmup_steps=settings.warmup_steps)
     documents = torch.Generator().manual_seed(derive(seed, "grammar", "documents"))
     with isolated(derive(seed, "grammar", "weights")):
-        network = LlamaForCausalLM(_config(world, settings))
+        number, positions = world.lexicon.number, max(256, world.length(world.grammar.sentences))
+        special = number[END_TOKEN], number[PAD_TOKEN]
+        config = llama(settings, len(world.words), positions, *special, initializer_range=_SPREAD)
+        network = LlamaForCausalLM(config)
     weights = network.parameters()
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     network.train()
@@ -256,20 +259,3 @@ def _facts(world: World, network: LlamaForCausalLM, seed: int) -> dict[str, Any]
         },
         **built_with(),
     }
-
-
-def _config(world: World, settings: GrammarModel) -> LlamaConfig:
-    number = world.lexicon.number
-    return LlamaConfig(
-        vocab_size=len(world.words),
-        hidden_size=settings.width,
-        intermediate_size=settings.intermediate,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=max(256, world.length(world.grammar.sentences)),
-        initializer_range=_SPREAD,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=number[END_TOKEN],
-        pad_token_id=number[PAD_TOKEN],
-    )

@@ -75,31 +75,16 @@ class NamingWorld:
         """
         rng = np.random.default_rng(derive(seed, "naming world"))
         weights = self._weights()
-        people = self._people(photographs, weights, rng)
-        mean = self._of_each("named_men", "named_women")[people["other"].astype(int), people["place"]]
-        rate = rng.beta(self.concentration * mean + 1e-9, self.concentration * (1 - mean) + 1e-9)
-        return self._named(people, rate, rng)
-
-    def _of_each(self, *names: str) -> np.ndarray:
-        """Some numbers of every sport, one row each."""
-        return np.array([[getattr(sport, name) for sport in self.sports.values()] for name in names])
-
-    def _weights(self) -> np.ndarray:
-        weights = self._of_each("men", "women")
-        parts = np.array([[1 - self.women], [self.women]])
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True) * parts)
-
-    def _people(self, photographs: int, weights: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-        """Who is in the photographs. A second person is of the same sport, and of a gender drawn for that sport."""
         cell = rng.choice(weights.size, size=photographs, p=weights.ravel())
         other, place = np.divmod(cell, weights.shape[1])
         first = pd.DataFrame({"image": np.arange(photographs), "place": place, "other": other == 1})
+        # A second person is of the same sport, and of a gender drawn for that sport.
         second = first[rng.random(photographs) < self.together].copy()
         of_women = weights[1] / weights.sum(axis=0)
         second["other"] = rng.random(len(second)) < of_women[second["place"]]
-        return pd.concat([first, second], ignore_index=True)
-
-    def _named(self, people: pd.DataFrame, rate: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+        people = pd.concat([first, second], ignore_index=True)
+        mean = self._of_each("named_men", "named_women")[people["other"].astype(int), people["place"]]
+        rate = rng.beta(self.concentration * mean + 1e-9, self.concentration * (1 - mean) + 1e-9)
         n = len(people)
         sporty = rng.binomial(self.answers, rate)
         rest = rng.multinomial(self.answers - sporty, [0.5, 0.2, 0.3])
@@ -113,6 +98,15 @@ class NamingWorld:
         base |= {"annotated": np.where(gone, "", annotated), "sport": sport}
         rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in told])
         return rows[rows["count"] > 0].sort_values(["referent", "name"], ignore_index=True)
+
+    def _of_each(self, *names: str) -> np.ndarray:
+        """Some numbers of every sport, one row each."""
+        return np.array([[getattr(sport, name) for sport in self.sports.values()] for name in names])
+
+    def _weights(self) -> np.ndarray:
+        weights = self._of_each("men", "women")
+        parts = np.array([[1 - self.women], [self.women]])
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True) * parts)
 
 
 def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -235,6 +235,12 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return base if isinstance(base, nn.Module) else module
 
 
+def text_config(module: nn.Module) -> Any:
+    """The configuration of the part that reads text; None for a network without one."""
+    config: Any = getattr(unwrapped(module), "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def family_of(module: nn.Module) -> Family | None:
     """The family of a model, with or without a PEFT wrapper or a head; None when we have no table for it.
 

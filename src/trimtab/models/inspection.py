@@ -14,10 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.models.families import Handle, refusal, unwrapped
@@ -208,8 +205,8 @@ _CAUSAL = "a causal language model"
 def is_causal(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint of this configuration is a causal language model with its head."""
     kinds = config.architectures or []
-    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # one name, or several
+    known = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    classes = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # one name, or several
     causal = {name for names in classes for name in ([names] if isinstance(names, str) else names)}
     return known and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
 
@@ -272,5 +269,5 @@ def require_language_model(model: Handle) -> None:
 
 def _looks_both_ways(config: PreTrainedConfig) -> bool:
     """Whether a model sees the future: encoder-decoders, and encoders such as BERT unless set to decode."""
-    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    encoder = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return bool(config.is_encoder_decoder) or (encoder and getattr(config, "is_decoder", None) is False)

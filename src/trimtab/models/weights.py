@@ -283,10 +283,8 @@ class Parts:
     def of(cls, network: nn.Module) -> Parts:
         """Look at a network."""
         bare = unwrapped(network)
-        known = (
-            Tower(family, WIRING[family.name], bare.get_submodule(path).config)
-            for path, family in towers(bare).items()
-        )
+        part: Any = bare.get_submodule
+        known = [Tower(one, WIRING[one.name], part(path).config) for path, one in towers(bare).items()]
         parts = cls(network, modules_of(network), tuple(known))
         for path, module in parts.modules.items():
             for parameter in module.parameters(recurse=False):

@@ -216,13 +216,8 @@ def push(
         folder = save(maps, base, made_by, Path(scratch) / "steering")
         try:
             name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            done = api.upload_folder(
-                repo_id=name,
-                folder_path=folder,
-                revision=revision,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            )
+            to: dict[str, Any] = {"repo_id": name, "revision": revision, "create_pr": create_pr}
+            done = api.upload_folder(folder_path=folder, commit_message=commit_message, **to)
         except (OSError, ValueError) as error:
             got, hint = f"{repo_id}: {first_line(error)}", "hf auth login, or token="
             raise ModelError(explain(got, "a repository that you may write to", hint)) from error

@@ -27,7 +27,7 @@ from trimtab.models.batches import evaluating, text_batches
 from trimtab.models.families import unwrapped
 from trimtab.models.hooks import Intervention, intervene
 from trimtab.models.inspection import require_language_model
-from trimtab.models.likelihood import joined_rows, next_token_logits
+from trimtab.models.language import joined_rows, next_token_logits
 from trimtab.models.load import Model
 from trimtab.models.sites import resolve
 from trimtab.models.tokenizer import refuse_unknown

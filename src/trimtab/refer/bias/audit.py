@@ -16,29 +16,12 @@ from scipy.special import ndtri
 
 from trimtab.data.tables import Label
 from trimtab.errors import ConfigError, explain
+from trimtab.numerics import cluster_bootstrap as clustered
 from trimtab.numerics.bootstrap import check_numbers, p_value, wilson
-from trimtab.numerics.cluster_bootstrap import (
-    Intervals,
-    Units,
-    bootstrap_totals,
-    dealt_totals,
-    gap,
-    gaps,
-    mantel_haenszel,
-    mantel_haenszel_risk,
-    means,
-    mixes_of,
-    odds_ratio,
-    quotient,
-    risk_ratio,
-    shared,
-    spread,
-    units_of,
-)
 from trimtab.refer.bias.objects import Columns, Objects, objects_of
 from trimtab.refer.bias.result import Estimate, NamingBias
 
-SUMMARY = (gap, odds_ratio, risk_ratio, mantel_haenszel, mantel_haenszel_risk)
+SUMMARY = ("gap", "odds_ratio", "risk_ratio", "mantel_haenszel", "mantel_haenszel_risk")
 FIRST_MIX = len(SUMMARY)
 FIRST_RATE = FIRST_MIX + 9
 """Places in what `statistics` returns: 3 mixes by gap, composition and its share; then two rates; then by stratum."""
@@ -69,31 +52,31 @@ def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def statistics(totals: np.ndarray) -> np.ndarray:
     """All that is estimated: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
     yes, n = yes_and_n(totals)
-    raw, *at = np.moveaxis(gaps(yes, n), -1, 0)
-    parts = [one(yes, n) for one in SUMMARY]
-    parts += [*at, *(raw - one for one in at), *(quotient(raw - one, raw) for one in at)]
-    by_stratum = quotient(yes, n)
+    raw, *at = np.moveaxis(clustered.gaps(yes, n), -1, 0)
+    parts = [getattr(clustered, name)(yes, n) for name in SUMMARY]
+    parts += [*at, *(raw - one for one in at), *(clustered.quotient(raw - one, raw) for one in at)]
+    by_stratum = clustered.quotient(yes, n)
     reference, other = by_stratum[..., 0, :], by_stratum[..., 1, :]
-    together = [means(yes, n), other - reference, reference, other]
+    together = [clustered.means(yes, n), other - reference, reference, other]
     return np.concatenate([np.stack(parts, axis=-1), *together], axis=-1)
 
 
 def gaps_of(totals: np.ndarray) -> np.ndarray:
     """The raw gap and the gaps at each mix."""
-    return gaps(*yes_and_n(totals))
+    return clustered.gaps(*yes_and_n(totals))
 
 
-def found_at(found: Intervals, place: int) -> Estimate:
+def found_at(found: clustered.Intervals, place: int) -> Estimate:
     """One statistic of several."""
     return Estimate(float(found.values[place]), float(found.low[place]), float(found.high[place]), n=found.n)
 
 
-def object_units(objects: Objects) -> Units:
+def object_units(objects: Objects) -> clustered.Units:
     """Clusters with the totals of their objects' shares, spread within cells, and their numbers."""
     table, cells = objects.table, objects.cells
-    shares = spread(table["share"].to_numpy(), cells, table["cluster"].to_numpy())
+    shares = clustered.spread(table["share"].to_numpy(), cells, table["cluster"].to_numpy())
     values = np.column_stack([shares, np.ones(len(table))])
-    return units_of(values, cells, 2 * len(objects.strata), table["cluster"].to_numpy())
+    return clustered.units_of(values, cells, 2 * len(objects.strata), table["cluster"].to_numpy())
 
 
 def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
@@ -128,17 +111,21 @@ def _dealt(
     """Totals (n_perm, 2, k, 2) after dealing out the group labels of blocks."""
     values = np.column_stack([table["share"], np.ones(len(table))])
     # The label is a cell of its own kind, so that blocks are merged with blocks of the same label only.
-    units = units_of(values, (table["group"] * k + table["stratum"]).to_numpy(), 2 * k, blocks.to_numpy())
+    units = clustered.units_of(
+        values, (table["group"] * k + table["stratum"]).to_numpy(), 2 * k, blocks.to_numpy()
+    )
     other = units.totals[:, k:, 1].sum(axis=1) > 0
     totals = units.totals[:, :k] + units.totals[:, k:]
     labelled = np.where(other[:, None], [0, 1], [1, 0]) * units.counts[:, None]
-    return dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng).reshape(n_perm, 2, k, 2)
+    return clustered.dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng).reshape(
+        n_perm, 2, k, 2
+    )
 
 
 POWER = 0.8
 
 
-def rates_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFrame:
+def rates_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
     """The rate of each group, the reference first."""
     rows = []
     for number, group in enumerate(objects.groups):
@@ -175,14 +162,14 @@ def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
 
 
 def standardised_table(
-    objects: Objects, found: Intervals, mixes: tuple[str, ...], p_within: np.ndarray
+    objects: Objects, found: clustered.Intervals, mixes: tuple[str, ...], p_within: np.ndarray
 ) -> pd.DataFrame:
     """The gap at each mix, what the mix accounts for, and how much of it can be compared."""
     n = np.bincount(objects.cells, minlength=2 * len(objects.strata)).reshape(2, -1).astype(float)
-    both = shared(n)
+    both = clustered.shared(n)
     ordinary = found.low[0] > 0 or found.high[0] < 0
     rows = []
-    for number, (mix, weights) in enumerate(zip(mixes, mixes_of(n), strict=True)):
+    for number, (mix, weights) in enumerate(zip(mixes, clustered.mixes_of(n), strict=True)):
         gap, composition, share = (found_at(found, FIRST_MIX + number + 3 * k) for k in range(3))
         share = share if ordinary else Estimate(np.nan, np.nan, np.nan, n=share.n)
         support = float((weights * both).sum() / weights.sum())
@@ -194,7 +181,7 @@ def standardised_table(
     return pd.DataFrame(rows, columns=names)
 
 
-def strata_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFrame:
+def strata_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
     """Numbers, rates and gap of each stratum."""
     k, first = len(objects.strata), FIRST_RATE + 2
     reference, other = objects.groups
@@ -202,10 +189,8 @@ def strata_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFra
     for place, stratum in enumerate(objects.strata):
         own = objects.table[objects.table["stratum"] == place]
         sides = [own[own["group"] == number] for number in (0, 1)]
-        rates = [
-            _safe(found_at(found, first + (number + 1) * k + place), side, draws)
-            for number, side in enumerate(sides)
-        ]
+        at = first + k + place
+        rates = [_safe(found_at(found, at + number * k), side, draws) for number, side in enumerate(sides)]
         frame = pd.DataFrame([rate.ends() for rate in rates], columns=["rate", "low", "high"])
         gap = steadied(found_at(found, first + place), frame)
         rows.append((stratum, *map(len, sides), *rates[0].ends(), *rates[1].ends(), *gap.ends()))
@@ -227,7 +212,7 @@ def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stratum", "group", "n_objects", "share", "low", "high"])
 
 
-def power_table(found: Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
+def power_table(found: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
     """The smallest true gap that a test at this confidence would find four times in five, by these standard errors."""
     factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
     places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
@@ -280,8 +265,8 @@ def naming_bias(
     Returns:
         Rates, gap, ratios, standardised gaps, strata, representation, power and an accounting that adds up to the
         objects given. Intervals are percentile bootstrap intervals over clusters, corrected for cells of few objects
-        (`spread` and `bootstrap_totals` of `numerics.cluster_bootstrap`); they are nan for groups seen in fewer than two
-        clusters.
+        (see `numerics.cluster_bootstrap`: `spread`, `bootstrap_totals`); they are nan for groups seen in fewer than
+        two clusters.
 
     Raises:
         DataError: a column is missing (the nearest is named) or there twice, a count is no whole number from 0 on or
@@ -303,9 +288,9 @@ def naming_bias(
     settings = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
     settings |= {"outcome": outcome if isinstance(outcome, str) else called, "reference": objects.groups[0]}
     names = {"groups": list(objects.groups), "strata_names": list(objects.strata)}
-    found = bootstrap_totals(statistics, object_units(objects), **vars(draws))
+    found = clustered.bootstrap_totals(statistics, object_units(objects), **vars(draws))
     rates, mixes = rates_table(objects, found, draws), (*objects.groups, POOLED)
-    summary: dict[str, Any] = {one.__name__: found_at(found, k) for k, one in enumerate(SUMMARY)}
+    summary: dict[str, Any] = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
     p_raw, p_within = p_values(objects, draws)
     summary["gap"] = replace(steadied(summary["gap"], rates), p=p_raw)
     return NamingBias(

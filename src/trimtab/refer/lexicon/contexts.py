@@ -17,17 +17,8 @@ from trimtab.data.naming import NamingCounts
 from trimtab.data.tables import Label, check_columns, check_known, find_label, label_text, labels
 from trimtab.data.wordlist import WordList
 from trimtab.errors import ConfigError, DataError, explain, nearest
+from trimtab.numerics import cluster_bootstrap as clustered
 from trimtab.numerics.bootstrap import bootstrap, check_choice, mean, wilson
-from trimtab.numerics.cluster_bootstrap import (
-    Intervals,
-    bootstrap_totals,
-    gaps,
-    means,
-    mixes_of,
-    quotient,
-    shared,
-    units_of,
-)
 from trimtab.seeds import derive
 
 
@@ -137,9 +128,6 @@ def simulated(
 
 
 Treatment = Literal["stripped", "kept", "bare"]
-NO_HEAD = "no word of the list"
-MODIFIED = "modified"
-NOT_IN_LEXICON = "name without informativeness in the lexicon"
 HARD_LESS_EASY = "hard less easy"
 
 
@@ -195,7 +183,9 @@ def in_context(
     rows = pd.DataFrame({"count": table["count"], "side": side, "cluster": names, "reason": "used"})
     rows["bits"] = table["name"].map(bits)
     rows["place"] = table["referent"].map({one: place for place, one in enumerate(referents)})
-    rows.loc[rows["bits"].isna() | rows["place"].isna(), "reason"] = NOT_IN_LEXICON
+    rows.loc[rows["bits"].isna() | rows["place"].isna(), "reason"] = (
+        "name without informativeness in the lexicon"
+    )
     rows.loc[rows["side"].isna(), "reason"] = "another context"
     accounting = rows.groupby("reason")["count"].sum().rename("n_messages").reset_index()
     used = rows[(rows["reason"] == "used") & (rows["count"] > 0)]
@@ -204,9 +194,9 @@ def in_context(
     cells = (used["side"] * k + used["place"]).astype(int).to_numpy()
     weight = used["count"].to_numpy(dtype=float)
     values = np.column_stack([weight * used["bits"].to_numpy(), weight])
-    units = units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
-    found = bootstrap_totals(
-        lambda totals: gaps(*_split(totals)), units, n_boot=n_boot, confidence=confidence, seed=seed
+    units = clustered.units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
+    found = clustered.bootstrap_totals(
+        lambda totals: clustered.gaps(*_split(totals)), units, n_boot=n_boot, confidence=confidence, seed=seed
     )
     return InContext(_comparison(units.total(), found), accounting)
 
@@ -243,8 +233,10 @@ def set_aside(
     rows = pd.DataFrame({"side": side, "n": weight, "aside": weight.where(~kept, 0.0), "cluster": names})
     rows = rows[rows["side"].notna() & (rows["n"] > 0)]
     values = rows[["aside", "n"]].to_numpy()
-    units = units_of(values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0])
-    found = bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
+    units = clustered.units_of(
+        values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0]
+    )
+    found = clustered.bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
     aside, n = units.total().T.round().astype(int)
     low, high, share = found.low.copy(), found.high.copy(), found.values
     # A share of 0 or 1 varies in no resample: Wilson's interval over clusters, and Newcombe's for the difference.
@@ -284,7 +276,7 @@ def _sides_and_clusters(
 
 
 def _shares(totals: np.ndarray) -> np.ndarray:
-    shares = quotient(totals[..., 0], totals[..., 1])
+    shares = clustered.quotient(totals[..., 0], totals[..., 1])
     return np.concatenate([shares, shares[..., 1:] - shares[..., :1]], axis=-1)
 
 
@@ -294,15 +286,15 @@ def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cells[..., 0], cells[..., 1]
 
 
-def _comparison(total: np.ndarray, found: Intervals) -> pd.DataFrame:
+def _comparison(total: np.ndarray, found: clustered.Intervals) -> pd.DataFrame:
     bits, n = _split(total)
-    both, each = shared(n), quotient(bits, n)
-    rows = [("all messages", *means(bits, n), 1.0, int(n.sum()), int((n.sum(axis=0) > 0).sum()))]
+    both, each = clustered.shared(n), clustered.quotient(bits, n)
+    rows = [("all messages", *clustered.means(bits, n), 1.0, int(n.sum()), int((n.sum(axis=0) > 0).sum()))]
     for whose, mix in zip(
-        ("the easy contexts'", "the hard contexts'", "both contexts'"), mixes_of(n), strict=True
+        ("the easy contexts'", "the hard contexts'", "both contexts'"), clustered.mixes_of(n), strict=True
     ):
         weights = mix * both
-        sides = [float(quotient(np.nansum(weights * one), weights.sum())) for one in each]
+        sides = [float(clustered.quotient(np.nansum(weights * one), weights.sum())) for one in each]
         sizes = (float(weights.sum() / mix.sum()), int((n * both).sum()), int(both.sum()))
         rows.append((f"same referents, {whose} mix", *sides, *sizes))
     names = ["comparison", "easy", "hard", "support", "n_messages", "n_referents"]
@@ -336,8 +328,8 @@ def treated(
         kinds, narrowing = heads.labels_in(str(name)), modifiers.labels_in(str(name))
         parts = [" + ".join(kinds), *(narrowing if treatment == "kept" else ())]
         names[name] = ", ".join(parts)
-        modified = MODIFIED if narrowing and treatment == "bare" else "used"
-        reasons[name] = modified if kinds else NO_HEAD
+        modified = "modified" if narrowing and treatment == "bare" else "used"
+        reasons[name] = modified if kinds else "no word of the list"
     reason = counts.table["name"].map(reasons)
     sums = counts.table["count"].groupby(reason).sum()
     accounting = sums.rename("n_messages").rename_axis("reason").reset_index()

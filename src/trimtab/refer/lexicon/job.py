@@ -18,17 +18,9 @@ import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
 
+from trimtab.data import tables
 from trimtab.data.naming import NamingCounts, counts_column, is_lab
-from trimtab.data.tables import (
-    Label,
-    check_columns,
-    check_known,
-    column_problems,
-    columns_of,
-    label_text,
-    labels,
-    read_table,
-)
+from trimtab.data.tables import Label
 from trimtab.data.wordlist import WordList, unreadable_list
 from trimtab.errors import DataError, Problem, explain
 from trimtab.job import Elsewhere, Progress, TableFile
@@ -158,7 +150,7 @@ class LexiconConfig:
             yield from unreadable_list(name, getattr(self, name), "a name such as colours-en")
         if bool(self.heads) != bool(self.modifiers):
             yield Problem("modifiers", repr(self.modifiers), "a word list beside heads, or neither")
-        if self.context and len({label_text(self.easy), label_text(self.hard)} - {""}) < 2:
+        if self.context and len({tables.label_text(self.easy), tables.label_text(self.hard)} - {""}) < 2:
             yield Problem("easy, hard", repr((self.easy, self.hard)), "two different contexts")
         if not self.smoothings or not all(0 <= one < math.inf for one in self.smoothings):
             yield Problem("smoothings", str(list(self.smoothings)), "at least one number, none below 0")
@@ -187,9 +179,9 @@ class LexiconConfig:
         def tell() -> None:
             progress(next(done), steps)
 
-        given, features = NamingCounts.read(self.counts), read_table(self.features)
-        check_columns(features, ["referent"])
-        check_known(features, "referent")
+        given, features = NamingCounts.read(self.counts), tables.read_table(self.features)
+        tables.check_columns(features, ["referent"])
+        tables.check_known(features, "referent")
         features = features.set_index("referent")
         counts, accounting = _reduced(given, self, self.treatments[0])
         whole = _fitted(counts, features, self)
@@ -205,7 +197,7 @@ class LexiconConfig:
         contexts, aside, accounts = _contexts(given, features, self, tell)
         accounts = [accounting.assign(step=f"names, {self.treatments[0]}"), *accounts]
         config = plain(self)
-        if not counts_column(columns_of(self.counts)):
+        if not counts_column(tables.columns_of(self.counts)):
             config["counts of rows"] = "1 each: there is no column 'count'"
         for words in filter(None, (self.heads, self.modifiers)):
             config[f"source of {words}"] = WordList.read(words).described()
@@ -228,8 +220,10 @@ def _column_problems(config: LexiconConfig) -> list[Problem]:
     """Columns that the config names and the tables lack, and features that have none."""
     named = {"lexicon": config.lexicon, "context": config.context, "cluster": config.cluster}
     named = {key: value for key, value in named.items() if value}
-    problems = column_problems("counts", config.counts, {"counts": "referent", "counts ": "name"} | named)
-    problems += column_problems("features", config.features, {"features": "referent"})
+    problems = tables.column_problems(
+        "counts", config.counts, {"counts": "referent", "counts ": "name"} | named
+    )
+    problems += tables.column_problems("features", config.features, {"features": "referent"})
     problems = [replace(one, where=one.where.strip()) for one in problems]
     for name in ("counts", "features"):
         source = getattr(config, name)
@@ -240,7 +234,7 @@ def _column_problems(config: LexiconConfig) -> list[Problem]:
         ):
             continue
         try:
-            columns = columns_of(source)
+            columns = tables.columns_of(source)
             if name == "counts":
                 counts_column(columns)
             elif set(columns) <= {"referent"}:
@@ -275,10 +269,10 @@ def _systems(
     """All names together, and each lexicon on its own where a column tells them apart."""
     lexicons = [("all", whole)]
     if config.lexicon:
-        check_columns(counts.table, [config.lexicon])
-        check_known(counts.table, config.lexicon)
+        tables.check_columns(counts.table, [config.lexicon])
+        tables.check_known(counts.table, config.lexicon)
         said = counts.table[counts.table["count"] > 0]
-        for name, rows in said.groupby(labels(said[config.lexicon])):
+        for name, rows in said.groupby(tables.labels(said[config.lexicon])):
             lexicons.append((str(name), _fitted(NamingCounts.from_frame(rows), features, config)))
     systems = pd.DataFrame([{"lexicon": name, **vars(lexicon.system())} for name, lexicon in lexicons])
     # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
@@ -296,11 +290,11 @@ def _simulation(whole: Lexicon, config: LexiconConfig) -> pd.DataFrame:
     features = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
     lexicons = {shape: simulated_lexicon(features, shape, words) for shape in get_args(Shape)}
     trials = Trials(config.trials, config.distractors, seed=config.seed)
-    tables = [
+    simulations = [
         lexicon.simulate(config.flexibilities, trials=trials).assign(lexicon=name)
         for name, lexicon in {"as observed": whole, **lexicons}.items()
     ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(simulations, ignore_index=True)
 
 
 def _contexts(
