@@ -121,8 +121,7 @@ def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         "takes the most frequent": frame.sort_values("count", ascending=False, kind="stable"),
     }
     rows = [
-        own.drop_duplicates("referent")[["referent", "name"]].sort_values("referent").assign(model=model)
-        for model, own in picked.items()
+        own.drop_duplicates("referent").sort_values("referent").assign(model=m) for m, own in picked.items()
     ]
     return pd.concat(rows, ignore_index=True)[["model", "referent", "name"]]
 

@@ -181,9 +181,8 @@ def _is_quantised(part: nn.Module) -> bool:
 def _is_torch_quantised(part: nn.Module) -> bool:
     """Whether it is a module of torch's own quantisation, which has no derivative and packs its weights."""
     modules = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-    return type(part).__module__.startswith(modules) or any(
-        isinstance(buffer, Tensor) and buffer.is_quantized for buffer in part.buffers(recurse=False)
-    )
+    packed = (buffer for buffer in part.buffers(recurse=False) if isinstance(buffer, Tensor))
+    return type(part).__module__.startswith(modules) or any(buffer.is_quantized for buffer in packed)
 
 
 def sampled_values(network: nn.Module, name: str, tensor: Tensor, most: int) -> Tensor:

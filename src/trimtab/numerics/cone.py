@@ -190,9 +190,8 @@ def solve_constrained(programme: Programme) -> Choice:
         ArithmeticError: the solver did not converge on finite, sensible numbers.
     """
     kept = np.zeros(len(programme.room), dtype=bool)
-    constant = (
-        programme.size == 0.0
-    )  # rows that no mixture changes: they are within their limits or they are not
+    # Rows that no mixture changes: they are within their limits or they are not.
+    constant = programme.size == 0.0
     best = minimise(programme, programme.room) if (programme.room[constant] >= 0.0).all() else None
     if best is not None:
         return Choice(best.weights, best.multipliers, kept)

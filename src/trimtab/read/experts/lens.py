@@ -237,9 +237,8 @@ class ExpertLens:
         """For some concepts, how likely each unit does as well by chance; see `trimtab.read.experts.detection`."""
         new = [number for number in numbers if number not in self._chance]
         if new:
-            found = detection.detect(
-                self.responses, [self.labellings[n] for n in new], chance=True, seed=self.seed
-            )
+            dealt = [self.labellings[number] for number in new]
+            found = detection.detect(self.responses, dealt, chance=True, seed=self.seed)
             self._chance.update(zip(new, found.chance, strict=True))
         return np.stack([self._chance[number] for number in numbers])
 

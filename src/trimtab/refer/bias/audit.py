@@ -98,10 +98,8 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
     raw, at = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
     columns = np.concatenate([raw[:, :1], at[:, 1:]], axis=-1).T
     known = [column[np.isfinite(column)] for column in columns]
-    p = [
-        p_value(float(value), values) if np.isfinite(value) and len(values) else float("nan")
-        for value, values in zip(observed, known, strict=True)
-    ]
+    pairs = zip(map(float, observed), known, strict=True)
+    p = [p_value(value, drawn) if np.isfinite(value) and len(drawn) else np.nan for value, drawn in pairs]
     return p[0], np.array(p[1:])
 
 
@@ -111,15 +109,13 @@ def _dealt(
     """Totals (n_perm, 2, k, 2) after dealing out the group labels of blocks."""
     values = np.column_stack([table["share"], np.ones(len(table))])
     # The label is a cell of its own kind, so that blocks are merged with blocks of the same label only.
-    units = clustered.units_of(
-        values, (table["group"] * k + table["stratum"]).to_numpy(), 2 * k, blocks.to_numpy()
-    )
+    cells = (table["group"] * k + table["stratum"]).to_numpy()
+    units = clustered.units_of(values, cells, 2 * k, blocks.to_numpy())
     other = units.totals[:, k:, 1].sum(axis=1) > 0
     totals = units.totals[:, :k] + units.totals[:, k:]
     labelled = np.where(other[:, None], [0, 1], [1, 0]) * units.counts[:, None]
-    return clustered.dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng).reshape(
-        n_perm, 2, k, 2
-    )
+    dealt = clustered.dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng)
+    return dealt.reshape(n_perm, 2, k, 2)
 
 
 POWER = 0.8

@@ -147,9 +147,8 @@ def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[b
 
 def _labels(objects: pd.Series[Any], given: pd.Series[Any], what: str, table: pd.DataFrame) -> pd.Series[Any]:
     """The one label of each object; where there is none, several or "mixed", the table's reason says so."""
-    pairs = (
-        pd.DataFrame({"object": objects, "label": given.where(given != UNKNOWN)}).dropna().drop_duplicates()
-    )
+    known = given.where(given != UNKNOWN)
+    pairs = pd.DataFrame({"object": objects, "label": known}).dropna().drop_duplicates()
     several = pairs["object"].value_counts().reindex(table.index, fill_value=0)
     label = pairs.drop_duplicates("object").set_index("object")["label"].reindex(table.index)
     free = table["reason"] == USED

@@ -183,9 +183,8 @@ def in_context(
     rows = pd.DataFrame({"count": table["count"], "side": side, "cluster": names, "reason": "used"})
     rows["bits"] = table["name"].map(bits)
     rows["place"] = table["referent"].map({one: place for place, one in enumerate(referents)})
-    rows.loc[rows["bits"].isna() | rows["place"].isna(), "reason"] = (
-        "name without informativeness in the lexicon"
-    )
+    unknown = rows["bits"].isna() | rows["place"].isna()
+    rows.loc[unknown, "reason"] = "name without informativeness in the lexicon"
     rows.loc[rows["side"].isna(), "reason"] = "another context"
     accounting = rows.groupby("reason")["count"].sum().rename("n_messages").reset_index()
     used = rows[(rows["reason"] == "used") & (rows["count"] > 0)]
@@ -195,9 +194,8 @@ def in_context(
     weight = used["count"].to_numpy(dtype=float)
     values = np.column_stack([weight * used["bits"].to_numpy(), weight])
     units = clustered.units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
-    found = clustered.bootstrap_totals(
-        lambda totals: clustered.gaps(*_split(totals)), units, n_boot=n_boot, confidence=confidence, seed=seed
-    )
+    draws: Any = {"n_boot": n_boot, "confidence": confidence, "seed": seed}
+    found = clustered.bootstrap_totals(lambda totals: clustered.gaps(*_split(totals)), units, **draws)
     return InContext(_comparison(units.total(), found), accounting)
 
 

@@ -220,9 +220,8 @@ def _column_problems(config: LexiconConfig) -> list[Problem]:
     """Columns that the config names and the tables lack, and features that have none."""
     named = {"lexicon": config.lexicon, "context": config.context, "cluster": config.cluster}
     named = {key: value for key, value in named.items() if value}
-    problems = tables.column_problems(
-        "counts", config.counts, {"counts": "referent", "counts ": "name"} | named
-    )
+    wanted = {"counts": "referent", "counts ": "name"} | named
+    problems = tables.column_problems("counts", config.counts, wanted)
     problems += tables.column_problems("features", config.features, {"features": "referent"})
     problems = [replace(one, where=one.where.strip()) for one in problems]
     for name in ("counts", "features"):
@@ -276,10 +275,8 @@ def _systems(
             lexicons.append((str(name), _fitted(NamingCounts.from_frame(rows), features, config)))
     systems = pd.DataFrame([{"lexicon": name, **vars(lexicon.system())} for name, lexicon in lexicons])
     # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
-    near = [
-        frontier.inefficiency(lexicon) if frontier and lexicon.referents == whole.referents else None
-        for _, lexicon in lexicons
-    ]
+    same = [one if one.referents == whole.referents else None for _, one in lexicons]
+    near = [frontier.inefficiency(one) if frontier and one else None for one in same]
     bits = [one.bits if one else np.nan for one in near]
     return systems.assign(inefficiency_bits=bits, beta=[one.beta if one else np.nan for one in near])
 
@@ -288,12 +285,11 @@ def _simulation(whole: Lexicon, config: LexiconConfig) -> pd.DataFrame:
     """This lexicon and three made ones with as many words, on the same trials."""
     words = min(max(2, len(whole.names)), len(whole.referents) - 1)
     features = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
-    lexicons = {shape: simulated_lexicon(features, shape, words) for shape in get_args(Shape)}
+    every = {"as observed": whole}
+    every |= {shape: simulated_lexicon(features, shape, words) for shape in get_args(Shape)}
     trials = Trials(config.trials, config.distractors, seed=config.seed)
-    simulations = [
-        lexicon.simulate(config.flexibilities, trials=trials).assign(lexicon=name)
-        for name, lexicon in {"as observed": whole, **lexicons}.items()
-    ]
+    made = ((name, one.simulate(config.flexibilities, trials=trials)) for name, one in every.items())
+    simulations = [table.assign(lexicon=name) for name, table in made]
     return pd.concat(simulations, ignore_index=True)
 
 

@@ -127,9 +127,8 @@ class LexiconResult(Result):
         headings = {"lexicon": "lexicon", "flexibility": ("flexibility", "g")}
         headings["success"] = ("success", "success_low", "success_high", ".3")
         headings["bits"] = ("info_bits", "info_low", "info_high", ".2")
-        table = Table(
-            written(self.simulation, headings), f"{COVERS} over {n} trials, the same for every lexicon."
-        )
+        covers = f"{COVERS} over {n} trials, the same for every lexicon."
+        table = Table(written(self.simulation, headings), covers)
         yield Section("Talking among distractors", [picture(simulation_figure(self), caption), table])
         if len(self.contexts):
             yield Section("Easy and hard contexts", list(_contexts(self)))

@@ -148,9 +148,7 @@ class State:
     def beside(self, other: State) -> State:
         """The same on the devices of another state of these sites."""
         parts = (self.point, self.mean, self.square)
-        point, mean, square = (
-            {site: x.to(other.point[site].device) for site, x in part.items()} for part in parts
-        )
+        point, mean, square = ({k: x.to(other.point[k].device) for k, x in part.items()} for part in parts)
         return State(self.step, point, mean, square)
 
 

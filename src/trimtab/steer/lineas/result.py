@@ -149,9 +149,8 @@ class SteeringResult(Result):
         headings: dict[str, Any] = {"steering": "steering", "strength": ("strength", "g")}
         headings |= {"lean": ("lean", "lean_low", "lean_high", "+.3")}
         headings |= {"KL, neutral": ("kl", ".3"), "sites": "sites", "fit, s": ("seconds", ".1")}
-        table = Table(
-            written(pd.DataFrame(rows), headings), f"At the largest strength of each. {LEAN} {COVERS}"
-        )
+        caption = f"At the largest strength of each. {LEAN} {COVERS}"
+        table = Table(written(pd.DataFrame(rows), headings), caption)
         yield Section("Compared", [table])
 
     def sections(self) -> Iterator[Section]:
