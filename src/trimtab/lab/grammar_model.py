@@ -1,6 +1,6 @@
-"""A small Llama that this machine trains, once, on documents of a grammar world.
+"""Llama of the grammar world: trained once by this machine, and judged by the exact truth.
 
-How rude, how much on its topic and how far from the truth a model or a text of the grammar world is.
+A model or a text can be asked how rude, how much on its topic and how far from the truth it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Small language models that this machine trains itself, once, on text it already has.
-
-Small byte-pair tokenizers, trained on text that is at hand.
-"""
+"""Language models that this machine trains itself, once, with their byte-pair tokenizers, on text it already has."""
 
 from __future__ import annotations
 

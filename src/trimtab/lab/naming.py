@@ -1,9 +1,8 @@
-"""Naming data with known truth: sports people whom two groups of answers name, with confounding built in.
+"""Naming data with known truth: sports people whom two groups of answers name, and colour words in two contexts.
 
-Members of two groups do different sports, and some sports are named more often than others, so the raw gap between
-the groups mixes how they are named with what they do (Simpson's paradox can be had). The truth of every gap is known.
-
-Colour words with known shape: chips, games in two kinds of context, and speakers who narrow words down.
+Members of two groups do different sports, and some sports are named more often than others, so the raw gap between the
+groups mixes how they are named with what they do (Simpson's paradox can be had). The truth of every gap is known.
+Colour chips are named in games by speakers who narrow words down.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the `lab:` names of recipes stand for: models and texts that this machine makes itself.
+"""Names of the lab, `lab:NAME`: the models, texts, tables, concepts and ratings that this machine makes itself.
 
-Concepts of the grammar world, in sentences that tell nothing but the word, and which of them belong together.
+Concepts of the grammar world come in sentences that tell nothing but the word.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Texts as padded batches in which padding changes nothing: the one place that pads.
+"""Padded batches of texts, in which padding changes nothing, and one vector per example of what comes out.
 
-One vector per example: the last, mean or largest value over valid tokens, the mean over an image.
+This is the one place that pads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where each family of models keeps its blocks, norms, outputs and embeddings: data, not code.
+"""Families of models: where each keeps its blocks, norms, outputs and embeddings, as data.
 
-What this folder asks of a loaded model (`Handle`), and how it refuses one.
+Beside them stand what this folder asks of a loaded model (`Handle`), and how it refuses one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A model's folder, looked at before transformers reads it: what is damaged, missing or beyond bounds.
 
-What a folder's safetensors files hold, read from their headers alone and within bounds.
+Of its safetensors files only the headers are read, within bounds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Forward hooks that are gone after a block, and the tensor they are about in what a module takes or returns.
-
-Reading activations at sites while a model runs.
-
-Interventions: what flows through a site, changed while a block runs and never after.
-"""
+"""Forward hooks that are gone after a block: reading activations at sites, and changing what flows through them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Whether a network can be used as asked, seen before any work: weights, devices, quantisation, compilation.
-
-Which kind of model it is: a causal language model or another one, by its checkpoint, its class and its handle.
-
-Where a network's weights are: on a device, put away by accelerate until they are needed, or nowhere.
-"""
+"""Inspection of a network before any work: whether it can be used as asked, its kind, and where its weights are."""
 
 from __future__ import annotations
 

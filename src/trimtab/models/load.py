@@ -1,6 +1,6 @@
-"""One handle for a model, from a hub name, a local folder or a module.
+"""Handle for a model, from a hub name, a local folder or a module.
 
-What is wrong with the name of a model or of a device, as far as can be seen without loading anything.
+What is wrong with the name of a model or of a device is told without loading anything.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A model as a plain Hugging Face checkpoint, read back and compared before success is reported.
+"""Checkpoint of a model as Hugging Face has it, read back and compared before success is reported.
 
-A small made-up input for a network, to see whether two networks compute the same.
+A small made-up input shows whether two networks compute the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sites: named tensors inside a model, the same names with and without a wrapper around it.
 
-Whether a network is, at given sites, the one that something was made for.
+Fingerprints say whether a network is, at given sites, the one that something was made for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Whether a network has a place for every token of its tokenizer and for every position of a text.
+"""Tokenizers and processors: what turns texts and pictures into the inputs of a model, and whether they fit it.
 
-The special tokens that a tokenizer puts around a text, each there once.
-
-Tokenizers and processors: what turns texts and pictures into the inputs of a model.
+A network must have a place for every token and position; special tokens around a text are there once.
 """
 
 from __future__ import annotations

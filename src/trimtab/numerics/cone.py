@@ -1,8 +1,7 @@
-"""One convex programme over mixtures: a linear cost and a ridge under linear or second-order cone limits.
+"""Convex programmes over mixtures: a linear cost and a ridge under linear or second-order cone limits.
 
-Lower the target losses while every constraint holds; if that cannot be, find which constraints give.
-
-The solver of the DynaMiCS paper: a grid of penalised programmes and a choice among their mixtures.
+Where no mixture keeps every limit, it is found which of them give. The rule of the DynaMiCS paper, a grid of penalised
+programmes and a choice among their mixtures, is here too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""How strongly every unit responds to every example: one number each, read in as many passes as memory asks for.
+"""Responses of every unit to every example: one number each, read in as many passes as memory asks for.
 
-Which unit is which: sites side by side, numbered through.
-
-The linear maps of every block of a model: what most of its units are outputs of.
+Units are numbered through, site by site; by default they are the outputs of the linear maps of every block.
 """
 
 from __future__ import annotations

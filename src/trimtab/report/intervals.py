@@ -1,7 +1,4 @@
-"""Shapes for intervals of many runs: one per row, or gain against cost.
-
-Shapes for two quantities at once: curves with points beside them, and things in a space of two dimensions.
-"""
+"""Shapes for intervals and for two quantities at once: rows, gain against cost, curves with points, small maps."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Activation transport in closed form: means, Gaussians, or sorted samples (Rodriguez et al., arXiv 2410.23054).
+"""Estimators of steerings in closed form: activation transport (arXiv 2410.23054) and AurA (arXiv 2407.12824).
 
-AurA: units that detect the source behaviour, damped as much as they detect it (arXiv 2407.12824).
-
-What all estimators share: settings that are checked at once, maps that a rule makes of samples, and a steering that
-knows how it was made and how far it got.
+All estimators share the check of their settings, maps that a rule makes of samples, and a steering that knows how it
+was made and how far it got.
 """
 
 from __future__ import annotations

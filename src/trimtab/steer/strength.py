@@ -1,7 +1,4 @@
-"""What a steering does as its strength grows: to the behaviour it is about, and to everything else.
-
-The largest strength that leaves neutral text alone, by a stated budget, with the whole trade-off.
-"""
+"""Strength of a steering: its effect and its side effect as it grows, and the largest one within a stated budget."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """ExpertLens: which units detect a concept, how alike concepts are in their experts, and whether people agree.
 
-Holding units at given values, and which other units to hold as a control.
+Experts can be held at given values, and so can other units as a control.
 """
 
 from __future__ import annotations

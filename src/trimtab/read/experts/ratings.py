@@ -1,6 +1,6 @@
-"""Ratings of pairs of words in files, the words that they speak of most, and how reliable their means are.
+"""Ratings of pairs of words: read from files, taken as judgements of pairs of concepts, and how reliable they are.
 
-Ratings of pairs of words as judgements of pairs of concepts: what counts, what is left out, and whose they are.
+What is left out is told, and whose ratings they are as far as they say so.
 """
 
 from __future__ import annotations

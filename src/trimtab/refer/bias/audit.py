@@ -1,6 +1,6 @@
-"""Naming bias: is a member of one group called something else than a member of another in the same situation?
+"""Naming bias: is a member of one group called something else than one of another in the same situation?
 
-The statistics of an audit as functions of totals, their p-values by dealing out labels, and the tables of the result.
+Its statistics are functions of totals; p-values come from dealing out labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Naming bias: every number of an audit, and its page.
+"""Result of an audit of naming bias: every number, and the page.
 
 The page shows the gaps as a forest, what they are made of, and what was set aside.
 """

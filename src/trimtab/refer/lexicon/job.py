@@ -1,6 +1,6 @@
 """Lexicons as a job: what a recipe says, whether it can work, and carrying it out.
 
-Three shapes of lexicon over the same referents, made rather than observed: sharp, overlapping, nested.
+Beside the observed lexicon stand three made ones of the same referents: sharp, overlapping, nested.
 """
 
 from __future__ import annotations

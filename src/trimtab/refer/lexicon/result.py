@@ -1,4 +1,4 @@
-"""Lexicons: every number of a job, and its page.
+"""Result of a job about lexicons: every number, and the page.
 
 The page shows where words are, what they tell, the plane with its frontier, and bits in context.
 """

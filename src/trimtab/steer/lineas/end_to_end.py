@@ -1,8 +1,7 @@
-"""The loss of maps at many sites at once, and its gradient through the model (arXiv 2503.10679, eq. 6).
+"""Loss of maps at many sites at once (arXiv 2503.10679, eq. 6), its gradient, and the descent on it.
 
-Proximal gradient steps: plain, or with one adaptive step size for each group of coordinates.
-
-Proximal operators of penalties that make coordinates, or whole groups of them, exactly zero.
+The descent takes proximal gradient steps, plain or with one adaptive step size per group of coordinates. Proximal
+operators of penalties make coordinates, or whole groups of them, exactly zero.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A steering as a job: what a recipe says, whether it can work, what it will take, and carrying it out.
+"""Steering as a job: what a recipe says, whether it can work, what it will take, and carrying it out.
 
-What can be done with a steering on disk and its model, by their names: the commands behind `trimtab steer`.
+The commands behind `trimtab steer` take a steering on disk and its model by their names.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LinEAS: maps at many sites learned together, end to end, from unpaired samples (arXiv 2503.10679).
 
-A fit that a kill cannot lose: where it stands, in a folder, and the way back.
+Checkpoints in a folder say where a fit stands, so that a kill does not lose it.
 """
 
 from __future__ import annotations

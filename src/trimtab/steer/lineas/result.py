@@ -1,4 +1,4 @@
-"""What fitting a steering came to: every number, and the page.
+"""Result of fitting a steering: every number, and the page.
 
 The page shows what the steering does as its strength grows, where it acts, and what the model writes.
 """
