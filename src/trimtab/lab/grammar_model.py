@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trimtab.errors import ShapeError, explain
 from trimtab.lab.grammar import END_TOKEN, PAD_TOKEN, STYLES, UNKNOWN_TOKEN, Grammar, World
@@ -210,6 +210,13 @@ def world_tokenizer(world: World) -> PreTrainedTokenizerFast:
     return fast_tokenizer(inner, pad_token=PAD_TOKEN, eos_token=END_TOKEN, unk_token=UNKNOWN_TOKEN)
 
 
+def world_config(world: World, settings: GrammarModel) -> LlamaConfig:
+    """The configuration of a model whose tokens are the words of a world."""
+    number, positions = world.lexicon.number, max(256, world.length(world.grammar.sentences))
+    special = number[END_TOKEN], number[PAD_TOKEN]
+    return llama(settings, len(world.words), positions, *special, initializer_range=_SPREAD)
+
+
 def train(
     world: World, settings: GrammarModel, seed: int, progress: Progress | None = None
 ) -> LlamaForCausalLM:
@@ -221,10 +228,7 @@ def train(
     schedule = Fit(steps=steps, lr=lr, lr_schedule="cosine", warmup_steps=settings.warmup_steps)
     documents = torch.Generator().manual_seed(derive(seed, "grammar", "documents"))
     with isolated(derive(seed, "grammar", "weights")):
-        number, positions = world.lexicon.number, max(256, world.length(world.grammar.sentences))
-        special = number[END_TOKEN], number[PAD_TOKEN]
-        config = llama(settings, len(world.words), positions, *special, initializer_range=_SPREAD)
-        network = LlamaForCausalLM(config)
+        network = LlamaForCausalLM(world_config(world, settings))
     weights = network.parameters()
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     network.train()
