@@ -24,12 +24,11 @@ from transformers import LlamaForCausalLM
 
 from trimtab.data.concepts import ConceptSet
 from trimtab.lab.grammar import TOPICS, Grammar, World
-from trimtab.lab.grammar_model import GrammarModel, _config, world_tokenizer
+from trimtab.lab.grammar_model import GrammarModel, world_config, world_tokenizer
 from trimtab.lab.registry import noun_concepts, ratings
 from trimtab.models.load import Model, load
 from trimtab.read.experts.agreement import agree
-from trimtab.read.experts.baselines import shared_words, static_embeddings
-from trimtab.read.experts.causal import causal_check, contrasts
+from trimtab.read.experts.baselines import causal_check, contrasts, shared_words, static_embeddings
 from trimtab.read.experts.lens import ExpertLens
 from trimtab.read.experts.ratings import judged, read_ratings
 from trimtab.runs.environment import hardware, threads, versions
@@ -44,7 +43,7 @@ def checkpoints(world: World):
     """The model at random initialisation and after so many steps of one run at a constant learning rate."""
     settings = GrammarModel(layers=4)
     with isolated(derive(SEED, "grammar", "weights")):
-        network = LlamaForCausalLM(_config(world, settings))
+        network = LlamaForCausalLM(world_config(world, settings))
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )

@@ -26,7 +26,7 @@ from methods import METHODS
 from trimtab import Steering
 from trimtab.lab.grammar import Documents, Style
 from trimtab.lab.grammar_model import insult_rate, topic_fidelity
-from trimtab.models.likelihood import kl
+from trimtab.models.language import kl
 from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware

@@ -28,7 +28,7 @@ from trimtab import Model, load
 from trimtab.lab.corpora import corpus, read_card
 from trimtab.lab.models import lab_model, read_texts
 from trimtab.lab.registers import admit, continued, fit_detector, registers, separation
-from trimtab.models.likelihood import kl_divergence
+from trimtab.models.language import kl_divergence
 from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware

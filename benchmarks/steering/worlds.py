@@ -11,7 +11,7 @@ from torch import Tensor
 from trimtab import Model, load
 from trimtab.lab.grammar import Documents, Grammar, Style, World
 from trimtab.lab.grammar_model import grammar_model, insult_rate, topic_fidelity
-from trimtab.models.likelihood import kl
+from trimtab.models.language import kl
 from trimtab.seeds import derive
 
 WEAK = "weak cues"

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.numerics.slopes import SlopeFit, blended, fit_slopes
+from trimtab.numerics.simplex import SlopeFit, blended, fit_slopes
 
 few = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**32 - 1)

@@ -8,8 +8,8 @@ from torch import nn
 import zoo
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES, IN_BLOCK, PLACES, WHOLE, family_of, towers, unwrapped
-from trimtab.models.fold import WIRING
 from trimtab.models.load import load
+from trimtab.models.weights import WIRING
 
 NAMES = sorted(FAMILIES)
 PRE_NORM = [name for name in NAMES if name != "bert"]

@@ -16,7 +16,7 @@ from trimtab import ConceptSet, Domain, ExpertLens, Fit, LinEAS, MeanAcT, Unifor
 from trimtab.errors import ModelError, TrimtabError
 from trimtab.models.hooks import capture, intervene
 from trimtab.models.inspection import check_model, quantised
-from trimtab.models.likelihood import log_likelihood
+from trimtab.models.language import log_likelihood
 from trimtab.models.load import as_model, load
 from trimtab.models.tokenizer import longest, vocabulary
 

@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 
 import zoo
 from trimtab.errors import ModelError
-from trimtab.models.likelihood import continuation_log_likelihood, joined_rows, log_likelihood
+from trimtab.models.language import continuation_log_likelihood, joined_rows, log_likelihood
 from trimtab.models.load import load
 
 SPECIAL = ["<unk>", "<s>", "</s>"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import zoo
 from trimtab.errors import ModelError, ShapeError
-from trimtab.models.likelihood import continuation_log_likelihood, kl, kl_divergence, log_likelihood
+from trimtab.models.language import continuation_log_likelihood, kl, kl_divergence, log_likelihood
 from trimtab.models.load import load
 
 TEXTS = ["the quick brown fox", "Hello, hello", "zz", "a", "one more."]

@@ -6,10 +6,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from trimtab.errors import ModelError
-from trimtab.models.adapters import wrap
 from trimtab.models.families import FAMILIES
 from trimtab.models.load import load
 from trimtab.models.sites import Site, modules_of, resolve
+from trimtab.models.weights import wrap
 from zoo import DECODERS, NINE, build, tokenizer
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import jaccard_score
 from trimtab.errors import ConfigError, ShapeError
 from trimtab.numerics.bootstrap import mantel, spearman
 from trimtab.numerics.similarity import (
-    agreement,
+    agreement_draws,
     ceiling,
     cosine,
     jaccard,
@@ -24,6 +24,11 @@ from trimtab.numerics.similarity import (
     shared,
     spearman_brown,
 )
+
+
+def agreement(near, pairs, scores, **settings):
+    return agreement_draws(near, pairs, scores, **settings).interval()
+
 
 SETS = st.integers(1, 12).flatmap(
     lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=2, max_size=6)

@@ -10,7 +10,7 @@ from scipy.optimize import curve_fit
 from scipy.stats import t as student
 
 from trimtab.errors import ShapeError
-from trimtab.numerics.slopes import PRIOR_FREEDOM, blended, fit_slopes, shrunk
+from trimtab.numerics.simplex import PRIOR_FREEDOM, blended, fit_slopes, shrunk
 
 K, N, M = 9, 3, 4
 

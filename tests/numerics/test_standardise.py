@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import StratifiedTable, Table2x2
 
-from trimtab.numerics import standardise
+from trimtab.numerics import cluster_bootstrap as standardise
 from trimtab.numerics.cluster_bootstrap import gradients
 
 

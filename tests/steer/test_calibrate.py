@@ -97,10 +97,10 @@ def test_where_even_the_smallest_breaks_the_budget_the_strength_is_none(model, s
 def made_up(monkeypatch, curve):
     """A cost that is a function of the strength."""
 
-    def cost(steering, model, texts, options):
+    def cost(measure, steering, model, texts, options):
         return lambda strength, seed: calibration.Interval(curve(strength), math.nan, math.nan, 1)
 
-    monkeypatch.setattr(calibration, "_kl_cost", cost)
+    monkeypatch.setattr(calibration, "_cost_of", cost)
 
 
 def test_a_cost_that_falls_again_does_not_let_a_larger_strength_through(model, steering, monkeypatch):

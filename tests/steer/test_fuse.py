@@ -9,10 +9,10 @@ from torch import nn
 
 from trimtab import Steering, load
 from trimtab.errors import ModelError, ShapeError
-from trimtab.models.fold import Parts, plan
 from trimtab.models.hooks import capture
 from trimtab.models.save import largest_gap
 from trimtab.models.sites import resolve
+from trimtab.models.weights import Parts, plan
 from trimtab.steer.maps import Base
 from zoo import build, inputs, tokenizer
 
@@ -342,7 +342,7 @@ def test_another_model_another_width_and_strengths_per_row_are_refused():
 def test_a_mistake_in_folding_is_noticed_where_an_input_can_be_made_up(monkeypatch):
     module = build("llama")
     steering = random_steering(module, "llama", "mlp_out")
-    monkeypatch.setattr("trimtab.steer.export.apply", lambda parts, fold, weight, shift: None)
+    monkeypatch.setattr("trimtab.steer.files.apply", lambda parts, fold, weight, shift: None)
     with pytest.raises(ModelError, match=r"of the largest away from those of the hooked model"):
         steering.fuse(module)
 

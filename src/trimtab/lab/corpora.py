@@ -1,11 +1,7 @@
-"""Real text in distinct domains, made from the Python installation: nothing to download.
+"""Corpora of real text in distinct domains, made from the Python installation that runs us: nothing to download.
 
-The content follows the versions of Python and of the packages, so a corpus carries a fingerprint and the
-versions it was made from.
-
-The kinds of real text that come with Python and this package's dependencies: a table.
-
-Where files are in the Python installation that runs us: its library, its packages and what they need.
+The content follows the versions of Python and of the packages, so a corpus carries a fingerprint and the versions it
+was made from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""A world of small documents with a topic and a style, in which every probability is known exactly.
+"""Grammar world: small documents with a topic and a style, in which every probability is known exactly.
 
-The settings of the grammar world, its vocabulary, and how likely each word is at each kind of place.
-
-The words of the grammar world; no word stands in two lists, so that a word other than an insult names its place.
+No word stands in two lists, so that a word other than an insult names its place.
 """
 
 from __future__ import annotations

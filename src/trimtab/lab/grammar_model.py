@@ -1,6 +1,6 @@
-"""A small Llama that this machine trains, once, on documents of a grammar world.
+"""Llama of the grammar world: trained once by this machine, and judged by the exact truth.
 
-How rude, how much on its topic and how far from the truth a model or a text of the grammar world is.
+A model or a text can be asked how rude, how much on its topic and how far from the truth it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trimtab.errors import ShapeError, explain
 from trimtab.lab.grammar import END_TOKEN, PAD_TOKEN, STYLES, UNKNOWN_TOKEN, Grammar, World
-from trimtab.lab.models import Progress, built_model, built_with, fast_tokenizer, model_folder
+from trimtab.lab.models import Progress, built_model, built_with, fast_tokenizer, llama, model_folder
 from trimtab.seeds import derive, isolated
 from trimtab.train.settings import Fit
 
@@ -210,6 +210,13 @@ def world_tokenizer(world: World) -> PreTrainedTokenizerFast:
     return fast_tokenizer(inner, pad_token=PAD_TOKEN, eos_token=END_TOKEN, unk_token=UNKNOWN_TOKEN)
 
 
+def world_config(world: World, settings: GrammarModel) -> LlamaConfig:
+    """The configuration of a model whose tokens are the words of a world."""
+    number, positions = world.lexicon.number, max(256, world.length(world.grammar.sentences))
+    special = number[END_TOKEN], number[PAD_TOKEN]
+    return llama(settings, len(world.words), positions, *special, initializer_range=_SPREAD)
+
+
 def train(
     world: World, settings: GrammarModel, seed: int, progress: Progress | None = None
 ) -> LlamaForCausalLM:
@@ -221,7 +228,7 @@ def train(
     schedule = Fit(steps=steps, lr=lr, lr_schedule="cosine", warmup_steps=settings.warmup_steps)
     documents = torch.Generator().manual_seed(derive(seed, "grammar", "documents"))
     with isolated(derive(seed, "grammar", "weights")):
-        network = LlamaForCausalLM(_config(world, settings))
+        network = LlamaForCausalLM(world_config(world, settings))
     weights = network.parameters()
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     network.train()
@@ -256,20 +263,3 @@ def _facts(world: World, network: LlamaForCausalLM, seed: int) -> dict[str, Any]
         },
         **built_with(),
     }
-
-
-def _config(world: World, settings: GrammarModel) -> LlamaConfig:
-    number = world.lexicon.number
-    return LlamaConfig(
-        vocab_size=len(world.words),
-        hidden_size=settings.width,
-        intermediate_size=settings.intermediate,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=max(256, world.length(world.grammar.sentences)),
-        initializer_range=_SPREAD,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=number[END_TOKEN],
-        pad_token_id=number[PAD_TOKEN],
-    )

@@ -1,7 +1,4 @@
-"""Small language models that this machine trains itself, once, on text it already has.
-
-Small byte-pair tokenizers, trained on text that is at hand.
-"""
+"""Language models that this machine trains itself, once, with their byte-pair tokenizers, on text it already has."""
 
 from __future__ import annotations
 
@@ -174,7 +171,12 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
     given = {"settings": asdict(settings), "corpora": prints}
     target = model_folder(name, [RECIPE, *given.values()], cache)
     if not target.is_dir() and processes() > 1:
-        _build_alone(name, cache)
+        # In a process of its own: under torchrun, training here would wait for ranks that wait for us.
+        code = "import pathlib, sys; from trimtab.lab.models import lab_model; "
+        code += "lab_model(sys.argv[1], pathlib.Path(sys.argv[2]) if sys.argv[2] else None)"
+        env = {key: value for key, value in os.environ.items() if not key.startswith(_DISTRIBUTED)}
+        command = [sys.executable, "-c", code, name, str(cache or "")]
+        subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     about = {"name": name, "recipe": RECIPE, **given}
     return built_model(target, about, lambda folder: pretrain(settings, folders, folder, progress))
 
@@ -199,10 +201,7 @@ def built_model(target: Path, about: Mapping[str, Any], make: Callable[[Path], M
 def built_with() -> dict[str, Any]:
     """What else decides the weights of a lab model: the number of threads, and versions."""
     versions = {one.__name__: one.__version__ for one in (torch, transformers, tokenizers)}
-    return {
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **versions},
-    }
+    return {"threads": torch.get_num_threads(), "versions": {"python": platform.python_version(), **versions}}
 
 
 def pretrain(
@@ -224,7 +223,9 @@ def pretrain(
     texts = [text for folder in folders.values() for text in read_texts(folder, "train", sample)]
     tokenizer = train_tokenizer(texts, settings.vocabulary)
     with isolated(derive(settings.seed, "lab model")), tempfile.TemporaryDirectory() as scratch:
-        network = LlamaForCausalLM(_config(settings, tokenizer))
+        special = tokenizer.eos_token_id, tokenizer.pad_token_id
+        config = llama(settings, settings.vocabulary, settings.positions, *special)
+        network = LlamaForCausalLM(config)
         network.to(device)  # type: ignore[arg-type]
         model = load(network, tokenizer=tokenizer)
         fit, domains = settings.fit, {}
@@ -249,27 +250,22 @@ def pretrain(
     }
 
 
-def _build_alone(name: str, cache: Path | None) -> None:
-    """Build in a process of its own: under torchrun, training here would wait for ranks that wait for us."""
-    code = "import pathlib, sys; from trimtab.lab.models import lab_model; "
-    code += "lab_model(sys.argv[1], pathlib.Path(sys.argv[2]) if sys.argv[2] else None)"
-    env = {key: value for key, value in os.environ.items() if not key.startswith(_DISTRIBUTED)}
-    command = [sys.executable, "-c", code, name, str(cache or "")]
-    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
-
-
-def _config(settings: LabModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def llama(
+    shape: Any, vocabulary: int, positions: int, end: int | None, pad: int | None, **more: Any
+) -> LlamaConfig:
+    """A Llama with tied embeddings; `shape` has its width, its MLPs' width (intermediate), layers and heads."""
     return LlamaConfig(
-        vocab_size=settings.vocabulary,
-        hidden_size=settings.width,
-        intermediate_size=settings.intermediate,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=settings.positions,
+        vocab_size=vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end,
+        pad_token_id=pad,
+        **more,
     )
 
 

@@ -1,9 +1,8 @@
-"""Naming data with known truth: sports people whom two groups of answers name, with confounding built in.
+"""Naming data with known truth: sports people whom two groups of answers name, and colour words in two contexts.
 
-Members of two groups do different sports, and some sports are named more often than others, so the raw gap between
-the groups mixes how they are named with what they do (Simpson's paradox can be had). The truth of every gap is known.
-
-Colour words with known shape: chips, games in two kinds of context, and speakers who narrow words down.
+Members of two groups do different sports, and some sports are named more often than others, so the raw gap between the
+groups mixes how they are named with what they do (Simpson's paradox can be had). The truth of every gap is known.
+Colour chips are named in games by speakers who narrow words down.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from trimtab.numerics.standardise import gap, standardised_gap
+from trimtab.numerics.cluster_bootstrap import gap, standardised_gap
 from trimtab.seeds import derive
 
 REFERENCE, OTHER = "male", "female"
@@ -75,31 +74,16 @@ class NamingWorld:
         """
         rng = np.random.default_rng(derive(seed, "naming world"))
         weights = self._weights()
-        people = self._people(photographs, weights, rng)
-        mean = self._of_each("named_men", "named_women")[people["other"].astype(int), people["place"]]
-        rate = rng.beta(self.concentration * mean + 1e-9, self.concentration * (1 - mean) + 1e-9)
-        return self._named(people, rate, rng)
-
-    def _of_each(self, *names: str) -> np.ndarray:
-        """Some numbers of every sport, one row each."""
-        return np.array([[getattr(sport, name) for sport in self.sports.values()] for name in names])
-
-    def _weights(self) -> np.ndarray:
-        weights = self._of_each("men", "women")
-        parts = np.array([[1 - self.women], [self.women]])
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True) * parts)
-
-    def _people(self, photographs: int, weights: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-        """Who is in the photographs. A second person is of the same sport, and of a gender drawn for that sport."""
         cell = rng.choice(weights.size, size=photographs, p=weights.ravel())
         other, place = np.divmod(cell, weights.shape[1])
         first = pd.DataFrame({"image": np.arange(photographs), "place": place, "other": other == 1})
+        # A second person is of the same sport, and of a gender drawn for that sport.
         second = first[rng.random(photographs) < self.together].copy()
         of_women = weights[1] / weights.sum(axis=0)
         second["other"] = rng.random(len(second)) < of_women[second["place"]]
-        return pd.concat([first, second], ignore_index=True)
-
-    def _named(self, people: pd.DataFrame, rate: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+        people = pd.concat([first, second], ignore_index=True)
+        mean = self._of_each("named_men", "named_women")[people["other"].astype(int), people["place"]]
+        rate = rng.beta(self.concentration * mean + 1e-9, self.concentration * (1 - mean) + 1e-9)
         n = len(people)
         sporty = rng.binomial(self.answers, rate)
         rest = rng.multinomial(self.answers - sporty, [0.5, 0.2, 0.3])
@@ -114,6 +98,15 @@ class NamingWorld:
         rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in told])
         return rows[rows["count"] > 0].sort_values(["referent", "name"], ignore_index=True)
 
+    def _of_each(self, *names: str) -> np.ndarray:
+        """Some numbers of every sport, one row each."""
+        return np.array([[getattr(sport, name) for sport in self.sports.values()] for name in names])
+
+    def _weights(self) -> np.ndarray:
+        weights = self._of_each("men", "women")
+        parts = np.array([[1 - self.women], [self.women]])
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True) * parts)
+
 
 def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """What two models call the people of a sample: one draws a name as people do, one always takes the most frequent.
@@ -127,8 +120,7 @@ def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         "takes the most frequent": frame.sort_values("count", ascending=False, kind="stable"),
     }
     rows = [
-        own.drop_duplicates("referent")[["referent", "name"]].sort_values("referent").assign(model=model)
-        for model, own in picked.items()
+        own.drop_duplicates("referent").sort_values("referent").assign(model=m) for m, own in picked.items()
     ]
     return pd.concat(rows, ignore_index=True)[["model", "referent", "name"]]
 

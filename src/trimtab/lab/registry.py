@@ -1,6 +1,6 @@
-"""What the `lab:` names of recipes stand for: models and texts that this machine makes itself.
+"""Names of the lab, `lab:NAME`: the models, texts, tables, concepts and ratings that this machine makes itself.
 
-Concepts of the grammar world, in sentences that tell nothing but the word, and which of them belong together.
+Concepts of the grammar world come in sentences that tell nothing but the word.
 """
 
 from __future__ import annotations
@@ -70,12 +70,9 @@ def texts(name: str, cache: Path | None = None) -> Path:
     return _file(name, TEXTS, f"texts/{name}-{RECIPE}/texts.txt", write, cache)
 
 
-def _documents(style: Style) -> Callable[[Path | None], list[str]]:
-    def draw(cache: Path | None) -> list[str]:  # noqa: ARG001
-        draws = torch.Generator().manual_seed(derive(0, "lab texts", style))
-        return list(World(Grammar()).sample(TEXTS_EACH, generator=draws, style=style).texts)
-
-    return draw
+def _documents(style: Style) -> list[str]:
+    draws = torch.Generator().manual_seed(derive(0, "lab texts", style))
+    return World(Grammar()).sample(TEXTS_EACH, generator=draws, style=style).texts
 
 
 def table(name: str, cache: Path | None = None) -> Path:
@@ -87,11 +84,8 @@ def table(name: str, cache: Path | None = None) -> Path:
     Raises:
         ConfigError: there is no such table.
     """
-
-    def write(path: Path) -> None:
-        TABLES[name]().to_csv(path, index=name == "colour-chips")
-
-    return _file(name, TABLES, f"tables/{name}-{TABLE_RECIPE}/table.csv", write, cache)
+    place, index = f"tables/{name}-{TABLE_RECIPE}/table.csv", name == "colour-chips"
+    return _file(name, TABLES, place, lambda path: TABLES[name]().to_csv(path, index=index), cache)
 
 
 PHOTOGRAPHS = 1500
@@ -103,8 +97,8 @@ TABLES: Mapping[str, Callable[[], pd.DataFrame]] = {
 }
 
 TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
-    "rude": _documents("rude"),
-    "clean": _documents("clean"),
+    "rude": lambda _cache: _documents("rude"),
+    "clean": lambda _cache: _documents("clean"),
     "code-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).code,
     "prose-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).prose,
 }

@@ -1,6 +1,6 @@
-"""Texts as padded batches in which padding changes nothing: the one place that pads.
+"""Padded batches of texts, in which padding changes nothing, and one vector per example of what comes out.
 
-One vector per example: the last, mean or largest value over valid tokens, the mean over an image.
+This is the one place that pads.
 """
 
 from __future__ import annotations
@@ -120,12 +120,22 @@ def token_rows(
     check_listed(texts, what)
     texts = list(texts)
     added, rows = Added.of(tokenizer) if special else Added(), []
+
+    def ids(text: str, limit: int | None) -> list[int]:
+        cut = {} if limit is None else {"truncation": True, "max_length": limit}
+        return list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"])
+
     for number, text in enumerate(texts):
         at = f"{what} {number}"
         if not isinstance(text, str):
             raise refusal(f"a {type(text).__name__}", "a text", at=at)
         try:
-            rows.append(_encoded(tokenizer, text, special, max_tokens, added))
+            if max_tokens is None:
+                rows.append(added.once(ids(text, None)))
+                continue
+            row = ids(text, max_tokens + added.count)  # wide enough to show what is doubled
+            once = len(added.once(row)) == len(row)
+            rows.append(ids(text, max_tokens) if once else added.cut(added.once(ids(text, None)), max_tokens))
         except (TypeError, UnicodeError) as error:
             got = f"{text[:40]!r}, which the tokenizer cannot encode"
             raise refusal(got, "text in Unicode without lone surrogates", at=at) from error
@@ -133,21 +143,6 @@ def token_rows(
         if not (row or empty):
             raise refusal(f"the {what} {text!r}, which has no token", "at least one token")
     return rows
-
-
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, text: str, special: bool, limit: int | None, added: Added
-) -> list[int]:
-    """The tokens of a text, cut to `limit`, in which no special token is doubled."""
-
-    def ids(limit: int | None) -> list[int]:
-        cut = {} if limit is None else {"truncation": True, "max_length": limit}
-        return list(tokenizer(text, add_special_tokens=special, verbose=False, **cut)["input_ids"])
-
-    if limit is None:
-        return added.once(ids(None))
-    row = ids(limit + added.count)  # wide enough to show what is doubled
-    return ids(limit) if len(added.once(row)) == len(row) else added.cut(added.once(ids(None)), limit)
 
 
 def check_listed(texts: object, what: str = "text") -> None:

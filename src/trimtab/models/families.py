@@ -1,6 +1,6 @@
-"""Where each family of models keeps its blocks, norms, outputs and embeddings: data, not code.
+"""Families of models: where each keeps its blocks, norms, outputs and embeddings, as data.
 
-What this folder asks of a loaded model (`Handle`), and how it refuses one.
+Beside them stand what this folder asks of a loaded model (`Handle`), and how it refuses one.
 """
 
 from __future__ import annotations
@@ -233,6 +233,12 @@ def unwrapped(module: nn.Module) -> nn.Module:
     inner = getattr(module, "get_base_model", None)
     base = inner() if callable(inner) else module
     return base if isinstance(base, nn.Module) else module
+
+
+def text_config(module: nn.Module) -> Any:
+    """The configuration of the part that reads text; None for a network without one."""
+    config: Any = getattr(unwrapped(module), "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def family_of(module: nn.Module) -> Family | None:

@@ -1,6 +1,6 @@
 """A model's folder, looked at before transformers reads it: what is damaged, missing or beyond bounds.
 
-What a folder's safetensors files hold, read from their headers alone and within bounds.
+Of its safetensors files only the headers are read, within bounds.
 """
 
 from __future__ import annotations
@@ -111,12 +111,7 @@ def _cut(file: Path, got: str) -> ModelError:
 _READ = (".json", ".safetensors", ".model", ".txt", ".jinja", ".bin")
 ADAPTER_HINT = "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-_SETTINGS = (
-    "generation_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+_SETUPS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _LAYERS = re.compile(r"(n|num)_?(hidden_|encoder_|decoder_)?layers?|(en|de)coder_layers|n_blocks|depth")
 _SLACK = 2**27
 """Numbers that a network may have beyond what its files hold: tables that it computes and does not save."""
@@ -208,7 +203,7 @@ def check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         got = f"the folder {folder} with an adapter beside config.json"
         raise refusal(got, "a whole model alone", f"{ADAPTER_HINT}; or another folder")
-    for name in (*_SETTINGS, *PROCESSOR_FILES):
+    for name in (*_SETUPS, *PROCESSOR_FILES):
         if (folder / name).is_file():
             _read_mapping(folder / name, "a mapping of settings", "a mapping of settings")
 
@@ -225,7 +220,19 @@ def check_weights(folder: Path) -> dict[str, Header]:
     """
     headers, index = headers_of(folder), folder / INDEX
     if index.is_file() and not (folder / "model.safetensors").is_file():
-        _check_index(folder, index, headers)
+        held = read_json(index, "an index of weights", error=ModelError)
+        files = held.get("weight_map") if isinstance(held, dict) else None
+        if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+            raise refusal("no weight_map of tensor names to files", "an index of weights", at=index)
+        again = "downloading it again"
+        for name in sorted(set(files.values())):
+            if Path(name).name != name or "\\" in name or "\0" in name:
+                raise refusal(_shown(name), "the name of a file of this folder", at=index)
+            if not (folder / name).is_file():
+                raise refusal(f"{name}, which is not there", "files that are there", again, at=index)
+        if absent := sorted(set(files) - set(headers)):
+            got = f"{len(absent)} tensors that no file has, such as {absent[0]}"
+            raise refusal(got, "tensors that are there", again, at=index)
     if headers:
         return headers
     hint = "save_pretrained again with a current transformers, "
@@ -311,22 +318,6 @@ def _belongs(places: set[str], name: str) -> bool:
         return True
     owner, _, own = name.rpartition(".")
     return own in ("weight", "bias") and any(f"{owner}.{other}" in places for other in ("weight", "bias"))
-
-
-def _check_index(folder: Path, file: Path, headers: Mapping[str, Header]) -> None:
-    index = read_json(file, "an index of weights", error=ModelError)
-    files = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-        raise refusal("no weight_map of tensor names to files", "an index of weights", at=file)
-    for name in sorted(set(files.values())):
-        if Path(name).name != name or "\\" in name or "\0" in name:
-            raise refusal(_shown(name), "the name of a file of this folder", at=file)
-        if not (folder / name).is_file():
-            got = f"{name}, which is not there"
-            raise refusal(got, "files that are there", "downloading it again", at=file)
-    if absent := sorted(set(files) - set(headers)):
-        got = f"{len(absent)} tensors that no file has, such as {absent[0]}"
-        raise refusal(got, "tensors that are there", "downloading it again", at=file)
 
 
 def _shown(value: object) -> str:

@@ -1,9 +1,4 @@
-"""Forward hooks that are gone after a block, and the tensor they are about in what a module takes or returns.
-
-Reading activations at sites while a model runs.
-
-Interventions: what flows through a site, changed while a block runs and never after.
-"""
+"""Forward hooks that are gone after a block: reading activations at sites, and changing what flows through them."""
 
 from __future__ import annotations
 
@@ -70,10 +65,8 @@ class _Passes:
 
     def watch(self, network: nn.Module) -> list[RemovableHandle]:
         """Follow the forward passes of a network, until the handles are removed."""
-        return [
-            network.register_forward_pre_hook(self._begin),
-            network.register_forward_hook(self._end, always_call=True),
-        ]
+        begin = network.register_forward_pre_hook(self._begin)
+        return [begin, network.register_forward_hook(self._end, always_call=True)]
 
     def note(self, site: Site) -> None:
         """A site is reached; refused if the same forward pass has reached it before."""
@@ -120,7 +113,8 @@ class _Hook:
 
     def _changed(self, value: Any) -> tuple[Tensor, Tensor]:
         """The tensor in what a module takes or returns, and what is to stand there."""
-        at, tensor = f"site {self.site.name}", _first(value)
+        values, at = value.values() if isinstance(value, Mapping) else value, f"site {self.site.name}"
+        tensor = next(iter(values), None) if isinstance(value, Mapping | tuple | list) else value
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise refusal(f"a {type(tensor).__name__}", "a tensor of numbers", at=at)
         self.passes.note(self.site)
@@ -129,13 +123,6 @@ class _Hook:
         except ShapeError as error:
             raise ShapeError(f"{at}: {error}") from error
         return tensor, tensor if new is None else new
-
-
-def _first(value: Any) -> Any:
-    """The value itself, or the first of several."""
-    values = value.values() if isinstance(value, Mapping) else value
-    several = isinstance(value, Mapping | tuple | list)
-    return next(iter(values), None) if several else value
 
 
 def _put(value: Any, new: Tensor) -> Any:

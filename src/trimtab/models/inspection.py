@@ -1,9 +1,4 @@
-"""Whether a network can be used as asked, seen before any work: weights, devices, quantisation, compilation.
-
-Which kind of model it is: a causal language model or another one, by its checkpoint, its class and its handle.
-
-Where a network's weights are: on a device, put away by accelerate until they are needed, or nowhere.
-"""
+"""Inspection of a network before any work: whether it can be used as asked, its kind, and where its weights are."""
 
 from __future__ import annotations
 
@@ -14,10 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
 from trimtab.models.families import Handle, refusal, unwrapped
@@ -184,9 +176,8 @@ def _is_quantised(part: nn.Module) -> bool:
 def _is_torch_quantised(part: nn.Module) -> bool:
     """Whether it is a module of torch's own quantisation, which has no derivative and packs its weights."""
     modules = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-    return type(part).__module__.startswith(modules) or any(
-        isinstance(buffer, Tensor) and buffer.is_quantized for buffer in part.buffers(recurse=False)
-    )
+    packed = (buffer for buffer in part.buffers(recurse=False) if isinstance(buffer, Tensor))
+    return type(part).__module__.startswith(modules) or any(buffer.is_quantized for buffer in packed)
 
 
 def sampled_values(network: nn.Module, name: str, tensor: Tensor, most: int) -> Tensor:
@@ -208,8 +199,8 @@ _CAUSAL = "a causal language model"
 def is_causal(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint of this configuration is a causal language model with its head."""
     kinds = config.architectures or []
-    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # one name, or several
+    known = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    classes = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # one name, or several
     causal = {name for names in classes for name in ([names] if isinstance(names, str) else names)}
     return known and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
 
@@ -272,5 +263,5 @@ def require_language_model(model: Handle) -> None:
 
 def _looks_both_ways(config: PreTrainedConfig) -> bool:
     """Whether a model sees the future: encoder-decoders, and encoders such as BERT unless set to decode."""
-    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    encoder = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return bool(config.is_encoder_decoder) or (encoder and getattr(config, "is_decoder", None) is False)

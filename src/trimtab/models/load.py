@@ -1,6 +1,6 @@
-"""One handle for a model, from a hub name, a local folder or a module.
+"""Handle for a model, from a hub name, a local folder or a module.
 
-What is wrong with the name of a model or of a device, as far as can be seen without loading anything.
+What is wrong with the name of a model or of a device is told without loading anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
-from trimtab.models.adapters import read_adapter, wrap
+from trimtab.models import inspection
 from trimtab.models.families import Family, family_of, refusal, unwrapped
 from trimtab.models.folder import (
     ADAPTER_HINT,
@@ -30,16 +30,8 @@ from trimtab.models.folder import (
     local_folder,
     refuse_partly,
 )
-from trimtab.models.generate import generate
-from trimtab.models.inspection import (
-    Kind,
-    check_model,
-    device_of,
-    is_causal,
-    loader,
-    refuse_checkpoint,
-    refuse_module,
-)
+from trimtab.models.inspection import Kind
+from trimtab.models.language import generate
 from trimtab.models.save import save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.tokenizer import (
@@ -50,6 +42,7 @@ from trimtab.models.tokenizer import (
     read_tokenizer,
     tokenizer_beside,
 )
+from trimtab.models.weights import read_adapter, wrap
 from trimtab.runs.paths import path_problem
 
 if TYPE_CHECKING:
@@ -188,7 +181,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device of the parameters, also where accelerate keeps those elsewhere meanwhile."""
-        return device_of(self.module)
+        return inspection.device_of(self.module)
 
     def need_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, for what cannot do without.
@@ -211,8 +204,8 @@ class Model:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """Completions of the prompts, greedy or sampled; see `trimtab.models.generate.generate`."""
-        refuse_module(self.module)
+        """Completions of the prompts, greedy or sampled; see `trimtab.models.language.generate`."""
+        inspection.refuse_module(self.module)
         return generate(
             self.module,
             self.need_tokenizer(),
@@ -293,7 +286,7 @@ def load(
         words = None if tokenizer is None else read_tokenizer(tokenizer)
         name = str(getattr(getattr(source, "config", None), "name_or_path", "") or type(source).__name__)
         model = Model(source, words, name, read_processor(processor))
-        check_model(model)
+        inspection.check_model(model)
         if kind == "language model":
             model.need_tokenizer()
     else:
@@ -315,9 +308,9 @@ def _from_checkpoint(
         check_folder(folder)
     config = _config(where)
     if kind == "language model":
-        refuse_checkpoint(where, config)
+        inspection.refuse_checkpoint(where, config)
     held = check_weights(folder) if folder else {}
-    causal = is_causal(config)  # only a language model must have a tokenizer
+    causal = inspection.is_causal(config)  # only a language model must have a tokenizer
     given = where if tokenizer is None and causal else tokenizer
     words = tokenizer_beside(where) if given is None else read_tokenizer(given)
     pictures = read_processor(processor) if processor is not None or causal else processor_beside(where)
@@ -325,7 +318,7 @@ def _from_checkpoint(
     with _told(where, "weights in safetensors", hint):
         if folder:
             check_size(where, config, held)
-        module, report = loader(config).from_pretrained(
+        module, report = inspection.loader(config).from_pretrained(
             where,
             dtype="auto" if dtype is None else DTYPES[dtype],
             use_safetensors=True,
@@ -361,7 +354,7 @@ def _check_settings(source: Any, dtype: Any, device: Any, adapter: Any, kind: st
             got = "dtype= or device= beside a module"
             raise refusal(got, "a module that is as you want it", "module.to(...) before load")
         if kind == "language model":
-            refuse_module(source)
+            inspection.refuse_module(source)
     elif not isinstance(source, str | Path):
         raise refusal(f"a {type(source).__name__}", "a folder, a hub name or a torch module")
     elif device is not None:

@@ -1,6 +1,6 @@
-"""A model as a plain Hugging Face checkpoint, read back and compared before success is reported.
+"""Checkpoint of a model as Hugging Face has it, read back and compared before success is reported.
 
-A small made-up input for a network, to see whether two networks compute the same.
+A small made-up input shows whether two networks compute the same.
 """
 
 from __future__ import annotations
@@ -104,21 +104,16 @@ def save(model: Handle, folder: str | Path) -> Path:
     check_model(network, "saving")
     _refuse_what_would_be_lost(network)
     with _written(target), atomic_directory(target) as new:
-        for part in (network, model.tokenizer, model.processor):
-            if part is not None:
-                _save_part(part, new)
+        for part in (one for one in (network, model.tokenizer, model.processor) if one is not None):
+            try:
+                part.save_pretrained(new)
+            except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+                if isinstance(error, TrimtabError) or "os error" in str(error):
+                    raise
+                got = f"a {type(part).__name__} that cannot save itself ({first_line(error)[:200]})"
+                raise refusal(got, "what save_pretrained can write", "an untied, unquantised copy") from error
         _compare(network, new)
     return target
-
-
-def _save_part(part: Any, folder: Path) -> None:
-    try:
-        part.save_pretrained(folder)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        if isinstance(error, TrimtabError) or "os error" in str(error):
-            raise
-        got = f"a {type(part).__name__} that cannot save itself ({first_line(error)[:200]})"
-        raise refusal(got, "what save_pretrained can write", "an untied, unquantised copy") from error
 
 
 @contextmanager

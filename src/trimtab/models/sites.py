@@ -1,6 +1,6 @@
 """Sites: named tensors inside a model, the same names with and without a wrapper around it.
 
-Whether a network is, at given sites, the one that something was made for.
+Fingerprints say whether a network is, at given sites, the one that something was made for.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | S
     asked = Site.parse(pattern) if isinstance(pattern, str) else pattern
     path = _without_alias(network, asked.path)
     tail = path.split(".")
-    found = [path] if path in modules else [name for name in modules if _ends_in(name.split("."), tail)]
+    parts = {name: name.split(".")[-len(tail) :] for name in modules}
+    fitting = [n for n, end in parts.items() if len(end) == len(tail) and all(map(fnmatchcase, end, tail))]
+    found = [path] if path in modules else fitting
     if not found:
         at, first = f"site {pattern!r}", first_names(network)
         if first.get(path, path) != path:
@@ -160,21 +162,11 @@ def _without_alias(network: nn.Module, path: str) -> str:
         return known[tower].path(parts[at], int(parts[-1]) if parts[-1].isdigit() else "*")
     if at:
         return path
-    got, expected, hint = (
-        f"an alias for a {type(_bare(network)).__name__}",
-        "a family we have a table for",
-        "",
-    )
-    if known:
-        got, expected = f"{got}, which has {len(known)} towers", "an alias after its tower"
-        hint = " or ".join(f"{part}.{path}" for part in known)
-    raise refusal(got, expected, hint or "a module path", at=f"site {path!r}")
-
-
-def _ends_in(name: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the last parts of a path fit a pattern, part by part."""
-    tail = name[-len(pattern) :]
-    return len(tail) == len(pattern) and all(map(fnmatchcase, tail, pattern))
+    at_site, got = f"site {path!r}", f"an alias for a {type(_bare(network)).__name__}"
+    if not known:
+        raise refusal(got, "a family we have a table for", "a module path", at=at_site)
+    hint = " or ".join(f"{part}.{path}" for part in known)
+    raise refusal(f"{got}, which has {len(known)} towers", "an alias after its tower", hint, at=at_site)
 
 
 def canonical(name: str) -> str:

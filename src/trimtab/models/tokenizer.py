@@ -1,8 +1,6 @@
-"""Whether a network has a place for every token of its tokenizer and for every position of a text.
+"""Tokenizers and processors: what turns texts and pictures into the inputs of a model, and whether they fit it.
 
-The special tokens that a tokenizer puts around a text, each there once.
-
-Tokenizers and processors: what turns texts and pictures into the inputs of a model.
+A network must have a place for every token and position; special tokens around a text are there once.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError
-from trimtab.models.families import refusal, unwrapped
+from trimtab.models.families import refusal, text_config, unwrapped
 from trimtab.models.folder import PROCESSOR_FILES, check_files, local_folder
 
 
@@ -97,12 +95,9 @@ def longest(network: nn.Module) -> int | None:
 
     Tables that begin to count after the padding token, as RoBERTa's do, have so many places less.
     """
-    network = unwrapped(network)
-    config: Any = getattr(network, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limits = (getattr(text, name, None) for name in _POSITIONS)
+    limits = (getattr(text_config(network), name, None) for name in _POSITIONS)
     limit = next((one for one in limits if isinstance(one, int) and not isinstance(one, bool) and one > 0), 0)
-    for name, part in network.named_modules():
+    for name, part in unwrapped(network).named_modules():
         table = isinstance(part, nn.Embedding) and name.endswith("position_embeddings")
         if table and part.num_embeddings == limit and part.padding_idx is not None:
             return limit - int(part.padding_idx) - 1

@@ -1,6 +1,6 @@
-"""Confidence intervals of statistics by the bootstrap, permutation p-values, and Wilson's interval of a share.
+"""Confidence intervals by the bootstrap, permutation p-values, and Wilson's interval of a share.
 
-Statistics of samples: the ones used everywhere, and how any of them is called on many resamples.
+Any statistic of samples will do; the ones used everywhere are here.
 """
 
 from __future__ import annotations

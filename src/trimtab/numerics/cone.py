@@ -1,8 +1,7 @@
-"""One convex programme over mixtures: a linear cost and a ridge under linear or second-order cone limits.
+"""Convex programmes over mixtures: a linear cost and a ridge under linear or second-order cone limits.
 
-Lower the target losses while every constraint holds; if that cannot be, find which constraints give.
-
-The solver of the DynaMiCS paper: a grid of penalised programmes and a choice among their mixtures.
+Where no mixture keeps every limit, it is found which of them give. The rule of the DynaMiCS paper, a grid of penalised
+programmes and a choice among their mixtures, is here too.
 """
 
 from __future__ import annotations
@@ -190,16 +189,20 @@ def solve_constrained(programme: Programme) -> Choice:
         ArithmeticError: the solver did not converge on finite, sensible numbers.
     """
     kept = np.zeros(len(programme.room), dtype=bool)
-    constant = (
-        programme.size == 0.0
-    )  # rows that no mixture changes: they are within their limits or they are not
+    # Rows that no mixture changes: they are within their limits or they are not.
+    constant = programme.size == 0.0
     best = minimise(programme, programme.room) if (programme.room[constant] >= 0.0).all() else None
     if best is not None:
         return Choice(best.weights, best.multipliers, kept)
     room, relaxed = _give_way(programme)
     if relaxed.conflicts.any():
         best = minimise(programme, room, RELAXED_TOLERANCE)
-        return relaxed if best is None else _named(programme, replace(relaxed, weights=best.weights))
+        if best is None:
+            return relaxed
+        # Without conflicts that the final mixture settles, which a round at its accuracy cannot tell.
+        broken = relaxed.conflicts & (programme.excess(best.weights) > TOLERANCE * programme.size)
+        conflicts = broken if broken.any() else relaxed.conflicts
+        return replace(relaxed, weights=best.weights, conflicts=conflicts)
     # Feasible, but with no interior to search in: widen a little, then a little more.
     for share in (TOLERANCE, 10 * TOLERANCE, RELAXED_TOLERANCE):
         best = minimise(programme, room + share * programme.size, RELAXED_TOLERANCE)
@@ -232,12 +235,6 @@ def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
         conflicts |= binding
         judged &= ~binding
     return room + slack, Choice(weights, np.full(len(room), np.nan), conflicts)
-
-
-def _named(programme: Programme, relaxed: Choice) -> Choice:
-    """The choice without conflicts that the final mixture settles, which a round at its accuracy cannot tell."""
-    broken = relaxed.conflicts & (programme.excess(relaxed.weights) > TOLERANCE * programme.size)
-    return replace(relaxed, conflicts=broken) if broken.any() else relaxed
 
 
 STRENGTHS = np.logspace(0.0, np.log10(5000.0), 15)
@@ -285,13 +282,8 @@ def penalised_mixture(
     # The violations are measured so that their squares have coefficient one, and each row so that it is at most one.
     root = np.sqrt(2.0 * strength / unit)
     size = np.maximum(1.0, root * programme.size)
-    matrix = np.block(
-        [
-            [np.ones((1, n)), np.zeros((1, rows))],
-            [-np.eye(n + rows)],
-            [root * programme.change / size[:, None], -np.diag(1.0 / size)],
-        ]
-    )
+    limits = [root * programme.change / size[:, None], -np.diag(1.0 / size)]
+    matrix = np.block([[np.ones((1, n)), np.zeros((1, rows))], [-np.eye(n + rows)], limits])
     bound = np.concatenate([np.ones(1), np.zeros(n + rows), root * (programme.room - safety) / size])
     cones: list[Any] = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(n + 2 * rows)]
     quadratic = np.diag(np.append(np.full(n, 2.0 * programme.ridge / horizon / unit), np.ones(rows)))

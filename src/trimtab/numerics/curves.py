@@ -1,8 +1,6 @@
 """Curves with a handful of coefficients, fitted robustly, within bounds and from many starts.
 
-A curve, the points it should go through, and the space in which its coefficients are sought.
-
-How far a fitted curve might have come out otherwise: refits to resampled points.
+Refits to resampled points say how far a fitted curve might have come out otherwise.
 """
 
 from __future__ import annotations

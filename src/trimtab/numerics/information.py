@@ -1,6 +1,6 @@
-"""Entropy and mutual information of discrete distributions, in bits.
+"""Entropy and mutual information of discrete distributions, in bits, and the information bottleneck.
 
-The information bottleneck: the most that words can tell about the world for the bits that they cost.
+The bottleneck is the most that words can tell about the world for the bits that they cost.
 """
 
 from __future__ import annotations

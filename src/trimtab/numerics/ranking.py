@@ -49,9 +49,8 @@ def auroc(
     below = torch.searchsorted(others, first)
     above = torch.searchsorted(others, first, right=True)
     wins = (below + above).double().sum(-1) / 2
-    area = (
-        wins / (first.shape[-1] * others.shape[-1]) if first.numel() and others.numel() else wins * torch.nan
-    )
+    pairs = first.shape[-1] * others.shape[-1]
+    area = wins / pairs if pairs else wins * torch.nan
     return torch.where(scores.isnan().any(-1), torch.nan, area)
 
 

@@ -132,39 +132,6 @@ def prophecy(correlation: float, times: float) -> float:
     return times * correlation / below if below > 0 else np.nan
 
 
-def agreement(
-    similarity: Float[np.ndarray, "n n"],
-    pairs: Pairs,
-    scores: Float[np.ndarray, " m"],
-    *,
-    n_boot: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Spearman's correlation of similarities with judgements of the same pairs, its interval over *items*.
-
-    Items are drawn with replacement; a pair counts as often as both of its items together were drawn, and never as a
-    pair of an item with itself. An interval over pairs would be too narrow, since pairs share items.
-
-    Args:
-        similarity: of each two items.
-        pairs: that were judged.
-        scores: one judgement of each.
-        n_boot: draws.
-        confidence: in (0, 1).
-        seed: of the draws.
-
-    Returns:
-        The interval; its `n` is the number of items that were judged. nan with fewer than three pairs.
-
-    Raises:
-        ShapeError: not a square of similarities, or not one score per pair.
-        ConfigError: n_boot below 1, or confidence outside (0, 1).
-    """
-    check_numbers("n_boot", n_boot, confidence)
-    return agreement_draws(similarity, pairs, scores, n_boot=n_boot, seed=seed).interval(confidence)
-
-
 @dataclass(frozen=True)
 class AgreementDraws:
     """Spearman's correlation with judgements, and what it came to in each draw of items.
@@ -207,7 +174,21 @@ def agreement_draws(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> AgreementDraws:
-    """The draws behind `agreement`; those of one seed draw the same items for every similarity of the same judgements.
+    """Spearman's correlation of similarities with judgements of the same pairs, drawn over *items*.
+
+    Items are drawn with replacement; a pair counts as often as both of its items together were drawn, and never as a
+    pair of an item with itself. Draws over pairs would vary too little, since pairs share items. Those of one seed draw
+    the same items for every similarity of the same judgements.
+
+    Args:
+        similarity: of each two items.
+        pairs: that were judged.
+        scores: one judgement of each.
+        n_boot: draws.
+        seed: of the draws.
+
+    Returns:
+        The draws; nan with fewer than three pairs.
 
     Raises:
         ShapeError: not a square of similarities, or not one score per pair.

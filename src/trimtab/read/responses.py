@@ -1,8 +1,6 @@
-"""How strongly every unit responds to every example: one number each, read in as many passes as memory asks for.
+"""Responses of every unit to every example: one number each, read in as many passes as memory asks for.
 
-Which unit is which: sites side by side, numbered through.
-
-The linear maps of every block of a model: what most of its units are outputs of.
+Units are numbered through, site by site; by default they are the outputs of the linear maps of every block.
 """
 
 from __future__ import annotations
@@ -150,23 +148,19 @@ class Responses:
         self._tokens: list[list[int]] | None = None
         self._kept: Float[np.ndarray, "examples units"] | None = None
         if isinstance(self.examples[0], str):
-            self._read_tokens()
+            tokenizer, texts = self.model.need_tokenizer(), [str(one) for one in self.examples]
+            self._tokens = tokens = token_rows(tokenizer, texts, max_tokens=self.max_tokens)
+            if self.max_tokens is not None:
+                full = [number for number, row in enumerate(tokens) if len(row) >= self.max_tokens]
+                for number, row in zip(full, token_rows(tokenizer, [texts[n] for n in full]), strict=True):
+                    self.cut[number] = len(row) > len(tokens[number])
+                    self.longest = max(self.longest, len(row))
+            # Texts of about one length together: less padding, and a batch tells nothing about a concept.
+            self._order = np.argsort([len(row) for row in tokens], kind="stable")
+            row_batches(self.model, tokens, batch_size=self.batch_size)  # refuses those that are too long
         elif self.model.processor is None and not all(isinstance(one, Tensor) for one in self.examples):
             got = f"pictures for {self.model.name}, which has no processor"
             raise ModelError(explain(got, "tensors (C, H, W) of pixel values", "load(..., processor=...)"))
-
-    def _read_tokens(self) -> None:
-        """Read texts, note which of them are cut, and refuse those that are too long before anything is run."""
-        tokenizer, texts = self.model.need_tokenizer(), [str(one) for one in self.examples]
-        self._tokens = tokens = token_rows(tokenizer, texts, max_tokens=self.max_tokens)
-        if self.max_tokens is not None:
-            full = [number for number, row in enumerate(tokens) if len(row) >= self.max_tokens]
-            for number, row in zip(full, token_rows(tokenizer, [texts[n] for n in full]), strict=True):
-                self.cut[number] = len(row) > len(tokens[number])
-                self.longest = max(self.longest, len(row))
-        # Texts of about one length together: less padding, and a batch tells nothing about a concept.
-        self._order = np.argsort([len(row) for row in tokens], kind="stable")
-        row_batches(self.model, tokens, batch_size=self.batch_size)
 
     def _batch(self, number: int) -> tuple[Int[np.ndarray, " b"], Mapping[str, Any]]:
         """The n-th batch: which examples it has, and the keywords of a forward pass."""

@@ -1,7 +1,4 @@
-"""The shapes that most pages share: stacked shares, signed tables, lines with a band, rasters, points by a line.
-
-Shapes for shares that are compared: small stacked areas, bars, and the key to their colours.
-"""
+"""Shapes that most pages share: stacked shares, bars, signed tables, lines with a band, rasters, points by a line."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""How every figure of a page looks, and how it becomes inline SVG; the shapes are in the files beside this one.
+"""Figures in the house style, and how they become inline SVG; the shapes are in the files beside this one.
 
-This is the only file of the package that imports matplotlib. Figures are built on the object-oriented API (no
-pyplot, no global state) about 360 units wide, so that their text stays readable on a telephone; a page puts
-several side by side on a wide screen. Ink, grid and paper are CSS variables of the page, so one figure serves
-light and dark. A figure's label (`figure.get_label()`) is its text alternative.
-
-A standalone SVG drawing, made fit to stand inside a page beside others.
+This is the only file of the package that imports matplotlib. Figures are built on the object-oriented API (no pyplot,
+no global state) about 360 units wide, so that their text stays readable on a telephone; a page puts several side by
+side on a wide screen. Ink, grid and paper are CSS variables of the page, so one figure serves light and dark. A
+figure's label (`figure.get_label()`) is its text alternative.
 """
 
 from __future__ import annotations

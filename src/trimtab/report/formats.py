@@ -1,8 +1,7 @@
-"""How a number is written for a reader: few digits, a true minus sign, a dash where there is none.
+"""Numbers, names and differences as a reader sees them: few digits, a true minus sign, a dash where there is none.
 
-Names that someone else chose, made safe and short enough to stand in a figure or a narrow column.
-
-How a page says whether a difference is one: by the interval of that difference, and in the same words everywhere.
+Names that someone else chose are made safe and short. A difference is told by its interval, in the same words
+everywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Shapes for intervals of many runs: one per row, or gain against cost.
-
-Shapes for two quantities at once: curves with points beside them, and things in a space of two dimensions.
-"""
+"""Shapes for intervals and for two quantities at once: rows, gain against cost, curves with points, small maps."""
 
 from __future__ import annotations
 
@@ -78,12 +75,7 @@ def interval_rows(
         for row, (value, start, stop, look) in enumerate(zip(values, low, high, looks, strict=True)):
             _interval(axes, row, (value, start, stop), look, bounds)
         if len(beside):
-            stroke: dict[str, Any] = {
-                "marker": "|",
-                "markersize": 9,
-                "markeredgewidth": 1.8,
-                "color": figures.INK,
-            }
+            stroke: Any = {"marker": "|", "markersize": 9, "markeredgewidth": 1.8, "color": figures.INK}
             axes.plot(beside, np.arange(len(names)), linestyle="none", label=beside_name, **stroke)
         figures.legend_below(figure, _meanings(axes, looks) + bool(len(beside)))
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from trimtab.errors import ModelError, Problem, explain
 from trimtab.models.batches import Pool
-from trimtab.models.families import towers, unwrapped
+from trimtab.models.families import text_config, towers, unwrapped
 from trimtab.models.sites import network_of
-from trimtab.steer.estimators import at_each_site, fit_maps, mean_map, setting_problems
+from trimtab.steer.estimators import Checked, at_each_site, fit_maps, mean_map, setting_problems
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.samples import Inputs, Samples
 from trimtab.steer.steering import Steering
@@ -36,7 +36,7 @@ Variant = Literal["c", "heads"]
 
 
 @dataclass(frozen=True)
-class CAA:
+class CAA(Checked):
     """Contrastive activation addition: the mean difference, added to the residual (Rimsky et al., arXiv 2312.06681).
 
     Every site gets its own difference, on the untouched model. Differences at several sites add up on their way: the
@@ -58,10 +58,6 @@ class CAA:
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
         """The shifts from source to target; see `trimtab.steer.estimators.fit_maps` for what is refused."""
         return fit_maps(self, at_each_site(mean_map), model, source, target, pool=self.position)
-
-    def problems(self) -> Iterator[Problem]:
-        """Settings that cannot work."""
-        return setting_problems(self)
 
 
 @dataclass(frozen=True)
@@ -177,9 +173,7 @@ def heads_of(model: Model | nn.Module) -> int:
         ModelError: it does not say, or there are several towers.
     """
     network = unwrapped(network_of(model))
-    config: Any = getattr(network, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    count = getattr(text, "num_attention_heads", None)
+    count = getattr(text_config(network), "num_attention_heads", None)
     if not isinstance(count, int) or len(towers(network)) > 1:
         got = f"a {type(network).__name__}, of which we do not know the heads"
         raise ModelError(explain(got, "a transformer of one tower", 'variant="c"'))

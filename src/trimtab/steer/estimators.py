@@ -1,9 +1,7 @@
-"""Activation transport in closed form: means, Gaussians, or sorted samples (Rodriguez et al., arXiv 2410.23054).
+"""Estimators of steerings in closed form: activation transport (arXiv 2410.23054) and AurA (arXiv 2407.12824).
 
-AurA: units that detect the source behaviour, damped as much as they detect it (arXiv 2407.12824).
-
-What all estimators share: settings that are checked at once, maps that a rule makes of samples, and a steering that
-knows how it was made and how far it got.
+All estimators share the check of their settings, maps that a rule makes of samples, and a steering that knows how it
+was made and how far it got.
 """
 
 from __future__ import annotations
@@ -50,12 +48,8 @@ def steering_of(
     """
     base = Base.of(model, [Site.parse(name) for name in maps])
     pairs = {name: (one.weight.detach().cpu(), one.shift.detach().cpu()) for name, one in maps.items()}
-    made_by = {
-        "estimator": type(estimator).__name__,
-        "settings": plain(asdict(estimator)),
-        "cost": plain(cost),
-    }
-    return Steering(pairs, base, {**made_by, **facts})
+    made = {"estimator": type(estimator).__name__, "settings": plain(asdict(estimator)), "cost": plain(cost)}
+    return Steering(pairs, base, {**made, **facts})
 
 
 def costs(before: Samples, after: Samples, target: Samples) -> dict[str, tuple[float, float]]:
@@ -232,8 +226,16 @@ def damping_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> A
     return AffineMap(weight, torch.zeros_like(weight))
 
 
+class Checked:
+    """An estimator whose settings are checked one by one."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Settings that cannot work."""
+        return setting_problems(self)
+
+
 @dataclass(frozen=True)
-class ClosedForm:
+class ClosedForm(Checked):
     """Activation transport whose maps a formula gives, site by site (arXiv 2410.23054).
 
     Attributes:
@@ -261,10 +263,6 @@ class ClosedForm:
         """The maps that take source to target; see `trimtab.steer.estimators.fit_maps` for what is refused."""
         rule = at_each_site(self.rule)
         return fit_maps(self, rule, model, source, target, pool=self.pool, sequential=self.sequential)
-
-    def problems(self) -> Iterator[Problem]:
-        """Settings that cannot work."""
-        return setting_problems(self)
 
 
 @dataclass(frozen=True)
@@ -301,7 +299,7 @@ class LinAcT(ClosedForm):
 
 
 @dataclass(frozen=True)
-class AurA:
+class AurA(Checked):
     """Damp each unit by how well it tells source from target examples (Suau et al. 2024, Whispering Experts, eq. 2).
 
     It only turns a behaviour down: units that detect the target are left alone, and nothing is shifted. The paper
@@ -323,7 +321,3 @@ class AurA:
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
         """The weights that quieten the source; see `trimtab.steer.estimators.fit_maps` for what is refused."""
         return fit_maps(self, at_each_site(damping_map), model, source, target, pool=self.pool)
-
-    def problems(self) -> Iterator[Problem]:
-        """Settings that cannot work."""
-        return setting_problems(self)

@@ -82,9 +82,8 @@ class AffineMap:
         """
         if lost := int((self.weight == 0).sum()):
             got = f"{lost} units of weight 0, whose values are lost"
-            raise ModelError(
-                explain(got, "weights other than 0", "a steering that was toned down (steering * 0.9)")
-            )
+            hint = "a steering that was toned down (steering * 0.9)"
+            raise ModelError(explain(got, "weights other than 0", hint))
         return AffineMap(1 / self.weight, -self.shift / self.weight)
 
 

@@ -1,8 +1,6 @@
-"""From examples of a behaviour to samples of each unit: what every estimator reads.
+"""Samples of units from examples of a behaviour: texts of a file, batches, activations, and how far they are apart.
 
-Short texts that show a behaviour, from a file of the user's.
-
-How far samples of units are from where they should be, and the scale on which that is said.
+A scale makes transport costs of different units and sites comparable.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trimtab.errors import ModelError, explain
 from trimtab.models.hooks import checked_strength
 from trimtab.models.sites import Site, resolve
-from trimtab.steer import export, files
+from trimtab.steer import files
 from trimtab.steer.maps import AffineMap, Base, check_maps, sparsity, steered
 
 if TYPE_CHECKING:
@@ -142,18 +142,18 @@ class Steering:
         return files.push(self.maps, self.base, self.made_by, repo_id, **options)
 
     def fuse(self, model: Model | nn.Module, strength: float = 1.0) -> Model:
-        """A new model with the maps in its weights, at no cost when it runs; see `trimtab.steer.export.fuse`."""
-        return export.fuse(self.maps, self.base, model, strength)
+        """A new model with the maps in its weights, at no cost when it runs; see `trimtab.steer.files.fuse`."""
+        return files.fuse(self.maps, self.base, model, strength)
 
     def export(self, form: Literal["gguf"], path: str | Path, *, model_hint: str = "") -> Path:
-        """Write a steering that only shifts residuals as a llama.cpp control vector; see `trimtab.steer.export.write`.
+        """Write a steering that only shifts residuals as a llama.cpp control vector; see `trimtab.steer.files.write`.
 
         Raises:
             ModelError: another form, or a steering that a control vector cannot hold.
         """
         if form != "gguf":
             raise ModelError(f"export: {explain(repr(form), repr('gguf'))}")
-        return export.write(self.maps, path, model_hint or self.base.name)
+        return files.write(self.maps, path, model_hint or self.base.name)
 
     def _changed(self, change: Callable[[AffineMap], AffineMap], **how: Any) -> Steering:
         maps = {name: _pair(change(AffineMap(*pair))) for name, pair in self.maps.items()}

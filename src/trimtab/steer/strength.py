@@ -1,7 +1,4 @@
-"""What a steering does as its strength grows: to the behaviour it is about, and to everything else.
-
-The largest strength that leaves neutral text alone, by a stated budget, with the whole trade-off.
-"""
+"""Strength of a steering: its effect and its side effect as it grows, and the largest one within a stated budget."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ import pandas as pd
 from trimtab.errors import ModelError, Problem, explain, not_among
 from trimtab.models.hooks import checked_strength
 from trimtab.models.inspection import require_language_model
-from trimtab.models.likelihood import kl_divergence, log_likelihood
+from trimtab.models.language import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference, ratio_of_sums
 
 if TYPE_CHECKING:
@@ -243,7 +240,7 @@ def calibrate(
     require_language_model(model)
     steering.check(model)
     options = {"batch_size": batch_size, "max_tokens": max_tokens}
-    cost = (_kl_cost if measure == "kl" else _perplexity_cost)(steering, model, texts, options)
+    cost = _cost_of(measure, steering, model, texts, options)
 
     def point(strength: float) -> Point:
         interval = cost(strength, seed)
@@ -275,26 +272,18 @@ def _at(steering: Steering, model: Model, strength: float) -> AbstractContextMan
     return steering.on(model, strength) if strength <= 1 else (steering * strength).on(model)
 
 
-Cost = Callable[[float, int], Interval]
-
-
-def _kl_cost(steering: Steering, model: Model, texts: Sequence[str], options: Mapping[str, Any]) -> Cost:
-    def cost(strength: float, seed: int) -> Interval:
-        moved = kl_divergence(model, texts, lambda: _at(steering, model, strength), **options)
-        return _per_token(moved.nats, moved.tokens, seed)
-
-    return cost
-
-
-def _perplexity_cost(
-    steering: Steering, model: Model, texts: Sequence[str], options: Mapping[str, Any]
-) -> Cost:
-    """Perplexity after over before, less 1."""
-    before = log_likelihood(model, texts, **options)
-    if not before.tokens.sum():
+def _cost_of(
+    measure: Measure, steering: Steering, model: Model, texts: Sequence[str], options: Mapping[str, Any]
+) -> Callable[[float, int], Interval]:
+    """KL in nats per token, or perplexity after over before, less 1; of a strength and a seed."""
+    before = None if measure == "kl" else log_likelihood(model, texts, **options)
+    if before is not None and not before.tokens.sum():
         raise ModelError(explain("texts of one token each", "a text of two tokens, so that one is scored"))
 
     def cost(strength: float, seed: int) -> Interval:
+        if before is None:
+            moved = kl_divergence(model, texts, lambda: _at(steering, model, strength), **options)
+            return _per_token(moved.nats, moved.tokens, seed)
         with _at(steering, model, strength):
             after = log_likelihood(model, texts, **options)
         rise = _per_token(before.nats - after.nats, before.tokens, seed)

@@ -33,7 +33,7 @@ from trimtab.adapt.cost import CostReport, Schedule
 from trimtab.adapt.dynamics.job import AnyMixer, DynamicsConfig
 from trimtab.adapt.dynamics.slopes import SlopeRule
 from trimtab.job import cost_text
-from trimtab.models.adapters import Lora
+from trimtab.models.weights import Lora
 from trimtab.runs.serialise import plain
 from worlds import EVALUATE, QUICK, TRAIN, evaluated, llama, model, tokenizer, trainable
 

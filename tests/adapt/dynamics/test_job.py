@@ -19,7 +19,7 @@ from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.finetune import refuse
 from trimtab.errors import CheckpointError, ConfigProblems, ModelError, TrimtabError
 from trimtab.job import carry_out
-from trimtab.models.adapters import Lora
+from trimtab.models.weights import Lora
 from trimtab.runs.config import read_config, write_config
 from trimtab.runs.folder import RunFolder
 from worlds import EVALUATE, QUICK, TRAIN, llama, texts, tokenizer

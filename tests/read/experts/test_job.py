@@ -14,8 +14,14 @@ from trimtab import ConceptSet, ExpertLens, load
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out
 from trimtab.read.experts import baselines
-from trimtab.read.experts.baselines import alignment, false_discoveries, rows
-from trimtab.read.experts.causal import causal_check, contrasts, word_nats
+from trimtab.read.experts.baselines import (
+    alignment,
+    causal_check,
+    contrasts,
+    false_discoveries,
+    rows,
+    word_nats,
+)
 from trimtab.read.experts.job import ExpertLensConfig, read_concepts
 from trimtab.read.experts.ratings import judged, most_rated, read_ratings
 from trimtab.read.experts.result import ExpertsResult, plane

@@ -14,9 +14,8 @@ from trimtab import Lexicon, NamingCounts
 from trimtab.data.wordlist import WordList
 from trimtab.errors import ConfigError, DataError
 from trimtab.numerics.bootstrap import wilson
-from trimtab.refer.lexicon.contexts import set_aside, treated
+from trimtab.refer.lexicon.contexts import Speaker, Trials, draw_trials, listener, set_aside, treated
 from trimtab.refer.lexicon.job import simulated_lexicon
-from trimtab.refer.lexicon.speaker import Speaker, Trials, draw_trials, listener
 
 SEEDS = st.integers(0, 100_000)
 

@@ -14,7 +14,7 @@ import torch
 from page_sentences import hold
 from trimtab import LinEAS, MeanAcT, load
 from trimtab.job import carry_out
-from trimtab.models.likelihood import kl_divergence, log_likelihood
+from trimtab.models.language import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import bootstrap, mean_difference, ratio_of_sums
 from trimtab.steer.lineas.job import SteeringConfig, examples_of
 from trimtab.steer.lineas.result import SteeringResult

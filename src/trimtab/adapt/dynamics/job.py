@@ -22,9 +22,9 @@ from trimtab.data.domains import Domain
 from trimtab.data.origin import EVALUATE_ONLY, Origin, origin_problems, read_domain, told
 from trimtab.errors import ModelError, Problem, TrimtabError
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
-from trimtab.models.adapters import Lora, read_adapter
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
+from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import plain
 from trimtab.runs.sweep import sweep

@@ -20,8 +20,7 @@ from jaxtyping import Float
 from trimtab.adapt.mixer import Update
 from trimtab.adapt.roles import LEAST_SCALE_NATS, Roles
 from trimtab.adapt.session import Session, SlopeEstimate
-from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, solve_mixture
-from trimtab.numerics.slopes import shrunk
+from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, shrunk, solve_mixture
 from trimtab.train.losses import change
 
 Solver = Literal["grid", "lp", "robust"]

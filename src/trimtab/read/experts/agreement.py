@@ -1,6 +1,6 @@
-"""Whether similarities of concepts agree with ratings: rho, its interval, its p-value, and the most it could be.
+"""Agreement of concept similarities with ratings: rho, its interval, its p-value, and the most it could be.
 
-The hierarchy of concepts that their experts make, and whether it is that of given categories.
+The hierarchy of concepts is compared with given categories in the same way.
 """
 
 from __future__ import annotations

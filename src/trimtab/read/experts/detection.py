@@ -1,8 +1,7 @@
-"""How well every unit detects every concept, and how likely chance alone does as well.
+"""Detection of concepts by units: average precision, and how likely chance alone does as well.
 
-Which units count as experts: above a threshold, the best so many, or below a false discovery rate.
-
-Whether another half of the examples gives the same experts.
+Experts are the units above a threshold, the best so many, or those below a false discovery rate; two halves of the
+examples say how stable they are.
 """
 
 from __future__ import annotations

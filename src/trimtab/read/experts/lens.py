@@ -1,6 +1,6 @@
 """ExpertLens: which units detect a concept, how alike concepts are in their experts, and whether people agree.
 
-Holding units at given values, and which other units to hold as a control.
+Experts can be held at given values, and so can other units as a control.
 """
 
 from __future__ import annotations
@@ -30,17 +30,9 @@ from trimtab.numerics.similarity import (
     overlap_coefficient,
     rank_correlation,
 )
+from trimtab.read.experts import detection
 from trimtab.read.experts.agreement import Agreement, Tree, agree, tree
-from trimtab.read.experts.detection import (
-    Labelling,
-    Selection,
-    Stability,
-    detect,
-    halved,
-    q_values,
-    selection,
-    stability,
-)
+from trimtab.read.experts.detection import Labelling, Selection, Stability
 from trimtab.read.experts.ratings import judged
 from trimtab.read.responses import Progress, Responses, Sites, Units
 
@@ -178,7 +170,7 @@ class ExpertLens:
                 got = f"{len(labelling.rows)} examples that are all longer than max_tokens={max_tokens}"
                 hint = f"max_tokens={responses.longest}"
                 raise DataError(f"{concept.name}: {explain(got, 'some that fit', hint)}")
-        return cls(concepts, responses, detect(responses, dealt).precision, seed)
+        return cls(concepts, responses, detection.detect(responses, dealt).precision, seed)
 
     @property
     def units(self) -> Units:
@@ -217,8 +209,8 @@ class ExpertLens:
             ConfigError: more than one way to choose, or one out of range.
         """
         number = self.concepts.number(concept)
-        chosen = self._chosen(selection(tau, top, fdr), [number])[0]
-        q = q_values(self.chance([number])[0])
+        chosen = self._chosen(detection.selection(tau, top, fdr), [number])[0]
+        q = detection.q_values(self.chance([number])[0])
         found = np.nonzero(chosen)[0]
         found = found[np.argsort(-self.precision[number, found], kind="stable")]
         return self.units.named(found).assign(ap=self.precision[number, found], q=q[found])
@@ -231,7 +223,7 @@ class ExpertLens:
         Raises:
             ConfigError: more than one way to choose, or one out of range.
         """
-        return self._chosen(selection(tau, top, fdr), range(len(self.concepts)))
+        return self._chosen(detection.selection(tau, top, fdr), range(len(self.concepts)))
 
     def counts(
         self, tau: float | None = None, top: int | None = None, fdr: float | None = None
@@ -245,13 +237,14 @@ class ExpertLens:
         """For some concepts, how likely each unit does as well by chance; see `trimtab.read.experts.detection`."""
         new = [number for number in numbers if number not in self._chance]
         if new:
-            found = detect(self.responses, [self.labellings[n] for n in new], chance=True, seed=self.seed)
+            dealt = [self.labellings[number] for number in new]
+            found = detection.detect(self.responses, dealt, chance=True, seed=self.seed)
             self._chance.update(zip(new, found.chance, strict=True))
         return np.stack([self._chance[number] for number in numbers])
 
     def _chosen(self, how: Selection, numbers: list[int] | range) -> Bool[np.ndarray, "c u"]:
         if how.fdr is not None:
-            return np.asarray(q_values(self.chance(numbers)) <= how.fdr)
+            return np.asarray(detection.q_values(self.chance(numbers)) <= how.fdr)
         return how.of(self.precision[list(numbers)])
 
     # Concepts beside one another --------------------------------------------------------------------------------
@@ -355,7 +348,7 @@ class ExpertLens:
             DataError: a concept has fewer than two positive or negative examples.
             ConfigError: as `experts`.
         """
-        return stability(self.concepts.names, *(half.sets(tau, top, fdr) for half in self.halves))
+        return detection.stability(self.concepts.names, *(half.sets(tau, top, fdr) for half in self.halves))
 
     def tree(
         self,
@@ -387,8 +380,8 @@ class ExpertLens:
         Raises:
             DataError: a concept has fewer than two positive or negative examples.
         """
-        first, second = (halved(self.concepts, side, self.seed) for side in (0, 1))
-        both = detect(self.responses, [*first, *second]).precision
+        first, second = (detection.halved(self.concepts, side, self.seed) for side in (0, 1))
+        both = detection.detect(self.responses, [*first, *second]).precision
         made = []
         for dealt, precision in ((first, both[: len(first)]), (second, both[len(first) :])):
             half = ExpertLens(self.concepts, self.responses, precision, self.seed)

@@ -1,6 +1,6 @@
-"""Ratings of pairs of words in files, the words that they speak of most, and how reliable their means are.
+"""Ratings of pairs of words: read from files, taken as judgements of pairs of concepts, and how reliable they are.
 
-Ratings of pairs of words as judgements of pairs of concepts: what counts, what is left out, and whose they are.
+What is left out is told, and whose ratings they are as far as they say so.
 """
 
 from __future__ import annotations
@@ -338,24 +338,20 @@ def split_half_reliability(raters: pd.DataFrame, *, n_splits: int = 1000, seed: 
         got = f"{len(kept)} items that at least two of {table.shape[1]} raters rated"
         raise DataError(explain(got, "at least 3"))
     rng = np.random.default_rng(seed)
-    splits = np.array([_one_split(kept, rng) for _ in range(n_splits)])
-    known = splits[np.isfinite(splits)]
+    there, splits = np.isfinite(kept), []
+    several = there.sum(1)
+    half = (several // 2)[:, None]
+    for _ in range(n_splits):
+        keys = rng.random(kept.shape[1]) if there.all() else rng.random(kept.shape)
+        # Those who did not rate an item come last in its order, and so into neither half.
+        place = np.argsort(np.argsort(np.where(there, keys, 2.0), axis=1), axis=1)
+        sides = (place < half, (place >= half) & (place < 2 * half))
+        means = [np.where(side & there, kept, 0.0).sum(1) / half[:, 0] for side in sides]
+        splits.append(prophecy(float(spearman(*means)), float((several / half[:, 0]).mean())))
+    known = np.array(splits)[np.isfinite(splits)]
     value, low, high = (known.mean(), *np.quantile(known, [0.025, 0.975])) if known.size else [np.nan] * 3
     sizes = (len(kept), table.shape[1], int((counts < 2).sum()))
     return Reliability(float(value), float(low), float(high), len(known), *sizes)
-
-
-def _one_split(table: Float[np.ndarray, "i r"], rng: np.random.Generator) -> float:
-    there = np.isfinite(table)
-    keys = rng.random(table.shape[1]) if there.all() else rng.random(table.shape)
-    # Those who did not rate an item come last in its order, and so into neither half.
-    place = np.argsort(np.argsort(np.where(there, keys, 2.0), axis=1), axis=1)
-    counts = there.sum(1)
-    half = (counts // 2)[:, None]
-    means = []
-    for chosen in (place < half, (place >= half) & (place < 2 * half)):
-        means.append(np.where(chosen & there, table, 0.0).sum(1) / half[:, 0])
-    return prophecy(float(spearman(*means)), float((counts / half[:, 0]).mean()))
 
 
 def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
@@ -433,9 +429,4 @@ def only_member(path: Path) -> IO[bytes]:
     return archive.open(archive.namelist()[0])
 
 
-PACKED: Mapping[str, Callable[[Path], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zip": only_member,
-}
+PACKED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": only_member}

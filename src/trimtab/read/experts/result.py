@@ -197,11 +197,11 @@ def agreement_in_words(name: str, rows: pd.DataFrame) -> Iterator[str]:
     sides = [f"{side} {len(names)} ({'; '.join(names)})" for side, names in by_side.items() if len(names)]
     yield f"Of the {_count(len(rivals), 'baseline')} with a rho they are {'; '.join(sides)}."
     top = rivals.iloc[int(rivals["rho"].argmax())]
-    best_rival = (
-        f"The baseline with the highest rho, picked after looking, is {top['row']}, at {fixed(top['rho'])}"
+    gap, ends = top["difference"], (top["difference_low"], top["difference_high"])
+    yield (
+        f"The baseline with the highest rho, picked after looking, is {top['row']}, at {fixed(top['rho'])}: "
+        f"experts minus it {fixed(gap, signed=True)} ({span(*ends, signed=True)})."
     )
-    gap = fixed(top["difference"], signed=True)
-    yield f"{best_rival}: experts minus it {gap} ({span(top['difference_low'], top['difference_high'], signed=True)})."
 
 
 def _whose(rows: pd.DataFrame) -> str:
@@ -284,9 +284,8 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
     names = short_names([str(name) for name in similarity.index], 16)
     height = min(max(5.0, 0.045 * len(names)), 14.0)
     clusters = (fcluster(_linkage(matrix), CLUSTERS, "maxclust") - 1).tolist() if len(matrix) > 1 else [0]
-    with figures.house_style():
-        label = f"A map of {len(similarity)} concepts by shared experts"
-        figure, axes = figures.one_axes(height, "Concepts by shared experts", label, 7.2)
+    label = f"A map of {len(similarity)} concepts by shared experts"
+    with figures.chart(height, "Concepts by shared experts", label, 7.2) as (figure, axes):
         axes.set(xlim=figures.with_margin(places[:, 0]), ylim=figures.with_margin(places[:, 1]))
         paper = 72 * np.array([0.95 * 7.2, 0.9 * height])
         low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
@@ -339,9 +338,8 @@ def tree_figure(similarity: pd.DataFrame) -> Figure:
     matrix = similarity.to_numpy(dtype=float)
     drawn: dict[str, Any] = dict(dendrogram(_linkage(matrix), no_plot=True, color_threshold=0))
     names = [str(similarity.index[leaf]) for leaf in drawn["leaves"]]
-    with figures.house_style():
-        height = 0.9 + 0.62 * ROW * len(names)
-        figure, axes = figures.one_axes(height, "Tree of concepts", f"A tree of {len(names)} concepts")
+    height, label = 0.9 + 0.62 * ROW * len(names), f"A tree of {len(names)} concepts"
+    with figures.chart(height, "Tree of concepts", label) as (figure, axes):
         for distances, heights in zip(drawn["dcoord"], drawn["icoord"], strict=True):
             axes.plot(distances, (np.array(heights) - 5) / 10, color=LINE, linewidth=1.0)
         figures.name_rows(axes, names)
@@ -357,9 +355,8 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
     table = matrix[np.ix_(order, order)].copy()
     np.fill_diagonal(table, np.nan)
     most = float(np.nanmax(table)) or 1.0
-    with figures.house_style():
-        label = f"Similarity of {len(table)} concepts, each with each"
-        figure, axes = figures.one_axes(4.6, "How alike concepts are", label)
+    label = f"Similarity of {len(table)} concepts, each with each"
+    with figures.chart(4.6, "How alike concepts are", label) as (figure, axes):
         cells = np.ma.masked_invalid(table)
         shades = axes.pcolormesh(cells, vmin=0.0, vmax=most, cmap="Purples", rasterized=True)
         axes.set(xticks=[], yticks=[], aspect="equal", ylim=(len(table), 0))
@@ -374,9 +371,8 @@ def places_figure(counts: pd.DataFrame) -> Figure:
     kinds, blocks = parts["kind"].fillna(counts["site"].astype(str)), parts["block"].fillna(0).astype(int)
     table = counts["share"].groupby([kinds, blocks]).last().unstack().reindex(kinds.unique())
     most = float(np.nanmax(table)) or 1.0
-    with figures.house_style():
-        height = 1.2 + 0.3 * len(table)
-        figure, axes = figures.one_axes(height, "Where experts are", "Share of experts by place")
+    height = 1.2 + 0.3 * len(table)
+    with figures.chart(height, "Where experts are", "Share of experts by place") as (figure, axes):
         axes.pcolormesh(np.ma.masked_invalid(table), vmin=0.0, vmax=most, cmap="Purples")
         for (row, column), share in np.ndenumerate(table.to_numpy()):
             if np.isfinite(share) and len(table.columns) <= 16:

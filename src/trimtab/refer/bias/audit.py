@@ -1,6 +1,6 @@
-"""Naming bias: is a member of one group called something else than a member of another in the same situation?
+"""Naming bias: is a member of one group called something else than one of another in the same situation?
 
-The statistics of an audit as functions of totals, their p-values by dealing out labels, and the tables of the result.
+Its statistics are functions of totals; p-values come from dealing out labels.
 """
 
 from __future__ import annotations
@@ -16,16 +16,8 @@ from scipy.special import ndtri
 
 from trimtab.data.tables import Label
 from trimtab.errors import ConfigError, explain
-from trimtab.numerics import standardise
+from trimtab.numerics import cluster_bootstrap as clustered
 from trimtab.numerics.bootstrap import check_numbers, p_value, wilson
-from trimtab.numerics.cluster_bootstrap import (
-    Intervals,
-    Units,
-    bootstrap_totals,
-    dealt_totals,
-    spread,
-    units_of,
-)
 from trimtab.refer.bias.objects import Columns, Objects, objects_of
 from trimtab.refer.bias.result import Estimate, NamingBias
 
@@ -60,39 +52,31 @@ def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def statistics(totals: np.ndarray) -> np.ndarray:
     """All that is estimated: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
     yes, n = yes_and_n(totals)
-    raw = standardise.gap(yes, n)
-    parts = [getattr(standardise, name)(yes, n) for name in SUMMARY]
-    at = [standardise.standardised_gap(yes, n, mix) for mix in mixes_of(n)]
-    parts += [*at, *(raw - one for one in at), *(standardise.quotient(raw - one, raw) for one in at)]
-    by_stratum = standardise.quotient(yes, n)
+    raw, *at = np.moveaxis(clustered.gaps(yes, n), -1, 0)
+    parts = [getattr(clustered, name)(yes, n) for name in SUMMARY]
+    parts += [*at, *(raw - one for one in at), *(clustered.quotient(raw - one, raw) for one in at)]
+    by_stratum = clustered.quotient(yes, n)
     reference, other = by_stratum[..., 0, :], by_stratum[..., 1, :]
-    together = [standardise.means(yes, n), other - reference, reference, other]
+    together = [clustered.means(yes, n), other - reference, reference, other]
     return np.concatenate([np.stack(parts, axis=-1), *together], axis=-1)
-
-
-def mixes_of(n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mix of strata of the reference, of the other group, and of both."""
-    return n[..., 0, :], n[..., 1, :], n.sum(axis=-2)
 
 
 def gaps_of(totals: np.ndarray) -> np.ndarray:
     """The raw gap and the gaps at each mix."""
-    yes, n = yes_and_n(totals)
-    at = [standardise.standardised_gap(yes, n, mix) for mix in mixes_of(n)]
-    return np.stack([standardise.gap(yes, n), *at], axis=-1)
+    return clustered.gaps(*yes_and_n(totals))
 
 
-def found_at(found: Intervals, place: int) -> Estimate:
+def found_at(found: clustered.Intervals, place: int) -> Estimate:
     """One statistic of several."""
     return Estimate(float(found.values[place]), float(found.low[place]), float(found.high[place]), n=found.n)
 
 
-def object_units(objects: Objects) -> Units:
+def object_units(objects: Objects) -> clustered.Units:
     """Clusters with the totals of their objects' shares, spread within cells, and their numbers."""
     table, cells = objects.table, objects.cells
-    shares = spread(table["share"].to_numpy(), cells, table["cluster"].to_numpy())
+    shares = clustered.spread(table["share"].to_numpy(), cells, table["cluster"].to_numpy())
     values = np.column_stack([shares, np.ones(len(table))])
-    return units_of(values, cells, 2 * len(objects.strata), table["cluster"].to_numpy())
+    return clustered.units_of(values, cells, 2 * len(objects.strata), table["cluster"].to_numpy())
 
 
 def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
@@ -111,13 +95,11 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
     for place in range(k):
         members = table[table["stratum"] == place].assign(stratum=0)
         within[:, :, place] = _dealt(members, blocks[members.index], 1, draws.n_boot, rng)[:, :, 0]
-    gaps = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
-    gaps = np.concatenate([gaps[0, :, :1], gaps[1, :, 1:]], axis=-1)
-    known = [column[np.isfinite(column)] for column in gaps.T]
-    p = [
-        p_value(float(value), values) if np.isfinite(value) and len(values) else float("nan")
-        for value, values in zip(observed, known, strict=True)
-    ]
+    raw, at = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
+    columns = np.concatenate([raw[:, :1], at[:, 1:]], axis=-1).T
+    known = [column[np.isfinite(column)] for column in columns]
+    pairs = zip(map(float, observed), known, strict=True)
+    p = [p_value(value, drawn) if np.isfinite(value) and len(drawn) else np.nan for value, drawn in pairs]
     return p[0], np.array(p[1:])
 
 
@@ -127,17 +109,19 @@ def _dealt(
     """Totals (n_perm, 2, k, 2) after dealing out the group labels of blocks."""
     values = np.column_stack([table["share"], np.ones(len(table))])
     # The label is a cell of its own kind, so that blocks are merged with blocks of the same label only.
-    units = units_of(values, (table["group"] * k + table["stratum"]).to_numpy(), 2 * k, blocks.to_numpy())
+    cells = (table["group"] * k + table["stratum"]).to_numpy()
+    units = clustered.units_of(values, cells, 2 * k, blocks.to_numpy())
     other = units.totals[:, k:, 1].sum(axis=1) > 0
     totals = units.totals[:, :k] + units.totals[:, k:]
     labelled = np.where(other[:, None], [0, 1], [1, 0]) * units.counts[:, None]
-    return dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng).reshape(n_perm, 2, k, 2)
+    dealt = clustered.dealt_totals(totals.reshape(len(totals), -1), labelled, n_perm, rng)
+    return dealt.reshape(n_perm, 2, k, 2)
 
 
 POWER = 0.8
 
 
-def rates_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFrame:
+def rates_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
     """The rate of each group, the reference first."""
     rows = []
     for number, group in enumerate(objects.groups):
@@ -174,14 +158,14 @@ def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
 
 
 def standardised_table(
-    objects: Objects, found: Intervals, mixes: tuple[str, ...], p_within: np.ndarray
+    objects: Objects, found: clustered.Intervals, mixes: tuple[str, ...], p_within: np.ndarray
 ) -> pd.DataFrame:
     """The gap at each mix, what the mix accounts for, and how much of it can be compared."""
     n = np.bincount(objects.cells, minlength=2 * len(objects.strata)).reshape(2, -1).astype(float)
-    both = standardise.shared(n)
+    both = clustered.shared(n)
     ordinary = found.low[0] > 0 or found.high[0] < 0
     rows = []
-    for number, (mix, weights) in enumerate(zip(mixes, mixes_of(n), strict=True)):
+    for number, (mix, weights) in enumerate(zip(mixes, clustered.mixes_of(n), strict=True)):
         gap, composition, share = (found_at(found, FIRST_MIX + number + 3 * k) for k in range(3))
         share = share if ordinary else Estimate(np.nan, np.nan, np.nan, n=share.n)
         support = float((weights * both).sum() / weights.sum())
@@ -193,7 +177,7 @@ def standardised_table(
     return pd.DataFrame(rows, columns=names)
 
 
-def strata_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFrame:
+def strata_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
     """Numbers, rates and gap of each stratum."""
     k, first = len(objects.strata), FIRST_RATE + 2
     reference, other = objects.groups
@@ -201,10 +185,8 @@ def strata_table(objects: Objects, found: Intervals, draws: Draws) -> pd.DataFra
     for place, stratum in enumerate(objects.strata):
         own = objects.table[objects.table["stratum"] == place]
         sides = [own[own["group"] == number] for number in (0, 1)]
-        rates = [
-            _safe(found_at(found, first + (number + 1) * k + place), side, draws)
-            for number, side in enumerate(sides)
-        ]
+        at = first + k + place
+        rates = [_safe(found_at(found, at + number * k), side, draws) for number, side in enumerate(sides)]
         frame = pd.DataFrame([rate.ends() for rate in rates], columns=["rate", "low", "high"])
         gap = steadied(found_at(found, first + place), frame)
         rows.append((stratum, *map(len, sides), *rates[0].ends(), *rates[1].ends(), *gap.ends()))
@@ -226,7 +208,7 @@ def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stratum", "group", "n_objects", "share", "low", "high"])
 
 
-def power_table(found: Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
+def power_table(found: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
     """The smallest true gap that a test at this confidence would find four times in five, by these standard errors."""
     factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
     places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
@@ -279,7 +261,8 @@ def naming_bias(
     Returns:
         Rates, gap, ratios, standardised gaps, strata, representation, power and an accounting that adds up to the
         objects given. Intervals are percentile bootstrap intervals over clusters, corrected for cells of few objects
-        (`numerics.totals`: `spread`, `bootstrap_totals`); they are nan for groups seen in fewer than two clusters.
+        (see `numerics.cluster_bootstrap`: `spread`, `bootstrap_totals`); they are nan for groups seen in fewer than
+        two clusters.
 
     Raises:
         DataError: a column is missing (the nearest is named) or there twice, a count is no whole number from 0 on or
@@ -301,15 +284,14 @@ def naming_bias(
     settings = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
     settings |= {"outcome": outcome if isinstance(outcome, str) else called, "reference": objects.groups[0]}
     names = {"groups": list(objects.groups), "strata_names": list(objects.strata)}
-    found = bootstrap_totals(statistics, object_units(objects), **vars(draws))
+    found = clustered.bootstrap_totals(statistics, object_units(objects), **vars(draws))
     rates, mixes = rates_table(objects, found, draws), (*objects.groups, POOLED)
     summary: dict[str, Any] = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
     p_raw, p_within = p_values(objects, draws)
-    gap = replace(steadied(summary.pop("gap"), rates), p=p_raw)
+    summary["gap"] = replace(steadied(summary["gap"], rates), p=p_raw)
     return NamingBias(
         **summary,
         rates=rates,
-        gap=gap,
         standardised=standardised_table(objects, found, mixes, p_within),
         strata=strata_table(objects, found, draws),
         representation=representation_table(objects, draws),

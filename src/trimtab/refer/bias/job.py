@@ -167,9 +167,8 @@ def _column_problems(config: NamingBiasConfig) -> Iterator[Problem]:
         hint = "weight: '' for one per row" if problem.where == "weight" else ""
         yield replace(problem, hint=problem.hint or hint)
     if config.predictions:
-        named = {"object": config.object, "name": config.name} | (
-            {"model": config.model} if config.model else {}
-        )
+        named = {"object": config.object, "name": config.name}
+        named |= {"model": config.model} if config.model else {}
         named |= {"outcome": config.outcome} if not is_word_list(config.outcome) else {}
         yield from column_problems("predictions", config.predictions, named)
 

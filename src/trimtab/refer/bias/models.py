@@ -18,8 +18,6 @@ from trimtab.numerics.cluster_bootstrap import bootstrap_totals, spread, units_o
 from trimtab.refer.bias.audit import POOLED, Draws, gaps_of, naming_bias
 from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of, outcomes_of
 
-NO_PREDICTION = "no prediction"
-
 
 @dataclass(frozen=True)
 class Amplification:
@@ -83,13 +81,12 @@ def amplification(
             got = f"predictions for {len(both)} of {len(human.table)} objects, not of both groups"
             raise DataError(explain(f"model {str(name)!r}: {got}", "predictions for members of both groups"))
         gaps += [(str(name), *row) for row in _gap_rows(both, human, draws)]
-        accounts += [(str(name), USED, len(both)), (str(name), NO_PREDICTION, len(human.table) - len(both))]
+        accounts += [(str(name), USED, len(both)), (str(name), "no prediction", len(human.table) - len(both))]
         aside = human.accounting[human.accounting["reason"] != USED]
         accounts += [(str(name), row.reason, int(row.n_objects)) for row in each_row(aside)]
         if group_words:
-            misnamed += [
-                (str(name), *row) for row in _misnamed(rows, both, human.groups, columns, group_words, draws)
-            ]
+            wrong = _misnamed(rows, both, human.groups, columns, group_words, draws)
+            misnamed += [(str(name), *row) for row in wrong]
     ends = [f"{what}{end}" for what in ("people", "model", "amplification") for end in ("", "_low", "_high")]
     ends[3] = "model_gap"
     return Amplification(
@@ -100,10 +97,7 @@ def amplification(
 
 
 def sensitivity(
-    frame: pd.DataFrame,
-    groups: Mapping[str, str],
-    outcomes: Mapping[str, Outcome],
-    **settings: Any,
+    frame: pd.DataFrame, groups: Mapping[str, str], outcomes: Mapping[str, Outcome], **settings: Any
 ) -> pd.DataFrame:
     """What other sources of group labels, and other outcomes, would have said.
 

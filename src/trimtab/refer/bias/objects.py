@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trimtab.data import tables
 from trimtab.data.naming import known_names
-from trimtab.data.tables import (
-    Label,
-    check_columns,
-    check_known,
-    find_label,
-    label_text,
-    labels,
-    shown,
-    whole_counts,
-)
+from trimtab.data.tables import Label
 from trimtab.data.wordlist import MIXED, UNKNOWN
 from trimtab.errors import DataError, explain, nearest
 
@@ -89,21 +81,21 @@ def objects_of(
         DataError: a column is missing or there twice, a count is wrong or all are 0, an outcome is not yes or no or
             is a function that says yes to every name, an object in several clusters, a group without members.
     """
-    check_columns(frame, columns.given())
+    tables.check_columns(frame, columns.given())
     if frame.empty:
         raise DataError(explain("no rows", "at least one object with a name"))
-    check_known(frame, columns.object)
-    counts = whole_counts(frame, columns.weight)
+    tables.check_known(frame, columns.object)
+    counts = tables.whole_counts(frame, columns.weight)
     if not counts.any():
         got = f"no count above 0 in {columns.weight!r}"
         raise DataError(explain(got, "at least one name that was given"))
     yes = outcomes_of(frame, outcome, columns.name)
     counted = pd.Series(True, index=frame.index)
     if among is not None:
-        check_columns(frame, [columns.name])
+        tables.check_columns(frame, [columns.name])
         names = known_names(frame, columns.name)
         counted = names.map({one: bool(among(one)) for one in names.unique()}).astype(bool)
-    objects = labels(frame[columns.object])
+    objects = tables.labels(frame[columns.object])
 
     def sums(of: pd.Series[Any]) -> pd.Series[Any]:
         return of.groupby(objects, sort=False).sum()
@@ -111,9 +103,9 @@ def objects_of(
     table = pd.DataFrame({"given": sums(counts), "tokens": sums(counts.where(counted, 0))})
     table["share"] = sums(counts.where(counted & yes, 0)) / table["tokens"].where(table["tokens"] > 0)
     table["reason"] = USED
-    table["label"] = _labels(objects, labels(frame[columns.group]), "group", table)
+    table["label"] = _labels(objects, tables.labels(frame[columns.group]), "group", table)
     table["place"] = (
-        _labels(objects, labels(frame[columns.strata]), "stratum", table) if columns.strata else ALL
+        _labels(objects, tables.labels(frame[columns.strata]), "stratum", table) if columns.strata else ALL
     )
     table.loc[(table["reason"] == USED) & (table["tokens"] == 0), "reason"] = "no names"
     table["cluster"] = _clusters(objects, frame, columns, table)
@@ -133,19 +125,18 @@ def objects_of(
 def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[bool]:
     """Which rows have the outcome: by a column of true and false, or 1 and 0, or by a function of names."""
     if isinstance(outcome, str):
-        check_columns(frame, [outcome])
-        texts = labels(frame[outcome])
+        tables.check_columns(frame, [outcome])
+        texts = tables.labels(frame[outcome])
         truth = {"true": True, "1": True, "false": False, "0": False}
         yes = texts.map({text: truth.get((text or "").lower()) for text in texts.unique()})
         if yes.isna().any():
             row = yes.isna().idxmax()
             value = frame[outcome][yes.isna()].iloc[0]
-            got = f"{shown(value)} in row {row!r} ({int(yes.isna().sum())} such rows) in column {outcome!r}"
-            raise DataError(
-                explain(got, "true or false (or 1 or 0) in every row", "a word list or a function of names")
-            )
+            got = f"{tables.shown(value)} in row {row!r} ({int(yes.isna().sum())} such rows) in column {outcome!r}"
+            expected = "true or false (or 1 or 0) in every row"
+            raise DataError(explain(got, expected, "a word list or a function of names"))
         return yes.astype(bool)
-    check_columns(frame, [name])
+    tables.check_columns(frame, [name])
     names = known_names(frame, name)
     said = {one: bool(outcome(one)) for one in names.unique()}
     if len(said) > 1 and all(said.values()):
@@ -156,9 +147,8 @@ def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[b
 
 def _labels(objects: pd.Series[Any], given: pd.Series[Any], what: str, table: pd.DataFrame) -> pd.Series[Any]:
     """The one label of each object; where there is none, several or "mixed", the table's reason says so."""
-    pairs = (
-        pd.DataFrame({"object": objects, "label": given.where(given != UNKNOWN)}).dropna().drop_duplicates()
-    )
+    known = given.where(given != UNKNOWN)
+    pairs = pd.DataFrame({"object": objects, "label": known}).dropna().drop_duplicates()
     several = pairs["object"].value_counts().reindex(table.index, fill_value=0)
     label = pairs.drop_duplicates("object").set_index("object")["label"].reindex(table.index)
     free = table["reason"] == USED
@@ -173,8 +163,10 @@ def _clusters(
 ) -> np.ndarray:
     if columns.cluster is None:
         return np.arange(len(table))
-    check_known(frame, columns.cluster)
-    pairs = pd.DataFrame({"object": objects, "cluster": labels(frame[columns.cluster])}).drop_duplicates()
+    tables.check_known(frame, columns.cluster)
+    pairs = pd.DataFrame(
+        {"object": objects, "cluster": tables.labels(frame[columns.cluster])}
+    ).drop_duplicates()
     twice = pairs["object"][pairs["object"].duplicated()]
     if len(twice):
         got = f"object {twice.iloc[0]} in several clusters ({twice.nunique()} such objects)"
@@ -186,11 +178,11 @@ def _clusters(
 def _two_groups(table: pd.DataFrame, reference: Label) -> tuple[str, str]:
     used = table[table["reason"] == USED]
     sizes = used["label"].value_counts()
-    first = find_label(reference, sizes.index)
+    first = tables.find_label(reference, sizes.index)
     if first is None:
         there = [str(one) for one in sizes.index]
         got = f"no members of the reference group {reference!r}"
-        hint = nearest(label_text(reference), there)
+        hint = nearest(tables.label_text(reference), there)
         raise DataError(explain(got, f"one of the groups {there[:12]} with members", hint))
     others = [one for one in sizes.index if one != first]
     if not others:

@@ -1,4 +1,4 @@
-"""Naming bias: every number of an audit, and its page.
+"""Result of an audit of naming bias: every number, and the page.
 
 The page shows the gaps as a forest, what they are made of, and what was set aside.
 """
@@ -107,13 +107,8 @@ class NamingBias(Result):
     def _gaps(self) -> pd.DataFrame:
         """The raw gap, then the standardised ones, by what each is called."""
         at = self.standardised.assign(mix=[f"at the mix of {mix}" for mix in self.standardised["mix"]])
-        raw = {
-            "mix": "raw",
-            "gap": self.gap.value,
-            "low": self.gap.low,
-            "high": self.gap.high,
-            "p": self.gap.p,
-        }
+        gap = self.gap
+        raw = {"mix": "raw", "gap": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
         return pd.concat([pd.DataFrame([raw]), at], ignore_index=True)
 
     def figure(self) -> Figure:
@@ -153,10 +148,8 @@ class NamingBias(Result):
     def summary(self) -> str:
         """Rates and gaps in three sentences at most; a gap is one where its interval leaves 0 out."""
         reference, other = self.groups
-        sides = [
-            f"{fixed(row.rate)} of names for {row.group} ({row.n_objects} objects)"
-            for row in each_row(self.rates)
-        ]
+        rates = each_row(self.rates)
+        sides = [f"{fixed(it.rate)} of names for {it.group} ({it.n_objects} objects)" for it in rates]
         raw, *at = [
             f"{fixed(row.gap, signed=True)}{ends}, {from_zero(row.low, row.high)}"
             for row in each_row(self._gaps())

@@ -1,4 +1,7 @@
-"""Are more informative words used where distractors are near? Same referents, modifiers treated on purpose."""
+"""Words in context: speaker and listener among a few candidates, and bits per word in easy and in hard contexts.
+
+Contexts are compared for the same referents, with modifiers treated on purpose.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,123 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
 from trimtab.data.naming import NamingCounts
 from trimtab.data.tables import Label, check_columns, check_known, find_label, label_text, labels
 from trimtab.data.wordlist import WordList
-from trimtab.errors import DataError, explain, nearest
-from trimtab.numerics import standardise
-from trimtab.numerics.bootstrap import check_choice, wilson
-from trimtab.numerics.cluster_bootstrap import Intervals, bootstrap_totals, units_of
+from trimtab.errors import ConfigError, DataError, explain, nearest
+from trimtab.numerics import cluster_bootstrap as clustered
+from trimtab.numerics.bootstrap import bootstrap, check_choice, mean, wilson
+from trimtab.seeds import derive
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A speaker who weighs being understood against saying much.
+
+    The chance of a word is softmax(alpha (log L(m | w, C) - cost I(w))) over the words that the referent has.
+
+    Attributes:
+        alpha: how strictly the best word is chosen; 0 is indifferent.
+        cost: nats of log-success that one bit conveyed is worth.
+    """
+
+    alpha: float = 4.0
+    cost: float = 0.1
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Situations to talk in.
+
+    Attributes:
+        trials: how many.
+        distractors: candidates beside the referent in each.
+        nearby: share of trials whose distractors are the referent's nearest neighbours; in the others they are any.
+        seed: of the draw.
+    """
+
+    trials: int = 2000
+    distractors: int = 2
+    nearby: float = 0.5
+    seed: int = 0
+
+
+def listener(
+    naming: Float[np.ndarray, "*trials candidates words"], prior: Float[np.ndarray, "*#trials candidates"]
+) -> Float[np.ndarray, "*trials candidates words"]:
+    """The chance that a listener who hears a word picks each candidate, p(m | w, C); 0 where none has the word."""
+    weighted = naming * prior[..., None]
+    total = weighted.sum(axis=-2, keepdims=True)
+    return np.asarray(np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0))
+
+
+def speaker_choice(
+    success: Float[np.ndarray, "*trials words"], bits: Float[np.ndarray, " words"], speaker: Speaker
+) -> Float[np.ndarray, "*trials words"]:
+    """The chance of each word; words that cannot succeed are not said."""
+    with np.errstate(divide="ignore"):
+        utility = np.log(success) - speaker.cost * np.where(np.isfinite(bits), bits, 0.0)
+    said = success > 0
+    utility = np.where(said, speaker.alpha * np.where(said, utility, 0.0), -np.inf)
+    weights = np.exp(utility - utility.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def draw_trials(
+    features: Float[np.ndarray, "referents d"], prior: Float[np.ndarray, " referents"], trials: Trials
+) -> Int[np.ndarray, "trials candidates"]:
+    """Candidates of each trial, the referent first, all different."""
+    n = len(prior)
+    if not 1 <= trials.distractors < n:
+        raise ConfigError(explain(f"{trials.distractors} distractors of {n} referents", f"1 to {n - 1}"))
+    rng = np.random.default_rng(derive(trials.seed, "trials"))
+    referents = rng.choice(n, size=trials.trials, p=prior)
+    distances = ((features[referents][:, None] - features[None]) ** 2).sum(axis=-1)
+    anywhere = rng.random((trials.trials, n))
+    near = rng.random(trials.trials) < trials.nearby
+    # Ties in distance are broken at random, by a noise far below any distance that matters.
+    order = np.where(near[:, None], distances + 1e-9 * anywhere * distances.max(), anywhere)
+    order[np.arange(trials.trials), referents] = -1.0
+    return np.argsort(order, axis=1)[:, : trials.distractors + 1]
+
+
+def simulated(
+    naming: Float[np.ndarray, "referents words"],
+    bits: Float[np.ndarray, " words"],
+    candidates: Int[np.ndarray, "trials candidates"],
+    flexibilities: Sequence[float],
+    speaker: Speaker,
+) -> pd.DataFrame:
+    """Accuracy against bits conveyed, for speakers from rigid to flexible.
+
+    At flexibility 0 each referent has one word, its most frequent one; at 1 every word the lexicon gives it is weighed
+    in context. Success is the listener's probability of the referent, exact for each trial.
+
+    Returns:
+        Columns flexibility, success, success_low, success_high, info_bits, info_low, info_high, n (trials).
+    """
+    for one in flexibilities:
+        if not 0 <= one <= 1:
+            raise ConfigError(explain(f"flexibility {one}", "a number in [0, 1]"))
+    inside = naming[candidates]
+    even = np.full(candidates.shape[1], 1.0 / candidates.shape[1])
+    success = listener(inside, even)[:, 0, :]
+    free = speaker_choice(success * (inside[:, 0] > 0), bits, speaker)
+    top = np.eye(naming.shape[1])[naming.argmax(axis=1)][candidates[:, 0]]
+    conveyed = np.where(np.isfinite(bits), bits, 0.0)
+    rows = []
+    for flexibility in flexibilities:
+        said = (1 - flexibility) * top + flexibility * free
+        told = [bootstrap(mean, (said * what).sum(axis=1), n_boot=500) for what in (success, conveyed)]
+        ends = [end for one in told for end in (one.value, one.low, one.high)]
+        rows.append((float(flexibility), *ends, len(candidates)))
+    names = ["success", "success_low", "success_high", "info_bits", "info_low", "info_high", "n"]
+    return pd.DataFrame(rows, columns=["flexibility", *names])
+
 
 Treatment = Literal["stripped", "kept", "bare"]
-NO_HEAD = "no word of the list"
-MODIFIED = "modified"
-NOT_IN_LEXICON = "name without informativeness in the lexicon"
 HARD_LESS_EASY = "hard less easy"
 
 
@@ -76,7 +183,8 @@ def in_context(
     rows = pd.DataFrame({"count": table["count"], "side": side, "cluster": names, "reason": "used"})
     rows["bits"] = table["name"].map(bits)
     rows["place"] = table["referent"].map({one: place for place, one in enumerate(referents)})
-    rows.loc[rows["bits"].isna() | rows["place"].isna(), "reason"] = NOT_IN_LEXICON
+    unknown = rows["bits"].isna() | rows["place"].isna()
+    rows.loc[unknown, "reason"] = "name without informativeness in the lexicon"
     rows.loc[rows["side"].isna(), "reason"] = "another context"
     accounting = rows.groupby("reason")["count"].sum().rename("n_messages").reset_index()
     used = rows[(rows["reason"] == "used") & (rows["count"] > 0)]
@@ -85,8 +193,9 @@ def in_context(
     cells = (used["side"] * k + used["place"]).astype(int).to_numpy()
     weight = used["count"].to_numpy(dtype=float)
     values = np.column_stack([weight * used["bits"].to_numpy(), weight])
-    units = units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
-    found = bootstrap_totals(_differences, units, n_boot=n_boot, confidence=confidence, seed=seed)
+    units = clustered.units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
+    draws: Any = {"n_boot": n_boot, "confidence": confidence, "seed": seed}
+    found = clustered.bootstrap_totals(lambda totals: clustered.gaps(*_split(totals)), units, **draws)
     return InContext(_comparison(units.total(), found), accounting)
 
 
@@ -122,8 +231,10 @@ def set_aside(
     rows = pd.DataFrame({"side": side, "n": weight, "aside": weight.where(~kept, 0.0), "cluster": names})
     rows = rows[rows["side"].notna() & (rows["n"] > 0)]
     values = rows[["aside", "n"]].to_numpy()
-    units = units_of(values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0])
-    found = bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
+    units = clustered.units_of(
+        values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0]
+    )
+    found = clustered.bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
     aside, n = units.total().T.round().astype(int)
     low, high, share = found.low.copy(), found.high.copy(), found.values
     # A share of 0 or 1 varies in no resample: Wilson's interval over clusters, and Newcombe's for the difference.
@@ -163,30 +274,25 @@ def _sides_and_clusters(
 
 
 def _shares(totals: np.ndarray) -> np.ndarray:
-    shares = standardise.quotient(totals[..., 0], totals[..., 1])
+    shares = clustered.quotient(totals[..., 0], totals[..., 1])
     return np.concatenate([shares, shares[..., 1:] - shares[..., :1]], axis=-1)
 
 
-def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Bits and messages of each side and referent, and the mixes: of the easy contexts, of the hard ones, of both."""
+def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bits and messages of each side and referent."""
     cells = totals.reshape(*totals.shape[:-2], 2, -1, 2)
-    n = cells[..., 1]
-    return cells[..., 0], n, (n[..., 0, :], n[..., 1, :], n.sum(axis=-2))
+    return cells[..., 0], cells[..., 1]
 
 
-def _differences(totals: np.ndarray) -> np.ndarray:
-    bits, n, mixes = _split(totals)
-    at = [standardise.standardised_gap(bits, n, mix) for mix in mixes]
-    return np.stack([standardise.gap(bits, n), *at], axis=-1)
-
-
-def _comparison(total: np.ndarray, found: Intervals) -> pd.DataFrame:
-    bits, n, mixes = _split(total)
-    both, each = standardise.shared(n), standardise.quotient(bits, n)
-    rows = [("all messages", *standardise.means(bits, n), 1.0, int(n.sum()), int((n.sum(axis=0) > 0).sum()))]
-    for whose, mix in zip(("the easy contexts'", "the hard contexts'", "both contexts'"), mixes, strict=True):
+def _comparison(total: np.ndarray, found: clustered.Intervals) -> pd.DataFrame:
+    bits, n = _split(total)
+    both, each = clustered.shared(n), clustered.quotient(bits, n)
+    rows = [("all messages", *clustered.means(bits, n), 1.0, int(n.sum()), int((n.sum(axis=0) > 0).sum()))]
+    for whose, mix in zip(
+        ("the easy contexts'", "the hard contexts'", "both contexts'"), clustered.mixes_of(n), strict=True
+    ):
         weights = mix * both
-        sides = [float(standardise.quotient(np.nansum(weights * one), weights.sum())) for one in each]
+        sides = [float(clustered.quotient(np.nansum(weights * one), weights.sum())) for one in each]
         sizes = (float(weights.sum() / mix.sum()), int((n * both).sum()), int(both.sum()))
         rows.append((f"same referents, {whose} mix", *sides, *sizes))
     names = ["comparison", "easy", "hard", "support", "n_messages", "n_referents"]
@@ -220,8 +326,8 @@ def treated(
         kinds, narrowing = heads.labels_in(str(name)), modifiers.labels_in(str(name))
         parts = [" + ".join(kinds), *(narrowing if treatment == "kept" else ())]
         names[name] = ", ".join(parts)
-        modified = MODIFIED if narrowing and treatment == "bare" else "used"
-        reasons[name] = modified if kinds else NO_HEAD
+        modified = "modified" if narrowing and treatment == "bare" else "used"
+        reasons[name] = modified if kinds else "no word of the list"
     reason = counts.table["name"].map(reasons)
     sums = counts.table["count"].groupby(reason).sum()
     accounting = sums.rename("n_messages").rename_axis("reason").reset_index()

@@ -1,6 +1,6 @@
 """Lexicons as a job: what a recipe says, whether it can work, and carrying it out.
 
-Three shapes of lexicon over the same referents, made rather than observed: sharp, overlapping, nested.
+Beside the observed lexicon stand three made ones of the same referents: sharp, overlapping, nested.
 """
 
 from __future__ import annotations
@@ -18,25 +18,16 @@ import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
 
+from trimtab.data import tables
 from trimtab.data.naming import NamingCounts, counts_column, is_lab
-from trimtab.data.tables import (
-    Label,
-    check_columns,
-    check_known,
-    column_problems,
-    columns_of,
-    label_text,
-    labels,
-    read_table,
-)
+from trimtab.data.tables import Label
 from trimtab.data.wordlist import WordList, unreadable_list
 from trimtab.errors import DataError, Problem, explain
 from trimtab.job import Elsewhere, Progress, TableFile
 from trimtab.numerics.bootstrap import check_choice
-from trimtab.refer.lexicon.contexts import Treatment, set_aside, treated
+from trimtab.refer.lexicon.contexts import Treatment, Trials, set_aside, treated
 from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, bandwidth_of
 from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
-from trimtab.refer.lexicon.speaker import Trials
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
@@ -159,7 +150,7 @@ class LexiconConfig:
             yield from unreadable_list(name, getattr(self, name), "a name such as colours-en")
         if bool(self.heads) != bool(self.modifiers):
             yield Problem("modifiers", repr(self.modifiers), "a word list beside heads, or neither")
-        if self.context and len({label_text(self.easy), label_text(self.hard)} - {""}) < 2:
+        if self.context and len({tables.label_text(self.easy), tables.label_text(self.hard)} - {""}) < 2:
             yield Problem("easy, hard", repr((self.easy, self.hard)), "two different contexts")
         if not self.smoothings or not all(0 <= one < math.inf for one in self.smoothings):
             yield Problem("smoothings", str(list(self.smoothings)), "at least one number, none below 0")
@@ -188,9 +179,9 @@ class LexiconConfig:
         def tell() -> None:
             progress(next(done), steps)
 
-        given, features = NamingCounts.read(self.counts), read_table(self.features)
-        check_columns(features, ["referent"])
-        check_known(features, "referent")
+        given, features = NamingCounts.read(self.counts), tables.read_table(self.features)
+        tables.check_columns(features, ["referent"])
+        tables.check_known(features, "referent")
         features = features.set_index("referent")
         counts, accounting = _reduced(given, self, self.treatments[0])
         whole = _fitted(counts, features, self)
@@ -206,7 +197,7 @@ class LexiconConfig:
         contexts, aside, accounts = _contexts(given, features, self, tell)
         accounts = [accounting.assign(step=f"names, {self.treatments[0]}"), *accounts]
         config = plain(self)
-        if not counts_column(columns_of(self.counts)):
+        if not counts_column(tables.columns_of(self.counts)):
             config["counts of rows"] = "1 each: there is no column 'count'"
         for words in filter(None, (self.heads, self.modifiers)):
             config[f"source of {words}"] = WordList.read(words).described()
@@ -229,8 +220,9 @@ def _column_problems(config: LexiconConfig) -> list[Problem]:
     """Columns that the config names and the tables lack, and features that have none."""
     named = {"lexicon": config.lexicon, "context": config.context, "cluster": config.cluster}
     named = {key: value for key, value in named.items() if value}
-    problems = column_problems("counts", config.counts, {"counts": "referent", "counts ": "name"} | named)
-    problems += column_problems("features", config.features, {"features": "referent"})
+    wanted = {"counts": "referent", "counts ": "name"} | named
+    problems = tables.column_problems("counts", config.counts, wanted)
+    problems += tables.column_problems("features", config.features, {"features": "referent"})
     problems = [replace(one, where=one.where.strip()) for one in problems]
     for name in ("counts", "features"):
         source = getattr(config, name)
@@ -241,7 +233,7 @@ def _column_problems(config: LexiconConfig) -> list[Problem]:
         ):
             continue
         try:
-            columns = columns_of(source)
+            columns = tables.columns_of(source)
             if name == "counts":
                 counts_column(columns)
             elif set(columns) <= {"referent"}:
@@ -276,17 +268,15 @@ def _systems(
     """All names together, and each lexicon on its own where a column tells them apart."""
     lexicons = [("all", whole)]
     if config.lexicon:
-        check_columns(counts.table, [config.lexicon])
-        check_known(counts.table, config.lexicon)
+        tables.check_columns(counts.table, [config.lexicon])
+        tables.check_known(counts.table, config.lexicon)
         said = counts.table[counts.table["count"] > 0]
-        for name, rows in said.groupby(labels(said[config.lexicon])):
+        for name, rows in said.groupby(tables.labels(said[config.lexicon])):
             lexicons.append((str(name), _fitted(NamingCounts.from_frame(rows), features, config)))
     systems = pd.DataFrame([{"lexicon": name, **vars(lexicon.system())} for name, lexicon in lexicons])
     # The frontier is that of all referents: a lexicon that lacks some cannot be placed beside it.
-    near = [
-        frontier.inefficiency(lexicon) if frontier and lexicon.referents == whole.referents else None
-        for _, lexicon in lexicons
-    ]
+    same = [one if one.referents == whole.referents else None for _, one in lexicons]
+    near = [frontier.inefficiency(one) if frontier and one else None for one in same]
     bits = [one.bits if one else np.nan for one in near]
     return systems.assign(inefficiency_bits=bits, beta=[one.beta if one else np.nan for one in near])
 
@@ -295,13 +285,12 @@ def _simulation(whole: Lexicon, config: LexiconConfig) -> pd.DataFrame:
     """This lexicon and three made ones with as many words, on the same trials."""
     words = min(max(2, len(whole.names)), len(whole.referents) - 1)
     features = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
-    lexicons = {shape: simulated_lexicon(features, shape, words) for shape in get_args(Shape)}
+    every = {"as observed": whole}
+    every |= {shape: simulated_lexicon(features, shape, words) for shape in get_args(Shape)}
     trials = Trials(config.trials, config.distractors, seed=config.seed)
-    tables = [
-        lexicon.simulate(config.flexibilities, trials=trials).assign(lexicon=name)
-        for name, lexicon in {"as observed": whole, **lexicons}.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
+    made = ((name, one.simulate(config.flexibilities, trials=trials)) for name, one in every.items())
+    simulations = [table.assign(lexicon=name) for name, table in made]
+    return pd.concat(simulations, ignore_index=True)
 
 
 def _contexts(

@@ -24,8 +24,8 @@ from trimtab.data.tables import check_known, find_label, label_text, shown
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics.bootstrap import check_choice
 from trimtab.numerics.information import Bottleneck, bottleneck, plane
-from trimtab.refer.lexicon.contexts import InContext, in_context
-from trimtab.refer.lexicon.speaker import Speaker, Trials, draw_trials, listener, simulated, speaker_choice
+from trimtab.refer.lexicon import contexts
+from trimtab.refer.lexicon.contexts import Speaker, Trials
 
 Volume = Literal["cells", "hull", "neighbours"]
 NEIGHBOURS = 5
@@ -144,7 +144,7 @@ class Lexicon:
             features: indexed by referent, one column per dimension; columns L, a, b are CIELAB.
             kind: "kl" (default): the bits a Bayesian listener gains, KL(p(m|w) || p(m)); "size": -log2 of the share of
                 the space that the word's denotation covers. The two are equal for words with sharp borders.
-            volume: for "size": "cells", "hull" or "neighbours", see `denotation.covered`.
+            volume: for "size": "cells", "hull" or "neighbours", see `covered`.
             prior: weight of each referent; None: all the same.
             bandwidth: width of meanings; None: 8 in CIELAB, else the median distance to the nearest neighbour.
             smoothing: for "kl": so many referents drawn from the prior are added to each word, so that a word said once
@@ -264,8 +264,8 @@ class Lexicon:
             expected = f"{len(places)} weights, the referent's above 0"
             raise DataError(explain(f"prior {list(weights)}", expected))
         naming = self.naming[places]
-        success = np.where(naming[0] > 0, listener(naming, weights)[0], 0.0)
-        preference = speaker_choice(success, self.info_bits, speaker or Speaker())
+        success = np.where(naming[0] > 0, contexts.listener(naming, weights)[0], 0.0)
+        preference = contexts.speaker_choice(success, self.info_bits, speaker or Speaker())
         frame = pd.DataFrame({"name": self.names, "p_success": success, "info_bits": self.info_bits})
         frame = frame.assign(preference=preference)[success > 0]
         return frame.sort_values(["preference", "name"], ascending=[False, True], ignore_index=True)
@@ -279,22 +279,22 @@ class Lexicon:
     ) -> pd.DataFrame:
         """Accuracy against bits conveyed when speakers always use one word per referent, up to all words in context.
 
-        See `communicate.simulated` for the columns. The same trials serve every flexibility and every lexicon of the
+        See `contexts.simulated` for the columns. The same trials serve every flexibility and every lexicon of the
         same referents, so lexicons can be compared.
         """
         wanted = [float(flexibility)] if isinstance(flexibility, int | float) else list(flexibility)
-        candidates = draw_trials(self.features, self.prior, trials or Trials())
-        return simulated(self.naming, self.info_bits, candidates, wanted, speaker or Speaker())
+        candidates = contexts.draw_trials(self.features, self.prior, trials or Trials())
+        return contexts.simulated(self.naming, self.info_bits, candidates, wanted, speaker or Speaker())
 
     def frontier(self, betas: Float[np.ndarray, " n"] | None = None) -> Frontier:
         """The most accuracy that any lexicon of these referents can have for its complexity, by annealing."""
         meanings = self.meanings()
         return Frontier(bottleneck(self.prior, meanings, betas=betas), self.prior, meanings)
 
-    def in_context(self, counts: NamingCounts, easy: str, hard: str, **settings: Any) -> InContext:
+    def in_context(self, counts: NamingCounts, easy: str, hard: str, **settings: Any) -> contexts.InContext:
         """Are more informative words used where distractors are near? See `contexts.in_context`."""
         bits = pd.Series(self.info_bits, index=list(self.names))
-        return in_context(bits, self.referents, counts, easy, hard, **settings)
+        return contexts.in_context(bits, self.referents, counts, easy, hard, **settings)
 
     def with_naming(self, naming: Float[np.ndarray, "referents names"], names: Sequence[str]) -> Lexicon:
         """Another lexicon of the same referents."""

@@ -1,4 +1,4 @@
-"""Lexicons: every number of a job, and its page.
+"""Result of a job about lexicons: every number, and the page.
 
 The page shows where words are, what they tell, the plane with its frontier, and bits in context.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from trimtab.data.naming import each_row
 from trimtab.data.tables import label_text
-from trimtab.job import Result
+from trimtab.job import Result, plain_table
 from trimtab.refer.lexicon.contexts import HARD_LESS_EASY
 from trimtab.report.formats import fixed, from_zero, span
 from trimtab.report.intervals import Cloud, curve_and_clouds, small_map
@@ -59,6 +59,12 @@ class LexiconResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """The lexicons on the plane."""
         return self.systems.copy()
+
+    def to_text(self) -> str:
+        """Lexicons, the twelve most probable words, contexts, what was set aside, the accounting, and the summary."""
+        words = self.words.sort_values("probability", ascending=False).head(12)
+        parts = (self.systems, words, self.contexts, self.aside, self.accounting)
+        return "\n\n".join([*(plain_table(part) for part in parts if len(part)), self.summary()])
 
     def figure(self) -> Figure:
         """Lexicons on the plane of complexity and accuracy, under the frontier."""
@@ -121,9 +127,8 @@ class LexiconResult(Result):
         headings = {"lexicon": "lexicon", "flexibility": ("flexibility", "g")}
         headings["success"] = ("success", "success_low", "success_high", ".3")
         headings["bits"] = ("info_bits", "info_low", "info_high", ".2")
-        table = Table(
-            written(self.simulation, headings), f"{COVERS} over {n} trials, the same for every lexicon."
-        )
+        covers = f"{COVERS} over {n} trials, the same for every lexicon."
+        table = Table(written(self.simulation, headings), covers)
         yield Section("Talking among distractors", [picture(simulation_figure(self), caption), table])
         if len(self.contexts):
             yield Section("Easy and hard contexts", list(_contexts(self)))
@@ -167,10 +172,7 @@ def _maps(places: pd.DataFrame) -> Gallery:
     """Where each of the most frequent words is said."""
     words, x, y = list(places.columns[4:]), places["x"].tolist(), places["y"].tolist()
     colours = places["colour"].tolist() if (places["colour"] != "").all() else None
-    drawn = [
-        small_map(x, y, places[word].tolist(), colours, title=word, label=f"Where {word} is said")
-        for word in words
-    ]
+    drawn = [small_map(x, y, places[w].tolist(), colours, title=w, label=f"Where {w} is said") for w in words]
     where = "by hue angle (along) and lightness (up)" if colours else "by the first two features"
     caption = f"The {len(words)} most frequent words. A disc is a referent {where}, as large as the word's share there"
     caption += ", in the colour of the referent." if colours else "."
@@ -178,18 +180,10 @@ def _maps(places: pd.DataFrame) -> Gallery:
 
 
 def _systems(table: pd.DataFrame) -> Table:
-    headings: dict[str, Sequence[str]] = {
-        "lexicon": "lexicon",
-        "words": "n_words",
-        "referents": "n_referents",
-    }
-    decimals = {
-        "complexity, bits": "complexity_bits",
-        "accuracy, bits": "accuracy_bits",
-        "success": "success_rate",
-    }
-    decimals |= {"words per referent": "words_per_referent", "effective words": "effective_words"}
-    decimals |= {"from the frontier, bits": "inefficiency_bits"}
+    headings: dict[str, Any] = {"lexicon": "lexicon", "words": "n_words", "referents": "n_referents"}
+    decimals = {"complexity, bits": "complexity_bits", "accuracy, bits": "accuracy_bits"}
+    decimals |= {"success": "success_rate", "words per referent": "words_per_referent"}
+    decimals |= {"effective words": "effective_words", "from the frontier, bits": "inefficiency_bits"}
     headings |= {heading: (name, ".3") for heading, name in decimals.items()}
     caption = (
         "Success: a listener who hears a word picks the referent among all of them. Effective words: 2 to the power of "
@@ -210,12 +204,8 @@ def _contexts(result: LexiconResult) -> Iterator[Table]:
     yield Table(written(result.contexts, headings), f"{caption} {CUT} {COVERS} over clusters.")
     if not len(result.aside):
         return
-    headings = {
-        "modifiers": "treatment",
-        "context": "context",
-        "messages": "n_messages",
-        "set aside": "n_aside",
-    }
+    headings = {"modifiers": "treatment", "context": "context"}
+    headings |= {"messages": "n_messages", "set aside": "n_aside"}
     less = result.aside["context"] == HARD_LESS_EASY
     parts = [
         written(rows, headings | {"share": ("share", form), "interval": ("low", "high", form)}).set_axis(

@@ -1,8 +1,7 @@
-"""The loss of maps at many sites at once, and its gradient through the model (arXiv 2503.10679, eq. 6).
+"""Loss of maps at many sites at once (arXiv 2503.10679, eq. 6), its gradient, and the descent on it.
 
-Proximal gradient steps: plain, or with one adaptive step size for each group of coordinates.
-
-Proximal operators of penalties that make coordinates, or whole groups of them, exactly zero.
+The descent takes proximal gradient steps, plain or with one adaptive step size per group of coordinates. Proximal
+operators of penalties make coordinates, or whole groups of them, exactly zero.
 """
 
 from __future__ import annotations
@@ -148,9 +147,7 @@ class State:
     def beside(self, other: State) -> State:
         """The same on the devices of another state of these sites."""
         parts = (self.point, self.mean, self.square)
-        point, mean, square = (
-            {site: x.to(other.point[site].device) for site, x in part.items()} for part in parts
-        )
+        point, mean, square = ({k: x.to(other.point[k].device) for k, x in part.items()} for part in parts)
         return State(self.step, point, mean, square)
 
 
@@ -250,17 +247,12 @@ class EndToEnd:
     def maps(self, point: Point) -> dict[str, AffineMap]:
         """The maps at a point, by site name; gradients flow."""
         at = {site: (self.scales[site], *coordinates) for site, coordinates in point.items()}
-        return {
-            site: AffineMap(1 + change, scale.spread * move - scale.centre * change)
-            for site, (scale, change, move) in at.items()
-        }
+        return {name: AffineMap(1 + w, s.spread * b - s.centre * w) for name, (s, w, b) in at.items()}
 
     def loss(self, pooled: Mapping[str, Float[Tensor, "n d"]]) -> Float[Tensor, ""]:
         """The sum over loss sites and units of the transport cost, from samples that ran through the maps."""
-        costs = [
-            unit_costs(precise(pooled[site.name]), self.target[site.name], self.scales[site.name], self.p)
-            for site in self.loss_sites
-        ]
+        names = [site.name for site in self.loss_sites]
+        costs = [unit_costs(precise(pooled[n]), self.target[n], self.scales[n], self.p) for n in names]
         return torch.stack([cost.sum().to(costs[0].device) for cost in costs]).sum()
 
     def gradient(self, point: Point) -> tuple[float, dict[str, Float[Tensor, "2 d"]]]:
@@ -277,25 +269,19 @@ class EndToEnd:
         if len(self.source.batches) == 1:
             loss = self.loss(self._pooled(leaves, 0))
             return float(loss.detach()), self._slopes([loss], leaves, [torch.ones_like(loss)])
-        value, pulls = self._pulls(leaves)
+        with torch.no_grad():
+            parts = [self._pooled(leaves, number) for number in range(len(self.source.batches))]
+        pooled = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
+        loss = self.loss(pooled)
+        sizes = [len(next(iter(part.values()))) for part in parts]
+        # How the loss depends on the pooled vectors, batch by batch.
+        split = [torch.split(pull, sizes) for pull in torch.autograd.grad(loss, list(pooled.values()))]
         total = {site: torch.zeros_like(leaf) for site, leaf in leaves.items()}
-        for number, pull in enumerate(pulls):
+        for number, pull in enumerate(zip(*split, strict=True)):
             outputs = list(self._pooled(leaves, number).values())
             for site, slope in self._slopes(outputs, leaves, pull).items():
                 total[site] += slope
-        return value, total
-
-    def _pulls(self, leaves: Point) -> tuple[float, list[tuple[Tensor, ...]]]:
-        """The loss, and its gradient by the pooled vectors of each batch."""
-        with torch.no_grad():
-            parts = [self._pooled(leaves, number) for number in range(len(self.source.batches))]
-        names = list(parts[0])
-        pooled = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in names}
-        loss = self.loss(pooled)
-        pulls = torch.autograd.grad(loss, [pooled[name] for name in names])
-        sizes = [len(part[names[0]]) for part in parts]
-        split = [torch.split(pull, sizes) for pull in pulls]
-        return float(loss.detach()), list(zip(*split, strict=True))
+        return float(loss.detach()), total
 
     def _pooled(self, point: Point, number: int) -> dict[str, Float[Tensor, "b d"]]:
         """Vectors at the loss sites of one batch that runs through the maps."""

@@ -1,6 +1,6 @@
-"""A steering as a job: what a recipe says, whether it can work, what it will take, and carrying it out.
+"""Steering as a job: what a recipe says, whether it can work, what it will take, and carrying it out.
 
-What can be done with a steering on disk and its model, by their names: the commands behind `trimtab steer`.
+The commands behind `trimtab steer` take a steering on disk and its model by their names.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def fuse(steering: str, model: str, strength: float, out: Path) -> None:
     """A plain checkpoint with the steering in its weights, read back and compared.
 
     Raises:
-        ModelError: the maps cannot be folded, or not saved; see `trimtab.steer.export`.
+        ModelError: the maps cannot be folded, or not saved; see `trimtab.steer.files`.
     """
     fitted, base = _both(steering, model)
     fitted.fuse(base, strength).save_pretrained(out)

@@ -1,6 +1,6 @@
 """LinEAS: maps at many sites learned together, end to end, from unpaired samples (arXiv 2503.10679).
 
-A fit that a kill cannot lose: where it stands, in a folder, and the way back.
+Checkpoints in a folder say where a fit stands, so that a kill does not lose it.
 """
 
 from __future__ import annotations
@@ -206,19 +206,9 @@ class LinEAS:
         both = tuple(dict.fromkeys((*sites, *loss_sites)))
         before, wanted = (samples(model, side, both, self.pool) for side in (source, target))
         how = self.normalisation or "scale-free"
-        return EndToEnd(
-            model=model,
-            sites=sites,
-            loss_sites=loss_sites,
-            source=source,
-            before=before,
-            target=wanted,
-            scales={site: Scale.of(before[site], wanted[site], how) for site in before},
-            pool=self.pool,
-            p=self.p,
-            stop_gradient=self.stop_gradient,
-            seed=self.seed,
-        )
+        scales = {site: Scale.of(before[site], wanted[site], how) for site in before}
+        settings: Any = {name: getattr(self, name) for name in ("pool", "p", "stop_gradient", "seed")}
+        return EndToEnd(model, sites, loss_sites, source, before, wanted, scales, **settings)
 
     def _descend(
         self, problem: EndToEnd, kept: KeptFit, progress: Progress | None
@@ -242,14 +232,10 @@ class LinEAS:
         return state, losses
 
     def _diverged(self, losses: Sequence[float]) -> DivergedError:
-        last = (
-            f"the last finite loss was {losses[-1]:.4g} at step {len(losses) - 1}"
-            if losses
-            else "at the start"
-        )
+        n = len(losses)
+        last = f"the last finite loss was {losses[-1]:.4g} at step {n - 1}" if losses else "at the start"
         advice = f"a lower lr than {self.lr:g}"
         if self.normalisation == "paper":
             advice += ', or normalisation="scale-free"'
-        return DivergedError(
-            f"LinEAS: the loss of step {len(losses)} or its gradient is not finite ({last}); try {advice}"
-        )
+        at = f"LinEAS: the loss of step {n} or its gradient is not finite ({last})"
+        return DivergedError(f"{at}; try {advice}")

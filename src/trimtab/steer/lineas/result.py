@@ -1,4 +1,4 @@
-"""What fitting a steering came to: every number, and the page.
+"""Result of fitting a steering: every number, and the page.
 
 The page shows what the steering does as its strength grows, where it acts, and what the model writes.
 """
@@ -146,15 +146,11 @@ class SteeringResult(Result):
             {**one._largest(), "steering": label, "sites": len(one.steering.maps), "seconds": one.seconds}
             for label, one in zip(labels, results, strict=True)
         ]
-        headings = {
-            "steering": "steering",
-            "strength": ("strength", "g"),
-            "lean": ("lean", "lean_low", "lean_high", "+.3"),
-        }
+        headings: dict[str, Any] = {"steering": "steering", "strength": ("strength", "g")}
+        headings |= {"lean": ("lean", "lean_low", "lean_high", "+.3")}
         headings |= {"KL, neutral": ("kl", ".3"), "sites": "sites", "fit, s": ("seconds", ".1")}
-        table = Table(
-            written(pd.DataFrame(rows), headings), f"At the largest strength of each. {LEAN} {COVERS}"
-        )
+        caption = f"At the largest strength of each. {LEAN} {COVERS}"
+        table = Table(written(pd.DataFrame(rows), headings), caption)
         yield Section("Compared", [table])
 
     def sections(self) -> Iterator[Section]:
@@ -166,12 +162,8 @@ class SteeringResult(Result):
         measured = [name for name in CURVES if self.curve[name].notna().any()]
         headings: dict[str, Sequence[str]] = {"strength": ("strength", "g")}
         for name in measured:
-            headings[CURVES[name][0]] = (
-                name,
-                f"{name}_low",
-                f"{name}_high",
-                "+.3" if name == "lean" else ".3",
-            )
+            form = "+.3" if name == "lean" else ".3"
+            headings[CURVES[name][0]] = (name, f"{name}_low", f"{name}_high", form)
         table = Table(written(self.curve, headings), f"In nats per token. {COVERS}")
         yield Section("By strength", [gallery(curve_figures(self), f"{LEAN}{n} {COVERS}"), table])
         if len(self.samples):
