@@ -24,7 +24,7 @@ from trimtab.runs.config import read_config, read_mapping
 from trimtab.runs.files import ANY, DIGIT_LIMIT, MOST, VALUE_LIMIT, bound_problems, dump_yaml, load_yaml
 from trimtab.runs.sweep import MOST_CELLS, expand
 from trimtab.seeds import BEYOND
-from trimtab.systems import imported, recipes, system_of
+from trimtab.systems import recipes, system_of
 from trimtab.train.settings import evaluation_steps
 
 SEED = int(os.environ.get("TRIMTAB_FUZZ_SEED", "1"))
@@ -286,11 +286,11 @@ def test_a_device_of_another_machine_is_told_only_where_the_run_is_here() -> Non
 def test_one_rule_for_seeds_and_sizes_in_every_system() -> None:
     for name in sorted(recipes()):
         content = read_mapping(recipes()[name].path)
-        config = read_config(content, imported(system_of(content).config))
+        config = read_config(content, system_of(content).job_class())
         assert list(bound_problems(config)) == [], name
     wrong = read_config(
         {**OTHERS["forgetting"], "seeds": [0, -1], "seed": -2, "n_boot": ANY},
-        imported(system_of(OTHERS["forgetting"]).config),
+        system_of(OTHERS["forgetting"]).job_class(),
     )
     assert [problem.where for problem in bound_problems(wrong)] == ["seeds[1]", "n_boot", "seed"]
 
