@@ -17,8 +17,7 @@ from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.errors import CheckpointError
 from trimtab.models.load import Model
 from trimtab.runs import atomic
-from trimtab.runs.folder import RunFolder
-from trimtab.runs.listing import read_run
+from trimtab.runs.folder import RunFolder, read_run
 from trimtab.train import state as checkpoint
 from trimtab.train.loop import Loop
 from trimtab.train.processes import Paused

@@ -23,8 +23,7 @@ from trimtab.errors import CheckpointError
 from trimtab.read.experts.result import ExpertsResult
 from trimtab.refer.bias.result import NamingBias
 from trimtab.refer.lexicon.result import LexiconResult
-from trimtab.runs.folder import RunFolder, is_locked
-from trimtab.runs.listing import list_runs
+from trimtab.runs.folder import RunFolder, is_locked, list_runs
 from trimtab.runs.serialise import SEAL, plain, seal
 
 CONFIG: dict[str, Any] = {"seed": 0, "fit": {"steps": 4}}

@@ -1,1 +1,1 @@
-"""The command trimtab: one thin file per verb."""
+"""The command trimtab: its verbs, by what they are about."""

@@ -1,6 +1,6 @@
 """The verbs, their arguments, and what they say: data on stdout, everything else on stderr, from one process only.
 
-Hints are told as somebody at the command line can follow them: keys of a config in the place of arguments of Python.
+Hints name keys of a config in the place of arguments of Python.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,34 +19,34 @@ from trimtab.runs.paths import is_first
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-
 DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb in one line, an example, and the "module:function" that carries it out if not `main` of its own file."""
+    """A verb in one line, an example, and the file of this folder whose function of that name carries it out."""
 
     what: str
     example: str
-    carried_out_by: str = ""
+    file: str = ""
 
 
 VERBS = {
-    "ls": Verb("list recipes and systems", "trimtab ls", "catalogue:ls"),
-    "cp": Verb("copy a recipe to edit it", "trimtab cp dynamics/quickstart my.yaml", "catalogue:cp"),
-    "check": Verb("tell every problem of a config, or what it will take", "trimtab check my.yaml"),
-    "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1"),
-    "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1"),
-    "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2"),
-    "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart"),
+    "ls": Verb("list recipes and systems", "trimtab ls", "catalogue"),
+    "cp": Verb("copy a recipe to edit it", "trimtab cp dynamics/quickstart my.yaml", "catalogue"),
+    "check": Verb("tell every problem of a config, or what it will take", "trimtab check my.yaml", "jobs"),
+    "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1", "jobs"),
+    "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1", "jobs"),
+    "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2", "jobs"),
+    "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart", "steer"),
     "plan": Verb(
         "tell the smallest share of pretraining data that keeps a rise small in 95 % of a law's refits",
         "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
+        "catalogue",
     ),
-    "runs": Verb("list runs", "trimtab runs done", "catalogue:runs"),
-    "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html"),
-    "doctor": Verb("show versions, devices, caches and extras", "trimtab doctor", "catalogue:doctor"),
+    "runs": Verb("list runs", "trimtab runs done", "catalogue"),
+    "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html", "catalogue"),
+    "doctor": Verb("show versions, devices, caches and extras", "trimtab doctor", "catalogue"),
 }
 
 
@@ -67,12 +68,9 @@ def write(stream: TextIO | None, text: str) -> None:
     """
     if stream is None or not is_first():
         return
-    shown = "".join(
-        repr(letter)[1:-1]
-        if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") and letter not in "\n\t"
-        else letter
-        for letter in text
-    )
+    letters = set(text) - {"\n", "\t"}
+    odd = {letter for letter in letters if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")}
+    shown = "".join(repr(letter)[1:-1] if letter in odd else letter for letter in text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = shown.encode(encoding, "backslashreplace").decode(encoding)
     stream.write(shown if shown.endswith("\n") else f"{shown}\n")
@@ -90,13 +88,7 @@ def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> arg
     what, example = f"{line.what.capitalize()}.", f"Example: {line.example}"
     options = argparse.ArgumentParser(f"trimtab {verb}", None, what, example, allow_abbrev=False)
     if as_json:
-        options.add_argument("--json", action="store_true", help="print JSON")
-    return options
-
-
-def with_overrides(options: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Say in the help that `split_overrides` takes what the parser does not know."""
-    options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY.KEY VALUE ...]"
+        options.add_argument("--json", action="store_true", help="print the result as JSON")
     return options
 
 
@@ -115,19 +107,10 @@ def split_overrides(options: argparse.ArgumentParser, argv: Sequence[str]) -> tu
     return mine, overrides
 
 
-class Bars:
+class Bars(ExitStack):
     """Progress bars with the time left, on a terminal only; a `with` block that leaves nothing behind."""
 
-    def __init__(self) -> None:
-        self._live: Progress | None = None
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    _live: Progress | None = None
 
     def bar(self, title: str) -> Callable[[int, int], None]:
         """A function of the steps done and in all; it shows nothing where nobody looks."""
@@ -142,8 +125,8 @@ class Bars:
 
                 numbers = (progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
                 columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), *numbers)
-                self._live = progress.Progress(*columns, console=Console(stderr=True), transient=True)
-                self._live.start()
+                bars = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+                self._live = self.enter_context(bars)
             if not task:
                 task.append(self._live.add_task(title, total=total))
             self._live.update(task[0], completed=done, total=total)

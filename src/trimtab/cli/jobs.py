@@ -1,19 +1,21 @@
-"""From a config to a run: what the verbs that run things share."""
+"""Jobs at the command line: `trimtab check`, `run`, `resume` and `sweep`, from a config to results and exit codes."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.cli.console import Bars, note, say
+from trimtab.cli.console import Bars, Verb, for_command, note, parser, say, split_overrides
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
-from trimtab.runs.files import bound_problems
+from trimtab.runs.files import MOST, bound_problems
 from trimtab.runs.paths import as_path, is_first, path_problem, processes, runs_home, safe_name
-from trimtab.systems import LAB, imported, lab_problems, resolve, system_of
+from trimtab.systems import LAB, already_built, find_config, imported, lab_problems, resolve, system_of
 
 if TYPE_CHECKING:
     from trimtab.job import Job, Result
@@ -23,15 +25,145 @@ VALUES = 20_000
 """Values that a config may hold, aliases written out: far above any use, and read in a second."""
 
 
-def read_content(path: Path) -> dict[str, Any]:
-    """What the file of a config holds, unchecked; see `read_mapping`.
+def check(argv: Sequence[str]) -> int:
+    """Tell every problem of a config at once, or what it will take; loads no model, downloads and writes nothing."""
+    arguments = _parsed(parser("check", as_json=True), argv)
+    try:
+        _, content, overrides = _read(arguments)
+        cost = already_built(read_job(content, overrides)).cost()
+    except ConfigProblems as error:
+        problems = [replace(problem, hint=for_command(problem.hint)) for problem in error.problems]
+        lines = [f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]
+        for problem in problems:
+            lines += [problem.where, f"    got       {problem.got}", f"    expected  {problem.expected}"]
+            lines += [f"    try       {problem.hint}"] if problem.hint else []
+        as_json = json.dumps({"problems": [vars(problem) for problem in problems]})
+        say(as_json if arguments.json else "\n".join(lines))
+        return 2
+
+    from trimtab.job import cost_text
+    from trimtab.runs.serialise import to_json
+
+    say(to_json({"problems": [], "estimate": cost}) if arguments.json else cost_text(cost))
+    return 0
+
+
+def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int:
+    """Run a config in a folder of its own; the same command with the same --out goes on where it was.
+
+    Args:
+        argv: the arguments.
+        verb: what the command is called in its help.
+        line: its line and example there, if it is not in the table of verbs.
+    """
+    options = parser(verb, line, as_json=True)
+    options.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; a new one if not given")
+    options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
+    arguments = _parsed(options, argv)
+    name, content, overrides = _read(arguments)
+    overrides |= {} if arguments.jobs is None else {"jobs": arguments.jobs}
+    return run_job(read_job(content, overrides), arguments.out, name=name, as_json=arguments.json)
+
+
+def resume(argv: Sequence[str]) -> int:
+    """Go on with a run from its own config; a finished one says what came of it."""
+    options = parser("resume", as_json=True)
+    options.add_argument("run", metavar="RUN", help="a run's folder, or its name in `trimtab runs`")
+    options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
+    arguments = options.parse_args(argv)
+
+    from trimtab.runs.folder import read_config_of
+
+    folder = find_run(arguments.run)
+    content = read_config_of(folder)
+    if "system" not in content:
+        expected, hint = "a run of `trimtab run`", "the same Python call with the same `out`"
+        raise CheckpointError(explain(f"{folder}, which was started from Python", expected, hint))
+    job = read_job(content, {} if arguments.jobs is None else {"jobs": arguments.jobs})
+    return run_job(job, folder, name=folder.name, as_json=arguments.json)
+
+
+def sweep(argv: Sequence[str]) -> int:
+    """Run every cell of a grid; the same command with the same --out goes on; 1 when a cell failed."""
+    options, axis = parser("sweep", as_json=True), "an axis; may be given again"
+    options.add_argument("--over", action="append", required=True, metavar="KEY=V,V,...", help=axis)
+    options.add_argument("--out", type=Path, metavar="DIR", help="the sweep's folder; a new one if not given")
+    options.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time, one thread each")
+    options.add_argument("--cluster", choices=["ray"], help="run the cells on a cluster (trimtab[cluster])")
+    arguments = _parsed(options, argv)
+    if not 1 <= arguments.jobs <= MOST["jobs"]:
+        raise ConfigProblems([Problem("--jobs", str(arguments.jobs), f"1 to {MOST['jobs']}")])
+
+    from trimtab.runs import sweep as sweeps
+
+    backend: sweeps.Backend = arguments.cluster or "loky"
+    sweeps.check_backend(backend)
+    name, cells = _cells(arguments)
+    if arguments.out is not None:
+        check_folder(arguments.out)
+    folder = arguments.out or new_folder(f"{name}-sweep")
+    note(f"sweep {folder}: {len(cells)} cells")
+    try:
+        with Bars() as bars:
+            bar = bars.bar(f"sweep {folder}")
+            done = sweeps.sweep(run_cell, cells, folder, jobs=arguments.jobs, backend=backend, progress=bar)
+    except KeyboardInterrupt:
+        note(f"interrupted; go on with the same command and --out {folder}")
+        raise
+    results = {name: each["json"] for name, each in done.results.items()}
+    tables = "\n\n".join(f"{name}\n{each['table']}" for name, each in done.results.items())
+    say(json.dumps({"results": results, "failures": done.failures}, indent=2) if arguments.json else tables)
+    for name, error in done.failures.items():
+        note(f"{name} failed: {error} (see {done.folders[name] / 'error.txt'})")
+    return 1 if done.failures else 0
+
+
+def _cells(arguments: Namespace) -> tuple[str, dict[str, Any]]:
+    """The name of a sweep and the whole config of every cell, checked before any starts; it alone makes processes."""
+    from trimtab.runs.serialise import plain
+    from trimtab.runs.sweep import expand
+
+    name, content, overrides = _read(arguments)
+    cells: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for cell, values in expand(arguments.over).items():
+        try:
+            here = arguments.cluster is None
+            cells[cell] = read_job(content, {**overrides, **values, "jobs": 1}, here=here)
+        except ConfigProblems as error:
+            problems += error.problems
+    if problems:
+        raise ConfigProblems(list(dict.fromkeys(problems)))
+    with Bars() as bars:
+        return name, {cell: plain(resolve(job, bars.bar), finite=False) for cell, job in cells.items()}
+
+
+def run_cell(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One cell, in whichever process it lands."""
+    from trimtab.job import carry_out
+
+    return describe(carry_out(read_job(content, {}), folder), folder)
+
+
+def _parsed(options: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """The arguments of a verb of configs: what `options` knows, FILE and, as `overrides`, all words that set keys."""
+    options.add_argument("file", metavar="FILE", help="a YAML file, or a recipe")
+    options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY.KEY VALUE ...]"
+    known, overrides = split_overrides(options, argv)
+    return options.parse_args(known, Namespace(overrides=overrides))
+
+
+def _read(arguments: Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name of a config, what its file holds, and the overrides; nothing of it is checked.
 
     Raises:
         ConfigProblems: it cannot be read, or holds more values than any config.
     """
-    from trimtab.runs.config import read_mapping
+    from trimtab.runs.config import parse_overrides, read_mapping
 
-    return read_mapping(path, most=VALUES)
+    overrides = parse_overrides(arguments.overrides)
+    name, path = find_config(arguments.file)
+    return name, read_mapping(path, most=VALUES), overrides
 
 
 def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: bool = True) -> Job:
@@ -47,29 +179,22 @@ def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: 
     """
     from trimtab.runs.config import read_config
 
-    _hide_other_bars({**content, **overrides}.get("model"))
-
-    def problems(job: Any) -> list[Problem]:
-        found = [*bound_problems(job), *job.problems(), *lab_problems(job)]
-        if here and getattr(job, "device", None) is not None:
-            found += imported("trimtab.models.load:device_problems")(job.device)
-        return list(dict.fromkeys(found))
-
-    job: Job = read_config(
-        content, system_of({**content, **overrides}).job_class(), overrides, extra_problems=problems
+    model = {**content, **overrides}.get("model")
+    is_here = isinstance(model, str) and (
+        model.startswith(LAB) or (path_problem("path", model) is None and Path(model).expanduser().exists())
     )
-    return job
-
-
-def _hide_other_bars(model: object) -> None:
-    """Silence the bars of the libraries below, except on a terminal where a download may take long."""
-    is_here = isinstance(model, str) and (model.startswith(LAB) or _is_there(model))
-    if is_here or sys.stderr is None or not sys.stderr.isatty():
+    if is_here or sys.stderr is None or not sys.stderr.isatty():  # else a download, which may take long
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+    def problems(job: Any) -> list[Problem]:
+        wrong = [*bound_problems(job), *job.problems(), *lab_problems(job)]
+        if here and getattr(job, "device", None) is not None:
+            wrong += imported("trimtab.models.load:device_problems")(job.device)
+        return list(dict.fromkeys(wrong))
 
-def _is_there(path: str) -> bool:
-    return path_problem("path", path) is None and Path(path).expanduser().exists()
+    job_class = system_of({**content, **overrides}).job_class()
+    job: Job = read_config(content, job_class, overrides, extra_problems=problems)
+    return job
 
 
 def check_folder(folder: Path, where: str = "--out") -> None:
@@ -82,13 +207,10 @@ def check_folder(folder: Path, where: str = "--out") -> None:
     nearest_there = as_path(folder, where, expected).absolute()
     while not os.path.lexists(nearest_there):
         nearest_there = nearest_there.parent
-    if not nearest_there.is_dir():
-        got = f"{str(folder)!r}, where {nearest_there} is no folder"
-    elif not os.access(nearest_there, os.W_OK | os.X_OK):
-        got = f"{str(folder)!r}, where {nearest_there} may not be written in"
-    else:
+    if nearest_there.is_dir() and os.access(nearest_there, os.W_OK | os.X_OK):
         return
-    raise ConfigProblems([Problem(where, got, expected)])
+    why = "may not be written in" if nearest_there.is_dir() else "is no folder"
+    raise ConfigProblems([Problem(where, f"{str(folder)!r}, where {nearest_there} {why}", expected)])
 
 
 def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
@@ -116,12 +238,15 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
             as_path(folder, "--out", "a folder")
         folder = folder or new_folder(name)
         check_config(folder, plain(job, finite=False), may_change=MAY_CHANGE)
-        told = finished(folder)
-        if told is None:
+        outcome = finished(folder)
+        if outcome is not None:
+            what = "this is what it found then, with the model and data of that time"
+            note(f"run {folder} is finished; {what}")
+        else:
             check_folder(folder)
             note(f"run {folder}")
             try:
-                told = describe(carry_out(job, folder, bars.bar(f"run {folder}")), folder)
+                outcome = describe(carry_out(job, folder, bars.bar(f"run {folder}")), folder)
             except KeyboardInterrupt:
                 begun = (folder / "config.yaml").exists()
                 note(
@@ -130,13 +255,9 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
                     else "interrupted before it began"
                 )
                 raise
-        else:
-            note(
-                f"run {folder} is finished; this is what it found then, with the model and data of that time"
-            )
-    say(json.dumps(told["json"], indent=2) if as_json else told["table"])
-    note(f"report {told['report']}")
-    return 0 if told["passed"] else 1
+    say(json.dumps(outcome["json"], indent=2) if as_json else outcome["table"])
+    note(f"report {outcome['report']}")
+    return 0 if outcome["passed"] else 1
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -145,32 +266,28 @@ def finished(folder: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: what it had to say is damaged.
     """
-    from trimtab.runs.listing import read_run
+    from trimtab.runs.folder import read_run
     from trimtab.runs.serialise import read_object
 
     if not (folder / OUTCOME).is_file() or read_run(folder).status != "done":
         return None
-    told = read_object(folder / OUTCOME)
+    outcome = read_object(folder / OUTCOME)
     for key, kind in (("table", str), ("report", str), ("passed", bool), ("json", object)):
-        if not isinstance(told.get(key), kind) or key not in told:
+        if not isinstance(outcome.get(key), kind) or key not in outcome:
             got = f"no {key} in {folder / OUTCOME}"
             raise CheckpointError(explain(got, "what a run had to say", "deleting that file, and resuming"))
-    return told
+    return outcome
 
 
 def describe(result: Result, folder: Path) -> dict[str, Any]:
     """What a run has to say, as plain values, also written into its folder."""
     from trimtab.runs.atomic import write_atomic
 
-    told = {
-        "table": result.to_text(),
-        "json": json.loads(result.to_json()),
-        "report": str(folder / "report.html"),
-        "passed": result.passed,
-    }
+    outcome = {"table": result.to_text(), "json": json.loads(result.to_json())}
+    outcome |= {"report": str(folder / "report.html"), "passed": result.passed}
     if is_first():
-        write_atomic(folder / OUTCOME, json.dumps(told))
-    return told
+        write_atomic(folder / OUTCOME, json.dumps(outcome))
+    return outcome
 
 
 def new_folder(name: str) -> Path:
@@ -180,12 +297,13 @@ def new_folder(name: str) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     base, number = safe_name(name.replace("/", "-")), 1
     while True:
+        folder = home / f"{base}-{number}"
         try:
-            (home / f"{base}-{number}").mkdir()
+            folder.mkdir()
         except FileExistsError:
             number += 1
         else:
-            return home / f"{base}-{number}"
+            return folder
 
 
 def find_run(text: str) -> Path:
@@ -195,7 +313,7 @@ def find_run(text: str) -> Path:
         CheckpointError: there is none; the nearest name is told.
         ConfigProblems: it is what no path can be.
     """
-    from trimtab.runs.listing import list_runs
+    from trimtab.runs.folder import list_runs
 
     expected = "the folder or name of a run"
     if not text.strip():

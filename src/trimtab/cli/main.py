@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from contextlib import suppress
 
 from trimtab.cli.console import BAD_INPUT, DONE, INTERRUPTED, VERBS, in_message, note, say
 from trimtab.errors import ConfigError, TrimtabError, explain, nearest
+from trimtab.systems import imported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,8 +56,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         got = repr(verb) if len(verb) <= 60 else f"{verb[:57]!r}..."
         raise ConfigError(explain(got, f"one of {', '.join(VERBS)}", nearest(verb[:60], VERBS)))
-    module, _, function = (VERBS[verb].carried_out_by or f"{verb}:main").partition(":")
-    code: int = getattr(importlib.import_module(f"trimtab.cli.{module}"), function)(arguments[1:])
+    code: int = imported(f"trimtab.cli.{VERBS[verb].file}:{verb}")(arguments[1:])
     return code
 
 

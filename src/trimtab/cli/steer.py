@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.cli.console import Bars, Verb, note, parser, say
+from trimtab.cli.jobs import run
 from trimtab.errors import explain
 from trimtab.systems import imported, lab_folder
 
@@ -18,12 +19,10 @@ FIT = Verb(
 )
 
 
-def main(argv: Sequence[str]) -> int:
+def steer(argv: Sequence[str]) -> int:
     """Hand over to one of the four; `fit` is `run` for configs of the system steering."""
     if argv and argv[0] == "fit":
-        from trimtab.cli import run
-
-        return run.main([*argv[1:], "--system", "steering"], "steer fit", FIT)
+        return run([*argv[1:], "--system", "steering"], "steer fit", FIT)
     options = parser("steer")
     verbs = options.add_subparsers(dest="action", metavar="ACTION", required=True)
     verbs.add_parser("fit", help="fit one from a config or a recipe: trimtab run of a steering")

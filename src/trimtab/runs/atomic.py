@@ -1,6 +1,6 @@
 """Files and folders that are there whole or not at all, whenever the writer is killed.
 
-Checksums of a folder's files, kept beside them: a flipped bit is noticed before it is used.
+Checksums of a folder's files are kept beside them: a flipped bit is noticed before it is used.
 """
 
 from __future__ import annotations
@@ -38,10 +38,8 @@ def full_disk_is_clear(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise CheckpointError(
-            f"got '{error.strerror}' while writing {path}, expected room for it; what was there before is "
-            "intact: free some space, then resume"
-        ) from error
+        room = "room for it; what was there before is intact: free some space, then resume"
+        raise CheckpointError(explain(f"'{error.strerror}' while writing {path}", room)) from error
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -156,10 +154,8 @@ def _may_be_writing(host: str, pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except (ProcessLookupError, PermissionError) as error:
+        return isinstance(error, PermissionError)
     return pid != os.getpid()
 
 
@@ -188,15 +184,12 @@ def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one operation, so that neither is ever missing; False where the system cannot."""
-    try:
-        swap = ctypes.CDLL(None, use_errno=True).renameat2 if sys.platform == "linux" else None
-    except (OSError, AttributeError):  # a C library without it
-        swap = None
-    if swap is None:
-        return False
-    swap.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-    done: int = swap(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    return done == 0
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library without it
+            swap = ctypes.CDLL(None, use_errno=True).renameat2
+            swap.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+            return not swap(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return False
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -233,11 +226,8 @@ def write_checksums(folder: Path) -> None:
 
     Call it inside `atomic_directory`, when all else is written.
     """
-    sums = {
-        file.relative_to(folder).as_posix(): sha256(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file != folder / CHECKSUMS
-    }
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / CHECKSUMS]
+    sums = {file.relative_to(folder).as_posix(): sha256(file) for file in files}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
 
@@ -256,17 +246,15 @@ def verify_checksums(folder: Path, only: Collection[str] | None = None) -> None:
         return
     sums = read_json(folder / CHECKSUMS, "checksums written by trimtab", error=CheckpointError)
     if not isinstance(sums, dict):
-        told = explain(type(sums).__name__, "a mapping of checksums")
-        raise CheckpointError(f"{folder / CHECKSUMS}: {told}")
+        message = explain(type(sums).__name__, "a mapping of checksums")
+        raise CheckpointError(f"{folder / CHECKSUMS}: {message}")
     if missing := sorted(set(only or ()) - set(sums)):
         raise CheckpointError(explain(f"no checksum of {folder / missing[0]}", "one of every file written"))
-    for name, noted in sums.items():
-        if only is not None and name not in only:
-            continue
+    for name in [name for name in sums if only is None or name in only]:
         file = folder / name
         if not file.is_file():
             raise CheckpointError(explain(f"no file {file}", "every file that was written"))
-        if sha256(file) != noted:
+        if sha256(file) != sums[name]:
             raise CheckpointError(explain(f"damaged {file}", "the bytes that were written (SHA-256)"))
 
 

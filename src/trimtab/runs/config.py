@@ -140,24 +140,20 @@ class _Wrong:
         return Problem(where, show(value), expected, hint)
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_readable(kind))
-
-
 def _readable(kind: Any) -> Any:
     """A kind as pydantic is to read it: unions by our choice of a member, whole numbers of 64 bits, no unknown keys."""
     bare: Any = _bare(kind)
     origin: Any = get_origin(bare)
     inside = get_args(bare)
-    if dataclasses.is_dataclass(bare):
+    if dataclasses.is_dataclass(_bare(kind)):
         fields = [
             (name, _readable(_hints(bare)[name]), *([] if required else [MISSING]))
             for name, required in _fields(bare).items()
         ]
         closed = {"__pydantic_config__": ConfigDict(extra="forbid")}
         shadow = dataclasses.make_dataclass("Config", fields, kw_only=True, namespace=closed)
-        return Annotated[shadow, AfterValidator(partial(_made, bare))]
+        made = AfterValidator(lambda it: bare(**{k: v for k, v in vars(it).items() if v is not MISSING}))
+        return Annotated[shadow, made]
     if _is_union(bare):
         members = [member for member in inside if member is not type(None)]
         if len(members) > 1:
@@ -168,10 +164,6 @@ def _readable(kind: Any) -> Any:
         items = [each if each is ... else _readable(each) for each in inside]
         return outer[(*items, ...) if outer is tuple and origin is not tuple else tuple(items)]
     return Annotated[kind, Field(gt=-WHOLE, lt=WHOLE)] if bare is int else kind
-
-
-def _made(cls: Any, read: Any) -> Any:
-    return cls(**{name: value for name, value in vars(read).items() if value is not MISSING})
 
 
 def _picked(union: Any, value: Any) -> Any:
@@ -215,6 +207,7 @@ def _by_kind(union: Any) -> dict[str, Any]:
 
 
 _raw: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(lambda kind: TypeAdapter(_readable(kind)))
 
 
 def _fits(kind: Any, text: str) -> bool:
@@ -232,21 +225,18 @@ def _json(value: Any) -> str:
 def _plain_values(value: Any) -> Any:
     """Values of Python as JSON has them: mappings with text as keys, lists, and numbers for scalars of libraries."""
     if isinstance(value, Mapping):
-        whole = {key for key in value if not has_halves(str(key))}
-        texts = {key for key in whole if isinstance(key, str | int) and not isinstance(key, bool)}
-        return {
-            str(key).encode(errors="replace").decode(): _plain_values(inner)
-            if key in texts
-            else _Odd(key, as_key=True)
-            for key, inner in value.items()
-        }
+        values = {}
+        for key, inner in value.items():
+            is_text = isinstance(key, str | int) and not isinstance(key, bool) and not has_halves(str(key))
+            shown = str(key).encode(errors="replace").decode()
+            values[shown] = _plain_values(inner) if is_text else _Odd(key, as_key=True)
+        return values
     if isinstance(value, list | tuple):
         return [_plain_values(inner) for inner in value]
     if isinstance(value, str) and has_halves(value):
         return _Odd(value)
-    return (
-        value.item() if callable(getattr(value, "item", None)) and not getattr(value, "shape", ()) else value
-    )
+    is_scalar = callable(getattr(value, "item", None)) and not getattr(value, "shape", ())
+    return value.item() if is_scalar else value
 
 
 def typed_problems(settings: Any, where: str = "", *, without: Iterable[str] = ()) -> list[Problem]:
@@ -324,12 +314,8 @@ _hints: Callable[[Any], dict[str, Any]] = cache(partial(get_type_hints, include_
 
 def _fields(cls: Any) -> dict[str, bool]:
     """The names of the fields that a config gives, each with whether it must."""
-    absent = dataclasses.MISSING
-    return {
-        each.name: each.default is absent and each.default_factory is absent
-        for each in dataclasses.fields(cls)
-        if each.init
-    }
+    fields = [each for each in dataclasses.fields(cls) if each.init]
+    return {each.name: each.default is each.default_factory for each in fields}  # both are missing
 
 
 def _join(where: str, key: str) -> str:
@@ -400,7 +386,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """Dotted overrides of a command line, with their values read as YAML.
 
     Raises:
-        ConfigProblems: a value without a key, or a key without a value.
+        ConfigProblems: a value without a key, a key without a value, or a value that is not YAML.
 
     >>> parse_overrides(["--fit.steps", "400", "--targets=[a, b]", "--seed", "-1"])
     {'fit.steps': 400, 'targets': ['a', 'b'], 'seed': -1}
@@ -415,24 +401,16 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         elif not equals and (not waiting or waiting[0].startswith("--")):
             problems.append(Problem(key, "no value", f"--{key} VALUE"))
         else:
-            overrides[key] = parse_value(key, text if equals else waiting.pop(0))
+            text = text if equals else waiting.pop(0)
+            try:
+                overrides[key] = load_yaml(text)
+            except yaml.YAMLError as error:
+                why = getattr(error, "problem", None) if "{" not in text and "[" not in text else None
+                got = f"{show(text)}{f' ({why})' if why else ''}"
+                raise ConfigProblems([Problem(key, got, "a value in YAML", "quotes around it")]) from None
     if problems:
         raise ConfigProblems(problems)
     return overrides
-
-
-def parse_value(key: str, text: str) -> Any:
-    """The value of an override, read as YAML.
-
-    Raises:
-        ConfigProblems: the text is not YAML.
-    """
-    try:
-        return load_yaml(text)
-    except yaml.YAMLError as error:
-        told = getattr(error, "problem", None) if "{" not in text and "[" not in text else None
-        got = f"{show(text)}{f' ({told})' if told else ''}"
-        raise ConfigProblems([Problem(key, got, "a value in YAML", "quotes around it")]) from None
 
 
 def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
@@ -446,19 +424,18 @@ def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
         ConfigProblems: there is no such file, or it is not YAML (the line is named), or not a mapping.
     """
     try:
-        content = load_yaml(
-            read_text(path, "a YAML file that can be read", error=ConfigError, limit=SIZE_LIMIT), most=most
-        )
+        text = read_text(path, "a YAML file that can be read", error=ConfigError, limit=SIZE_LIMIT)
+        content = load_yaml(text, most=most)
     except ConfigError as error:
-        told = told_problem(str(path), error)
-        if told is not None and told.got == "no such file":
-            told = Problem(str(path), "no such file", "a YAML file", "trimtab ls")
-        raise (error if told is None else ConfigProblems([told])) from None
+        problem = told_problem(str(path), error)
+        if problem is not None and problem.got == "no such file":
+            problem = Problem(str(path), "no such file", "a YAML file", "trimtab ls")
+        raise (error if problem is None else ConfigProblems([problem])) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark is not None else str(path)
-        told = Problem(where, getattr(error, "problem", None) or "unreadable text", "YAML")
-        raise ConfigProblems([told]) from None
+        problem = Problem(where, getattr(error, "problem", None) or "unreadable text", "YAML")
+        raise ConfigProblems([problem]) from None
     if not isinstance(content, dict):
         got = "an empty file" if content is None else f"a {type(content).__name__}"
         raise ConfigProblems([Problem(str(path), got, "a mapping of keys to values")])

@@ -1,9 +1,7 @@
-"""What a result may depend on besides its config: versions, commit, hardware, threads.
+"""What a result may depend on besides its config: versions, git commit, hardware, threads.
 
-The commit of a folder that holds a git repository, read without running anything that the folder brings along.
-
-A repository's own configuration names programs (fsmonitor, filters, hooks, textconv, aliases), so an unpacked archive
-can bring one. The commit is therefore read from git's files. Whether files differ from it is asked of git with a
+A repository's own configuration names programs (fsmonitor, filters, hooks, textconv, aliases), and an unpacked archive
+can bring one. The commit is therefore read from git's files, and whether files differ from it is asked of git with a
 repository of our own, which has the folder's commit, index and objects but none of its configuration.
 """
 
@@ -25,11 +23,6 @@ from trimtab.errors import TrimtabError
 from trimtab.runs.files import read_text
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_NAME_LIMIT = 4096
-_PACKED_LIMIT = 64 * 2**20
-_PARENTS = 64
-_LINKS = 5
-_SECONDS = 10
 
 
 def commit_of(folder: Path) -> tuple[str, Path, Path] | None:
@@ -39,13 +32,12 @@ def commit_of(folder: Path) -> tuple[str, Path, Path] | None:
     but for `GIT_CEILING_DIRECTORIES`, above which nothing is looked for. None outside a repository, before the first
     commit, or where refs are kept in a way not known here (reftable).
     """
-    ceilings = {
-        Path(each) for each in os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep) if each
-    }
+    named = os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep)
+    ceilings = {Path(each) for each in named if each}
     with contextlib.suppress(OSError, RuntimeError):
         folder = folder.resolve()
         ceilings |= {ceiling.resolve() for ceiling in ceilings}
-        above = itertools.takewhile(lambda each: each not in ceilings, folder.parents[:_PARENTS])
+        above = itertools.takewhile(lambda each: each not in ceilings, folder.parents[:64])
         for top in (folder, *above):
             if (git := _git_folder(top)) is not None:
                 commit = _resolve(git)
@@ -64,7 +56,7 @@ def has_changed(commit: str, top: Path, git: Path) -> bool | None:
             (Path(own) / name).mkdir()
         (Path(own) / "HEAD").write_text(commit + "\n")
         (Path(own) / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
+        git_env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
             "GIT_DIR": own,
             "GIT_WORK_TREE": str(top),
             "GIT_INDEX_FILE": str(git / "index"),
@@ -80,38 +72,32 @@ def has_changed(commit: str, top: Path, git: Path) -> bool | None:
         command = ["git", "status", "--porcelain", "-uno", "--ignore-submodules=all", "--no-renames"]
         # In a folder of our own, so that a search path with "." in it finds no program of the user's folder.
         try:
-            told = subprocess.run(
-                command, cwd=own, env=environment, capture_output=True, timeout=_SECONDS, check=False
-            )
+            done = subprocess.run(command, cwd=own, env=git_env, capture_output=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
-    return bool(told.stdout.strip()) if told.returncode == 0 else None
+    return bool(done.stdout.strip())
 
 
 def _git_folder(top: Path) -> Path | None:
     """`.git`, or what a file of that name points at."""
-    dot = top / ".git"
+    pointer = _text(top / ".git") or ""
+    pointed = pointer.removeprefix("gitdir: ") if pointer.startswith("gitdir: ") else ".git"
     with contextlib.suppress(OSError, ValueError):
-        if (dot / "HEAD").is_file():
-            return dot
-    pointer = _line(dot) or ""
-    with contextlib.suppress(OSError, ValueError):
-        pointed = top / pointer.removeprefix("gitdir: ")
-        return pointed if pointer.startswith("gitdir: ") and (pointed / "HEAD").is_file() else None
+        return top / pointed if (top / pointed / "HEAD").is_file() else None
     return None
 
 
 def _common(git: Path) -> Path:
     """Where a linked worktree keeps what it shares with the others; else the git folder itself."""
-    shared = _line(git / "commondir")
+    shared = _text(git / "commondir")
     return git / shared if shared else git
 
 
 def _resolve(git: Path) -> str | None:
     """Follow HEAD to a commit."""
     common, name = _common(git), "HEAD"
-    for _ in range(_LINKS):
-        text = _line(git / name) or _line(common / name) or _packed(common, name)
+    for _ in range(5):
+        text = _text(git / name) or _text(common / name) or _packed(common, name)
         if text is None or not text.startswith("ref: "):
             return text if text and _COMMIT.fullmatch(text) else None
         name = text.removeprefix("ref: ").strip()
@@ -121,19 +107,14 @@ def _resolve(git: Path) -> str | None:
 
 
 def _packed(common: Path, name: str) -> str | None:
-    with contextlib.suppress(TrimtabError):
-        text = read_text(common / "packed-refs", "packed refs", limit=_PACKED_LIMIT)
-        for line in text.splitlines():
-            commit, _, ref = line.partition(" ")
-            if ref == name:
-                return commit
-    return None
+    lines = (_text(common / "packed-refs", 64 * 2**20) or "").splitlines()
+    return next((commit for commit, _, ref in (line.partition(" ") for line in lines) if ref == name), None)
 
 
-def _line(path: Path) -> str | None:
-    """The text of a small file; None where there is none."""
+def _text(path: Path, limit: int = 4096) -> str | None:
+    """The text of a file of at most `limit` bytes; None where there is none."""
     with contextlib.suppress(TrimtabError, ValueError):
-        return read_text(path, "a line of text", limit=_NAME_LIMIT).strip() or None
+        return read_text(path, "text of git", limit=limit).strip() or None
     return None
 
 
@@ -155,23 +136,17 @@ PACKAGES = (
 
 def describe() -> dict[str, Any]:
     """Versions, git commit, hardware and threads of this process as plain JSON values; never fails."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions(),
-        "git": git(),
-        "hardware": hardware(),
-        "threads": threads(),
-    }
+    known = {"python": platform.python_version(), "platform": platform.platform(), "versions": versions()}
+    return known | {"git": git(), "hardware": hardware(), "threads": threads()}
 
 
 def versions() -> dict[str, str]:
     """The installed version of each package that can change a number."""
-    found = {}
+    installed = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed
 
 
 def git(folder: Path | None = None) -> dict[str, Any] | None:
@@ -207,7 +182,5 @@ def hardware() -> dict[str, Any]:
 def threads() -> dict[str, Any]:
     """Threads of torch (None while it is not imported) and what the environment asks for."""
     torch = sys.modules.get("torch")
-    return {
-        "torch": torch.get_num_threads() if torch is not None else None,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-    }
+    count = torch.get_num_threads() if torch is not None else None
+    return {"torch": count, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}

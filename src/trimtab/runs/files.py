@@ -1,11 +1,9 @@
-"""Files that somebody else wrote: read within bounds, and whatever a library raises is told with the file's name.
+"""Files that somebody else wrote, JSON and YAML above all, and numbers of configs, all read within bounds.
 
-YAML as people write it: `1e-4` is a number, `no` is a word, and a key given twice is a mistake.
-
-What anybody may have written is read within bounds: how deep it nests, how many values it has with every alias written
-out, how many digits a number has. Only plain values are made, never objects, dates or bytes.
-
-How large the whole numbers of a config may be: nothing is listed, drawn or allocated by a number that is a slip.
+How deep a text nests, how many values it has with every alias written out and how many digits a number has is bounded;
+only plain values are made, and whatever a library raises is told with the file's name. YAML is what people mean by it:
+`1e-4` is a number, `no` is a word, and a key given twice is a mistake. Nothing is listed, drawn or allocated by a
+whole number that is a slip.
 """
 
 from __future__ import annotations
@@ -34,17 +32,7 @@ DEPTH_LIMIT = 100
 _TOO_DEEP = f"values nested deeper than {DEPTH_LIMIT}"
 
 _EXPECTED = (OSError, ValueError, EOFError, RecursionError, OverflowError, MemoryError)
-_LIBRARIES = {
-    "pyarrow",
-    "pandas",
-    "safetensors",
-    "safetensors_rust",
-    "zlib",
-    "zipfile",
-    "lzma",
-    "_lzma",
-    "yaml",
-}
+_LIBS = {"pyarrow", "pandas", "safetensors", "safetensors_rust", "zlib", "zipfile", "lzma", "_lzma", "yaml"}
 
 
 @contextlib.contextmanager
@@ -73,9 +61,14 @@ def reading(
         raise
     except Exception as raised:
         library = type(raised).__module__.partition(".")[0]
-        if not isinstance(raised, _EXPECTED) and library not in _LIBRARIES:
+        if not isinstance(raised, _EXPECTED) and library not in _LIBS:
             raise
-        raise error(f"{path}: {explain(_reason(raised), expected, hint)}") from raised
+        why = str(raised).strip().partition("\n")[0] or type(raised).__name__
+        if isinstance(raised, OSError) and raised.errno:
+            why = os.strerror(raised.errno)
+        got = _TOO_DEEP if isinstance(raised, RecursionError) else f"a file that cannot be read ({why})"
+        got = "no such file" if isinstance(raised, FileNotFoundError) else got
+        raise error(f"{path}: {explain(got, expected, hint)}") from raised
 
 
 def check_regular(
@@ -99,6 +92,16 @@ def check_regular(
     return path
 
 
+def read_bytes(
+    path: str | Path, expected: str, *, error: type[TrimtabError] = DataError, limit: int | None = None
+) -> bytes:
+    """A whole file; see `check_regular` for what is refused."""
+    path = check_regular(path, expected, error=error, limit=limit)
+    with reading(path, expected, error=error):
+        raw: bytes = path.read_bytes()
+    return raw
+
+
 def read_text(
     path: str | Path, expected: str, *, error: type[TrimtabError] = DataError, limit: int = TEXT_LIMIT
 ) -> str:
@@ -107,9 +110,7 @@ def read_text(
     Raises:
         error: see `check_regular`; or it is not UTF-8, told with the byte at which it fails.
     """
-    path = check_regular(path, expected, error=error, limit=limit)
-    with reading(path, expected, error=error):
-        raw = path.read_bytes()
+    raw = read_bytes(path, expected, error=error, limit=limit)
     return decode(raw, path, expected, error=error)
 
 
@@ -204,23 +205,10 @@ def has_halves(text: str) -> bool:
     >>> has_halves("so happy \ud83d today"), has_halves("so happy \U0001f600 today")
     (True, False)
     """
-    if text.isascii():
-        return False
-    try:
+    with contextlib.suppress(UnicodeEncodeError):
         text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _reason(raised: Exception) -> str:
-    if isinstance(raised, FileNotFoundError):
-        return "no such file"
-    if isinstance(raised, RecursionError):
-        return _TOO_DEEP
-    first = str(raised).strip().partition("\n")[0] or type(raised).__name__
-    why = os.strerror(raised.errno) if isinstance(raised, OSError) and raised.errno else first
-    return f"a file that cannot be read ({why})"
+        return False
+    return True
 
 
 VALUE_LIMIT = 200_000
@@ -229,7 +217,6 @@ VALUE_LIMIT = 200_000
 DIGIT_LIMIT = 400
 """Digits of a whole number; floats end at 309."""
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _FLOAT = re.compile(
     r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
         |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
@@ -307,7 +294,7 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         """The text of a node, of which halves of a character (as JSON writes them) are put together."""
         text = super().construct_scalar(node)
-        if not isinstance(text, str) or not _SURROGATE.search(text):
+        if not isinstance(text, str) or not has_halves(text):
             return text
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
@@ -393,56 +380,44 @@ def dump_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-MOST = {
-    "batch_size": 10**5,
-    "blocks": 10**4,
-    "distractors": 10**4,
-    "eval_batch_size": 10**5,
-    "eval_points": 10**4,
-    "jobs": 1024,
-    "max_new_tokens": 10**6,
-    "max_tokens": 10**7,
-    "micro_batch_size": 10**5,
-    "n_boot": 10**6,
-    "rounds": 10**4,
-    "seq_len": 10**7,
-    "sequences": 10**6,
-    "steps": 10**7,
-    "sweeps": 10**4,
-    "trials": 10**7,
+_MOST = {
+    1024: ("jobs",),
+    10**4: ("blocks", "distractors", "eval_points", "rounds", "sweeps"),
+    10**5: ("batch_size", "eval_batch_size", "micro_batch_size"),
+    10**6: ("max_new_tokens", "n_boot", "sequences"),
+    10**7: ("max_tokens", "seq_len", "steps", "trials"),
 }
+MOST = {key: most for most, keys in _MOST.items() for key in keys}
 """Key -> the largest value that a config may give it, wherever it stands; far above any use, and soon refused."""
 
 ANY = 10**12
 """The same for every other whole number."""
 
 
-def bound_problems(config: Any) -> Iterator[Problem]:
+def bound_problems(config: Any, where: str = "", key: str = "") -> Iterator[Problem]:
     """Each whole number of a config that is out of bounds, and each seed that is none.
 
     Args:
         config: a dataclass; those inside it, mappings and sequences are looked into.
+        where: dotted key of the value, if it is a part of a config.
+        key: name of the field that holds it.
 
     >>> from trimtab.train.settings import Fit
     >>> [str(problem) for problem in bound_problems(Fit(steps=10**12))]
     ['steps: got 1000000000000, expected at most 10,000,000']
     """
-    yield from _numbers(config, "", "")
-
-
-def _numbers(value: Any, where: str, key: str) -> Iterator[Problem]:
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
+    if dataclasses.is_dataclass(config):
+        for field in dataclasses.fields(config):
             inner = f"{where}.{field.name}" if where else field.name
-            yield from _numbers(getattr(value, field.name), inner, field.name)
-    elif isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _numbers(each, f"{where}.{name}", key)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for number, each in enumerate(value):
-            yield from _numbers(each, f"{where}[{number}]", key)
-    elif isinstance(value, int) and not isinstance(value, bool):
+            yield from bound_problems(getattr(config, field.name), inner, field.name)
+    elif isinstance(config, Mapping):
+        for name, each in config.items():
+            yield from bound_problems(each, f"{where}.{name}", key)
+    elif isinstance(config, Sequence) and not isinstance(config, str | bytes):
+        for number, each in enumerate(config):
+            yield from bound_problems(each, f"{where}[{number}]", key)
+    elif isinstance(config, int) and not isinstance(config, bool):
         if key in ("seed", "seeds"):
-            yield from filter(None, [seed_problem(where, value)])
-        elif value > MOST.get(key, ANY):
-            yield Problem(where, str(value), f"at most {MOST.get(key, ANY):,}")
+            yield from filter(None, [seed_problem(where, config)])
+        elif config > MOST.get(key, ANY):
+            yield Problem(where, str(config), f"at most {MOST.get(key, ANY):,}")

@@ -1,8 +1,6 @@
-"""The folder of a run: its config, its metrics as they come, its status, and a lock on all of it.
+"""The folder of a run: its config, its metrics as they come, its status, and a lock that ends with its holder.
 
-Work in the folder of a run: whatever ends it, the run says how it ended.
-
-A lock on a run's folder that the system releases when its holder dies.
+Whatever ends the work in it, the folder says how it ended; folders of runs are found again below any other.
 """
 
 from __future__ import annotations
@@ -15,22 +13,18 @@ import time
 import warnings
 import weakref
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from trimtab.errors import CheckpointError, explain
+from trimtab.errors import CheckpointError, TrimtabError, explain
 from trimtab.runs import environment
-from trimtab.runs.atomic import (
-    clean_below,
-    clean_leftovers,
-    full_disk_is_clear,
-    refuse_link,
-    write_atomic,
-)
+from trimtab.runs.atomic import clean_below, clean_leftovers, full_disk_is_clear, refuse_link, write_atomic
 from trimtab.runs.files import dump_yaml, load_yaml, read_text
-from trimtab.runs.serialise import JsonLines, differences, plain, read_json, read_object, to_json
+from trimtab.runs.paths import RESULT
+from trimtab.runs.serialise import JsonLines, differences, plain, read_json, read_lines, read_object, to_json
 
 if sys.platform != "win32":
     import fcntl
@@ -63,12 +57,11 @@ def take_lock(path: Path) -> int:
     except OSError as error:
         got = f"a lock {path / '.lock'} that cannot be opened ({error.strerror})"
         raise CheckpointError(explain(got, "a run that may be written", "another folder")) from error
-    if not _try_lock(descriptor) and not _try_lock(descriptor, after=0.05):
-        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        got = f"run {path} held by process {holder}"
-        raise CheckpointError(explain(got, "a run that nobody writes", "waiting for it to end"))
     try:
+        if not _try_lock(descriptor) and not _try_lock(descriptor, after=0.05):
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            got = f"run {path} held by process {holder}"
+            raise CheckpointError(explain(got, "a run that nobody writes", "waiting for it to end"))
         with full_disk_is_clear(path / ".lock"):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
@@ -101,25 +94,18 @@ def _try_lock(descriptor: int, *, after: float = 0) -> bool:
     if sys.platform != "win32":
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        except OSError as error:
+            return not isinstance(error, BlockingIOError)
     return True
 
 
 SCHEMA_VERSION = 1
 RunStatus = Literal["running", "done", "failed", "interrupted"]
 _FILES = (".lock", "config.yaml", "run.json", "metrics.jsonl", "timings.jsonl")
-_RECORD: Mapping[str, type] = {
-    "schema_version": int,
-    "status": str,
-    "created": str,
-    "facts": dict,
-    "sessions": list,
-    "threads": dict,
-    "versions": dict,
-}
+_BLANK = dict[str, Any](
+    schema_version=0, status="", created="", facts={}, sessions=[], threads={}, versions={}
+)
+"""A value of the right kind for each key of run.json."""
 
 
 class RunFolder:
@@ -208,11 +194,11 @@ class RunFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl as dicts (null is None); a last line that a kill tore is left out."""
-        return self._metrics.rows()
+        return read_lines(self.path / "metrics.jsonl")
 
     def timings(self) -> list[dict[str, Any]]:
         """The rows of timings.jsonl."""
-        return self._timings.rows()
+        return read_lines(self.path / "timings.jsonl")
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file of the run, `"artifacts/result.json"` say; readers see the old or the new one."""
@@ -274,32 +260,26 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
     Raises:
         CheckpointError: the keys that differ are named; or the folder is damaged.
     """
-    known = path / "config.yaml"
     if _failed_at_once(path):
         return
+    known = path / "config.yaml"
     if not known.exists():
         strangers = [name for name in ("run.json", "metrics.jsonl") if (path / name).exists()]
         strangers += ["artifacts"] if list((path / "artifacts").glob("*")) else []
         if strangers:
-            raise CheckpointError(
-                explain(f"{strangers[0]} but no config.yaml in {path}", "a run, or a new folder")
-            )
+            got = f"{strangers[0]} but no config.yaml in {path}"
+            raise CheckpointError(explain(got, "a run, or a new folder"))
         return
     text = read_text(known, "the config of a run", error=CheckpointError)
     try:
         old = load_yaml(text)
     except Exception as error:  # PyYAML fails in many ways on damaged text
         raise CheckpointError(explain(f"damaged text in {known}", "the config of a run")) from error
-    changes = [
-        f"{key} (was {was!r}, now {now!r})"
-        for key, was, now in differences(old, plain(config, finite=False))
-        if key not in may_change
-    ]
+    changed = differences(old, plain(config, finite=False))
+    changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in changed if key not in may_change]
     if changes:
-        raise CheckpointError(
-            f"{path} holds a run with another config: {'; '.join(changes)}; "
-            "try another folder, or the same config"
-        )
+        got = f"{path} holds a run with another config: {'; '.join(changes)}"
+        raise CheckpointError(f"{got}; try another folder, or the same config")
 
 
 def _failed_at_once(path: Path) -> bool:
@@ -316,7 +296,7 @@ def _known(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "status": "running", "sessions": []}
     if record.exists():
         known |= read_object(record)
-    wrong = [name for name, kind in _RECORD.items() if name in known and not isinstance(known[name], kind)]
+    wrong = [name for name, kind in _BLANK.items() if not isinstance(known.get(name, kind), type(kind))]
     if wrong or known["status"] not in get_args(RunStatus):
         got = f"damaged text in {record} ({wrong[0] if wrong else 'status'})"
         raise CheckpointError(explain(got, "the record of a run"))
@@ -331,8 +311,8 @@ def _check_in(path: Path, known: Mapping[str, Any]) -> None:
     now, when = environment.describe(), _now()
     threads = known.get("threads", {}).get("torch"), now["threads"]["torch"]
     if None not in threads and threads[0] != threads[1]:
-        told = f"ran with {threads[0]} threads and goes on with {threads[1]}: numbers may differ in the last bits"
-        warnings.warn(f"{path} {told}", stacklevel=3)
+        change = f"ran with {threads[0]} threads and goes on with {threads[1]}"
+        warnings.warn(f"{path} {change}: numbers may differ in the last bits", stacklevel=3)
     for package, version in now["versions"].items():
         if (before := known.get("versions", {}).get(package, version)) != version:
             warnings.warn(f"{path} ran with {package} {before}, now {version}", stacklevel=3)
@@ -372,3 +352,109 @@ def at_work(folder: Path, config: Any, *, may_change: Collection[str] = ()) -> I
             raise
         if held.status == "running":
             held.set_status("done")
+
+
+MOST_FOLDERS = 200_000
+"""Folders that are looked through for runs."""
+_LIMIT = 2**20
+"""Bytes that the config or the record of a run may have: many times what they ever had."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run as its folder tells it.
+
+    Attributes:
+        path: the folder.
+        name: the folder relative to where the search began.
+        status: that of run.json; where it says running and no process holds the run, "done" if its result is there,
+            else "killed"; "damaged" when it cannot be read.
+        created: date and time (UTC), empty when unknown.
+        facts: what the run noted beside its status.
+        config: the resolved config.
+    """
+
+    path: Path
+    name: str
+    status: str
+    created: str
+    facts: dict[str, Any]
+    config: dict[str, Any]
+
+
+def list_runs(home: Path) -> list[RunSummary]:
+    """The runs below a folder, oldest first; runs inside a run (members of a group) are left out.
+
+    A damaged run is listed as such; a folder that may not be looked into is left out.
+    """
+    record = Path("run.json")
+    records = [path for each in _below(home, record) for path in find_below(each, record, inside=False)]
+    return sorted((read_run(path.parent, home) for path in records), key=lambda run: (run.created, run.name))
+
+
+def read_run(path: Path, home: Path | None = None) -> RunSummary:
+    """What the folder of one run says; never fails on a damaged one."""
+    name = path.relative_to(home).as_posix() if home is not None else path.as_posix()
+    try:
+        record = read_object(path / "run.json", _LIMIT)
+        status, created, facts = record.get("status"), record.get("created"), record.get("facts", {})
+        if status not in get_args(RunStatus) or not isinstance(created, str) or not isinstance(facts, dict):
+            raise CheckpointError(explain(f"damaged text in {path / 'run.json'}", "the record of a run"))
+        if status == "running" and not is_locked(path):  # its writer was killed before it could write another
+            status = "done" if (path / RESULT).is_file() else "killed"
+        return RunSummary(path, name, str(status), created, facts, read_config_of(path))
+    except (TrimtabError, OSError):
+        return RunSummary(path, name, "damaged", "", {}, {})
+
+
+def read_config_of(path: Path) -> dict[str, Any]:
+    """The config of a run, as plain values.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    known = path / "config.yaml"
+    try:
+        config = load_yaml(read_text(known, "the config of a run", error=CheckpointError, limit=_LIMIT))
+    except Exception as error:
+        # YAML that was damaged fails in PyYAML in many ways: KeyError, TypeError, AttributeError, ValueError, ...
+        raise CheckpointError(explain(f"no readable config.yaml in {path}", "the folder of a run")) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(explain(f"damaged text in {known}", "the config of a run"))
+    return config
+
+
+def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]:
+    """Every `wanted` in a folder or below it, sorted; links and hidden folders are not looked into.
+
+    Args:
+        folder: where to look, however deep; what may not be looked into is left out.
+        wanted: a relative path, such as `run.json`.
+        inside: whether to look further inside a folder that has it; if not, a link to such a folder counts.
+
+    Raises:
+        CheckpointError: there are more than `MOST_FOLDERS` folders.
+    """
+    found, waiting, seen = [], [folder], 0
+    while waiting:
+        here = waiting.pop()
+        seen += 1
+        if seen > MOST_FOLDERS:
+            got = f"more than {MOST_FOLDERS:,} folders in {folder}"
+            raise CheckpointError(explain(got, "the folder of a run, a group or a sweep"))
+        if os.path.lexists(here / wanted):
+            found.append(here / wanted)
+            if not inside:
+                continue
+        waiting += _below(here, None if inside else wanted)
+    return sorted(found)
+
+
+def _below(folder: Path, wanted: Path | None) -> list[Path]:
+    """The folders in a folder that are no links and not hidden, and all that leads to what is wanted; [] if shut."""
+    below: list[Path] = []
+    with suppress(OSError):
+        for each in folder.iterdir():
+            is_open = not each.name.startswith(".") and not each.is_symlink() and each.is_dir()
+            below += [each] if is_open or (wanted and os.path.lexists(each / wanted)) else []
+    return below

@@ -1,8 +1,6 @@
-"""Where things are kept that outlive a process: the cache and the runs.
+"""Paths: where the cache and the runs are kept, what keeps a path from being used, and file names made from any text.
 
-File names made from any text.
-
-Folders that are expensive to make and are made once, whoever asks first.
+Folders that are expensive to make are made once, whoever asks first.
 """
 
 from __future__ import annotations
@@ -109,9 +107,8 @@ def processes() -> int:
     """
     named = os.environ.get("WORLD_SIZE") or "1"
     if not (named.isascii() and named.isdigit() and len(named) < 10 and int(named)):
-        raise ConfigProblems(
-            [Problem("$WORLD_SIZE", _short(named), "a whole number above 0", "unset WORLD_SIZE")]
-        )
+        problem = Problem("$WORLD_SIZE", _short(named), "a whole number above 0", "unset WORLD_SIZE")
+        raise ConfigProblems([problem])
     return int(named)
 
 
@@ -144,13 +141,13 @@ def missing_file(where: str, source: str, expected: str = "a file") -> list[Prob
     if (problem := path_problem(where, source, expected)) is not None:
         return [problem]
     path = Path(source).expanduser()
-    if path.is_file():
-        may = os.access(path, os.R_OK)
-        return [] if may else [Problem(where, f"{_short(source)}, which may not be read", expected)]
-    if path.exists():
-        got = "a folder" if path.is_dir() else "a pipe or a device"
-        return [Problem(where, f"{_short(source)}, {got}", expected)]
-    return [Problem(where, _short(source), expected, neighbour(path))]
+    if not path.exists():
+        return [Problem(where, _short(source), expected, neighbour(path))]
+    if path.is_file() and os.access(path, os.R_OK):
+        return []
+    kind = "which may not be read" if path.is_file() else "a pipe or a device"
+    kind = "a folder" if path.is_dir() else kind
+    return [Problem(where, f"{_short(source)}, {kind}", expected)]
 
 
 def missing_source(where: str, source: str, expected: str, *, folders: bool = True) -> list[Problem]:
@@ -163,13 +160,10 @@ def missing_source(where: str, source: str, expected: str, *, folders: bool = Tr
     path = Path(source).expanduser()
     if source and path.is_dir():
         return [] if folders else [Problem(where, f"{_short(source)}, a folder", expected, f"{source}/*")]
-    if source and path.is_file():
-        return missing_file(where, source, expected)
     if source and path.exists():
-        return [Problem(where, f"{_short(source)}, a pipe or a device", expected)]
-    if source and any(glob.iglob(str(path), recursive=True)):  # noqa: PTH207
-        return []
-    return [Problem(where, _short(source), expected, neighbour(path))]
+        return missing_file(where, source, expected)
+    matches = source and any(glob.iglob(str(path), recursive=True))  # noqa: PTH207
+    return [] if matches else [Problem(where, _short(source), expected, neighbour(path))]
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9_=+][A-Za-z0-9_=+.,-]*")

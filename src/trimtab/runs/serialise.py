@@ -1,8 +1,6 @@
-"""Any result value as plain JSON values.
+"""JSON of runs: any value as plain JSON values, files of rows that grow, and the result of a finished run as one file.
 
-JSON on disk: files of rows that grow, and single values.
-
-The result of a finished run as one JSON file in its folder: plain values, and frames as columns and rows.
+A result is written with its frames as columns and rows, and with its SHA-256 beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import pandas as pd
 
 from trimtab.errors import CheckpointError, TrimtabError, explain
 from trimtab.runs.atomic import full_disk_is_clear, sha256, write_atomic
-from trimtab.runs.files import check_regular, parse_json, read_text, reading
+from trimtab.runs.files import check_regular, parse_json, read_bytes, read_text
 from trimtab.runs.paths import RESULT
 
 
@@ -90,8 +88,6 @@ _ABSENT = _Absent()
 LIMIT = 512 * 2**20
 """Bytes that a JSON file of a run may have."""
 
-_PART = 2**20
-
 
 class JsonLines:
     """A file of JSON lines that only grows, except when a resume cuts it back."""
@@ -129,27 +125,22 @@ class JsonLines:
     def truncate(self, offset: int) -> None:
         """Cut the file back to `offset` bytes; CheckpointError when it is shorter than that."""
         if offset > self.offset():
-            raise CheckpointError(
-                explain(f"{self.offset()} bytes in {self.path}", f"at least the checkpoint's {offset}")
-            )
+            got = f"{self.offset()} bytes in {self.path}"
+            raise CheckpointError(explain(got, f"at least the checkpoint's {offset}"))
         if self.path.exists():
             os.truncate(self.path, offset)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What `read_lines` finds in the file."""
-        return read_lines(self.path)
 
 
 def digest(path: Path, size: int) -> str:
     """The SHA-256 of the first `size` bytes of a file, in hexadecimal; of none where it is missing."""
-    found, left = hashlib.sha256(), size
+    checksum, left = hashlib.sha256(), size
     if path.exists():
         check_regular(path, "rows of a run", error=CheckpointError)
         with path.open("rb") as file:
-            while left and (part := file.read(min(left, _PART))):
-                found.update(part)
+            while left and (part := file.read(min(left, 2**20))):
+                checksum.update(part)
                 left -= len(part)
-    return found.hexdigest()
+    return checksum.hexdigest()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -160,9 +151,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    check_regular(path, "rows of a run", error=CheckpointError)
-    with reading(path, "rows of a run", error=CheckpointError):
-        lines = path.read_bytes().split(b"\n")[:-1]
+    lines = read_bytes(path, "rows of a run", error=CheckpointError).split(b"\n")[:-1]
     rows = []
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
@@ -182,9 +171,7 @@ def read_json(path: Path, limit: int = LIMIT) -> Any:
     if not path.exists():
         raise CheckpointError(explain(f"no file {path}", "one written by a run"))
     expected = "JSON written by a run"
-    check_regular(path, expected, error=CheckpointError, limit=limit)
-    with reading(path, expected, error=CheckpointError):
-        raw = path.read_bytes()
+    raw = read_bytes(path, expected, error=CheckpointError, limit=limit)
     return _parsed(raw, explain(f"damaged text in {path}", expected))
 
 
@@ -223,14 +210,12 @@ def write_result(
     Returns:
         The folder.
     """
-    told = {
-        name: {"columns": list(it.columns), "rows": it.to_numpy(dtype=object).tolist()}
-        if isinstance(it, pd.DataFrame)
-        else it
-        for name, it in values.items()
-    }
+    written: dict[str, Any] = {"schema": schema, **values}
+    for name, it in values.items():
+        if isinstance(it, pd.DataFrame):
+            written[name] = {"columns": list(it.columns), "rows": it.to_numpy(dtype=object).tolist()}
     (Path(folder) / SEAL).unlink(missing_ok=True)
-    write_atomic(Path(folder) / RESULT, to_json({"schema": schema, **told}, indent=indent) + "\n")
+    write_atomic(Path(folder) / RESULT, to_json(written, indent=indent) + "\n")
     seal(folder)
     return Path(folder)
 
@@ -248,11 +233,9 @@ def is_sealed(folder: str | Path) -> bool:
     """
     if not (Path(folder) / SEAL).exists():
         return False
-    result = Path(folder) / RESULT
-    check_regular(result, "the result of a run", error=CheckpointError)
-    if read_text(Path(folder) / SEAL, "a SHA-256", error=CheckpointError, limit=1024).strip() != sha256(
-        result
-    ):
+    result = check_regular(Path(folder) / RESULT, "the result of a run", error=CheckpointError)
+    noted = read_text(Path(folder) / SEAL, "a SHA-256", error=CheckpointError, limit=1024).strip()
+    if noted != sha256(result):
         hint = f"deleting {SEAL.name} beside it, if you changed it yourself"
         raise CheckpointError(explain(f"damaged {result}", "the bytes that were written (SHA-256)", hint))
     return True
@@ -293,12 +276,16 @@ def read_result(folder: str | Path, schema: int) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none (yet), or one of another schema.
     """
-    found = finished(folder)
-    if found.get("schema") != schema:
-        got = f"result schema {found.get('schema')!r:.80}"
+    result = finished(folder)
+    if result.get("schema") != schema:
+        got = f"result schema {result.get('schema')!r:.80}"
         raise CheckpointError(f"{Path(folder) / RESULT}: {explain(got, f'schema {schema}')}")
+    values = {name: value for name, value in result.items() if name != "schema"}
     with reading_result(folder):
-        return {name: _joined(value) for name, value in found.items() if name != "schema"}
+        for name, value in values.items():
+            if isinstance(value, Mapping) and set(value) == {"columns", "rows"}:
+                values[name] = numeric(pd.DataFrame(value["rows"], columns=value["columns"]))
+        return values
 
 
 def finished(folder: str | Path) -> dict[str, Any]:
@@ -339,9 +326,3 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (tuple, list, Sequence):
         return isinstance(value, (tuple, list)) and all(_fits(each, inner[0]) for each in value)
     return isinstance(value, origin or hint)
-
-
-def _joined(value: Any) -> Any:
-    if not isinstance(value, Mapping) or set(value) != {"columns", "rows"}:
-        return value
-    return numeric(pd.DataFrame(value["rows"], columns=value["columns"]))

@@ -23,10 +23,9 @@ from trimtab.data.origin import Origin, read_domain
 from trimtab.errors import ConfigError, Problem, explain
 from trimtab.models.load import device_name, load
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.executors import read_cell
 from trimtab.runs.paths import RESULT, safe_name
 from trimtab.runs.serialise import plain, read_object, to_json
-from trimtab.runs.sweep import Backend, sweep
+from trimtab.runs.sweep import Backend, read_cell, sweep
 from trimtab.train.settings import Fit
 from trimtab.train.state import WEIGHTS
 
