@@ -199,7 +199,7 @@ def test_a_finished_run_is_told_of_from_a_folder_that_is_read_only(
 
 
 def test_a_report_of_a_whole_disk_is_refused_soon(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimtab.runs.listing.MOST_FOLDERS", 3)
+    monkeypatch.setattr("trimtab.runs.folder.MOST_FOLDERS", 3)
     for number in range(5):
         Path(f"folder/{number}").mkdir()
     Path("folder/around").symlink_to(".")
