@@ -249,3 +249,16 @@ def test_overrides_may_stand_anywhere() -> None:
         ["my.yaml", "--out", "x", "--out=y"],
         ["--a.b", "1", "--c=2", "--d", "-3"],
     )
+
+
+def test_a_tilde_is_the_home_wherever_a_path_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["run", "my.yaml", "--out=~/run"]) == 0
+    assert main(["sweep", "my.yaml", "--over", "seed=0", "--out=~/sweep"]) == 0
+    assert main(["report", "~/run", "--out=~/page.html"]) == 0
+    assert main(["cp", "dynamics/quickstart", "~/mine.yaml"]) == 0
+    made = {path.name for path in (tmp_path / "home").iterdir()}
+    assert made == {"run", "sweep", "page.html", "mine.yaml"}
+    assert not Path("~").exists()

@@ -121,8 +121,8 @@ def report(argv: Sequence[str]) -> int:
     folders = [find_run(text) for text in arguments.runs]
     if arguments.out is None and len(folders) > 1:
         raise ConfigProblems([Problem("-o", "nothing", "a file for a page of several runs", "-o page.html")])
-    out = arguments.out or folders[0] / "report.html"
-    if as_path(out, "-o", "a file to write").is_dir():
+    out = as_path(arguments.out or folders[0] / "report.html", "-o", "a file to write")
+    if out.is_dir():
         problem = Problem("-o", f"{str(out)!r}, a folder", "a file to write", f"{out}/page.html")
         raise ConfigProblems([problem])
     check_folder(out.parent, "-o")

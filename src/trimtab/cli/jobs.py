@@ -99,9 +99,7 @@ def sweep(argv: Sequence[str]) -> int:
     backend: sweeps.Backend = arguments.cluster or "loky"
     sweeps.check_backend(backend)
     name, cells = _cells(arguments)
-    if arguments.out is not None:
-        check_folder(arguments.out)
-    folder = arguments.out or new_folder(f"{name}-sweep")
+    folder = new_folder(f"{name}-sweep") if arguments.out is None else check_folder(arguments.out)
     note(f"sweep {folder}: {len(cells)} cells")
     try:
         with Bars() as bars:
@@ -197,18 +195,19 @@ def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: 
     return job
 
 
-def check_folder(folder: Path, where: str = "--out") -> None:
-    """Refuse a folder that cannot be made or written in; makes nothing.
+def check_folder(folder: Path, where: str = "--out") -> Path:
+    """The folder, with `~` put in full; refused if it cannot be made or written in. Makes nothing.
 
     Raises:
         ConfigProblems: it, or what it would be made in, is no folder or may not be written in.
     """
     expected = "a folder that can be written in, or a new one"
-    nearest_there = as_path(folder, where, expected).absolute()
+    whole = as_path(folder, where, expected)
+    nearest_there = whole.absolute()
     while not os.path.lexists(nearest_there):
         nearest_there = nearest_there.parent
     if nearest_there.is_dir() and os.access(nearest_there, os.W_OK | os.X_OK):
-        return
+        return whole
     why = "may not be written in" if nearest_there.is_dir() else "is no folder"
     raise ConfigProblems([Problem(where, f"{str(folder)!r}, where {nearest_there} {why}", expected)])
 
@@ -234,9 +233,7 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
         raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
     with Bars() as bars:
         job = resolve(job, bars.bar)
-        if folder is not None:
-            as_path(folder, "--out", "a folder")
-        folder = folder or new_folder(name)
+        folder = new_folder(name) if folder is None else as_path(folder, "--out", "a folder")
         check_config(folder, plain(job, finite=False), may_change=MAY_CHANGE)
         outcome = finished(folder)
         if outcome is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.cli.console import Bars, Verb, note, parser, say
-from trimtab.cli.jobs import run
+from trimtab.cli.jobs import check_folder, run
 from trimtab.errors import explain
 from trimtab.systems import imported, lab_folder
 
@@ -82,12 +82,12 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 def fuse(arguments: argparse.Namespace) -> int:
     """Fold a steering into the weights of a checkpoint of its own."""
-    write = imported("trimtab.steer.lineas.job:fuse")
-    write(arguments.steering, arguments.model, arguments.strength, arguments.out)
+    write, out = imported("trimtab.steer.lineas.job:fuse"), check_folder(arguments.out)
+    write(arguments.steering, arguments.model, arguments.strength, out)
     if arguments.json:
-        say(json.dumps({"folder": str(arguments.out), "strength": arguments.strength}))
+        say(json.dumps({"folder": str(out), "strength": arguments.strength}))
     else:
-        say(f"{arguments.out}: a plain checkpoint, read back and compared")
+        say(f"{out}: a plain checkpoint, read back and compared")
     return 0
 
 
