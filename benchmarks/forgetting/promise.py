@@ -34,7 +34,8 @@ from trimtab.adapt.finetune import finetune
 from trimtab.adapt.forgetting.grid import PRETRAINING, TARGET, steps_for
 from trimtab.adapt.forgetting.laws import SharePlan, plan_share
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, ReplayUntilRise
-from trimtab.data.domains import Domain, first_tokens
+from trimtab.data.domains import Domain
+from trimtab.data.tokens import first_tokens
 from trimtab.models.load import device_name, load
 from trimtab.numerics.bootstrap import bootstrap, mean, wilson
 from trimtab.runs.sweep import sweep

@@ -78,6 +78,18 @@ def explain(got: object, expected: str, hint: str = "") -> str:
     return f"got {got}, expected {expected}{tail}"
 
 
+def refusal(
+    where: object, got: object, expected: str, hint: str = "", *, error: type[TrimtabError] = DataError
+) -> TrimtabError:
+    """The error of what is wrong at a place: a file with its line, a record, a domain, a site; "" for no place.
+
+    >>> refusal("a.csv:3", "2 cells", "3, as the first line has")
+    DataError('a.csv:3: got 2 cells, expected 3, as the first line has')
+    """
+    message = explain(got, expected, hint)
+    return error(f"{where}: {message}" if where != "" else message)
+
+
 _TOLD = re.compile(r".*?got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
 
 

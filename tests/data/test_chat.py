@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import ByT5Tokenizer
 
-from trimtab.data.chat import spell_by_template, spell_plainly
 from trimtab.data.encode import encode
 from trimtab.data.records import Chat, parse
-from trimtab.data.turns import SkippedError
+from trimtab.data.turns import SkippedError, spell_by_template, spell_plainly
 from trimtab.errors import DataError
 
 from .templates import (

@@ -56,9 +56,9 @@ def test_the_pool_has_every_example_once(tmp_path):
             "dog: got the positive examples of cat, expected its own",
         ),
         ({"name": "cat"}, "cat: got two concepts of this name"),
-        ({"positive": "A dog ran."}, "line 2, dog: got positive that is no list of texts"),
-        ({"positive": ["A dog ran.", 3]}, "line 2, dog: got positive that is no list"),
-        ({"name": 3}, "line 2: got no name"),
+        ({"positive": "A dog ran."}, ":2, dog: got positive that is no list of texts"),
+        ({"positive": ["A dog ran.", 3]}, ":2, dog: got positive that is no list"),
+        ({"name": 3}, ":2: got no name"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path, change, match):
@@ -100,7 +100,7 @@ def test_an_empty_file_is_refused(tmp_path, content):
 
 def test_a_damaged_or_missing_file_is_refused(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"name"\n')
-    with pytest.raises(DataError, match=r"c.jsonl, line 1: got damaged text"):
+    with pytest.raises(DataError, match=r"c.jsonl:1: got text that is not JSON"):
         ConceptSet.from_jsonl(tmp_path / "c.jsonl")
     with pytest.raises(DataError, match="got no such file"):
         ConceptSet.from_jsonl(tmp_path / "other.jsonl")
@@ -172,7 +172,7 @@ def test_files_that_are_none_of_wordnets(tmp_path):
     path = written(tmp_path / "c.jsonl", CAT)
     assert not is_wordnet(path)
     assert not is_wordnet(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"c.jsonl, line 1: got another line"):
+    with pytest.raises(DataError, match=r"c.jsonl:1: got another line"):
         sentences_of(path, ["cat"])
 
 

@@ -8,9 +8,9 @@ import pytest
 from transformers import ByT5Tokenizer
 
 from trimtab import Domain
-from trimtab.data.domains import first_tokens
 from trimtab.data.encode import encode
 from trimtab.data.records import Text
+from trimtab.data.tokens import first_tokens
 from trimtab.errors import ConfigError, DataError, ModelError
 from worlds import tokenizer
 

@@ -13,8 +13,7 @@ import pytest
 
 from trimtab.adapt.dynamics.job import DynamicsConfig, read_domains
 from trimtab.adapt.forgetting.job import ForgettingConfig
-from trimtab.data.domains import Domain
-from trimtab.data.origin import EVALUATE_ONLY, Origin, as_domains, read_domain
+from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, as_domains, read_domain
 from trimtab.data.records import Completion
 from trimtab.errors import ConfigProblems, DataError
 from trimtab.runs.config import read_config

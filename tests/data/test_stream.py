@@ -27,13 +27,6 @@ def test_a_share_below_one_row_is_carried_over():
     assert [sum(rare[start : start + 4]) for start in range(0, 16, 4)] == [1, 1, 1, 1]
 
 
-def test_expected_counts_follow_the_weights():
-    stream = MixtureStream({"a": 10, "b": 10}, batch_size=4, seed=0)
-    expected = stream.expected_counts([0.01, 0.99], steps=8)
-    assert expected == pytest.approx({"a": 0.32, "b": 31.68})
-    assert list(stream.state()["drawn"].values()) == [0, 0]
-
-
 def rows_of(name: str, stream: MixtureStream, weights: list[float], draws: int) -> list[int]:
     return [row for _ in range(draws) for got, row in stream.draw(weights) if got == name]
 

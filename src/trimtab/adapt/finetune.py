@@ -25,8 +25,7 @@ from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
 from trimtab.adapt.roles import Roles, make_roles, role_problems
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock
-from trimtab.data.domains import Domain
-from trimtab.data.origin import EVALUATE_ONLY, as_domains
+from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere, Progress

@@ -1,29 +1,25 @@
-"""One concept: a name with positive and negative examples, what makes it unusable, what a reader should know of it.
+"""One concept: a name with positive and negative examples, the word it is named after, and what makes it unusable.
 
-Words in sentences: the word that a concept is named after, whether a sentence has it, and sentences without it.
-
-Concepts of texts as a file with one JSON object a line.
-
-Sentences of WordNet by the words in them.
+Concepts of texts are read from files of JSON lines, and sentences with a word from WordNet's.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from trimtab.data.records import refusal
-from trimtab.errors import DataError, explain, nearest
-from trimtab.runs.files import TEXT_LIMIT, check_regular, has_halves, parse_json, reading
+from trimtab.data.record_files import lines
+from trimtab.errors import DataError, explain, nearest, refusal
+from trimtab.runs.files import TEXT_LIMIT, check_regular, has_halves, parse_json
 
 _SENSE = re.compile(r"^(?P<lemma>.+?)(%\d.*|\.[nvars]\.\d+)$")
 
@@ -72,12 +68,8 @@ def without(text: str, word: str, stand_in: str) -> str:
 def _pattern(word: str) -> re.Pattern[str]:
     """A word with the regular endings of English; irregular forms are not found."""
     stem = r"\s+".join(map(re.escape, word.split()))
-    forms = [rf"{stem}(?:s|es|ed|d|ing|'s)?"]
-    if word.endswith("y"):
-        forms.append(rf"{stem[:-1]}(?:ies|ied)")
-    if word.endswith("e"):
-        forms.append(rf"{stem[:-1]}ing")
-    return re.compile(rf"(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE)
+    other = {"y": rf"|{stem[:-1]}(?:ies|ied)", "e": rf"|{stem[:-1]}ing"}.get(word[-1], "")
+    return re.compile(rf"(?<!\w)(?:{stem}(?:s|es|ed|d|ing|'s)?{other})(?!\w)", re.IGNORECASE)
 
 
 Example = Any
@@ -117,8 +109,8 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
     if unreadable := [mistake for concept in concepts for mistake in _wrong_types(concept)]:
         yield from unreadable
         return
-    names = [concept.name for concept in concepts]
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    names = Counter(concept.name for concept in concepts)
+    for name in sorted(name for name in names if names[name] > 1):
         yield f"{name}: {explain('two concepts of this name', 'one')}"
     kinds, seen = set(), dict[frozenset[object], str]()
     for concept in concepts:
@@ -135,8 +127,7 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
 
 def _wrong_types(concept: Concept) -> Iterator[str]:
     """What keeps a concept from being looked at."""
-    name: object = concept.name
-    word: object = concept.word
+    name, word = cast("tuple[object, object]", (concept.name, concept.word))
     if not isinstance(name, str) or not name.strip() or has_halves(name):
         yield explain(f"the name {name!r}", "a text that is not blank")
     if not isinstance(word, str | None):
@@ -201,77 +192,54 @@ def read_concepts(path: Path) -> Iterator[Concept]:
     Raises:
         DataError: no such file, a folder or a pipe, not UTF-8, or a line that is no concept; with the line.
     """
-    for where, line in json_lines(path, "a file of JSON lines"):
-        row = json_row(line, where, EXPECTED)
+    for where, row in _rows(path, "a file of JSON lines in UTF-8", EXPECTED):
         name = row.get("name")
         if not isinstance(name, str) or not name.strip():
             got = f"the name {name!r}" if isinstance(name, str) else "no name"
             raise refusal(where, got, EXPECTED, _near("name", row))
         if has_halves(name):
             raise refusal(where, f"half a character in the name {name!r}", "whole ones")
+        place = f"{where}, {name}"
         sides: dict[str, list[str]] = {side: row.get(side, []) for side in ("positive", "negative")}
         for side, texts in sides.items():
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                raise refusal(f"{where}, {name}", f"{side} that is no list of texts", EXPECTED)
+                raise refusal(place, f"{side} that is no list of texts", EXPECTED)
             if side not in row and (near := _near(side, row)):
-                raise refusal(f"{where}, {name}", f"no {side}", EXPECTED, near)
+                raise refusal(place, f"no {side}", EXPECTED, near)
             if halves := [number for number, text in enumerate(texts) if has_halves(text)]:
                 got = f"half a character (a lone surrogate) in {side} example {halves[0]}"
-                raise refusal(f"{where}, {name}", got, "whole characters")
+                raise refusal(place, got, "whole characters")
         word = row.get("word", word_of(name))
         if not isinstance(word, str | None):
-            expected = "a text, or null for a concept that is no word"
-            raise refusal(f"{where}, {name}", f"the word {word!r}", expected)
+            raise refusal(place, f"the word {word!r}", "a text, or null for a concept that is no word")
         yield Concept(name, tuple(sides["positive"]), tuple(sides["negative"]), word)
 
 
-def json_lines(path: Path, expected: str) -> Iterator[tuple[str, str]]:
-    """The lines of a file that are not blank, each with "path, line n".
+def _rows(path: Path, whole: str, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, gzipped or not, each with "path:line"; blank lines are passed over.
 
-    A line ends at a line feed and nowhere else: JSON allows U+2028, U+0085 and others inside its texts.
-
-    Raises:
-        DataError: no such file, one that is no regular file or that cannot be read, or a line that is not UTF-8 or has
-            more than `TEXT_LIMIT` bytes.
-    """
-    check_regular(path, expected)
-    with reading(path, expected), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        number = 0
-        while raw := file.readline(TEXT_LIMIT + 1):
-            number += 1
-            where = f"{path}, line {number}"
-            if len(raw) > TEXT_LIMIT:
-                raise refusal(where, f"more than {TEXT_LIMIT / 2**20:,.0f} MiB", expected)
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                got = f"bytes that are not UTF-8 ({error.reason}, byte {error.start})"
-                raise refusal(where, got, f"{expected} in UTF-8", "iconv -t utf-8") from error
-            if text.strip(" \t\r\n"):
-                yield where, text
-
-
-def json_row(line: str, where: str, expected: str) -> dict[str, Any]:
-    """The object of a line.
+    Args:
+        path: the file.
+        whole: what it should be, for messages.
+        expected: what a line should be.
 
     Raises:
-        DataError: it is damaged, no object, or has a key twice, of which JSON would keep the last without a word.
+        DataError: no such file, one that is no regular file, no UTF-8 or too large, or a line that is damaged, no
+            object, or has a key twice, of which JSON would keep the last without a word.
     """
-    try:
-        row = parse_json(line, where, expected)
-    except DataError as error:
-        raise DataError(str(error).replace("got text that is not JSON", "got damaged text", 1)) from error
-    if not isinstance(row, dict):
-        raise refusal(where, f"a {type(row).__name__}", expected)
-    json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, where, expected))
-    return row
 
+    def once(pairs: Sequence[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise refusal(where, f"the key {twice[0]!r} twice", expected)
 
-def _once(pairs: Sequence[tuple[str, Any]], where: str, expected: str) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise refusal(where, f"the key {twice[0]!r} twice", expected)
-    return dict(pairs)
+    for where, line in lines(check_regular(path, whole), whole, limit=TEXT_LIMIT):
+        if line.strip():
+            row = parse_json(line, where, expected)
+            if not isinstance(row, dict):
+                raise refusal(where, f"a {type(row).__name__}", expected)
+            json.loads(line, object_pairs_hook=once)
+            yield where, row
 
 
 def _near(key: str, row: Mapping[str, Any]) -> str:
@@ -285,17 +253,15 @@ PARTS_OF_SPEECH = ("n", "v", "a", "r")
 NOT_NOUNS = ("v", "a", "r")
 """Definitions of nouns are no sentences: they place a thing in a taxonomy, "any of various fishes of the family"."""
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
-EXPECTED_WORDNET = "a file of WordNet sentences"
+WORDNET = "a file of WordNet sentences in UTF-8", "an object with definition and examples"
 
 
 def is_wordnet(path: Path) -> bool:
     """Whether a file looks like one of WordNet's: its first line is an object with a definition."""
     try:
-        _, line = next(json_lines(path, EXPECTED_WORDNET))
-        row = parse_json(line, str(path), EXPECTED_WORDNET)
+        return "definition" in next(_rows(path, *WORDNET))[1]
     except (StopIteration, DataError):
         return False
-    return isinstance(row, dict) and "definition" in row
 
 
 def is_token(word: str) -> bool:
@@ -328,26 +294,19 @@ def sentences_of(
     written: dict[str, list[str]] = {}
     for word in sentences:
         written.setdefault(word.lower(), []).append(word)
-    for where, line in json_lines(path, EXPECTED_WORDNET):
-        row = json_row(line, where, "an object with definition and examples")
-        texts = _texts(row, where)
+    for where, row in _rows(path, *WORDNET):
+        definition, examples = row.get("definition"), row.get("examples")
+        texts = (definition, *examples) if isinstance(examples, list) else ()
+        if not texts or not all(isinstance(text, str) for text in texts):
+            expected = "an object with definition, a text, and examples, a list of texts"
+            raise refusal(where, "another line", expected)
+        if any(map(has_halves, texts)):
+            raise refusal(where, "half a character (a lone surrogate)", "whole characters")
         # A satellite ("s") is an adjective, and an entry without a part of speech counts.
         if pos is not None and ("a" if row.get("pos") == "s" else row.get("pos")) not in (None, *pos):
             continue
         for text in (text for text in texts if len(text.split()) >= LEAST_WORDS):
-            for word in (
-                word for token in set(_TOKEN.findall(text.lower())) for word in written.get(token, ())
-            ):
+            tokens = set(_TOKEN.findall(text.lower()))
+            for word in (word for token in tokens for word in written.get(token, ())):
                 sentences[word][text] = None
     return {word: list(some) for word, some in sentences.items()}
-
-
-def _texts(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    definition, examples = row.get("definition"), row.get("examples")
-    texts = (definition, *examples) if isinstance(examples, list) else ()
-    if not texts or not all(isinstance(text, str) for text in texts):
-        expected = "an object with definition, a text, and examples, a list of texts"
-        raise refusal(where, "another line", expected)
-    if any(map(has_halves, texts)):
-        raise refusal(where, "half a character (a lone surrogate)", "whole characters")
-    return texts

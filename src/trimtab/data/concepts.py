@@ -12,20 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from trimtab.data.concept import (
-    NOT_NOUNS,
-    Concept,
-    Example,
-    identity,
-    mentions,
-    mistakes,
-    read_concepts,
-    sentences_of,
-    word_findings,
-    word_of,
-)
-from trimtab.data.records import refusal
-from trimtab.errors import DataError, explain, nearest
+from trimtab.data import concept as single
+from trimtab.data.concept import Concept, Example, identity
+from trimtab.errors import DataError, explain, nearest, refusal
 from trimtab.runs.atomic import write_atomic
 from trimtab.seeds import derive
 
@@ -62,7 +51,7 @@ class ConceptSet:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if wrong := list(mistakes(self.concepts)):
+        if wrong := list(single.mistakes(self.concepts)):
             raise DataError("\n".join(wrong))
 
     @classmethod
@@ -76,13 +65,13 @@ class ConceptSet:
         Raises:
             DataError: no such file, a line that is no such object, or what the class refuses.
         """
-        read = tuple(read_concepts(Path(path)))
-        if wrong := list(mistakes(read)):
+        read = tuple(single.read_concepts(Path(path)))
+        if wrong := list(single.mistakes(read)):
             raise DataError("\n".join(f"{path}: {mistake}" for mistake in wrong))
-        found = cls(read)
-        if found.findings:
-            warnings.warn("\n".join(found.findings), stacklevel=2)
-        return found
+        concepts = cls(read)
+        if concepts.findings:
+            warnings.warn("\n".join(concepts.findings), stacklevel=2)
+        return concepts
 
     @classmethod
     def one_against_rest(
@@ -115,11 +104,11 @@ class ConceptSet:
         every = dict(list(every.items())[place] for place in order)
         concepts = []
         for name, examples in positive.items():
-            word = word_of(name) if words else None
+            word = single.word_of(name) if words else None
             taken = {identity(one) for one in examples}
             rest = [one for key, one in every.items() if key not in taken]
             if word is not None:
-                rest = [one for one in rest if not (isinstance(one, str) and mentions(one, word))]
+                rest = [one for one in rest if not isinstance(one, str) or not single.mentions(one, word)]
             if negatives is not None and len(rest) < negatives:
                 got = f"{len(rest)} possible negative examples"
                 raise refusal(name, got, f"the {negatives} asked for", "fewer, or more concepts")
@@ -168,7 +157,7 @@ class ConceptSet:
         path: str | Path,
         words: Iterable[str],
         *,
-        pos: Collection[str] | None = NOT_NOUNS,
+        pos: Collection[str] | None = single.NOT_NOUNS,
         positives: int = 24,
         negatives: int = 60,
         seed: int = 0,
@@ -189,8 +178,8 @@ class ConceptSet:
             DataError: a file that is none of WordNet's, or fewer than two words with enough sentences.
         """
         _refuse_texts({"words": words})
-        found = sentences_of(Path(path), words, pos)
-        return cls.from_sentences(found, positives=positives, negatives=negatives, seed=seed)
+        sentences = single.sentences_of(Path(path), words, pos)
+        return cls.from_sentences(sentences, positives=positives, negatives=negatives, seed=seed)
 
     @classmethod
     def from_templates(
@@ -211,9 +200,8 @@ class ConceptSet:
         ('A dog sleeps.',)
         """
         _refuse_texts({"words": words, "templates": templates})
-        for template in templates:
-            if "{}" not in template:
-                raise DataError(explain(f"the template {template!r}", "{} where the word goes"))
+        if wrong := [template for template in templates if "{}" not in template]:
+            raise DataError(explain(f"the template {wrong[0]!r}", "{} where the word goes"))
         positive = {word: [template.replace("{}", word) for template in templates] for word in words}
         return cls.one_against_rest(positive, negatives=negatives, seed=seed)
 
@@ -241,24 +229,19 @@ class ConceptSet:
     @cached_property
     def pool(self) -> Pool:
         """Every different example once."""
-        places: dict[object, int] = {}
-        examples: list[Example] = []
+        every: dict[object, tuple[int, Example]] = {}
 
-        def place(example: Example) -> int:
-            key = identity(example)
-            if key not in places:
-                places[key] = len(examples)
-                examples.append(example)
-            return places[key]
+        def places(examples: Sequence[Example]) -> Int[np.ndarray, " n"]:
+            return np.array([every.setdefault(identity(one), (len(every), one))[0] for one in examples])
 
-        positive = tuple(np.array([place(one) for one in c.positive]) for c in self)
-        negative = tuple(np.array([place(one) for one in c.negative]) for c in self)
-        return Pool(tuple(examples), positive, negative)
+        positive = tuple(places(concept.positive) for concept in self)
+        negative = tuple(places(concept.negative) for concept in self)
+        return Pool(tuple(example for _, example in every.values()), positive, negative)
 
     @cached_property
     def findings(self) -> tuple[str, ...]:
         """What a reader of the results should know: words left out, sentences that lack their word or should not."""
-        return (*self.notes, *(finding for concept in self for finding in word_findings(concept)))
+        return (*self.notes, *(finding for concept in self for finding in single.word_findings(concept)))
 
     def number(self, name: str) -> int:
         """The place of a concept.

@@ -1,30 +1,37 @@
-"""A domain: a named data set with train, validation and test splits that do not overlap.
-
-The first so many tokens of a domain: what a question about the amount of data is asked with.
-"""
+"""Domains: named data sets with splits that do not overlap, and what a config says of where they come from."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from trimtab.data import splits as sources
-from trimtab.data.encode import Ends, find_tokenizer
-from trimtab.data.record_files import Kind, kind_of_table
-from trimtab.data.records import KEYS, Item, Record, Text, column_problems, excerpt, refusal, whole
+from trimtab.data.record_files import Kind, kind_of_table, refuse_source
+from trimtab.data.records import KEYS, Columns, Item, Record, column_problems, excerpt, whole
 from trimtab.data.splits import ALSO_CALLED, SPLITS, Files, Given, Paths, SplitContents, Without, complete
-from trimtab.errors import ConfigError, DataError, ModelError, explain, nearest
+from trimtab.errors import ConfigError, ConfigProblems, DataError, Problem, nearest, refusal, told_problem
+from trimtab.runs.paths import neighbour
 
-FRACTIONS = (0.9, 0.05, 0.05)
+Shares = Sequence[float]
 """Shares of train, validation and test in a pool."""
+FRACTIONS = (0.9, 0.05, 0.05)
+"""Those that are taken where none are given."""
+EVALUATE_ONLY = (0.0, 0.5, 0.5)
+"""How a pool is split that is never trained on: validation and test, half each."""
+
+PEEKED = 1000
+"""Files of a pattern whose endings are looked at before a run."""
+_OF_THE_HUB = ("config", "split", "revision")
 _LOOKED_AT = 4
 
 
@@ -64,7 +71,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
-            raise ConfigError(f"domain name: {explain(repr(self.name), 'a text that is not blank')}")
+            raise refusal("domain name", repr(self.name), "a text that is not blank", error=ConfigError)
         if not self.splits:
             raise refusal(f"domain {self.name!r}", "no split", "train, validation or test")
         for split in self.splits:
@@ -103,7 +110,14 @@ class Domain:
                 hint = "more records, or files of its own for each split"
                 got = f"no record in {self._source(split)!r}{''.join(what)}"
                 raise refusal(f"domain {self.name!r}, split {split!r}", got, "at least one", hint)
-        self._check_disjoint(contents)
+        for first, second in combinations(self.splits, 2):
+            shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
+            if len(shared):
+                known = set(shared.tolist())
+                example = next(item for item in self.items(first) if sources.short_hash(item) in known)
+                got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
+                hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
+                raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
         return contents
 
     @property
@@ -117,13 +131,12 @@ class Domain:
         >>> domain.unread, domain.contents["train"].records, domain.unread
         (("column 'id' not used",), 1, ("column 'id' not used", '1 record without a value skipped'))
         """
-        contents = self.__dict__.get("contents")
-        if contents is None:
+        seen: list[SplitContents] = list(self.__dict__.get("contents", {}).values())
+        if not seen:
             pools = [sources.pool_of(self._source(split)) for split in self.splits]
             looks = [sources.survey(_first(pool)) for pool in pools]
             seen = [replace(look, blank=0, without_value=0, repeated=0) for look in looks]
-            return (*map(str, self.left_out), *sources.told(seen))
-        return (*map(str, self.left_out), *sources.told(contents.values()))
+        return (*map(str, self.left_out), *sources.told(seen))
 
     @property
     def fingerprint(self) -> str:
@@ -142,8 +155,7 @@ class Domain:
         >>> [item.text for item in overlapping.without_overlap().items("train")]
         ['2 + 2 = 4']
         """
-        changes: dict[str, Any] = {}
-        later: set[bytes] = set()
+        changes, later = dict[str, Any](), set[bytes]()
         for split in reversed(self.splits):
             changes[split] = Without(self._source(split), frozenset(later))
             if split != self.splits[0]:
@@ -158,7 +170,7 @@ class Domain:
         *,
         validation: Paths | None = None,
         test: Paths | None = None,
-        fractions: Sequence[float] = FRACTIONS,
+        fractions: Shares = FRACTIONS,
     ) -> Domain:
         """Text files: a file is a document.
 
@@ -187,8 +199,8 @@ class Domain:
         *,
         validation: Paths | None = None,
         test: Paths | None = None,
-        fractions: Sequence[float] = FRACTIONS,
-        columns: Mapping[str, str] | None = None,
+        fractions: Shares = FRACTIONS,
+        columns: Columns = None,
     ) -> Domain:
         """JSONL files: a record per line; all else as in `from_text`, `columns` as in `from_path`."""
         return _from_files(name, "jsonl", (paths, validation, test), fractions, columns)
@@ -201,8 +213,8 @@ class Domain:
         *,
         validation: Paths | None = None,
         test: Paths | None = None,
-        fractions: Sequence[float] = FRACTIONS,
-        columns: Mapping[str, str] | None = None,
+        fractions: Shares = FRACTIONS,
+        columns: Columns = None,
     ) -> Domain:
         """Parquet files: a record per row; all else as in `from_text`, `columns` as in `from_path`."""
         return _from_files(name, "parquet", (paths, validation, test), fractions, columns)
@@ -217,8 +229,8 @@ class Domain:
         config: str | None = None,
         split: str | None = None,
         revision: str | None = None,
-        columns: Mapping[str, str] | None = None,
-        fractions: Sequence[float] = FRACTIONS,
+        columns: Columns = None,
+        fractions: Shares = FRACTIONS,
         **options: Any,
     ) -> Domain:
         """A data set of the `datasets` library, or a table.
@@ -242,25 +254,20 @@ class Domain:
             ConfigError: options beside a data set that is no name, or a wrong key in `columns`.
         """
         _check_columns(name, columns)
-        given = {"name": config, "split": split, "revision": revision}
-        asked = {key: value for key, value in given.items() if value is not None}
+        where = f"domain {name!r}"
         if config is not None and "name" in options:
-            raise ConfigError(f"domain {name!r}: {explain('config and name', 'one of them')}")
-        options = {**options, **asked}
+            raise refusal(where, "config and name", "one of them", error=ConfigError)
+        given = {"name": config, "split": split, "revision": revision}
+        options |= {key: value for key, value in given.items() if value is not None}
         if isinstance(dataset, str):
             dataset = sources.load_set(name, dataset, options)
         elif options:
-            raise ConfigError(f"domain {name!r}: {explain(sorted(options), 'options only beside a name')}")
+            raise refusal(where, sorted(options), "options only beside a name", error=ConfigError)
         return _from_splits(name, dataset, columns, fractions)
 
     @classmethod
     def from_path(
-        cls,
-        name: str,
-        path: str | Path,
-        *,
-        fractions: Sequence[float] = FRACTIONS,
-        columns: Mapping[str, str] | None = None,
+        cls, name: str, path: str | Path, *, fractions: Shares = FRACTIONS, columns: Columns = None
     ) -> Domain:
         """What a recipe names: a file, a glob pattern, a folder, or `hf:owner/name`.
 
@@ -287,93 +294,62 @@ class Domain:
             where = str(path).removeprefix("hf:")
             return cls.from_dataset(name, where, fractions=fractions, columns=columns)
         _check_columns(name, columns)
-        folder = None
-        with suppress(
-            OSError, ValueError, RuntimeError
-        ):  # what no file can be called is told when files are found
-            folder = there if (there := Path(path).expanduser()).is_dir() else None
-        if folder is None:
+        folder, is_folder = Path(path), False
+        with suppress(OSError, ValueError, RuntimeError):  # told when files are found
+            folder = folder.expanduser()
+            is_folder = folder.is_dir()
+        if not is_folder:
             return _from_files(name, None, (path, None, None), fractions, columns)
-        if sources.is_saved_set(folder):
-            return _from_splits(name, sources.load_saved(name, folder), columns, fractions)
-        found = {split: files for split in SPLITS if (files := sources.files_of(folder, split))}
-        if not found:
-            expected = "train.*, validation.* and test.* in it"
-            raise refusal(f"domain {name!r}", f"folder {path}", expected, _inside(folder))
-        by_split = {split: Files(files, columns=columns) for split, files in found.items()}
-        beside = sources.files_beside(folder, (path for files in found.values() for path in files))
+        # save_to_disk of a data set wrote the folder.
+        written = {one.name for one in folder.glob("*.json")}
+        if "dataset_dict.json" in written or written >= {"state.json", "dataset_info.json"}:
+            return _from_splits(name, sources.load_set(name, folder, {}), columns, fractions)
+        paths = {split: files for split in SPLITS if (files := sources.files_of(folder, split))}
+        entries = sorted(one.name for one in folder.iterdir() if not one.name.startswith("."))
+        if not paths:
+            inner = islice((one for entry in entries if (one := folder / entry).is_dir()), _LOOKED_AT)
+            with_splits = (str(one) for one in inner if any(sources.files_of(one, split) for split in SPLITS))
+            tip = next(with_splits, f"a pattern such as {folder / '*.txt'}")
+            raise refusal(f"domain {name!r}", f"folder {path}", "train.*, validation.* and test.* in it", tip)
+        by_split = {split: Files(files, columns=columns) for split, files in paths.items()}
+        used = {one.relative_to(folder).parts[0] for files in paths.values() for one in files}
+        beside = [entry for entry in entries if entry not in used]
         left_out = (sources.unused_names("file", beside),) if beside else ()
         return cls(name, **complete(name, by_split, fractions), left_out=left_out)
 
     def _source(self, split: str) -> Iterable[Item]:
         return sources.source_of(getattr(self, split), f"{self.name}, {split}")
 
-    def _check_disjoint(self, contents: Mapping[str, SplitContents]) -> None:
-        for first, second in combinations(self.splits, 2):
-            shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
-            if len(shared):
-                known = set(shared.tolist())
-                example = next(item for item in self.items(first) if sources.short_hash(item) in known)
-                got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
-                hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
-                raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
-
 
 def _first(source: Iterable[Item]) -> Iterator[Item]:
     """A few records, to see what they are like; what is wrong with them is told when they are all read."""
-    records = iter(source)
-    for _ in range(_LOOKED_AT):
-        try:
-            yield next(records)
-        except (StopIteration, DataError):
-            return
+    with suppress(DataError):
+        yield from islice(source, _LOOKED_AT)
 
 
-def _check_columns(name: str, columns: Mapping[str, str] | None) -> None:
+def _check_columns(name: str, columns: Columns) -> None:
     for problem in column_problems(columns) if columns is not None else ():
         raise ConfigError(f"domain {name!r}, {problem}")
 
 
-def _inside(folder: Path) -> str:
-    """What to try with a folder without splits: a folder in it that has some, else a pattern."""
-    inner = (one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith("."))
-    for one in islice(inner, _LOOKED_AT):
-        if any(sources.files_of(one, split) for split in SPLITS):
-            return str(one)
-    return f"a pattern such as {folder / '*.txt'}"
-
-
 def _from_files(
-    name: str,
-    kind: Kind | None,
-    paths: Sequence[Paths | None],
-    fractions: Sequence[float],
-    columns: Mapping[str, str] | None = None,
+    name: str, kind: Kind | None, paths: Sequence[Paths | None], fractions: Shares, columns: Columns = None
 ) -> Domain:
     _check_columns(name, columns)
-    given = zip(SPLITS, paths, strict=True)
-    by_split = {
-        split: Files(sources.find(some, name), kind, columns=columns)
-        for split, some in given
-        if some is not None
-    }
+    given = {split: some for split, some in zip(SPLITS, paths, strict=True) if some is not None}
+    by_split = {split: Files(sources.find(one, name), kind, columns=columns) for split, one in given.items()}
     return Domain(name, **complete(name, by_split, fractions))
 
 
-def _from_splits(
-    name: str, data: Any, columns: Mapping[str, str] | None, fractions: Sequence[float]
-) -> Domain:
+def _from_splits(name: str, data: Any, columns: Columns, fractions: Shares) -> Domain:
     """A domain from a mapping of splits, or from one table or list as a pool."""
     keys = data if isinstance(data, Mapping) else ()
     names_splits = any(ALSO_CALLED.get(str(key), str(key)) in SPLITS for key in keys)
     is_columns = kind_of_table(data) == "columns" and (not names_splits or any(key in KEYS for key in keys))
     given = data if isinstance(data, Mapping) and not is_columns else {"train": data}
     splits = {ALSO_CALLED.get(str(split), str(split)): rows for split, rows in given.items()}
-    by_split = {
-        split: Given(splits[split], f"domain {name!r}, split {split!r}", columns)
-        for split in SPLITS
-        if split in splits
-    }
+    there = [split for split in SPLITS if split in splits]
+    by_split = {split: Given(splits[split], f"domain {name!r}, split {split!r}", columns) for split in there}
     if not by_split:
         first = next(iter(splits), "train")
         hint = nearest(first, SPLITS) if nearest(first, SPLITS) == first else f"split={first!r}, as a pool"
@@ -383,38 +359,139 @@ def _from_splits(
     return Domain(name, **complete(name, by_split, fractions), left_out=left_out)
 
 
-def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:
-    """The same domain with a train split of its first `tokens` tokens; other splits stay.
+@dataclass(frozen=True)
+class Origin:
+    """A domain's data as a config may describe it, where a path alone does not do.
 
-    Records are taken in order; the last one is cut where the count is reached, or left out where only one token would
-    remain. Each counts its tokens, the one that closes it and the one that the tokenizer begins texts with, as `encode`
-    writes them. The records are held in memory.
-
-    Args:
-        domain: of plain texts, with a train split.
-        model_or_tokenizer: a fast transformers tokenizer, or anything that has one as `.tokenizer`.
-        tokens: at least 2.
+    Attributes:
+        path: a file, a glob pattern, a folder or `hf:owner/name`.
+        config: which configuration of a data set of the hub.
+        split: which split of it, to take that as a pool.
+        revision: which version of it: a branch, a tag or a commit.
+        columns: our keys (text, prompt, completion, messages) -> those of the data; others are then not read.
+        overlap: "refuse" records that stand in two splits, or "drop" them from the earlier one.
 
     Raises:
-        ConfigError: fewer than 2 tokens.
-        DataError: no train split, a record that is no plain text, or fewer tokens than asked for.
-        ModelError: no tokenizer, or one that does not say which characters a token covers.
+        ConfigProblems: a wrong key in `columns`, or what only data sets of the hub have beside a path.
     """
-    if tokens < 2:
-        raise ConfigError(f"tokens: {explain(tokens, 'at least 2')}")
-    tokenizer = find_tokenizer(model_or_tokenizer)
-    if not tokenizer.is_fast:
-        raise ModelError(explain(type(tokenizer).__name__, "a fast tokenizer, to cut a text at a token"))
-    ends, taken, left = Ends.of(tokenizer), list[Item](), tokens
-    for item in domain.items("train"):
-        if not isinstance(item, Text):
-            raise refusal(f"domain {domain.name!r}", type(item).__name__, "plain texts")
-        encoded = tokenizer(item.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
-        before = len(ends.before(ids, item.text))
-        last = left - before - 2  # the last of its own tokens that has room beside the one that closes it
-        left -= before + len(ids) + len(ends.after(ids, item.text))
-        taken.append(item if left >= 0 else Text(item.text[: spans[last][1]] if last >= 0 else ""))
-        if left < 2:
-            return replace(domain, train=taken)
-    raise refusal(f"domain {domain.name!r}", f"{tokens - left} tokens", f"{tokens} or more to train on")
+
+    path: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    overlap: Literal["refuse", "drop"] = "refuse"
+
+    def __post_init__(self) -> None:
+        problems = list(column_problems(self.columns)) if self.columns else []
+        if not self.path.startswith("hf:"):
+            given = {name: getattr(self, name) for name in _OF_THE_HUB if getattr(self, name) is not None}
+            expected = "it only beside path: hf:owner/name"
+            problems += [Problem(name, repr(value), expected) for name, value in given.items()]
+        if problems:
+            raise ConfigProblems(problems)
+
+
+def path_of(origin: str | Origin | Mapping[str, Any]) -> str:
+    """The path of a domain's data.
+
+    >>> path_of("data"), path_of(Origin("data", overlap="drop"))
+    ('data', 'data')
+    """
+    if isinstance(origin, Mapping):
+        return str(origin["path"])
+    return origin.path if isinstance(origin, Origin) else origin
+
+
+def read_domain(
+    name: str, origin: str | Path | Origin | Mapping[str, Any], *, fractions: Shares = FRACTIONS
+) -> Domain:
+    """The domain that a config describes.
+
+    Args:
+        name: the domain's name.
+        origin: a path, or more than that; as a mapping it is what `plain` makes of an `Origin`.
+        fractions: shares of train, validation and test in a pool.
+
+    Raises:
+        DataError, ConfigError: as `Domain.from_path` and `Domain.from_dataset`.
+    """
+    if isinstance(origin, Mapping):
+        origin = Origin(**origin)
+    if not isinstance(origin, Origin):
+        return Domain.from_path(name, origin, fractions=fractions)
+    read: Any = Domain.from_path
+    path, options = origin.path, dict[str, Any]()
+    if path.startswith("hf:"):
+        read, path = Domain.from_dataset, path.removeprefix("hf:")
+        options = {key: getattr(origin, key) for key in _OF_THE_HUB}
+    domain: Domain = read(name, path, columns=origin.columns or None, fractions=fractions, **options)
+    return domain.without_overlap() if origin.overlap == "drop" else domain
+
+
+def as_domains(where: str, given: Any, *, fractions: Shares = FRACTIONS) -> dict[str, Domain]:
+    """Domains by name, made of what was handed over for each: a domain, a path, a data set, a table or a list.
+
+    Args:
+        where: what to call the mapping in an error: "train" or "evaluate".
+        given: domain name -> its data.
+        fractions: shares of train, validation and test in a pool.
+
+    Raises:
+        ConfigProblems: no mapping of names.
+        DataError: data that makes no domain, as the constructors of `Domain`.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        got, hint = f"a {type(given).__name__}", "{name: domain}"
+        if isinstance(given, Domain):
+            got, hint = f"the domain {given.name!r}", f"{{{given.name!r}: domain}}"
+        raise ConfigProblems([Problem(where, got, "a mapping of names to domains", hint)])
+    domains: dict[str, Domain] = {}
+    for name, data in given.items():
+        where = f"domain {name!r}"
+        if data is None or isinstance(data, int | float | bytes):
+            expected = "a Domain, a path, a data set, a table or a list of records"
+            raise refusal(where, type(data).__name__, expected)
+        if isinstance(data, str | Path | Origin):
+            data = read_domain(name, data, fractions=fractions)
+        elif not isinstance(data, Domain):
+            if not isinstance(data, Mapping):
+                refuse_source(data, where)
+            data = Domain.from_dataset(name, data, fractions=fractions)
+        domains[name] = data
+    return domains
+
+
+def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
+    """Whether the data is there and of a kind to read; the hub and corpora of the lab are not looked up.
+
+    Of a pattern the endings of the first files are looked at: what it matches may be the whole disk.
+
+    >>> origin_problems("train.web", "lab:prose")
+    []
+    """
+    source = path_of(origin)
+    if source.startswith("hf:") and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source[3:], re.ASCII):
+        return [Problem(where, repr(source), "hf:owner/name")]
+    if source.startswith(("hf:", "lab:")):
+        return []
+    try:
+        if sources.is_pattern(source):
+            matches = list(islice(glob.iglob(str(Path(source).expanduser()), recursive=True), PEEKED))  # noqa: PTH207
+            if not matches:
+                raise refusal("", repr(source), "a pattern that matches files")
+            for match in matches:
+                sources.kind_of(Path(match))
+        else:
+            read_domain("domain", origin)
+    except DataError as error:
+        problem, expected = told(where, error), "a file, a glob, a folder or hf:owner/name"
+        if problem.expected in ("a file that exists", "a pattern that matches files") or not source:
+            problem = Problem(where, problem.got, expected, neighbour(Path(source)))
+        return [problem]
+    return []
+
+
+def told(where: str, error: Exception) -> Problem:
+    """The problem that an error tells of: 'got ..., expected ...; try ...'."""
+    return told_problem(where, error) or Problem(where, str(error), "what a config can hold")

@@ -1,15 +1,14 @@
-"""Records to token ids, with a mark on every token that carries loss.
-
-Encoded records to rows on disk: packed or one row each, written as they come.
-"""
+"""Records as token ids with a mark on every token that carries loss, and as rows on disk, packed or one each."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.data import chat as chats
-from trimtab.data.records import Chat, Completion, Item, Text, excerpt, halved, refusal
-from trimtab.data.turns import Marked, Marker, SkippedError
-from trimtab.errors import ModelError, explain
+from trimtab.data.records import Chat, Completion, Item, Text, excerpt, halved
+from trimtab.data.turns import Marked, SkippedError, Span, spell_by_template, spell_plainly
+from trimtab.errors import ModelError, explain, refusal
 
 _BATCH_RECORDS = 256
 _BATCH_CHARACTERS = 2**20
@@ -52,21 +50,19 @@ class Ends:
 
     Attributes:
         tokenizer: whose they are.
-        lead: the token that the tokenizer itself puts before a text, if any.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    lead: tuple[int, ...]
 
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Ends:
-        """Those of a tokenizer."""
-        return cls(tokenizer, tuple(_leading(tokenizer)))
+    @cached_property
+    def lead(self) -> list[int]:
+        """The token that the tokenizer itself puts before a text, if any."""
+        return _leading(self.tokenizer)
 
     def before(self, ids: NDArray[Any], text: str) -> list[int]:
         """The tokenizer's first token, unless the text begins with it already (white space aside)."""
         begun = text.lstrip().startswith(str(self.tokenizer.bos_token))
-        return [] if begun and set(self.lead) & set(ids[:_NEAR].tolist()) else list(self.lead)
+        return [] if begun and set(self.lead) & set(ids[:_NEAR].tolist()) else self.lead
 
     def after(self, ids: NDArray[Any], text: str) -> list[int]:
         """The end-of-sequence token, unless the text ends with it already (white space aside).
@@ -85,14 +81,13 @@ def find_tokenizer(model_or_tokenizer: Any) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none.
     """
-    found = model_or_tokenizer
-    if not isinstance(found, PreTrainedTokenizerBase):
-        found = getattr(model_or_tokenizer, "tokenizer", None)
-    if not isinstance(found, PreTrainedTokenizerBase):
-        hint = "AutoTokenizer.from_pretrained(...) or PreTrainedTokenizerFast(tokenizer_object=...)"
-        got = type(model_or_tokenizer).__name__ if found is None else type(found).__name__
-        raise ModelError(explain(got, "a transformers tokenizer, or a model that has one", hint))
-    return found
+    inner = getattr(model_or_tokenizer, "tokenizer", None)
+    for tokenizer in (model_or_tokenizer, inner):
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            return tokenizer
+    hint = "AutoTokenizer.from_pretrained(...) or PreTrainedTokenizerFast(tokenizer_object=...)"
+    got = type(model_or_tokenizer if inner is None else inner).__name__
+    raise ModelError(explain(got, "a transformers tokenizer, or a model that has one", hint))
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -102,8 +97,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        rules.pop("padding", None)
-        rules.pop("truncation", None)
+        rules = {key: rule for key, rule in rules.items() if key not in ("padding", "truncation")}
     else:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
@@ -113,8 +107,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id under padding: pad, else end of sequence, else 0; the attention mask decides, not the id."""
-    given = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return int(next((one for one in given if one is not None), 0))
+    return int(next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0))
 
 
 def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
@@ -123,7 +116,7 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
     A text is its tokens and the end-of-sequence token, all with loss. A completion is the tokens of prompt
     and completion together; those with a character of the completion carry loss, and so does the
     end-of-sequence token after them. A conversation follows the tokenizer's chat template, or the plain format of
-    `trimtab.data.chat.spell_plainly`, with loss on the assistant's turns. Where the tokenizer starts
+    `trimtab.data.turns.spell_plainly`, with loss on the assistant's turns. Where the tokenizer starts
     sequences with a token of its own (as Llama's and Gemma's do), so does every record here but those that a chat
     template writes, which says itself how they begin. Neither token is added where the text has it already.
 
@@ -134,7 +127,7 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
         ModelError: the tokenizer has no end-of-sequence token and a record needs one.
         DataError: a record with text that cannot be encoded (half of a surrogate pair).
     """
-    marker, ends = Marker(tokenizer), Ends.of(tokenizer)
+    marker, ends = Marker(tokenizer), Ends(tokenizer)
     for batch in _batches(items):
         if halves := [item for item in batch if halved(item)]:
             got = "half of a surrogate pair"
@@ -149,18 +142,17 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
 def _encode_texts(texts: Sequence[Text], ends: Ends) -> Iterator[Encoded]:
     pieces = [list(_pieces(item.text)) for item in texts]
     flat = [piece for some in pieces for piece in some]
-    ids = iter(ends.tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"] if flat else [])
-    for item, some in zip(texts, pieces, strict=True):
-        own = np.concatenate([np.asarray(next(ids), np.int32) for _ in some])
-        before, after = ends.before(own, item.text), ends.after(own, item.text)
-        tokens = np.concatenate([before, own, after]).astype(np.int32)
+    encoded = iter(ends.tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"] if flat else [])
+    for one, some in zip(texts, pieces, strict=True):
+        ids = np.concatenate([np.asarray(next(encoded), np.int32) for _ in some])
+        tokens = np.concatenate([ends.before(ids, one.text), ids, ends.after(ids, one.text)]).astype(np.int32)
         yield Encoded(tokens, np.ones(len(tokens), np.bool_), is_text=True)
 
 
 def _encode_dialogues(items: Sequence[Completion | Chat], ends: Ends, marker: Marker) -> Iterator[Encoded]:
     spelled = [_mark(item, ends.tokenizer) for item in items]
     tokens = iter(marker.ids_and_loss([marked for marked in spelled if isinstance(marked, Marked)]))
-    templated = chats.has_template(ends.tokenizer)
+    templated = bool(ends.tokenizer.chat_template)
     for item, marked in zip(items, spelled, strict=True):
         if isinstance(marked, str):
             yield Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), is_text=False, skipped=marked)
@@ -180,10 +172,10 @@ def _mark(item: Completion | Chat, tokenizer: PreTrainedTokenizerBase) -> Marked
         whole = item.prompt + item.completion
         return Marked(whole, ((len(item.prompt), len(whole)),) if item.completion.strip() else ())
     try:
-        if chats.has_template(tokenizer):
-            return chats.spell_by_template(item, tokenizer)
+        if tokenizer.chat_template:
+            return spell_by_template(item, tokenizer)
         _eos_id(tokenizer)
-        return chats.spell_plainly(item, str(tokenizer.eos_token))
+        return spell_plainly(item, str(tokenizer.eos_token))
     except SkippedError as error:
         return str(error)
 
@@ -206,21 +198,19 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _leading(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token that the tokenizer itself puts before a text, if any."""
-    bos = tokenizer.bos_token_id
-    first = tokenizer("a", verbose=False)["input_ids"][:1]
-    return first if bos is not None and first == [bos] else []
+    first: list[int] = tokenizer("a", verbose=False)["input_ids"][:1]
+    return first if first == [tokenizer.bos_token_id] else []
 
 
 def _eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
-        what = explain("none", "one, to end documents with", "tokenizer.eos_token = '<|endoftext|>'")
-        raise ModelError(f"tokenizer, end-of-sequence token: {what}")
+        expected, hint = "one, to end documents with", "tokenizer.eos_token = '<|endoftext|>'"
+        raise refusal("tokenizer, end-of-sequence token", "none", expected, hint, error=ModelError)
     return int(tokenizer.eos_token_id)
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    size = 0
+    batch, size = list[Item](), 0
     for item in items:
         batch.append(item)
         size += len(item.text) if isinstance(item, Text) else 0
@@ -229,6 +219,72 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Tokenises marked texts: a token carries loss if one of its characters does.
+
+    So the tokens are those of the whole text, as in pretraining, and a token that straddles the end of a
+    prompt is learned. With tokenizers that do not say which characters a token covers, a span begins at the first token
+    that differs when the text before it stands alone, and ends with the token that holds its last character.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def ids_and_loss(self, texts: Sequence[Marked]) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """Per text, (n,) token ids without special tokens around them, and (n,) whether each carries loss."""
+        if not self.tokenizer.is_fast:
+            return [self._by_beginnings(marked) for marked in texts]
+        encodings = self._backend.encode_batch([marked.text for marked in texts], add_special_tokens=False)
+        pairs = zip(encodings, texts, strict=True)
+        return [(np.array(one.ids, np.int64), _touched(one.offsets, marked.spans)) for one, marked in pairs]
+
+    @cached_property
+    def _backend(self) -> Any:
+        """A copy with offsets as they are: the post-processor would leave white space out of them."""
+        backend = copy.deepcopy(self.tokenizer.backend_tokenizer)
+        backend.post_processor = None
+        backend.no_padding()
+        backend.no_truncation()
+        return backend
+
+    def _by_beginnings(self, marked: Marked) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        ids = self._ids(marked.text)
+        loss = np.zeros(len(ids), np.bool_)
+        for start, end in marked.spans:
+            first, _ = _shared(ids, self._ids(marked.text[:start]))
+            last, straddles = _shared(ids, self._ids(marked.text[:end]))
+            loss[first : last + straddles] = start < end
+        return np.array(ids, np.int64), loss
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
+def _shared(ids: Sequence[int], beginning: Sequence[int]) -> tuple[int, bool]:
+    """How many tokens a text has in common with its beginning alone, and whether the next one straddles its end.
+
+    >>> _shared([1, 2, 3, 4], [1, 2]), _shared([1, 2, 3, 4], [1, 5])
+    ((2, False), (1, True))
+    """
+    shorter, pairs = min(len(ids), len(beginning)), zip(ids, beginning, strict=False)
+    common = next((place for place, (one, other) in enumerate(pairs) if one != other), shorter)
+    return common, common < shorter
+
+
+def _touched(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:
+    """Which tokens cover a character of a span.
+
+    >>> _touched([(0, 2), (2, 5), (5, 6)], [(3, 4)])
+    array([False,  True, False])
+    """
+    starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T
+    touched = np.zeros(len(starts), np.bool_)
+    for start, end in spans:
+        touched |= (starts < end) & (ends > start)
+    return touched
 
 
 Packing = Literal["packed", "padded"]
@@ -273,84 +329,59 @@ def write_rows(
     Memory holds one row and one record.
     """
     records = truncated = dropped = beyond = skipped = 0
-    first_skipped = ""
+    why = ""
     waiting, owners = np.empty(0, np.int32), np.empty(0, np.int64)
     with RowFiles(folder, split) as files:
         for record in encoded:
             records += 1
             if record.skipped:
                 skipped += 1
-                first_skipped = first_skipped or f"record {records - 1}, {record.skipped}"
+                why = why or f"record {records - 1}, {record.skipped}"
             elif packing == "packed" and record.is_text:
                 waiting = np.concatenate([waiting, record.ids])
                 owners = np.concatenate([owners, np.full(len(record.ids), records - 1)])
                 full = len(waiting) // seq_len * seq_len
                 if full:
-                    files.add_full(waiting[:full].reshape(-1, seq_len), owners[seq_len // 2 : full : seq_len])
+                    rows = waiting[:full].reshape(-1, seq_len)
+                    files.add(rows, np.ones_like(rows, np.bool_), owners[seq_len // 2 : full : seq_len])
                     waiting, owners = waiting[full:], owners[full:]
             elif record.loss[1:seq_len].any():
                 truncated += len(record.ids) > seq_len
-                files.add(record.ids[:seq_len], record.loss[:seq_len], records - 1)
+                files.add(record.ids[None, :seq_len], record.loss[None, :seq_len], [records - 1])
             else:
                 dropped += 1
                 beyond += bool(record.loss[seq_len:].any())
-        return SplitCounts(
-            records, files.tokens, truncated, dropped, len(waiting), beyond, skipped, first_skipped
-        )
+        return SplitCounts(records, files.tokens, truncated, dropped, len(waiting), beyond, skipped, why)
 
 
-class RowFiles:
+class RowFiles(ExitStack):
     """The growing arrays of a split: tokens, loss marks, row borders, targets and record of each row."""
 
     def __init__(self, folder: Path, split: str) -> None:
+        super().__init__()
         self.tokens = 0
-        self._closing = ExitStack()
-        self._arrays = {
-            part: self._closing.enter_context(GrowingArray(array_file(folder, split, part), dtype))
-            for part, dtype in ARRAYS.items()
-        }
+        files = {part: GrowingArray(array_file(folder, split, part), dtype) for part, dtype in ARRAYS.items()}
+        self._arrays = {part: self.enter_context(file) for part, file in files.items()}
         self._arrays["offsets"].append([0])
 
-    def __enter__(self) -> RowFiles:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._closing.close()
-
-    def add(self, ids: NDArray[np.int32], loss: NDArray[np.bool_], record: int) -> None:
-        """One row."""
-        self.tokens += len(ids)
-        targets = [int(np.count_nonzero(loss[1:]))]
-        self._append(ids=ids, loss=loss, offsets=[self.tokens], targets=targets, records=[record])
-
-    def add_full(self, rows: NDArray[np.int32], records: NDArray[np.int64]) -> None:
-        """(R, T) rows with loss on every token, and the record of each."""
-        count, length = rows.shape
-        self._append(
-            ids=rows.ravel(),
-            loss=np.ones(rows.size, np.bool_),
-            offsets=self.tokens + length * np.arange(1, count + 1),
-            targets=np.full(count, length - 1),
-            records=records,
-        )
-        self.tokens += rows.size
-
-    def _append(self, **values: Sequence[int] | NDArray[Any]) -> None:
-        for part, some in values.items():
-            self._arrays[part].append(some)
+    def add(
+        self, ids: NDArray[np.int32], loss: NDArray[np.bool_], records: Sequence[int] | NDArray[Any]
+    ) -> None:
+        """(R, T) rows, their marks, and the record of each."""
+        ends = self.tokens + ids.shape[1] * np.arange(1, len(ids) + 1)
+        targets = np.count_nonzero(loss[:, 1:], axis=1)
+        rows = (ids.ravel(), loss.ravel(), ends, targets, records)
+        for array, values in zip(self._arrays.values(), rows, strict=True):
+            array.append(values)
+        self.tokens += ids.size
 
 
-class GrowingArray:
+class GrowingArray(AbstractContextManager["GrowingArray"]):
     """A one-dimensional .npy file written piece by piece; its header learns the length at the end."""
 
     def __init__(self, path: Path, dtype: Any) -> None:
-        self._dtype = np.dtype(dtype)
-        self._length = 0
-        self._file = path.open("wb")
+        self._dtype, self._length, self._file = np.dtype(dtype), 0, path.open("wb")
         self._write_header()
-
-    def __enter__(self) -> GrowingArray:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._file.seek(0)

@@ -12,25 +12,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from trimtab.data.tables import (
-    check_columns,
-    check_known,
-    label_text,
-    labels,
-    read_table,
-    shown,
-    whole_counts,
-)
+from trimtab.data.tables import check_columns, check_known, label_text, labels, read_table, show, whole_counts
 from trimtab.errors import DataError, explain
 
 COLUMNS = ("referent", "name")
 CELLS_AT_MOST = 400_000_000
 """Numbers that a table of referents by names, or by referents, may have."""
 SIZE_AT_MOST = 1e100
-_LIKE_COUNTS = ("n", "freq", "frequency", "weight")
-_COUNTS_IN_A_CELL = re.compile(
-    r"""\s*(?:\{\s*\}|\{.*["']\s*:\s*[-+.\d].*\}|\[\s*["'{\[].*\])\s*""", re.DOTALL
-)
+_LIKE_COUNTS = re.compile("n|freq(uency)?|weight|.*count.*", re.DOTALL)
+_PACKED_COUNTS = re.compile(r"""\s*(?:\{\s*\}|\{.*["']\s*:\s*[-+.\d].*\}|\[\s*["'{\[].*\])\s*""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -106,10 +96,8 @@ class NamingCounts:
         """
         wanted = self.referents if referents is None else referents
         check_cells(len(wanted), len(self.names), "names")
-        given = self.table[self.table["count"] > 0]
-        wide = given.pivot_table(
-            index="referent", columns="name", values="count", aggfunc="sum", fill_value=0
-        )
+        rows = self.table[self.table["count"] > 0]
+        wide = rows.pivot_table(index="referent", columns="name", values="count", aggfunc="sum", fill_value=0)
         return wide.reindex(index=wanted, columns=self.names, fill_value=0).to_numpy(dtype=np.int64)
 
     def features_of(self, features: pd.DataFrame) -> Float[np.ndarray, "referents d"]:
@@ -125,12 +113,11 @@ class NamingCounts:
         index = labels(pd.Series(features.index.to_list(), dtype=object))
         if index.duplicated().any():
             twice = features.index[int(index.duplicated().argmax())]
-            raise DataError(explain(f"referent {shown(twice)} twice in the features", "one row per referent"))
+            raise DataError(explain(f"referent {show(twice)} twice in the features", "one row per referent"))
         places = {text: place for place, text in enumerate(index)}
         wanted = {one: places.get(label_text(one)) for one in self.referents}
-        missing = [one for one, place in wanted.items() if place is None]
-        if missing:
-            got = f"{len(missing)} referents without features ({', '.join(map(shown, missing[:3]))}, ...)"
+        if missing := [one for one, place in wanted.items() if place is None]:
+            got = f"{len(missing)} referents without features ({', '.join(map(show, missing[:3]))}, ...)"
             raise DataError(explain(got, "a row of features for each referent that was named"))
         rows = features.iloc[[place for place in wanted.values() if place is not None]]
         try:
@@ -141,7 +128,7 @@ class NamingCounts:
         wrong = ~np.isfinite(values) | (np.abs(values) > SIZE_AT_MOST)
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
-            place = f"{str(features.columns[column])!r} of referent {shown(list(wanted)[row])}"
+            place = f"{str(features.columns[column])!r} of referent {show(list(wanted)[row])}"
             got = f"{values[row, column]:g} in {place} ({int(wrong.sum())} features that are not finite)"
             raise DataError(explain(got, "numbers up to 1e100"))
         if is_lab(features):
@@ -164,9 +151,9 @@ def known_names(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
     """
     check_known(frame, column)
     names = labels(frame[column], strip=False)
-    packed = next((one for one in names.unique() if _COUNTS_IN_A_CELL.fullmatch(one)), None)
+    packed = next((one for one in names.unique() if _PACKED_COUNTS.fullmatch(one)), None)
     if packed is not None:
-        got = f"the name {shown(packed)}, which holds names with their counts"
+        got = f"the name {show(packed)}, which holds names with their counts"
         hint = "json.loads of each cell, and a row for each of its names"
         raise DataError(explain(got, "one name per row, its count in a column of its own", hint))
     return names
@@ -181,8 +168,7 @@ def counts_column(columns: Iterable[Hashable]) -> str | None:
     there = [str(one) for one in columns]
     if "count" in there:
         return "count"
-    like = [one for one in there if "count" in one.lower() or one.lower() in _LIKE_COUNTS]
-    if like:
+    if like := [one for one in there if _LIKE_COUNTS.fullmatch(one.lower())]:
         expected = f"one of {there[:12]}, or none for 1 per row"
         raise DataError(explain("no column 'count'", expected, f"{like[0]!r} under the name 'count'"))
     return None

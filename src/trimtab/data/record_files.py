@@ -1,7 +1,6 @@
-"""The records of one file, and the rows of one table in memory; only what makes records is read of a table.
+"""Records of one file, and rows of one table in memory, of which only what makes records is read.
 
-A file is text, JSON, CSV, TSV or Parquet, plain or gzipped, and is read piece by piece within bounds. A table is a data
-frame, an Arrow table, a data set of the `datasets` library, a mapping of columns, or a single column.
+Files are text, JSON, CSV, TSV or Parquet, plain or gzipped, and are read piece by piece within bounds.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import itertools
 import json
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
@@ -17,19 +17,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
-from trimtab.data.records import (
-    BESIDE_MESSAGES,
-    KEYS,
-    Item,
-    Text,
-    hint_for,
-    missing_column,
-    named,
-    parse,
-    refusal,
-    without_nulls,
-)
-from trimtab.errors import DataError
+from trimtab.data.records import Columns, Item, Text, has_record, named, parse, used_columns, without_nulls
+from trimtab.errors import TrimtabError, refusal
 from trimtab.runs.files import check_regular, parse_json, reading
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -61,9 +50,7 @@ _EXPECTED: dict[Kind, str] = {
 }
 
 
-def read_records(
-    path: Path, kind: Kind, *, cut: bool = False, columns: Mapping[str, str] | None = None
-) -> Iterator[Item]:
+def read_records(path: Path, kind: Kind, *, cut: bool = False, columns: Columns = None) -> Iterator[Item]:
     """The records of a file in their order.
 
     A text file is one record; with `cut` it is many of some 8192 characters, cut at blank lines where there are any.
@@ -86,7 +73,7 @@ def read_records(
         import pyarrow.parquet as pq
 
         with reading(path, expected, hint=again), pq.ParquetFile(path) as table:
-            used, beside = usable_columns(table.schema_arrow.names, str(path), columns)
+            used, beside = used_columns(table.schema_arrow.names, str(path), columns)
             batches = table.iter_batches(batch_size=_ROWS, columns=used)
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                 yield parse(_filled(row), f"{path}, row {number}", columns=columns, beside=beside)
@@ -94,10 +81,13 @@ def read_records(
         yield from _table(path, kind, columns)
     elif kind != "text":
         yield from _json(path, kind, columns)
-    elif cut:
-        yield from _blocks(path)
     else:
-        yield _plain(_whole(path, kind, DOCUMENT_LIMIT), path)
+        for text in _blocks(path) if cut else [_whole(path, kind, DOCUMENT_LIMIT)]:
+            if "\0" in text:
+                got = "NUL characters, as binary files and UTF-16 without its mark hold them"
+                hint = "another format by the file's ending, or iconv -f utf-16le -t utf-8"
+                raise refusal(path, got, expected, hint)
+            yield Text(text)
 
 
 def refuse_records(path: Path) -> None:
@@ -116,38 +106,25 @@ def refuse_records(path: Path) -> None:
     elif "\t" in line or "," in line:
         mark, ending = ("\t", ".tsv") if "\t" in line else (",", ".csv")
         names = {cell.strip('"') for cell in line.split(mark)}
-    if _make_records(names):
+    if has_record(names):
         got = f"{line[:60]!r} as the first line of a text file"
         raise refusal(path, got, "text", f"a name that ends in {ending}")
 
 
-def _make_records(names: set[str]) -> bool:
-    return bool({"text", "messages"} & names) or {"prompt", "completion"} <= names
-
-
-def _blocks(path: Path) -> Iterator[Item]:
-    block: list[str] = []
-    size = 0
+def _blocks(path: Path) -> Iterator[str]:
+    block, size = list[str](), 0
     with _opened(path, _EXPECTED["text"], newline="") as file:
         while line := file.readline(LINE_LIMIT):
             block.append(line)
             size += len(line)
             if size >= _BLOCK and (not line.strip() or size >= 2 * _BLOCK):
-                yield _plain("".join(block), path)
+                yield "".join(block)
                 block, size = [], 0
     if block:
-        yield _plain("".join(block), path)
+        yield "".join(block)
 
 
-def _plain(text: str, path: Path) -> Text:
-    if "\0" in text:
-        got = "NUL characters, as binary files and UTF-16 without its mark hold them"
-        hint = "another format by the file's ending, or iconv -f utf-16le -t utf-8"
-        raise refusal(path, got, _EXPECTED["text"], hint)
-    return Text(text)
-
-
-def _json(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterator[Item]:
+def _json(path: Path, kind: Kind, columns: Columns) -> Iterator[Item]:
     """One array of records, or a record per line."""
     if kind == "json":
         with _opened(path, _EXPECTED[kind], newline=None) as file:
@@ -159,28 +136,27 @@ def _json(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterator
             for number, raw in enumerate(array):
                 yield parse(raw, f"{path}, record {number}", columns=columns)
             return
-    for number, line in _lines(path, kind, newline=None):
-        text, where = line.removeprefix("\ufeff"), f"{path}:{number}"
-        if number == 1 and kind == "jsonl" and text.lstrip().startswith("["):
+    for where, line in lines(path, _EXPECTED[kind], newline=None):
+        text = line.removeprefix("\ufeff")
+        if kind == "jsonl" and where.endswith(":1") and text.lstrip().startswith("["):
             hint = "a name that ends in .json, for an array of records"
             raise refusal(where, "the start of a list", _EXPECTED[kind], hint)
         if text.strip():
             yield parse(parse_json(text, where, _EXPECTED[kind]), where, columns=columns)
 
 
-def _table(path: Path, kind: Kind, columns: Mapping[str, str] | None) -> Iterator[Item]:
+def _table(path: Path, kind: Kind, columns: Columns) -> Iterator[Item]:
     delimiter = _DELIMITERS[kind]
-    lines = (line for _, line in _lines(path, kind, newline=""))
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    text = (line for _, line in lines(path, _EXPECTED[kind], newline=""))
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
     names = [name.strip() for name in _row(rows, path, kind) or []]
     if not names:
         raise refusal(path, "an empty file", "a first line that names the columns")
-    others = [mark for mark in ",;\t|" if mark != delimiter and mark in names[0]]
-    if len(names) == 1 and others:
+    if (others := [mark for mark in ",;\t|" if mark != delimiter and mark in names[0]]) and len(names) == 1:
         got = f"one column {names[0][:60]!r}, with {others[0]!r} in it"
         hint = "a file that ends in .tsv" if others[0] == "\t" else f"{delimiter!r} between columns"
         raise refusal(path, got, f"columns with {delimiter!r} between them", hint)
-    used, beside = usable_columns(names, str(path), columns)
+    used, beside = used_columns(names, str(path), columns)
     places = [(name, names.index(name)) for name in used]
     while (row := _row(rows, path, kind)) is not None:
         where = f"{path}:{rows.line_num}"
@@ -207,15 +183,29 @@ def _row(rows: Any, path: Path, kind: Kind) -> list[str] | None:
     return row
 
 
-def _lines(path: Path, kind: Kind, *, newline: str | None) -> Iterator[tuple[int, str]]:
-    with _opened(path, _EXPECTED[kind], newline=newline) as file:
-        number = 0
-        while line := file.readline(LINE_LIMIT + 1):
-            number += 1
-            if len(line) > LINE_LIMIT:
-                got = f"a line of more than {LINE_LIMIT // 2**20} MiB"
-                raise refusal(f"{path}:{number}", got, _EXPECTED[kind], "cutting the document into records")
-            yield number, line
+def lines(
+    path: Path, expected: str, *, newline: str | None = "\n", limit: int = 0
+) -> Iterator[tuple[str, str]]:
+    """The lines of a file of text in UTF-8, unpacked where it ends in .gz, each with "path:number".
+
+    Args:
+        path: the file.
+        expected: what it should hold, for messages.
+        newline: what ends a line, as `open` has it. JSON allows U+2028, U+0085 and others inside its texts.
+        limit: characters of a line; 0 is `LINE_LIMIT`.
+
+    Raises:
+        DataError: a file that cannot be read, says that it is not UTF-8 or is not, or a line beyond the limit.
+    """
+    limit = limit or LINE_LIMIT
+    with _opened(path, expected, newline=newline) as file:
+        for number in itertools.count(1):
+            if not (line := file.readline(limit + 1)):
+                return
+            if len(line) > limit:
+                got = f"a line of more than {limit // 2**20} MiB"
+                raise refusal(f"{path}:{number}", got, expected, "cutting the document into records")
+            yield f"{path}:{number}", line
 
 
 def _whole(path: Path, kind: Kind, limit: int) -> str:
@@ -233,8 +223,7 @@ def _opened(path: Path, expected: str, *, newline: str | None) -> Iterator[TextI
     """A text file in UTF-8, unpacked where it ends in .gz; another encoding that says so is refused by name."""
     with reading(path, expected), _bytes(path) as raw:
         start = raw.read(4)
-        marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
-        if marked:
+        if marked := next((name for mark, name in _MARKS.items() if start.startswith(mark)), None):
             raise refusal(path, f"{marked.upper()} text", expected, f"iconv -f {marked} -t utf-8")
         if start.startswith(b"\x1f\x8b") and path.suffix.lower() != ".gz":
             raise refusal(path, "a gzip file", expected, "a name that ends in .gz")
@@ -246,11 +235,10 @@ def _opened(path: Path, expected: str, *, newline: str | None) -> Iterator[TextI
 
 
 def _bytes(path: Path) -> BinaryIO:
-    packed = path.suffix.lower() == ".gz"
-    return cast("BinaryIO", gzip.open(path, "rb") if packed else path.open("rb"))
+    return cast("BinaryIO", gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb"))
 
 
-def _not_utf8(path: Path, expected: str) -> DataError:
+def _not_utf8(path: Path, expected: str) -> TrimtabError:
     """The error of a file that is not in UTF-8, with the line and the byte at which it fails."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     number, start = 1, 0
@@ -284,24 +272,23 @@ class Rows:
         names: the table's columns; None where it has none, or does not know them.
     """
 
-    def __init__(self, table: Any, where: str, columns: Mapping[str, str] | None = None) -> None:
-        self._kind = kind_of_table(table)
-        self._table = table
-        names = _NAMES[self._kind](table) if self._kind in _NAMES else None
+    def __init__(self, table: Any, where: str, columns: Columns = None) -> None:
+        self._kind, self._table = kind_of_table(table), table
+        names_of, self._reader = _READERS.get(self._kind, (lambda _: None, iter))
+        names = names_of(table)
         self.names: list[str] | None = None if names is None else list(names)
-        self.used: list[str] | None = None
         self.unused: tuple[str, ...] = ()
+        self._used: tuple[list[str], ...] = ()
         if self.names is not None:
-            self.used, self.unused = usable_columns(self.names, where, columns)
+            used, self.unused = used_columns(self.names, where, columns)
+            self._used = (used,)
 
     def __len__(self) -> int:
-        if self._kind == "columns":
-            return max(map(len, self._table.values()), default=0)
-        return len(self._table)
+        columns = self._table.values() if self._kind == "columns" else [self._table]
+        return max(map(len, columns), default=0)
 
     def __iter__(self) -> Iterator[Any]:
-        reader = _READERS.get(self._kind, iter)
-        return iter(reader(self._table) if self.used is None else reader(self._table, self.used))
+        return iter(self._reader(self._table, *self._used))
 
 
 def kind_of_table(source: object) -> str:
@@ -328,26 +315,22 @@ def refuse_source(source: object, where: str) -> None:
     Raises:
         DataError: saying what to hand over instead.
     """
-    kind = kind_of_table(source)
+    kind, problem, table = kind_of_table(source), tuple[str, ...](), cast("Any", source)
     if not kind:
-        got, expected, hint = _no_records(source)
-    elif kind == "columns" and isinstance(source, Mapping):
-        lengths = {str(name): len(values) for name, values in source.items()}
-        got = "" if len(set(lengths.values())) == 1 else f"columns of {lengths} rows"
-        expected, hint = "columns of equal length", ""
-    elif kind == "array":
-        array: Any = source
-        got, hint = "" if array.ndim == 1 else f"an array with {array.ndim} axes", "array.ravel()"
-        if array.dtype.names:
-            got, hint = "an array with fields", "pandas.DataFrame(array)"
-        expected = "an array of one axis"
-    else:
-        return
-    if got:
-        raise refusal(where, got, expected, hint)
+        problem = _no_records(source)
+    elif kind == "columns":
+        lengths = {str(name): len(values) for name, values in table.items()}
+        if len(set(lengths.values())) > 1:
+            problem = f"columns of {lengths} rows", "columns of equal length"
+    elif kind == "array" and table.dtype.names:
+        problem = "an array with fields", "an array of one axis", "pandas.DataFrame(array)"
+    elif kind == "array" and table.ndim != 1:
+        problem = f"an array with {table.ndim} axes", "an array of one axis", "array.ravel()"
+    if problem:
+        raise refusal(where, *problem)
 
 
-def _no_records(source: object) -> tuple[str, str, str]:
+def _no_records(source: object) -> tuple[str, ...]:
     """What was got, what is expected and what to try with a thing that is no table; empty where it gives records."""
     got, expected = type(source).__name__, "a sequence of records"
     if isinstance(source, str | bytes) or hasattr(source, "__fspath__"):
@@ -362,41 +345,11 @@ def _no_records(source: object) -> tuple[str, str, str]:
         return f"a {got}, whose order changes", "records in an order", "sorted(...)"
     if any(base.__name__ in ("DataFrame", "LazyFrame") for base in type(source).__mro__):
         return got, expected, "its rows as a pandas DataFrame"
-    return ("", "", "") if isinstance(source, Iterable) else (got, expected, "a list")
-
-
-def usable_columns(
-    names: Sequence[str], where: str, columns: Mapping[str, str] | None = None
-) -> tuple[list[str], tuple[str, ...]]:
-    """The columns of a table that make records, and those that are not read.
-
-    Args:
-        names: of all its columns.
-        where: what to call the table in an error.
-        columns: our keys -> the table's; None for the same.
-
-    Raises:
-        DataError: none of them does, one that is asked for is not there, or one that is used stands there twice.
-    """
-    keys = (*KEYS, *(BESIDE_MESSAGES if "messages" in names else ()))
-    used = list(dict.fromkeys(columns.values() if columns else (name for name in names if name in keys)))
-    got = f"columns [{named(names)}]"
-    if columns and not set(used) <= set(names):
-        raise refusal(where, got, *missing_column(columns, names))
-    if not columns and not _make_records(set(used)):
-        expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
-        raise refusal(where, got, expected, hint_for(names) or "columns={'text': ...}")
-    for name in used:
-        if names.count(name) > 1:
-            raise refusal(where, f"column {name!r} twice", "each column once")
-    return used, tuple(name for name in names if name not in used)
+    return () if isinstance(source, Iterable) else (got, expected, "a list")
 
 
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: without_nulls(value, keep="content") if isinstance(value, list | dict) else value
-        for name, value in row.items()
-    }
+    return {k: without_nulls(v, keep="content") if isinstance(v, list | dict) else v for k, v in row.items()}
 
 
 def _named_values(names: Sequence[str], columns: Iterable[Iterable[Any]]) -> Iterator[dict[str, Any]]:
@@ -411,32 +364,25 @@ def _arrow(table: Any, names: Sequence[str] | None = None) -> Iterator[Any]:
 
 def _dataset(rows: Any, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Columns that are not asked for are never decoded: pictures and sound need libraries that may not be here."""
-    if names is not None:
-        rows = rows.select_columns(list(names))
+    rows = rows if names is None else rows.select_columns(list(names))
     asked = getattr(rows, "format", None) or {}
-    if asked.get("type") not in (None, "custom"):
-        rows = rows.with_format(None)
-    return map(_filled, rows)
+    return map(_filled, rows if asked.get("type") in (None, "custom") else rows.with_format(None))
 
 
-_NAMES: dict[str, Any] = {
-    "pandas": attrgetter("columns"),
-    "polars": attrgetter("columns"),
-    "arrow": attrgetter("schema.names"),
-    "dataset": attrgetter("column_names"),
-    "columns": list,
-}
-"""How the rows of a table are read -> where it has the names of its columns."""
+def _pandas(frame: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(frame), _ROWS):
+        yield from _named_values(names, [frame[name].iloc[start : start + _ROWS].tolist() for name in names])
+
 
 _READERS: dict[str, Any] = {
-    "pandas": lambda frame, names: (
-        row
-        for start in range(0, len(frame), _ROWS)
-        for row in _named_values(names, [frame[name].iloc[start : start + _ROWS].tolist() for name in names])
+    "pandas": (attrgetter("columns"), _pandas),
+    "polars": (
+        attrgetter("columns"),
+        lambda frame, names: map(_filled, frame.select(names).iter_rows(named=True)),
     ),
-    "polars": lambda frame, names: map(_filled, frame.select(names).iter_rows(named=True)),
-    "arrow": _arrow,
-    "dataset": _dataset,
-    "columns": lambda columns, names: _named_values(names, [columns[name] for name in names]),
-    "scalars": _arrow,
+    "arrow": (attrgetter("schema.names"), _arrow),
+    "dataset": (attrgetter("column_names"), _dataset),
+    "columns": (list, lambda columns, names: _named_values(names, [columns[name] for name in names])),
+    "scalars": (lambda _: None, _arrow),
 }
+"""How the rows of a table are read -> where it has the names of its columns, if any, and what reads its rows."""

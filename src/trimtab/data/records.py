@@ -1,6 +1,6 @@
 """The three kinds of record a domain may hold: plain text, a prompt with its completion, a conversation.
 
-What a conversation gives its chat template beside texts: parts of content, tools, documents, variables.
+A conversation may give its chat template tools, documents and variables beside its messages.
 """
 
 from __future__ import annotations
@@ -13,20 +13,11 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
-from trimtab.errors import DataError, Problem, explain, nearest
+from trimtab.errors import Problem, nearest, refusal
 from trimtab.runs.files import has_halves, parse_json
 
 BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "system")
 """Keys beside "messages" that change what a chat template writes; all others are ignored."""
-
-
-def refusal(where: object, got: object, expected: str, hint: str = "") -> DataError:
-    """The error of data that is wrong at a place: a file with its line, a record, a domain.
-
-    >>> refusal("a.csv:3", "2 cells", "3, as the first line has")
-    DataError('a.csv:3: got 2 cells, expected 3, as the first line has')
-    """
-    return DataError(f"{where}: {explain(got, expected, hint)}")
 
 
 def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
@@ -47,8 +38,8 @@ def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> d
     system = raw.get("system")
     if isinstance(system, str) and system.strip() and {"role": "system", "content": system} not in messages:
         hint = "{'role': 'system', 'content': ...}, or removing the key if it is something else"
-        what = explain("a text of its own beside 'messages'", "a system prompt as the first message", hint)
-        raise DataError(f"{where}, 'system': {what}")
+        got, expected = "a text of its own beside 'messages'", "a system prompt as the first message"
+        raise refusal(f"{where}, 'system'", got, expected, hint)
     tools = _mappings(raw, "tools", where) or [
         {"type": "function", "function": one} for one in _mappings(raw, "functions", where)
     ]
@@ -57,8 +48,8 @@ def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> d
     if isinstance(variables, str):
         variables = parse_json(variables, f"{where}, 'chat_template_kwargs'", "a JSON object")
     if not isinstance(variables, Mapping):
-        what = explain(type(variables).__name__, "a mapping of variables of the chat template")
-        raise DataError(f"{where}, 'chat_template_kwargs': {what}")
+        expected = "a mapping of variables of the chat template"
+        raise refusal(f"{where}, 'chat_template_kwargs'", type(variables).__name__, expected)
     given = {name: value for name, value in variables.items() if value is not None}
     return given | ({"tools": tools} if tools else {}) | ({"documents": documents} if documents else {})
 
@@ -66,10 +57,9 @@ def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> d
 def _mappings(raw: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
     """A list of mappings, or the JSON text of one; keys without a value, which tables fill in, are left out."""
     value = raw.get(key)
-    value = None if isinstance(value, float) else value  # nan, as tables write no value
     if isinstance(value, str):
         value = parse_json(value, f"{where}, {key!r}", "a JSON list") if value.strip() else None
-    if value is None:
+    if value is None or isinstance(value, float):  # nan, as tables write no value
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(one, Mapping) for one in value):
         raise refusal(f"{where}, {key!r}", repr(value)[:60], "a list of mappings")
@@ -108,55 +98,57 @@ _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or w
 KEYS = ("text", "prompt", "completion", "messages")
 """The keys that make a record; `trimtab.data.records.BESIDE_MESSAGES` may stand beside messages."""
 
-_OWN = {key: key for key in KEYS}
+_OWN = dict(zip(KEYS, KEYS, strict=True))
+Columns = Mapping[str, str] | None
+"""Our keys -> those of somebody's data; None for the same."""
 _SHOWN = 12
 _LONG = 60
 _ALIKE = 0.75
-_PAIRS = [
-    (prompt, completion)
-    for prompt, completions in {
-        "question": "answer response",
-        "problem": "solution",
-        "instruction": "output response",
-        "input": "output",
-        "query": "response answer",
-        "prompt": "response answer chosen",
-        "source": "target",
-    }.items()
-    for completion in completions.split()
-]
+_COMPLETIONS = {
+    "question": "answer response",
+    "problem": "solution",
+    "instruction": "output response",
+    "input": "output",
+    "query": "response answer",
+    "prompt": "response answer chosen",
+    "source": "target",
+}
 """What others call a prompt and its completion."""
 _TEXTS = ("content", "body", "document", "article", "raw_content", "sentence", "passage", "story", "code")
 """What others call a text."""
 
 
+class _Digested:
+    """A record that is known by its content."""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """32 bytes that stand for the content: sha256 of the kind and its fields as JSON, which separates them."""
+        text = json.dumps(self._content(), sort_keys=True, ensure_ascii=True, default=str)
+        return hashlib.sha256(text.encode()).digest()
+
+    def _content(self) -> tuple[Any, ...]:
+        kind: Any = type(self)
+        return (kind.__name__.lower(), *(getattr(self, name) for name in kind.__dataclass_fields__))
+
+
 @dataclass(frozen=True)
-class Text:
+class Text(_Digested):
     """A document; every token carries loss."""
 
     text: str
 
-    @cached_property
-    def digest(self) -> bytes:
-        """32 bytes that stand for the content."""
-        return _digest("text", self.text)
-
 
 @dataclass(frozen=True)
-class Completion:
+class Completion(_Digested):
     """A prompt and what should follow it; only the completion carries loss."""
 
     prompt: str
     completion: str
 
-    @cached_property
-    def digest(self) -> bytes:
-        """32 bytes that stand for the content."""
-        return _digest("completion", self.prompt, self.completion)
-
 
 @dataclass(frozen=True)
-class Chat:
+class Chat(_Digested):
     """A conversation; only what the assistant says carries loss.
 
     Attributes:
@@ -167,12 +159,9 @@ class Chat:
     messages: tuple[Mapping[str, Any], ...]
     given: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def digest(self) -> bytes:
-        """32 bytes that stand for the content."""
-        if not self.given:
-            return _digest("chat", *map(dict, self.messages))
-        return _digest("chat given", dict(self.given), *map(dict, self.messages))
+    def _content(self) -> tuple[Any, ...]:
+        given = ("chat given", dict(self.given)) if self.given else ("chat",)
+        return (*given, *map(dict, self.messages))
 
 
 Item = Text | Completion | Chat
@@ -187,8 +176,7 @@ NOTHING = Text("")
 
 def unused_of(item: Item) -> tuple[str, ...]:
     """The keys or columns that stood beside the record and have no part in it."""
-    found: tuple[str, ...] = item.__dict__.get("_unused", ())
-    return found
+    return tuple(item.__dict__.get("_unused", ()))
 
 
 def whole(item: Item) -> Item:
@@ -199,17 +187,13 @@ def whole(item: Item) -> Item:
     Raises:
         DataError: it holds half of a character, told with the place it was read from.
     """
-    if "_halves" in item.__dict__:
-        hint = "removing it, or U+FFFD in its place"
-        raise refusal(
-            item.__dict__["_halves"], "half of a character (a lone surrogate)", "whole characters", hint
-        )
+    if where := item.__dict__.get("_halves"):
+        got, hint = "half of a character (a lone surrogate)", "removing it, or U+FFFD in its place"
+        raise refusal(where, got, "whole characters", hint)
     return item
 
 
-def parse(
-    raw: object, where: str, *, columns: Mapping[str, str] | None = None, beside: tuple[str, ...] = ()
-) -> Item:
+def parse(raw: object, where: str, *, columns: Columns = None, beside: tuple[str, ...] = ()) -> Item:
     """The record in its checked form.
 
     Keys other than `KEYS` are ignored, and so are keys without a value; beside "messages", those of
@@ -234,18 +218,14 @@ def parse(
     """
     if isinstance(raw, Text | Completion | Chat):
         return _marked(raw, where)
-    if is_missing(raw):
-        return NOTHING
     if isinstance(raw, str):
         return _marked(Text(str(raw)), where)
+    if is_missing(raw):
+        return NOTHING
     if not isinstance(raw, Mapping):
         raise refusal(where, type(raw).__name__, _KINDS)
-    names = columns or _OWN
-    there = {key: raw[name] for key, name in names.items() if name in raw}
-    fields = {key: value for key, value in there.items() if not is_missing(value)}
-    given = _given(raw) if "messages" in fields and columns is None else {}
     try:
-        item, used = _item(fields, there, given, where, raw)
+        item, used = _item(raw, columns, where)
         if item is not None:
             _marked(item, where)
     except RecursionError as error:
@@ -254,13 +234,11 @@ def parse(
         expected, hint = missing_column(columns, raw) if columns else (_KINDS, hint_for(raw, raw))
         got = f"a mapping with {named(raw)}" if raw else "an empty mapping"
         raise refusal(where, got, expected, hint)
-    unused = beside
     if len(raw) > len(used):
-        read = {*(names[key] for key in used), *given}
-        unused += tuple(str(key) for key in raw if key not in read and not is_missing(raw[key]))
-    if unused and item is not NOTHING:
+        beside += tuple(str(key) for key in raw if key not in used and not is_missing(raw[key]))
+    if beside and item is not NOTHING:
         # Kept beside the fields, as cached digests are: two records of the same content stay equal.
-        item.__dict__["_unused"] = unused
+        item.__dict__["_unused"] = beside
     return item
 
 
@@ -270,11 +248,8 @@ def is_missing(value: object) -> bool:
     >>> is_missing(None), is_missing(float("nan")), is_missing("")
     (True, True, False)
     """
-    if value is None or isinstance(value, str | list | dict):
-        return value is None
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return type(value).__name__.startswith("float") and bool(value != value)
+    kind = type(value).__name__
+    return value is None or kind in ("NAType", "NaTType") or (kind[:5] == "float" and bool(value != value))
 
 
 def excerpt(item: Item, length: int = 60) -> str:
@@ -283,12 +258,10 @@ def excerpt(item: Item, length: int = 60) -> str:
     >>> excerpt(Text("one two three"), length=7)
     "'one two...'"
     """
-    if isinstance(item, Text):
-        text = item.text
-    elif isinstance(item, Completion):
-        text = item.prompt + item.completion
-    else:
+    if isinstance(item, Chat):
         text = " / ".join(str(message.get("content") or "...") for message in item.messages)
+    else:
+        text = item.text if isinstance(item, Text) else item.prompt + item.completion
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
@@ -333,7 +306,8 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
         return f"'messages', a list of {{'role', 'content'}}, made of {talks[0]!r} ('human' becomes 'user')"
     if {"instruction", "input", "output"} <= set(known):
         return "a 'prompt' made of 'instruction' and 'input', and 'output' as 'completion'"
-    for prompt, completion in _PAIRS:
+    pairs = ((prompt, completion) for prompt, some in _COMPLETIONS.items() for completion in some.split())
+    for prompt, completion in pairs:
         if prompt in known and completion in known:
             return f"columns={{'prompt': {prompt!r}, 'completion': {completion!r}}}"
     for name in known[: 8 * _SHOWN]:
@@ -355,6 +329,41 @@ def missing_column(columns: Mapping[str, str], names: Iterable[Any]) -> tuple[st
     return f"{named(lacking)} among them", nearest(lacking[0], known) if lacking else ""
 
 
+def has_record(names: set[str]) -> bool:
+    """Whether keys or columns of these names make records.
+
+    >>> has_record({"prompt", "completion", "id"}), has_record({"prompt"})
+    (True, False)
+    """
+    return bool({"text", "messages"} & names) or {"prompt", "completion"} <= names
+
+
+def used_columns(
+    names: Sequence[str], where: str, columns: Columns = None
+) -> tuple[list[str], tuple[str, ...]]:
+    """The columns of a table that make records, and those that are not read.
+
+    Args:
+        names: of all its columns.
+        where: what to call the table in an error.
+        columns: our keys -> the table's; None for the same.
+
+    Raises:
+        DataError: none of them does, one that is asked for is not there, or one that is used stands there twice.
+    """
+    keys = KEYS + BESIDE_MESSAGES * ("messages" in names)
+    used = list(dict.fromkeys(columns.values() if columns else (name for name in names if name in keys)))
+    got = f"columns [{named(names)}]"
+    if columns and not set(used) <= set(names):
+        raise refusal(where, got, *missing_column(columns, names))
+    if not columns and not has_record(set(used)):
+        expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
+        raise refusal(where, got, expected, hint_for(names) or "columns={'text': ...}")
+    if twice := [name for name in used if names.count(name) > 1]:
+        raise refusal(where, f"column {twice[0]!r} twice", "each column once")
+    return used, tuple(name for name in names if name not in used)
+
+
 def named(names: Iterable[Any]) -> str:
     """A list of names for a message, shortened.
 
@@ -367,34 +376,27 @@ def named(names: Iterable[Any]) -> str:
     return ", ".join(map(repr, shown)) + more
 
 
-def _item(
-    fields: Mapping[str, Any],
-    there: Mapping[str, Any],
-    given: Mapping[str, Any],
-    where: str,
-    raw: Mapping[Any, Any],
-) -> tuple[Item | None, tuple[str, ...]]:
-    """The record of a mapping's fields and the keys it is made of; None where they make none."""
+def _item(raw: Mapping[Any, Any], columns: Columns, where: str) -> tuple[Item | None, set[str]]:
+    """The record of a mapping and the keys of the mapping that it is made of; None where they make none."""
+    names = columns or _OWN
+    there = {key: raw[name] for key, name in names.items() if name in raw}
+    fields = {key: value for key, value in there.items() if not is_missing(value)}
     if "messages" in fields:
+        beside = BESIDE_MESSAGES if columns is None else ()
+        given = {key: as_lists(raw[key]) for key in beside if not is_missing(raw.get(key))}
         messages = _messages(fields["messages"], where)
-        return Chat(messages, read_given(given, messages, where)), ("messages",)
-    if "text" in fields and not ("prompt" in fields and "completion" in fields):
-        return Text(_string(fields, "text", where)), ("text",)
+        return Chat(messages, read_given(given, messages, where)), {names["messages"], *given}
     if "prompt" in fields and "completion" in fields:
-        prompt, completion = _string(fields, "prompt", where), _string(fields, "completion", where)
-        return Completion(prompt, completion), ("prompt", "completion")
-    if "text" in there or "messages" in there or ("prompt" in there and "completion" in there):
-        return NOTHING, tuple(there)
-    for key in ("prompt", "completion"):
-        if key in there and len(there) == 1:
-            other = "completion" if key == "prompt" else "prompt"
-            raise refusal(f"{where}, {other!r}", "no value", "a text", hint_for(raw, raw))
-    return None, ()
-
-
-def _given(raw: Mapping[Any, Any]) -> dict[str, Any]:
-    """What stands beside the messages of a record and has a value."""
-    return {key: as_lists(raw[key]) for key in BESIDE_MESSAGES if not is_missing(raw.get(key))}
+        prompt, completion = (_string(fields, key, where) for key in ("prompt", "completion"))
+        return Completion(prompt, completion), {names["prompt"], names["completion"]}
+    if "text" in fields:
+        return Text(_string(fields, "text", where)), {names["text"]}
+    if "text" in there or "messages" in there or len(there) == 2:
+        return NOTHING, set()
+    if there:
+        other = "completion" if "prompt" in there else "prompt"
+        raise refusal(f"{where}, {other!r}", "no value", "a text", hint_for(raw, raw))
+    return None, set()
 
 
 def _marked(item: Item, where: str) -> Item:
@@ -417,12 +419,6 @@ def _has_halves(value: object) -> bool:
     if isinstance(value, Mapping):
         return any(_has_halves(key) or _has_halves(item) for key, item in value.items())
     return isinstance(value, list | tuple) and any(map(_has_halves, value))
-
-
-def _digest(*parts: object) -> bytes:
-    """Sha256 of the parts as JSON, which separates them."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _string(fields: Mapping[str, Any], key: str, where: str) -> str:
@@ -461,7 +457,4 @@ def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
             if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
                 expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
                 raise refusal(f"{place}, a part of 'content'", repr(part)[:60], expected)
-    return tuple(
-        {key: said for key, said in message.items() if said is not None or key == "content"}
-        for message in value
-    )
+    return tuple({k: v for k, v in message.items() if v is not None or k == "content"} for message in value)

@@ -1,7 +1,4 @@
-"""Splits of a domain: which exist, what is in them, and how those that are missing are taken from a pool.
-
-Where records come from: files, tables and parts of a pool. Each is read again from the start when iterated.
-"""
+"""Splits of a domain, read again from the start when iterated: files, tables, or parts of a pool by content."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.data.record_files import Kind, Rows, kind_of_table, read_records, refuse_records, refuse_source
-from trimtab.data.records import NOTHING, Item, Text, named, parse, refusal, unused_of, whole
-from trimtab.errors import ConfigError, explain
+from trimtab.data.records import NOTHING, Columns, Item, Text, named, parse, unused_of, whole
+from trimtab.errors import ConfigError, refusal
 from trimtab.runs.paths import neighbour
 
 Paths = str | Path | Sequence[str | Path]
@@ -29,9 +26,9 @@ REPEATED = Text("")
 
 _ALSO_ENDINGS: dict[str, Kind] = {".ndjson": "jsonl", ".jsonlines": "jsonl", ".jl": "jsonl", ".tab": "tsv"}
 _ENDINGS: dict[str, Kind] = {f".{kind}": kind for kind in get_args(Kind) if kind != "text"}
+_AS_TABLE = "writing it as CSV in UTF-8, or as Parquet"
 POOL_LIMIT, POOL_RECORDS = 32 * 2**20, 2**17
 """Bytes of the files of a pool, and records in it, that are held in memory."""
-_AS_TABLE = "writing it as CSV in UTF-8, or as Parquet"
 _REFUSED = {
     ending: hint
     for endings, hint in {
@@ -60,7 +57,7 @@ class Files:
     paths: tuple[Path, ...]
     kind: Kind | None = None
     cut: bool = False
-    columns: Mapping[str, str] | None = None
+    columns: Columns = None
 
     def __post_init__(self) -> None:
         for path in self.paths if self.kind is None else ():
@@ -93,15 +90,14 @@ class Given:
 
     records: Any
     where: str
-    columns: Mapping[str, str] | None = None
+    columns: Columns = None
 
     def __post_init__(self) -> None:
         refuse_source(self.records, self.where)
         self._rows()
 
     def __iter__(self) -> Iterator[Item]:
-        rows = self._rows()
-        beside = rows.unused if isinstance(rows, Rows) else ()
+        beside = getattr(rows := self._rows(), "unused", ())
         for number, raw in enumerate(rows):
             yield parse(raw, f"{self.where}, record {number}", columns=self.columns, beside=beside)
 
@@ -112,9 +108,8 @@ class Given:
             return "records"
 
     def _rows(self) -> Iterable[Any]:
-        table = kind_of_table(self.records)
-        rows: Iterable[Any] = Rows(self.records, self.where, self.columns) if table else self.records
-        return rows
+        records: Iterable[Any] = self.records
+        return Rows(records, self.where, self.columns) if kind_of_table(records) else records
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,13 +143,12 @@ class Pool:
         if state is not None and self._held is not None and self._held[0] == state:
             yield from self._held[1]
             return
-        records: list[Item] | None = None if state is None else []
-        for item in self.files:
-            if records is not None:
+        records = list[Item]()
+        for number, item in enumerate(self.files):
+            if state is not None and number <= POOL_RECORDS:
                 records.append(item)
-                records = records if len(records) <= POOL_RECORDS else None
             yield item
-        if records is not None and self._state() == state:
+        if state is not None and len(records) <= POOL_RECORDS and self._state() == state:
             self._held = state, records
 
     def __repr__(self) -> str:
@@ -165,14 +159,14 @@ class Pool:
 
     def _state(self) -> object:
         """Size and time of each file; None where they are too large to be held, or there is no telling how large."""
+        packed = any(path.suffix.lower() in (".gz", ".parquet") for path in self.files.paths)
+        if packed or self.files.kind == "parquet":
+            return None
         try:
             stats = [path.stat() for path in self.files.paths]
         except OSError:
             return None
-        packed = any(path.suffix.lower() in (".gz", ".parquet") for path in self.files.paths)
-        small = (
-            not packed and self.files.kind != "parquet" and sum(one.st_size for one in stats) <= POOL_LIMIT
-        )
+        small = sum(one.st_size for one in stats) <= POOL_LIMIT
         return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in stats] if small else None
 
 
@@ -223,9 +217,8 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
         if not matches:
             got = f"{str(path)!r}{', a pipe or device' if other else ''}"
             wanted = "a pattern that matches files" if pattern else "a file that exists"
-            raise refusal(
-                where, got, wanted, "the file itself, or a copy of it" if near == str(whole) else near
-            )
+            near = "the file itself, or a copy of it" if near == str(whole) else near
+            raise refusal(where, got, wanted, near)
         files += matches
     if not files:
         raise refusal(where, "no path", "at least one file")
@@ -255,7 +248,7 @@ def kind_of(path: Path) -> Kind:
     """
     packed = path.suffix.lower() == ".gz"
     ending = (path.with_suffix("") if packed else path).suffix.lower()
-    kind = (_ENDINGS | _ALSO_ENDINGS).get(ending, "text")
+    kind = _ENDINGS.get(ending) or _ALSO_ENDINGS.get(ending, "text")
     if ending in _REFUSED or (packed and kind == "parquet"):
         hint = "unpacking it" if packed else _REFUSED[ending]
         raise refusal(path, f"a {ending} file", f"text, or one of {named(_ENDINGS)}", hint)
@@ -272,6 +265,11 @@ def is_pattern(path: str | Path) -> bool:
 
 
 SPLITS = ("train", "validation", "test")
+_FATES = {
+    "without_value": "record{} without a value skipped",
+    "repeated": "record{} left out, which a later split has too",
+    "blank": "blank record{} skipped",
+}
 ALSO_CALLED = {"val": "validation", "valid": "validation"}
 """Names that others give a split."""
 
@@ -343,13 +341,9 @@ def told(contents: Iterable[SplitContents]) -> Iterator[str]:
     every = list(contents)
     if unused := sorted({name for one in every for name in one.unused}):
         yield unused_names("column", unused)
-    for why, what, fate in (
-        ("without_value", "record", "without a value skipped"),
-        ("repeated", "record", "left out, which a later split has too"),
-        ("blank", "blank record", "skipped"),
-    ):
+    for why, what in _FATES.items():
         if count := sum(getattr(one, why) for one in every):
-            yield f"{count} {what}{'s' * (count > 1)} {fate}"
+            yield f"{count} {what.format('s' * (count > 1))}"
 
 
 def unused_names(what: str, names: Sequence[str]) -> str:
@@ -381,74 +375,48 @@ def complete(
     train, *others = fractions if len(fractions) == 3 else (-1, 0, 0)
     if train < 0 or min(others) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         expected = "three positive shares (train, validation, test; train may be 0) that sum to 1"
-        raise ConfigError(f"domain {name!r}, fractions: {explain(list(fractions), expected)}")
+        raise refusal(f"domain {name!r}, fractions", list(fractions), expected, error=ConfigError)
     shares = dict(zip(SPLITS, fractions, strict=True))
     missing = [split for split in SPLITS if split not in sources]
     if "train" in missing or not missing:
         return dict(sources)
     pool = sources["train"]
-    if isinstance(pool, Files):
-        pool = Pool(replace(pool, cut=True))
+    pool = Pool(replace(pool, cut=True)) if isinstance(pool, Files) else pool
     lower = 1 - sum(shares[split] for split in missing)
     parts: dict[str, Iterable[Item]] = {"train": Part(pool, 0.0, lower)} if shares["train"] else {}
-    given = {split: source for split, source in sources.items() if split != "train"}
     for split in missing:
         upper = 1.0 if split == missing[-1] else lower + shares[split]
         parts[split] = Part(pool, lower, upper)
         lower = upper
-    return parts | given
+    return parts | {split: source for split, source in sources.items() if split != "train"}
 
 
 def files_of(folder: Path, split: str) -> tuple[Path, ...]:
     """The files of a folder that belong to a split: `train.*`, `train-00000.*` or `train/*`, sorted."""
     names = [split, *(other for other, meant in ALSO_CALLED.items() if meant == split)]
-    patterns = [pattern for name in names for pattern in (f"{name}.*", f"{name}-*.*", f"{name}/*")]
+    patterns = [name + ending for name in names for ending in (".*", "-*.*", "/*")]
     return tuple(sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}))
 
 
-def files_beside(folder: Path, used: Iterable[Path]) -> tuple[str, ...]:
-    """The files and folders of a folder that hold none of the files used, sorted; hidden ones do not count."""
-    entries = {path.relative_to(folder).parts[0] for path in used}
-    names = (path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return tuple(sorted(name for name in names if name not in entries))
-
-
-def load_set(name: str, dataset: str, options: Mapping[str, Any]) -> Any:
-    """What `datasets.load_dataset` gives for a name; `name` is the domain's.
+def load_set(name: str, source: str | Path, options: Mapping[str, Any]) -> Any:
+    """What `datasets.load_dataset` gives for a name, or what `save_to_disk` wrote to a folder; memory-mapped.
 
     Raises:
-        DataError: it cannot be loaded, with the beginning of the reason.
+        DataError: it cannot be loaded, with the beginning of the reason, or is damaged; `name` is the domain's.
     """
-    from datasets import load_dataset
+    import datasets
 
+    saved = isinstance(source, Path)
     try:
-        return load_dataset(dataset, **options)
+        return datasets.load_from_disk(str(source)) if saved else datasets.load_dataset(source, **options)
     except Exception as error:
         reason = " ".join(str(error).split())[:600] or type(error).__name__
-        named_config = "config" in str(error).lower()
-        hint = "config=..., one of those named" if named_config else "its name on the hub, or a path"
-        expected = "a data set that can be loaded"
-        raise refusal(f"domain {name!r}", f"{dataset!r}: {reason}", expected, hint) from error
-
-
-def is_saved_set(folder: Path) -> bool:
-    """Whether `save_to_disk` of a `Dataset` or a `DatasetDict` wrote the folder."""
-    every = [(folder / file).is_file() for file in ("state.json", "dataset_info.json")]
-    return (folder / "dataset_dict.json").is_file() or all(every)
-
-
-def load_saved(name: str, folder: Path) -> Any:
-    """The `Dataset` or `DatasetDict` of a folder that `save_to_disk` wrote; memory-mapped.
-
-    Raises:
-        DataError: it is damaged; `name` is the domain's.
-    """
-    from datasets import load_from_disk
-
-    try:
-        return load_from_disk(str(folder))
-    except Exception as error:
-        got = f"a folder that cannot be read ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
-        raise refusal(
-            f"domain {name!r}: {folder}", got, "a data set as save_to_disk writes it", "writing it again"
-        ) from error
+        where, got, expected = f"domain {name!r}", f"{source!r}: {reason}", "a data set that can be loaded"
+        hint = "its name on the hub, or a path"
+        if saved:
+            where, expected = f"{where}: {source}", "a data set as save_to_disk writes it"
+            reason, hint = str(error).strip().partition("\n")[0] or reason, "writing it again"
+            got = f"a folder that cannot be read ({reason})"
+        elif "config" in str(error).lower():
+            hint = "config=..., one of those named"
+        raise refusal(where, got, expected, hint) from error

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.data.records import refusal
-from trimtab.errors import CheckpointError, ConfigError, ShapeError, explain
+from trimtab.errors import CheckpointError, ConfigError, ShapeError, explain, refusal
 from trimtab.seeds import derive
 
 UNIT = 2**40
@@ -79,34 +78,33 @@ class MixtureStream:
             ConfigError: a weight that is negative or not finite, or weights that do not sum to 1 within 1e-6.
             DataError: a positive weight on a domain without rows.
         """
-        counts = self._charge(self._shares(weights))
+        shares = self._shares(weights)
+        active = [name for name, share in shares.items() if share]
+        for name in active:
+            self._credit[name] += self.batch_size * shares[name]
+        counts = dict.fromkeys(shares, 0)
+        for _ in range(self.batch_size):
+            # The largest credit pays a row; ties go by name.
+            richest = max(active, key=self._credit.__getitem__)
+            self._credit[richest] -= UNIT
+            counts[richest] += 1
         rows = [(name, self._next_row(name)) for name in self._ordered for _ in range(counts[name])]
         order = permutation(self.batch_size, derive(self.seed, "stream", "order", self._step))
         self._step += 1
         return [rows[place] for place in order]
 
-    def expected_counts(self, weights: Sequence[float], steps: int) -> dict[str, float]:
-        """Rows per domain in `steps` draws at constant weights, before rounding; below 0.5, likely none."""
-        shares = self._shares(weights)
-        return {name: steps * self.batch_size * shares[name] / UNIT for name in self.sizes}
-
     def ahead(self, name: str, rows: int) -> list[int]:
         """The rows of a domain that the next draws would give, in their order; nothing moves on."""
         drawn = self._drawn[name]
-        found = [self._next_row(name) for _ in range(rows)]
+        ahead = [self._next_row(name) for _ in range(rows)]
         self._drawn[name] = drawn
-        return found
+        return ahead
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on from here, as JSON: the stream, the step, two integers per domain."""
-        return {
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "sizes": dict(self.sizes),
-            "step": self._step,
-            "credit": dict(self._credit),
-            "drawn": dict(self._drawn),
-        }
+        sizes, credit, drawn = dict(self.sizes), dict(self._credit), dict(self._drawn)
+        stream = {"seed": self.seed, "batch_size": self.batch_size, "sizes": sizes}
+        return {**stream, "step": self._step, "credit": credit, "drawn": drawn}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back, or forward, to a `state()`; the draws that follow are those that followed it.
@@ -132,18 +130,6 @@ class MixtureStream:
                 hint = "a weight of 0, or more data or a shorter seq_len"
                 raise refusal(f"domain {name!r}", "0 rows", "rows, since its weight is positive", hint)
         return shares
-
-    def _charge(self, shares: Mapping[str, int]) -> dict[str, int]:
-        """Rows per domain of one draw: `batch_size` times, the largest credit pays a row; ties go by name."""
-        active = [name for name, share in shares.items() if share]
-        for name in active:
-            self._credit[name] += self.batch_size * shares[name]
-        counts = dict.fromkeys(shares, 0)
-        for _ in range(self.batch_size):
-            richest = max(active, key=self._credit.__getitem__)
-            self._credit[richest] -= UNIT
-            counts[richest] += 1
-        return counts
 
     def _next_row(self, name: str) -> int:
         epoch, place = divmod(self._drawn[name], self.sizes[name])

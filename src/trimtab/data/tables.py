@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.data.records import refusal
-from trimtab.errors import DataError, Problem, explain, nearest
+from trimtab.errors import DataError, Problem, explain, nearest, refusal
 from trimtab.runs.files import check_regular, decode, reading
 from trimtab.runs.paths import neighbour
 
@@ -32,6 +31,7 @@ COLUMN_LIMIT = 10_000
 CELL_LIMIT = 400_000_000
 """Cells of a Parquet file, which packs a billion alike ones into a few bytes."""
 _HEAD = 2**20
+_AS_TEXTS: Any = {"dtype": str, "keep_default_na": False}
 _TABLE = "a table with a header, as CSV, TSV or Parquet"
 _KINDS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
@@ -60,13 +60,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
     text, separator = _text(path, TABLE_LIMIT), _separator(kind)
     names = _header(text, separator, path)
     with reading(path, _TABLE):
-        frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, low_memory=False
-        )
-    if not isinstance(frame.index, pd.RangeIndex):
+        table: pd.DataFrame = pd.read_csv(io.StringIO(text), sep=separator, low_memory=False, **_AS_TEXTS)
+    if not isinstance(table.index, pd.RangeIndex):
         got = f"rows of more than the {len(names)} cells of the header"
         raise refusal(path, got, "as many in every row", "quotes around cells with commas")
-    return frame.apply(_typed) if len(frame) else frame
+    return table.apply(_typed) if len(table) else table
 
 
 def columns_of(path: str | Path) -> list[str]:
@@ -168,8 +166,6 @@ def label_text(value: Any, *, strip: bool = True) -> str:
         if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
             raise DataError(explain(f"a label {text!a:.60} that is not Unicode", "a text"))
         return text
-    if isinstance(value, bool):
-        return str(value)
     if isinstance(value, float | Decimal):
         size = float(value)
         return str(int(size)) if size.is_integer() and abs(size) < _EXACT else str(value)
@@ -209,7 +205,7 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
         wrong = ~((given >= 0) & (given < _EXACT) & (given % 1 == 0))
     if wrong.any():
         row, value = wrong.idxmax(), values[wrong].iloc[0]
-        got = f"{shown(value)} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
+        got = f"{show(value)} in row {row!r} of {column!r} ({int(wrong.sum())} such rows)"
         raise DataError(explain(got, "whole counts, at least 0 and below 2^53"))
     beyond = given.cumsum() >= _EXACT
     if beyond.any():
@@ -218,10 +214,10 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
     return given.astype(np.int64)
 
 
-def shown(value: Any) -> str:
+def show(value: Any) -> str:
     """A value as a message shows it, whatever library holds it, shortened.
 
-    >>> shown(np.int64(3)), shown("a")
+    >>> show(np.int64(3)), show("a")
     ('3', "'a'")
     """
     text = repr(value.item() if isinstance(value, np.generic) else value)
@@ -265,9 +261,7 @@ def _header(text: str, separator: str, path: Path) -> list[str]:
         raise refusal(path, got, _TABLE, "iconv -f utf-16 -t utf-8, if it is UTF-16")
     _check_count(first.count(separator) + 1, path)
     with reading(path, _TABLE):
-        row = pd.read_csv(
-            io.StringIO(text), sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False
-        )
+        row = pd.read_csv(io.StringIO(text), sep=separator, header=None, nrows=1, **_AS_TEXTS)
     return _once([str(one) for one in row.iloc[0]], path)
 
 
@@ -290,8 +284,7 @@ def _check_count(columns: int, path: Path) -> None:
 
 
 def _once(names: list[str], path: Path) -> list[str]:
-    twice = [name for name, times in Counter(names).items() if name and times > 1]
-    if twice:
+    if twice := [name for name, times in Counter(names).items() if name and times > 1]:
         raise refusal(path, f"column {twice[0]!r} twice", "each column once")
     return names
 

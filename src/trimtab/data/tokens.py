@@ -1,4 +1,4 @@
-"""A domain as rows of token ids: tokenised once, memory-mapped, and served as batches."""
+"""A domain as rows of token ids, tokenised once, memory-mapped and served as batches; or cut to so many tokens."""
 
 from __future__ import annotations
 
@@ -18,20 +18,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from trimtab.data import encode as encoding
 from trimtab.data.domains import Domain
-from trimtab.data.encode import (
-    ARRAYS,
-    Packing,
-    SplitCounts,
-    array_file,
-    encode,
-    find_tokenizer,
-    pad_id,
-    tokenizer_fingerprint,
-    write_rows,
-)
-from trimtab.data.records import Item, refusal
-from trimtab.errors import CheckpointError, ConfigError, DataError, explain
+from trimtab.data.encode import Packing, SplitCounts, encode, find_tokenizer, write_rows
+from trimtab.data.records import Item, Text
+from trimtab.errors import CheckpointError, ConfigError, ModelError, explain, refusal
 from trimtab.runs.atomic import CHECKSUMS, atomic_directory, verify_checksums, write_checksums
 from trimtab.runs.files import read_json
 from trimtab.runs.paths import cache_home
@@ -41,7 +32,6 @@ NO_LOSS = -100
 
 _LAYOUT = 3
 _CARD = "card.json"
-_ATTEMPTS = 5
 _TOLD = 0.05
 """Share of a split's sequences cut, or of its records without a token to learn, above which a warning says so."""
 _EXCERPT = 120
@@ -120,12 +110,9 @@ class TokenSplit:
         start, stop = self._span(row)
         loss, half = self.loss[start:stop], _EXCERPT // 2
         borders = np.flatnonzero(np.diff(loss.astype(np.int8))) + 1
-        stretches = []
-        for ids, marks in zip(np.split(self.ids[start:stop], borders), np.split(loss, borders), strict=True):
-            text = str(tokenizer.decode(ids.tolist()))
-            text = text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}"
-            stretches.append((text, bool(marks[0])))
-        return tuple(stretches)
+        texts = [str(tokenizer.decode(ids.tolist())) for ids in np.split(self.ids[start:stop], borders)]
+        shown = [text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}" for text in texts]
+        return tuple(zip(shown, (bool(marks[0]) for marks in np.split(loss, borders)), strict=True))
 
     @property
     def mean_target_tokens(self) -> float:
@@ -196,16 +183,15 @@ def tokenise(
     if packing not in ("packed", "padded"):
         raise ConfigError(f"packing: {explain(repr(packing), repr('packed') + ' or ' + repr('padded'))}")
     tokenizer = find_tokenizer(model_or_tokenizer)
-    parts = [_LAYOUT, domain.fingerprint, tokenizer_fingerprint(tokenizer), seq_len, packing]
+    parts = [_LAYOUT, domain.fingerprint, encoding.tokenizer_fingerprint(tokenizer), seq_len, packing]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     entry = (cache_home() / "tokens" if cache is None else Path(cache)) / key
-    for _ in range(_ATTEMPTS):
-        existed = entry.exists()
+    for _ in range(5):
+        existed, splits = entry.exists(), None
         try:
             splits = _open(entry) if existed else None
         except CheckpointError as error:
             warnings.warn(f"token cache: {error}; the entry is built again", stacklevel=2)
-            splits = None
         if splits is not None:
             for name, content in domain.contents.items():
                 # They have no part in what an entry is known by, and are counted for this domain.
@@ -251,11 +237,11 @@ def _build(
             raise refusal(where, f"{count.records} records without a row{lost}", expected, hint)
     card = {
         "splits": {split: asdict(count) for split, count in counts.items()},
-        "pad_id": pad_id(tokenizer),
+        "pad_id": encoding.pad_id(tokenizer),
         "seq_len": seq_len,
         "packing": packing,
         "content": domain.fingerprint,
-        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "tokenizer": encoding.tokenizer_fingerprint(tokenizer),
     }
     (folder / _CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
     write_checksums(folder)
@@ -268,8 +254,8 @@ def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
         whole.update(item.digest)
         yield item
     if whole.hexdigest() != domain.contents[split].fingerprint:
-        what = explain("records that changed while they were read", "files that stay as they are")
-        raise DataError(f"domain {domain.name!r}, split {split!r}: {what}")
+        got, where = "records that changed while they were read", f"domain {domain.name!r}, split {split!r}"
+        raise refusal(where, got, "files that stay as they are")
 
 
 def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterator[str]:
@@ -324,25 +310,59 @@ def _open(entry: Path) -> dict[str, TokenSplit] | None:
     try:
         splits = {}
         for name, counts in card["splits"].items():
-            arrays: Any = {part: np.load(array_file(entry, name, part), mmap_mode="r") for part in ARRAYS}
+            paths = {part: encoding.array_file(entry, name, part) for part in encoding.ARRAYS}
+            arrays: Any = {part: np.load(path, mmap_mode="r") for part, path in paths.items()}
             splits[name] = TokenSplit(**arrays, pad_id=int(card["pad_id"]), counts=SplitCounts(**counts))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise CheckpointError(explain(f"damaged {entry} ({error})", "the files that were written")) from error
-    for name, split in splits.items():
-        if not _fits(split):
-            got = f"arrays of {name} in {entry} of other sizes"
-            raise CheckpointError(explain(got, "rows one after the other"))
+    if odd := [name for name, split in splits.items() if not _fits(split)]:
+        got = f"arrays of {odd[0]} in {entry} of other sizes"
+        raise CheckpointError(explain(got, "rows one after the other"))
     return splits
 
 
 def _fits(split: TokenSplit) -> bool:
     """Whether the arrays are of the types and sizes that rows one after the other have."""
-    typed = all(getattr(split, part).dtype == dtype for part, dtype in ARRAYS.items())
-    if not typed or any(getattr(split, part).ndim != 1 for part in ARRAYS) or not len(split.offsets):
+    arrays = [(getattr(split, part), dtype) for part, dtype in encoding.ARRAYS.items()]
+    if not all(array.dtype == dtype and array.ndim == 1 for array, dtype in arrays) or not len(split.offsets):
         return False
-    return (
-        split.offsets[0] == 0
-        and split.offsets[-1] == len(split.ids) == len(split.loss)
-        and len(split.offsets) - 1 == len(split.targets) == len(split.records)
-        and bool((np.diff(split.offsets) > 0).all())
-    )
+    ends = split.offsets[0] == 0 and split.offsets[-1] == len(split.ids) == len(split.loss)
+    rows = len(split.offsets) - 1 == len(split.targets) == len(split.records)
+    return bool(ends and rows and (np.diff(split.offsets) > 0).all())
+
+
+def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:
+    """The same domain with a train split of its first `tokens` tokens; other splits stay.
+
+    Records are taken in order; the last one is cut where the count is reached, or left out where only one token would
+    remain. Each counts its tokens, the one that closes it and the one that the tokenizer begins texts with, as `encode`
+    writes them. The records are held in memory.
+
+    Args:
+        domain: of plain texts, with a train split.
+        model_or_tokenizer: a fast transformers tokenizer, or anything that has one as `.tokenizer`.
+        tokens: at least 2.
+
+    Raises:
+        ConfigError: fewer than 2 tokens.
+        DataError: no train split, a record that is no plain text, or fewer tokens than asked for.
+        ModelError: no tokenizer, or one that does not say which characters a token covers.
+    """
+    if tokens < 2:
+        raise ConfigError(f"tokens: {explain(tokens, 'at least 2')}")
+    tokenizer = find_tokenizer(model_or_tokenizer)
+    if not tokenizer.is_fast:
+        raise ModelError(explain(type(tokenizer).__name__, "a fast tokenizer, to cut a text at a token"))
+    ends, taken, left = encoding.Ends(tokenizer), list[Item](), tokens
+    for item in domain.items("train"):
+        if not isinstance(item, Text):
+            raise refusal(f"domain {domain.name!r}", type(item).__name__, "plain texts")
+        encoded = tokenizer(item.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, spans = np.asarray(encoded["input_ids"]), encoded["offset_mapping"]
+        before = len(ends.before(ids, item.text))
+        last = left - before - 2  # the last of its own tokens that has room beside the one that closes it
+        left -= before + len(ids) + len(ends.after(ids, item.text))
+        taken.append(item if left >= 0 else Text(item.text[: spans[last][1]] if last >= 0 else ""))
+        if left < 2:
+            return replace(domain, train=taken)
+    raise refusal(f"domain {domain.name!r}", f"{tokens - left} tokens", f"{tokens} or more to train on")

@@ -1,23 +1,20 @@
-"""Where the assistant's turns are in what a chat template writes, found by their places and not by their words.
-
-From characters that carry loss to tokens that carry loss.
-"""
+"""Conversations as texts: what a chat template writes, and where in it the assistant's turns are, found by place."""
 
 from __future__ import annotations
 
-import copy
+import inspect
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from trimtab.data.records import Chat, excerpt
+from trimtab.data.records import Chat, excerpt, without_nulls
 from trimtab.errors import DataError, explain
 
 Span = tuple[int, int]
@@ -32,81 +29,9 @@ class Marked:
     spans: tuple[Span, ...]
 
 
-@dataclass(frozen=True)
-class Marker:
-    """Tokenises marked texts: a token carries loss if one of its characters does.
-
-    So the tokens are those of the whole text, as in pretraining, and a token that straddles the end of a
-    prompt is learned. With tokenizers that do not say which characters a token covers, a span begins at the first token
-    that differs when the text before it stands alone, and ends with the token that holds its last character.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def ids_and_loss(self, texts: Sequence[Marked]) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """Per text, (n,) token ids without special tokens around them, and (n,) whether each carries loss."""
-        if not texts:
-            return []
-        if not self.tokenizer.is_fast:
-            return [self._by_beginnings(marked) for marked in texts]
-        encodings = self._backend.encode_batch([marked.text for marked in texts], add_special_tokens=False)
-        return [
-            (np.array(encoding.ids, np.int64), _touched(encoding.offsets, marked.spans))
-            for encoding, marked in zip(encodings, texts, strict=True)
-        ]
-
-    @cached_property
-    def _backend(self) -> Any:
-        """A copy with offsets as they are: the post-processor would leave white space out of them."""
-        backend = copy.deepcopy(self.tokenizer.backend_tokenizer)
-        backend.post_processor = None
-        backend.no_padding()
-        backend.no_truncation()
-        return backend
-
-    def _by_beginnings(self, marked: Marked) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        ids = self._ids(marked.text)
-        loss = np.zeros(len(ids), np.bool_)
-        for start, end in marked.spans:
-            first, _ = _shared(ids, self._ids(marked.text[:start]))
-            last, straddles = _shared(ids, self._ids(marked.text[:end]))
-            loss[first : last + straddles] = start < end
-        return np.array(ids, np.int64), loss
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
-
-
-def _shared(ids: Sequence[int], beginning: Sequence[int]) -> tuple[int, bool]:
-    """How many tokens a text has in common with its beginning alone, and whether the next one straddles its end.
-
-    >>> _shared([1, 2, 3, 4], [1, 2]), _shared([1, 2, 3, 4], [1, 5])
-    ((2, False), (1, True))
-    """
-    pairs = zip(ids, beginning, strict=False)
-    common = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
-    if common is None:
-        return min(len(ids), len(beginning)), False
-    return common, True
-
-
-def _touched(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:
-    """Which tokens cover a character of a span.
-
-    >>> _touched([(0, 2), (2, 5), (5, 6)], [(3, 4)])
-    array([False,  True, False])
-    """
-    starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T
-    touched = np.zeros(len(starts), np.bool_)
-    for start, end in spans:
-        touched |= (starts < end) & (ends > start)
-    return touched
-
-
 Message = Mapping[str, Any]
 
-_render_marked: Any = render_jinja_template  # its annotation leaves out the spans that it also returns
+_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields of an assistant's reasoning, as transformers has them."""
@@ -134,18 +59,26 @@ class Written:
         chat: the record.
         tokenizer: whose template it is.
         messages: what the template is given.
-        whole: what it writes.
     """
 
     chat: Chat
     tokenizer: PreTrainedTokenizerBase
     messages: tuple[Message, ...]
-    whole: str
+
+    @cached_property
+    def whole(self) -> str:
+        """What it writes; raises what the template raises."""
+        return self.render(self.messages)
+
+    def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+        """Other messages by the same template; with `prompt`, up to where the assistant starts."""
+        given = {"tokenize": False, "add_generation_prompt": prompt, **self.chat.given}
+        return str(self.tokenizer.apply_chat_template([dict(message) for message in messages], **given))
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False) -> str | None:
         """Other messages by the same template; None if it refuses them."""
         try:
-            return render(self.tokenizer, self.chat, messages, prompt=prompt) if messages else ""
+            return self.render(messages, prompt=prompt) if messages else ""
         except Exception:
             return None
 
@@ -155,11 +88,8 @@ class Written:
 
     def spoken(self) -> list[int]:
         """The numbers of the assistant's turns in which something is said."""
-        return [
-            number
-            for number, message in enumerate(self.messages)
-            if message["role"] == "assistant" and any(_has(message, field) for field in _FIELDS)
-        ]
+        turns = [n for n, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return [n for n in turns if any(_has(self.messages[n], field) for field in _FIELDS)]
 
     def check_fields(self) -> None:
         """Raise if the template does not write what the record gives it."""
@@ -167,16 +97,19 @@ class Written:
         for name in self.chat.given:
             if name in ("tools", "documents"):
                 rest = {key: value for key, value in self.chat.given.items() if key != name}
-                bare = Written(Chat(self.chat.messages, rest), self.tokenizer, self.messages, "")
+                bare = Written(Chat(self.chat.messages, rest), self.tokenizer, self.messages)
                 ignored = bare.text(self.messages) == self.whole
             else:
                 ignored = re.search(rf"\b{re.escape(name)}\b", source) is None
             if ignored:
                 raise self._ignored(f"{name!r} in the record")
         for number, message in enumerate(self.messages):
-            if any(part["type"] != "text" for part in _parts(message)):
+            parts, mark = _parts(message), _mark(number)
+            if any(part["type"] != "text" for part in parts):
                 raise skipped(self.chat, "a part of content that is no text", "parts of type 'text'")
-            if not self._takes_parts(number):
+            # Content in parts is to be written part by part, not as the list that it is.
+            strange = {**message, "content": [{**part, mark: mark} for part in parts]}
+            if parts and (mark in self._with(number, strange) or not self._writes_all(number, "content")):
                 got = "content in parts, which the chat template does not take"
                 raise skipped(self.chat, got, "one text")
             if not self._writes_all(number, "tool_calls"):
@@ -190,25 +123,14 @@ class Written:
         hint = "another template, or removing it from the records"
         return skipped(self.chat, got, "a template that does", hint)
 
-    def _takes_parts(self, number: int) -> bool:
-        """Whether a content in parts is written part by part, not as the list that it is."""
-        message = self.messages[number]
-        if not _parts(message):
-            return True
-        strange = {**message, "content": [{**part, _mark(number): _mark(number)} for part in _parts(message)]}
-        return _mark(number) not in self._with(number, strange) and self._writes_all(number, "content")
-
     def _writes_all(self, number: int, field: str) -> bool:
         """Whether every part of a list is written: each text of a content, each call."""
-        message = self.messages[number]
-        whole = message.get(field)
-        if not isinstance(whole, list):
-            return True
-        for place in range(len(whole)):
-            one = {**message, field: [whole[place]]}
-            marked = _marked(one, field, _mark(number))[field]
-            other = {**message, field: [*whole[:place], *marked, *whole[place + 1 :]]}
-            if _mark(number) not in self._with(number, other):
+        message, mark = self.messages[number], _mark(number)
+        listed: Any = message.get(field)
+        for place, one in enumerate(listed) if isinstance(listed, list) else ():
+            marked = _marked({**message, field: [one]}, field, mark)[field]
+            other = {**message, field: [*listed[:place], *marked, *listed[place + 1 :]]}
+            if mark not in self._with(number, other):
                 return False
         return True
 
@@ -218,31 +140,24 @@ class Written:
         Raises:
             SkippedError: none of the assistant's turns.
         """
-        spoken = self.spoken()
-        found = self._all_points()
-        for number in range(len(self.messages)) if not found else ():
-            if (place := self._point(number)) is not None:
-                found[number] = place
-            else:
+        points = self._all_points()
+        for number in range(len(self.messages)) if not points else ():
+            places = ((self._unmarked(number, self._changed(number, field)), field) for field in _FIELDS)
+            point = next((Point(place, field) for place, field in places if place is not None), None)
+            if point is None:
                 self._check_written(number)
-        if lost := [number for number in spoken if number not in found]:
+            else:
+                points[number] = point
+        if lost := [number for number in self.spoken() if number not in points]:
             got = f"a turn of the assistant that the chat template leaves out or rewrites (message {lost[0]})"
             raise skipped(self.chat, got, "one whose place in the text is certain")
-        return found
+        return points
 
     def _check_written(self, number: int) -> None:
         """Raise if a message that says something is nowhere in the text."""
         fields = [field for field in _FIELDS if _has(self.messages[number], field)]
         if fields and not any(self._changed(number, field) for field in fields):
             raise self._ignored(f"message {number} of role {self.messages[number]['role']!r}")
-
-    def _point(self, number: int) -> Point | None:
-        """A place inside one message, at the end of what it says."""
-        for field in _FIELDS:
-            place = self._unmarked(self._changed(number, field), self.whole)
-            if place is not None:
-                return Point(place, field)
-        return None
 
     def generated(self) -> list[Span] | None:
         """What the template marks as generated; None if it has no such marks.
@@ -256,7 +171,8 @@ class Written:
             for number in range(len(self.messages)):
                 self._check_written(number)
         given = dict(self.chat.given)
-        texts, spans = _render_marked(
+        render_marked: Any = render_jinja_template  # its annotation leaves out the spans that it also returns
+        texts, spans = render_marked(
             conversations=[[dict(message) for message in self.messages]],
             tools=given.pop("tools", None),
             documents=given.pop("documents", None),
@@ -271,14 +187,10 @@ class Written:
         before = self.text(self.messages[:number], prompt=True)
         upto = self.text(self.messages[: number + 1])
         point = points[number]
-        if before and len(before) <= point.place and self.whole.startswith(before):
-            start: int | None = len(before)
-        else:
-            start = self._start(number, before, points)
-        if upto and point.place <= len(upto) and self.whole.startswith(upto):
-            end: int | None = len(upto)
-        else:
-            end = self._end(number, point)
+        opened = before and len(before) <= point.place and self.whole.startswith(before)
+        start = len(before) if before and opened else self._start(number, before, points)
+        closed = upto and point.place <= len(upto) and self.whole.startswith(upto)
+        end = len(upto) if upto and closed else self._end(number, point)
         if start is None or end is None:
             got = f"a turn of the assistant without a certain {'beginning' if start is None else 'end'}"
             raise skipped(self.chat, f"{got} (message {number})", "one whose place in the text is certain")
@@ -286,9 +198,9 @@ class Written:
 
     def _start(self, number: int, before: str | None, points: Mapping[int, Point]) -> int | None:
         """After the generation prompt that opens the turn; where there is none, where its content begins."""
-        earlier = self.text(self.messages[:number])
         if not number:
-            before, earlier = self.text(self.messages[:1], prompt=True), self.text(self.messages[:1])
+            before = self.text(self.messages[:1], prompt=True)
+        earlier = self.text(self.messages[: number or 1])
         prompt = before[len(earlier) :] if before and earlier and before.startswith(earlier) else ""
         previous = points.get(number - 1)
         low = previous.place if previous else (None if number else 0)
@@ -311,7 +223,7 @@ class Written:
         content = message.get("content")
         if not _has(message, "content"):
             return None
-        place = self._unmarked(self._changed(number, "content", front=True), self.whole)
+        place = self._unmarked(number, self._changed(number, "content", front=True))
         if place is not None or not isinstance(content, str) or "</think>" not in content:
             return place
         thought, end, answer = content.rpartition("</think>")
@@ -320,15 +232,13 @@ class Written:
             written = self._with(number, {**message, "content": text})
             if text.startswith(f"{thought}{mark}") and mark in written:
                 return None
-            place = self._unmarked((written, mark), self.whole)
+            place = self._unmarked(number, written)
         return place
 
     def _end(self, number: int, point: Point) -> int | None:
         """After what closes the turn where it is the last or another is asked for after it; else its text's end."""
-        closed = self._closed(number, point)
-        message = self.messages[number]
-        if closed is None:
-            closed = self._closed_before_next(number, point)
+        closed, message = self._closed(number, point), self.messages[number]
+        closed = self._closed_before_next(number, point) if closed is None else closed
         if closed is None and point.field == "content" and not _has(message, "tool_calls"):
             content = _last_text(message)
             blank = content[len(content.rstrip()) :]
@@ -359,49 +269,145 @@ class Written:
     def _all_points(self) -> dict[int, Point]:
         """`points` with a single rendering, where the marks of all messages can be taken out again together."""
         fields = [next((f for f in _FIELDS if _has(m, f)), "content") for m in self.messages]
-        marked = [
-            _marked(message, field, _mark(number))
-            for number, (message, field) in enumerate(zip(self.messages, fields, strict=True))
-        ]
-        text, found, place = self.text(marked) or "", dict[int, Point](), 0
-        marks = {number: _mark(number) for number in range(len(self.messages))}
-        if any(text.count(mark) != 1 or mark in self.whole for mark in marks.values()):
+        marks = [_mark(number) for number in range(len(self.messages))]
+        text = self.text(list(map(_marked, self.messages, fields, marks))) or ""
+        if any(text.count(mark) != 1 or mark in self.whole for mark in marks):
             return {}
-        for number in sorted(marks, key=lambda number: text.index(marks[number])):
-            found[number] = Point(text.index(marks[number]) - place, fields[number])
-            place += len(marks[number])
-        for mark in marks.values():
+        points, before = dict[int, Point](), 0
+        for number in sorted(range(len(marks)), key=lambda number: text.index(marks[number])):
+            points[number] = Point(text.index(marks[number]) - before, fields[number])
+            before += len(marks[number])
+        for mark in marks:
             text = text.replace(mark, "")
-        return found if text == self.whole else {}
+        return points if text == self.whole else {}
 
-    def _changed(self, number: int, field: str, *, front: bool = False) -> tuple[str, str] | None:
-        """The whole text with a mark in one field of one message, and the mark; None if it is not written."""
+    def _changed(self, number: int, field: str, *, front: bool = False) -> str:
+        """The whole text with a mark in one field of one message; empty if it is not written."""
         message = self.messages[number]
         if not _has(message, field) and (field != "content" or any(_has(message, f) for f in _FIELDS)):
-            return None
-        mark = _mark(number)
-        text = self._with(number, _marked(message, field, mark, front=front))
-        return (text, mark) if mark in text else None
+            return ""
+        text = self._with(number, _marked(message, field, _mark(number), front=front))
+        return text if _mark(number) in text else ""
 
-    def _unmarked(self, changed: tuple[str, str] | None, whole: str) -> int | None:
-        """Where the mark stands, if it stands once and without it the text is the whole."""
-        if changed is None:
-            return None
-        text, mark = changed
-        if text.count(mark) != 1 or mark in whole or text.replace(mark, "") != whole:
-            return None
-        return text.index(mark)
+    def _unmarked(self, number: int, text: str) -> int | None:
+        """Where the mark of a message stands, if it stands once and without it the text is the whole."""
+        mark = _mark(number)
+        once = text.count(mark) == 1 and mark not in self.whole and text.replace(mark, "") == self.whole
+        return text.index(mark) if once else None
 
     def _template(self) -> str:
         return self.tokenizer.get_chat_template(None, self.chat.given.get("tools"))
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: Sequence[Message], *, prompt: bool = False
-) -> str:
-    """What the template writes; with `prompt`, up to where the assistant starts. Raises what the template raises."""
-    given = {"tokenize": False, "add_generation_prompt": prompt, **chat.given}
-    return str(tokenizer.apply_chat_template([dict(message) for message in messages], **given))
+def spell_plainly(chat: Chat, eos_token: str) -> Marked:
+    """A conversation in the plain format, for tokenizers without a chat template.
+
+    Each turn is its capitalised role, a colon, a space and the content; turns are separated by a blank
+    line. What the assistant says is closed by the end-of-sequence token, which carries loss too, unless it ends with
+    one already.
+
+    Raises:
+        SkippedError: tools, tool calls, parts of content or variables, for which the plain format has no place.
+
+    >>> chat = Chat(({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}))
+    >>> spell_plainly(chat, "</s>")
+    Marked(text='User: Hi\\n\\nAssistant: Hello</s>', spans=((21, 30),))
+    """
+    calls = (key for m in chat.messages for key in ("tool_calls", "function_call") if m.get(key))
+    for key in (*chat.given, *calls):
+        raise skipped(chat, f"{key!r}", "a tokenizer with a chat template, which the plain format lacks")
+    text, spans = "", []
+    for message in chat.messages:
+        content = message.get("content") or ""
+        if not isinstance(content, str):
+            raise skipped(chat, "content in parts", "one text per message in the plain format")
+        text += f"{'' if not text else chr(10) * 2}{message['role'].capitalize()}: "
+        start = len(text)
+        text += content
+        if message["role"] == "assistant" and content.strip():
+            text += "" if content.rstrip().endswith(eos_token) else eos_token
+            if not _muted(message):
+                spans.append((start, len(text)))
+    return Marked(text, tuple(spans))
+
+
+def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
+    """A conversation by the tokenizer's own template, and where in that text the assistant's turns are.
+
+    A template with `{% generation %}` says itself what the assistant generates. In any other, a turn begins where the
+    template's generation prompt ends and goes on to the end of what closes it (text, tool calls and end-of-turn
+    tokens). It is located by its place, never by its words: the conversation is written again with a mark inside every
+    message, and taking the marks out has to give the first text back. So a template may trim, encode or leave out
+    parts of earlier turns: loss is on what it writes. A turn in which nothing is said has no span, nor one that
+    says that it is not to be learned (`weight: 0`, `train: false`, `loss: false`).
+
+    Raises:
+        SkippedError: the template refuses the conversation or does not write a part of it (an assistant's turn, tools,
+            tool calls, reasoning, documents, variables), or a turn cannot be located for certain.
+    """
+    written = _write(chat, tokenizer)
+    written.check_fields()
+    spans = written.generated()
+    if spans is None:
+        points, spoken = written.points(), written.spoken()
+        spans = [written.turn(number, points) for number in spoken]
+        others = [point.place for number, point in points.items() if number not in spoken]
+        ordered = all(first[1] <= second[0] for first, second in pairwise(spans))
+        if not ordered or any(start < place < end for start, end in spans for place in others):
+            raise skipped(chat, "turns that the chat template writes in one another", "turns in order")
+    if muted := [number for number in written.spoken() if _muted(written.messages[number])]:
+        places = [written.points()[number].place for number in muted]
+        spans = [span for span in spans if not any(span[0] <= place <= span[1] for place in places)]
+    return Marked(written.whole, tuple(spans))
+
+
+def _muted(message: Message) -> bool:
+    """Whether a turn is not to be learned, as OpenAI (weight), axolotl (train, training) and ms-swift (loss) say so."""
+    values = (message.get(key) for key in ("weight", "train", "training", "loss"))
+    return any(isinstance(value, int | float) and value == 0 for value in values)
+
+
+def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:
+    """The conversation, tool arguments as mappings as transformers has them, else as the JSON texts that they were."""
+    for name in chat.given:
+        if name in _ARGUMENTS - {"tools", "documents"}:
+            raise skipped(chat, f"{name!r} in chat_template_kwargs", "variables of the chat template")
+    messages = tuple(_prepared(message) for message in chat.messages)
+    read = tuple(dict(message) for message in messages)
+    for message in read:
+        if isinstance(calls := message.get("tool_calls"), list):
+            message["tool_calls"] = [_called(call, _read_arguments) for call in calls]
+    failure: Exception | None = None
+    for written in (Written(chat, tokenizer, read), Written(chat, tokenizer, messages)):
+        try:
+            _ = written.whole
+            return written
+        except Exception as error:
+            failure = failure or error
+    expected = "a conversation that the tokenizer's chat template takes"
+    raise skipped(chat, failure, expected, "other roles or order")
+
+
+def _prepared(message: Message) -> Message:
+    """A message as templates know it: no content is an empty one, and a call of OpenAI's older form is a tool call."""
+    prepared = {key: value for key, value in message.items() if value is not None}
+    prepared.setdefault("content", "")
+    call = prepared.get("function_call")
+    if call and not prepared.get("tool_calls"):
+        prepared["tool_calls"] = [{"type": "function", "function": call}]
+    if prepared.get("tool_calls"):
+        prepared["tool_calls"] = without_nulls(prepared["tool_calls"])
+    if not isinstance(prepared["content"], str):
+        prepared["content"] = [without_nulls(part) for part in prepared["content"]]
+    return prepared
+
+
+def _read_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        arguments = json.loads(call["arguments"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return call
+    return {**call, "arguments": arguments} if isinstance(arguments, dict) else call
 
 
 def skipped(chat: Chat, got: object, expected: str, hint: str = "") -> SkippedError:
@@ -434,16 +440,16 @@ def _mark(number: int) -> str:
 def _marked(message: Message, field: str, mark: str, *, front: bool = False) -> Message:
     """The message with a mark at the end, or at the front, of what a field says; of a call, in its name."""
     if field == "tool_calls":
-        calls = list(message["tool_calls"])
-        calls[0] = _named(calls[0], mark)
-        return {**message, field: calls}
+        first, *calls = message["tool_calls"]
+        named = _called(first, lambda call: {**call, "name": f"{call.get('name', '')}{mark}"})
+        return {**message, field: [named, *calls]}
     value = message.get(field) or ""
     if not isinstance(value, list):
         return {**message, field: _inserted(str(value), mark, front)}
-    texts = [place for place, part in enumerate(value) if part["type"] == "text"]
-    if not texts:
+    places = [place for place, part in enumerate(value) if part["type"] == "text"]
+    if not places:
         return message
-    place = texts[0 if front else -1]
+    place = places[0 if front else -1]
     part = {**value[place], "text": _inserted(str(value[place].get("text", "")), mark, front)}
     return {**message, field: [*value[:place], part, *value[place + 1 :]]}
 
@@ -454,9 +460,9 @@ def _inserted(text: str, mark: str, front: bool) -> str:
     return text[:edge] + mark + text[edge:]
 
 
-def _named(call: Any, mark: str) -> Any:
+def _called(call: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+    """A tool call with its name and arguments changed: they stand in it, or in its `function`."""
     if not isinstance(call, Mapping):
         return call
-    if isinstance(call.get("function"), Mapping):
-        return {**call, "function": _named(call["function"], mark)}
-    return {**call, "name": f"{call.get('name', '')}{mark}"}
+    inner = call.get("function")
+    return {**call, "function": _called(inner, change)} if isinstance(inner, Mapping) else change(call)

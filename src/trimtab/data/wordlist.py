@@ -1,10 +1,8 @@
-"""Word lists as data: names -> labels, from a file with a stated source that anyone can replace.
+"""Word lists as data: names -> labels by words and regular expressions, from a file with a stated source.
 
-Regular expressions that others wrote: refused where searching a name could take longer than anyone waits.
-
-Python's matcher tries one way after another, and a name that does not match makes it try all. `(a+)+$` has 2^n ways to
-read n letters. So the ways of an expression are bounded from its structure before it is used, and names have at most
-`NAME_LIMIT` characters.
+Expressions that others wrote are refused where searching a name could take longer than anyone waits. Python's matcher
+tries one way after another, and a name that does not match makes it try all: `(a+)+$` has 2^n ways to read n letters.
+So the ways of an expression are bounded from its structure, and names have at most `NAME_LIMIT` characters.
 """
 
 from __future__ import annotations
@@ -25,9 +23,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from trimtab.data.records import refusal
 from trimtab.data.tables import check_columns, label_text, labels, whole_counts
-from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest
+from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest, refusal
 from trimtab.runs.config import read_mapping
 from trimtab.runs.files import check_regular, read_text, reading
 
@@ -184,18 +181,14 @@ class WordList:
         source = content.get("source") or ""
         if not isinstance(source, str):
             raise refusal(f"{where}, source", f"a {type(source).__name__}", "a text")
-        ends = {
-            label: [word.strip()[end] for word in words for end in (0, -1)] for label, words in whole.items()
-        }
+        ends = {label: [w.strip()[end] for w in some for end in (0, -1)] for label, some in whole.items()}
         anywhere = tuple(label for label, letters in ends.items() if any(map(_spaceless, letters)))
         return cls(expressions, source, str(where), anywhere)
 
     def described(self) -> str:
         """Its source, and which words are found within longer ones."""
-        if not self.anywhere:
-            return self.source
-        where = "Found anywhere in a name, also within longer words, for want of spaces"
-        return f"{self.source} {where}: {', '.join(self.anywhere)}."
+        where = " Found anywhere in a name, also within longer words, for want of spaces"
+        return f"{self.source}{where}: {', '.join(self.anywhere)}." if self.anywhere else self.source
 
     @cached_property
     def _compiled(self) -> dict[str, tuple[re.Pattern[str], ...]]:
@@ -216,8 +209,8 @@ class WordList:
         >>> words.label("Old man"), words.label("man and woman"), words.label("mango")
         ('male', 'mixed', None)
         """
-        found = [one for one in self.labels_in(name) if one not in ignore]
-        return MIXED if len(found) > 1 else found[0] if found else None
+        borne = [one for one in self.labels_in(name) if one not in ignore]
+        return MIXED if len(borne) > 1 else borne[0] if borne else None
 
     def labels_in(self, name: str) -> tuple[str, ...]:
         """Every label that a name bears, in the order of the list.
@@ -265,22 +258,18 @@ def labels_of_objects(
     check_columns(frame, [object, name])
     if not 0.5 <= agreement < 1:
         raise DataError(explain(f"agreement {agreement}", "a number in [0.5, 1)", "0.5"))
-    for one in ignore:
-        if one not in words.labels:
-            there = [str(label) for label in words.labels]
-            got = f"no label {one!r} in {words.title}"
-            raise DataError(explain(got, f"one of {there}", nearest(str(one), there)))
+    if unknown := [one for one in ignore if one not in words.labels]:
+        there = [str(label) for label in words.labels]
+        got = f"no label {unknown[0]!r} in {words.title}"
+        raise DataError(explain(got, f"one of {there}", nearest(str(unknown[0]), there)))
     counts = whole_counts(frame, weight)
     names = labels(frame[name], strip=False)
     # A name of both groups speaks for neither alone; it counts against agreement by being labelled "mixed".
     given = names.map({one: words.label(one, ignore) for one in names.dropna().unique()})
-    known = given.notna()
-    objects = frame[object].astype("object")
-    shares = (
-        counts[known].groupby([objects[known], given[known]]).sum().unstack(fill_value=0)
-        if known.any()
-        else pd.DataFrame(index=pd.Index([], dtype=objects.dtype), columns=[UNKNOWN], dtype=float)
-    )
+    known, objects = given.notna(), frame[object].astype("object")
+    shares = pd.DataFrame(index=pd.Index([], dtype=objects.dtype), columns=[UNKNOWN], dtype=float)
+    if known.any():
+        shares = counts[known].groupby([objects[known], given[known]]).sum().unstack(fill_value=0)
     shares = shares[shares.sum(axis=1) > 0]
     shares = shares.div(shares.sum(axis=1), axis=0)
     best = shares.idxmax(axis=1).where(shares.max(axis=1) > agreement, MIXED)
@@ -337,8 +326,7 @@ def _content(path: Path, where: str) -> dict[str, Any]:
     with suppress(yaml.YAMLError):  # faults of YAML are told by its reader
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            alias = isinstance(event, yaml.AliasEvent)
-            if alias or depth > _NESTED:
+            if (alias := isinstance(event, yaml.AliasEvent)) or depth > _NESTED:
                 got = "an alias (*name)" if alias else f"lists nested {depth} deep"
                 raise refusal(path, got, "source, and words and patterns by label")
     try:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.errors import ModelError, explain, nearest
+from trimtab import errors
+from trimtab.errors import ModelError, nearest
 
 
 class Handle(Protocol):
@@ -40,7 +41,7 @@ def refusal(got: object, expected: str, hint: str = "", *, at: object = "") -> M
     >>> refusal("float8", "float32", at="dtype")
     ModelError('dtype: got float8, expected float32')
     """
-    return ModelError(f"{at}: {explain(got, expected, hint)}" if at else explain(got, expected, hint))
+    return cast("ModelError", errors.refusal(at, got, expected, hint, error=ModelError))
 
 
 IN_BLOCK = ("attention_out", "mlp_out", "pre_attention_norm", "pre_mlp_norm", "residual")

@@ -13,7 +13,8 @@ import pytest
 from trimtab.adapt.finetune import finetune
 from trimtab.adapt.forgetting import grid as grid
 from trimtab.adapt.mixers.fixed import ReplayUntilRise
-from trimtab.data.domains import Domain, first_tokens
+from trimtab.data.domains import Domain
+from trimtab.data.tokens import first_tokens
 from trimtab.errors import CheckpointError, ConfigProblems
 from trimtab.models.load import load
 from worlds import QUICK, llama, texts, tokenizer

@@ -18,8 +18,7 @@ from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
 from trimtab.adapt.mixers.online import Exp3, GradientAlignment
 from trimtab.adapt.roles import Roles, make_roles
-from trimtab.data.domains import Domain
-from trimtab.data.origin import EVALUATE_ONLY, Origin, origin_problems, read_domain, told
+from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain, told
 from trimtab.errors import ModelError, Problem, TrimtabError
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
 from trimtab.models.folder import Header, headers_of, local_folder, read_config

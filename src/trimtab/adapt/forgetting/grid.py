@@ -18,8 +18,8 @@ import pandas as pd
 
 from trimtab.adapt.finetune import finetune, refuse
 from trimtab.adapt.mixers.fixed import ReplayUntilRise
-from trimtab.data.domains import first_tokens
-from trimtab.data.origin import Origin, read_domain
+from trimtab.data.domains import Origin, read_domain
+from trimtab.data.tokens import first_tokens
 from trimtab.errors import ConfigError, Problem, explain
 from trimtab.models.load import device_name, load
 from trimtab.runs.atomic import write_atomic

@@ -13,7 +13,7 @@ import pandas as pd
 from trimtab.adapt.forgetting.fitting import numeric
 from trimtab.adapt.forgetting.grid import forgetting_grid, repeated
 from trimtab.adapt.forgetting.result import ForgettingResult, judged
-from trimtab.data.origin import Origin, origin_problems, path_of
+from trimtab.data.domains import Origin, origin_problems, path_of
 from trimtab.data.tables import read_table
 from trimtab.errors import DataError, Problem, explain
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress

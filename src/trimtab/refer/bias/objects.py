@@ -132,7 +132,7 @@ def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[b
         if yes.isna().any():
             row = yes.isna().idxmax()
             value = frame[outcome][yes.isna()].iloc[0]
-            got = f"{tables.shown(value)} in row {row!r} ({int(yes.isna().sum())} such rows) in column {outcome!r}"
+            got = f"{tables.show(value)} in row {row!r} ({int(yes.isna().sum())} such rows) in column {outcome!r}"
             expected = "true or false (or 1 or 0) in every row"
             raise DataError(explain(got, expected, "a word list or a function of names"))
         return yes.astype(bool)

@@ -20,7 +20,7 @@ from scipy.special import rel_entr
 from sklearn.neighbors import NearestNeighbors
 
 from trimtab.data.naming import NamingCounts, check_cells, is_lab
-from trimtab.data.tables import check_known, find_label, label_text, shown
+from trimtab.data.tables import check_known, find_label, label_text, show
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics.bootstrap import check_choice
 from trimtab.numerics.information import Bottleneck, bottleneck, plane
@@ -305,7 +305,7 @@ class Lexicon:
         same = find_label(referent, there)
         if same is None:
             expected = f"one of {len(there)} referents ({', '.join(there[:5])}, ...)"
-            raise DataError(explain(f"referent {shown(referent)}", expected, nearest(str(referent), there)))
+            raise DataError(explain(f"referent {show(referent)}", expected, nearest(str(referent), there)))
         return there.index(same)
 
 
