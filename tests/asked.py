@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.adapt.mixer import Decision, Mixer
-from trimtab.adapt.roles import Roles, make_roles
-from trimtab.adapt.session import Clock, GradientProducts, SlopeEstimate, Trials
+from trimtab.adapt.session import Clock, GradientProducts, Roles, SlopeEstimate, Trials, make_roles
 from trimtab.train.losses import SequenceLosses
 
 TARGETS = ["math"]

@@ -12,8 +12,7 @@ import numpy as np
 from asked import BASE, ROLES
 from trimtab.adapt.dynamics.planning import Planning
 from trimtab.adapt.mixer import Decision, Mixer
-from trimtab.adapt.roles import Roles
-from trimtab.adapt.session import Clock, Trials
+from trimtab.adapt.session import Clock, Roles, Trials
 from trimtab.train.losses import SequenceLosses, change
 from trimtab.train.settings import evaluation_steps
 

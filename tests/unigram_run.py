@@ -8,8 +8,7 @@ import numpy as np
 from torch import nn
 
 import unigram as uni
-from trimtab.adapt.roles import Roles, make_roles
-from trimtab.adapt.session import Clock, Session
+from trimtab.adapt.session import Clock, Roles, Session, make_roles
 from trimtab.train.loop import Loop, evaluation_rows
 from trimtab.train.settings import Fit
 from unigram import Rows, Twin, counts, row_losses, shuffled

@@ -31,7 +31,7 @@ from scenarios import FIT, MODEL, SCENARIOS
 
 from trimtab import load
 from trimtab.adapt.finetune import tokenise_all
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.lab.models import lab_model
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware

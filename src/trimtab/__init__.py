@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from trimtab.adapt.finetune import finetune as finetune
     from trimtab.adapt.forgetting.laws import FinetuningLaw as FinetuningLaw
     from trimtab.adapt.forgetting.laws import ForgettingLaw as ForgettingLaw
-    from trimtab.adapt.mixers.aioli import Aioli as Aioli
     from trimtab.adapt.mixers.controllers import DualAscent as DualAscent
     from trimtab.adapt.mixers.controllers import Feedback as Feedback
     from trimtab.adapt.mixers.controllers import ReferenceLoss as ReferenceLoss
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
     from trimtab.adapt.mixers.fixed import Proportional as Proportional
     from trimtab.adapt.mixers.fixed import Replay as Replay
     from trimtab.adapt.mixers.fixed import Uniform as Uniform
-    from trimtab.adapt.mixers.online import Exp3 as Exp3
-    from trimtab.adapt.mixers.online import GradientAlignment as GradientAlignment
+    from trimtab.adapt.mixers.published import Aioli as Aioli
+    from trimtab.adapt.mixers.published import Exp3 as Exp3
+    from trimtab.adapt.mixers.published import GradientAlignment as GradientAlignment
     from trimtab.data.concepts import ConceptSet as ConceptSet
     from trimtab.data.domains import Domain as Domain
     from trimtab.data.naming import NamingCounts as NamingCounts
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Aioli": "trimtab.adapt.mixers.aioli",
+    "Aioli": "trimtab.adapt.mixers.published",
     "AurA": "trimtab.steer.estimators",
     "CAA": "trimtab.steer.directions",
     "ConceptSet": "trimtab.data.concepts",
@@ -51,7 +51,7 @@ _HOMES = {
     "DualAscent": "trimtab.adapt.mixers.controllers",
     "DynaMiCS": "trimtab.adapt.dynamics.mixer",
     "EarlyStoppedTarget": "trimtab.adapt.mixers.fixed",
-    "Exp3": "trimtab.adapt.mixers.online",
+    "Exp3": "trimtab.adapt.mixers.published",
     "ExpertLens": "trimtab.read.experts.lens",
     "Feedback": "trimtab.adapt.mixers.controllers",
     "FinetuneResult": "trimtab.adapt.dynamics.result",
@@ -60,7 +60,7 @@ _HOMES = {
     "Fixed": "trimtab.adapt.mixers.fixed",
     "ForgettingLaw": "trimtab.adapt.forgetting.laws",
     "GaussianAcT": "trimtab.steer.estimators",
-    "GradientAlignment": "trimtab.adapt.mixers.online",
+    "GradientAlignment": "trimtab.adapt.mixers.published",
     "ITI": "trimtab.steer.directions",
     "Lexicon": "trimtab.refer.lexicon.lexicon",
     "LinAcT": "trimtab.steer.estimators",

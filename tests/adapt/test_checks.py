@@ -12,7 +12,7 @@ import torch
 
 from trimtab import DynaMiCS, Fixed, Uniform, finetune
 from trimtab.adapt.finetune import problems, refuse, tokenise_all, type_problems
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.errors import CheckpointError, ConfigProblems, ModelError, Problem
 from worlds import QUICK, domain, evaluated, model, trainable
 

@@ -9,7 +9,7 @@ import pytest
 
 from asked import ROLES
 from trimtab.adapt.metrics import keeps_all, lost, target_change
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.train.losses import Change, SequenceLosses
 
 TWO = make_roles(["math", "code"], ["web"], ["math", "web"], {})

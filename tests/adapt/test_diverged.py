@@ -13,9 +13,9 @@ import torch
 
 from trimtab import DynaMiCS, finetune
 from trimtab.adapt.mixer import Decision, NoProbes, State
-from trimtab.adapt.mixers.aioli import Aioli
 from trimtab.adapt.mixers.controllers import DualAscent, ReferenceLoss
 from trimtab.adapt.mixers.fixed import Uniform
+from trimtab.adapt.mixers.published import Aioli
 from trimtab.adapt.session import Session
 from worlds import QUICK, evaluated, model, trainable
 

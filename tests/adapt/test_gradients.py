@@ -12,8 +12,7 @@ import torch
 
 import unigram as uni
 import worlds
-from trimtab.adapt.roles import make_roles
-from trimtab.adapt.session import Clock, Session
+from trimtab.adapt.session import Clock, Session, make_roles
 from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import TokenSplit, tokenise
 from trimtab.seeds import isolated

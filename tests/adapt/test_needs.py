@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from asked import ROLES, session
 from trimtab import Aioli, DynaMiCS, EarlyStoppedTarget, Exp3, Feedback, Fit, GradientAlignment
 from trimtab.adapt.mixer import Decision, Needs, NoProbes, State, off_grid, questions
-from trimtab.adapt.roles import make_roles
-from trimtab.adapt.session import Session
+from trimtab.adapt.session import Session, make_roles
 
 FIT = Fit(steps=64, eval_points=4, eval_sequences=20, probe_sequences=6)
 """Evaluated at 0, 1, 4, 16 and 64."""

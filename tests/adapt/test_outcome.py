@@ -14,7 +14,7 @@ from scipy import stats
 from trimtab.adapt.cost import Ledger
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.metrics import LOSS_COLUMNS, Progress, final_frame, losses_frame, make_result
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.train.losses import SequenceLosses
 from trimtab.train.settings import Fit
 

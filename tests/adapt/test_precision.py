@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.data.tokens import tokenise
 from trimtab.models.load import Model
 from trimtab.train.loop import Loop
-from trimtab.train.precision import float32_weights, rounded, rounding
 from trimtab.train.settings import evaluation_steps
+from trimtab.train.state import float32_weights, rounded, rounding
 from worlds import QUICK, evaluated, llama, tokenizer, trainable
 
 SLOW = replace(QUICK, lr=1e-5, steps=40, eval_points=3)
@@ -101,6 +102,26 @@ def test_what_rounds_away_is_told() -> None:
     total = sum(p.numel() for p in before.values())
     assert same / total == pytest.approx(1 - changed + changed * back, abs=0.005)
     assert not any("rounded" in one or "saved in" in one for one in run(handle(torch.float32)).notes)
+
+
+def test_readings_of_rounded_weights_are_paid_for(tmp_path: Path) -> None:
+    """Each candidate is read once more as saved; the fixed-mixture run it is compared with reads the grid alone."""
+    fit = replace(QUICK, lr=1e-4)
+    results = {
+        dtype: run(handle(dtype), fit, out=tmp_path / str(dtype)) for dtype in (torch.bfloat16, torch.float32)
+    }
+    grid = len(evaluation_steps(fit.steps, fit.eval_points))
+    for dtype, result in results.items():
+        rows = [
+            json.loads(line) for line in (tmp_path / str(dtype) / "metrics.jsonl").read_text().splitlines()
+        ]
+        rounded_readings = sum(row["event"] == "rounding" for row in rows)
+        assert (rounded_readings > 0) == (dtype == torch.bfloat16)
+        each = result.cost.evaluation_batches * fit.batch_size / (grid + rounded_readings)
+        assert each == fit.eval_sequences * len(trainable())
+        batches = each / fit.batch_size / 3
+        whole = (fit.steps + batches * (grid + rounded_readings)) / (fit.steps + batches * grid)
+        assert result.cost.all_in_multiple == pytest.approx(whole)
 
 
 def test_a_checkpoint_that_breaks_a_constraint_once_rounded_is_not_chosen(

@@ -19,8 +19,7 @@ from trimtab.models.load import Model
 from trimtab.runs import atomic
 from trimtab.runs.folder import RunFolder, read_run
 from trimtab.train import state as checkpoint
-from trimtab.train.loop import Loop
-from trimtab.train.processes import Paused
+from trimtab.train.loop import Loop, Paused
 from worlds import QUICK, evaluated, model, trainable
 
 MIXER = DynaMiCS(targets=["math"], constraints={"web": 0.0, "safety": 0.3}, schedule=4, probe_steps=2)

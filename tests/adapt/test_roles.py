@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trimtab.adapt.finetune import refuse
-from trimtab.adapt.roles import make_roles, role_problems
+from trimtab.adapt.session import make_roles, role_problems
 from trimtab.errors import ConfigProblems
 
 

@@ -15,13 +15,11 @@ from torch import Tensor
 
 import unigram as uni
 import worlds
-from trimtab.adapt.roles import make_roles
-from trimtab.adapt.session import Clock, Session
+from trimtab.adapt.session import Clock, Session, make_roles
 from trimtab.data.tokens import TokenSplit, tokenise
 from trimtab.errors import DivergedError
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop
-from trimtab.train.processes import Paused
+from trimtab.train.loop import Loop, Paused
 from trimtab.train.state import Snapshot
 from unigram import counts
 from unigram_run import EVALUATE, FIT, ROLES, TRAIN, open_session, read_by_twin, unigram_loop, warmed_up

@@ -8,7 +8,7 @@ import pytest
 
 from asked import ROLES, session
 from trimtab.adapt.mixer import changes, left, scale, slacks
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.errors import DivergedError
 
 

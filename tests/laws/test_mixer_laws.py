@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from asked import ask, session
 from trimtab.adapt.mixer import Mixer
-from trimtab.adapt.mixers.aioli import Aioli
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
-from trimtab.adapt.mixers.online import Exp3, GradientAlignment
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment
+from trimtab.adapt.session import make_roles
 from trimtab.numerics.simplex import exponentiated, smoothed
 
 TRAIN = ["math", "code", "web", "law"]

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from trimtab.train.processes import Paused, interruptible
+from trimtab.train.loop import Paused, interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

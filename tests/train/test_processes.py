@@ -12,8 +12,8 @@ import torch
 
 from trimtab.errors import ConfigError
 from trimtab.runs import paths
-from trimtab.train import processes
-from trimtab.train.processes import accelerator
+from trimtab.train import loop
+from trimtab.train.loop import accelerator
 
 LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
@@ -27,7 +27,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         asked.update(options)
         return SimpleNamespace(num_processes=asked["sees"])
 
-    monkeypatch.setattr(processes, "Accelerator", made)
+    monkeypatch.setattr(loop, "Accelerator", made)
     for name in (*LAUNCHED, "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return asked

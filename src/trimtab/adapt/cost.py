@@ -1,11 +1,8 @@
-"""What a run cost, in steps of plain training: as booked while it runs, and as planned before it starts.
-
-When a mixture is updated, and for how long each update's probes run.
-"""
+"""The cost of a run in steps of plain training: as booked while it runs, and as a schedule of probes plans it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, pairwise, takewhile
 from typing import Literal
@@ -45,13 +42,11 @@ def update_steps(schedule: Schedule | int | Sequence[int], steps: int) -> tuple[
     """
     if isinstance(schedule, int):
         return tuple(range(0, steps, schedule))
-    named: Iterable[int] = schedule if not isinstance(schedule, str) else ()
     if isinstance(schedule, str):
-        doubling = takewhile(
-            lambda step: step < PAPER_STEPS, (_DOUBLING_FROM[schedule] << k for k in count())
-        )
-        named = (max(1, round(step * steps / PAPER_STEPS)) for step in doubling)
-    return tuple(sorted({0, *(step for step in named if step < steps)}))
+        doubling = (_DOUBLING_FROM[schedule] << k for k in count())
+        paper = takewhile(lambda step: step < PAPER_STEPS, doubling)
+        schedule = [max(1, round(step * steps / PAPER_STEPS)) for step in paper]
+    return tuple(sorted({0, *(step for step in schedule if step < steps)}))
 
 
 def intervals(
@@ -131,7 +126,7 @@ class CostReport:
     gradient_batches: float = 0.0
 
 
-def cost_report(ledger: Ledger, *, steps: int, grid_sequences: int, batch_size: int) -> CostReport:
+def cost_report(ledger: Ledger, steps: int, grid_sequences: int, batch_size: int) -> CostReport:
     """The cost of a run against a fixed-mixture run of `steps` steps that reads `grid_sequences` sequences.
 
     A run that stopped early has multiples below one.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, is_dataclass, replace
-from itertools import count
+from dataclasses import asdict, is_dataclass
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
-from trimtab.adapt.roles import Roles, make_roles, role_problems
 from trimtab.adapt.run import Run
-from trimtab.adapt.session import Clock
+from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
@@ -38,10 +37,9 @@ from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop
-from trimtab.train.precision import float32_weights
-from trimtab.train.processes import accelerator, interruptible
+from trimtab.train.loop import Loop, accelerator, interruptible
 from trimtab.train.settings import Fit
+from trimtab.train.state import float32_weights
 
 Out = str | Path | RunFolder | Elsewhere | None
 
@@ -104,7 +102,17 @@ def finetune(
     processes = accelerator()
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
-    config = plain(config or describe(model, roles, mixer, fit, seed))
+    config = plain(
+        config
+        or {
+            "model": model.name,
+            "train": list(train),
+            "evaluate": list(evaluate),
+            "mixer": asdict(mixer),  # type: ignore[call-overload]
+            "fit": asdict(fit),
+            "seed": seed,
+        }
+    )
     fingerprints = {name: domain.fingerprint for name, domain in domains.items()}
     identity = {"model": model.fingerprint(), "domains": fingerprints}
     with (
@@ -125,7 +133,16 @@ def finetune(
 
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
         run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
-        return _read_back(run, path) or train_and_judge(run, path, label or mixer.kind, config, domains)
+        finished = (path / RESULT).exists()
+        loop.accelerator.wait_for_everyone()
+        if not finished:
+            return train_and_judge(run, path, label or mixer.kind, config, domains)
+        is_sealed(path)
+        result = FinetuneResult.load(path)
+        run.put_weights(result.step)
+        if folder and folder.status != "done":  # killed between the result and the status
+            folder.set_status("done", result=result.status, step=result.step)
+        return result
 
 
 def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
@@ -159,11 +176,8 @@ def problems(
         yield Problem("targets", f"the text {mixer.targets!r}", "a list of domains", f"[{mixer.targets!r}]")
         return
     for name in [name for name in evaluate if name in train]:
-        got, hint = (
-            "a domain of the same name in `train`",
-            "leaving it out: every training domain is evaluated too",
-        )
-        yield Problem(f"evaluate.{name}", got, "a new name", hint)
+        hint = "leaving it out: every training domain is evaluated too"
+        yield Problem(f"evaluate.{name}", "a domain of the same name in `train`", "a new name", hint)
     yield from role_problems(roles)
     yield from mixer.problems(roles)
     yield from fit.problems()
@@ -214,11 +228,10 @@ def tokenise_all(
 def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
     """Splits with too few sequences: one batch to train on, two to read a standard error off."""
     needs = {"validation": 2, "test": 2, "train": fit.batch_size}
-    wanted = [(name, split) for name in tokens for split in needs if split != "train" or name in roles.train]
-    for name, split in wanted:
+    for name, split in product(tokens, needs):
         rows = tokens[name].splits.get(split)
         count = 0 if rows is None else len(rows)
-        if count >= needs[split]:
+        if count >= needs[split] or (split == "train" and name not in roles.train):
             continue
         got, hint = f"{count} sequences of {fit.seq_len} tokens", "more data, or a smaller seq_len"
         if rows is not None:
@@ -227,18 +240,6 @@ def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -
             hint = "a larger seq_len, or more data" if rows.counts.beyond else hint
         expected = f"at least {needs[split]}{', one batch' if split == 'train' else ''}"
         yield Problem(f"{name}, split {split}", got, expected, hint)
-
-
-def describe(model: Model, roles: Roles, mixer: Mixer, fit: Fit, seed: int) -> dict[str, Any]:
-    """The arguments of a run."""
-    return {
-        "model": model.name,
-        "train": list(roles.train),
-        "evaluate": [name for name in roles.evaluate if name not in roles.train],
-        "mixer": asdict(mixer),  # type: ignore[call-overload]
-        "fit": asdict(fit),
-        "seed": seed,
-    }
 
 
 @contextmanager
@@ -316,20 +317,6 @@ def check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
             raise CheckpointError(explain(got, "the same records", "another folder"))
 
 
-def _read_back(run: Run, path: Path) -> FinetuneResult | None:
-    """The result of a run that is finished already, its weights put into the model."""
-    finished = (path / RESULT).exists()
-    run.loop.accelerator.wait_for_everyone()
-    if not finished:
-        return None
-    is_sealed(path)
-    result = FinetuneResult.load(path)
-    run.put_weights(result.step)
-    if run.folder and run.folder.status != "done":  # killed between the result and the status
-        run.folder.set_status("done", result=result.status, step=result.step)
-    return result
-
-
 def train_and_judge(
     run: Run, path: Path, label: str, config: Mapping[str, Any], domains: Mapping[str, TokenDomain]
 ) -> FinetuneResult:
@@ -340,7 +327,7 @@ def train_and_judge(
     data = data_table(domains, roles.train, fit)
     result = make_result(
         read_metrics(path),
-        replace(progress, ledger=progress.ledger.add(seconds=run.clock.seconds)),
+        progress.spent(seconds=run.clock.seconds),
         roles,
         fit,
         label=label,

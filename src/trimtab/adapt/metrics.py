@@ -16,21 +16,13 @@ import torch
 from trimtab.adapt.cost import Ledger, cost_report
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Decision
-from trimtab.adapt.record import (
-    LOSS_COLUMNS,
-    RECORD_COLUMNS,
-    Status,
-    Stretch,
-    read_update,
-    share_column,
-)
-from trimtab.adapt.roles import Roles
+from trimtab.adapt.record import LOSS_COLUMNS, RECORD_COLUMNS, Status, Stretch, read_update, share_column
+from trimtab.adapt.session import Roles
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import atomic_directory, verify_checksums, write_checksums
 from trimtab.runs.files import read_json
 from trimtab.train.loop import StepStats
 from trimtab.train.losses import Change, SequenceLosses, change
-from trimtab.train.precision import Rounding
 from trimtab.train.settings import Fit, evaluation_steps
 from trimtab.train.state import load_tensors, save_tensors
 
@@ -61,33 +53,6 @@ def evaluation_row(
         "loss_nats": {name: read.loss for name, read in losses.items()},
         "standard_error": {name: read.standard_error for name, read in losses.items()},
         "change": {name: [m.value, m.low, m.high] for name, m in moved.items()},
-    }
-
-
-def rounding_row(
-    step: int,
-    rounding: Rounding,
-    stored: Mapping[str, torch.dtype],
-    saved: Mapping[str, SequenceLosses],
-    trained: Mapping[str, SequenceLosses],
-) -> Row:
-    """A checkpoint that might be chosen, with what rounding to the checkpoint's type does to it.
-
-    Args:
-        step: of the checkpoint.
-        rounding: what is left of training.
-        stored: the type of each trained weight when saved.
-        saved: validation losses of the weights as saved.
-        trained: and of the float32 weights they are rounded from.
-    """
-    return {
-        "step": step,
-        "event": "rounding",
-        "types": sorted({str(dtype).removeprefix("torch.") for dtype in stored.values()}),
-        "changed": rounding.changed,
-        "returned": rounding.returned,
-        "loss_nats": {name: read.loss for name, read in saved.items()},
-        "moved": {name: read.loss - trained[name].loss for name, read in saved.items()},
     }
 
 
@@ -132,16 +97,16 @@ def read_losses(path: Path) -> dict[str, SequenceLosses]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path / 'domains.json'}: {explain('other values', 'the names of domains')}")
     verify_checksums(path)
-    return {name: _losses(path / f"{index}.safetensors") for index, name in enumerate(names)}
-
-
-def _losses(path: Path) -> SequenceLosses:
-    parts = {part: np.asarray(values) for part, values in load_tensors(path).items()}
-    nll, tokens = parts.get("nll"), parts.get("tokens")
-    fit = nll is not None and tokens is not None and nll.ndim == 1 and nll.shape == tokens.shape
-    if not fit or set(parts) - {"nll", "tokens", "records"}:
-        raise CheckpointError(f"{path}: {explain('other tensors', 'the losses of sequences')}")
-    return SequenceLosses(**parts)
+    losses = {}
+    for index, name in enumerate(names):
+        file = path / f"{index}.safetensors"
+        parts = {part: np.asarray(values) for part, values in load_tensors(file).items()}
+        nll, tokens = parts.get("nll"), parts.get("tokens")
+        fit = nll is not None and tokens is not None and nll.ndim == 1 and nll.shape == tokens.shape
+        if not fit or set(parts) - {"nll", "tokens", "records"}:
+            raise CheckpointError(f"{file}: {explain('other tensors', 'the losses of sequences')}")
+        losses[name] = SequenceLosses(**parts)
+    return losses
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -205,6 +170,10 @@ class Progress:
     def training_losses(self) -> dict[str, float]:
         """Mean loss of what was trained on since the mixer was last asked, nats per token, by domain drawn."""
         return {name: nll / self.training_tokens[name] for name, nll in self.training_nll.items()}
+
+    def spent(self, **counts: Any) -> Progress:
+        """The progress with these counts and seconds added to its ledger."""
+        return replace(self, ledger=self.ledger.add(**counts))
 
     def trained(self, stats: StepStats) -> Progress:
         """The progress after one more step."""
@@ -275,11 +244,17 @@ def make_result(
     """
     mixtures = [row for row in rows if row["event"] == "mixture"]
     readings = [row for row in rows if row["event"] == "evaluation"]
-    read = sum(row["split"] == "validation" for row in readings)
+    read = sum(row["event"] == "rounding" or row.get("split") == "validation" for row in rows)
     grid = len(evaluation_steps(fit.steps, fit.eval_points))
     grid_sequences = grid * (progress.ledger.monitoring_sequences // max(1, read))
     shares = [(row["step"], *(row["weights"][name] for name in roles.train)) for row in mixtures]
     train, evaluate = list(roles.train), list(roles.evaluate)
+    changes = []
+    for name in roles.targets:
+        nats = final[name].nll - base[name].nll
+        by_sequence = {"record": final[name].records, "tokens": final[name].tokens, "change": nats}
+        by_record = pd.DataFrame(by_sequence).groupby("record", as_index=False).sum()
+        changes.append(by_record.assign(domain=name))
     return FinetuneResult(
         label=label,
         status=_status(progress),
@@ -288,12 +263,10 @@ def make_result(
         slopes=[read_update(row, train, evaluate) for row in mixtures if "slopes" in row],
         losses=losses_frame(readings),
         final=final_frame(roles, base, final),
-        cost=cost_report(
-            progress.ledger, steps=fit.steps, grid_sequences=grid_sequences, batch_size=fit.batch_size
-        ),
+        cost=cost_report(progress.ledger, fit.steps, grid_sequences, fit.batch_size),
         config=config,
         seconds=sum(progress.ledger.seconds.values()),
-        target_records=record_changes({name: (base[name], final[name]) for name in roles.targets}),
+        target_records=pd.concat(changes, ignore_index=True)[list(RECORD_COLUMNS)],
         notes=(*data_notes, *rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
         data=pd.DataFrame() if data is None else data,
         examples=examples or {},
@@ -331,20 +304,6 @@ def final_frame(
         for name in roles.evaluate
     ]
     return pd.DataFrame(rows).assign(kept=pd.Series(map(kept.get, roles.evaluate), dtype=object))
-
-
-def record_changes(read: Mapping[str, tuple[SequenceLosses, SequenceLosses]]) -> pd.DataFrame:
-    """Per domain and record: loss-carrying tokens, and by how much their summed loss changed, in nats.
-
-    Args:
-        read: the losses before and after of the same sequences, by domain.
-    """
-    parts = []
-    for name, (before, after) in read.items():
-        changes = {"record": after.records, "tokens": after.tokens, "change": after.nll - before.nll}
-        rows = pd.DataFrame(changes)
-        parts.append(rows.groupby("record", as_index=False).sum().assign(domain=name))
-    return pd.concat(parts, ignore_index=True)[list(RECORD_COLUMNS)]
 
 
 def _status(progress: Progress) -> Status:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from trimtab.adapt.cost import Ledger
-from trimtab.adapt.roles import LEAST_SCALE_NATS, Roles
-from trimtab.adapt.session import Session, SlopeEstimate
+from trimtab.adapt.session import LEAST_SCALE_NATS, Roles, Session, SlopeEstimate
 from trimtab.errors import DivergedError, Problem
 from trimtab.numerics.simplex import MixtureSolution, spread
 from trimtab.train.losses import change
@@ -40,7 +39,7 @@ class Needs:
     def ledger(self, fit: Fit, roles: Roles) -> Ledger:
         """The ledger of a run that asks for this and goes to its end, if no validation split is too short.
 
-        >>> from trimtab.adapt.roles import make_roles
+        >>> from trimtab.adapt.session import make_roles
         >>> roles = make_roles(["math", "web"], ["safety"], ["math"], {"safety": 0.05})
         >>> Needs(whole_readings=2).ledger(Fit(eval_sequences=10), roles).probe_sequences
         60
@@ -246,12 +245,12 @@ def left(session: Session, constraint: str) -> float:
     """Nats per token by which a constraint's loss may still rise before a checkpoint counts as breaking it."""
     moved = change(session.losses()[constraint], session.reference[constraint])
     reserve = session.margin * moved.standard_error if session.margin else 0.0
-    return session.roles.tolerances[constraint] - moved.value - reserve
+    return session.roles.tolerance(constraint) - moved.value - reserve
 
 
 def scale(roles: Roles, constraint: str) -> float:
     """The nats that count as one: the constraint's tolerance, or .01 nats if that is more."""
-    return max(roles.tolerances[constraint], LEAST_SCALE_NATS)
+    return max(roles.tolerance(constraint), LEAST_SCALE_NATS)
 
 
 def target_mass(roles: Roles, mass: float, others: Sequence[str] = ()) -> tuple[float, ...]:

@@ -16,19 +16,17 @@ from safetensors import safe_open
 from trimtab.adapt import metrics
 from trimtab.adapt.metrics import Progress, Row
 from trimtab.adapt.mixer import Mixer, not_finite
-from trimtab.adapt.roles import Roles
-from trimtab.adapt.session import Clock, Session
+from trimtab.adapt.session import Clock, Roles, Session
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import CheckpointError, DivergedError, explain
 from trimtab.numerics.simplex import is_mixture
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import digest
 from trimtab.train import state
-from trimtab.train.loop import Loop
+from trimtab.train.loop import Loop, Paused
 from trimtab.train.losses import SequenceLosses, change
-from trimtab.train.precision import Rounding, as_saved, rounded, rounding
-from trimtab.train.processes import Paused
 from trimtab.train.settings import evaluation_steps
+from trimtab.train.state import Rounding, as_saved, rounded, rounding
 
 
 class Run:
@@ -184,11 +182,10 @@ class Run:
             self.loop, self.roles, self.validation, self.reference, self.clock, self.pause, losses_now
         )
         rows: list[Row] = []
-        ledger = progress.ledger
         try:
             if session.step in self.grid:
                 rows.append(self._evaluate(session))
-                ledger = ledger.add(monitoring_sequences=_sequences(session.losses()))
+                progress = progress.spent(monitoring_sequences=_sequences(session.losses()))
                 self._refuse_infinity(session)
                 progress = self._judge(progress, session, rows)
             if session.step == self.loop.fit.steps:
@@ -204,27 +201,26 @@ class Run:
                 rows.append(metrics.training_row(self.loop.step_count, stats))
         except DivergedError as error:
             progress = replace(progress, stop=f"diverged: {error}")
-        ledger = ledger.add(
+        progress = progress.spent(
             training_steps=self.loop.step_count - session.step,
             probe_steps=session.probe_steps,
             probe_sequences=session.probe_sequences,
             gradient_sequences=session.gradient_sequences,
         )
-        return self._book(replace(progress, ledger=ledger), rows)
+        return self._book(progress, rows)
 
     def _ask(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
         """Ask the mixer; losses that its arithmetic cannot take, or that give no mixture, have diverged."""
         try:
             decision = self.mixer.decide(session, progress.state)
+            if not all(map(math.isfinite, decision.weights)):
+                raise FloatingPointError("its weights are not finite")
         except (DivergedError, ZeroDivisionError):
             raise
-        except (
-            ArithmeticError,
-            np.linalg.LinAlgError,
-        ) as error:  # a solver that does not converge, an overflow
-            raise _no_mixture(session, self.mixer.kind, str(error)) from error
-        if not all(map(math.isfinite, decision.weights)):
-            raise _no_mixture(session, self.mixer.kind, "its weights are not finite")
+        except (ArithmeticError, np.linalg.LinAlgError) as error:  # no convergence, an overflow
+            losses = ", ".join(f"{name} {read.loss:.3g}" for name, read in session.losses().items())
+            got = f"{self.mixer.kind} finds no mixture at step {session.step} ({error}; losses: {losses})"
+            raise DivergedError(f"{got}; try a lower lr") from error
         rows.append(metrics.decision_row(self.roles, session.step, decision))
         asked = {name: getattr(decision, name) for name in ("weights", "ask_at", "state", "stop")}
         probed = session.probe_steps > 0
@@ -253,11 +249,8 @@ class Run:
         if self.stored and metrics.target_change(self.roles, moved) < progress.best_change:
             with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
                 losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
-            spent = progress.ledger.add(monitoring_sequences=_sequences(losses))
-            progress = replace(progress, ledger=spent)
-            rows.append(
-                metrics.rounding_row(session.step, self._rounding(), self.stored, losses, session.losses())
-            )
+            progress = progress.spent(monitoring_sequences=_sequences(losses))
+            rows.append(self._rounding_row(session, losses))
             moved = {name: change(read, self.reference[name]) for name, read in losses.items()}
             if not metrics.keeps_all(self.roles, moved, self.loop.fit.margin):
                 return progress
@@ -268,12 +261,28 @@ class Run:
             progress = replace(progress, best_step=session.step, best_change=gain)
         return replace(progress, kept_once=True)
 
-    def _rounding(self) -> Rounding:
-        """Every process has the same weights, but only one surely sees the folder of the base weights."""
-        if not self.folder:
-            return Rounding(math.nan, math.nan)
-        with safe_open(self._weights_folder(0) / state.WEIGHTS, "pt") as base:
-            return rounding(self.loop.parameters, self.stored, base.get_tensor)
+    def _rounding_row(self, session: Session, saved: Mapping[str, SequenceLosses]) -> Row:
+        """A checkpoint that might be chosen, with what rounding to the checkpoint's types does to it.
+
+        Every process has the same weights, but only one surely sees the folder of the base weights.
+
+        Args:
+            session: has the losses of the float32 weights.
+            saved: validation losses of the weights as saved.
+        """
+        left = Rounding(math.nan, math.nan)
+        if self.folder:
+            with safe_open(self._weights_folder(0) / state.WEIGHTS, "pt") as base:
+                left = rounding(self.loop.parameters, self.stored, base.get_tensor)
+        trained = session.losses()
+        return {
+            "step": session.step,
+            "event": "rounding",
+            "types": sorted({str(dtype).removeprefix("torch.") for dtype in self.stored.values()}),
+            **asdict(left),
+            "loss_nats": {name: read.loss for name, read in saved.items()},
+            "moved": {name: read.loss - trained[name].loss for name, read in saved.items()},
+        }
 
     def _book(self, progress: Progress, rows: Sequence[Row]) -> Progress:
         with self.clock.time("bookkeeping"):
@@ -284,7 +293,7 @@ class Run:
         for part, seconds in spent.items():
             self._untimed[part] = self._untimed.get(part, 0.0) + seconds
         offset = self.folder.metrics_offset() if self.folder else 0
-        return replace(progress, offset=offset, ledger=progress.ledger.add(seconds=spent))
+        return replace(progress.spent(seconds=spent), offset=offset)
 
     def _save(self, progress: Progress) -> None:
         if not self.folder:
@@ -319,13 +328,6 @@ class Run:
 
     def _wait(self) -> None:
         self.loop.accelerator.wait_for_everyone()
-
-
-def _no_mixture(session: Session, kind: str, why: str) -> DivergedError:
-    losses = ", ".join(f"{name} {read.loss:.3g}" for name, read in session.losses().items())
-    return DivergedError(
-        f"{kind} finds no mixture at step {session.step} ({why}; losses: {losses}); try a lower lr"
-    )
 
 
 def _sequences(losses: Mapping[str, SequenceLosses]) -> int:

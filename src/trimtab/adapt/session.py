@@ -1,4 +1,4 @@
-"""What a mixer may ask of a run: the losses now, and trial runs that leave no trace."""
+"""A session: the roles of a run's domains, its losses now, and trial runs that leave no trace."""
 
 from __future__ import annotations
 
@@ -8,18 +8,106 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float
 
-from trimtab.adapt.roles import Roles
 from trimtab.data.tokens import TokenSplit
-from trimtab.errors import DivergedError
+from trimtab.errors import ConfigProblems, DivergedError, Problem, nearest
 from trimtab.train.loop import Loop, evaluation_rows
 from trimtab.train.losses import SequenceLosses, change
 from trimtab.train.settings import evaluation_steps
+
+Role = Literal["target", "constraint", "monitored"]
+
+MOST_DOMAINS = 1000
+"""Domains of a run: each is read at every evaluation, and a picture of its own on the page."""
+LEAST_SCALE_NATS = 0.01
+"""What a gap is counted in where its tolerance is zero or less than this, so that nothing is divided by zero."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The domains of a run by role.
+
+    Attributes:
+        train: training domains, in the order of mixture weights.
+        evaluate: evaluation domains, in the order of losses; every training domain is among them.
+        targets: evaluation domains to improve.
+        tolerances: nats per token by which each constraint may rise above the base model's loss; as given, and numbers
+            of zero or more once `role_problems` has no objection.
+    """
+
+    train: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    targets: tuple[str, ...]
+    tolerances: Mapping[str, Any]
+
+    def role(self, domain: str) -> Role:
+        """The role of an evaluation domain."""
+        if domain in self.targets:
+            return "target"
+        return "constraint" if domain in self.tolerances else "monitored"
+
+    def tolerance(self, domain: str) -> float:
+        """The tolerance of a constraint; nan for every other domain."""
+        return float(self.tolerances.get(domain, math.nan))
+
+    @property
+    def trainable_targets(self) -> tuple[str, ...]:
+        """The targets one can train on."""
+        return tuple(name for name in self.targets if name in self.train)
+
+
+def make_roles(
+    train: Sequence[str], evaluate: Sequence[str], targets: Sequence[str], tolerances: Any
+) -> Roles:
+    """Roles with every training domain evaluated too, training domains first.
+
+    Raises:
+        ConfigProblems: tolerances that are no mapping of domains to them.
+    """
+    if not isinstance(tolerances, Mapping):
+        got, expected = (
+            f"a {type(tolerances).__name__}",
+            "a mapping of domains to tolerances, in nats per token",
+        )
+        raise ConfigProblems([Problem("constraints", got, expected, "{'web': 0.02}")])
+    names = (*train, *(name for name in evaluate if name not in train))
+    return Roles(tuple(train), names, tuple(targets), dict(tolerances))
+
+
+def role_problems(roles: Roles) -> Iterator[Problem]:
+    """Every mistake in the naming of targets and constraints, and tolerances that are no number of zero or more."""
+    one_of = f"one of the domains {', '.join(map(repr, roles.evaluate))}"
+    if not roles.train:
+        yield Problem("train", "no domain", "at least one domain to train on")
+    if len(roles.evaluate) > MOST_DOMAINS:
+        yield Problem("train and evaluate", f"{len(roles.evaluate):,} domains", f"at most {MOST_DOMAINS:,}")
+    for name in [name for name in roles.evaluate if not str(name).strip()]:
+        where = "train" if name in roles.train else "evaluate"
+        yield Problem(where, f"{name!r} as the name of a domain", "a text that is not blank")
+    if not roles.targets:
+        yield Problem("targets", "no target", "at least one domain to improve", nearest("", roles.train))
+    for name in dict.fromkeys(roles.targets):
+        if roles.targets.count(name) > 1:
+            yield Problem("targets", f"{name!r} twice", "each target once")
+        if name not in roles.evaluate:
+            yield Problem("targets", repr(name), one_of, nearest(name, roles.evaluate))
+        if name in roles.tolerances:
+            yield Problem(f"constraints.{name}", "a target", "a domain that is not a target")
+    for name, tolerance in roles.tolerances.items():
+        if name not in roles.evaluate:
+            yield Problem(f"constraints.{name}", repr(name), one_of, nearest(name, roles.evaluate))
+        number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+        if not (number and 0 <= tolerance < math.inf):
+            expected, hint = "a tolerance of zero or more, in nats per token", "a number, such as 0.02"
+            got = str(tolerance) if number else repr(tolerance)
+            yield Problem(f"constraints.{name}", got, expected, "" if number else hint)
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,95 @@
-"""The training loop: mixture-weighted steps, exact evaluation, and trial runs that leave no trace.
-
-Which rows of a split are read, and in what pieces.
-"""
+"""The training loop: mixture-weighted steps and exact evaluation, on one process or several, between interrupts."""
 
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from trimtab.data.stream import MixtureStream, permutation
 from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
-from trimtab.errors import DivergedError
+from trimtab.errors import ConfigError, DivergedError, explain
 from trimtab.models.batches import evaluating
 from trimtab.models.load import Model
+from trimtab.runs.paths import processes
 from trimtab.seeds import derive, seed_draws
+from trimtab.train import state
 from trimtab.train.losses import SequenceLosses
-from trimtab.train.processes import accelerator
 from trimtab.train.settings import Fit
-from trimtab.train.state import (
-    Snapshot,
-    copy_moments,
-    copy_parameters,
-    put_moments,
-    put_parameters,
-    put_rng_states,
-    rng_kept,
-    rng_states,
-)
+from trimtab.train.state import Snapshot
+
+
+def accelerator() -> Accelerator:
+    """The processes of one launch, as Accelerate sees them; it moves nothing to a device.
+
+    torchrun starts processes without saying on what. On a machine without a GPU they are joined through the CPU (gloo):
+    Accelerate alone would take each of them for the only one, and each would do the whole run.
+
+    Raises:
+        ConfigError: the environment tells of processes that cannot be joined, or Accelerate sees another number.
+    """
+    world = processes()
+    needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # to find one another
+    missing = next((name for name in needed if name not in os.environ), "")
+    if world > 1 and missing:
+        hint = "unset WORLD_SIZE, for one process"
+        got = f"WORLD_SIZE={world} without {missing}"
+        raise ConfigError(explain(got, "a launch by torchrun or accelerate", hint))
+    joined = Accelerator(device_placement=False, cpu=world > 1 and not torch.cuda.is_available())
+    if "WORLD_SIZE" in os.environ and joined.num_processes != world:
+        got = f"{joined.num_processes} process(es) of WORLD_SIZE={world}"
+        raise ConfigError(explain(got, "all of them together", "ACCELERATE_USE_CPU=1, or one process"))
+    return joined
+
+
+class Paused(KeyboardInterrupt):
+    """An interrupt that was held back to a moment at which the state is whole."""
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C (and SIGTERM) back until the yielded function is called; that call raises Paused.
+
+    A second signal raises KeyboardInterrupt at once. Outside the main thread, where Python
+    delivers no signals, the function does nothing. Handlers are put back afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    caught: list[int] = []
+
+    def hold(number: int, _: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    def check() -> None:
+        if caught:
+            raise Paused
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 T = TypeVar("T")
-_LOSSES = ("nll", "tokens", "records")
 
 
 def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
@@ -130,12 +180,17 @@ class Loop:
         Raises:
             DivergedError: the loss or its gradient is not finite; parameters and moments are as they were.
         """
-        rows = self.stream.draw(self._example_shares(weights))
+        if self.fit.shares == "tokens":
+            examples = [w / s.mean_target_tokens for w, s in zip(weights, self.splits.values(), strict=True)]
+            weights = [e / sum(examples) for e in examples]
+        rows = self.stream.draw(weights)
         rank = 0 if alone else self.rank
         mine = rows if alone else rows[self.rank :: self.world]
         seed_draws(derive(self.seed, "step", self.step_count, rank), self.model.device)
-        tokens = self._target_tokens(rows)
-        loss, nll = self._backward(mine, sum(tokens.values()), alone)
+        tokens: Counter[str] = Counter()
+        for name, row in rows:
+            tokens[name] += int(self.splits[name].target_tokens([row])[0])
+        loss, nll = self._backward(mine, tokens.total(), alone)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.fit.clip_norm or float("inf"))
         if not (math.isfinite(loss) and torch.isfinite(norm)):
             self.optimizer.zero_grad()
@@ -146,8 +201,8 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step_count += 1
-        drawn = {name: nll[name] for name in tokens}
-        return StepStats(loss, float(norm), Counter(name for name, _ in rows), drawn, tokens)
+        drawn, examples_drawn = {name: nll[name] for name in tokens}, Counter(name for name, _ in rows)
+        return StepStats(loss, float(norm), examples_drawn, drawn, dict(tokens))
 
     def evaluate(
         self, splits: Mapping[str, TokenSplit], limit: int | None, *, alone: bool = False
@@ -168,14 +223,20 @@ class Loop:
             for chunk in batched(evaluation_rows(name, len(split), limit), self.fit.eval_batch_size)
         ]
         mine = range(len(chunks)) if alone else range(self.rank, len(chunks), self.world)
+        read = []
         with evaluating(self.model.module), torch.inference_mode():
-            read = [(k, self._sequence_losses(splits[chunks[k][0]], chunks[k][1])) for k in mine]
+            for k in mine:
+                split, rows = splits[chunks[k][0]], chunks[k][1]
+                batch = split.batch(rows).to(self.model.device)
+                nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64).cpu().numpy()
+                tokens = (batch.labels[:, 1:] != -100).sum(1).cpu().numpy()
+                read.append((k, (nll, tokens, split.records[np.asarray(rows)])))
         if self.world > 1 and not alone:
             read = sorted(gather_object(read), key=lambda item: item[0])
-        losses = {name: [part for k, part in read if chunks[k][0] == name] for name in splits}
+        parts = {name: [part for k, part in read if chunks[k][0] == name] for name in splits}
         return {
-            name: SequenceLosses(*(np.concatenate([getattr(p, key) for p in parts]) for key in _LOSSES))
-            for name, parts in losses.items()
+            name: SequenceLosses(*map(np.concatenate, zip(*some, strict=True)))
+            for name, some in parts.items()
         }
 
     def gradient(self, split: TokenSplit, rows: Sequence[int]) -> Tensor:
@@ -194,7 +255,7 @@ class Loop:
         parameters, tokens = list(self.parameters.values()), int(split.target_tokens(rows).sum())
         wide = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
         total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide, device=self.model.device)
-        with rng_kept(), evaluating(self.model.module, gradients=True):
+        with state.rng_kept(), evaluating(self.model.module, gradients=True):
             for chunk in batched(rows, self.fit.micro_batch_size or self.fit.batch_size):
                 nll = self._token_nll(self.model.module, split.batch(chunk).to(self.model.device)).sum()
                 parts = torch.autograd.grad(
@@ -207,33 +268,20 @@ class Loop:
         """A copy of all state that training depends on."""
         return Snapshot(
             step=self.step_count,
-            parameters=copy_parameters(self.parameters),
-            moments=copy_moments(self.parameters, self.optimizer),
+            parameters=state.copy_parameters(self.parameters),
+            moments=state.copy_moments(self.parameters, self.optimizer),
             stream=self.stream.state(),
-            rng=rng_states(),
+            rng=state.rng_states(),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to `snapshot`, bit for bit."""
-        put_parameters(self.parameters, snapshot.parameters)
-        put_moments(self.parameters, self.optimizer, snapshot.moments)
+        state.put_parameters(self.parameters, snapshot.parameters)
+        state.put_moments(self.parameters, self.optimizer, snapshot.moments)
         self.optimizer.zero_grad()
         self.stream.restore(dict(snapshot.stream))
-        put_rng_states(snapshot.rng)
+        state.put_rng_states(snapshot.rng)
         self.step_count = snapshot.step
-
-    def _example_shares(self, weights: Sequence[float]) -> Sequence[float]:
-        if self.fit.shares == "examples":
-            return weights
-        examples = [w / s.mean_target_tokens for w, s in zip(weights, self.splits.values(), strict=True)]
-        return [e / sum(examples) for e in examples]
-
-    def _target_tokens(self, rows: Sequence[tuple[str, int]]) -> dict[str, int]:
-        """Loss-carrying tokens of these rows, by domain drawn."""
-        tokens: Counter[str] = Counter()
-        for name, row in rows:
-            tokens[name] += int(self.splits[name].target_tokens([row])[0])
-        return dict(tokens)
 
     def _backward(
         self, rows: Sequence[tuple[str, int]], tokens: int, alone: bool
@@ -277,9 +325,3 @@ class Loop:
         labels = batch.labels[:, 1:]
         nll = F.cross_entropy(wide.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
         return nll.view_as(labels)
-
-    def _sequence_losses(self, split: TokenSplit, rows: Sequence[int]) -> SequenceLosses:
-        batch = split.batch(rows).to(self.model.device)
-        nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64)
-        tokens = (batch.labels[:, 1:] != -100).sum(1)
-        return SequenceLosses(nll.cpu().numpy(), tokens.cpu().numpy(), split.records[np.asarray(rows)])

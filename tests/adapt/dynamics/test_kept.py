@@ -21,7 +21,7 @@ from trimtab import DynaMiCS, finetune
 from trimtab.adapt.dynamics import slopes
 from trimtab.adapt.dynamics.planning import Planning
 from trimtab.adapt.dynamics.slopes import BlockHistory, Blocks
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.errors import DivergedError
 from trimtab.train.loop import Loop
 from trimtab.train.settings import evaluation_steps

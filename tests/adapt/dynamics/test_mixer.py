@@ -13,8 +13,7 @@ from asked import BASE, CONSTRAINTS, ROLES, TARGETS, ask, session
 from trimtab.adapt.dynamics.mixer import PRESETS, DynaMiCS
 from trimtab.adapt.dynamics.planning import Planning
 from trimtab.adapt.finetune import refuse
-from trimtab.adapt.roles import make_roles
-from trimtab.adapt.session import SlopeEstimate
+from trimtab.adapt.session import SlopeEstimate, make_roles
 from trimtab.errors import ConfigProblems, DivergedError
 from trimtab.numerics.simplex import MixtureProblem, solve_mixture
 

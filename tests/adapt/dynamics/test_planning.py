@@ -22,7 +22,7 @@ from trimtab.adapt.dynamics.planning import (
     shrink_slopes,
     solve,
 )
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.numerics.simplex import MixtureProblem, solve_mixture
 
 few = settings(max_examples=40, deadline=None)

@@ -11,8 +11,8 @@ import pytest
 from asked import CONSTRAINTS, ROLES, TARGETS, session
 from trimtab.adapt.finetune import refuse
 from trimtab.adapt.mixer import Decision
-from trimtab.adapt.mixers.aioli import Aioli
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.mixers.published import Aioli
+from trimtab.adapt.session import make_roles
 from trimtab.errors import ConfigProblems, DivergedError
 
 JUDGED = ("math", "web", "safety")

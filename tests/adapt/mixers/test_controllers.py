@@ -12,7 +12,7 @@ from asked import CONSTRAINTS, ROLES, TARGETS, ask, session
 from trimtab.adapt.finetune import refuse
 from trimtab.adapt.mixer import Decision, Mixer
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.errors import ConfigProblems, DivergedError
 
 ASKED: dict[str, Any] = {"targets": TARGETS, "constraints": CONSTRAINTS}

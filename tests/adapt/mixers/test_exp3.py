@@ -9,8 +9,8 @@ import pytest
 
 from asked import ROLES, ask, session
 from trimtab.adapt.finetune import refuse
-from trimtab.adapt.mixers.online import Exp3, exploration
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.mixers.published import Exp3, exploration
+from trimtab.adapt.session import make_roles
 from trimtab.errors import ConfigProblems
 
 TURNS: list[dict[str, float]] = [

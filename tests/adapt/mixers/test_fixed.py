@@ -10,7 +10,7 @@ from asked import ROLES, ask, session
 from trimtab.adapt.finetune import refuse
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Replay, Uniform
-from trimtab.adapt.roles import make_roles
+from trimtab.adapt.session import make_roles
 from trimtab.errors import ConfigProblems
 
 TWO_TARGETS = make_roles(["math", "code", "web"], ["safety"], ["math", "safety", "code"], {})

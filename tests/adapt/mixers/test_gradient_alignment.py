@@ -10,7 +10,7 @@ import pytest
 
 from asked import CONSTRAINTS, ROLES, TARGETS, ask, session
 from trimtab.adapt.finetune import refuse
-from trimtab.adapt.mixers.online import GradientAlignment, in_units
+from trimtab.adapt.mixers.published import GradientAlignment, in_units
 from trimtab.errors import ConfigProblems, DivergedError
 
 ASKED: dict[str, Any] = {"targets": TARGETS, "constraints": CONSTRAINTS}

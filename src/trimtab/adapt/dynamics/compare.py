@@ -16,7 +16,7 @@ import rich.table
 from rich.text import Text
 
 from trimtab.adapt.record import CHANGE_COLUMNS, RunRecord, SlopeUpdate
-from trimtab.adapt.roles import LEAST_SCALE_NATS
+from trimtab.adapt.session import LEAST_SCALE_NATS
 from trimtab.numerics.bootstrap import bootstrap, ratio_of_sums, wilson
 from trimtab.report.formats import NOTHING, fixed, missing, number, short_names
 from trimtab.report.page import written

@@ -13,11 +13,10 @@ from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.finetune import finetune, problems, tokenise_all
 from trimtab.adapt.mixer import Needs
-from trimtab.adapt.mixers.aioli import Aioli
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
-from trimtab.adapt.mixers.online import Exp3, GradientAlignment
-from trimtab.adapt.roles import Roles, make_roles
+from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment
+from trimtab.adapt.session import Roles, make_roles
 from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain, told
 from trimtab.errors import ModelError, Problem, TrimtabError
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result

@@ -11,7 +11,6 @@ import numpy as np
 from trimtab.adapt.cost import Interval, Schedule, intervals
 from trimtab.adapt.dynamics.planning import (
     LossState,
-    MeasuredSlopes,
     Planning,
     Reach,
     Solver,
@@ -20,7 +19,6 @@ from trimtab.adapt.dynamics.planning import (
     solve,
 )
 from trimtab.adapt.dynamics.slopes import (
-    BlockHistory,
     Blocks,
     SlopeRule,
     block_needs,
@@ -41,8 +39,7 @@ from trimtab.adapt.mixer import (
     not_finite,
     range_problems,
 )
-from trimtab.adapt.roles import Roles
-from trimtab.adapt.session import Session
+from trimtab.adapt.session import Roles, Session
 from trimtab.errors import DivergedError, Problem, not_among
 from trimtab.train.settings import MOST_MARGIN, Fit
 
@@ -195,7 +192,7 @@ class DynaMiCS(Goals):
         later = blocks.next_border(session.step)
         weights, credit, update = blocks.first_mixture(session.step), history.credit, None
         if weights is None:
-            measured = self.tracked(session, history)
+            measured = fitted(session, history, self.blocks)
             solution = solve(session, self.planning, measured, now, later)
             weights, credit = blocks.lean_towards(session.step, solution.weights, credit)
             solution = replace(solution, weights=weights)
@@ -207,21 +204,13 @@ class DynaMiCS(Goals):
         span = next(span for span in reversed(self.plan(session.steps)) if span.start <= session.step)
         now, later = loss_state(session), span.start + span.horizon
         _refuse_infinity(session, now)
-        measured = self.measured(session, span, state)
+        measured = measure(session, self.planning, self.settled("slopes"), span.probe_steps, state)
         if not measured.known.any():
             raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
         solution = solve(session, self.planning, measured, now, later)
         update = make_update(session, self.planning, measured, now, later, solution)
         memory = remember(session, solution.weights, state)
         return _decision(session, solution.weights, later, memory, update)
-
-    def tracked(self, session: Session, history: BlockHistory) -> MeasuredSlopes:
-        """Slopes from the run itself."""
-        return fitted(session, history, self.blocks)
-
-    def measured(self, session: Session, span: Interval, state: State) -> MeasuredSlopes:
-        """Slopes from trial runs that are undone."""
-        return measure(session, self.planning, self.settled("slopes"), span.probe_steps, state)
 
 
 def _decision(

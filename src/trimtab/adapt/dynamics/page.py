@@ -37,7 +37,7 @@ from trimtab.adapt.record import (
     read_counts,
     records_read,
 )
-from trimtab.adapt.roles import LEAST_SCALE_NATS
+from trimtab.adapt.session import LEAST_SCALE_NATS
 from trimtab.report.formats import NOTHING, fixed, missing, number
 from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, Tone, gallery, picture, written
 

@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.mixer import Update
-from trimtab.adapt.roles import LEAST_SCALE_NATS, Roles
-from trimtab.adapt.session import Session, SlopeEstimate
+from trimtab.adapt.session import LEAST_SCALE_NATS, Roles, Session, SlopeEstimate
 from trimtab.numerics.simplex import MixtureProblem, MixtureSolution, shrunk, solve_mixture
 from trimtab.train.losses import change
 

@@ -24,8 +24,7 @@ from jaxtyping import Float
 from trimtab.adapt.cost import Interval
 from trimtab.adapt.dynamics.planning import LossState, MeasuredSlopes, Planning
 from trimtab.adapt.mixer import Needs, State, off_grid
-from trimtab.adapt.roles import Roles
-from trimtab.adapt.session import Session, Trials
+from trimtab.adapt.session import Roles, Session, Trials
 from trimtab.numerics.simplex import blended, fit_slopes
 from trimtab.train.losses import SequenceLosses, change
 from trimtab.train.settings import Fit, evaluation_steps

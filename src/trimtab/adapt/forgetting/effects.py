@@ -1,6 +1,6 @@
-"""What injection did, read off the runs themselves and not off any law: forgetting, its cure, and what that costs.
+"""Effects of injection read off the runs themselves: forgetting, how much of it was removed, and what that cost.
 
-The law of forgetting beside the forms it has to beat, on the runs it was fitted to and on runs it has not seen.
+`compare_forms` puts the law of forgetting beside the forms it has to beat, on runs that it was not fitted to.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Fitting a law to runs: starts by linear regression, the full robust fit, and draws for its intervals.
-
-The runs that a law is fitted to: checked, and refused where they cannot determine what is asked.
-
-How much a model forgets: the law of the paper and the forms it has to beat, all with the same inputs.
+"""Laws of forgetting fitted to runs: the runs checked, the forms of a law, the robust fit, and the file it is kept in.
 
 Sizes and token counts are in units of their geometric means (`Centre`), so that the first coefficient of each form is a
 rise in nats at the middle of the data.
@@ -14,14 +10,16 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from trimtab.errors import DataError, explain, nearest
+from trimtab.errors import DataError, TrimtabError, explain, nearest
 from trimtab.numerics.curves import Coefficient, CurveFit, Loss, bootstrap_curve, fit_curve
+from trimtab.runs.files import read_json
 
 Points = Mapping[str, Float[np.ndarray, " n"]]
 
@@ -47,7 +45,15 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
         raise DataError(f"frame: {explain(got, ', '.join(columns), hint)}")
     if twice := [name for name in columns if (frame.columns == name).sum() > 1]:
         raise DataError(f"frame: {explain(f'several columns {twice[0]}', 'one column of each name')}")
-    return {name: _column(frame, name) for name in columns}
+    points, largest = {}, sys.float_info.max
+    for name in columns:
+        column = frame[name]
+        if column.dtype == object:  # a whole number beyond the largest float is infinite, not a fault
+            column = column.map(lambda x: math.inf if isinstance(x, int) and abs(x) > largest else x)
+        points[name] = values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
+        fine = (values >= 0) & (values < 1) if name == "inject" else (values > 0) & np.isfinite(values)
+        _refuse(frame[name], pd.Series(fine), _RANGES[name])
+    return points
 
 
 def numeric(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -93,18 +99,6 @@ def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
         row = int(np.flatnonzero(numbers < 0)[0])
         raise DataError(f"run: {explain(f'no value in row {row}', 'the name of a run in every row')}")
     return np.asarray(numbers)
-
-
-def _column(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
-    column = frame[name]
-    if column.dtype == object:  # a whole number beyond the largest float is infinite, not a fault
-        column = column.map(
-            lambda one: math.inf if isinstance(one, int) and abs(one) > sys.float_info.max else one
-        )
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
-    fine = np.isfinite(values) & ((values >= 0) & (values < 1) if name == "inject" else values > 0)
-    _refuse(frame[name], pd.Series(fine), _RANGES[name])
-    return values
 
 
 def _shown(value: object) -> str:
@@ -374,3 +368,114 @@ def _fitted(found: CurveFit, centre: Centre, runs: Any, n_boot: int, seed: int, 
 def told(values: Any) -> Any:
     """A float where everything given was a number, else the array."""
     return float(values) if np.ndim(values) == 0 else np.asarray(values)
+
+
+EXPECTED = "a law written by save()"
+NAMES = {"forgetting": ("A", "B", "alpha", "beta"), "fine-tuning": ("A", "alpha", "beta", "E")}
+"""Coefficients of each law, in the order in which it is written."""
+COLUMNS = {"forgetting": ("params", "tokens", "inject"), "fine-tuning": ("params", "tokens")}
+_LEAST, _MOST = EXPONENTS
+_LIMITS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("A", "B"), (lambda x: x > 0, "a number above 0")),
+    "E": (lambda x: x >= 0, "a number of 0 or above"),
+    **dict.fromkeys(
+        ("alpha", "beta"),
+        (lambda x: _LEAST <= x <= _MOST, f"a number from {_LEAST:g} to {_MOST:g}, as a fit has it"),
+    ),
+    "agreeing": (lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+}
+_KINDS: Mapping[type, str] = {dict: f"a mapping, as in {EXPECTED}", list: "a list", object: ""}
+
+
+def read_law(path: str | Path, kind: str) -> tuple[Fitted, dict[str, tuple[float, float]]]:
+    """The numbers of a law on disk, and the ranges of the runs that it was fitted to.
+
+    Args:
+        path: the file.
+        kind: "forgetting" or "fine-tuning".
+
+    Raises:
+        DataError: the file is missing, no regular one, damaged or that of another law, or a number in it is none that
+            a law has: nan, infinite, a coefficient of the wrong sign, an exponent that no fit gives, another number of
+            draws per refit, a range that is none. The field is named.
+    """
+    record = read_json(path, EXPECTED)
+    try:
+        if not isinstance(record, dict):
+            raise _refused("the file", record, _KINDS[dict])
+        if record.get("law") != kind:
+            got = f"a law of {record['law']!s:.40}" if "law" in record else "no law"
+            raise DataError(explain(got, f"a law of {kind}"))
+        return _read_fitted(record, NAMES[kind]), {name: _range(record, name) for name in COLUMNS[kind]}
+    except TrimtabError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read_fitted(record: Mapping[str, Any], names: tuple[str, ...]) -> Fitted:
+    given, loss, losses = _field(record, "coefficients", dict), _field(record, "loss"), get_args(Loss)
+    if set(given) != set(names):
+        got, odd = ", ".join(map(repr, given)) or "none", next((n for n in given if n not in names), "")
+        raise DataError(f"coefficients: {explain(got[:80], ', '.join(names), nearest(odd, names))}")
+    draws, wanted = _field(record, "draws", list), f"{len(names)} numbers: {', '.join(names)}"
+    for k, row in enumerate(draws):
+        if not isinstance(row, list):
+            raise _refused(f"draws[{k}]", row, wanted)
+        if len(row) != len(names):
+            raise DataError(f"draws[{k}]: {explain(f'{len(row)} values', wanted)}")
+        for name, value in zip(names, row, strict=True):
+            _number(value, f"draws[{k}], {name}", name)
+    residuals, at_bounds = _field(record, "residuals", list), _field(record, "at_bounds", list)
+    if not residuals:
+        raise DataError(f"residuals: {explain('none', 'one per run that was fitted')}")
+    if strange := [name for name in at_bounds if name not in names]:
+        raise _refused("at_bounds", strange[0], " or ".join(names))
+    if loss not in losses:
+        raise _refused("loss", loss, " or ".join(map(repr, losses)))
+    return Fitted(
+        coefficients={name: _number(given[name], f"coefficients.{name}", name) for name in names},
+        draws=np.array(draws, dtype=float).reshape(-1, len(names)),
+        residuals=np.array([_number(value, f"residuals[{k}]") for k, value in enumerate(residuals)]),
+        agreeing=_number(_field(record, "agreeing"), "agreeing", "agreeing"),
+        at_bounds=tuple(at_bounds),
+        loss=str(loss),
+    )
+
+
+def _range(record: Mapping[str, Any], name: str) -> tuple[float, float]:
+    ends, where = _field(_field(record, "ranges", dict), name, inside="ranges."), f"ranges.{name}"
+    if not isinstance(ends, list) or len(ends) != 2:
+        raise _refused(where, ends, "the least and the largest of what was fitted: [low, high]")
+    low, high = (_number(end, where) for end in ends)
+    fine, words = 0 < low <= high, "numbers above 0"
+    if name == "inject":
+        fine, words = 0 <= low <= high <= 1, "shares from 0 to 1"
+    if not fine:
+        raise _refused(where, ends, f"{words}, the least first")
+    return low, high
+
+
+def _number(value: Any, where: str, name: str = "") -> float:
+    """A number within the limits of its name; nan, infinity and whole numbers beyond the largest float are none."""
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise _refused(where, value, "a finite number")
+    if name and not _LIMITS[name][0](value):
+        raise _refused(where, value, _LIMITS[name][1])
+    return float(value)
+
+
+def _field(record: Mapping[str, Any], name: str, kind: type = object, inside: str = "") -> Any:
+    if name not in record:
+        raise DataError(f"{inside}{name}: {explain('nothing', EXPECTED, nearest(name, record))}")
+    if not isinstance(record[name], kind):
+        raise _refused(name, record[name], _KINDS[kind])
+    return record[name]
+
+
+def _refused(where: str, value: Any, expected: str) -> DataError:
+    """The error of a JSON value, which is shortened."""
+    shown = f"{value!r:.40}"
+    if isinstance(value, list | dict):
+        shown = (
+            f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}" if value else str(value)
+        )
+    return DataError(f"{where}: {explain(shown, expected)}")

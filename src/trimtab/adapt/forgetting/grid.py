@@ -8,9 +8,9 @@ import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ from trimtab.train.state import WEIGHTS
 
 TARGET, PRETRAINING = "target", "pretraining"
 ROW = "row.json"
-_WHICH = ("model", "tokens", "inject", "seed")
-"""What tells the cells of one grid apart."""
 
 
 def forgetting_grid(
@@ -84,8 +82,8 @@ def forgetting_grid(
         CheckpointError: the folder holds runs with other settings.
         DataError, ModelError: as `finetune`, once per run: the others go on, and `error.txt` in its folder says it.
     """
-    given = {"models": models, "tokens": tokens, "shares": shares, "seeds": seeds}
-    refuse(grid_problems(given, passes, patience, fit))
+    impatient = [Problem("patience", str(patience), "at least 1")] if patience < 1 else []
+    refuse(chain(grid_problems(models, tokens, shares, seeds, passes), impatient, fit.problems()))
     shared = {"domain": plain(domain), "pretraining": plain(pretraining), "fit": asdict(fit)}
     shared |= {"passes": passes, "patience": patience, "device": device}
     cells = [
@@ -107,16 +105,14 @@ def _named(cells: Sequence[dict[str, Any]], folder: Path) -> dict[str, dict[str,
     A name that holds the run of another model, token count, share or seed in the folder is not enough either; a run
     that is there keeps its name.
     """
-    brief = [
-        f"{Path(cell['model']).name}, {cell['tokens']}, {cell['inject']:g}, {cell['seed']}" for cell in cells
-    ]
-    whole = [f"{cell['model']}, {cell['tokens']}, {cell['inject']!r}, {cell['seed']}" for cell in cells]
+    brief = ["{name}, {tokens}, {inject:g}, {seed}".format(name=Path(c["model"]).name, **c) for c in cells]
+    whole = ["{model}, {tokens}, {inject!r}, {seed}".format(**cell) for cell in cells]
     often = Counter(brief)
     named = {}
     for cell, short, long in zip(cells, brief, whole, strict=True):
         there = read_cell(folder / safe_name(short))
         known = there["cell"] if there is not None and isinstance(there["cell"], dict) else {}
-        mine = there is not None and all(known.get(name) == cell[name] for name in _WHICH)
+        mine = all(known.get(name) == cell[name] for name in ("model", "tokens", "inject", "seed"))
         named[short if mine or (there is None and often[short] == 1) else long] = cell
     if len(named) < len(cells):
         got = f"{len(named)} names for {len(cells)} runs"
@@ -144,9 +140,8 @@ def _made(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     headless = not (run / "config.yaml").exists() and (run / "artifacts").exists()
     finished = (run / RESULT).exists()
     if headless or (finished and weights < 1 + bool(read_object(run / RESULT).get("step"))):
-        shutil.rmtree(
-            run
-        )  # what is left of a finished run whose removal was cut short, before rows were written down
+        # What is left of a finished run whose removal was cut short, before rows were written down.
+        shutil.rmtree(run)
     result = finetune(
         model,
         train={TARGET: target, PRETRAINING: other},
@@ -186,29 +181,28 @@ def steps_for(tokens: int, share: float, fit: Fit, passes: float) -> int:
     return max(1, min(fit.steps, wanted))
 
 
-def repeated(
-    models: Sequence[str], tokens: Sequence[int], shares: Sequence[float], seeds: Sequence[int]
+def grid_problems(
+    models: Sequence[str],
+    tokens: Sequence[int],
+    shares: Sequence[float],
+    seeds: Sequence[int],
+    passes: float,
+    some: str = "at least one",
 ) -> Iterator[Problem]:
-    """Values that are given twice: their runs would be one run."""
+    """Empty lists, values that cannot be, or that are given twice: their runs would be one run.
+
+    Args:
+        models, tokens, shares, seeds, passes: as those of `forgetting_grid`.
+        some: what is expected in the place of an empty list.
+    """
     folders = [os.path.realpath(name) if os.path.exists(name) else str(name) for name in models]  # noqa: PTH110
     for name, values in (("models", folders), ("tokens", tokens), ("shares", shares), ("seeds", seeds)):
+        if not len(values):
+            yield Problem(name, "none", some)
         for value, times in Counter(values).items():
             if times > 1:
                 yield Problem(name, f"{value!r} twice", "each once")
-
-
-def grid_problems(
-    given: Mapping[str, Sequence[Any]], passes: float, patience: int, fit: Fit
-) -> Iterator[Problem]:
-    """Empty lists, values that cannot be or are given twice."""
-    for name, values in given.items():
-        if not len(values):
-            yield Problem(name, "none", "at least one")
-    yield from repeated(**given)
-    yield from (Problem("tokens", str(n), "at least 2") for n in given["tokens"] if n < 2)
-    yield from (Problem("shares", str(p), "from 0 to below 1") for p in given["shares"] if not 0 <= p < 1)
+    yield from (Problem("tokens", str(n), "at least 2") for n in tokens if n < 2)
+    yield from (Problem("shares", str(p), "from 0 to below 1") for p in shares if not 0 <= p < 1)
     if not 0 < passes < math.inf:
         yield Problem("passes", str(passes), "a number above 0")
-    if patience < 1:
-        yield Problem("patience", str(patience), "at least 1")
-    yield from fit.problems()

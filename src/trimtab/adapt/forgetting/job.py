@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 
 from trimtab.adapt.forgetting.fitting import numeric
-from trimtab.adapt.forgetting.grid import forgetting_grid, repeated
+from trimtab.adapt.forgetting.grid import forgetting_grid, grid_problems
 from trimtab.adapt.forgetting.result import ForgettingResult, judged
 from trimtab.data.domains import Origin, origin_problems, path_of
 from trimtab.data.tables import read_table
@@ -80,13 +80,22 @@ class ForgettingConfig:
 
     def problems(self) -> Iterator[Problem]:
         """Every mistake that can be seen without loading a model or downloading anything."""
-        yield from _points_problems(self.points) if self.points else _grid_problems(self)
+        yield from _points_problems(self.points) if self.points else self._grid_problems()
         for name in ("n_boot", "jobs", "patience"):
             if getattr(self, name) < 1:
                 yield Problem(name, str(getattr(self, name)), "at least 1")
         for name in ("inject", "margin"):
             if not 0 < getattr(self, name) < 1:
                 yield Problem(name, str(getattr(self, name)), "a number between 0 and 1")
+
+    def _grid_problems(self) -> Iterator[Problem]:
+        for name, model in self.models.items():
+            yield from (Problem(f"models.{name}", p.got, p.expected, p.hint) for p in name_problems(model))
+        for name in ("domain", "pretraining"):
+            yield from origin_problems(name, getattr(self, name))
+        some, models = "at least one, or points: a CSV file of runs", list(self.models.values())
+        yield from grid_problems(models, self.tokens, self.shares, self.seeds, self.passes, some)
+        yield from self.fit.problems()
 
     def cost(self) -> Mapping[str, Any]:
         """Runs and optimiser steps, at most: runs end behind their minimum."""
@@ -136,19 +145,3 @@ def _points_problems(points: str) -> Iterator[Problem]:
         got, _, rest = str(error).partition(", expected ")
         expected, _, hint = rest.partition("; try ")
         yield Problem("points", got.replace("got ", "", 1), expected, hint)
-
-
-def _grid_problems(config: ForgettingConfig) -> Iterator[Problem]:
-    for name in ("models", "tokens", "shares", "seeds"):
-        if not getattr(config, name):
-            yield Problem(name, "none", "at least one, or points: a CSV file of runs")
-    for name, model in config.models.items():
-        yield from (Problem(f"models.{name}", p.got, p.expected, p.hint) for p in name_problems(model))
-    for name in ("domain", "pretraining"):
-        yield from origin_problems(name, getattr(config, name))
-    yield from repeated(list(config.models.values()), config.tokens, config.shares, config.seeds)
-    yield from (Problem("tokens", str(n), "at least 2") for n in config.tokens if n < 2)
-    yield from (Problem("shares", str(p), "from 0 to below 1") for p in config.shares if not 0 <= p < 1)
-    if not config.passes > 0:
-        yield Problem("passes", str(config.passes), "a number above 0")
-    yield from config.fit.problems()

@@ -1,7 +1,4 @@
-"""Scaling laws for forgetting: what fine-tuning costs a model, and which share of pretraining data keeps that small.
-
-A plan for one run: how much pretraining data to inject so that no more than so much is forgotten.
-"""
+"""Scaling laws for forgetting: what fine-tuning costs a model, and which share of pretraining data keeps that small."""
 
 from __future__ import annotations
 
@@ -14,17 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from trimtab.adapt.forgetting.files import read_law
-from trimtab.adapt.forgetting.fitting import (
-    Fitted,
-    fit_rise,
-    fit_target,
-    points_of,
-    ranges_of,
-    refuse_undetermined,
-    runs_of,
-    told,
-)
+from trimtab.adapt.forgetting import fitting
+from trimtab.adapt.forgetting.fitting import Fitted, told
 from trimtab.errors import ConfigError, explain
 from trimtab.numerics.bootstrap import check_numbers
 from trimtab.numerics.curves import Loss
@@ -91,7 +79,7 @@ class Law:
         Raises:
             DataError: no such file, no regular one, or it holds something else; what is wrong in it is named.
         """
-        return cls(*read_law(path, cls.kind))
+        return cls(*fitting.read_law(path, cls.kind))
 
 
 class ForgettingLaw(Law):
@@ -125,10 +113,10 @@ class ForgettingLaw(Law):
                 so that alpha, beta or B cannot be determined; no run forgot anything; or coefficients can be traded
                 against one another at these runs.
         """
-        points = points_of(frame, ("params", "tokens", "inject", "loss_pt", "loss_pt0"))
-        refuse_undetermined(points, {"params": "alpha", "tokens": "beta", "inject": "B"})
-        fitted = fit_rise(points, runs_of(frame), loss, n_boot, seed)
-        return cls(fitted, ranges_of(points, ("params", "tokens", "inject")))
+        points = fitting.points_of(frame, ("params", "tokens", "inject", "loss_pt", "loss_pt0"))
+        fitting.refuse_undetermined(points, {"params": "alpha", "tokens": "beta", "inject": "B"})
+        fitted = fitting.fit_rise(points, fitting.runs_of(frame), loss, n_boot, seed)
+        return cls(fitted, fitting.ranges_of(points, ("params", "tokens", "inject")))
 
     def rise(self, *, params: Any, tokens: Any, inject: Any) -> Any:
         """The predicted rise of the pretraining loss, nats per token; numbers or arrays that broadcast.
@@ -261,10 +249,10 @@ class FinetuningLaw(Law):
         Raises:
             DataError: as `ForgettingLaw.fit`, without a need for several shares.
         """
-        points = points_of(frame, ("params", "tokens", "loss_ft"))
-        refuse_undetermined(points, {"params": "alpha", "tokens": "beta"})
-        fitted = fit_target(points, runs_of(frame), loss, n_boot, seed)
-        return cls(fitted, ranges_of(points, ("params", "tokens")))
+        points = fitting.points_of(frame, ("params", "tokens", "loss_ft"))
+        fitting.refuse_undetermined(points, {"params": "alpha", "tokens": "beta"})
+        fitted = fitting.fit_target(points, fitting.runs_of(frame), loss, n_boot, seed)
+        return cls(fitted, fitting.ranges_of(points, ("params", "tokens")))
 
     def predict(self, *, params: Any, tokens: Any) -> Any:
         """The predicted loss on the fine-tuning domain, nats per token; numbers or arrays that broadcast.
@@ -428,9 +416,7 @@ def plan_share(
     where = {"params": params, "tokens": tokens, "inject": 0.0 if math.isnan(share) else share}
     low, high = known.interval(**where, loss_pt0=1.0, noise=False)
     warnings, refits = known.extrapolates(**where), len(known.fitted.draws)
-    least = math.ceil(
-        1 / (1 - confidence) - 1e-9
-    )  # of fewer, all keep the promise where one in so many would not
+    least = math.ceil(1 / (1 - confidence) - 1e-9)  # of fewer, all keep it where one in so many would not
     if confidence > 0.5 and refits < least:
         few = f"{refits} refits are too few to tell {_percent(confidence)} of them"
         warnings.append(f"{few}: at least {least} are needed (n_boot)")

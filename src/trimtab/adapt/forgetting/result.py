@@ -156,37 +156,33 @@ def judged(
             refused[name] = str(error)
             return None
 
+    def target_error_of(unseen: pd.DataFrame) -> dict[str, Any]:
+        law = FinetuningLaw.fit(points[~points["held_out"]], n_boot=0, seed=seed)
+        off = law.predict(**_numbers(unseen, "params", "tokens")) / _numbers(unseen, "loss_ft")["loss_ft"] - 1
+        return asdict(bootstrap(mean, np.abs(off), seed=seed))
+
     points = points.assign(held_out=held_out(points))
+    unseen = points[points["held_out"]]
     law = tried("forgetting", lambda: ForgettingLaw.fit(points, n_boot=n_boot, seed=seed))
     target = tried("fine-tuning", lambda: FinetuningLaw.fit(points, n_boot=n_boot, seed=seed))
     forms = tried("forms", lambda: effects.compare_forms(points, points["held_out"].tolist(), seed=seed))
-    unseen = tried("fine-tuning held out", lambda: _unseen(points, seed))
+    target_error = tried("fine-tuning held out", lambda: target_error_of(unseen)) if len(unseen) else None
     pairs = tried("injection", lambda: effects.beside_none(points, inject))
     shown = effects.forgetting_shown(points, seed=seed)
     same = None if pairs is None else effects.target_equivalence(pairs, margin)
     facts = {
         "runs": len(points),
-        "held_out": int(points["held_out"].sum()),
+        "held_out": len(unseen),
         "inject": inject,
         "forgotten": asdict(shown["rise"]),
         "clear": shown["clear"],
-        "target_error": unseen,
+        "target_error": target_error,
         "removed": None if pairs is None else asdict(effects.share_removed(pairs, seed=seed)),
         "equivalence": None if same is None else {**asdict(same), "equivalent": same.equivalent},
         "injected": effects.injected_sequences(points).to_dict("records"),
         "not_reached": int((~points["reached"].astype(bool)).sum()) if "reached" in points else None,
     }
     return ForgettingResult(points, law, target, refused, pd.DataFrame(forms), facts, **described)
-
-
-def _unseen(points: pd.DataFrame, seed: int) -> dict[str, Any] | None:
-    """Relative error of the fine-tuning loss where runs were held out, by the law of the others."""
-    unseen = points[points["held_out"]]
-    if not len(unseen):
-        return None
-    law = FinetuningLaw.fit(points[~points["held_out"]], n_boot=0, seed=seed)
-    off = law.predict(**_numbers(unseen, "params", "tokens")) / _numbers(unseen, "loss_ft")["loss_ft"] - 1
-    return asdict(bootstrap(mean, np.abs(off), seed=seed))
 
 
 def _numbers(points: pd.DataFrame, *names: str) -> dict[str, np.ndarray]:

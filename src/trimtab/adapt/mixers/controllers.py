@@ -7,29 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from trimtab.adapt.mixer import (
-    POSITIVE,
-    RHYTHM,
-    SHARE,
-    Decision,
-    Goals,
-    Range,
-    ReadsLosses,
-    State,
-    changes,
-    side_problems,
-    slacks,
-    target_mass,
-    target_problems,
-)
-from trimtab.adapt.roles import Roles
-from trimtab.adapt.session import Session
+from trimtab.adapt import mixer
+from trimtab.adapt.mixer import Decision, State
+from trimtab.adapt.session import Roles, Session
 from trimtab.errors import Problem
 from trimtab.numerics.simplex import exponentiated, smoothed, spread
 
 
 @dataclass(frozen=True)
-class Feedback(Goals, ReadsLosses):
+class Feedback(mixer.Goals, mixer.ReadsLosses):
     """One number steered by the tightest constraint: the share of the targets.
 
     At each question the log-odds of the share move by `gain` times the smallest slack, the part of a tolerance that
@@ -52,11 +38,11 @@ class Feedback(Goals, ReadsLosses):
     floor: float = 0.05
     every: int | None = None
     kind: Literal["feedback"] = "feedback"
-    ranges: ClassVar[Mapping[str, Range]] = {"gain": POSITIVE, "every": RHYTHM}
+    ranges: ClassVar[Mapping[str, mixer.Range]] = {"gain": mixer.POSITIVE, "every": mixer.RHYTHM}
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A domain missing on either side, a start outside the floors, a gain that moves nothing."""
-        yield from side_problems(roles)
+        yield from mixer.side_problems(roles)
         yield from super().problems(roles)
         if not 0 < self.floor < 0.5:
             yield Problem("mixer.floor", str(self.floor), "a share between 0 and 0.5")
@@ -67,16 +53,16 @@ class Feedback(Goals, ReadsLosses):
         """The share of the targets, moved by the tightest constraint."""
         log_odds = float(state.get("log_odds", _log_odds(self.start)))
         if state:
-            tightest = min(slacks(session).values(), default=1.0)
+            tightest = min(mixer.slacks(session).values(), default=1.0)
             log_odds += self.gain * max(-1.0, min(1.0, tightest))
         bound = -_log_odds(self.floor)
         log_odds = max(-bound, min(bound, log_odds))
-        weights = target_mass(session.roles, 1 / (1 + math.exp(-log_odds)))
+        weights = mixer.target_mass(session.roles, 1 / (1 + math.exp(-log_odds)))
         return Decision(weights, self.next_question(session), {"log_odds": log_odds})
 
 
 @dataclass(frozen=True)
-class ReferenceLoss(Goals, ReadsLosses):
+class ReferenceLoss(mixer.Goals, mixer.ReadsLosses):
     """More of the domains whose loss is above where it should be: multiplicative weights on loss gaps.
 
     w_j <- w_j exp(eta gap_j), then a little of the uniform mixture. The gap of a trainable target is (change + goal)
@@ -103,16 +89,15 @@ class ReferenceLoss(Goals, ReadsLosses):
     smoothing: float = 0.05
     every: int | None = None
     kind: Literal["reference-loss"] = "reference-loss"
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "goal": POSITIVE,
-        "eta": POSITIVE,
-        "smoothing": SHARE,
-        "every": RHYTHM,
+    ranges: ClassVar[Mapping[str, mixer.Range]] = {
+        **dict.fromkeys(("goal", "eta"), mixer.POSITIVE),
+        "smoothing": mixer.SHARE,
+        "every": mixer.RHYTHM,
     }
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """No target to train on; settings out of range."""
-        yield from target_problems(roles)
+        yield from mixer.target_problems(roles)
         yield from super().problems(roles)
 
     def decide(self, session: Session, state: State) -> Decision:
@@ -121,7 +106,8 @@ class ReferenceLoss(Goals, ReadsLosses):
         if weights is None:
             weights = spread(train, train)
         else:
-            gaps, moved = {name: -slack for name, slack in slacks(session).items()}, changes(session)
+            moved = mixer.changes(session)
+            gaps = {name: -slack for name, slack in mixer.slacks(session).items()}
             gaps |= {name: (moved[name] + self.goal) / self.goal for name in session.roles.targets}
             push = [self.eta * gaps.get(name, 0.0) for name in train]
             weights = smoothed(exponentiated(weights, push), self.smoothing)
@@ -129,7 +115,7 @@ class ReferenceLoss(Goals, ReadsLosses):
 
 
 @dataclass(frozen=True)
-class DualAscent(Goals, ReadsLosses):
+class DualAscent(mixer.Goals, mixer.ReadsLosses):
     """A price per constraint that rises while it is broken, and a mixture in proportion to the prices.
 
     lambda_i <- max(0, lambda_i + eta (change_i - tolerance_i) / max(tolerance_i, .01 nats)), from 0. The mixture is
@@ -152,11 +138,11 @@ class DualAscent(Goals, ReadsLosses):
     eta: float = 1.0
     every: int | None = None
     kind: Literal["dual-ascent"] = "dual-ascent"
-    ranges: ClassVar[Mapping[str, Range]] = {"eta": POSITIVE, "every": RHYTHM}
+    ranges: ClassVar[Mapping[str, mixer.Range]] = {"eta": mixer.POSITIVE, "every": mixer.RHYTHM}
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A domain missing on either side; settings out of range."""
-        yield from side_problems(roles)
+        yield from mixer.side_problems(roles)
         yield from super().problems(roles)
 
     def decide(self, session: Session, state: State) -> Decision:
@@ -164,7 +150,7 @@ class DualAscent(Goals, ReadsLosses):
         roles = session.roles
         prices = dict(state.get("prices") or dict.fromkeys(roles.tolerances, 0.0))
         if state:
-            slack = slacks(session)
+            slack = mixer.slacks(session)
             prices = {name: max(0.0, prices[name] - self.eta * slack[name]) for name in slack}
         others = [name for name in roles.train if name not in roles.targets]
         abroad = math.fsum(price for name, price in prices.items() if name not in roles.train) / len(others)

@@ -1,9 +1,7 @@
-"""Mixers that measure nothing: fixed mixtures, replay, and early stopping on the targets.
+"""Fixed mixtures, replay and early stopping: mixers that read at most the losses of the evaluation grid.
 
 A mixer is a frozen dataclass of settings; all of them, DynaMiCS too, run on the same loop, data, evaluation grid and
 ledger.
-
-Replay that ends where the target's validation loss has turned: the early stopping of the forgetting laws.
 """
 
 from __future__ import annotations
@@ -12,27 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from trimtab.adapt.mixer import (
-    COUNT,
-    Decision,
-    Goals,
-    NoProbes,
-    Range,
-    State,
-    left,
-    mass_problems,
-    range_problems,
-    target_mass,
-    target_problems,
-)
-from trimtab.adapt.roles import Roles
-from trimtab.adapt.session import Session
+from trimtab.adapt import mixer
+from trimtab.adapt.mixer import Decision, State, target_mass
+from trimtab.adapt.session import Roles, Session
 from trimtab.errors import Problem, nearest
 from trimtab.numerics.simplex import spread
 
 
 @dataclass(frozen=True)
-class Uniform(Goals, NoProbes):
+class Uniform(mixer.Goals, mixer.NoProbes):
     """The same share for every training domain, throughout."""
 
     kind: Literal["uniform"] = "uniform"
@@ -43,7 +29,7 @@ class Uniform(Goals, NoProbes):
 
 
 @dataclass(frozen=True)
-class Proportional(Goals, NoProbes):
+class Proportional(mixer.Goals, mixer.NoProbes):
     """Shares in proportion to the rows of each domain's train split, throughout: as if the data were poured together.
 
     Assumes that how much there is of a domain says how much of it to train on.
@@ -58,7 +44,7 @@ class Proportional(Goals, NoProbes):
 
 
 @dataclass(frozen=True)
-class Fixed(Goals, NoProbes):
+class Fixed(mixer.Goals, mixer.NoProbes):
     """One mixture throughout: given whole, or as the mass shared by the trainable targets.
 
     Attributes:
@@ -84,7 +70,7 @@ class Fixed(Goals, NoProbes):
         if self.weights is not None and not sum(self.weights.values()) > 0:
             yield Problem("mixer.weights", "no positive share", "at least one")
         if self.target_mass is not None:
-            yield from mass_problems("mixer.target_mass", self.target_mass, roles)
+            yield from mixer.mass_problems("mixer.target_mass", self.target_mass, roles)
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
         """The given mixture."""
@@ -97,7 +83,7 @@ class Fixed(Goals, NoProbes):
 
 
 @dataclass(frozen=True)
-class Replay(Goals, NoProbes):
+class Replay(mixer.Goals, mixer.NoProbes):
     """Train on the targets and mix in a small share of other data, as one would against forgetting.
 
     Attributes:
@@ -111,7 +97,7 @@ class Replay(Goals, NoProbes):
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Impossible shares, replayed domains that are unknown or targets."""
-        yield from mass_problems("mixer.share", self.share, roles)
+        yield from mixer.mass_problems("mixer.share", self.share, roles)
         others = [name for name in roles.train if name not in roles.targets]
         for name in dict.fromkeys(self.domains):
             if name not in others:
@@ -126,7 +112,7 @@ class Replay(Goals, NoProbes):
 
 
 @dataclass(frozen=True)
-class EarlyStoppedTarget(Goals, NoProbes):
+class EarlyStoppedTarget(mixer.Goals, mixer.NoProbes):
     """Train on the targets alone and stop when a constraint is lost: the cheapest rival there is.
 
     It is asked at each step of the run's evaluation grid and stops after `patience` readings in a row at which
@@ -135,16 +121,16 @@ class EarlyStoppedTarget(Goals, NoProbes):
 
     patience: int = 2
     kind: Literal["early-stopped-target"] = "early-stopped-target"
-    ranges: ClassVar[Mapping[str, Range]] = {"patience": COUNT}
+    ranges: ClassVar[Mapping[str, mixer.Range]] = {"patience": mixer.COUNT}
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A patience below one; no target to train on."""
         yield from super().problems(roles)
-        yield from target_problems(roles)
+        yield from mixer.target_problems(roles)
 
     def decide(self, session: Session, state: State) -> Decision:
         """All mass on the targets, until the constraints are lost."""
-        broken = [name for name in session.roles.tolerances if left(session, name) < 0]
+        broken = [name for name in session.roles.tolerances if mixer.left(session, name) < 0]
         bad = int(state.get("bad", 0)) + 1 if broken else 0
         weights = spread(session.roles.train, session.roles.trainable_targets)
         lost = f"lost {', '.join(broken)} at {bad} reading{'s' * (bad > 1)} in a row"
@@ -164,7 +150,7 @@ class ReplayUntilRise(Replay):
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Those of replay; a patience below one."""
         yield from super().problems(roles)
-        yield from range_problems(self, {"patience": COUNT})
+        yield from mixer.range_problems(self, {"patience": mixer.COUNT})
 
     def decide(self, session: Session, state: State) -> Decision:
         """The same mixture, until the minimum is behind."""
