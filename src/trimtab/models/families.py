@@ -90,7 +90,7 @@ class Family:
     @property
     def places(self) -> tuple[str, ...]:
         """The places that this family has."""
-        return tuple(place for place in PLACES if self._own(place) is not None)
+        return tuple(place for place in PLACES if self._relative_path(place) is not None)
 
     def path(self, place: str, block: Block | None = None) -> str:
         """The module path of a place, such as `mlp_out` of block 3.
@@ -109,7 +109,7 @@ class Family:
         """
         if place not in PLACES:
             raise refusal(place, f"one of {', '.join(PLACES)}", nearest(place, PLACES))
-        inside = self._own(place)
+        inside = self._relative_path(place)
         if inside is None:
             got = f"{place} of {self.name}, which has none"
             hint = "the path of a module, for instance of a norm that follows a half"
@@ -135,7 +135,7 @@ class Family:
                 return family if headed else replace(family, unembedding=None)
         return None
 
-    def _own(self, place: str) -> str | None:
+    def _relative_path(self, place: str) -> str | None:
         return "" if place == "residual" else getattr(self, place)
 
     def _moved(self, move: Callable[[str], str]) -> Family:

@@ -133,7 +133,7 @@ def path_of(source: str | Path, expected: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number else str(error).partition("\n")[0]
-        raise refusal(f"{_shown(source)}, which names nothing ({reason})", expected) from error
+        raise refusal(f"{_quoted(source)}, which names nothing ({reason})", expected) from error
     return path
 
 
@@ -198,7 +198,7 @@ def check_folder(folder: Path) -> None:
         raise refusal(got, "an implementation of transformers", "leaving it out", at=file)
     weights = facts.get("transformers_weights")
     if weights is not None and not (isinstance(weights, str) and Path(weights).name == weights):
-        got = f"transformers_weights {_shown(weights)}"
+        got = f"transformers_weights {_quoted(weights)}"
         raise refusal(got, "a file of this folder", "leaving it out", at=file)
     if (folder / "adapter_config.json").is_file():
         got = f"the folder {folder} with an adapter beside config.json"
@@ -227,7 +227,7 @@ def check_weights(folder: Path) -> dict[str, Header]:
         again = "downloading it again"
         for name in sorted(set(files.values())):
             if Path(name).name != name or "\\" in name or "\0" in name:
-                raise refusal(_shown(name), "the name of a file of this folder", at=index)
+                raise refusal(_quoted(name), "the name of a file of this folder", at=index)
             if not (folder / name).is_file():
                 raise refusal(f"{name}, which is not there", "files that are there", again, at=index)
         if absent := sorted(set(files) - set(headers)):
@@ -297,8 +297,8 @@ def refuse_partly(where: str, network: Any, report: Mapping[str, Any]) -> None:
         network.pooler, missing = None, []
     got = f"{len(missing)} weights that the files lack, such as {missing[0]}" if missing else ""
     if shapes and not got:
-        name, file, own = shapes[0]
-        got = f"{name} of shape {tuple(file)}, where the configuration has {tuple(own)}"
+        name, file, configured = shapes[0]
+        got = f"{name} of shape {tuple(file)}, where the configuration has {tuple(configured)}"
     if messages := report["error_msgs"]:
         got = got or str(messages[0])
     if got:
@@ -316,10 +316,10 @@ def _belongs(places: set[str], name: str) -> bool:
         f".{place}".endswith(f".{layers}") or f".{layers}".endswith(f".{place}") for place in places
     ):
         return True
-    owner, _, own = name.rpartition(".")
-    return own in ("weight", "bias") and any(f"{owner}.{other}" in places for other in ("weight", "bias"))
+    owner, _, leaf = name.rpartition(".")
+    return leaf in ("weight", "bias") and any(f"{owner}.{other}" in places for other in ("weight", "bias"))
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     text = ascii(str(value))
     return text if len(text) < 80 else f"{text[:60]}...' ({len(text)} characters)"

@@ -199,10 +199,10 @@ _CAUSAL = "a causal language model"
 def is_causal(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint of this configuration is a causal language model with its head."""
     kinds = config.architectures or []
-    known = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    registered = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     classes = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # one name, or several
     causal = {name for names in classes for name in ([names] if isinstance(names, str) else names)}
-    return known and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
+    return registered and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
 
 
 def loader(config: PreTrainedConfig) -> Any:

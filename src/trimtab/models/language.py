@@ -124,8 +124,8 @@ class _Draws(LogitsProcessor):
 
 
 def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Any:
-    own = getattr(unwrapped(module), "generation_config", None)
-    eos = getattr(own, "eos_token_id", None)
+    defaults = getattr(unwrapped(module), "generation_config", None)
+    eos = getattr(defaults, "eos_token_id", None)
     eos = tokenizer.eos_token_id if eos is None else eos
     ends = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
     if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
@@ -136,7 +136,7 @@ def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tok
     return cast("Any", GenerationConfig)(
         do_sample=False,
         num_beams=1,
-        use_cache=getattr(own, "use_cache", None) is not False,
+        use_cache=getattr(defaults, "use_cache", None) is not False,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad_token(tokenizer, module),
         eos_token_id=ends or None,
@@ -150,12 +150,12 @@ def _neutral(module: nn.Module) -> Iterator[None]:
     if not hasattr(network, "generation_config"):
         yield
         return
-    own = network.generation_config
+    defaults = network.generation_config
     network.generation_config = cast("Any", GenerationConfig)()
     try:
         yield
     finally:
-        network.generation_config = own
+        network.generation_config = defaults
 
 
 def _check(
@@ -399,9 +399,9 @@ def _scored(model: Handle, batches: Iterator[TextBatch], starts: Sequence[int] =
             for keep, ids, logits in zip(
                 scored, batch.ids, next_token_logits(model.module, batch), strict=True
             ):
-                some = logits[:-1][keep]
-                some = some if some.dtype == torch.float64 else some.float()
-                logp = some.gather(-1, ids[1:][keep][:, None])[:, 0] - some.logsumexp(-1)
+                rows = logits[:-1][keep]
+                rows = rows if rows.dtype == torch.float64 else rows.float()
+                logp = rows.gather(-1, ids[1:][keep][:, None])[:, 0] - rows.logsumexp(-1)
                 nats.append(float(logp.double().sum()))
                 tokens.append(int(keep.sum()))
     return LogLikelihood(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))

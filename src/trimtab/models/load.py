@@ -37,10 +37,10 @@ from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.tokenizer import (
     TokenizerSource,
     first_line,
-    processor_beside,
+    optional_processor,
+    optional_tokenizer,
     read_processor,
     read_tokenizer,
-    tokenizer_beside,
 )
 from trimtab.models.weights import read_adapter, wrap
 from trimtab.runs.paths import path_problem
@@ -107,10 +107,10 @@ def nearest_folder(path: Path, alike: float = 0.5) -> str:
     """
     try:
         wanted = path.expanduser()
-        beside = [folder for folder in wanted.parent.iterdir() if (folder / "config.json").is_file()]
+        folders = [folder for folder in wanted.parent.iterdir() if (folder / "config.json").is_file()]
     except (OSError, ValueError, RuntimeError):
         return ""
-    likeness = {folder: SequenceMatcher(None, wanted.name, folder.name).ratio() for folder in beside}
+    likeness = {folder: SequenceMatcher(None, wanted.name, folder.name).ratio() for folder in folders}
     best = max(sorted(likeness), key=lambda folder: likeness[folder], default=None)
     if best is None or likeness[best] < alike or best.name == wanted.name:
         return ""
@@ -312,10 +312,10 @@ def _from_checkpoint(
     held = check_weights(folder) if folder else {}
     causal = inspection.is_causal(config)  # only a language model must have a tokenizer
     given = where if tokenizer is None and causal else tokenizer
-    words = tokenizer_beside(where) if given is None else read_tokenizer(given)
-    pictures = read_processor(processor) if processor is not None or causal else processor_beside(where)
+    words = optional_tokenizer(where) if given is None else read_tokenizer(given)
+    pictures = read_processor(processor) if processor is not None or causal else optional_processor(where)
     hint = "save_pretrained again with a current transformers, or check the name"
-    with _told(where, "weights in safetensors", hint):
+    with _refusing(where, "weights in safetensors", hint):
         if folder:
             check_size(where, config, held)
         module, report = inspection.loader(config).from_pretrained(
@@ -331,7 +331,7 @@ def _from_checkpoint(
 
 
 @contextmanager
-def _told(where: str, expected: str, hint: str) -> Iterator[None]:
+def _refusing(where: str, expected: str, hint: str) -> Iterator[None]:
     """Turn whatever transformers raises about files that it did not write into a ModelError; there is no list of it."""
     try:
         yield
@@ -392,7 +392,7 @@ _NO_MODEL = (
 
 def _config(where: str) -> PreTrainedConfig:
     hint = nearest_folder(Path(where)) or "check the name and the network"
-    with _told(where, "a local folder, or a model that the hub serves and this transformers knows", hint):
+    with _refusing(where, "a local folder, or a model that the hub serves and this transformers knows", hint):
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     if not isinstance(config, PreTrainedConfig):
         raise refusal(f"{where}: a {type(config).__name__}", "a model's configuration")

@@ -63,11 +63,11 @@ def tolerance(network: nn.Module, single: float) -> float:
     return single if precise else HALF_TOLERANCE
 
 
-def largest_gap(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
+def largest_gap(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> float:
     """The largest difference of two outputs, as a share of the largest value expected; inf where one is nan."""
     gaps = [0.0]
     for name, value in expected.items():
-        one, other = value.detach(), found[name].detach()
+        one, other = value.detach(), actual[name].detach()
         shares = (one - other).abs() / one.abs().max().clamp(min=1e-30)
         same = (one == other) | (one.isnan() & other.isnan())
         gaps.append(float(torch.where(same, 0.0, shares).nan_to_num(torch.inf).max()))

@@ -131,22 +131,22 @@ def _bare(network: nn.Module) -> nn.Module:
 
 
 def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | Site) -> Iterator[Site]:
-    asked = Site.parse(pattern) if isinstance(pattern, str) else pattern
-    path = _without_alias(network, asked.path)
+    site = Site.parse(pattern) if isinstance(pattern, str) else pattern
+    path = _without_alias(network, site.path)
     tail = path.split(".")
     parts = {name: name.split(".")[-len(tail) :] for name in modules}
     fitting = [n for n, end in parts.items() if len(end) == len(tail) and all(map(fnmatchcase, end, tail))]
-    found = [path] if path in modules else fitting
-    if not found:
+    paths = [path] if path in modules else fitting
+    if not paths:
         at, first = f"site {pattern!r}", first_names(network)
         if first.get(path, path) != path:
             got = f"another name of {first[path]}, which both places share"
             raise refusal(got, "a module of one place", "an untied copy", at=at)
-        known = [*modules, *(IN_BLOCK if len(towers(_bare(network))) == 1 else ())]
-        starred = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in known))
+        names = [*modules, *(IN_BLOCK if len(towers(_bare(network))) == 1 else ())]
+        starred = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names))
         near = " or ".join(map(repr, get_close_matches(path, starred, n=3, cutoff=0.0)))
         raise refusal("a pattern that matches no module", "a module", near, at=at)
-    yield from (Site(name, asked.side) for name in found)
+    yield from (Site(name, site.side) for name in paths)
 
 
 def _without_alias(network: nn.Module, path: str) -> str:
@@ -155,18 +155,18 @@ def _without_alias(network: nn.Module, path: str) -> str:
     at = next((k for k, part in enumerate(parts) if part in IN_BLOCK), None)
     if at is None or len(parts) > at + 2 or not (parts[at + 1 :] in ([], ["*"]) or parts[-1].isdigit()):
         return path
-    known, tower = towers(_bare(network)), ".".join(parts[:at])
-    if not tower and len(known) == 1:
-        tower = next(iter(known))
-    if tower in known:
-        return known[tower].path(parts[at], int(parts[-1]) if parts[-1].isdigit() else "*")
+    families, tower = towers(_bare(network)), ".".join(parts[:at])
+    if not tower and len(families) == 1:
+        tower = next(iter(families))
+    if tower in families:
+        return families[tower].path(parts[at], int(parts[-1]) if parts[-1].isdigit() else "*")
     if at:
         return path
     at_site, got = f"site {path!r}", f"an alias for a {type(_bare(network)).__name__}"
-    if not known:
+    if not families:
         raise refusal(got, "a family we have a table for", "a module path", at=at_site)
-    hint = " or ".join(f"{part}.{path}" for part in known)
-    raise refusal(f"{got}, which has {len(known)} towers", "an alias after its tower", hint, at=at_site)
+    hint = " or ".join(f"{part}.{path}" for part in families)
+    raise refusal(f"{got}, which has {len(families)} towers", "an alias after its tower", hint, at=at_site)
 
 
 def canonical(name: str) -> str:
@@ -205,6 +205,6 @@ def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, st
         for name, parameter in modules[path].named_parameters():
             if "lora_" not in name:
                 digest.update(f"{name.replace('base_layer.', '')} {tuple(parameter.shape)}\n".encode())
-                some = sampled_values(modules[path], name, parameter, 1024).to(torch.bfloat16)
-                digest.update(some.view(torch.int16).cpu().numpy().tobytes())
+                values = sampled_values(modules[path], name, parameter, 1024).to(torch.bfloat16)
+                digest.update(values.view(torch.int16).cpu().numpy().tobytes())
     return {path: digest.hexdigest()[:16] for path, digest in digests.items()}

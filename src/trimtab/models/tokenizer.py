@@ -211,7 +211,7 @@ def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
     return words
 
 
-def tokenizer_beside(where: str) -> PreTrainedTokenizerBase | None:
+def optional_tokenizer(where: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a checkpoint that may do without; None when it does."""
     folder = Path(where)
     if folder.is_dir():
@@ -237,7 +237,7 @@ def read_processor(source: Any) -> Any:
         raise refusal(f"{source}: {first_line(error)}", "a processor", hint) from error
 
 
-def processor_beside(where: str) -> Any:
+def optional_processor(where: str) -> Any:
     """The processor of a checkpoint, for pictures with or without text; None when it has none."""
     for name in PROCESSOR_FILES:
         try:

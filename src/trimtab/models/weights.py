@@ -284,8 +284,8 @@ class Parts:
         """Look at a network."""
         bare = unwrapped(network)
         part: Any = bare.get_submodule
-        known = [Tower(one, WIRING[one.name], part(path).config) for path, one in towers(bare).items()]
-        parts = cls(network, modules_of(network), tuple(known))
+        wired = [Tower(one, WIRING[one.name], part(path).config) for path, one in towers(bare).items()]
+        parts = cls(network, modules_of(network), tuple(wired))
         for path, module in parts.modules.items():
             for parameter in module.parameters(recurse=False):
                 parts.owners.setdefault(id(parameter), []).append(path)

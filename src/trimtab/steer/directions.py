@@ -95,15 +95,15 @@ class ITI:
             ModelError: with heads also a model that does not say how many it has, or has fewer than asked for.
         """
         heads = self.variant == "heads"
-        usual = "attention_out:in" if heads else "attention_out"
-        asked = self if self.sites is not None else replace(self, sites=usual)
+        default = "attention_out:in" if heads else "attention_out"
+        estimator = self if self.sites is not None else replace(self, sites=default)
 
         def rule(x: Samples, y: Samples) -> Mapping[str, AffineMap]:
             if heads:
                 return head_maps(x, y, heads_of(model), self.heads, self.alpha)
             return {site: classifier_map(values, y[site], self.alpha) for site, values in x.items()}
 
-        return fit_maps(asked, rule, model, source, target, pool=self.pool)
+        return fit_maps(estimator, rule, model, source, target, pool=self.pool)
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""

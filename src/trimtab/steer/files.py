@@ -454,7 +454,7 @@ def _block(name: str) -> int:
     """The number of the block whose output a site is."""
     for family in map(FAMILIES.__getitem__, DECODERS):
         for blocks in (family.blocks, family.blocks.partition(".")[2]):
-            if found := re.fullmatch(rf"{re.escape(blocks)}\.(\d+):out", name):
-                return int(found[1])
+            if match := re.fullmatch(rf"{re.escape(blocks)}\.(\d+):out", name):
+                return int(match[1])
     got = f"the site {name}"
     raise ModelError(explain(got, "the output of a block of a causal language model", "sites='residual'"))

@@ -299,8 +299,8 @@ def read_examples(
             different texts than asked for.
     """
     all_texts = list(_texts(source, name))
-    some = [text for text in all_texts if text.strip()]
-    different = list(dict.fromkeys(some))
+    nonblank = [text for text in all_texts if text.strip()]
+    different = list(dict.fromkeys(nonblank))
     texts = [text for text in different if text not in without]
     shared = len(different) - len(texts)
     if len(texts) < fit + held_out:
@@ -310,7 +310,7 @@ def read_examples(
         raise DataError(f"{name}: {explain(got, expected, 'fewer of each, or more text')}")
     order = np.random.default_rng(derive(seed, "examples", name)).permutation(len(texts))
     drawn = [texts[place] for place in order[: fit + held_out]]
-    blank, repeated = len(all_texts) - len(some), len(some) - len(different)
+    blank, repeated = len(all_texts) - len(nonblank), len(nonblank) - len(different)
     return TextPool(tuple(drawn[:fit]), tuple(drawn[fit:]), len(different), blank, repeated, shared)
 
 
@@ -371,8 +371,8 @@ class Scale:
         if how == "paper":
             return cls(torch.zeros_like(mean), torch.ones_like(mean))
         # The median, since a few units of some models are a thousand times larger than the rest.
-        some = (variance + source.var(0, correction=0)) / 2
-        floor = FLOOR * some[some > 0].median() if bool((some > 0).any()) else torch.ones_like(mean)
+        pooled = (variance + source.var(0, correction=0)) / 2
+        floor = FLOOR * pooled[pooled > 0].median() if bool((pooled > 0).any()) else torch.ones_like(mean)
         return cls(mean, (variance + floor).sqrt())
 
 

@@ -89,8 +89,8 @@ def strength_curve(
 
 
 def _per_token(nats: np.ndarray, tokens: np.ndarray, seed: int = 0) -> Interval:
-    some = tokens > 0  # a text of one token has nothing to score
-    return bootstrap(ratio_of_sums, nats[some], tokens[some].astype(float), paired=True, seed=seed)
+    scored = tokens > 0  # a text of one token has nothing to score
+    return bootstrap(ratio_of_sums, nats[scored], tokens[scored].astype(float), paired=True, seed=seed)
 
 
 Measure = Literal["kl", "perplexity"]

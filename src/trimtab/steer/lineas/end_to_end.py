@@ -144,7 +144,7 @@ class State:
         zeros = {site: values.new_zeros(2, values.shape[1]) for site, values in samples.items()}
         return cls(0, zeros, dict(zeros), {site: zero[:, :1] for site, zero in zeros.items()})
 
-    def beside(self, other: State) -> State:
+    def on_devices_of(self, other: State) -> State:
         """The same on the devices of another state of these sites."""
         parts = (self.point, self.mean, self.square)
         point, mean, square = ({k: x.to(other.point[k].device) for k, x in part.items()} for part in parts)
@@ -292,10 +292,10 @@ class EndToEnd:
         return dict(taken)
 
     def _slopes(self, outputs: Sequence[Tensor], leaves: Point, pull: Sequence[Tensor]) -> dict[str, Tensor]:
-        some = [pair for pair in zip(outputs, pull, strict=True) if pair[0].requires_grad]
+        pairs = [pair for pair in zip(outputs, pull, strict=True) if pair[0].requires_grad]
         slopes: Sequence[Any] = (None,) * len(leaves)
-        if some:
-            ends, pulls = zip(*some, strict=True)
+        if pairs:
+            ends, pulls = zip(*pairs, strict=True)
             slopes = torch.autograd.grad(ends, list(leaves.values()), pulls, allow_unused=True)
         if unused := [site for site, slope in zip(leaves, slopes, strict=True) if slope is None]:
             got = f"a map at {unused[0]}, on which no loss site depends"

@@ -216,7 +216,7 @@ class LinEAS:
         """All steps, from the last checkpoint on."""
         descent = Descent(**{field.name: getattr(self, field.name) for field in fields(Descent)})
         state, losses = kept.last() or (problem.start(), [])
-        state = state.beside(problem.start())
+        state = state.on_devices_of(problem.start())
         if state.step == descent.steps:
             return state, losses
         with running(problem.model, grad=True), problem.in_place():

@@ -97,8 +97,8 @@ class SteeringResult(Result):
 
     def to_text(self) -> str:
         """The strength curve without the ends of most intervals, and what it says, as plain text."""
-        shown = self.curve[["strength", "lean", "lean_low", "lean_high", *list(CURVES)[1:]]]
-        table = shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-")
+        columns = self.curve[["strength", "lean", "lean_low", "lean_high", *list(CURVES)[1:]]]
+        table = columns.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-")
         return f"{table}\n\n{self.summary()}\n\n{LEAN} {COVERS}"
 
     def summary(self) -> str:
@@ -116,8 +116,8 @@ class SteeringResult(Result):
             leans += ", of which there is no interval."
         else:
             leans += f" (lean {span(last['lean_low'], last['lean_high'], signed=True)}{n})"
-            known = last["lean_low"] > 0 or last["lean_high"] < 0
-            leans += "." if known else ": within what chance explains."
+            excludes_zero = last["lean_low"] > 0 or last["lean_high"] < 0
+            leans += "." if excludes_zero else ": within what chance explains."
         text = f"At strength {last['strength']:g} the model {leans}"
         if missing(last["kl"]):
             return text
@@ -204,7 +204,7 @@ def units_figure(steering: Steering) -> Figure:
         row[: len(shares)] = shares
     return charts.raster(
         table[:, ~np.isnan(table).all(axis=0)],
-        told_apart(list(steering.maps)),
+        without_common_ends(list(steering.maps)),
         axis="share of units changed",
         across=f"units, in at most {BINS} groups",
         title="Where it acts",
@@ -212,12 +212,12 @@ def units_figure(steering: Steering) -> Figure:
     )
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
+def without_common_ends(names: Sequence[str]) -> list[str]:
     """Names of sites without what all of them begin and end with.
 
-    >>> told_apart(["model.layers.0.mlp:out", "model.layers.11.mlp:out"])
+    >>> without_common_ends(["model.layers.0.mlp:out", "model.layers.11.mlp:out"])
     ['0', '11']
-    >>> told_apart(["model.norm:out"])
+    >>> without_common_ends(["model.norm:out"])
     ['model.norm:out']
     """
     parts = [name.split(".") for name in names]
@@ -245,8 +245,8 @@ def _read(read: pd.DataFrame) -> Iterator[Text | Table]:
         if row["scored"] < row["held_out"] and row["side"] != "neutral"
     ]
     if short:
-        told = f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}."
-        yield Text(told, "unsure")
+        text = f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}."
+        yield Text(text, "unsure")
     caption = "Texts. Blank and repeated ones, and those that stand on another side too, were left out."
     yield Table(read[list(READ)].rename(columns=READ), caption)
 
