@@ -1,6 +1,6 @@
-"""Sites: named tensors inside a model, the same names with and without a wrapper around it.
+"""Sites: named inputs and outputs of the modules of a model, with the same names inside a wrapper.
 
-Fingerprints say whether a network is, at given sites, the one that something was made for.
+Fingerprints identify a network, and its weights at given sites.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDES: tuple[Side, ...] = ("out", "in")
 
 @dataclass(frozen=True)
 class Site:
-    """What a module returns (`out`) or takes as its first input (`in`).
+    """Site: what a module returns (`out`) or takes as its first input (`in`).
 
     Attributes:
         path: of the module, without the prefixes of a wrapper.
@@ -37,7 +37,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        """As it is written, for instance `model.layers.3.mlp:out`."""
+        """Written form, for instance `model.layers.3.mlp:out`."""
         return f"{self.path}:{self.side}"
 
     @classmethod
@@ -54,7 +54,7 @@ class Site:
 
 
 def resolve(model: Handle | nn.Module, pattern: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
-    """The sites of a model that patterns name, each once, in the order of its modules.
+    """Sites of a model that patterns name, each once, in the order of its modules.
 
     A pattern is `path:side`, `:out` where no side is given. Its path is matched part by part from the end, so that
     `layers.*.mlp` means the MLP of every block whatever stands before `layers`; `*`, `?` and `[12]` stand for
@@ -106,7 +106,7 @@ def network_of(model: Handle | nn.Module) -> nn.Module:
 
 
 def modules_of(network: nn.Module) -> dict[str, nn.Module]:
-    """Every module by its canonical path; what a LoRA layer is made of counts as part of that layer."""
+    """Modules by canonical path; what a LoRA layer is made of counts as part of that layer."""
     modules: dict[str, nn.Module] = {}
     layers: tuple[str, ...] = ()
     for name, module in _bare(network).named_modules():
@@ -118,7 +118,7 @@ def modules_of(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def first_names(network: nn.Module) -> dict[str, str]:
-    """For every path of a module, the first path of the same module: another one where places share it."""
+    """First path of each module, by every path that it has: another one where places share it."""
     first: dict[int, str] = {}
     places = _bare(network).named_modules(remove_duplicate=False)
     return {name: first.setdefault(id(part), name) for name, part in places}
@@ -170,7 +170,7 @@ def _without_alias(network: nn.Module, path: str) -> str:
 
 
 def canonical(name: str) -> str:
-    """A parameter's or module's name as it is without what peft or torch.compile put around it.
+    """Canonical name of a parameter or module: without the prefixes of peft and torch.compile.
 
     >>> canonical("base_model.model.model.layers.0.mlp.up_proj.base_layer.weight")
     'model.layers.0.mlp.up_proj.weight'
@@ -180,7 +180,7 @@ def canonical(name: str) -> str:
 
 
 def network_fingerprint(network: nn.Module) -> str:
-    """16 hex digits that change when the architecture or the weights of a network do; see `Model.fingerprint`."""
+    """Fingerprint of a network: 16 hex digits, see `trimtab.models.load.Model.fingerprint`."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         for part in value if isinstance(value, tuple) else (value,):
@@ -193,11 +193,11 @@ def network_fingerprint(network: nn.Module) -> str:
 
 
 def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, str]:
-    """Module path -> 16 hex digits that change when the parameters of that module do.
+    """Fingerprints of modules: path -> 16 hex digits that change when the parameters of that module do.
 
     Covers the name, shape and up to 1024 evenly spaced values of each parameter, rounded to bfloat16, so that it is the
     same in float32 and bfloat16. What adapters add is left out. A module without parameters has that of none.
-    Weights that accelerate has put away count as they are.
+    Weights that accelerate has offloaded count by their values.
     """
     modules = modules_of(network)
     digests = {path: hashlib.sha256() for path in dict.fromkeys(site.path for site in sites)}
