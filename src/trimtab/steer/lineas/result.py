@@ -1,7 +1,4 @@
-"""Result of fitting a steering: every number, and the page.
-
-The page shows what the steering does as its strength grows, where it acts, and what the model writes.
-"""
+"""Result of a steering job: the strength curve, transport costs and completions, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ READ |= {"held_out_cut": "cut, of those held out"}
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SteeringResult(Result):
-    """The outcome of a steering job; its label is the estimator's name, its seconds are those of the fit.
+    """Result of a steering job; its label is the estimator's name, its seconds are those of the fit.
 
     Attributes:
         steering: what was fitted.
@@ -83,7 +80,7 @@ class SteeringResult(Result):
 
     @classmethod
     def from_values(cls, values: dict[str, Any], folder: Path) -> SteeringResult:
-        """The inverse of `values`, with the steering beside them."""
+        """The inverse of `values`, with the steering from its folder."""
         return checked(cls, {**values, "steering": Steering.from_pretrained(folder / STEERING)})
 
     def save(self, folder: str | Path) -> Path:
@@ -102,7 +99,7 @@ class SteeringResult(Result):
         return f"{table}\n\n{self.summary()}\n\n{LEAN} {COVERS}"
 
     def summary(self) -> str:
-        """What the steering came to at its largest strength, in one or two sentences."""
+        """Lean, and KL on neutral text, at the largest strength, in one or two sentences."""
         last = self._largest()
         if last["strength"] == 0:
             return "Only strength 0 was tried, which leaves the model as it is."
@@ -213,7 +210,7 @@ def units_figure(steering: Steering) -> Figure:
 
 
 def without_common_ends(names: Sequence[str]) -> list[str]:
-    """Names of sites without what all of them begin and end with.
+    """Names of sites without their common beginning and end.
 
     >>> without_common_ends(["model.layers.0.mlp:out", "model.layers.11.mlp:out"])
     ['0', '11']
@@ -230,7 +227,7 @@ def without_common_ends(names: Sequence[str]) -> list[str]:
 
 
 def _read(read: pd.DataFrame) -> Iterator[Text | Table]:
-    """What of the texts took part, and what was left out or cut."""
+    """Counts of texts by side: used, left out and cut."""
     rows = read.to_dict("records")
     cut = [
         f"{row['fit_cut'] + row['held_out_cut']} of {row['fit'] + row['held_out']} {row['side']} texts"
