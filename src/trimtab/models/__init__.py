@@ -1,1 +1,1 @@
-"""Loading models; the only folder that knows architectures."""
+"""Loaded models: checkpoints, sites, activations and likelihoods; the only folder that knows architectures."""

@@ -1,6 +1,6 @@
-"""Padded batches of texts, in which padding changes nothing, and one vector per example of what comes out.
+"""Token batches with attention masks, in which padding changes nothing, and pooling to one vector per example.
 
-This is the one place that pads.
+All padding happens here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PaddingSide = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Some texts as token ids.
+    """Token ids of texts, padded, with their attention mask and positions.
 
     Attributes:
         ids: (B, T) token ids.
@@ -45,7 +45,7 @@ class TextBatch:
         return TextBatch(self.ids.to(device), self.mask.to(device), self.positions.to(device), self.side)
 
     def arguments(self, module: nn.Module) -> dict[str, Tensor]:
-        """The keywords of a forward pass: ids and mask, and positions where the model would count padding.
+        """Keywords of a forward pass: ids and mask, and positions where the model would count padding.
 
         Models count from the left edge. That is right for padding on the right, also for those that count from
         another number than 0, and wrong for padding on the left.
@@ -67,7 +67,7 @@ class TextBatch:
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, side: PaddingSide = "right") -> TextBatch:
-    """Rows of token ids made equally long under an explicit mask.
+    """Padded batch of rows of token ids, under an explicit mask.
 
     Raises:
         ModelError: no row, or one without tokens.
@@ -100,7 +100,7 @@ def token_rows(
     max_tokens: int | None = None,
     empty: bool = False,
 ) -> list[list[int]]:
-    """The token ids of each text.
+    """Token ids of each text, one row a text.
 
     A special token that the tokenizer adds and that a text has already, as one rendered by a chat template has, is
     there once.
@@ -146,7 +146,7 @@ def token_rows(
 
 
 def check_listed(texts: object, what: str = "text") -> None:
-    """Refuse what gives something else than its texts in their order when it is iterated.
+    """Refuse anything but an ordered list of texts: one string, a table, a mapping, a set.
 
     Args:
         texts: what was given.
@@ -212,7 +212,7 @@ def text_batches(
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase, network: nn.Module | None = None) -> int:
-    """The id to fill rows with; which one is of no consequence under a mask.
+    """Padding token id; under a mask every id gives the same results.
 
     Args:
         tokenizer: its padding token, else its end token, else 0.
@@ -227,7 +227,7 @@ def pad_token(tokenizer: PreTrainedTokenizerBase, network: nn.Module | None = No
 
 @contextmanager
 def evaluating(module: nn.Module, *, gradients: bool = False) -> Iterator[None]:
-    """Run a block with every part in evaluation mode; each part's mode comes back, also if the block changes it.
+    """Evaluation mode for a block; each part's mode comes back, also if the block changes it.
 
     Args:
         module: its parts may be in different modes.
@@ -250,7 +250,7 @@ Pool = Literal["mean", "max", "last"]
 def pool(
     values: Float[Tensor, B * rest], how: Pool, mask: Int[Tensor, "B T"] | None = None
 ) -> Float[Tensor, "B d"]:
-    """One vector per example.
+    """Pooled values: one vector per example.
 
     Args:
         values: (B, T, d) over tokens, (B, C, H, W) over positions of an image, or (B, d), returned as it is.

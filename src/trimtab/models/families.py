@@ -1,6 +1,6 @@
-"""Families of models: where each keeps its blocks, norms, outputs and embeddings, as data.
+"""Model families as data: where each keeps its blocks, norms, outputs and embeddings.
 
-Beside them stand what this folder asks of a loaded model (`Handle`), and how it refuses one.
+`Handle` is the protocol of a loaded model; `refusal` words an error about one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trimtab.errors import ModelError, nearest
 
 
 class Handle(Protocol):
-    """A loaded model as the helpers of `trimtab.models.load.Model` see it; its attributes are described there."""
+    """Protocol of a loaded model; `trimtab.models.load.Model` describes its attributes."""
 
     @property
     def module(self) -> nn.Module: ...  # noqa: D102
@@ -36,7 +36,7 @@ class Handle(Protocol):
 
 
 def refusal(got: object, expected: str, hint: str = "", *, at: object = "") -> ModelError:
-    """The error of what a model cannot be or do, in three parts, after the place `at` that it is about.
+    """ModelError in three parts (got, expected, try), after the place `at` that it is about.
 
     >>> refusal("float8", "float32", at="dtype")
     ModelError('dtype: got float8, expected float32')
@@ -57,7 +57,7 @@ Block = int | Literal["*"]
 
 @dataclass(frozen=True)
 class Family:
-    """The places of one family, as module paths, and what is needed to fold a steering into its weights.
+    """Module paths of one model family, with what folding a steering into its weights needs.
 
     Paths of places in a block are relative to the block, the others to the whole model. A place means the same in
     every family: `attention_out` and `mlp_out` are the last linear maps of the two halves of a block, so their outputs
@@ -91,7 +91,7 @@ class Family:
     @property
     def places(self) -> tuple[str, ...]:
         """The places that this family has."""
-        return tuple(place for place in PLACES if self._own(place) is not None)
+        return tuple(place for place in PLACES if self._relative_path(place) is not None)
 
     def path(self, place: str, block: Block | None = None) -> str:
         """The module path of a place, such as `mlp_out` of block 3.
@@ -110,7 +110,7 @@ class Family:
         """
         if place not in PLACES:
             raise refusal(place, f"one of {', '.join(PLACES)}", nearest(place, PLACES))
-        inside = self._own(place)
+        inside = self._relative_path(place)
         if inside is None:
             got = f"{place} of {self.name}, which has none"
             hint = "the path of a module, for instance of a norm that follows a half"
@@ -136,7 +136,7 @@ class Family:
                 return family if headed else replace(family, unembedding=None)
         return None
 
-    def _own(self, place: str) -> str | None:
+    def _relative_path(self, place: str) -> str | None:
         return "" if place == "residual" else getattr(self, place)
 
     def _moved(self, move: Callable[[str], str]) -> Family:
@@ -221,11 +221,11 @@ FAMILIES: dict[str, Family] = {
     )
     for name in names
 }
-"""The families we know, by the `model_type` of their configuration."""
+"""Supported families, by the `model_type` of their configuration."""
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside what PEFT, torch.compile or data parallelism put around it, or the module itself."""
+    """Base network inside the wrappers of PEFT, torch.compile or data parallelism, or the module itself."""
     compiled = getattr(module, "_orig_mod", None)
     if isinstance(compiled, nn.Module):
         return unwrapped(compiled)
@@ -237,7 +237,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def text_config(module: nn.Module) -> Any:
-    """The configuration of the part that reads text; None for a network without one."""
+    """Configuration of the part that reads text; None for a network without one."""
     config: Any = getattr(unwrapped(module), "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
@@ -253,7 +253,7 @@ def family_of(module: nn.Module) -> Family | None:
 
 
 def towers(module: nn.Module) -> dict[str, Family]:
-    """The families inside a model, by the path of the part each describes; their own paths are those of the model.
+    """Towers: the families inside a model, by the path of their part; they hold paths from the root of the model.
 
     One entry with the path '' for a model of one family; `text_model` and `vision_model` for CLIP; the language
     model inside a model that also sees; empty when we know none of its parts.

@@ -1,6 +1,6 @@
-"""A model's folder, looked at before transformers reads it: what is damaged, missing or beyond bounds.
+"""Validation of a checkpoint folder before transformers reads it: what is damaged, missing or beyond bounds.
 
-Of its safetensors files only the headers are read, within bounds.
+Of safetensors files only the headers are read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WIDTH = re.compile("(?:B?F|I|U)(16|32|64)")
 
 @dataclass(frozen=True)
 class Header:
-    """One tensor of a file.
+    """Shape and type of one tensor of a safetensors file.
 
     Attributes:
         shape: of the tensor.
@@ -118,7 +118,7 @@ _SLACK = 2**27
 
 
 def path_of(source: str | Path, expected: str) -> Path:
-    """The path that a text names, `~` filled in.
+    """Path that a text names, with `~` expanded.
 
     Raises:
         ModelError: it can be no path: empty, too long, with a NUL or half a character, or of a user who is not there.
@@ -133,12 +133,12 @@ def path_of(source: str | Path, expected: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number else str(error).partition("\n")[0]
-        raise refusal(f"{_shown(source)}, which names nothing ({reason})", expected) from error
+        raise refusal(f"{_quoted(source)}, which names nothing ({reason})", expected) from error
     return path
 
 
 def local_folder(source: str | Path) -> Path | None:
-    """The folder that a source names, `~` filled in; None where it is no folder.
+    """Local folder that a source names, with `~` expanded; None where it is no folder.
 
     Raises:
         ModelError: a text that can name neither a folder nor a model.
@@ -151,7 +151,7 @@ def local_folder(source: str | Path) -> Path | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The mapping in a folder's config.json.
+    """Configuration of a checkpoint: the mapping in its folder's config.json.
 
     Raises:
         ModelError: it is missing, no regular file, no JSON or no mapping, or it asks for files outside the folder or
@@ -168,7 +168,7 @@ def _read_mapping(file: Path, what: str, expected: str) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder in which reading a file would never end.
+    """Refuse a folder with pipes or devices among its files: reading one would never end.
 
     Raises:
         ModelError: a pipe, a device or a folder under the name of a file; it is named.
@@ -185,7 +185,7 @@ def check_folder(folder: Path) -> None:
         folder: with a config.json.
 
     Raises:
-        ModelError: a file that is no regular one (a pipe would be waited for) or no JSON, code of the checkpoint's own
+        ModelError: a file that is no regular one (reading a pipe would wait) or no JSON, code of the checkpoint's own
             that nothing stands in for, or an adapter beside the model.
     """
     check_files(folder)
@@ -198,7 +198,7 @@ def check_folder(folder: Path) -> None:
         raise refusal(got, "an implementation of transformers", "leaving it out", at=file)
     weights = facts.get("transformers_weights")
     if weights is not None and not (isinstance(weights, str) and Path(weights).name == weights):
-        got = f"transformers_weights {_shown(weights)}"
+        got = f"transformers_weights {_quoted(weights)}"
         raise refusal(got, "a file of this folder", "leaving it out", at=file)
     if (folder / "adapter_config.json").is_file():
         got = f"the folder {folder} with an adapter beside config.json"
@@ -227,7 +227,7 @@ def check_weights(folder: Path) -> dict[str, Header]:
         again = "downloading it again"
         for name in sorted(set(files.values())):
             if Path(name).name != name or "\\" in name or "\0" in name:
-                raise refusal(_shown(name), "the name of a file of this folder", at=index)
+                raise refusal(_quoted(name), "the name of a file of this folder", at=index)
             if not (folder / name).is_file():
                 raise refusal(f"{name}, which is not there", "files that are there", again, at=index)
         if absent := sorted(set(files) - set(headers)):
@@ -267,7 +267,7 @@ def check_size(where: str, config: PreTrainedConfig, held: Mapping[str, Header])
         with torch.device("meta"):
             kind = loader(config)
             network = kind._from_config(config) if hasattr(kind, "_from_config") else kind.from_config(config)
-    except Exception:  # loading builds it in the same way, and will tell
+    except Exception:  # loading builds it in the same way, and will raise
         return
     tensors = {id(one): one.numel() for one in (*network.parameters(), *network.buffers())}
     wanted, there = sum(tensors.values()), sum(header.size for header in held.values())
@@ -277,7 +277,7 @@ def check_size(where: str, config: PreTrainedConfig, held: Mapping[str, Header])
 
 
 def refuse_partly(where: str, network: Any, report: Mapping[str, Any]) -> None:
-    """Refuse a network that is not the one that was saved: weights filled at random, or left out.
+    """Refuse a partly loaded network: weights filled at random, or left out.
 
     A pooler that the files lack is taken out instead (its output would be random). Heads that only the files have are
     no fault: an encoder without its head is one.
@@ -297,8 +297,8 @@ def refuse_partly(where: str, network: Any, report: Mapping[str, Any]) -> None:
         network.pooler, missing = None, []
     got = f"{len(missing)} weights that the files lack, such as {missing[0]}" if missing else ""
     if shapes and not got:
-        name, file, own = shapes[0]
-        got = f"{name} of shape {tuple(file)}, where the configuration has {tuple(own)}"
+        name, file, configured = shapes[0]
+        got = f"{name} of shape {tuple(file)}, where the configuration has {tuple(configured)}"
     if messages := report["error_msgs"]:
         got = got or str(messages[0])
     if got:
@@ -316,10 +316,10 @@ def _belongs(places: set[str], name: str) -> bool:
         f".{place}".endswith(f".{layers}") or f".{layers}".endswith(f".{place}") for place in places
     ):
         return True
-    owner, _, own = name.rpartition(".")
-    return own in ("weight", "bias") and any(f"{owner}.{other}" in places for other in ("weight", "bias"))
+    owner, _, leaf = name.rpartition(".")
+    return leaf in ("weight", "bias") and any(f"{owner}.{other}" in places for other in ("weight", "bias"))
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     text = ascii(str(value))
     return text if len(text) < 80 else f"{text[:60]}...' ({len(text)} characters)"

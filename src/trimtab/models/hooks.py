@@ -1,4 +1,4 @@
-"""Forward hooks that are gone after a block: reading activations at sites, and changing what flows through them."""
+"""Forward hooks for the length of a block: capture of activations at sites, and interventions on them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.sites import Site, modules_of, network_of, resolve, resolve_each
 
 Change = Callable[[Tensor], Tensor | None]
-"""Told a tensor; what it returns takes the tensor's place; None, or the tensor itself, leaves it."""
+"""Function of an activation; its value replaces the activation; None, or the activation itself, leaves it."""
 
 
 @contextmanager
 def hooked(network: nn.Module, changes: Mapping[Site, Change], what: str, first: bool) -> Iterator[None]:
-    """Run a block with a change at each site; every hook is gone afterwards, also after an exception.
+    """Hooked network for a block, with a change at each site; hooks are removed afterwards, also after an exception.
 
     Args:
         network: the network; neither its modules nor its `state_dict` change.
@@ -56,7 +56,7 @@ def hooked(network: nn.Module, changes: Mapping[Site, Change], what: str, first:
 
 
 class _Passes:
-    """Which sites the forward pass that is under way has reached, and which any has reached."""
+    """Sites that the current forward pass has reached, and those that any has reached."""
 
     def __init__(self) -> None:
         self.inside = False
@@ -69,7 +69,7 @@ class _Passes:
         return [begin, network.register_forward_hook(self._end, always_call=True)]
 
     def note(self, site: Site) -> None:
-        """A site is reached; refused if the same forward pass has reached it before."""
+        """Record that a site is reached; refused if the same forward pass has reached it before."""
         if self.inside and site in self.reached:
             got = "a module that runs several times in one forward pass, as layers that share it do"
             raise refusal(got, "a module of one layer", "another site", at=f"site {site.name}")
@@ -141,7 +141,7 @@ VISION = ("vision_model", "vision_tower", "visual")
 
 
 class Taken(Mapping[str, Tensor]):
-    """What was read, by site name: (rows, d) where pooled, else (rows, T, d) or (rows, C, H, W).
+    """Captured activations by site name: (rows, d) where pooled, else (rows, T, d) or (rows, C, H, W).
 
     Rows of several forward passes follow one another. It can be read inside and after the block.
     """
@@ -153,7 +153,7 @@ class Taken(Mapping[str, Tensor]):
         """All rows read at a site.
 
         Raises:
-            KeyError: it was not asked for.
+            KeyError: the site was not captured.
             ModelError: nothing was read there yet.
             ShapeError: forward passes of different lengths cannot be joined without pooling.
         """
@@ -176,7 +176,7 @@ class Taken(Mapping[str, Tensor]):
         return len(self._parts)
 
     def add(self, site: Site, value: Tensor) -> None:
-        """Keep what one forward pass has there."""
+        """Append the activations of one forward pass."""
         self._parts[site.name].append(value)
 
 
@@ -188,7 +188,7 @@ def capture(
     *,
     grad: bool = False,
 ) -> Iterator[Taken]:
-    """Read what flows through sites in the forward passes of a block.
+    """Captured activations at sites, of the forward passes of a block.
 
     Args:
         model: a handle or a network; it is never changed.
@@ -196,7 +196,7 @@ def capture(
         pool: None for whole tensors, or one vector per example, see `trimtab.models.batches.pool`. Valid are the tokens
             of the 2-D `attention_mask` that the model is called with; where it is called without one all tokens count,
             as they do for the model. Patches of images always do.
-        grad: keep what is read in the graph; otherwise it is detached.
+        grad: keep activations in the graph; otherwise they are detached.
 
     Returns:
         A mapping from site names that fills as the model runs.
@@ -228,7 +228,7 @@ def capture(
 
 
 class _SeenMask:
-    """The attention mask that the network was last called with."""
+    """Attention mask of the last call of the network."""
 
     mask: Tensor | None = None
 
@@ -251,7 +251,7 @@ Intervention = Callable[[Tensor], Tensor]
 def intervene(
     model: Handle | nn.Module, interventions: Mapping[str, Intervention], strength: float | Tensor = 1.0
 ) -> Iterator[None]:
-    """Run a block with interventions in place: `(1 - s) h + s T(h)` at each site.
+    """Interventions for a block: `(1 - s) h + s T(h)` at each site.
 
     Works in training and generation, with a cache and with gradients, on tensors and on the first tensor of a tuple.
     Blocks may be nested: the outer one acts first at a site they share. A `capture` sees what all of them leave.
@@ -280,7 +280,7 @@ def intervene(
 
 
 def checked_strength(strength: float | Tensor) -> float | Tensor:
-    """A number, or a tensor (B,), in [0, 1].
+    """Checked strength: a number, or a tensor (B,), in [0, 1].
 
     Raises:
         ModelError: it is not.
@@ -295,7 +295,7 @@ def checked_strength(strength: float | Tensor) -> float | Tensor:
 
 
 def blend(h: Tensor, intervention: Intervention, strength: float | Tensor) -> Tensor:
-    """`(1 - s) h + s T(h)`, with s per row of `h` or one for all; h itself, bit by bit, where s is 0.
+    """Interpolation `(1 - s) h + s T(h)`, with s per row of `h` or one for all; h itself, bit by bit, where s is 0.
 
     Raises:
         ShapeError: not one strength per row, or T(h) of another shape.

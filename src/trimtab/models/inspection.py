@@ -1,4 +1,4 @@
-"""Inspection of a network before any work: whether it can be used as asked, its kind, and where its weights are."""
+"""Inspection of a network before use: its kind, the device and quantisation of its weights, what they allow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def module_of(model: Handle | nn.Module) -> nn.Module:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """The device that inputs go to: that of the first weights, also where accelerate keeps those elsewhere.
+    """Device for inputs: that of the first weights, also where accelerate has offloaded them.
 
     The CPU for a network without weights.
     """
@@ -42,7 +42,7 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def stored(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """A parameter or buffer with its values, also where accelerate has put them away.
+    """Values of a parameter or buffer, also where accelerate has offloaded them.
 
     Args:
         network: the network, or the part of it, that `name` is relative to.
@@ -85,7 +85,7 @@ _VERBS = {
 
 
 def check_model(model: Handle | nn.Module, use: Use = "reading") -> None:
-    """Refuse a network that cannot be used as asked.
+    """Refuse a network that cannot be read, differentiated, trained, folded into or saved.
 
     Args:
         model: a handle or a network.
@@ -118,7 +118,7 @@ def check_model(model: Handle | nn.Module, use: Use = "reading") -> None:
 
 
 def quantised(network: nn.Module) -> str | None:
-    """What holds quantised weights in a network, for a message; None where all weights are plain numbers.
+    """Description of quantised weights in a network, for a message; None where all weights are plain numbers.
 
     Knows torch's own int8 modules, tensors of another class (torchao), packed integers as parameters, and what
     transformers marks as quantised (bitsandbytes, GPTQ, AWQ and so on).
@@ -147,7 +147,7 @@ def is_linear(part: nn.Module) -> bool:
 
 
 def is_compiled(part: nn.Module) -> bool:
-    """Whether torch.compile has been at this very module."""
+    """Whether torch.compile was applied to this very module."""
     return hasattr(part, "_orig_mod") or part._compiled_call_impl is not None
 
 
@@ -160,7 +160,7 @@ def _refuse_quantised(network: nn.Module, use: Use) -> None:
     refused = {
         "gradients": lasting,
         "training": lasting or not adapted,
-        "folding": not lasting,  # modules of torch are told apart site by site
+        "folding": not lasting,  # modules of torch are judged site by site
         "saving": lasting,
     }
     if refused.get(use, False):
@@ -199,14 +199,14 @@ _CAUSAL = "a causal language model"
 def is_causal(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint of this configuration is a causal language model with its head."""
     kinds = config.architectures or []
-    known = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    registered = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     classes = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # one name, or several
     causal = {name for names in classes for name in ([names] if isinstance(names, str) else names)}
-    return known and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
+    return registered and (not kinds or bool(causal.intersection(kinds))) and not _looks_both_ways(config)
 
 
 def loader(config: PreTrainedConfig) -> Any:
-    """The class to load a checkpoint with: the one that saved it, so that no weight is missing or left over.
+    """Class to load a checkpoint with: the one that saved it, so that no weight is missing or left over.
 
     Causal language models go through `AutoModelForCausalLM`, what names no class of transformers through `AutoModel`.
     """
@@ -231,7 +231,7 @@ def refuse_checkpoint(where: str, config: PreTrainedConfig) -> None:
 
 
 def refuse_module(module: nn.Module) -> None:
-    """Refuse a transformers model that is no causal language model; a module of one's own is taken at its word.
+    """Refuse a transformers model that is no causal language model; modules of other classes pass.
 
     Raises:
         ModelError: naming its class.

@@ -1,6 +1,6 @@
-"""A language model on texts: completions of prompts, likelihoods, and how far its next-token distributions move.
+"""Completions, log-likelihoods and KL divergences of a language model on batches of texts.
 
-A completion is the same as if its prompt had been asked alone. Prompt and continuation are scored as one text.
+The other texts of a batch change no completion and no score. Prompt and continuation are scored as one text.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """The most likely next token, or one drawn by its probability, again and again, after each prompt.
+    """Completions of prompts: at each step the most likely token, or one drawn by its probability.
 
     Prompts are padded on the left under an explicit mask, and positions count from each prompt's own first
     token, so padding changes nothing. Draws depend on the seed, the prompt's place in the list and the step, so
@@ -104,7 +104,7 @@ def generate(
 
 
 class _Draws(LogitsProcessor):
-    """Scores whose largest is a draw from softmax(logits / temperature).
+    """Gumbel-max sampling: scores whose largest is a draw from softmax(logits / temperature).
 
     Adding independent Gumbel noise, -log of a unit exponential, and taking the largest is an exact draw (Gumbel 1954;
     Maddison, Tarlow & Minka 2014). Each row has its own stream, on the CPU and in double precision, so that neither
@@ -124,8 +124,8 @@ class _Draws(LogitsProcessor):
 
 
 def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Any:
-    own = getattr(unwrapped(module), "generation_config", None)
-    eos = getattr(own, "eos_token_id", None)
+    defaults = getattr(unwrapped(module), "generation_config", None)
+    eos = getattr(defaults, "eos_token_id", None)
     eos = tokenizer.eos_token_id if eos is None else eos
     ends = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
     if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
@@ -136,7 +136,7 @@ def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tok
     return cast("Any", GenerationConfig)(
         do_sample=False,
         num_beams=1,
-        use_cache=getattr(own, "use_cache", None) is not False,
+        use_cache=getattr(defaults, "use_cache", None) is not False,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad_token(tokenizer, module),
         eos_token_id=ends or None,
@@ -145,17 +145,17 @@ def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tok
 
 @contextmanager
 def _neutral(module: nn.Module) -> Iterator[None]:
-    """Run a block without the module's own settings: transformers fills from them whatever is None in ours."""
+    """Default generation settings for a block: transformers takes from the module's whatever is None in ours."""
     network: Any = unwrapped(module)
     if not hasattr(network, "generation_config"):
         yield
         return
-    own = network.generation_config
+    defaults = network.generation_config
     network.generation_config = cast("Any", GenerationConfig)()
     try:
         yield
     finally:
-        network.generation_config = own
+        network.generation_config = defaults
 
 
 def _check(
@@ -177,7 +177,7 @@ def _check(
 def joined_rows(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], continuations: Sequence[str]
 ) -> tuple[list[list[int]], list[int]]:
-    """The tokens of each prompt and its continuation as one text, and how many of them come before the continuation.
+    """Tokens of each prompt and its continuation as one text, and how many of them come before the continuation.
 
     The continuation begins at the first token that has one of its characters. What the tokenizer puts before a text
     stands before the prompt; what it puts after a text is left out.
@@ -227,7 +227,7 @@ def _start(
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """How likely each of n texts is.
+    """Log-likelihood of each of n texts, in nats.
 
     Attributes:
         nats: summed log probability of each text's scored tokens, at most 0.
@@ -244,13 +244,13 @@ class LogLikelihood:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss per token, at least 1; nan without scored tokens."""
+        """Perplexity, exp of the mean loss per token, at least 1; nan without scored tokens."""
         return float(np.exp(self.loss_nats))
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far next-token distributions moved on each of n texts.
+    """KL divergence of next-token distributions on each of n texts, in nats.
 
     Attributes:
         nats: summed over the positions of each text, at least 0.
@@ -269,7 +269,7 @@ class Divergence:
 def log_likelihood(
     model: Handle, texts: Sequence[str], *, batch_size: int = 16, max_tokens: int | None = None
 ) -> LogLikelihood:
-    """The log probability of each text: of its tokens from the second on, each given those before.
+    """Log-likelihood of each text: of its tokens from the second on, each given those before.
 
     The first token is never scored, so a text of one token counts for nothing. Interventions that are in place take
     part. One batch of logits is held at a time, in the model's own precision; sums are in double precision.
@@ -290,7 +290,7 @@ def log_likelihood(
 def continuation_log_likelihood(
     model: Handle, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 16
 ) -> LogLikelihood:
-    """The log probability of each continuation given its prompt; only the continuation's tokens are scored.
+    """Log-likelihood of each continuation given its prompt; only the continuation's tokens are scored.
 
     The two are tokenised together, as one text: `the` followed by ` cat` is scored as the end of `the cat`. A token
     that spans the border, as `the` does in `th` + `e`, counts to the continuation, so that none of its characters goes
@@ -399,9 +399,9 @@ def _scored(model: Handle, batches: Iterator[TextBatch], starts: Sequence[int] =
             for keep, ids, logits in zip(
                 scored, batch.ids, next_token_logits(model.module, batch), strict=True
             ):
-                some = logits[:-1][keep]
-                some = some if some.dtype == torch.float64 else some.float()
-                logp = some.gather(-1, ids[1:][keep][:, None])[:, 0] - some.logsumexp(-1)
+                rows = logits[:-1][keep]
+                rows = rows if rows.dtype == torch.float64 else rows.float()
+                logp = rows.gather(-1, ids[1:][keep][:, None])[:, 0] - rows.logsumexp(-1)
                 nats.append(float(logp.double().sum()))
                 tokens.append(int(keep.sum()))
     return LogLikelihood(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))

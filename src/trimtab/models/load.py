@@ -1,6 +1,6 @@
-"""Handle for a model, from a hub name, a local folder or a module.
+"""Model handle: network, tokenizer and processor, from a hub name, a local folder or a module.
 
-What is wrong with the name of a model or of a device is told without loading anything.
+Names of models and devices are checked without loading anything.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.tokenizer import (
     TokenizerSource,
     first_line,
-    processor_beside,
+    optional_processor,
+    optional_tokenizer,
     read_processor,
     read_tokenizer,
-    tokenizer_beside,
 )
 from trimtab.models.weights import read_adapter, wrap
 from trimtab.runs.paths import path_problem
@@ -51,14 +51,14 @@ if TYPE_CHECKING:
 _HUB_NAME = re.compile(r"(?=.{1,96}$)\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 EXPECTED = "a folder with a config.json, or a hub name"
 _ALIKE = 0.85
-"""How much alike a hub name and a folder must look for the name to be taken for a slip."""
+"""Similarity to the name of a folder from which a hub name counts as a misspelt path."""
 
 
 def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
-    """A path that is no folder with a config.json; hub names and `lab:` names are not looked up.
+    """Problems of a model's name: a path that is no folder with a config.json; no hub or `lab:` name is looked up.
 
-    A name that could be of the hub is taken for a slip if it looks like that of a model's folder beside it, and is in
-    no cache of this machine.
+    A possible hub name counts as a misspelt path if a model's folder at that place has a similar name, and the name is
+    in no cache of this machine.
 
     >>> list(name_problems("Qwen/Qwen3-0.6B"))
     []
@@ -85,7 +85,7 @@ def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
 
 
 def is_path(source: str | Path) -> bool:
-    """Whether a source can only be a path: it cannot be the name of a model on the hub.
+    """Whether a source can only be a path, not the name of a model on the hub.
 
     >>> is_path("./here"), is_path("gpt2")
     (True, False)
@@ -99,18 +99,18 @@ def is_path(source: str | Path) -> bool:
 
 
 def nearest_folder(path: Path, alike: float = 0.5) -> str:
-    """The model's folder beside a path whose name is most like it; empty where none is alike.
+    """Model folder with the name most similar to that of a missing path, at its place; empty where none is similar.
 
     Args:
         path: what is not there.
-        alike: the least likeness, in [0, 1].
+        alike: the least similarity, in [0, 1].
     """
     try:
         wanted = path.expanduser()
-        beside = [folder for folder in wanted.parent.iterdir() if (folder / "config.json").is_file()]
+        folders = [folder for folder in wanted.parent.iterdir() if (folder / "config.json").is_file()]
     except (OSError, ValueError, RuntimeError):
         return ""
-    likeness = {folder: SequenceMatcher(None, wanted.name, folder.name).ratio() for folder in beside}
+    likeness = {folder: SequenceMatcher(None, wanted.name, folder.name).ratio() for folder in folders}
     best = max(sorted(likeness), key=lambda folder: likeness[folder], default=None)
     if best is None or likeness[best] < alike or best.name == wanted.name:
         return ""
@@ -125,7 +125,7 @@ def _cached(name: str) -> bool:
 
 
 def device_problems(device: str | None, where: str = "device") -> Iterator[Problem]:
-    """The name of a device that torch does not know, or that this machine does not have; None is any.
+    """Problems of a device's name: torch does not know it, or this machine does not have it; None is any.
 
     >>> list(device_problems("cpu")), [problem.got for problem in device_problems("gpu")]
     ([], ["'gpu'"])
@@ -145,7 +145,7 @@ def device_problems(device: str | None, where: str = "device") -> Iterator[Probl
 
 
 def available_devices() -> list[str]:
-    """The devices that a model can be put on here: the CPU, and each accelerator with its number."""
+    """Devices of this machine: the CPU, and each accelerator with its number."""
     if not torch.accelerator.is_available():
         return ["cpu"]
     kind = torch.accelerator.current_accelerator()
@@ -161,7 +161,7 @@ class Model:
     """A loaded network with its tokenizer: one handle for training, reading and generating.
 
     Attributes:
-        module: the network; inside a peft wrapper when an adapter was asked for.
+        module: the network; inside a peft wrapper when it has an adapter.
         tokenizer: the caller's or the checkpoint's, never changed; None for a model that reads no text, or when
             a module came without.
         name: the hub name, the folder or the class it came from.
@@ -175,16 +175,16 @@ class Model:
 
     @property
     def family(self) -> Family | None:
-        """Where this kind of model keeps its blocks and norms; None when we have no table for it."""
+        """Family of the model: where it keeps its blocks and norms; None when we have no table for it."""
         return family_of(self.module)
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the parameters, also where accelerate keeps those elsewhere meanwhile."""
+        """Device for inputs: that of the parameters, also where accelerate has offloaded them."""
         return inspection.device_of(self.module)
 
     def need_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, for what cannot do without.
+        """Tokenizer, for calls that need one.
 
         Raises:
             ModelError: there is none.
@@ -221,7 +221,7 @@ class Model:
         return save(self, folder)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Every parameter that requires a gradient, by canonical name; tied parameters once.
+        """Trainable parameters: those that require a gradient, by canonical name; tied parameters once.
 
         With an adapter these are exactly the adapter's. Canonical names are those of the plain model: the
         prefixes of a peft wrapper are left out.
@@ -236,11 +236,11 @@ class Model:
         return parameters
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when the architecture or the weights do.
+        """Fingerprint: 16 hex digits that change when the architecture or the weights do.
 
         Covers each tensor's name, shape, dtype and up to 4096 evenly spaced values, so it is quick for large
-        models and blind only to an edit that misses all of them. Weights that accelerate has put away count as they
-        are; of a quantised model, packed weights and settings count as well.
+        models and blind only to an edit that misses all of them. Weights that accelerate has offloaded count by their
+        values; of a quantised model, packed weights and settings count as well.
         """
         return network_fingerprint(self.module)
 
@@ -255,7 +255,7 @@ def load(
     adapter: Mapping[str, Any] | LoraConfig | None = None,
     kind: Kind = "any",
 ) -> Model:
-    """A model with its tokenizer or processor, ready to read, to steer, to evaluate or to train.
+    """Loaded model with its tokenizer or processor, ready to read, to steer, to evaluate or to train.
 
     A checkpoint is loaded with the class that saved it: a causal language model, an encoder such as BERT, CLIP or
     one of its towers. Parts of a diffusion pipeline are passed in as modules.
@@ -312,10 +312,10 @@ def _from_checkpoint(
     held = check_weights(folder) if folder else {}
     causal = inspection.is_causal(config)  # only a language model must have a tokenizer
     given = where if tokenizer is None and causal else tokenizer
-    words = tokenizer_beside(where) if given is None else read_tokenizer(given)
-    pictures = read_processor(processor) if processor is not None or causal else processor_beside(where)
+    words = optional_tokenizer(where) if given is None else read_tokenizer(given)
+    pictures = read_processor(processor) if processor is not None or causal else optional_processor(where)
     hint = "save_pretrained again with a current transformers, or check the name"
-    with _told(where, "weights in safetensors", hint):
+    with _refusing(where, "weights in safetensors", hint):
         if folder:
             check_size(where, config, held)
         module, report = inspection.loader(config).from_pretrained(
@@ -331,8 +331,8 @@ def _from_checkpoint(
 
 
 @contextmanager
-def _told(where: str, expected: str, hint: str) -> Iterator[None]:
-    """Turn whatever transformers raises about files that it did not write into a ModelError; there is no list of it."""
+def _refusing(where: str, expected: str, hint: str) -> Iterator[None]:
+    """Turn whatever transformers raises on damaged files into a ModelError; it has no list of what that may be."""
     try:
         yield
     except (TrimtabError, torch.OutOfMemoryError, MemoryError):
@@ -387,12 +387,12 @@ _NO_MODEL = (
     ("adapter_config.json", "an adapter", "a whole model", ADAPTER_HINT),
     ("model_index.json", "a pipeline", "one model", "load(pipeline.unet) or load(pipeline.transformer)"),
 )
-"""What a folder without a model may be of: a file of it, what that is, what was expected, what to try."""
+"""Folders that hold no model: a file that shows it, what it holds, what was expected, what to try."""
 
 
 def _config(where: str) -> PreTrainedConfig:
     hint = nearest_folder(Path(where)) or "check the name and the network"
-    with _told(where, "a local folder, or a model that the hub serves and this transformers knows", hint):
+    with _refusing(where, "a local folder, or a model that the hub serves and this transformers knows", hint):
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     if not isinstance(config, PreTrainedConfig):
         raise refusal(f"{where}: a {type(config).__name__}", "a model's configuration")
@@ -400,7 +400,7 @@ def _config(where: str) -> PreTrainedConfig:
 
 
 def device_name(device: torch.device) -> str:
-    """What a GPU calls itself; the kind of any other device.
+    """Name of a GPU; the kind of any other device.
 
     >>> device_name(torch.device("cpu"))
     'cpu'
@@ -409,7 +409,7 @@ def device_name(device: torch.device) -> str:
 
 
 def default_device() -> torch.device:
-    """This process's accelerator, under torchrun too; the CPU without one or if accelerate is told so."""
+    """Default device: this process's GPU, under torchrun too; the CPU without one or if ACCELERATE_USE_CPU is set."""
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true"):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")

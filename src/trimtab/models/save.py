@@ -1,6 +1,6 @@
-"""Checkpoint of a model as Hugging Face has it, read back and compared before success is reported.
+"""Hugging Face checkpoint of a model, read back and compared before success is reported.
 
-A small made-up input shows whether two networks compute the same.
+Random dummy inputs show whether two networks compute the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HALF_TOLERANCE = 0.1
 
 
 def probe_inputs(network: nn.Module) -> dict[str, Tensor] | None:
-    """Keywords of a forward pass with random tokens and pictures, the same each time.
+    """Dummy inputs: keywords of a forward pass with random tokens and pictures, the same each time.
 
     None for what is no single model of transformers that we know: parts of pipelines, models that see and speak.
     """
@@ -51,23 +51,23 @@ def probe_inputs(network: nn.Module) -> dict[str, Tensor] | None:
 
 
 def outputs(network: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a network returns, by name, in single precision at least."""
+    """Outputs of a network: the tensors that it returns, by name, in single precision at least."""
     returned = network(**inputs, return_dict=True)
     tensors = {name: value for name, value in returned.items() if isinstance(value, Tensor)}
     return {name: value if value.dtype == torch.float64 else value.float() for name, value in tensors.items()}
 
 
 def tolerance(network: nn.Module, single: float) -> float:
-    """The gap to allow in single precision and beyond; in half precision only gross mistakes can be told."""
+    """Allowed gap of outputs: `single` in single precision and beyond; in half precision a tenth."""
     precise = next(network.parameters()).dtype in (torch.float32, torch.float64)
     return single if precise else HALF_TOLERANCE
 
 
-def largest_gap(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
-    """The largest difference of two outputs, as a share of the largest value expected; inf where one is nan."""
+def largest_gap(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> float:
+    """Relative gap of outputs: the largest difference over the largest expected value; inf where one is nan."""
     gaps = [0.0]
     for name, value in expected.items():
-        one, other = value.detach(), found[name].detach()
+        one, other = value.detach(), actual[name].detach()
         shares = (one - other).abs() / one.abs().max().clamp(min=1e-30)
         same = (one == other) | (one.isnan() & other.isnan())
         gaps.append(float(torch.where(same, 0.0, shares).nan_to_num(torch.inf).max()))
@@ -80,7 +80,7 @@ TOLERANCE = 1e-5
 def save(model: Handle, folder: str | Path) -> Path:
     """Write network, tokenizer and processor so that `from_pretrained` of transformers or diffusers reads them.
 
-    What was written is read back by the library itself: every weight must be the same, and the outputs on a made-up
+    What was written is read back by the library itself: every weight must be the same, and the outputs on a dummy
     input, where one can be made, within 1e-5 of the largest. (transformers drops weights that a configuration has no
     place for, with no more than a line in its log.) In half precision outputs may differ by a tenth: `module.to` also
     rounds what is not saved, such as the frequencies of positions.
@@ -95,7 +95,7 @@ def save(model: Handle, folder: str | Path) -> Path:
     Raises:
         ModelError: the network has no `save_pretrained`, has an adapter, or has weights that its configuration has no
             place for, such as a bias that `fuse` had to add; the folder has files; or what was read back differs.
-        CheckpointError: it cannot be written: the disk is full, say. Nothing is left behind.
+        CheckpointError: it cannot be written: for example, the disk is full. Nothing is left behind.
     """
     network, target = _plain(model), path_of(folder, "a folder's path").absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
@@ -148,7 +148,7 @@ def _refuse_what_would_be_lost(network: Any) -> None:
         with torch.device("meta"):
             build = kind._from_config if isinstance(network, PreTrainedModel) else kind.from_config
             fresh = build(network.config).state_dict()
-    except (NotImplementedError, RuntimeError):  # cannot be built without memory: reading back will tell
+    except (NotImplementedError, RuntimeError):  # cannot be built without memory: reading back will show it
         return
     held = network.state_dict()
     if odd := next((name for name, value in held.items() if not isinstance(value, Tensor)), None):

@@ -1,6 +1,6 @@
-"""Sites: named tensors inside a model, the same names with and without a wrapper around it.
+"""Sites: named inputs and outputs of the modules of a model, with the same names inside a wrapper.
 
-Fingerprints say whether a network is, at given sites, the one that something was made for.
+Fingerprints identify a network, and its weights at given sites.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDES: tuple[Side, ...] = ("out", "in")
 
 @dataclass(frozen=True)
 class Site:
-    """What a module returns (`out`) or takes as its first input (`in`).
+    """Site: what a module returns (`out`) or takes as its first input (`in`).
 
     Attributes:
         path: of the module, without the prefixes of a wrapper.
@@ -37,7 +37,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        """As it is written, for instance `model.layers.3.mlp:out`."""
+        """Written form, for instance `model.layers.3.mlp:out`."""
         return f"{self.path}:{self.side}"
 
     @classmethod
@@ -54,7 +54,7 @@ class Site:
 
 
 def resolve(model: Handle | nn.Module, pattern: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
-    """The sites of a model that patterns name, each once, in the order of its modules.
+    """Sites of a model that patterns name, each once, in the order of its modules.
 
     A pattern is `path:side`, `:out` where no side is given. Its path is matched part by part from the end, so that
     `layers.*.mlp` means the MLP of every block whatever stands before `layers`; `*`, `?` and `[12]` stand for
@@ -106,7 +106,7 @@ def network_of(model: Handle | nn.Module) -> nn.Module:
 
 
 def modules_of(network: nn.Module) -> dict[str, nn.Module]:
-    """Every module by its canonical path; what a LoRA layer is made of counts as part of that layer."""
+    """Modules by canonical path; what a LoRA layer is made of counts as part of that layer."""
     modules: dict[str, nn.Module] = {}
     layers: tuple[str, ...] = ()
     for name, module in _bare(network).named_modules():
@@ -118,7 +118,7 @@ def modules_of(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def first_names(network: nn.Module) -> dict[str, str]:
-    """For every path of a module, the first path of the same module: another one where places share it."""
+    """First path of each module, by every path that it has: another one where places share it."""
     first: dict[int, str] = {}
     places = _bare(network).named_modules(remove_duplicate=False)
     return {name: first.setdefault(id(part), name) for name, part in places}
@@ -131,22 +131,22 @@ def _bare(network: nn.Module) -> nn.Module:
 
 
 def _matches(network: nn.Module, modules: dict[str, nn.Module], pattern: str | Site) -> Iterator[Site]:
-    asked = Site.parse(pattern) if isinstance(pattern, str) else pattern
-    path = _without_alias(network, asked.path)
+    site = Site.parse(pattern) if isinstance(pattern, str) else pattern
+    path = _without_alias(network, site.path)
     tail = path.split(".")
     parts = {name: name.split(".")[-len(tail) :] for name in modules}
     fitting = [n for n, end in parts.items() if len(end) == len(tail) and all(map(fnmatchcase, end, tail))]
-    found = [path] if path in modules else fitting
-    if not found:
+    paths = [path] if path in modules else fitting
+    if not paths:
         at, first = f"site {pattern!r}", first_names(network)
         if first.get(path, path) != path:
             got = f"another name of {first[path]}, which both places share"
             raise refusal(got, "a module of one place", "an untied copy", at=at)
-        known = [*modules, *(IN_BLOCK if len(towers(_bare(network))) == 1 else ())]
-        starred = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in known))
+        names = [*modules, *(IN_BLOCK if len(towers(_bare(network))) == 1 else ())]
+        starred = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names))
         near = " or ".join(map(repr, get_close_matches(path, starred, n=3, cutoff=0.0)))
         raise refusal("a pattern that matches no module", "a module", near, at=at)
-    yield from (Site(name, asked.side) for name in found)
+    yield from (Site(name, site.side) for name in paths)
 
 
 def _without_alias(network: nn.Module, path: str) -> str:
@@ -155,22 +155,22 @@ def _without_alias(network: nn.Module, path: str) -> str:
     at = next((k for k, part in enumerate(parts) if part in IN_BLOCK), None)
     if at is None or len(parts) > at + 2 or not (parts[at + 1 :] in ([], ["*"]) or parts[-1].isdigit()):
         return path
-    known, tower = towers(_bare(network)), ".".join(parts[:at])
-    if not tower and len(known) == 1:
-        tower = next(iter(known))
-    if tower in known:
-        return known[tower].path(parts[at], int(parts[-1]) if parts[-1].isdigit() else "*")
+    families, tower = towers(_bare(network)), ".".join(parts[:at])
+    if not tower and len(families) == 1:
+        tower = next(iter(families))
+    if tower in families:
+        return families[tower].path(parts[at], int(parts[-1]) if parts[-1].isdigit() else "*")
     if at:
         return path
     at_site, got = f"site {path!r}", f"an alias for a {type(_bare(network)).__name__}"
-    if not known:
+    if not families:
         raise refusal(got, "a family we have a table for", "a module path", at=at_site)
-    hint = " or ".join(f"{part}.{path}" for part in known)
-    raise refusal(f"{got}, which has {len(known)} towers", "an alias after its tower", hint, at=at_site)
+    hint = " or ".join(f"{part}.{path}" for part in families)
+    raise refusal(f"{got}, which has {len(families)} towers", "an alias after its tower", hint, at=at_site)
 
 
 def canonical(name: str) -> str:
-    """A parameter's or module's name as it is without what peft or torch.compile put around it.
+    """Canonical name of a parameter or module: without the prefixes of peft and torch.compile.
 
     >>> canonical("base_model.model.model.layers.0.mlp.up_proj.base_layer.weight")
     'model.layers.0.mlp.up_proj.weight'
@@ -180,7 +180,7 @@ def canonical(name: str) -> str:
 
 
 def network_fingerprint(network: nn.Module) -> str:
-    """16 hex digits that change when the architecture or the weights of a network do; see `Model.fingerprint`."""
+    """Fingerprint of a network: 16 hex digits, see `trimtab.models.load.Model.fingerprint`."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         for part in value if isinstance(value, tuple) else (value,):
@@ -193,11 +193,11 @@ def network_fingerprint(network: nn.Module) -> str:
 
 
 def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, str]:
-    """Module path -> 16 hex digits that change when the parameters of that module do.
+    """Fingerprints of modules: path -> 16 hex digits that change when the parameters of that module do.
 
     Covers the name, shape and up to 1024 evenly spaced values of each parameter, rounded to bfloat16, so that it is the
     same in float32 and bfloat16. What adapters add is left out. A module without parameters has that of none.
-    Weights that accelerate has put away count as they are.
+    Weights that accelerate has offloaded count by their values.
     """
     modules = modules_of(network)
     digests = {path: hashlib.sha256() for path in dict.fromkeys(site.path for site in sites)}
@@ -205,6 +205,6 @@ def site_fingerprints(network: nn.Module, sites: Iterable[Site]) -> dict[str, st
         for name, parameter in modules[path].named_parameters():
             if "lora_" not in name:
                 digest.update(f"{name.replace('base_layer.', '')} {tuple(parameter.shape)}\n".encode())
-                some = sampled_values(modules[path], name, parameter, 1024).to(torch.bfloat16)
-                digest.update(some.view(torch.int16).cpu().numpy().tobytes())
+                values = sampled_values(modules[path], name, parameter, 1024).to(torch.bfloat16)
+                digest.update(values.view(torch.int16).cpu().numpy().tobytes())
     return {path: digest.hexdigest()[:16] for path, digest in digests.items()}

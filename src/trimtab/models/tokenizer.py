@@ -1,6 +1,6 @@
-"""Tokenizers and processors: what turns texts and pictures into the inputs of a model, and whether they fit it.
+"""Tokenizers and processors: how they are read, whether a network fits them, and which special tokens they add.
 
-A network must have a place for every token and position; special tokens around a text are there once.
+A network fits if it has a place for every token and position.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from trimtab.models.folder import PROCESSOR_FILES, check_files, local_folder
 
 
 def embeddings(network: nn.Module) -> int | None:
-    """How many tokens the input embedding has; None for a network without one that we can find."""
+    """Size of the input embedding, in tokens; None for a network without one that we can find."""
     return _size(network, "get_input_embeddings", "num_embeddings")
 
 
 def predicted(network: nn.Module) -> int | None:
-    """How many tokens the output head tells apart; None for a network without a head."""
+    """Size of the output head, in tokens; None for a network without a head."""
     return _size(network, "get_output_embeddings", "out_features")
 
 
 def vocabulary(network: nn.Module) -> int | None:
-    """How many tokens the network both reads and predicts, the smaller of the two; None where it does not say."""
+    """Vocabulary size: tokens that the network both reads and predicts; None where it does not say."""
     return min((size for size in (embeddings(network), predicted(network)) if size is not None), default=None)
 
 
@@ -52,7 +52,7 @@ def refuse_unknown(
     Args:
         network: with or without a wrapper.
         tokenizer: where they are from.
-        rows: token ids of some texts.
+        rows: token ids of texts.
         what: what a text is called.
 
     Raises:
@@ -67,7 +67,7 @@ def refuse_unknown(
 def unknown_token(
     network: nn.Module, tokenizer: PreTrainedTokenizerBase, token: int, where: str
 ) -> ModelError:
-    """What to raise about a token that the network has no place for; both sizes are named."""
+    """ModelError about a token that the network has no place for; both sizes are named."""
     reads, writes = embeddings(network), predicted(network)
     size = f"embeddings for {reads}" if reads is not None else "no embeddings"
     if writes is not None and writes != reads:
@@ -91,7 +91,7 @@ def refuse_unreadable_outputs(network: nn.Module) -> None:
 
 
 def longest(network: nn.Module) -> int | None:
-    """How many positions a network has a place for, or was trained with; None when its configuration does not say.
+    """Maximum sequence length that a network has positions for; None when its configuration does not say.
 
     Tables that begin to count after the padding token, as RoBERTa's do, have so many places less.
     """
@@ -122,14 +122,14 @@ def _size(network: nn.Module, getter: str, attribute: str) -> int | None:
     find = getattr(unwrapped(network), getter, None)
     try:
         size = getattr(find() if callable(find) else None, attribute, None)
-    except (NotImplementedError, AttributeError):  # what transformers says of models that read no tokens
+    except (NotImplementedError, AttributeError):  # transformers raises these for models that read no tokens
         return None
     return size if isinstance(size, int) else None
 
 
 @dataclass(frozen=True)
 class Added:
-    """What a tokenizer puts before and after every text.
+    """Special tokens that a tokenizer puts before and after every text.
 
     Attributes:
         before: token ids, such as that of `<s>`; none for most tokenizers of the GPT-2 kind.
@@ -141,7 +141,7 @@ class Added:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Added:
-        """What this tokenizer adds, told from a short text with and without."""
+        """Special tokens of a tokenizer, from a short text that is encoded with and without them."""
         full = tuple(tokenizer("a", verbose=False)["input_ids"])
         bare = tuple(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
         for start in range(len(full) - len(bare) + 1):
@@ -164,7 +164,7 @@ class Added:
         return ids
 
     def begun(self, row: Sequence[int]) -> list[int]:
-        """A row of a text's own tokens after what is put before it, unless it begins with that already."""
+        """A row with the tokens that go before a text, unless it begins with them already."""
         ids = list(row)
         return ids if tuple(ids[: len(self.before)]) == self.before else [*self.before, *ids]
 
@@ -211,14 +211,14 @@ def read_tokenizer(source: TokenizerSource) -> PreTrainedTokenizerBase:
     return words
 
 
-def tokenizer_beside(where: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a checkpoint that may do without; None when it does."""
+def optional_tokenizer(where: str) -> PreTrainedTokenizerBase | None:
+    """Tokenizer of a checkpoint that need not have one; None where there is none."""
     folder = Path(where)
     if folder.is_dir():
         return read_tokenizer(where) if _has_tokenizer(folder) else None
     try:
         return read_tokenizer(where)
-    except (ModelError, KeyError):  # a KeyError is what transformers says of models that read no text
+    except (ModelError, KeyError):  # transformers raises a KeyError for models that read no text
         return None
 
 
@@ -237,8 +237,8 @@ def read_processor(source: Any) -> Any:
         raise refusal(f"{source}: {first_line(error)}", "a processor", hint) from error
 
 
-def processor_beside(where: str) -> Any:
-    """The processor of a checkpoint, for pictures with or without text; None when it has none."""
+def optional_processor(where: str) -> Any:
+    """Processor of a checkpoint, for pictures with or without text; None where there is none."""
     for name in PROCESSOR_FILES:
         try:
             cached_file(where, name)
@@ -249,7 +249,7 @@ def processor_beside(where: str) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, and its kind where the words alone would not tell."""
+    """First line of an error's message, with its class where the message alone is unclear."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
     said = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     clear = isinstance(error, OSError | ValueError) and " " in said

@@ -1,6 +1,6 @@
-"""Changes of the weights of a network: LoRA adapters, by way of peft, and elementwise affine maps folded in.
+"""Weight changes of a network: LoRA adapters, by way of peft, and folding of elementwise affine maps.
 
-Which weights can take a map at a site is data: what is joined to what inside a block, family by family.
+Which weights can take a map at a site is data: the wiring of a block, family by family.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KEYS = tuple(Lora.__dataclass_fields__)
 
 
 def read_adapter(adapter: Mapping[str, Any]) -> Lora:
-    """Check a mapping such as `{"r": 32, "targets": ["q_proj"]}` and give it the defaults.
+    """LoRA settings of a mapping such as `{"r": 32, "targets": ["q_proj"]}`, checked, with defaults.
 
     Raises:
         ModelError: a key is unknown, or a value is of the wrong kind or out of range.
@@ -124,7 +124,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 @dataclass(frozen=True)
 class Wiring:
-    """How the modules of a block are joined; all paths are relative to the block, '' is the block itself.
+    """Wiring of a block: which module feeds which; all paths are relative to the block, '' is the block itself.
 
     Attributes:
         hands_on: module -> the module inside whose output it returns unchanged, but for dropout.
@@ -226,7 +226,7 @@ class Tower:
         return f"{block}.{self.wiring.last_added}" if inside == "" and self.wiring.last_added else None
 
     def flag(self, path: str) -> str | None:
-        """The flag of the configuration that gives this linear map a bias."""
+        """Configuration flag that gives this linear map a bias."""
         _, inside = self.split(path) or ("", None)
         flags = (flag for flag, maps in self.wiring.flags.items() if inside in maps)
         return next((flag for flag in flags if hasattr(self.config, flag)), None)
@@ -234,7 +234,7 @@ class Tower:
 
 LINEAR = (nn.Linear, Conv1D)
 ROWS = (*LINEAR, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
-"""Whose output units are rows of their weight, with a bias beside it."""
+"""Modules whose output units are rows of their weight, with a bias for each."""
 
 _ODD = "whose weights are quantised or of another kind"
 
@@ -243,7 +243,7 @@ Way = Literal["rows", "columns", "gain", "sum"]
 
 @dataclass(frozen=True)
 class Fold:
-    """Where a map `w z + b` at a site goes.
+    """Fold of a map `w z + b` at a site: the weights that take it, and how.
 
     Attributes:
         site: where the map is.
@@ -271,7 +271,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Parts:
-    """A network as folding sees it."""
+    """Network to fold into: its modules and towers, and which modules share parameters or paths."""
 
     network: nn.Module
     modules: dict[str, nn.Module]
@@ -281,11 +281,11 @@ class Parts:
 
     @classmethod
     def of(cls, network: nn.Module) -> Parts:
-        """Look at a network."""
+        """The parts of a network."""
         bare = unwrapped(network)
         part: Any = bare.get_submodule
-        known = [Tower(one, WIRING[one.name], part(path).config) for path, one in towers(bare).items()]
-        parts = cls(network, modules_of(network), tuple(known))
+        wired = [Tower(one, WIRING[one.name], part(path).config) for path, one in towers(bare).items()]
+        parts = cls(network, modules_of(network), tuple(wired))
         for path, module in parts.modules.items():
             for parameter in module.parameters(recurse=False):
                 parts.owners.setdefault(id(parameter), []).append(path)
@@ -300,7 +300,7 @@ class Parts:
 
 
 def plan(parts: Parts, site: Site, weight: Tensor, shift: Tensor) -> Fold:
-    """Where a map goes; nothing is changed.
+    """Plan of a fold: the weights that take a map; nothing is changed.
 
     Raises:
         ModelError: no weights of this network could hold the map: the reason and what to try are said.
@@ -334,7 +334,7 @@ def plan(parts: Parts, site: Site, weight: Tensor, shift: Tensor) -> Fold:
 
 @torch.no_grad()
 def apply(parts: Parts, fold: Fold, weight: Tensor, shift: Tensor) -> None:
-    """Fold a map in, in double precision; the network of `parts` is changed in place.
+    """Fold a map into weights, in double precision; the network of `parts` is changed in place.
 
     Maps at inputs must be folded before those at the norms they read, and inner modules before outer ones.
     """

@@ -1,1 +1,1 @@
-"""Turning a behaviour up or down without training weights."""
+"""Activation steering: turning a behaviour up or down without training weights."""

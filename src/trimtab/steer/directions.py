@@ -1,4 +1,4 @@
-"""Steering by a direction added to activations: mean differences (CAA) and classifiers (ITI)."""
+"""Steering directions added to activations: mean differences (CAA) and classifiers (ITI)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from trimtab.models.load import Model
 
 FOLDS = 4
-"""Of cross-validation, by which heads are chosen."""
+"""Folds of the cross-validation by which heads are chosen."""
 
 SHARE_OF_HEADS = 48 / 1024
-"""The heads that ITI moves where none are asked for: as many of all as in its paper."""
+"""Share of heads that ITI moves by default, as in its paper."""
 
 Variant = Literal["c", "heads"]
 
@@ -95,15 +95,15 @@ class ITI:
             ModelError: with heads also a model that does not say how many it has, or has fewer than asked for.
         """
         heads = self.variant == "heads"
-        usual = "attention_out:in" if heads else "attention_out"
-        asked = self if self.sites is not None else replace(self, sites=usual)
+        default = "attention_out:in" if heads else "attention_out"
+        estimator = self if self.sites is not None else replace(self, sites=default)
 
         def rule(x: Samples, y: Samples) -> Mapping[str, AffineMap]:
             if heads:
                 return head_maps(x, y, heads_of(model), self.heads, self.alpha)
             return {site: classifier_map(values, y[site], self.alpha) for site, values in x.items()}
 
-        return fit_maps(asked, rule, model, source, target, pool=self.pool)
+        return fit_maps(estimator, rule, model, source, target, pool=self.pool)
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""
@@ -113,7 +113,7 @@ class ITI:
 
 
 def classifier_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], alpha: float) -> AffineMap:
-    """A shift along the direction of a logistic regression, `alpha` standard deviations long.
+    """Shift along the direction of a logistic regression, `alpha` standard deviations long.
 
     The standard deviation is of the projections of both sides together.
     """
@@ -124,7 +124,7 @@ def classifier_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], a
 def head_maps(
     source: Samples, target: Samples, count: int, chosen: int | None, alpha: float
 ) -> dict[str, AffineMap]:
-    """Shifts of the heads that tell the sides apart best; every other head is left alone.
+    """Shifts of the attention heads whose classifiers score best; every other head is left alone.
 
     Args:
         source: samples at sites whose units are those of one head after another.
@@ -167,7 +167,7 @@ def head_maps(
 
 
 def heads_of(model: Model | nn.Module) -> int:
-    """The attention heads of each block, as the configuration has it.
+    """Number of attention heads of each block, from the configuration.
 
     Raises:
         ModelError: it does not say, or there are several towers.

@@ -1,7 +1,7 @@
 """Estimators of steerings in closed form: activation transport (arXiv 2410.23054) and AurA (arXiv 2407.12824).
 
-All estimators share the check of their settings, maps that a rule makes of samples, and a steering that knows how it
-was made and how far it got.
+What all estimators share is here too: the checks of settings, the fit of maps by a rule, and the steering with its
+transport costs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def steering_of(
     cost: Mapping[str, tuple[float, float]],
     **facts: Any,
 ) -> Steering:
-    """The steering of fitted maps; `made_by` has `estimator`, `settings`, `cost` and the facts.
+    """Steering of fitted maps; `made_by` has `estimator`, `settings`, `cost` and the facts.
 
     Args:
         estimator: a dataclass, the settings as they were resolved.
@@ -53,7 +53,7 @@ def steering_of(
 
 
 def costs(before: Samples, after: Samples, target: Samples) -> dict[str, tuple[float, float]]:
-    """Site name -> mean transport cost of its units before and after, with the same scale; 1 is a target variance.
+    """Transport costs: site name -> mean over units before and after, with one scale; 1 is a target variance.
 
     Args:
         before: samples of the source through the untouched model.
@@ -78,7 +78,7 @@ RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def setting_problems(estimator: Any) -> Iterator[Problem]:
-    """Values of another type than declared, words that are no choice and numbers out of range."""
+    """Problems of settings: values of another type than declared, unknown choices and numbers out of range."""
     hints = get_type_hints(type(estimator))
     words = {
         field.name: get_args(kind)
@@ -100,7 +100,7 @@ def setting_problems(estimator: Any) -> Iterator[Problem]:
 
 
 def refuse(problems: Iterator[Problem]) -> None:
-    """Raise if there is any.
+    """Raise all problems, if there are any.
 
     Raises:
         ConfigProblems: with all of them.
@@ -117,7 +117,7 @@ JointRule = Callable[[Samples, Samples], Mapping[str, AffineMap]]
 
 
 def at_each_site(rule: Rule) -> JointRule:
-    """The rule of several sites that knows one site at a time."""
+    """Joint rule that applies a rule to each site by itself."""
     return lambda source, target: {site: rule(values, target[site]) for site, values in source.items()}
 
 
@@ -131,7 +131,7 @@ def fit_maps(
     pool: Pool,
     sequential: bool = False,
 ) -> Steering:
-    """The steering of maps that a rule makes of samples.
+    """Steering of maps that a rule makes of samples.
 
     Args:
         estimator: a dataclass, for its sites and for what the steering says of how it was made.
@@ -166,7 +166,7 @@ ROUNDING = 16
 
 
 def mean_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
-    """The shift between the means; weights are 1.
+    """Mean difference: the shift from the source mean to the target mean; weights are 1.
 
     >>> mean_map(torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0]])).shift
     tensor([4.])
@@ -176,7 +176,7 @@ def mean_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affi
 
 
 def gaussian_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
-    """The monotone map between the Gaussians of both (Peyre & Cuturi 2019, remark 2.31).
+    """Gaussian transport: the monotone map between the Gaussians of both sides (Peyre & Cuturi 2019, remark 2.31).
 
     A unit that never varies in the source is only shifted.
 
@@ -205,17 +205,17 @@ def linear_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Af
 
 
 def _varies(x: Float[Tensor, "n d"]) -> Bool[Tensor, " d"]:
-    """Which units take values that differ by more than rounding."""
+    """Units whose values differ by more than rounding, as a mask."""
     return x.std(0, correction=0) > ROUNDING * torch.finfo(x.dtype).eps * x.abs().amax(0)
 
 
 def _through_means(weight: Tensor, source: Tensor, target: Tensor) -> AffineMap:
-    """The map of these weights that takes the one mean to the other."""
+    """Map of these weights that takes the source mean to the target mean."""
     return AffineMap(weight, target.mean(0) - weight * source.mean(0))
 
 
 def damping_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> AffineMap:
-    """Weights `1 - 2 (AUROC - 1/2)` where a unit ranks source above target, 1 elsewhere.
+    """Damping weights `1 - 2 (AUROC - 1/2)` where a unit ranks source above target, 1 elsewhere.
 
     >>> damping_map(torch.tensor([[3.0, 0.0], [4.0, 1.0]]), torch.tensor([[1.0, 0.0], [2.0, 1.0]])).weight
     tensor([0., 1.])
@@ -227,7 +227,7 @@ def damping_map(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> A
 
 
 class Checked:
-    """An estimator whose settings are checked one by one."""
+    """Estimator whose settings are checked one by one."""
 
     def problems(self) -> Iterator[Problem]:
         """Settings that cannot work."""
@@ -267,7 +267,7 @@ class ClosedForm(Checked):
 
 @dataclass(frozen=True)
 class MeanAcT(ClosedForm):
-    """Shift each unit by the difference of its means (arXiv 2410.23054, Mean-AcT).
+    """Mean-AcT: each unit is shifted by the difference of its means (arXiv 2410.23054).
 
     Attributes: see `trimtab.steer.estimators.ClosedForm`.
     """
@@ -278,7 +278,7 @@ class MeanAcT(ClosedForm):
 
 @dataclass(frozen=True)
 class GaussianAcT(ClosedForm):
-    """Take each unit's mean and standard deviation to the target's: transport between Gaussians.
+    """Transport between Gaussians: each unit's mean and standard deviation become the target's.
 
     Attributes: see `trimtab.steer.estimators.ClosedForm`.
     """
@@ -289,7 +289,7 @@ class GaussianAcT(ClosedForm):
 
 @dataclass(frozen=True)
 class LinAcT(ClosedForm):
-    """The affine map of each unit that best takes its sorted source samples to its sorted target samples.
+    """Lin-AcT: least squares of sorted target on sorted source samples, unit by unit (arXiv 2410.23054).
 
     Attributes: see `trimtab.steer.estimators.ClosedForm`.
     """
@@ -300,7 +300,7 @@ class LinAcT(ClosedForm):
 
 @dataclass(frozen=True)
 class AurA(Checked):
-    """Damp each unit by how well it tells source from target examples (Suau et al. 2024, Whispering Experts, eq. 2).
+    """AurA: each unit is damped by how well it detects the source (Suau et al. 2024, Whispering Experts, eq. 2).
 
     It only turns a behaviour down: units that detect the target are left alone, and nothing is shifted. The paper
     damps the outputs of all linear maps inside MLPs.

@@ -1,6 +1,6 @@
-"""Steerings on disk: safetensors with a configuration and a card, GGUF, or folded into the weights of a checkpoint.
+"""Steering files: safetensors with a configuration and a card, GGUF control vectors, and maps folded into weights.
 
-GGUF is a control vector of llama.cpp; a checkpoint that maps are folded into gives the same outputs at no cost.
+llama.cpp reads control vectors. A model with folded maps gives the outputs of the steered one at no cost.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def card(maps: Maps, base: Base, made_by: Mapping[str, Any]) -> str:
-    """A model card in Markdown, with the fields that the hub reads at its head."""
+    """Model card in Markdown, with the fields that the hub reads at its head."""
     head: dict[str, Any] = {"library_name": "trimtab", "tags": ["steering", "activation-steering"]}
     if _HUB_NAME.fullmatch(base.name) and not Path(base.name).exists():
         head["base_model"] = base.name
@@ -78,7 +78,7 @@ SCHEMA = 1
 _PARTS = ("weight", "shift")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 TYPES = (float16, bfloat16, float32, float64)
-"""What maps may be stored as; torch does no arithmetic with narrower numbers."""
+"""Types that maps may be stored as; torch does no arithmetic with narrower numbers."""
 _EXPECTED: dict[str, type] = {
     **dict.fromkeys(("base_model_name_or_path", "trimtab_version", "sha256"), str),
     **dict.fromkeys(("fingerprints", "sites", "made_by"), dict),
@@ -315,7 +315,7 @@ TOLERANCE = 1e-4
 
 
 def fuse(maps: Maps, base: Base, model: Model | nn.Module, strength: float = 1.0) -> Model:
-    """A new model whose weights hold the maps: it computes what the steered one does, as fast as the untouched one.
+    """Fused model, whose weights hold the maps: it computes what the steered one does, as fast as the untouched one.
 
     What goes where:
 
@@ -454,7 +454,7 @@ def _block(name: str) -> int:
     """The number of the block whose output a site is."""
     for family in map(FAMILIES.__getitem__, DECODERS):
         for blocks in (family.blocks, family.blocks.partition(".")[2]):
-            if found := re.fullmatch(rf"{re.escape(blocks)}\.(\d+):out", name):
-                return int(found[1])
+            if match := re.fullmatch(rf"{re.escape(blocks)}\.(\d+):out", name):
+                return int(match[1])
     got = f"the site {name}"
     raise ModelError(explain(got, "the output of a block of a causal language model", "sites='residual'"))

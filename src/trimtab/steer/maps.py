@@ -24,7 +24,7 @@ Maps = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class AffineMap:
-    """`T(z) = weight * z + shift`, unit by unit (arXiv 2503.10679, eq. 4).
+    """Elementwise affine map `T(z) = weight * z + shift` (arXiv 2503.10679, eq. 4).
 
     Attributes:
         weight: (d,) by what each unit is multiplied.
@@ -36,12 +36,12 @@ class AffineMap:
 
     @classmethod
     def identity(cls, width: int) -> AffineMap:
-        """The map that changes nothing."""
+        """Identity map, which changes nothing."""
         return cls(torch.ones(width), torch.zeros(width))
 
     @property
     def width(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return len(self.weight)
 
     def __call__(self, h: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ class AffineMap:
         return torch.addcmul(shift, h.to(wide), weight).to(h.dtype)
 
     def toned(self, amount: float) -> AffineMap:
-        """`(1 - c) z + c T(z)` as a map; c may be beyond [0, 1]."""
+        """Scaled map `(1 - c) z + c T(z)`; c may be beyond [0, 1]."""
         return AffineMap(1 + amount * (self.weight - 1), amount * self.shift)
 
     def then(self, other: AffineMap) -> AffineMap:
-        """First this map, then the other.
+        """Composition: first this map, then the other.
 
         Raises:
             ShapeError: their widths differ.
@@ -75,7 +75,7 @@ class AffineMap:
         return AffineMap(other.weight * self.weight, other.weight * self.shift + other.shift)
 
     def inverse(self) -> AffineMap:
-        """The map that undoes this one.
+        """Inverse map `(z - shift) / weight`, which undoes this one.
 
         Raises:
             ModelError: a weight is 0.
@@ -89,7 +89,7 @@ class AffineMap:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that a steering was fitted on.
+    """Base model, on which a steering was fitted: its name and fingerprints.
 
     Attributes:
         name: hub name, folder or class.
@@ -101,12 +101,12 @@ class Base:
 
     @classmethod
     def of(cls, model: Model | nn.Module, sites: Iterable[Site]) -> Base:
-        """The base that a model is."""
+        """Base of a model: its name, and its fingerprints at the sites."""
         network = network_of(model)
         return cls(str(getattr(model, "name", type(network).__name__)), site_fingerprints(network, sites))
 
     def conflicts(self, other: Base) -> list[str]:
-        """The paths that both know and where they differ."""
+        """Paths at which the fingerprints of two bases differ."""
         shared = self.fingerprints.keys() & other.fingerprints.keys()
         return sorted(path for path in shared if self.fingerprints[path] != other.fingerprints[path])
 
@@ -129,7 +129,7 @@ class Base:
 
 
 def check_maps(maps: Maps) -> None:
-    """Refuse maps that are none.
+    """Refuse invalid maps.
 
     Raises:
         ShapeError: weight and shift are not vectors of one length.
@@ -147,7 +147,7 @@ def check_maps(maps: Maps) -> None:
 
 
 def sparsity(maps: Maps) -> dict[str, float]:
-    """Site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
+    """Sparsity: site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
     return {name: float(((w == 1) & (b == 0)).float().mean()) for name, (w, b) in maps.items()}
 
 

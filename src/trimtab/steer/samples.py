@@ -1,6 +1,6 @@
-"""Samples of units from examples of a behaviour: texts of a file, batches, activations, and how far they are apart.
+"""Activation samples of examples of a behaviour, read from files, batched and pooled, and their transport costs.
 
-A scale makes transport costs of different units and sites comparable.
+A scale makes costs of different units and sites comparable.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RECORDS = frozenset({"messages", "conversations", "prompt", "completion", "text"
 """Keys of records of training data, which no forward pass takes."""
 
 LEAST = 2
-"""Examples on each side: one has no spread."""
+"""Fewest examples on each side: a single one has no spread."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Examples:
 def prepare(
     model: Model | nn.Module, source: Inputs, target: Inputs, *, batch_size: int, max_tokens: int | None
 ) -> tuple[Examples, Examples]:
-    """Both sides as batches; nothing is run yet.
+    """Batches of the source and target examples; nothing is run yet.
 
     Args:
         model: a handle, with a tokenizer where examples are texts.
@@ -123,7 +123,7 @@ def samples(
     pool: Pool,
     maps: Mapping[str, Intervention] | None = None,
 ) -> dict[str, Float[Tensor, "n d"]]:
-    """One vector per example and site, in single precision at least, without gradients.
+    """Activation samples: one vector per example and site, in single precision at least, without gradients.
 
     Args:
         model: run in evaluation mode; nothing about it changes, nor do the caller's random generators.
@@ -153,7 +153,7 @@ def samples(
 
 @contextmanager
 def running(model: Model | nn.Module, *, grad: bool = False, seed: int = 0) -> Iterator[None]:
-    """Run a block in evaluation mode, its parameters without gradients; modes, flags and generators come back.
+    """Evaluation mode with frozen parameters for a block; modes, flags and generators come back.
 
     Args:
         model: a handle or a network.
@@ -173,12 +173,12 @@ def running(model: Model | nn.Module, *, grad: bool = False, seed: int = 0) -> I
 
 
 def precise(values: Tensor) -> Tensor:
-    """In single precision at least: sums over examples in bfloat16 are worth little."""
+    """Values in single precision at least: sums over examples in bfloat16 lose digits."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def execution_order(model: Model | nn.Module, examples: Examples, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The sites in the order in which a forward pass reaches them.
+    """Execution order: the sites in the order in which a forward pass reaches them.
 
     Raises:
         ModelError: one is never reached.
@@ -254,11 +254,11 @@ _LOOKED_AT = 20
 
 @dataclass(frozen=True)
 class TextPool:
-    """Texts to fit with, and others to judge by.
+    """Texts of one side, split into those to fit with and held-out ones.
 
     Attributes:
-        fit: as many as were asked for.
-        held_out: further ones.
+        fit: texts to fit with.
+        held_out: further texts, to judge by.
         different: texts that the file holds, each once.
         blank: lines and records of white space alone, left out.
         repeated: further copies of a text, left out.
@@ -282,7 +282,7 @@ def read_examples(
     *,
     without: Collection[str] = frozenset(),
 ) -> TextPool:
-    """Different examples drawn at random from a file: each line of a text file, each record of JSON, CSV or Parquet.
+    """Random draw of different examples from a file: each line of a text file, each record of JSON, CSV or Parquet.
 
     A line ends where editors end one (LF, CR LF or CR), not at other separators of Unicode, which texts may hold.
 
@@ -299,8 +299,8 @@ def read_examples(
             different texts than asked for.
     """
     all_texts = list(_texts(source, name))
-    some = [text for text in all_texts if text.strip()]
-    different = list(dict.fromkeys(some))
+    nonblank = [text for text in all_texts if text.strip()]
+    different = list(dict.fromkeys(nonblank))
     texts = [text for text in different if text not in without]
     shared = len(different) - len(texts)
     if len(texts) < fit + held_out:
@@ -310,7 +310,7 @@ def read_examples(
         raise DataError(f"{name}: {explain(got, expected, 'fewer of each, or more text')}")
     order = np.random.default_rng(derive(seed, "examples", name)).permutation(len(texts))
     drawn = [texts[place] for place in order[: fit + held_out]]
-    blank, repeated = len(all_texts) - len(some), len(some) - len(different)
+    blank, repeated = len(all_texts) - len(nonblank), len(nonblank) - len(different)
     return TextPool(tuple(drawn[:fit]), tuple(drawn[fit:]), len(different), blank, repeated, shared)
 
 
@@ -349,12 +349,12 @@ def _lines(path: Path, name: str) -> list[str]:
 Normalisation = Literal["scale-free", "paper"]
 
 FLOOR = 0.01
-"""Share of a site's typical variance that is added to each unit's: one that hardly varies has a sensible scale."""
+"""Share of a site's median variance that is added to each unit's, as a floor of scales."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """The scale of each unit of one site.
+    """Scale of each unit of one site.
 
     Attributes:
         centre: (d,) mean of the untouched source samples.
@@ -366,20 +366,20 @@ class Scale:
 
     @classmethod
     def of(cls, source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], how: Normalisation) -> Scale:
-        """As the samples have it, or, in the paper's units, 0 and 1."""
+        """Scale of samples; centre 0 and spread 1 in the paper's units."""
         mean, variance = source.mean(0), target.var(0, correction=0)
         if how == "paper":
             return cls(torch.zeros_like(mean), torch.ones_like(mean))
         # The median, since a few units of some models are a thousand times larger than the rest.
-        some = (variance + source.var(0, correction=0)) / 2
-        floor = FLOOR * some[some > 0].median() if bool((some > 0).any()) else torch.ones_like(mean)
+        pooled = (variance + source.var(0, correction=0)) / 2
+        floor = FLOOR * pooled[pooled > 0].median() if bool((pooled > 0).any()) else torch.ones_like(mean)
         return cls(mean, (variance + floor).sqrt())
 
 
 def unit_costs(
     source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], scale: Scale, p: float = 2.0
 ) -> Float[Tensor, " d"]:
-    """The transport cost of each unit, `W_p^p / spread^p` (arXiv 2503.10679, eq. 5, per unit).
+    """Transport cost of each unit, `W_p^p / spread^p` (arXiv 2503.10679, eq. 5, per unit).
 
     Examples are sorted, units never: the cost does not change when examples are permuted on either side, together or
     apart, and is 0 exactly where a unit takes the same values on both.

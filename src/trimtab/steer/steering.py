@@ -1,4 +1,4 @@
-"""A steering: named maps at sites of a model, with a strength in [0, 1]."""
+"""Steering: elementwise affine maps at sites of a model, with a strength in [0, 1]."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Steering:
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse maps that are none.
+        """Refuse invalid maps.
 
         Raises:
             ShapeError: weight and shift are not vectors of one length.
@@ -47,7 +47,7 @@ class Steering:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Where it acts."""
+        """Sites of the maps."""
         return tuple(Site.parse(name) for name in self.maps)
 
     @contextmanager
@@ -89,7 +89,7 @@ class Steering:
         return replace(self, base=Base.of(model, self.sites))
 
     def then(self, other: Steering) -> Steering:
-        """This steering, then the other; order matters at sites where both act.
+        """Composition: this steering, then the other; order matters at sites where both act.
 
         At full strength it is the other after this one, exactly. Below, the composed map is toned down as a whole.
 
@@ -108,7 +108,7 @@ class Steering:
         return Steering(maps, base, made_by)
 
     def inverse(self) -> Steering:
-        """The steering that undoes this one at full strength: `(z - shift) / weight`.
+        """Inverse steering, which undoes this one at full strength: `(z - shift) / weight`.
 
         Raises:
             ModelError: a weight is 0.
@@ -116,7 +116,7 @@ class Steering:
         return self._changed(lambda one: one.inverse(), inverse=True)
 
     def __mul__(self, amount: float) -> Steering:
-        """Toned down or up: `(1 - c) z + c T(z)`; the only way beyond full strength, or below none.
+        """Scaled steering: `(1 - c) z + c T(z)`; c may be above 1 or below 0, a strength may not.
 
         >>> half = steering * 0.5  # doctest: +SKIP
         """
@@ -125,7 +125,7 @@ class Steering:
     __rmul__ = __mul__
 
     def sparsity(self) -> dict[str, float]:
-        """Site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
+        """Sparsity: site name -> share of its units that are left alone (weight exactly 1, shift exactly 0)."""
         return sparsity(self.maps)
 
     def save_pretrained(self, folder: str | Path) -> Path:

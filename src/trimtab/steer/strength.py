@@ -1,4 +1,4 @@
-"""Strength of a steering: its effect and its side effect as it grows, and the largest one within a stated budget."""
+"""Strength of a steering: curves of its effect and side effect, and calibration to a stated budget."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def strength_curve(
     strengths: Sequence[float] = STRENGTHS,
     max_tokens: int | None = None,
 ) -> pd.DataFrame:
-    """Effect and side effect at each strength, on texts that the steering was not fitted with.
+    """Strength curve: effect and side effect at each strength, on texts that the steering was not fitted with.
 
     `lean` says how far the model moved from the source behaviour to the target one: by how many nats per token the
     target texts became likelier than they were, less the same of the source texts. `kl` says how far its next-token
@@ -89,8 +89,8 @@ def strength_curve(
 
 
 def _per_token(nats: np.ndarray, tokens: np.ndarray, seed: int = 0) -> Interval:
-    some = tokens > 0  # a text of one token has nothing to score
-    return bootstrap(ratio_of_sums, nats[some], tokens[some].astype(float), paired=True, seed=seed)
+    scored = tokens > 0  # a text of one token has nothing to score
+    return bootstrap(ratio_of_sums, nats[scored], tokens[scored].astype(float), paired=True, seed=seed)
 
 
 Measure = Literal["kl", "perplexity"]
@@ -99,17 +99,17 @@ TOLERANCE = 0.01
 _GROWTH = 1.25
 """By how much strengths beyond 1 grow until the budget is broken."""
 _FLOOR = 1e-3
-"""Part of the smallest strength of the grid below which none is looked for."""
+"""Part of the smallest strength of the grid at which the search stops."""
 _MOST_HALVINGS = 40
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one strength costs.
+    """Cost of one strength, with its interval.
 
     Attributes:
         strength: above 0.
-        cost: mean over the tokens of all texts; what it is of, the calibration says.
+        cost: mean over the tokens of all texts, in the measure of the calibration.
         low, high: 95 % bootstrap interval over texts; nan for one text.
         within: whether the cost is within the budget.
     """
@@ -123,12 +123,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How strong a steering may be.
+    """Calibrated strength of a steering: the largest whose cost is within a budget.
 
     Attributes:
         strength: the largest within the budget such that all smaller ones that were tried are within it, too; 0.0 where
-            no strength is, down to a thousandth of the smallest of the grid. Above 1 only where that was asked for; use
-            it by `on`, or as `steering * strength`.
+            no strength is, down to a thousandth of the smallest of the grid. Above 1 only with a larger `max_strength`;
+            use it by `on`, or as `steering * strength`.
         budget: what a strength may cost.
         measure: "kl": nats per token of KL(untouched || steered), 0 or more. "perplexity": relative rise, .05 for 5 %;
             below 0 where the steering makes the texts likelier.
@@ -146,7 +146,7 @@ class Calibration:
 
     @property
     def cost(self) -> float:
-        """What the strength costs; 0.0 at strength 0."""
+        """Cost of the strength; 0.0 at strength 0."""
         return next((point.cost for point in self.curve if point.strength == self.strength), 0.0)
 
     @property
@@ -155,7 +155,7 @@ class Calibration:
         return self.strength > 0 and self.cost >= (1 - self.tolerance) * self.budget
 
     def on(self, steering: Steering, model: Model) -> AbstractContextManager[None]:
-        """Run a block with the model steered at the strength that was found, also beyond 1."""
+        """Run a block with the model steered at the calibrated strength, also beyond 1."""
         return _at(steering, model, self.strength)
 
     def to_text(self) -> str:
@@ -202,13 +202,13 @@ def calibrate(
     The mean decides, not the end of its interval; both are in the curve.
 
     Args:
-        steering: what to tone.
+        steering: the one to calibrate.
         model: the language model that it belongs to; unchanged.
         texts: neutral ones, that the steering should leave alone; not those it was fitted with.
         budget: above 0; see `measure`.
         measure: "kl", the mean of KL(untouched || steered) over all tokens in nats, or "perplexity", its relative rise.
         strengths: the grid, in (0, max_strength]; None for .1 to 1 in steps of .1, and beyond as above.
-        max_strength: the largest strength; above 1 it has to be asked for.
+        max_strength: the largest strength that is tried; 1 unless it is set.
         halvings: how often the last gap is halved, whatever is used of the budget; None for as often as needed.
         tolerance: part of the budget, between 0 and 1.
         batch_size: texts at a time.

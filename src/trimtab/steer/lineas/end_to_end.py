@@ -1,7 +1,7 @@
-"""Loss of maps at many sites at once (arXiv 2503.10679, eq. 6), its gradient, and the descent on it.
+"""End-to-end loss of maps at many sites (arXiv 2503.10679, eq. 6), its gradient, and proximal descent on it.
 
-The descent takes proximal gradient steps, plain or with one adaptive step size per group of coordinates. Proximal
-operators of penalties make coordinates, or whole groups of them, exactly zero.
+Steps are plain, or have one adaptive size per group of coordinates. Proximal operators of penalties make coordinates,
+or whole groups of them, exactly zero.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def soft_threshold(x: Float[Tensor, "*shape"], amount: float) -> Float[Tensor, "*shape"]:
-    """The proximal operator of amount * ||.||_1: every coordinate moves towards zero by `amount` and stops there.
+    """Soft thresholding, the proximal operator of amount * ||.||_1: sign(x) * max(|x| - amount, 0).
 
     Args:
         x: any shape.
@@ -51,7 +51,7 @@ def soft_threshold(x: Float[Tensor, "*shape"], amount: float) -> Float[Tensor, "
 
 
 def group_shrink(x: Float[Tensor, "*groups d"], amount: float) -> Float[Tensor, "*groups d"]:
-    """The proximal operator of amount * ||.||_2: the whole vector gets shorter by `amount`, or zero if it is shorter.
+    """Block soft thresholding, the proximal operator of amount * ||.||_2: x * max(1 - amount / ||x||_2, 0).
 
     Args:
         x: one group along the last axis; leading axes are further groups, each by itself.
@@ -64,7 +64,7 @@ def group_shrink(x: Float[Tensor, "*groups d"], amount: float) -> Float[Tensor, 
         ShapeError: x has no axis.
         ConfigError: the amount is negative or not finite.
 
-    Source: Parikh & Boyd 2014, section 6.5.1 (block soft thresholding).
+    Source: Parikh & Boyd 2014, section 6.5.1.
 
     >>> group_shrink(torch.tensor([3.0, 4.0]), 2.5)
     tensor([1.5000, 2.0000])
@@ -78,7 +78,7 @@ def group_shrink(x: Float[Tensor, "*groups d"], amount: float) -> Float[Tensor, 
 def sparse_group(
     x: Float[Tensor, "*groups d"], gamma_l1: float, gamma_group: float
 ) -> Float[Tensor, "*groups d"]:
-    """The proximal operator of gamma_l1 * ||.||_1 + gamma_group * sqrt(d) * ||.||_2, the sparse group lasso.
+    """Sparse group lasso: the proximal operator of gamma_l1 * ||.||_1 + gamma_group * sqrt(d) * ||.||_2.
 
     Thresholding each coordinate first and shrinking the group after is the exact operator of the sum; the other
     order is not. LinEAS (arXiv 2503.10679) takes both at its step size times gamma, with d the units of a site.
@@ -124,7 +124,7 @@ Point = Mapping[str, Float[Tensor, "2 d"]]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where a descent stands.
+    """State of a descent: coordinates and running means of the gradient.
 
     Attributes:
         step: how many steps were taken.
@@ -140,12 +140,12 @@ class State:
 
     @classmethod
     def start(cls, samples: Mapping[str, Float[Tensor, "n d"]]) -> State:
-        """At the identity, for sites with samples such as these."""
+        """Initial state, at the identity, for sites with samples such as these."""
         zeros = {site: values.new_zeros(2, values.shape[1]) for site, values in samples.items()}
         return cls(0, zeros, dict(zeros), {site: zero[:, :1] for site, zero in zeros.items()})
 
-    def beside(self, other: State) -> State:
-        """The same on the devices of another state of these sites."""
+    def on_devices_of(self, other: State) -> State:
+        """The same state on the devices of another one of these sites."""
         parts = (self.point, self.mean, self.square)
         point, mean, square = ({k: x.to(other.point[k].device) for k, x in part.items()} for part in parts)
         return State(self.step, point, mean, square)
@@ -173,7 +173,7 @@ class Descent:
     gamma: float = 0.0
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
+        """Learning rate of a step, from 0."""
         return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def after(self, state: State, gradient: Point) -> State:
@@ -199,7 +199,7 @@ class Descent:
 
 @dataclass(frozen=True, eq=False)
 class EndToEnd:
-    """Transport costs of source examples that run through maps at every site.
+    """End-to-end loss: transport costs of source examples that run through maps at every site.
 
     Coordinates of a map are (weight - 1, shift of the centre in spreads): it takes z to
     `centre + weight * (z - centre) + spread * move`. With the paper's scale, centre 0 and spread 1, they are
@@ -236,12 +236,12 @@ class EndToEnd:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Run a block with maps at all sites, those of the point whose gradient is asked for."""
+        """Maps at all sites for a block: those of the point whose gradient is taken."""
         with intervene(self.model, {site.name: self._at(site.name) for site in self.sites}):
             yield
 
     def start(self) -> State:
-        """No step taken: every map is the identity."""
+        """Initial state: every map is the identity."""
         return State.start({site.name: self.before[site.name] for site in self.sites})
 
     def maps(self, point: Point) -> dict[str, AffineMap]:
@@ -292,10 +292,10 @@ class EndToEnd:
         return dict(taken)
 
     def _slopes(self, outputs: Sequence[Tensor], leaves: Point, pull: Sequence[Tensor]) -> dict[str, Tensor]:
-        some = [pair for pair in zip(outputs, pull, strict=True) if pair[0].requires_grad]
+        pairs = [pair for pair in zip(outputs, pull, strict=True) if pair[0].requires_grad]
         slopes: Sequence[Any] = (None,) * len(leaves)
-        if some:
-            ends, pulls = zip(*some, strict=True)
+        if pairs:
+            ends, pulls = zip(*pairs, strict=True)
             slopes = torch.autograd.grad(ends, list(leaves.values()), pulls, allow_unused=True)
         if unused := [site for site, slope in zip(leaves, slopes, strict=True) if slope is None]:
             got = f"a map at {unused[0]}, on which no loss site depends"

@@ -1,6 +1,6 @@
-"""Steering as a job: what a recipe says, whether it can work, what it will take, and carrying it out.
+"""Steering job: its configuration, cost and run, and the functions behind `trimtab steer`.
 
-The commands behind `trimtab steer` take a steering on disk and its model by their names.
+Those functions take a steering on disk and its model by their names.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ MOST_STRENGTHS = 101
 
 @dataclass(frozen=True)
 class SteeringConfig:
-    """A steering to fit, and the texts to judge it by.
+    """Configuration of a steering job: a steering to fit, and the texts to judge it by.
 
     Attributes:
         model: a hub name or a folder of a causal language model.
         source: file or glob of texts that show the behaviour as it is: a line each, or records of JSONL or Parquet.
         target: the same for the behaviour as it should be; the two need not be paired.
         neutral: the same for text that should be left alone; empty for none, then KL is not measured.
-        estimator: how maps are found.
+        estimator: how maps are fitted.
         examples: texts of each side to fit with.
         held_out: further texts of each side, and of neutral text, to judge by.
         prompts: to complete at each strength, for the page.
@@ -72,7 +72,7 @@ class SteeringConfig:
     result: ClassVar = SteeringResult
 
     def problems(self) -> Iterator[Problem]:
-        """Every mistake that can be seen without loading a model or downloading anything."""
+        """Problems of the configuration that show without loading a model or downloading anything."""
         for problem in self.estimator.problems():
             yield replace(problem, where=f"estimator.{problem.where}")
         for name, least in (("examples", 2), ("held_out", 2), ("max_tokens", 2), ("max_new_tokens", 1)):
@@ -90,7 +90,7 @@ class SteeringConfig:
         yield from name_problems(self.model)
 
     def cost(self) -> Mapping[str, Any]:
-        """Steps of the fit, and texts that are read afterwards."""
+        """Planned cost: steps of the fit, and texts that are read afterwards."""
         steps = getattr(self.estimator, "steps", None)
         if not steps:
             steps = self.estimator.settled().steps or 0 if isinstance(self.estimator, LinEAS) else 1
@@ -131,7 +131,7 @@ class SteeringConfig:
 
 
 def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
-    """The texts of each side: source, target and, where there are any, neutral.
+    """Texts of each side: source, target and, where there are any, neutral.
 
     What stands on both sides shows neither behaviour and is left out of both; neutral text is none that was fitted
     with.
@@ -151,11 +151,11 @@ def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
 
 
 def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, TextPool]) -> pd.DataFrame:
-    """What was read on each side, and what of it was cut or says nothing.
+    """Counts of texts by side: read, used, left out and cut.
 
     Columns: side; fit, held_out: texts used; different: texts in the file; blank, repeated, shared: left out, see
-    `Examples`; fit_cut, held_out_cut: longer than max_tokens, and cut there; scored: held-out texts of two tokens or
-    more, which a likelihood can be told of.
+    `TextPool`; fit_cut, held_out_cut: longer than max_tokens, and cut there; scored: held-out texts of two tokens or
+    more, which have a likelihood.
 
     Raises:
         ModelError: a text that is longer than the model's positions.
@@ -221,7 +221,7 @@ def measure(
     budget: float | None = None,
     max_strength: float = 1.0,
 ) -> tuple[pd.DataFrame, Calibration | None]:
-    """The strength curve on texts of the user's, and the largest strength within a budget of KL on neutral text.
+    """Strength curve on texts of the user's, and the largest strength within a budget of KL on neutral text.
 
     Args:
         steering: see `complete`.
@@ -230,7 +230,7 @@ def measure(
         texts: how many of each file.
         strengths: of the curve.
         budget: nats per token; None asks for no strength.
-        max_strength: the largest that may be found; see `trimtab.steer.strength.calibrate`.
+        max_strength: the largest that is tried; see `trimtab.steer.strength.calibrate`.
 
     Raises:
         ConfigProblems: a budget without neutral texts.
@@ -247,7 +247,7 @@ def measure(
 
 
 def fuse(steering: str, model: str, strength: float, out: Path) -> None:
-    """A plain checkpoint with the steering in its weights, read back and compared.
+    """Plain checkpoint with the steering in its weights, read back and compared.
 
     Raises:
         ModelError: the maps cannot be folded, or not saved; see `trimtab.steer.files`.

@@ -1,6 +1,6 @@
 """LinEAS: maps at many sites learned together, end to end, from unpaired samples (arXiv 2503.10679).
 
-Checkpoints in a folder say where a fit stands, so that a kill does not lose it.
+A fit that was killed goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class KeptFit:
     every: int = 50
 
     def last(self) -> tuple[State, list[float]] | None:
-        """The newest state and the losses up to it; None where there is none.
+        """Newest checkpoint: the state and the losses up to it; None where there is none.
 
         Raises:
             CheckpointError: the folder holds another fit (what differs is named), or is damaged.
@@ -62,7 +62,7 @@ class KeptFit:
         return State(snapshot.step, dict(snapshot.parameters), mean, square), list(extra["losses"])
 
     def save(self, state: State, losses: list[float], *, final: bool = False) -> None:
-        """Keep a state, every so many steps and at the end.
+        """Write a checkpoint, every so many steps and at the end.
 
         Raises:
             CheckpointError: the disk is full; what was kept before is intact.
@@ -76,7 +76,7 @@ class KeptFit:
 
 Preset = Literal["default", "paper"]
 Progress = Callable[[int, int, float], None]
-"""Told the step, from 1, the number of steps, and the loss before that step."""
+"""Called with the step, from 1, the number of steps, and the loss before that step."""
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "default": {"gamma": 0.3, "steps": 200, "lr": 0.05, "normalisation": "scale-free", "optimizer": "adam"},
@@ -87,7 +87,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class LinEAS:
-    """Learn elementwise maps that move how a model behaves to how it should, all sites at once (arXiv 2503.10679).
+    """LinEAS: elementwise affine maps from source to target, learned at all sites at once (arXiv 2503.10679).
 
     Source examples run through the maps, and the transport cost between what they then look like and what target
     examples look like is lowered, summed over sites and units. Examples need not be paired. Settings that are None
@@ -157,7 +157,7 @@ class LinEAS:
             the mean transport cost per unit before and after, in target variances.
 
         Raises:
-            ConfigError: a setting is wrong; all are told at once.
+            ConfigError: a setting is wrong; all are named at once.
             DataError: a side is empty or too small.
             ModelError: a site that is not there, activations that are not finite, a map that no loss site depends on.
             DivergedError: the loss left the finite numbers.
@@ -191,7 +191,7 @@ class LinEAS:
             yield Problem("loss_sites", got, "costs at the sites themselves", hint)
 
     def settled(self) -> LinEAS:
-        """With the preset's value for every setting that is None.
+        """Resolved settings: the preset's value for every one that is None.
 
         Raises:
             ConfigProblems: settings that cannot work.
@@ -216,7 +216,7 @@ class LinEAS:
         """All steps, from the last checkpoint on."""
         descent = Descent(**{field.name: getattr(self, field.name) for field in fields(Descent)})
         state, losses = kept.last() or (problem.start(), [])
-        state = state.beside(problem.start())
+        state = state.on_devices_of(problem.start())
         if state.step == descent.steps:
             return state, losses
         with running(problem.model, grad=True), problem.in_place():

@@ -1,7 +1,4 @@
-"""Result of fitting a steering: every number, and the page.
-
-The page shows what the steering does as its strength grows, where it acts, and what the model writes.
-"""
+"""Result of a steering job: the strength curve, transport costs and completions, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ READ |= {"held_out_cut": "cut, of those held out"}
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SteeringResult(Result):
-    """The outcome of a steering job; its label is the estimator's name, its seconds are those of the fit.
+    """Result of a steering job; its label is the estimator's name, its seconds are those of the fit.
 
     Attributes:
         steering: what was fitted.
@@ -83,7 +80,7 @@ class SteeringResult(Result):
 
     @classmethod
     def from_values(cls, values: dict[str, Any], folder: Path) -> SteeringResult:
-        """The inverse of `values`, with the steering beside them."""
+        """The inverse of `values`, with the steering from its folder."""
         return checked(cls, {**values, "steering": Steering.from_pretrained(folder / STEERING)})
 
     def save(self, folder: str | Path) -> Path:
@@ -97,12 +94,12 @@ class SteeringResult(Result):
 
     def to_text(self) -> str:
         """The strength curve without the ends of most intervals, and what it says, as plain text."""
-        shown = self.curve[["strength", "lean", "lean_low", "lean_high", *list(CURVES)[1:]]]
-        table = shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-")
+        columns = self.curve[["strength", "lean", "lean_low", "lean_high", *list(CURVES)[1:]]]
+        table = columns.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-")
         return f"{table}\n\n{self.summary()}\n\n{LEAN} {COVERS}"
 
     def summary(self) -> str:
-        """What the steering came to at its largest strength, in one or two sentences."""
+        """Lean, and KL on neutral text, at the largest strength, in one or two sentences."""
         last = self._largest()
         if last["strength"] == 0:
             return "Only strength 0 was tried, which leaves the model as it is."
@@ -116,8 +113,8 @@ class SteeringResult(Result):
             leans += ", of which there is no interval."
         else:
             leans += f" (lean {span(last['lean_low'], last['lean_high'], signed=True)}{n})"
-            known = last["lean_low"] > 0 or last["lean_high"] < 0
-            leans += "." if known else ": within what chance explains."
+            excludes_zero = last["lean_low"] > 0 or last["lean_high"] < 0
+            leans += "." if excludes_zero else ": within what chance explains."
         text = f"At strength {last['strength']:g} the model {leans}"
         if missing(last["kl"]):
             return text
@@ -204,7 +201,7 @@ def units_figure(steering: Steering) -> Figure:
         row[: len(shares)] = shares
     return charts.raster(
         table[:, ~np.isnan(table).all(axis=0)],
-        told_apart(list(steering.maps)),
+        without_common_ends(list(steering.maps)),
         axis="share of units changed",
         across=f"units, in at most {BINS} groups",
         title="Where it acts",
@@ -212,12 +209,12 @@ def units_figure(steering: Steering) -> Figure:
     )
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
-    """Names of sites without what all of them begin and end with.
+def without_common_ends(names: Sequence[str]) -> list[str]:
+    """Names of sites without their common beginning and end.
 
-    >>> told_apart(["model.layers.0.mlp:out", "model.layers.11.mlp:out"])
+    >>> without_common_ends(["model.layers.0.mlp:out", "model.layers.11.mlp:out"])
     ['0', '11']
-    >>> told_apart(["model.norm:out"])
+    >>> without_common_ends(["model.norm:out"])
     ['model.norm:out']
     """
     parts = [name.split(".") for name in names]
@@ -230,7 +227,7 @@ def told_apart(names: Sequence[str]) -> list[str]:
 
 
 def _read(read: pd.DataFrame) -> Iterator[Text | Table]:
-    """What of the texts took part, and what was left out or cut."""
+    """Counts of texts by side: used, left out and cut."""
     rows = read.to_dict("records")
     cut = [
         f"{row['fit_cut'] + row['held_out_cut']} of {row['fit'] + row['held_out']} {row['side']} texts"
@@ -245,8 +242,8 @@ def _read(read: pd.DataFrame) -> Iterator[Text | Table]:
         if row["scored"] < row["held_out"] and row["side"] != "neutral"
     ]
     if short:
-        told = f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}."
-        yield Text(told, "unsure")
+        text = f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}."
+        yield Text(text, "unsure")
     caption = "Texts. Blank and repeated ones, and those that stand on another side too, were left out."
     yield Table(read[list(READ)].rename(columns=READ), caption)
 
