@@ -98,29 +98,29 @@ def agree(
         DataError: as `judged`.
         ConfigError: a reliability out of range.
     """
-    known = human if isinstance(human, Judged) else judged(human, list(similarity.index))
+    judgements = human if isinstance(human, Judged) else judged(human, list(similarity.index))
     # Equal in exact arithmetic may differ in the last digits, and ranks of those would be ranks of nothing.
     matrix = similarity.to_numpy(dtype=float).round(12)
-    own = np.nan
+    half_reliability = np.nan
     if halves is not None:
-        first, second = known.pairs.T
+        first, second = judgements.pairs.T
         rated = (half.to_numpy(dtype=float).round(12)[first, second] for half in halves)
-        own = spearman_brown(float(spearman(*rated)))
-    most = ceiling(own, reliability)
-    draws = agreement_draws(matrix, known.pairs, known.scores, n_boot=n_boot, seed=seed)
+        half_reliability = spearman_brown(float(spearman(*rated)))
+    highest = ceiling(half_reliability, reliability)
+    draws = agreement_draws(matrix, judgements.pairs, judgements.scores, n_boot=n_boot, seed=seed)
     interval = draws.interval()
     return Agreement(
         rho=interval.value,
         interval=interval,
-        mantel_p=mantel(matrix, known.pairs, known.scores, n_perm=n_perm, seed=seed).p_value,
-        n_pairs=len(known.pairs),
+        mantel_p=mantel(matrix, judgements.pairs, judgements.scores, n_perm=n_perm, seed=seed).p_value,
+        n_pairs=len(judgements.pairs),
         n_concepts=interval.n,
-        reliability=own,
-        ceiling=most,
-        rho_over_ceiling=interval.value / most,
-        unknown=known.unknown,
-        source=known.source,
-        notes=known.notes,
+        reliability=half_reliability,
+        ceiling=highest,
+        rho_over_ceiling=interval.value / highest,
+        unknown=judgements.unknown,
+        source=judgements.source,
+        notes=judgements.notes,
         draws=draws,
     )
 
@@ -205,14 +205,14 @@ def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *,
     linkage, faithfulness = _joined(similarity.to_numpy(dtype=float))
     if taxonomy is None:
         return Tree(tuple(names), linkage, faithfulness)
-    known = [name for name in names if name in taxonomy]
-    labels = [taxonomy[name] for name in known]
+    categorised = [name for name in names if name in taxonomy]
+    labels = [taxonomy[name] for name in categorised]
     count = len(set(labels))
-    if len(known) < 3 or count < 2:
-        got = f"a taxonomy of {count} categories that knows {len(known)} of the concepts"
+    if len(categorised) < 3 or count < 2:
+        got = f"a taxonomy of {count} categories that knows {len(categorised)} of the concepts"
         raise DataError(explain(got, "at least 3 concepts in two categories"))
-    matrix = similarity.loc[known, known].to_numpy(dtype=float)
-    pairs = np.stack(np.triu_indices(len(known), 1), 1)
+    matrix = similarity.loc[categorised, categorised].to_numpy(dtype=float)
+    pairs = np.stack(np.triu_indices(len(categorised), 1), 1)
     same = np.array([labels[i] == labels[j] for i, j in pairs])
     clusters = fcluster(_joined(matrix)[0], count, "maxclust")
     return Tree(

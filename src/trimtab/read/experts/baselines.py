@@ -99,11 +99,11 @@ def matched_in_number(lens: ExpertLens, tau: float) -> tuple[Matrix, Matrix]:
 
     The first says what sizes alone give; the second is what experts share beside it. Pairs with an empty set are 0.
     """
-    found = overlap_by_chance(lens.sets(tau=tau))
-    sizes = np.diag(found.shared)
-    union = sizes[:, None] + sizes[None] - found.expected
-    by_size = np.divide(found.expected, union, out=np.zeros_like(union), where=union > 0)
-    return by_size, np.nan_to_num(found.z)
+    overlaps = overlap_by_chance(lens.sets(tau=tau))
+    sizes = np.diag(overlaps.shared)
+    union = sizes[:, None] + sizes[None] - overlaps.expected
+    by_size = np.divide(overlaps.expected, union, out=np.zeros_like(union), where=union > 0)
+    return by_size, np.nan_to_num(overlaps.z)
 
 
 def random_concepts(concepts: ConceptSet, seed: int) -> list[Labelling]:
@@ -111,8 +111,8 @@ def random_concepts(concepts: ConceptSet, seed: int) -> list[Labelling]:
     pool, drawn = concepts.pool, []
     rest = np.random.default_rng(derive(seed, "random negatives")).permutation(len(pool.examples))
     for name, positive, negative in zip(concepts.names, pool.positive, pool.negative, strict=True):
-        own = np.random.default_rng(derive(seed, "random concept", name))
-        chosen = own.choice(len(pool.examples), len(positive), replace=False)
+        rng = np.random.default_rng(derive(seed, "random concept", name))
+        chosen = rng.choice(len(pool.examples), len(positive), replace=False)
         drawn.append(Labelling(chosen, rest[~np.isin(rest, chosen)][: len(negative)]))
     return drawn
 
@@ -121,9 +121,9 @@ def permuted(labellings: list[Labelling], seed: int, times: int = 1) -> list[Lab
     """Each concept's examples with positive and negative dealt out anew: concepts that nothing can know."""
     dealt = []
     for number in range(times * len(labellings)):
-        own = labellings[number % len(labellings)]
-        rows = np.random.default_rng(derive(seed, "permuted", number)).permutation(own.rows)
-        dealt.append(Labelling(rows[: len(own.positive)], rows[len(own.positive) :]))
+        labelling = labellings[number % len(labellings)]
+        rows = np.random.default_rng(derive(seed, "permuted", number)).permutation(labelling.rows)
+        dealt.append(Labelling(rows[: len(labelling.positive)], rows[len(labelling.positive) :]))
     return dealt
 
 
@@ -151,8 +151,8 @@ def masked(concepts: ConceptSet, stand_in: str) -> tuple[list[str], list[Labelli
         for row in rows.tolist():
             words.setdefault(row, set()).add(concept.word or "")
     texts = [str(text) for text in pool.examples]
-    for row, own in words.items():
-        for word in sorted(own - {""}, key=len, reverse=True):
+    for row, row_words in words.items():
+        for word in sorted(row_words - {""}, key=len, reverse=True):
             texts[row] = without(texts[row], word, stand_in)
     place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     now = np.array([place[text] for text in texts])
@@ -238,9 +238,9 @@ def alignment(
         if row.similarity is not None:
             halves = None if row.halves is None else [lens.framed(half) for half in row.halves]
             settings = {"n_perm": N_PERM, "n_boot": N_BOOT, "seed": lens.seed}
-            known = reliability.get(name)
+            stated = reliability.get(name)
             similarity = lens.framed(row.similarity)
-            agreements[name, row.name] = agree(similarity, judged, halves, reliability=known, **settings)
+            agreements[name, row.name] = agree(similarity, judged, halves, reliability=stated, **settings)
     lines, gaps = [], []
     for row, (name, judged) in product(table, ratings.items()):
         line: dict[str, object] = {"row": row.name, "role": row.role, "ratings": name, "note": row.note}
@@ -405,12 +405,12 @@ def causal_check(
     check_choice("way", way, get_args(Way))
     hold: Callable[..., dict[str, Intervention]] = lens.silence if way == "silence" else lens.force
     model, rows = lens.responses.model, []
-    for concept, own in words.items():
-        before = word_nats(model, texts, own)
+    for concept, concept_words in words.items():
+        before = word_nats(model, texts, concept_words)
         row: dict[str, object] = {"concept": concept}
         for units in RIVALS:
             held = hold(concept, top, units=units, seed=derive(seed, "rivals", concept))
-            row[units] = float((word_nats(model, texts, own, held) - before).mean())
+            row[units] = float((word_nats(model, texts, concept_words, held) - before).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 

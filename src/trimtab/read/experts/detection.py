@@ -199,14 +199,14 @@ def stability(
     (1.0, 1.0)
     """
     across = jaccard(first, second)
-    own = np.diag(across)
+    within = np.diag(across)
     others = np.where(np.eye(len(across), dtype=bool), -1.0, across).max(1)
-    retrieved: np.ndarray = own > others
+    retrieved: np.ndarray = within > others
     share = wilson(int(retrieved.sum()), len(retrieved))
     if len(names) < 2:  # nothing to mistake it for
         retrieved, share = np.array([np.nan]), Interval(np.nan, np.nan, np.nan, 0)
-    table = pd.DataFrame({"concept": names, "overlap": own, "found": retrieved})
-    return Stability(table, bootstrap(mean, own), share)
+    table = pd.DataFrame({"concept": names, "overlap": within, "found": retrieved})
+    return Stability(table, bootstrap(mean, within), share)
 
 
 def halved(concepts: ConceptSet, side: int, seed: int) -> list[Labelling]:

@@ -91,11 +91,11 @@ def rivals(
     mean = np.concatenate([values.mean(0) for _, values in responses.blocks()])
     owners, pairs = responses.units.site_numbers, []
     for owner in np.unique(owners[experts]):
-        own, rest = experts[owners[experts] == owner], others[owners[others] == owner]
-        if len(rest) < len(own):
-            got, expected = f"{len(rest)} other units", f"as many as its {len(own)} experts"
+        site_experts, rest = experts[owners[experts] == owner], others[owners[others] == owner]
+        if len(rest) < len(site_experts):
+            got, expected = f"{len(rest)} other units", f"as many as its {len(site_experts)} experts"
             raise ConfigError(f"{responses.units.sites[owner]}: {explain(got, expected, 'fewer experts')}")
-        gaps = np.abs(mean[own][:, None] - mean[rest][None])
+        gaps = np.abs(mean[site_experts][:, None] - mean[rest][None])
         pairs.append(rest[linear_sum_assignment(gaps)[1]])
     return np.sort(np.concatenate(pairs))
 
@@ -211,9 +211,9 @@ class ExpertLens:
         number = self.concepts.number(concept)
         chosen = self._chosen(detection.selection(tau, top, fdr), [number])[0]
         q = detection.q_values(self.chance([number])[0])
-        found = np.nonzero(chosen)[0]
-        found = found[np.argsort(-self.precision[number, found], kind="stable")]
-        return self.units.named(found).assign(ap=self.precision[number, found], q=q[found])
+        units = np.nonzero(chosen)[0]
+        units = units[np.argsort(-self.precision[number, units], kind="stable")]
+        return self.units.named(units).assign(ap=self.precision[number, units], q=q[units])
 
     def sets(
         self, tau: float | None = None, top: int | None = None, fdr: float | None = None
@@ -230,16 +230,16 @@ class ExpertLens:
     ) -> pd.DataFrame:
         """How many experts each concept has at each site: concepts as rows, sites as columns."""
         sets = self.sets(tau, top, fdr)
-        found = np.add.reduceat(sets.astype(int), self.units.starts, axis=1)
-        return pd.DataFrame(found, index=self.concepts.names, columns=list(self.units.sites))
+        by_site = np.add.reduceat(sets.astype(int), self.units.starts, axis=1)
+        return pd.DataFrame(by_site, index=self.concepts.names, columns=list(self.units.sites))
 
     def chance(self, numbers: list[int] | range) -> Float[np.ndarray, "c u"]:
         """For some concepts, how likely each unit does as well by chance; see `trimtab.read.experts.detection`."""
         new = [number for number in numbers if number not in self._chance]
         if new:
             dealt = [self.labellings[number] for number in new]
-            found = detection.detect(self.responses, dealt, chance=True, seed=self.seed)
-            self._chance.update(zip(new, found.chance, strict=True))
+            detected = detection.detect(self.responses, dealt, chance=True, seed=self.seed)
+            self._chance.update(zip(new, detected.chance, strict=True))
         return np.stack([self._chance[number] for number in numbers])
 
     def _chosen(self, how: Selection, numbers: list[int] | range) -> Bool[np.ndarray, "c u"]:
@@ -294,11 +294,11 @@ class ExpertLens:
             One row per pair: concept1, concept2, shared, expected, z (standard deviations of the hypergeometric; units
             are correlated, so it is no p-value; nan where a set is empty).
         """
-        found = overlap_by_chance(self.sets(tau, top, fdr))
+        overlaps = overlap_by_chance(self.sets(tau, top, fdr))
         first, second = np.triu_indices(len(self.concepts), 1)
         names = np.array(self.concepts.names, dtype=object)
         columns = {"concept1": names[first], "concept2": names[second]}
-        parts = {name: getattr(found, name)[first, second] for name in ("shared", "expected", "z")}
+        parts = {name: getattr(overlaps, name)[first, second] for name in ("shared", "expected", "z")}
         return pd.DataFrame(columns | parts)
 
     def align(
@@ -332,12 +332,12 @@ class ExpertLens:
             DataError: columns or scores missing, a single concept, or fewer than three pairs of known concepts.
             ConfigError: as `similarity`.
         """
-        known = judged(human, self.concepts.names)
+        judgements = judged(human, self.concepts.names)
         similarity = self.similarity(kind, tau, top, fdr)
         halves = None
         if self.can_be_halved:
             halves = tuple(half.similarity(kind, tau, top, fdr) for half in self.halves)
-        return agree(similarity, known, halves, reliability=reliability, seed=self.seed)
+        return agree(similarity, judgements, halves, reliability=reliability, seed=self.seed)
 
     def stability(
         self, tau: float | None = None, top: int | None = None, fdr: float | None = None

@@ -102,9 +102,9 @@ def judged(human: pd.DataFrame, names: list[str], rows: Sequence[str] | None = N
         "{} of a pair that was there before, in either order: its mean counts": again,
     }
     notes = tuple(
-        f"{note.format(f'{len(some)} row' + 's' * (len(some) > 1))} (the first is {some[0]})"
-        for note, some in left.items()
-        if some
+        f"{note.format(f'{len(row_names)} row' + 's' * (len(row_names) > 1))} (the first is {row_names[0]})"
+        for note, row_names in left.items()
+        if row_names
     )
     no_concepts = tuple(sorted(unknown))
     if len(scores_of) < LEAST:
@@ -348,10 +348,10 @@ def split_half_reliability(raters: pd.DataFrame, *, n_splits: int = 1000, seed: 
         sides = (place < half, (place >= half) & (place < 2 * half))
         means = [np.where(side & there, kept, 0.0).sum(1) / half[:, 0] for side in sides]
         splits.append(prophecy(float(spearman(*means)), float((several / half[:, 0]).mean())))
-    known = np.array(splits)[np.isfinite(splits)]
-    value, low, high = (known.mean(), *np.quantile(known, [0.025, 0.975])) if known.size else [np.nan] * 3
+    finite = np.array(splits)[np.isfinite(splits)]
+    value, low, high = (finite.mean(), *np.quantile(finite, [0.025, 0.975])) if finite.size else [np.nan] * 3
     sizes = (len(kept), table.shape[1], int((counts < 2).sum()))
-    return Reliability(float(value), float(low), float(high), len(known), *sizes)
+    return Reliability(float(value), float(low), float(high), len(finite), *sizes)
 
 
 def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
@@ -367,7 +367,7 @@ def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
     else:
         columns = [name for name in raters.columns if name not in (*keys, "score", SOURCE)]
         cells = [(name, raters[name]) for name in columns]
-    parts = [pd.DataFrame({"item": items, "rater": name, "value": _values(some)}) for name, some in cells]
+    parts = [pd.DataFrame({"item": items, "rater": name, "value": _values(column)}) for name, column in cells]
     long = pd.concat(parts) if parts else pd.DataFrame(columns=["item", "rater", "value"])
     every = long["item"].drop_duplicates()
     long = long.dropna(subset="value")

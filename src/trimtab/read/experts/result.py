@@ -217,10 +217,10 @@ def _agreement(result: ExpertsResult) -> Iterator[Table]:
     signed = partial(fixed, signed=True)
     formats = dict.fromkeys(("rho", "ceiling", "of ceiling"), fixed) | {"p": lambda value: number(value, 2)}
     for name, rows in result.table.groupby("ratings", sort=False):
-        told = "told" in rows.columns
+        paired = "told" in rows.columns
         columns: dict[str, Any] = {"similarity by": rows["row"], "role": rows["role"], "rho": rows["rho"]}
         columns["interval"] = spans(rows["low"], rows["high"])
-        if told:
+        if paired:
             columns["first row minus it"] = rows["difference"]
             columns["paired interval"] = spans(rows["difference_low"], rows["difference_high"], signed=True)
             columns["so the first row is"] = (rows["told"] + " it").where(rows["difference"].notna())
@@ -231,7 +231,7 @@ def _agreement(result: ExpertsResult) -> Iterator[Table]:
         stated = (result.config.get("reliability") or {}).get(name)
         error = "no error" if stated is None else f"a stated reliability of {number(stated)}"
         caption = f"{name}: {rated['n_pairs']:.0f} pairs of {rated['n_concepts']:.0f} concepts. {COVERS} {CEILING}, "
-        caption += f"and of ratings with {error}.{f' {PAIRED}' if told else ''}"
+        caption += f"and of ratings with {error}.{f' {PAIRED}' if paired else ''}"
         marked = np.flatnonzero(rows["role"] == EXPERTS).tolist()
         yield Table(pd.DataFrame(columns), caption, formats | {"first row minus it": signed}, marked)
         gaps = result.differences

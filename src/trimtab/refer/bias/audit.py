@@ -66,9 +66,10 @@ def gaps_of(totals: np.ndarray) -> np.ndarray:
     return clustered.gaps(*yes_and_n(totals))
 
 
-def found_at(found: clustered.Intervals, place: int) -> Estimate:
+def estimate_at(intervals: clustered.Intervals, place: int) -> Estimate:
     """One statistic of several."""
-    return Estimate(float(found.values[place]), float(found.low[place]), float(found.high[place]), n=found.n)
+    value, low, high = (float(ends[place]) for ends in (intervals.values, intervals.low, intervals.high))
+    return Estimate(value, low, high, n=intervals.n)
 
 
 def object_units(objects: Objects) -> clustered.Units:
@@ -97,8 +98,8 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
         within[:, :, place] = _dealt(members, blocks[members.index], 1, draws.n_boot, rng)[:, :, 0]
     raw, at = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
     columns = np.concatenate([raw[:, :1], at[:, 1:]], axis=-1).T
-    known = [column[np.isfinite(column)] for column in columns]
-    pairs = zip(map(float, observed), known, strict=True)
+    finite = [column[np.isfinite(column)] for column in columns]
+    pairs = zip(map(float, observed), finite, strict=True)
     p = [p_value(value, drawn) if np.isfinite(value) and len(drawn) else np.nan for value, drawn in pairs]
     return p[0], np.array(p[1:])
 
@@ -121,26 +122,26 @@ def _dealt(
 POWER = 0.8
 
 
-def rates_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
+def rates_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) -> pd.DataFrame:
     """The rate of each group, the reference first."""
     rows = []
     for number, group in enumerate(objects.groups):
-        own = objects.table[objects.table["group"] == number]
-        rate = _safe(found_at(found, FIRST_RATE + number), own, draws)
-        rows.append((group, rate.value, rate.low, rate.high, len(own), int(own["tokens"].sum())))
+        members = objects.table[objects.table["group"] == number]
+        rate = _bounded_rate(estimate_at(intervals, FIRST_RATE + number), members, draws)
+        rows.append((group, rate.value, rate.low, rate.high, len(members), int(members["tokens"].sum())))
     return pd.DataFrame(rows, columns=["group", "rate", "low", "high", "n_objects", "n_tokens"])
 
 
-def _safe(rate: Estimate, own: pd.DataFrame, draws: Draws) -> Estimate:
+def _bounded_rate(rate: Estimate, members: pd.DataFrame, draws: Draws) -> Estimate:
     """The rate of some objects, with an interval within [0, 1] that is nan for fewer than two clusters.
 
     Where all shares are 0, or all 1, no resample can vary, so the interval is Wilson's.
     """
-    n = int(own["cluster"].nunique())
+    n = int(members["cluster"].nunique())
     if n < 2:
         return Estimate(rate.value, np.nan, np.nan, n=n)
-    if own["share"].min() == own["share"].max() and own["share"].iloc[0] in (0, 1):
-        share = wilson(n if own["share"].iloc[0] else 0, n, confidence=draws.confidence)
+    if members["share"].min() == members["share"].max() and members["share"].iloc[0] in (0, 1):
+        share = wilson(n if members["share"].iloc[0] else 0, n, confidence=draws.confidence)
         return Estimate(rate.value, share.low, share.high, n=n)
     return Estimate(rate.value, max(rate.low, 0.0), min(rate.high, 1.0), n=n)
 
@@ -158,15 +159,15 @@ def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
 
 
 def standardised_table(
-    objects: Objects, found: clustered.Intervals, mixes: tuple[str, ...], p_within: np.ndarray
+    objects: Objects, intervals: clustered.Intervals, mixes: tuple[str, ...], p_within: np.ndarray
 ) -> pd.DataFrame:
     """The gap at each mix, what the mix accounts for, and how much of it can be compared."""
     n = np.bincount(objects.cells, minlength=2 * len(objects.strata)).reshape(2, -1).astype(float)
     both = clustered.shared(n)
-    ordinary = found.low[0] > 0 or found.high[0] < 0
+    ordinary = intervals.low[0] > 0 or intervals.high[0] < 0
     rows = []
     for number, (mix, weights) in enumerate(zip(mixes, clustered.mixes_of(n), strict=True)):
-        gap, composition, share = (found_at(found, FIRST_MIX + number + 3 * k) for k in range(3))
+        gap, composition, share = (estimate_at(intervals, FIRST_MIX + number + 3 * k) for k in range(3))
         share = share if ordinary else Estimate(np.nan, np.nan, np.nan, n=share.n)
         support = float((weights * both).sum() / weights.sum())
         n_objects = int((weights * both).sum())
@@ -177,18 +178,21 @@ def standardised_table(
     return pd.DataFrame(rows, columns=names)
 
 
-def strata_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
+def strata_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) -> pd.DataFrame:
     """Numbers, rates and gap of each stratum."""
     k, first = len(objects.strata), FIRST_RATE + 2
     reference, other = objects.groups
     rows = []
     for place, stratum in enumerate(objects.strata):
-        own = objects.table[objects.table["stratum"] == place]
-        sides = [own[own["group"] == number] for number in (0, 1)]
+        stratum_rows = objects.table[objects.table["stratum"] == place]
+        sides = [stratum_rows[stratum_rows["group"] == number] for number in (0, 1)]
         at = first + k + place
-        rates = [_safe(found_at(found, at + number * k), side, draws) for number, side in enumerate(sides)]
+        rates = [
+            _bounded_rate(estimate_at(intervals, at + number * k), side, draws)
+            for number, side in enumerate(sides)
+        ]
         frame = pd.DataFrame([rate.ends() for rate in rates], columns=["rate", "low", "high"])
-        gap = steadied(found_at(found, first + place), frame)
+        gap = steadied(estimate_at(intervals, first + place), frame)
         rows.append((stratum, *map(len, sides), *rates[0].ends(), *rates[1].ends(), *gap.ends()))
     names = [f"n_{reference}", f"n_{other}"]
     for group in objects.groups:
@@ -208,11 +212,11 @@ def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stratum", "group", "n_objects", "share", "low", "high"])
 
 
-def power_table(found: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
+def power_table(intervals: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
     """The smallest true gap that a test at this confidence would find four times in five, by these standard errors."""
     factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
     places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
-    errors = found.errors[list(places.values())]
+    errors = intervals.errors[list(places.values())]
     columns = {"gap": list(places), "standard_error": errors, "detectable": factor * errors}
     return pd.DataFrame(columns | {"power": POWER})
 
@@ -284,18 +288,18 @@ def naming_bias(
     settings = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
     settings |= {"outcome": outcome if isinstance(outcome, str) else called, "reference": objects.groups[0]}
     names = {"groups": list(objects.groups), "strata_names": list(objects.strata)}
-    found = clustered.bootstrap_totals(statistics, object_units(objects), **vars(draws))
-    rates, mixes = rates_table(objects, found, draws), (*objects.groups, POOLED)
-    summary: dict[str, Any] = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
+    intervals = clustered.bootstrap_totals(statistics, object_units(objects), **vars(draws))
+    rates, mixes = rates_table(objects, intervals, draws), (*objects.groups, POOLED)
+    summary: dict[str, Any] = {name: estimate_at(intervals, place) for place, name in enumerate(SUMMARY)}
     p_raw, p_within = p_values(objects, draws)
     summary["gap"] = replace(steadied(summary["gap"], rates), p=p_raw)
     return NamingBias(
         **summary,
         rates=rates,
-        standardised=standardised_table(objects, found, mixes, p_within),
-        strata=strata_table(objects, found, draws),
+        standardised=standardised_table(objects, intervals, mixes, p_within),
+        strata=strata_table(objects, intervals, draws),
         representation=representation_table(objects, draws),
-        power=power_table(found, mixes, draws),
+        power=power_table(intervals, mixes, draws),
         accounting=objects.accounting,
         notes=objects.notes,
         config={**settings, **vars(draws), **names},

@@ -140,8 +140,8 @@ class NamingBiasConfig:
             result = replace(result, sensitivity=others)
         progress(3, 4)
         if self.predictions:
-            found = _models(frame, self, outcome, settings, group)
-            result = replace(result, amplification=found.gaps, misnaming=found.misnaming)
+            models = _models(frame, self, outcome, settings, group)
+            result = replace(result, amplification=models.gaps, misnaming=models.misnaming)
         progress(4, 4)
         named = [self.outcome, self.strata, self.group_words, *self.groups.values(), *self.among]
         words = [WordList.read(one) for one in dict.fromkeys(named) if is_word_list(one)]

@@ -143,9 +143,9 @@ def _gap_rows(both: pd.DataFrame, human: Objects, draws: Draws) -> list[tuple[An
     clusters = both["cluster"].to_numpy()
     columns = [spread(both[name].to_numpy(dtype=float), cells, clusters) for name in ("share", "model")]
     units = units_of(np.column_stack([*columns, np.ones(len(both))]), cells, 2 * len(human.strata), clusters)
-    found = bootstrap_totals(gaps, units, **vars(draws))
+    boot = bootstrap_totals(gaps, units, **vars(draws))
     # By gap: value, low and high of people, of the model, and of the difference.
-    ends = np.stack([found.values, found.low, found.high], axis=-1).reshape(3, 4, 3).transpose(1, 0, 2)
+    ends = np.stack([boot.values, boot.low, boot.high], axis=-1).reshape(3, 4, 3).transpose(1, 0, 2)
     names = ["raw", *(f"at the mix of {mix}" for mix in (*human.groups, POOLED))]
     return [(name, *row, len(both)) for name, row in zip(names, ends.reshape(4, 9).tolist(), strict=True)]
 
@@ -160,10 +160,10 @@ def _misnamed(
 ) -> list[tuple[Any, ...]]:
     """By group: the share of its members that a model gives a name of the other group."""
     first = predictions.drop_duplicates(columns.object).set_index(columns.object)[columns.name]
-    told = first.map(lambda name: words.label(str(name))).reindex(both.index)
+    named_groups = first.map(lambda name: words.label(str(name))).reindex(both.index)
     rows = []
     for number, group in enumerate(groups):
-        members = told[both["group"] == number]
+        members = named_groups[both["group"] == number]
         wrong = int(members.isin([groups[1 - number], MIXED]).sum())
         share = wilson(wrong, len(members), confidence=draws.confidence)
         rows.append((group, share.value, share.low, share.high, len(members)))

@@ -147,8 +147,8 @@ def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[b
 
 def _labels(objects: pd.Series[Any], given: pd.Series[Any], what: str, table: pd.DataFrame) -> pd.Series[Any]:
     """The one label of each object; where there is none, several or "mixed", the table's reason says so."""
-    known = given.where(given != UNKNOWN)
-    pairs = pd.DataFrame({"object": objects, "label": known}).dropna().drop_duplicates()
+    labels = given.where(given != UNKNOWN)
+    pairs = pd.DataFrame({"object": objects, "label": labels}).dropna().drop_duplicates()
     several = pairs["object"].value_counts().reindex(table.index, fill_value=0)
     label = pairs.drop_duplicates("object").set_index("object")["label"].reindex(table.index)
     free = table["reason"] == USED
@@ -171,8 +171,8 @@ def _clusters(
     if len(twice):
         got = f"object {twice.iloc[0]} in several clusters ({twice.nunique()} such objects)"
         raise DataError(explain(got, "one cluster per object"))
-    own = pairs.set_index("object")["cluster"].reindex(table.index)
-    return pd.factorize(own)[0]
+    clusters = pairs.set_index("object")["cluster"].reindex(table.index)
+    return pd.factorize(clusters)[0]
 
 
 def _two_groups(table: pd.DataFrame, reference: Label) -> tuple[str, str]:
@@ -208,8 +208,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if len(strata) == 1:
-        told = f"the only stratum is {strata[0]!r}" if stratified else "no strata were given"
-        notes.append(f"{told}: standardised gaps are the raw gap, and nothing can be said about composition")
+        cause = f"the only stratum is {strata[0]!r}" if stratified else "no strata were given"
+        notes.append(f"{cause}: standardised gaps are the raw gap, and nothing can be said about composition")
     held = used.groupby("stratum")["group"].nunique()
     lonely = [strata[place] for place in held.index[held == 1]]
     if lonely and len(strata) > 1:

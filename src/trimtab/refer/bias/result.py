@@ -134,8 +134,8 @@ class NamingBias(Result):
         for name, value in values.items():
             if isinstance(value, dict) and set(value) == {"estimate"}:
                 parts = value["estimate"].items()
-                known: dict[str, Any] = {key: float("nan") if it is None else it for key, it in parts}
-                values[name] = Estimate(**known)
+                numbers: dict[str, Any] = {key: float("nan") if it is None else it for key, it in parts}
+                values[name] = Estimate(**numbers)
             elif isinstance(value, list):
                 values[name] = tuple(value)
         return checked(cls, values)

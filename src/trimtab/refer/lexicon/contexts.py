@@ -120,8 +120,8 @@ def simulated(
     rows = []
     for flexibility in flexibilities:
         said = (1 - flexibility) * top + flexibility * free
-        told = [bootstrap(mean, (said * what).sum(axis=1), n_boot=500) for what in (success, conveyed)]
-        ends = [end for one in told for end in (one.value, one.low, one.high)]
+        estimates = [bootstrap(mean, (said * what).sum(axis=1), n_boot=500) for what in (success, conveyed)]
+        ends = [end for one in estimates for end in (one.value, one.low, one.high)]
         rows.append((float(flexibility), *ends, len(candidates)))
     names = ["success", "success_low", "success_high", "info_bits", "info_low", "info_high", "n"]
     return pd.DataFrame(rows, columns=["flexibility", *names])
@@ -195,8 +195,8 @@ def in_context(
     values = np.column_stack([weight * used["bits"].to_numpy(), weight])
     units = clustered.units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
     draws: Any = {"n_boot": n_boot, "confidence": confidence, "seed": seed}
-    found = clustered.bootstrap_totals(lambda totals: clustered.gaps(*_split(totals)), units, **draws)
-    return InContext(_comparison(units.total(), found), accounting)
+    intervals = clustered.bootstrap_totals(lambda totals: clustered.gaps(*_split(totals)), units, **draws)
+    return InContext(_comparison(units.total(), intervals), accounting)
 
 
 def set_aside(
@@ -234,9 +234,9 @@ def set_aside(
     units = clustered.units_of(
         values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0]
     )
-    found = clustered.bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
+    intervals = clustered.bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
     aside, n = units.total().T.round().astype(int)
-    low, high, share = found.low.copy(), found.high.copy(), found.values
+    low, high, share = intervals.low.copy(), intervals.high.copy(), intervals.values
     # A share of 0 or 1 varies in no resample: Wilson's interval over clusters, and Newcombe's for the difference.
     flat = np.isin(share[:2], (0.0, 1.0))
     for place in np.flatnonzero(flat):
@@ -284,7 +284,7 @@ def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cells[..., 0], cells[..., 1]
 
 
-def _comparison(total: np.ndarray, found: clustered.Intervals) -> pd.DataFrame:
+def _comparison(total: np.ndarray, intervals: clustered.Intervals) -> pd.DataFrame:
     bits, n = _split(total)
     both, each = clustered.shared(n), clustered.quotient(bits, n)
     rows = [("all messages", *clustered.means(bits, n), 1.0, int(n.sum()), int((n.sum(axis=0) > 0).sum()))]
@@ -296,8 +296,8 @@ def _comparison(total: np.ndarray, found: clustered.Intervals) -> pd.DataFrame:
         sizes = (float(weights.sum() / mix.sum()), int((n * both).sum()), int(both.sum()))
         rows.append((f"same referents, {whose} mix", *sides, *sizes))
     names = ["comparison", "easy", "hard", "support", "n_messages", "n_referents"]
-    table = pd.DataFrame(rows, columns=names).assign(n_clusters=found.n)
-    ends = {"difference": table["hard"] - table["easy"], "low": found.low, "high": found.high}
+    table = pd.DataFrame(rows, columns=names).assign(n_clusters=intervals.n)
+    ends = {"difference": table["hard"] - table["easy"], "low": intervals.low, "high": intervals.high}
     return pd.concat([table[names[:3]], pd.DataFrame(ends), table[[*names[3:], "n_clusters"]]], axis=1)
 
 

@@ -306,20 +306,20 @@ def _contexts(
         counts, reduced = _reduced(given, config, treatment)
         for smoothing in config.smoothings:
             lexicon = _fitted(counts, features, config, smoothing)
-            found = lexicon.in_context(counts, **settings)
+            measured = lexicon.in_context(counts, **settings)
             row = {"treatment": treatment, "smoothing": smoothing}
-            rows.append(pd.DataFrame(row, index=found.comparison.index).join(found.comparison))
+            rows.append(pd.DataFrame(row, index=measured.comparison.index).join(measured.comparison))
             tell()
-        known = [
+        informative_names = [
             name for name, bits in zip(lexicon.names, lexicon.info_bits, strict=True) if np.isfinite(bits)
         ]
-        informative = counts.table.index[counts.table["name"].isin(known)]
+        informative = counts.table.index[counts.table["name"].isin(informative_names)]
         kept = pd.Series(given.table.index.isin(informative), index=given.table.index)
         share = set_aside(given, kept, **settings)
         share.insert(0, "treatment", treatment)
         shares.append(share)
         aside = reduced[reduced["reason"] != "used"]
-        accounts.append(pd.concat([found.accounting, aside]).assign(step=f"contexts, {treatment}"))
+        accounts.append(pd.concat([measured.accounting, aside]).assign(step=f"contexts, {treatment}"))
     return pd.concat(rows, ignore_index=True), pd.concat(shares, ignore_index=True), accounts
 
 

@@ -117,8 +117,8 @@ class LexiconResult(Result):
         yield Section("Words by bits", [Table(frame, f"The most frequent words first.{tail}")])
         caption = "The line is the best for these referents that annealing finds"
         caption += "; what it misses could lie a little above."
-        shown = caption if len(self.frontier) else "Without a frontier, which was not asked for."
-        yield Section("Cost and accuracy", [picture(self.figure(), shown), _systems(self.systems)])
+        plane_caption = caption if len(self.frontier) else "Without a frontier, which was not asked for."
+        yield Section("Cost and accuracy", [picture(self.figure(), plane_caption), _systems(self.systems)])
         flexible, n = self.simulation["flexibility"], int(self.simulation["n"].iloc[0])
         caption = (
             f"Each line goes from flexibility {flexible.min():g} to {flexible.max():g}: at 0 speakers have one word "
@@ -143,18 +143,18 @@ class LexiconResult(Result):
         yield Section("Compared", [_systems(pd.concat(rows))])
 
 
-def _smoothings(own: pd.DataFrame) -> str:
+def _smoothings(rows: pd.DataFrame) -> str:
     """The difference at each smoothing, and whether they agree."""
     each = [
         f"{fixed(row.difference, 2, signed=True)} ({span(row.low, row.high, 2, signed=True)}) "
         f"at smoothing {row.smoothing:g}"
-        for row in each_row(own)
+        for row in each_row(rows)
     ]
-    above, below = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
-    told = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(own)} smoothings"
+    above, below = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
+    text = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(rows)} smoothings"
     if above and below:
-        return f"{told}, so the sign depends on the smoothing."
-    return f"{told}." if above + below else f"{told}, not told apart from 0."
+        return f"{text}, so the sign depends on the smoothing."
+    return f"{text}." if above + below else f"{text}, not told apart from 0."
 
 
 def simulation_figure(result: LexiconResult) -> Figure:
@@ -239,5 +239,5 @@ def lab_to_hex(lab: Float[np.ndarray, "n 3"]) -> list[str]:
     roots = np.stack([middle + lab[:, 1] / 500, middle, middle - lab[:, 2] / 200], axis=1)
     xyz = np.where(roots > 6 / 29, roots**3, 3 * (6 / 29) ** 2 * (roots - 4 / 29)) * _WHITE
     linear = np.clip(xyz @ _TO_RGB.T, 0, 1)
-    shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return ["#" + "".join(f"{part:02x}" for part in row) for row in np.rint(255 * shown).astype(int)]
+    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return ["#" + "".join(f"{part:02x}" for part in row) for row in np.rint(255 * rgb).astype(int)]
