@@ -1,4 +1,4 @@
-"""Agreement of concept similarities with ratings: rho, its interval, its p-value, and the most it could be.
+"""Agreement of concept similarities with ratings: Spearman's rho, interval over concepts, Mantel test and ceiling.
 
 The hierarchy of concepts is compared with given categories in the same way.
 """
@@ -27,7 +27,7 @@ DIFFERENCES = ["row", "against", "difference", "low", "high", "told", "n_concept
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well similarities of concepts agree with ratings of their pairs.
+    """Spearman's rank correlation of concept similarities with ratings of the same pairs, and its uncertainty.
 
     Attributes:
         rho: Spearman's correlation over pairs, in [-1, 1]; nan where all similarities are the same.
@@ -59,10 +59,10 @@ class Agreement:
     draws: AgreementDraws | None = field(default=None, repr=False, compare=False)
 
     def minus(self, other: Agreement) -> Interval:
-        """How much higher rho is than another one with the same ratings, with a paired interval over concepts.
+        """Paired difference from another rho with the same ratings, with an interval over concepts.
 
         Both are drawn with the same concepts, so that the interval of the difference can exclude 0 where those of the
-        two overlap; `side` says what it tells.
+        two overlap; `side` gives the verdict.
 
         Raises:
             ShapeError: the other is of other ratings, other concepts or another seed.
@@ -82,7 +82,7 @@ def agree(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Agreement:
-    """Similarities of concepts beside judgements of the same pairs.
+    """Agreement of similarities with ratings: Spearman's rho, bootstrap over concepts, Mantel test and ceiling.
 
     Args:
         similarity: concepts as rows and columns.
@@ -99,7 +99,7 @@ def agree(
         ConfigError: a reliability out of range.
     """
     judgements = human if isinstance(human, Judged) else judged(human, list(similarity.index))
-    # Equal in exact arithmetic may differ in the last digits, and ranks of those would be ranks of nothing.
+    # Similarities that are equal in exact arithmetic may differ in the last digits; rounding keeps them tied.
     matrix = similarity.to_numpy(dtype=float).round(12)
     half_reliability = np.nan
     if halves is not None:
@@ -126,10 +126,10 @@ def agree(
 
 
 def side(difference: Interval) -> str:
-    """What the interval of a difference tells: "above", "below" or "not told apart from".
+    """Verdict on a paired difference by its interval: "above", "below" or "not told apart from".
 
-    Only an interval that excludes 0 at the three decimals that are shown tells two apart; one that cannot be known
-    tells nothing.
+    Two are told apart by an interval that excludes 0 at the three decimals that are shown; an unknown interval is nan
+    and does not tell them apart.
 
     >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
     ('above', 'not told apart from', 'not told apart from')
@@ -140,7 +140,7 @@ def side(difference: Interval) -> str:
 
 
 def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:
-    """How much higher the rho of one way to compare concepts is than that of every other one, with paired intervals.
+    """Paired differences of Spearman's rho: one similarity minus every other one, with intervals over concepts.
 
     Args:
         agreements: name -> of `agree` or `ExpertLens.align`, all with the same ratings and seed.
@@ -168,7 +168,7 @@ def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataF
 
 @dataclass(frozen=True)
 class Tree:
-    """A hierarchy of concepts.
+    """Hierarchical clustering of concepts by average linkage, and its agreement with given categories.
 
     Attributes:
         names: of the leaves.
@@ -193,7 +193,7 @@ class Tree:
 
 
 def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *, seed: int = 0) -> Tree:
-    """Average linkage on 1 - similarity, beside categories where they are given.
+    """Average linkage (UPGMA) on 1 - similarity, compared with categories where they are given.
 
     Raises:
         DataError: fewer than two concepts, a similarity that is nan, a taxonomy that knows fewer than three of the

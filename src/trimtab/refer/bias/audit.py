@@ -1,6 +1,6 @@
-"""Naming bias: is a member of one group called something else than one of another in the same situation?
+"""Naming bias: the gap of two groups in the rate of a kind of name, raw and at a common mix of strata.
 
-Its statistics are functions of totals; p-values come from dealing out labels.
+Statistics are functions of totals, intervals resample clusters, and p-values permute group labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIRST_RATE = FIRST_MIX + 9
 
 @dataclass(frozen=True)
 class Draws:
-    """How intervals and p-values are found."""
+    """Settings of bootstrap intervals and permutation p-values."""
 
     n_boot: int = 2000
     confidence: float = 0.95
@@ -42,7 +42,7 @@ class Draws:
 
 
 def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Totals (..., 2 x strata, 2) as sums and numbers of shape (..., 2, strata); sums stay between 0 and n."""
+    """Sums and numbers (..., 2, strata) of totals (..., 2 x strata, 2); sums stay between 0 and n."""
     split = totals.reshape(*totals.shape[:-2], 2, -1, totals.shape[-1])
     yes, n = split[..., 0], split[..., -1]
     yes = np.where(yes.real < 0, 0.0, np.where(yes.real > n.real, n, yes))
@@ -50,7 +50,7 @@ def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def statistics(totals: np.ndarray) -> np.ndarray:
-    """All that is estimated: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
+    """Vector of estimates: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
     yes, n = yes_and_n(totals)
     raw, *at = np.moveaxis(clustered.gaps(yes, n), -1, 0)
     parts = [getattr(clustered, name)(yes, n) for name in SUMMARY]
@@ -62,18 +62,18 @@ def statistics(totals: np.ndarray) -> np.ndarray:
 
 
 def gaps_of(totals: np.ndarray) -> np.ndarray:
-    """The raw gap and the gaps at each mix."""
+    """Raw gap, and the standardised gaps at each mix."""
     return clustered.gaps(*yes_and_n(totals))
 
 
 def estimate_at(intervals: clustered.Intervals, place: int) -> Estimate:
-    """One statistic of several."""
+    """Estimate with its interval, of the statistic at one place of the vector."""
     value, low, high = (float(ends[place]) for ends in (intervals.values, intervals.low, intervals.high))
     return Estimate(value, low, high, n=intervals.n)
 
 
 def object_units(objects: Objects) -> clustered.Units:
-    """Clusters with the totals of their objects' shares, spread within cells, and their numbers."""
+    """Bootstrap units: clusters with the totals of their objects' shares, spread within cells, and their numbers."""
     table, cells = objects.table, objects.cells
     shares = clustered.spread(table["share"].to_numpy(), cells, table["cluster"].to_numpy())
     values = np.column_stack([shares, np.ones(len(table))])
@@ -81,7 +81,7 @@ def object_units(objects: Objects) -> clustered.Units:
 
 
 def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
-    """Of the raw gap, labels dealt out among all; and of the gaps at each mix, labels dealt out within strata.
+    """Permutation p-values: of the raw gap, labels dealt out among all; of the gaps at each mix, within strata.
 
     What bears a label is all objects of one group in one cluster (and, within strata, one stratum).
     """
@@ -107,7 +107,7 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
 def _dealt(
     table: pd.DataFrame, blocks: pd.Series[int], k: int, n_perm: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Totals (n_perm, 2, k, 2) after dealing out the group labels of blocks."""
+    """Permuted totals (n_perm, 2, k, 2), after dealing out the group labels of blocks."""
     values = np.column_stack([table["share"], np.ones(len(table))])
     # The label is a cell of its own kind, so that blocks are merged with blocks of the same label only.
     cells = (table["group"] * k + table["stratum"]).to_numpy()
@@ -123,7 +123,7 @@ POWER = 0.8
 
 
 def rates_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) -> pd.DataFrame:
-    """The rate of each group, the reference first."""
+    """Rate of each group with its interval, the reference first."""
     rows = []
     for number, group in enumerate(objects.groups):
         members = objects.table[objects.table["group"] == number]
@@ -133,7 +133,7 @@ def rates_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) 
 
 
 def _bounded_rate(rate: Estimate, members: pd.DataFrame, draws: Draws) -> Estimate:
-    """The rate of some objects, with an interval within [0, 1] that is nan for fewer than two clusters.
+    """Rate of some objects, with an interval within [0, 1] that is nan for fewer than two clusters.
 
     Where all shares are 0, or all 1, no resample can vary, so the interval is Wilson's.
     """
@@ -147,7 +147,7 @@ def _bounded_rate(rate: Estimate, members: pd.DataFrame, draws: Draws) -> Estima
 
 
 def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
-    """A gap whose interval follows from those of the rates where a rate is 0 or 1 (Newcombe 1998, method 10)."""
+    """Gap with an interval by those of the rates where a rate is 0 or 1 (Newcombe 1998, method 10)."""
     value, low, high = (rates[name].to_numpy() for name in ("rate", "low", "high"))
     if np.isnan(low).any():
         return Estimate(gap.value, np.nan, np.nan, n=gap.n)
@@ -161,7 +161,7 @@ def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
 def standardised_table(
     objects: Objects, intervals: clustered.Intervals, mixes: tuple[str, ...], p_within: np.ndarray
 ) -> pd.DataFrame:
-    """The gap at each mix, what the mix accounts for, and how much of it can be compared."""
+    """Standardised gaps (Kitagawa 1955): the gap at each mix, the composition effect, and the support of the mix."""
     n = np.bincount(objects.cells, minlength=2 * len(objects.strata)).reshape(2, -1).astype(float)
     both = clustered.shared(n)
     ordinary = intervals.low[0] > 0 or intervals.high[0] < 0
@@ -201,7 +201,7 @@ def strata_table(objects: Objects, intervals: clustered.Intervals, draws: Draws)
 
 
 def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
-    """The share of each group among the objects, over all and by stratum, with Wilson's intervals."""
+    """Representation: the share of each group among the objects, over all and by stratum, with Wilson's intervals."""
     rows, table = [], objects.table
     parts = [("all", table), *((s, table[table["stratum"] == k]) for k, s in enumerate(objects.strata))]
     for stratum, part in parts if len(objects.strata) > 1 else parts[:1]:
@@ -213,7 +213,7 @@ def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
 
 
 def power_table(intervals: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
-    """The smallest true gap that a test at this confidence would find four times in five, by these standard errors."""
+    """Minimum detectable gap: the smallest true gap that a test at this confidence finds with a power of .8."""
     factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
     places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
     errors = intervals.errors[list(places.values())]
@@ -240,7 +240,7 @@ def naming_bias(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> NamingBias:
-    """How often members of two groups are given a kind of name, the gap, and how much of it the situations explain.
+    """Naming bias: the rates of a kind of name in two groups, their gap, and how much of it the strata explain.
 
     An object's share is the part of its names that have the outcome; a group's rate is the mean share of its objects.
     The standardised gaps are what the gap would be if both groups came in the same mix of strata: that of the reference

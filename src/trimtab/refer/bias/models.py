@@ -1,4 +1,4 @@
-"""The same audit for what models call the objects: do they widen the gap, and do they get the group wrong?"""
+"""Amplification of naming bias: whether models widen the gap of people, and whether they get the group wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_
 
 @dataclass(frozen=True)
 class Amplification:
-    """Models beside the people whose words they may have learned, object by object.
+    """Amplification: gaps of models minus those of people whose words they may have learned, on the same objects.
 
     Attributes:
         gaps: by model and gap ("raw", "at the mix of ..."): people, model and amplification (model - people), each with
@@ -48,7 +48,7 @@ def amplification(
     model: str | None = None,
     draws: Draws | None = None,
 ) -> Amplification:
-    """How much wider models' gaps are than those of people, on the same objects.
+    """Amplification: a model's gap minus that of people, on the same objects.
 
     Args:
         people: one row per object and name.
@@ -99,7 +99,7 @@ def amplification(
 def sensitivity(
     frame: pd.DataFrame, groups: Mapping[str, str], outcomes: Mapping[str, Outcome], **settings: Any
 ) -> pd.DataFrame:
-    """What other sources of group labels, and other outcomes, would have said.
+    """Sensitivity of the gap to other sources of group labels, and to other outcomes.
 
     Args:
         frame: as for `naming_bias`.
@@ -124,7 +124,7 @@ def sensitivity(
 
 
 def _shares(predictions: pd.DataFrame, columns: Columns, outcome: Outcome) -> pd.Series[float]:
-    """By object: the share of its predicted names that have the outcome."""
+    """Share of an object's predicted names that have the outcome."""
     if isinstance(outcome, str):
         yes = outcomes_of(predictions, outcome, columns.name).astype(float)
     else:
@@ -158,7 +158,7 @@ def _misnamed(
     words: WordList,
     draws: Draws,
 ) -> list[tuple[Any, ...]]:
-    """By group: the share of its members that a model gives a name of the other group."""
+    """Misnaming rate by group: the share of its members that a model gives a name of the other group."""
     first = predictions.drop_duplicates(columns.object).set_index(columns.object)[columns.name]
     named_groups = first.map(lambda name: words.label(str(name))).reindex(both.index)
     rows = []
