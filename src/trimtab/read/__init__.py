@@ -1,1 +1,1 @@
-"""What a model's units and outputs know."""
+"""Interpretability: which concepts the units of a model detect."""

@@ -1,4 +1,4 @@
-"""Responses of every unit to every example: one number each, read in as many passes as memory asks for.
+"""Responses of units to examples: one pooled activation each, read in as many passes as memory asks for.
 
 Units are numbered through, site by site; by default they are the outputs of the linear maps of every block.
 """
@@ -29,7 +29,7 @@ from trimtab.models.sites import Site, modules_of, network_of, resolve
 
 @dataclass(frozen=True)
 class Units:
-    """Units of several sites, numbered through in the order of the sites.
+    """Numbering of the units of several sites, in the order of the sites.
 
     Attributes:
         sites: their names.
@@ -40,7 +40,7 @@ class Units:
     widths: tuple[int, ...]
 
     def __len__(self) -> int:
-        """How many units there are.
+        """Number of units.
 
         >>> len(Units(("a:out", "b:out"), (2, 3)))
         5
@@ -49,12 +49,12 @@ class Units:
 
     @property
     def starts(self) -> Int[np.ndarray, " sites"]:
-        """The number of each site's first unit."""
+        """Number of each site's first unit."""
         return np.cumsum([0, *self.widths[:-1]])
 
     @property
     def site_numbers(self) -> Int[np.ndarray, " units"]:
-        """For each unit, the place of its site."""
+        """Place of each unit's site."""
         return np.repeat(np.arange(len(self.sites)), self.widths)
 
     def named(self, units: Int[np.ndarray, " n"]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ class Units:
 
 
 def linear_sites(model: Model | nn.Module) -> tuple[Site, ...]:
-    """The outputs of all linear maps inside the blocks: query, key, value, attention out, MLP in (and gate), MLP out.
+    """Sites of all linear maps inside the blocks: query, key, value, attention out, MLP in (and gate), MLP out.
 
     Fused maps (query, key and value of GPT-2 and GPT-NeoX) are one site. A LoRA layer counts as the map that it adapts.
 
@@ -104,10 +104,10 @@ MEMORY = 3 * 2**28
 
 @dataclass(eq=False)
 class Responses:
-    """The pooled activation of every unit for every example, read when it is asked for.
+    """Pooled activation of every unit for every example, read when it is asked for.
 
-    What fits into `MEMORY` is read once and kept; more is read again, a few sites at a time, whenever it is gone
-    through.
+    Responses that fit into `MEMORY` together are read once and kept; else each call of `blocks` reads all anew,
+    a few sites at a time.
 
     Attributes:
         model: in evaluation mode while it is read; nothing about it changes.
@@ -116,7 +116,7 @@ class Responses:
         pool: "max", "mean" or "last" over valid tokens, "max" or "mean" over places of a picture.
         batch_size: examples at a time.
         max_tokens: longer texts are cut; None refuses those beyond the model's limit.
-        progress: told how many examples of all passes were read.
+        progress: called with how many examples of all passes were read, and of how many.
         cut: (examples,) which texts were longer than `max_tokens` and lost their end.
         longest: tokens of the longest of those, before it was cut; 0 where none was.
 
@@ -155,7 +155,7 @@ class Responses:
                 for number, row in zip(full, token_rows(tokenizer, [texts[n] for n in full]), strict=True):
                     self.cut[number] = len(row) > len(tokens[number])
                     self.longest = max(self.longest, len(row))
-            # Texts of about one length together: less padding, and a batch tells nothing about a concept.
+            # Texts of about one length together: less padding, and batches do not follow concepts.
             self._order = np.argsort([len(row) for row in tokens], kind="stable")
             row_batches(self.model, tokens, batch_size=self.batch_size)  # refuses those that are too long
         elif self.model.processor is None and not all(isinstance(one, Tensor) for one in self.examples):
@@ -163,7 +163,7 @@ class Responses:
             raise ModelError(explain(got, "tensors (C, H, W) of pixel values", "load(..., processor=...)"))
 
     def _batch(self, number: int) -> tuple[Int[np.ndarray, " b"], Mapping[str, Any]]:
-        """The n-th batch: which examples it has, and the keywords of a forward pass."""
+        """Batch by its number: which examples it has, and the keywords of a forward pass."""
         rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
         if self._tokens is not None:
             (padded,) = row_batches(
@@ -197,7 +197,7 @@ class Responses:
         return Units(tuple(read), tuple(values.shape[1] for values in read.values()))
 
     def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "examples units"]]]:
-        """The responses of some neighbouring units at a time, and which units they are.
+        """Responses of neighbouring units, as many at a time as memory holds, and which units they are.
 
         Raises:
             ModelError: a response that is not a finite number.
@@ -219,7 +219,7 @@ class Responses:
             yield slice(start, start + values.shape[1]), values
 
     def of(self, rows: Sequence[int] | np.ndarray, columns: np.ndarray) -> Float[np.ndarray, "rows columns"]:
-        """The responses of some units to some examples."""
+        """Responses of the given units to the given examples."""
         responses = np.empty((len(rows), len(columns)), dtype=np.float32)
         for units, values in self.blocks():
             inside = (columns >= units.start) & (columns < units.stop)
@@ -227,7 +227,7 @@ class Responses:
         return responses
 
     def _pass(self, first: int, last: int, number: int, passes: int) -> Float[np.ndarray, "examples units"]:
-        """All examples at neighbouring sites."""
+        """Responses of all examples at neighbouring sites, in one pass."""
         width = sum(self.units.widths[first:last])
         values = np.empty((len(self.examples), width), dtype=np.float32)
         done = 0

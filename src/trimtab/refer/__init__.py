@@ -1,1 +1,1 @@
-"""Do the words of people and models pick out the right thing, for the right listener, fairly?"""
+"""Reference: whether the words of people and models pick out the right thing, for the right listener, fairly."""

@@ -1,1 +1,1 @@
-"""ExpertLens: which units detect a concept, and how alike concepts are in their experts."""
+"""ExpertLens: units that detect a concept by average precision, and similarity of concepts by shared experts."""

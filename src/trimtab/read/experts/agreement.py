@@ -1,4 +1,4 @@
-"""Agreement of concept similarities with ratings: rho, its interval, its p-value, and the most it could be.
+"""Agreement of concept similarities with ratings: Spearman's rho, interval over concepts, Mantel test and ceiling.
 
 The hierarchy of concepts is compared with given categories in the same way.
 """
@@ -27,7 +27,7 @@ DIFFERENCES = ["row", "against", "difference", "low", "high", "told", "n_concept
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well similarities of concepts agree with ratings of their pairs.
+    """Spearman's rank correlation of concept similarities with ratings of the same pairs, and its uncertainty.
 
     Attributes:
         rho: Spearman's correlation over pairs, in [-1, 1]; nan where all similarities are the same.
@@ -59,10 +59,10 @@ class Agreement:
     draws: AgreementDraws | None = field(default=None, repr=False, compare=False)
 
     def minus(self, other: Agreement) -> Interval:
-        """How much higher rho is than another one with the same ratings, with a paired interval over concepts.
+        """Paired difference from another rho with the same ratings, with an interval over concepts.
 
         Both are drawn with the same concepts, so that the interval of the difference can exclude 0 where those of the
-        two overlap; `side` says what it tells.
+        two overlap; `side` gives the verdict.
 
         Raises:
             ShapeError: the other is of other ratings, other concepts or another seed.
@@ -82,7 +82,7 @@ def agree(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Agreement:
-    """Similarities of concepts beside judgements of the same pairs.
+    """Agreement of similarities with ratings: Spearman's rho, bootstrap over concepts, Mantel test and ceiling.
 
     Args:
         similarity: concepts as rows and columns.
@@ -98,38 +98,38 @@ def agree(
         DataError: as `judged`.
         ConfigError: a reliability out of range.
     """
-    known = human if isinstance(human, Judged) else judged(human, list(similarity.index))
-    # Equal in exact arithmetic may differ in the last digits, and ranks of those would be ranks of nothing.
+    judgements = human if isinstance(human, Judged) else judged(human, list(similarity.index))
+    # Similarities that are equal in exact arithmetic may differ in the last digits; rounding keeps them tied.
     matrix = similarity.to_numpy(dtype=float).round(12)
-    own = np.nan
+    half_reliability = np.nan
     if halves is not None:
-        first, second = known.pairs.T
+        first, second = judgements.pairs.T
         rated = (half.to_numpy(dtype=float).round(12)[first, second] for half in halves)
-        own = spearman_brown(float(spearman(*rated)))
-    most = ceiling(own, reliability)
-    draws = agreement_draws(matrix, known.pairs, known.scores, n_boot=n_boot, seed=seed)
+        half_reliability = spearman_brown(float(spearman(*rated)))
+    highest = ceiling(half_reliability, reliability)
+    draws = agreement_draws(matrix, judgements.pairs, judgements.scores, n_boot=n_boot, seed=seed)
     interval = draws.interval()
     return Agreement(
         rho=interval.value,
         interval=interval,
-        mantel_p=mantel(matrix, known.pairs, known.scores, n_perm=n_perm, seed=seed).p_value,
-        n_pairs=len(known.pairs),
+        mantel_p=mantel(matrix, judgements.pairs, judgements.scores, n_perm=n_perm, seed=seed).p_value,
+        n_pairs=len(judgements.pairs),
         n_concepts=interval.n,
-        reliability=own,
-        ceiling=most,
-        rho_over_ceiling=interval.value / most,
-        unknown=known.unknown,
-        source=known.source,
-        notes=known.notes,
+        reliability=half_reliability,
+        ceiling=highest,
+        rho_over_ceiling=interval.value / highest,
+        unknown=judgements.unknown,
+        source=judgements.source,
+        notes=judgements.notes,
         draws=draws,
     )
 
 
 def side(difference: Interval) -> str:
-    """What the interval of a difference tells: "above", "below" or "not told apart from".
+    """Verdict on a paired difference by its interval: "above", "below" or "not told apart from".
 
-    Only an interval that excludes 0 at the three decimals that are shown tells two apart; one that cannot be known
-    tells nothing.
+    Two are told apart by an interval that excludes 0 at the three decimals that are shown; an unknown interval is nan
+    and does not tell them apart.
 
     >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
     ('above', 'not told apart from', 'not told apart from')
@@ -140,7 +140,7 @@ def side(difference: Interval) -> str:
 
 
 def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:
-    """How much higher the rho of one way to compare concepts is than that of every other one, with paired intervals.
+    """Paired differences of Spearman's rho: one similarity minus every other one, with intervals over concepts.
 
     Args:
         agreements: name -> of `agree` or `ExpertLens.align`, all with the same ratings and seed.
@@ -168,7 +168,7 @@ def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataF
 
 @dataclass(frozen=True)
 class Tree:
-    """A hierarchy of concepts.
+    """Hierarchical clustering of concepts by average linkage, and its agreement with given categories.
 
     Attributes:
         names: of the leaves.
@@ -193,7 +193,7 @@ class Tree:
 
 
 def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *, seed: int = 0) -> Tree:
-    """Average linkage on 1 - similarity, beside categories where they are given.
+    """Average linkage (UPGMA) on 1 - similarity, compared with categories where they are given.
 
     Raises:
         DataError: fewer than two concepts, a similarity that is nan, a taxonomy that knows fewer than three of the
@@ -205,14 +205,14 @@ def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *,
     linkage, faithfulness = _joined(similarity.to_numpy(dtype=float))
     if taxonomy is None:
         return Tree(tuple(names), linkage, faithfulness)
-    known = [name for name in names if name in taxonomy]
-    labels = [taxonomy[name] for name in known]
+    categorised = [name for name in names if name in taxonomy]
+    labels = [taxonomy[name] for name in categorised]
     count = len(set(labels))
-    if len(known) < 3 or count < 2:
-        got = f"a taxonomy of {count} categories that knows {len(known)} of the concepts"
+    if len(categorised) < 3 or count < 2:
+        got = f"a taxonomy of {count} categories that knows {len(categorised)} of the concepts"
         raise DataError(explain(got, "at least 3 concepts in two categories"))
-    matrix = similarity.loc[known, known].to_numpy(dtype=float)
-    pairs = np.stack(np.triu_indices(len(known), 1), 1)
+    matrix = similarity.loc[categorised, categorised].to_numpy(dtype=float)
+    pairs = np.stack(np.triu_indices(len(categorised), 1), 1)
     same = np.array([labels[i] == labels[j] for i, j in pairs])
     clusters = fcluster(_joined(matrix)[0], count, "maxclust")
     return Tree(

@@ -1,4 +1,4 @@
-"""Controls of experts: similarity without them, and what holding them does to the words of their concept.
+"""Baselines and controls of experts: similarities without them, and causal effects of holding them.
 
 Similarities by shared words, static and sentence embeddings, random weights or chance stand beside those by experts in
 the table of an alignment with ratings.
@@ -44,7 +44,7 @@ Matrix = Float[np.ndarray, "c c"]
 
 
 def shared_words(concepts: ConceptSet) -> Matrix:
-    """Cosine of the mean TF-IDF vectors of concepts' positive texts: what their sentences share as bags of words.
+    """Cosine of TF-IDF centroids: mean TF-IDF vectors of concepts' positive texts, as bags of words.
 
     Inverse document frequencies are those of all examples of the set.
     """
@@ -95,40 +95,40 @@ def sentence_embeddings(lens: ExpertLens) -> dict[str, Matrix]:
 
 
 def matched_in_number(lens: ExpertLens, tau: float) -> tuple[Matrix, Matrix]:
-    """Jaccard of random sets of the same sizes, in expectation; and how far overlaps go beyond it, in deviations.
+    """Size-matched null: Jaccard expected of random sets of the same sizes, and z-scores of the overlaps beyond it.
 
     The first says what sizes alone give; the second is what experts share beside it. Pairs with an empty set are 0.
     """
-    found = overlap_by_chance(lens.sets(tau=tau))
-    sizes = np.diag(found.shared)
-    union = sizes[:, None] + sizes[None] - found.expected
-    by_size = np.divide(found.expected, union, out=np.zeros_like(union), where=union > 0)
-    return by_size, np.nan_to_num(found.z)
+    overlaps = overlap_by_chance(lens.sets(tau=tau))
+    sizes = np.diag(overlaps.shared)
+    union = sizes[:, None] + sizes[None] - overlaps.expected
+    by_size = np.divide(overlaps.expected, union, out=np.zeros_like(union), where=union > 0)
+    return by_size, np.nan_to_num(overlaps.z)
 
 
 def random_concepts(concepts: ConceptSet, seed: int) -> list[Labelling]:
-    """For each concept as many positive examples, drawn at random from all, and negative ones in one order for all."""
+    """Random concepts: for each as many positive examples, drawn from all, and negative ones in one order for all."""
     pool, drawn = concepts.pool, []
     rest = np.random.default_rng(derive(seed, "random negatives")).permutation(len(pool.examples))
     for name, positive, negative in zip(concepts.names, pool.positive, pool.negative, strict=True):
-        own = np.random.default_rng(derive(seed, "random concept", name))
-        chosen = own.choice(len(pool.examples), len(positive), replace=False)
+        rng = np.random.default_rng(derive(seed, "random concept", name))
+        chosen = rng.choice(len(pool.examples), len(positive), replace=False)
         drawn.append(Labelling(chosen, rest[~np.isin(rest, chosen)][: len(negative)]))
     return drawn
 
 
 def permuted(labellings: list[Labelling], seed: int, times: int = 1) -> list[Labelling]:
-    """Each concept's examples with positive and negative dealt out anew: concepts that nothing can know."""
+    """Permuted labels: positives and negatives of each concept dealt out anew, so that every expert is false."""
     dealt = []
     for number in range(times * len(labellings)):
-        own = labellings[number % len(labellings)]
-        rows = np.random.default_rng(derive(seed, "permuted", number)).permutation(own.rows)
-        dealt.append(Labelling(rows[: len(own.positive)], rows[len(own.positive) :]))
+        labelling = labellings[number % len(labellings)]
+        rows = np.random.default_rng(derive(seed, "permuted", number)).permutation(labelling.rows)
+        dealt.append(Labelling(rows[: len(labelling.positive)], rows[len(labelling.positive) :]))
     return dealt
 
 
 def fresh(model: Model, seed: int) -> Model | None:
-    """A model of the same configuration with random weights; None for one that transformers cannot build."""
+    """Random-weights control: the same configuration, initialised anew; None where transformers cannot build it."""
     network = unwrapped(model.module)
     if not isinstance(network, PreTrainedModel):
         return None
@@ -139,10 +139,10 @@ def fresh(model: Model, seed: int) -> Model | None:
 
 
 def masked(concepts: ConceptSet, stand_in: str) -> tuple[list[str], list[Labelling]]:
-    """Every example with the words that it was chosen for replaced by a stand-in, and the concepts in terms of those.
+    """Masking: every example with the words that it was chosen for replaced by a stand-in, and labellings of those.
 
     In a negative example, which is a positive one of other concepts, their words are replaced, so that the stand-in
-    tells nothing. Examples that are positive of no concept keep all their words. Examples that differed in such a word
+    marks no side. Examples that are positive of no concept keep all their words. Examples that differed in such a word
     alone become one, which may then be positive and negative: no unit can tell such concepts apart.
     """
     pool = concepts.pool
@@ -151,8 +151,8 @@ def masked(concepts: ConceptSet, stand_in: str) -> tuple[list[str], list[Labelli
         for row in rows.tolist():
             words.setdefault(row, set()).add(concept.word or "")
     texts = [str(text) for text in pool.examples]
-    for row, own in words.items():
-        for word in sorted(own - {""}, key=len, reverse=True):
+    for row, row_words in words.items():
+        for word in sorted(row_words - {""}, key=len, reverse=True):
             texts[row] = without(texts[row], word, stand_in)
     place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     now = np.array([place[text] for text in texts])
@@ -167,7 +167,7 @@ EXPERTS, BASELINE, CONTROL = "experts", "baseline", "control"
 
 @dataclass(frozen=True)
 class Row:
-    """One way to say how alike concepts are.
+    """One row of the alignment table: a similarity of concepts with its name and role.
 
     Attributes:
         name: of the way.
@@ -185,13 +185,13 @@ class Row:
 
 
 def rows(lens: ExpertLens, tau: float, top: int, tell: Tell = lambda _: None) -> Iterator[Row]:
-    """Every row of the table, experts first.
+    """Rows of the alignment table, experts first.
 
     Args:
         lens: fitted.
         tau: threshold of average precision for experts.
         top: number of experts in the rows that have a fixed one.
-        tell: told what is being done.
+        tell: called with what is being done.
     """
     ways: dict[str, dict[str, Any]] = {
         f"experts with AP above {tau:g}, Jaccard": {"kind": "jaccard", "tau": tau},
@@ -214,7 +214,7 @@ def rows(lens: ExpertLens, tau: float, top: int, tell: Tell = lambda _: None) ->
 
 @dataclass(frozen=True)
 class Alignment:
-    """Every row of a table beside every set of ratings, and the differences between rows.
+    """Alignment of every similarity with every set of ratings, and paired differences of experts from baselines.
 
     Attributes:
         table: columns row, role, ratings, rho, low, high, mantel_p, n_pairs, n_concepts, ceiling, rho_over_ceiling,
@@ -232,15 +232,15 @@ class Alignment:
 def alignment(
     table: list[Row], lens: ExpertLens, ratings: Mapping[str, Judged], reliability: Mapping[str, float]
 ) -> Alignment:
-    """Every row of the table beside every set of ratings; all rows of one set are drawn with the same concepts."""
+    """Alignment table: agreement of every row with every set of ratings; rows of one set share draws of concepts."""
     agreements = {}
     for row, (name, judged) in product(table, ratings.items()):
         if row.similarity is not None:
             halves = None if row.halves is None else [lens.framed(half) for half in row.halves]
             settings = {"n_perm": N_PERM, "n_boot": N_BOOT, "seed": lens.seed}
-            known = reliability.get(name)
+            stated = reliability.get(name)
             similarity = lens.framed(row.similarity)
-            agreements[name, row.name] = agree(similarity, judged, halves, reliability=known, **settings)
+            agreements[name, row.name] = agree(similarity, judged, halves, reliability=stated, **settings)
     lines, gaps = [], []
     for row, (name, judged) in product(table, ratings.items()):
         line: dict[str, object] = {"row": row.name, "role": row.role, "ratings": name, "note": row.note}
@@ -272,7 +272,7 @@ COLUMNS = [
 
 
 def false_discoveries(lens: ExpertLens, fdr: float, times: int = 1) -> Interval:
-    """The share of concepts with permuted labels that have any expert at a false discovery rate, with its interval.
+    """False-positive rate under permuted labels: the share of such concepts with any expert, with Wilson's interval.
 
     Under a rate that is kept it is at most that rate, since all experts of such a concept are false.
     """
@@ -335,7 +335,7 @@ def word_nats(
     *,
     batch_size: int = 16,
 ) -> Float[np.ndarray, " n"]:
-    """How likely a model holds a concept's words as the next word, the log of the mean over all places of a text.
+    """Log probability of a concept's words as the next word, in nats: the log of its mean over the places of a text.
 
     A word counts with its first token, as it is written after a space; the probability of several words is their sum.
 
@@ -384,7 +384,7 @@ def causal_check(
     top: int = 50,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far the probability of each concept's words moves when its experts are held, and when other units are.
+    """Causal effect of experts: change in log probability of each concept's words when its experts or others are held.
 
     Args:
         lens: fitted on a causal language model.
@@ -405,18 +405,18 @@ def causal_check(
     check_choice("way", way, get_args(Way))
     hold: Callable[..., dict[str, Intervention]] = lens.silence if way == "silence" else lens.force
     model, rows = lens.responses.model, []
-    for concept, own in words.items():
-        before = word_nats(model, texts, own)
+    for concept, concept_words in words.items():
+        before = word_nats(model, texts, concept_words)
         row: dict[str, object] = {"concept": concept}
         for units in RIVALS:
             held = hold(concept, top, units=units, seed=derive(seed, "rivals", concept))
-            row[units] = float((word_nats(model, texts, own, held) - before).mean())
+            row[units] = float((word_nats(model, texts, concept_words, held) - before).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def contrasts(changes: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
-    """Mean changes over concepts, and how far those of experts go beyond those of other units, with intervals.
+    """Mean causal effects over concepts, and those of experts minus those of other units, with bootstrap intervals.
 
     Args:
         changes: of `causal_check`.

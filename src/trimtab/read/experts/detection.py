@@ -1,4 +1,4 @@
-"""Detection of concepts by units: average precision, and how likely chance alone does as well.
+"""Detection of concepts by units: average precision, p-values under random ranking, and choices of experts.
 
 Experts are the units above a threshold, the best so many, or those below a false discovery rate; two halves of the
 examples say how stable they are.
@@ -27,7 +27,7 @@ from trimtab.seeds import derive
 
 @dataclass(frozen=True)
 class Labelling:
-    """Which examples are positive and which negative.
+    """Binary labels of a concept: which examples are positive and which negative.
 
     Attributes:
         positive: places among the examples.
@@ -39,18 +39,18 @@ class Labelling:
 
     @property
     def rows(self) -> Int[np.ndarray, " s"]:
-        """The examples that count, positive ones first."""
+        """Places of the labelled examples, positive ones first."""
         return np.concatenate([self.positive, self.negative])
 
     @property
     def labels(self) -> np.ndarray:
-        """Which of `rows` are positive."""
+        """Boolean labels of `rows`: true for positive examples."""
         return np.arange(len(self.rows)) < len(self.positive)
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What each of several labellings found.
+    """Average precision and p-values of every unit under each of several labellings.
 
     Attributes:
         precision: (labellings, units) average precision.
@@ -104,7 +104,7 @@ def detect(
 
 @dataclass(frozen=True)
 class Selection:
-    """One way to choose experts; exactly one of the three is given.
+    """Rule that chooses experts; exactly one of the three is given.
 
     Attributes:
         tau: units whose average precision is above it, in [0, 1).
@@ -132,7 +132,7 @@ class Selection:
             raise ConfigError(f"{name}: {explain(value, expected)}")
 
     def of(self, precision: Float[np.ndarray, "c u"]) -> Bool[np.ndarray, "c u"]:
-        """The experts by average precision; not for a false discovery rate.
+        """Expert sets by average precision; not for a false discovery rate.
 
         Raises:
             ConfigError: more units asked for than there are.
@@ -149,7 +149,7 @@ class Selection:
 
 
 def selection(tau: float | None, top: int | None, fdr: float | None) -> Selection:
-    """What the caller asks for; the paper's threshold of .5 when nothing.
+    """Rule that the arguments name; average precision above .5, the paper's threshold, where they name none.
 
     Raises:
         ConfigError: more than one way, or one out of range.
@@ -161,7 +161,7 @@ def selection(tau: float | None, top: int | None, fdr: float | None) -> Selectio
 
 
 def q_values(chance: Float[np.ndarray, "*c u"]) -> Float[np.ndarray, "*c u"]:
-    """The false discovery rate at which each unit would be found, among all units of its row.
+    """Benjamini-Hochberg q-values: the false discovery rate at which each unit is found among all units of its row.
 
     Source: Benjamini and Hochberg 1995; valid for units that depend on one another positively.
 
@@ -173,7 +173,7 @@ def q_values(chance: Float[np.ndarray, "*c u"]) -> Float[np.ndarray, "*c u"]:
 
 @dataclass(frozen=True)
 class Stability:
-    """How far experts depend on which examples were used.
+    """Split-half stability: how far experts depend on which examples were used.
 
     Attributes:
         concepts: one row each: concept, overlap (Jaccard of the experts of its halves), found (whether the experts of
@@ -191,26 +191,26 @@ class Stability:
 def stability(
     names: Sequence[str], first: Bool[np.ndarray, "c u"], second: Bool[np.ndarray, "c u"]
 ) -> Stability:
-    """Expert sets of one half of the examples beside those of the other.
+    """Split-half stability: Jaccard overlap of the expert sets of two halves, and retrieval of concepts by it.
 
     >>> sets = np.array([[True, True, False], [False, False, True]])
-    >>> found = stability(["a", "b"], sets, sets)
-    >>> found.overlap.value, found.retrieval.value
+    >>> halves = stability(["a", "b"], sets, sets)
+    >>> halves.overlap.value, halves.retrieval.value
     (1.0, 1.0)
     """
     across = jaccard(first, second)
-    own = np.diag(across)
+    within = np.diag(across)
     others = np.where(np.eye(len(across), dtype=bool), -1.0, across).max(1)
-    retrieved: np.ndarray = own > others
+    retrieved: np.ndarray = within > others
     share = wilson(int(retrieved.sum()), len(retrieved))
-    if len(names) < 2:  # nothing to mistake it for
+    if len(names) < 2:  # nothing to be told apart from
         retrieved, share = np.array([np.nan]), Interval(np.nan, np.nan, np.nan, 0)
-    table = pd.DataFrame({"concept": names, "overlap": own, "found": retrieved})
-    return Stability(table, bootstrap(mean, own), share)
+    table = pd.DataFrame({"concept": names, "overlap": within, "found": retrieved})
+    return Stability(table, bootstrap(mean, within), share)
 
 
 def halved(concepts: ConceptSet, side: int, seed: int) -> list[Labelling]:
-    """One of two halves of every concept's examples, dealt at random, lists of the same length in the same way.
+    """Split half of every concept's examples, dealt at random; lists of the same length are dealt in the same way.
 
     So where concepts stand in the same sentences, or have the same negative examples, no sentence is in the first half
     of one concept and in the second of another: a half is as new to its own concept as to the others.

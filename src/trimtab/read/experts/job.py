@@ -1,4 +1,4 @@
-"""ExpertLens as a job: what a recipe says, whether it can work, what it will take, and carrying it out."""
+"""ExpertLens as a job: its recipe, the checks of it, its cost and its run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIDES = ("word1", "word2")
 
 @dataclass(frozen=True)
 class ExpertLensConfig:
-    """Concepts to look for in a model, and ratings to compare them by.
+    """Recipe of an ExpertLens job: concepts to look for in a model, and ratings to compare them by.
 
     Attributes:
         model: a hub name or a folder.
@@ -82,7 +82,7 @@ class ExpertLensConfig:
     result: ClassVar = ExpertsResult
 
     def problems(self) -> Iterator[Problem]:
-        """Every mistake that can be seen without loading a model or downloading anything."""
+        """Problems of the recipe that can be seen without loading a model or downloading anything."""
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 yield Problem(name, str(getattr(self, name)), f"at least {least}")
@@ -105,11 +105,11 @@ class ExpertLensConfig:
         yield from name_problems(self.model)
 
     def cost(self) -> Mapping[str, Any]:
-        """Passes over the examples: experts, and with ratings also embeddings, random weights and masked words."""
+        """Cost in passes over the examples: experts; with ratings also embeddings, random weights and masked words."""
         return {"steps": 4 if self.ratings else 1}
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> ExpertsResult:  # noqa: ARG002
-        """Find the experts, and set their similarities beside the ratings; told is how many examples were read.
+        """Experts of all concepts, and alignment with ratings; `progress` counts the examples that were read.
 
         Raises:
             DataError: concepts or ratings that cannot be used.
@@ -148,7 +148,7 @@ class ExpertLensConfig:
 
 
 def measured(lens: ExpertLens, tau: float, fdr: float) -> dict[str, Any]:
-    """Concepts, experts by site, the best experts and single numbers of a lens: fields of `ExpertsResult`."""
+    """Measurements of a lens as fields of `ExpertsResult`: concepts, experts by site, best experts, single numbers."""
     names = lens.concepts.names
     stable = lens.stability(tau=tau) if lens.can_be_halved else None
     concepts = pd.DataFrame(
@@ -186,7 +186,7 @@ def measured(lens: ExpertLens, tau: float, fdr: float) -> dict[str, Any]:
 
 
 def read_concepts(config: ExpertLensConfig, ratings: Mapping[str, pd.DataFrame]) -> ConceptSet:
-    """The concepts of a job.
+    """Concept set of a job: that of its file, or rated words with their WordNet sentences.
 
     Raises:
         DataError: a file that is neither concepts nor WordNet's, or WordNet's without ratings to take words from.
@@ -222,7 +222,7 @@ def read_concepts(config: ExpertLensConfig, ratings: Mapping[str, pd.DataFrame])
 def _findings(
     config: ExpertLensConfig, lens: ExpertLens, ratings: Mapping[str, Judged], top: int
 ) -> Iterator[str]:
-    """What a reader should know: of the concepts, of the ratings, and of what was cut."""
+    """Notes for the reader: on the concepts, on the ratings, and on what was cut."""
     yield from lens.concepts.findings
     for name, it in ratings.items():
         if it.unknown:

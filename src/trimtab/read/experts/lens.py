@@ -1,4 +1,4 @@
-"""ExpertLens: which units detect a concept, how alike concepts are in their experts, and whether people agree.
+"""ExpertLens: units as detectors of concepts, similarity of concepts by shared experts, and interventions on experts.
 
 Experts can be held at given values, and so can other units as a control.
 """
@@ -42,7 +42,7 @@ Rivals = Literal["experts", "random", "matched"]
 def set_to(
     units: Units, chosen: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]
 ) -> dict[str, Intervention]:
-    """Interventions that hold units at values at every token, by the name of their site.
+    """Clamping: interventions that hold units at values at every token, by the name of their site.
 
     Args:
         units: which unit is which.
@@ -68,7 +68,7 @@ def set_to(
 def rivals(
     responses: Responses, experts: Int[np.ndarray, " n"], kind: Rivals, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """Experts, or as many others to compare them with.
+    """Units to hold: the experts, or as a control as many random units or units matched by mean response.
 
     Args:
         responses: of all units.
@@ -91,11 +91,11 @@ def rivals(
     mean = np.concatenate([values.mean(0) for _, values in responses.blocks()])
     owners, pairs = responses.units.site_numbers, []
     for owner in np.unique(owners[experts]):
-        own, rest = experts[owners[experts] == owner], others[owners[others] == owner]
-        if len(rest) < len(own):
-            got, expected = f"{len(rest)} other units", f"as many as its {len(own)} experts"
+        site_experts, rest = experts[owners[experts] == owner], others[owners[others] == owner]
+        if len(rest) < len(site_experts):
+            got, expected = f"{len(rest)} other units", f"as many as its {len(site_experts)} experts"
             raise ConfigError(f"{responses.units.sites[owner]}: {explain(got, expected, 'fewer experts')}")
-        gaps = np.abs(mean[own][:, None] - mean[rest][None])
+        gaps = np.abs(mean[site_experts][:, None] - mean[rest][None])
         pairs.append(rest[linear_sum_assignment(gaps)[1]])
     return np.sort(np.concatenate(pairs))
 
@@ -106,7 +106,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, eq=False)
 class ExpertLens:
-    """Every unit of a model as a detector of every concept.
+    """ExpertLens: every unit of a model as a detector of every concept, by average precision.
 
     An expert is a unit whose response to an example, its largest activation over valid tokens, ranks the concept's
     positive examples above its negative ones, by average precision. Two concepts are alike as far as they share
@@ -141,7 +141,7 @@ class ExpertLens:
         seed: int = 0,
         progress: Progress | None = None,
     ) -> ExpertLens:
-        """Run a model on every example once, and score every unit for every concept.
+        """ExpertLens of a model: its responses to every example, and average precision of every unit for every concept.
 
         Padding never enters: neither the length nor the side of padding, nor which texts share a batch, decides
         anything. Memory holds the responses of as many sites as fit into 805 MB; more sites take more passes.
@@ -156,7 +156,7 @@ class ExpertLens:
             max_tokens: longer texts are cut, and counted in `responses.cut`; None refuses those beyond the model's
                 limit.
             seed: see the class.
-            progress: told how many examples were read, of how many.
+            progress: called with how many examples were read, and of how many.
 
         Raises:
             ModelError: an unknown pool or site, no tokenizer or processor, or activations that are not finite.
@@ -174,12 +174,12 @@ class ExpertLens:
 
     @property
     def units(self) -> Units:
-        """Which unit is which."""
+        """Numbering of the units, site by site."""
         return self.responses.units
 
     @cached_property
     def labellings(self) -> list[Labelling]:
-        """For each concept, which examples are positive and which negative."""
+        """Binary labels of each concept: which examples are positive and which negative."""
         return labellings(self.concepts)
 
     @property
@@ -192,7 +192,7 @@ class ExpertLens:
     def experts(
         self, concept: str, tau: float | None = None, top: int | None = None, fdr: float | None = None
     ) -> pd.DataFrame:
-        """The experts of a concept, best first.
+        """Experts of a concept, best average precision first.
 
         Args:
             concept: its name.
@@ -211,14 +211,14 @@ class ExpertLens:
         number = self.concepts.number(concept)
         chosen = self._chosen(detection.selection(tau, top, fdr), [number])[0]
         q = detection.q_values(self.chance([number])[0])
-        found = np.nonzero(chosen)[0]
-        found = found[np.argsort(-self.precision[number, found], kind="stable")]
-        return self.units.named(found).assign(ap=self.precision[number, found], q=q[found])
+        units = np.nonzero(chosen)[0]
+        units = units[np.argsort(-self.precision[number, units], kind="stable")]
+        return self.units.named(units).assign(ap=self.precision[number, units], q=q[units])
 
     def sets(
         self, tau: float | None = None, top: int | None = None, fdr: float | None = None
     ) -> Bool[np.ndarray, "c u"]:
-        """Which units are experts of which concept; a concept without experts is a row without members.
+        """Expert sets (concepts, units); a concept without experts is a row without members.
 
         Raises:
             ConfigError: more than one way to choose, or one out of range.
@@ -228,18 +228,18 @@ class ExpertLens:
     def counts(
         self, tau: float | None = None, top: int | None = None, fdr: float | None = None
     ) -> pd.DataFrame:
-        """How many experts each concept has at each site: concepts as rows, sites as columns."""
+        """Expert counts: concepts as rows, sites as columns."""
         sets = self.sets(tau, top, fdr)
-        found = np.add.reduceat(sets.astype(int), self.units.starts, axis=1)
-        return pd.DataFrame(found, index=self.concepts.names, columns=list(self.units.sites))
+        by_site = np.add.reduceat(sets.astype(int), self.units.starts, axis=1)
+        return pd.DataFrame(by_site, index=self.concepts.names, columns=list(self.units.sites))
 
     def chance(self, numbers: list[int] | range) -> Float[np.ndarray, "c u"]:
-        """For some concepts, how likely each unit does as well by chance; see `trimtab.read.experts.detection`."""
+        """P-values of every unit under random ranking, for some concepts; see `trimtab.read.experts.detection`."""
         new = [number for number in numbers if number not in self._chance]
         if new:
             dealt = [self.labellings[number] for number in new]
-            found = detection.detect(self.responses, dealt, chance=True, seed=self.seed)
-            self._chance.update(zip(new, found.chance, strict=True))
+            detected = detection.detect(self.responses, dealt, chance=True, seed=self.seed)
+            self._chance.update(zip(new, detected.chance, strict=True))
         return np.stack([self._chance[number] for number in numbers])
 
     def _chosen(self, how: Selection, numbers: list[int] | range) -> Bool[np.ndarray, "c u"]:
@@ -256,7 +256,7 @@ class ExpertLens:
         top: int | None = None,
         fdr: float | None = None,
     ) -> pd.DataFrame:
-        """How alike concepts are, each with each.
+        """Similarity of concepts, each with each: of their expert sets, or of the average precisions of all units.
 
         Args:
             kind: "jaccard" or "overlap" (over the smaller set) of expert sets; "ap_cosine" or "ap_spearman" of the
@@ -282,23 +282,23 @@ class ExpertLens:
         return self.framed(matrix)
 
     def framed(self, matrix: Float[np.ndarray, "c c"]) -> pd.DataFrame:
-        """A matrix of concepts by concepts with their names."""
+        """Frame of a (concepts, concepts) matrix, with their names."""
         return pd.DataFrame(matrix, index=self.concepts.names, columns=self.concepts.names)
 
     def overlap_null(
         self, tau: float | None = None, top: int | None = None, fdr: float | None = None
     ) -> pd.DataFrame:
-        """What each two concepts share beside what sets of their sizes share by chance.
+        """Hypergeometric null of overlap: what two expert sets share beside what their sizes give by chance.
 
         Returns:
             One row per pair: concept1, concept2, shared, expected, z (standard deviations of the hypergeometric; units
             are correlated, so it is no p-value; nan where a set is empty).
         """
-        found = overlap_by_chance(self.sets(tau, top, fdr))
+        overlaps = overlap_by_chance(self.sets(tau, top, fdr))
         first, second = np.triu_indices(len(self.concepts), 1)
         names = np.array(self.concepts.names, dtype=object)
         columns = {"concept1": names[first], "concept2": names[second]}
-        parts = {name: getattr(found, name)[first, second] for name in ("shared", "expected", "z")}
+        parts = {name: getattr(overlaps, name)[first, second] for name in ("shared", "expected", "z")}
         return pd.DataFrame(columns | parts)
 
     def align(
@@ -311,11 +311,11 @@ class ExpertLens:
         *,
         reliability: float | None = None,
     ) -> Agreement:
-        """Whether pairs of concepts that are rated alike share experts.
+        """Alignment with ratings: Spearman's rho of concept similarities with ratings of the same pairs.
 
         Args:
             human: columns word1, word2, score: one row per pair of concepts, words in any case of their letters. Words
-                that are no concepts are told by name in `unknown` of what comes back, and their pairs are not used;
+                that are no concepts are listed in `unknown` of what comes back, and their pairs are not used;
                 `notes` counts rows that pair a word with itself, or a pair that was there before.
             kind: see `similarity`.
             tau: see `experts`.
@@ -332,17 +332,17 @@ class ExpertLens:
             DataError: columns or scores missing, a single concept, or fewer than three pairs of known concepts.
             ConfigError: as `similarity`.
         """
-        known = judged(human, self.concepts.names)
+        judgements = judged(human, self.concepts.names)
         similarity = self.similarity(kind, tau, top, fdr)
         halves = None
         if self.can_be_halved:
             halves = tuple(half.similarity(kind, tau, top, fdr) for half in self.halves)
-        return agree(similarity, known, halves, reliability=reliability, seed=self.seed)
+        return agree(similarity, judgements, halves, reliability=reliability, seed=self.seed)
 
     def stability(
         self, tau: float | None = None, top: int | None = None, fdr: float | None = None
     ) -> Stability:
-        """Whether another half of the examples gives the same experts.
+        """Split-half stability: whether another half of the examples gives the same experts.
 
         Raises:
             DataError: a concept has fewer than two positive or negative examples.
@@ -358,10 +358,10 @@ class ExpertLens:
         top: int | None = None,
         fdr: float | None = None,
     ) -> Tree:
-        """The hierarchy of concepts (average linkage), beside given categories where there are some.
+        """Hierarchical clustering of concepts (average linkage), beside given categories where there are some.
 
         Args:
-            taxonomy: concept -> its category; concepts without one are left out of the comparison, told by name.
+            taxonomy: concept -> its category; concepts without one are not compared but listed in `unknown`.
             kind: see `similarity`.
             tau: see `experts`.
             top: see `experts`.
@@ -375,26 +375,26 @@ class ExpertLens:
 
     @cached_property
     def halves(self) -> tuple[ExpertLens, ExpertLens]:
-        """The same on one and the other half of every concept's examples, dealt at random.
+        """Split halves: the lens on one and the other half of every concept's examples, dealt at random.
 
         Raises:
             DataError: a concept has fewer than two positive or negative examples.
         """
         first, second = (detection.halved(self.concepts, side, self.seed) for side in (0, 1))
         both = detection.detect(self.responses, [*first, *second]).precision
-        made = []
+        lenses = []
         for dealt, precision in ((first, both[: len(first)]), (second, both[len(first) :])):
             half = ExpertLens(self.concepts, self.responses, precision, self.seed)
             half.__dict__["labellings"] = dealt
-            made.append(half)
-        return made[0], made[1]
+            lenses.append(half)
+        return lenses[0], lenses[1]
 
     # What experts do --------------------------------------------------------------------------------------------
 
     def silence(
         self, concept: str, top: int = 50, *, units: Rivals = "experts", seed: int = 0
     ) -> dict[str, Intervention]:
-        """Interventions that set a concept's experts to 0 at every token: `intervene(model, lens.silence("cat"))`.
+        """Ablation of a concept's experts, set to 0 at every token: `intervene(model, lens.silence("cat"))`.
 
         Args:
             concept: its name.
@@ -416,7 +416,7 @@ class ExpertLens:
     def force(
         self, concept: str, top: int = 50, *, units: Rivals = "experts", seed: int = 0
     ) -> dict[str, Intervention]:
-        """Interventions that hold a concept's experts at their median response to its positive examples.
+        """Clamping of a concept's experts at their median response to its positive examples.
 
         Args:
             concept: its name.
@@ -441,5 +441,5 @@ class ExpertLens:
 
 
 def labellings(concepts: ConceptSet) -> list[Labelling]:
-    """For each concept, which examples of the pool are positive and which negative."""
+    """Binary labels of each concept over the pool: which examples are positive and which negative."""
     return [Labelling(p, n) for p, n in zip(concepts.pool.positive, concepts.pool.negative, strict=True)]

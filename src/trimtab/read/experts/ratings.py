@@ -1,6 +1,6 @@
-"""Ratings of pairs of words: read from files, taken as judgements of pairs of concepts, and how reliable they are.
+"""Ratings of pairs of words: read from files, matched to pairs of concepts, and their reliability.
 
-What is left out is told, and whose ratings they are as far as they say so.
+Notes count the rows that are left out, and a column `source` may say whose the ratings are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLUMNS = ("word1", "word2", "score")
 SOURCE = "source"
 """A column of ratings that may say whose they are: "people" or "labels" in every row."""
 LEAST = 3
-"""Pairs: fewer have no rank correlation worth the name."""
+"""The least number of rated pairs that a rank correlation is taken of."""
 
 NAMES = 1000
 """Columns among which the nearest is looked for."""
@@ -41,7 +41,7 @@ Source = Literal["ratings", "people", "labels"]
 
 @dataclass(frozen=True)
 class Judged:
-    """Judgements of pairs of concepts.
+    """Ratings of pairs of concepts.
 
     Attributes:
         pairs: (m, 2) places of concepts.
@@ -59,7 +59,7 @@ class Judged:
 
 
 def judged(human: pd.DataFrame, names: list[str], rows: Sequence[str] | None = None) -> Judged:
-    """The judgements that are about two concepts; a pair judged more than once counts with its mean.
+    """Ratings of pairs of concepts; a pair that is rated more than once has its mean score.
 
     Words are concepts whatever the case of their letters, unless two concepts differ in that alone. A row that pairs a
     word with itself, or lacks a word, is left out; `notes` says how many there are, and which is the first.
@@ -81,7 +81,7 @@ def judged(human: pd.DataFrame, names: list[str], rows: Sequence[str] | None = N
     place = _places(names)
     unknown: set[str] = set()
     scores_of: dict[tuple[int, int], list[float]] = {}
-    alone, empty, again = [], [], []
+    same_word, empty, repeated = [], [], []
     for row, *cells, score in zip(called, human["word1"], human["word2"], scores, strict=True):
         words = [word_of_cell(cell) for cell in cells]
         if "" in words:
@@ -90,21 +90,21 @@ def judged(human: pd.DataFrame, names: list[str], rows: Sequence[str] | None = N
         first, second = (place(word) for word in words)
         unknown.update(word for word, at in zip(words, (first, second), strict=True) if at is None)
         if words[0].casefold() == words[1].casefold() and (first is None or first == second):
-            alone.append(f"{row}: {words[0]!r} paired with itself")
+            same_word.append(f"{row}: {words[0]!r} paired with itself")
         elif first is not None and second is not None:
             pair = (min(first, second), max(first, second))
             if pair in scores_of:
-                again.append(f"{row}: {words[0]!r} and {words[1]!r}")
+                repeated.append(f"{row}: {words[0]!r} and {words[1]!r}")
             scores_of.setdefault(pair, []).append(float(score))
-    left = {
-        "left out {} of one word": alone,
+    rows_by_note = {
+        "left out {} of one word": same_word,
         "left out {} without a word": empty,
-        "{} of a pair that was there before, in either order: its mean counts": again,
+        "{} of a pair that was there before, in either order: its mean counts": repeated,
     }
     notes = tuple(
-        f"{note.format(f'{len(some)} row' + 's' * (len(some) > 1))} (the first is {some[0]})"
-        for note, some in left.items()
-        if some
+        f"{note.format(f'{len(row_names)} row' + 's' * (len(row_names) > 1))} (the first is {row_names[0]})"
+        for note, row_names in rows_by_note.items()
+        if row_names
     )
     no_concepts = tuple(sorted(unknown))
     if len(scores_of) < LEAST:
@@ -116,7 +116,7 @@ def judged(human: pd.DataFrame, names: list[str], rows: Sequence[str] | None = N
 
 
 def check_columns(columns: Iterable[object]) -> None:
-    """Refuse ratings that lack a column, or have one of them twice.
+    """Column check: ratings have word1, word2 and score, each of them once.
 
     Raises:
         DataError: naming the columns, and the nearest that is there.
@@ -133,7 +133,7 @@ def check_columns(columns: Iterable[object]) -> None:
 
 
 def checked_scores(scores: pd.Series, rows: Sequence[str]) -> Float[np.ndarray, " m"]:
-    """The scores as numbers.
+    """Scores as finite numbers.
 
     Raises:
         DataError: the first that is no finite number, with its row.
@@ -148,7 +148,7 @@ def checked_scores(scores: pd.Series, rows: Sequence[str]) -> Float[np.ndarray, 
 
 
 def source_of(human: pd.DataFrame) -> Source:
-    """Whose ratings are: "people" or "labels" where their column `source` says so in every row, else "ratings".
+    """Source of ratings: "people" or "labels" where their column `source` says so in every row, else "ratings".
 
     >>> source_of(pd.DataFrame({"score": [1, 2], "source": "people"})), source_of(pd.DataFrame({"score": [1, 2]}))
     ('people', 'ratings')
@@ -158,12 +158,12 @@ def source_of(human: pd.DataFrame) -> Source:
 
 
 def word_of_cell(cell: object) -> str:
-    """The word in a cell without spaces around it; "" where there is none."""
+    """Word in a cell without spaces around it; "" where there is none."""
     return "" if cell is None or cell is pd.NA or cell != cell else str(cell).strip()
 
 
 def _places(names: Sequence[str]) -> Callable[[str], int | None]:
-    """The place of a word among the concepts: written alike, else in any case where only one concept fits."""
+    """Place of a word among the concepts: written alike, else in any case where only one concept fits."""
     exact = {name: number for number, name in enumerate(names)}
     folded: dict[str, int | None] = {}
     for name, number in exact.items():
@@ -190,7 +190,7 @@ LIMIT = 2**30
 
 @dataclass(frozen=True)
 class RatingsFile:
-    """Ratings with what to call each of their rows.
+    """Ratings of a file, with what to call each of their rows.
 
     Attributes:
         frame: columns word1, word2 (texts), score (numbers), and source where the file says whose they are.
@@ -202,7 +202,7 @@ class RatingsFile:
 
 
 def read_ratings(path: str | Path) -> pd.DataFrame:
-    """A CSV file with the columns word1, word2, score; words such as "null" are words.
+    """Ratings of a CSV file with the columns word1, word2, score; words such as "null" are words.
 
     A column `source` may say whose they are: "people" or "labels" in every row. So may a file of the same name with
     `.source` after it.
@@ -215,7 +215,7 @@ def read_ratings(path: str | Path) -> pd.DataFrame:
 
 
 def ratings_file(path: str | Path) -> RatingsFile:
-    """The ratings of a file and what to call their rows; see `read_ratings`.
+    """Ratings of a file and what to call their rows; see `read_ratings`.
 
     Raises:
         DataError: as `read_ratings`.
@@ -244,7 +244,7 @@ def ratings_file(path: str | Path) -> RatingsFile:
 
 
 def most_rated(ratings: Mapping[str, pd.DataFrame], usable: Iterable[str], most: int) -> list[str]:
-    """The so many words that keep as many rated pairs as can be: the word with the fewest pairs goes, again and again.
+    """Greedy choice of words that keeps rated pairs: the word with the fewest pairs goes until `most` are left.
 
     Each set of ratings weighs the same, however many pairs it has. Scores play no part.
 
@@ -282,7 +282,7 @@ def most_rated(ratings: Mapping[str, pd.DataFrame], usable: Iterable[str], most:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How well the mean ratings of items would agree with those of as many other raters.
+    """Split-half reliability: expected correlation of mean ratings with those of as many other raters.
 
     Attributes:
         value: mean over splits; nan where no split says anything.
@@ -304,7 +304,7 @@ class Reliability:
 
 
 def split_half_reliability(raters: pd.DataFrame, *, n_splits: int = 1000, seed: int = 0) -> Reliability:
-    """Reliability of mean ratings from single raters: Spearman and Brown over random halves of the raters.
+    """Split-half reliability of mean ratings, stepped up by Spearman and Brown: k r / (1 + (k - 1) r).
 
     In each split two halves of the raters give two means of every item; their rank correlation, which is that of
     halves, is stepped up to all raters. Of an odd number one rater, drawn anew for each split, is in neither half.
@@ -348,14 +348,14 @@ def split_half_reliability(raters: pd.DataFrame, *, n_splits: int = 1000, seed: 
         sides = (place < half, (place >= half) & (place < 2 * half))
         means = [np.where(side & there, kept, 0.0).sum(1) / half[:, 0] for side in sides]
         splits.append(prophecy(float(spearman(*means)), float((several / half[:, 0]).mean())))
-    known = np.array(splits)[np.isfinite(splits)]
-    value, low, high = (known.mean(), *np.quantile(known, [0.025, 0.975])) if known.size else [np.nan] * 3
+    finite = np.array(splits)[np.isfinite(splits)]
+    value, low, high = (finite.mean(), *np.quantile(finite, [0.025, 0.975])) if finite.size else [np.nan] * 3
     sizes = (len(kept), table.shape[1], int((counts < 2).sum()))
-    return Reliability(float(value), float(low), float(high), len(known), *sizes)
+    return Reliability(float(value), float(low), float(high), len(finite), *sizes)
 
 
 def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
-    """One row per item and one column per rater; nan where one did not rate."""
+    """Ratings matrix: one row per item and one column per rater; nan where one did not rate."""
     keys = ["word1", "word2"] if {"word1", "word2"} <= set(raters.columns) else ["item"]
     if not set(keys) <= set(raters.columns) or not raters.columns.is_unique:
         got = f"columns {', '.join(map(str, raters.columns))[:200]}"
@@ -367,7 +367,7 @@ def _items_by_raters(raters: pd.DataFrame) -> Float[np.ndarray, "i r"]:
     else:
         columns = [name for name in raters.columns if name not in (*keys, "score", SOURCE)]
         cells = [(name, raters[name]) for name in columns]
-    parts = [pd.DataFrame({"item": items, "rater": name, "value": _values(some)}) for name, some in cells]
+    parts = [pd.DataFrame({"item": items, "rater": name, "value": _values(column)}) for name, column in cells]
     long = pd.concat(parts) if parts else pd.DataFrame(columns=["item", "rater", "value"])
     every = long["item"].drop_duplicates()
     long = long.dropna(subset="value")
@@ -392,7 +392,7 @@ def _values(cells: pd.Series) -> list[float]:
 
 
 def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a file that are not blank, each with the number of its last line.
+    """CSV rows that are not blank, each with the number of its last line.
 
     Raises:
         DataError: see `read_ratings`.
@@ -417,7 +417,7 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def only_member(path: Path) -> IO[bytes]:
-    """The single file of a ZIP archive.
+    """Single file of a ZIP archive, opened to be read.
 
     Raises:
         DataError: there are more, or none.

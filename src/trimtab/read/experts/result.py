@@ -1,4 +1,4 @@
-"""What looking for experts came to: its numbers, the sentences and tables of its page, and the pictures on it."""
+"""Result of an ExpertLens job: its numbers, the sentences and tables of its page, and its figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class ExpertsResult(Result):
-    """The outcome of an ExpertLens job.
+    """Result of an ExpertLens job.
 
     Attributes:
         table: alignment with ratings, see `trimtab.read.experts.baselines.Alignment`; empty without ratings.
@@ -55,7 +55,7 @@ class ExpertsResult(Result):
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
-        """The table of alignment, or the concepts where nothing was rated."""
+        """Alignment table, or the concepts where nothing was rated."""
         return (self.table if len(self.table) else self.concepts).copy()
 
     def to_text(self) -> str:
@@ -81,7 +81,7 @@ class ExpertsResult(Result):
         return concept_map(self.similarity)
 
     def summary(self) -> str:
-        """How well experts agree with ratings, and which baselines are told apart from them, by paired differences."""
+        """Summary: agreement of experts with ratings, and baselines that paired differences tell apart from them."""
         sizes = f"{_count(self.facts['concepts'], 'concept')}, {_count(self.facts['units'], 'unit')}"
         sentences = [f"{sizes}: {_value(self.facts['experts'], 0)} experts a concept."]
         for name, rows in self.table.groupby("ratings", sort=False):
@@ -89,7 +89,7 @@ class ExpertsResult(Result):
         return " ".join(sentences)
 
     def sections(self) -> Iterator[Section]:
-        """Agreement with ratings, concepts, where experts are, the best of them, and how sure one is."""
+        """Sections of the page: agreement with ratings, concepts, sites of experts, the best experts, uncertainty."""
         if len(self.table):
             nouns = {_whose(rows).removeprefix("the ") for _, rows in self.table.groupby("ratings")}
             noun = nouns.pop() if len(nouns) == 1 else "ratings"
@@ -116,13 +116,13 @@ class ExpertsResult(Result):
 
     @classmethod
     def summary_of_several(cls, results: Sequence[Self]) -> str:
-        """How many models, or results where some are of one model."""
+        """Number of models, or of results where some are of one model."""
         several = "models" if len({result.label for result in results}) == len(results) else "results"
         return f"{len(results)} {several} beside one another."
 
     @classmethod
     def compared(cls, results: Sequence[Self], labels: Sequence[str]) -> Iterator[Section]:
-        """The experts that each run's settings name."""
+        """Comparison of runs: rho of the experts that each run's settings name."""
         lines = []
         for label, result in zip(labels, results, strict=True):
             facts = result.facts
@@ -175,7 +175,7 @@ PLACES = "Percent of the units there that are experts of a concept, mean over co
 
 
 def agreement_in_words(name: str, rows: pd.DataFrame) -> Iterator[str]:
-    """Sentences about one set of ratings: rho of the experts, and baselines by paired differences from it."""
+    """Agreement in sentences: rho of the experts on one set of ratings, and paired differences from baselines."""
     first = rows.iloc[0]
     if missing(first["rho"]):
         yield f"On {name} {first['row']} have no rho: their similarities are all alike."
@@ -213,14 +213,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def _agreement(result: ExpertsResult) -> Iterator[Table]:
-    """For each set of ratings its rows, and every row of experts beside every baseline."""
+    """Agreement tables: for each set of ratings its rows, and every row of experts beside every baseline."""
     signed = partial(fixed, signed=True)
     formats = dict.fromkeys(("rho", "ceiling", "of ceiling"), fixed) | {"p": lambda value: number(value, 2)}
     for name, rows in result.table.groupby("ratings", sort=False):
-        told = "told" in rows.columns
+        paired = "told" in rows.columns
         columns: dict[str, Any] = {"similarity by": rows["row"], "role": rows["role"], "rho": rows["rho"]}
         columns["interval"] = spans(rows["low"], rows["high"])
-        if told:
+        if paired:
             columns["first row minus it"] = rows["difference"]
             columns["paired interval"] = spans(rows["difference_low"], rows["difference_high"], signed=True)
             columns["so the first row is"] = (rows["told"] + " it").where(rows["difference"].notna())
@@ -231,7 +231,7 @@ def _agreement(result: ExpertsResult) -> Iterator[Table]:
         stated = (result.config.get("reliability") or {}).get(name)
         error = "no error" if stated is None else f"a stated reliability of {number(stated)}"
         caption = f"{name}: {rated['n_pairs']:.0f} pairs of {rated['n_concepts']:.0f} concepts. {COVERS} {CEILING}, "
-        caption += f"and of ratings with {error}.{f' {PAIRED}' if told else ''}"
+        caption += f"and of ratings with {error}.{f' {PAIRED}' if paired else ''}"
         marked = np.flatnonzero(rows["role"] == EXPERTS).tolist()
         yield Table(pd.DataFrame(columns), caption, formats | {"first row minus it": signed}, marked)
         gaps = result.differences
@@ -275,7 +275,7 @@ TRIES = 200
 
 
 def concept_map(similarity: pd.DataFrame) -> Figure:
-    """Concepts in the plane, near one another where they share experts (classical scaling of 1 - similarity).
+    """Classical scaling of 1 - similarity: concepts in the plane, near one another where they share experts.
 
     Names that would cover one another are moved apart, each with a line to its place. Many concepts get a taller map.
     """
@@ -308,7 +308,7 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
 def spread(
     centres: Float[np.ndarray, "n 2"], sizes: Float[np.ndarray, "n 2"], paper: Float[np.ndarray, " 2"]
 ) -> Float[np.ndarray, "n 2"]:
-    """Centres of boxes, each as near to where it was as leaves those before it uncovered, and inside the paper.
+    """Label placement: centres of boxes, each moved as little as leaves those before it uncovered, inside the paper.
 
     A box for which there is no room stays where it was.
 
@@ -334,7 +334,7 @@ def spread(
 
 
 def tree_figure(similarity: pd.DataFrame) -> Figure:
-    """The tree of concepts, one row each."""
+    """Dendrogram of concepts, one row each."""
     matrix = similarity.to_numpy(dtype=float)
     drawn: dict[str, Any] = dict(dendrogram(_linkage(matrix), no_plot=True, color_threshold=0))
     names = [str(similarity.index[leaf]) for leaf in drawn["leaves"]]
@@ -349,7 +349,7 @@ def tree_figure(similarity: pd.DataFrame) -> Figure:
 
 
 def similarity_figure(similarity: pd.DataFrame) -> Figure:
-    """Every two concepts, in the order of the tree; pale is nothing shared, dark as alike as the most alike two."""
+    """Similarity matrix in the order of the tree; pale is nothing shared, dark as alike as the most alike two."""
     matrix = similarity.to_numpy(dtype=float)
     order = leaves_list(_linkage(matrix))
     table = matrix[np.ix_(order, order)].copy()
@@ -366,7 +366,7 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
 
 
 def places_figure(counts: pd.DataFrame) -> Figure:
-    """The share of units that are experts, mean over concepts, by block and kind of site."""
+    """Heat map of the share of units that are experts, mean over concepts, by block and kind of site."""
     parts = counts["site"].astype(str).str.extract(BLOCK)
     kinds, blocks = parts["kind"].fillna(counts["site"].astype(str)), parts["block"].fillna(0).astype(int)
     table = counts["share"].groupby([kinds, blocks]).last().unstack().reindex(kinds.unique())
@@ -386,7 +386,7 @@ def places_figure(counts: pd.DataFrame) -> Figure:
 
 
 def plane(matrix: Float[np.ndarray, "c c"]) -> tuple[Float[np.ndarray, "c 2"], float]:
-    """Two coordinates whose distances are as near as can be to 1 - similarity, and the share of the spread they keep.
+    """Classical scaling in two dimensions: distances near 1 - similarity, and the share of the spread that is kept.
 
     Source: Torgerson 1952, classical scaling; negative eigenvalues count as none.
     """

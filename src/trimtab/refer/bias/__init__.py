@@ -1,1 +1,1 @@
-"""Naming bias: is a member of one group called something else than a member of another in the same situation?"""
+"""Naming bias: whether members of one group are called something else than those of another in the same situation."""

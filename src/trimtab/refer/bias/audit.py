@@ -1,6 +1,6 @@
-"""Naming bias: is a member of one group called something else than one of another in the same situation?
+"""Naming bias: the gap of two groups in the rate of a kind of name, raw and at a common mix of strata.
 
-Its statistics are functions of totals; p-values come from dealing out labels.
+Statistics are functions of totals, intervals resample clusters, and p-values permute group labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIRST_RATE = FIRST_MIX + 9
 
 @dataclass(frozen=True)
 class Draws:
-    """How intervals and p-values are found."""
+    """Settings of bootstrap intervals and permutation p-values."""
 
     n_boot: int = 2000
     confidence: float = 0.95
@@ -42,7 +42,7 @@ class Draws:
 
 
 def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Totals (..., 2 x strata, 2) as sums and numbers of shape (..., 2, strata); sums stay between 0 and n."""
+    """Sums and numbers (..., 2, strata) of totals (..., 2 x strata, 2); sums stay between 0 and n."""
     split = totals.reshape(*totals.shape[:-2], 2, -1, totals.shape[-1])
     yes, n = split[..., 0], split[..., -1]
     yes = np.where(yes.real < 0, 0.0, np.where(yes.real > n.real, n, yes))
@@ -50,7 +50,7 @@ def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def statistics(totals: np.ndarray) -> np.ndarray:
-    """All that is estimated: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
+    """Vector of estimates: `SUMMARY`; by mix: gap, composition, its share; rates; by stratum: gap and rates."""
     yes, n = yes_and_n(totals)
     raw, *at = np.moveaxis(clustered.gaps(yes, n), -1, 0)
     parts = [getattr(clustered, name)(yes, n) for name in SUMMARY]
@@ -62,17 +62,18 @@ def statistics(totals: np.ndarray) -> np.ndarray:
 
 
 def gaps_of(totals: np.ndarray) -> np.ndarray:
-    """The raw gap and the gaps at each mix."""
+    """Raw gap, and the standardised gaps at each mix."""
     return clustered.gaps(*yes_and_n(totals))
 
 
-def found_at(found: clustered.Intervals, place: int) -> Estimate:
-    """One statistic of several."""
-    return Estimate(float(found.values[place]), float(found.low[place]), float(found.high[place]), n=found.n)
+def estimate_at(intervals: clustered.Intervals, place: int) -> Estimate:
+    """Estimate with its interval, of the statistic at one place of the vector."""
+    value, low, high = (float(ends[place]) for ends in (intervals.values, intervals.low, intervals.high))
+    return Estimate(value, low, high, n=intervals.n)
 
 
 def object_units(objects: Objects) -> clustered.Units:
-    """Clusters with the totals of their objects' shares, spread within cells, and their numbers."""
+    """Bootstrap units: clusters with the totals of their objects' shares, spread within cells, and their numbers."""
     table, cells = objects.table, objects.cells
     shares = clustered.spread(table["share"].to_numpy(), cells, table["cluster"].to_numpy())
     values = np.column_stack([shares, np.ones(len(table))])
@@ -80,7 +81,7 @@ def object_units(objects: Objects) -> clustered.Units:
 
 
 def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
-    """Of the raw gap, labels dealt out among all; and of the gaps at each mix, labels dealt out within strata.
+    """Permutation p-values: of the raw gap, labels dealt out among all; of the gaps at each mix, within strata.
 
     What bears a label is all objects of one group in one cluster (and, within strata, one stratum).
     """
@@ -97,8 +98,8 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
         within[:, :, place] = _dealt(members, blocks[members.index], 1, draws.n_boot, rng)[:, :, 0]
     raw, at = gaps_of(np.stack([dealt, within]).reshape(2, draws.n_boot, -1, 2))
     columns = np.concatenate([raw[:, :1], at[:, 1:]], axis=-1).T
-    known = [column[np.isfinite(column)] for column in columns]
-    pairs = zip(map(float, observed), known, strict=True)
+    finite = [column[np.isfinite(column)] for column in columns]
+    pairs = zip(map(float, observed), finite, strict=True)
     p = [p_value(value, drawn) if np.isfinite(value) and len(drawn) else np.nan for value, drawn in pairs]
     return p[0], np.array(p[1:])
 
@@ -106,7 +107,7 @@ def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
 def _dealt(
     table: pd.DataFrame, blocks: pd.Series[int], k: int, n_perm: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Totals (n_perm, 2, k, 2) after dealing out the group labels of blocks."""
+    """Permuted totals (n_perm, 2, k, 2), after dealing out the group labels of blocks."""
     values = np.column_stack([table["share"], np.ones(len(table))])
     # The label is a cell of its own kind, so that blocks are merged with blocks of the same label only.
     cells = (table["group"] * k + table["stratum"]).to_numpy()
@@ -121,32 +122,32 @@ def _dealt(
 POWER = 0.8
 
 
-def rates_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
-    """The rate of each group, the reference first."""
+def rates_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) -> pd.DataFrame:
+    """Rate of each group with its interval, the reference first."""
     rows = []
     for number, group in enumerate(objects.groups):
-        own = objects.table[objects.table["group"] == number]
-        rate = _safe(found_at(found, FIRST_RATE + number), own, draws)
-        rows.append((group, rate.value, rate.low, rate.high, len(own), int(own["tokens"].sum())))
+        members = objects.table[objects.table["group"] == number]
+        rate = _bounded_rate(estimate_at(intervals, FIRST_RATE + number), members, draws)
+        rows.append((group, rate.value, rate.low, rate.high, len(members), int(members["tokens"].sum())))
     return pd.DataFrame(rows, columns=["group", "rate", "low", "high", "n_objects", "n_tokens"])
 
 
-def _safe(rate: Estimate, own: pd.DataFrame, draws: Draws) -> Estimate:
-    """The rate of some objects, with an interval within [0, 1] that is nan for fewer than two clusters.
+def _bounded_rate(rate: Estimate, members: pd.DataFrame, draws: Draws) -> Estimate:
+    """Rate of some objects, with an interval within [0, 1] that is nan for fewer than two clusters.
 
     Where all shares are 0, or all 1, no resample can vary, so the interval is Wilson's.
     """
-    n = int(own["cluster"].nunique())
+    n = int(members["cluster"].nunique())
     if n < 2:
         return Estimate(rate.value, np.nan, np.nan, n=n)
-    if own["share"].min() == own["share"].max() and own["share"].iloc[0] in (0, 1):
-        share = wilson(n if own["share"].iloc[0] else 0, n, confidence=draws.confidence)
+    if members["share"].min() == members["share"].max() and members["share"].iloc[0] in (0, 1):
+        share = wilson(n if members["share"].iloc[0] else 0, n, confidence=draws.confidence)
         return Estimate(rate.value, share.low, share.high, n=n)
     return Estimate(rate.value, max(rate.low, 0.0), min(rate.high, 1.0), n=n)
 
 
 def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
-    """A gap whose interval follows from those of the rates where a rate is 0 or 1 (Newcombe 1998, method 10)."""
+    """Gap with an interval by those of the rates where a rate is 0 or 1 (Newcombe 1998, method 10)."""
     value, low, high = (rates[name].to_numpy() for name in ("rate", "low", "high"))
     if np.isnan(low).any():
         return Estimate(gap.value, np.nan, np.nan, n=gap.n)
@@ -158,15 +159,15 @@ def steadied(gap: Estimate, rates: pd.DataFrame) -> Estimate:
 
 
 def standardised_table(
-    objects: Objects, found: clustered.Intervals, mixes: tuple[str, ...], p_within: np.ndarray
+    objects: Objects, intervals: clustered.Intervals, mixes: tuple[str, ...], p_within: np.ndarray
 ) -> pd.DataFrame:
-    """The gap at each mix, what the mix accounts for, and how much of it can be compared."""
+    """Standardised gaps (Kitagawa 1955): the gap at each mix, the composition effect, and the support of the mix."""
     n = np.bincount(objects.cells, minlength=2 * len(objects.strata)).reshape(2, -1).astype(float)
     both = clustered.shared(n)
-    ordinary = found.low[0] > 0 or found.high[0] < 0
+    ordinary = intervals.low[0] > 0 or intervals.high[0] < 0
     rows = []
     for number, (mix, weights) in enumerate(zip(mixes, clustered.mixes_of(n), strict=True)):
-        gap, composition, share = (found_at(found, FIRST_MIX + number + 3 * k) for k in range(3))
+        gap, composition, share = (estimate_at(intervals, FIRST_MIX + number + 3 * k) for k in range(3))
         share = share if ordinary else Estimate(np.nan, np.nan, np.nan, n=share.n)
         support = float((weights * both).sum() / weights.sum())
         n_objects = int((weights * both).sum())
@@ -177,18 +178,21 @@ def standardised_table(
     return pd.DataFrame(rows, columns=names)
 
 
-def strata_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> pd.DataFrame:
+def strata_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) -> pd.DataFrame:
     """Numbers, rates and gap of each stratum."""
     k, first = len(objects.strata), FIRST_RATE + 2
     reference, other = objects.groups
     rows = []
     for place, stratum in enumerate(objects.strata):
-        own = objects.table[objects.table["stratum"] == place]
-        sides = [own[own["group"] == number] for number in (0, 1)]
+        stratum_rows = objects.table[objects.table["stratum"] == place]
+        sides = [stratum_rows[stratum_rows["group"] == number] for number in (0, 1)]
         at = first + k + place
-        rates = [_safe(found_at(found, at + number * k), side, draws) for number, side in enumerate(sides)]
+        rates = [
+            _bounded_rate(estimate_at(intervals, at + number * k), side, draws)
+            for number, side in enumerate(sides)
+        ]
         frame = pd.DataFrame([rate.ends() for rate in rates], columns=["rate", "low", "high"])
-        gap = steadied(found_at(found, first + place), frame)
+        gap = steadied(estimate_at(intervals, first + place), frame)
         rows.append((stratum, *map(len, sides), *rates[0].ends(), *rates[1].ends(), *gap.ends()))
     names = [f"n_{reference}", f"n_{other}"]
     for group in objects.groups:
@@ -197,7 +201,7 @@ def strata_table(objects: Objects, found: clustered.Intervals, draws: Draws) -> 
 
 
 def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
-    """The share of each group among the objects, over all and by stratum, with Wilson's intervals."""
+    """Representation: the share of each group among the objects, over all and by stratum, with Wilson's intervals."""
     rows, table = [], objects.table
     parts = [("all", table), *((s, table[table["stratum"] == k]) for k, s in enumerate(objects.strata))]
     for stratum, part in parts if len(objects.strata) > 1 else parts[:1]:
@@ -208,11 +212,11 @@ def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stratum", "group", "n_objects", "share", "low", "high"])
 
 
-def power_table(found: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
-    """The smallest true gap that a test at this confidence would find four times in five, by these standard errors."""
+def power_table(intervals: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
+    """Minimum detectable gap: the smallest true gap that a test at this confidence finds with a power of .8."""
     factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
     places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
-    errors = found.errors[list(places.values())]
+    errors = intervals.errors[list(places.values())]
     columns = {"gap": list(places), "standard_error": errors, "detectable": factor * errors}
     return pd.DataFrame(columns | {"power": POWER})
 
@@ -236,7 +240,7 @@ def naming_bias(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> NamingBias:
-    """How often members of two groups are given a kind of name, the gap, and how much of it the situations explain.
+    """Naming bias: the rates of a kind of name in two groups, their gap, and how much of it the strata explain.
 
     An object's share is the part of its names that have the outcome; a group's rate is the mean share of its objects.
     The standardised gaps are what the gap would be if both groups came in the same mix of strata: that of the reference
@@ -284,18 +288,18 @@ def naming_bias(
     settings = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}
     settings |= {"outcome": outcome if isinstance(outcome, str) else called, "reference": objects.groups[0]}
     names = {"groups": list(objects.groups), "strata_names": list(objects.strata)}
-    found = clustered.bootstrap_totals(statistics, object_units(objects), **vars(draws))
-    rates, mixes = rates_table(objects, found, draws), (*objects.groups, POOLED)
-    summary: dict[str, Any] = {name: found_at(found, place) for place, name in enumerate(SUMMARY)}
+    intervals = clustered.bootstrap_totals(statistics, object_units(objects), **vars(draws))
+    rates, mixes = rates_table(objects, intervals, draws), (*objects.groups, POOLED)
+    summary: dict[str, Any] = {name: estimate_at(intervals, place) for place, name in enumerate(SUMMARY)}
     p_raw, p_within = p_values(objects, draws)
     summary["gap"] = replace(steadied(summary["gap"], rates), p=p_raw)
     return NamingBias(
         **summary,
         rates=rates,
-        standardised=standardised_table(objects, found, mixes, p_within),
-        strata=strata_table(objects, found, draws),
+        standardised=standardised_table(objects, intervals, mixes, p_within),
+        strata=strata_table(objects, intervals, draws),
         representation=representation_table(objects, draws),
-        power=power_table(found, mixes, draws),
+        power=power_table(intervals, mixes, draws),
         accounting=objects.accounting,
         notes=objects.notes,
         config={**settings, **vars(draws), **names},

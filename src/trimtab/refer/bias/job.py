@@ -1,4 +1,4 @@
-"""An audit of naming bias as a job: what a recipe says, whether it can work, and carrying it out."""
+"""Naming-bias audit as a job: its recipe, the checks of it, its cost and its run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STRATUM = "stratum by names"
 
 @dataclass(frozen=True)
 class NamingBiasConfig:
-    """An audit of naming data.
+    """Recipe of a naming-bias audit.
 
     A word list is the name of one that ships (`gender-en`, `sports-en`, `people-en`) or a YAML file of your own.
 
@@ -38,7 +38,7 @@ class NamingBiasConfig:
         outcome: a column of true and false (or 1 and 0), or a word list: what kind of name is counted.
         reference: label of the reference group; 0, "0" and 0.0 mean the same.
         groups: what a source of labels is called -> a column, or a word list that labels objects by their names. The
-            first is used; the others are told as its sensitivity.
+            first is used; the others are reported as its sensitivity.
         object: column of the objects.
         name: column of the names.
         weight: column of counts; empty for one per row.
@@ -80,7 +80,7 @@ class NamingBiasConfig:
     result: ClassVar = NamingBias
 
     def problems(self) -> Iterator[Problem]:
-        """Every mistake that can be seen without reading more of the data than the names of its columns."""
+        """Problems of the recipe that can be seen without reading more of the data than the names of its columns."""
         yield from missing_file("counts", self.counts, TABLE)
         if self.predictions:
             yield from missing_file("predictions", self.predictions, TABLE)
@@ -107,7 +107,7 @@ class NamingBiasConfig:
             yield from (not_among("general", one, there) for one in general if one not in there)
 
     def cost(self) -> Mapping[str, Any]:
-        """Resamples, and rows of the table; None where they are not known before it is read."""
+        """Cost: resamples, and rows of the table; None where they are not known before it is read."""
         path, rows = Path(self.counts), None
         if path.is_file() and path.suffix == ".csv":
             with reading(path, TABLE), path.open("rb") as lines:
@@ -115,7 +115,7 @@ class NamingBiasConfig:
         return {"steps": self.n_boot, "rows": rows}
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> NamingBias:  # noqa: ARG002
-        """The audit, with its sensitivity to other sources of labels, and models beside people.
+        """Audit with its sensitivity to other sources of labels, and amplification by models.
 
         Raises:
             DataError: the data does not hold what the config says.
@@ -140,8 +140,8 @@ class NamingBiasConfig:
             result = replace(result, sensitivity=others)
         progress(3, 4)
         if self.predictions:
-            found = _models(frame, self, outcome, settings, group)
-            result = replace(result, amplification=found.gaps, misnaming=found.misnaming)
+            models = _models(frame, self, outcome, settings, group)
+            result = replace(result, amplification=models.gaps, misnaming=models.misnaming)
         progress(4, 4)
         named = [self.outcome, self.strata, self.group_words, *self.groups.values(), *self.among]
         words = [WordList.read(one) for one in dict.fromkeys(named) if is_word_list(one)]
@@ -155,7 +155,7 @@ def _named_groups(config: NamingBiasConfig) -> dict[str, str]:
 
 
 def _column_problems(config: NamingBiasConfig) -> Iterator[Problem]:
-    """Columns that the config names and the tables lack; names are looked at unless columns say everything."""
+    """Problems of columns that the tables lack; names are looked at unless columns say everything."""
     optional = {"strata": config.strata, "cluster": config.cluster, "weight": config.weight}
     columns = {key: value for key, value in optional.items() if value}
     columns |= {"outcome": config.outcome} | _named_groups(config)
@@ -174,7 +174,7 @@ def _column_problems(config: NamingBiasConfig) -> Iterator[Problem]:
 
 
 def labelled(frame: pd.DataFrame, config: NamingBiasConfig) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The rows with labels of every source that is a word list, and the column of each source."""
+    """Naming rows with labels of every source that is a word list, and the column of each source."""
     sources: dict[str, str] = {}
     frame = frame.assign(**{config.object: labels(frame[config.object])})
     given: Mapping[str, Any] = {"object": config.object, "name": config.name, "weight": config.weight or None}

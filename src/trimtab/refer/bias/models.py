@@ -1,4 +1,4 @@
-"""The same audit for what models call the objects: do they widen the gap, and do they get the group wrong?"""
+"""Amplification of naming bias: whether models widen the gap of people, and whether they get the group wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_
 
 @dataclass(frozen=True)
 class Amplification:
-    """Models beside the people whose words they may have learned, object by object.
+    """Amplification: gaps of models minus those of people whose words they may have learned, on the same objects.
 
     Attributes:
         gaps: by model and gap ("raw", "at the mix of ..."): people, model and amplification (model - people), each with
@@ -48,7 +48,7 @@ def amplification(
     model: str | None = None,
     draws: Draws | None = None,
 ) -> Amplification:
-    """How much wider models' gaps are than those of people, on the same objects.
+    """Amplification: a model's gap minus that of people, on the same objects.
 
     Args:
         people: one row per object and name.
@@ -99,7 +99,7 @@ def amplification(
 def sensitivity(
     frame: pd.DataFrame, groups: Mapping[str, str], outcomes: Mapping[str, Outcome], **settings: Any
 ) -> pd.DataFrame:
-    """What other sources of group labels, and other outcomes, would have said.
+    """Sensitivity of the gap to other sources of group labels, and to other outcomes.
 
     Args:
         frame: as for `naming_bias`.
@@ -124,7 +124,7 @@ def sensitivity(
 
 
 def _shares(predictions: pd.DataFrame, columns: Columns, outcome: Outcome) -> pd.Series[float]:
-    """By object: the share of its predicted names that have the outcome."""
+    """Share of an object's predicted names that have the outcome."""
     if isinstance(outcome, str):
         yes = outcomes_of(predictions, outcome, columns.name).astype(float)
     else:
@@ -143,9 +143,9 @@ def _gap_rows(both: pd.DataFrame, human: Objects, draws: Draws) -> list[tuple[An
     clusters = both["cluster"].to_numpy()
     columns = [spread(both[name].to_numpy(dtype=float), cells, clusters) for name in ("share", "model")]
     units = units_of(np.column_stack([*columns, np.ones(len(both))]), cells, 2 * len(human.strata), clusters)
-    found = bootstrap_totals(gaps, units, **vars(draws))
+    boot = bootstrap_totals(gaps, units, **vars(draws))
     # By gap: value, low and high of people, of the model, and of the difference.
-    ends = np.stack([found.values, found.low, found.high], axis=-1).reshape(3, 4, 3).transpose(1, 0, 2)
+    ends = np.stack([boot.values, boot.low, boot.high], axis=-1).reshape(3, 4, 3).transpose(1, 0, 2)
     names = ["raw", *(f"at the mix of {mix}" for mix in (*human.groups, POOLED))]
     return [(name, *row, len(both)) for name, row in zip(names, ends.reshape(4, 9).tolist(), strict=True)]
 
@@ -158,12 +158,12 @@ def _misnamed(
     words: WordList,
     draws: Draws,
 ) -> list[tuple[Any, ...]]:
-    """By group: the share of its members that a model gives a name of the other group."""
+    """Misnaming rate by group: the share of its members that a model gives a name of the other group."""
     first = predictions.drop_duplicates(columns.object).set_index(columns.object)[columns.name]
-    told = first.map(lambda name: words.label(str(name))).reindex(both.index)
+    named_groups = first.map(lambda name: words.label(str(name))).reindex(both.index)
     rows = []
     for number, group in enumerate(groups):
-        members = told[both["group"] == number]
+        members = named_groups[both["group"] == number]
         wrong = int(members.isin([groups[1 - number], MIXED]).sum())
         share = wilson(wrong, len(members), confidence=draws.confidence)
         rows.append((group, share.value, share.low, share.high, len(members)))

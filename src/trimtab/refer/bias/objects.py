@@ -1,4 +1,4 @@
-"""From naming rows to objects: one share, one group, one stratum and one cluster each, and what was set aside, why."""
+"""Objects of naming rows: one share, one group, one stratum and one cluster each, and an accounting of the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what; None for what is not there."""
+    """Column names of naming rows; None for what is not there."""
 
     object: str
     group: str
@@ -32,13 +32,13 @@ class Columns:
     name: str = "name"
 
     def given(self) -> list[str]:
-        """The columns that must be there."""
+        """Names of the columns that must be there."""
         return [c for c in (self.object, self.group, self.strata, self.cluster, self.weight) if c is not None]
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects that are compared.
+    """Objects that are compared, their groups and strata, and the accounting of all that were given.
 
     Attributes:
         table: by object: share (of its names that have the outcome), tokens, group (0 reference, 1 other), stratum (a
@@ -57,7 +57,7 @@ class Objects:
 
     @property
     def cells(self) -> np.ndarray:
-        """The number of each object's cell: strata of the reference first, then those of the other group."""
+        """Cell number of each object: strata of the reference first, then those of the other group."""
         return np.asarray(self.table["group"] * len(self.strata) + self.table["stratum"])
 
 
@@ -68,7 +68,7 @@ def objects_of(
     reference: Label,
     among: Callable[[str], bool] | None = None,
 ) -> Objects:
-    """The objects of naming rows. Labels of any type are texts from here on: 0, 0.0, "0" and False, "False" are alike.
+    """Objects of naming rows. Labels of any type are texts from here on: 0, 0.0, "0" and False, "False" are alike.
 
     Args:
         frame: one row per object and name.
@@ -123,7 +123,7 @@ def objects_of(
 
 
 def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[bool]:
-    """Which rows have the outcome: by a column of true and false, or 1 and 0, or by a function of names."""
+    """Outcome of each row, by a column of true and false, or 1 and 0, or by a function of names."""
     if isinstance(outcome, str):
         tables.check_columns(frame, [outcome])
         texts = tables.labels(frame[outcome])
@@ -146,9 +146,9 @@ def outcomes_of(frame: pd.DataFrame, outcome: Outcome, name: str) -> pd.Series[b
 
 
 def _labels(objects: pd.Series[Any], given: pd.Series[Any], what: str, table: pd.DataFrame) -> pd.Series[Any]:
-    """The one label of each object; where there is none, several or "mixed", the table's reason says so."""
-    known = given.where(given != UNKNOWN)
-    pairs = pd.DataFrame({"object": objects, "label": known}).dropna().drop_duplicates()
+    """Label of each object; where there is none, several or "mixed", the table's reason says so."""
+    labels = given.where(given != UNKNOWN)
+    pairs = pd.DataFrame({"object": objects, "label": labels}).dropna().drop_duplicates()
     several = pairs["object"].value_counts().reindex(table.index, fill_value=0)
     label = pairs.drop_duplicates("object").set_index("object")["label"].reindex(table.index)
     free = table["reason"] == USED
@@ -171,8 +171,8 @@ def _clusters(
     if len(twice):
         got = f"object {twice.iloc[0]} in several clusters ({twice.nunique()} such objects)"
         raise DataError(explain(got, "one cluster per object"))
-    own = pairs.set_index("object")["cluster"].reindex(table.index)
-    return pd.factorize(own)[0]
+    clusters = pairs.set_index("object")["cluster"].reindex(table.index)
+    return pd.factorize(clusters)[0]
 
 
 def _two_groups(table: pd.DataFrame, reference: Label) -> tuple[str, str]:
@@ -208,8 +208,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if len(strata) == 1:
-        told = f"the only stratum is {strata[0]!r}" if stratified else "no strata were given"
-        notes.append(f"{told}: standardised gaps are the raw gap, and nothing can be said about composition")
+        cause = f"the only stratum is {strata[0]!r}" if stratified else "no strata were given"
+        notes.append(f"{cause}: standardised gaps are the raw gap, and nothing can be said about composition")
     held = used.groupby("stratum")["group"].nunique()
     lonely = [strata[place] for place in held.index[held == 1]]
     if lonely and len(strata) > 1:

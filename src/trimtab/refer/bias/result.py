@@ -1,4 +1,4 @@
-"""Result of an audit of naming bias: every number, and the page.
+"""Result of a naming-bias audit: its numbers, and its page.
 
 The page shows the gaps as a forest, what they are made of, and what was set aside.
 """
@@ -34,7 +34,7 @@ GAP, RATE = ("gap", "low", "high", "+.3"), ("rate", "low", "high", ".3")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its interval.
+    """Estimate of a statistic with its confidence interval.
 
     Attributes:
         value: of the data as they are; nan where undefined.
@@ -50,13 +50,13 @@ class Estimate:
     n: int = 0
 
     def ends(self) -> tuple[float, float, float]:
-        """Value, low and high."""
+        """Value and the two ends of the interval."""
         return self.value, self.low, self.high
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class NamingBias(Result):
-    """The outcome of an audit. Gaps are the other group minus the reference, in shares of names.
+    """Result of a naming-bias audit. Gaps are the other group minus the reference, in shares of names.
 
     Attributes:
         rates: columns group, rate, low, high, n_objects, n_tokens; the reference first.
@@ -100,7 +100,7 @@ class NamingBias(Result):
         return str(reference), str(other)
 
     def to_frame(self) -> pd.DataFrame:
-        """Every gap in one frame: columns gap, value, low, high, p."""
+        """Gaps in one frame: columns gap, value, low, high, p."""
         gaps = self._gaps()[["mix", "gap", "low", "high", "p"]]
         return gaps.set_axis(["gap", "value", "low", "high", "p"], axis=1)
 
@@ -112,7 +112,7 @@ class NamingBias(Result):
         return pd.concat([pd.DataFrame([raw]), at], ignore_index=True)
 
     def figure(self) -> Figure:
-        """The gaps as a forest: raw, standardised, and by stratum with most objects first."""
+        """Forest plot of the gaps: raw, standardised, and by stratum with most objects first."""
         gaps = self._gaps().replace({"mix": {"raw": "raw gap"}}).rename(columns={"mix": "stratum"})
         looks = [RAW, *[STANDARDISED] * len(self.standardised)]
         if len(self.strata) > 1:
@@ -124,7 +124,7 @@ class NamingBias(Result):
         return _forest(gaps, looks, f"{other} less {reference}, share of names", "Gaps")
 
     def values(self) -> dict[str, Any]:
-        """Every field, estimates marked as such."""
+        """Fields of the result, estimates marked as such."""
         marked = {name: {"estimate": vars(it)} for name, it in vars(self).items() if isinstance(it, Estimate)}
         return super().values() | marked
 
@@ -134,8 +134,8 @@ class NamingBias(Result):
         for name, value in values.items():
             if isinstance(value, dict) and set(value) == {"estimate"}:
                 parts = value["estimate"].items()
-                known: dict[str, Any] = {key: float("nan") if it is None else it for key, it in parts}
-                values[name] = Estimate(**known)
+                numbers: dict[str, Any] = {key: float("nan") if it is None else it for key, it in parts}
+                values[name] = Estimate(**numbers)
             elif isinstance(value, list):
                 values[name] = tuple(value)
         return checked(cls, values)
@@ -165,7 +165,7 @@ class NamingBias(Result):
 
     @classmethod
     def compared(cls, results: Sequence[NamingBias], labels: Sequence[str]) -> Iterator[Section]:
-        """The raw and the standardised gap of several audits."""
+        """Comparison of audits: the raw and the standardised gap of each."""
         rows = []
         for label, one in zip(labels, results, strict=True):
             at_other = one.standardised.iloc[1]
@@ -175,7 +175,7 @@ class NamingBias(Result):
         yield Section("Compared", [Table(written(pd.DataFrame(rows), headings), _covers(*results))])
 
     def sections(self) -> Iterator[Section]:
-        """Rates, gaps, strata, who is there, power, other labels, models, and the accounting."""
+        """Sections of the page: rates, gaps, strata, representation, power, other labels, models, accounting."""
         covers, other = _covers(self), self.groups[1]
         headings = {"group": "group", "rate": RATE, "objects": "n_objects", "names": "n_tokens"}
         yield Section("Rates", [Table(written(self.rates, headings), covers)])
@@ -208,7 +208,7 @@ class NamingBias(Result):
 
 
 def _covers(*results: NamingBias) -> str:
-    """What the intervals are, by the settings of the results."""
+    """Caption of intervals, by the settings of the results."""
     levels = {float(result.config.get("confidence", 0.95)) for result in results}
     if len(levels) > 1:
         return "Intervals are percentile bootstrap intervals over clusters, each at the confidence of its settings."
@@ -216,7 +216,7 @@ def _covers(*results: NamingBias) -> str:
 
 
 def _forest(gaps: pd.DataFrame, looks: Sequence[Look], axis: str, title: str) -> Figure:
-    """Gaps with their intervals: columns name, gap, low, high."""
+    """Forest plot of gaps with their intervals: columns name, gap, low, high."""
     ends = gaps[["gap", "low", "high"]].to_numpy(dtype=float)
     names, (value, low, high) = [str(name) for name in gaps["name"]], ends.T.tolist()
     bounds, label = with_margin(np.append(ends.ravel(), 0.0)), f"{title}: {axis}, with intervals"

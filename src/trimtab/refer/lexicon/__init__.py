@@ -1,1 +1,1 @@
-"""Lexicons: how much a word narrows down what is meant, and why several names per thing are good."""
+"""Lexicons: how many bits a word conveys, and complexity against accuracy of a whole lexicon."""

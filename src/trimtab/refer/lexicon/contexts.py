@@ -1,4 +1,4 @@
-"""Words in context: speaker and listener among a few candidates, and bits per word in easy and in hard contexts.
+"""Words in context: literal listener and pragmatic speaker among candidates, and bits per word by context.
 
 Contexts are compared for the same referents, with modifiers treated on purpose.
 """
@@ -24,7 +24,7 @@ from trimtab.seeds import derive
 
 @dataclass(frozen=True)
 class Speaker:
-    """A speaker who weighs being understood against saying much.
+    """Pragmatic speaker, who weighs the listener's success against the bits that a word conveys.
 
     The chance of a word is softmax(alpha (log L(m | w, C) - cost I(w))) over the words that the referent has.
 
@@ -39,7 +39,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Trials:
-    """Situations to talk in.
+    """Simulated trials: a referent among distractors.
 
     Attributes:
         trials: how many.
@@ -57,7 +57,7 @@ class Trials:
 def listener(
     naming: Float[np.ndarray, "*trials candidates words"], prior: Float[np.ndarray, "*#trials candidates"]
 ) -> Float[np.ndarray, "*trials candidates words"]:
-    """The chance that a listener who hears a word picks each candidate, p(m | w, C); 0 where none has the word."""
+    """Literal listener: the chance p(m | w, C) of each candidate, given a word; 0 where none has the word."""
     weighted = naming * prior[..., None]
     total = weighted.sum(axis=-2, keepdims=True)
     return np.asarray(np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0))
@@ -66,7 +66,7 @@ def listener(
 def speaker_choice(
     success: Float[np.ndarray, "*trials words"], bits: Float[np.ndarray, " words"], speaker: Speaker
 ) -> Float[np.ndarray, "*trials words"]:
-    """The chance of each word; words that cannot succeed are not said."""
+    """Pragmatic speaker: the chance of each word; words that cannot succeed have 0."""
     with np.errstate(divide="ignore"):
         utility = np.log(success) - speaker.cost * np.where(np.isfinite(bits), bits, 0.0)
     said = success > 0
@@ -100,7 +100,7 @@ def simulated(
     flexibilities: Sequence[float],
     speaker: Speaker,
 ) -> pd.DataFrame:
-    """Accuracy against bits conveyed, for speakers from rigid to flexible.
+    """Accuracy against bits conveyed, for simulated speakers from rigid to flexible.
 
     At flexibility 0 each referent has one word, its most frequent one; at 1 every word the lexicon gives it is weighed
     in context. Success is the listener's probability of the referent, exact for each trial.
@@ -120,8 +120,8 @@ def simulated(
     rows = []
     for flexibility in flexibilities:
         said = (1 - flexibility) * top + flexibility * free
-        told = [bootstrap(mean, (said * what).sum(axis=1), n_boot=500) for what in (success, conveyed)]
-        ends = [end for one in told for end in (one.value, one.low, one.high)]
+        estimates = [bootstrap(mean, (said * what).sum(axis=1), n_boot=500) for what in (success, conveyed)]
+        ends = [end for one in estimates for end in (one.value, one.low, one.high)]
         rows.append((float(flexibility), *ends, len(candidates)))
     names = ["success", "success_low", "success_high", "info_bits", "info_low", "info_high", "n"]
     return pd.DataFrame(rows, columns=["flexibility", *names])
@@ -159,7 +159,7 @@ def in_context(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> InContext:
-    """Bits per word in easy and in hard contexts, as observed and for the same referents.
+    """Bits per word in easy and in hard contexts, as observed and standardised to the same referents.
 
     Hard contexts may show other referents than easy ones, and some regions have more precise words than others; so the
     difference is also taken referent by referent, and averaged at a common mix.
@@ -195,8 +195,8 @@ def in_context(
     values = np.column_stack([weight * used["bits"].to_numpy(), weight])
     units = clustered.units_of(values, cells, 2 * k, pd.factorize(used["cluster"])[0])
     draws: Any = {"n_boot": n_boot, "confidence": confidence, "seed": seed}
-    found = clustered.bootstrap_totals(lambda totals: clustered.gaps(*_split(totals)), units, **draws)
-    return InContext(_comparison(units.total(), found), accounting)
+    intervals = clustered.bootstrap_totals(lambda totals: clustered.gaps(*_split(totals)), units, **draws)
+    return InContext(_comparison(units.total(), intervals), accounting)
 
 
 def set_aside(
@@ -211,7 +211,7 @@ def set_aside(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The share of messages that are not compared, by context: what is set aside more often in one biases the other.
+    """Attrition by context: the share of messages that are not compared, and its difference, which biases a comparison.
 
     Args:
         counts: all messages, with a column of contexts.
@@ -234,9 +234,9 @@ def set_aside(
     units = clustered.units_of(
         values, rows["side"].astype(int).to_numpy(), 2, pd.factorize(rows["cluster"])[0]
     )
-    found = clustered.bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
+    intervals = clustered.bootstrap_totals(_shares, units, n_boot=n_boot, confidence=confidence, seed=seed)
     aside, n = units.total().T.round().astype(int)
-    low, high, share = found.low.copy(), found.high.copy(), found.values
+    low, high, share = intervals.low.copy(), intervals.high.copy(), intervals.values
     # A share of 0 or 1 varies in no resample: Wilson's interval over clusters, and Newcombe's for the difference.
     flat = np.isin(share[:2], (0.0, 1.0))
     for place in np.flatnonzero(flat):
@@ -284,7 +284,7 @@ def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cells[..., 0], cells[..., 1]
 
 
-def _comparison(total: np.ndarray, found: clustered.Intervals) -> pd.DataFrame:
+def _comparison(total: np.ndarray, intervals: clustered.Intervals) -> pd.DataFrame:
     bits, n = _split(total)
     both, each = clustered.shared(n), clustered.quotient(bits, n)
     rows = [("all messages", *clustered.means(bits, n), 1.0, int(n.sum()), int((n.sum(axis=0) > 0).sum()))]
@@ -296,15 +296,15 @@ def _comparison(total: np.ndarray, found: clustered.Intervals) -> pd.DataFrame:
         sizes = (float(weights.sum() / mix.sum()), int((n * both).sum()), int(both.sum()))
         rows.append((f"same referents, {whose} mix", *sides, *sizes))
     names = ["comparison", "easy", "hard", "support", "n_messages", "n_referents"]
-    table = pd.DataFrame(rows, columns=names).assign(n_clusters=found.n)
-    ends = {"difference": table["hard"] - table["easy"], "low": found.low, "high": found.high}
+    table = pd.DataFrame(rows, columns=names).assign(n_clusters=intervals.n)
+    ends = {"difference": table["hard"] - table["easy"], "low": intervals.low, "high": intervals.high}
     return pd.concat([table[names[:3]], pd.DataFrame(ends), table[[*names[3:], "n_clusters"]]], axis=1)
 
 
 def treated(
     counts: NamingCounts, heads: WordList, modifiers: WordList, treatment: Treatment
 ) -> tuple[NamingCounts, pd.DataFrame]:
-    """Names reduced to the words that a list knows, with modifiers treated on purpose.
+    """Treatment of modifiers: names reduced to the words that a list knows, with modifiers treated on purpose.
 
     Args:
         counts: names as they were given.

@@ -1,6 +1,6 @@
-"""Lexicons as a job: what a recipe says, whether it can work, and carrying it out.
+"""Lexicon analysis as a job: its recipe, the checks of it, its cost and its run.
 
-Beside the observed lexicon stand three made ones of the same referents: sharp, overlapping, nested.
+Three simulated lexicons of the same referents are its references: sharp, overlapping, nested.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Shape = Literal["hard", "soft", "nested"]
 
 
 def simulated_lexicon(features: pd.DataFrame, shape: Shape, words: int, *, width: float = 1.0) -> Lexicon:
-    """A lexicon of a given shape and number of words.
+    """Simulated lexicon of a given shape and number of words.
 
     Args:
         features: indexed by referent, one column per dimension.
@@ -83,7 +83,7 @@ def simulated_lexicon(features: pd.DataFrame, shape: Shape, words: int, *, width
 
 
 def _regions(tree: np.ndarray, words: int) -> np.ndarray:
-    """One word per referent: its region of Ward's clustering."""
+    """Naming matrix of Ward's clustering: one word per referent, that of its region."""
     regions = fcluster(tree, words, "maxclust")
     return np.eye(regions.max())[regions - 1]
 
@@ -95,7 +95,7 @@ MOST_DRAWS = 1_000_000
 
 @dataclass(frozen=True)
 class LexiconConfig:
-    """Lexicons behind naming data.
+    """Recipe of a lexicon job: the lexicons behind naming data.
 
     Attributes:
         counts: CSV or Parquet file with columns referent, name, count; without count, each row counts 1.
@@ -142,7 +142,7 @@ class LexiconConfig:
     result: ClassVar = LexiconResult
 
     def problems(self) -> Iterator[Problem]:
-        """Every mistake that can be seen without reading more of the data than the names of its columns."""
+        """Problems of the recipe that can be seen without reading more of the data than the names of its columns."""
         for name in ("counts", "features"):
             yield from missing_file(name, getattr(self, name), "a CSV or Parquet file")
         yield from _column_problems(self)
@@ -165,11 +165,11 @@ class LexiconConfig:
             yield Problem("seed", str(self.seed), "a whole number, at least 0")
 
     def cost(self) -> Mapping[str, Any]:
-        """Steps: lexicons, simulation, contexts, and trade-offs of the frontier."""
+        """Cost in steps: lexicons, simulation, contexts, and trade-offs of the frontier."""
         return {"steps": 3 + (len(self.treatments) * len(self.smoothings) if self.context else 0)}
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> LexiconResult:  # noqa: ARG002
-        """Fit the lexicons and measure them, alone and in context.
+        """Lexicons of the data, measured alone and in context.
 
         Raises:
             DataError: the data does not hold what the config says.
@@ -217,7 +217,7 @@ class LexiconConfig:
 
 
 def _column_problems(config: LexiconConfig) -> list[Problem]:
-    """Columns that the config names and the tables lack, and features that have none."""
+    """Problems of columns that the tables lack, and of features that have none."""
     named = {"lexicon": config.lexicon, "context": config.context, "cluster": config.cluster}
     named = {key: value for key, value in named.items() if value}
     wanted = {"counts": "referent", "counts ": "name"} | named
@@ -265,7 +265,7 @@ def _systems(
     whole: Lexicon,
     frontier: Frontier | None,
 ) -> pd.DataFrame:
-    """All names together, and each lexicon on its own where a column tells them apart."""
+    """System table: all names together, and each lexicon on its own where a column tells them apart."""
     lexicons = [("all", whole)]
     if config.lexicon:
         tables.check_columns(counts.table, [config.lexicon])
@@ -282,7 +282,7 @@ def _systems(
 
 
 def _simulation(whole: Lexicon, config: LexiconConfig) -> pd.DataFrame:
-    """This lexicon and three made ones with as many words, on the same trials."""
+    """Simulation of this lexicon and three simulated ones with as many words, on the same trials."""
     words = min(max(2, len(whole.names)), len(whole.referents) - 1)
     features = pd.DataFrame(whole.features, index=list(whole.referents), columns=list(whole.columns))
     every = {"as observed": whole}
@@ -306,25 +306,25 @@ def _contexts(
         counts, reduced = _reduced(given, config, treatment)
         for smoothing in config.smoothings:
             lexicon = _fitted(counts, features, config, smoothing)
-            found = lexicon.in_context(counts, **settings)
+            measured = lexicon.in_context(counts, **settings)
             row = {"treatment": treatment, "smoothing": smoothing}
-            rows.append(pd.DataFrame(row, index=found.comparison.index).join(found.comparison))
+            rows.append(pd.DataFrame(row, index=measured.comparison.index).join(measured.comparison))
             tell()
-        known = [
+        informative_names = [
             name for name, bits in zip(lexicon.names, lexicon.info_bits, strict=True) if np.isfinite(bits)
         ]
-        informative = counts.table.index[counts.table["name"].isin(known)]
+        informative = counts.table.index[counts.table["name"].isin(informative_names)]
         kept = pd.Series(given.table.index.isin(informative), index=given.table.index)
         share = set_aside(given, kept, **settings)
         share.insert(0, "treatment", treatment)
         shares.append(share)
         aside = reduced[reduced["reason"] != "used"]
-        accounts.append(pd.concat([found.accounting, aside]).assign(step=f"contexts, {treatment}"))
+        accounts.append(pd.concat([measured.accounting, aside]).assign(step=f"contexts, {treatment}"))
     return pd.concat(rows, ignore_index=True), pd.concat(shares, ignore_index=True), accounts
 
 
 def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
-    """Where referents are drawn: CIELAB by hue angle and lightness, other features by their first two columns."""
+    """Coordinates of referents on the page: hue angle and lightness in CIELAB, else the first two features."""
     values = lexicon.features
     if is_lab(features):
         x, y = np.degrees(np.arctan2(values[:, 2], values[:, 1])) % 360 / 3.6, values[:, 0]

@@ -1,4 +1,4 @@
-"""Lexicons: how much a word narrows down what is meant, and why several names per thing are good.
+"""Lexicons: informativeness of words in bits, and complexity and accuracy of a whole lexicon.
 
 A lexicon stands on the plane of complexity and accuracy, beside the best that any lexicon could do.
 """
@@ -37,7 +37,7 @@ def covered(
     features: Float[np.ndarray, "referents d"],
     volume: Volume,
 ) -> Float[np.ndarray, " words"]:
-    """The share of the space that each word's denotation takes, in (0, 1]; nan where it has no volume.
+    """Extension volume: the share of the space that each word's denotation takes, in (0, 1]; nan without a volume.
 
     Args:
         members: whether a word was used for a referent.
@@ -75,7 +75,7 @@ FLEXIBILITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class System:
-    """A lexicon as a whole.
+    """Measures of a lexicon as a whole: complexity, accuracy, success and sizes.
 
     Attributes:
         complexity_bits: I(M;W), what words cost: the mean bits of a word, weighted by how often it is said.
@@ -97,7 +97,7 @@ class System:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Words for referents in a feature space.
+    """Lexicon: naming distribution p(w|m) of referents m in a feature space, with their prior p(m).
 
     Attributes:
         referents: what is named.
@@ -137,7 +137,7 @@ class Lexicon:
         bandwidth: float | None = None,
         smoothing: float = 0.0,
     ) -> Lexicon:
-        """The lexicon behind naming data.
+        """Lexicon of naming data: p(w|m) as the share of a referent's names.
 
         Args:
             counts: how often each name was given to each referent.
@@ -188,12 +188,12 @@ class Lexicon:
 
     @cached_property
     def words(self) -> Float[np.ndarray, " names"]:
-        """p(w), how often each word is said when referents come by their prior."""
+        """Word probabilities p(w) = sum of p(m) p(w|m): how often each word is said."""
         return np.asarray(self.prior @ self.naming)
 
     @cached_property
     def info_bits(self) -> Float[np.ndarray, " names"]:
-        """The informativeness of each word; nan where a denotation has no volume."""
+        """Informativeness of each word in bits; nan where a denotation has no volume."""
         if self.kind == "size":
             return np.asarray(-np.log2(covered(self.naming > 0, self.prior, self.features, self.volume)))
         given = (self.naming * self.prior[:, None]).T / self.words[:, None]
@@ -204,7 +204,7 @@ class Lexicon:
         return np.asarray(np.maximum(rel_entr(given, self.prior).sum(axis=1) / np.log(2), 0.0))
 
     def meanings(self) -> Float[np.ndarray, "referents referents"]:
-        """p(u|m): a cloud around each referent, normal with the bandwidth, over the referents."""
+        """Meanings p(u|m): a cloud around each referent, normal with the bandwidth, over the referents."""
         squared = cdist(self.features, self.features, "sqeuclidean") / (2 * self.bandwidth**2)
         clouds = np.exp(-squared)
         return np.asarray(clouds / clouds.sum(axis=1, keepdims=True))
@@ -217,7 +217,7 @@ class Lexicon:
         return frame.sort_values(["info_bits", "name"], ascending=[False, True], ignore_index=True)
 
     def system(self) -> System:
-        """The lexicon as a whole: what it costs, tells and achieves."""
+        """Measures of the lexicon as a whole: complexity, accuracy, success and effective words."""
         complexity, accuracy = plane(self.prior, self.naming, self.meanings())
         heard = (self.naming * self.prior[:, None]) / self.words
         each = -rel_entr(self.naming, 1.0).sum(axis=1) / np.log(2)
@@ -239,7 +239,7 @@ class Lexicon:
         speaker: Speaker | None = None,
         prior: Sequence[float] | None = None,
     ) -> pd.DataFrame:
-        """Which word a speaker would choose for a referent among distractors.
+        """Pragmatic speaker's choice of a word for a referent among distractors.
 
         Args:
             referent: what is meant.
@@ -277,7 +277,7 @@ class Lexicon:
         trials: Trials | None = None,
         speaker: Speaker | None = None,
     ) -> pd.DataFrame:
-        """Accuracy against bits conveyed when speakers always use one word per referent, up to all words in context.
+        """Accuracy against bits conveyed by simulated speakers, from one word per referent up to all words in context.
 
         See `contexts.simulated` for the columns. The same trials serve every flexibility and every lexicon of the
         same referents, so lexicons can be compared.
@@ -287,17 +287,17 @@ class Lexicon:
         return contexts.simulated(self.naming, self.info_bits, candidates, wanted, speaker or Speaker())
 
     def frontier(self, betas: Float[np.ndarray, " n"] | None = None) -> Frontier:
-        """The most accuracy that any lexicon of these referents can have for its complexity, by annealing."""
+        """Information bottleneck frontier: the most accuracy of any lexicon for its complexity, by annealing."""
         meanings = self.meanings()
         return Frontier(bottleneck(self.prior, meanings, betas=betas), self.prior, meanings)
 
     def in_context(self, counts: NamingCounts, easy: str, hard: str, **settings: Any) -> contexts.InContext:
-        """Are more informative words used where distractors are near? See `contexts.in_context`."""
+        """Bits per word in easy and in hard contexts; see `contexts.in_context`."""
         bits = pd.Series(self.info_bits, index=list(self.names))
         return contexts.in_context(bits, self.referents, counts, easy, hard, **settings)
 
     def with_naming(self, naming: Float[np.ndarray, "referents names"], names: Sequence[str]) -> Lexicon:
-        """Another lexicon of the same referents."""
+        """Lexicon of the same referents with another naming distribution."""
         return replace(self, naming=naming, names=tuple(names), counts=None)
 
     def _place(self, referent: Any) -> int:
@@ -310,7 +310,7 @@ class Lexicon:
 
 
 def bandwidth_of(features: pd.DataFrame, values: np.ndarray) -> float:
-    """The width of meanings: 8 in CIELAB, else the median distance to the nearest neighbour."""
+    """Bandwidth of meanings: 8 in CIELAB, else the median distance to the nearest neighbour."""
     if is_lab(features):
         return LAB_BANDWIDTH
     distances = cdist(values, values)
@@ -322,7 +322,7 @@ def bandwidth_of(features: pd.DataFrame, values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Inefficiency:
-    """How far a lexicon is from the frontier.
+    """Inefficiency of a lexicon: its distance from the frontier, in bits.
 
     Attributes:
         bits: (F_beta[lexicon] - F_beta[best]) / beta at the beta where that is smallest; 0 on the frontier.
@@ -335,7 +335,7 @@ class Inefficiency:
 
 @dataclass(frozen=True)
 class Frontier:
-    """The annealed frontier of some referents.
+    """Information bottleneck frontier of some referents, by annealing.
 
     Attributes:
         best: the optimal lexicons.
@@ -348,13 +348,13 @@ class Frontier:
     meanings: Float[np.ndarray, "referents referents"]
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns beta, complexity_bits, accuracy_bits, words; from coarse to fine."""
+        """Frame of the frontier: columns beta, complexity_bits, accuracy_bits, words; from coarse to fine."""
         names = ("beta", "complexity_bits", "accuracy_bits", "words")
         frame = pd.DataFrame({name: getattr(self.best, name) for name in names})
         return frame.sort_values("beta", ignore_index=True)
 
     def inefficiency(self, lexicon: Lexicon | Float[np.ndarray, "referents names"]) -> Inefficiency:
-        """How far a lexicon p(w|m) of these referents is from the frontier, in bits.
+        """Inefficiency of a lexicon p(w|m): the least (F_beta[lexicon] - F_beta[best]) / beta over beta, in bits.
 
         Source: Zaslavsky, Kemp, Regier and Tishby 2018, equation 7.
         """

@@ -1,4 +1,4 @@
-"""Result of a job about lexicons: every number, and the page.
+"""Result of a lexicon job: its numbers, and its page.
 
 The page shows where words are, what they tell, the plane with its frontier, and bits in context.
 """
@@ -34,7 +34,7 @@ MATCHED = "same referents, both contexts' mix"
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LexiconResult(Result):
-    """The outcome of a job about lexicons.
+    """Result of a lexicon job.
 
     Attributes:
         words: name, info_bits, denotation, probability of the first lexicon (see `Lexicon.informativeness`).
@@ -57,7 +57,7 @@ class LexiconResult(Result):
     aside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
-        """The lexicons on the plane."""
+        """Measures of the lexicons, one row each."""
         return self.systems.copy()
 
     def to_text(self) -> str:
@@ -67,7 +67,7 @@ class LexiconResult(Result):
         return "\n\n".join([*(plain_table(part) for part in parts if len(part)), self.summary()])
 
     def figure(self) -> Figure:
-        """Lexicons on the plane of complexity and accuracy, under the frontier."""
+        """Plane of complexity and accuracy: the lexicons under the frontier."""
         names, x, y = ("complexity I(M;W), bits", "accuracy I(W;U), bits"), "complexity_bits", "accuracy_bits"
         parts = {"all names": self.systems[:1], "each lexicon": self.systems[1:]}
         clouds = {
@@ -106,7 +106,7 @@ class LexiconResult(Result):
         return text
 
     def sections(self) -> Iterator[Section]:
-        """Words, the plane with its frontier, the simulation, contexts and the accounting."""
+        """Sections of the page: words, the plane with its frontier, the simulation, contexts and the accounting."""
         yield Section("Where words are", [_maps(self.places)])
         words = self.words.sort_values("probability", ascending=False)
         rest = len(words) - MOST_WORDS
@@ -117,8 +117,8 @@ class LexiconResult(Result):
         yield Section("Words by bits", [Table(frame, f"The most frequent words first.{tail}")])
         caption = "The line is the best for these referents that annealing finds"
         caption += "; what it misses could lie a little above."
-        shown = caption if len(self.frontier) else "Without a frontier, which was not asked for."
-        yield Section("Cost and accuracy", [picture(self.figure(), shown), _systems(self.systems)])
+        plane_caption = caption if len(self.frontier) else "Without a frontier, which was not asked for."
+        yield Section("Cost and accuracy", [picture(self.figure(), plane_caption), _systems(self.systems)])
         flexible, n = self.simulation["flexibility"], int(self.simulation["n"].iloc[0])
         caption = (
             f"Each line goes from flexibility {flexible.min():g} to {flexible.max():g}: at 0 speakers have one word "
@@ -138,23 +138,23 @@ class LexiconResult(Result):
 
     @classmethod
     def compared(cls, results: Sequence[LexiconResult], labels: Sequence[str]) -> Iterator[Section]:
-        """The lexicons of several jobs on the plane."""
+        """Comparison of jobs: the measures of their lexicons."""
         rows = [one.systems.head(1).assign(lexicon=label) for one, label in zip(results, labels, strict=True)]
         yield Section("Compared", [_systems(pd.concat(rows))])
 
 
-def _smoothings(own: pd.DataFrame) -> str:
-    """The difference at each smoothing, and whether they agree."""
+def _smoothings(rows: pd.DataFrame) -> str:
+    """Difference of contexts at each smoothing, and whether its signs agree."""
     each = [
         f"{fixed(row.difference, 2, signed=True)} ({span(row.low, row.high, 2, signed=True)}) "
         f"at smoothing {row.smoothing:g}"
-        for row in each_row(own)
+        for row in each_row(rows)
     ]
-    above, below = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
-    told = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(own)} smoothings"
+    above, below = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
+    text = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(rows)} smoothings"
     if above and below:
-        return f"{told}, so the sign depends on the smoothing."
-    return f"{told}." if above + below else f"{told}, not told apart from 0."
+        return f"{text}, so the sign depends on the smoothing."
+    return f"{text}." if above + below else f"{text}, not told apart from 0."
 
 
 def simulation_figure(result: LexiconResult) -> Figure:
@@ -169,7 +169,7 @@ def simulation_figure(result: LexiconResult) -> Figure:
 
 
 def _maps(places: pd.DataFrame) -> Gallery:
-    """Where each of the most frequent words is said."""
+    """Maps of the most frequent words: where each of them is said."""
     words, x, y = list(places.columns[4:]), places["x"].tolist(), places["y"].tolist()
     colours = places["colour"].tolist() if (places["colour"] != "").all() else None
     drawn = [small_map(x, y, places[w].tolist(), colours, title=w, label=f"Where {w} is said") for w in words]
@@ -228,7 +228,7 @@ _TO_RGB = np.array(
 
 
 def lab_to_hex(lab: Float[np.ndarray, "n 3"]) -> list[str]:
-    """The sRGB colours nearest to CIELAB ones under D65, as `#rrggbb`; what a screen cannot show is cut to its range.
+    """sRGB colours nearest to CIELAB ones under D65, as `#rrggbb`; what a screen cannot show is cut to its range.
 
     Source: CIE 15 for CIELAB, IEC 61966-2-1 for sRGB.
 
@@ -239,5 +239,5 @@ def lab_to_hex(lab: Float[np.ndarray, "n 3"]) -> list[str]:
     roots = np.stack([middle + lab[:, 1] / 500, middle, middle - lab[:, 2] / 200], axis=1)
     xyz = np.where(roots > 6 / 29, roots**3, 3 * (6 / 29) ** 2 * (roots - 4 / 29)) * _WHITE
     linear = np.clip(xyz @ _TO_RGB.T, 0, 1)
-    shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return ["#" + "".join(f"{part:02x}" for part in row) for row in np.rint(255 * shown).astype(int)]
+    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return ["#" + "".join(f"{part:02x}" for part in row) for row in np.rint(255 * rgb).astype(int)]
