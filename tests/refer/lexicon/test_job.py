@@ -200,3 +200,12 @@ def test_discs_have_the_colour_of_their_word() -> None:
         mean = [sum(int(one[k : k + 2], 16) for one in shown) / len(shown) / 255 for k in (1, 3, 5)]
         away = (360 * colorsys.rgb_to_hsv(*mean)[0] - hue + 180) % 360 - 180
         assert abs(away) < 25, (word, away)
+
+
+def test_progress_ends_where_the_cost_says_also_without_word_lists(
+    config: LexiconConfig, tmp_path: Path
+) -> None:
+    bare = replace(config, heads="", modifiers="", frontier=False)
+    steps: list[tuple[int, int]] = []
+    carry_out(bare, tmp_path / "run", lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (bare.cost()["steps"], bare.cost()["steps"]) == (5, 5)

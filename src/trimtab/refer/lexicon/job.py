@@ -165,8 +165,13 @@ class LexiconConfig:
             yield Problem("seed", str(self.seed), "a whole number, at least 0")
 
     def cost(self) -> Mapping[str, Any]:
-        """Cost in steps: lexicons, simulation, contexts, and trade-offs of the frontier."""
-        return {"steps": 3 + (len(self.treatments) * len(self.smoothings) if self.context else 0)}
+        """Cost in steps: the lexicon with its frontier, the lexicons, the simulation, and contexts."""
+        contexts = len(self.treated()) * len(self.smoothings) if self.context else 0
+        return {"steps": 3 + contexts}
+
+    def treated(self) -> tuple[Treatment, ...]:
+        """The treatments of modifiers in contexts: the first alone where no word list says what is a modifier."""
+        return self.treatments if self.heads else self.treatments[:1]
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> LexiconResult:  # noqa: ARG002
         """Lexicons of the data, measured alone and in context.
@@ -302,7 +307,7 @@ def _contexts(
     rows, shares, accounts = [], [], []
     settings: dict[str, Any] = {"context": config.context, "cluster": config.cluster or None}
     settings |= {"n_boot": config.n_boot, "seed": config.seed, "easy": config.easy, "hard": config.hard}
-    for treatment in config.treatments if config.heads else config.treatments[:1]:
+    for treatment in config.treated():
         counts, reduced = _reduced(given, config, treatment)
         for smoothing in config.smoothings:
             lexicon = _fitted(counts, features, config, smoothing)
