@@ -1,7 +1,4 @@
-"""One concept: a name with positive and negative examples, the word it is named after, and what makes it unusable.
-
-Concepts of texts are read from files of JSON lines, and sentences with a word from WordNet's.
-"""
+"""Concepts: a name, examples of both kinds and a word each; their checks; readers of JSON lines and WordNet."""
 
 from __future__ import annotations
 
@@ -25,17 +22,17 @@ _SENSE = re.compile(r"^(?P<lemma>.+?)(%\d.*|\.[nvars]\.\d+)$")
 
 
 def word_of(name: str) -> str:
-    """The word that a concept is named after: without a WordNet sense, with spaces for underscores.
+    """Lemma of a concept's name: without a WordNet sense, with spaces for underscores.
 
     >>> word_of("bank%1:14:00::"), word_of("hot_dog.n.01"), word_of("cat")
     ('bank', 'hot dog', 'cat')
     """
-    found = _SENSE.match(name)
-    return (found["lemma"] if found else name).replace("_", " ").strip()
+    sense = _SENSE.match(name)
+    return (sense["lemma"] if sense else name).replace("_", " ").strip()
 
 
 def word_in(text: str) -> bool:
-    """Whether there is anything to look for in a text that is taken for a word.
+    """Whether a text has a character other than blanks and underscores, so that it can be searched for as a word.
 
     >>> word_in("hot dog"), word_in("c++"), word_in(" "), word_in("_")
     (True, True, False, False)
@@ -44,7 +41,7 @@ def word_in(text: str) -> bool:
 
 
 def mentions(text: str, word: str) -> bool:
-    """Whether a sentence has a word, in any case and with an English ending; a blank word is in none.
+    """Word match: whether a sentence has a word, in any case and with an English ending; a blank word is in none.
 
     >>> mentions("The Cats slept.", "cat"), mentions("He concatenates.", "cat"), mentions("two ponies", "pony")
     (True, False, True)
@@ -56,7 +53,7 @@ def mentions(text: str, word: str) -> bool:
 
 
 def without(text: str, word: str, stand_in: str) -> str:
-    """The sentence with something else in the place of a word.
+    """Word substitution: the sentence with `stand_in` in the place of a word.
 
     >>> without("The Cats slept.", "cat", "[MASK]")
     'The [MASK] slept.'
@@ -78,7 +75,7 @@ Example = Any
 
 @dataclass(frozen=True)
 class Concept:
-    """A name with examples.
+    """Concept: a name with positive and negative examples.
 
     Attributes:
         name: of the concept.
@@ -94,7 +91,7 @@ class Concept:
 
 
 def identity(example: Example) -> object:
-    """What makes two examples the same: the words of a text, the contents of a picture."""
+    """Key by which two examples are the same: the words of a text, the contents of a picture."""
     if isinstance(example, str):
         return " ".join(example.split())
     detach = getattr(example, "detach", None)
@@ -103,7 +100,7 @@ def identity(example: Example) -> object:
 
 
 def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
-    """Everything that makes concepts unusable, each by name."""
+    """Problems that make concepts unusable, each with the concept's name."""
     if not concepts:
         yield explain("no concept", "at least one")
     if unreadable := [mistake for concept in concepts for mistake in _wrong_types(concept)]:
@@ -116,7 +113,7 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
     for concept in concepts:
         kinds |= {isinstance(one, str) for one in (*concept.positive, *concept.negative)}
         keys = [identity(one) for one in concept.positive]
-        for got, *expected in _own_mistakes(concept, keys):
+        for got, *expected in _concept_mistakes(concept, keys):
             yield f"{concept.name}: {explain(got, *expected)}"
         twin = seen.setdefault(frozenset(keys), concept.name)
         if keys and twin != concept.name:
@@ -126,7 +123,7 @@ def mistakes(concepts: Sequence[Concept]) -> Iterator[str]:
 
 
 def _wrong_types(concept: Concept) -> Iterator[str]:
-    """What keeps a concept from being looked at."""
+    """Problems of type in the fields of a concept."""
     name, word = cast("tuple[object, object]", (concept.name, concept.word))
     if not isinstance(name, str) or not name.strip() or has_halves(name):
         yield explain(f"the name {name!r}", "a text that is not blank")
@@ -139,8 +136,8 @@ def _wrong_types(concept: Concept) -> Iterator[str]:
             yield f"{name}: {explain(got, 'a list or tuple')}"
 
 
-def _own_mistakes(concept: Concept, positive: Sequence[object]) -> Iterator[tuple[str, ...]]:
-    """What was got, what is expected and what to try with one concept, given what its positive examples are."""
+def _concept_mistakes(concept: Concept, positive: Sequence[object]) -> Iterator[tuple[str, ...]]:
+    """Problems of one concept as (got, expected, hint); `positive` holds the keys of its positive examples."""
     negative = [identity(one) for one in concept.negative]
     if concept.word is not None and not word_in(concept.word):
         yield f"the word {concept.word!r}", "a word that texts mention", "null for none"
@@ -154,17 +151,17 @@ def _own_mistakes(concept: Concept, positive: Sequence[object]) -> Iterator[tupl
         if blank := [one for one in texts if not one.strip()]:
             yield f"{len(blank)} blank {what} examples", "texts"
         if halves := list(filter(has_halves, texts)):
-            got = f"{len(halves)} {what} examples with half a character, such as {_shown(halves[0])}"
+            got = f"{len(halves)} {what} examples with half a character, such as {_quoted(halves[0])}"
             yield got, "whole characters"
         if twice := [one for n, one in enumerate(examples) if keys[n] in keys[:n]]:
-            yield f"{len(twice)} {what} examples twice, such as {_shown(twice[0])}", "each once"
+            yield f"{len(twice)} {what} examples twice, such as {_quoted(twice[0])}", "each once"
     if both := [n for n, key in enumerate(positive) if key in set(negative)]:
-        count, first = len({positive[n] for n in both}), _shown(concept.positive[both[0]])
+        count, first = len({positive[n] for n in both}), _quoted(concept.positive[both[0]])
         yield f"{count} examples that are both positive and negative, such as {first}", "one or the other"
 
 
 def word_findings(concept: Concept) -> Iterator[str]:
-    """Positive texts without the concept's word, and negative ones with it."""
+    """Mismatches of examples and word: positive texts without the concept's word, and negative ones with it."""
     word = concept.word
     if word is None or not isinstance(concept.positive[0], str):
         return
@@ -173,11 +170,11 @@ def word_findings(concept: Concept) -> Iterator[str]:
         ("negative", concept.negative, False, "in"),
     ):
         if odd := [one for one in texts if mentions(one, word) != wanted]:
-            where = f"{len(odd)} of {len(texts)} {side} sentences, such as {_shown(odd[0])}"
+            where = f"{len(odd)} of {len(texts)} {side} sentences, such as {_quoted(odd[0])}"
             yield f"{concept.name}: the word {word!r} is {what} {where}"
 
 
-def _shown(example: Example) -> str:
+def _quoted(example: Example) -> str:
     if not isinstance(example, str):
         return "a picture"
     return repr(example if len(example) < 80 else f"{example[:79]}…")
@@ -225,7 +222,7 @@ def _rows(path: Path, whole: str, expected: str) -> Iterator[tuple[str, dict[str
 
     Raises:
         DataError: no such file, one that is no regular file, no UTF-8 or too large, or a line that is damaged, no
-            object, or has a key twice, of which JSON would keep the last without a word.
+            object, or has a key twice, of which JSON would keep the last silently.
     """
 
     def once(pairs: Sequence[tuple[str, Any]]) -> None:
@@ -276,7 +273,7 @@ def is_token(word: str) -> bool:
 def sentences_of(
     path: Path, words: Iterable[str], pos: Collection[str] | None = None
 ) -> dict[str, list[str]]:
-    """For each word, the definitions and examples that have it as it is written, in any case, in the order of the file.
+    """Sentences by word: the definitions and examples that have it as it is written, in any case, in the file's order.
 
     Args:
         path: JSON lines, gzipped or not, with `definition` and `examples` in each.
@@ -309,4 +306,4 @@ def sentences_of(
             tokens = set(_TOKEN.findall(text.lower()))
             for word in (word for token in tokens for word in written.get(token, ())):
                 sentences[word][text] = None
-    return {word: list(some) for word, some in sentences.items()}
+    return {word: list(texts) for word, texts in sentences.items()}

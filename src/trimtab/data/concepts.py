@@ -21,7 +21,7 @@ from trimtab.seeds import derive
 
 @dataclass(frozen=True)
 class Pool:
-    """Every different example of a set of concepts, once, and which of them each concept has.
+    """Distinct examples of a set of concepts, and the places of each concept's examples among them.
 
     Attributes:
         examples: in order of first use.
@@ -36,7 +36,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class ConceptSet:
-    """Concepts that are compared with one another.
+    """Set of concepts that are compared with one another.
 
     Attributes:
         concepts: at least one.
@@ -83,7 +83,7 @@ class ConceptSet:
         notes: tuple[str, ...] = (),
         seed: int = 0,
     ) -> ConceptSet:
-        """Concepts whose negative examples are drawn from the positive ones of the others.
+        """One-against-rest concepts: negative examples are drawn from the positive ones of the others.
 
         They are drawn in one order for all concepts, so that two concepts differ in their positive examples and hardly
         in the negative ones.
@@ -185,7 +185,7 @@ class ConceptSet:
     def from_templates(
         cls, words: Sequence[str], templates: Sequence[str], *, negatives: int | None = None, seed: int = 0
     ) -> ConceptSet:
-        """Words as concepts, each in the same sentences, so that only the word tells them apart.
+        """Words as concepts, each in the same template sentences, so that they differ in the word only.
 
         Args:
             words: at least two.
@@ -223,12 +223,12 @@ class ConceptSet:
 
     @property
     def textual(self) -> bool:
-        """Whether examples are texts."""
+        """Whether the examples are texts; else they are pictures."""
         return isinstance(self.concepts[0].positive[0], str)
 
     @cached_property
     def pool(self) -> Pool:
-        """Every different example once."""
+        """Distinct examples of all concepts, and the places of each concept's."""
         every: dict[object, tuple[int, Example]] = {}
 
         def places(examples: Sequence[Example]) -> Int[np.ndarray, " n"]:
@@ -240,11 +240,11 @@ class ConceptSet:
 
     @cached_property
     def findings(self) -> tuple[str, ...]:
-        """What a reader of the results should know: words left out, sentences that lack their word or should not."""
+        """Warnings about the data: words left out, positive sentences without their word, negative ones with it."""
         return (*self.notes, *(finding for concept in self for finding in single.word_findings(concept)))
 
     def number(self, name: str) -> int:
-        """The place of a concept.
+        """Index of a concept in the set, by its name.
 
         Raises:
             DataError: there is none of this name; the nearest is named.
@@ -265,7 +265,7 @@ class ConceptSet:
 
 
 def _refuse_texts(lists: Mapping[str, object]) -> None:
-    """A text is a sequence of its letters, and would pass for so many examples."""
+    """Refuse a text where a list of texts is expected: its letters would be read as examples."""
     for name, one in lists.items():
         if isinstance(one, str):
             raise refusal(name, "a single text", "a list of texts", "[text]")

@@ -37,7 +37,7 @@ _LOOKED_AT = 4
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Domain:
-    """A named data set.
+    """Domain: a named data set with train, validation and test splits.
 
     A record is a text, a mapping with "text", one with "prompt" and "completion" (loss on the completion
     only), or one with "messages", a list of {"role", "content"} (loss on what the assistant says only).
@@ -83,7 +83,7 @@ class Domain:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Which of train, validation and test it has."""
+        """Names of the splits that the domain has, of train, validation and test."""
         return tuple(split for split in SPLITS if getattr(self, split) is not None)
 
     def items(self, split: str) -> Iterator[Item]:
@@ -98,7 +98,7 @@ class Domain:
 
     @cached_property
     def contents(self) -> dict[str, SplitContents]:
-        """Every split read once and checked: what `tokenise` looks at before it starts.
+        """Counts, hashes and fingerprint of every split, from one checked reading of each; cached.
 
         Raises:
             DataError: a malformed record, a split without records, or a record in two splits.
@@ -106,15 +106,15 @@ class Domain:
         contents = {split: sources.survey(self._source(split)) for split in self.splits}
         for split, content in contents.items():
             if not content.records:
-                what = [f" ({one})" for one in sources.told(contents.values()) if one.endswith("skipped")]
+                what = [f" ({one})" for one in sources.unread(contents.values()) if one.endswith("skipped")]
                 hint = "more records, or files of its own for each split"
                 got = f"no record in {self._source(split)!r}{''.join(what)}"
                 raise refusal(f"domain {self.name!r}, split {split!r}", got, "at least one", hint)
         for first, second in combinations(self.splits, 2):
             shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
             if len(shared):
-                known = set(shared.tolist())
-                example = next(item for item in self.items(first) if sources.short_hash(item) in known)
+                common = set(shared.tolist())
+                example = next(item for item in self.items(first) if sources.short_hash(item) in common)
                 got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
                 hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
                 raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
@@ -122,10 +122,10 @@ class Domain:
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """What the source held and is not read, in short sentences: files, splits, columns, records that are skipped.
+        """Parts of the source that are not read, a sentence each: files, splits, columns, skipped records.
 
         Columns (or keys) are those of the first records until `contents` has been asked for, then those of all; records
-        are counted in `contents`, so before that none are told. Reads no more than a few records itself.
+        are counted in `contents`, so before that none are listed. Reads no more than a few records itself.
 
         >>> domain = Domain("sums", train=[{"text": "1 + 1 = 2", "id": 1}, {"text": None}], test=["3 + 3 = 6"])
         >>> domain.unread, domain.contents["train"].records, domain.unread
@@ -136,7 +136,7 @@ class Domain:
             pools = [sources.pool_of(self._source(split)) for split in self.splits]
             looks = [sources.survey(_first(pool)) for pool in pools]
             seen = [replace(look, blank=0, without_value=0, repeated=0) for look in looks]
-        return (*map(str, self.left_out), *sources.told(seen))
+        return (*map(str, self.left_out), *sources.unread(seen))
 
     @property
     def fingerprint(self) -> str:
@@ -149,7 +149,7 @@ class Domain:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def without_overlap(self) -> Domain:
-        """The same domain, with records that stand in two splits kept only in the later of them.
+        """Deduplicated domain: records that stand in two splits are kept only in the later of them.
 
         >>> overlapping = Domain("sums", train=["1 + 1 = 2", "2 + 2 = 4"], test=["1 + 1 = 2"])
         >>> [item.text for item in overlapping.without_overlap().items("train")]
@@ -172,7 +172,7 @@ class Domain:
         test: Paths | None = None,
         fractions: Shares = FRACTIONS,
     ) -> Domain:
-        """Text files: a file is a document.
+        """Domain of text files: a file is a document.
 
         Splits that are not given are taken from `paths` by a hash of each record's content, so that equal
         records land together; text files are then cut into records of some 8192 characters, at blank lines
@@ -202,7 +202,7 @@ class Domain:
         fractions: Shares = FRACTIONS,
         columns: Columns = None,
     ) -> Domain:
-        """JSONL files: a record per line; all else as in `from_text`, `columns` as in `from_path`."""
+        """Domain of JSONL files: a record per line; all else as in `from_text`, `columns` as in `from_path`."""
         return _from_files(name, "jsonl", (paths, validation, test), fractions, columns)
 
     @classmethod
@@ -216,7 +216,7 @@ class Domain:
         fractions: Shares = FRACTIONS,
         columns: Columns = None,
     ) -> Domain:
-        """Parquet files: a record per row; all else as in `from_text`, `columns` as in `from_path`."""
+        """Domain of Parquet files: a record per row; all else as in `from_text`, `columns` as in `from_path`."""
         return _from_files(name, "parquet", (paths, validation, test), fractions, columns)
 
     @classmethod
@@ -233,7 +233,7 @@ class Domain:
         fractions: Shares = FRACTIONS,
         **options: Any,
     ) -> Domain:
-        """A data set of the `datasets` library, or a table.
+        """Domain of a data set of the `datasets` library, or of a table.
 
         Of columns only those that make records are read; pictures and sound are never decoded.
 
@@ -269,7 +269,7 @@ class Domain:
     def from_path(
         cls, name: str, path: str | Path, *, fractions: Shares = FRACTIONS, columns: Columns = None
     ) -> Domain:
-        """What a recipe names: a file, a glob pattern, a folder, or `hf:owner/name`.
+        """Domain of a path as recipes write it: a file, a glob pattern, a folder, or `hf:owner/name`.
 
         A folder holds `train.*`, `validation.*` and `test.*` (also `train-00000.*`, or subfolders of these
         names); without train the domain is only evaluated. So does one that `save_to_disk` of a data set wrote. Files
@@ -295,7 +295,7 @@ class Domain:
             return cls.from_dataset(name, where, fractions=fractions, columns=columns)
         _check_columns(name, columns)
         folder, is_folder = Path(path), False
-        with suppress(OSError, ValueError, RuntimeError):  # told when files are found
+        with suppress(OSError, ValueError, RuntimeError):  # refused when files are looked up
             folder = folder.expanduser()
             is_folder = folder.is_dir()
         if not is_folder:
@@ -313,8 +313,8 @@ class Domain:
             raise refusal(f"domain {name!r}", f"folder {path}", "train.*, validation.* and test.* in it", tip)
         by_split = {split: Files(files, columns=columns) for split, files in paths.items()}
         used = {one.relative_to(folder).parts[0] for files in paths.values() for one in files}
-        beside = [entry for entry in entries if entry not in used]
-        left_out = (sources.unused_names("file", beside),) if beside else ()
+        unused = [entry for entry in entries if entry not in used]
+        left_out = (sources.unused_names("file", unused),) if unused else ()
         return cls(name, **complete(name, by_split, fractions), left_out=left_out)
 
     def _source(self, split: str) -> Iterable[Item]:
@@ -322,7 +322,7 @@ class Domain:
 
 
 def _first(source: Iterable[Item]) -> Iterator[Item]:
-    """A few records, to see what they are like; what is wrong with them is told when they are all read."""
+    """First records of a source; a malformed one ends them, and is refused when all are read."""
     with suppress(DataError):
         yield from islice(source, _LOOKED_AT)
 
@@ -336,7 +336,7 @@ def _from_files(
     name: str, kind: Kind | None, paths: Sequence[Paths | None], fractions: Shares, columns: Columns = None
 ) -> Domain:
     _check_columns(name, columns)
-    given = {split: some for split, some in zip(SPLITS, paths, strict=True) if some is not None}
+    given = {split: files for split, files in zip(SPLITS, paths, strict=True) if files is not None}
     by_split = {split: Files(sources.find(one, name), kind, columns=columns) for split, one in given.items()}
     return Domain(name, **complete(name, by_split, fractions))
 
@@ -361,7 +361,7 @@ def _from_splits(name: str, data: Any, columns: Columns, fractions: Shares) -> D
 
 @dataclass(frozen=True)
 class Origin:
-    """A domain's data as a config may describe it, where a path alone does not do.
+    """Source of a domain's data in a config: a path with the options of its data set.
 
     Attributes:
         path: a file, a glob pattern, a folder or `hf:owner/name`.
@@ -393,7 +393,7 @@ class Origin:
 
 
 def path_of(origin: str | Origin | Mapping[str, Any]) -> str:
-    """The path of a domain's data.
+    """Path of a domain's source.
 
     >>> path_of("data"), path_of(Origin("data", overlap="drop"))
     ('data', 'data')
@@ -406,7 +406,7 @@ def path_of(origin: str | Origin | Mapping[str, Any]) -> str:
 def read_domain(
     name: str, origin: str | Path | Origin | Mapping[str, Any], *, fractions: Shares = FRACTIONS
 ) -> Domain:
-    """The domain that a config describes.
+    """Domain of a source in a config.
 
     Args:
         name: the domain's name.
@@ -430,7 +430,7 @@ def read_domain(
 
 
 def as_domains(where: str, given: Any, *, fractions: Shares = FRACTIONS) -> dict[str, Domain]:
-    """Domains by name, made of what was handed over for each: a domain, a path, a data set, a table or a list.
+    """Domains by name, each from a domain, a path, a data set, a table or a list.
 
     Args:
         where: what to call the mapping in an error: "train" or "evaluate".
@@ -463,7 +463,7 @@ def as_domains(where: str, given: Any, *, fractions: Shares = FRACTIONS) -> dict
 
 
 def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
-    """Whether the data is there and of a kind to read; the hub and corpora of the lab are not looked up.
+    """Problems of a source: missing or unreadable files; the hub and corpora of the lab are not looked up.
 
     Of a pattern the endings of the first files are looked at: what it matches may be the whole disk.
 
@@ -485,13 +485,13 @@ def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
         else:
             read_domain("domain", origin)
     except DataError as error:
-        problem, expected = told(where, error), "a file, a glob, a folder or hf:owner/name"
+        problem, expected = problem_of(where, error), "a file, a glob, a folder or hf:owner/name"
         if problem.expected in ("a file that exists", "a pattern that matches files") or not source:
             problem = Problem(where, problem.got, expected, neighbour(Path(source)))
         return [problem]
     return []
 
 
-def told(where: str, error: Exception) -> Problem:
-    """The problem that an error tells of: 'got ..., expected ...; try ...'."""
+def problem_of(where: str, error: Exception) -> Problem:
+    """Problem parsed from the message of an error: 'got ..., expected ...; try ...'."""
     return told_problem(where, error) or Problem(where, str(error), "what a config can hold")

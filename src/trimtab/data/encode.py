@@ -1,4 +1,4 @@
-"""Records as token ids with a mark on every token that carries loss, and as rows on disk, packed or one each."""
+"""Token encoding: records as token ids with a loss mask, and as rows on disk, packed or one each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NEAR = 16
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A record's tokens.
+    """Token ids of a record with its loss mask.
 
     Attributes:
         ids: (n,) int32.
@@ -46,7 +46,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Ends:
-    """The special tokens to put around a text, each only where the text does not have it already.
+    """Special tokens at the ends of a text, each added only where the text does not have it already.
 
     Attributes:
         tokenizer: whose they are.
@@ -76,7 +76,7 @@ class Ends:
 
 
 def find_tokenizer(model_or_tokenizer: Any) -> PreTrainedTokenizerBase:
-    """The transformers tokenizer that is meant: the thing itself, or its `.tokenizer`.
+    """Tokenizer of an object: the object itself where it is one, else its `.tokenizer`.
 
     Raises:
         ModelError: there is none.
@@ -91,7 +91,7 @@ def find_tokenizer(model_or_tokenizer: Any) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Sha256 of what decides how text becomes ids: vocabulary, rules, special tokens, chat template.
+    """Sha256 of everything that determines token ids: vocabulary, rules, special tokens, chat template.
 
     Padding and truncation, which a tokenizer remembers from its last call, have no part in it.
     """
@@ -106,12 +106,12 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id under padding: pad, else end of sequence, else 0; the attention mask decides, not the id."""
+    """Padding id: pad, else end of sequence, else 0; the attention mask decides, not the id."""
     return int(next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0))
 
 
 def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
-    """The tokens of each record, in order.
+    """Token ids and loss mask of each record, in order.
 
     A text is its tokens and the end-of-sequence token, all with loss. A completion is the tokens of prompt
     and completion together; those with a character of the completion carry loss, and so does the
@@ -141,10 +141,10 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
 
 def _encode_texts(texts: Sequence[Text], ends: Ends) -> Iterator[Encoded]:
     pieces = [list(_pieces(item.text)) for item in texts]
-    flat = [piece for some in pieces for piece in some]
+    flat = [piece for parts in pieces for piece in parts]
     encoded = iter(ends.tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"] if flat else [])
-    for one, some in zip(texts, pieces, strict=True):
-        ids = np.concatenate([np.asarray(next(encoded), np.int32) for _ in some])
+    for one, parts in zip(texts, pieces, strict=True):
+        ids = np.concatenate([np.asarray(next(encoded), np.int32) for _ in parts])
         tokens = np.concatenate([ends.before(ids, one.text), ids, ends.after(ids, one.text)]).astype(np.int32)
         yield Encoded(tokens, np.ones(len(tokens), np.bool_), is_text=True)
 
@@ -223,7 +223,7 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 @dataclass(frozen=True)
 class Marker:
-    """Tokenises marked texts: a token carries loss if one of its characters does.
+    """Loss mask from character spans: a token carries loss if one of its characters does.
 
     So the tokens are those of the whole text, as in pretraining, and a token that straddles the end of a
     prompt is learned. With tokenizers that do not say which characters a token covers, a span begins at the first token
@@ -264,7 +264,7 @@ class Marker:
 
 
 def _shared(ids: Sequence[int], beginning: Sequence[int]) -> tuple[int, bool]:
-    """How many tokens a text has in common with its beginning alone, and whether the next one straddles its end.
+    """Length of the common prefix of the tokens of a text and of its beginning, and whether a token straddles its end.
 
     >>> _shared([1, 2, 3, 4], [1, 2]), _shared([1, 2, 3, 4], [1, 5])
     ((2, False), (1, True))
@@ -275,7 +275,7 @@ def _shared(ids: Sequence[int], beginning: Sequence[int]) -> tuple[int, bool]:
 
 
 def _touched(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:
-    """Which tokens cover a character of a span.
+    """Mask of the tokens that cover a character of a span.
 
     >>> _touched([(0, 2), (2, 5), (5, 6)], [(3, 4)])
     array([False,  True, False])
@@ -294,7 +294,7 @@ ARRAYS = {"ids": np.int32, "loss": np.bool_, "offsets": np.int64, "targets": np.
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What became of a split's records.
+    """Counts of a split's records and tokens: kept, cut and left out.
 
     Attributes:
         records: records read.
@@ -367,7 +367,7 @@ class RowFiles(ExitStack):
     def add(
         self, ids: NDArray[np.int32], loss: NDArray[np.bool_], records: Sequence[int] | NDArray[Any]
     ) -> None:
-        """(R, T) rows, their marks, and the record of each."""
+        """Append (R, T) rows, their loss mask, and the record of each."""
         ends = self.tokens + ids.shape[1] * np.arange(1, len(ids) + 1)
         targets = np.count_nonzero(loss[:, 1:], axis=1)
         rows = (ids.ravel(), loss.ravel(), ends, targets, records)

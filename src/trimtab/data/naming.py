@@ -25,7 +25,7 @@ _PACKED_COUNTS = re.compile(r"""\s*(?:\{\s*\}|\{.*["']\s*:\s*[-+.\d].*\}|\[\s*["
 
 @dataclass(frozen=True)
 class NamingCounts:
-    """How often each name was given to each referent.
+    """Naming counts: how often each name was given to each referent.
 
     Attributes:
         table: columns referent, name, count, and whatever else describes a row: context, target, speaker, group,
@@ -75,7 +75,7 @@ class NamingCounts:
 
     @property
     def total(self) -> int:
-        """How many names were given in all."""
+        """Sum of all counts: how many names were given."""
         return int(self.table["count"].sum())
 
     @property
@@ -137,7 +137,7 @@ class NamingCounts:
 
 
 def check_cells(rows: int, columns: int, what: str) -> None:
-    """Refuse a table of referents that no memory holds."""
+    """Refuse a table of referents with more than `CELLS_AT_MOST` cells."""
     if rows * columns > CELLS_AT_MOST:
         got = f"{rows:,} referents by {columns:,} {what}"
         raise DataError(explain(got, f"at most {CELLS_AT_MOST:,} cells", "bins of referents that are alike"))
@@ -163,7 +163,7 @@ def counts_column(columns: Iterable[Hashable]) -> str | None:
     """The column of counts among those of a table; None where its rows are trials, each of which counts 1.
 
     Raises:
-        DataError: there is none, but one that is called much like it, whose counts would be lost without a word.
+        DataError: there is none, but one that is called much like it, whose counts would be ignored silently.
     """
     there = [str(one) for one in columns]
     if "count" in there:

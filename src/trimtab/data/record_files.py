@@ -1,6 +1,6 @@
-"""Records of one file, and rows of one table in memory, of which only what makes records is read.
+"""Readers of records: files of text, JSON, CSV, TSV or Parquet, plain or gzipped, and tables in memory.
 
-Files are text, JSON, CSV, TSV or Parquet, plain or gzipped, and are read piece by piece within bounds.
+Files are read piece by piece within bounds; of a table only the columns that make records are read.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def read_records(path: Path, kind: Kind, *, cut: bool = False, columns: Columns 
         import pyarrow.parquet as pq
 
         with reading(path, expected, hint=again), pq.ParquetFile(path) as table:
-            used, beside = used_columns(table.schema_arrow.names, str(path), columns)
+            used, unused = used_columns(table.schema_arrow.names, str(path), columns)
             batches = table.iter_batches(batch_size=_ROWS, columns=used)
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-                yield parse(_filled(row), f"{path}, row {number}", columns=columns, beside=beside)
+                yield parse(_filled(row), f"{path}, row {number}", columns=columns, unused=unused)
     elif kind in _DELIMITERS:
         yield from _table(path, kind, columns)
     elif kind != "text":
@@ -156,7 +156,7 @@ def _table(path: Path, kind: Kind, columns: Columns) -> Iterator[Item]:
         got = f"one column {names[0][:60]!r}, with {others[0]!r} in it"
         hint = "a file that ends in .tsv" if others[0] == "\t" else f"{delimiter!r} between columns"
         raise refusal(path, got, f"columns with {delimiter!r} between them", hint)
-    used, beside = used_columns(names, str(path), columns)
+    used, unused = used_columns(names, str(path), columns)
     places = [(name, names.index(name)) for name in used]
     while (row := _row(rows, path, kind)) is not None:
         where = f"{path}:{rows.line_num}"
@@ -165,7 +165,7 @@ def _table(path: Path, kind: Kind, columns: Columns) -> Iterator[Item]:
             raise refusal(where, f"{len(row)} cells", f"{len(names)}, as the first line has", hint)
         if row:
             raw = {name: row[place] or None for name, place in places}
-            yield parse(raw, where, columns=columns, beside=beside)
+            yield parse(raw, where, columns=columns, unused=unused)
 
 
 def _row(rows: Any, path: Path, kind: Kind) -> list[str] | None:
@@ -292,7 +292,7 @@ class Rows:
 
 
 def kind_of_table(source: object) -> str:
-    """How the rows of a thing are read; empty for what is no table, such as a list of records.
+    """Reader that a table needs, by name; empty for what is no table, such as a list of records.
 
     >>> kind_of_table({"text": ["a", "b"]}), kind_of_table(["a", "b"])
     ('columns', '')
@@ -331,7 +331,7 @@ def refuse_source(source: object, where: str) -> None:
 
 
 def _no_records(source: object) -> tuple[str, ...]:
-    """What was got, what is expected and what to try with a thing that is no table; empty where it gives records."""
+    """Problem of a source that is no table as (got, expected, hint); empty where it gives records."""
     got, expected = type(source).__name__, "a sequence of records"
     if isinstance(source, str | bytes) or hasattr(source, "__fspath__"):
         return got, expected, "a list, or Domain.from_path for a file"
@@ -365,8 +365,8 @@ def _arrow(table: Any, names: Sequence[str] | None = None) -> Iterator[Any]:
 def _dataset(rows: Any, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Columns that are not asked for are never decoded: pictures and sound need libraries that may not be here."""
     rows = rows if names is None else rows.select_columns(list(names))
-    asked = getattr(rows, "format", None) or {}
-    return map(_filled, rows if asked.get("type") in (None, "custom") else rows.with_format(None))
+    row_format = getattr(rows, "format", None) or {}
+    return map(_filled, rows if row_format.get("type") in (None, "custom") else rows.with_format(None))
 
 
 def _pandas(frame: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,4 @@
-"""The three kinds of record a domain may hold: plain text, a prompt with its completion, a conversation.
-
-A conversation may give its chat template tools, documents and variables beside its messages.
-"""
+"""Records of a domain: a plain text, a prompt with its completion, or a conversation with what its template takes."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "s
 
 
 def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
-    """What a record gives its chat template beside the messages: `tools`, `documents`, variables of its own.
+    """Chat template arguments of a record beside its messages: `tools`, `documents`, variables of its own.
 
     `tools` and `documents` are lists of mappings, or the JSON text of one, as trl takes them; `functions`, OpenAI's
     older form, become tools. `chat_template_kwargs` are the variables. Keys without a value are left out at every
@@ -98,10 +95,10 @@ _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or w
 KEYS = ("text", "prompt", "completion", "messages")
 """The keys that make a record; `trimtab.data.records.BESIDE_MESSAGES` may stand beside messages."""
 
-_OWN = dict(zip(KEYS, KEYS, strict=True))
+_SAME_KEYS = dict(zip(KEYS, KEYS, strict=True))
 Columns = Mapping[str, str] | None
 """Our keys -> those of somebody's data; None for the same."""
-_SHOWN = 12
+_MOST = 12
 _LONG = 60
 _ALIKE = 0.75
 _COMPLETIONS = {
@@ -119,11 +116,11 @@ _TEXTS = ("content", "body", "document", "article", "raw_content", "sentence", "
 
 
 class _Digested:
-    """A record that is known by its content."""
+    """A record that is identified by the digest of its content."""
 
     @cached_property
     def digest(self) -> bytes:
-        """32 bytes that stand for the content: sha256 of the kind and its fields as JSON, which separates them."""
+        """Content digest, 32 bytes: sha256 of the kind and its fields as JSON, which separates them."""
         text = json.dumps(self._content(), sort_keys=True, ensure_ascii=True, default=str)
         return hashlib.sha256(text.encode()).digest()
 
@@ -175,17 +172,17 @@ NOTHING = Text("")
 
 
 def unused_of(item: Item) -> tuple[str, ...]:
-    """The keys or columns that stood beside the record and have no part in it."""
+    """Unused keys or columns: those that stood beside the record and have no part in it."""
     return tuple(item.__dict__.get("_unused", ()))
 
 
 def whole(item: Item) -> Item:
-    """The record itself, after making sure that every character of it is whole, so that it can be tokenised.
+    """The record itself, checked for lone surrogates (halves of characters), so that it can be tokenised.
 
-    JSON and UTF-16 exports hold halves (lone surrogates), which no tokenizer reads and no UTF-8 can say.
+    JSON and UTF-16 exports hold them; no tokenizer reads them and UTF-8 cannot encode them.
 
     Raises:
-        DataError: it holds half of a character, told with the place it was read from.
+        DataError: it holds half of a character; the message has the place it was read from.
     """
     if where := item.__dict__.get("_halves"):
         got, hint = "half of a character (a lone surrogate)", "removing it, or U+FFFD in its place"
@@ -193,8 +190,8 @@ def whole(item: Item) -> Item:
     return item
 
 
-def parse(raw: object, where: str, *, columns: Columns = None, beside: tuple[str, ...] = ()) -> Item:
-    """The record in its checked form.
+def parse(raw: object, where: str, *, columns: Columns = None, unused: tuple[str, ...] = ()) -> Item:
+    """Record in its checked form: `Text`, `Completion` or `Chat`.
 
     Keys other than `KEYS` are ignored, and so are keys without a value; beside "messages", those of
     `BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
@@ -207,7 +204,7 @@ def parse(raw: object, where: str, *, columns: Columns = None, beside: tuple[str
         raw: a text or a mapping; a checked record passes through.
         where: what to call the record in an error: file and line, or its number.
         columns: our keys -> those of the record; None for the same.
-        beside: columns of the record's table that were not read, to be noted.
+        unused: columns of the record's table that were not read, to be noted.
 
     Raises:
         DataError: neither a text nor one of the three kinds of mapping, or a field of the wrong type. Half of a
@@ -235,10 +232,10 @@ def parse(raw: object, where: str, *, columns: Columns = None, beside: tuple[str
         got = f"a mapping with {named(raw)}" if raw else "an empty mapping"
         raise refusal(where, got, expected, hint)
     if len(raw) > len(used):
-        beside += tuple(str(key) for key in raw if key not in used and not is_missing(raw[key]))
-    if beside and item is not NOTHING:
+        unused += tuple(str(key) for key in raw if key not in used and not is_missing(raw[key]))
+    if unused and item is not NOTHING:
         # Kept beside the fields, as cached digests are: two records of the same content stay equal.
-        item.__dict__["_unused"] = beside
+        item.__dict__["_unused"] = unused
     return item
 
 
@@ -266,7 +263,7 @@ def excerpt(item: Item, length: int = 60) -> str:
 
 
 def column_problems(columns: Mapping[str, str]) -> Iterator[Problem]:
-    """Every mistake in a mapping of our keys to those of somebody's data.
+    """Problems of a mapping of our keys to those of somebody's data.
 
     >>> print(*column_problems({"txt": "body"}))
     columns.txt: got 'txt', expected one of 'text', 'prompt', 'completion', 'messages'; try 'text'
@@ -286,7 +283,7 @@ def column_problems(columns: Mapping[str, str]) -> Iterator[Problem]:
 
 
 def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
-    """What to try with keys or columns that make no record; empty where nothing is known.
+    """Hint for keys or columns that make no record; empty where none fits.
 
     Args:
         names: of the keys or columns.
@@ -295,8 +292,8 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
     >>> hint_for(["question", "answer"])
     "columns={'prompt': 'question', 'completion': 'answer'}"
     """
-    known = list(names)
-    talks = [name for name in ("conversations", "conversation", "dialogue", "dialog") if name in known]
+    keys = list(names)
+    talks = [name for name in ("conversations", "conversation", "dialogue", "dialog") if name in keys]
     if talks:
         # Renaming, unless its turns are not as ours.
         talk = (raw or {}).get(talks[0])
@@ -304,29 +301,29 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
         if isinstance(first, Mapping) and {"role", "content"} <= first.keys():
             return f"columns={{'messages': {talks[0]!r}}}"
         return f"'messages', a list of {{'role', 'content'}}, made of {talks[0]!r} ('human' becomes 'user')"
-    if {"instruction", "input", "output"} <= set(known):
+    if {"instruction", "input", "output"} <= set(keys):
         return "a 'prompt' made of 'instruction' and 'input', and 'output' as 'completion'"
-    pairs = ((prompt, completion) for prompt, some in _COMPLETIONS.items() for completion in some.split())
+    pairs = ((prompt, completion) for prompt, others in _COMPLETIONS.items() for completion in others.split())
     for prompt, completion in pairs:
-        if prompt in known and completion in known:
+        if prompt in keys and completion in keys:
             return f"columns={{'prompt': {prompt!r}, 'completion': {completion!r}}}"
-    for name in known[: 8 * _SHOWN]:
+    for name in keys[: 8 * _MOST]:
         near = get_close_matches(str(name)[:_LONG].casefold(), KEYS, n=1, cutoff=_ALIKE)
-        if near and near[0] not in known:
+        if near and near[0] not in keys:
             return f"renaming {name!r} to {near[0]!r}, or columns={{{near[0]!r}: {name!r}}}"
-    texts = [name for name in _TEXTS if name in known]
+    texts = [name for name in _TEXTS if name in keys]
     return f"columns={{'text': {texts[0]!r}}}" if texts else ""
 
 
 def missing_column(columns: Mapping[str, str], names: Iterable[Any]) -> tuple[str, str]:
-    """What is expected of keys that lack one of `columns`, and what to try: the name that looks most like it.
+    """Expectation and hint where keys lack one of `columns`: the name that looks most like it.
 
     >>> missing_column({"text": "bdy"}, ["id", "body"])
     ("'bdy' among them", "'body'")
     """
-    known = list(map(str, names))
-    lacking = [name for name in columns.values() if name not in known]
-    return f"{named(lacking)} among them", nearest(lacking[0], known) if lacking else ""
+    keys = list(map(str, names))
+    missing = [name for name in columns.values() if name not in keys]
+    return f"{named(missing)} among them", nearest(missing[0], keys) if missing else ""
 
 
 def has_record(names: set[str]) -> bool:
@@ -371,19 +368,19 @@ def named(names: Iterable[Any]) -> str:
     "'a', 'b'"
     """
     every = list(names)
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    shown = (name if len(str(name)) <= _LONG else f"{str(name)[:_LONG]}..." for name in every[:_SHOWN])
-    return ", ".join(map(repr, shown)) + more
+    more = f" and {len(every) - _MOST} more" if len(every) > _MOST else ""
+    shortened = (name if len(str(name)) <= _LONG else f"{str(name)[:_LONG]}..." for name in every[:_MOST])
+    return ", ".join(map(repr, shortened)) + more
 
 
 def _item(raw: Mapping[Any, Any], columns: Columns, where: str) -> tuple[Item | None, set[str]]:
     """The record of a mapping and the keys of the mapping that it is made of; None where they make none."""
-    names = columns or _OWN
+    names = columns or _SAME_KEYS
     there = {key: raw[name] for key, name in names.items() if name in raw}
     fields = {key: value for key, value in there.items() if not is_missing(value)}
     if "messages" in fields:
-        beside = BESIDE_MESSAGES if columns is None else ()
-        given = {key: as_lists(raw[key]) for key in beside if not is_missing(raw.get(key))}
+        extra_keys = BESIDE_MESSAGES if columns is None else ()
+        given = {key: as_lists(raw[key]) for key in extra_keys if not is_missing(raw.get(key))}
         messages = _messages(fields["messages"], where)
         return Chat(messages, read_given(given, messages, where)), {names["messages"], *given}
     if "prompt" in fields and "completion" in fields:

@@ -1,4 +1,4 @@
-"""Splits of a domain, read again from the start when iterated: files, tables, or parts of a pool by content."""
+"""Splits of a domain that can be iterated again and again: files, tables, or parts of a pool by content hash."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ class Given:
         self._rows()
 
     def __iter__(self) -> Iterator[Item]:
-        beside = getattr(rows := self._rows(), "unused", ())
+        unused = getattr(rows := self._rows(), "unused", ())
         for number, raw in enumerate(rows):
-            yield parse(raw, f"{self.where}, record {number}", columns=self.columns, beside=beside)
+            yield parse(raw, f"{self.where}, record {number}", columns=self.columns, unused=unused)
 
     def __repr__(self) -> str:
         try:
@@ -185,7 +185,7 @@ class Without:
 
 
 def position(item: Item) -> float:
-    """Where a record's content falls in [0, 1): uniform, and the same for equal records.
+    """Hash position of a record's content in [0, 1): uniform, and the same for equal records.
 
     >>> position(Text("a")) == position(Text("a")) != position(Text("b"))
     True
@@ -226,7 +226,7 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
 
 
 def source_of(records: Any, where: str) -> Iterable[Item]:
-    """What reads the records that somebody handed over; a source of ours is itself."""
+    """Source of records: one of ours as it is, anything else as `Given`."""
     return records if isinstance(records, Files | Given | Part | Without) else Given(records, where)
 
 
@@ -238,7 +238,7 @@ def pool_of(source: Iterable[Item]) -> Iterable[Item]:
 
 
 def kind_of(path: Path) -> Kind:
-    """What a file holds, by its ending, that before .gz too; unknown endings (.md, .py, ...) are text.
+    """Kind of a file by its ending, that before .gz too; unknown endings (.md, .py, ...) are text.
 
     Raises:
         DataError: an ending that is surely not text.
@@ -280,7 +280,7 @@ _MOST_NAMES = 100
 
 @dataclass(frozen=True)
 class SplitContents:
-    """What one reading of a split found.
+    """Contents of a split, from one reading: counts, fingerprint and hashes.
 
     Attributes:
         records: how many, those that were skipped not counted.
@@ -302,7 +302,7 @@ class SplitContents:
 
 
 def survey(items: Iterable[Item]) -> SplitContents:
-    """Read a split once, counting what is skipped; memory holds eight bytes a record.
+    """Contents of a split by reading it once, skipped records counted; memory holds eight bytes a record.
 
     Raises:
         DataError: a malformed record, or one with half of a character.
@@ -332,10 +332,10 @@ def why_skipped(item: Item) -> str:
     return "blank" if isinstance(item, Text) and not item.text.strip() else ""
 
 
-def told(contents: Iterable[SplitContents]) -> Iterator[str]:
-    """What was not read of some splits, in sentences without a full stop.
+def unread(contents: Iterable[SplitContents]) -> Iterator[str]:
+    """Unread parts of several splits, as sentences without a full stop.
 
-    >>> list(told([SplitContents(8, "", np.array([], np.uint64), blank=2, unused=("id",))]))
+    >>> list(unread([SplitContents(8, "", np.array([], np.uint64), blank=2, unused=("id",))]))
     ["column 'id' not used", '2 blank records skipped']
     """
     every = list(contents)
@@ -363,7 +363,7 @@ def short_hash(item: Item) -> int:
 def complete(
     name: str, sources: Mapping[str, Iterable[Item]], fractions: Sequence[float]
 ) -> dict[str, Iterable[Item]]:
-    """The given splits, and the missing ones taken from train by content; without train, only those given.
+    """Splits with the missing ones taken from train by content hash; without train, only those given.
 
     A train share of 0 leaves no train split: all of the pool is for evaluation.
 
@@ -399,7 +399,7 @@ def files_of(folder: Path, split: str) -> tuple[Path, ...]:
 
 
 def load_set(name: str, source: str | Path, options: Mapping[str, Any]) -> Any:
-    """What `datasets.load_dataset` gives for a name, or what `save_to_disk` wrote to a folder; memory-mapped.
+    """Data set of `datasets.load_dataset` by name, or of a folder that `save_to_disk` wrote; memory-mapped.
 
     Raises:
         DataError: it cannot be loaded, with the beginning of the reason, or is damaged; `name` is the domain's.

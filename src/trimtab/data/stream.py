@@ -1,4 +1,4 @@
-"""Which rows make the next batch: exact shares per domain, seeded epochs, and a state of a few integers."""
+"""Mixture stream: the rows of each batch, by exact shares per domain, in seeded epochs, with a state of integers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SUM_TOLERANCE = 1e-6
 
 
 class MixtureStream:
-    """Draws batches of (domain, row) so that every domain gets its weight's share, now and in the long run.
+    """Sampler of (domain, row) batches by largest remainder with carry-over: each domain gets its weight's share.
 
     Each draw adds `batch_size * weight` to a domain's credit and then, `batch_size` times, takes one row
-    from the domain with the most credit and charges it one: largest remainder with carry-over. All of it
+    from the domain with the most credit and charges it one. All of it
     happens in integers (units of 2**-40), so nothing drifts. For any sequence of positive weights over N
     domains, the rows drawn from a domain exceed the sum of its shares by less than 1 and fall short of it
-    by at most 1/2 + 1/3 + ... + 1/N: the k most owed domains are on average owed at most 1/(k+1) more than
-    the k+1 most owed ones, and all N together are owed nothing. A domain of weight zero is never drawn; its
+    by at most 1/2 + 1/3 + ... + 1/N: the mean credit of the k largest exceeds that of the k+1 largest by at
+    most 1/(k+1), and all N credits sum to zero. A domain of weight zero is never drawn; its
     credit waits.
 
     Rows of a domain come in seeded permutations, one per epoch, which depend on the seed and the domain's
@@ -94,14 +94,14 @@ class MixtureStream:
         return [rows[place] for place in order]
 
     def ahead(self, name: str, rows: int) -> list[int]:
-        """The rows of a domain that the next draws would give, in their order; nothing moves on."""
+        """Look-ahead: the rows of a domain that the next draws would give, in order; the state stays as it is."""
         drawn = self._drawn[name]
         ahead = [self._next_row(name) for _ in range(rows)]
         self._drawn[name] = drawn
         return ahead
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here, as JSON: the stream, the step, two integers per domain."""
+        """State for `restore` as JSON: the stream, the step, two integers per domain."""
         sizes, credit, drawn = dict(self.sizes), dict(self._credit), dict(self._drawn)
         stream = {"seed": self.seed, "batch_size": self.batch_size, "sizes": sizes}
         return {**stream, "step": self._step, "credit": credit, "drawn": drawn}
@@ -141,9 +141,9 @@ class MixtureStream:
 
 
 def quantise(weights: Mapping[str, float]) -> dict[str, int]:
-    """Weights as whole numbers of 2**-40 that sum to 2**40 exactly; largest remainders take the rest.
+    """Largest-remainder quantisation: weights as whole numbers of 2**-40 that sum to 2**40 exactly.
 
-    Solver noise is forgiven: weights down to -1e-6 count as 0 and the sum may be off by 1e-6.
+    Solver noise is tolerated: weights down to -1e-6 count as 0 and the sum may be off by 1e-6.
 
     Raises:
         ConfigError: a weight that is negative or not finite, or weights that do not sum to 1.

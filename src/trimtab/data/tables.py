@@ -1,4 +1,4 @@
-"""Tables that others wrote: CSV and Parquet read within bounds, and labels that are one whatever type holds them."""
+"""Tables: CSV and Parquet files read within bounds, checks of columns, and labels compared whatever their type."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         DataError: no such file, a pipe, folder or device, another format, text that is not UTF-8, no header, a column
             twice, rows of other lengths, a damaged file, or more than `TABLE_LIMIT` bytes or `COLUMN_LIMIT` columns.
     """
-    path, kind = _found(path)
+    path, kind = _path_and_kind(path)
     if kind == ".parquet":
         _schema(path)
         with reading(path, "a Parquet file"):
@@ -73,14 +73,14 @@ def columns_of(path: str | Path) -> list[str]:
     Raises:
         DataError: as `read_table`, as far as the first mebibyte tells.
     """
-    path, kind = _found(path)
+    path, kind = _path_and_kind(path)
     if kind == ".parquet":
         return _schema(path)
     return _header(_text(path, _HEAD, whole=False), _separator(kind), path)
 
 
 def column_problems(where: str, path: str, wanted: Mapping[str, str]) -> list[Problem]:
-    """The problems of a table that lacks columns which a config names, or that has no header to read.
+    """Problems of a table that lacks columns which a config names, or that has no header to read.
 
     Args:
         where: the key that names the table; `lab:` tables are not looked at.
@@ -94,7 +94,7 @@ def column_problems(where: str, path: str, wanted: Mapping[str, str]) -> list[Pr
     except DataError as error:
         return [Problem(where, str(error), "a table that can be read")]
     return [
-        Problem(key, f"no column {column!r} in {path}", f"one of {_some(there)}", nearest(column, there))
+        Problem(key, f"no column {column!r} in {path}", f"one of {_listed(there)}", nearest(column, there))
         for key, column in wanted.items()
         if column not in there
     ]
@@ -108,34 +108,34 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[Hashable]) -> None:
     for column in columns:
         if column not in frame.columns:
             hint = nearest(str(column), there)
-            raise DataError(explain(f"no column {column!r}", f"one of {_some(there)}", hint))
+            raise DataError(explain(f"no column {column!r}", f"one of {_listed(there)}", hint))
         if isinstance(frame[column], pd.DataFrame):
             raise DataError(explain(f"column {column!r} twice", "each column once", "renaming one"))
 
 
 def check_known(frame: pd.DataFrame, column: str) -> None:
     """Refuse rows that lack a value of a column: empty, blank, or missing."""
-    absent = ~known(frame[column])
+    absent = ~has_value(frame[column])
     if absent.any():
         got = f"{int(absent.sum())} of {len(frame)} rows without {column!r}"
         hint = f"reading with keep_default_na=False; row {absent.idxmax()}"
         raise DataError(explain(got, "a value in every row", hint))
 
 
-def known(values: pd.Series[Any]) -> pd.Series[bool]:
-    """Which rows have a value that is neither missing nor blank."""
+def has_value(values: pd.Series[Any]) -> pd.Series[bool]:
+    """Mask of the rows with a value that is neither missing nor blank."""
     if pd.api.types.is_numeric_dtype(values.dtype):
         return values.notna()
     try:
         places, distinct = pd.factorize(values)
-    except TypeError:  # lists and mappings, which are told where they are used
+    except TypeError:  # lists and mappings, which are refused where they are used
         return values.notna()
     given = [bool(one.strip(_BLANKS)) if isinstance(one, str) else True for one in distinct]
     return pd.Series(np.array([*given, False])[places], index=values.index)
 
 
 def labels(values: pd.Series[Any], *, strip: bool = True) -> pd.Series[Any]:
-    """A column as texts, None where there is no value: `label_text` of each.
+    """Labels of a column as texts, None where there is no value: `label_text` of each.
 
     >>> labels(pd.Series([0.0, 1.0, float("nan")])).tolist(), labels(pd.Series([True, " a b "])).tolist()
     (['0', '1', None], ['True', 'a b'])
@@ -150,7 +150,7 @@ def labels(values: pd.Series[Any], *, strip: bool = True) -> pd.Series[Any]:
 
 
 def label_text(value: Any, *, strip: bool = True) -> str:
-    """What a label is called: 0, 0.0 and "0" are one label, as are False and "False"; texts lose outer blanks.
+    """Text of a label: 0, 0.0 and "0" are one label, as are False and "False"; texts lose outer blanks.
 
     Raises:
         DataError: a list, mapping or other value that is no label, bytes or text that are not UTF-8.
@@ -175,7 +175,7 @@ def label_text(value: Any, *, strip: bool = True) -> str:
 
 
 def find_label(wanted: Any, there: Iterable[str]) -> str | None:
-    """The label that is meant among texts: the same text, else the one that reads as the same value; None for none.
+    """Label among texts that equals the wanted one: the same text, else the only one of the same value; else None.
 
     >>> find_label(0, ["0", "1"]), find_label("0", ["0.0", "1.0"]), find_label(False, ["TRUE", "FALSE"])
     ('0', '0.0', 'FALSE')
@@ -215,7 +215,7 @@ def whole_counts(frame: pd.DataFrame, column: str | None) -> pd.Series[int]:
 
 
 def show(value: Any) -> str:
-    """A value as a message shows it, whatever library holds it, shortened.
+    """Text of a value for a message, whatever library holds it, shortened.
 
     >>> show(np.int64(3)), show("a")
     ('3', "'a'")
@@ -224,7 +224,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
-def _found(path: str | Path) -> tuple[Path, str]:
+def _path_and_kind(path: str | Path) -> tuple[Path, str]:
     path = Path(os.path.expanduser(path))  # noqa: PTH111 (`~nobody` stays as it is)
     with reading(path, _TABLE):
         missing = not path.exists()
@@ -327,6 +327,6 @@ def _value(text: str) -> object:
     return float(text) if _DECIMAL.fullmatch(text) else text
 
 
-def _some(names: Sequence[str], most: int = 12) -> str:
+def _listed(names: Sequence[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{list(names[:most])}{more}"

@@ -1,4 +1,4 @@
-"""A domain as rows of token ids, tokenised once, memory-mapped and served as batches; or cut to so many tokens."""
+"""Tokenised domains: rows of token ids in a cache, memory-mapped and served as batches; and token budgets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_LOSS = -100
 
 _LAYOUT = 3
 _CARD = "card.json"
-_TOLD = 0.05
+_WARN = 0.05
 """Share of a split's sequences cut, or of its records without a token to learn, above which a warning says so."""
 _EXCERPT = 120
 
@@ -58,7 +58,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenSplit:
-    """The rows of one split, memory-mapped.
+    """Token rows of one split, memory-mapped.
 
     Attributes:
         ids: (tokens,) int32, the rows one after the other.
@@ -106,13 +106,13 @@ class TokenSplit:
         return self.targets[np.asarray(indices, dtype=np.intp)].astype(np.int64)
 
     def example(self, tokenizer: PreTrainedTokenizerBase, row: int = 0) -> tuple[tuple[str, bool], ...]:
-        """A row as stretches of text, each with whether it carries loss; long ones are cut in their middle."""
+        """Excerpt of a row: stretches of text, each with whether it carries loss; long ones are cut in the middle."""
         start, stop = self._span(row)
         loss, half = self.loss[start:stop], _EXCERPT // 2
         borders = np.flatnonzero(np.diff(loss.astype(np.int8))) + 1
         texts = [str(tokenizer.decode(ids.tolist())) for ids in np.split(self.ids[start:stop], borders)]
-        shown = [text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}" for text in texts]
-        return tuple(zip(shown, (bool(marks[0]) for marks in np.split(loss, borders)), strict=True))
+        excerpts = [text if len(text) <= _EXCERPT else f"{text[:half]} ... {text[-half:]}" for text in texts]
+        return tuple(zip(excerpts, (bool(marks[0]) for marks in np.split(loss, borders)), strict=True))
 
     @property
     def mean_target_tokens(self) -> float:
@@ -127,7 +127,7 @@ class TokenSplit:
 
 @dataclass(frozen=True, eq=False)
 class TokenDomain:
-    """A domain as token rows.
+    """Tokenised domain: token rows by split.
 
     Attributes:
         name: the domain's name.
@@ -150,7 +150,7 @@ def tokenise(
     packing: Packing = "packed",
     cache: Path | None = None,
 ) -> TokenDomain:
-    """Turn a domain into rows of at most `seq_len` tokens, once; later calls open what the first one wrote.
+    """Tokenised domain in rows of at most `seq_len` tokens, written once to a cache that later calls open.
 
     Packed texts are joined, each closed by the end-of-sequence token, and cut into rows of exactly `seq_len`;
     rows may hold several documents, which see one another. Padded texts, prompts with completions
@@ -248,7 +248,7 @@ def _build(
 
 
 def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
-    """The split's records; an error at the end if they are not those that the entry will be known by."""
+    """The split's records; an error at the end if they differ from those of its fingerprint."""
     whole = hashlib.sha256()
     for item in domain.items(split):
         whole.update(item.digest)
@@ -259,9 +259,9 @@ def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
 
 
 def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterator[str]:
-    """What of a domain is not learned from or judged by, and what to try, a phrase each.
+    """Phrases on records and sequences of a domain that are left out or cut, each with what to try.
 
-    Records that were dropped and sequences that were cut are told where they are more than 5 % of their split.
+    Records that were dropped and sequences that were cut are listed where they are more than 5 % of their split.
 
     Args:
         domain: of which.
@@ -271,29 +271,29 @@ def left_out(domain: TokenDomain, splits: Sequence[str], seq_len: int) -> Iterat
     counts = {name: domain.splits[name].counts for name in splits}
     rows = {name: len(domain.splits[name]) for name in splits}
     beyond = sum(c.beyond for c in counts.values())
-    if some := {name: (c.skipped, c.records) for name, c in counts.items() if c.skipped}:
-        first = next(iter(some))
+    if skipped := {name: (c.skipped, c.records) for name, c in counts.items() if c.skipped}:
+        first = next(iter(skipped))
         why = "since the chat template does not write them as they are"
-        yield f"{_shares(some)} records left out, {why} (the first: {first} {counts[first].first_skipped})"
-    if some := {n: (c.dropped, c.records) for n, c in counts.items() if c.dropped > _TOLD * c.records}:
+        yield f"{_shares(skipped)} records left out, {why} (the first: {first} {counts[first].first_skipped})"
+    if dropped := {n: (c.dropped, c.records) for n, c in counts.items() if c.dropped > _WARN * c.records}:
         hint = f"; a larger seq_len keeps {beyond} of them" if beyond else ""
-        yield f"{_shares(some)} records dropped, without a token that carries loss in the first {seq_len}{hint}"
-    if some := {n: (c.truncated, rows[n]) for n, c in counts.items() if c.truncated > _TOLD * rows[n]}:
+        yield f"{_shares(dropped)} records dropped, without a token that carries loss in the first {seq_len}{hint}"
+    if cut := {n: (c.truncated, rows[n]) for n, c in counts.items() if c.truncated > _WARN * rows[n]}:
         hint = "" if beyond else "; a larger seq_len keeps more"
-        yield f"{_shares(some)} sequences were cut at {seq_len} tokens{hint}"
+        yield f"{_shares(cut)} sequences were cut at {seq_len} tokens{hint}"
 
 
-def _shares(some: Mapping[str, tuple[int, int]]) -> str:
-    """Counts of some splits.
+def _shares(counts: Mapping[str, tuple[int, int]]) -> str:
+    """Counts by split as text.
 
     >>> _shares({"train": (3, 9), "test": (1, 2)})
     '3 of 9 train, 1 of 2 test'
     """
-    return ", ".join(f"{count} of {of} {name}" for name, (count, of) in some.items())
+    return ", ".join(f"{count} of {of} {name}" for name, (count, of) in counts.items())
 
 
 def _open(entry: Path) -> dict[str, TokenSplit] | None:
-    """The splits of an entry, compared with what was written; None when it is gone.
+    """Splits of a cache entry, checked against its checksums; None when it is gone.
 
     Raises:
         CheckpointError: it is damaged.
@@ -332,7 +332,7 @@ def _fits(split: TokenSplit) -> bool:
 
 
 def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain:
-    """The same domain with a train split of its first `tokens` tokens; other splits stay.
+    """Token budget: the same domain with a train split of its first `tokens` tokens; other splits stay.
 
     Records are taken in order; the last one is cut where the count is reached, or left out where only one token would
     remain. Each counts its tokens, the one that closes it and the one that the tokenizer begins texts with, as `encode`

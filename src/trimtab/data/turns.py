@@ -1,4 +1,4 @@
-"""Conversations as texts: what a chat template writes, and where in it the assistant's turns are, found by place."""
+"""Assistant's turns of a conversation, located by place in the text that its chat template writes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Written:
-    """A conversation as a template writes it.
+    """Rendered conversation: the text of a chat by its template, and the places of its turns.
 
     Attributes:
         chat: the record.
@@ -67,16 +67,16 @@ class Written:
 
     @cached_property
     def whole(self) -> str:
-        """What it writes; raises what the template raises."""
+        """Rendered text of the whole conversation; raises what the template raises."""
         return self.render(self.messages)
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        """Other messages by the same template; with `prompt`, up to where the assistant starts."""
+        """Rendered text of other messages; with `prompt`, up to where the assistant starts."""
         given = {"tokenize": False, "add_generation_prompt": prompt, **self.chat.given}
         return str(self.tokenizer.apply_chat_template([dict(message) for message in messages], **given))
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False) -> str | None:
-        """Other messages by the same template; None if it refuses them."""
+        """Rendered text of other messages; None if the template refuses them."""
         try:
             return self.render(messages, prompt=prompt) if messages else ""
         except Exception:
@@ -87,7 +87,7 @@ class Written:
         return self.text([*self.messages[:number], message, *self.messages[number + 1 :]]) or ""
 
     def spoken(self) -> list[int]:
-        """The numbers of the assistant's turns in which something is said."""
+        """Numbers of the assistant's turns that are not empty."""
         turns = [n for n, message in enumerate(self.messages) if message["role"] == "assistant"]
         return [n for n in turns if any(_has(self.messages[n], field) for field in _FIELDS)]
 
@@ -135,7 +135,7 @@ class Written:
         return True
 
     def points(self) -> dict[int, Point]:
-        """A place inside every message, by its number; those that cannot be told for certain are not in it.
+        """Place inside each message, by its number; messages whose place is not certain are left out.
 
         Raises:
             SkippedError: none of the assistant's turns.
@@ -160,7 +160,7 @@ class Written:
             raise self._ignored(f"message {number} of role {self.messages[number]['role']!r}")
 
     def generated(self) -> list[Span] | None:
-        """What the template marks as generated; None if it has no such marks.
+        """Spans that the template marks as generated; None if it has no such marks.
 
         Raises:
             SkippedError: it does not write one of the messages.
@@ -183,7 +183,7 @@ class Written:
         return [(int(start), int(end)) for start, end in spans[0]] if texts[0] == self.whole else None
 
     def turn(self, number: int, points: Mapping[int, Point]) -> Span:
-        """Where one of the assistant's turns is."""
+        """Span of one of the assistant's turns."""
         before = self.text(self.messages[:number], prompt=True)
         upto = self.text(self.messages[: number + 1])
         point = points[number]
@@ -236,7 +236,7 @@ class Written:
         return place
 
     def _end(self, number: int, point: Point) -> int | None:
-        """After what closes the turn where it is the last or another is asked for after it; else its text's end."""
+        """End of a turn: after what closes it, at the end or before a prompt for another; else the end of its text."""
         closed, message = self._closed(number, point), self.messages[number]
         closed = self._closed_before_next(number, point) if closed is None else closed
         if closed is None and point.field == "content" and not _has(message, "tool_calls"):
@@ -257,9 +257,9 @@ class Written:
     def _closed_before_next(self, number: int, point: Point) -> int | None:
         """Where a turn ends that is closed in another way once something follows, as gpt-oss closes its last one."""
         upto = self.text(self.messages[: number + 1], prompt=True) or ""
-        asked = next((n for n, message in enumerate(self.messages) if message["role"] != "assistant"), 0) + 1
-        earlier = self.text(self.messages[:asked]) or ""
-        before = self.text(self.messages[:asked], prompt=True)
+        lead = next((n for n, message in enumerate(self.messages) if message["role"] != "assistant"), 0) + 1
+        earlier = self.text(self.messages[:lead]) or ""
+        before = self.text(self.messages[:lead], prompt=True)
         prompt = before[len(earlier) :] if before and before.startswith(earlier) else ""
         if not prompt or not upto.endswith(prompt):
             return None
@@ -332,7 +332,7 @@ def spell_plainly(chat: Chat, eos_token: str) -> Marked:
 
 
 def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
-    """A conversation by the tokenizer's own template, and where in that text the assistant's turns are.
+    """A conversation rendered by the tokenizer's own template, with the spans of the assistant's turns.
 
     A template with `{% generation %}` says itself what the assistant generates. In any other, a turn begins where the
     template's generation prompt ends and goes on to the end of what closes it (text, tool calls and end-of-turn
@@ -411,12 +411,12 @@ def _read_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def skipped(chat: Chat, got: object, expected: str, hint: str = "") -> SkippedError:
-    """The reason why a conversation is left out."""
+    """Error that says why a conversation is left out."""
     return SkippedError(f"messages {excerpt(chat)}: {explain(got, expected, hint)}")
 
 
 def _has(message: Message, field: str) -> bool:
-    """Whether a field of a message says something."""
+    """Whether a field of a message is not empty."""
     value = message.get(field)
     if isinstance(value, list) and field == "content":
         return bool(_last_text(message).strip())
@@ -455,7 +455,7 @@ def _marked(message: Message, field: str, mark: str, *, front: bool = False) -> 
 
 
 def _inserted(text: str, mark: str, front: bool) -> str:
-    """White space stays outside, so that trimming it changes nothing."""
+    """Text with the mark at one end, inside its outer white space, so that trimming changes nothing."""
     edge = len(text) - len(text.lstrip()) if front else len(text.rstrip())
     return text[:edge] + mark + text[edge:]
 

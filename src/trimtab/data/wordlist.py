@@ -1,8 +1,8 @@
-"""Word lists as data: names -> labels by words and regular expressions, from a file with a stated source.
+"""Word lists: labels of names by words and regular expressions, from a file with a stated source.
 
-Expressions that others wrote are refused where searching a name could take longer than anyone waits. Python's matcher
-tries one way after another, and a name that does not match makes it try all: `(a+)+$` has 2^n ways to read n letters.
-So the ways of an expression are bounded from its structure, and names have at most `NAME_LIMIT` characters.
+Expressions are refused where backtracking could take too long: Python's matcher tries one way after another, and a
+name that does not match makes it try all of them; `(a+)+$` has 2^n ways to read n letters. The number of ways is
+bounded from the structure of an expression, and names have at most `NAME_LIMIT` characters.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TREE: Any = importlib.import_module("re._parser")
 
 @lru_cache(maxsize=10_000)
 def compiled(expression: str) -> re.Pattern[str]:
-    """The expression, any case.
+    """Compiled regular expression, any case, whose backtracking is bounded.
 
     Raises:
         DataError: it is no regular expression, sets flags, matches everything, or may try too many ways (one repetition
@@ -72,7 +72,7 @@ def compiled(expression: str) -> re.Pattern[str]:
 
 
 def _ways(tree: Any) -> float:
-    """How many ways there are, at most, to match a name of the greatest length from one place."""
+    """Upper bound on the ways to match a name of the greatest length from one place."""
     return math.prod(_ways_of(str(operation), argument) for operation, argument in tree)
 
 
@@ -181,18 +181,18 @@ class WordList:
         source = content.get("source") or ""
         if not isinstance(source, str):
             raise refusal(f"{where}, source", f"a {type(source).__name__}", "a text")
-        ends = {label: [w.strip()[end] for w in some for end in (0, -1)] for label, some in whole.items()}
+        ends = {label: [w.strip()[end] for w in words for end in (0, -1)] for label, words in whole.items()}
         anywhere = tuple(label for label, letters in ends.items() if any(map(_spaceless, letters)))
         return cls(expressions, source, str(where), anywhere)
 
     def described(self) -> str:
-        """Its source, and which words are found within longer ones."""
+        """Source of the list, with the labels whose words are found within longer ones."""
         where = " Found anywhere in a name, also within longer words, for want of spaces"
         return f"{self.source}{where}: {', '.join(self.anywhere)}." if self.anywhere else self.source
 
     @cached_property
     def _compiled(self) -> dict[str, tuple[re.Pattern[str], ...]]:
-        return {label: tuple(map(compiled, own)) for label, own in self.labels.items()}
+        return {label: tuple(map(compiled, texts)) for label, texts in self.labels.items()}
 
     def __call__(self, name: str) -> bool:
         """Whether a name bears any label."""
@@ -222,8 +222,8 @@ class WordList:
             got = f"a name of {len(name):,} characters ({name[:40]!r}...)"
             raise DataError(explain(got, f"at most {NAME_LIMIT}"))
         text = unicodedata.normalize("NFC", name).lower()
-        patterns = self._compiled.items()
-        return tuple(label for label, some in patterns if any(pattern.search(text) for pattern in some))
+        by_label = self._compiled.items()
+        return tuple(label for label, patterns in by_label if any(one.search(text) for one in patterns))
 
 
 def labels_of_objects(
@@ -236,7 +236,7 @@ def labels_of_objects(
     agreement: float = 0.5,
     ignore: Sequence[str] = (),
 ) -> pd.Series[Any]:
-    """The label of each object by what it was called: the label that more than `agreement` of its labelled names bear.
+    """Majority label of each object: the label that more than `agreement` of its labelled names bear.
 
     Args:
         frame: one row per object and name.
@@ -266,10 +266,10 @@ def labels_of_objects(
     names = labels(frame[name], strip=False)
     # A name of both groups speaks for neither alone; it counts against agreement by being labelled "mixed".
     given = names.map({one: words.label(one, ignore) for one in names.dropna().unique()})
-    known, objects = given.notna(), frame[object].astype("object")
+    labelled, objects = given.notna(), frame[object].astype("object")
     shares = pd.DataFrame(index=pd.Index([], dtype=objects.dtype), columns=[UNKNOWN], dtype=float)
-    if known.any():
-        shares = counts[known].groupby([objects[known], given[known]]).sum().unstack(fill_value=0)
+    if labelled.any():
+        shares = counts[labelled].groupby([objects[labelled], given[labelled]]).sum().unstack(fill_value=0)
     shares = shares[shares.sum(axis=1) > 0]
     shares = shares.div(shares.sum(axis=1), axis=0)
     best = shares.idxmax(axis=1).where(shares.max(axis=1) > agreement, MIXED)
@@ -286,7 +286,7 @@ def is_word_list(text: str) -> bool:
 
 
 def unreadable_list(where: str, value: str, example: str) -> list[Problem]:
-    """The problem of a setting that should name a word list and does not; nothing where it is empty.
+    """Problem of a setting that names no readable word list; none where it is empty.
 
     >>> unreadable_list("heads", "", "gender-en")
     []
@@ -323,7 +323,7 @@ def _content(path: Path, where: str) -> dict[str, Any]:
         hint = nearest(where, [one.stem for one in _SHIPPED.iterdir()]) or "trimtab ls"
         raise ConfigProblems([Problem(where, "no such file", expected, hint)])
     text, depth = read_text(check_regular(path, expected), expected, limit=LIST_LIMIT), 0
-    with suppress(yaml.YAMLError):  # faults of YAML are told by its reader
+    with suppress(yaml.YAMLError):  # faults of YAML are reported by its reader
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if (alias := isinstance(event, yaml.AliasEvent)) or depth > _NESTED:

@@ -17,7 +17,7 @@ from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
 from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment
 from trimtab.adapt.session import Roles, make_roles
-from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain, told
+from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, problem_of, read_domain
 from trimtab.errors import ModelError, Problem, TrimtabError
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
@@ -121,7 +121,7 @@ class DynamicsConfig:
         try:
             read_adapter(plain(self.adapter) if self.adapter else {})
         except ModelError as error:
-            yield told(str(error).partition(":")[0].replace(" ", "."), error)
+            yield problem_of(str(error).partition(":")[0].replace(" ", "."), error)
 
     def cost(self) -> Mapping[str, Any]:
         """Steps, memory and disk, at most; nan where the model is not on this machine.
