@@ -113,7 +113,7 @@ class BlockHistory:
         weights: the mixture since then.
         average: (N,) the mixtures in the optimiser's first moment then (see `blended`).
         exposure: (N,) steps on each domain until then, as the optimiser's first moment saw them.
-        credit: (N,) share of the mixtures not yet trained on each domain, in blocks.
+        credit: (N,) the sum of mixtures so far less the blocks that leaned towards each domain, in blocks.
         nll: (M, n) summed negative log-likelihood of each sampled sequence then.
         offset: (M,) by how much a change on all validation sequences exceeds that on the sampled ones, when last known.
         error: (M,) standard error of the change on all validation sequences, when last known.
