@@ -73,7 +73,7 @@ FORWARD = 1 / 3
 
 @dataclass(frozen=True)
 class Ledger:
-    """Counts of a run so far.
+    """Ledger of a run: steps, sequences read and seconds so far.
 
     Attributes:
         training_steps: optimiser steps that stayed in the model.
@@ -102,7 +102,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class CostReport:
-    """What a run cost beside one run of a fixed mixture on the same evaluation grid.
+    """Cost of a run, in counts and in multiples of one fixed-mixture run on the same evaluation grid.
 
     Attributes:
         training_steps: optimiser steps that stayed in the model.

@@ -146,13 +146,13 @@ def finetune(
 
 
 def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
-    """What is no mixer or no fit, and settings of ours of another type than declared: asked first."""
+    """Problems of type, asked first: no mixer, no fit, or settings of ours of another type than declared."""
     if isinstance(mixer, type) or not hasattr(mixer, "decide"):
         yield Problem("mixer", repr(mixer), "a mixer", "Uniform(targets=['...'])")
     elif type(mixer).__module__.partition(".")[0] == __name__.partition(".")[0] and is_dataclass(mixer):
         listed = not isinstance(getattr(mixer, "targets", ()), str)
-        known = ("constraints",) if listed else ("constraints", "targets")  # told by `problems`
-        yield from typed_problems(mixer, "mixer", without=known)
+        elsewhere = ("constraints",) if listed else ("constraints", "targets")  # told by `problems`
+        yield from typed_problems(mixer, "mixer", without=elsewhere)
     if isinstance(fit, Fit):
         yield from typed_problems(fit, "fit")
     else:
@@ -305,14 +305,14 @@ def check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
     if not (folder.path / name).exists():
         folder.write_json(name, identity)
         return
-    known, began = read_object(folder.path / name), f"than the run in {folder.path} began with"
-    if not isinstance(known.get("domains"), dict) or "model" not in known:
+    recorded, began = read_object(folder.path / name), f"than the run in {folder.path} began with"
+    if not isinstance(recorded.get("domains"), dict) or "model" not in recorded:
         got = f"damaged text in {folder.path / name}"
         raise CheckpointError(explain(got, "the fingerprints that the run began with", "another folder"))
-    if known["model"] != identity["model"]:
+    if recorded["model"] != identity["model"]:
         raise CheckpointError(explain(f"another model {began}", "the same base weights", "loading them anew"))
     for domain, fingerprint in identity["domains"].items():
-        if known["domains"].get(domain) != fingerprint:
+        if recorded["domains"].get(domain) != fingerprint:
             got = f"other data for {domain!r} {began}"
             raise CheckpointError(explain(got, "the same records", "another folder"))
 

@@ -121,7 +121,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, beside what the loop holds.
+    """Progress of a run: what decides how it goes on, beside the state of the loop.
 
     Attributes:
         weights: the mixture now.
@@ -133,7 +133,7 @@ class Progress:
         training_nll: summed negative log-likelihood of what was trained on since the mixer was last asked, in nats, by
             training domain.
         training_tokens: the loss-carrying tokens behind it.
-        probed: whether the mixture has just been chosen by probes, which are too dear to lose.
+        probed: whether the mixture has just been chosen by probes, which cost too much to lose.
         stop: why the run ends here; None while it goes on.
         offset: bytes of metrics.jsonl that belong to it.
         ledger: what it has cost.
@@ -208,7 +208,7 @@ def target_change(roles: Roles, moved: Mapping[str, Change]) -> float:
 
 
 def lost(now: Mapping[str, SequenceLosses], base: Mapping[str, SequenceLosses]) -> list[str]:
-    """The domains whose loss was finite in the base model and is so no more."""
+    """Diverged domains: those whose loss was finite in the base model and is so no more."""
     finite = [name for name in now if math.isfinite(base[name].loss)]
     return [name for name in finite if not math.isfinite(now[name].loss)]
 
@@ -315,7 +315,7 @@ def _status(progress: Progress) -> Status:
 
 
 def rounding_notes(rows: Sequence[Row], progress: Progress) -> Iterator[str]:
-    """What rounding to the checkpoint's type left of the chosen weights; of the last candidate where none was."""
+    """Rounding notes: what rounding to the checkpoint's type left of the chosen weights, else of the last candidate."""
     checked = [row for row in rows if row["event"] == "rounding"]
     for row in ([row for row in checked if row["step"] == progress.best_step] or checked)[-1:]:
         finite = {name: moved for name, moved in row["moved"].items() if moved is not None}

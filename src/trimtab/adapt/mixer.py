@@ -21,7 +21,7 @@ from trimtab.train.settings import Fit, evaluation_steps
 
 @dataclass(frozen=True)
 class Needs:
-    """The most that a mixer asks of a run: less where the run stops early or the mixer then needs less.
+    """Planned cost: the most that a mixer asks of a run, less where the run stops early or the mixer then needs less.
 
     Attributes:
         probe_steps: optimiser steps that will be rolled back, over all training domains.
@@ -55,16 +55,16 @@ class Needs:
         )
 
 
-def off_grid(asked: Iterable[int], fit: Fit) -> int:
-    """How many of these steps are no point of the evaluation grid, so that a reading there costs.
+def off_grid(steps: Iterable[int], fit: Fit) -> int:
+    """Readings off the grid: how many of these steps are no point of the evaluation grid, so that they cost.
 
     >>> off_grid((0, 5, 6, 10), Fit(steps=320, eval_points=8))
     2
     """
     grid = frozenset(evaluation_steps(fit.steps, fit.eval_points))
-    if isinstance(asked, range):
-        return len(asked) - sum(step in asked for step in grid)
-    return sum(step not in grid for step in asked)
+    if isinstance(steps, range):
+        return len(steps) - sum(step in steps for step in grid)
+    return sum(step not in grid for step in steps)
 
 
 State = Mapping[str, Any]
@@ -88,7 +88,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a mixer answers.
+    """Decision of a mixer: the mixture, and when it wants to be asked again.
 
     Attributes:
         weights: the mixture, one share per training domain.
@@ -106,7 +106,7 @@ class Decision:
 
 
 class Mixer(Protocol):
-    """What the loop needs of a mixer."""
+    """Protocol of a mixer: all that the loop needs of it."""
 
     @property
     def kind(self) -> str:
@@ -124,7 +124,7 @@ class Mixer(Protocol):
         """Every setting that cannot work with these domains."""
 
     def needs(self, fit: Fit, roles: Roles) -> Needs:
-        """What it will ask of such a run beside training and the evaluation grid, at most."""
+        """Planned cost: what it asks of such a run beside training and the evaluation grid, at most."""
 
     def decide(self, session: Session, state: State) -> Decision:
         """The mixture from this step on."""
@@ -147,7 +147,7 @@ def range_problems(mixer: Any, ranges: Mapping[str, Range]) -> Iterator[Problem]
 
 @dataclass(frozen=True)
 class Goals:
-    """What every mixer is told: the targets to improve, and the tolerance of each constraint in nats per token."""
+    """Goals of a mixer: the targets to improve, and the tolerance of each constraint in nats per token."""
 
     targets: Sequence[str] = ()
     constraints: Mapping[str, float] = field(default_factory=dict)
@@ -225,14 +225,14 @@ def changes(session: Session) -> dict[str, float]:
 
 
 def not_finite(names: str, step: int) -> str:
-    """What to say of losses that are not finite: before the first step no learning rate is at fault."""
+    """The message about losses that are not finite: before the first step no learning rate is at fault."""
     if step:
         return f"the loss of {names} at step {step} is not finite; try a lower lr"
     return f"the base model's loss of {names} is not finite; try other weights, or a wider dtype"
 
 
 def slacks(session: Session) -> dict[str, float]:
-    """What is left of each constraint's tolerance, in units of it (of .01 nats at least); negative once broken.
+    """Slack: what is left of each constraint's tolerance, in units of it (of .01 nats at least); negative once broken.
 
     1 where nothing has moved and the tolerance is at least .01 nats, 0 at the limit, which is nearer by the standard
     errors that the choice of a checkpoint asks for (`Fit.margin`).
@@ -242,14 +242,14 @@ def slacks(session: Session) -> dict[str, float]:
 
 
 def left(session: Session, constraint: str) -> float:
-    """Nats per token by which a constraint's loss may still rise before a checkpoint counts as breaking it."""
+    """Slack of one constraint: nats per token by which its loss may still rise before a checkpoint breaks it."""
     moved = change(session.losses()[constraint], session.reference[constraint])
     reserve = session.margin * moved.standard_error if session.margin else 0.0
     return session.roles.tolerance(constraint) - moved.value - reserve
 
 
 def scale(roles: Roles, constraint: str) -> float:
-    """The nats that count as one: the constraint's tolerance, or .01 nats if that is more."""
+    """Scale of a constraint, the nats that count as one: its tolerance, or .01 nats if that is more."""
     return max(roles.tolerance(constraint), LEAST_SCALE_NATS)
 
 

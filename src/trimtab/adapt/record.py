@@ -1,6 +1,6 @@
 """The record of a fine-tuning run: every number behind its verdict, as a value and on disk.
 
-What became of the run's data belongs to it: records read, left out and cut, and an example of what is learned.
+Tables of the run's data belong to it: records read, left out and cut, and an example of what is learned.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def data_table(domains: Mapping[str, TokenDomain], train: Sequence[str], fit: Fi
 
 
 def data_notes(domains: Mapping[str, TokenDomain], table: pd.DataFrame, fit: Fit) -> Iterator[str]:
-    """What of the data a reader of the result has to know, a sentence each.
+    """Notes on the data that a reader of the result has to know, a sentence each.
 
     Args:
         domains: tokenised, by name.
@@ -296,16 +296,16 @@ def few_records_note(names: Mapping[str, int]) -> str:
 
 def few_records(result: RunRecord) -> dict[str, int]:
     """The constraints whose verdict on test is over fewer than `FEW_RECORDS` records, and how many there are."""
-    known = records_read(result)
+    counts = records_read(result)
     constraints = result.final.loc[result.final["role"] == "constraint", "domain"]
-    return {name: int(known[name]) for name in constraints if name in known and known[name] < FEW_RECORDS}
+    return {name: int(counts[name]) for name in constraints if name in counts and counts[name] < FEW_RECORDS}
 
 
 def records_read(result: RunRecord) -> dict[str, Any]:
     """Per evaluation domain, the test records that its final loss is over; {} where an earlier version did not say."""
-    known = read_counts(result, "test", "read_records")
-    if known or "units" not in result.final:
-        return known
+    counts = read_counts(result, "test", "read_records")
+    if counts or "units" not in result.final:
+        return counts
     return dict(zip(result.final["domain"], result.final["units"], strict=True))
 
 
@@ -318,7 +318,7 @@ def read_counts(result: RunRecord, split: str, column: str) -> dict[str, int]:
 
 
 def counted(numbers: Mapping[str, int], what: str) -> str:
-    """How many of something each domain has; one number where all are alike.
+    """The count of something in each domain; one number where all are alike.
 
     >>> counted({"a": 8, "b": 8}, "test sequences"), counted({"a": 8, "b": 5}, "test sequences")
     ('n = 8 test sequences per domain', 'n test sequences: 8 of a, 5 of b')

@@ -88,7 +88,7 @@ class Run:
         """Put the best weights into the model; its losses on the test sequences, written to the metrics."""
         self._wait()
         self.put_weights(progress.best_step)
-        losses = base = self._known_losses("test-base")
+        losses = base = self._base_losses("test-base")
         if progress.best_step:
             with self.clock.time("test evaluation"):
                 losses = self.loop.evaluate(self.test, self.loop.fit.test_sequences)
@@ -158,15 +158,15 @@ class Run:
                 raise CheckpointError(explain(f"damaged {written}", "the rows that were written (SHA-256)"))
             for step in {0, progress.best_step}:
                 state.check_weights(self._weights_folder(step))
-            self._known_losses("test-base")
-            self.reference = self._known_losses("reference")
+            self._base_losses("test-base")
+            self.reference = self._base_losses("reference")
             self.loop.restore(snapshot)
         except (RuntimeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Besides a CheckpointError (a RuntimeError): cursor and generators are checked where they are put back.
             raise state.damaged(saved, error) from error
         return progress
 
-    def _known_losses(self, name: str) -> dict[str, SequenceLosses]:
+    def _base_losses(self, name: str) -> dict[str, SequenceLosses]:
         """Losses of the base model, of every evaluation domain."""
         losses = metrics.read_losses(self.artifacts / name)
         if set(losses) != set(self.roles.evaluate):
@@ -222,9 +222,9 @@ class Run:
             got = f"{self.mixer.kind} finds no mixture at step {session.step} ({error}; losses: {losses})"
             raise DivergedError(f"{got}; try a lower lr") from error
         rows.append(metrics.decision_row(self.roles, session.step, decision))
-        asked = {name: getattr(decision, name) for name in ("weights", "ask_at", "state", "stop")}
+        answers = {name: getattr(decision, name) for name in ("weights", "ask_at", "state", "stop")}
         probed = session.probe_steps > 0
-        return replace(progress, **asked, training_nll={}, training_tokens={}, probed=probed)
+        return replace(progress, **answers, training_nll={}, training_tokens={}, probed=probed)
 
     def _evaluate(self, session: Session) -> Row:
         losses = self.reference

@@ -112,7 +112,7 @@ def role_problems(roles: Roles) -> Iterator[Problem]:
 
 @dataclass(frozen=True)
 class SlopeEstimate:
-    """What one step on each training domain does to each evaluation loss.
+    """Slope estimate: the change of each evaluation loss per step on each training domain.
 
     Attributes:
         slopes: (M, N) nats per token and step; a column of nan where the probe diverged.
@@ -128,7 +128,7 @@ class SlopeEstimate:
 
 @dataclass(frozen=True)
 class Trials:
-    """What trial runs on each training domain did to each evaluation loss, before they were undone.
+    """Trials: the change of each evaluation loss on trial runs on each training domain, which were undone.
 
     Attributes:
         readings: the R steps after which losses were read; the last is the length of the trials.
@@ -143,7 +143,7 @@ class Trials:
 
 @dataclass(frozen=True)
 class GradientProducts:
-    """How far a small step down each training loss lowers each evaluation loss, to first order.
+    """Gradient products: how far a small step down each training loss lowers each evaluation loss, to first order.
 
     Attributes:
         products: (M, N) inner product of the gradients of evaluation loss i and of training loss j, in squared nats
@@ -251,7 +251,7 @@ class Session:
         return GradientProducts(products, names, sequences)
 
     def sampled_losses(self) -> Mapping[str, SequenceLosses]:
-        """The losses of the first `probe_sequences` validation sequences: a cheaper reading, from which changes show.
+        """Sampled losses, a cheaper reading: those of the first `probe_sequences` validation sequences.
 
         Free where all validation sequences have been read at this step.
         """

@@ -118,7 +118,7 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one optimiser step did.
+    """Statistics of one optimiser step.
 
     Attributes:
         loss: mean loss of the global batch, nats per token.
@@ -235,8 +235,8 @@ class Loop:
             read = sorted(gather_object(read), key=lambda item: item[0])
         parts = {name: [part for k, part in read if chunks[k][0] == name] for name in splits}
         return {
-            name: SequenceLosses(*map(np.concatenate, zip(*some, strict=True)))
-            for name, some in parts.items()
+            name: SequenceLosses(*map(np.concatenate, zip(*pieces, strict=True)))
+            for name, pieces in parts.items()
         }
 
     def gradient(self, split: TokenSplit, rows: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses per sequence, and what can be said about a change between two readings of the same sequences."""
+"""Losses per sequence, and the paired change between two readings of the same sequences."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SequenceLosses:
 
     @property
     def units(self) -> int:
-        """How many independent parts there are: records, or sequences where all are of one record."""
+        """The number of independent parts: records, or sequences where all are of one record."""
         records = len(np.unique(self.records))
         return records if records > 1 else len(self.nll)
 
@@ -95,7 +95,7 @@ class Change:
 
 
 def change(after: SequenceLosses, before: SequenceLosses) -> Change:
-    """How much the loss changed between two readings of the same sequences.
+    """Paired change of loss between two readings of the same sequences.
 
     Pairing removes what makes one sequence harder than another, so the interval is far narrower than that of
     either loss. It covers the choice of records only: not the training seed.

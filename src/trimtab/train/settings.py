@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16"]
 _LEAST = {"eval_sequences": 2, "probe_sequences": 2, "test_sequences": 2} | dict.fromkeys(
     ("steps", "batch_size", "micro_batch_size", "eval_batch_size", "eval_points", "checkpoint_every"), 1
 )
-"""The least value of each count; from one sequence nobody learns how noisy a loss is."""
+"""The least value of each count; one sequence does not show how noisy a loss is."""
 MOST_LR = 100.0
 """The largest learning rate: a step of AdamW moves each weight by about the rate."""
 MOST_MARGIN = 1000
@@ -27,7 +27,7 @@ _CHOICES = {"packing": Packing, "shares": Shares, "lr_schedule": LearningRateSch
 
 @dataclass(frozen=True)
 class Fit:
-    """How long and how a model is trained, and how often and on how much it is evaluated.
+    """Training settings: how long and how a model is trained, how often and on how much it is evaluated.
 
     Attributes:
         steps: optimiser steps of the run.
@@ -104,7 +104,7 @@ class Fit:
         for name, choices in _CHOICES.items():
             if (word := getattr(self, name)) not in get_args(choices):
                 yield not_among(f"{where}.{name}", word, get_args(choices))
-        some = f"at most eval_sequences={self.eval_sequences}: a probe is judged on some of them"
+        probed_part = f"at most eval_sequences={self.eval_sequences}: a probe is judged on some of them"
         rules = (
             ("seq_len", self.seq_len >= 2, "at least 2, so that a token is predicted"),
             ("lr", 0 < self.lr <= MOST_LR, f"a number above 0, at most {MOST_LR:g}"),
@@ -113,7 +113,7 @@ class Fit:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or more"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"0 to steps={self.steps}"),
-            ("probe_sequences", self.probe_sequences <= self.eval_sequences, some),
+            ("probe_sequences", self.probe_sequences <= self.eval_sequences, probed_part),
         )
         for name, fine, expected in rules:
             if not fine:

@@ -32,7 +32,7 @@ from trimtab.runs.files import check_regular, read_json, reading
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that decides how training goes on from a step.
+    """Snapshot of training: everything that decides how it goes on from a step.
 
     Attributes:
         step: optimiser steps taken.
@@ -349,20 +349,20 @@ def as_saved(parameters: Mapping[str, nn.Parameter], stored: Mapping[str, torch.
 @contextmanager
 def rounded(parameters: Mapping[str, nn.Parameter], stored: Mapping[str, torch.dtype]) -> Iterator[None]:
     """For a block, give parameters the values that they will have once saved; then their own again, bit for bit."""
-    own = {name: parameters[name].detach().clone() for name in stored}
+    trained = {name: parameters[name].detach().clone() for name in stored}
     with torch.no_grad():
         for name, dtype in stored.items():
-            parameters[name].copy_(own[name].to(dtype))
+            parameters[name].copy_(trained[name].to(dtype))
         try:
             yield
         finally:
-            for name, value in own.items():
+            for name, value in trained.items():
                 parameters[name].copy_(value)
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is left of training once weights are rounded to the type of their checkpoint.
+    """Rounding loss: what is left of training once weights are rounded to the type of their checkpoint.
 
     Attributes:
         changed: share of the trained weights that training changed, in [0, 1].

@@ -1,4 +1,4 @@
-"""Tables of runs: what each gained, kept and cost, how often "feasible" was luck, and whether the slopes predicted."""
+"""Comparison of runs: tables of gain, feasibility and cost, rates of false feasible runs, calibration of slopes."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def text_table(frame: pd.DataFrame) -> str:
 
 
 def feasibility_table(results: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per run and constraint: how much of the tolerance the returned weights used up, on test.
+    """Used tolerance on test, one row per run and constraint: the change of the returned weights in tolerances.
 
     Args:
         results: finished runs, in the order of the rows.
@@ -223,7 +223,7 @@ def feasibility_table(results: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def violation_table(results: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per run: whether it kept its constraints on validation and on test, and its worst one on test.
+    """Feasibility on validation and on test, one row per run, with its worst constraint on test.
 
     The worst constraint is the one that used most of its tolerance. It is picked by the same sequences that
     measure it, so its numbers lean towards the bad side.
@@ -243,9 +243,9 @@ def violation_table(results: Sequence[RunRecord]) -> pd.DataFrame:
         constraints = every[every["run"] == label]
         n, broken = len(constraints), int(constraints["kept"].eq(False).sum())
         kept = False if broken else (True if n and constraints["kept"].notna().all() else None)
-        known = n and constraints["used"].notna().all()
+        measured = n and constraints["used"].notna().all()
         worst: dict[Any, Any] = (
-            max(constraints.to_dict("records"), key=lambda row: row["used"]) if known else {}
+            max(constraints.to_dict("records"), key=lambda row: row["used"]) if measured else {}
         )
         tolerance = worst.get("tolerance", math.nan)
         excess = [worst.get(name, math.nan) - tolerance for name in CHANGE_COLUMNS]
@@ -257,7 +257,7 @@ def violation_table(results: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def feasibility_rates(results: Sequence[RunRecord]) -> pd.DataFrame:
-    """How often the runs were feasible, and how often "feasible" on validation was luck.
+    """Rates of feasible and of false feasible runs: feasible on validation, and not kept on test.
 
     Runs without constraints are left out everywhere; a run whose test result is not known, where test counts.
 
@@ -270,13 +270,13 @@ def feasibility_rates(results: Sequence[RunRecord]) -> pd.DataFrame:
     frame, every = violation_table(results), feasibility_table(results)
     frame = frame[frame["constraints"] > 0]
     chosen = frame["feasible_on_validation"].eq(True)
-    known, held = frame["kept_on_test"].notna(), frame["kept_on_test"].eq(True)
+    tested, held = frame["kept_on_test"].notna(), frame["kept_on_test"].eq(True)
     over = frame["run"].isin(every.loc[every["used_low"] > 1, "run"])
     rates = {
         "feasible on validation": chosen,
-        "feasible on validation, kept on test": (chosen & held)[known | ~chosen],
-        "false feasible": ~held[chosen & known],
-        "clearly false feasible": over[chosen & known],
+        "feasible on validation, kept on test": (chosen & held)[tested | ~chosen],
+        "false feasible": ~held[chosen & tested],
+        "clearly false feasible": over[chosen & tested],
     }
     rows = []
     for name, succeeded in rates.items():
@@ -294,7 +294,7 @@ def _objects(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def calibration(result: RunRecord, label: str = "") -> pd.DataFrame:
-    """What each update's slopes predicted for its interval, and what happened.
+    """Calibration: the loss change that each update's slopes predicted for its interval, and the realised one.
 
     The prediction is H * sum_j S_ij w_j, without the solver's safety margin; a column without slopes counts only
     if it has weight. What happened is the difference of the validation losses read at the interval's two ends, on
@@ -332,7 +332,7 @@ def calibration_points(results: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def calibration_table(results: Sequence[RunRecord], by: Literal["length", "run"] = "length") -> pd.DataFrame:
-    """How well slopes predicted, pooled over the runs, by the interval's length or by run.
+    """Calibration error (RMSE, correlation, coverage), pooled over the runs, by the interval's length or by run.
 
     A point is one interval between updates and one evaluation domain. Points that were not read at both ends, or
     for which nothing was predicted, are left out and counted. Points of one interval share their slopes, so
@@ -360,28 +360,28 @@ def calibration_table(results: Sequence[RunRecord], by: Literal["length", "run"]
 
 def _accuracy(points: pd.DataFrame) -> tuple[float, ...]:
     """A row of `calibration_table`; the interval of the error is that of the mean square, resampled by interval."""
-    known = _known(points)
-    off, error = known["predicted"] - known["realised"], known["standard_error"]
-    totals = (off**2).groupby([known["run"], known["step"]]).agg(["sum", "count"])
+    pairs = _finite_pairs(points)
+    off, error = pairs["predicted"] - pairs["realised"], pairs["standard_error"]
+    totals = (off**2).groupby([pairs["run"], pairs["step"]]).agg(["sum", "count"])
     totals = totals.sort_values(["sum", "count"])  # the order of runs must not move the resamples
     squares = (math.nan,) * 3
     if len(totals):
         sums, counts = (totals[name].to_numpy(dtype=float) for name in ("sum", "count"))
         mean = bootstrap(ratio_of_sums, sums, counts, paired=True)
         squares = (mean.value, mean.low, mean.high)
-    moved = float(np.square(known["realised"]).mean())
+    moved = float(np.square(pairs["realised"]).mean())
     judged = np.isfinite(error)
     within = int((judged & (off.abs() <= _ERRORS * error)).sum())
     share = wilson(within, int(judged.sum()))
     return (
-        *(len(totals), len(known), len(points) - len(known)),
+        *(len(totals), len(pairs), len(points) - len(pairs)),
         *map(math.sqrt, (*squares, moved)),
-        *(_correlation(known), within, share.n, share.value, share.low, share.high),
+        *(_correlation(pairs), within, share.n, share.value, share.low, share.high),
     )
 
 
 def predicted_change(update: SlopeUpdate) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The change that an update predicts for every evaluation domain over its horizon, and its standard error."""
+    """The predicted change H sum_j S_ij w_j of every evaluation loss over the horizon H, and its standard error."""
     weights = np.array([update.weights.get(name, 0.0) for name in update.slopes.columns])
     used = weights > 0
     moved = update.horizon * (update.slopes.to_numpy(dtype=float)[:, used] @ weights[used])
@@ -406,25 +406,25 @@ def readings(result: RunRecord) -> dict[tuple[int, str], float]:
 
 
 def calibration_sentence(points: pd.DataFrame) -> str:
-    """How far the predictions were off: n, the median absolute error and the correlation."""
-    known = _known(points)
-    n, left_out = len(known), len(points) - len(known)
+    """Calibration in a sentence: n, the median absolute error and the correlation."""
+    pairs = _finite_pairs(points)
+    n, left_out = len(pairs), len(points) - len(pairs)
     if n == 0:
         return "No interval was read at both of its ends, so nothing can be compared."
-    error = float((known["predicted"] - known["realised"]).abs().median())
+    error = float((pairs["predicted"] - pairs["realised"]).abs().median())
     tail = f" {left_out} more were not read at both ends." if left_out else ""
     return (
         f"n = {n} (intervals × domains, not independent of each other): median absolute error "
-        f"{number(error, 2)} nats, correlation {fixed(_correlation(known), 2)}.{tail}"
+        f"{number(error, 2)} nats, correlation {fixed(_correlation(pairs), 2)}.{tail}"
     )
 
 
-def _known(points: pd.DataFrame) -> pd.DataFrame:
+def _finite_pairs(points: pd.DataFrame) -> pd.DataFrame:
     numbers = points.astype({"predicted": float, "realised": float, "standard_error": float})
-    known: pd.DataFrame = numbers[np.isfinite(numbers["predicted"]) & np.isfinite(numbers["realised"])]
-    return known
+    pairs: pd.DataFrame = numbers[np.isfinite(numbers["predicted"]) & np.isfinite(numbers["realised"])]
+    return pairs
 
 
-def _correlation(known: pd.DataFrame) -> float:
-    varied = len(known) > 2 and known["predicted"].std() > 0 and known["realised"].std() > 0
-    return float(known["predicted"].corr(known["realised"])) if varied else math.nan
+def _correlation(pairs: pd.DataFrame) -> float:
+    varied = len(pairs) > 2 and pairs["predicted"].std() > 0 and pairs["realised"].std() > 0
+    return float(pairs["predicted"].corr(pairs["realised"])) if varied else math.nan

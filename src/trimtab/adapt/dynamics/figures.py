@@ -115,8 +115,8 @@ def loss_figures(result: RunRecord, label: str) -> list[Figure]:
 def calibration_figure(result: RunRecord, label: str) -> Figure:
     """Predicted against realised loss change, one point per interval and evaluation domain."""
     points = calibration(result)
-    known = points.dropna(subset=["predicted", "realised"])
-    alt = f"{label}: predicted against realised loss change, {len(known)} points. {calibration_sentence(points)}"
+    pairs = points.dropna(subset=["predicted", "realised"])
+    alt = f"{label}: predicted against realised loss change, {len(pairs)} points. {calibration_sentence(points)}"
     return charts.scatter_identity(
         points["predicted"].to_list(),
         points["realised"].to_list(),
@@ -240,8 +240,8 @@ def constraint_figures(constraints: pd.DataFrame, violations: pd.DataFrame) -> l
     panels += [(str(name), rows) for name, rows in constraints.groupby("constraint", sort=False)]
     figures = []
     for title, rows in panels:
-        known = [UNKNOWN if missing(kept) else (KEPT if kept else BROKEN) for kept in rows["kept"]]
-        looks = [BASE if run in on_base else look for run, look in zip(rows["run"], known, strict=True)]
+        marks = [UNKNOWN if missing(kept) else (KEPT if kept else BROKEN) for kept in rows["kept"]]
+        looks = [BASE if run in on_base else look for run, look in zip(rows["run"], marks, strict=True)]
         value, low, high = (rows[name].to_list() for name in USED_COLUMNS)
         drawn = intervals.interval_rows(
             rows["run"].to_list(),
@@ -293,7 +293,7 @@ def feasible_on_test(result: RunRecord) -> bool:
 
 
 def unbeaten(cost: Sequence[float], gain: Sequence[float], allowed: Sequence[bool]) -> list[int]:
-    """Those of the allowed that no other allowed one beats: costs no more and gains no less, and one of both strictly.
+    """The Pareto front of the allowed: no other allowed one costs no more and gains no less, one of both strictly.
 
     >>> unbeaten([1.0, 1.0, 2.0, 3.0], [5.0, 7.0, 9.0, 8.0], [True, True, True, True])
     [1, 2]
@@ -314,14 +314,14 @@ def calibration_scatter(points: pd.DataFrame) -> Figure:
     Args:
         points: from `calibration_points`.
     """
-    known = points.dropna(subset=["predicted", "realised"]).sort_values(["predicted", "realised"])
-    known = known.iloc[evenly(range(len(known)), MOST_POINTS)].sort_values("horizon", kind="stable")
+    pairs = points.dropna(subset=["predicted", "realised"]).sort_values(["predicted", "realised"])
+    pairs = pairs.iloc[evenly(range(len(pairs)), MOST_POINTS)].sort_values("horizon", kind="stable")
     return charts.scatter_identity(
-        known["predicted"].to_list(),
-        known["realised"].to_list(),
-        [f"{length} steps" for length in known["length"]],
+        pairs["predicted"].to_list(),
+        pairs["realised"].to_list(),
+        [f"{length} steps" for length in pairs["length"]],
         title="Predicted against realised change",
-        label=f"All runs: predicted against realised loss change, {len(known)} points, by interval length.",
+        label=f"All runs: predicted against realised loss change, {len(pairs)} points, by interval length.",
     )
 
 

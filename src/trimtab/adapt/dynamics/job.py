@@ -145,7 +145,7 @@ class DynamicsConfig:
         memory, disk = _bytes(self, needs)
         return {
             "steps": self.fit.steps * len(needs),
-            "probe_steps": sum(asked.probe_steps for asked in needs),
+            "probe_steps": sum(need.probe_steps for need in needs),
             "training_multiple": main.training_multiple,
             "all_in_multiple": main.all_in_multiple,
             "memory_bytes": memory,
@@ -244,14 +244,14 @@ def _bytes(job: DynamicsConfig, needs: Sequence[Needs]) -> tuple[float, float]:
         weights, kept = width * parameters, trained
     snapshot, gradients = _SNAPSHOT_COPIES * trained, _GRADIENT_COPIES * len(job.train) * trained
     held = max(
-        max(snapshot * bool(asked.probe_steps), gradients * bool(asked.gradient_sequences)) for asked in needs
+        max(snapshot * bool(need.probe_steps), gradients * bool(need.gradient_sequences)) for need in needs
     )
     facts = read_config(folder)
     text = facts.get("text_config")
     sizes = (facts.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
-    known = (float(size) for size in sizes if isinstance(size, int) and 0 < size < 2**53)
+    vocabularies = (float(size) for size in sizes if isinstance(size, int) and 0 < size < 2**53)
     rows = max(job.fit.micro_batch_size or job.fit.batch_size, job.fit.eval_batch_size)
-    logits = 2 * 4 * rows * job.fit.seq_len * next(known, math.nan)
+    logits = 2 * 4 * rows * job.fit.seq_len * next(vocabularies, math.nan)
     memory = weights + (_OPTIMISER_COPIES * trained + held) * trainable + logits
     return memory, (_KEPT * kept + _CHECKPOINT * trained) * trainable * len(needs)
 

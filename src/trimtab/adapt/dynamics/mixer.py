@@ -159,7 +159,7 @@ class DynaMiCS(Goals):
 
     @property
     def planning(self) -> Planning:
-        """How slopes become a mixture."""
+        """The planning settings: how slopes become a mixture."""
         return Planning(**{each.name: self.settled(each.name) for each in fields(Planning)})
 
     def plan(self, steps: int) -> list[Interval]:
@@ -205,7 +205,7 @@ class DynaMiCS(Goals):
         now, later = loss_state(session), span.start + span.horizon
         _refuse_infinity(session, now)
         measured = measure(session, self.planning, self.settled("slopes"), span.probe_steps, state)
-        if not measured.known.any():
+        if not measured.finite.any():
             raise DivergedError(f"every probe of step {session.step} diverged; try a lower lr")
         solution = solve(session, self.planning, measured, now, later)
         update = make_update(session, self.planning, measured, now, later, solution)

@@ -60,8 +60,8 @@ _RATES = {
 _STATUS: dict[str, Tone] = {"feasible": "good", "infeasible": "bad", "diverged": "bad"}
 
 
-def chapter(result: RunRecord, label: str, maps: int, shown: pd.DataFrame | None = None) -> Iterator[Section]:
-    """Everything about one run; parts that need slopes only where it has some, data only where not `shown` yet."""
+def chapter(result: RunRecord, label: str, maps: int, first: pd.DataFrame | None = None) -> Iterator[Section]:
+    """Everything about one run; slopes only where it has some, data only where other than `first`, the first run's."""
     yield Section("Result on test", list(_result(result)))
     if result.notes:
         title = f"Notes of the run ({len(result.notes)})"
@@ -82,7 +82,7 @@ def chapter(result: RunRecord, label: str, maps: int, shown: pd.DataFrame | None
     yield Section("Losses on validation", [gallery(drawn.loss_figures(result, label), caption)])
     if result.slopes:
         yield from _probes(result, label, maps)
-    if len(result.data) and (shown is None or not result.data.equals(shown)):
+    if len(result.data) and (first is None or not result.data.equals(first)):
         yield Section("Data", list(_data(result)))
     yield Section("Cost", list(_costs(result)))
     settings = pd.DataFrame(list(_flat(result.config)), columns=["setting", "value"], dtype=object)
@@ -101,8 +101,8 @@ def _setting(result: RunRecord, *path: str) -> Any:
 def _sequences(result: RunRecord, what: str) -> str:
     """How many test, validation or probe sequences were read: as counted, else at most as set; "" if not known."""
     split, column = ("validation", "probe") if what == "probe" else (what, "read")
-    if known := read_counts(result, split, column):
-        return counted(known, f"{what} sequences")
+    if counts := read_counts(result, split, column):
+        return counted(counts, f"{what} sequences")
     most = _setting(result, "fit", f"{'eval' if what == 'validation' else what}_sequences")
     return f"at most n = {most} {what} sequences per domain" if most else ""
 
@@ -402,10 +402,10 @@ def _calibration(results: Sequence[RunRecord]) -> Iterator[Section]:
     by_length, by_run = calibration_table(results), calibration_table(results, by="run")
     left_out, n = int(by_length["left_out"].iloc[-1]), int(by_length["n"].iloc[-1])
     runs = by_run["run"].nunique() - 1
-    some = f"; {drawn.MOST_POINTS} of them drawn, evenly chosen" if n > drawn.MOST_POINTS else ""
+    thinned = f"; {drawn.MOST_POINTS} of them drawn, evenly chosen" if n > drawn.MOST_POINTS else ""
     caption = (
         f"Runs with slopes: {runs}; n = {n} points (intervals between updates × evaluation domains, not independent "
-        f"of each other){some}; {left_out} more were not read at both ends and are left out. On the dotted diagonal "
+        f"of each other){thinned}; {left_out} more were not read at both ends and are left out. On the dotted diagonal "
         "the prediction came true. By length: the error of the predictions with its 95 % interval (bootstrap over "
         "whole intervals); the upright stroke is how far the losses moved at all, the error of predicting no change."
     )

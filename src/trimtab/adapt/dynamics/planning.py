@@ -1,4 +1,4 @@
-"""From slopes to a mixture: the programme that is solved at an update, and what is written down of it.
+"""Planning a mixture from slopes: the programme that is solved at an update, and the record of the update.
 
 With S the slopes per unit of effective steps, n the steps taken on each domain, H the horizon, e(n) effective steps:
 
@@ -33,7 +33,7 @@ STOPS = 4
 
 @dataclass(frozen=True)
 class Planning:
-    """How slopes become a mixture; see `DynaMiCS` for what each setting does."""
+    """Planning settings: how slopes become a mixture; see `DynaMiCS` for what each setting does."""
 
     solver: Solver = "robust"
     kappa: float = 1.28
@@ -65,7 +65,7 @@ class Planning:
 
 @dataclass(frozen=True, eq=False)
 class LossState:
-    """Where each evaluation loss stands: (M,) its change since step 0 and the standard error, nats per token."""
+    """Loss state: (M,) the change of each evaluation loss since step 0 and its standard error, nats per token."""
 
     change: Float[np.ndarray, " M"]
     error: Float[np.ndarray, " M"]
@@ -73,7 +73,7 @@ class LossState:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredSlopes:
-    """What each domain does to each loss, per effective step (`Planning.effective`).
+    """Slopes S_ij: the change of evaluation loss i per effective step on domain j (`Planning.effective`).
 
     Attributes:
         slopes, errors: (M, N) nats per token, and their standard errors.
@@ -87,35 +87,35 @@ class MeasuredSlopes:
     steps: int
 
     @property
-    def known(self) -> Float[np.ndarray, " N"]:
-        """Which domains have slopes: a trial that diverged leaves none."""
+    def finite(self) -> Float[np.ndarray, " N"]:
+        """(N,) whether a domain has finite slopes: a trial that diverged leaves none."""
         columns: np.ndarray = np.isfinite(self.slopes).all(axis=0)
         return columns
 
     def moved(self, effective: Float[np.ndarray, " N"]) -> Float[np.ndarray, " M"]:
-        """What so many effective steps do to the losses; domains without slopes count for nothing."""
-        known = self.known
-        moved: np.ndarray = self.slopes[:, known] @ effective[known]
+        """The loss change S e of e effective steps; domains without slopes count for nothing."""
+        finite = self.finite
+        moved: np.ndarray = self.slopes[:, finite] @ effective[finite]
         return moved
 
 
 def shrink_slopes(roles: Roles, measured: MeasuredSlopes) -> MeasuredSlopes:
-    """Slopes in which domains that differ by no more than noise differ no more (empirical Bayes, row by row).
+    """Shrunken slopes (empirical Bayes, row by row): domains that differ by no more than noise differ no more.
 
     Each loss's slopes are shrunk towards their mean over the training domains, its own domain apart, which is known to
     be a case of its own.
     """
     slopes, errors = measured.slopes.copy(), measured.errors.copy()
-    known = measured.known & (errors > 0).all(axis=0)
+    finite = measured.finite & (errors > 0).all(axis=0)
     for row, name in enumerate(roles.evaluate):
-        pool = known & np.array([other != name for other in roles.train])
+        pool = finite & np.array([other != name for other in roles.train])
         if pool.sum() > 1:
             slopes[row, pool], errors[row, pool] = shrunk(slopes[row, pool], errors[row, pool])
     return replace(measured, slopes=slopes, errors=errors)
 
 
 def loss_state(session: Session) -> LossState:
-    """Where the losses stand, read on all validation sequences."""
+    """The loss state now, read on all validation sequences."""
     moved = [change(session.losses()[name], session.reference[name]) for name in session.roles.evaluate]
     return LossState(np.array([m.value for m in moved]), np.array([m.standard_error for m in moved]))
 
@@ -123,7 +123,7 @@ def loss_state(session: Session) -> LossState:
 def solve(
     session: Session, planning: Planning, measured: MeasuredSlopes, now: LossState, later: int
 ) -> MixtureSolution:
-    """The mixture from here on.
+    """The solved mixture from here on: lowest predicted targets among the plans that keep the constraints.
 
     Where the plan may choose when to stop, the mixture is solved for each of the last points of the evaluation grid
     (checkpoints are judged nowhere else) and for the next update. Of the plans whose constraints hold, the one with the
@@ -148,13 +148,13 @@ def solve(
 def frank_wolfe(
     session: Session, planning: Planning, measured: MeasuredSlopes, now: LossState, horizon: int
 ) -> tuple[float, MixtureSolution]:
-    """The mixture for the next `horizon` steps, and by how much it breaks the worst constraint, scaled; 0 if none.
+    """Frank-Wolfe: the mixture of the next `horizon` steps, and its worst violation, scaled; 0 if none.
 
     With diminishing returns the problem is linearised around a mixture (exact there), solved, and the mixture moved
     towards the solution by a shrinking step, beginning with an even one (Frank & Wolfe 1956). Mixture and objective
     are those of where that ends; status, violation, conflicts and prices those of the last linearised problem.
     """
-    mixture = measured.known / measured.known.sum()
+    mixture = measured.finite / measured.finite.sum()
     for number in range(ROUNDS if planning.returns < 1 else 1):
         ahead = horizon * mixture
         rate = planning.marginal(measured.exposure + ahead)
@@ -203,7 +203,7 @@ def make_update(
     later: int,
     solution: MixtureSolution,
 ) -> Update:
-    """What was measured and concluded, told in steps: mean slopes and predicted losses until the next update.
+    """The update per step: mean slopes, and predicted losses until the next update.
 
     The slope of a domain without weight is that of its next step.
     """

@@ -1,4 +1,4 @@
-"""The results of fine-tuning: of one run, and of several on the same data, with what they came to in sentences."""
+"""The results of fine-tuning: of one run, and of several on the same data, with a verdict in sentences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FinetuneResult(RunRecord):
         return mixture_figure(self)
 
     def summary(self) -> str:
-        """What the run gained and kept on test, and at which cost."""
+        """Verdict: gain, kept constraints and cost of the run, on test."""
         return verdict([self])
 
     def sections(self) -> Iterator[Section]:
@@ -80,8 +80,8 @@ class FinetuneResult(RunRecord):
         for result, label in zip(results[1:], labels[1:], strict=True):
             good = result.status == "feasible" and kept_all(result)
             sentence = Text(sentence_about(result, label), "good" if good else "bad")
-            own = chapter(result, label, MAPS_OF_OTHERS, results[0].data)
-            others.append(Section(label, [sentence, *own], collapsed=True))
+            details = chapter(result, label, MAPS_OF_OTHERS, results[0].data)
+            others.append(Section(label, [sentence, *details], collapsed=True))
         sections = [
             comparison_section(results),
             Section(f"This run: {labels[0]}", first),
@@ -151,7 +151,7 @@ class Comparison(Result):
         return self.runs[0].figure()
 
     def summary(self) -> str:
-        """What the main run gained and kept on test, and a second sentence about the comparison."""
+        """Verdict: gain, kept constraints and cost of the main run on test, and a sentence about the comparison."""
         return verdict(self.runs)
 
     def report(self, path: str | Path) -> Path:
@@ -186,7 +186,7 @@ def comparison_json(runs: Sequence[FinetuneResult], failures: Mapping[str, str])
 
 
 def verdict(results: Sequence[FinetuneResult]) -> str:
-    """What the first run gained and kept on test and at which cost, and a second sentence about the comparison."""
+    """Verdict: gain, kept constraints and cost of the first run on test, and a sentence about the comparison."""
     labels = unique_labels(results)
     sentence = sentence_about(results[0], labels[0])
     if len(results) == 1:
@@ -209,8 +209,8 @@ def verdict(results: Sequence[FinetuneResult]) -> str:
         parts.append(f"it is not told apart from {_listed(close)}")
     if unknown := [name for name, high in ends.items() if math.isnan(high)]:
         parts.append(f"its difference from {_listed(unknown)} was not measured on the same test records")
-    told = ", and ".join(parts) or "it is told apart from each other one"
-    return f"{sentence}; {told} (95 % intervals of paired differences over test records)."
+    differences = ", and ".join(parts) or "it is told apart from each other one"
+    return f"{sentence}; {differences} (95 % intervals of paired differences over test records)."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -218,7 +218,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def sentence_about(result: FinetuneResult, label: str) -> str:
-    """What one run gained, kept and cost."""
+    """Verdict on one run: gain, kept constraints and cost."""
     outcome = f"{_moved(result)} and kept {_count_kept(result)}"
     if result.status == "infeasible":
         outcome = "is infeasible: no checkpoint kept every constraint on validation, so the base weights were returned"
@@ -247,9 +247,9 @@ def _count_kept(result: FinetuneResult) -> str:
     constraints = result.final[result.final["role"] == "constraint"]
     if not len(constraints):
         return "no constraint, as none was set"
-    known = constraints[[not missing(kept) for kept in constraints["kept"]]]
-    kept = known["kept"].astype(bool)
-    held, broken = known[kept], known[~kept]
+    judged = constraints[[not missing(kept) for kept in constraints["kept"]]]
+    kept = judged["kept"].astype(bool)
+    held, broken = judged[kept], judged[~kept]
     close = int((held["change_high"] > held["tolerance"]).sum())
     doubt = f" ({close} of them within the noise: the interval reaches beyond the tolerance)" if close else ""
     count = f"{len(held)} of {len(constraints)} constraints{doubt}"

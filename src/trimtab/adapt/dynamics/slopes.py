@@ -95,25 +95,25 @@ class Blocks:
     def lean_towards(
         self, step: int, mixture: Float[np.ndarray, " N"], credit: Sequence[float]
     ) -> tuple[Float[np.ndarray, " N"], list[float]]:
-        """The mixture of the block that begins here, and what each domain is owed after it, in blocks."""
+        """The leaning mixture of the block that begins here, and each domain's credit after it, in blocks."""
         if step >= (1 - SETTLED) * self.total:
             return mixture, list(credit)
-        owed = np.array(credit) + mixture
-        richest = int(owed.argmax())
-        owed[richest] -= 1
-        return (1 - self.lean) * mixture + self.lean * np.eye(len(mixture))[richest], owed.tolist()
+        balances = np.array(credit) + mixture
+        richest = int(balances.argmax())
+        balances[richest] -= 1
+        return (1 - self.lean) * mixture + self.lean * np.eye(len(mixture))[richest], balances.tolist()
 
 
 @dataclass(frozen=True)
 class BlockHistory:
-    """What the blocks of a run have taught so far, as plain numbers.
+    """Block history: effective steps and loss changes of the blocks of a run so far, as plain numbers.
 
     Attributes:
         step: of the last reading.
         weights: the mixture since then.
         average: (N,) the mixtures in the optimiser's first moment then (see `blended`).
         exposure: (N,) steps on each domain until then, as the optimiser's first moment saw them.
-        credit: (N,) what each domain is owed, in blocks.
+        credit: (N,) the sum of mixtures so far less the blocks that leaned towards each domain, in blocks.
         nll: (M, n) summed negative log-likelihood of each sampled sequence then.
         offset: (M,) by how much a change on all validation sequences exceeds that on the sampled ones, when last known.
         error: (M,) standard error of the change on all validation sequences, when last known.
@@ -143,7 +143,7 @@ class BlockHistory:
     def with_block(
         self, session: Session, planning: Planning, sampled: Mapping[str, SequenceLosses]
     ) -> BlockHistory:
-        """With the steps since the last reading as one more block."""
+        """The history with the steps since the last reading as one more block."""
         mixtures = [np.array(self.weights)] * (session.step - self.step)
         shares, average = blended(np.array(self.average), self.step, mixtures, session.momentum)
         before, steps = np.array(self.exposure), shares.sum(axis=0)
@@ -163,13 +163,13 @@ class BlockHistory:
 
 
 def block_needs(fit: Fit, roles: Roles, blocks: int, lean: float) -> Needs:
-    """A sampled reading at each border that is no point of the evaluation grid."""
+    """Planned cost of blocks: a sampled reading at each border that is no point of the evaluation grid."""
     plan = Blocks.of(roles, fit.steps, evaluation_steps(fit.steps, fit.eval_points), blocks, lean)
     return Needs(sampled_readings=off_grid(plan.borders(), fit))
 
 
 def read_block(session: Session, planning: Planning, state: State) -> tuple[BlockHistory, LossState]:
-    """The history with the block that ends here, and where the losses stand.
+    """The history with the block that ends here, and the loss state.
 
     Between points of the evaluation grid only the sampled sequences are read; what they leave out is taken from the
     last time all were.
@@ -208,7 +208,7 @@ def read_after(rule: SlopeRule, steps: int) -> tuple[int, ...]:
 
 
 def probe_needs(spans: Sequence[Interval], rule: SlopeRule, fit: Fit, roles: Roles) -> Needs:
-    """All losses at each update, and a trial of each training domain with its readings."""
+    """Planned cost of probes: all losses at each update, and a trial of each training domain with its readings."""
     trials = len(roles.train)
     return Needs(
         probe_steps=trials * sum(span.probe_steps for span in spans),
@@ -220,7 +220,7 @@ def probe_needs(spans: Sequence[Interval], rule: SlopeRule, fit: Fit, roles: Rol
 def measure(
     session: Session, planning: Planning, rule: SlopeRule, steps: int, state: State
 ) -> MeasuredSlopes:
-    """Probe every training domain for `steps` steps and read slopes off.
+    """Rolled-back probes: slopes from a trial of `steps` steps on each training domain.
 
     "whole" takes the change over the whole probe (arXiv 2605.10770). "second-half" leaves out its first half, in
     which the optimiser still moves where the last mixture pointed. "momentum" uses both halves and works out
@@ -237,7 +237,7 @@ def measure(
 
 
 def freed_of_momentum(session: Session, planning: Planning, trials: Trials, state: State) -> MeasuredSlopes:
-    """Least squares of what trials changed on what the optimiser's first moment held of each domain meanwhile."""
+    """Slopes freed of momentum: least squares of trial changes on the domains' parts of the first moment."""
     n, steps = len(session.roles.train), trials.readings[-1]
     average, before = first_moment(session, state), exposed(session, state)
     finite = np.flatnonzero(np.isfinite(trials.changes).all(axis=(0, 1)))
@@ -275,6 +275,6 @@ def exposed(session: Session, state: State) -> Float[np.ndarray, " N"]:
 
 
 def remember(session: Session, weights: Float[np.ndarray, " N"], state: State) -> State:
-    """What `first_moment` and `exposed` need at the next update."""
+    """The state that `first_moment` and `exposed` need at the next update."""
     average, exposure = first_moment(session, state).tolist(), exposed(session, state).tolist()
     return {"step": session.step, "weights": weights.tolist(), "average": average, "exposure": exposure}

@@ -1,4 +1,4 @@
-"""Effects of injection read off the runs themselves: forgetting, how much of it was removed, and what that cost.
+"""Effects of injection, measured on runs: forgetting, the share of it removed, and the cost to the target.
 
 `compare_forms` puts the law of forgetting beside the forms it has to beat, on runs that it was not fitted to.
 """
@@ -49,7 +49,7 @@ class Equivalence:
 
 
 def equivalence(differences: Float[np.ndarray, " n"], margin: float) -> Equivalence:
-    """Is the mean of these differences 0, up to a margin? nan where there are fewer than two.
+    """Equivalence test: is the mean of these differences 0, up to a margin? nan where there are fewer than two.
 
     >>> equivalence(np.array([0.01, -0.01, 0.0, 0.01]), 0.05).equivalent
     True
@@ -69,7 +69,7 @@ def equivalence(differences: Float[np.ndarray, " n"], margin: float) -> Equivale
 
 
 def beside_none(frame: pd.DataFrame, inject: float) -> pd.DataFrame:
-    """Runs with a share of pretraining data beside those without any and otherwise the same.
+    """Pairs of runs, with a share of pretraining data and without any, otherwise the same.
 
     Args:
         frame: columns params, tokens, inject, loss_pt, loss_pt0, loss_ft; seed and domain where there are several.
@@ -83,9 +83,9 @@ def beside_none(frame: pd.DataFrame, inject: float) -> pd.DataFrame:
     """
     frame = numeric(frame, ("params", "tokens", "inject", "loss_pt", "loss_pt0", "loss_ft"))
     by = [name for name in (*SETTING, "domain") if name in frame]
-    told = frame.assign(rise=frame["loss_pt"] - frame["loss_pt0"])[[*by, "inject", "rise", "loss_ft"]]
-    some, none = (told[np.isclose(told["inject"], share)].drop(columns="inject") for share in (inject, 0.0))
-    pairs = some.merge(none, on=by, suffixes=("", "_none"))
+    runs = frame.assign(rise=frame["loss_pt"] - frame["loss_pt0"])[[*by, "inject", "rise", "loss_ft"]]
+    mixed, none = (runs[np.isclose(runs["inject"], share)].drop(columns="inject") for share in (inject, 0.0))
+    pairs = mixed.merge(none, on=by, suffixes=("", "_none"))
     if inject <= 0 or not len(pairs):
         got = f"no run at {inject:g} beside one at 0 of the same {', '.join(by)}"
         raise DataError(f"inject: {explain(got, 'at least one such pair')}")
@@ -106,13 +106,13 @@ def share_removed(pairs: pd.DataFrame, *, n_boot: int = 2000, seed: int = 0) -> 
 
 
 def target_equivalence(pairs: pd.DataFrame, margin: float = 0.01) -> Equivalence:
-    """Does the fine-tuning loss stay where it was? Differences of log losses against a margin, over pairs of runs."""
+    """Equivalence of the fine-tuning loss: differences of log losses against a margin, over pairs of runs."""
     differences = np.log(pairs["loss_ft"].to_numpy(dtype=float) / pairs["loss_ft_none"].to_numpy(dtype=float))
     return equivalence(differences, margin)
 
 
 def forgetting_shown(frame: pd.DataFrame, *, n_boot: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Was anything forgotten without injection, so that there is something to fit?
+    """Forgetting without injection: the mean rise, and how many runs rose by more than noise.
 
     Returns:
         rise: `Interval` of the mean rise of runs without injection, nats per token; runs; clear: how many of them rose
@@ -127,7 +127,7 @@ def forgetting_shown(frame: pd.DataFrame, *, n_boot: int = 2000, seed: int = 0) 
 
 
 def injected_sequences(frame: pd.DataFrame) -> pd.DataFrame:
-    """Pretraining sequences injected per run, by share: what a small share comes to.
+    """Injected sequences: pretraining sequences per run, by share.
 
     Returns:
         Columns inject, runs, mean, least, most, below_one (runs in which less than one sequence is expected); empty
@@ -136,8 +136,8 @@ def injected_sequences(frame: pd.DataFrame) -> pd.DataFrame:
     columns = ["inject", "runs", "mean", "least", "most", "below_one"]
     if "injected" not in frame:
         return pd.DataFrame(columns=columns)
-    some = frame[frame["inject"] > 0].assign(below_one=frame["injected"] < 1).groupby("inject")
-    table = some["injected"].agg(["size", "mean", "min", "max"]).assign(below=some["below_one"].sum())
+    injected = frame[frame["inject"] > 0].assign(below_one=frame["injected"] < 1).groupby("inject")
+    table = injected["injected"].agg(["size", "mean", "min", "max"]).assign(below=injected["below_one"].sum())
     return table.reset_index().set_axis(columns, axis=1)
 
 
@@ -184,9 +184,9 @@ def compare_forms(
     first = [{"C": start["A"], "gamma": start["alpha"], **start} for start in projected(inside, centre)]
     law: np.ndarray | float | None = None
     for name, form in FORMS.items():
-        found = fit_form(form, inside, centre, "squared", first=first, seed=seed)
-        rise = form.rise(centre.inputs(outside), **found.coefficients)
-        rows.append(_row(name, len(form.coefficients), found.residuals, outside, rise, law))
+        fit = fit_form(form, inside, centre, "squared", first=first, seed=seed)
+        rise = form.rise(centre.inputs(outside), **fit.coefficients)
+        rows.append(_row(name, len(form.coefficients), fit.residuals, outside, rise, law))
         law = rise if name == "injection" else law
     still = np.log(inside["loss_pt"]) - np.log(inside["loss_pt0"])
     return pd.DataFrame([*rows, _row(NOTHING_FORGOTTEN, 0, still, outside, 0.0, law)])

@@ -83,7 +83,7 @@ _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 def _refuse(column: pd.Series[Any], fine: pd.Series[bool], expected: str) -> None:
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
-        raise DataError(f"{column.name}: {explain(f'{_shown(column.iloc[row])} in row {row}', expected)}")
+        raise DataError(f"{column.name}: {explain(f'{_cell_text(column.iloc[row])} in row {row}', expected)}")
 
 
 def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
@@ -101,10 +101,10 @@ def runs_of(frame: pd.DataFrame) -> np.ndarray | None:
     return np.asarray(numbers)
 
 
-def _shown(value: object) -> str:
+def _cell_text(value: object) -> str:
     """A cell as its reader would write it, without the names of types.
 
-    >>> _shown(np.float64("nan")), _shown(np.float64(-0.5)), _shown("1 %")
+    >>> _cell_text(np.float64("nan")), _cell_text(np.float64(-0.5)), _cell_text("1 %")
     ('no value (nan)', '-0.5', "'1 %'")
     """
     if value is None or value is pd.NA or value is pd.NaT or value != value:
@@ -197,19 +197,19 @@ class Centre:
         return cls(*(float(np.exp(np.log(points[name]).mean())) for name in ("params", "tokens")))
 
     def inputs(self, points: Points) -> dict[str, Float[np.ndarray, " n"]]:
-        """What a form takes, from columns params, tokens and, where it matters, inject."""
+        """The inputs of a form, from columns params, tokens and, where it matters, inject."""
         share = {"p": points["inject"]} if "inject" in points else {}
         return {"n": points["params"] / self.params, "d": points["tokens"] / self.tokens, **share}
 
-    def natural(self, found: Mapping[str, float], *, sign: int = 1) -> dict[str, float]:
+    def natural(self, coefficients: Mapping[str, float], *, sign: int = 1) -> dict[str, float]:
         """Coefficients for sizes in parameters and tokens: A takes up the centre.
 
         Args:
-            found: coefficients in units of the centre.
+            coefficients: in units of the centre.
             sign: of the exponent of the tokens in the form: 1 where more tokens raise it, -1 where they lower it.
         """
-        unit = self.params ** found["alpha"] / self.tokens ** (sign * found["beta"])
-        return {**found, "A": found["A"] * unit}
+        unit = self.params ** coefficients["alpha"] / self.tokens ** (sign * coefficients["beta"])
+        return {**coefficients, "A": coefficients["A"] * unit}
 
 
 DELTA = 1e-3
@@ -221,7 +221,7 @@ BEST, STARTS = 5, 8
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The numbers of a law.
+    """Fitted law: coefficients, their bootstrap draws, and residuals.
 
     Attributes:
         coefficients: value by name, for params and tokens as plain counts.
@@ -265,11 +265,11 @@ class Fitted:
         return {name: self.draws[:, k].reshape(shape) for k, name in enumerate(self.coefficients)}
 
     def band(self, curves: np.ndarray, *, noise: bool, confidence: float) -> tuple[Any, Any]:
-        """Quantiles over refits, with the scatter of a new run where asked."""
+        """Band: quantiles over refits, with the scatter of a new run where asked."""
         if noise:
             curves = curves * np.exp(np.random.default_rng(0).choice(self.scatter, curves.shape))
         low, high = np.quantile(curves, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-        return told(low), told(high)
+        return unwrap_scalar(low), unwrap_scalar(high)
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -290,8 +290,8 @@ def fit_rise(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) -> F
         got = f"rises of {rises.min():.4g} to {rises.max():.4g} nats"
         raise DataError(f"loss_pt: {explain(got, 'a run that forgot something, at least one')}")
     centre = Centre.of(points)
-    found = fit_form(FORMS["injection"], points, centre, loss, first=projected(points, centre), seed=seed)
-    return _fitted(found, centre, runs, n_boot, seed, sign=1)
+    fit = fit_form(FORMS["injection"], points, centre, loss, first=projected(points, centre), seed=seed)
+    return _fitted(fit, centre, runs, n_boot, seed, sign=1)
 
 
 def fit_target(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) -> Fitted:
@@ -304,10 +304,10 @@ def fit_target(points: Points, runs: Any, loss: Loss, n_boot: int, seed: int) ->
 
     x, y = centre.inputs(points), points["loss_ft"]
     first = [floored(x, y, least * share) for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.99)]
-    found = fit_curve(
+    fit = fit_curve(
         curve, x, y, wanted, loss=loss, delta=DELTA, space="log", starts=STARTS, first=first, seed=seed
     )
-    return _fitted(found, centre, runs, n_boot, seed, sign=-1)
+    return _fitted(fit, centre, runs, n_boot, seed, sign=-1)
 
 
 def fit_form(
@@ -330,15 +330,15 @@ def fit_form(
 
 
 def projected(points: Points, centre: Centre) -> list[dict[str, float]]:
-    """The best of many B, each with the A, alpha and beta that fit the logarithms of the positive rises."""
+    """Starting points: the best of many B, each with A, alpha and beta that fit the logs of the positive rises."""
     rises = points["loss_pt"] - points["loss_pt0"]
-    some, x = rises > 0, centre.inputs(points)
+    positive, x = rises > 0, centre.inputs(points)
     starts: list[tuple[float, dict[str, float]]] = []
     for efficiency in EFFICIENCIES:
-        size = np.log((1 + efficiency * x["p"][some]) * x["n"][some])
-        design = np.stack([np.ones(some.sum()), np.log(x["d"][some]), -size], axis=1)
-        (level, beta, alpha), *_ = np.linalg.lstsq(design, np.log(rises[some]), rcond=None)
-        gap = np.log(rises[some]) - design @ np.array([level, beta, alpha])
+        size = np.log((1 + efficiency * x["p"][positive]) * x["n"][positive])
+        design = np.stack([np.ones(positive.sum()), np.log(x["d"][positive]), -size], axis=1)
+        (level, beta, alpha), *_ = np.linalg.lstsq(design, np.log(rises[positive]), rcond=None)
+        gap = np.log(rises[positive]) - design @ np.array([level, beta, alpha])
         values = (np.exp(level), efficiency, alpha, beta)
         start = dict(zip(("A", "B", "alpha", "beta"), map(float, values), strict=True))
         starts.append((float(gap @ gap), start))
@@ -346,26 +346,26 @@ def projected(points: Points, centre: Centre) -> list[dict[str, float]]:
 
 
 def floored(x: Mapping[str, np.ndarray], y: np.ndarray, floor: float) -> dict[str, float]:
-    """A, alpha and beta that fit the logarithms of what is above a floor."""
+    """Starting point: A, alpha and beta that fit the logarithms of what is above a floor."""
     above = np.log(np.maximum(y - floor, 1e-9))
     design = np.stack([np.ones(len(y)), -np.log(x["n"]), -np.log(x["d"])], axis=1)
     (level, alpha, beta), *_ = np.linalg.lstsq(design, above, rcond=None)
     return {"A": float(np.exp(level)), "alpha": float(alpha), "beta": float(beta), "E": floor}
 
 
-def _fitted(found: CurveFit, centre: Centre, runs: Any, n_boot: int, seed: int, *, sign: int) -> Fitted:
-    if found.undetermined:
-        got = f"runs at which {' and '.join(found.undetermined)} can be traded against one another"
+def _fitted(fit: CurveFit, centre: Centre, runs: Any, n_boot: int, seed: int, *, sign: int) -> Fitted:
+    if fit.undetermined:
+        got = f"runs at which {' and '.join(fit.undetermined)} can be traded against one another"
         raise DataError(explain(got, "runs that tell them apart", "more sizes, token counts or shares"))
-    natural = centre.natural(found.coefficients, sign=sign)
+    natural = centre.natural(fit.coefficients, sign=sign)
     draws = np.empty((0, len(natural)))
     if n_boot:
-        ensemble = bootstrap_curve(found, clusters=runs, n_boot=n_boot, seed=seed)
+        ensemble = bootstrap_curve(fit, clusters=runs, n_boot=n_boot, seed=seed)
         draws = np.array([list(centre.natural(one, sign=sign).values()) for one in ensemble.named()])
-    return Fitted(natural, draws, found.residuals, found.agreeing, found.at_bounds, found.problem.loss)
+    return Fitted(natural, draws, fit.residuals, fit.agreeing, fit.at_bounds, fit.problem.loss)
 
 
-def told(values: Any) -> Any:
+def unwrap_scalar(values: Any) -> Any:
     """A float where everything given was a number, else the array."""
     return float(values) if np.ndim(values) == 0 else np.asarray(values)
 
@@ -473,9 +473,9 @@ def _field(record: Mapping[str, Any], name: str, kind: type = object, inside: st
 
 def _refused(where: str, value: Any, expected: str) -> DataError:
     """The error of a JSON value, which is shortened."""
-    shown = f"{value!r:.40}"
+    text = f"{value!r:.40}"
     if isinstance(value, list | dict):
-        shown = (
+        text = (
             f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}" if value else str(value)
         )
-    return DataError(f"{where}: {explain(shown, expected)}")
+    return DataError(f"{where}: {explain(text, expected)}")

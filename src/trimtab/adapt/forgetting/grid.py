@@ -93,8 +93,8 @@ def forgetting_grid(
     named = _named(cells, Path(folder))
     done = sweep(one_run, named, folder, jobs=jobs, backend=backend, progress=progress)
     if done.failures:
-        some = "; ".join(f"{name}: {why}" for name, why in list(done.failures.items())[:3])
-        failed = f"{len(done.failures)} of {len(cells)} runs failed and are left out ({some})"
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(done.failures.items())[:3])
+        failed = f"{len(done.failures)} of {len(cells)} runs failed and are left out ({reasons})"
         warnings.warn(failed, stacklevel=2)
     return pd.DataFrame([{**row, "run": name} for name, row in done.results.items()])
 
@@ -111,8 +111,8 @@ def _named(cells: Sequence[dict[str, Any]], folder: Path) -> dict[str, dict[str,
     named = {}
     for cell, short, long in zip(cells, brief, whole, strict=True):
         there = read_cell(folder / safe_name(short))
-        known = there["cell"] if there is not None and isinstance(there["cell"], dict) else {}
-        mine = all(known.get(name) == cell[name] for name in ("model", "tokens", "inject", "seed"))
+        settings = there["cell"] if there is not None and isinstance(there["cell"], dict) else {}
+        mine = all(settings.get(name) == cell[name] for name in ("model", "tokens", "inject", "seed"))
         named[short if mine or (there is None and often[short] == 1) else long] = cell
     if len(named) < len(cells):
         got = f"{len(named)} names for {len(cells)} runs"
@@ -187,18 +187,18 @@ def grid_problems(
     shares: Sequence[float],
     seeds: Sequence[int],
     passes: float,
-    some: str = "at least one",
+    expected: str = "at least one",
 ) -> Iterator[Problem]:
     """Empty lists, values that cannot be, or that are given twice: their runs would be one run.
 
     Args:
         models, tokens, shares, seeds, passes: as those of `forgetting_grid`.
-        some: what is expected in the place of an empty list.
+        expected: what is expected in the place of an empty list.
     """
     folders = [os.path.realpath(name) if os.path.exists(name) else str(name) for name in models]  # noqa: PTH110
     for name, values in (("models", folders), ("tokens", tokens), ("shares", shares), ("seeds", seeds)):
         if not len(values):
-            yield Problem(name, "none", some)
+            yield Problem(name, "none", expected)
         for value, times in Counter(values).items():
             if times > 1:
                 yield Problem(name, f"{value!r} twice", "each once")

@@ -75,7 +75,7 @@ class ForgettingConfig:
 
     @property
     def runs(self) -> int:
-        """How many are to be made."""
+        """The number of runs to be made."""
         return 0 if self.points else len(self.models) * len(self.tokens) * len(self.shares) * len(self.seeds)
 
     def problems(self) -> Iterator[Problem]:
@@ -93,8 +93,8 @@ class ForgettingConfig:
             yield from (Problem(f"models.{name}", p.got, p.expected, p.hint) for p in name_problems(model))
         for name in ("domain", "pretraining"):
             yield from origin_problems(name, getattr(self, name))
-        some, models = "at least one, or points: a CSV file of runs", list(self.models.values())
-        yield from grid_problems(models, self.tokens, self.shares, self.seeds, self.passes, some)
+        expected, models = "at least one, or points: a CSV file of runs", list(self.models.values())
+        yield from grid_problems(models, self.tokens, self.shares, self.seeds, self.passes, expected)
         yield from self.fit.problems()
 
     def cost(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.adapt.forgetting import fitting
-from trimtab.adapt.forgetting.fitting import Fitted, told
+from trimtab.adapt.forgetting.fitting import Fitted, unwrap_scalar
 from trimtab.errors import ConfigError, explain
 from trimtab.numerics.bootstrap import check_numbers
 from trimtab.numerics.curves import Loss
@@ -28,7 +28,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """What both laws share: fitted coefficients, their draws, where they were fitted.
+    """The base of both laws: fitted coefficients, their draws, where they were fitted.
 
     Attributes:
         fitted: the numbers.
@@ -51,7 +51,7 @@ class Law:
         return self.fitted.intervals
 
     def extrapolates(self, **where: float) -> list[str]:
-        """What lies outside the runs that the law was fitted to, in words; empty inside."""
+        """Extrapolation: what lies outside the runs that the law was fitted to, in words; empty inside."""
         outside = []
         for name, value in where.items():
             low, high = self.ranges[name]
@@ -125,12 +125,12 @@ class ForgettingLaw(Law):
             ConfigError: params or tokens that are not above 0, or no share from 0 to 1; as `predict` and `interval`.
         """
         _refuse(params=params, tokens=tokens, inject=inject)
-        return told(_rise(self.coefficients, params, tokens, inject))
+        return unwrap_scalar(_rise(self.coefficients, params, tokens, inject))
 
     def predict(self, *, params: Any, tokens: Any, inject: Any, loss_pt0: Any) -> Any:
         """The predicted pretraining loss after fine-tuning, nats per token; numbers or arrays that broadcast."""
         _refuse(loss_pt0=loss_pt0)
-        return told(_array(loss_pt0) + self.rise(params=params, tokens=tokens, inject=inject))
+        return unwrap_scalar(_array(loss_pt0) + self.rise(params=params, tokens=tokens, inject=inject))
 
     def interval(
         self,
@@ -181,10 +181,10 @@ class ForgettingLaw(Law):
             expected = "a share of the refits, from 0.5 (the median) to below 1"
             raise ConfigError(f"confidence: {explain(confidence, expected, '0.95')}")
         if confidence == 0.5:
-            return told(_share(self.coefficients, rise, params, tokens))
+            return unwrap_scalar(_share(self.coefficients, rise, params, tokens))
         shares = np.sort(self._shares(rise, params, tokens, loss_pt0), axis=0)
         share = shares[math.ceil(confidence * len(shares) - _ROUNDING) - 1]
-        return told(np.where(np.isinf(share), np.nan, share * (1 + _ROUNDING)))
+        return unwrap_scalar(np.where(np.isinf(share), np.nan, share * (1 + _ROUNDING)))
 
     def kept(self, *, rise: Any, params: Any, tokens: Any, inject: Any, loss_pt0: Any = None) -> Any:
         """The share of refits in which a share of pretraining data keeps the rise within `rise`.
@@ -198,7 +198,7 @@ class ForgettingLaw(Law):
             DataError: the law was fitted without refits.
         """
         _refuse(rise=rise, params=params, tokens=tokens, loss_pt0=loss_pt0, inject=inject)
-        return told((self._shares(rise, params, tokens, loss_pt0, inject) <= _array(inject)).mean(0))
+        return unwrap_scalar((self._shares(rise, params, tokens, loss_pt0, inject) <= _array(inject)).mean(0))
 
     def inject_interval(
         self, *, rise: Any, params: Any, tokens: Any, confidence: float = 0.95
@@ -213,7 +213,7 @@ class ForgettingLaw(Law):
         check_numbers("refits", 1, confidence)
         shares = np.minimum(self._shares(rise, params, tokens, None), 1.0)
         low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-        return told(low), told(high)
+        return unwrap_scalar(low), unwrap_scalar(high)
 
     def _shares(self, rise: Any, params: Any, tokens: Any, loss_pt0: Any, *more: Any) -> np.ndarray:
         """(refits, ...) the share that each needs, or (refits x residuals, ...) where new runs scatter; else inf.
@@ -261,7 +261,7 @@ class FinetuningLaw(Law):
             ConfigError: params or tokens that are not above 0; as `interval`.
         """
         _refuse(params=params, tokens=tokens)
-        return told(_target(self.coefficients, params, tokens))
+        return unwrap_scalar(_target(self.coefficients, params, tokens))
 
     def interval(
         self, *, params: Any, tokens: Any, noise: bool = True, confidence: float = 0.95
@@ -319,7 +319,7 @@ def _array(value: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SharePlan:
-    """What a law says about one run.
+    """Planned share of pretraining data of one run, with intervals and warnings.
 
     Attributes:
         inject: the smallest share that keeps the promise in `confidence` of the law's refits; nan where none does.
@@ -409,32 +409,32 @@ def plan_share(
         DataError: the file holds no law, or the law was fitted without refits.
         ConfigError: max_rise, params, tokens or loss_pt0 are not above 0, or a confidence out of range.
     """
-    known = law if isinstance(law, ForgettingLaw) else ForgettingLaw.load(law)
+    fitted_law = law if isinstance(law, ForgettingLaw) else ForgettingLaw.load(law)
     run: dict[str, Any] = {"rise": max_rise, "params": params, "tokens": tokens, "loss_pt0": loss_pt0}
-    share = known.inject_for(**run, confidence=confidence)
-    median = known.inject_for(**run, confidence=0.5)
+    share = fitted_law.inject_for(**run, confidence=confidence)
+    median = fitted_law.inject_for(**run, confidence=0.5)
     where = {"params": params, "tokens": tokens, "inject": 0.0 if math.isnan(share) else share}
-    low, high = known.interval(**where, loss_pt0=1.0, noise=False)
-    warnings, refits = known.extrapolates(**where), len(known.fitted.draws)
+    low, high = fitted_law.interval(**where, loss_pt0=1.0, noise=False)
+    warnings, refits = fitted_law.extrapolates(**where), len(fitted_law.fitted.draws)
     least = math.ceil(1 / (1 - confidence) - 1e-9)  # of fewer, all keep it where one in so many would not
     if confidence > 0.5 and refits < least:
         few = f"{refits} refits are too few to tell {_percent(confidence)} of them"
         warnings.append(f"{few}: at least {least} are needed (n_boot)")
-    for name in known.fitted.at_bounds:
-        bound = f"{name} of the law is at a bound of its search ({known.coefficients[name]:.3g})"
+    for name in fitted_law.fitted.at_bounds:
+        bound = f"{name} of the law is at a bound of its search ({fitted_law.coefficients[name]:.3g})"
         warnings.append(f"{bound}, which the fitted runs do not settle")
     return SharePlan(
         inject=share,
-        inject_interval=known.inject_interval(rise=max_rise, params=params, tokens=tokens),
-        rise=known.rise(**where),
+        inject_interval=fitted_law.inject_interval(rise=max_rise, params=params, tokens=tokens),
+        rise=fitted_law.rise(**where),
         rise_interval=(low - 1.0, high - 1.0),
-        rise_without=known.rise(params=params, tokens=tokens, inject=0.0),
+        rise_without=fitted_law.rise(params=params, tokens=tokens, inject=0.0),
         max_rise=max_rise,
         warnings=tuple(warnings),
         confidence=confidence,
-        kept=known.kept(**run, inject=1.0 if math.isnan(share) else share),
+        kept=fitted_law.kept(**run, inject=1.0 if math.isnan(share) else share),
         median=median,
-        median_kept=math.nan if math.isnan(median) else known.kept(**run, inject=median),
+        median_kept=math.nan if math.isnan(median) else fitted_law.kept(**run, inject=median),
         refits=refits,
         loss_pt0=loss_pt0,
     )

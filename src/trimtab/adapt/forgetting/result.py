@@ -1,4 +1,4 @@
-"""What asking for the laws of forgetting came to: runs, laws where they can be told, the page and its pictures."""
+"""The result of the laws of forgetting: runs, laws where the runs determine them, the page and its figures."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class ForgettingResult(Result):
         return predicted_figure(self)
 
     def summary(self) -> str:
-        """Whether there was forgetting, what injection removed, and whether the law beats its rivals on unseen runs."""
+        """Verdict: forgetting, the share that injection removed, and the law against its rivals on unseen runs."""
         facts = self.facts
         sentences = [f"{facts['runs']} runs.", _forgotten(facts["forgotten"])]
         removed = facts["removed"]
@@ -124,7 +124,7 @@ class ForgettingResult(Result):
 
     @classmethod
     def summary_of_several(cls, results: Sequence[Self]) -> str:
-        """How many there are."""
+        """The number of results."""
         return f"{len(results)} sets of runs."
 
 
@@ -168,14 +168,14 @@ def judged(
     forms = tried("forms", lambda: effects.compare_forms(points, points["held_out"].tolist(), seed=seed))
     target_error = tried("fine-tuning held out", lambda: target_error_of(unseen)) if len(unseen) else None
     pairs = tried("injection", lambda: effects.beside_none(points, inject))
-    shown = effects.forgetting_shown(points, seed=seed)
+    forgotten = effects.forgetting_shown(points, seed=seed)
     same = None if pairs is None else effects.target_equivalence(pairs, margin)
     facts = {
         "runs": len(points),
         "held_out": len(unseen),
         "inject": inject,
-        "forgotten": asdict(shown["rise"]),
-        "clear": shown["clear"],
+        "forgotten": asdict(forgotten["rise"]),
+        "clear": forgotten["clear"],
         "target_error": target_error,
         "removed": None if pairs is None else asdict(effects.share_removed(pairs, seed=seed)),
         "equivalence": None if same is None else {**asdict(same), "equivalent": same.equivalent},
@@ -287,7 +287,7 @@ RUNS = "Losses in nats per token where the validation loss of the target was low
 
 
 def _forgotten(rise: Mapping[str, Any]) -> str:
-    """What runs without injection forgot, and whether it is told apart from nothing."""
+    """Forgetting without injection, and whether its interval excludes 0."""
     if missing(rise["value"]):
         return "None is without injection, so what they forgot cannot be told."
     value = f"{number(rise['value'])} ({span(rise['low'], rise['high'])}; n = {rise['n']})"
@@ -298,7 +298,7 @@ def _forgotten(rise: Mapping[str, Any]) -> str:
 
 
 def _rivalry(forms: pd.DataFrame) -> str:
-    """How far the law errs on held-out runs, and which rival forms err less, by paired differences."""
+    """Error of the law on held-out runs, and which rival forms err less, by paired differences."""
     law, rivals = forms[forms["form"] == "injection"].iloc[0], forms[forms["form"] != "injection"]
     error = f"{fixed(100 * law['rise_error'], 0)} % of the rise"
     ends = span(100 * law["rise_low"], 100 * law["rise_high"], 0)
@@ -335,13 +335,13 @@ def _effects(facts: Mapping[str, Any]) -> Iterator[Text | Table]:
     frame = pd.DataFrame(rows, columns=["what", "value", "95 % interval", "n"])
     yield Table(frame, "Intervals are over runs.")
     if facts["clear"] is not None:
-        some = f"{facts['clear']} of {facts['forgotten']['n']} runs without injection"
+        count = f"{facts['clear']} of {facts['forgotten']['n']} runs without injection"
         yield Text(
-            f"{some} rose by more than the noise of their own test records (a whole 95 % interval above 0)."
+            f"{count} rose by more than the noise of their own test records (a whole 95 % interval above 0)."
         )
     if facts["not_reached"]:
-        some = f"{facts['not_reached']} of {facts['runs']} runs ended before the target's loss had turned"
-        yield Text(f"{some}: their lowest reading need not be its minimum.", "unsure")
+        count = f"{facts['not_reached']} of {facts['runs']} runs ended before the target's loss had turned"
+        yield Text(f"{count}: their lowest reading need not be its minimum.", "unsure")
     if facts["equivalence"]:
         yield Text(_equivalence(facts), "good" if facts["equivalence"]["equivalent"] else "unsure")
     if facts["injected"]:
@@ -351,7 +351,7 @@ def _effects(facts: Mapping[str, Any]) -> Iterator[Text | Table]:
 
 
 def _equivalence(facts: Mapping[str, Any]) -> str:
-    """What injection did to the target loss: two one-sided t tests."""
+    """Equivalence of the target loss under injection: two one-sided t tests."""
     it, share = facts["equivalence"], f"{100 * facts['inject']:g} %"
     word = "is equivalent to" if it["equivalent"] else "is not shown to be equivalent to"
     tests = f"90 % interval {span(it['low'], it['high'], 4, signed=True)}; margin {it['margin']:g}; n = {it['n']} pairs"

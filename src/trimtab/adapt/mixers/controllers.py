@@ -1,4 +1,4 @@
-"""Mixers that read how far each loss is from where it should be, and train nothing on trial."""
+"""Controllers: mixers steered by the distance of each loss from its goal or limit, without trial training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.numerics.simplex import exponentiated, smoothed, spread
 
 @dataclass(frozen=True)
 class Feedback(mixer.Goals, mixer.ReadsLosses):
-    """One number steered by the tightest constraint: the share of the targets.
+    """Integral control of one number, the share of the targets, by the tightest constraint.
 
     At each question the log-odds of the share move by `gain` times the smallest slack, the part of a tolerance that
     is left (1 untouched, 0 at the limit, negative beyond), clipped to [-1, 1]. The trainable targets share their
@@ -63,7 +63,7 @@ class Feedback(mixer.Goals, mixer.ReadsLosses):
 
 @dataclass(frozen=True)
 class ReferenceLoss(mixer.Goals, mixer.ReadsLosses):
-    """More of the domains whose loss is above where it should be: multiplicative weights on loss gaps.
+    """Multiplicative weights on loss gaps: more of the domains whose loss is above its goal or limit.
 
     w_j <- w_j exp(eta gap_j), then a little of the uniform mixture. The gap of a trainable target is (change + goal)
     / goal, of a trainable constraint (change - tolerance) / max(tolerance, .01 nats), with the paired change of
@@ -116,7 +116,7 @@ class ReferenceLoss(mixer.Goals, mixer.ReadsLosses):
 
 @dataclass(frozen=True)
 class DualAscent(mixer.Goals, mixer.ReadsLosses):
-    """A price per constraint that rises while it is broken, and a mixture in proportion to the prices.
+    """Dual ascent: a price per constraint that rises while it is broken, and a mixture in proportion to the prices.
 
     lambda_i <- max(0, lambda_i + eta (change_i - tolerance_i) / max(tolerance_i, .01 nats)), from 0. The mixture is
     proportional to 1 for each trainable target and lambda_i for each trainable constraint.

@@ -30,7 +30,7 @@ class Uniform(mixer.Goals, mixer.NoProbes):
 
 @dataclass(frozen=True)
 class Proportional(mixer.Goals, mixer.NoProbes):
-    """Shares in proportion to the rows of each domain's train split, throughout: as if the data were poured together.
+    """Shares in proportion to the rows of each domain's train split, throughout: those of the concatenated data.
 
     Assumes that how much there is of a domain says how much of it to train on.
     """
@@ -113,7 +113,7 @@ class Replay(mixer.Goals, mixer.NoProbes):
 
 @dataclass(frozen=True)
 class EarlyStoppedTarget(mixer.Goals, mixer.NoProbes):
-    """Train on the targets alone and stop when a constraint is lost: the cheapest rival there is.
+    """Train on the targets alone and stop when a constraint is lost: the cheapest baseline.
 
     It is asked at each step of the run's evaluation grid and stops after `patience` readings in a row at which
     some constraint was broken on validation data.

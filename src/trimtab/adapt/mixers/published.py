@@ -73,7 +73,7 @@ def exploration(arms: int, turn: int) -> float:
 
 @dataclass(frozen=True)
 class GradientAlignment(mixer.Goals, mixer.ReadsLosses):
-    """More of the domains whose gradient points along that of the targets and of the constraints in need.
+    """Gradient alignment: more of the domains whose gradient points along that of targets and constraints in need.
 
     w_j <- w_j exp(eta a_j), then a little of the uniform mixture, where a_j is the inner product of the gradient of
     training loss j with the gradient of the sum of the target losses and of the losses of all constraints that have
@@ -111,15 +111,15 @@ class GradientAlignment(mixer.Goals, mixer.ReadsLosses):
     def needs(self, fit: Fit, roles: Roles) -> mixer.Needs:
         """All losses at each question, and gradients as if every constraint were in need."""
         gradients = len(roles.train) + len(roles.targets) + len(roles.tolerances)
-        asked = len(mixer.questions(fit.steps, self.every))
-        return replace(super().needs(fit, roles), gradient_sequences=asked * gradients * self.sequences)
+        times = len(mixer.questions(fit.steps, self.every))
+        return replace(super().needs(fit, roles), gradient_sequences=times * gradients * self.sequences)
 
     def decide(self, session: Session, state: State) -> Decision:
         """An update from equal shares, and from the last shares at each further question."""
         train = session.roles.train
         in_need = [name for name, slack in mixer.slacks(session).items() if slack <= self.near]
-        found = session.gradients(self.sequences, of=[*session.roles.targets, *in_need])
-        alignment = found.products.sum(0)
+        gradients = session.gradients(self.sequences, of=[*session.roles.targets, *in_need])
+        alignment = gradients.products.sum(0)
         if not np.isfinite(alignment).all():
             raise DivergedError(f"a gradient at step {session.step} is not finite; try a lower lr")
         before = state.get("weights", spread(train, train))
@@ -188,34 +188,34 @@ class Aioli(mixer.Goals, mixer.NoProbes):
     def decide(self, session: Session, state: State) -> Decision:
         """The next mixture of a sweep, or the mixture for the rest of the round."""
         names, now = len(session.roles.train), list(mixer.changes(session).values())
-        known: dict[str, Any] = dict(state) or {
+        progress: dict[str, Any] = dict(state) or {
             "round": 0,
             "slot": -1,
             "weights": list(spread(session.roles.train, session.roles.train)),
             "average": None,
         }
         slots = self.sweeps * names
-        if known["slot"] == slots:
-            known |= {"round": known["round"] + 1, "slot": -1}
-        if known["slot"] == -1:
-            known["gained"] = [[0.0] * names for _ in now]
+        if progress["slot"] == slots:
+            progress |= {"round": progress["round"] + 1, "slot": -1}
+        if progress["slot"] == -1:
+            progress["gained"] = [[0.0] * names for _ in now]
         else:
-            self._book(known, now)
-        known |= {"slot": known["slot"] + 1, "before": now}
-        if known["slot"] < slots:
+            self._book(progress, now)
+        progress |= {"slot": progress["slot"] + 1, "before": now}
+        if progress["slot"] < slots:
             length = self._length(session.steps, names)
-            mixture = self.mixtures(names)[self._turn(known, names)]
-            return self._until(session, mixture.tolist(), session.step + length, known)
-        law = np.linalg.solve(self.mixtures(names), np.array(known["gained"]).T).T
-        before = known["weights"]
+            mixture = self.mixtures(names)[self._turn(progress, names)]
+            return self._until(session, mixture.tolist(), session.step + length, progress)
+        law = np.linalg.solve(self.mixtures(names), np.array(progress["gained"]).T).T
+        before = progress["weights"]
         if self.ema is not None:
-            if known["average"] is not None:
-                law = (1 - self.ema) * law + self.ema * np.array(known["average"])
-            known["average"], before = law.tolist(), [1 / names] * names
+            if progress["average"] is not None:
+                law = (1 - self.ema) * law + self.ema * np.array(progress["average"])
+            progress["average"], before = law.tolist(), [1 / names] * names
         push = in_units(law.sum(0)) if self.normalise else law.sum(0)
-        known["weights"] = [float(weight) for weight in exponentiated(before, self.eta * push)]
-        end = (known["round"] + 1) * session.steps // self._rounds(session.steps, names)
-        return self._until(session, known["weights"], end, known)
+        progress["weights"] = [float(weight) for weight in exponentiated(before, self.eta * push)]
+        end = (progress["round"] + 1) * session.steps // self._rounds(session.steps, names)
+        return self._until(session, progress["weights"], end, progress)
 
     def mixtures(self, names: int) -> Float[np.ndarray, "N N"]:
         """The mixtures of a sweep, one per row."""
@@ -226,22 +226,22 @@ class Aioli(mixer.Goals, mixer.NoProbes):
         """Every step at which it is asked in a run of `steps` steps on `names` domains."""
         rounds, length = self._rounds(steps, names), self._length(steps, names)
         starts = (number * steps // rounds for number in range(rounds))
-        asked = [start + k * length for start in starts for k in range(self.sweeps * names + 1)]
-        return [step for step in asked if step < steps]
+        borders = [start + k * length for start in starts for k in range(self.sweeps * names + 1)]
+        return [step for step in borders if step < steps]
 
-    def _turn(self, known: Mapping[str, Any], names: int) -> int:
+    def _turn(self, progress: Mapping[str, Any], names: int) -> int:
         """Whose mixture it is: sweeps go forward and backward in turn."""
-        sweep, place = divmod(known["slot"], names)
-        backward = (known["round"] * self.sweeps + sweep) % 2
+        sweep, place = divmod(progress["slot"], names)
+        backward = (progress["round"] * self.sweeps + sweep) % 2
         return names - 1 - place if backward else int(place)
 
-    def _book(self, known: dict[str, Any], now: Sequence[float]) -> None:
+    def _book(self, progress: dict[str, Any], now: Sequence[float]) -> None:
         """Add what the losses fell by to the column of the mixture that has just been trained on."""
-        turn = self._turn(known, len(known["weights"]))
-        gained = [list(row) for row in known["gained"]]
-        for row, before, after in zip(gained, known["before"], now, strict=True):
+        turn = self._turn(progress, len(progress["weights"]))
+        gained = [list(row) for row in progress["gained"]]
+        for row, before, after in zip(gained, progress["before"], now, strict=True):
             row[turn] += (before - after) / self.sweeps
-        known["gained"] = gained
+        progress["gained"] = gained
 
     def _rounds(self, steps: int, names: int) -> int:
         fitting = steps // (2 * self.sweeps * names)
@@ -253,5 +253,5 @@ class Aioli(mixer.Goals, mixer.NoProbes):
         return max(1, min(int(self.delta * steps / (rounds * slots)), (steps // rounds - 1) // slots))
 
     @staticmethod
-    def _until(session: Session, weights: Sequence[float], end: int, known: State) -> Decision:
-        return Decision(tuple(weights), end if end < session.steps else None, known)
+    def _until(session: Session, weights: Sequence[float], end: int, progress: State) -> Decision:
+        return Decision(tuple(weights), end if end < session.steps else None, progress)
