@@ -78,17 +78,17 @@ def explain(got: object, expected: str, hint: str = "") -> str:
     return f"got {got}, expected {expected}{tail}"
 
 
-_TOLD = re.compile(r".*?got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
+_MESSAGE = re.compile(r".*?got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
 
 
-def told_problem(where: str, message: object) -> Problem | None:
+def problem_of_message(where: str, message: object) -> Problem | None:
     """The problem that the message of an error tells of; None where it does not say what was got and expected.
 
-    >>> print(told_problem("train.web", DataError("domain 'web': got folder a, expected files; try a/*")))
+    >>> print(problem_of_message("train.web", DataError("domain 'web': got folder a, expected files; try a/*")))
     train.web: got folder a, expected files; try a/*
     """
-    told = _TOLD.fullmatch(str(message))
-    return Problem(where, told["got"], told["expected"], told["hint"] or "") if told else None
+    match = _MESSAGE.fullmatch(str(message))
+    return Problem(where, match["got"], match["expected"], match["hint"] or "") if match else None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -123,10 +123,10 @@ def imported(reference: str) -> Any:
     "'math'"
     """
     module, _, attributes = reference.partition(":")
-    found: Any = importlib.import_module(module)
+    target: Any = importlib.import_module(module)
     for attribute in attributes.split("."):
-        found = getattr(found, attribute)
-    return found
+        target = getattr(target, attribute)
+    return target
 
 
 def recipes() -> dict[str, Recipe]:

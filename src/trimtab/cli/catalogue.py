@@ -219,14 +219,14 @@ def doctor(argv: Sequence[str]) -> int:
 
     from trimtab.runs.environment import describe
 
-    known, places = describe(), {}
+    installation, places = describe(), {}
     for name, home in (("cache", cache_home()), ("runs", runs_home())):
         size = sum(path.lstat().st_size for path in home.rglob("*") if path.is_file())
         places[name] = {"path": str(home), "bytes": size}
     facts = {
-        **{key: known[key] for key in ("python", "platform", "versions")},
-        "devices": {**known["hardware"], "mps": torch.backends.mps.is_available()},
-        "threads": known["threads"],
+        **{key: installation[key] for key in ("python", "platform", "versions")},
+        "devices": {**installation["hardware"], "mps": torch.backends.mps.is_available()},
+        "threads": installation["threads"],
         "places": places,
         "extras": extras(),
     }

@@ -70,10 +70,10 @@ def write(stream: TextIO | None, text: str) -> None:
         return
     letters = set(text) - {"\n", "\t"}
     odd = {letter for letter in letters if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")}
-    shown = "".join(repr(letter)[1:-1] if letter in odd else letter for letter in text)
+    escaped = "".join(repr(letter)[1:-1] if letter in odd else letter for letter in text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    shown = shown.encode(encoding, "backslashreplace").decode(encoding)
-    stream.write(shown if shown.endswith("\n") else f"{shown}\n")
+    escaped = escaped.encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(escaped if escaped.endswith("\n") else f"{escaped}\n")
 
 
 def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> argparse.ArgumentParser:
@@ -97,8 +97,8 @@ def split_overrides(options: argparse.ArgumentParser, argv: Sequence[str]) -> tu
     mine, overrides, waiting = [], [], list(argv)
     while waiting:
         word = waiting.pop(0)
-        known = word.partition("=")[0] in options._option_string_actions
-        if not word.startswith("--") or known:
+        is_option = word.partition("=")[0] in options._option_string_actions
+        if not word.startswith("--") or is_option:
             mine.append(word)
             continue
         overrides.append(word)

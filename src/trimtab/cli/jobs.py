@@ -147,8 +147,8 @@ def _parsed(options: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """The arguments of a verb of configs: what `options` knows, FILE and, as `overrides`, all words that set keys."""
     options.add_argument("file", metavar="FILE", help="a YAML file, or a recipe")
     options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY.KEY VALUE ...]"
-    known, overrides = split_overrides(options, argv)
-    return options.parse_args(known, Namespace(overrides=overrides))
+    words, overrides = split_overrides(options, argv)
+    return options.parse_args(words, Namespace(overrides=overrides))
 
 
 def _read(arguments: Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:

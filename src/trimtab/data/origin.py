@@ -14,7 +14,7 @@ from trimtab.data.domains import FRACTIONS, Domain
 from trimtab.data.record_files import refuse_source
 from trimtab.data.records import column_problems, refusal
 from trimtab.data.splits import is_pattern, kind_of
-from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, told_problem
+from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, problem_of_message
 from trimtab.runs.paths import neighbour
 
 EVALUATE_ONLY = (0.0, 0.5, 0.5)
@@ -162,4 +162,4 @@ def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
 
 def told(where: str, error: TrimtabError) -> Problem:
     """The problem that an error tells of: 'got ..., expected ...; try ...'."""
-    return told_problem(where, error) or Problem(where, str(error), "what a config can hold")
+    return problem_of_message(where, error) or Problem(where, str(error), "what a config can hold")

@@ -42,12 +42,12 @@ def package_folder(name: str) -> Path | None:
 
 def files_below(root: Path, ending: str, *, skip: Collection[str] = ()) -> dict[str, Path]:
     """Files whose name ends so, by their path below `root`; folders named in `skip` are not entered."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder, below, names in os.walk(root):
         below[:] = [name for name in below if name not in skip and name not in _NEVER]
         paths = [Path(folder) / name for name in names if name.endswith(ending)]
-        found |= {path.relative_to(root).as_posix(): path for path in paths}
-    return found
+        files |= {path.relative_to(root).as_posix(): path for path in paths}
+    return files
 
 
 def package_files(
@@ -61,13 +61,13 @@ def package_files(
 
 def metadata_files(distributions: Sequence[str]) -> dict[str, Path]:
     """The METADATA file of each distribution that has one, by the distribution's name."""
-    found = {
+    files = {
         name: Path(str(file.locate()))
         for name in distributions
         for file in importlib.metadata.distribution(name).files or []
         if file.name == "METADATA"
     }
-    return {name: path for name, path in found.items() if path.is_file()}
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def version(distribution: str) -> str:
@@ -83,17 +83,17 @@ def requirements(roots: Sequence[str]) -> list[str]:
 
     Names are normalised ("huggingface-hub") and sorted.
     """
-    found: set[str] = set()
+    required: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found or not version(name):
+        if name in required or not version(name):
             continue
-        found.add(name)
+        required.add(name)
         needs = importlib.metadata.requires(name) or []
         plain = (need for need in needs if "extra" not in need.partition(";")[2])
         waiting += [match[0] for need in plain if (match := re.match(r"[\w.-]+", need))]
-    return sorted(found)
+    return sorted(required)
 
 
 def whole(text: str) -> list[str]:
@@ -114,8 +114,8 @@ def docstrings(text: str) -> list[str]:
         except (SyntaxError, ValueError):
             return []
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
-    return [doc for doc in found if doc is not None and len(doc) >= 200]
+    docs = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    return [doc for doc in docs if doc is not None and len(doc) >= 200]
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,14 @@ def find(name: str) -> Mapping[str, Path]:
     Raises:
         DataError: there is no such corpus, or this installation lacks its files; names those it has.
     """
-    files = known(name).files()
+    files = source_of(name).files()
     if not files:
         others = f"one of {', '.join(corpora())}"
         raise DataError(f"corpus {name!r}: {explain(SOURCES[name].missing, 'its files', others)}")
     return files
 
 
-def known(name: str) -> Source:
+def source_of(name: str) -> Source:
     """The source of a corpus; a DataError when there is no such corpus."""
     if name not in SOURCES:
         raise DataError(f"corpus: {explain(repr(name), f'one of {tuple(SOURCES)}', nearest(name, SOURCES))}")
@@ -279,7 +279,7 @@ def corpus(name: str, cache: Path | None = None) -> Path:
     Raises:
         DataError: there is no such corpus, or the installation lacks its files; says which it has.
     """
-    source = known(name)
+    source = source_of(name)
     made_from = json.dumps([RECIPE, source.versions(), str(stdlib())])
     key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
     folder = (cache_home() if cache is None else cache) / "lab" / "corpora" / f"{name}-{key}"
@@ -299,7 +299,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
 
 def _build(name: str, folder: Path) -> None:
-    source = known(name)
+    source = source_of(name)
     files = clean(in_order(find(name)), source.documents)
     size = sum(file.size for file in files)
     if size < _LEAST:

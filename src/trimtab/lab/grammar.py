@@ -246,10 +246,10 @@ class World:
     @cached_property
     def topic_words(self) -> Bool[Tensor, "topics V"]:
         """Which tokens are nouns or verbs of each topic."""
-        found = torch.zeros(self.grammar.topics, len(self.words), dtype=torch.bool)
+        members = torch.zeros(self.grammar.topics, len(self.words), dtype=torch.bool)
         for topic, (nouns, verbs) in enumerate(zip(self.lexicon.nouns, self.lexicon.verbs, strict=True)):
-            found[topic, self.lexicon.ids(nouns + verbs)] = True
-        return found
+            members[topic, self.lexicon.ids(nouns + verbs)] = True
+        return members
 
     def kinds(self, length: int) -> Int[Tensor, " T"]:
         """The kind of each of the first `length` places of a document."""

@@ -271,11 +271,11 @@ def llama(
 
 def read_texts(folder: Path, split: str, characters: int) -> list[str]:
     """The first documents of a corpus's split, `characters` in all; the last one is cut."""
-    found: list[str] = []
+    texts: list[str] = []
     with (folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             if characters <= 0:
                 break
-            found.append(json.loads(line)["text"][:characters])
-            characters -= len(found[-1])
-    return found
+            texts.append(json.loads(line)["text"][:characters])
+            characters -= len(texts[-1])
+    return texts

@@ -92,10 +92,10 @@ class NamingWorld:
         wrong, gone = (rng.random(n) < self.mistaken for _ in range(2))
         annotated = np.where(wrong, np.where(people["other"], REFERENCE, OTHER), gender)
         nouns = np.array([[*_WORDS[one], "person"] for one in gender])
-        told = [(np.char.add(sport.astype(str), " player"), sporty), *zip(nouns.T, rest.T, strict=True)]
+        answers = [(np.char.add(sport.astype(str), " player"), sporty), *zip(nouns.T, rest.T, strict=True)]
         base = {"referent": np.arange(n), "image": people["image"], "gender": gender}
         base |= {"annotated": np.where(gone, "", annotated), "sport": sport}
-        rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in told])
+        rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in answers])
         return rows[rows["count"] > 0].sort_values(["referent", "name"], ignore_index=True)
 
     def _of_each(self, *names: str) -> np.ndarray:
@@ -120,7 +120,8 @@ def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         "takes the most frequent": frame.sort_values("count", ascending=False, kind="stable"),
     }
     rows = [
-        own.drop_duplicates("referent").sort_values("referent").assign(model=m) for m, own in picked.items()
+        names.drop_duplicates("referent").sort_values("referent").assign(model=m)
+        for m, names in picked.items()
     ]
     return pd.concat(rows, ignore_index=True)[["model", "referent", "name"]]
 

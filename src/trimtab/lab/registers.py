@@ -150,19 +150,19 @@ def admit(real: Interval, generated: Interval) -> None:
     Raises:
         DataError: the lower end of either separation is below `LEAST_SEPARATION`, or not known.
     """
-    for name, found in (("real", real), ("generated", generated)):
-        if not found.low >= LEAST_SEPARATION:
-            got = f"{name} texts separated by {found.value:.3f} [{found.low:.3f}, {found.high:.3f}], n={found.n}"
+    for name, gap in (("real", real), ("generated", generated)):
+        if not gap.low >= LEAST_SEPARATION:
+            got = f"{name} texts separated by {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}], n={gap.n}"
             hint = "another pair of registers, a better model, or more texts"
             raise DataError(explain(got, f"at least {LEAST_SEPARATION} at the lower end", hint))
 
 
 def _drawn(n: int, seed: int, name: str, split: str, cache: Path | None) -> list[str]:
-    found = _pieces(corpus(name, cache), name, split)
-    if not 0 < n <= len(found):
-        raise DataError(f"n: {explain(n, f'1 to {len(found)}, the texts that {name} has in {split}')}")
-    picks = np.random.default_rng(derive(seed, "registers", name)).permutation(len(found))[:n]
-    return [found[pick] for pick in picks]
+    pieces = _pieces(corpus(name, cache), name, split)
+    if not 0 < n <= len(pieces):
+        raise DataError(f"n: {explain(n, f'1 to {len(pieces)}, the texts that {name} has in {split}')}")
+    picks = np.random.default_rng(derive(seed, "registers", name)).permutation(len(pieces))[:n]
+    return [pieces[pick] for pick in picks]
 
 
 @lru_cache(maxsize=8)

@@ -165,8 +165,8 @@ def mantel(
     >>> points = np.array([0.0, 1.0, 3.0, 7.0, 15.0, 31.0])
     >>> first, second = np.triu_indices(6, 1)
     >>> near = -abs(points[:, None] - points)
-    >>> found = mantel(near, np.stack([first, second], 1), near[first, second])
-    >>> round(found.value, 6), found.p_value < 0.05
+    >>> test = mantel(near, np.stack([first, second], 1), near[first, second])
+    >>> round(test.value, 6), test.p_value < 0.05
     (1.0, True)
     """
     check_pairs(similarity, pairs, scores)
@@ -286,7 +286,7 @@ def bootstrap(
     value = float(statistic(*arrays))
     if clusters is not None:
         if statistic not in _SUMMANDS:
-            expected = f"one of {[known.__name__ for known in _SUMMANDS]}"
+            expected = f"one of {[function.__name__ for function in _SUMMANDS]}"
             raise ConfigError(explain(f"clusters of {statistic}", expected, "one row per cluster"))
         labels = np.asarray(clusters)
         if labels.shape != arrays[0].shape:

@@ -200,15 +200,15 @@ def bootstrap_totals(
     chunk = max(1, CHUNK // max(flat.shape))
     lines = [min(chunk, n_boot - start) for start in range(0, n_boot, chunk)]
     draws = (rng.multinomial(units.n, units.counts / units.n, size=size) @ flat for size in lines)
-    drawn = np.concatenate([function(some.reshape(len(some), *units.totals.shape[1:])) for some in draws])
+    drawn = np.concatenate([function(sums.reshape(len(sums), *units.totals.shape[1:])) for sums in draws])
     ends = np.full((len(values), 2), np.nan)
     for number, (value, one, pull) in enumerate(zip(values, drawn.T, pulls.T, strict=True)):
         tails = np.array([1.0 - confidence, 1.0 + confidence]) / 2.0
         if method == "bca":
             tails = _bca(value, one, pull, units.counts, tails)
-        known = one[np.isfinite(one)]
-        if len(known) >= (1 - UNDEFINED_AT_MOST) * len(one) and not np.isnan(tails).any():
-            ends[number] = np.quantile(known, tails)
+        finite = one[np.isfinite(one)]
+        if len(finite) >= (1 - UNDEFINED_AT_MOST) * len(one) and not np.isnan(tails).any():
+            ends[number] = np.quantile(finite, tails)
     if method == "percentile":
         ends = values[:, None] + _widening(units, slopes, confidence)[:, None] * (ends - values[:, None])
     low, high = ends.T
@@ -288,8 +288,8 @@ def quotient(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     >>> quotient(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
     [0.5, nan]
     """
-    some = bottom.real != 0
-    return np.asarray(np.where(some, top / np.where(some, bottom, 1.0), np.nan))
+    defined = bottom.real != 0
+    return np.asarray(np.where(defined, top / np.where(defined, bottom, 1.0), np.nan))
 
 
 def means(yes: Cells, n: Cells) -> Float[np.ndarray, "*lines 2"]:
@@ -334,8 +334,8 @@ def standardised_gap(
     """
     both = shared(n)
     weights = mix * both
-    some = np.where(n.real > 0, n, 1.0)
-    differences = (yes[..., 1, :] / some[..., 1, :] - yes[..., 0, :] / some[..., 0, :]) * both
+    counts = np.where(n.real > 0, n, 1.0)
+    differences = (yes[..., 1, :] / counts[..., 1, :] - yes[..., 0, :] / counts[..., 0, :]) * both
     return quotient((weights * differences).sum(axis=-1), weights.sum(axis=-1))
 
 

@@ -168,9 +168,9 @@ def cone_solution(
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
     settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = settings.reduced_tol_feas = fallback
     parts = sparse.csc_matrix(quadratic), cost, sparse.csc_matrix(matrix), bound, cones, settings
-    found = clarabel.DefaultSolver(*parts).solve()
+    solution = clarabel.DefaultSolver(*parts).solve()
     good = clarabel.SolverStatus.Solved, clarabel.SolverStatus.AlmostSolved
-    return found if found.status in good else None
+    return solution if solution.status in good else None
 
 
 RELAXED_TOLERANCE = 1e-6
@@ -287,9 +287,9 @@ def penalised_mixture(
     bound = np.concatenate([np.ones(1), np.zeros(n + rows), root * (programme.room - safety) / size])
     cones: list[Any] = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(n + 2 * rows)]
     quadratic = np.diag(np.append(np.full(n, 2.0 * programme.ridge / horizon / unit), np.ones(rows)))
-    found = cone_solution(
+    solution = cone_solution(
         quadratic, np.append(cost / unit, np.zeros(rows)), matrix, bound, cones, fallback=1e-8
     )
-    if found is None:
+    if solution is None:
         raise ArithmeticError("the penalised programme did not converge on finite numbers")
-    return on_simplex(np.array(found.x)[:n], 1e-12)
+    return on_simplex(np.array(solution.x)[:n], 1e-12)

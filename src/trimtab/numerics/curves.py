@@ -84,8 +84,8 @@ class CurveProblem:
     def residuals(self, values: Mapping[str, float]) -> Float[np.ndarray, " n"]:
         """(n,) residuals under some values; nan or infinite where the curve is."""
         with np.errstate(all="ignore"):
-            told = np.asarray(self.curve(self.x, **values), dtype=float)
-            gap = np.log(self.y) - np.log(told) if self.space == "log" else np.asarray(self.y) - told
+            curve = np.asarray(self.curve(self.x, **values), dtype=float)
+            gap = np.log(self.y) - np.log(curve) if self.space == "log" else np.asarray(self.y) - curve
         return np.broadcast_to(gap, np.shape(self.y)).astype(float)
 
 
@@ -302,13 +302,13 @@ class CurveEnsemble:
         freedom that the coefficients took.
         """
         problem = self.fit.problem
-        told = np.stack([np.asarray(problem.curve(x, **values), dtype=float) for values in self.named()])
+        curves = np.stack([np.asarray(problem.curve(x, **values), dtype=float) for values in self.named()])
         if noise:
             n, taken = len(problem.y), self.draws.shape[1]
             wide = self.fit.residuals * np.sqrt(n / max(1, n - taken))
-            gap = np.random.default_rng(seed).choice(wide, told.shape)
-            told = told * np.exp(gap) if problem.space == "log" else told + gap
-        low, high = np.quantile(told, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+            gap = np.random.default_rng(seed).choice(wide, curves.shape)
+            curves = curves * np.exp(gap) if problem.space == "log" else curves + gap
+        low, high = np.quantile(curves, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return low, high
 
 
@@ -339,15 +339,15 @@ def bootstrap_curve(
     if labels.shape != problem.y.shape:
         expected = f"one label per point: {problem.y.shape}"
         raise DataError(f"clusters: {explain(f'shape {labels.shape}', expected)}")
-    known, number = np.unique(labels, return_inverse=True)
-    start, found = position(problem, fit.coefficients), []
+    distinct, number = np.unique(labels, return_inverse=True)
+    start, refits = position(problem, fit.coefficients), []
     for _ in range(n_boot):
-        weights = _weights(draws, number, len(known), len(start))
-        found.append(search(problem, start, weights).x)
-    spread = start + _spread(len(known), len(start)) * (np.array(found) - start)
+        weights = _weights(draws, number, len(distinct), len(start))
+        refits.append(search(problem, start, weights).x)
+    spread = start + _spread(len(distinct), len(start)) * (np.array(refits) - start)
     inside = np.clip(spread, *box(problem))
     values = np.array([list(values_at(problem, row).values()) for row in inside])
-    return CurveEnsemble(fit, values, len(known))
+    return CurveEnsemble(fit, values, len(distinct))
 
 
 def _spread(units: int, taken: int) -> float:

@@ -121,13 +121,13 @@ def average_precision_null(
             raise ConfigError(explain(f"{name} {count}", "at least 1"))
     rng, samples = np.random.default_rng(seed), positives + negatives
     labels = np.arange(samples) < positives
-    found = np.empty(draws)
+    null = np.empty(draws)
     for rows in _blocks(draws, samples):
         keys = rng.integers(2**64, size=(rows.stop - rows.start, samples), dtype=np.uint64)
-        found[rows] = _of_keys(keys & ~np.uint64(1) | labels, positives)
-    found.sort()
-    found.flags.writeable = False
-    return found
+        null[rows] = _of_keys(keys & ~np.uint64(1) | labels, positives)
+    null.sort()
+    null.flags.writeable = False
+    return null
 
 
 def chance_of(
@@ -170,11 +170,11 @@ def has_ties(scores: Float[np.ndarray, "units samples"]) -> Bool[np.ndarray, " u
     >>> has_ties(np.array([[1.0, 2.0], [0.0, -0.0]])).tolist()
     [False, True]
     """
-    found = np.zeros(len(scores), dtype=bool)
+    tied = np.zeros(len(scores), dtype=bool)
     for rows in _blocks(*scores.shape):
         inside = np.sort(scores[rows], axis=-1)
-        found[rows] = (inside[:, 1:] == inside[:, :-1]).any(-1)
-    return found
+        tied[rows] = (inside[:, 1:] == inside[:, :-1]).any(-1)
+    return tied
 
 
 def _check(scores: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
@@ -193,9 +193,9 @@ def _on_host(
     scores: Shaped[np.ndarray, "units samples"], positive: Bool[np.ndarray, " samples"]
 ) -> Float[np.ndarray, " units"]:
     count = int(positive.sum())
-    found = np.full(len(scores), np.nan)
+    precisions = np.full(len(scores), np.nan)
     if not count:
-        return found
+        return precisions
     small = scores.dtype in (np.float32, np.float16)
     for rows in _blocks(*scores.shape):
         block = scores[rows]
@@ -203,11 +203,11 @@ def _on_host(
             # The bits of single-precision numbers as integers in the same order: -0 and 0 are one number.
             bits = (block.astype(np.float32) + np.float32(0)).view(np.uint32)
             keys = np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint64)
-            found[rows] = _of_keys(keys << np.uint64(1) | positive, count)
+            precisions[rows] = _of_keys(keys << np.uint64(1) | positive, count)
         else:
-            found[rows] = _of_classes(block[:, positive], block[:, ~positive])
-        found[rows][np.isnan(block).any(-1)] = np.nan
-    return found
+            precisions[rows] = _of_classes(block[:, positive], block[:, ~positive])
+        precisions[rows][np.isnan(block).any(-1)] = np.nan
+    return precisions
 
 
 def _of_keys(keys: UInt[np.ndarray, "units samples"], count: int) -> Float[np.ndarray, " units"]:
@@ -239,9 +239,9 @@ def _of_classes(
     """Average precision from each class sorted by itself, for scores of any precision."""
     positives, negatives = np.sort(positives, axis=-1), np.sort(negatives, axis=-1)
     hits, misses = np.empty(positives.shape), np.empty(positives.shape)
-    for unit, (own, others) in enumerate(zip(positives, negatives, strict=True)):
-        hits[unit] = len(own) - np.searchsorted(own, own)
-        misses[unit] = len(others) - np.searchsorted(others, own)
+    for unit, (positive, negative) in enumerate(zip(positives, negatives, strict=True)):
+        hits[unit] = len(positive) - np.searchsorted(positive, positive)
+        misses[unit] = len(negative) - np.searchsorted(negative, positive)
     return np.asarray((hits / (hits + misses)).mean(-1))
 
 
@@ -257,5 +257,5 @@ def _on_device(scores: Tensor, positive: Tensor) -> Tensor:
     ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
     last = torch.where(ends, ranks - 1, samples).flip(-1).cummin(-1).values.flip(-1)
     precision = hits.gather(-1, last) / (last + 1)
-    found = (precision * positive[order]).sum(-1) / count
-    return torch.where(scores.isnan().any(-1), torch.nan, found)
+    average = (precision * positive[order]).sum(-1) / count
+    return torch.where(scores.isnan().any(-1), torch.nan, average)

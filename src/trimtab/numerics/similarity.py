@@ -201,15 +201,15 @@ def agreement_draws(
     """
     check_pairs(similarity, pairs, scores)
     check_numbers("n_boot", n_boot)
-    own = similarity[pairs[:, 0], pairs[:, 1]]
+    similarities = similarity[pairs[:, 0], pairs[:, 1]]
     items, places = np.unique(pairs, return_inverse=True)
-    places, value = places.reshape(pairs.shape), float(spearman(own, scores))
+    places, value = places.reshape(pairs.shape), float(spearman(similarities, scores))
     judgements = hashlib.sha256(pairs.astype(np.int64).tobytes() + scores.astype(float).tobytes()).hexdigest()
     judgements += f" {seed}"
     if len(pairs) < 3 or np.isnan(value):
         return AgreementDraws(value, np.full(n_boot, np.nan), len(items), judgements)
     rng, values = np.random.default_rng(seed), []
-    near, judged = (np.unique(side, return_inverse=True)[1] for side in (own, scores))
+    near, judged = (np.unique(side, return_inverse=True)[1] for side in (similarities, scores))
     for _ in range(n_boot):
         times = rng.multinomial(len(items), np.full(len(items), 1 / len(items)))
         values.append(_spearman_of_copies(near, judged, times[places[:, 0]] * times[places[:, 1]]))
@@ -218,8 +218,8 @@ def agreement_draws(
 
 def _interval(value: float, drawn: Float[np.ndarray, " b"], n: int, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    known = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (np.nan, np.nan)
+    finite = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(finite, [tail, 1 - tail]) if finite.size else (np.nan, np.nan)
     return Interval(value, float(low), float(high), n)
 
 

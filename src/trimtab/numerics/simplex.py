@@ -157,18 +157,18 @@ def solve_mixture(
     if method == "robust" and kappa > 0 and problem.slope_se is None and problem.constrained.any():
         raise ConfigError(explain("no slope_se", "standard errors for method 'robust'", "method='lp'"))
     programme, usable = _programme(problem, method, kappa, ridge)
-    found = solve_penalised(programme, problem.horizon) if method == "grid" else solve_constrained(programme)
+    choice = solve_penalised(programme, problem.horizon) if method == "grid" else solve_constrained(programme)
     weights = np.zeros(len(usable))
-    weights[usable] = found.weights
-    conflicts = np.flatnonzero(problem.constrained)[found.conflicts]
+    weights[usable] = choice.weights
+    conflicts = np.flatnonzero(problem.constrained)[choice.conflicts]
     return MixtureSolution(
         weights=weights,
-        predicted=problem.losses + problem.horizon * problem.slopes[:, usable] @ found.weights,
+        predicted=problem.losses + problem.horizon * problem.slopes[:, usable] @ choice.weights,
         status="relaxed" if len(conflicts) else "optimal",
-        violation=_on_rows(problem, np.where(found.conflicts, programme.excess(found.weights), 0.0)),
+        violation=_on_rows(problem, np.where(choice.conflicts, programme.excess(choice.weights), 0.0)),
         conflicts=tuple(conflicts.tolist()),
-        shadow_prices=_on_rows(problem, found.multipliers),
-        objective=float(programme.cost @ found.weights),
+        shadow_prices=_on_rows(problem, choice.multipliers),
+        objective=float(programme.cost @ choice.weights),
     )
 
 
@@ -331,10 +331,10 @@ def fit_slopes(
     floor = max(1e-12, 1e-3 * float(np.median(errors)), 1e-8 * float(errors.max(initial=0.0)))
     for row in range(shape[0]):
         precision = trust / np.maximum(errors[:, row], floor) ** 2
-        found, own, chi2 = _least_squares(exposures[:, met], changes[:, row], precision)
+        coefficients, deviations, chi2 = _least_squares(exposures[:, met], changes[:, row], precision)
         freedom = max(0.0, float(trust.sum()) - float(met.sum()))
         inflation[row] = np.sqrt((PRIOR_FREEDOM + chi2) / (PRIOR_FREEDOM + freedom))
-        slopes[row, met], spread[row, met] = found, own * inflation[row]
+        slopes[row, met], spread[row, met] = coefficients, deviations * inflation[row]
     return SlopeFit(slopes, spread, inflation)
 
 
@@ -345,10 +345,10 @@ def _least_squares(
     root = np.sqrt(precision)
     left, singular, right = np.linalg.svd(root[:, None] * exposures, full_matrices=False)
     inverse = np.where(singular > 1e-10 * singular.max(initial=0.0), 1.0 / np.maximum(singular, 1e-300), 0.0)
-    found = right.T @ (inverse * (left.T @ (root * changes)))
+    coefficients = right.T @ (inverse * (left.T @ (root * changes)))
     spread = np.sqrt(np.square(right.T * inverse).sum(axis=1))
-    residual = root * (changes - exposures @ found)
-    return found, spread, float(residual @ residual)
+    residual = root * (changes - exposures @ coefficients)
+    return coefficients, spread, float(residual @ residual)
 
 
 def shrunk(

@@ -78,8 +78,8 @@ def sorted_samples(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
     >>> sorted_samples(torch.tensor([[2.0, 0.0, 1.0]]))
     tensor([[0., 1., 2.]])
     """
-    known = x.dtype in (torch.float32, torch.float64)
-    if not known or x.device.type != "cpu" or torch.get_num_threads() > FEW_THREADS:
+    has_fast_sort = x.dtype in (torch.float32, torch.float64)
+    if not has_fast_sort or x.device.type != "cpu" or torch.get_num_threads() > FEW_THREADS:
         return x.sort(dim=-1).values
     x = x.contiguous()
     values = x.detach().numpy()

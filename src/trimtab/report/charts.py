@@ -191,14 +191,14 @@ def scatter_identity(
     """
     x, y = np.asarray(expected, dtype=float), np.asarray(observed, dtype=float)
     bars = np.zeros_like(x) if errors is None else np.nan_to_num(np.asarray(errors, dtype=float))
-    known = np.isfinite(x) & np.isfinite(y)
+    finite = np.isfinite(x) & np.isfinite(y)
     names = list(dict.fromkeys(groups))
     with figures.chart(4.2, title, label) as (figure, axes):
         for number, (name, short) in enumerate(zip(names, short_names(names), strict=True)):
-            some = known & (np.asarray(groups, dtype=object) == name)
+            members = finite & (np.asarray(groups, dtype=object) == name)
             look = figures.point(number) | {"linestyle": "none", "markersize": 5, "elinewidth": 0.8}
-            axes.errorbar(x[some], y[some], xerr=bars[some], label=short, **look)
-        ends = figures.with_margin(np.concatenate([x[known], y[known], [0.0]]))
+            axes.errorbar(x[members], y[members], xerr=bars[members], label=short, **look)
+        ends = figures.with_margin(np.concatenate([x[finite], y[finite], [0.0]]))
         axes.plot(ends, ends, color=figures.INK, linestyle=":", linewidth=1.1)
         axes.axhline(0, color=figures.GRID, linewidth=0.8, zorder=0)
         axes.axvline(0, color=figures.GRID, linewidth=0.8, zorder=0)
@@ -212,17 +212,17 @@ def scatter_identity(
 
 def _cell(axes: Axes, i: int, j: int, value: float, error: float, full: float) -> None:
     """One coloured rectangle with its number and standard error."""
-    known = np.isfinite(value)
-    unsure = known and abs(value) < _UNSURE * error
-    strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if known else 0.0
-    fill, edge = (figures.signed_colour(strength), figures.PAPER) if known else ("none", figures.GRID)
-    look: dict[str, Any] = {"facecolor": fill, "edgecolor": edge, "hatch": None if known else "////"}
+    has_value = np.isfinite(value)
+    unsure = has_value and abs(value) < _UNSURE * error
+    strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if has_value else 0.0
+    fill, edge = (figures.signed_colour(strength), figures.PAPER) if has_value else ("none", figures.GRID)
+    look: dict[str, Any] = {"facecolor": fill, "edgecolor": edge, "hatch": None if has_value else "////"}
     figures.tile(axes, i, j, linewidth=1.5, in_layout=False, **look)
-    text = fixed(value, 1, signed=True) if known else NOTHING
-    ink = ("#ffffff" if abs(strength) > 0.62 else "#111820") if known else figures.INK
-    with_error = known and np.isfinite(error)
-    shown = f"({text})" if unsure else text
-    axes.text(j + 0.5, i + (0.36 if with_error else 0.5), shown, color=ink, **figures.CENTRED, fontsize=9.5)
+    text = fixed(value, 1, signed=True) if has_value else NOTHING
+    ink = ("#ffffff" if abs(strength) > 0.62 else "#111820") if has_value else figures.INK
+    with_error = has_value and np.isfinite(error)
+    label = f"({text})" if unsure else text
+    axes.text(j + 0.5, i + (0.36 if with_error else 0.5), label, color=ink, **figures.CENTRED, fontsize=9.5)
     if with_error:
         axes.text(j + 0.5, i + 0.73, f"±{fixed(error, 1)}", color=ink, **figures.CENTRED, fontsize=7)
 
@@ -322,7 +322,7 @@ def share_bars(
         figures.name_rows(axes, names)
         axes.set(xlim=(0, 1), **_halves("x"))
         for row, note in enumerate(notes):
-            figures.beside(axes, short(note, 12), (1, row), (4, 0), va="center", fontsize=8.5)
+            figures.text_near(axes, short(note, 12), (1, row), (4, 0), va="center", fontsize=8.5)
     return figure
 
 

@@ -158,8 +158,8 @@ def to_svg(figure: Figure) -> str:
 def house_style() -> Iterator[None]:
     """Draw in the house style, without a warning for letters that the measuring font lacks."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        known = "Glyph .* missing from|Matplotlib currently does not support|constrained_layout not applied"
-        warnings.filterwarnings("ignore", message=known)
+        noise = "Glyph .* missing from|Matplotlib currently does not support|constrained_layout not applied"
+        warnings.filterwarnings("ignore", message=noise)
         yield
 
 
@@ -207,7 +207,7 @@ def tile(axes: Axes, row: int, column: int, **look: Any) -> None:
     axes.add_artist(Rectangle((column, row), 1, 1, **look))  # unlike a patch, it does not ask for room
 
 
-def beside(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> None:
+def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> None:
     """A text so many points away from a place on the axes."""
     axes.annotate(text, at, away, textcoords="offset points", **look)
 
@@ -250,7 +250,7 @@ def filling(number: int) -> dict[str, Any]:
 
 def with_margin(*values: npt.ArrayLike) -> Point:
     """The range of the finite values with a little room at both ends; (0, 1) without one."""
-    every = np.concatenate([np.asarray(some, dtype=float) for some in values])
+    every = np.concatenate([np.asarray(part, dtype=float) for part in values])
     finite = every[np.isfinite(every)]
     if not finite.size:
         return 0.0, 1.0

@@ -45,7 +45,7 @@ def full_disk_is_clear(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file through a temporary one beside it; readers see the old or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path, "new")
+    temporary = _temporary_path(path, "new")
     try:
         with full_disk_is_clear(path):
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -76,7 +76,7 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clean_leftovers(path.parent, only=path.name)
-    temporary = _beside(path, "new")
+    temporary = _temporary_path(path, "new")
     try:
         with full_disk_is_clear(path):
             temporary.mkdir()
@@ -114,14 +114,14 @@ def refuse_link(path: Path) -> None:
 def _folders(folder: Path) -> list[Path]:
     """A folder and all below it, however deep."""
     refuse_link(folder)
-    found, waiting = [], [folder] if folder.is_dir() else []
+    folders, waiting = [], [folder] if folder.is_dir() else []
     while waiting:
-        found.append(waiting.pop())
-        for inner in sorted(found[-1].iterdir()):
+        folders.append(waiting.pop())
+        for inner in sorted(folders[-1].iterdir()):
             refuse_link(inner)
             if inner.is_dir():
                 waiting.append(inner)
-    return found
+    return folders
 
 
 def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = False) -> None:
@@ -169,7 +169,7 @@ def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
         return
     if _exchange(temporary, path):
         return  # what was there before has the temporary name now, which the caller removes
-    old = _beside(path, "old")
+    old = _temporary_path(path, "old")
     try:
         path.rename(old)
         temporary.rename(path)
@@ -192,11 +192,11 @@ def _exchange(one: Path, other: Path) -> bool:
     return False
 
 
-def _beside(path: Path, kind: str) -> Path:
+def _temporary_path(path: Path, kind: str) -> Path:
     mark = f"{kind}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    beside = path.with_name(f".{path.name}.{mark}")
-    _active.add(beside.name)
-    return beside
+    temporary = path.with_name(f".{path.name}.{mark}")
+    _active.add(temporary.name)
+    return temporary
 
 
 def _host() -> str:

@@ -20,7 +20,7 @@ import yaml
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from trimtab.errors import ConfigError, ConfigProblems, Problem, nearest, told_problem
+from trimtab.errors import ConfigError, ConfigProblems, Problem, nearest, problem_of_message
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.files import VALUE_LIMIT, dump_yaml, has_halves, load_yaml, read_text
 from trimtab.runs.serialise import plain
@@ -100,10 +100,10 @@ class _Wrong:
         where, kind, value = self.where or "config", self.kind, self.value
         raised = self.error.get("ctx", {}).get("error")
         if self.error["type"] == _UNKNOWN:
-            key, known = self.error["loc"][-1], _fields(self.parent)
+            key, names = self.error["loc"][-1], _fields(self.parent)
             elsewhere = [repr(each) for each in dotted_keys(root) if each.rpartition(".")[2] == key]
-            hint = elsewhere[0] if elsewhere else nearest(key, known)
-            yield Problem(where, "an unknown key", f"one of {', '.join(known)}", hint)
+            hint = elsewhere[0] if elsewhere else nearest(key, names)
+            yield Problem(where, "an unknown key", f"one of {', '.join(names)}", hint)
         elif self.under_odd_key:
             yield Problem(where, f"{show(value)} as a key", "text as a key", f'"{value}"')
         elif value is MISSING:
@@ -117,7 +117,7 @@ class _Wrong:
             for problem in raised.problems:
                 yield dataclasses.replace(problem, where=_join(self.where, problem.where))
         elif raised is not None:
-            yield told_problem(where, raised) or Problem(where, show(value), str(raised))
+            yield problem_of_message(where, raised) or Problem(where, show(value), str(raised))
         else:
             yield self._of_another_kind(where)
 
@@ -228,8 +228,8 @@ def _plain_values(value: Any) -> Any:
         values = {}
         for key, inner in value.items():
             is_text = isinstance(key, str | int) and not isinstance(key, bool) and not has_halves(str(key))
-            shown = str(key).encode(errors="replace").decode()
-            values[shown] = _plain_values(inner) if is_text else _Odd(key, as_key=True)
+            text = str(key).encode(errors="replace").decode()
+            values[text] = _plain_values(inner) if is_text else _Odd(key, as_key=True)
         return values
     if isinstance(value, list | tuple):
         return [_plain_values(inner) for inner in value]
@@ -320,9 +320,9 @@ def _fields(cls: Any) -> dict[str, bool]:
 
 def _join(where: str, key: str) -> str:
     """A dotted key; one that somebody chose is shortened, and told by its escapes where it cannot be printed."""
-    shown = key if key.isprintable() else json.dumps(key)[1:-1]
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return f"{where}.{shown}" if where else shown or '""'
+    text = key if key.isprintable() else json.dumps(key)[1:-1]
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{where}.{text}" if where else text or '""'
 
 
 def read_config(
@@ -369,8 +369,8 @@ def read_config(
     config, more = _read(cls, _plain_values(content), "", cls)
     problems += more
     if extra_problems is not None and config is not BAD:
-        known = {problem.where for problem in problems}
-        problems += [problem for problem in extra_problems(config) if problem.where not in known]
+        places = {problem.where for problem in problems}
+        problems += [problem for problem in extra_problems(config) if problem.where not in places]
     if problems:
         raise ConfigProblems(problems)
     made: Config = config
@@ -427,7 +427,7 @@ def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
         text = read_text(path, "a YAML file that can be read", error=ConfigError, limit=SIZE_LIMIT)
         content = load_yaml(text, most=most)
     except ConfigError as error:
-        problem = told_problem(str(path), error)
+        problem = problem_of_message(str(path), error)
         if problem is not None and problem.got == "no such file":
             problem = Problem(str(path), "no such file", "a YAML file", "trimtab ls")
         raise (error if problem is None else ConfigProblems([problem])) from None

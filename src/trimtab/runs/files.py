@@ -81,13 +81,13 @@ def check_regular(
     """
     path = Path(path)
     with reading(path, expected, error=error):
-        found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
-        got = kinds.get(stat.S_IFMT(found.st_mode), "a device or socket")
+        got = kinds.get(stat.S_IFMT(status.st_mode), "a device or socket")
         raise error(f"{path}: {explain(got, expected)}")
-    if limit is not None and found.st_size > limit:
-        got = f"{found.st_size / 2**20:,.0f} MiB"
+    if limit is not None and status.st_size > limit:
+        got = f"{status.st_size / 2**20:,.0f} MiB"
         raise error(f"{path}: {explain(got, f'{expected} of at most {limit / 2**20:,.0f} MiB')}")
     return path
 

@@ -75,7 +75,7 @@ def expand(axes: Sequence[str]) -> dict[str, dict[str, Any]]:
     if problems:
         raise ConfigProblems(problems)
     combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
-    named = {",".join(f"{key}={_shown(each)}" for key, each in cell.items()): cell for cell in combinations}
+    named = {",".join(f"{key}={_as_text(each)}" for key, each in cell.items()): cell for cell in combinations}
     if len(named) < len(combinations):  # texts with commas in them, that read like other cells
         named = {json.dumps(cell, default=str): cell for cell in combinations}
     return named
@@ -97,7 +97,7 @@ def _values(text: str) -> list[Any]:
     if (cells := sum(map(len, parts))) > MOST_CELLS:
         raise _refusal(f"{text!r:.200}, {cells:,} cells", f"at most {MOST_CELLS:,}")
     values = list(itertools.chain.from_iterable(parts))
-    if len(set(map(_shown, values))) < len(values):
+    if len(set(map(_as_text, values))) < len(values):
         raise _refusal(f"{text!r:.200}", "each value once")
     return values
 
@@ -106,7 +106,7 @@ def _refusal(got: str, expected: str, hint: str = "") -> ConfigProblems:
     return ConfigProblems([Problem("--over", got, expected, hint)])
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -172,8 +172,8 @@ def sweep(
     try:
         for name, path in folders.items():
             refuse_link(path)
-            known = read_cell(path)
-            if known is not None and known["cell"] != plain(cells[name]):
+            earlier = read_cell(path)
+            if earlier is not None and earlier["cell"] != plain(cells[name]):
                 got = f"another cell {name!r} in {folder} than is there already"
                 raise CheckpointError(explain(got, "the same cells", "another folder"))
         work = {name: (cells[name], path) for name, path in folders.items() if status_of(path) != "done"}
