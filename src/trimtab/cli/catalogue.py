@@ -1,5 +1,5 @@
-"""What there is: recipes and systems (`trimtab ls`, `cp`), runs (`runs`), their pages (`report`), the share of
-pretraining data that a law asks for (`plan`), and this installation (`doctor`).
+"""Catalogue at the command line: recipes and systems (`trimtab ls`, `cp`), runs (`runs`) and their pages (`report`),
+the share of pretraining data by a forgetting law (`plan`), and this installation (`doctor`).
 """
 
 from __future__ import annotations

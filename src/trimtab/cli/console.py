@@ -1,6 +1,6 @@
-"""The verbs, their arguments, and what they say: data on stdout, everything else on stderr, from one process only.
+"""Console of the command: verbs, arguments and output, data on stdout, all else on stderr, from one process only.
 
-Hints name keys of a config in the place of arguments of Python.
+Hints of the library are rewritten to name keys of a config instead of arguments of Python.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something that is not data."""
+    """Write a notice to stderr: something that is not data."""
     write(sys.stderr, text)
 
 
 def write(stream: TextIO | None, text: str) -> None:
     """Write lines to a stream that may be closed, or narrower than Unicode; from the first process only.
 
-    What the stream cannot carry is told by its escapes, and so are control characters in what others named: they would
+    What the stream cannot carry is written as escapes, and so are control characters in what others named: they would
     move the cursor or change colours.
     """
     if stream is None or not is_first():
@@ -113,7 +113,7 @@ class Bars(ExitStack):
     _live: Progress | None = None
 
     def bar(self, title: str) -> Callable[[int, int], None]:
-        """A function of the steps done and in all; it shows nothing where nobody looks."""
+        """A function of the steps done and in all; it shows nothing without a terminal."""
         if not (is_first() and sys.stderr.isatty()):
             return lambda *_: None
         task: list[Any] = []

@@ -258,7 +258,7 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run had to say; None when it is not finished.
+    """The summary of a finished run; None when it is not finished.
 
     Raises:
         CheckpointError: what it had to say is damaged.
@@ -277,7 +277,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def describe(result: Result, folder: Path) -> dict[str, Any]:
-    """What a run has to say, as plain values, also written into its folder."""
+    """The summary of a run as plain values, also written into its folder."""
     from trimtab.runs.atomic import write_atomic
 
     outcome = {"table": result.to_text(), "json": json.loads(result.to_json())}
@@ -307,7 +307,7 @@ def find_run(text: str) -> Path:
     """The folder of a run: a path, or a name in the home of runs.
 
     Raises:
-        CheckpointError: there is none; the nearest name is told.
+        CheckpointError: there is none; the message has the nearest name.
         ConfigProblems: it is what no path can be.
     """
     from trimtab.runs.folder import list_runs

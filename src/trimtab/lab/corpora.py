@@ -1,4 +1,4 @@
-"""Corpora of real text in distinct domains, made from the Python installation that runs us: nothing to download.
+"""Corpora of real text in distinct domains, made from the running Python installation: nothing to download.
 
 The content follows the versions of Python and of the packages, so a corpus carries a fingerprint and the versions it
 was made from.
@@ -79,7 +79,7 @@ def version(distribution: str) -> str:
 
 
 def requirements(roots: Sequence[str]) -> list[str]:
-    """The installed distributions that these need, directly or not, and they themselves; extras left out.
+    """The transitive requirements of installed distributions, themselves included; extras left out.
 
     Names are normalised ("huggingface-hub") and sorted.
     """
@@ -120,7 +120,7 @@ def docstrings(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one kind of text comes from.
+    """The source of a corpus: its files and how they become documents.
 
     Attributes:
         what: one line for people.
@@ -287,14 +287,14 @@ def corpus(name: str, cache: Path | None = None) -> Path:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What is written about a corpus or a lab model in its folder."""
+    """The card of a corpus or a lab model, from its folder."""
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     assert isinstance(card, dict)
     return card
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write what is to be known about a corpus or a lab model into its folder."""
+    """Write the card of a corpus or a lab model into its folder."""
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 

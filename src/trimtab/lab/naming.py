@@ -1,8 +1,8 @@
 """Naming data with known truth: sports people whom two groups of answers name, and colour words in two contexts.
 
-Members of two groups do different sports, and some sports are named more often than others, so the raw gap between the
-groups mixes how they are named with what they do (Simpson's paradox can be had). The truth of every gap is known.
-Colour chips are named in games by speakers who narrow words down.
+Members of two groups do different sports, and sports differ in how often they are named, so the raw gap between the
+groups mixes how they are named with what they do (Simpson's paradox is possible). The true gaps follow from the
+settings. Colour chips are named in games by speakers who narrow words down.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class NamingWorld:
 
 
 def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """What two models call the people of a sample: one draws a name as people do, one always takes the most frequent.
+    """Names by two simulated models for a sample: one draws a name as people do, one always takes the most frequent.
 
     Columns model, referent, name. The first repeats the gap of people; the second turns shares into all or nothing.
     """

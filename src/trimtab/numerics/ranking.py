@@ -1,4 +1,4 @@
-"""How well scores rank one class above another, for many units at once, and what chance alone would give."""
+"""Ranking metrics of many units at once: area under the curve, average precision and its null distribution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIGN = np.uint32(0x8000_0000)
 def auroc(
     scores: Float[Tensor, "*units samples"], labels: Shaped[Tensor, " samples"]
 ) -> Float[Tensor, " *units"]:
-    """Area under the receiver operating characteristic: how likely a positive sample scores above a negative one.
+    """Area under the receiver operating characteristic: P(a positive sample scores above a negative one).
 
     Ties count half (Mann-Whitney: Hanley & McNeil 1982). Depends on the order of scores only, so any increasing
     function of them gives the same.
@@ -98,7 +98,7 @@ def average_precision(scores: Array, labels: Array) -> Array:
 def average_precision_null(
     positives: int, negatives: int, *, draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, " draws"]:
-    """Average precision of units that know nothing, sorted from low to high.
+    """The null distribution of average precision: draws for units that rank at random, sorted from low to high.
 
     Without ties it depends on nothing but the numbers of positives and negatives, so one table serves all units of a
     concept, and all concepts of one size. The table is kept, and cannot be written to.
@@ -133,7 +133,7 @@ def average_precision_null(
 def chance_of(
     precision: Float[np.ndarray, " units"], null: Float[np.ndarray, " draws"]
 ) -> Float[np.ndarray, " units"]:
-    """How likely a unit that knows nothing reaches this average precision: a p-value, never 0.
+    """P-value of an average precision under a random ranking; never 0.
 
     Args:
         precision: of units; nan gives nan.
@@ -152,7 +152,7 @@ def chance_of(
 def untied(scores: Float[np.ndarray, "units samples"], seed: int = 0) -> Int[np.ndarray, "units samples"]:
     """Ranks of each unit's scores from 0, equal scores in random order.
 
-    The average precision of such ranks has, for a unit that knows nothing, exactly the null without ties.
+    For a unit that ranks at random, the average precision of such ranks has exactly the null without ties.
 
     >>> sorted(untied(np.array([[3.0, 3.0, 1.0]]))[0].tolist())
     [0, 1, 2]
@@ -165,7 +165,7 @@ def untied(scores: Float[np.ndarray, "units samples"], seed: int = 0) -> Int[np.
 
 
 def has_ties(scores: Float[np.ndarray, "units samples"]) -> Bool[np.ndarray, " units"]:
-    """Which units give some samples equal scores.
+    """Ties: which units give two samples or more equal scores.
 
     >>> has_ties(np.array([[1.0, 2.0], [0.0, -0.0]])).tolist()
     [False, True]

@@ -1,4 +1,4 @@
-"""How far apart two samples of each unit are: optimal transport on the line, for many lines at once."""
+"""Optimal transport on the line between two samples, for many lines at once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def wasserstein_1d(
 def monotone_pairs(
     x: Float[Tensor, "*batch n"], y: Float[Tensor, "*batch m"]
 ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"], Float[Tensor, " k"]]:
-    """The optimal plan between two samples of equal masses on the line: what goes where, and how much of it.
+    """The optimal transport plan between two samples of equal masses on the line, as monotone pairs.
 
     The quantile functions of both are constant on each of k pieces of [0, 1] (Peyre & Cuturi 2019, remark 2.30): k = n
     pairs of sorted samples for n = m, at most n + m - 1 otherwise. Gradients flow to both samples.

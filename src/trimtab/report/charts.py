@@ -1,4 +1,4 @@
-"""Shapes that most pages share: stacked shares, bars, signed tables, lines with a band, rasters, points by a line."""
+"""Charts that most pages share: stacked shares, bars, heat maps, lines with a band, rasters, calibration plots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stacked_area(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Shares that hold from one step to the next, stacked to one.
+    """Stacked area of shares that hold from one step to the next and sum to one.
 
     Args:
         steps: where each row of shares starts, ascending.
@@ -60,7 +60,7 @@ def heat_map(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """A signed table: blue below zero, red above, the value and its standard error written in every cell.
+    """Heat map of a signed table: blue below zero, red above, the value and its standard error in every cell.
 
     A cell whose absolute value is below 1.28 standard errors is pale and in parentheses: its sign is not known. A cell
     that is nan is hatched and holds a dash.
@@ -150,7 +150,7 @@ def raster(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """A table of shares as shades, 0 pale to 1 dark, one line per row; nan is left blank.
+    """Raster of shares, 0 pale to 1 dark, one line per row; nan is left blank.
 
     Args:
         values: (rows, columns), in [0, 1].
@@ -179,7 +179,7 @@ def scatter_identity(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """What was expected against what was observed, one colour and marker per group, with the line of identity.
+    """Calibration plot: expected against observed, one colour and marker per group, with the line of identity.
 
     Args:
         expected: one value per point; a point with a nan on either side is left out.
@@ -233,7 +233,7 @@ _UNSURE = 1.28  # standard errors
 
 @dataclass(frozen=True)
 class Band:
-    """One part of several stacked shares.
+    """One band of a stacked area or bar.
 
     Attributes:
         name: what it is called in the key.
@@ -269,7 +269,7 @@ def small_area(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Shares that hold from one step to the next, stacked, half as wide as a telephone; a line tops the solid bands.
+    """Small stacked area of shares, half as wide as a telephone; a line tops the solid bands.
 
     Args:
         steps: where each row of shares starts, ascending.

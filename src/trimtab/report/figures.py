@@ -1,4 +1,4 @@
-"""Figures in the house style, and how they become inline SVG; the shapes are in the files beside this one.
+"""Figures in the house style, and their conversion to inline SVG.
 
 This is the only file of the package that imports matplotlib. Figures are built on the object-oriented API (no pyplot,
 no global state) about 360 units wide, so that their text stays readable on a telephone; a page puts several side by
@@ -185,7 +185,7 @@ def grid(axes: Axes, axis: Literal["x", "y", "both"] = "both") -> None:
 
 
 def finish(axes: Axes, marked: float | None, *, whole: bool = True) -> None:
-    """Grid lines across, whole numbers along unless told otherwise, and a vertical line at one of them."""
+    """Grid lines across, whole numbers along by default, and a vertical line at one of them."""
     grid(axes, "y")
     ticks(axes.xaxis, 6, whole=whole)
     if marked is not None:

@@ -1,4 +1,4 @@
-"""Shapes for intervals and for two quantities at once: rows, gain against cost, curves with points, small maps."""
+"""Charts of intervals and of two quantities: rows, gain against cost, curves with points, small maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """How a point is drawn, and what that means; points of one meaning share a marker, not only a colour."""
+    """The style of a point and its meaning; points of one meaning share a marker, not only a colour."""
 
     meaning: str
     colour: str
@@ -28,7 +28,7 @@ class Look:
 
     @property
     def style(self) -> dict[str, Any]:
-        """How it is plotted."""
+        """The keywords by which matplotlib plots it."""
         face = self.colour if self.filled else "none"
         return {"marker": self.marker, "color": self.colour, "markerfacecolor": face}
 
@@ -48,7 +48,7 @@ def interval_rows(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """One value with its interval per row; a value outside the bounds is an arrow at the edge with its number.
+    """Forest plot: a value with its interval per row; one outside the bounds is an arrow at the edge with its number.
 
     Args:
         names: of the rows, from top to bottom.

@@ -1,6 +1,6 @@
-"""Files and folders that are there whole or not at all, whenever the writer is killed.
+"""Atomic files and folders: there whole or not at all, whenever the writer is killed.
 
-Checksums of a folder's files are kept beside them: a flipped bit is noticed before it is used.
+Checksums of a folder's files are written with them, so that a flipped bit is noticed before it is used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def full_disk_is_clear(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file through a temporary one beside it; readers see the old or the new, never a part."""
+    """Atomic write of a text file by a temporary one; readers see the old or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_path(path, "new")
     try:
@@ -149,7 +149,7 @@ def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = 
 
 
 def _may_be_writing(host: str, pid: int) -> bool:
-    """Whether a writer may live: also where in doubt, on another machine or a system that cannot be asked."""
+    """Whether a writer may live: also where in doubt, on another machine or a system that cannot say."""
     if host != _host() or os.name != "posix":
         return True
     try:

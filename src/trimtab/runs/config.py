@@ -1,4 +1,4 @@
-"""Configs: YAML text <-> frozen dataclasses, with every mistake told at once.
+"""Configs: YAML text <-> frozen dataclasses, with every mistake reported at once.
 
 pydantic reads plain values by the annotations of the dataclasses, strictly as JSON is strict: whole numbers are
 numbers, text is a path, a list a tuple. Ours are the words of the messages, the choice among the members of a union,
@@ -48,7 +48,7 @@ def _read(kind: Any, given: Any, where: str, root: type) -> tuple[Any, list[Prob
     """Plain values as `kind`, with a problem for each part that is wrong; BAD where one of those has no default.
 
     A wrong part of a dataclass takes its default and all is read again, so that what the dataclass itself refuses is
-    told, too. `given` loses what was wrong.
+    reported, too. `given` loses what was wrong.
     """
     problems: dict[Problem, None] = {}
     while True:
@@ -96,7 +96,7 @@ class _Wrong:
         self.value = value.value if isinstance(value, _Odd) else value
 
     def problems(self, root: type) -> Iterator[Problem]:
-        """What was got and expected, in our words."""
+        """The problems of the error, in the words of trimtab."""
         where, kind, value = self.where or "config", self.kind, self.value
         raised = self.error.get("ctx", {}).get("error")
         if self.error["type"] == _UNKNOWN:
@@ -260,7 +260,7 @@ def typed_problems(settings: Any, where: str = "", *, without: Iterable[str] = (
 
 
 def words(kind: Any) -> str:
-    """What a value of this type looks like.
+    """The description of a type for users: what its values look like.
 
     >>> words(tuple[int, ...]), words(Literal["a", "b"]), words(float | None)
     ('a list, each a whole number', "one of 'a', 'b'", 'a number or null')
@@ -319,7 +319,7 @@ def _fields(cls: Any) -> dict[str, bool]:
 
 
 def _join(where: str, key: str) -> str:
-    """A dotted key; one that somebody chose is shortened, and told by its escapes where it cannot be printed."""
+    """A dotted key; one that somebody chose is shortened, and escaped where it cannot be printed."""
     text = key if key.isprintable() else json.dumps(key)[1:-1]
     text = text if len(text) <= 80 else f"{text[:77]}..."
     return f"{where}.{text}" if where else text or '""'
@@ -342,8 +342,8 @@ def read_config(
         source: the path of a YAML file, or its content as a mapping.
         cls: the dataclass to make.
         overrides: dotted keys and their values, from `parse_overrides`; they win over the file.
-        extra_problems: what only the finished config can tell. It is also asked when some values were wrong and
-            have defaults, with those in their place, so that all mistakes are told together.
+        extra_problems: what only the finished config can tell. It is also called when some values were wrong and
+            have defaults, with those in their place, so that all mistakes are reported together.
 
     Raises:
         ConfigProblems: every mistake, each with its dotted key, what was got and what was expected.
@@ -414,7 +414,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
-    """What a YAML file holds, unchecked.
+    """The mapping in a YAML file, unchecked.
 
     Args:
         path: of the file.

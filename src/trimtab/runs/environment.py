@@ -1,4 +1,4 @@
-"""What a result may depend on besides its config: versions, git commit, hardware, threads.
+"""The environment of a run: versions, git commit, hardware and threads, on which a result may depend.
 
 A repository's own configuration names programs (fsmonitor, filters, hooks, textconv, aliases), and an unpacked archive
 can bring one. The commit is therefore read from git's files, and whether files differ from it is asked of git with a

@@ -1,6 +1,6 @@
 """The folder of a run: its config, its metrics as they come, its status, and a lock that ends with its holder.
 
-Whatever ends the work in it, the folder says how it ended; folders of runs are found again below any other.
+The status in the folder says how the work ended, whatever ended it. Runs are listed below any folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUMBER = re.compile(rb"[0-9\0]{0,20}")
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the run in this folder; False where that cannot be told."""
+    """Whether a living process holds the run in this folder; False where that cannot be determined."""
     try:  # only to read where it is another user's
         descriptor = _open_lock(path, os.O_RDWR if os.access(path / ".lock", os.W_OK) else os.O_RDONLY)
     except (OSError, CheckpointError):
@@ -216,7 +216,7 @@ class RunFolder:
 
     @property
     def status(self) -> RunStatus:
-        """What run.json says: running, done, failed or interrupted."""
+        """The status in run.json: running, done, failed or interrupted."""
         status: RunStatus = self.facts()["status"]
         return status
 
@@ -291,7 +291,7 @@ def _failed_at_once(path: Path) -> bool:
 
 
 def _record_of(path: Path) -> dict[str, Any]:
-    """What run.json says, or what it says of a run that begins; CheckpointError where it is no record of a run."""
+    """The record of a run in run.json, or of one that begins; CheckpointError where it is no record of a run."""
     file = path / "run.json"
     record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "status": "running", "sessions": []}
     if file.exists():
@@ -362,7 +362,7 @@ _LIMIT = 2**20
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as its folder tells it.
+    """The summary of a run, from its folder.
 
     Attributes:
         path: the folder.
@@ -370,7 +370,7 @@ class RunSummary:
         status: that of run.json; where it says running and no process holds the run, "done" if its result is there,
             else "killed"; "damaged" when it cannot be read.
         created: date and time (UTC), empty when unknown.
-        facts: what the run noted beside its status.
+        facts: what the run noted next to its status.
         config: the resolved config.
     """
 
@@ -393,7 +393,7 @@ def list_runs(home: Path) -> list[RunSummary]:
 
 
 def read_run(path: Path, home: Path | None = None) -> RunSummary:
-    """What the folder of one run says; never fails on a damaged one."""
+    """The summary of one run; never fails on a damaged folder."""
     name = path.relative_to(home).as_posix() if home is not None else path.as_posix()
     try:
         record = read_object(path / "run.json", _LIMIT)

@@ -1,6 +1,6 @@
 """Paths: where the cache and the runs are kept, what keeps a path from being used, and file names made from any text.
 
-Folders that are expensive to make are made once, whoever asks first.
+Folders that are expensive to make are built once, by the first process that needs them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def as_path(source: str | Path, where: str = "path", expected: str = "a path") -
 
 
 def path_problem(where: str, source: str | Path, expected: str = "a path") -> Problem | None:
-    """What keeps a path from being looked up; None where it can be, whether or not something is there."""
+    """The problem of a path that cannot be looked up; None where it can be, whether or not something is there."""
     try:
         os.stat(Path(source).expanduser())  # noqa: PTH116 (tells why, which `exists` does not)
     except RuntimeError:
@@ -85,7 +85,7 @@ def cache_home() -> Path:
 
 
 def runs_home() -> Path:
-    """The folder that runs go to unless told otherwise: `$TRIMTAB_RUNS`, else `./runs`.
+    """The default folder of runs: `$TRIMTAB_RUNS`, else `./runs`.
 
     Raises:
         ConfigProblems: it is set to what no path can be.
@@ -113,7 +113,7 @@ def processes() -> int:
 
 
 def neighbour(path: Path) -> str:
-    """What to try instead of a path that is not there: the nearest name beside it.
+    """The hint for a path that does not exist: the nearest name in its folder.
 
     Names are compared without their endings, which many share: `maths.jsonl` is not near `empty.jsonl`.
     """
@@ -195,7 +195,7 @@ def built_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """`folder`, after `build` has filled it, here or in another process.
 
     The first to ask builds under a lock while the others wait; a build that fails or is killed leaves nothing
-    and the next one starts again. The lock's file stays beside the folder.
+    and the next one starts again. The lock's file stays next to the folder.
 
     Args:
         folder: where the result belongs.

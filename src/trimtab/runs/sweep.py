@@ -115,7 +115,7 @@ Backend = Literal["loky", "ray"]
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came of the cells, by name and in their order.
+    """The outcome of a sweep: results and errors of the cells, by name and in their order.
 
     Attributes:
         results: what the function returned, as plain JSON values.
@@ -156,7 +156,7 @@ def sweep(
         jobs: processes, each with one thread; with 1 and "loky" the cells run here, one after the other.
         backend: "loky" for processes of this machine; "ray" for tasks of one CPU each on the Ray cluster that runs
             (found as `ray.init(address="auto")` does), or on one of `jobs` processes that is started here.
-        progress: told after each cell how many have ended and how many there are.
+        progress: called after each cell how many have ended and how many there are.
 
     Raises:
         ConfigError: no such backend, or Ray is not installed; before any work.
@@ -233,7 +233,7 @@ def _write(cell: Any, folder: Path, status: CellStatus, result: Any = None, *, e
 
 
 def status_of(folder: Path) -> CellStatus | None:
-    """What the folder says; None where nothing began."""
+    """The status of the cell in a folder; None where nothing began."""
     status: CellStatus | None = (read_cell(folder) or {}).get("status")
     return status
 
@@ -409,7 +409,7 @@ def _by_ray(ray: Any, function: Function, jobs: int, work: Work, stop: Path) -> 
 
 
 def _answer(ray: Any, ref: Any) -> CellStatus | None:
-    """What came of a task; None where its process died. What our own code raised there is raised here."""
+    """The outcome of a task; None where its process died. What the code of trimtab raised there is raised here."""
     try:
         status: CellStatus = ray.get(ref)[1]
     except ray.exceptions.RayError as error:
