@@ -85,7 +85,7 @@ class Job(Protocol):
 class Result:
     """The result of a run: numbers and frames with their config.
 
-    Fields of subclasses are JSON values, dataclasses of such, and frames. What needs another file beside them, or a
+    Fields of subclasses are JSON values, dataclasses of such, and frames. What needs another file, or a
     form of its own, goes through `values` and `from_values`.
 
     Attributes:
@@ -137,7 +137,7 @@ class Result:
 
     @classmethod
     def page(cls, results: Sequence[Self], title: str = "") -> str:
-        """One self-contained HTML page: of one result, or of several side by side and each in a folded chapter.
+        """Result page in one self-contained HTML file: of one result, or of several side by side, in folded chapters.
 
         Raises:
             DataError: there is no result.

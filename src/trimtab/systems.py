@@ -261,7 +261,7 @@ def _lab_fields(job_class: type) -> dict[str, str]:
 
 
 def _values(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Dotted key and path of each value of a field: a path, what describes more with the path as `path`, or several."""
+    """Dotted key and path of each value of a field: a path, a mapping or dataclass with `path`, or several of them."""
     if isinstance(value, Mapping):
         yield from (pair for key, one in value.items() for pair in _values(f"{where}.{key}", one))
     elif isinstance(path := getattr(value, "path", value), str):

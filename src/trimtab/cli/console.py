@@ -155,7 +155,7 @@ _METHODS = {
 
 
 def for_command(hint: str) -> str:
-    """A hint of the library for somebody who has a config, not a call.
+    """A hint of the library in the terms of a config, not of a call.
 
     >>> for_command("max_tokens=512"), for_command("loss_sites=None"), for_command("'web'")
     ('max_tokens: 512', 'loss_sites: null', "'web'")

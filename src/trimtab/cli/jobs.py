@@ -66,7 +66,7 @@ def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int
 
 
 def resume(argv: Sequence[str]) -> int:
-    """Go on with a run from its own config; a finished one says what came of it."""
+    """Resume a run from its own config; a finished one prints its summary."""
     options = parser("resume", as_json=True)
     options.add_argument("run", metavar="RUN", help="a run's folder, or its name in `trimtab runs`")
     options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
@@ -137,7 +137,7 @@ def _cells(arguments: Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def run_cell(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One cell, in whichever process it lands."""
+    """Run one cell, in whichever process it lands."""
     from trimtab.job import carry_out
 
     return describe(carry_out(read_job(content, {}), folder), folder)
@@ -288,7 +288,7 @@ def describe(result: Result, folder: Path) -> dict[str, Any]:
 
 
 def new_folder(name: str) -> Path:
-    """A folder of its own for a new run: `NAME-1`, `NAME-2`, ... in the home of runs."""
+    """The folder of a new run: `NAME-1`, `NAME-2`, ... in the home of runs."""
     home = runs_home()
     check_folder(home, "$TRIMTAB_RUNS")
     home.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def stdlib() -> Path:
 
 
 def package_folder(name: str) -> Path | None:
-    """The folder of an installed package, found without importing it; None when it is not installed."""
+    """The folder of an installed package, located without importing it; None when it is not installed."""
     spec = importlib.util.find_spec(name)
     places = list(spec.submodule_search_locations or []) if spec else []
     return Path(places[0]) if places else None
@@ -360,7 +360,7 @@ def clean(
 
 
 def deal(files: Sequence[CleanFile]) -> dict[str, list[CleanFile]]:
-    """Whole files to splits: of every ten, eight to train and one each to validation and test."""
+    """Split of whole files: of every ten, eight to train and one each to validation and test."""
     turns = list(zip(files, cycle(_DEAL), strict=False))
     return {split: [file for file, turn in turns if turn == split] for split in SPLITS}
 

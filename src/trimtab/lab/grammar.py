@@ -245,7 +245,7 @@ class World:
 
     @cached_property
     def topic_words(self) -> Bool[Tensor, "topics V"]:
-        """Which tokens are nouns or verbs of each topic."""
+        """Mask of the tokens that are nouns or verbs of each topic."""
         members = torch.zeros(self.grammar.topics, len(self.words), dtype=torch.bool)
         for topic, (nouns, verbs) in enumerate(zip(self.lexicon.nouns, self.lexicon.verbs, strict=True)):
             members[topic, self.lexicon.ids(nouns + verbs)] = True

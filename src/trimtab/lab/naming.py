@@ -1,4 +1,4 @@
-"""Naming data with known truth: sports people whom two groups of answers name, and colour words in two contexts.
+"""Simulated naming data with true gaps: names of sports people in two groups, and colour words in two contexts.
 
 Members of two groups do different sports, and sports differ in how often they are named, so the raw gap between the
 groups mixes how they are named with what they do (Simpson's paradox is possible). The true gaps follow from the

@@ -35,7 +35,7 @@ _TELLING_NOTHING = (ast.Constant, ast.Name, ast.Tuple)
 
 @dataclass(frozen=True)
 class Registers:
-    """As many lines of code as sentences of prose.
+    """A balanced sample of two registers: as many lines of code as sentences of prose.
 
     Attributes:
         code: single lines that are statements of Python by themselves, without indentation.
@@ -145,7 +145,7 @@ def continued(model: Model, texts: Sequence[str], *, max_new_tokens: int = 24) -
 
 
 def admit(real: Interval, generated: Interval) -> None:
-    """Accept a pair of registers whose real texts and whose continuations by a model are told apart.
+    """Admission test: accept registers that the detector separates, in real texts and in continuations by a model.
 
     Raises:
         DataError: the lower end of either separation is below `LEAST_SEPARATION`, or nan.

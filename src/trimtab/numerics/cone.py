@@ -174,7 +174,7 @@ def cone_solution(
 
 
 RELAXED_TOLERANCE = 1e-6
-"""The same share as `TOLERANCE` once constraints had to give: nobody reads a violation to seven digits."""
+"""The same share as `TOLERANCE` once constraints had to give: six digits of a violation are enough."""
 
 
 def solve_constrained(programme: Programme) -> Choice:

@@ -231,7 +231,7 @@ def solve_curve(
 
 
 def search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: float = _USUAL) -> Any:
-    """One trust-region search from a point of the search space; where it ended is `.x`, the loss there `.cost`."""
+    """Trust-region search from a point of the search space: the minimiser is `.x`, the loss there `.cost`."""
     low, high = box(problem)
 
     def loss(z: np.ndarray) -> Any:
@@ -361,7 +361,7 @@ def _spread(units: int, taken: int) -> float:
 
 
 def _weights(draws: np.random.Generator, number: np.ndarray, units: int, least: int) -> np.ndarray:
-    """How often each point counts in one resample, in which as many points as coefficients are distinct."""
+    """Bootstrap weights of the points in one resample, in which as many points as coefficients are distinct."""
     for _ in range(ATTEMPTS):
         weights: np.ndarray = np.bincount(draws.integers(units, size=units), minlength=units)[number]
         if (weights > 0).sum() > least:

@@ -246,7 +246,7 @@ def _of_classes(
 
 
 def _on_device(scores: Tensor, positive: Tensor) -> Tensor:
-    """The same by torch, where the scores are."""
+    """Average precision by torch, on the device of the scores."""
     samples = scores.shape[-1]
     count = positive.sum()
     ordered, order = scores.sort(dim=-1, descending=True)

@@ -76,7 +76,7 @@ class MixtureProblem:
 
     @property
     def constrained(self) -> Bool[np.ndarray, " M"]:
-        """Which evaluation domains are constraints."""
+        """Mask of the evaluation domains that are constraints."""
         return np.asarray(~np.isnan(self.reference))
 
 

@@ -62,7 +62,7 @@ def heat_map(
 ) -> Figure:
     """Heat map of a signed table: blue below zero, red above, the value and its standard error in every cell.
 
-    A cell whose absolute value is below 1.28 standard errors is pale and in parentheses: its sign is not known. A cell
+    A cell whose absolute value is below 1.28 standard errors is pale and in parentheses: its sign is uncertain. A cell
     that is nan is hatched and holds a dash.
 
     Args:

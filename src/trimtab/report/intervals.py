@@ -167,7 +167,7 @@ def _meanings(axes: Axes, looks: Sequence[Look]) -> int:
 
 
 def _side_by_side(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Where points stand: neighbours within a hundredth of the axis are spread over at most a tenth, lowest first."""
+    """Positions of points: neighbours within a hundredth of the axis are spread over at most a tenth, lowest first."""
     places, span = x.copy(), float(max(x.max(initial=0.0), 1e-9))
     order = np.argsort(x, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(x[order]) > 0.01 * span) + 1):
@@ -234,7 +234,7 @@ def small_map(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Things in a plane, each as large as its share, in its own colour; half as wide as a telephone.
+    """Bubble map: items in a plane, each as large as its share, in its own colour; half as wide as a telephone.
 
     Args:
         x: one per thing.

@@ -61,7 +61,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Write a folder under a temporary name beside `path`; it gets its name when the block ends well.
+    """Atomic write of a folder under a temporary name next to `path`; it gets its name when the block ends well.
 
     Files are flushed to the disk first. After an exception nothing is left and `path` is as before.
     What killed writers left behind is removed when the same folder is written again.
@@ -130,7 +130,7 @@ def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = 
     Args:
         folder: where to look (not below it); it may be missing.
         only: leave everything but this name alone.
-        everyones: the caller holds a lock on the folder, so that nobody else can be writing in it.
+        everyones: the caller holds a lock on the folder, so that no other process can be writing in it.
     """
     if not folder.is_dir():
         return

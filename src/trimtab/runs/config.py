@@ -167,7 +167,7 @@ def _readable(kind: Any) -> Any:
 
 
 def _picked(union: Any, value: Any) -> Any:
-    """A value of a union, read as the member that is its own, else as one of those that are no dataclass."""
+    """A value of a union, read as the dataclass of its kind, else as one of the members that are no dataclass."""
     member = _member(union, value)
     if member is not union:
         return _adapter(member).validate_json(_json(value), strict=True)
@@ -334,7 +334,7 @@ def read_config(
 ) -> Config:
     """A config from a YAML file (or a mapping), checked against its dataclass.
 
-    Nested dataclasses, mappings of them, tuples, literals, optional values and unions told apart by a
+    Nested dataclasses, mappings of them, tuples, literals, optional values and unions distinguished by a
     `kind` field are read by their annotations. Whole numbers do for numbers; text never does. Unknown keys
     are mistakes. Relative paths inside a config are relative to the current directory, not to the file.
 

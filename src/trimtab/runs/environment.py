@@ -30,7 +30,7 @@ def commit_of(folder: Path) -> tuple[str, Path, Path] | None:
 
     Reads HEAD and refs, also those of a linked worktree or a submodule. Variables of git (`GIT_DIR`) are not followed,
     but for `GIT_CEILING_DIRECTORIES`, above which nothing is looked for. None outside a repository, before the first
-    commit, or where refs are kept in a way not known here (reftable).
+    commit, or where refs are kept in another format (reftable).
     """
     named = os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep)
     ceilings = {Path(each) for each in named if each}

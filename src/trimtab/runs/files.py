@@ -255,7 +255,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _size(self, node: yaml.Node) -> int:
-        """How many values a node is, what stands in it being counted already."""
+        """The size of a node in values, those in it being counted already."""
         if isinstance(node, yaml.ScalarNode):
             return 1 + len(node.value) // 100
         inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]

@@ -221,7 +221,7 @@ class RunFolder:
         return status
 
     def facts(self) -> dict[str, Any]:
-        """All of run.json."""
+        """The whole record in run.json."""
         return _record_of(self.path)
 
     def set_status(self, status: RunStatus, **facts: Any) -> None:
@@ -231,7 +231,7 @@ class RunFolder:
         self.write_json("run.json", record)
 
     def go_on(self) -> None:
-        """Say that a run that was interrupted or failed is running again; what a failure noted is forgotten."""
+        """Set the status of an interrupted or failed run to running; the record of a failure is removed."""
         record = self.facts()
         if record["status"] in ("interrupted", "failed"):
             facts = {name: value for name, value in record.get("facts", {}).items() if name != "error"}
@@ -425,7 +425,7 @@ def read_config_of(path: Path) -> dict[str, Any]:
 
 
 def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]:
-    """Every `wanted` in a folder or below it, sorted; links and hidden folders are not looked into.
+    """Paths of every `wanted` in a folder or below it, sorted; links and hidden folders are not looked into.
 
     Args:
         folder: where to look, however deep; what may not be looked into is left out.

@@ -29,7 +29,7 @@ MOST_NAMES = 10_000
 
 
 def as_path(source: str | Path, where: str = "path", expected: str = "a path") -> Path:
-    """A path that somebody wrote, with `~` put in full, after making sure that it can be looked up at all.
+    """A path from a config or command line, with `~` put in full, after a check that it can be looked up at all.
 
     Args:
         source: the path; it need not exist.
@@ -100,7 +100,7 @@ def is_first() -> bool:
 
 
 def processes() -> int:
-    """How many processes one launch started: `$WORLD_SIZE`, else 1.
+    """The number of processes of one launch: `$WORLD_SIZE`, else 1.
 
     Raises:
         ConfigProblems: it is set to what is no whole number above 0.
@@ -151,7 +151,7 @@ def missing_file(where: str, source: str, expected: str = "a file") -> list[Prob
 
 
 def missing_source(where: str, source: str, expected: str, *, folders: bool = True) -> list[Problem]:
-    """The same for what may also be a glob and, with `folders`, a folder or `hf:owner/name`, which is not looked up."""
+    """`missing_file` of a source: a file, a glob or, with `folders`, a folder; `hf:owner/name` is not looked up."""
     if source.startswith(("lab:", "hf:") if folders else "lab:"):
         named = source.strip() not in ("hf:", "lab:")
         return [] if named else [Problem(where, repr(source), expected)]

@@ -114,7 +114,7 @@ class JsonLines:
             raise
 
     def offset(self, *, sync: bool = False) -> int:
-        """Bytes in the file; `sync` puts them on the disk first."""
+        """The length of the file in bytes; `sync` puts them on the disk first."""
         if not self.path.exists():
             return 0
         if sync:

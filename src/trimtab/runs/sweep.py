@@ -45,7 +45,7 @@ _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
 def expand(axes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Every combination of the values of the axes, by name, as dotted overrides.
+    """The cells of a grid by name: every combination of the values of the axes, as dotted overrides.
 
     An axis is `key=v,v,...`; the values are YAML, and `a..b` means all whole numbers from a to b.
 
@@ -155,7 +155,7 @@ def sweep(
             `error.txt` besides what the function writes there.
         jobs: processes, each with one thread; with 1 and "loky" the cells run here, one after the other.
         backend: "loky" for processes of this machine; "ray" for tasks of one CPU each on the Ray cluster that runs
-            (found as `ray.init(address="auto")` does), or on one of `jobs` processes that is started here.
+            (located as `ray.init(address="auto")` does), or on one of `jobs` processes that is started here.
         progress: called after each cell how many have ended and how many there are.
 
     Raises:
@@ -211,7 +211,7 @@ Outcomes = Iterator[tuple[str, CellStatus | None]]
 
 
 def one_cell(function: Function, cell: Any, folder: Path) -> CellStatus:
-    """Call the function, and write what came of it into the folder."""
+    """Call the function, and write its result or error into the folder."""
     folder.mkdir(exist_ok=True)
     _write(cell, folder, "running")
     try:
@@ -225,7 +225,7 @@ def one_cell(function: Function, cell: Any, folder: Path) -> CellStatus:
 
 
 def _write(cell: Any, folder: Path, status: CellStatus, result: Any = None, *, error: str = "") -> CellStatus:
-    """Say in the folder what came of the cell, and why it failed if it did."""
+    """Write the status and result of the cell into its folder, and the error if it failed."""
     if error:
         write_atomic(folder / "error.txt", error)
     write_atomic(folder / "cell.json", to_json({"status": status, "cell": cell, "result": result}) + "\n")
@@ -388,7 +388,7 @@ def _by_loky(function: Function, jobs: int, work: Work, stop: Path) -> Outcomes:
 
 def _by_ray(ray: Any, function: Function, jobs: int, work: Work, stop: Path) -> Outcomes:
     """Cells as tasks, `jobs` of them at a time."""
-    # Ray would repeat a task whose process died at once, and nobody would learn of it.
+    # Ray would silently repeat a task whose process died at once.
     task = ray.remote(num_cpus=1, max_retries=0)(_in_worker)
     shipped, waiting, running = ray.put(function), list(work), dict[Any, str]()
     try:
