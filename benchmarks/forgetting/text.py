@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trimtab.lab.corpora import clean, deal, find, fingerprint, in_order, known
+from trimtab.lab.corpora import clean, deal, find, fingerprint, in_order, source_of
 from trimtab.runs.paths import built_once, cache_home
 
 POOL = ("python", "docstrings", "tests")
@@ -22,11 +22,11 @@ def text(name: str) -> Path:
     """A folder with train, validation and test documents of a corpus, at most 12 MB; made on first use."""
 
     def build(folder: Path) -> None:
-        files = clean(in_order(find(name)), known(name).documents, cap=CAP)
+        files = clean(in_order(find(name)), source_of(name).documents, cap=CAP)
         for split, its in deal(files).items():
             lines = [json.dumps({"text": one}, ensure_ascii=False) for file in its for one in file.documents]
             (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-        card = {"versions": known(name).versions(), "fingerprint": fingerprint(folder)}
+        card = {"versions": source_of(name).versions(), "fingerprint": fingerprint(folder)}
         card["bytes"] = sum(file.size for file in files)
         (folder / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Every error trimtab raises on purpose, and the one shape their messages share."""
+"""Exceptions of trimtab, and the message they share: got, expected, try."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TrimtabError(Exception):
 
 
 class ConfigError(TrimtabError, ValueError):
-    """A setting is wrong, alone or beside another one."""
+    """A setting is wrong, alone or together with another one."""
 
 
 class DataError(TrimtabError, ValueError):
@@ -25,7 +25,7 @@ class ShapeError(TrimtabError, ValueError):
 
 
 class ModelError(TrimtabError, ValueError):
-    """A model cannot be loaded, or is not the kind asked for."""
+    """A model cannot be loaded, or is of another kind than expected."""
 
 
 class CheckpointError(TrimtabError, RuntimeError):
@@ -51,7 +51,7 @@ class Problem:
 
 
 class ConfigProblems(ConfigError):  # noqa: N818
-    """Every problem of one config, all at once."""
+    """A ConfigError that carries every problem of one config."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -90,21 +90,21 @@ def refusal(
     return error(f"{where}: {message}" if where != "" else message)
 
 
-_TOLD = re.compile(r".*?got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
+_MESSAGE = re.compile(r".*?got (?P<got>.*?), expected (?P<expected>.*?)(?:; try (?P<hint>.*))?", re.DOTALL)
 
 
-def told_problem(where: str, message: object) -> Problem | None:
-    """The problem that the message of an error tells of; None where it does not say what was got and expected.
+def problem_of_message(where: str, message: object) -> Problem | None:
+    """A `Problem` parsed from an error's message; None where it does not say what was got and expected.
 
-    >>> print(told_problem("train.web", DataError("domain 'web': got folder a, expected files; try a/*")))
+    >>> print(problem_of_message("train.web", DataError("domain 'web': got folder a, expected files; try a/*")))
     train.web: got folder a, expected files; try a/*
     """
-    told = _TOLD.fullmatch(str(message))
-    return Problem(where, told["got"], told["expected"], told["hint"] or "") if told else None
+    match = _MESSAGE.fullmatch(str(message))
+    return Problem(where, match["got"], match["expected"], match["hint"] or "") if match else None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """The choice that looks most like `name`, quoted; empty when none is close.
+    """The closest spelling to `name` among the choices, quoted; empty when none is close.
 
     >>> nearest("mth", ["math", "code"])
     "'math'"

@@ -1,4 +1,4 @@
-"""The two contracts of every system, and what is written once for all of them.
+"""Job and result, the two contracts of every system, and what is written once for all of them.
 
 A *job* is a frozen dataclass whose fields are the YAML of a config. It says what is wrong with it and what it will
 cost, and carries itself out. A *result* is a frozen dataclass of numbers and frames. It says its headline table, a
@@ -66,11 +66,11 @@ class Job(Protocol):
     """What `run` returns."""
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with the config beyond the types of its fields; loads no model, downloads nothing."""
+        """Problems of the config beyond the types of its fields; loads no model, downloads nothing."""
         ...
 
     def cost(self) -> Mapping[str, Any]:
-        """What the job will take, by quantity, at most; a quantity that ends in `_bytes` is one of memory or disk."""
+        """Planned cost by quantity, an upper bound; a quantity that ends in `_bytes` is one of memory or disk."""
         ...
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> Result:
@@ -83,9 +83,9 @@ class Job(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run came to: numbers and frames with their config.
+    """The result of a run: numbers and frames with their config.
 
-    Fields of subclasses are JSON values, dataclasses of such, and frames. What needs another file beside them, or a
+    Fields of subclasses are JSON values, dataclasses of such, and frames. What needs another file, or a
     form of its own, goes through `values` and `from_values`.
 
     Attributes:
@@ -106,7 +106,7 @@ class Result:
         raise NotImplementedError
 
     def summary(self) -> str:
-        """What was found, in one or two sentences."""
+        """The summary of the result, in one or two sentences."""
         raise NotImplementedError
 
     def sections(self) -> Iterator[Section]:
@@ -137,7 +137,7 @@ class Result:
 
     @classmethod
     def page(cls, results: Sequence[Self], title: str = "") -> str:
-        """One self-contained HTML page: of one result, or of several side by side and each in a folded chapter.
+        """Result page in one self-contained HTML file: of one result, or of several side by side, in folded chapters.
 
         Raises:
             DataError: there is no result.
@@ -157,7 +157,7 @@ class Result:
 
     @classmethod
     def summary_of_several(cls, results: Sequence[Self]) -> str:
-        """What a page of several results says first."""
+        """The summary of a page of several results."""
         return f"{len(results)} runs beside one another."
 
     def report(self, path: str | Path) -> Path:
@@ -166,7 +166,7 @@ class Result:
         return Path(path)
 
     def values(self) -> dict[str, Any]:
-        """What is written of the result, by field."""
+        """The fields of the result as they are written."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @classmethod
@@ -201,7 +201,7 @@ class Result:
         )
 
     def json_values(self) -> dict[str, Any]:
-        """What `to_json` tells, by name: JSON values, dataclasses of such, and frames."""
+        """The content of `to_json` by name: JSON values, dataclasses of such, and frames."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "config"}
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ BEYOND = 2**63
 
 
 def seed_problem(where: str, seed: int) -> Problem | None:
-    """What is wrong with a seed; the same rule for every system.
+    """The problem of a seed that cannot be used; the same rule for every system.
 
     >>> print(seed_problem("seed", -1))
     seed: got -1, expected a whole number from 0 to 2**63 - 1

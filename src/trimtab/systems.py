@@ -1,4 +1,4 @@
-"""The systems that trimtab has, by name and as strings: nothing heavy is imported before it is used.
+"""The registry of systems, by name and as strings: nothing heavy is imported before it is used.
 
 This is the one place that knows both the systems and the lab, so it also turns the `lab:` names of recipes into
 folders and finds the recipes that ship with the package.
@@ -117,16 +117,16 @@ def system_of_run(config: Mapping[str, Any]) -> System:
 
 
 def imported(reference: str) -> Any:
-    """What a string "module:attribute" or "module:attribute.attribute" names.
+    """The object that a string "module:attribute" or "module:attribute.attribute" names.
 
     >>> imported("trimtab.errors:nearest")("mth", ["math"])
     "'math'"
     """
     module, _, attributes = reference.partition(":")
-    found: Any = importlib.import_module(module)
+    target: Any = importlib.import_module(module)
     for attribute in attributes.split("."):
-        found = getattr(found, attribute)
-    return found
+        target = getattr(target, attribute)
+    return target
 
 
 def recipes() -> dict[str, Recipe]:
@@ -172,7 +172,7 @@ def resolve(job: AnyJob, progress: Callable[[str], Progress] | None = None) -> A
 
     Args:
         job: its fields say by their types which of them may hold such names, see `trimtab.job.LabName`.
-        progress: asked once per thing that takes a while, with its title; gets the steps done and in all.
+        progress: called once per thing that takes a while, with its title; gets the steps done and in all.
 
     Raises:
         ConfigProblems: a name that does not exist.
@@ -261,7 +261,7 @@ def _lab_fields(job_class: type) -> dict[str, str]:
 
 
 def _values(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Dotted key and path of each value of a field: a path, what describes more with the path as `path`, or several."""
+    """Dotted key and path of each value of a field: a path, a mapping or dataclass with `path`, or several of them."""
     if isinstance(value, Mapping):
         yield from (pair for key, one in value.items() for pair in _values(f"{where}.{key}", one))
     elif isinstance(path := getattr(value, "path", value), str):

@@ -1,1 +1,1 @@
-"""The command trimtab: its verbs, by what they are about."""
+"""The command line of trimtab: its verbs, by topic."""

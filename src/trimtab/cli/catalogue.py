@@ -1,5 +1,5 @@
-"""What there is: recipes and systems (`trimtab ls`, `cp`), runs (`runs`), their pages (`report`), the share of
-pretraining data that a law asks for (`plan`), and this installation (`doctor`).
+"""Catalogue at the command line: recipes and systems (`trimtab ls`, `cp`), runs (`runs`) and their pages (`report`),
+the share of pretraining data by a forgetting law (`plan`), and this installation (`doctor`).
 """
 
 from __future__ import annotations
@@ -219,14 +219,14 @@ def doctor(argv: Sequence[str]) -> int:
 
     from trimtab.runs.environment import describe
 
-    known, places = describe(), {}
+    installation, places = describe(), {}
     for name, home in (("cache", cache_home()), ("runs", runs_home())):
         size = sum(path.lstat().st_size for path in home.rglob("*") if path.is_file())
         places[name] = {"path": str(home), "bytes": size}
     facts = {
-        **{key: known[key] for key in ("python", "platform", "versions")},
-        "devices": {**known["hardware"], "mps": torch.backends.mps.is_available()},
-        "threads": known["threads"],
+        **{key: installation[key] for key in ("python", "platform", "versions")},
+        "devices": {**installation["hardware"], "mps": torch.backends.mps.is_available()},
+        "threads": installation["threads"],
         "places": places,
         "extras": extras(),
     }

@@ -1,6 +1,6 @@
-"""The verbs, their arguments, and what they say: data on stdout, everything else on stderr, from one process only.
+"""Console of the command: verbs, arguments and output, data on stdout, all else on stderr, from one process only.
 
-Hints name keys of a config in the place of arguments of Python.
+Hints of the library are rewritten to name keys of a config instead of arguments of Python.
 """
 
 from __future__ import annotations
@@ -56,24 +56,24 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal something that is not data."""
+    """Write a notice to stderr: something that is not data."""
     write(sys.stderr, text)
 
 
 def write(stream: TextIO | None, text: str) -> None:
     """Write lines to a stream that may be closed, or narrower than Unicode; from the first process only.
 
-    What the stream cannot carry is told by its escapes, and so are control characters in what others named: they would
+    What the stream cannot carry is written as escapes, and so are control characters in what others named: they would
     move the cursor or change colours.
     """
     if stream is None or not is_first():
         return
     letters = set(text) - {"\n", "\t"}
     odd = {letter for letter in letters if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")}
-    shown = "".join(repr(letter)[1:-1] if letter in odd else letter for letter in text)
+    escaped = "".join(repr(letter)[1:-1] if letter in odd else letter for letter in text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    shown = shown.encode(encoding, "backslashreplace").decode(encoding)
-    stream.write(shown if shown.endswith("\n") else f"{shown}\n")
+    escaped = escaped.encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(escaped if escaped.endswith("\n") else f"{escaped}\n")
 
 
 def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> argparse.ArgumentParser:
@@ -97,8 +97,8 @@ def split_overrides(options: argparse.ArgumentParser, argv: Sequence[str]) -> tu
     mine, overrides, waiting = [], [], list(argv)
     while waiting:
         word = waiting.pop(0)
-        known = word.partition("=")[0] in options._option_string_actions
-        if not word.startswith("--") or known:
+        is_option = word.partition("=")[0] in options._option_string_actions
+        if not word.startswith("--") or is_option:
             mine.append(word)
             continue
         overrides.append(word)
@@ -113,7 +113,7 @@ class Bars(ExitStack):
     _live: Progress | None = None
 
     def bar(self, title: str) -> Callable[[int, int], None]:
-        """A function of the steps done and in all; it shows nothing where nobody looks."""
+        """A function of the steps done and in all; it shows nothing without a terminal."""
         if not (is_first() and sys.stderr.isatty()):
             return lambda *_: None
         task: list[Any] = []
@@ -155,7 +155,7 @@ _METHODS = {
 
 
 def for_command(hint: str) -> str:
-    """A hint of the library for somebody who has a config, not a call.
+    """A hint of the library in the terms of a config, not of a call.
 
     >>> for_command("max_tokens=512"), for_command("loss_sites=None"), for_command("'web'")
     ('max_tokens: 512', 'loss_sites: null', "'web'")

@@ -66,7 +66,7 @@ def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int
 
 
 def resume(argv: Sequence[str]) -> int:
-    """Go on with a run from its own config; a finished one says what came of it."""
+    """Resume a run from its own config; a finished one prints its summary."""
     options = parser("resume", as_json=True)
     options.add_argument("run", metavar="RUN", help="a run's folder, or its name in `trimtab runs`")
     options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
@@ -137,7 +137,7 @@ def _cells(arguments: Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def run_cell(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One cell, in whichever process it lands."""
+    """Run one cell, in whichever process it lands."""
     from trimtab.job import carry_out
 
     return describe(carry_out(read_job(content, {}), folder), folder)
@@ -147,8 +147,8 @@ def _parsed(options: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """The arguments of a verb of configs: what `options` knows, FILE and, as `overrides`, all words that set keys."""
     options.add_argument("file", metavar="FILE", help="a YAML file, or a recipe")
     options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY.KEY VALUE ...]"
-    known, overrides = split_overrides(options, argv)
-    return options.parse_args(known, Namespace(overrides=overrides))
+    words, overrides = split_overrides(options, argv)
+    return options.parse_args(words, Namespace(overrides=overrides))
 
 
 def _read(arguments: Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -258,7 +258,7 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run had to say; None when it is not finished.
+    """The summary of a finished run; None when it is not finished.
 
     Raises:
         CheckpointError: what it had to say is damaged.
@@ -277,7 +277,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def describe(result: Result, folder: Path) -> dict[str, Any]:
-    """What a run has to say, as plain values, also written into its folder."""
+    """The summary of a run as plain values, also written into its folder."""
     from trimtab.runs.atomic import write_atomic
 
     outcome = {"table": result.to_text(), "json": json.loads(result.to_json())}
@@ -288,7 +288,7 @@ def describe(result: Result, folder: Path) -> dict[str, Any]:
 
 
 def new_folder(name: str) -> Path:
-    """A folder of its own for a new run: `NAME-1`, `NAME-2`, ... in the home of runs."""
+    """The folder of a new run: `NAME-1`, `NAME-2`, ... in the home of runs."""
     home = runs_home()
     check_folder(home, "$TRIMTAB_RUNS")
     home.mkdir(parents=True, exist_ok=True)
@@ -307,7 +307,7 @@ def find_run(text: str) -> Path:
     """The folder of a run: a path, or a name in the home of runs.
 
     Raises:
-        CheckpointError: there is none; the nearest name is told.
+        CheckpointError: there is none; the message has the nearest name.
         ConfigProblems: it is what no path can be.
     """
     from trimtab.runs.folder import list_runs

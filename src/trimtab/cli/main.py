@@ -31,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # argparse, after its message
         return ended.code if isinstance(ended.code, int) else BAD_INPUT
     except (TrimtabError, OSError) as error:
-        told = [str(problem) for problem in getattr(error, "problems", ())] or [str(error)]
+        messages = [str(problem) for problem in getattr(error, "problems", ())] or [str(error)]
         if isinstance(error, OSError) and error.errno is not None:
             why = os.strerror(error.errno)
             got = why if error.filename is None else f"{str(error.filename)!r:.200} ({why})"
-            told = [explain(got, "files and folders that can be used")]
-        with suppress(OSError):  # nobody can be told that stderr is gone
-            note("".join(f"trimtab: {in_message(each)}\n" for each in told))
+            messages = [explain(got, "files and folders that can be used")]
+        with suppress(OSError):  # without stderr there is no place for a message
+            note("".join(f"trimtab: {in_message(each)}\n" for each in messages))
         _drop_streams()
         return BAD_INPUT
     return code
@@ -70,7 +70,7 @@ def help_text() -> str:
 
 
 def _drop_streams() -> None:
-    """Where a reader has gone or a disk is full: keep the interpreter from complaining about it at exit."""
+    """Redirect closed or full streams, so that the interpreter does not complain about them at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

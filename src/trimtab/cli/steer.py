@@ -66,10 +66,10 @@ def sweep(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from trimtab.runs.serialise import to_json
 
-        told = {"curve": curve.to_dict("records"), "strength_within_budget": within and within.strength}
+        measured = {"curve": curve.to_dict("records"), "strength_within_budget": within and within.strength}
         if within is not None:
-            told |= {"cost_within_budget": within.cost, "budget_reached": within.reached}
-        say(to_json(told, indent=2))
+            measured |= {"cost_within_budget": within.cost, "budget_reached": within.reached}
+        say(to_json(measured, indent=2))
         return 0
     say(curve.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
     if within is not None:

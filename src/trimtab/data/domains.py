@@ -19,7 +19,15 @@ from trimtab.data import splits as sources
 from trimtab.data.record_files import Kind, kind_of_table, refuse_source
 from trimtab.data.records import KEYS, Columns, Item, Record, column_problems, excerpt, whole
 from trimtab.data.splits import ALSO_CALLED, SPLITS, Files, Given, Paths, SplitContents, Without, complete
-from trimtab.errors import ConfigError, ConfigProblems, DataError, Problem, nearest, refusal, told_problem
+from trimtab.errors import (
+    ConfigError,
+    ConfigProblems,
+    DataError,
+    Problem,
+    nearest,
+    problem_of_message,
+    refusal,
+)
 from trimtab.runs.paths import neighbour
 
 Shares = Sequence[float]
@@ -494,4 +502,4 @@ def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
 
 def problem_of(where: str, error: Exception) -> Problem:
     """Problem parsed from the message of an error: 'got ..., expected ...; try ...'."""
-    return told_problem(where, error) or Problem(where, str(error), "what a config can hold")
+    return problem_of_message(where, error) or Problem(where, str(error), "what a config can hold")

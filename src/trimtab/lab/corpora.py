@@ -1,4 +1,4 @@
-"""Corpora of real text in distinct domains, made from the Python installation that runs us: nothing to download.
+"""Corpora of real text in distinct domains, made from the running Python installation: nothing to download.
 
 The content follows the versions of Python and of the packages, so a corpus carries a fingerprint and the versions it
 was made from.
@@ -34,7 +34,7 @@ def stdlib() -> Path:
 
 
 def package_folder(name: str) -> Path | None:
-    """The folder of an installed package, found without importing it; None when it is not installed."""
+    """The folder of an installed package, located without importing it; None when it is not installed."""
     spec = importlib.util.find_spec(name)
     places = list(spec.submodule_search_locations or []) if spec else []
     return Path(places[0]) if places else None
@@ -42,12 +42,12 @@ def package_folder(name: str) -> Path | None:
 
 def files_below(root: Path, ending: str, *, skip: Collection[str] = ()) -> dict[str, Path]:
     """Files whose name ends so, by their path below `root`; folders named in `skip` are not entered."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder, below, names in os.walk(root):
         below[:] = [name for name in below if name not in skip and name not in _NEVER]
         paths = [Path(folder) / name for name in names if name.endswith(ending)]
-        found |= {path.relative_to(root).as_posix(): path for path in paths}
-    return found
+        files |= {path.relative_to(root).as_posix(): path for path in paths}
+    return files
 
 
 def package_files(
@@ -61,13 +61,13 @@ def package_files(
 
 def metadata_files(distributions: Sequence[str]) -> dict[str, Path]:
     """The METADATA file of each distribution that has one, by the distribution's name."""
-    found = {
+    files = {
         name: Path(str(file.locate()))
         for name in distributions
         for file in importlib.metadata.distribution(name).files or []
         if file.name == "METADATA"
     }
-    return {name: path for name, path in found.items() if path.is_file()}
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def version(distribution: str) -> str:
@@ -79,21 +79,21 @@ def version(distribution: str) -> str:
 
 
 def requirements(roots: Sequence[str]) -> list[str]:
-    """The installed distributions that these need, directly or not, and they themselves; extras left out.
+    """The transitive requirements of installed distributions, themselves included; extras left out.
 
     Names are normalised ("huggingface-hub") and sorted.
     """
-    found: set[str] = set()
+    required: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found or not version(name):
+        if name in required or not version(name):
             continue
-        found.add(name)
+        required.add(name)
         needs = importlib.metadata.requires(name) or []
         plain = (need for need in needs if "extra" not in need.partition(";")[2])
         waiting += [match[0] for need in plain if (match := re.match(r"[\w.-]+", need))]
-    return sorted(found)
+    return sorted(required)
 
 
 def whole(text: str) -> list[str]:
@@ -114,13 +114,13 @@ def docstrings(text: str) -> list[str]:
         except (SyntaxError, ValueError):
             return []
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
-    return [doc for doc in found if doc is not None and len(doc) >= 200]
+    docs = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    return [doc for doc in docs if doc is not None and len(doc) >= 200]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one kind of text comes from.
+    """The source of a corpus: its files and how they become documents.
 
     Attributes:
         what: one line for people.
@@ -147,14 +147,14 @@ def find(name: str) -> Mapping[str, Path]:
     Raises:
         DataError: there is no such corpus, or this installation lacks its files; names those it has.
     """
-    files = known(name).files()
+    files = source_of(name).files()
     if not files:
         others = f"one of {', '.join(corpora())}"
         raise DataError(f"corpus {name!r}: {explain(SOURCES[name].missing, 'its files', others)}")
     return files
 
 
-def known(name: str) -> Source:
+def source_of(name: str) -> Source:
     """The source of a corpus; a DataError when there is no such corpus."""
     if name not in SOURCES:
         raise DataError(f"corpus: {explain(repr(name), f'one of {tuple(SOURCES)}', nearest(name, SOURCES))}")
@@ -279,7 +279,7 @@ def corpus(name: str, cache: Path | None = None) -> Path:
     Raises:
         DataError: there is no such corpus, or the installation lacks its files; says which it has.
     """
-    source = known(name)
+    source = source_of(name)
     made_from = json.dumps([RECIPE, source.versions(), str(stdlib())])
     key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
     folder = (cache_home() if cache is None else cache) / "lab" / "corpora" / f"{name}-{key}"
@@ -287,19 +287,19 @@ def corpus(name: str, cache: Path | None = None) -> Path:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What is written about a corpus or a lab model in its folder."""
+    """The card of a corpus or a lab model, from its folder."""
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     assert isinstance(card, dict)
     return card
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write what is to be known about a corpus or a lab model into its folder."""
+    """Write the card of a corpus or a lab model into its folder."""
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def _build(name: str, folder: Path) -> None:
-    source = known(name)
+    source = source_of(name)
     files = clean(in_order(find(name)), source.documents)
     size = sum(file.size for file in files)
     if size < _LEAST:
@@ -360,7 +360,7 @@ def clean(
 
 
 def deal(files: Sequence[CleanFile]) -> dict[str, list[CleanFile]]:
-    """Whole files to splits: of every ten, eight to train and one each to validation and test."""
+    """Split of whole files: of every ten, eight to train and one each to validation and test."""
     turns = list(zip(files, cycle(_DEAL), strict=False))
     return {split: [file for file, turn in turns if turn == split] for split in SPLITS}
 

@@ -1,4 +1,4 @@
-"""Grammar world: small documents with a topic and a style, in which every probability is known exactly.
+"""Grammar world: a synthetic source of documents with a latent topic and style, whose probabilities are exact.
 
 No word stands in two lists, so that a word other than an insult names its place.
 """
@@ -207,7 +207,7 @@ class World:
     words lean, and insults, which *replace* the modifier of a slot: were they inserted, they would open states
     of the grammar that only follow insults. Insults are also ordinary nouns of the first topic.
 
-    Documents do not end: one may be sampled, and its truth asked for, at any number of sentences. All probabilities
+    Documents do not end: one may be sampled, and its truth computed, at any number of sentences. All probabilities
     are float64 on the CPU. A prefix that the world cannot produce has truth nan from there on; so has padding.
 
     Args:
@@ -245,11 +245,11 @@ class World:
 
     @cached_property
     def topic_words(self) -> Bool[Tensor, "topics V"]:
-        """Which tokens are nouns or verbs of each topic."""
-        found = torch.zeros(self.grammar.topics, len(self.words), dtype=torch.bool)
+        """Mask of the tokens that are nouns or verbs of each topic."""
+        members = torch.zeros(self.grammar.topics, len(self.words), dtype=torch.bool)
         for topic, (nouns, verbs) in enumerate(zip(self.lexicon.nouns, self.lexicon.verbs, strict=True)):
-            found[topic, self.lexicon.ids(nouns + verbs)] = True
-        return found
+            members[topic, self.lexicon.ids(nouns + verbs)] = True
+        return members
 
     def kinds(self, length: int) -> Int[Tensor, " T"]:
         """The kind of each of the first `length` places of a document."""

@@ -1,6 +1,6 @@
 """Llama of the grammar world: trained once by this machine, and judged by the exact truth.
 
-A model or a text can be asked how rude, how much on its topic and how far from the truth it is.
+Models and texts are measured by their rate of insults, their topic fidelity and their KL divergence from the truth.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trimtab.train.settings import Fit
 def insult_rate(
     world: World, ids: Int[Tensor, "B T"], probs: Float[Tensor, "B T V"] | None = None
 ) -> Float[Tensor, " B"]:
-    """How often a modifier slot holds an insult: counted in texts, or the probability a model gives it.
+    """Insult rate: the share of modifier slots that hold an insult, counted in texts or expected by a model.
 
     A slot is the place after a determiner, wherever that stands, so that text which left the grammar can be
     judged too. An insult at a noun's place is not counted: there it is a word like any other.
@@ -55,7 +55,7 @@ def topic_fidelity(
     topic: Int[Tensor, " B"],
     probs: Float[Tensor, "B T V"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """Of the nouns and verbs of any topic, the share that is of the document's own topic.
+    """Topic fidelity: of the nouns and verbs of any topic, the share that is of the document's topic.
 
     Sum over places of the probability of the topic's own nouns and verbs, over the same sum for all topics.
     The places are all but modifier slots, since an insult there is a noun of the first topic. A text of the world
@@ -185,7 +185,7 @@ def grammar_model(
         grammar: the world; None means `Grammar()`.
         settings: of model and training; None means `GrammarModel()`.
         cache: where to keep it; None means the cache of this machine.
-        progress: told after each training step; never called when the model is there already.
+        progress: called after each training step; never called when the model is there already.
 
     Raises:
         ConfigProblems: settings of the world that cannot work.

@@ -156,7 +156,7 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
     Args:
         name: "text-small", "text-tiny", or one of a family of sizes: "family-40k", "family-140k", "family-330k".
         cache: where to keep it and its corpora; None means the cache of this machine.
-        progress: told after each training step; never called when the model is there already.
+        progress: called after each training step; never called when the model is there already.
 
     Raises:
         ConfigError: there is no such model.
@@ -182,13 +182,13 @@ def lab_model(name: str, cache: Path | None = None, progress: Progress | None = 
 
 
 def model_folder(name: str, made_from: list[Any], cache: Path | None) -> Path:
-    """Where a lab model is kept: under a hash of all that it is made from."""
+    """The cache folder of a lab model: under a hash of all that it is made from."""
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
     return (cache_home() if cache is None else cache) / "lab" / "models" / f"{name}-{key}"
 
 
 def built_model(target: Path, about: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Path:
-    """The folder of a lab model with its card, made on first use; `make` fills it and says what is to be known."""
+    """The folder of a lab model with its card, made on first use; `make` fills it and returns the card."""
 
     def build(folder: Path) -> None:
         start = time.monotonic()
@@ -199,7 +199,7 @@ def built_model(target: Path, about: Mapping[str, Any], make: Callable[[Path], M
 
 
 def built_with() -> dict[str, Any]:
-    """What else decides the weights of a lab model: the number of threads, and versions."""
+    """The environment that decides the weights of a lab model: the number of threads, and versions."""
     versions = {one.__name__: one.__version__ for one in (torch, transformers, tokenizers)}
     return {"threads": torch.get_num_threads(), "versions": {"python": platform.python_version(), **versions}}
 
@@ -271,11 +271,11 @@ def llama(
 
 def read_texts(folder: Path, split: str, characters: int) -> list[str]:
     """The first documents of a corpus's split, `characters` in all; the last one is cut."""
-    found: list[str] = []
+    texts: list[str] = []
     with (folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             if characters <= 0:
                 break
-            found.append(json.loads(line)["text"][:characters])
-            characters -= len(found[-1])
-    return found
+            texts.append(json.loads(line)["text"][:characters])
+            characters -= len(texts[-1])
+    return texts

@@ -1,8 +1,8 @@
-"""Naming data with known truth: sports people whom two groups of answers name, and colour words in two contexts.
+"""Simulated naming data with true gaps: names of sports people in two groups, and colour words in two contexts.
 
-Members of two groups do different sports, and some sports are named more often than others, so the raw gap between the
-groups mixes how they are named with what they do (Simpson's paradox can be had). The truth of every gap is known.
-Colour chips are named in games by speakers who narrow words down.
+Members of two groups do different sports, and sports differ in how often they are named, so the raw gap between the
+groups mixes how they are named with what they do (Simpson's paradox is possible). The true gaps follow from the
+settings. Colour chips are named in games by speakers who narrow words down.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class NamingWorld:
         wrong, gone = (rng.random(n) < self.mistaken for _ in range(2))
         annotated = np.where(wrong, np.where(people["other"], REFERENCE, OTHER), gender)
         nouns = np.array([[*_WORDS[one], "person"] for one in gender])
-        told = [(np.char.add(sport.astype(str), " player"), sporty), *zip(nouns.T, rest.T, strict=True)]
+        answers = [(np.char.add(sport.astype(str), " player"), sporty), *zip(nouns.T, rest.T, strict=True)]
         base = {"referent": np.arange(n), "image": people["image"], "gender": gender}
         base |= {"annotated": np.where(gone, "", annotated), "sport": sport}
-        rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in told])
+        rows = pd.concat([pd.DataFrame({**base, "name": name, "count": count}) for name, count in answers])
         return rows[rows["count"] > 0].sort_values(["referent", "name"], ignore_index=True)
 
     def _of_each(self, *names: str) -> np.ndarray:
@@ -109,7 +109,7 @@ class NamingWorld:
 
 
 def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """What two models call the people of a sample: one draws a name as people do, one always takes the most frequent.
+    """Names by two simulated models for a sample: one draws a name as people do, one always takes the most frequent.
 
     Columns model, referent, name. The first repeats the gap of people; the second turns shares into all or nothing.
     """
@@ -120,7 +120,8 @@ def predictions(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         "takes the most frequent": frame.sort_values("count", ascending=False, kind="stable"),
     }
     rows = [
-        own.drop_duplicates("referent").sort_values("referent").assign(model=m) for m, own in picked.items()
+        names.drop_duplicates("referent").sort_values("referent").assign(model=m)
+        for m, names in picked.items()
     ]
     return pd.concat(rows, ignore_index=True)[["model", "referent", "name"]]
 

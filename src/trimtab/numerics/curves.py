@@ -1,6 +1,6 @@
-"""Curves with a handful of coefficients, fitted robustly, within bounds and from many starts.
+"""Robust curve fitting within bounds and from many starts, for curves with a handful of coefficients.
 
-Refits to resampled points say how far a fitted curve might have come out otherwise.
+The bootstrap refits a curve to resampled points, for intervals of its coefficients and bands around it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Space = Literal["linear", "log"]
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A coefficient that is sought between two bounds.
+    """A coefficient of a curve, with its bounds.
 
     Attributes:
         name: the keyword by which the curve takes it.
         low, high: bounds; both above 0 where `log`.
-        log: whether it is sought on a logarithmic scale, for one whose size is not known.
+        log: whether it is sought on a logarithmic scale, for one of unknown size.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Coefficient:
 
 @dataclass(frozen=True, eq=False)
 class CurveProblem:
-    """A curve and the points it should go through.
+    """A regression problem: a curve, observations and the bounds of its coefficients.
 
     Attributes:
         curve: `curve(x, **coefficients)` -> (n,).
@@ -82,10 +82,10 @@ class CurveProblem:
             raise DataError(f"y: {explain('values that are not', expected)}")
 
     def residuals(self, values: Mapping[str, float]) -> Float[np.ndarray, " n"]:
-        """(n,) residuals under some values; nan or infinite where the curve is."""
+        """(n,) residuals of the coefficients `values`; nan or infinite where the curve is."""
         with np.errstate(all="ignore"):
-            told = np.asarray(self.curve(self.x, **values), dtype=float)
-            gap = np.log(self.y) - np.log(told) if self.space == "log" else np.asarray(self.y) - told
+            curve = np.asarray(self.curve(self.x, **values), dtype=float)
+            gap = np.log(self.y) - np.log(curve) if self.space == "log" else np.asarray(self.y) - curve
         return np.broadcast_to(gap, np.shape(self.y)).astype(float)
 
 
@@ -97,7 +97,7 @@ def box(problem: CurveProblem) -> tuple[np.ndarray, np.ndarray]:
 
 
 def position(problem: CurveProblem, values: Mapping[str, float]) -> Float[np.ndarray, " P"]:
-    """Where values stand in the search space (logarithms of what is sought by them), moved inside the bounds."""
+    """The point of some values in the search space (logarithms where `log`), moved inside the bounds."""
     low, high = box(problem)
     at = [np.log(max(values[c.name], c.low)) if c.log else values[c.name] for c in problem.coefficients]
     return np.asarray(np.clip(np.array(at, dtype=float), low, high))
@@ -118,7 +118,7 @@ _USUAL, _TIGHT = 1e-8, 1e-15
 
 @dataclass(frozen=True, eq=False)
 class CurveFit:
-    """The best coefficients found.
+    """A fitted curve: its coefficients and how well the starts agree.
 
     Attributes:
         problem: what was fitted.
@@ -160,7 +160,7 @@ def fit_curve(
     first: Sequence[Mapping[str, float]] = (),
     seed: int = 0,
 ) -> CurveFit:
-    """Fit any curve by robust least squares within bounds, from many starts.
+    """Robust least squares within bounds, from many starts, for any curve.
 
     Starts are a scrambled Sobol sequence over the bounds; each is followed by a trust-region search (Branch,
     Coleman & Li 1999, as in SciPy), and the best is polished.
@@ -172,7 +172,7 @@ def fit_curve(
         coefficients: what is sought, with bounds.
         loss, delta, space: see `CurveProblem`; scaling laws are usually fitted with Huber's at 1e-3 in log space.
         starts: random starts, at least 1 unless `first` is given.
-        first: starts of your own, tried beside them; values outside the bounds are moved inside.
+        first: starts of your own, tried too; values outside the bounds are moved inside.
         seed: of the starts.
 
     Raises:
@@ -182,9 +182,9 @@ def fit_curve(
 
     >>> line = lambda x, slope, shift: slope * x + shift
     >>> x = np.arange(6.0)
-    >>> wanted = [Coefficient("slope", -9, 9), Coefficient("shift", -9, 9)]
-    >>> found = fit_curve(line, x, 2 * x + 1 + 5 * (x == 3), wanted, starts=4)
-    >>> {name: round(value, 3) for name, value in found.coefficients.items()}
+    >>> bounds = [Coefficient("slope", -9, 9), Coefficient("shift", -9, 9)]
+    >>> fit = fit_curve(line, x, 2 * x + 1 + 5 * (x == 3), bounds, starts=4)
+    >>> {name: round(value, 3) for name, value in fit.coefficients.items()}
     {'slope': 2.0, 'shift': 1.0}
     """
     problem = CurveProblem(curve, x, np.asarray(y, dtype=float), tuple(coefficients), loss, delta, space)
@@ -231,7 +231,7 @@ def solve_curve(
 
 
 def search(problem: CurveProblem, start: np.ndarray, weights: np.ndarray, end: float = _USUAL) -> Any:
-    """One trust-region search from a point of the search space; where it ended is `.x`, the loss there `.cost`."""
+    """Trust-region search from a point of the search space: the minimiser is `.x`, the loss there `.cost`."""
     low, high = box(problem)
 
     def loss(z: np.ndarray) -> Any:
@@ -273,7 +273,7 @@ ATTEMPTS = 20
 
 @dataclass(frozen=True, eq=False)
 class CurveEnsemble:
-    """A fit and what became of it on resampled points.
+    """A bootstrap ensemble: a fit and its refits to resampled points.
 
     Attributes:
         fit: on the points as they are.
@@ -296,26 +296,26 @@ class CurveEnsemble:
         return [dict(zip(self.fit.coefficients, row, strict=True)) for row in self.draws.tolist()]
 
     def band(self, x: Any, *, noise: bool = True, confidence: float = 0.95, seed: int = 0) -> tuple[Any, Any]:
-        """The interval in which the curve lies at other points, or a new observation if `noise`.
+        """Confidence band of the curve at other points, or the prediction band of a new observation if `noise`.
 
         The noise of an observation is drawn from the residuals of the fit, in its space, widened for the degrees of
         freedom that the coefficients took.
         """
         problem = self.fit.problem
-        told = np.stack([np.asarray(problem.curve(x, **values), dtype=float) for values in self.named()])
+        curves = np.stack([np.asarray(problem.curve(x, **values), dtype=float) for values in self.named()])
         if noise:
             n, taken = len(problem.y), self.draws.shape[1]
             wide = self.fit.residuals * np.sqrt(n / max(1, n - taken))
-            gap = np.random.default_rng(seed).choice(wide, told.shape)
-            told = told * np.exp(gap) if problem.space == "log" else told + gap
-        low, high = np.quantile(told, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+            gap = np.random.default_rng(seed).choice(wide, curves.shape)
+            curves = curves * np.exp(gap) if problem.space == "log" else curves + gap
+        low, high = np.quantile(curves, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return low, high
 
 
 def bootstrap_curve(
     fit: CurveFit, *, clusters: Sequence[object] | None = None, n_boot: int = 500, seed: int = 0
 ) -> CurveEnsemble:
-    """Refit a curve to points drawn with replacement, each time from the coefficients of the whole.
+    """Bootstrap of a curve fit: refits to points drawn with replacement, each from the coefficients of the whole.
 
     Resamples of few points vary too little, as residuals do: by (n - P) / n in variance; and quantiles of refits are
     those of a normal, not of Student's t. So each refit is moved away from the fit of the whole, in the space of the
@@ -339,19 +339,19 @@ def bootstrap_curve(
     if labels.shape != problem.y.shape:
         expected = f"one label per point: {problem.y.shape}"
         raise DataError(f"clusters: {explain(f'shape {labels.shape}', expected)}")
-    known, number = np.unique(labels, return_inverse=True)
-    start, found = position(problem, fit.coefficients), []
+    distinct, number = np.unique(labels, return_inverse=True)
+    start, refits = position(problem, fit.coefficients), []
     for _ in range(n_boot):
-        weights = _weights(draws, number, len(known), len(start))
-        found.append(search(problem, start, weights).x)
-    spread = start + _spread(len(known), len(start)) * (np.array(found) - start)
+        weights = _weights(draws, number, len(distinct), len(start))
+        refits.append(search(problem, start, weights).x)
+    spread = start + _spread(len(distinct), len(start)) * (np.array(refits) - start)
     inside = np.clip(spread, *box(problem))
     values = np.array([list(values_at(problem, row).values()) for row in inside])
-    return CurveEnsemble(fit, values, len(known))
+    return CurveEnsemble(fit, values, len(distinct))
 
 
 def _spread(units: int, taken: int) -> float:
-    """By how much refits vary too little, for 95 % intervals.
+    """Inflation of the deviations of refits, for 95 % intervals.
 
     >>> round(_spread(36, 4), 2), round(_spread(10**6, 4), 2)
     (1.1, 1.0)
@@ -361,7 +361,7 @@ def _spread(units: int, taken: int) -> float:
 
 
 def _weights(draws: np.random.Generator, number: np.ndarray, units: int, least: int) -> np.ndarray:
-    """How often each point counts in one resample, in which as many points as coefficients are distinct."""
+    """Bootstrap weights of the points in one resample, in which as many points as coefficients are distinct."""
     for _ in range(ATTEMPTS):
         weights: np.ndarray = np.bincount(draws.integers(units, size=units), minlength=units)[number]
         if (weights > 0).sum() > least:

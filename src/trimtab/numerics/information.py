@@ -1,6 +1,6 @@
 """Entropy and mutual information of discrete distributions, in bits, and the information bottleneck.
 
-The bottleneck is the most that words can tell about the world for the bits that they cost.
+The bottleneck is the highest accuracy I(W;U) of a lexicon at its complexity I(M;W) (Tishby, Pereira & Bialek 1999).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TOLERANCE = 1e-8
 
 
 def entropy_bits(p: Float[np.ndarray, "*lines k"]) -> Float[np.ndarray, "*lines"]:
-    """The entropy of each distribution along the last axis: from 0 (certain) to log2 k (uniform).
+    """Entropy H = -sum p log2 p of each distribution along the last axis: from 0 (certain) to log2 k (uniform).
 
     Raises:
         ShapeError: a negative entry, or a distribution that does not sum to one.
@@ -33,7 +33,7 @@ def entropy_bits(p: Float[np.ndarray, "*lines k"]) -> Float[np.ndarray, "*lines"
 
 
 def mutual_information_bits(joint: Float[np.ndarray, "rows columns"]) -> float:
-    """The mutual information of two variables: what one tells of the other, 0 when they are independent.
+    """Mutual information I(X;Y) of two variables in bits; 0 when they are independent.
 
     Args:
         joint: their joint distribution; sums to one.
@@ -73,7 +73,7 @@ _EMPTY, _SAME = 1e-10, 1e-7
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """Optimal lexicons by trade-off.
+    """The information bottleneck curve: optimal lexicons by trade-off.
 
     Attributes:
         beta: how many bits of complexity a bit of accuracy is worth; the larger, the finer the lexicon.
@@ -103,10 +103,10 @@ def bottleneck(
     tolerance: float = 1e-6,
     progress: Callable[[int, int], None] | None = None,
 ) -> Bottleneck:
-    """Lexicons that minimise I(M;W) - beta I(W;U), for each beta, by annealing from one word per meaning downwards.
+    """Information bottleneck by annealing: lexicons that minimise I(M;W) - beta I(W;U), for each beta.
 
-    At each beta the self-consistent equations are iterated from the lexicon of the beta before, words that nobody uses
-    any more are dropped and words that mean the same are merged, so the search gets faster as it goes. Annealing finds
+    At each beta the self-consistent equations are iterated from the lexicon of the beta before, unused words
+    are dropped and words that mean the same are merged, so the search gets faster as it goes. Annealing finds
     local optima: the curve is a bound that a lexicon can beat only by finding a better one.
 
     Args:
@@ -116,7 +116,7 @@ def bottleneck(
         most_iterations: for each beta.
         tolerance: change of the objective, in nats, at which a beta is done; the default leaves it within about 1e-4
             bits of where it would settle.
-        progress: told how many betas are done, and of how many.
+        progress: called with the number of betas done and of all.
 
     Raises:
         ShapeError: prior or meanings are not distributions or do not fit, or a beta of 1 or less.
@@ -156,7 +156,7 @@ def plane(
 def _settled(
     lexicon: np.ndarray, prior: np.ndarray, meanings: np.ndarray, beta: float, most: int, tolerance: float
 ) -> np.ndarray:
-    """The lexicon at which the self-consistent equations stand still, near the one given."""
+    """The fixed point of the self-consistent equations, near the lexicon given."""
     certain = xlogy(meanings, meanings).sum(axis=1, keepdims=True)
     last = np.inf
     for step in range(most):
@@ -177,7 +177,7 @@ def _settled(
 
 
 def _fewer(lexicon: np.ndarray, prior: np.ndarray, meanings: np.ndarray) -> np.ndarray:
-    """The lexicon without words that nobody uses, and with words that mean the same made one."""
+    """The lexicon without unused words, and with words of one meaning merged."""
     words = prior @ lexicon
     lexicon, words = lexicon[:, words > _EMPTY], words[words > _EMPTY]
     given = (lexicon * prior[:, None]).T / words[:, None]

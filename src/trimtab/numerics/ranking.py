@@ -1,4 +1,4 @@
-"""How well scores rank one class above another, for many units at once, and what chance alone would give."""
+"""Ranking metrics of many units at once: area under the curve, average precision and its null distribution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIGN = np.uint32(0x8000_0000)
 def auroc(
     scores: Float[Tensor, "*units samples"], labels: Shaped[Tensor, " samples"]
 ) -> Float[Tensor, " *units"]:
-    """Area under the receiver operating characteristic: how likely a positive sample scores above a negative one.
+    """Area under the receiver operating characteristic: P(a positive sample scores above a negative one).
 
     Ties count half (Mann-Whitney: Hanley & McNeil 1982). Depends on the order of scores only, so any increasing
     function of them gives the same.
@@ -98,7 +98,7 @@ def average_precision(scores: Array, labels: Array) -> Array:
 def average_precision_null(
     positives: int, negatives: int, *, draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, " draws"]:
-    """Average precision of units that know nothing, sorted from low to high.
+    """The null distribution of average precision: draws for units that rank at random, sorted from low to high.
 
     Without ties it depends on nothing but the numbers of positives and negatives, so one table serves all units of a
     concept, and all concepts of one size. The table is kept, and cannot be written to.
@@ -121,19 +121,19 @@ def average_precision_null(
             raise ConfigError(explain(f"{name} {count}", "at least 1"))
     rng, samples = np.random.default_rng(seed), positives + negatives
     labels = np.arange(samples) < positives
-    found = np.empty(draws)
+    null = np.empty(draws)
     for rows in _blocks(draws, samples):
         keys = rng.integers(2**64, size=(rows.stop - rows.start, samples), dtype=np.uint64)
-        found[rows] = _of_keys(keys & ~np.uint64(1) | labels, positives)
-    found.sort()
-    found.flags.writeable = False
-    return found
+        null[rows] = _of_keys(keys & ~np.uint64(1) | labels, positives)
+    null.sort()
+    null.flags.writeable = False
+    return null
 
 
 def chance_of(
     precision: Float[np.ndarray, " units"], null: Float[np.ndarray, " draws"]
 ) -> Float[np.ndarray, " units"]:
-    """How likely a unit that knows nothing reaches this average precision: a p-value, never 0.
+    """P-value of an average precision under a random ranking; never 0.
 
     Args:
         precision: of units; nan gives nan.
@@ -152,7 +152,7 @@ def chance_of(
 def untied(scores: Float[np.ndarray, "units samples"], seed: int = 0) -> Int[np.ndarray, "units samples"]:
     """Ranks of each unit's scores from 0, equal scores in random order.
 
-    The average precision of such ranks has, for a unit that knows nothing, exactly the null without ties.
+    For a unit that ranks at random, the average precision of such ranks has exactly the null without ties.
 
     >>> sorted(untied(np.array([[3.0, 3.0, 1.0]]))[0].tolist())
     [0, 1, 2]
@@ -165,16 +165,16 @@ def untied(scores: Float[np.ndarray, "units samples"], seed: int = 0) -> Int[np.
 
 
 def has_ties(scores: Float[np.ndarray, "units samples"]) -> Bool[np.ndarray, " units"]:
-    """Which units give some samples equal scores.
+    """Ties: which units give two samples or more equal scores.
 
     >>> has_ties(np.array([[1.0, 2.0], [0.0, -0.0]])).tolist()
     [False, True]
     """
-    found = np.zeros(len(scores), dtype=bool)
+    tied = np.zeros(len(scores), dtype=bool)
     for rows in _blocks(*scores.shape):
         inside = np.sort(scores[rows], axis=-1)
-        found[rows] = (inside[:, 1:] == inside[:, :-1]).any(-1)
-    return found
+        tied[rows] = (inside[:, 1:] == inside[:, :-1]).any(-1)
+    return tied
 
 
 def _check(scores: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
@@ -193,9 +193,9 @@ def _on_host(
     scores: Shaped[np.ndarray, "units samples"], positive: Bool[np.ndarray, " samples"]
 ) -> Float[np.ndarray, " units"]:
     count = int(positive.sum())
-    found = np.full(len(scores), np.nan)
+    precisions = np.full(len(scores), np.nan)
     if not count:
-        return found
+        return precisions
     small = scores.dtype in (np.float32, np.float16)
     for rows in _blocks(*scores.shape):
         block = scores[rows]
@@ -203,11 +203,11 @@ def _on_host(
             # The bits of single-precision numbers as integers in the same order: -0 and 0 are one number.
             bits = (block.astype(np.float32) + np.float32(0)).view(np.uint32)
             keys = np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint64)
-            found[rows] = _of_keys(keys << np.uint64(1) | positive, count)
+            precisions[rows] = _of_keys(keys << np.uint64(1) | positive, count)
         else:
-            found[rows] = _of_classes(block[:, positive], block[:, ~positive])
-        found[rows][np.isnan(block).any(-1)] = np.nan
-    return found
+            precisions[rows] = _of_classes(block[:, positive], block[:, ~positive])
+        precisions[rows][np.isnan(block).any(-1)] = np.nan
+    return precisions
 
 
 def _of_keys(keys: UInt[np.ndarray, "units samples"], count: int) -> Float[np.ndarray, " units"]:
@@ -239,14 +239,14 @@ def _of_classes(
     """Average precision from each class sorted by itself, for scores of any precision."""
     positives, negatives = np.sort(positives, axis=-1), np.sort(negatives, axis=-1)
     hits, misses = np.empty(positives.shape), np.empty(positives.shape)
-    for unit, (own, others) in enumerate(zip(positives, negatives, strict=True)):
-        hits[unit] = len(own) - np.searchsorted(own, own)
-        misses[unit] = len(others) - np.searchsorted(others, own)
+    for unit, (positive, negative) in enumerate(zip(positives, negatives, strict=True)):
+        hits[unit] = len(positive) - np.searchsorted(positive, positive)
+        misses[unit] = len(negative) - np.searchsorted(negative, positive)
     return np.asarray((hits / (hits + misses)).mean(-1))
 
 
 def _on_device(scores: Tensor, positive: Tensor) -> Tensor:
-    """The same by torch, where the scores are."""
+    """Average precision by torch, on the device of the scores."""
     samples = scores.shape[-1]
     count = positive.sum()
     ordered, order = scores.sort(dim=-1, descending=True)
@@ -257,5 +257,5 @@ def _on_device(scores: Tensor, positive: Tensor) -> Tensor:
     ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
     last = torch.where(ends, ranks - 1, samples).flip(-1).cummin(-1).values.flip(-1)
     precision = hits.gather(-1, last) / (last + 1)
-    found = (precision * positive[order]).sum(-1) / count
-    return torch.where(scores.isnan().any(-1), torch.nan, found)
+    average = (precision * positive[order]).sum(-1) / count
+    return torch.where(scores.isnan().any(-1), torch.nan, average)

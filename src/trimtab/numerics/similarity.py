@@ -1,4 +1,4 @@
-"""How alike sets and profiles are, and how well two judgements of the same pairs agree."""
+"""Similarity of sets and profiles, and the agreement of two judgements of the same pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.numerics.bootstrap import Interval, Pairs, check_numbers, check_pai
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much sets share beside what their sizes alone would give.
+    """Overlap of sets against its expectation for sets of these sizes.
 
     Attributes:
         shared: (n, n) members that two sets have in common.
@@ -29,7 +29,7 @@ class Overlap:
 
 
 def shared(first: Bool[np.ndarray, "n u"], second: Bool[np.ndarray, "m u"]) -> Float[np.ndarray, "n m"]:
-    """How many members two sets have in common, each of the first with each of the second.
+    """Intersection sizes of sets, each of the first with each of the second.
 
     >>> shared(np.array([[True, True, False]]), np.array([[False, True, True]])).tolist()
     [[1.0]]
@@ -40,7 +40,7 @@ def shared(first: Bool[np.ndarray, "n u"], second: Bool[np.ndarray, "m u"]) -> F
 def jaccard(
     first: Bool[np.ndarray, "n u"], second: Bool[np.ndarray, "m u"] | None = None
 ) -> Float[np.ndarray, "n m"]:
-    """Size of the intersection over size of the union; 0 where a set is empty, also with itself.
+    """Jaccard index: size of the intersection over size of the union; 0 where a set is empty, also with itself.
 
     Args:
         first: sets as rows over the same members.
@@ -56,7 +56,7 @@ def jaccard(
 
 
 def overlap_coefficient(sets: Bool[np.ndarray, "n u"]) -> Float[np.ndarray, "n n"]:
-    """Size of the intersection over size of the smaller set: 1 where one contains the other; 0 where one is empty.
+    """Overlap coefficient: intersection over the smaller set; 1 where one contains the other, 0 where one is empty.
 
     >>> overlap_coefficient(np.array([[True, True, False], [False, True, False]]))[0].tolist()
     [1.0, 1.0]
@@ -67,13 +67,13 @@ def overlap_coefficient(sets: Bool[np.ndarray, "n u"]) -> Float[np.ndarray, "n n
 
 
 def overlap_by_chance(sets: Bool[np.ndarray, "n u"]) -> Overlap:
-    """How much sets share, beside sets of the same sizes drawn at random: mean and deviation of the hypergeometric.
+    """Hypergeometric overlap: intersections against sets of the same sizes drawn at random.
 
     Treats members as independent, which correlated units are not: z says how far beyond sizes an overlap goes, not how
     unlikely it is.
 
-    >>> found = overlap_by_chance(np.array([[True, True, False, False], [True, True, False, False]]))
-    >>> float(found.expected[0, 1]), round(float(found.z[0, 1]), 3)
+    >>> overlap = overlap_by_chance(np.array([[True, True, False, False], [True, True, False, False]]))
+    >>> float(overlap.expected[0, 1]), round(float(overlap.z[0, 1]), 3)
     (1.0, 1.732)
     """
     both, sizes, members = shared(sets, sets), sets.sum(-1).astype(float), sets.shape[-1]
@@ -106,7 +106,7 @@ def rank_correlation(profiles: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n
 
 
 def spearman_brown(correlation: float) -> float:
-    """Reliability of the whole from the correlation of its halves; nan for -1 and below.
+    """Spearman-Brown reliability 2r / (1 + r) of the whole from the correlation r of its halves; nan for -1 and below.
 
     Source: Brown 1910; Spearman 1910.
 
@@ -117,7 +117,7 @@ def spearman_brown(correlation: float) -> float:
 
 
 def prophecy(correlation: float, times: float) -> float:
-    """Reliability of the mean of so many times as many judgements, by Spearman and Brown; nan where there is none.
+    """Spearman-Brown prophecy: reliability of the mean of `times` as many judgements; nan where undefined.
 
     Args:
         correlation: of two parts that are as reliable as one another.
@@ -134,7 +134,7 @@ def prophecy(correlation: float, times: float) -> float:
 
 @dataclass(frozen=True)
 class AgreementDraws:
-    """Spearman's correlation with judgements, and what it came to in each draw of items.
+    """Bootstrap draws of Spearman's correlation with judgements.
 
     Attributes:
         value: of the pairs as they are; nan where it has none.
@@ -153,7 +153,7 @@ class AgreementDraws:
         return _interval(self.value, self.drawn, self.n, confidence)
 
     def minus(self, other: AgreementDraws, confidence: float = 0.95) -> Interval:
-        """How much higher this correlation is than another one with the same judgements: a paired bootstrap.
+        """Paired bootstrap of the difference from another correlation with the same judgements.
 
         Each draw of items gives both correlations, and the interval is of their difference: what both owe to the same
         items cancels out, so that it can exclude 0 where the two intervals overlap.
@@ -174,7 +174,7 @@ def agreement_draws(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> AgreementDraws:
-    """Spearman's correlation of similarities with judgements of the same pairs, drawn over *items*.
+    """Item bootstrap of Spearman's correlation between similarities and judgements of the same pairs.
 
     Items are drawn with replacement; a pair counts as often as both of its items together were drawn, and never as a
     pair of an item with itself. Draws over pairs would vary too little, since pairs share items. Those of one seed draw
@@ -201,15 +201,15 @@ def agreement_draws(
     """
     check_pairs(similarity, pairs, scores)
     check_numbers("n_boot", n_boot)
-    own = similarity[pairs[:, 0], pairs[:, 1]]
+    similarities = similarity[pairs[:, 0], pairs[:, 1]]
     items, places = np.unique(pairs, return_inverse=True)
-    places, value = places.reshape(pairs.shape), float(spearman(own, scores))
+    places, value = places.reshape(pairs.shape), float(spearman(similarities, scores))
     judgements = hashlib.sha256(pairs.astype(np.int64).tobytes() + scores.astype(float).tobytes()).hexdigest()
     judgements += f" {seed}"
     if len(pairs) < 3 or np.isnan(value):
         return AgreementDraws(value, np.full(n_boot, np.nan), len(items), judgements)
     rng, values = np.random.default_rng(seed), []
-    near, judged = (np.unique(side, return_inverse=True)[1] for side in (own, scores))
+    near, judged = (np.unique(side, return_inverse=True)[1] for side in (similarities, scores))
     for _ in range(n_boot):
         times = rng.multinomial(len(items), np.full(len(items), 1 / len(items)))
         values.append(_spearman_of_copies(near, judged, times[places[:, 0]] * times[places[:, 1]]))
@@ -218,13 +218,13 @@ def agreement_draws(
 
 def _interval(value: float, drawn: Float[np.ndarray, " b"], n: int, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    known = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (np.nan, np.nan)
+    finite = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(finite, [tail, 1 - tail]) if finite.size else (np.nan, np.nan)
     return Interval(value, float(low), float(high), n)
 
 
 def ceiling(model: float, people: float | None = None) -> float:
-    """The highest correlation that two judgements of these reliabilities can be expected to have.
+    """Noise ceiling: the highest correlation to expect of two judgements of these reliabilities.
 
     Args:
         model: reliability of the similarities, see `spearman_brown`.

@@ -1,6 +1,6 @@
-"""Mixtures of domains: slopes of losses fitted to observed changes, and the mixture that they ask for.
+"""Mixtures of domains on the simplex: slopes fitted to loss changes, and the constrained mixture that they imply.
 
-That mixture lowers target losses and keeps every constrained loss in bounds. The rest is arithmetic on mixtures.
+The mixture lowers target losses and keeps every constrained loss in bounds; arithmetic on mixtures stands below it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_SCALE_NATS = 0.01
 
 @dataclass(frozen=True, eq=False)
 class MixtureProblem:
-    """What a mixture is chosen from: M evaluation domains (rows), N training domains (columns).
+    """The constrained mixture problem of M evaluation domains (rows) and N training domains (columns).
 
     The arrays are copied as float64 and cannot be written to; the caller's own stay as they are.
 
@@ -76,13 +76,13 @@ class MixtureProblem:
 
     @property
     def constrained(self) -> Bool[np.ndarray, " M"]:
-        """Which evaluation domains are constraints."""
+        """Mask of the evaluation domains that are constraints."""
         return np.asarray(~np.isnan(self.reference))
 
 
 @dataclass(frozen=True, eq=False)
 class MixtureSolution:
-    """A mixture, and what it is predicted to do at the horizon.
+    """The solution of a mixture problem: weights, predicted losses, violations and shadow prices.
 
     Attributes:
         weights: share of each training domain, at least 0, summing to 1.
@@ -157,25 +157,25 @@ def solve_mixture(
     if method == "robust" and kappa > 0 and problem.slope_se is None and problem.constrained.any():
         raise ConfigError(explain("no slope_se", "standard errors for method 'robust'", "method='lp'"))
     programme, usable = _programme(problem, method, kappa, ridge)
-    found = solve_penalised(programme, problem.horizon) if method == "grid" else solve_constrained(programme)
+    choice = solve_penalised(programme, problem.horizon) if method == "grid" else solve_constrained(programme)
     weights = np.zeros(len(usable))
-    weights[usable] = found.weights
-    conflicts = np.flatnonzero(problem.constrained)[found.conflicts]
+    weights[usable] = choice.weights
+    conflicts = np.flatnonzero(problem.constrained)[choice.conflicts]
     return MixtureSolution(
         weights=weights,
-        predicted=problem.losses + problem.horizon * problem.slopes[:, usable] @ found.weights,
+        predicted=problem.losses + problem.horizon * problem.slopes[:, usable] @ choice.weights,
         status="relaxed" if len(conflicts) else "optimal",
-        violation=_on_rows(problem, np.where(found.conflicts, programme.excess(found.weights), 0.0)),
+        violation=_on_rows(problem, np.where(choice.conflicts, programme.excess(choice.weights), 0.0)),
         conflicts=tuple(conflicts.tolist()),
-        shadow_prices=_on_rows(problem, found.multipliers),
-        objective=float(programme.cost @ found.weights),
+        shadow_prices=_on_rows(problem, choice.multipliers),
+        objective=float(programme.cost @ choice.weights),
     )
 
 
 def _programme(
     problem: MixtureProblem, method: Method, kappa: float, ridge: float
 ) -> tuple[Programme, Bool[np.ndarray, " N"]]:
-    """The programme at the horizon, and the columns that it is about: those whose every slope is known.
+    """The programme at the horizon, and its usable columns: those whose every slope is finite.
 
     For "robust" the noise of every constraint must be known too.
     """
@@ -231,7 +231,7 @@ def spread(train: Sequence[str], among: Sequence[str], mass: float = 1.0) -> tup
 def exponentiated(
     weights: Sequence[float], push: Sequence[float] | Float[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
-    """A step of exponentiated gradient: weights times e to the push, scaled to sum to one.
+    """Exponentiated gradient step: weights times e to the push, scaled to sum to one.
 
     Kivinen & Warmuth 1997, eq. 2: mirror descent on the simplex. A push common to all changes nothing; pushes of
     any finite size are fine; a weight of zero stays zero.
@@ -331,10 +331,10 @@ def fit_slopes(
     floor = max(1e-12, 1e-3 * float(np.median(errors)), 1e-8 * float(errors.max(initial=0.0)))
     for row in range(shape[0]):
         precision = trust / np.maximum(errors[:, row], floor) ** 2
-        found, own, chi2 = _least_squares(exposures[:, met], changes[:, row], precision)
+        coefficients, deviations, chi2 = _least_squares(exposures[:, met], changes[:, row], precision)
         freedom = max(0.0, float(trust.sum()) - float(met.sum()))
         inflation[row] = np.sqrt((PRIOR_FREEDOM + chi2) / (PRIOR_FREEDOM + freedom))
-        slopes[row, met], spread[row, met] = found, own * inflation[row]
+        slopes[row, met], spread[row, met] = coefficients, deviations * inflation[row]
     return SlopeFit(slopes, spread, inflation)
 
 
@@ -345,16 +345,16 @@ def _least_squares(
     root = np.sqrt(precision)
     left, singular, right = np.linalg.svd(root[:, None] * exposures, full_matrices=False)
     inverse = np.where(singular > 1e-10 * singular.max(initial=0.0), 1.0 / np.maximum(singular, 1e-300), 0.0)
-    found = right.T @ (inverse * (left.T @ (root * changes)))
+    coefficients = right.T @ (inverse * (left.T @ (root * changes)))
     spread = np.sqrt(np.square(right.T * inverse).sum(axis=1))
-    residual = root * (changes - exposures @ found)
-    return found, spread, float(residual @ residual)
+    residual = root * (changes - exposures @ coefficients)
+    return coefficients, spread, float(residual @ residual)
 
 
 def shrunk(
     values: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Noisy values drawn towards their common mean, as far as their noise explains how they differ.
+    """Empirical Bayes shrinkage of noisy values towards their common mean.
 
     The variance between true values is estimated by moments (DerSimonian & Laird 1986) and each value is
     replaced by its posterior mean and standard deviation under a normal prior with that mean and variance. The
@@ -380,7 +380,7 @@ def shrunk(
 def blended(
     before: Float[np.ndarray, " N"], taken: int, mixtures: Sequence[Float[np.ndarray, " N"]], beta: float
 ) -> tuple[Float[np.ndarray, "S N"], Float[np.ndarray, " N"]]:
-    """What Adam's first moment is made of at each of the next steps: gradients of which domains, in which shares.
+    """The composition of Adam's first moment at each of the next steps: the share of each domain's gradients.
 
     The moment after step t is a bias-corrected moving average of all gradients so far, so a step taken on one domain
     still goes in part where earlier mixtures pointed: at beta .9 a third of it after ten steps.

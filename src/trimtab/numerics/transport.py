@@ -1,4 +1,4 @@
-"""How far apart two samples of each unit are: optimal transport on the line, for many lines at once."""
+"""Optimal transport on the line between two samples, for many lines at once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def wasserstein_1d(
 def monotone_pairs(
     x: Float[Tensor, "*batch n"], y: Float[Tensor, "*batch m"]
 ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"], Float[Tensor, " k"]]:
-    """The optimal plan between two samples of equal masses on the line: what goes where, and how much of it.
+    """The optimal transport plan between two samples of equal masses on the line, as monotone pairs.
 
     The quantile functions of both are constant on each of k pieces of [0, 1] (Peyre & Cuturi 2019, remark 2.30): k = n
     pairs of sorted samples for n = m, at most n + m - 1 otherwise. Gradients flow to both samples.
@@ -78,8 +78,8 @@ def sorted_samples(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
     >>> sorted_samples(torch.tensor([[2.0, 0.0, 1.0]]))
     tensor([[0., 1., 2.]])
     """
-    known = x.dtype in (torch.float32, torch.float64)
-    if not known or x.device.type != "cpu" or torch.get_num_threads() > FEW_THREADS:
+    has_fast_sort = x.dtype in (torch.float32, torch.float64)
+    if not has_fast_sort or x.device.type != "cpu" or torch.get_num_threads() > FEW_THREADS:
         return x.sort(dim=-1).values
     x = x.contiguous()
     values = x.detach().numpy()

@@ -1,4 +1,4 @@
-"""Shapes that most pages share: stacked shares, bars, signed tables, lines with a band, rasters, points by a line."""
+"""Charts that most pages share: stacked shares, bars, heat maps, lines with a band, rasters, calibration plots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stacked_area(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Shares that hold from one step to the next, stacked to one.
+    """Stacked area of shares that hold from one step to the next and sum to one.
 
     Args:
         steps: where each row of shares starts, ascending.
@@ -60,9 +60,9 @@ def heat_map(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """A signed table: blue below zero, red above, the value and its standard error written in every cell.
+    """Heat map of a signed table: blue below zero, red above, the value and its standard error in every cell.
 
-    A cell whose absolute value is below 1.28 standard errors is pale and in parentheses: its sign is not known. A cell
+    A cell whose absolute value is below 1.28 standard errors is pale and in parentheses: its sign is uncertain. A cell
     that is nan is hatched and holds a dash.
 
     Args:
@@ -150,7 +150,7 @@ def raster(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """A table of shares as shades, 0 pale to 1 dark, one line per row; nan is left blank.
+    """Raster of shares, 0 pale to 1 dark, one line per row; nan is left blank.
 
     Args:
         values: (rows, columns), in [0, 1].
@@ -179,7 +179,7 @@ def scatter_identity(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """What was expected against what was observed, one colour and marker per group, with the line of identity.
+    """Calibration plot: expected against observed, one colour and marker per group, with the line of identity.
 
     Args:
         expected: one value per point; a point with a nan on either side is left out.
@@ -191,14 +191,14 @@ def scatter_identity(
     """
     x, y = np.asarray(expected, dtype=float), np.asarray(observed, dtype=float)
     bars = np.zeros_like(x) if errors is None else np.nan_to_num(np.asarray(errors, dtype=float))
-    known = np.isfinite(x) & np.isfinite(y)
+    finite = np.isfinite(x) & np.isfinite(y)
     names = list(dict.fromkeys(groups))
     with figures.chart(4.2, title, label) as (figure, axes):
         for number, (name, short) in enumerate(zip(names, short_names(names), strict=True)):
-            some = known & (np.asarray(groups, dtype=object) == name)
+            members = finite & (np.asarray(groups, dtype=object) == name)
             look = figures.point(number) | {"linestyle": "none", "markersize": 5, "elinewidth": 0.8}
-            axes.errorbar(x[some], y[some], xerr=bars[some], label=short, **look)
-        ends = figures.with_margin(np.concatenate([x[known], y[known], [0.0]]))
+            axes.errorbar(x[members], y[members], xerr=bars[members], label=short, **look)
+        ends = figures.with_margin(np.concatenate([x[finite], y[finite], [0.0]]))
         axes.plot(ends, ends, color=figures.INK, linestyle=":", linewidth=1.1)
         axes.axhline(0, color=figures.GRID, linewidth=0.8, zorder=0)
         axes.axvline(0, color=figures.GRID, linewidth=0.8, zorder=0)
@@ -212,17 +212,17 @@ def scatter_identity(
 
 def _cell(axes: Axes, i: int, j: int, value: float, error: float, full: float) -> None:
     """One coloured rectangle with its number and standard error."""
-    known = np.isfinite(value)
-    unsure = known and abs(value) < _UNSURE * error
-    strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if known else 0.0
-    fill, edge = (figures.signed_colour(strength), figures.PAPER) if known else ("none", figures.GRID)
-    look: dict[str, Any] = {"facecolor": fill, "edgecolor": edge, "hatch": None if known else "////"}
+    has_value = np.isfinite(value)
+    unsure = has_value and abs(value) < _UNSURE * error
+    strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if has_value else 0.0
+    fill, edge = (figures.signed_colour(strength), figures.PAPER) if has_value else ("none", figures.GRID)
+    look: dict[str, Any] = {"facecolor": fill, "edgecolor": edge, "hatch": None if has_value else "////"}
     figures.tile(axes, i, j, linewidth=1.5, in_layout=False, **look)
-    text = fixed(value, 1, signed=True) if known else NOTHING
-    ink = ("#ffffff" if abs(strength) > 0.62 else "#111820") if known else figures.INK
-    with_error = known and np.isfinite(error)
-    shown = f"({text})" if unsure else text
-    axes.text(j + 0.5, i + (0.36 if with_error else 0.5), shown, color=ink, **figures.CENTRED, fontsize=9.5)
+    text = fixed(value, 1, signed=True) if has_value else NOTHING
+    ink = ("#ffffff" if abs(strength) > 0.62 else "#111820") if has_value else figures.INK
+    with_error = has_value and np.isfinite(error)
+    label = f"({text})" if unsure else text
+    axes.text(j + 0.5, i + (0.36 if with_error else 0.5), label, color=ink, **figures.CENTRED, fontsize=9.5)
     if with_error:
         axes.text(j + 0.5, i + 0.73, f"±{fixed(error, 1)}", color=ink, **figures.CENTRED, fontsize=7)
 
@@ -233,7 +233,7 @@ _UNSURE = 1.28  # standard errors
 
 @dataclass(frozen=True)
 class Band:
-    """One part of several stacked shares.
+    """One band of a stacked area or bar.
 
     Attributes:
         name: what it is called in the key.
@@ -269,7 +269,7 @@ def small_area(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Shares that hold from one step to the next, stacked, half as wide as a telephone; a line tops the solid bands.
+    """Small stacked area of shares, half as wide as a telephone; a line tops the solid bands.
 
     Args:
         steps: where each row of shares starts, ascending.
@@ -322,7 +322,7 @@ def share_bars(
         figures.name_rows(axes, names)
         axes.set(xlim=(0, 1), **_halves("x"))
         for row, note in enumerate(notes):
-            figures.beside(axes, short(note, 12), (1, row), (4, 0), va="center", fontsize=8.5)
+            figures.text_near(axes, short(note, 12), (1, row), (4, 0), va="center", fontsize=8.5)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Figures in the house style, and how they become inline SVG; the shapes are in the files beside this one.
+"""Figures in the house style, and their conversion to inline SVG.
 
 This is the only file of the package that imports matplotlib. Figures are built on the object-oriented API (no pyplot,
 no global state) about 360 units wide, so that their text stays readable on a telephone; a page puts several side by
@@ -158,8 +158,8 @@ def to_svg(figure: Figure) -> str:
 def house_style() -> Iterator[None]:
     """Draw in the house style, without a warning for letters that the measuring font lacks."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        known = "Glyph .* missing from|Matplotlib currently does not support|constrained_layout not applied"
-        warnings.filterwarnings("ignore", message=known)
+        noise = "Glyph .* missing from|Matplotlib currently does not support|constrained_layout not applied"
+        warnings.filterwarnings("ignore", message=noise)
         yield
 
 
@@ -185,7 +185,7 @@ def grid(axes: Axes, axis: Literal["x", "y", "both"] = "both") -> None:
 
 
 def finish(axes: Axes, marked: float | None, *, whole: bool = True) -> None:
-    """Grid lines across, whole numbers along unless told otherwise, and a vertical line at one of them."""
+    """Grid lines across, whole numbers along by default, and a vertical line at one of them."""
     grid(axes, "y")
     ticks(axes.xaxis, 6, whole=whole)
     if marked is not None:
@@ -207,7 +207,7 @@ def tile(axes: Axes, row: int, column: int, **look: Any) -> None:
     axes.add_artist(Rectangle((column, row), 1, 1, **look))  # unlike a patch, it does not ask for room
 
 
-def beside(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> None:
+def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> None:
     """A text so many points away from a place on the axes."""
     axes.annotate(text, at, away, textcoords="offset points", **look)
 
@@ -250,7 +250,7 @@ def filling(number: int) -> dict[str, Any]:
 
 def with_margin(*values: npt.ArrayLike) -> Point:
     """The range of the finite values with a little room at both ends; (0, 1) without one."""
-    every = np.concatenate([np.asarray(some, dtype=float) for some in values])
+    every = np.concatenate([np.asarray(part, dtype=float) for part in values])
     finite = every[np.isfinite(every)]
     if not finite.size:
         return 0.0, 1.0

@@ -1,6 +1,6 @@
-"""Numbers, names and differences as a reader sees them: few digits, a true minus sign, a dash where there is none.
+"""Formats of numbers, names and differences: few digits, a true minus sign, a dash where there is no number.
 
-Names that someone else chose are made safe and short. A difference is told by its interval, in the same words
+Names that someone else chose are made safe and short. A difference is described by its interval, in the same words
 everywhere.
 """
 
@@ -13,7 +13,7 @@ NOTHING = "–"
 
 
 def missing(value: object) -> bool:
-    """Whether a cell holds no answer: None, or a number that is nan.
+    """Whether a value is missing: None, or a number that is nan.
 
     >>> missing(float("nan")), missing(None), missing(0.0)
     (True, True, False)
@@ -63,7 +63,7 @@ def fixed(value: float | None, places: int = 3, *, signed: bool = False) -> str:
 
 
 def span(low: float | None, high: float | None, places: int = 3, *, signed: bool = False) -> str:
-    """An interval as a reader says it; a dash when an end is missing.
+    """The text of an interval; a dash when an end is missing.
 
     >>> span(0.011, 0.05), span(float("nan"), 1.0)
     ('0.011 to 0.050', '–')
@@ -127,7 +127,7 @@ def short_names(names: Sequence[str], width: int = 18) -> list[str]:
 
 
 def from_zero(low: float, high: float) -> str:
-    """What an interval of a difference says.
+    """The verdict of a difference's interval: above zero, below it, or neither.
 
     >>> from_zero(0.1, 0.3), from_zero(-0.1, 0.3), from_zero(float("nan"), 0.3)
     ('told apart from 0', 'not told apart from 0', 'without an interval')

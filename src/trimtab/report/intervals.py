@@ -1,4 +1,4 @@
-"""Shapes for intervals and for two quantities at once: rows, gain against cost, curves with points, small maps."""
+"""Charts of intervals and of two quantities: rows, gain against cost, curves with points, small maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """How a point is drawn, and what that means; points of one meaning share a marker, not only a colour."""
+    """The style of a point and its meaning; points of one meaning share a marker, not only a colour."""
 
     meaning: str
     colour: str
@@ -28,7 +28,7 @@ class Look:
 
     @property
     def style(self) -> dict[str, Any]:
-        """How it is plotted."""
+        """The keywords by which matplotlib plots it."""
         face = self.colour if self.filled else "none"
         return {"marker": self.marker, "color": self.colour, "markerfacecolor": face}
 
@@ -48,7 +48,7 @@ def interval_rows(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """One value with its interval per row; a value outside the bounds is an arrow at the edge with its number.
+    """Forest plot: a value with its interval per row; one outside the bounds is an arrow at the edge with its number.
 
     Args:
         names: of the rows, from top to bottom.
@@ -109,21 +109,21 @@ def gain_against_cost(
         label: the text alternative.
     """
     x, y = np.asarray(cost, dtype=float), np.asarray(gain, dtype=float)
-    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
+    finite = np.flatnonzero(np.isfinite(x) & np.isfinite(y)).tolist()
     with figures.chart(3.6, title, label) as (figure, axes):
-        heights = np.array([0.0, *(ends[k] for ends in (gain, low, high) for k in known)], dtype=float)
+        heights = np.array([0.0, *(ends[k] for ends in (gain, low, high) for k in finite)], dtype=float)
         bottom, top = figures.with_margin(np.maximum(heights, floor))
-        places = _side_by_side(x[known], y[known])
+        places = _side_by_side(x[finite], y[finite])
         axes.set(ylim=(bottom, top), xlim=figures.with_margin(np.array([*places, 0.0])))
         axes.axhline(0, color=figures.INK, linestyle=":", linewidth=1.1)
-        for k, place in zip(known, places.tolist(), strict=True):
+        for k, place in zip(finite, places.tolist(), strict=True):
             axes.plot([place, place], [low[k], high[k]], color=looks[k].colour, linewidth=1.1, alpha=0.7)
             if y[k] >= bottom:
                 axes.plot([place], [y[k]], **looks[k].style, markersize=5.5, zorder=3)
             else:
                 axes.plot([place], [bottom], marker="v", color=looks[k].colour, clip_on=False)
                 _call(axes, place, bottom, fixed(float(y[k]), 0))
-        named = [(y[k], place, names[k]) for k, place in zip(known, places.tolist(), strict=True)]
+        named = [(y[k], place, names[k]) for k, place in zip(finite, places.tolist(), strict=True)]
         free = top
         for height, place, name in sorted(one for one in named if one[0] >= bottom and one[2])[::-1]:
             # A line lower where the name above would touch it.
@@ -147,7 +147,7 @@ def _interval(axes: Axes, row: int, ends: Sequence[float], look: Look, bounds: t
         return
     edge, arrow, side, away = (bounds[1], ">", "right", -7) if beyond[0] else (bounds[0], "<", "left", 7)
     axes.plot([edge], [row], marker=arrow, color=look.colour, clip_on=False)
-    figures.beside(axes, fixed(value, 1), (edge, row), (away, 0), va="center", ha=side, fontsize=8)
+    figures.text_near(axes, fixed(value, 1), (edge, row), (away, 0), va="center", ha=side, fontsize=8)
 
 
 def _call(axes: Axes, x: float, y: float, name: str) -> None:
@@ -155,7 +155,7 @@ def _call(axes: Axes, x: float, y: float, name: str) -> None:
     left, right = axes.get_xlim()
     inward = x < (left + right) / 2
     side, away = ("left", 6) if inward else ("right", -6)
-    figures.beside(axes, short(name, 22), (x, y), (away, 5), ha=side, fontsize=8.5)
+    figures.text_near(axes, short(name, 22), (x, y), (away, 5), ha=side, fontsize=8.5)
 
 
 def _meanings(axes: Axes, looks: Sequence[Look]) -> int:
@@ -167,7 +167,7 @@ def _meanings(axes: Axes, looks: Sequence[Look]) -> int:
 
 
 def _side_by_side(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Where points stand: neighbours within a hundredth of the axis are spread over at most a tenth, lowest first."""
+    """Positions of points: neighbours within a hundredth of the axis are spread over at most a tenth, lowest first."""
     places, span = x.copy(), float(max(x.max(initial=0.0), 1e-9))
     order = np.argsort(x, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(x[order]) > 0.01 * span) + 1):
@@ -234,7 +234,7 @@ def small_map(
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Things in a plane, each as large as its share, in its own colour; half as wide as a telephone.
+    """Bubble map: items in a plane, each as large as its share, in its own colour; half as wide as a telephone.
 
     Args:
         x: one per thing.
@@ -246,10 +246,10 @@ def small_map(
     """
     with figures.chart(2.1, title, label, figures.SMALL) as (figure, axes):
         across, up, size = (np.asarray(side, dtype=float) for side in (x, y, shares))
-        some, discs = size > 0, 1.0 + 60.0 * size[size > 0]
-        fill: Any = np.asarray(colours, dtype=object)[some].tolist() if colours is not None else figures.LINE
-        axes.scatter(across[~some], up[~some], s=1.0, color=figures.INK, alpha=0.35)
-        axes.scatter(across[some], up[some], s=discs, c=fill, edgecolors=figures.INK, linewidths=0.3)
+        sized, discs = size > 0, 1.0 + 60.0 * size[size > 0]
+        fill: Any = np.asarray(colours, dtype=object)[sized].tolist() if colours is not None else figures.LINE
+        axes.scatter(across[~sized], up[~sized], s=1.0, color=figures.INK, alpha=0.35)
+        axes.scatter(across[sized], up[sized], s=discs, c=fill, edgecolors=figures.INK, linewidths=0.3)
         axes.set(xticks=[], yticks=[], aspect="equal")
         axes.spines[:].set_visible(False)
     return figure

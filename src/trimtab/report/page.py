@@ -1,4 +1,4 @@
-"""Pages of results: one HTML file that needs nothing else, not a script, not a font, not a network.
+"""Result pages: one self-contained HTML file, without scripts, fonts or network.
 
 A page is a title, a summary and sections; a section holds text, tables, pictures and further sections. Everything
 that is text is escaped by the template engine; only the drawings made by `figures.to_svg` go in as they

@@ -1,1 +1,1 @@
-"""Configs, run folders and sweeps; knows no science."""
+"""Configs, run folders and sweeps, independent of the systems."""

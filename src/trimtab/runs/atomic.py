@@ -1,6 +1,6 @@
-"""Files and folders that are there whole or not at all, whenever the writer is killed.
+"""Atomic files and folders: there whole or not at all, whenever the writer is killed.
 
-Checksums of a folder's files are kept beside them: a flipped bit is noticed before it is used.
+Checksums of a folder's files are written with them, so that a flipped bit is noticed before it is used.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def full_disk_is_clear(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file through a temporary one beside it; readers see the old or the new, never a part."""
+    """Atomic write of a text file by a temporary one; readers see the old or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path, "new")
+    temporary = _temporary_path(path, "new")
     try:
         with full_disk_is_clear(path):
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -61,7 +61,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Write a folder under a temporary name beside `path`; it gets its name when the block ends well.
+    """Atomic write of a folder under a temporary name next to `path`; it gets its name when the block ends well.
 
     Files are flushed to the disk first. After an exception nothing is left and `path` is as before.
     What killed writers left behind is removed when the same folder is written again.
@@ -76,7 +76,7 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clean_leftovers(path.parent, only=path.name)
-    temporary = _beside(path, "new")
+    temporary = _temporary_path(path, "new")
     try:
         with full_disk_is_clear(path):
             temporary.mkdir()
@@ -114,14 +114,14 @@ def refuse_link(path: Path) -> None:
 def _folders(folder: Path) -> list[Path]:
     """A folder and all below it, however deep."""
     refuse_link(folder)
-    found, waiting = [], [folder] if folder.is_dir() else []
+    folders, waiting = [], [folder] if folder.is_dir() else []
     while waiting:
-        found.append(waiting.pop())
-        for inner in sorted(found[-1].iterdir()):
+        folders.append(waiting.pop())
+        for inner in sorted(folders[-1].iterdir()):
             refuse_link(inner)
             if inner.is_dir():
                 waiting.append(inner)
-    return found
+    return folders
 
 
 def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = False) -> None:
@@ -130,7 +130,7 @@ def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = 
     Args:
         folder: where to look (not below it); it may be missing.
         only: leave everything but this name alone.
-        everyones: the caller holds a lock on the folder, so that nobody else can be writing in it.
+        everyones: the caller holds a lock on the folder, so that no other process can be writing in it.
     """
     if not folder.is_dir():
         return
@@ -149,7 +149,7 @@ def clean_leftovers(folder: Path, *, only: str | None = None, everyones: bool = 
 
 
 def _may_be_writing(host: str, pid: int) -> bool:
-    """Whether a writer may live: also where in doubt, on another machine or a system that cannot be asked."""
+    """Whether a writer may live: also where in doubt, on another machine or a system that cannot say."""
     if host != _host() or os.name != "posix":
         return True
     try:
@@ -169,7 +169,7 @@ def _move_into_place(temporary: Path, path: Path, replace: bool) -> None:
         return
     if _exchange(temporary, path):
         return  # what was there before has the temporary name now, which the caller removes
-    old = _beside(path, "old")
+    old = _temporary_path(path, "old")
     try:
         path.rename(old)
         temporary.rename(path)
@@ -192,11 +192,11 @@ def _exchange(one: Path, other: Path) -> bool:
     return False
 
 
-def _beside(path: Path, kind: str) -> Path:
+def _temporary_path(path: Path, kind: str) -> Path:
     mark = f"{kind}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    beside = path.with_name(f".{path.name}.{mark}")
-    _active.add(beside.name)
-    return beside
+    temporary = path.with_name(f".{path.name}.{mark}")
+    _active.add(temporary.name)
+    return temporary
 
 
 def _host() -> str:

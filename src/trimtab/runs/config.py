@@ -1,4 +1,4 @@
-"""Configs: YAML text <-> frozen dataclasses, with every mistake told at once.
+"""Configs: YAML text <-> frozen dataclasses, with every mistake reported at once.
 
 pydantic reads plain values by the annotations of the dataclasses, strictly as JSON is strict: whole numbers are
 numbers, text is a path, a list a tuple. Ours are the words of the messages, the choice among the members of a union,
@@ -20,7 +20,7 @@ import yaml
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from trimtab.errors import ConfigError, ConfigProblems, Problem, nearest, told_problem
+from trimtab.errors import ConfigError, ConfigProblems, Problem, nearest, problem_of_message
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.files import VALUE_LIMIT, dump_yaml, has_halves, load_yaml, read_text
 from trimtab.runs.serialise import plain
@@ -48,7 +48,7 @@ def _read(kind: Any, given: Any, where: str, root: type) -> tuple[Any, list[Prob
     """Plain values as `kind`, with a problem for each part that is wrong; BAD where one of those has no default.
 
     A wrong part of a dataclass takes its default and all is read again, so that what the dataclass itself refuses is
-    told, too. `given` loses what was wrong.
+    reported, too. `given` loses what was wrong.
     """
     problems: dict[Problem, None] = {}
     while True:
@@ -96,14 +96,14 @@ class _Wrong:
         self.value = value.value if isinstance(value, _Odd) else value
 
     def problems(self, root: type) -> Iterator[Problem]:
-        """What was got and expected, in our words."""
+        """The problems of the error, in the words of trimtab."""
         where, kind, value = self.where or "config", self.kind, self.value
         raised = self.error.get("ctx", {}).get("error")
         if self.error["type"] == _UNKNOWN:
-            key, known = self.error["loc"][-1], _fields(self.parent)
+            key, names = self.error["loc"][-1], _fields(self.parent)
             elsewhere = [repr(each) for each in dotted_keys(root) if each.rpartition(".")[2] == key]
-            hint = elsewhere[0] if elsewhere else nearest(key, known)
-            yield Problem(where, "an unknown key", f"one of {', '.join(known)}", hint)
+            hint = elsewhere[0] if elsewhere else nearest(key, names)
+            yield Problem(where, "an unknown key", f"one of {', '.join(names)}", hint)
         elif self.under_odd_key:
             yield Problem(where, f"{show(value)} as a key", "text as a key", f'"{value}"')
         elif value is MISSING:
@@ -117,7 +117,7 @@ class _Wrong:
             for problem in raised.problems:
                 yield dataclasses.replace(problem, where=_join(self.where, problem.where))
         elif raised is not None:
-            yield told_problem(where, raised) or Problem(where, show(value), str(raised))
+            yield problem_of_message(where, raised) or Problem(where, show(value), str(raised))
         else:
             yield self._of_another_kind(where)
 
@@ -167,7 +167,7 @@ def _readable(kind: Any) -> Any:
 
 
 def _picked(union: Any, value: Any) -> Any:
-    """A value of a union, read as the member that is its own, else as one of those that are no dataclass."""
+    """A value of a union, read as the dataclass of its kind, else as one of the members that are no dataclass."""
     member = _member(union, value)
     if member is not union:
         return _adapter(member).validate_json(_json(value), strict=True)
@@ -228,8 +228,8 @@ def _plain_values(value: Any) -> Any:
         values = {}
         for key, inner in value.items():
             is_text = isinstance(key, str | int) and not isinstance(key, bool) and not has_halves(str(key))
-            shown = str(key).encode(errors="replace").decode()
-            values[shown] = _plain_values(inner) if is_text else _Odd(key, as_key=True)
+            text = str(key).encode(errors="replace").decode()
+            values[text] = _plain_values(inner) if is_text else _Odd(key, as_key=True)
         return values
     if isinstance(value, list | tuple):
         return [_plain_values(inner) for inner in value]
@@ -260,7 +260,7 @@ def typed_problems(settings: Any, where: str = "", *, without: Iterable[str] = (
 
 
 def words(kind: Any) -> str:
-    """What a value of this type looks like.
+    """The description of a type for users: what its values look like.
 
     >>> words(tuple[int, ...]), words(Literal["a", "b"]), words(float | None)
     ('a list, each a whole number', "one of 'a', 'b'", 'a number or null')
@@ -319,10 +319,10 @@ def _fields(cls: Any) -> dict[str, bool]:
 
 
 def _join(where: str, key: str) -> str:
-    """A dotted key; one that somebody chose is shortened, and told by its escapes where it cannot be printed."""
-    shown = key if key.isprintable() else json.dumps(key)[1:-1]
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return f"{where}.{shown}" if where else shown or '""'
+    """A dotted key; one that somebody chose is shortened, and escaped where it cannot be printed."""
+    text = key if key.isprintable() else json.dumps(key)[1:-1]
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{where}.{text}" if where else text or '""'
 
 
 def read_config(
@@ -334,7 +334,7 @@ def read_config(
 ) -> Config:
     """A config from a YAML file (or a mapping), checked against its dataclass.
 
-    Nested dataclasses, mappings of them, tuples, literals, optional values and unions told apart by a
+    Nested dataclasses, mappings of them, tuples, literals, optional values and unions distinguished by a
     `kind` field are read by their annotations. Whole numbers do for numbers; text never does. Unknown keys
     are mistakes. Relative paths inside a config are relative to the current directory, not to the file.
 
@@ -342,8 +342,8 @@ def read_config(
         source: the path of a YAML file, or its content as a mapping.
         cls: the dataclass to make.
         overrides: dotted keys and their values, from `parse_overrides`; they win over the file.
-        extra_problems: what only the finished config can tell. It is also asked when some values were wrong and
-            have defaults, with those in their place, so that all mistakes are told together.
+        extra_problems: what only the finished config can tell. It is also called when some values were wrong and
+            have defaults, with those in their place, so that all mistakes are reported together.
 
     Raises:
         ConfigProblems: every mistake, each with its dotted key, what was got and what was expected.
@@ -369,8 +369,8 @@ def read_config(
     config, more = _read(cls, _plain_values(content), "", cls)
     problems += more
     if extra_problems is not None and config is not BAD:
-        known = {problem.where for problem in problems}
-        problems += [problem for problem in extra_problems(config) if problem.where not in known]
+        places = {problem.where for problem in problems}
+        problems += [problem for problem in extra_problems(config) if problem.where not in places]
     if problems:
         raise ConfigProblems(problems)
     made: Config = config
@@ -414,7 +414,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
-    """What a YAML file holds, unchecked.
+    """The mapping in a YAML file, unchecked.
 
     Args:
         path: of the file.
@@ -427,7 +427,7 @@ def read_mapping(path: Path, *, most: int = VALUE_LIMIT) -> dict[str, Any]:
         text = read_text(path, "a YAML file that can be read", error=ConfigError, limit=SIZE_LIMIT)
         content = load_yaml(text, most=most)
     except ConfigError as error:
-        problem = told_problem(str(path), error)
+        problem = problem_of_message(str(path), error)
         if problem is not None and problem.got == "no such file":
             problem = Problem(str(path), "no such file", "a YAML file", "trimtab ls")
         raise (error if problem is None else ConfigProblems([problem])) from None

@@ -1,4 +1,4 @@
-"""What a result may depend on besides its config: versions, git commit, hardware, threads.
+"""The environment of a run: versions, git commit, hardware and threads, on which a result may depend.
 
 A repository's own configuration names programs (fsmonitor, filters, hooks, textconv, aliases), and an unpacked archive
 can bring one. The commit is therefore read from git's files, and whether files differ from it is asked of git with a
@@ -30,7 +30,7 @@ def commit_of(folder: Path) -> tuple[str, Path, Path] | None:
 
     Reads HEAD and refs, also those of a linked worktree or a submodule. Variables of git (`GIT_DIR`) are not followed,
     but for `GIT_CEILING_DIRECTORIES`, above which nothing is looked for. None outside a repository, before the first
-    commit, or where refs are kept in a way not known here (reftable).
+    commit, or where refs are kept in another format (reftable).
     """
     named = os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep)
     ceilings = {Path(each) for each in named if each}
@@ -51,13 +51,13 @@ def has_changed(commit: str, top: Path, git: Path) -> bool | None:
     Submodules are left out: they have configurations of their own.
     """
     common = _common(git)
-    with tempfile.TemporaryDirectory(prefix="trimtab-git-") as own:
+    with tempfile.TemporaryDirectory(prefix="trimtab-git-") as repo:
         for name in ("objects", "refs"):
-            (Path(own) / name).mkdir()
-        (Path(own) / "HEAD").write_text(commit + "\n")
-        (Path(own) / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n")
+            (Path(repo) / name).mkdir()
+        (Path(repo) / "HEAD").write_text(commit + "\n")
+        (Path(repo) / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n")
         git_env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
-            "GIT_DIR": own,
+            "GIT_DIR": repo,
             "GIT_WORK_TREE": str(top),
             "GIT_INDEX_FILE": str(git / "index"),
             "GIT_OBJECT_DIRECTORY": str(common / "objects"),
@@ -72,7 +72,7 @@ def has_changed(commit: str, top: Path, git: Path) -> bool | None:
         command = ["git", "status", "--porcelain", "-uno", "--ignore-submodules=all", "--no-renames"]
         # In a folder of our own, so that a search path with "." in it finds no program of the user's folder.
         try:
-            done = subprocess.run(command, cwd=own, env=git_env, capture_output=True, timeout=10, check=True)
+            done = subprocess.run(command, cwd=repo, env=git_env, capture_output=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
     return bool(done.stdout.strip())
@@ -136,8 +136,8 @@ PACKAGES = (
 
 def describe() -> dict[str, Any]:
     """Versions, git commit, hardware and threads of this process as plain JSON values; never fails."""
-    known = {"python": platform.python_version(), "platform": platform.platform(), "versions": versions()}
-    return known | {"git": git(), "hardware": hardware(), "threads": threads()}
+    facts = {"python": platform.python_version(), "platform": platform.platform(), "versions": versions()}
+    return facts | {"git": git(), "hardware": hardware(), "threads": threads()}
 
 
 def versions() -> dict[str, str]:
@@ -154,8 +154,8 @@ def git(folder: Path | None = None) -> dict[str, Any] | None:
 
     Nothing that the folder brings along is run, whatever its repository is configured to run.
     """
-    found = commit_of(Path() if folder is None else folder)
-    return None if found is None else {"commit": found[0], "changed": has_changed(*found)}
+    checkout = commit_of(Path() if folder is None else folder)
+    return None if checkout is None else {"commit": checkout[0], "changed": has_changed(*checkout)}
 
 
 def hardware() -> dict[str, Any]:

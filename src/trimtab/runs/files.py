@@ -1,7 +1,7 @@
-"""Files that somebody else wrote, JSON and YAML above all, and numbers of configs, all read within bounds.
+"""Bounded reading of untrusted files, JSON and YAML above all, and of the numbers of configs.
 
 How deep a text nests, how many values it has with every alias written out and how many digits a number has is bounded;
-only plain values are made, and whatever a library raises is told with the file's name. YAML is what people mean by it:
+only plain values are made, and errors of libraries get the file's name. YAML is what people mean by it:
 `1e-4` is a number, `no` is a word, and a key given twice is a mistake. Nothing is listed, drawn or allocated by a
 whole number that is a slip.
 """
@@ -81,13 +81,13 @@ def check_regular(
     """
     path = Path(path)
     with reading(path, expected, error=error):
-        found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
-        got = kinds.get(stat.S_IFMT(found.st_mode), "a device or socket")
+        got = kinds.get(stat.S_IFMT(status.st_mode), "a device or socket")
         raise error(f"{path}: {explain(got, expected)}")
-    if limit is not None and found.st_size > limit:
-        got = f"{found.st_size / 2**20:,.0f} MiB"
+    if limit is not None and status.st_size > limit:
+        got = f"{status.st_size / 2**20:,.0f} MiB"
         raise error(f"{path}: {explain(got, f'{expected} of at most {limit / 2**20:,.0f} MiB')}")
     return path
 
@@ -108,7 +108,7 @@ def read_text(
     """A whole text file, in UTF-8 with or without a byte order mark.
 
     Raises:
-        error: see `check_regular`; or it is not UTF-8, told with the byte at which it fails.
+        error: see `check_regular`; or it is not UTF-8, reported with the byte at which it fails.
     """
     raw = read_bytes(path, expected, error=error, limit=limit)
     return decode(raw, path, expected, error=error)
@@ -127,7 +127,7 @@ def decode(
         whole: False for the beginning of a file, which may end within a character.
 
     Raises:
-        error: they are not UTF-8, told with the line and the byte at which it fails.
+        error: they are not UTF-8, reported with the line and the byte at which it fails.
 
     >>> decode("caf\u00e9".encode()[:-1], "a.csv", "a table", whole=False)
     'caf'
@@ -182,7 +182,7 @@ def read_json(
 
 
 def depth(value: Any) -> int:
-    """How deep lists and mappings nest in a tree of plain values; 0 for a single value, without recursion.
+    """The nesting depth of a tree of plain values; 0 for a single value, without recursion.
 
     >>> depth({"a": [1, [2]]}), depth(5)
     (3, 0)
@@ -255,7 +255,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _size(self, node: yaml.Node) -> int:
-        """How many values a node is, what stands in it being counted already."""
+        """The size of a node in values, those in it being counted already."""
         if isinstance(node, yaml.ScalarNode):
             return 1 + len(node.value) // 100
         inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
@@ -282,7 +282,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The value of a node; what its tag cannot be made from is told with its place."""
+        """The value of a node; what its tag cannot be made from is reported with its place."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError, IndexError, OverflowError) as error:

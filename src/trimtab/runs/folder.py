@@ -1,6 +1,6 @@
 """The folder of a run: its config, its metrics as they come, its status, and a lock that ends with its holder.
 
-Whatever ends the work in it, the folder says how it ended; folders of runs are found again below any other.
+The status in the folder says how the work ended, whatever ended it. Runs are listed below any folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUMBER = re.compile(rb"[0-9\0]{0,20}")
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the run in this folder; False where that cannot be told."""
+    """Whether a living process holds the run in this folder; False where that cannot be determined."""
     try:  # only to read where it is another user's
         descriptor = _open_lock(path, os.O_RDWR if os.access(path / ".lock", os.W_OK) else os.O_RDONLY)
     except (OSError, CheckpointError):
@@ -154,13 +154,13 @@ class RunFolder:
             if (path / "artifacts").exists() and not (path / "artifacts").is_dir():
                 got = f"a file {path / 'artifacts'}"
                 raise CheckpointError(explain(got, "a folder", "another folder for the run"))
-            known = _known(path)
+            record = _record_of(path)
             clean_below(path / "artifacts")
             clean_leftovers(path, everyones=True)
             if not (path / "config.yaml").exists() or _failed_at_once(path):  # first: else it is no run
                 write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
             (path / "artifacts").mkdir(exist_ok=True)
-            _check_in(path, known)
+            _check_in(path, record)
         except BaseException:
             os.close(lock)
             raise
@@ -216,26 +216,26 @@ class RunFolder:
 
     @property
     def status(self) -> RunStatus:
-        """What run.json says: running, done, failed or interrupted."""
+        """The status in run.json: running, done, failed or interrupted."""
         status: RunStatus = self.facts()["status"]
         return status
 
     def facts(self) -> dict[str, Any]:
-        """All of run.json."""
-        return _known(self.path)
+        """The whole record in run.json."""
+        return _record_of(self.path)
 
     def set_status(self, status: RunStatus, **facts: Any) -> None:
         """Write the status, the time and any facts (JSON values) to run.json."""
-        known = self.facts()
-        known |= {"status": status, "updated": _now(), "facts": known.get("facts", {}) | facts}
-        self.write_json("run.json", known)
+        record = self.facts()
+        record |= {"status": status, "updated": _now(), "facts": record.get("facts", {}) | facts}
+        self.write_json("run.json", record)
 
     def go_on(self) -> None:
-        """Say that a run that was interrupted or failed is running again; what a failure noted is forgotten."""
-        known = self.facts()
-        if known["status"] in ("interrupted", "failed"):
-            facts = {name: value for name, value in known.get("facts", {}).items() if name != "error"}
-            self.write_json("run.json", known | {"status": "running", "updated": _now(), "facts": facts})
+        """Set the status of an interrupted or failed run to running; the record of a failure is removed."""
+        record = self.facts()
+        if record["status"] in ("interrupted", "failed"):
+            facts = {name: value for name, value in record.get("facts", {}).items() if name != "error"}
+            self.write_json("run.json", record | {"status": "running", "updated": _now(), "facts": facts})
 
     def close(self) -> None:
         """Give the run up, so that another process may open it; twice does no harm."""
@@ -262,19 +262,19 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
     """
     if _failed_at_once(path):
         return
-    known = path / "config.yaml"
-    if not known.exists():
+    file = path / "config.yaml"
+    if not file.exists():
         strangers = [name for name in ("run.json", "metrics.jsonl") if (path / name).exists()]
         strangers += ["artifacts"] if list((path / "artifacts").glob("*")) else []
         if strangers:
             got = f"{strangers[0]} but no config.yaml in {path}"
             raise CheckpointError(explain(got, "a run, or a new folder"))
         return
-    text = read_text(known, "the config of a run", error=CheckpointError)
+    text = read_text(file, "the config of a run", error=CheckpointError)
     try:
         old = load_yaml(text)
     except Exception as error:  # PyYAML fails in many ways on damaged text
-        raise CheckpointError(explain(f"damaged text in {known}", "the config of a run")) from error
+        raise CheckpointError(explain(f"damaged text in {file}", "the config of a run")) from error
     changed = differences(old, plain(config, finite=False))
     changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in changed if key not in may_change]
     if changes:
@@ -287,39 +287,39 @@ def _failed_at_once(path: Path) -> bool:
     kept = [*(path / "artifacts").glob("*"), *(path / name for name in ("metrics.jsonl", "members"))]
     if not (path / "run.json").is_file() or any(one.exists() for one in kept):
         return False
-    return bool(_known(path)["status"] == "failed")
+    return bool(_record_of(path)["status"] == "failed")
 
 
-def _known(path: Path) -> dict[str, Any]:
-    """What run.json says, or what it says of a run that begins; CheckpointError where it is no record of a run."""
-    record = path / "run.json"
-    known: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "status": "running", "sessions": []}
-    if record.exists():
-        known |= read_object(record)
-    wrong = [name for name, kind in _BLANK.items() if not isinstance(known.get(name, kind), type(kind))]
-    if wrong or known["status"] not in get_args(RunStatus):
-        got = f"damaged text in {record} ({wrong[0] if wrong else 'status'})"
+def _record_of(path: Path) -> dict[str, Any]:
+    """The record of a run in run.json, or of one that begins; CheckpointError where it is no record of a run."""
+    file = path / "run.json"
+    record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "status": "running", "sessions": []}
+    if file.exists():
+        record |= read_object(file)
+    wrong = [name for name, kind in _BLANK.items() if not isinstance(record.get(name, kind), type(kind))]
+    if wrong or record["status"] not in get_args(RunStatus):
+        got = f"damaged text in {file} ({wrong[0] if wrong else 'status'})"
         raise CheckpointError(explain(got, "the record of a run"))
-    if (version := known["schema_version"]) > SCHEMA_VERSION:
-        got = f"schema version {version} in {record}"
+    if (version := record["schema_version"]) > SCHEMA_VERSION:
+        got = f"schema version {version} in {file}"
         raise CheckpointError(explain(got, f"at most {SCHEMA_VERSION}", "a newer trimtab"))
-    return known
+    return record
 
 
-def _check_in(path: Path, known: Mapping[str, Any]) -> None:
+def _check_in(path: Path, earlier: Mapping[str, Any]) -> None:
     """Note in run.json that this process has the run now; warn where it had other threads or versions before."""
     now, when = environment.describe(), _now()
-    threads = known.get("threads", {}).get("torch"), now["threads"]["torch"]
+    threads = earlier.get("threads", {}).get("torch"), now["threads"]["torch"]
     if None not in threads and threads[0] != threads[1]:
         change = f"ran with {threads[0]} threads and goes on with {threads[1]}"
         warnings.warn(f"{path} {change}: numbers may differ in the last bits", stacklevel=3)
     for package, version in now["versions"].items():
-        if (before := known.get("versions", {}).get(package, version)) != version:
+        if (before := earlier.get("versions", {}).get(package, version)) != version:
             warnings.warn(f"{path} ran with {package} {before}, now {version}", stacklevel=3)
     session = {"date": when, "pid": os.getpid(), **now["threads"]}
-    record = {"created": when, **known, "updated": when, "pid": os.getpid(), **now}
-    record["sessions"] = [*known["sessions"], session]
-    write_atomic(path / "run.json", to_json(record, indent=2) + "\n")
+    updated = {"created": when, **earlier, "updated": when, "pid": os.getpid(), **now}
+    updated["sessions"] = [*earlier["sessions"], session]
+    write_atomic(path / "run.json", to_json(updated, indent=2) + "\n")
 
 
 def _now() -> str:
@@ -362,7 +362,7 @@ _LIMIT = 2**20
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as its folder tells it.
+    """The summary of a run, from its folder.
 
     Attributes:
         path: the folder.
@@ -370,7 +370,7 @@ class RunSummary:
         status: that of run.json; where it says running and no process holds the run, "done" if its result is there,
             else "killed"; "damaged" when it cannot be read.
         created: date and time (UTC), empty when unknown.
-        facts: what the run noted beside its status.
+        facts: what the run noted next to its status.
         config: the resolved config.
     """
 
@@ -393,7 +393,7 @@ def list_runs(home: Path) -> list[RunSummary]:
 
 
 def read_run(path: Path, home: Path | None = None) -> RunSummary:
-    """What the folder of one run says; never fails on a damaged one."""
+    """The summary of one run; never fails on a damaged folder."""
     name = path.relative_to(home).as_posix() if home is not None else path.as_posix()
     try:
         record = read_object(path / "run.json", _LIMIT)
@@ -413,19 +413,19 @@ def read_config_of(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    known = path / "config.yaml"
+    file = path / "config.yaml"
     try:
-        config = load_yaml(read_text(known, "the config of a run", error=CheckpointError, limit=_LIMIT))
+        config = load_yaml(read_text(file, "the config of a run", error=CheckpointError, limit=_LIMIT))
     except Exception as error:
         # YAML that was damaged fails in PyYAML in many ways: KeyError, TypeError, AttributeError, ValueError, ...
         raise CheckpointError(explain(f"no readable config.yaml in {path}", "the folder of a run")) from error
     if not isinstance(config, dict):
-        raise CheckpointError(explain(f"damaged text in {known}", "the config of a run"))
+        raise CheckpointError(explain(f"damaged text in {file}", "the config of a run"))
     return config
 
 
 def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]:
-    """Every `wanted` in a folder or below it, sorted; links and hidden folders are not looked into.
+    """Paths of every `wanted` in a folder or below it, sorted; links and hidden folders are not looked into.
 
     Args:
         folder: where to look, however deep; what may not be looked into is left out.
@@ -435,7 +435,7 @@ def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]
     Raises:
         CheckpointError: there are more than `MOST_FOLDERS` folders.
     """
-    found, waiting, seen = [], [folder], 0
+    paths, waiting, seen = [], [folder], 0
     while waiting:
         here = waiting.pop()
         seen += 1
@@ -443,11 +443,11 @@ def find_below(folder: Path, wanted: Path, *, inside: bool = True) -> list[Path]
             got = f"more than {MOST_FOLDERS:,} folders in {folder}"
             raise CheckpointError(explain(got, "the folder of a run, a group or a sweep"))
         if os.path.lexists(here / wanted):
-            found.append(here / wanted)
+            paths.append(here / wanted)
             if not inside:
                 continue
         waiting += _below(here, None if inside else wanted)
-    return sorted(found)
+    return sorted(paths)
 
 
 def _below(folder: Path, wanted: Path | None) -> list[Path]:

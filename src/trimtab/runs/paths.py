@@ -1,6 +1,6 @@
 """Paths: where the cache and the runs are kept, what keeps a path from being used, and file names made from any text.
 
-Folders that are expensive to make are made once, whoever asks first.
+Folders that are expensive to make are built once, by the first process that needs them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_NAMES = 10_000
 
 
 def as_path(source: str | Path, where: str = "path", expected: str = "a path") -> Path:
-    """A path that somebody wrote, with `~` put in full, after making sure that it can be looked up at all.
+    """A path from a config or command line, with `~` put in full, after a check that it can be looked up at all.
 
     Args:
         source: the path; it need not exist.
@@ -51,7 +51,7 @@ def as_path(source: str | Path, where: str = "path", expected: str = "a path") -
 
 
 def path_problem(where: str, source: str | Path, expected: str = "a path") -> Problem | None:
-    """What keeps a path from being looked up; None where it can be, whether or not something is there."""
+    """The problem of a path that cannot be looked up; None where it can be, whether or not something is there."""
     try:
         os.stat(Path(source).expanduser())  # noqa: PTH116 (tells why, which `exists` does not)
     except RuntimeError:
@@ -85,7 +85,7 @@ def cache_home() -> Path:
 
 
 def runs_home() -> Path:
-    """The folder that runs go to unless told otherwise: `$TRIMTAB_RUNS`, else `./runs`.
+    """The default folder of runs: `$TRIMTAB_RUNS`, else `./runs`.
 
     Raises:
         ConfigProblems: it is set to what no path can be.
@@ -100,7 +100,7 @@ def is_first() -> bool:
 
 
 def processes() -> int:
-    """How many processes one launch started: `$WORLD_SIZE`, else 1.
+    """The number of processes of one launch: `$WORLD_SIZE`, else 1.
 
     Raises:
         ConfigProblems: it is set to what is no whole number above 0.
@@ -113,7 +113,7 @@ def processes() -> int:
 
 
 def neighbour(path: Path) -> str:
-    """What to try instead of a path that is not there: the nearest name beside it.
+    """The hint for a path that does not exist: the nearest name in its folder.
 
     Names are compared without their endings, which many share: `maths.jsonl` is not near `empty.jsonl`.
     """
@@ -151,7 +151,7 @@ def missing_file(where: str, source: str, expected: str = "a file") -> list[Prob
 
 
 def missing_source(where: str, source: str, expected: str, *, folders: bool = True) -> list[Problem]:
-    """The same for what may also be a glob and, with `folders`, a folder or `hf:owner/name`, which is not looked up."""
+    """`missing_file` of a source: a file, a glob or, with `folders`, a folder; `hf:owner/name` is not looked up."""
     if source.startswith(("lab:", "hf:") if folders else "lab:"):
         named = source.strip() not in ("hf:", "lab:")
         return [] if named else [Problem(where, repr(source), expected)]
@@ -195,7 +195,7 @@ def built_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """`folder`, after `build` has filled it, here or in another process.
 
     The first to ask builds under a lock while the others wait; a build that fails or is killed leaves nothing
-    and the next one starts again. The lock's file stays beside the folder.
+    and the next one starts again. The lock's file stays next to the folder.
 
     Args:
         folder: where the result belongs.

@@ -1,6 +1,6 @@
 """JSON of runs: any value as plain JSON values, files of rows that grow, and the result of a finished run as one file.
 
-A result is written with its frames as columns and rows, and with its SHA-256 beside it.
+A result is written with its frames as columns and rows, and its SHA-256 in a file of its own.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class JsonLines:
             raise
 
     def offset(self, *, sync: bool = False) -> int:
-        """Bytes in the file; `sync` puts them on the disk first."""
+        """The length of the file in bytes; `sync` puts them on the disk first."""
         if not self.path.exists():
             return 0
         if sync:
@@ -199,7 +199,7 @@ DAMAGE = (ArithmeticError, AttributeError, AssertionError, LookupError, Recursio
 def write_result(
     folder: str | Path, schema: int, values: Mapping[str, Any], *, indent: int | None = None
 ) -> Path:
-    """Write what a run came to into its folder; readers see all of it or nothing.
+    """Write the result of a run into its folder; readers see all of it or nothing.
 
     Args:
         folder: of the run.
@@ -221,7 +221,7 @@ def write_result(
 
 
 def seal(folder: str | Path) -> None:
-    """Note the SHA-256 of a run's result beside it, once it is written."""
+    """Write the SHA-256 of a run's result to a file of its own, once the result is written."""
     write_atomic(Path(folder) / SEAL, sha256(Path(folder) / RESULT) + "\n")
 
 
@@ -243,7 +243,7 @@ def is_sealed(folder: str | Path) -> bool:
 
 @contextlib.contextmanager
 def reading_result(path: str | Path) -> Iterator[None]:
-    """Tell whatever a damaged result makes fail, while it is turned into a value, as a CheckpointError with its file.
+    """Turn errors of a damaged result, while it becomes a value, into a CheckpointError with its file.
 
     Args:
         path: the file of the result, or the folder of its run.

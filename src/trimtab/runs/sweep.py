@@ -45,7 +45,7 @@ _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
 def expand(axes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Every combination of the values of the axes, by name, as dotted overrides.
+    """The cells of a grid by name: every combination of the values of the axes, as dotted overrides.
 
     An axis is `key=v,v,...`; the values are YAML, and `a..b` means all whole numbers from a to b.
 
@@ -75,7 +75,7 @@ def expand(axes: Sequence[str]) -> dict[str, dict[str, Any]]:
     if problems:
         raise ConfigProblems(problems)
     combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
-    named = {",".join(f"{key}={_shown(each)}" for key, each in cell.items()): cell for cell in combinations}
+    named = {",".join(f"{key}={_as_text(each)}" for key, each in cell.items()): cell for cell in combinations}
     if len(named) < len(combinations):  # texts with commas in them, that read like other cells
         named = {json.dumps(cell, default=str): cell for cell in combinations}
     return named
@@ -97,7 +97,7 @@ def _values(text: str) -> list[Any]:
     if (cells := sum(map(len, parts))) > MOST_CELLS:
         raise _refusal(f"{text!r:.200}, {cells:,} cells", f"at most {MOST_CELLS:,}")
     values = list(itertools.chain.from_iterable(parts))
-    if len(set(map(_shown, values))) < len(values):
+    if len(set(map(_as_text, values))) < len(values):
         raise _refusal(f"{text!r:.200}", "each value once")
     return values
 
@@ -106,7 +106,7 @@ def _refusal(got: str, expected: str, hint: str = "") -> ConfigProblems:
     return ConfigProblems([Problem("--over", got, expected, hint)])
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -115,7 +115,7 @@ Backend = Literal["loky", "ray"]
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came of the cells, by name and in their order.
+    """The outcome of a sweep: results and errors of the cells, by name and in their order.
 
     Attributes:
         results: what the function returned, as plain JSON values.
@@ -155,8 +155,8 @@ def sweep(
             `error.txt` besides what the function writes there.
         jobs: processes, each with one thread; with 1 and "loky" the cells run here, one after the other.
         backend: "loky" for processes of this machine; "ray" for tasks of one CPU each on the Ray cluster that runs
-            (found as `ray.init(address="auto")` does), or on one of `jobs` processes that is started here.
-        progress: told after each cell how many have ended and how many there are.
+            (located as `ray.init(address="auto")` does), or on one of `jobs` processes that is started here.
+        progress: called after each cell how many have ended and how many there are.
 
     Raises:
         ConfigError: no such backend, or Ray is not installed; before any work.
@@ -172,8 +172,8 @@ def sweep(
     try:
         for name, path in folders.items():
             refuse_link(path)
-            known = read_cell(path)
-            if known is not None and known["cell"] != plain(cells[name]):
+            earlier = read_cell(path)
+            if earlier is not None and earlier["cell"] != plain(cells[name]):
                 got = f"another cell {name!r} in {folder} than is there already"
                 raise CheckpointError(explain(got, "the same cells", "another folder"))
         work = {name: (cells[name], path) for name, path in folders.items() if status_of(path) != "done"}
@@ -211,7 +211,7 @@ Outcomes = Iterator[tuple[str, CellStatus | None]]
 
 
 def one_cell(function: Function, cell: Any, folder: Path) -> CellStatus:
-    """Call the function, and write what came of it into the folder."""
+    """Call the function, and write its result or error into the folder."""
     folder.mkdir(exist_ok=True)
     _write(cell, folder, "running")
     try:
@@ -225,7 +225,7 @@ def one_cell(function: Function, cell: Any, folder: Path) -> CellStatus:
 
 
 def _write(cell: Any, folder: Path, status: CellStatus, result: Any = None, *, error: str = "") -> CellStatus:
-    """Say in the folder what came of the cell, and why it failed if it did."""
+    """Write the status and result of the cell into its folder, and the error if it failed."""
     if error:
         write_atomic(folder / "error.txt", error)
     write_atomic(folder / "cell.json", to_json({"status": status, "cell": cell, "result": result}) + "\n")
@@ -233,7 +233,7 @@ def _write(cell: Any, folder: Path, status: CellStatus, result: Any = None, *, e
 
 
 def status_of(folder: Path) -> CellStatus | None:
-    """What the folder says; None where nothing began."""
+    """The status of the cell in a folder; None where nothing began."""
     status: CellStatus | None = (read_cell(folder) or {}).get("status")
     return status
 
@@ -388,7 +388,7 @@ def _by_loky(function: Function, jobs: int, work: Work, stop: Path) -> Outcomes:
 
 def _by_ray(ray: Any, function: Function, jobs: int, work: Work, stop: Path) -> Outcomes:
     """Cells as tasks, `jobs` of them at a time."""
-    # Ray would repeat a task whose process died at once, and nobody would learn of it.
+    # Ray would silently repeat a task whose process died at once.
     task = ray.remote(num_cpus=1, max_retries=0)(_in_worker)
     shipped, waiting, running = ray.put(function), list(work), dict[Any, str]()
     try:
@@ -409,7 +409,7 @@ def _by_ray(ray: Any, function: Function, jobs: int, work: Work, stop: Path) -> 
 
 
 def _answer(ray: Any, ref: Any) -> CellStatus | None:
-    """What came of a task; None where its process died. What our own code raised there is raised here."""
+    """The outcome of a task; None where its process died. What the code of trimtab raised there is raised here."""
     try:
         status: CellStatus = ray.get(ref)[1]
     except ray.exceptions.RayError as error:
