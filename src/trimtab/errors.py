@@ -103,6 +103,11 @@ def problem_of_message(where: str, message: object) -> Problem | None:
     return Problem(where, match["got"], match["expected"], match["hint"] or "") if match else None
 
 
+def problem_of(where: str, error: Exception) -> Problem:
+    """Problem parsed from an error's message, or else with the whole message as what was got."""
+    return problem_of_message(where, error) or Problem(where, str(error), "what a config can hold")
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The closest spelling to `name` among the choices, quoted; empty when none is close.
 

@@ -25,7 +25,7 @@ from trimtab.errors import (
     DataError,
     Problem,
     nearest,
-    problem_of_message,
+    problem_of,
     refusal,
 )
 from trimtab.runs.paths import neighbour
@@ -498,8 +498,3 @@ def origin_problems(where: str, origin: str | Origin) -> list[Problem]:
             problem = Problem(where, problem.got, expected, neighbour(Path(source)))
         return [problem]
     return []
-
-
-def problem_of(where: str, error: Exception) -> Problem:
-    """Problem parsed from the message of an error: 'got ..., expected ...; try ...'."""
-    return problem_of_message(where, error) or Problem(where, str(error), "what a config can hold")

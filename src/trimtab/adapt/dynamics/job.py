@@ -17,8 +17,8 @@ from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
 from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment
 from trimtab.adapt.session import Roles, make_roles
-from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, problem_of, read_domain
-from trimtab.errors import ModelError, Problem, TrimtabError
+from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain
+from trimtab.errors import ModelError, Problem, TrimtabError, problem_of
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
