@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from tiny_models import build, inputs, tokenizer
 from trimtab import Model, load
-from zoo import build, inputs, tokenizer
 
 TEXTUAL = ("llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "bert")
 

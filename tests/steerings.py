@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from tiny_models import inputs
 from trimtab import Steering
 from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
 from trimtab.steer.maps import Base
-from zoo import inputs
 
 
 def widths(module, name, found):

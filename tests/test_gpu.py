@@ -12,8 +12,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+import tiny_models
 import worlds
-import zoo
 from steerings import random_steering
 from trimtab import LinEAS, Model, load
 from trimtab.adapt.dynamics.mixer import DynaMiCS
@@ -117,17 +117,17 @@ def test_a_run_on_the_gpu_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(again.losses["loss_nats"], whole.losses["loss_nats"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", zoo.NINE)
+@pytest.mark.parametrize("name", tiny_models.NINE)
 def test_a_steering_moves_every_kind_of_model_as_on_the_cpu(name: str) -> None:
     sites = "mid_block.resnets.*.norm1" if name == "unet" else "residual"
     sites = "transformer_blocks.*.norm[12]" if name == "pixart" else sites
     sites = ["text_model.*.*.*.mlp", "vision_model.*.*.*.mlp"] if name == "clip" else sites  # type: ignore[assignment]
-    module = zoo.build(name)
+    module = tiny_models.build(name)
     moved = copy.deepcopy(module).cuda()
     steering = random_steering(module, name, sites)
     found = []
     for network, device in ((module, "cpu"), (moved, "cuda")):
-        given = _on(zoo.inputs(name), device)
+        given = _on(tiny_models.inputs(name), device)
         with torch.no_grad(), steering.on(network):
             found.append([value.cpu() for value in _tensors(network(**given))])
     assert found[0]
@@ -160,7 +160,7 @@ def test_rankings_are_those_of_scikit_learn(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("drawn", [{}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "sampled"])
 def test_texts_are_those_of_the_cpu(name: str, drawn: dict[str, Any]) -> None:
     said = [
-        load(zoo.build(name).to(device), tokenizer=zoo.tokenizer()).generate(
+        load(tiny_models.build(name).to(device), tokenizer=tiny_models.tokenizer()).generate(
             PROMPTS, max_new_tokens=8, **drawn
         )
         for device in ("cuda", "cpu")
@@ -172,7 +172,7 @@ def test_texts_are_those_of_the_cpu(name: str, drawn: dict[str, Any]) -> None:
 def test_responses_are_those_of_the_cpu() -> None:
     found = []
     for device in ("cuda", "cpu"):
-        model = load(zoo.build("llama").to(device), tokenizer=zoo.tokenizer())
+        model = load(tiny_models.build("llama").to(device), tokenizer=tiny_models.tokenizer())
         found.append(Responses(model, PROMPTS).of(range(len(PROMPTS)), np.arange(40)))
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from asked import ROLES
+from fake_session import ROLES
 from trimtab.adapt.metrics import keeps_all, lost, target_change
 from trimtab.adapt.session import make_roles
 from trimtab.train.losses import Change, SequenceLosses

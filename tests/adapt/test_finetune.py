@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-import zoo
+import tiny_models
 from trimtab import Domain, DynaMiCS, EarlyStoppedTarget, Fit, Fixed, Replay, Uniform, finetune, load
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Mixer
@@ -580,10 +580,13 @@ def test_what_cannot_work_is_refused_and_nothing_has_changed(case: str, tmp_path
     ("handle", "message"),
     [
         (
-            lambda: load(zoo.build("bert"), tokenizer=tokenizer()),
+            lambda: load(tiny_models.build("bert"), tokenizer=tokenizer()),
             "got a BertModel, expected a causal language model",
         ),
-        (lambda: load(zoo.build("llama")), "got a LlamaForCausalLM without tokenizer, expected tokenizer="),
+        (
+            lambda: load(tiny_models.build("llama")),
+            "got a LlamaForCausalLM without tokenizer, expected tokenizer=",
+        ),
     ],
     ids=["an encoder", "no tokenizer"],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asked import ROLES, session
+from fake_session import ROLES, session
 from trimtab import Aioli, DynaMiCS, EarlyStoppedTarget, Exp3, Feedback, Fit, GradientAlignment
 from trimtab.adapt.mixer import Decision, Needs, NoProbes, State, off_grid, questions
 from trimtab.adapt.session import Session, make_roles

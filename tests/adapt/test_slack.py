@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asked import ROLES, session
+from fake_session import ROLES, session
 from trimtab.adapt.mixer import changes, left, scale, slacks
 from trimtab.adapt.session import make_roles
 from trimtab.errors import DivergedError

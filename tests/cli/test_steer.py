@@ -11,9 +11,9 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from tiny_models import build, tokenizer
 from trimtab import Steering, load
 from trimtab.cli.main import main
-from zoo import build, tokenizer
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asked import ask, session
+from fake_session import ask, session
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment

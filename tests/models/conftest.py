@@ -8,16 +8,16 @@ import pytest
 import transformers as hf
 from torch import nn
 
-import zoo
+import tiny_models
 
 
 @pytest.fixture
 def make() -> Callable[..., nn.Module]:
     """Build a fresh model of a family."""
-    return zoo.build
+    return tiny_models.build
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> hf.PreTrainedTokenizerFast:
     """One token per character; no padding token, padding on the right."""
-    return zoo.tokenizer()
+    return tiny_models.tokenizer()

@@ -5,13 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.batches import evaluating, pad_token, padded, row_batches, text_batches, token_rows
 from trimtab.models.load import load
 
 TEXTS = ["a", "the quick brown fox", "Hello, hello", "zz", "one more."]
-READERS = (*zoo.DECODERS, "bert", "bert_masked_lm", "clip_text_model")
+READERS = (*tiny_models.DECODERS, "bert", "bert_masked_lm", "clip_text_model")
 
 
 def test_positions_count_from_the_first_real_token():
@@ -112,9 +112,9 @@ def test_every_part_gets_its_mode_back_also_after_an_error(make):
 
 
 def test_the_padding_token_is_the_tokenizer_s_or_its_last_or_any():
-    assert pad_token(zoo.tokenizer(pad_token="<unk>")) == 2
-    assert pad_token(zoo.tokenizer()) == 1
-    bare = zoo.tokenizer()
+    assert pad_token(tiny_models.tokenizer(pad_token="<unk>")) == 2
+    assert pad_token(tiny_models.tokenizer()) == 1
+    bare = tiny_models.tokenizer()
     bare.eos_token = None
     assert pad_token(bare) == 0
 

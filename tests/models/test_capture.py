@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from places import doubled, sites
+from sites_of_models import doubled, sites
+from tiny_models import DECODERS, NINE, build, inputs
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.hooks import capture, intervene
-from zoo import DECODERS, NINE, build, inputs
 
 
 @pytest.mark.parametrize("name", NINE)

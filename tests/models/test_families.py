@@ -5,7 +5,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES, IN_BLOCK, PLACES, WHOLE, family_of, towers, unwrapped
 from trimtab.models.load import load
@@ -16,12 +16,12 @@ PRE_NORM = [name for name in NAMES if name != "bert"]
 
 
 def with_head(name):
-    return zoo.build("bert_masked_lm" if name == "bert" else name)
+    return tiny_models.build("bert_masked_lm" if name == "bert" else name)
 
 
 def run(name, module):
     with torch.no_grad():
-        return module(**zoo.inputs(name))
+        return module(**tiny_models.inputs(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +65,7 @@ def test_places_run_in_the_order_of_a_block(name):
 
 @pytest.mark.parametrize("name", PRE_NORM)
 def test_mlp_reads_what_the_pre_mlp_norm_writes(name):
-    module, seen = zoo.build(name), {}
+    module, seen = tiny_models.build(name), {}
     family = family_of(module)
     norm = module.get_submodule(family.path("pre_mlp_norm", 0))
     mlp = module.get_submodule(family.path("mlp_out", 0).rpartition(".")[0])
@@ -93,7 +93,7 @@ def test_the_residual_of_a_block_is_what_the_next_one_reads(name):
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "clip_text_model", "clip_vision_model"])
 def test_a_block_adds_its_two_halves(name):
     """Where no norm follows the halves: residual out = residual in + attention_out + mlp_out."""
-    module, seen = zoo.build(name), {}
+    module, seen = tiny_models.build(name), {}
     family = family_of(module)
     for place in ("attention_out", "mlp_out", "residual"):
         part = module.get_submodule(family.path(place, 1))
@@ -112,14 +112,14 @@ def test_a_block_adds_its_two_halves(name):
     ],
 )
 def test_a_model_without_its_head_has_the_same_places_under_shorter_paths(name, bare, blocks):
-    family = family_of(bare(zoo.CONFIGS[name]()))
+    family = family_of(bare(tiny_models.CONFIGS[name]()))
     assert family.blocks == blocks
     assert family.unembedding is None
     assert family.path("mlp_out", 1) == f"{blocks}.1.{FAMILIES[name].mlp_out}"
 
 
 def test_another_head_is_no_unembedding():
-    module = hf.BertForSequenceClassification(zoo.CONFIGS["bert"]())
+    module = hf.BertForSequenceClassification(tiny_models.CONFIGS["bert"]())
     family = family_of(module)
     assert family.blocks == "bert.encoder.layer"
     assert family.unembedding is None
@@ -139,12 +139,12 @@ def test_unknown_family_is_none():
 
 def test_a_config_of_a_known_family_without_its_blocks_is_no_family():
     odd = nn.Linear(2, 2)
-    odd.config = zoo.CONFIGS["llama"]()
+    odd.config = tiny_models.CONFIGS["llama"]()
     assert family_of(odd) is None
 
 
 def test_clip_has_two_towers_and_so_no_one_family():
-    module = zoo.build("clip")
+    module = tiny_models.build("clip")
     assert family_of(module) is None
     found = towers(module)
     assert list(found) == ["text_model", "vision_model"]
@@ -159,12 +159,12 @@ def test_clip_has_two_towers_and_so_no_one_family():
 
 @pytest.mark.parametrize("name", ["llama", "bert_masked_lm"])
 def test_a_model_of_one_family_is_its_own_tower(name):
-    module = zoo.build(name)
+    module = tiny_models.build(name)
     assert towers(module) == {"": family_of(module)}
 
 
 def test_clip_text_model_with_projection_is_found_under_its_prefix():
-    module = hf.CLIPTextModelWithProjection(zoo.CONFIGS["clip_text_model"]())
+    module = hf.CLIPTextModelWithProjection(tiny_models.CONFIGS["clip_text_model"]())
     assert family_of(module).path("residual", 0) == "text_model.encoder.layers.0"
 
 
@@ -175,7 +175,7 @@ def test_clip_text_model_with_projection_is_found_under_its_prefix():
 @pytest.mark.parametrize("switched", [False, True])
 def test_biases_are_where_the_flags_say(name, switched):
     flags = WIRING[name].flags
-    module = zoo.build(name, **dict.fromkeys(flags, switched))
+    module = tiny_models.build(name, **dict.fromkeys(flags, switched))
     for flag, maps in flags.items():
         for path in maps:
             key = f"{family_of(module).blocks}.1.{path}.bias"
@@ -185,7 +185,7 @@ def test_biases_are_where_the_flags_say(name, switched):
 def test_flags_for_biases_are_known_where_the_configuration_has_them():
     """A family that is said never to have a bias has no flag in its configuration either."""
     for name in FAMILIES:
-        config = zoo.CONFIGS[name]()
+        config = tiny_models.CONFIGS[name]()
         for flag in ("mlp_bias", "attention_bias"):
             assert (flag in WIRING[name].flags) == hasattr(config, flag), (name, flag)
 

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chi2
 from torch import nn
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.load import load
 
@@ -26,7 +26,7 @@ def greedy_by_hand(module, tokenizer, prompt, count):
     return tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("name", zoo.DECODERS)
+@pytest.mark.parametrize("name", tiny_models.DECODERS)
 def test_a_batch_equals_each_prompt_by_hand(name, make, tokenizer):
     model = load(make(name), tokenizer=tokenizer)
     expected = [greedy_by_hand(model.module, tokenizer, prompt, 6) for prompt in PROMPTS]
@@ -69,7 +69,7 @@ def test_no_prompts_give_no_completions(make, tokenizer):
     assert load(make("gpt2"), tokenizer=tokenizer).generate([]) == []
 
 
-@pytest.mark.parametrize("name", zoo.DECODERS)
+@pytest.mark.parametrize("name", tiny_models.DECODERS)
 def test_with_a_cache_equals_without(name, make, tokenizer):
     model, widths = load(make(name), tokenizer=tokenizer), []
     embedding = model.module.get_input_embeddings()
@@ -83,7 +83,7 @@ def test_with_a_cache_equals_without(name, make, tokenizer):
 
 
 def test_the_tokenizer_s_side_of_padding_is_of_no_consequence(make):
-    sides = [load(make("gpt2"), tokenizer=zoo.tokenizer(side, "<unk>")) for side in ("left", "right")]
+    sides = [load(make("gpt2"), tokenizer=tiny_models.tokenizer(side, "<unk>")) for side in ("left", "right")]
     first, second = (model.generate(PROMPTS, max_new_tokens=6) for model in sides)
     assert first == second
 
@@ -285,7 +285,7 @@ def test_a_prompt_that_begins_with_the_first_token_has_it_once(make, tokenizer):
     """As a prompt that a chat template has rendered does."""
     from tokenizers.processors import TemplateProcessing
 
-    words = zoo.tokenizer()
+    words = tiny_models.tokenizer()
     words.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
     model = load(make("llama"), tokenizer=words)
     assert model.generate(["<s>abc"], 6) == model.generate(["abc"], 6)

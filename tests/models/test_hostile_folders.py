@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import zoo
+import tiny_models
 from trimtab.adapt.dynamics.job import DynamicsConfig
 from trimtab.adapt.mixers.fixed import Uniform
 from trimtab.errors import ModelError, TrimtabError
@@ -44,8 +44,8 @@ NASTY = [
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "m"
-    zoo.build("llama").save_pretrained(folder)
-    zoo.tokenizer().save_pretrained(folder)
+    tiny_models.build("llama").save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -264,11 +264,11 @@ def test_names_that_name_nothing(name):
 
 def test_an_encoder_whose_pooler_was_not_saved(tmp_path):
     """It is left out rather than filled at random; the hidden states are those that were saved."""
-    module = zoo.build("bert")
+    module = tiny_models.build("bert")
     module.save_pretrained(tmp_path)
     tensors(tmp_path, lambda held: [held.pop(name) for name in list(held) if "pooler" in name])
     found = load(tmp_path)
-    keywords = zoo.inputs("bert")
+    keywords = tiny_models.inputs("bert")
     with torch.no_grad():
         assert torch.equal(found.module(**keywords)[0], module(**keywords)[0])
     assert found.module.pooler is None
@@ -277,10 +277,10 @@ def test_an_encoder_whose_pooler_was_not_saved(tmp_path):
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma3_text", "bert_masked_lm"])
 def test_tied_weights_and_left_out_heads_are_no_fault(name, tmp_path):
-    module = zoo.build(name)
+    module = tiny_models.build(name)
     module.save_pretrained(tmp_path)
     tensors(tmp_path, lambda held: held.update({"cls.seq_relationship.weight": torch.ones(2, 16)}))
-    words = zoo.tokenizer()
+    words = tiny_models.tokenizer()
     assert load(tmp_path, tokenizer=words).fingerprint() == load(module).fingerprint()
 
 

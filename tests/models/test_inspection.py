@@ -11,7 +11,7 @@ import transformers as hf
 from accelerate import cpu_offload, disk_offload
 from torch import nn
 
-import zoo
+import tiny_models
 from trimtab import ConceptSet, Domain, ExpertLens, Fit, LinEAS, MeanAcT, Uniform, finetune
 from trimtab.errors import ModelError, TrimtabError
 from trimtab.models.hooks import capture, intervene
@@ -61,7 +61,7 @@ def _maps(method, model, texts):
 
 
 def with_tokens(*added, **special):
-    words = zoo.tokenizer()
+    words = tiny_models.tokenizer()
     words.add_tokens(list(added))
     words.add_special_tokens(special) if special else None
     return words
@@ -70,7 +70,7 @@ def with_tokens(*added, **special):
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "fingerprint"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_tokens_without_embedding_are_refused_with_both_sizes(verb, name):
-    model = load(zoo.build(name), tokenizer=with_tokens("<|user|>"))
+    model = load(tiny_models.build(name), tokenizer=with_tokens("<|user|>"))
     message = (
         r"token 64 \('<\|user\|>'\) in .* of a tokenizer with 65 tokens.*embeddings for 64.*_embeddings\(65\)"
     )
@@ -79,7 +79,7 @@ def test_tokens_without_embedding_are_refused_with_both_sizes(verb, name):
 
 
 def test_training_refuses_them_as_well():
-    model = load(zoo.build("llama"), tokenizer=with_tokens("<|user|>"))
+    model = load(tiny_models.build("llama"), tokenizer=with_tokens("<|user|>"))
     before = model.fingerprint()
     with pytest.raises(ModelError, match=r"token 64 .* in d, split train, of a tokenizer with 65 tokens"):
         trained(model, "<|user|>")
@@ -87,8 +87,8 @@ def test_training_refuses_them_as_well():
 
 
 def test_tokens_added_after_load_and_a_model_that_was_resized():
-    words = zoo.tokenizer()
-    model = load(zoo.build("llama"), tokenizer=words)
+    words = tiny_models.tokenizer()
+    model = load(tiny_models.build("llama"), tokenizer=words)
     words.add_tokens(["<new>"])
     with pytest.raises(ModelError, match="resize_token_embeddings"):
         model.generate(["a <new>"])
@@ -98,8 +98,8 @@ def test_tokens_added_after_load_and_a_model_that_was_resized():
 
 def test_tokens_that_no_text_has_do_no_harm():
     """Gemma 3's tokenizer has a token for pictures that its text models have no embedding for."""
-    plain, more = load(zoo.build("llama"), tokenizer=zoo.tokenizer()), with_tokens("<image>")
-    model = load(zoo.build("llama"), tokenizer=more)
+    plain, more = load(tiny_models.build("llama"), tokenizer=tiny_models.tokenizer()), with_tokens("<image>")
+    model = load(tiny_models.build("llama"), tokenizer=more)
     assert model.generate(TEXTS, 4) == plain.generate(TEXTS, 4)
     assert trained(model).status
 
@@ -107,7 +107,7 @@ def test_tokens_that_no_text_has_do_no_harm():
 def test_a_padding_token_without_embedding_is_not_used(make):
     """Padding that was added and the model not resized: any other id does as well under the mask."""
     words = with_tokens(pad_token="<pad>")
-    model, plain = (load(make("llama"), tokenizer=one) for one in (words, zoo.tokenizer()))
+    model, plain = (load(make("llama"), tokenizer=one) for one in (words, tiny_models.tokenizer()))
     assert words.pad_token_id == 64
     assert model.generate(TEXTS, 4) == plain.generate(TEXTS, 4)
     np.testing.assert_array_equal(log_likelihood(model, TEXTS).nats, log_likelihood(plain, TEXTS).nats)
@@ -152,7 +152,7 @@ def test_texts_beyond_the_positions(name, make, tokenizer):
 def test_a_table_of_positions_that_begins_after_the_padding(tokenizer):
     """RoBERTa has two places less than its configuration says; one more token would be an index out of range."""
     config = hf.RobertaConfig(
-        **zoo.SIZES | {"pad_token_id": 1, "is_decoder": True, "max_position_embeddings": 20}
+        **tiny_models.SIZES | {"pad_token_id": 1, "is_decoder": True, "max_position_embeddings": 20}
     )
     model = load(hf.RobertaForCausalLM(config).eval(), tokenizer=tokenizer)
     assert longest(model.module) == 18
@@ -315,8 +315,10 @@ def test_a_layer_at_two_places(make, tokenizer):
 
 def test_a_layer_that_runs_again_and_again():
     """ALBERT has one block for all its layers."""
-    albert = hf.AlbertModel(hf.AlbertConfig(**zoo.SIZES | {"embedding_size": 8, "pad_token_id": 2})).eval()
-    keywords = zoo.inputs("bert")
+    albert = hf.AlbertModel(
+        hf.AlbertConfig(**tiny_models.SIZES | {"embedding_size": 8, "pad_token_id": 2})
+    ).eval()
+    keywords = tiny_models.inputs("bert")
     path = "encoder.albert_layer_groups.0.albert_layers.0.ffn_output"
     with pytest.raises(ModelError, match="runs several times in one forward pass"), capture(albert, path):
         albert(**keywords)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from places import doubled, sites
+from sites_of_models import doubled, sites
+from tiny_models import DECODERS, NINE, build, inputs, tokenizer
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.hooks import intervene
 from trimtab.models.load import load
-from zoo import DECODERS, NINE, build, inputs, tokenizer
 
 
 def overflow(h):

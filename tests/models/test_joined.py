@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.language import continuation_log_likelihood, joined_rows, log_likelihood
 from trimtab.models.load import load
@@ -119,7 +119,9 @@ PAIRS = [
 @pytest.mark.parametrize("style", STYLES)
 def test_continuations_are_scored_in_their_text(style, first):
     words = words_of(style, first)
-    config = hf.LlamaConfig(**zoo.GROUPED | {"vocab_size": len(words), "bos_token_id": 1, "eos_token_id": 2})
+    config = hf.LlamaConfig(
+        **tiny_models.GROUPED | {"vocab_size": len(words), "bos_token_id": 1, "eos_token_id": 2}
+    )
     network = hf.LlamaForCausalLM(config).double().eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))

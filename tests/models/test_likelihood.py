@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.language import continuation_log_likelihood, kl, kl_divergence, log_likelihood
 from trimtab.models.load import load
@@ -19,7 +19,7 @@ from trimtab.models.load import load
 TEXTS = ["the quick brown fox", "Hello, hello", "zz", "a", "one more."]
 
 
-@pytest.fixture(params=zoo.DECODERS)
+@pytest.fixture(params=tiny_models.DECODERS)
 def model(request, make, tokenizer):
     """A language model of each family, in double precision."""
     return load(make(request.param).double(), tokenizer=tokenizer)
@@ -61,7 +61,7 @@ def test_perplexity_is_exp_of_the_loss_of_transformers(model, tokenizer):
 
 
 def test_the_side_of_padding_of_the_tokenizer_is_of_no_consequence(make):
-    sides = [load(make("gpt2"), tokenizer=zoo.tokenizer(side, "<unk>")) for side in ("left", "right")]
+    sides = [load(make("gpt2"), tokenizer=tiny_models.tokenizer(side, "<unk>")) for side in ("left", "right")]
     first, second = (log_likelihood(model, TEXTS).nats for model in sides)
     np.testing.assert_array_equal(first, second)
 
@@ -112,7 +112,7 @@ def test_continuations_of_one_token_are_a_distribution(llama, tokenizer):
 
 
 def test_special_tokens_stand_before_the_prompt_only(make):
-    tokenizer = zoo.tokenizer()
+    tokenizer = tiny_models.tokenizer()
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES
 from trimtab.models.inspection import require_language_model
@@ -66,7 +66,7 @@ def test_handle_is_frozen(make, tokenizer):
         model.name = "other"
 
 
-@pytest.mark.parametrize("name", zoo.DECODERS)
+@pytest.mark.parametrize("name", tiny_models.DECODERS)
 def test_full_mode_trains_every_parameter_once(name, make, tokenizer):
     model = load(make(name), tokenizer=tokenizer)
     found = model.trainable()
@@ -80,7 +80,7 @@ def test_frozen_parameters_are_not_trainable(make, tokenizer):
     assert "model.embed_tokens.weight" not in load(module, tokenizer=tokenizer).trainable()
 
 
-@pytest.mark.parametrize("name", zoo.DECODERS)
+@pytest.mark.parametrize("name", tiny_models.DECODERS)
 def test_adapter_trains_only_itself_and_starts_as_the_identity(name, make, tokenizer):
     ids = torch.tensor([[3, 4, 5, 6]])
     module = make(name)
@@ -144,33 +144,33 @@ def test_loading_without_adapter_leaves_peft_alone():
 
 
 def make_clip(folder, name="clip"):
-    zoo.build(name).save_pretrained(folder)
+    tiny_models.build(name).save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["bert", "bert_masked_lm", "clip", "clip_text_model", "clip_vision_model"])
 def test_folder_is_loaded_with_the_class_that_saved_it(name, tmp_path):
-    module = zoo.build(name)
+    module = tiny_models.build(name)
     module.save_pretrained(tmp_path)
     model = load(tmp_path)
     assert type(model.module) is type(module)
     assert not model.module.training
     assert (model.tokenizer, model.processor) == (None, None)
-    keywords = zoo.inputs(name)
+    keywords = tiny_models.inputs(name)
     with torch.no_grad():
         assert torch.equal(model.module(**keywords)[0], module(**keywords)[0])
         assert model.fingerprint() == load(module).fingerprint()
 
 
 def test_a_class_with_another_head_is_kept(tmp_path):
-    module = hf.BertForSequenceClassification(zoo.CONFIGS["bert"](num_labels=3))
+    module = hf.BertForSequenceClassification(tiny_models.CONFIGS["bert"](num_labels=3))
     module.save_pretrained(tmp_path)
     model = load(tmp_path)
     assert torch.equal(model.module.classifier.weight, module.classifier.weight)
 
 
 def test_checkpoint_that_names_no_class_is_loaded_bare(tmp_path):
-    zoo.build("bert").save_pretrained(tmp_path)
+    tiny_models.build("bert").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["architectures"]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -178,7 +178,7 @@ def test_checkpoint_that_names_no_class_is_loaded_bare(tmp_path):
 
 
 def test_encoder_with_a_tokenizer_beside_it(tmp_path, tokenizer):
-    zoo.build("bert").save_pretrained(tmp_path)
+    tiny_models.build("bert").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert load(tmp_path).tokenizer("ab")["input_ids"] == [3, 4]
 
@@ -192,12 +192,12 @@ def test_processor_beside_it_or_given(tmp_path, tokenizer):
     make_clip(tmp_path / "without")
     assert load(tmp_path / "without", processor=pictures).processor is pictures
     assert load(tmp_path / "without", processor=tmp_path / "with").processor.crop_size["height"] == 16
-    assert load(zoo.build("clip"), processor=pictures, tokenizer=tokenizer).processor is pictures
+    assert load(tiny_models.build("clip"), processor=pictures, tokenizer=tokenizer).processor is pictures
 
 
 @pytest.mark.parametrize("name", ["unet", "pixart", "clip"])
 def test_any_module_is_a_model_without_a_tokenizer(name):
-    module = zoo.build(name)
+    module = tiny_models.build(name)
     model = load(module)
     assert model.module is module
     assert model.tokenizer is None
@@ -207,8 +207,8 @@ def test_any_module_is_a_model_without_a_tokenizer(name):
 
 
 def test_adapter_in_an_encoder():
-    keywords = zoo.inputs("bert")
-    module = zoo.build("bert")
+    keywords = tiny_models.inputs("bert")
+    module = tiny_models.build("bert")
     with torch.no_grad():
         before = module(**keywords)[0]
         model = load(module, adapter={"r": 2})
@@ -306,7 +306,7 @@ def test_another_kind_inside_an_adapter_is_refused_too(tokenizer):
         require_language_model(model)
 
 
-@pytest.mark.parametrize("name", zoo.DECODERS)
+@pytest.mark.parametrize("name", tiny_models.DECODERS)
 def test_language_models_pass_as_they_are(name, make, tokenizer):
     module = make(name)
     model = load(module, tokenizer=tokenizer, kind="language model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.load import load, name_problems
 from trimtab.models.sites import resolve
@@ -62,6 +62,6 @@ def test_load_names_it_too(here):
 
 def test_an_alias_is_among_what_is_near():
     with pytest.raises(ModelError, match="try 'attention_out'"):
-        resolve(zoo.build("llama"), "attn_out")
+        resolve(tiny_models.build("llama"), "attn_out")
     with pytest.raises(ModelError, match="'mlp_out'"):
-        resolve(zoo.build("gpt2"), "mlp_output")
+        resolve(tiny_models.build("gpt2"), "mlp_output")

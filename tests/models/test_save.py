@@ -6,13 +6,13 @@ import transformers as hf
 from safetensors import SafetensorError
 from torch import nn
 
+from tiny_models import NAMES, build, inputs, tokenizer
 from trimtab import Steering, load
 from trimtab.errors import CheckpointError, ModelError
 from trimtab.models import save
 from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
 from trimtab.steer.maps import Base
-from zoo import NAMES, build, inputs, tokenizer
 
 SCALES = {
     "llama": ["mlp", "self_attn", "pre_mlp_norm", "pre_attention_norm", "model.norm"],

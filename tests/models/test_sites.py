@@ -5,12 +5,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from tiny_models import DECODERS, NINE, build, tokenizer
 from trimtab.errors import ModelError
 from trimtab.models.families import FAMILIES
 from trimtab.models.load import load
 from trimtab.models.sites import Site, modules_of, resolve
 from trimtab.models.weights import wrap
-from zoo import DECODERS, NINE, build, tokenizer
 
 
 def names(model, pattern):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-import zoo
+import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.batches import token_rows
 from trimtab.models.tokenizer import Added
 
 
 def adding(template):
-    words = zoo.tokenizer()
+    words = tiny_models.tokenizer()
     added = [("<s>", 0), ("</s>", 1)]
     words.backend_tokenizer.post_processor = TemplateProcessing(template, special_tokens=added)
     return words
@@ -59,4 +59,4 @@ def test_what_a_text_has_twice_stays_twice():
 )
 def test_what_is_no_text(text, message):
     with pytest.raises(ModelError, match=message):
-        token_rows(zoo.tokenizer(), ["a", text])
+        token_rows(tiny_models.tokenizer(), ["a", text])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo import build, tokenizer
+from tiny_models import build, tokenizer
 
 RUDE = [f"you {a}{b} fool!" for a in "abcdef" for b in "xyz"]
 POLITE = [f"dear {a}{b}, please." for a in "abcdef" for b in "xyz"]

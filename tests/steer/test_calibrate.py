@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_models import build, tokenizer
 from trimtab import Steering, load
 from trimtab.errors import ModelError
 from trimtab.models.sites import resolve
 from trimtab.steer import strength as calibration
 from trimtab.steer.maps import Base
 from trimtab.steer.strength import calibrate
-from zoo import build, tokenizer
 
 TEXTS = ["abc def", "the cat", "a", "Hello, you", "no no no"]
 

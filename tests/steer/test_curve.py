@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from steerings import random_steering
+from tiny_models import build, tokenizer
 from trimtab import load
 from trimtab.errors import ModelError
 from trimtab.steer.strength import strength_curve
-from zoo import build, tokenizer
 
 SOURCE, TARGET, NEUTRAL = ["abc", "abcd e", "b"], ["xyz", "zy"], ["hello", "world!"]
 

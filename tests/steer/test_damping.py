@@ -5,11 +5,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from behaviours import sides
+from tiny_models import build, tokenizer
 from trimtab import AurA, load
 from trimtab.models.sites import resolve
 from trimtab.steer.estimators import damping_map
 from trimtab.steer.samples import prepare, samples
-from zoo import build, tokenizer
 
 
 def test_weights_are_one_minus_the_gini_of_what_ranks_the_source_higher():

@@ -8,12 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from behaviours import sides
+from tiny_models import build, tokenizer
 from trimtab import CAA, ITI, load
 from trimtab.errors import ConfigProblems, ModelError
 from trimtab.models.sites import resolve
 from trimtab.steer.directions import classifier_map, head_maps, heads_of
 from trimtab.steer.samples import prepare, samples
-from zoo import build, tokenizer
 
 
 def drawn(n=10, m=8, d=6, seed=0):

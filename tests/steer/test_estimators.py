@@ -7,12 +7,12 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from behaviours import sides
+from tiny_models import build, tokenizer
 from trimtab import GaussianAcT, LinAcT, MeanAcT, load
 from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
 from trimtab.steer.estimators import gaussian_map, linear_map, mean_map
 from trimtab.steer.samples import prepare, samples
-from zoo import build, tokenizer
 
 
 def drawn(n=12, m=12, d=5, seed=0):

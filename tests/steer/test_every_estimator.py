@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from behaviours import TEXTUAL, posed, sides
-from places import doubled
+from sites_of_models import doubled
+from tiny_models import NINE, build, tokenizer
 from trimtab import CAA, ITI, AurA, GaussianAcT, LinAcT, LinEAS, MeanAcT, load
 from trimtab.errors import ConfigProblems, DataError, ModelError
 from trimtab.models.batches import padded, token_rows
 from trimtab.steer.samples import Scale, prepare, samples
-from zoo import NINE, build, tokenizer
 
 EVERY = [LinEAS(steps=3), MeanAcT(), GaussianAcT(), LinAcT(), CAA(), ITI(), AurA()]
 EVERY += [ITI(variant="heads"), LinAcT(sequential=False), LinEAS(steps=3, stop_gradient=True)]

@@ -10,12 +10,12 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from tiny_models import build, inputs
 from trimtab import Steering, __version__
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.sites import resolve
 from trimtab.steer import files
 from trimtab.steer.maps import Base
-from zoo import build, inputs
 
 CONFIG, WEIGHTS = "steering_config.json", "steering_model.safetensors"
 SITE = "model.layers.0:out"

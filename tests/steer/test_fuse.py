@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from torch import nn
 
+from tiny_models import build, inputs, tokenizer
 from trimtab import Steering, load
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.hooks import capture
@@ -14,7 +15,6 @@ from trimtab.models.save import largest_gap
 from trimtab.models.sites import resolve
 from trimtab.models.weights import Parts, plan
 from trimtab.steer.maps import Base
-from zoo import build, inputs, tokenizer
 
 BLOCKS = {
     "bert": "encoder.layer.*",

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from tiny_models import build, tokenizer
 from trimtab import CAA, LinEAS, MeanAcT, load
 from trimtab.errors import ConfigProblems, DataError, ModelError
 from trimtab.job import carry_out
 from trimtab.steer.lineas.job import SteeringConfig, examples_of
 from trimtab.steer.lineas.result import SteeringResult
 from trimtab.steer.samples import read_examples
-from zoo import build, tokenizer
 
 GOOD = ["ab", "cd", "ef"]
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from behaviours import posed, sides, texts
+from tiny_models import build, tokenizer
 from trimtab import load
 from trimtab.errors import DataError, ModelError
 from trimtab.models.batches import token_rows
 from trimtab.models.sites import resolve
 from trimtab.steer.samples import execution_order, prepare, running, samples
-from zoo import build, tokenizer
 
 
 def llama(**options):

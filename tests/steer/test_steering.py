@@ -5,14 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from places import sites
+from sites_of_models import sites
 from steerings import random_steering
+from tiny_models import NINE, build, inputs, tokenizer
 from trimtab import Steering, load
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.hooks import intervene
 from trimtab.models.sites import resolve
 from trimtab.steer.maps import AffineMap, Base
-from zoo import NINE, build, inputs, tokenizer
 
 
 def read(out):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-import zoo
+import tiny_models
 from trimtab import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform, finetune, load
 from trimtab.adapt.dynamics.job import DynamicsConfig, read_domains
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
@@ -253,7 +253,7 @@ def test_a_lora_job(config: DynamicsConfig, tmp_path: Path) -> None:
 def test_a_model_that_is_no_language_model_is_refused_before_its_weights_are_read(
     config: DynamicsConfig, tmp_path: Path, compare: Mapping[str, Any]
 ) -> None:
-    zoo.CONFIGS["bert"](architectures=["BertModel"]).save_pretrained(tmp_path / "encoder")
+    tiny_models.CONFIGS["bert"](architectures=["BertModel"]).save_pretrained(tmp_path / "encoder")
     tokenizer().save_pretrained(tmp_path / "encoder")
     other = replace(config, model=str(tmp_path / "encoder"), compare=compare)
     with pytest.raises(ModelError, match=r"which is BertModel, expected a causal language model; try"):

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asked import CONSTRAINTS, ROLES, TARGETS
-from straight import SLOPES, Straight
+from fake_run import SLOPES, Straight
+from fake_session import CONSTRAINTS, ROLES, TARGETS
 from trimtab import DynaMiCS, finetune
 from trimtab.adapt.dynamics import slopes
 from trimtab.adapt.dynamics.planning import Planning

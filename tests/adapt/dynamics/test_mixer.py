@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asked import BASE, CONSTRAINTS, ROLES, TARGETS, ask, session
+from fake_session import BASE, CONSTRAINTS, ROLES, TARGETS, ask, session
 from trimtab.adapt.dynamics.mixer import PRESETS, DynaMiCS
 from trimtab.adapt.dynamics.planning import Planning
 from trimtab.adapt.finetune import refuse

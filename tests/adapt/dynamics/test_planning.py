@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asked import BASE, ROLES, session
+from fake_session import BASE, ROLES, session
 from trimtab.adapt.dynamics.planning import (
     LossState,
     MeasuredSlopes,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import unigram as uni
-from asked import CONSTRAINTS, TARGETS, session
-from straight import SLOPES, Straight
+from fake_run import SLOPES, Straight
+from fake_session import CONSTRAINTS, TARGETS, session
 from trimtab import DynaMiCS
 from trimtab.adapt.dynamics import slopes as rolled_back
 from trimtab.adapt.dynamics.planning import MeasuredSlopes, Planning

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asked import CONSTRAINTS, ROLES, TARGETS, ask, session
+from fake_session import CONSTRAINTS, ROLES, TARGETS, ask, session
 from trimtab.adapt.finetune import refuse
 from trimtab.adapt.mixer import Decision, Mixer
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss

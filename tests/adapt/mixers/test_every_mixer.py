@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import trimtab
-from asked import ROLES, session
+from fake_session import ROLES, session
 from trimtab import (
     Aioli,
     DualAscent,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from asked import ROLES, ask, session
+from fake_session import ROLES, ask, session
 from trimtab.adapt.finetune import refuse
 from trimtab.adapt.mixers.published import Exp3, exploration
 from trimtab.adapt.session import make_roles

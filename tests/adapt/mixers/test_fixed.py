@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asked import ROLES, ask, session
+from fake_session import ROLES, ask, session
 from trimtab.adapt.finetune import refuse
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Replay, Uniform

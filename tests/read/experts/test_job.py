@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tiny_models import build, tokenizer
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out
@@ -25,7 +26,6 @@ from trimtab.read.experts.baselines import (
 from trimtab.read.experts.job import ExpertLensConfig, read_concepts
 from trimtab.read.experts.ratings import judged, most_rated, read_ratings
 from trimtab.read.experts.result import ExpertsResult, plane
-from zoo import build, tokenizer
 
 WORDS = ["cat", "dog", "cow", "pig", "hen"]
 FRAMES_OF = ["a {} ran", "the {} sat there", "no {}", "some {} is here", "one {} and it", "my old {} sleeps"]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
+from tiny_models import build, tokenizer
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.data.concept import Concept
 from trimtab.errors import DataError, ModelError
@@ -21,7 +22,6 @@ from trimtab.read.experts.detection import stability
 from trimtab.read.experts.job import ExpertLensConfig, read_concepts
 from trimtab.read.experts.ratings import judged, read_ratings
 from trimtab.read.experts.result import ExpertsResult, concept_map, spread
-from zoo import build, tokenizer
 
 FRAMES_OF = ["a {} ran", "the {} sat", "no {}", "one {} and it"]
 ODD = ["concept", "step", "<script>", "nan", "1"]

@@ -11,6 +11,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
+from tiny_models import CONFIGS, DECODERS, build, tokenizer
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.data.concept import Concept
 from trimtab.errors import ConfigError, DataError, ModelError
@@ -20,7 +21,6 @@ from trimtab.numerics.similarity import jaccard
 from trimtab.read import responses
 from trimtab.read.experts.detection import halved
 from trimtab.read.responses import linear_sites
-from zoo import CONFIGS, DECODERS, build, tokenizer
 
 WORDS = {"cat": "cat", "dog": "dog", "cow": "cow", "pig": "pig"}
 FRAMES = [

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from page_sentences import hold
+from tiny_models import build, tokenizer
 from trimtab import ConceptSet
 from trimtab.data.concept import Concept
 from trimtab.job import carry_out
 from trimtab.read.experts.job import ExpertLensConfig
 from trimtab.read.experts.result import ExpertsResult
-from zoo import build, tokenizer
 
 WORDS = ["cat", "dog", "cow", "pig", "hen"]
 FRAMES_OF = ["a {} ran", "the {} sat there", "no {}", "some {} is here", "one {} and it", "my old {} sleeps"]

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from behaviours import posed, sides
+from tiny_models import build, tokenizer
 from trimtab import LinEAS, load
 from trimtab.errors import CheckpointError, ConfigProblems, DivergedError
 from trimtab.steer.lineas.lineas import PRESETS
-from zoo import build, tokenizer
 
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 1.5])
 PLACE, SIZE = torch.tensor([0.0, 1.0, -5.0, 90.0]), torch.tensor([1.0, 2.0, 0.1, 30.0])

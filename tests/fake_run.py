@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from asked import BASE, ROLES
+from fake_session import BASE, ROLES
 from trimtab.adapt.dynamics.planning import Planning
 from trimtab.adapt.mixer import Decision, Mixer
 from trimtab.adapt.session import Clock, Roles, Trials
