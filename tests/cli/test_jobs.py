@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 
+import coin
+from coin import CoinJob, CoinResult
+from trimtab import systems
 from trimtab.cli.console import parser, split_overrides
 from trimtab.cli.main import main
+from trimtab.errors import Problem
 from trimtab.runs.folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
@@ -262,3 +269,58 @@ def test_a_tilde_is_the_home_wherever_a_path_is_given(
     made = {path.name for path in (tmp_path / "home").iterdir()}
     assert made == {"run", "sweep", "page.html", "mine.yaml"}
     assert not Path("~").exists()
+
+
+@dataclass(frozen=True)
+class Single:
+    """A job that is one run: it has no jobs."""
+
+    system: Literal["single"]
+    seed: int = 0
+
+    result: ClassVar[type[CoinResult]] = CoinResult
+
+    def problems(self) -> Iterator[Problem]:
+        yield from ()
+
+    def cost(self) -> dict[str, int]:
+        return {"steps": 1}
+
+    def run(self, folder: RunFolder, progress: Callable[[int, int], None]) -> CoinResult:
+        return CoinJob("coin", seed=self.seed).run(folder, progress)
+
+
+def test_a_system_of_single_runs_is_swept_and_has_no_jobs(
+    fake: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coin, "Single", Single, raising=False)
+    monkeypatch.setitem(systems.SYSTEMS, "single", systems.System("single", "coin:Single", "one", "none"))
+    fake.write_text("system: single\n")
+    assert main(["sweep", "my.yaml", "--over", "seed=0,1", "--out", "s"]) == 0
+    assert main(["run", "my.yaml", "--jobs", "1", "--out", "one"]) == 0
+    capsys.readouterr()
+    for command in (["run", "my.yaml"], ["resume", "one"]):
+        assert main([*command, "--jobs", "2"]) == 2
+        assert "--jobs: got 2, expected nothing: a job of single is one run" in capsys.readouterr().err
+
+
+def test_every_system_can_be_swept(capsys: Capture) -> None:
+    for recipe in ("naming-bias", "lexicon", "steering", "expertlens", "forgetting", "dynamics"):
+        assert main(["sweep", f"{recipe}/quickstart", "--over", "seed=-1", "--out", "s"]) == 2
+        assert all("seed: got -1" in line for line in capsys.readouterr().err.splitlines()), recipe
+
+
+def test_a_finished_run_whose_result_is_damaged_or_gone(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["run", "my.yaml", "--out", "out"]) == 0
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert main(["resume", "moved"]) == 0
+    assert "report moved/report.html" in capsys.readouterr().err
+    result = tmp_path / "moved/artifacts/result.json"
+    whole = result.read_text()
+    result.write_text(whole.replace("4", "5", 1))
+    assert main(["resume", "moved"]) == 2
+    assert "damaged moved/artifacts/result.json" in capsys.readouterr().err
+    result.unlink()
+    assert main(["resume", "moved"]) == 0
+    assert "is finished" not in capsys.readouterr().err
+    assert json.loads(result.read_text())["heads"] == json.loads(whole)["heads"]

@@ -329,3 +329,18 @@ def test_keys_that_no_terminal_shows_are_told_by_their_escapes(files: Path) -> N
     assert "\x1b" not in said
     assert "\\u001b[31m\\n" in said
     assert f"{'k' * 77}...\n" in said
+
+
+@pytest.mark.parametrize("key", [None, float("nan"), True, 1.5, "a\ud800"])
+@pytest.mark.parametrize("where", ["train", "evaluate", "constraints", "compare"])
+def test_a_key_that_is_no_text_is_told_as_a_key(where: str, key: object) -> None:
+    with pytest.raises(ConfigProblems) as caught:
+        read_config({**DYNAMICS, where: {**DYNAMICS.get(where, {}), key: "x"}}, DynamicsConfig)
+    assert [p.expected for p in caught.value.problems if p.got.endswith("as a key")] == ["text as a key"]
+
+
+@pytest.mark.parametrize("value", ["a\ud800", {"path": "a\ud800"}])
+def test_half_a_character_is_told_where_it_stands(value: object) -> None:
+    with pytest.raises(ConfigProblems) as caught:
+        read_config({**DYNAMICS, "train": {"new": value}, "evaluate": {}}, DynamicsConfig)
+    assert any(problem.where.startswith("train.new") for problem in caught.value.problems)

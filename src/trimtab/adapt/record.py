@@ -70,7 +70,7 @@ class SlopeUpdate:
     shadow_prices: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunRecord(Result):
     """The record of a fine-tuning run.
 

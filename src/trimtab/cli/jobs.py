@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from trimtab.cli.console import Bars, Verb, for_command, note, parser, say, split_overrides
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
-from trimtab.runs.paths import as_path, is_first, path_problem, processes, runs_home, safe_name
+from trimtab.runs.paths import RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
 from trimtab.systems import LAB, already_built, find_config, imported, lab_problems, resolve, system_of
 
 if TYPE_CHECKING:
     from trimtab.job import Job, Result
 
-OUTCOME = "artifacts/outcome.json"
+OUTCOME, COMPARISON = "artifacts/outcome.json", "artifacts/comparison.json"
 VALUES = 20_000
 """Values that a config may hold, aliases written out: far above any use, and read in a second."""
 
@@ -61,8 +61,8 @@ def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int
     options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
     arguments = _parsed(options, argv)
     name, content, overrides = _read(arguments)
-    overrides |= {} if arguments.jobs is None else {"jobs": arguments.jobs}
-    return run_job(read_job(content, overrides), arguments.out, name=name, as_json=arguments.json)
+    job = read_job(content, overrides, jobs=arguments.jobs)
+    return run_job(job, arguments.out, name=name, as_json=arguments.json)
 
 
 def resume(argv: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ def resume(argv: Sequence[str]) -> int:
     if "system" not in content:
         expected, hint = "a run of `trimtab run`", "the same Python call with the same `out`"
         raise CheckpointError(explain(f"{folder}, which was started from Python", expected, hint))
-    job = read_job(content, {} if arguments.jobs is None else {"jobs": arguments.jobs})
+    job = read_job(content, {}, jobs=arguments.jobs)
     return run_job(job, folder, name=folder.name, as_json=arguments.json)
 
 
@@ -127,7 +127,7 @@ def _cells(arguments: Namespace) -> tuple[str, dict[str, Any]]:
     for cell, values in expand(arguments.over).items():
         try:
             here = arguments.cluster is None
-            cells[cell] = read_job(content, {**overrides, **values, "jobs": 1}, here=here)
+            cells[cell] = read_job(content, {**overrides, **values}, here=here, jobs=1)
         except ConfigProblems as error:
             problems += error.problems
     if problems:
@@ -164,13 +164,16 @@ def _read(arguments: Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return name, read_mapping(path, most=VALUES), overrides
 
 
-def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: bool = True) -> Job:
+def read_job(
+    content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: bool = True, jobs: int | None = None
+) -> Job:
     """The job that a config describes, checked.
 
     Args:
         content: of the config.
         overrides: dotted keys and their values.
         here: whether it is to run on this machine, which then must have its device.
+        jobs: runs at a time; only of a system whose job is several runs.
 
     Raises:
         ConfigProblems: everything that is wrong with it.
@@ -190,7 +193,13 @@ def read_job(content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: 
             wrong += imported("trimtab.models.load:device_problems")(job.device)
         return list(dict.fromkeys(wrong))
 
-    job_class = system_of({**content, **overrides}).job_class()
+    system = system_of({**content, **overrides})
+    job_class = system.job_class()
+    if "jobs" in job_class.__dataclass_fields__:
+        overrides = {**overrides, "jobs": jobs} if jobs is not None else overrides
+    elif jobs not in (None, 1):
+        expected = f"nothing: a job of {system.name} is one run"
+        raise ConfigProblems([Problem("--jobs", str(jobs), expected, "trimtab sweep, for several")])
     job: Job = read_config(content, job_class, overrides, extra_problems=problems)
     return job
 
@@ -264,16 +273,18 @@ def finished(folder: Path) -> dict[str, Any] | None:
         CheckpointError: what it had to say is damaged.
     """
     from trimtab.runs.folder import read_run
-    from trimtab.runs.serialise import read_object
+    from trimtab.runs.serialise import is_sealed, read_object
 
-    if not (folder / OUTCOME).is_file() or read_run(folder).status != "done":
+    results = [path for path in (folder / RESULT, folder / COMPARISON) if path.is_file()]
+    if not (folder / OUTCOME).is_file() or not results or read_run(folder).status != "done":
         return None
+    is_sealed(folder)
     outcome = read_object(folder / OUTCOME)
     for key, kind in (("table", str), ("report", str), ("passed", bool), ("json", object)):
         if not isinstance(outcome.get(key), kind) or key not in outcome:
             got = f"no {key} in {folder / OUTCOME}"
             raise CheckpointError(explain(got, "what a run had to say", "deleting that file, and resuming"))
-    return outcome
+    return outcome | {"report": str(folder / "report.html")}
 
 
 def describe(result: Result, folder: Path) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class _Wrong:
             value = value[step] if isinstance(step, int) else value.get(step, MISSING)
             if not (isinstance(value, _Odd) and value.as_key) or dataclasses.is_dataclass(self.parent):
                 where = place
-        self.under_odd_key = isinstance(value, _Odd) and value.as_key
+        self.is_odd = isinstance(value, _Odd)
+        self.under_odd_key = self.is_odd and value.as_key
         self.where, self.kind = where, kind
         self.value = value.value if isinstance(value, _Odd) else value
 
@@ -99,13 +100,15 @@ class _Wrong:
         """The problems of the error, in the words of trimtab."""
         where, kind, value = self.where or "config", self.kind, self.value
         raised = self.error.get("ctx", {}).get("error")
-        if self.error["type"] == _UNKNOWN:
+        if self.under_odd_key:
+            yield Problem(where, f"{show(value)} as a key", "text as a key", f'"{value}"')
+        elif self.is_odd:  # whatever pydantic says of what stands for it
+            yield self._of_another_kind(where)
+        elif self.error["type"] == _UNKNOWN:
             key, names = self.error["loc"][-1], _fields(self.parent)
             elsewhere = [repr(each) for each in dotted_keys(root) if each.rpartition(".")[2] == key]
             hint = elsewhere[0] if elsewhere else nearest(key, names)
             yield Problem(where, "an unknown key", f"one of {', '.join(names)}", hint)
-        elif self.under_odd_key:
-            yield Problem(where, f"{show(value)} as a key", "text as a key", f'"{value}"')
         elif value is MISSING:
             yield Problem(where, "nothing", words(kind))
         elif self.error["type"] == "kind":

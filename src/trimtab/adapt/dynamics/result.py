@@ -46,7 +46,7 @@ READING = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FinetuneResult(RunRecord):
     """The outcome of `finetune`; its numbers are the attributes of `trimtab.adapt.record.RunRecord`."""
 
@@ -125,7 +125,7 @@ class FinetuneResult(RunRecord):
         return comparison_json([self], {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Result):
     """Runs of several mixers on the same model, data and evaluation grid.
 
