@@ -135,14 +135,19 @@ def finetune(
         run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
         finished = (path / RESULT).exists()
         loop.accelerator.wait_for_everyone()
-        if not finished:
-            return train_and_judge(run, path, label or mixer.kind, config, domains)
-        is_sealed(path)
-        result = FinetuneResult.load(path)
-        run.put_weights(result.step)
-        if folder and folder.status != "done":  # killed between the result and the status
-            folder.set_status("done", result=result.status, step=result.step)
-        return result
+        if finished:
+            return read_back(run, path)
+        return train_and_judge(run, path, label or mixer.kind, config, domains)
+
+
+def read_back(run: Run, path: Path) -> FinetuneResult:
+    """The result of a run that is finished already, its weights put into the model."""
+    is_sealed(path)
+    result = FinetuneResult.load(path)
+    run.put_weights(result.step)
+    if run.folder and run.folder.status != "done":  # killed between the result and the status
+        run.folder.set_status("done", result=result.status, step=result.step)
+    return result
 
 
 def type_problems(mixer: Any, fit: Any) -> Iterator[Problem]:
