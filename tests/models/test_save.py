@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers as hf
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, inject_adapter_in_model
 from safetensors import SafetensorError
 from torch import nn
 
 from tiny_models import NAMES, build, inputs, tokenizer
 from trimtab import Steering, load
 from trimtab.errors import CheckpointError, ModelError
-from trimtab.models import save
+from trimtab.models import adapter, hub, save
 from trimtab.models.hooks import capture
 from trimtab.models.sites import resolve
 from trimtab.steer.maps import Base
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+"""Of peft 0.21 with transformers 5.23, whoever loads an adapter."""
 
 SCALES = {
     "llama": ["mlp", "self_attn", "pre_mlp_norm", "pre_attention_norm", "model.norm"],
@@ -153,6 +159,161 @@ def test_precision_and_mode_are_kept(tmp_path, dtype):
     assert again.generate(["ab"], max_new_tokens=3) == model.generate(["ab"], max_new_tokens=3)
 
 
+# Adapters -------------------------------------------------------------------------------------------------
+
+
+def adapted(module, **settings):
+    """A model whose adapter changes something: peft starts with B at 0."""
+    model = load(module, tokenizer=tokenizer(), adapter={"r": 2, "seed": 5, **settings})
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
+    return model
+
+
+def logits(module, name="llama"):
+    with torch.no_grad():
+        return module.eval()(**inputs(name)).logits.float()
+
+
+def snapshot(model):
+    return {name: value.clone() for name, value in model.module.state_dict().items()}
+
+
+@pytest.fixture
+def based(tmp_path):
+    """A folder with a base model, and a model with an adapter on it."""
+    load(build("llama"), tokenizer=tokenizer()).save_pretrained(tmp_path / "base")
+    module = hf.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    return adapted(module)
+
+
+def test_an_adapter_is_saved_as_peft_reads_it(based, tmp_path, monkeypatch):
+    before, expected = snapshot(based), logits(based.module)
+    folder = based.save_pretrained(tmp_path / "adapter", card=f"load {save.HERE}")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "base")
+    assert (folder / "README.md").read_text() == f"load {folder}"
+    assert not (folder / "config.json").exists()
+    again = AutoPeftModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(logits(again), expected)
+    assert hf.AutoTokenizer.from_pretrained(folder)("ab")["input_ids"] == [3, 4]
+    assert all(torch.equal(value, before[name]) for name, value in based.module.state_dict().items())
+    with pytest.raises(ModelError, match="where there is something already"):
+        based.save_pretrained(folder)
+
+
+def test_a_base_in_a_relative_folder_is_named_whole(tmp_path, monkeypatch):
+    load(build("llama"), tokenizer=tokenizer()).save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    folder = load("base", adapter={"r": 2}).save_pretrained("adapter")
+    monkeypatch.chdir("/")
+    AutoPeftModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3"])
+def test_a_merged_model_is_a_whole_one(name, tmp_path):
+    model = adapted(build(name))
+    before, expected = snapshot(model), logits(model.module, name)
+    folder = model.save_pretrained(tmp_path / "whole", merged=True)
+    assert not list(folder.glob("adapter*"))
+    again = hf.AutoModelForCausalLM.from_pretrained(folder)
+    assert (logits(again, name) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert isinstance(model.module, PeftModel)
+    assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
+    assert load(folder).trainable().keys() >= {key for key, _ in again.named_parameters()}
+
+
+def test_low_precision_stays_what_it_is(tmp_path):
+    model = adapted(build("llama").to(torch.bfloat16))
+    folder = model.save_pretrained(tmp_path / "whole", merged=True)
+    assert hf.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype == torch.bfloat16
+    assert load(build("llama"), tokenizer=tokenizer()).save_pretrained(tmp_path / "plain", merged=True)
+
+
+def test_an_adapter_that_is_read_back_otherwise_is_no_success(based, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "load_file", lambda path: {})
+    with pytest.raises(
+        ModelError, match=r"lora_A.weight other than it was written, expected what is read back"
+    ):
+        based.save_pretrained(tmp_path / "adapter")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_an_adapter_that_does_not_say_all_it_does_is_noticed(based, tmp_path):
+    layer = based.module.base_model.model.model.layers[0].self_attn.q_proj
+    layer.scaling["default"] = 40.0
+    with pytest.raises(ModelError, match=r"outputs that are .* away from those of the model that was saved"):
+        based.save_pretrained(tmp_path / "adapter")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_what_cannot_be_merged_says_so(based, tmp_path, monkeypatch):
+    with torch.no_grad():
+        next(iter(based.trainable().values())).fill_(torch.nan)
+    with pytest.raises(
+        ModelError, match=r"an adapter that cannot be merged .*expected a LoRA of finite weights"
+    ):
+        based.save_pretrained(tmp_path / "x", merged=True)
+    monkeypatch.setattr(adapter, "quantised", lambda network: "a Linear4bit at q")
+    with pytest.raises(
+        ModelError, match=r"a quantised model \(a Linear4bit at q\).*saving the adapter alone"
+    ):
+        based.save_pretrained(tmp_path / "x", merged=True)
+
+
+def test_files_are_compared_without_a_second_model(tmp_path, monkeypatch):
+    """What the end of a run does: the weights alone, in the place of a folder that is there."""
+    monkeypatch.setattr(save, "_compare", None)
+    for name in ("llama", "gpt2"):
+        model = load(build(name), tokenizer=tokenizer())
+        assert save.write(model, tmp_path / "model", thorough=False) == tmp_path / "model"
+    assert hf.AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.model_type == "gpt2"
+    monkeypatch.setattr(torch, "equal", lambda *_: False)
+    with pytest.raises(ModelError, match="other than it was written"):
+        save.write(model, tmp_path / "model", thorough=False)
+
+
+# The hub ---------------------------------------------------------------------------------------------------
+
+
+class Hub:
+    """Stands in for the hub's interface."""
+
+    def __init__(self, token=None):
+        Hub.token = token
+
+    def create_repo(self, repo_id, *, private, exist_ok):
+        if repo_id.startswith("other/"):
+            raise OSError("403 Forbidden: you may not.\nmore")
+        Hub.private = private
+        return type("Made", (), {"repo_id": repo_id})
+
+    def upload_folder(self, *, repo_id, folder_path, revision, commit_message, create_pr):
+        Hub.files = {path.name: path.read_bytes() for path in folder_path.iterdir()}
+        Hub.said = (revision, commit_message)
+        return type(
+            "Done", (), {"commit_url": f"https://hub/{repo_id}/1", "pr_url": f"https://hub/{repo_id}/pr"}
+        )
+
+
+def test_models_and_adapters_are_pushed_as_they_are_saved(based, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "HfApi", Hub)
+    where = based.push_to_hub("someone/mine", private=True, token="t", card=f"load {save.HERE}")
+    assert where == "https://hub/someone/mine/1"
+    assert (Hub.token, Hub.private, Hub.said) == ("t", True, (None, "Upload a model"))
+    saved = based.save_pretrained(tmp_path / "adapter")
+    assert Hub.files["adapter_model.safetensors"] == (saved / "adapter_model.safetensors").read_bytes()
+    assert Hub.files["README.md"] == b"load someone/mine"
+    assert based.push_to_hub("someone/mine", merged=True, create_pr=True) == "https://hub/someone/mine/pr"
+    assert "model.safetensors" in Hub.files
+    with pytest.raises(
+        ModelError, match=r"got other/mine: 403 Forbidden: you may not, expected a repository"
+    ):
+        based.push_to_hub("other/mine")
+
+
 # What is refused
 
 
@@ -166,12 +327,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_adapters_and_modules_without_a_format_are_refused(tmp_path):
-    adapted = load(build("llama"), tokenizer=tokenizer(), adapter={"r": 2})
-    with pytest.raises(ModelError, match=r"a model with an adapter.*merge_and_unload"):
-        adapted.save_pretrained(tmp_path / "x")
+def test_modules_without_a_format_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"got a Linear, expected a model of transformers or diffusers"):
         load(nn.Linear(2, 2)).save_pretrained(tmp_path / "x")
+    bare = build("llama")
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"]), bare)
+    with pytest.raises(ModelError, match=r"adapter layers outside of a peft model, expected a PeftModel"):
+        load(bare).save_pretrained(tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 

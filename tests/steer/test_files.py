@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tiny_models import build, inputs
 from trimtab import Steering, __version__
 from trimtab.errors import ModelError, ShapeError
+from trimtab.models import hub
 from trimtab.models.sites import resolve
 from trimtab.steer import files
 from trimtab.steer.maps import Base
@@ -289,7 +290,7 @@ class Hub:
 
 
 def test_a_steering_is_pushed_as_the_folder_it_is_saved_to(steering, folder, monkeypatch):
-    monkeypatch.setattr(files, "HfApi", Hub)
+    monkeypatch.setattr(hub, "HfApi", Hub)
     assert (
         steering.push_to_hub("someone/calm", private=True, token="t") == "https://hub/someone/calm/commit/1"
     )

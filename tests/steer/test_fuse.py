@@ -11,7 +11,7 @@ from tiny_models import build, inputs, tokenizer
 from trimtab import Steering, load
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.hooks import capture
-from trimtab.models.save import largest_gap
+from trimtab.models.outputs import largest_gap
 from trimtab.models.sites import resolve
 from trimtab.models.weights import Parts, plan
 from trimtab.steer.maps import Base

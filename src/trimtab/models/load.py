@@ -32,7 +32,7 @@ from trimtab.models.folder import (
 )
 from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
-from trimtab.models.save import save
+from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.tokenizer import (
     TokenizerSource,
@@ -216,9 +216,19 @@ class Model:
             seed=seed,
         )
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write a plain Hugging Face checkpoint, read back and compared; see `trimtab.models.save.save`."""
-        return save(self, folder)
+    def save_pretrained(self, folder: str | Path, *, merged: bool = False, card: str = "") -> Path:
+        """Write a Hugging Face checkpoint, or the adapter where there is one; see `trimtab.models.save.save`.
+
+        Args:
+            folder: a new or an empty one.
+            merged: write an adapter's base with the adapter folded in, as one whole model.
+            card: text of the README.md, such as `result.card()` of a fine-tuning result.
+        """
+        return save(self, folder, merged=merged, card=card)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes and say where it is; for the options see `trimtab.models.save.push`."""
+        return push(self, repo_id, **options)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trainable parameters: those that require a gradient, by canonical name; tied parameters once.

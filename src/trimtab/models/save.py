@@ -1,119 +1,140 @@
-"""Hugging Face checkpoint of a model, read back and compared before success is reported.
-
-Random dummy inputs show whether two networks compute the same.
-"""
+"""Hugging Face checkpoint of a model, or the adapter of one, read back and compared before success is reported."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from trimtab.errors import CheckpointError, TrimtabError, explain
+from trimtab.models.adapter import compare_adapter, has_adapter, merged_copy, write_adapter
 from trimtab.models.batches import evaluating
-from trimtab.models.families import Handle, refusal, towers
+from trimtab.models.families import Handle, refusal
 from trimtab.models.folder import path_of
+from trimtab.models.hub import upload
 from trimtab.models.inspection import check_model, loader
+from trimtab.models.outputs import largest_gap, outputs, probe_inputs, tolerance
 from trimtab.models.sites import network_of
 from trimtab.models.tokenizer import first_line
 from trimtab.runs.atomic import atomic_directory
 
-ROWS, TOKENS = 2, 8
-HALF_TOLERANCE = 0.1
-
-
-def probe_inputs(network: nn.Module) -> dict[str, Tensor] | None:
-    """Dummy inputs: keywords of a forward pass with random tokens and pictures, the same each time.
-
-    None for what is no single model of transformers that we know: parts of pipelines, models that see and speak.
-    """
-    kinds = {family.name for family in towers(network).values()}
-    sees, reads = "clip_vision_model" in kinds, bool(kinds - {"clip_vision_model"})
-    if not isinstance(network, PreTrainedModel) or not kinds or (sees and network.can_generate()):
-        return None
-    draw = torch.Generator().manual_seed(0)
-    config: Any = network.config
-    inputs: dict[str, Tensor] = {}
-    if reads:
-        tokens = config.get_text_config().vocab_size
-        inputs["input_ids"] = torch.randint(0, tokens, (ROWS, TOKENS), generator=draw)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if sees:
-        size = getattr(config, "vision_config", config).image_size
-        inputs["pixel_values"] = torch.randn(ROWS, 3, size, size, generator=draw).to(network.dtype)
-    return {name: value.to(network.device) for name, value in inputs.items()}
-
-
-def outputs(network: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs of a network: the tensors that it returns, by name, in single precision at least."""
-    returned = network(**inputs, return_dict=True)
-    tensors = {name: value for name, value in returned.items() if isinstance(value, Tensor)}
-    return {name: value if value.dtype == torch.float64 else value.float() for name, value in tensors.items()}
-
-
-def tolerance(network: nn.Module, single: float) -> float:
-    """Allowed gap of outputs: `single` in single precision and beyond; in half precision a tenth."""
-    precise = next(network.parameters()).dtype in (torch.float32, torch.float64)
-    return single if precise else HALF_TOLERANCE
-
-
-def largest_gap(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> float:
-    """Relative gap of outputs: the largest difference over the largest expected value; inf where one is nan."""
-    gaps = [0.0]
-    for name, value in expected.items():
-        one, other = value.detach(), actual[name].detach()
-        shares = (one - other).abs() / one.abs().max().clamp(min=1e-30)
-        same = (one == other) | (one.isnan() & other.isnan())
-        gaps.append(float(torch.where(same, 0.0, shares).nan_to_num(torch.inf).max()))
-    return max(gaps)
-
-
 TOLERANCE = 1e-5
+HERE = "<this folder>"
+"""In the text of a card, stands for where the model is loaded from: the folder, or the repository."""
+CARD = "README.md"
 
 
-def save(model: Handle, folder: str | Path) -> Path:
-    """Write network, tokenizer and processor so that `from_pretrained` of transformers or diffusers reads them.
+def save(model: Handle, folder: str | Path, *, merged: bool = False, card: str = "") -> Path:
+    """Write network, tokenizer and processor so that `from_pretrained` of transformers, peft or diffusers reads them.
 
-    What was written is read back by the library itself: every weight must be the same, and the outputs on a dummy
-    input, where one can be made, within 1e-5 of the largest. (transformers drops weights that a configuration has no
-    place for, with no more than a line in its log.) In half precision outputs may differ by a tenth: `module.to` also
-    rounds what is not saved, such as the frequencies of positions.
+    A model with an adapter is written as that adapter, as peft does, or as one whole model with `merged`. What was
+    written is read back by the library itself: every weight must be the same, and the outputs on a dummy input, where
+    one can be made, within 1e-5 of the largest. (transformers drops weights that a configuration has no place for,
+    with no more than a line in its log.) In half precision outputs may differ by a tenth: `module.to` also rounds what
+    is not saved, such as the frequencies of positions.
 
     Args:
-        model: without an adapter. Reading back takes as much memory again.
+        model: left as it is. Reading back takes as much memory again, and so does merging.
         folder: a new or an empty one; it appears whole or not at all.
+        merged: fold an adapter into the weights of its base; nothing to do where there is none.
+        card: text of its README.md, such as `FinetuneResult.card()`; `HERE` in it becomes the folder. Without one peft
+            writes a template for an adapter, and a whole model has none.
 
     Returns:
         The folder.
 
     Raises:
-        ModelError: the network has no `save_pretrained`, has an adapter, or has weights that its configuration has no
-            place for, such as a bias that `fuse` had to add; the folder has files; or what was read back differs.
+        ModelError: the network has no `save_pretrained`, an adapter outside of peft or one that cannot be merged, or
+            weights that its configuration has no place for, such as a bias that `fuse` had to add; the folder has
+            files; or what was read back differs.
         CheckpointError: it cannot be written: for example, the disk is full. Nothing is left behind.
     """
-    network, target = _plain(model), path_of(folder, "a folder's path").absolute()
+    target = path_of(folder, "a folder's path").absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         got = f"{target}, where there is something already"
         raise refusal(got, "a new folder or an empty one", f"{target.name}-2")
-    check_model(network, "saving")
-    _refuse_what_would_be_lost(network)
+    return write(model, target, merged=merged, card=card.replace(HERE, str(folder)))
+
+
+def push(
+    model: Handle,
+    repo_id: str,
+    *,
+    merged: bool = False,
+    card: str = "",
+    commit_message: str = "Upload a model",
+    **to: Any,
+) -> str:
+    """Upload what `save` writes to the hub and say where it is; for the options see `trimtab.models.hub.upload`.
+
+    Raises:
+        ModelError: as `save`; or the hub refuses or cannot be reached.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        text = card.replace(HERE, repo_id)
+        folder = write(model, Path(scratch) / "model", merged=merged, card=text, absolute=False)
+        return upload(folder, repo_id, commit_message=commit_message, **to)
+
+
+def write(
+    model: Handle,
+    target: Path,
+    *,
+    merged: bool = False,
+    card: str = "",
+    thorough: bool = True,
+    absolute: bool = True,
+) -> Path:
+    """`save` into a folder that may be there already, and is then replaced.
+
+    Args:
+        model: see `save`.
+        target: the folder.
+        merged: see `save`.
+        card: see `save`; its text as it is.
+        thorough: False compares weights file by file, in no more memory than a file takes, and no outputs.
+        absolute: see `trimtab.models.adapter.write_adapter`.
+    """
+    network: Any = network_of(model)
+    adapted = has_adapter(network)
+    if adapted and merged:
+        network, adapted = merged_copy(network), False
+    if not callable(getattr(network, "save_pretrained", None)):
+        hint = "safetensors.torch.save_model(module, path)"
+        raise refusal(f"a {type(network).__name__}", "a model of transformers or diffusers", hint)
+    if not adapted:
+        check_model(network, "saving")
+        _refuse_what_would_be_lost(network)
     with _written(target), atomic_directory(target) as new:
+        if adapted:
+            write_adapter(network, new, absolute=absolute)
         for part in (one for one in (network, model.tokenizer, model.processor) if one is not None):
-            try:
-                part.save_pretrained(new)
-            except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-                if isinstance(error, TrimtabError) or "os error" in str(error):
-                    raise
-                got = f"a {type(part).__name__} that cannot save itself ({first_line(error)[:200]})"
-                raise refusal(got, "what save_pretrained can write", "an untied, unquantised copy") from error
-        _compare(network, new)
+            if part is not network or not adapted:
+                _save_part(part, new)
+        if card:
+            (new / CARD).write_text(card, encoding="utf-8")
+        if adapted:
+            compare_adapter(network, new, thorough=thorough)
+        elif thorough or not _same_files(network, new):
+            _compare(network, new)
     return target
+
+
+def _save_part(part: Any, folder: Path) -> None:
+    try:
+        part.save_pretrained(folder)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, TrimtabError) or "os error" in str(error):
+            raise
+        got = f"a {type(part).__name__} that cannot save itself ({first_line(error)[:200]})"
+        raise refusal(got, "what save_pretrained can write", "an untied, unquantised copy") from error
 
 
 @contextmanager
@@ -128,17 +149,6 @@ def _written(target: Path) -> Iterator[None]:
             raise
         got, hint = f"'{first_line(error)}' while writing {target}", "another folder, or freeing some space"
         raise CheckpointError(explain(got, "a place to write to", hint)) from error
-
-
-def _plain(model: Handle) -> Any:
-    network = network_of(model)
-    if any(hasattr(part, "peft_config") or hasattr(part, "base_layer") for part in network.modules()):
-        hint = "model.module.save_pretrained for the adapter, or load(model.module.merge_and_unload(), ...)"
-        raise refusal("a model with an adapter", "a plain model", hint)
-    if not callable(getattr(network, "save_pretrained", None)):
-        hint = "safetensors.torch.save_model(module, path)"
-        raise refusal(f"a {type(network).__name__}", "a model of transformers or diffusers", hint)
-    return network
 
 
 def _refuse_what_would_be_lost(network: Any) -> None:
@@ -160,6 +170,30 @@ def _refuse_what_would_be_lost(network: Any) -> None:
         raise refusal(got, "those of its configuration, since the rest is dropped on reading", hint)
 
 
+def _same_files(network: Any, folder: Path) -> bool:
+    """Whether files hold the weights under their own names; False where names differ, so that they cannot be compared.
+
+    Raises:
+        ModelError: a weight is another one.
+    """
+    held, found = network.state_dict(), set[str]()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as read:
+            names = set(read.keys())
+            if not names <= held.keys():
+                return False
+            for name in names:
+                value = read.get_tensor(name)
+                if value.dtype != held[name].dtype or not torch.equal(value, held[name].cpu()):
+                    raise refusal(f"{name} other than it was written", _SAME, "a current transformers")
+            found |= names
+    shared = {held[name].data_ptr() for name in found}
+    return all(held[name].data_ptr() in shared for name in held.keys() - found)
+
+
+_SAME = "what is read back to be the same"
+
+
 def _compare(network: Any, folder: Path) -> None:
     again, weights = _read_back(network, folder), network.state_dict()
     copies = again.state_dict()
@@ -170,7 +204,7 @@ def _compare(network: Any, folder: Path) -> None:
     ]
     if wrong or copies.keys() - weights.keys():
         got = f"{wrong[0] if wrong else 'weights'} other than it was written"
-        raise refusal(got, "what is read back to be the same", "a current transformers")
+        raise refusal(got, _SAME, "a current transformers")
     inputs = probe_inputs(network)
     if inputs is None:
         return

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
@@ -28,9 +28,10 @@ from trimtab.errors import ModelError, ShapeError, TrimtabError, explain
 from trimtab.models.batches import evaluating
 from trimtab.models.families import FAMILIES
 from trimtab.models.hooks import checked_strength
+from trimtab.models.hub import upload
 from trimtab.models.inspection import check_model
 from trimtab.models.load import Model, load
-from trimtab.models.save import largest_gap, outputs, probe_inputs, tolerance
+from trimtab.models.outputs import largest_gap, outputs, probe_inputs, tolerance
 from trimtab.models.sites import Site, network_of
 from trimtab.models.tokenizer import first_line
 from trimtab.models.weights import Parts, apply, plan
@@ -211,17 +212,15 @@ def push(
     Raises:
         ModelError: the hub refuses or cannot be reached.
     """
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         folder = save(maps, base, made_by, Path(scratch) / "steering")
-        try:
-            name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            to: dict[str, Any] = {"repo_id": name, "revision": revision, "create_pr": create_pr}
-            done = api.upload_folder(folder_path=folder, commit_message=commit_message, **to)
-        except (OSError, ValueError) as error:
-            got, hint = f"{repo_id}: {first_line(error)}", "hf auth login, or token="
-            raise ModelError(explain(got, "a repository that you may write to", hint)) from error
-    return str(done.pr_url if create_pr else done.commit_url)
+        to: dict[str, Any] = {
+            "private": private,
+            "token": token,
+            "revision": revision,
+            "create_pr": create_pr,
+        }
+        return upload(folder, repo_id, commit_message=commit_message, **to)
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:

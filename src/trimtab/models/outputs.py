@@ -1,0 +1,61 @@
+"""Comparison of two networks on the same random dummy inputs, which shows whether they compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimtab.models.families import towers
+
+ROWS, TOKENS = 2, 8
+HALF_TOLERANCE = 0.1
+
+
+def probe_inputs(network: nn.Module) -> dict[str, Tensor] | None:
+    """Dummy inputs: keywords of a forward pass with random tokens and pictures, the same each time.
+
+    None for what is no single model of transformers that we know: parts of pipelines, models that see and speak.
+    """
+    kinds = {family.name for family in towers(network).values()}
+    sees, reads = "clip_vision_model" in kinds, bool(kinds - {"clip_vision_model"})
+    if not isinstance(network, PreTrainedModel) or not kinds or (sees and network.can_generate()):
+        return None
+    draw = torch.Generator().manual_seed(0)
+    config: Any = network.config
+    inputs: dict[str, Tensor] = {}
+    if reads:
+        tokens = config.get_text_config().vocab_size
+        inputs["input_ids"] = torch.randint(0, tokens, (ROWS, TOKENS), generator=draw)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if sees:
+        size = getattr(config, "vision_config", config).image_size
+        inputs["pixel_values"] = torch.randn(ROWS, 3, size, size, generator=draw).to(network.dtype)
+    return {name: value.to(network.device) for name, value in inputs.items()}
+
+
+def outputs(network: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs of a network: the tensors that it returns, by name, in single precision at least."""
+    returned = network(**inputs, return_dict=True)
+    tensors = {name: value for name, value in returned.items() if isinstance(value, Tensor)}
+    return {name: value if value.dtype == torch.float64 else value.float() for name, value in tensors.items()}
+
+
+def tolerance(network: nn.Module, single: float) -> float:
+    """Allowed gap of outputs: `single` in single precision and beyond; in half precision a tenth."""
+    precise = next(network.parameters()).dtype in (torch.float32, torch.float64)
+    return single if precise else HALF_TOLERANCE
+
+
+def largest_gap(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> float:
+    """Relative gap of outputs: the largest difference over the largest expected value; inf where one is nan."""
+    gaps = [0.0]
+    for name, value in expected.items():
+        one, other = value.detach(), actual[name].detach()
+        shares = (one - other).abs() / one.abs().max().clamp(min=1e-30)
+        same = (one == other) | (one.isnan() & other.isnan())
+        gaps.append(float(torch.where(same, 0.0, shares).nan_to_num(torch.inf).max()))
+    return max(gaps)
