@@ -7,17 +7,20 @@ gone on with.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, is_dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import is_dataclass
 from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from trimtab.adapt.call import DATA, LATER, call
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
@@ -28,18 +31,20 @@ from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere, Progress
+from trimtab.models.adapter import has_adapter
 from trimtab.models.batches import evaluating
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
+from trimtab.models.save import HERE, write
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
 from trimtab.runs.config import typed_problems
-from trimtab.runs.folder import RunFolder
-from trimtab.runs.paths import RESULT
+from trimtab.runs.folder import RunFolder, read_config_of
+from trimtab.runs.paths import MODEL, RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
 from trimtab.train.loop import Loop, accelerator, interruptible
 from trimtab.train.settings import Fit
-from trimtab.train.state import float32_weights
+from trimtab.train.state import float32_weights, in_types, types_of
 
 Out = str | Path | RunFolder | Elsewhere | None
 
@@ -56,6 +61,7 @@ def finetune(
     label: str | None = None,
     config: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    save_model: bool = True,
 ) -> FinetuneResult:
     """Improve the mixer's targets, keep its constraints; leave the best feasible checkpoint in the model.
 
@@ -77,11 +83,13 @@ def finetune(
         fit: training and evaluation settings.
         seed: of the sample order and of dropout.
         out: folder of the run. The same call with the same folder goes on where it was, to the same numbers bit for
-            bit on the same machine with the same number of threads; a finished run is read back. None keeps
-            nothing. A job hands over the folder that it holds.
+            bit on the same machine with the same number of threads; a finished run is read back. At its end `model/` in
+            it is a Hugging Face folder, or a PEFT adapter, with tokenizer and card; there is none where the base
+            weights came back. None keeps nothing. A job hands over the folder that it holds.
         label: name of the run in tables; the mixer's kind if None.
         config: stored as the run's config; described by the arguments if None.
         progress: called between steps.
+        save_model: False leaves `model/` out; `trimtab.adapt.export.export_run` makes it later.
 
     Raises:
         ConfigProblems: unknown, doubled or contradictory domains, or settings that cannot work: all at once,
@@ -96,25 +104,18 @@ def finetune(
     check_model(model, "training")
     fit = Fit() if fit is None else fit
     refuse(type_problems(mixer, fit))
+    given = train, evaluate or {}
     train = as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     processes = accelerator()
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
-    config = plain(
-        config
-        or {
-            "model": model.name,
-            "train": list(train),
-            "evaluate": list(evaluate),
-            "mixer": asdict(mixer),  # type: ignore[call-overload]
-            "fit": asdict(fit),
-            "seed": seed,
-        }
-    )
+    sources = {name: data for part in given for name, data in part.items()}
+    config = plain(config or call(model, train, evaluate, mixer, fit, seed, given=sources, domains=domains))
     fingerprints = {name: domain.fingerprint for name, domain in domains.items()}
     identity = {"model": model.fingerprint(), "domains": fingerprints}
+    types = types_of(model)
     with (
         place(out, processes) as path,
         interruptible() as check,
@@ -135,16 +136,19 @@ def finetune(
         run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
         finished = (path / RESULT).exists()
         loop.accelerator.wait_for_everyone()
+        kept = types if save_model else None
         if finished:
-            return read_back(run, path)
-        return train_and_judge(run, path, label or mixer.kind, config, domains)
+            return read_back(run, path, kept)
+        return train_and_judge(run, path, label or mixer.kind, config, domains, kept)
 
 
-def read_back(run: Run, path: Path) -> FinetuneResult:
-    """The result of a run that is finished already, its weights put into the model."""
+def read_back(run: Run, path: Path, types: Mapping[str, torch.dtype] | None = None) -> FinetuneResult:
+    """The result of a run that is finished already, its weights put into the model; with `types`, `model/` is there."""
     is_sealed(path)
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
+    if run.folder and types is not None and not (path / MODEL).exists():
+        leave_model(run, path, result, types)
     if run.folder and run.folder.status != "done":  # killed between the result and the status
         run.folder.set_status("done", result=result.status, step=result.step)
     return result
@@ -291,7 +295,9 @@ def open_run(
         check_identity(out, identity)
         yield out
         return
-    with RunFolder.create_or_open(path, config) as folder:
+    with RunFolder.create_or_open(
+        path, config, may_change=free_keys(path) if DATA in config else ()
+    ) as folder:
         check_identity(folder, identity)
         folder.go_on()
         try:
@@ -302,6 +308,14 @@ def open_run(
         except BaseException as error:
             folder.set_status("failed", error=f"{type(error).__name__}: {error}")
             raise
+
+
+def free_keys(path: Path) -> list[str]:
+    """Keys of our config in which the same run may differ: where data lies, and what an earlier version left out."""
+    noted: Mapping[str, Any] = {}
+    with suppress(CheckpointError):  # no run yet; or a damaged config, which is refused when it is opened
+        noted = read_config_of(path)
+    return [DATA, *(key for key in LATER if key not in noted)]
 
 
 def check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
@@ -323,9 +337,14 @@ def check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
 
 
 def train_and_judge(
-    run: Run, path: Path, label: str, config: Mapping[str, Any], domains: Mapping[str, TokenDomain]
+    run: Run,
+    path: Path,
+    label: str,
+    config: Mapping[str, Any],
+    domains: Mapping[str, TokenDomain],
+    types: Mapping[str, torch.dtype] | None = None,
 ) -> FinetuneResult:
-    """Train to the end, and save the result before the status says that it is done."""
+    """Train to the end; save the model (with `types`) before the result, and that before the status says it is done."""
     progress = run.train()
     final = run.finish(progress)
     roles, fit = run.roles, run.loop.fit
@@ -344,8 +363,27 @@ def train_and_judge(
         examples=examples(domains, roles.train, run.loop.model.tokenizer),
     )
     if run.folder:
+        if types is not None:
+            leave_model(run, path, result, types)
         result.save(path / RESULT)
         seal(path)
         run.folder.set_status("done", result=result.status, step=result.step)
     run.loop.accelerator.wait_for_everyone()
     return result
+
+
+def leave_model(run: Run, path: Path, result: FinetuneResult, types: Mapping[str, torch.dtype]) -> None:
+    """Write `model/`, with weights in the types of the checkpoint that was loaded; nothing for base weights.
+
+    A network that has no format on disk leaves none; one that cannot be written so is warned of, and its weights stay
+    in `artifacts/`.
+    """
+    model = run.loop.model
+    if not result.step or not callable(getattr(model.module, "save_pretrained", None)):
+        return
+    card = result.card(adapter=has_adapter(model.module)).replace(HERE, str(path / MODEL))
+    with in_types(model, types):
+        try:
+            write(model, path / MODEL, card=card, thorough=False)
+        except ModelError as error:
+            warnings.warn(f"no {path / MODEL} was written: {error}", stacklevel=2)

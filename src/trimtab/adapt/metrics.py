@@ -16,7 +16,15 @@ import torch
 from trimtab.adapt.cost import Ledger, cost_report
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Decision
-from trimtab.adapt.record import LOSS_COLUMNS, RECORD_COLUMNS, Status, Stretch, read_update, share_column
+from trimtab.adapt.record import (
+    LOSS_COLUMNS,
+    RECORD_COLUMNS,
+    ROUNDED,
+    Status,
+    Stretch,
+    read_update,
+    share_column,
+)
 from trimtab.adapt.session import Roles
 from trimtab.errors import CheckpointError, explain
 from trimtab.runs.atomic import atomic_directory, verify_checksums, write_checksums
@@ -326,7 +334,7 @@ def rounding_notes(rows: Sequence[Row], progress: Progress) -> Iterator[str]:
         if row["returned"]:
             back = f"{100 * row['returned']:.3g} % of them round back to where they were"
         yield (
-            f"Trained in float32, saved in {' and '.join(row['types'])}: at step {row['step']} "
+            f"{ROUNDED}, saved in {' and '.join(row['types'])}: at step {row['step']} "
             f"{100 * row['changed']:.3g} % of the weights had changed; {back}{losses}."
         )
 

@@ -35,6 +35,8 @@ COLUMNS = (
 """Columns of `data_table`."""
 FEW_RECORDS = 30
 """Records below which a verdict on a constraint is marked: an interval over them says little."""
+ROUNDED = "Trained in float32"
+"""How the note on rounding to a checkpoint's type begins."""
 _NEEDED = {
     "mixtures": ("step",),
     "losses": LOSS_COLUMNS,

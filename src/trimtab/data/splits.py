@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -420,3 +421,40 @@ def load_set(name: str, source: str | Path, options: Mapping[str, Any]) -> Any:
         elif "config" in str(error).lower():
             hint = "config=..., one of those named"
         raise refusal(where, got, expected, hint) from error
+
+
+LISTED = 8
+"""Files of a source that are named one by one."""
+
+
+def described(source: Any) -> dict[str, Any]:
+    """Source of a split in plain values: its files, the data set of the hub, or "in memory", and which part of it.
+
+    >>> described(["a", "b"])
+    {'in memory': 'list'}
+    """
+    if isinstance(source, Part):
+        share = f"{100 * (source.upper - source.lower):.3g} %"
+        return {**described(source.pool), "part": f"{share} by hash, from {100 * source.lower:.3g} %"}
+    if isinstance(source, Without):
+        return {**described(source.source), "overlap": "dropped"}
+    if isinstance(source, Pool):
+        return described(source.files)
+    if isinstance(source, Files):
+        files: dict[str, Any] = {"files": [str(path) for path in source.paths[:LISTED]]}
+        files |= {"more files": len(source.paths) - LISTED} if len(source.paths) > LISTED else {}
+        return files | ({"columns": dict(source.columns)} if source.columns else {})
+    if isinstance(source, Given):
+        return described(source.records) | ({"columns": dict(source.columns)} if source.columns else {})
+    hub = _hub_name(source)
+    return {"data set": hub} if hub else {"in memory": type(source).__name__}
+
+
+def _hub_name(source: Any) -> str:
+    """The data set of the hub that rows of `datasets` were loaded from, `hf:owner/name@commit`; "" for others."""
+    info = getattr(source, "info", None)
+    for address in getattr(info, "download_checksums", None) or ():
+        if (found := re.match(r"hf://datasets/([^@/]+/[^@/]+@\w+)/", str(address))) is not None:
+            config = getattr(info, "config_name", None)
+            return f"hf:{found[1]}{f' ({config})' if config else ''}"
+    return ""

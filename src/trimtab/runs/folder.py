@@ -135,7 +135,8 @@ class RunFolder:
         Args:
             path: the run's folder; made when missing.
             config: the resolved config, of values JSON can hold; it is the run's identity.
-            may_change: dotted keys that are not part of that; config.yaml keeps their first values.
+            may_change: dotted keys that are not part of that, with all below them; config.yaml keeps their first
+                values.
 
         Raises:
             CheckpointError: another process holds the run, its config differs (the keys are named), the folder is
@@ -276,7 +277,12 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
     except Exception as error:  # PyYAML fails in many ways on damaged text
         raise CheckpointError(explain(f"damaged text in {file}", "the config of a run")) from error
     changed = differences(old, plain(config, finite=False))
-    changes = [f"{key} (was {was!r}, now {now!r})" for key, was, now in changed if key not in may_change]
+    below = tuple(f"{key}." for key in may_change)
+    changes = [
+        f"{key} (was {was!r}, now {now!r})"
+        for key, was, now in changed
+        if key not in may_change and not key.startswith(below)
+    ]
     if changes:
         got = f"{path} holds a run with another config: {'; '.join(changes)}"
         raise CheckpointError(f"{got}; try another folder, or the same config")

@@ -24,6 +24,9 @@ from trimtab.runs.atomic import atomic_directory
 RESULT = Path("artifacts/result.json")
 """Where a run's folder keeps what the finished run came to."""
 
+MODEL = "model"
+"""The folder in a run's folder that holds the model, or the adapter, that the run came to."""
+
 MOST_NAMES = 10_000
 """Names of a folder that are looked through for the nearest one."""
 

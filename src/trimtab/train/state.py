@@ -341,6 +341,34 @@ def float32_weights(model: Model) -> Iterator[dict[str, torch.dtype]]:
             tensor.data = tensor.data.to(dtype)
 
 
+def types_of(model: Model) -> dict[str, torch.dtype]:
+    """The type of every parameter and buffer, by its name in the module."""
+    tensors = (*model.module.named_parameters(), *model.module.named_buffers())
+    return {name: tensor.dtype for name, tensor in tensors}
+
+
+@contextmanager
+def in_types(model: Model, types: Mapping[str, torch.dtype]) -> Iterator[None]:
+    """For a block, hold parameters and buffers in these types, rounded; then in their own again.
+
+    Values that the types can hold come back bit for bit. Gradients are dropped.
+
+    Args:
+        model: changed in place for the block.
+        types: from `types_of`.
+    """
+    tensors = dict((*model.module.named_parameters(), *model.module.named_buffers()))
+    held = [(name, tensor, tensor.dtype) for name, tensor in tensors.items() if tensor.dtype != types[name]]
+    for name, tensor, _ in held:
+        tensor.grad = None
+        tensor.data = tensor.data.to(types[name])
+    try:
+        yield
+    finally:
+        for _, tensor, dtype in held:
+            tensor.data = tensor.data.to(dtype)
+
+
 def as_saved(parameters: Mapping[str, nn.Parameter], stored: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """A copy of each parameter in the type that it is saved in."""
     return {name: p.detach().to(stored.get(name, p.dtype), copy=True) for name, p in parameters.items()}

@@ -81,6 +81,14 @@ def with_data(result: FinetuneResult, seed: int) -> FinetuneResult:
     return replace(result, data=pd.DataFrame(rows).assign(**dict.fromkeys(counts, 400))[list(COLUMNS)])
 
 
+def broken(result: FinetuneResult) -> FinetuneResult:
+    """The result with a constraint broken from the first step on, more and more."""
+    losses = result.losses.copy()
+    rows = (losses["domain"] == "metadata") & (losses["step"] > 0)
+    losses.loc[rows, "change"] = 0.06 + losses.loc[rows, "step"] / 1000
+    return replace(result, losses=losses)
+
+
 def paired(a: FinetuneResult, b: FinetuneResult) -> tuple[float, float]:
     """The 95 % paired t interval of the mean difference in nats per token; all records have as many tokens."""
     apart = a.target_records.assign(d=(a.target_records["change"] - b.target_records["change"]) / 100)
@@ -151,6 +159,24 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
         none = of[label].status == "infeasible" and of[label].step == 0
         return none and close(steps, cost.training_multiple) and close(all_in, cost.all_in_multiple)
 
+    def for_nothing(step: str, last: str, name: str, steps: str) -> bool:
+        """By hand: the only reading after the chosen step, and which constraint rose by more than .05 there."""
+        return any(
+            (int(step), int(last), int(steps)) == (one.step, 320, 320 - one.step)
+            and one.losses[(one.losses["step"] == 320) & (one.losses["change"] > 0.05)]["domain"].tolist()
+            == [name]
+            for one in results
+        )
+
+    def missed(name: str, change: str, step: str, last: str, limit: str) -> bool:
+        return any(
+            close(change, at["change"]) and (int(last), float(limit)) == (320, 0.05)
+            for one in results
+            if one.status == "infeasible"
+            for at in one.losses.to_dict("records")
+            if at["domain"] == name and at["step"] == int(step) == 5
+        )
+
     def best(value: str, low: str, high: str, label: str, close_: str) -> bool:
         top = max(winners, key=lambda one: gain(one)[0])
         near = [one.label for one in winners if one is not top and paired(top, one)[1] >= 0]
@@ -186,6 +212,10 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
     return {
         rf"(\w+) lowered target perplexity on test by {gained} and kept (\d) of 4 constraints{doubt}, {price}": about,
         rf"(\w+) is infeasible: {none}, {price}": infeasible,
+        r"The best checkpoint is that of step (\d+) of (\d+): the one evaluation after it did not keep (\w+), so (\d+)"
+        r" steps were for nothing\.": for_nothing,
+        rf"The nearest miss: (\w+) {NUMBER} nats at step (\d+) of (\d+) \(limit {NUMBER}\)\.": missed,
+        r"Try training on (\w+), too, a larger tolerance or a lower lr\.": lambda name: name == "metadata",
         r"Of the (\d+) runs compared, (\d+) gained something and kept every constraint on test\.": (
             lambda n, k: (int(n), int(k)) == (len(results), len(winners))
         ),
@@ -281,7 +311,7 @@ def results(result_of: MakeResult) -> list[FinetuneResult]:
             result_of("Uniform", probes=False, pulls=(-0.3, -0.1, 0.031, 0.049, 0.027, 0.012)), -0.2, 2
         ),
         with_records(result_of("Near", pulls=(-0.3, -0.098, 0.02, 0.01, 0.0, 0.012)), -0.1995, 3),
-        with_data(with_records(result_of("Never", status="infeasible"), 0.0, 4), 6),
+        broken(with_data(with_records(result_of("Never", status="infeasible"), 0.0, 4), 6)),
     ]
 
 

@@ -179,7 +179,10 @@ def text_table(frame: pd.DataFrame) -> str:
         columns[f"{brief}\n{limit}"] = (
             name + CHANGE,
             name + KEPT,
-            lambda change, kept: fixed(change, signed=True) + words.get(kept, ""),
+            "step",  # 0: the base weights, which keep everything by doing nothing
+            lambda change, kept, step: (
+                fixed(change, signed=True) + (words.get(kept, "") if step else " base")
+            ),
         )
     costs = ("training_multiple", "all_in_multiple")
     columns["cost x\nsteps/all"] = (*costs, lambda steps, every: f"{fixed(steps, 2)}/{fixed(every, 2)}")

@@ -170,7 +170,7 @@ class DynamicsConfig:
         if not swept.results:
             raise TrimtabError(f"no run of {folder.path} finished: {swept.failures}")
         runs = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
-        return Comparison(label=runs[0].label, runs=runs, failures=swept.failures, config=plain(self))
+        return Comparison(label=self.mixer.kind, runs=runs, failures=swept.failures, config=plain(self))
 
     def finetuned(
         self, folder: RunFolder | Elsewhere | Path, label: str, progress: Progress | None = None

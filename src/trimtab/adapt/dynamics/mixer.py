@@ -155,6 +155,8 @@ class DynaMiCS(Goals):
         value = getattr(self, name)
         if value is None and name == "probes" and not (self.schedule is None and self.probe_steps is None):
             return "rolled-back"
+        if value is None and name in ("schedule", "slopes") and self.settled("probes") == "kept":
+            return None  # settings of rolled-back probes
         return PRESETS[self.preset].get(name) if value is None else value
 
     @property

@@ -48,6 +48,8 @@ COVERS = (
     "Intervals are 95 % over the choice of test records, paired with the base model on the same sequences; "
     "each run is one training seed, so they do not cover the seed."
 )
+UNCHANGED = "base weights"
+"""In the place of a verdict on a constraint, where nothing was changed that could have broken it."""
 _MUCH = 0.05
 _OPEN = 3
 """Examples, or notes, shown unfolded."""
@@ -125,6 +127,8 @@ def _result(result: RunRecord) -> Iterator[Block]:
     def judged(name: str, role: str, kept: object, tolerance: float, low: float, high: float) -> Mark | None:
         if role != "constraint" or missing(kept):
             return None
+        if not result.step:
+            return Mark(UNCHANGED)
         unclear = low <= tolerance < high
         word = kept_word(kept) + (", within the noise" if unclear else "")
         return _verdict(word, kept, few.get(name), unclear=unclear)
@@ -292,7 +296,9 @@ def _summary(results: Sequence[RunRecord]) -> Table:
     frame = comparison_table(results)
     few = dict(zip(frame["run"], map(few_records, results), strict=True))
 
-    def held(name: str, run: str, change: float, kept: object) -> Mark | None:
+    def held(name: str, run: str, step: int, change: float, kept: object) -> Mark | None:
+        if not step and not missing(change):
+            return Mark(UNCHANGED)
         word = f"{fixed(change, signed=True)} {kept_word(kept)}"
         return None if missing(change) else _verdict(word, kept, few[run].get(name))
 
@@ -306,7 +312,7 @@ def _summary(results: Sequence[RunRecord]) -> Table:
     for name in constraints_of(frame):
         limits = frame[name + LIMIT].dropna().unique()
         limit = f"≤ {fixed(limits[0], signed=True)}" if len(limits) == 1 else "tolerances differ"
-        columns[f"{name} ({limit})"] = ("run", name + CHANGE, name + KEPT, partial(held, name))
+        columns[f"{name} ({limit})"] = ("run", "step", name + CHANGE, name + KEPT, partial(held, name))
     columns |= {"training steps, ×": ("training_multiple", ".2"), "all-in cost, ×": ("all_in_multiple", ".2")}
     columns["seconds"] = ("seconds", ".0")
     caption = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 
+from trimtab.adapt.card import model_card
 from trimtab.adapt.dynamics.compare import (
     comparison_table,
     gain_difference,
@@ -20,6 +21,7 @@ from trimtab.adapt.dynamics.compare import (
     unique_labels,
 )
 from trimtab.adapt.dynamics.figures import mixture_figure
+from trimtab.adapt.dynamics.limits import lost_sentence, miss_sentence, validation_gain
 from trimtab.adapt.dynamics.page import MAPS, MAPS_OF_OTHERS, chapter, comparison_section
 from trimtab.adapt.record import (
     RunRecord,
@@ -112,9 +114,23 @@ class FinetuneResult(RunRecord):
         with reading_result(path):
             return from_mapping(cls, value)
 
+    @property
+    def passed(self) -> bool:
+        """Whether a checkpoint kept every constraint on validation and gained: the model holds tuned weights."""
+        return self.step > 0
+
+    def card(self, *, adapter: bool | None = None) -> str:
+        """Model card: a README.md with the verdict on every domain, how it was trained and loaded, and its limits.
+
+        Args:
+            adapter: whether it is of an adapter, not of a whole model; None for what the run trained.
+        """
+        adapter = bool(self.config.get("adapter")) if adapter is None else adapter
+        return model_card(self, verdict([self]), adapter=adapter)
+
     def to_text(self) -> str:
         """The run as the one row of a comparison, its notes, and what is learned of its first training domain."""
-        lines = [text_table(comparison_table([self])), "", READING, *self.notes]
+        lines = [text_table(comparison_table([self])), "", READING, *last_lines(self), *self.notes]
         lines += [few_records_note(few)] if (few := few_records(self)) else []
         for name, stretches in list(self.examples.items())[:1]:
             lines.append(f"Learned of {name}, first sequence, in double brackets: {example_line(stretches)}")
@@ -142,6 +158,42 @@ class Comparison(Result):
         """Whether every run finished."""
         return not self.failures
 
+    @property
+    def passed(self) -> bool:
+        """Whether the main run finished and passed; the others are there to compare."""
+        return self.runs[0].label == self.label and self.runs[0].passed
+
+    @property
+    def chosen(self) -> FinetuneResult | None:
+        """The run whose model is kept: feasible, with the largest fall of target loss on validation; None without one.
+
+        Test records have no part in the choice, so that what the run did on them stays honest.
+        """
+        gains = {k: validation_gain(run) for k, run in enumerate(self.runs) if run.status == "feasible"}
+        known = [k for k, gain in gains.items() if not math.isnan(gain)]
+        return self.runs[max(known, key=gains.__getitem__)] if known else None
+
+    def choice(self) -> str:
+        """Which run's model is kept and why, in a sentence."""
+        if self.chosen is None:
+            return "No run was feasible, so there is no model to keep."
+        feasible, n = sum(run.status == "feasible" for run in self.runs), len(self.runs)
+        return (
+            f"The model kept is that of {self.chosen.label}: of {feasible} feasible runs among {n} the one whose "
+            f"target loss fell most on validation, by {fixed(validation_gain(self.chosen))} nats per token."
+        )
+
+    def card(self, *, adapter: bool | None = None) -> str:
+        """Model card of the run that is `chosen`.
+
+        Raises:
+            DataError: no run is.
+        """
+        if (run := self.chosen) is None:
+            raise DataError(explain("runs of which none is feasible", "one whose model is kept"))
+        adapter = bool(run.config.get("adapter")) if adapter is None else adapter
+        return model_card(run, f"{verdict([run])} {self.choice()}", adapter=adapter)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per run, see `comparison_table`."""
         return comparison_table(self.runs)
@@ -167,7 +219,9 @@ class Comparison(Result):
 
     def to_text(self) -> str:
         """The comparison as a table; notes and examples are on the page."""
-        lines = [text_table(self.to_frame()), "", READING]
+        lines = [text_table(self.to_frame()), "", READING, *last_lines(self.runs[0]), self.choice()]
+        if self.chosen is not None and self.chosen is not self.runs[0]:
+            lines.append(f"On test: {sentence_about(self.chosen, self.chosen.label)}")
         lines += [few_records_note(few)] if (few := few_records(self.runs[0])) else []
         lines += [f"{label} failed: {error}" for label, error in self.failures.items()]
         if notes := sum(len(run.notes) for run in self.runs):
@@ -177,6 +231,18 @@ class Comparison(Result):
     def to_json(self) -> str:
         """One object per run, and the failures."""
         return comparison_json(self.runs, self.failures)
+
+
+def last_lines(result: FinetuneResult) -> Iterator[str]:
+    """What the last lines about a run say beside its row: its nearest miss, steps for nothing, a model unchanged."""
+    if why := _why(result):
+        yield why
+    if not result.step:
+        yield "The model is unchanged: its base weights were returned, and no model is written."
+
+
+def _why(result: FinetuneResult) -> str:
+    return miss_sentence(result) if result.status == "infeasible" else lost_sentence(result)
 
 
 def comparison_json(runs: Sequence[FinetuneResult], failures: Mapping[str, str]) -> str:
@@ -230,7 +296,8 @@ def sentence_about(result: FinetuneResult, label: str) -> str:
         outcome = good if result.step else none
     steps, all_in = fixed(result.cost.training_multiple, 2), fixed(result.cost.all_in_multiple, 2)
     price = f"for {steps} times the training steps of one fixed-mixture run ({all_in} times with evaluations)"
-    return f"{label} {outcome}, {price}."
+    why = _why(result)
+    return f"{label} {outcome}, {price}.{' ' if why else ''}{why}"
 
 
 def _moved(result: FinetuneResult) -> str:

@@ -1,0 +1,124 @@
+"""The call of a run started from Python, as plain values of its config: model, adapter, data, mixer, settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from trimtab.adapt.mixer import UPDATES, Mixer
+from trimtab.data.domains import Domain, Origin
+from trimtab.data.splits import described
+from trimtab.data.tokens import TokenDomain
+from trimtab.models.load import Model
+from trimtab.runs.serialise import plain
+from trimtab.train.settings import Fit
+
+LATER = ("dtype", "adapter", "data", "settled")
+"""Keys that earlier versions did not write; a run of theirs goes on without them."""
+DATA = "data"
+"""The key that says where data came from; whether it is the same data is asked of its fingerprints."""
+
+
+def call(
+    model: Model,
+    train: Mapping[str, Domain],
+    evaluate: Mapping[str, Domain],
+    mixer: Mixer,
+    fit: Fit,
+    seed: int,
+    *,
+    given: Mapping[str, Any],
+    domains: Mapping[str, TokenDomain],
+) -> dict[str, Any]:
+    """Config of a run.
+
+    Args:
+        model: what is trained.
+        train: domains to train on.
+        evaluate: domains to evaluate only.
+        mixer: a dataclass.
+        fit: settings.
+        seed: of the run.
+        given: what the caller handed over for each domain: a domain, a path, a table, ...
+        domains: all of them, tokenised.
+
+    Returns:
+        JSON values. model (name), dtype, adapter (peft's configuration, what differs from its defaults; None without),
+        train, evaluate (names), data (per domain: its source, records per split, fingerprint), mixer and fit (as they
+        were given), settled (what settings of the mixer that were left open came to), seed.
+    """
+    data = {
+        name: {
+            **_source(given.get(name), domain),
+            "records": {split: rows.counts.records for split, rows in domains[name].splits.items()},
+            "fingerprint": domains[name].fingerprint,
+        }
+        for name, domain in {**train, **evaluate}.items()
+    }
+    config: dict[str, Any] = plain(
+        {
+            "model": model.name,
+            "dtype": next((str(one.dtype).removeprefix("torch.") for one in model.module.parameters()), None),
+            "adapter": adapter_settings(model),
+            "train": list(train),
+            "evaluate": list(evaluate),
+            "data": data,
+            "mixer": asdict(mixer),  # type: ignore[call-overload]
+            "settled": settled(mixer, fit),
+            "fit": asdict(fit),
+            "seed": seed,
+        }
+    )
+    return config
+
+
+def adapter_settings(model: Model) -> dict[str, Any] | None:
+    """The configuration of a model's adapter, what differs from peft's defaults; None without an adapter of peft."""
+    configs = getattr(model.module, "peft_config", None)
+    config = configs.get("default") if isinstance(configs, Mapping) else None
+    if config is None:
+        return None
+    from peft import LoraConfig
+
+    default = LoraConfig().to_dict() if isinstance(config, LoraConfig) else {}
+    chosen = {name: value for name, value in config.to_dict().items() if value != default.get(name)}
+    kept = {
+        "peft_type": config.peft_type,
+        **{n: getattr(config, n) for n in ("r", "lora_alpha") if hasattr(config, n)},
+    }
+    kept |= {name: value for name, value in chosen.items() if name not in _NOT_SETTINGS}
+    return {name: _plain(value) for name, value in kept.items()}
+
+
+_NOT_SETTINGS = frozenset(
+    {"base_model_name_or_path", "inference_mode", "peft_version", "auto_mapping", "revision"}
+)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return plain(value)
+    except TypeError:
+        return str(value)
+
+
+def settled(mixer: Mixer, fit: Fit) -> dict[str, Any]:
+    """What a mixer's settings that were left open (None) come to in this run."""
+    open_ones = [one.name for one in fields(mixer) if getattr(mixer, one.name) is None]  # type: ignore[arg-type]
+    preset = getattr(mixer, "settled", None)
+    values = {name: preset(name) for name in open_ones} if callable(preset) else {}
+    if "every" in open_ones:
+        values["every"] = max(1, fit.steps // UPDATES)
+    return {name: value for name, value in values.items() if value not in (None, math.inf)}
+
+
+def _source(given: Any, domain: Domain) -> dict[str, Any]:
+    """Where the data of a domain came from: what the caller wrote, or what its splits are."""
+    if isinstance(given, str | Path):
+        return {"path": str(given)}
+    if isinstance(given, Origin):
+        return {name: value for name, value in asdict(given).items() if value not in (None, {}, "refuse")}
+    return {"splits": {split: described(getattr(domain, split)) for split in domain.splits}}
