@@ -61,7 +61,7 @@ def call(
     config: dict[str, Any] = plain(
         {
             "model": model.name,
-            "dtype": next((str(one.dtype).removeprefix("torch.") for one in model.module.parameters()), None),
+            "dtype": dtype_of(model),
             "adapter": adapter_settings(model),
             "train": list(train),
             "evaluate": list(evaluate),
@@ -75,15 +75,22 @@ def call(
     return config
 
 
+def dtype_of(model: Model) -> str | None:
+    """The type of the base model's parameters, without an adapter's; None where they are of several."""
+    named = model.module.named_parameters()
+    types = {str(one.dtype).removeprefix("torch.") for name, one in named if "lora_" not in name}
+    return types.pop() if len(types) == 1 else None
+
+
 def adapter_settings(model: Model) -> dict[str, Any] | None:
     """The configuration of a model's adapter, what differs from peft's defaults; None without an adapter of peft."""
     configs = getattr(model.module, "peft_config", None)
-    config = configs.get("default") if isinstance(configs, Mapping) else None
+    config: Any = configs.get("default") if isinstance(configs, Mapping) else None
     if config is None:
         return None
     from peft import LoraConfig
 
-    default = LoraConfig().to_dict() if isinstance(config, LoraConfig) else {}
+    default: Any = type(config)().to_dict() if isinstance(config, LoraConfig) else {}
     chosen = {name: value for name, value in config.to_dict().items() if value != default.get(name)}
     kept = {
         "peft_type": config.peft_type,

@@ -34,7 +34,7 @@ def model_card(result: RunRecord, verdict: str, *, adapter: bool) -> str:
     head |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
     head["tags"] = ["trimtab", "constrained-fine-tuning", *(["lora"] if adapter else [])]
     shown = printable(base if on_the_hub(base) else Path(base).name)
-    title = f"{shown}, fine-tuned under constraints" if shown else "A model fine-tuned under constraints"
+    title = f"{shown} fine-tuned under constraints" if shown else "A model fine-tuned under constraints"
     template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     return template.format(
         head=yaml.safe_dump(head, sort_keys=False).rstrip(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,22 @@ def export_run(
     card = (group or result).card(adapter=adapted).replace(HERE, str(out))
     write(rebuilt, target, merged=merged, card=card)
     return Exported(target, "adapter" if adapted else "model", member, result.step)
+
+
+def leave_chosen(folder: Path, group: Comparison) -> None:
+    """Write `model/` of a group: that of the run chosen on validation; nothing where none is feasible.
+
+    Where it cannot be written, as that of a network without a format, that is warned of.
+    """
+    result = group.chosen
+    if result is None:
+        return
+    try:
+        model = tuned_model(member_of(folder, result), result)
+        card = group.card(adapter=has_adapter(model.module)).replace(HERE, str(folder / MODEL))
+        write(model, folder / MODEL, card=card, thorough=False)
+    except ModelError as error:
+        warnings.warn(f"no {folder / MODEL} was written: {error}", stacklevel=2)
 
 
 def _readdress(card: Path, old: Path, new: str | Path) -> None:

@@ -29,7 +29,7 @@ from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.tokens import TokenDomain, tokenise
-from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
+from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, ModelError, Problem, explain
 from trimtab.job import Elsewhere, Progress
 from trimtab.models.adapter import has_adapter
 from trimtab.models.batches import evaluating

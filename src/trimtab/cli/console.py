@@ -38,6 +38,7 @@ VERBS = {
     "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1", "jobs"),
     "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1", "jobs"),
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2", "jobs"),
+    "export": Verb("write the model or adapter a run left", "trimtab export runs/my-1 --out DIR", "export"),
     "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart", "steer"),
     "plan": Verb(
         "tell the smallest share of pretraining data that keeps a rise small in 95 % of a law's refits",
@@ -136,16 +137,14 @@ class Bars(ExitStack):
 
 _ARGUMENT = re.compile(r"(\w+)=(.+)")
 _WORDS = {"None": "null", "True": "true", "False": "false"}
+_MERGED = "a folder with the adapter merged into its model (trimtab export RUN --merge --out DIR)"
 _METHODS = {
     "tokenizer= or tokenizer.save_pretrained(folder)": "saving the tokenizer into the model's folder",
     "tokenizer=AutoTokenizer.from_pretrained(...)": "saving the tokenizer into the model's folder",
     "processor= or processor.save_pretrained(folder)": "saving the processor into the model's folder",
-    "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)": (
-        "a folder with the adapter merged into its model (merge_and_unload, then save_pretrained)"
-    ),
-    "load(model.module.merge_and_unload(), ...) first": (
-        "a folder with the adapter merged into its model (merge_and_unload, then save_pretrained)"
-    ),
+    "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)": _MERGED,
+    "load(model.module.merge_and_unload(), ...) first": _MERGED,
+    "export_run(..., model=...), with": "trimtab.adapt.export.export_run(..., model=...) from Python, with",
     "adapter={'r': 16} or requires_grad_()": "adapter: {r: 16}",
     "load(..., processor=...)": "saving the processor into the model's folder",
     "reading with keep_default_na=False": "filling the cell, or quotes around a name such as NA",

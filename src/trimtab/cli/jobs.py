@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.cli.console import Bars, Verb, for_command, note, parser, say, split_overrides
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
-from trimtab.runs.paths import RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
+from trimtab.runs.paths import MODEL, RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
 from trimtab.systems import LAB, already_built, find_config, imported, lab_problems, resolve, system_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 OUTCOME, COMPARISON = "artifacts/outcome.json", "artifacts/comparison.json"
 VALUES = 20_000
 """Values that a config may hold, aliases written out: far above any use, and read in a second."""
+
+
+FAILED = (
+    "Exit code 1: a stated criterion failed. Of fine-tuning: no checkpoint kept every constraint on validation and "
+    "gained, so there is no model; with `compare`, that is asked of the main mixer."
+)
 
 
 def check(argv: Sequence[str]) -> int:
@@ -57,6 +63,7 @@ def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int
         line: its line and example there, if it is not in the table of verbs.
     """
     options = parser(verb, line, as_json=True)
+    options.epilog = f"{options.epilog}. {FAILED}"
     options.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; a new one if not given")
     options.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each")
     arguments = _parsed(options, argv)
@@ -263,6 +270,10 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
                 raise
     say(json.dumps(outcome["json"], indent=2) if as_json else outcome["table"])
     note(f"report {outcome['report']}")
+    if (folder / MODEL).is_dir():
+        note(f"model {folder / MODEL}")
+    elif {*folder.glob("artifacts/weights-*")} - {*folder.glob("artifacts/weights-00000000")}:
+        note(f"model: trimtab export {folder} --out DIR makes it of the kept weights")
     return 0 if outcome["passed"] else 1
 
 

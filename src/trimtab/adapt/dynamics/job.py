@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from trimtab.adapt.cost import cost_report
 from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
+from trimtab.adapt.export import leave_chosen
 from trimtab.adapt.finetune import finetune, problems, tokenise_all
 from trimtab.adapt.mixer import Needs
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
@@ -133,7 +134,7 @@ class DynamicsConfig:
             beside a fixed-mixture run, and all_in_multiple, the same with evaluations; memory_bytes of the largest run:
             weights, gradients, moments, what its mixer holds beside them (a snapshot, or gradients of each training
             loss) and the largest logits, without activations; disk_bytes of all runs: base and best weights and one
-            checkpoint each.
+            checkpoint each, and the model that is left.
 
         Raises:
             ModelError: the model's folder is damaged: its config.json, or the header of a file of weights.
@@ -155,7 +156,8 @@ class DynamicsConfig:
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> FinetuneResult | Comparison:
         """Fine-tune in the folder, or one run per mixer below its `members/`; finished runs are read back.
 
-        Several runs are parallel processes; their domains are tokenised before, once.
+        Several runs are parallel processes; their domains are tokenised before, once. `model/` in the folder is the
+        model of the run, or of the one that is `Comparison.chosen`.
         """
         if not self.compare:
             return self.finetuned(folder, self.mixer.kind, progress)
@@ -170,10 +172,18 @@ class DynamicsConfig:
         if not swept.results:
             raise TrimtabError(f"no run of {folder.path} finished: {swept.failures}")
         runs = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
-        return Comparison(label=self.mixer.kind, runs=runs, failures=swept.failures, config=plain(self))
+        comparison = Comparison(label=self.mixer.kind, runs=runs, failures=swept.failures, config=plain(self))
+        if isinstance(folder, RunFolder):
+            leave_chosen(folder.path, comparison)
+        return comparison
 
     def finetuned(
-        self, folder: RunFolder | Elsewhere | Path, label: str, progress: Progress | None = None
+        self,
+        folder: RunFolder | Elsewhere | Path,
+        label: str,
+        progress: Progress | None = None,
+        *,
+        save_model: bool = True,
     ) -> FinetuneResult:
         """The run of the main mixer alone."""
         model = load(
@@ -195,6 +205,7 @@ class DynamicsConfig:
             label=label,
             config=plain(self),
             progress=progress,
+            save_model=save_model,
         )
 
 
@@ -211,7 +222,7 @@ def read_domains(job: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, Doma
 
 def _member(member: tuple[str, DynamicsConfig], folder: Path) -> str:
     label, job = member
-    result = job.finetuned(folder, label)
+    result = job.finetuned(folder, label, save_model=False)  # the group keeps one model
     result.report(folder / "report.html")
     return result.status
 
@@ -223,8 +234,8 @@ _SNAPSHOT_COPIES = 3
 _GRADIENT_COPIES = 2
 """The gradient of each training loss is held once by itself and once in their matrix."""
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-_KEPT, _CHECKPOINT = 2, 3
-"""Of each trainable parameter on disk: base and best weights; one checkpoint with two moments."""
+_KEPT, _CHECKPOINT, _LEFT = 2, 3, 1
+"""Of each trainable parameter on disk: base and best weights; one checkpoint with two moments; `model/`, once."""
 _TRAINED_WIDTH = 4.0
 """Bytes of what is trained, and of its gradients, at least: weights of low precision are held in float32 meanwhile."""
 
@@ -253,7 +264,8 @@ def _bytes(job: DynamicsConfig, needs: Sequence[Needs]) -> tuple[float, float]:
     rows = max(job.fit.micro_batch_size or job.fit.batch_size, job.fit.eval_batch_size)
     logits = 2 * 4 * rows * job.fit.seq_len * next(vocabularies, math.nan)
     memory = weights + (_OPTIMISER_COPIES * trained + held) * trainable + logits
-    return memory, (_KEPT * kept + _CHECKPOINT * trained) * trainable * len(needs)
+    runs = (_KEPT * kept + _CHECKPOINT * trained) * len(needs)
+    return memory, (runs + _LEFT * kept) * trainable
 
 
 def _lora_parameters(headers: Mapping[str, Header], lora: Lora) -> float:

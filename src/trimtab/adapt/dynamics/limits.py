@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,15 +87,15 @@ def constraint_readings(result: RunRecord) -> pd.DataFrame:
 
 def nearest_miss(result: RunRecord) -> Miss | None:
     """The nearest miss; None without a constraint, or without an evaluation at which every one is a number."""
-    rows = constraint_readings(result)
-    whole = rows.groupby("step")["scaled"].transform(lambda values: values.notna().all())
-    rows = rows[whole.astype(bool)]
-    if not len(rows):
+    worst: dict[int, dict[str, Any]] = {}
+    for step, at in constraint_readings(result).groupby("step"):
+        if at["scaled"].notna().all():
+            worst[int(str(step))] = max(at.to_dict("records"), key=lambda row: row["scaled"])
+    if not worst:
         return None
-    worst = rows.loc[rows.groupby("step")["scaled"].idxmax()]
-    row = worst.loc[worst["scaled"].idxmin()]
-    name = str(row["domain"])
-    return Miss(int(row["step"]), name, float(row["change"]), float(row["reserve"]), tolerances(result)[name])
+    step = min(worst, key=lambda step: worst[step]["scaled"])
+    row, name = worst[step], str(worst[step]["domain"])
+    return Miss(step, name, float(row["change"]), float(row["reserve"]), tolerances(result)[name])
 
 
 def lost_after(result: RunRecord) -> Lost | None:
