@@ -14,6 +14,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finetune_results import MakeResult
 from trimtab import Fixed, Uniform, finetune, load
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.export import export_run
@@ -283,3 +284,20 @@ def test_what_is_no_finished_run_is_refused(whole: tuple[Path, FinetuneResult], 
     file.write_bytes(bytes(raw))
     with pytest.raises(CheckpointError, match=r"got damaged .*parameters\.safetensors"):
         export_run(damaged, tmp_path / "out")
+
+
+def test_a_group_without_a_feasible_run_leaves_no_model(result_of: MakeResult, tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        folder = tmp_path / "group/members" / label
+        (folder / "artifacts").mkdir(parents=True)
+        result_of(label, status="infeasible", probes=False).save(folder)
+    with pytest.raises(
+        CheckpointError, match=r"of which no run is feasible, expected a run with tuned weights"
+    ):
+        export_run(tmp_path / "group", tmp_path / "out")
+    shutil.rmtree(tmp_path / "group/members")
+    (tmp_path / "group/members").mkdir()
+    with pytest.raises(
+        CheckpointError, match=r"no finished run in .*group, expected a group with finished runs"
+    ):
+        export_run(tmp_path / "group", tmp_path / "out")

@@ -88,9 +88,8 @@ def adapter_settings(model: Model) -> dict[str, Any] | None:
     config: Any = configs.get("default") if isinstance(configs, Mapping) else None
     if config is None:
         return None
-    from peft import LoraConfig
-
-    default: Any = type(config)().to_dict() if isinstance(config, LoraConfig) else {}
+    fresh: Any = type(config)
+    default = fresh().to_dict()
     chosen = {name: value for name, value in config.to_dict().items() if value != default.get(name)}
     kept = {
         "peft_type": config.peft_type,

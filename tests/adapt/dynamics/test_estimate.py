@@ -156,7 +156,8 @@ def test_every_run_of_a_group_counts(config: DynamicsConfig) -> None:
     assert found.steps == 4 * 12
     assert found.probe_steps == 3 * (3 + 2)
     assert found.training_multiple == (12 + 9) / 12
-    assert found.disk_bytes == 4 * config.cost()["disk_bytes"]
+    one, model_once = config.cost()["disk_bytes"], 4 * count()[0]
+    assert found.disk_bytes == 4 * (one - model_once) + model_once
 
 
 def count(adapter: Lora | None = None) -> tuple[int, int]:
@@ -181,7 +182,7 @@ def test_memory_is_weights_gradients_moments_snapshot_and_logits(
     logits = 2 * 8 * 16 * len(tokenizer())
     copies = 6 if probes else 3
     assert found.memory_bytes == 4 * (base + copies * trainable + logits)
-    assert found.disk_bytes == 4 * 5 * trainable
+    assert found.disk_bytes == 4 * (5 + 1) * trainable
 
 
 def test_memory_holds_the_gradients_of_each_training_loss_twice(config: DynamicsConfig) -> None:
@@ -193,12 +194,12 @@ def test_memory_holds_the_gradients_of_each_training_loss_twice(config: Dynamics
 
 
 def test_another_type_has_another_width(config: DynamicsConfig) -> None:
-    """In bfloat16 base and best weights take half as much; what is trained is float32 all the same."""
+    """In bfloat16 base, best weights and the model take half as much; what is trained is float32 all the same."""
     low, plain, wide = (
         SimpleNamespace(**replace(config, dtype=d).cost()) for d in ("bfloat16", "float32", "float64")
     )
     assert wide.disk_bytes == 2 * plain.disk_bytes
-    assert low.disk_bytes == (2 * 2 + 3 * 4) * count()[1]
+    assert low.disk_bytes == (3 * 2 + 3 * 4) * count()[1]
     assert low.memory_bytes == plain.memory_bytes
     lora = [
         SimpleNamespace(**replace(config, adapter=Lora(r=4), dtype=d).cost()) for d in ("bfloat16", "float32")
@@ -213,7 +214,9 @@ def test_the_disk_holds_about_what_is_said(config: DynamicsConfig, tmp_path: Pat
         model(), train=trainable(), evaluate=evaluated(), mixer=mixer, fit=QUICK, out=tmp_path / "run"
     )
     assert result.status == "feasible"
-    tensors = [p for p in (tmp_path / "run").rglob("*.safetensors") if p.stem in {"parameters", "moments"}]
+    tensors = [
+        p for p in (tmp_path / "run").rglob("*.safetensors") if p.stem in {"parameters", "moments", "model"}
+    ]
     assert sum(path.stat().st_size for path in tensors) == pytest.approx(
         config.cost()["disk_bytes"], rel=0.05
     )

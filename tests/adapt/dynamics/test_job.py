@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import tiny_models
 from trimtab import DynaMiCS, EarlyStoppedTarget, Fixed, Replay, Uniform, finetune, load
 from trimtab.adapt.dynamics.job import DynamicsConfig, read_domains
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
+from trimtab.adapt.export import export_run
 from trimtab.adapt.finetune import refuse
 from trimtab.errors import CheckpointError, ConfigProblems, ModelError, TrimtabError
 from trimtab.job import carry_out
@@ -297,6 +299,30 @@ def test_a_group_writes_a_page_and_a_comparison(group: tuple[DynamicsConfig, Pat
     written = json.loads((folder / "artifacts" / "comparison.json").read_text())
     assert [row["run"] for row in written["runs"]] == ["dynamics", "re/play", "uniform"]
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
+
+
+def test_a_group_keeps_the_model_of_the_run_chosen(
+    group: tuple[DynamicsConfig, Path, Comparison], tmp_path: Path
+) -> None:
+    _, folder, outcome = group
+    chosen = outcome.chosen
+    assert chosen is not None
+    assert not list((folder / "members").glob("*/model"))
+    member = next(
+        each
+        for each in (folder / "members").iterdir()
+        if (each / "config.yaml").exists() and FinetuneResult.load(each).label == chosen.label
+    )
+    kept = load_file(member / f"artifacts/weights-{chosen.step:08d}/parameters.safetensors")
+    left = load_file(folder / "model/model.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in left.items())
+    card = (folder / "model/README.md").read_text()
+    assert outcome.choice() in card
+    assert f'from_pretrained("{folder / "model"}"' in card
+    of_group, of_member = (export_run(each, tmp_path / each.name) for each in (folder, member))
+    assert of_group.run == of_member.run == member
+    assert load_file(tmp_path / member.name / "model.safetensors").keys() == left.keys()
+    assert outcome.choice() not in (tmp_path / member.name / "README.md").read_text()
 
 
 def test_a_finished_group_is_read_back_also_with_other_jobs(

@@ -87,7 +87,7 @@ def constraint_readings(result: RunRecord) -> pd.DataFrame:
 
 def nearest_miss(result: RunRecord) -> Miss | None:
     """The nearest miss; None without a constraint, or without an evaluation at which every one is a number."""
-    worst: dict[int, dict[str, Any]] = {}
+    worst: dict[int, dict[Any, Any]] = {}
     for step, at in constraint_readings(result).groupby("step"):
         if at["scaled"].notna().all():
             worst[int(str(step))] = max(at.to_dict("records"), key=lambda row: row["scaled"])
