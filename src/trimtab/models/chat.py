@@ -321,7 +321,8 @@ def read_prompt(raw: object, where: str) -> str | Conversation:
         (key for key in ("messages", "prompt", "text") if isinstance(value, Mapping) and key in value), ""
     )
     if not key:
-        got = f"a {type(raw).__name__}"
+        keys = f"mapping with {', '.join(map(repr, raw))}"[:80] if isinstance(raw, Mapping) else ""
+        got = f"a {keys or type(raw).__name__}"
         raise refusal(where, got, "a text, a list of messages, or a mapping with 'messages'")
     if key == "text" or (key == "prompt" and not is_talk(value[key])):
         return read_field(value, key, where)

@@ -218,7 +218,7 @@ def rows_to_measure(
     """
     if all(isinstance(one, str) for one in records):
         return [str(one) for one in records]
-    items = _items(what, records)
+    items = checked_records(what, records)
     return record_rows(model.need_tokenizer(), items, what, max_tokens=max_tokens)
 
 
@@ -237,7 +237,7 @@ def _read(what: str, given: Any) -> list[Item] | list[Mapping[str, Any]]:
         raise DataError(f"{what}: {explain(got, 'records, or mappings of forward keywords')}")
     if keywords:
         return keywords
-    items = _items(what, every)
+    items = checked_records(what, every)
     if len(items) < LEAST:
         raise DataError(f"{what}: {explain('1 example', f'at least {LEAST}')}")
     return items
@@ -247,8 +247,12 @@ def _is_record(one: Mapping[Any, Any]) -> bool:
     return bool(RECORDS & set(map(str, one))) or {"role", "content"} <= set(one)
 
 
-def _items(what: str, given: Sequence[Any]) -> list[Item]:
-    """Checked records; texts that no tokenizer reads are refused."""
+def checked_records(what: str, given: Sequence[Any]) -> list[Item]:
+    """Checked records of texts, mappings and lists of messages; texts that no tokenizer reads are refused.
+
+    Raises:
+        DataError, ModelError: as `prepare`.
+    """
     items = []
     for place, one in enumerate(given):
         if isinstance(one, str) and not one.strip():
