@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.decoders import Fuse
 from torch import nn
 
@@ -121,6 +121,25 @@ def tokenizer(padding_side: str = "right", pad_token: str | None = None) -> hf.P
     inner.decoder = Fuse()
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": pad_token}
     return hf.PreTrainedTokenizerFast(tokenizer_object=inner, padding_side=padding_side, **named)
+
+
+CHAT = {"vocab_size": 264, "max_position_embeddings": 256}
+"""Entries of a configuration that a model needs for `chat_tokenizer`."""
+
+
+def chat_tokenizer(template: str | None, *, with_bos: bool = False) -> hf.PreTrainedTokenizerFast:
+    """One token per byte, with special tokens and a chat template; `with_bos`, it puts `<bos>` before every text."""
+    special = ["<bos>", "<eos>", "<|start|>", "<|end|>", "<|return|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({word: place for place, word in enumerate([*special, *letters])}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    if with_bos:
+        inner.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 0)])
+    named = {"bos_token": "<bos>", "eos_token": "<eos>", "additional_special_tokens": special[2:]}
+    words = hf.PreTrainedTokenizerFast(tokenizer_object=inner, **named)
+    words.chat_template = template
+    return words
 
 
 def _fresh(name: str, config: dict[str, Any]) -> nn.Module:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import ByT5Tokenizer
 
-from trimtab.data.encode import encode
-from trimtab.data.records import Chat, parse
-from trimtab.data.turns import SkippedError, spell_by_template, spell_plainly
-from trimtab.errors import DataError
-
-from .templates import (
+from templates import (
     ALTERNATES,
     BRACKETS,
     CLOSES_LAST,
@@ -22,6 +17,10 @@ from .templates import (
     SUFFIX,
     THINKS_LAST,
 )
+from trimtab.data.encode import encode
+from trimtab.data.records import Chat, parse
+from trimtab.data.turns import SkippedError, spell_by_template, spell_plainly
+from trimtab.errors import DataError
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
 TOOLS = [{"type": "function", "function": {"name": "weather", "strict": None}}]

@@ -13,8 +13,9 @@ import pytest
 
 from trimtab.data.domains import Domain
 from trimtab.data.record_files import Rows
-from trimtab.data.records import Chat, Completion, Text, without_nulls
+from trimtab.data.records import Chat, Completion, Text
 from trimtab.errors import ConfigError, DataError
+from trimtab.models.chat import without_nulls
 
 TEXTS = [f"document number {number}" for number in range(40)]
 FRAME = pd.DataFrame({"source": "web", "text": TEXTS, "id": range(40)})

@@ -17,6 +17,13 @@ def test_three_kinds_and_plain_text():
     assert parse({"messages": TALK}, "x") == Chat(tuple(TALK))
 
 
+def test_prompts_and_completions_of_messages():
+    found = parse({"prompt": TALK[:1], "completion": TALK[1:], "tools": [{"name": "f"}], "id": 1}, "x")
+    assert found == Chat(tuple(TALK), {"tools": [{"name": "f"}]}, prompt=1)
+    assert unused_of(found) == ("id",)
+    assert found.digest != Chat(tuple(TALK), {"tools": [{"name": "f"}]}).digest
+
+
 def test_columns_without_a_value_do_not_count():
     assert parse({"text": "a", "prompt": None, "messages": None}, "x") == Text("a")
 
@@ -115,19 +122,26 @@ def test_messages_as_json_and_with_the_keys_that_tables_fill_in():
         ),
         ({"question": "a", "answer": "b"}, "; try columns={'prompt': 'question', 'completion': 'answer'}"),
         ({"prompt": "a", "response": "b"}, "; try columns={'prompt': 'prompt', 'completion': 'response'}"),
-        (
-            {"instruction": "a", "input": "", "output": "b"},
-            "try a 'prompt' made of 'instruction' and 'input'",
-        ),
+        ({"instruction": "a", "input": "", "output": "b"}, "; try columns='alpaca'$"),
         ({"body": "a"}, "; try columns={'text': 'body'}"),
-        ({"conversations": [{"from": "human", "value": "a"}]}, "try 'messages', .* made of 'conversations'"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "; try columns='sharegpt'$"),
         ({"conversations": TALK}, "; try columns={'messages': 'conversations'}"),
         ({"text": b"a"}, "'text': got bytes, expected a text; try decoding it"),
         ({"text": ["a"]}, "'text': got list, expected a text; try a record for each text"),
         ({f"k{number}": 1 for number in range(500)}, r"'k11' and 488 more, expected"),
         ({"text": 3}, "here, 'text': got int, expected a text"),
         ({"prompt": "p"}, "here, 'completion': got no value, expected a text"),
-        ({"prompt": TALK, "completion": "c"}, "'prompt': got list, expected a text; try .*'messages'"),
+        (
+            {"prompt": TALK, "completion": "c"},
+            "here, 'completion': got a text beside messages in 'prompt', expected a list of messages, too",
+        ),
+        ({"prompt": "p", "completion": TALK}, "here, 'prompt': got a text beside messages in 'completion'"),
+        ({"prompt": TALK, "completion": []}, "here, 'prompt': got list, expected a text"),
+        ({"prompt": TALK, "completion": [{"role": "user"}]}, "here, message 0, 'content': got no value"),
+        (
+            {"messages": [{"from": "human", "value": "a"}]},
+            "here, message 0: got a turn with 'from', .*; try columns='sharegpt'",
+        ),
         ({"messages": []}, r"here, 'messages': got \[\], expected a list of messages, at least one"),
         ({"messages": "hi"}, "here, 'messages': got str, expected a list"),
         ({"messages": ["hi"]}, "here, message 0: got str, expected a mapping with 'role' and 'content'"),

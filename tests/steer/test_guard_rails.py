@@ -30,12 +30,18 @@ CHAT = {"messages": [{"role": "user", "content": "hello"}]}
     [
         (
             [CHAT, CHAT],
-            DataError,
-            r"source: got a record with messages at place 0.*try .*apply_chat_template",
+            ModelError,
+            "source, record 0: got messages for a tokenizer without a chat template, expected a text, or a",
         ),
-        ([CHAT["messages"]] * 2, DataError, "source: got a record with content and role at place 0"),
-        ([{"prompt": "a", "completion": "b"}] * 2, DataError, "a record with completion and prompt"),
-        ([{"text": "ab"}, {"text": "cd"}], DataError, "a record with text at place 0"),
+        ([CHAT["messages"]] * 2, ModelError, "source, record 0: got messages for a tokenizer without a chat"),
+        (CHAT["messages"] * 2, DataError, r"source: got one message at place 0, .*; try \[messages\]"),
+        ([{"messages": []}] * 2, DataError, r"source, record 0, 'messages': got \[\], expected a list of"),
+        (
+            [{"conversations": [{"from": "human", "value": "a"}]}] * 2,
+            DataError,
+            "source, record 0: got a mapping with 'conversations', .*; try columns='sharegpt'",
+        ),
+        ([{"prompt": "a", "completion": " "}] * 2, DataError, "record 0: got a response without tokens"),
         (["ab", "\ud800"], DataError, r"half a character \(U\+D800\) in the text at place 1, expected whole"),
         (
             ["ab", "  \n"],

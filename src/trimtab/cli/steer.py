@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.cli.console import Bars, Verb, note, parser, say
-from trimtab.cli.jobs import check_folder, run
-from trimtab.errors import explain
+from trimtab.cli.jobs import check_folder, find_run, run
+from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
+from trimtab.runs.paths import missing_source, neighbour
 from trimtab.systems import imported, lab_folder
 
 FIT = Verb(
@@ -28,32 +29,88 @@ def steer(argv: Sequence[str]) -> int:
     verbs.add_parser("fit", help="fit one from a config or a recipe: trimtab run of a steering")
     for action, (carry_out, what, example, given) in ACTIONS.items():
         example = f"Example: trimtab steer {action} runs/my-1 path/to/model {example}"
-        sub = verbs.add_parser(action, help=what, epilog=example)
+        sub = verbs.add_parser(action, help=what, description=f"{what.capitalize()}.", epilog=example)
         sub.set_defaults(carry_out=carry_out)
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
         for name, settings in {**_BOTH, **given}.items():
             sub.add_argument(name, **settings)
     arguments = options.parse_args(argv)
+    if problems := list(problems_of(arguments)):
+        raise ConfigProblems(problems)
+    arguments.steering = find_steering(arguments.steering)
+    if arguments.action == "fuse":
+        arguments.out = check_folder(arguments.out)
     with Bars() as bars:
         arguments.model = lab_folder("model", arguments.model, bars.bar)
     code: int = arguments.carry_out(arguments)
     return code
 
 
+def problems_of(arguments: argparse.Namespace) -> Iterator[Problem]:
+    """Problems that show before a model is loaded or built: numbers out of range, files that are not there."""
+    above, unit = (lambda x: 0 < x < math.inf), (lambda x: 0 <= x <= 1)
+    ranges: Mapping[str, tuple[Callable[[float], bool], str]] = {
+        "strengths": (unit, "numbers in [0, 1]"),
+        "strength": (unit, "a number in [0, 1]"),
+        "max_new_tokens": (lambda x: x >= 1, "at least 1"),
+        "texts": (lambda x: x >= 2, "at least 2"),
+        "budget": (above, "a number above 0"),
+        "max_strength": (above, "a number above 0"),
+    }
+    for name, (fine, expected) in ranges.items():
+        given = getattr(arguments, name, None)
+        for value in given if isinstance(given, tuple) else () if given is None else (given,):
+            if not fine(value):
+                yield Problem(f"--{name.replace('_', '-')}", f"{value:g}", expected)
+    if getattr(arguments, "budget", None) is not None and not arguments.neutral:
+        yield Problem("--budget", "no neutral texts", "--neutral FILE")
+    for name in ("source", "target", "neutral"):
+        if file := getattr(arguments, name, None):
+            yield from missing_source(f"--{name}", file, "a file or a glob of texts", folders=False)
+    if (columns := getattr(arguments, "columns", None)) is not None:
+        for problem in imported("trimtab.data.records:column_problems")(columns):
+            yield Problem(f"--{problem.where}", problem.got, problem.expected, problem.hint)
+
+
+def find_steering(text: str) -> str:
+    """The folder of a steering or of a run, also by its name in `trimtab runs`; else a hub name as it is.
+
+    Raises:
+        CheckpointError: there is no such folder, and it is no hub name: without owner, or with a folder for an owner.
+    """
+    try:
+        return str(find_run(text))
+    except CheckpointError as error:
+        local = text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).parent.is_dir()
+        if not local:
+            return text
+        expected = "the folder of a steering or a run, the name of a run, or a hub name (owner/name)"
+        hint = str(error).partition("; try ")[2] or ("" if "/" not in text else neighbour(Path(text)))
+        raise CheckpointError(explain(f"no folder {text!r}", expected, hint)) from None
+
+
 def try_out(arguments: argparse.Namespace) -> int:
     """Complete prompts at several strengths."""
     complete = imported("trimtab.steer.lineas.job:complete")
-    given = (arguments.prompts, arguments.strengths, arguments.max_new_tokens)
+    prompts: list[Any] = arguments.prompts
+    if arguments.chat or arguments.system_prompt is not None:
+        opening = [] if arguments.system_prompt is None else [_message("system", arguments.system_prompt)]
+        prompts = [[*opening, _message("user", prompt)] for prompt in prompts]
+    given = (prompts, arguments.strengths, arguments.max_new_tokens)
     rows = complete(arguments.steering, arguments.model, *given).to_dict("records")
     if arguments.json:
         say(json.dumps(rows, indent=2))
         return 0
-    for prompt in arguments.prompts:
+    for prompt in dict.fromkeys(row["prompt"] for row in rows):
         say(repr(prompt))
         for row in rows:
             if row["prompt"] == prompt:
                 say(f"  {row['strength']:<5g} {row['text']!r}")
     return 0
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -62,7 +119,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     files = {n: getattr(arguments, n) for n in ("source", "target", "neutral") if getattr(arguments, n)}
     files = {name: lab_folder("texts", value) for name, value in files.items()}
     given = (files, arguments.texts, arguments.strengths, arguments.budget, arguments.max_strength)
-    curve, within = measure(arguments.steering, arguments.model, *given)
+    curve, within = measure(arguments.steering, arguments.model, *given, arguments.columns)
     if arguments.json:
         from trimtab.runs.serialise import to_json
 
@@ -82,7 +139,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 def fuse(arguments: argparse.Namespace) -> int:
     """Fold a steering into the weights of a checkpoint of its own."""
-    write, out = imported("trimtab.steer.lineas.job:fuse"), check_folder(arguments.out)
+    write, out = imported("trimtab.steer.lineas.job:fuse"), arguments.out
     write(arguments.steering, arguments.model, arguments.strength, out)
     if arguments.json:
         say(json.dumps({"folder": str(out), "strength": arguments.strength}))
@@ -101,31 +158,46 @@ def _numbers(text: str) -> tuple[float, ...]:
     return numbers
 
 
+def _columns(text: str) -> Any:
+    """The name of a layout, or a mapping in YAML."""
+    from yaml import YAMLError
+
+    from trimtab.runs.files import load_yaml
+
+    try:
+        return load_yaml(text)
+    except YAMLError:
+        return text
+
+
 def _option(metavar: str, what: str = "", **settings: Any) -> dict[str, Any]:
     return {"metavar": metavar, "help": what or None, **settings}
 
 
 _BOTH = {
-    "steering": _option("STEERING", "a steering's folder, a run's, or a hub name"),
+    "steering": _option("STEERING", "a steering's folder, a run's folder or name, or a hub name"),
     "model": _option("MODEL", "the model it was fitted on"),
 }
 _TRY = {
     "prompts": _option("PROMPT", "texts to go on with", nargs="+"),
-    "--strengths": _option("S,S,...", type=_numbers, default=(0.0, 0.5, 1.0)),
-    "--max-new-tokens": _option("N", type=int, default=32),
+    "--chat": {"action": "store_true", "help": "prompts are what a user says: the model's chat template"},
+    "--system-prompt": _option("TEXT", "the system's message before each; implies --chat"),
+    "--strengths": _option("S,S,...", "in [0, 1]", type=_numbers, default=(0.0, 0.5, 1.0)),
+    "--max-new-tokens": _option("N", "of each completion", type=int, default=32),
 }
 _SWEEP = {
-    "--source": _option("FILE", "texts of the behaviour as it is", required=True),
-    "--target": _option("FILE", "texts of the behaviour as it should be", required=True),
-    "--neutral": _option("FILE", "texts that should be left alone"),
+    "--source": _option("FILE", "texts or chats of the behaviour as it is", required=True),
+    "--target": _option("FILE", "texts or chats of the behaviour as it should be", required=True),
+    "--neutral": _option("FILE", "texts or chats that should be left alone"),
+    "--columns": _option("NAME", "sharegpt, alpaca, or {text: body}: the files' own keys", type=_columns),
     "--texts": _option("N", "of each file", type=int, default=64),
     "--budget": _option("NATS", "KL on neutral text to stay within", type=float),
     "--max-strength": _option("S", "for the budget; above 1 maps are scaled up", type=float, default=1.0),
-    "--strengths": _option("S,S,...", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1)),
+    "--strengths": _option("S,S,...", "in [0, 1]", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1)),
 }
 _FUSE = {
     "--out": _option("DIR", "the folder of the checkpoint", type=Path, required=True),
-    "--strength": _option("S", type=float, default=1.0),
+    "--strength": _option("S", "in [0, 1]", type=float, default=1.0),
 }
 _MEASURE = "effect and side effect over strengths, on texts of yours"
 _FOLD = "fold a steering into the weights of a checkpoint of its own"

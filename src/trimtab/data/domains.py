@@ -17,7 +17,7 @@ import numpy as np
 
 from trimtab.data import splits as sources
 from trimtab.data.record_files import Kind, kind_of_table, refuse_source
-from trimtab.data.records import KEYS, Columns, Item, Record, column_problems, excerpt, whole
+from trimtab.data.records import KEYS, Columns, Item, LayoutName, Record, column_problems, excerpt, whole
 from trimtab.data.splits import ALSO_CALLED, SPLITS, Files, Given, Paths, SplitContents, Without, complete
 from trimtab.errors import (
     ConfigError,
@@ -47,8 +47,8 @@ _LOOKED_AT = 4
 class Domain:
     """Domain: a named data set with train, validation and test splits.
 
-    A record is a text, a mapping with "text", one with "prompt" and "completion" (loss on the completion
-    only), or one with "messages", a list of {"role", "content"} (loss on what the assistant says only).
+    A record is a text, a mapping with "text", one with "prompt" and "completion", texts or messages (loss on the
+    completion only), or one with "messages", a list of {"role", "content"} (loss on what the assistant says only).
     Blank texts and records whose fields have no value (null, nan) are skipped and counted; `unread` says so.
     Splits are read lazily, more than once, never held in memory.
 
@@ -253,7 +253,7 @@ class Domain:
             config: which configuration of a named data set, such as "main".
             split: which split of a named data set, to take it as a pool: "train", "train_sft", "train[:1000]".
             revision: which version of a named data set: a branch, a tag or a commit.
-            columns: our keys (text, prompt, completion, messages) -> its columns; others are then not read.
+            columns: as in `from_path`.
             fractions: as in `from_text`.
             options: passed on to `load_dataset`.
 
@@ -290,7 +290,7 @@ class Domain:
             name: the domain's name.
             path: what to read.
             fractions: as in `from_text`.
-            columns: our keys (text, prompt, completion, messages) -> those of the data; others are then not read.
+            columns: our keys -> those of the data, others unread; or "sharegpt", "alpaca" (`trimtab.data.layouts`).
 
         Raises:
             DataError: missing files, a folder without splits, or an ending that cannot be read.
@@ -376,7 +376,7 @@ class Origin:
         config: which configuration of a data set of the hub.
         split: which split of it, to take that as a pool.
         revision: which version of it: a branch, a tag or a commit.
-        columns: our keys (text, prompt, completion, messages) -> those of the data; others are then not read.
+        columns: as in `Domain.from_path`.
         overlap: "refuse" records that stand in two splits, or "drop" them from the earlier one.
 
     Raises:
@@ -387,7 +387,7 @@ class Origin:
     config: str | None = None
     split: str | None = None
     revision: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] | LayoutName = field(default_factory=dict)
     overlap: Literal["refuse", "drop"] = "refuse"
 
     def __post_init__(self) -> None:

@@ -17,8 +17,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
-from trimtab.data.records import Columns, Item, Text, has_record, named, parse, used_columns, without_nulls
+from trimtab.data.records import Columns, Item, Text, has_record, named, parse, used_columns
 from trimtab.errors import TrimtabError, refusal
+from trimtab.models.chat import without_nulls
 from trimtab.runs.files import check_regular, parse_json, reading
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]

@@ -8,96 +8,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+from trimtab.data.layouts import LAYOUTS, looks_like
 from trimtab.errors import Problem, nearest, refusal
-from trimtab.runs.files import has_halves, parse_json
-
-BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "system")
-"""Keys beside "messages" that change what a chat template writes; all others are ignored."""
-
-
-def read_given(raw: Mapping[str, Any], messages: Sequence[Any], where: str) -> dict[str, Any]:
-    """Chat template arguments of a record beside its messages: `tools`, `documents`, variables of its own.
-
-    `tools` and `documents` are lists of mappings, or the JSON text of one, as trl takes them; `functions`, OpenAI's
-    older form, become tools. `chat_template_kwargs` are the variables. Keys without a value are left out at every
-    depth, since tables give every row the keys of all of them.
-
-    Args:
-        raw: the record.
-        messages: its messages.
-        where: what to call it in an error.
-
-    Raises:
-        DataError: one of them is of another form, or the record has a `system` prompt that is none of the messages.
-    """
-    system = raw.get("system")
-    if isinstance(system, str) and system.strip() and {"role": "system", "content": system} not in messages:
-        hint = "{'role': 'system', 'content': ...}, or removing the key if it is something else"
-        got, expected = "a text of its own beside 'messages'", "a system prompt as the first message"
-        raise refusal(f"{where}, 'system'", got, expected, hint)
-    tools = _mappings(raw, "tools", where) or [
-        {"type": "function", "function": one} for one in _mappings(raw, "functions", where)
-    ]
-    documents, variables = _mappings(raw, "documents", where), raw.get("chat_template_kwargs") or {}
-    variables = {} if isinstance(variables, float) else variables
-    if isinstance(variables, str):
-        variables = parse_json(variables, f"{where}, 'chat_template_kwargs'", "a JSON object")
-    if not isinstance(variables, Mapping):
-        expected = "a mapping of variables of the chat template"
-        raise refusal(f"{where}, 'chat_template_kwargs'", type(variables).__name__, expected)
-    given = {name: value for name, value in variables.items() if value is not None}
-    return given | ({"tools": tools} if tools else {}) | ({"documents": documents} if documents else {})
-
-
-def _mappings(raw: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    """A list of mappings, or the JSON text of one; keys without a value, which tables fill in, are left out."""
-    value = raw.get(key)
-    if isinstance(value, str):
-        value = parse_json(value, f"{where}, {key!r}", "a JSON list") if value.strip() else None
-    if value is None or isinstance(value, float):  # nan, as tables write no value
-        return []
-    if not isinstance(value, list | tuple) or not all(isinstance(one, Mapping) for one in value):
-        raise refusal(f"{where}, {key!r}", repr(value)[:60], "a list of mappings")
-    return [dict(without_nulls(one)) for one in value]
-
-
-def as_lists(value: Any) -> Any:
-    """Arrays as lists, at every depth: pandas holds lists of Parquet files so.
-
-    >>> import numpy as np
-    >>> as_lists(np.array([{"role": "user", "content": np.array(["a"])}], dtype=object))
-    [{'role': 'user', 'content': ['a']}]
-    """
-    if type(value).__module__ == "numpy":
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: as_lists(inner) for key, inner in value.items()}
-    return [as_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def without_nulls(value: Any, *, keep: str = "") -> Any:
-    """Mappings without keys that have no value, at every depth: tables give every row the keys of all of them.
-
-    >>> without_nulls({"city": "Oslo", "unit": None, "in": [{"a": None}]})
-    {'city': 'Oslo', 'in': [{}]}
-    >>> without_nulls([{"role": "user", "content": None, "tool_calls": None}], keep="content")
-    [{'role': 'user', 'content': None}]
-    """
-    if isinstance(value, Mapping):
-        there = {key: inner for key, inner in value.items() if inner is not None or key == keep}
-        return {key: without_nulls(inner, keep=keep) for key, inner in there.items()}
-    return [without_nulls(inner, keep=keep) for inner in value] if isinstance(value, list | tuple) else value
-
+from trimtab.models.chat import (
+    BESIDE_MESSAGES,
+    as_lists,
+    is_missing,
+    is_talk,
+    read_field,
+    read_given,
+    read_messages,
+)
+from trimtab.runs.files import has_halves
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
-"""The keys that make a record; `trimtab.data.records.BESIDE_MESSAGES` may stand beside messages."""
+"""The keys that make a record; `trimtab.models.chat.BESIDE_MESSAGES` may stand beside messages."""
 
 _SAME_KEYS = dict(zip(KEYS, KEYS, strict=True))
-Columns = Mapping[str, str] | None
-"""Our keys -> those of somebody's data; None for the same."""
+LayoutName = Literal["sharegpt", "alpaca"]
+"""Names of `trimtab.data.layouts.LAYOUTS`."""
+Columns = Mapping[str, str] | LayoutName | None
+"""Our keys -> those of somebody's data, or the name of a layout; None for the same."""
 _MOST = 12
 _LONG = 60
 _ALIKE = 0.75
@@ -151,14 +85,17 @@ class Chat(_Digested):
     Attributes:
         messages: each with "role" and what it says: "content", a text or a list of parts, "tool_calls", reasoning.
         given: what else the chat template is given: "tools", "documents", and variables of its own.
+        prompt: how many messages at the start are only read, as those of trl's conversational "prompt".
     """
 
     messages: tuple[Mapping[str, Any], ...]
     given: Mapping[str, Any] = field(default_factory=dict)
+    prompt: int = 0
 
     def _content(self) -> tuple[Any, ...]:
         given = ("chat given", dict(self.given)) if self.given else ("chat",)
-        return (*given, *map(dict, self.messages))
+        prompt = (f"prompt {self.prompt}",) if self.prompt else ()
+        return (*prompt, *given, *map(dict, self.messages))
 
 
 Item = Text | Completion | Chat
@@ -196,6 +133,7 @@ def parse(raw: object, where: str, *, columns: Columns = None, unused: tuple[str
     Keys other than `KEYS` are ignored, and so are keys without a value; beside "messages", those of
     `BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
 
+    A prompt and a completion are both texts, or both lists of messages, as trl's conversational records have them.
     None and nan are no value, as tables write them. A record that has the keys of its kind but no value gives
     `NOTHING`. Conversations may be JSON text, as in CSV. Of several kinds in one record, messages win over a prompt
     with its completion, and those over a text.
@@ -203,7 +141,7 @@ def parse(raw: object, where: str, *, columns: Columns = None, unused: tuple[str
     Args:
         raw: a text or a mapping; a checked record passes through.
         where: what to call the record in an error: file and line, or its number.
-        columns: our keys -> those of the record; None for the same.
+        columns: our keys -> those of the record, or "sharegpt" or "alpaca"; None for the same.
         unused: columns of the record's table that were not read, to be noted.
 
     Raises:
@@ -239,16 +177,6 @@ def parse(raw: object, where: str, *, columns: Columns = None, unused: tuple[str
     return item
 
 
-def is_missing(value: object) -> bool:
-    """Whether a value says that there is none: None, nan, or pandas' NA.
-
-    >>> is_missing(None), is_missing(float("nan")), is_missing("")
-    (True, True, False)
-    """
-    kind = type(value).__name__
-    return value is None or kind in ("NAType", "NaTType") or (kind[:5] == "float" and bool(value != value))
-
-
 def excerpt(item: Item, length: int = 60) -> str:
     """The start of a record, quoted, for a message.
 
@@ -262,12 +190,17 @@ def excerpt(item: Item, length: int = 60) -> str:
     return repr(text if len(text) <= length else f"{text[:length]}...")
 
 
-def column_problems(columns: Mapping[str, str]) -> Iterator[Problem]:
-    """Problems of a mapping of our keys to those of somebody's data.
+def column_problems(columns: object) -> Iterator[Problem]:
+    """Problems of a mapping of our keys to those of somebody's data, or of the name of a layout.
 
     >>> print(*column_problems({"txt": "body"}))
     columns.txt: got 'txt', expected one of 'text', 'prompt', 'completion', 'messages'; try 'text'
     """
+    if isinstance(columns, str):
+        if columns not in LAYOUTS:
+            expected = f"{', '.join(map(repr, LAYOUTS))}, or a mapping of our keys to theirs"
+            yield Problem("columns", repr(columns), expected, nearest(columns, LAYOUTS) or "{'text': 'body'}")
+        return
     if not isinstance(columns, Mapping) or not columns:
         yield Problem("columns", repr(columns), "a mapping of our keys to theirs", "{'text': 'body'}")
         return
@@ -293,16 +226,15 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
     "columns={'prompt': 'question', 'completion': 'answer'}"
     """
     keys = list(names)
+    if layout := looks_like(keys, raw):
+        return f"columns={layout!r}"
     talks = [name for name in ("conversations", "conversation", "dialogue", "dialog") if name in keys]
     if talks:
         # Renaming, unless its turns are not as ours.
-        talk = (raw or {}).get(talks[0])
-        first = talk[0] if isinstance(talk, list | tuple) and talk else None
-        if isinstance(first, Mapping) and {"role", "content"} <= first.keys():
+        talk = as_lists((raw or {}).get(talks[0]))
+        if is_talk(talk) and {"role", "content"} <= talk[0].keys():
             return f"columns={{'messages': {talks[0]!r}}}"
         return f"'messages', a list of {{'role', 'content'}}, made of {talks[0]!r} ('human' becomes 'user')"
-    if {"instruction", "input", "output"} <= set(keys):
-        return "a 'prompt' made of 'instruction' and 'input', and 'output' as 'completion'"
     pairs = ((prompt, completion) for prompt, others in _COMPLETIONS.items() for completion in others.split())
     for prompt, completion in pairs:
         if prompt in keys and completion in keys:
@@ -315,14 +247,19 @@ def hint_for(names: Iterable[Any], raw: Mapping[Any, Any] | None = None) -> str:
     return f"columns={{'text': {texts[0]!r}}}" if texts else ""
 
 
-def missing_column(columns: Mapping[str, str], names: Iterable[Any]) -> tuple[str, str]:
+def _needed(columns: Mapping[str, str] | str) -> list[str]:
+    """Keys or columns that a record must have."""
+    return list(LAYOUTS[columns].needed if isinstance(columns, str) else columns.values())
+
+
+def missing_column(columns: Mapping[str, str] | str, names: Iterable[Any]) -> tuple[str, str]:
     """Expectation and hint where keys lack one of `columns`: the name that looks most like it.
 
     >>> missing_column({"text": "bdy"}, ["id", "body"])
     ("'bdy' among them", "'body'")
     """
     keys = list(map(str, names))
-    missing = [name for name in columns.values() if name not in keys]
+    missing = [name for name in _needed(columns) if name not in keys]
     return f"{named(missing)} among them", nearest(missing[0], keys) if missing else ""
 
 
@@ -348,8 +285,11 @@ def used_columns(
     Raises:
         DataError: none of them does, one that is asked for is not there, or one that is used stands there twice.
     """
-    keys = KEYS + BESIDE_MESSAGES * ("messages" in names)
-    used = list(dict.fromkeys(columns.values() if columns else (name for name in names if name in keys)))
+    talks = "messages" in names or {"prompt", "completion"} <= set(names)
+    keys = KEYS + BESIDE_MESSAGES * talks
+    used = list(dict.fromkeys(_needed(columns) if columns else (name for name in names if name in keys)))
+    if isinstance(columns, str):
+        used += [name for name in LAYOUTS[columns].optional if name in names]
     got = f"columns [{named(names)}]"
     if columns and not set(used) <= set(names):
         raise refusal(where, got, *missing_column(columns, names))
@@ -375,25 +315,54 @@ def named(names: Iterable[Any]) -> str:
 
 def _item(raw: Mapping[Any, Any], columns: Columns, where: str) -> tuple[Item | None, set[str]]:
     """The record of a mapping and the keys of the mapping that it is made of; None where they make none."""
+    if isinstance(columns, str):
+        return _laid_out(raw, columns, where)
     names = columns or _SAME_KEYS
     there = {key: raw[name] for key, name in names.items() if name in raw}
     fields = {key: value for key, value in there.items() if not is_missing(value)}
+    given = {key: as_lists(raw[key]) for key in BESIDE_MESSAGES if not is_missing(raw.get(key))}
+    given = given if columns is None else {}
     if "messages" in fields:
-        extra_keys = BESIDE_MESSAGES if columns is None else ()
-        given = {key: as_lists(raw[key]) for key in extra_keys if not is_missing(raw.get(key))}
-        messages = _messages(fields["messages"], where)
+        messages = read_messages(fields["messages"], where)
         return Chat(messages, read_given(given, messages, where)), {names["messages"], *given}
     if "prompt" in fields and "completion" in fields:
-        prompt, completion = (_string(fields, key, where) for key in ("prompt", "completion"))
-        return Completion(prompt, completion), {names["prompt"], names["completion"]}
+        used = {names["prompt"], names["completion"]}
+        if is_talk(fields["prompt"]) and is_talk(fields["completion"]):
+            prompt, completion = (read_messages(fields[key], where, key) for key in ("prompt", "completion"))
+            messages = (*prompt, *completion)
+            return Chat(messages, read_given(given, messages, where), len(prompt)), used | set(given)
+        return Completion(*_texts(fields, where)), used
     if "text" in fields:
-        return Text(_string(fields, "text", where)), {names["text"]}
+        return Text(read_field(fields, "text", where)), {names["text"]}
     if "text" in there or "messages" in there or len(there) == 2:
         return NOTHING, set()
     if there:
         other = "completion" if "prompt" in there else "prompt"
         raise refusal(f"{where}, {other!r}", "no value", "a text", hint_for(raw, raw))
     return None, set()
+
+
+def _texts(fields: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Prompt and completion that are texts, refused where one of them is a list of messages."""
+    for key, other in (("prompt", "completion"), ("completion", "prompt")):
+        if is_talk(fields[key]) and isinstance(fields[other], str):
+            got = f"a text beside messages in {key!r}"
+            hint = "[{'role': ..., 'content': ...}]"
+            raise refusal(f"{where}, {other!r}", got, "a list of messages, too", hint)
+    return (read_field(fields, key, where) for key in ("prompt", "completion"))
+
+
+def _laid_out(raw: Mapping[Any, Any], columns: str, where: str) -> tuple[Item | None, set[str]]:
+    """The conversation of a record in one of `LAYOUTS`, as `_item` gives it."""
+    layout = LAYOUTS[columns]
+    if not all(name in raw for name in layout.needed):
+        return None, set()
+    if any(is_missing(raw[name]) for name in layout.needed):
+        return NOTHING, set()
+    record = layout.read(raw, where)
+    messages = read_messages(record["messages"], where, layout.needed[0])
+    used = {name for name in (*layout.needed, *layout.optional) if name in raw}
+    return Chat(messages, read_given(record, messages, where)), used
 
 
 def _marked(item: Item, where: str) -> Item:
@@ -416,42 +385,3 @@ def _has_halves(value: object) -> bool:
     if isinstance(value, Mapping):
         return any(_has_halves(key) or _has_halves(item) for key, item in value.items())
     return isinstance(value, list | tuple) and any(map(_has_halves, value))
-
-
-def _string(fields: Mapping[str, Any], key: str, where: str) -> str:
-    value = fields.get(key)
-    if isinstance(value, str):
-        return str(value)
-    hint = "a record for each text" if isinstance(value, Sequence) else ""
-    if isinstance(value, bytes | bytearray):
-        hint = "decoding it"
-    elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
-        hint = "one record with 'messages'"
-    got = "no value" if value is None else type(value).__name__
-    raise refusal(f"{where}, {key!r}", got, "a text", hint)
-
-
-def _messages(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
-    """The messages, read where they are JSON text, and without the empty keys with which tables fill them."""
-    value = as_lists(value)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_json(value, f"{where}, 'messages'", "a list of messages")
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        got = repr(value) if value in ("", [], ()) else type(value).__name__
-        raise refusal(f"{where}, 'messages'", got, "a list of messages, at least one")
-    for number, message in enumerate(value):
-        place = f"{where}, message {number}"
-        if not isinstance(message, Mapping):
-            raise refusal(place, type(message).__name__, "a mapping with 'role' and 'content'")
-        _string(message, "role", place)
-        content = message.get("content")
-        # An assistant may say nothing, or call a tool instead.
-        silent = content is None and message["role"] == "assistant"
-        if not silent and not isinstance(content, str | list | tuple):
-            got = "no value" if content is None else type(content).__name__
-            raise refusal(f"{place}, 'content'", got, "a text")
-        for part in content if isinstance(content, list | tuple) else ():
-            if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-                expected = "a mapping with 'type', such as {'type': 'text', 'text': ...}"
-                raise refusal(f"{place}, a part of 'content'", repr(part)[:60], expected)
-    return tuple({k: v for k, v in message.items() if v is not None or k == "content"} for message in value)

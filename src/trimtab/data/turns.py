@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,8 +12,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from trimtab.data.records import Chat, excerpt, without_nulls
+from trimtab.data.records import Chat, excerpt
 from trimtab.errors import DataError, explain
+from trimtab.models.chat import Message, forms, in_call, render, reserved
 
 Span = tuple[int, int]
 """Characters [start, end) of a text."""
@@ -29,9 +28,6 @@ class Marked:
     spans: tuple[Span, ...]
 
 
-Message = Mapping[str, Any]
-
-_ARGUMENTS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields of an assistant's reasoning, as transformers has them."""
@@ -72,8 +68,7 @@ class Written:
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         """Rendered text of other messages; with `prompt`, up to where the assistant starts."""
-        given = {"tokenize": False, "add_generation_prompt": prompt, **self.chat.given}
-        return str(self.tokenizer.apply_chat_template([dict(message) for message in messages], **given))
+        return render(self.tokenizer, messages, self.chat.given, prompt=prompt)
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False) -> str | None:
         """Rendered text of other messages; None if the template refuses them."""
@@ -317,7 +312,7 @@ def spell_plainly(chat: Chat, eos_token: str) -> Marked:
     for key in (*chat.given, *calls):
         raise skipped(chat, f"{key!r}", "a tokenizer with a chat template, which the plain format lacks")
     text, spans = "", []
-    for message in chat.messages:
+    for number, message in enumerate(chat.messages):
         content = message.get("content") or ""
         if not isinstance(content, str):
             raise skipped(chat, "content in parts", "one text per message in the plain format")
@@ -326,7 +321,7 @@ def spell_plainly(chat: Chat, eos_token: str) -> Marked:
         text += content
         if message["role"] == "assistant" and content.strip():
             text += "" if content.rstrip().endswith(eos_token) else eos_token
-            if not _muted(message):
+            if not _muted(chat, number):
                 spans.append((start, len(text)))
     return Marked(text, tuple(spans))
 
@@ -355,30 +350,28 @@ def spell_by_template(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Marked:
         ordered = all(first[1] <= second[0] for first, second in pairwise(spans))
         if not ordered or any(start < place < end for start, end in spans for place in others):
             raise skipped(chat, "turns that the chat template writes in one another", "turns in order")
-    if muted := [number for number in written.spoken() if _muted(written.messages[number])]:
+    if muted := [number for number in written.spoken() if _muted(chat, number)]:
         places = [written.points()[number].place for number in muted]
         spans = [span for span in spans if not any(span[0] <= place <= span[1] for place in places)]
     return Marked(written.whole, tuple(spans))
 
 
-def _muted(message: Message) -> bool:
-    """Whether a turn is not to be learned, as OpenAI (weight), axolotl (train, training) and ms-swift (loss) say so."""
-    values = (message.get(key) for key in ("weight", "train", "training", "loss"))
-    return any(isinstance(value, int | float) and value == 0 for value in values)
+def _muted(chat: Chat, number: int) -> bool:
+    """Whether a turn is not to be learned: of the prompt, or as OpenAI, axolotl and ms-swift (loss) say so.
+
+    OpenAI's key is weight, axolotl has train and training.
+    """
+    values = (chat.messages[number].get(key) for key in ("weight", "train", "training", "loss"))
+    return number < chat.prompt or any(isinstance(value, int | float) and value == 0 for value in values)
 
 
 def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:
     """The conversation, tool arguments as mappings as transformers has them, else as the JSON texts that they were."""
-    for name in chat.given:
-        if name in _ARGUMENTS - {"tools", "documents"}:
-            raise skipped(chat, f"{name!r} in chat_template_kwargs", "variables of the chat template")
-    messages = tuple(_prepared(message) for message in chat.messages)
-    read = tuple(dict(message) for message in messages)
-    for message in read:
-        if isinstance(calls := message.get("tool_calls"), list):
-            message["tool_calls"] = [_called(call, _read_arguments) for call in calls]
+    if name := reserved(tokenizer, chat.given):
+        raise skipped(chat, f"{name!r} in chat_template_kwargs", "variables of the chat template")
     failure: Exception | None = None
-    for written in (Written(chat, tokenizer, read), Written(chat, tokenizer, messages)):
+    for messages in forms(chat.messages):
+        written = Written(chat, tokenizer, messages)
         try:
             _ = written.whole
             return written
@@ -386,28 +379,6 @@ def _write(chat: Chat, tokenizer: PreTrainedTokenizerBase) -> Written:
             failure = failure or error
     expected = "a conversation that the tokenizer's chat template takes"
     raise skipped(chat, failure, expected, "other roles or order")
-
-
-def _prepared(message: Message) -> Message:
-    """A message as templates know it: no content is an empty one, and a call of OpenAI's older form is a tool call."""
-    prepared = {key: value for key, value in message.items() if value is not None}
-    prepared.setdefault("content", "")
-    call = prepared.get("function_call")
-    if call and not prepared.get("tool_calls"):
-        prepared["tool_calls"] = [{"type": "function", "function": call}]
-    if prepared.get("tool_calls"):
-        prepared["tool_calls"] = without_nulls(prepared["tool_calls"])
-    if not isinstance(prepared["content"], str):
-        prepared["content"] = [without_nulls(part) for part in prepared["content"]]
-    return prepared
-
-
-def _read_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        arguments = json.loads(call["arguments"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return call
-    return {**call, "arguments": arguments} if isinstance(arguments, dict) else call
 
 
 def skipped(chat: Chat, got: object, expected: str, hint: str = "") -> SkippedError:
@@ -441,7 +412,7 @@ def _marked(message: Message, field: str, mark: str, *, front: bool = False) -> 
     """The message with a mark at the end, or at the front, of what a field says; of a call, in its name."""
     if field == "tool_calls":
         first, *calls = message["tool_calls"]
-        named = _called(first, lambda call: {**call, "name": f"{call.get('name', '')}{mark}"})
+        named = in_call(first, lambda call: {**call, "name": f"{call.get('name', '')}{mark}"})
         return {**message, field: [named, *calls]}
     value = message.get(field) or ""
     if not isinstance(value, list):
@@ -458,11 +429,3 @@ def _inserted(text: str, mark: str, front: bool) -> str:
     """Text with the mark at one end, inside its outer white space, so that trimming changes nothing."""
     edge = len(text) - len(text.lstrip()) if front else len(text.rstrip())
     return text[:edge] + mark + text[edge:]
-
-
-def _called(call: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
-    """A tool call with its name and arguments changed: they stand in it, or in its `function`."""
-    if not isinstance(call, Mapping):
-        return call
-    inner = call.get("function")
-    return {**call, "function": _called(inner, change)} if isinstance(inner, Mapping) else change(call)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -33,16 +33,34 @@ class TextBatch:
         mask: (B, T), 1 where a token is valid.
         positions: (B, T), counted from each row's first valid token.
         side: where the padding is.
+        response: (B, T), 1 at the tokens of the response, the ones that are scored and pooled; None for all tokens.
     """
 
     ids: Int[Tensor, "B T"]
     mask: Int[Tensor, "B T"]
     positions: Int[Tensor, "B T"]
     side: PaddingSide = "right"
+    response: Int[Tensor, "B T"] | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
         """The same batch on a device."""
-        return TextBatch(self.ids.to(device), self.mask.to(device), self.positions.to(device), self.side)
+        response = None if self.response is None else self.response.to(device)
+        moved = (one.to(device) for one in (self.ids, self.mask, self.positions))
+        return TextBatch(*moved, self.side, response)
+
+    @property
+    def scored(self) -> Int[Tensor, "B T"]:
+        """(B, T), 1 at the tokens that count: those of the response, or all but padding."""
+        return self.mask if self.response is None else self.response
+
+    @property
+    def predicting(self) -> Int[Tensor, "B T"]:
+        """(B, T), 1 where the next-token distribution counts: before, in and after the response, or everywhere."""
+        if self.response is None:
+            return self.mask
+        before = torch.zeros_like(self.response)
+        before[:, :-1] = self.response[:, 1:]
+        return torch.maximum(before, self.response)
 
     def arguments(self, module: nn.Module) -> dict[str, Tensor]:
         """Keywords of a forward pass: ids and mask, and positions where the model would count padding.
@@ -66,8 +84,32 @@ class TextBatch:
         return keywords | ({"position_ids": self.positions} if takes else {})
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int, side: PaddingSide = "right") -> TextBatch:
+@dataclass(frozen=True)
+class TokenRow:
+    """Token ids of one example, and which of them are its response.
+
+    Attributes:
+        ids: (T,) token ids.
+        response: (T,) whether each belongs to the response; None where all count.
+    """
+
+    ids: Sequence[int]
+    response: Sequence[bool] | None = None
+
+
+def padded(
+    rows: Sequence[Sequence[int]],
+    pad: int,
+    side: PaddingSide = "right",
+    responses: Sequence[Sequence[bool]] | None = None,
+) -> TextBatch:
     """Padded batch of rows of token ids, under an explicit mask.
+
+    Args:
+        rows: token ids.
+        pad: the token id at padding.
+        side: where padding goes.
+        responses: whether each token belongs to the response of its row; None where all do.
 
     Raises:
         ModelError: no row, or one without tokens.
@@ -88,7 +130,8 @@ def padded(rows: Sequence[Sequence[int]], pad: int, side: PaddingSide = "right")
         return torch.tensor([[*gap, *row] if side == "left" else [*row, *gap] for gap, row in pairs])
 
     mask = fill(0, [[1] * len(row) for row in rows])
-    return TextBatch(fill(pad, rows), mask, (mask.cumsum(1) - 1).clamp(min=0), side)
+    response = None if responses is None else fill(0, [[int(one) for one in row] for row in responses])
+    return TextBatch(fill(pad, rows), mask, (mask.cumsum(1) - 1).clamp(min=0), side, response)
 
 
 def token_rows(
@@ -167,9 +210,14 @@ def check_listed(texts: object, what: str = "text") -> None:
 
 
 def row_batches(
-    model: Handle, rows: Sequence[Sequence[int]], *, batch_size: int = 16, side: PaddingSide = "right"
+    model: Handle,
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 16,
+    side: PaddingSide = "right",
+    responses: Sequence[Sequence[bool]] | None = None,
 ) -> Iterator[TextBatch]:
-    """Rows of token ids in their order, `batch_size` at a time, on the model's device.
+    """Rows of token ids in their order, `batch_size` at a time, on the model's device; for `responses` see `padded`.
 
     Raises:
         ModelError: a batch size below 1, a row longer than the model's table of positions, or a token that the model
@@ -182,13 +230,15 @@ def row_batches(
         refuse_longer(model.module, long[1], f"{long[1]} tokens in text {long[0]}", "max_tokens={limit}")
     refuse_unknown(model.module, model.need_tokenizer(), rows)
     pad = pad_token(model.need_tokenizer(), model.module)
-    starts = range(0, len(rows), batch_size)
-    return (padded(rows[start : start + batch_size], pad, side).to(model.device) for start in starts)
+    parts = [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]
+    masks = [None if responses is None else responses[part] for part in parts]
+    pairs = zip(parts, masks, strict=True)
+    return (padded(rows[part], pad, side, mask).to(model.device) for part, mask in pairs)
 
 
 def text_batches(
     model: Handle,
-    texts: Sequence[str],
+    texts: Sequence[str] | Sequence[TokenRow],
     *,
     batch_size: int = 16,
     side: PaddingSide = "right",
@@ -198,7 +248,7 @@ def text_batches(
 
     Args:
         model: a handle with a tokenizer.
-        texts: at least one token each.
+        texts: at least one token each; or rows of tokens, which are taken as they are.
         batch_size: texts at a time.
         side: where padding goes; on the right it is right for every kind of model.
         max_tokens: longer texts are cut; None refuses those longer than the model's limit.
@@ -207,8 +257,17 @@ def text_batches(
         ModelError: no tokenizer, a single string, a text without tokens or too long, or a batch size below 1: all
             before the first batch.
     """
-    rows = token_rows(model.need_tokenizer(), texts, max_tokens=max_tokens)
-    return row_batches(model, rows, batch_size=batch_size, side=side)
+    tokenizer = model.need_tokenizer()
+    check_listed(texts)
+    given = list(texts)
+    rows = [one for one in given if isinstance(one, TokenRow)]
+    if not rows or len(rows) < len(given):
+        ids = token_rows(tokenizer, cast("list[str]", given), max_tokens=max_tokens)
+        return row_batches(model, ids, batch_size=batch_size, side=side)
+    every = [[True] * len(row.ids) if row.response is None else row.response for row in rows]
+    responses = every if any(row.response is not None for row in rows) else None
+    ids = [list(row.ids) for row in rows]
+    return row_batches(model, ids, batch_size=batch_size, side=side, responses=responses)
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase, network: nn.Module | None = None) -> int:

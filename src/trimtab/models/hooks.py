@@ -144,7 +144,12 @@ class Taken(Mapping[str, Tensor]):
     """Captured activations by site name: (rows, d) where pooled, else (rows, T, d) or (rows, C, H, W).
 
     Rows of several forward passes follow one another. It can be read inside and after the block.
+
+    Attributes:
+        tokens: (B, T), 1 at the tokens that are pooled in the forward passes from now on; None for all valid ones.
     """
+
+    tokens: Tensor | None = None
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self._parts: dict[str, list[Tensor]] = {site.name: [] for site in sites}
@@ -195,7 +200,7 @@ def capture(
         sites: patterns, see `trimtab.models.sites.resolve`.
         pool: None for whole tensors, or one vector per example, see `trimtab.models.batches.pool`. Valid are the tokens
             of the 2-D `attention_mask` that the model is called with; where it is called without one all tokens count,
-            as they do for the model. Patches of images always do.
+            as they do for the model. Patches of images always do. `Taken.tokens` may ask for fewer tokens.
         grad: keep activations in the graph; otherwise they are detached.
 
     Returns:
@@ -217,7 +222,7 @@ def capture(
 
     def read(site: Site, value: Tensor) -> None:
         kept = value if grad else value.detach()
-        taken.add(site, kept if pool is None else pooled(kept, pool, seen.of(site, value)))
+        taken.add(site, kept if pool is None else pooled(kept, pool, seen.of(site, value, taken.tokens)))
 
     watch = network.register_forward_pre_hook(seen.look, with_kwargs=True)
     try:
@@ -236,11 +241,12 @@ class _SeenMask:
         mask = keywords.get("attention_mask")
         self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
-    def of(self, site: Site, value: Tensor) -> Tensor | None:
-        """The mask of the tokens at a site; with a cache those are the last ones."""
-        if self.mask is None or value.ndim != 3 or any(part in VISION for part in site.path.split(".")):
+    def of(self, site: Site, value: Tensor, tokens: Tensor | None) -> Tensor | None:
+        """The mask of the tokens at a site, or of those asked for; with a cache those are the last ones."""
+        mask = self.mask if tokens is None else tokens
+        if mask is None or value.ndim != 3 or any(part in VISION for part in site.path.split(".")):
             return None
-        return self.mask[:, -value.shape[1] :]
+        return mask[:, -value.shape[1] :]
 
 
 Intervention = Callable[[Tensor], Tensor]

@@ -22,6 +22,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerB
 from trimtab.errors import ShapeError, explain
 from trimtab.models.batches import (
     TextBatch,
+    TokenRow,
     check_listed,
     evaluating,
     pad_token,
@@ -30,6 +31,7 @@ from trimtab.models.batches import (
     text_batches,
     token_rows,
 )
+from trimtab.models.chat import Prompt, is_talk, read_prompt
 from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.inspection import check_model, device_of, refuse_module, require_language_model
 from trimtab.models.tokenizer import (
@@ -46,7 +48,7 @@ from trimtab.seeds import derive
 def generate(
     module: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 32,
     batch_size: int = 16,
@@ -64,7 +66,8 @@ def generate(
     Args:
         module: a causal language model with `generate`.
         tokenizer: its tokenizer.
-        prompts: texts; at least one token each. None at all gives an empty list.
+        prompts: texts of at least one token each; or conversations, as lists of messages or mappings with "messages",
+            which the tokenizer's chat template writes, with its generation prompt. None at all gives an empty list.
         max_new_tokens: at least 1; a completion is shorter when the model ends it.
         batch_size: prompts at a time.
         temperature: 0 takes the most likely token; above, tokens are drawn from softmax(logits / temperature).
@@ -75,10 +78,12 @@ def generate(
 
     Raises:
         ModelError: a single string, a prompt without tokens, with tokens that the module has no embedding for or, with
-            `max_new_tokens`, beyond its limit; a number out of range, or not a causal language model with `generate`.
+            `max_new_tokens`, beyond its limit; messages without a chat template; a number out of range, or not a causal
+            language model with `generate`.
+        DataError: a prompt of another form, or messages that the chat template refuses.
     """
     _check(module, prompts, max_new_tokens, batch_size, temperature)
-    rows = token_rows(tokenizer, prompts, what="prompt")
+    rows = prompt_rows(tokenizer, prompts)
     refuse_unknown(module, tokenizer, rows, "prompt")
     limit = longest(module) or math.inf
     for number, row in enumerate(rows):
@@ -101,6 +106,36 @@ def generate(
             for row in written[:, batch.ids.shape[1] :].tolist():  # after an end token comes padding
                 completions.append(list(takewhile(lambda token: token not in ends, row)))
     return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in completions]
+
+
+def prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of prompts, one row a prompt.
+
+    A text has the special tokens that the tokenizer adds. A conversation has the tokens of `apply_chat_template` with
+    `add_generation_prompt=True`, and no others.
+
+    Args:
+        tokenizer: only read.
+        prompts: see `trimtab.models.chat.read_prompt`.
+
+    Raises:
+        ModelError: no list of prompts, a text without tokens, or messages for a tokenizer without a chat template.
+        DataError: a prompt of another form, or messages that the template refuses.
+    """
+    check_listed(prompts, "prompt")
+    given = list(prompts)
+    if is_talk(given) and "role" in cast("Any", given[0]):
+        raise refusal("the messages of one conversation", "a list of prompts", "[messages]")
+    read = [read_prompt(one, f"prompt {number}") for number, one in enumerate(given)]
+    texts = iter(token_rows(tokenizer, [one for one in read if isinstance(one, str)], what="prompt"))
+    rows = []
+    for number, one in enumerate(read):
+        if isinstance(one, str):
+            rows.append(next(texts))
+            continue
+        written = one.prompt(tokenizer, f"prompt {number}")
+        rows.append(token_rows(tokenizer, [written], what="prompt", special=False)[0])
+    return rows
 
 
 class _Draws(LogitsProcessor):
@@ -159,7 +194,7 @@ def _neutral(module: nn.Module) -> Iterator[None]:
 
 
 def _check(
-    module: nn.Module, prompts: Sequence[str], max_new_tokens: int, batch_size: int, temperature: float
+    module: nn.Module, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int, temperature: float
 ) -> None:
     check_listed(prompts, "prompt")
     for name, count in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
@@ -267,7 +302,11 @@ class Divergence:
 
 
 def log_likelihood(
-    model: Handle, texts: Sequence[str], *, batch_size: int = 16, max_tokens: int | None = None
+    model: Handle,
+    texts: Sequence[str] | Sequence[TokenRow],
+    *,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
 ) -> LogLikelihood:
     """Log-likelihood of each text: of its tokens from the second on, each given those before.
 
@@ -276,7 +315,8 @@ def log_likelihood(
 
     Args:
         model: a causal language model with a tokenizer; its modes are restored.
-        texts: at least one token each; none at all gives empty arrays.
+        texts: at least one token each; none at all gives empty arrays. Of rows of tokens with a response only the
+            tokens of the response are scored.
         batch_size: texts at a time.
         max_tokens: longer texts are cut to this many tokens.
 
@@ -322,7 +362,7 @@ def continuation_log_likelihood(
 
 def kl_divergence(
     model: Handle,
-    texts: Sequence[str],
+    texts: Sequence[str] | Sequence[TokenRow],
     change: Callable[[], AbstractContextManager[Any]],
     *,
     batch_size: int = 16,
@@ -336,7 +376,8 @@ def kl_divergence(
 
     Args:
         model: a causal language model with a tokenizer.
-        texts: at least one token each.
+        texts: at least one token each. Of rows of tokens with a response the distributions from the one that begins it
+            to the one after it count.
         change: opens the context anew for each batch, for instance `lambda: steering.on(model, strength=0.5)`.
         batch_size: texts at a time.
         max_tokens: longer texts are cut to this many tokens.
@@ -355,7 +396,7 @@ def kl_divergence(
             before = next_token_logits(model.module, batch)
             with change():
                 after = next_token_logits(model.module, batch)
-            for p, q, mask in zip(before, after, batch.mask.bool(), strict=True):
+            for p, q, mask in zip(before, after, batch.predicting.bool(), strict=True):
                 nats.append(float(kl(p[mask], q[mask]).double().sum()))
                 tokens.append(int(mask.sum()))
     return Divergence(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.int64))
@@ -395,7 +436,7 @@ def _scored(model: Handle, batches: Iterator[TextBatch], starts: Sequence[int] =
                 starts[len(nats) : len(nats) + len(batch.ids)] or [0], device=batch.ids.device
             )
             after = batch.positions >= begins[:, None]
-            scored = (batch.mask.bool() & after)[:, 1:] & batch.mask[:, :-1].bool()
+            scored = (batch.scored.bool() & after)[:, 1:] & batch.mask[:, :-1].bool()
             for keep, ids, logits in zip(
                 scored, batch.ids, next_token_logits(model.module, batch), strict=True
             ):

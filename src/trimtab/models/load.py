@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
 from trimtab.models import inspection
+from trimtab.models.chat import Prompt
 from trimtab.models.families import Family, family_of, refusal, unwrapped
 from trimtab.models.folder import (
     ADAPTER_HINT,
@@ -197,14 +198,14 @@ class Model:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         max_new_tokens: int = 32,
         batch_size: int = 16,
         *,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """Completions of the prompts, greedy or sampled; see `trimtab.models.language.generate`."""
+        """Completions of prompts, texts or conversations, greedy or sampled; see `trimtab.models.language.generate`."""
         inspection.refuse_module(self.module)
         return generate(
             self.module,

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.data.record_files import refuse_records
-from trimtab.data.records import Text
+from trimtab.data.records import Chat, Columns, Completion, Item, Record, Text, parse, whole
+from trimtab.data.rows import record_rows
 from trimtab.data.splits import Files, find, kind_of
 from trimtab.errors import DataError, ModelError, explain
-from trimtab.models.batches import Pool, check_listed, evaluating, text_batches
-from trimtab.models.hooks import Intervention, capture, intervene
+from trimtab.models.batches import Pool, TokenRow, check_listed, evaluating, text_batches
+from trimtab.models.chat import Conversation, is_talk, read_prompt
+from trimtab.models.hooks import Intervention, Taken, capture, intervene
 from trimtab.models.inspection import check_model, device_of
 from trimtab.models.sites import Site, network_of
 from trimtab.numerics.transport import wasserstein_1d
@@ -35,14 +37,14 @@ if TYPE_CHECKING:
     from trimtab.models.load import Model
 
 
-Inputs = Sequence[str] | Sequence[Mapping[str, Any]]
-"""Texts, or batches of forward keywords for models that read something else."""
+Inputs = Sequence[Record] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]]
+"""Texts, records and lists of messages; or batches of forward keywords for models that read something else."""
 
 Samples = Mapping[str, Float[Tensor, "n d"]]
 """Site name -> one vector per example."""
 
-RECORDS = frozenset({"messages", "conversations", "prompt", "completion", "text", "role", "content"})
-"""Keys of records of training data, which no forward pass takes."""
+RECORDS = frozenset({"messages", "conversations", "instruction", "prompt", "completion", "text"})
+"""Keys of records, which no forward pass takes."""
 
 LEAST = 2
 """Fewest examples on each side: a single one has no spread."""
@@ -56,36 +58,45 @@ class Examples:
         what: "source" or "target", for errors.
         batches: forward keywords, on the model's device.
         fingerprint: 16 hex digits that change when an example does.
+        responses: of each batch, (B, T), 1 at the tokens that are pooled; None, or no entry, for all valid ones.
     """
 
     what: str
     batches: tuple[Mapping[str, Any], ...]
     fingerprint: str
+    responses: tuple[Tensor | None, ...] = ()
 
     @classmethod
     def of(
         cls, model: Model | nn.Module, what: str, given: Inputs, batch_size: int, max_tokens: int | None
     ) -> Examples:
-        """The batches of texts or of forward keywords; see `prepare`."""
-        network = network_of(model)
-        if not isinstance(given[0], str):
+        """The batches of records or of forward keywords; see `prepare`."""
+        network, responses = network_of(model), tuple[Tensor | None, ...]()
+        if isinstance(given[0], Mapping):
             device = device_of(network)
             batches = tuple(_moved(batch, device) for batch in given)
         elif isinstance(model, nn.Module):
             got, hint = "texts for a bare module, which has no tokenizer", "load(module, tokenizer=...)"
             raise ModelError(f"{what}: {explain(got, 'a handle with a tokenizer', hint)}")
         else:
-            texts = [str(text) for text in given]
-            padded = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
+            rows = record_rows(model.need_tokenizer(), cast("Any", given), what, max_tokens=max_tokens)
+            padded = list(text_batches(model, rows, batch_size=batch_size))
             batches = tuple(batch.arguments(network) for batch in padded)
+            responses = tuple(batch.response for batch in padded)
         digest = hashlib.sha256()
-        for name, value in (pair for batch in batches for pair in _flat(batch)):
+        masks = [{"response": mask} for mask in responses if mask is not None]
+        for name, value in (pair for batch in (*batches, *masks) for pair in _flat(batch)):
             if isinstance(value, Tensor):
                 digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             else:
                 digest.update(f"{name} {value!r}\n".encode())
-        return cls(what, batches, digest.hexdigest()[:16])
+        return cls(what, batches, digest.hexdigest()[:16], responses)
+
+    def run(self, network: nn.Module, number: int, taken: Taken) -> None:
+        """Forward pass of one batch inside a capture, of which the tokens of responses are pooled."""
+        taken.tokens = self.responses[number] if self.responses else None
+        network(**self.batches[number])
 
 
 def prepare(
@@ -94,24 +105,26 @@ def prepare(
     """Batches of the source and target examples; nothing is run yet.
 
     Args:
-        model: a handle, with a tokenizer where examples are texts.
-        source: how it behaves: texts, or mappings of forward keywords, each a batch of any size.
+        model: a handle, with a tokenizer where examples are records.
+        source: how it behaves: records as `trimtab.data.domains.Domain` takes them, or lists of messages, of which
+            `trimtab.data.rows.record_rows` says what is read; or mappings of forward keywords, each a batch of any
+            size.
         target: how it should; as many or as few as you like, and unpaired.
-        batch_size: texts at a time; mappings are taken as they are.
-        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+        batch_size: records at a time; mappings of keywords are taken as they are.
+        max_tokens: longer records are cut; None refuses those beyond the model's limit.
 
     Raises:
-        DataError: a side is empty, one single text, a mixture of both kinds, records of chats or prompts, or has
-            fewer than two texts.
-        ModelError: texts for a model without tokenizer, or a text without tokens, of white space alone or too long.
+        DataError: a side is empty, one single record, a mixture of records and keywords, has fewer than two records or
+            a malformed one.
+        ModelError: records for a model without tokenizer, messages for one without a chat template, or a text without
+            tokens, of white space alone or too long.
     """
     check_model(model)
     sides: list[tuple[str, Any]] = [("source", source), ("target", target)]
     for place, (what, given) in enumerate(sides):
         if not isinstance(given, str | Mapping):
             check_listed(given, f"{what} example")
-            sides[place] = (what, [*given])
-        _check(*sides[place])
+        sides[place] = (what, _read(what, given))
     first, second = (Examples.of(model, what, given, batch_size, max_tokens) for what, given in sides)
     return first, second
 
@@ -138,8 +151,8 @@ def samples(
     """
     acting = intervene(model, maps) if maps else nullcontext()
     with running(model), acting, capture(model, sites, pool) as taken:
-        for batch in examples.batches:
-            network_of(model)(**batch)
+        for number in range(len(examples.batches)):
+            examples.run(network_of(model), number, taken)
     what, by_site = examples.what, {site: precise(values) for site, values in taken.items()}
     for site, values in by_site.items():
         if values.ndim != 2 or len(values) < LEAST:
@@ -195,33 +208,68 @@ def execution_order(model: Model | nn.Module, examples: Examples, sites: Sequenc
     return tuple(Site.parse(name) for name in dict.fromkeys(reached))
 
 
-def _check(what: str, given: Inputs) -> None:
-    """Refuse what is no list of texts or batches: chats and prompts with completions, texts that no tokenizer reads."""
+def rows_to_measure(
+    model: Model, records: Sequence[Record], what: str, max_tokens: int | None = None
+) -> list[str] | list[TokenRow]:
+    """Texts to measure as they are; where records are among them, the rows of all, in which responses are scored.
+
+    Raises:
+        DataError, ModelError: as `prepare`.
+    """
+    if all(isinstance(one, str) for one in records):
+        return [str(one) for one in records]
+    items = checked_records(what, records)
+    return record_rows(model.need_tokenizer(), items, what, max_tokens=max_tokens)
+
+
+def _read(what: str, given: Any) -> list[Item] | list[Mapping[str, Any]]:
+    """Records that are checked, or forward keywords as they are."""
     if isinstance(given, str | Mapping):
         kind = "one single text" if isinstance(given, str) else "one mapping"
         raise DataError(f"{what}: {explain(kind, 'a list of examples', '[...]')}")
-    kinds = {next((kind for kind in (str, Mapping) if isinstance(one, kind)), type(one)) for one in given}
-    if not kinds:
+    every = list(given)
+    if not every:
         raise DataError(f"{what}: {explain('no example', f'at least {LEAST}')}")
+    keywords = [one for one in every if isinstance(one, Mapping) and not _is_record(one)]
+    if keywords and len(keywords) < len(every):
+        others = sorted({type(one).__name__ for one in every})
+        got = f"a list of {' and '.join(others)}" if len(others) > 1 else "records beside other mappings"
+        raise DataError(f"{what}: {explain(got, 'records, or mappings of forward keywords')}")
+    if keywords:
+        return keywords
+    items = checked_records(what, every)
+    if len(items) < LEAST:
+        raise DataError(f"{what}: {explain('1 example', f'at least {LEAST}')}")
+    return items
+
+
+def _is_record(one: Mapping[Any, Any]) -> bool:
+    return bool(RECORDS & set(map(str, one))) or {"role", "content"} <= set(one)
+
+
+def checked_records(what: str, given: Sequence[Any]) -> list[Item]:
+    """Checked records of texts, mappings and lists of messages; texts that no tokenizer reads are refused.
+
+    Raises:
+        DataError, ModelError: as `prepare`.
+    """
+    items = []
     for place, one in enumerate(given):
         if isinstance(one, str) and not one.strip():
             got = f"the text {one!r}, which has no token of its own, at place {place}"
             raise ModelError(f"{what}: {explain(got, 'a text', 'leaving it out')}")
         if isinstance(one, str):
             _check_characters(one, what, f"the text at place {place}")
-        turns = [one] if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else []
-        keys = {str(key) for turn in turns if isinstance(turn, Mapping) for key in turn}
-        if named := RECORDS & keys:
-            got = f"a record with {' and '.join(sorted(named))} at place {place}"
-            hint = (
-                "the text that the model is to read: tokenizer.apply_chat_template(messages, tokenize=False)"
-            )
-            raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords', hint)}")
-    if not (kinds == {str} or kinds == {Mapping}):
-        got = f"a list of {' and '.join(sorted(kind.__name__ for kind in kinds))}"
-        raise DataError(f"{what}: {explain(got, 'texts, or mappings of forward keywords')}")
-    if kinds == {str} and len(given) < LEAST:
-        raise DataError(f"{what}: {explain('1 example', f'at least {LEAST}')}")
+        if isinstance(one, Mapping) and "role" in one and not RECORDS & set(map(str, one)):
+            got = f"one message at place {place}"
+            raise DataError(f"{what}: {explain(got, 'a list of messages for each example', '[messages]')}")
+        where = f"{what}, record {place}"
+        prompt = isinstance(one, Mapping) and "prompt" in one and not {"completion", "messages"} & set(one)
+        if prompt:
+            read = read_prompt(one, where)
+            one = Chat(read.messages, read.given) if isinstance(read, Conversation) else read
+        items.append(whole(parse({"messages": one} if is_talk(one) else one, where)))
+    return items
 
 
 def _check_characters(text: str, what: str, where: str) -> None:
@@ -252,21 +300,25 @@ LIMIT = 2**30
 _LOOKED_AT = 20
 
 
+Example = str | Completion | Chat
+"""A text, or another record that has been checked."""
+
+
 @dataclass(frozen=True)
 class TextPool:
-    """Texts of one side, split into those to fit with and held-out ones.
+    """Texts or other records of one side, split into those to fit with and held-out ones.
 
     Attributes:
-        fit: texts to fit with.
-        held_out: further texts, to judge by.
+        fit: texts to fit with; other records as `trimtab.data.records.parse` gives them.
+        held_out: further ones, to judge by.
         different: texts that the file holds, each once.
         blank: lines and records of white space alone, left out.
         repeated: further copies of a text, left out.
         shared: different texts that stand on another side too, left out.
     """
 
-    fit: tuple[str, ...]
-    held_out: tuple[str, ...]
+    fit: tuple[Example, ...]
+    held_out: tuple[Example, ...]
     different: int = 0
     blank: int = 0
     repeated: int = 0
@@ -280,7 +332,8 @@ def read_examples(
     held_out: int,
     seed: int = 0,
     *,
-    without: Collection[str] = frozenset(),
+    without: Collection[str | bytes] = frozenset(),
+    columns: Columns = None,
 ) -> TextPool:
     """Random draw of different examples from a file: each line of a text file, each record of JSON, CSV or Parquet.
 
@@ -292,44 +345,49 @@ def read_examples(
         fit: how many to fit with.
         held_out: how many more to judge by.
         seed: of the draw; the same file and seed give the same examples.
-        without: texts that are left out, since they stand on another side.
+        without: what is left out, since it stands on another side, as `different_texts` gives it.
+        columns: our keys -> those of the files, or "sharegpt" or "alpaca", as `Domain.from_path` has them.
 
     Raises:
-        DataError: a file that cannot be read, JSON given as text, a record that is no text, or fewer
-            different texts than asked for.
+        DataError: a file that cannot be read, JSON given as text, a malformed record, or fewer different examples than
+            asked for.
     """
-    all_texts = list(_texts(source, name))
-    nonblank = [text for text in all_texts if text.strip()]
-    different = list(dict.fromkeys(nonblank))
-    texts = [text for text in different if text not in without]
-    shared = len(different) - len(texts)
-    if len(texts) < fit + held_out:
-        got = f"{len(texts)} different texts in {source}"
+    every = list(_examples(source, name, columns))
+    nonblank = [one for one in every if not isinstance(one, str) or one.strip()]
+    different = {key_of(one): one for one in reversed(nonblank)}
+    kept = [different[key] for key in dict.fromkeys(map(key_of, nonblank)) if key not in without]
+    shared = len(different) - len(kept)
+    if len(kept) < fit + held_out:
+        got = f"{len(kept)} different texts in {source}"
         got += f" beside {shared} that stand on another side" if shared else ""
         expected = f"{fit + held_out}: {fit} to fit with and {held_out} held out"
         raise DataError(f"{name}: {explain(got, expected, 'fewer of each, or more text')}")
-    order = np.random.default_rng(derive(seed, "examples", name)).permutation(len(texts))
-    drawn = [texts[place] for place in order[: fit + held_out]]
-    blank, repeated = len(all_texts) - len(nonblank), len(nonblank) - len(different)
+    order = np.random.default_rng(derive(seed, "examples", name)).permutation(len(kept))
+    drawn = [kept[place] for place in order[: fit + held_out]]
+    blank, repeated = len(every) - len(nonblank), len(nonblank) - len(different)
     return TextPool(tuple(drawn[:fit]), tuple(drawn[fit:]), len(different), blank, repeated, shared)
 
 
-def different_texts(source: str | Path, name: str) -> frozenset[str]:
-    """Every text of a file; for what is refused see `read_examples`."""
-    return frozenset(text for text in _texts(source, name) if text.strip())
+def key_of(example: Example) -> str | bytes:
+    """What tells an example from others: a text itself, the digest of any other record."""
+    return example if isinstance(example, str) else example.digest
 
 
-def _texts(source: str | Path, name: str) -> Iterator[str]:
+def different_texts(source: str | Path, name: str, columns: Columns = None) -> frozenset[str | bytes]:
+    """Every example of a file, by `key_of`; for what is refused see `read_examples`."""
+    examples = _examples(source, name, columns)
+    return frozenset(key_of(one) for one in examples if not isinstance(one, str) or one.strip())
+
+
+def _examples(source: str | Path, name: str, columns: Columns) -> Iterator[Example]:
     for path in find(str(source), name):
         if kind_of(path) == "text":
             yield from _lines(path, name)
             continue
-        for item in Files((path,)):
-            if not isinstance(item, Text):
-                got = f"a {type(item).__name__.lower()} in {path}"
-                raise DataError(f"{name}: {explain(got, 'plain texts')}")
-            _check_characters(item.text, name, f"a text of {path}")
-            yield item.text
+        for item in Files((path,), columns=columns):
+            if isinstance(item, Text):
+                _check_characters(item.text, name, f"a text of {path}")
+            yield item.text if isinstance(item, Text) else whole(item)
 
 
 def _lines(path: Path, name: str) -> list[str]:

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from trimtab.data.records import Record
 from trimtab.errors import ModelError, Problem, explain, not_among
+from trimtab.models.batches import TokenRow
 from trimtab.models.hooks import checked_strength
 from trimtab.models.inspection import require_language_model
 from trimtab.models.language import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference, ratio_of_sums
+from trimtab.steer.samples import rows_to_measure
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -30,9 +33,9 @@ def strength_curve(
     steering: Steering,
     model: Model,
     *,
-    source: Sequence[str],
-    target: Sequence[str],
-    neutral: Sequence[str] = (),
+    source: Sequence[Record],
+    target: Sequence[Record],
+    neutral: Sequence[Record] = (),
     strengths: Sequence[float] = STRENGTHS,
     max_tokens: int | None = None,
 ) -> pd.DataFrame:
@@ -40,13 +43,14 @@ def strength_curve(
 
     `lean` says how far the model moved from the source behaviour to the target one: by how many nats per token the
     target texts became likelier than they were, less the same of the source texts. `kl` says how far its next-token
-    distributions moved on neutral texts.
+    distributions moved on neutral texts. Of records with a response, see `trimtab.data.rows.record_rows`, it alone
+    counts.
 
     Args:
         steering: what to try.
         model: the language model that it belongs to.
-        source: held-out texts of the behaviour as it is, at least two.
-        target: held-out texts of the behaviour as it should be, at least two.
+        source: held-out texts or other records of the behaviour as it is, at least two.
+        target: held-out ones of the behaviour as it should be, at least two.
         neutral: texts that the steering should leave alone; none gives nan.
         strengths: in [0, 1].
         max_tokens: longer texts are cut.
@@ -63,16 +67,19 @@ def strength_curve(
             raise ModelError(f"{name}: {explain(f'{len(texts)} texts', 'at least two, for an interval')}")
     for strength in strengths:
         checked_strength(strength)
-    before = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in (source, target)]
+    given = {"source": source, "target": target, "neutral": neutral}
+    read = {name: rows_to_measure(model, texts, name, max_tokens) for name, texts in given.items()}
+    sides = (read["source"], read["target"])
+    before = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in sides]
     rows = []
     for strength in strengths:
         with steering.on(model, strength):
-            after = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in (source, target)]
+            after = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in sides]
         rises = [(a.nats - b.nats) / a.tokens.mean() for b, a in zip(before, after, strict=True)]
         kl = Interval(math.nan, math.nan, math.nan, 0)
-        if neutral:
+        if read["neutral"]:
             moved = kl_divergence(
-                model, neutral, partial(steering.on, model, strength), max_tokens=max_tokens
+                model, read["neutral"], partial(steering.on, model, strength), max_tokens=max_tokens
             )
             kl = _per_token(moved.nats, moved.tokens)
         measured = {
@@ -178,7 +185,7 @@ class Calibration:
 def calibrate(
     steering: Steering,
     model: Model,
-    texts: Sequence[str],
+    texts: Sequence[Record],
     budget: float,
     *,
     measure: Measure = "kl",
@@ -204,7 +211,8 @@ def calibrate(
     Args:
         steering: the one to calibrate.
         model: the language model that it belongs to; unchanged.
-        texts: neutral ones, that the steering should leave alone; not those it was fitted with.
+        texts: neutral ones, that the steering should leave alone; not those it was fitted with. Of records with a
+            response, see `trimtab.data.rows.record_rows`, it alone counts.
         budget: above 0; see `measure`.
         measure: "kl", the mean of KL(untouched || steered) over all tokens in nats, or "perplexity", its relative rise.
         strengths: the grid, in (0, max_strength]; None for .1 to 1 in steps of .1, and beyond as above.
@@ -240,7 +248,8 @@ def calibrate(
     require_language_model(model)
     steering.check(model)
     options = {"batch_size": batch_size, "max_tokens": max_tokens}
-    cost = _cost_of(measure, steering, model, texts, options)
+    rows = rows_to_measure(model, texts, "texts", max_tokens)
+    cost = _cost_of(measure, steering, model, rows, options)
 
     def point(strength: float) -> Point:
         interval = cost(strength, seed)
@@ -273,7 +282,11 @@ def _at(steering: Steering, model: Model, strength: float) -> AbstractContextMan
 
 
 def _cost_of(
-    measure: Measure, steering: Steering, model: Model, texts: Sequence[str], options: Mapping[str, Any]
+    measure: Measure,
+    steering: Steering,
+    model: Model,
+    texts: list[str] | list[TokenRow],
+    options: Mapping[str, Any],
 ) -> Callable[[float, int], Interval]:
     """KL in nats per token, or perplexity after over before, less 1; of a strength and a seed."""
     before = None if measure == "kl" else log_likelihood(model, texts, **options)

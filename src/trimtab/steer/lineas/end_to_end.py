@@ -288,7 +288,7 @@ class EndToEnd:
         self.acting.update(self.maps(point))
         network, seed = network_of(self.model), derive(self.seed, "batch", number)
         with isolated(seed), capture(network, self.loss_sites, self.pool, grad=True) as taken:
-            network(**self.source.batches[number])
+            self.source.run(network, number, taken)
         return dict(taken)
 
     def _slopes(self, outputs: Sequence[Tensor], leaves: Point, pull: Sequence[Tensor]) -> dict[str, Tensor]:

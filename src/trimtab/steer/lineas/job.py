@@ -13,9 +13,13 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from trimtab.errors import ConfigProblems, Problem
+from trimtab.data.records import Columns, LayoutName, Record, column_problems
+from trimtab.data.rows import record_rows
+from trimtab.errors import ConfigProblems, DataError, Problem, problem_of
 from trimtab.job import Elsewhere, ModelName, Progress, Texts
-from trimtab.models.batches import text_batches, token_rows
+from trimtab.models.batches import text_batches
+from trimtab.models.chat import Prompt, read_prompt
+from trimtab.models.language import prompt_rows
 from trimtab.models.load import Model, load, name_problems
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_source
@@ -24,7 +28,15 @@ from trimtab.steer.directions import CAA, ITI
 from trimtab.steer.estimators import AurA, GaussianAcT, LinAcT, MeanAcT, costs
 from trimtab.steer.lineas.lineas import LinEAS
 from trimtab.steer.lineas.result import SteeringResult
-from trimtab.steer.samples import TextPool, different_texts, prepare, read_examples, samples
+from trimtab.steer.samples import (
+    TextPool,
+    checked_records,
+    different_texts,
+    key_of,
+    prepare,
+    read_examples,
+    samples,
+)
 from trimtab.steer.steering import Steering
 from trimtab.steer.strength import STRENGTHS, Calibration, calibrate, strength_curve
 
@@ -33,18 +45,39 @@ MOST_STRENGTHS = 101
 
 
 @dataclass(frozen=True)
+class ExampleFile:
+    """A file of examples whose keys or columns have other names than ours.
+
+    Attributes:
+        path: a file or a glob pattern.
+        columns: our keys (text, prompt, completion, messages) -> its keys or columns; or "sharegpt" or "alpaca".
+
+    Raises:
+        ConfigProblems: a wrong key, or an unknown layout.
+    """
+
+    path: Texts
+    columns: dict[str, str] | LayoutName = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if problems := list(column_problems(self.columns)) if self.columns else []:
+            raise ConfigProblems(problems)
+
+
+@dataclass(frozen=True)
 class SteeringConfig:
     """Configuration of a steering job: a steering to fit, and the texts to judge it by.
 
     Attributes:
         model: a hub name or a folder of a causal language model.
-        source: file or glob of texts that show the behaviour as it is: a line each, or records of JSONL or Parquet.
+        source: file or glob of examples that show the behaviour as it is: a text on each line, or records of JSON, CSV
+            or Parquet (text, prompt and completion, or messages); or an `ExampleFile`, `{path: ..., columns: ...}`.
         target: the same for the behaviour as it should be; the two need not be paired.
         neutral: the same for text that should be left alone; empty for none, then KL is not measured.
         estimator: how maps are fitted.
         examples: texts of each side to fit with.
         held_out: further texts of each side, and of neutral text, to judge by.
-        prompts: to complete at each strength, for the page.
+        prompts: to complete at each strength, for the page: texts, lists of messages, or mappings with "messages".
         strengths: to try, in [0, 1].
         max_tokens: longer texts are cut.
         max_new_tokens: of each completion.
@@ -54,14 +87,14 @@ class SteeringConfig:
     """
 
     model: ModelName
-    source: Texts
-    target: Texts
+    source: Texts | ExampleFile
+    target: Texts | ExampleFile
     system: Literal["steering"] = "steering"
-    neutral: Texts = ""
+    neutral: Texts | ExampleFile = ""
     estimator: AnyEstimator = field(default_factory=LinEAS)
     examples: int = 32
     held_out: int = 64
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[Any, ...] = ()
     strengths: tuple[float, ...] = STRENGTHS
     max_tokens: int = 128
     max_new_tokens: int = 32
@@ -83,10 +116,15 @@ class SteeringConfig:
         if not all(0 <= strength <= 1 for strength in self.strengths):
             yield Problem("strengths", str(list(self.strengths)), "numbers in [0, 1]")
         for name in ("source", "target", *(["neutral"] if self.neutral else [])):
-            if not (source := getattr(self, name)).startswith("lab:"):
+            if not (source := _place(getattr(self, name))[0]).startswith("lab:"):
                 yield from missing_source(name, source, "a file or a glob of texts", folders=False)
         if self.source == self.target:
             yield Problem("target", "the same file as source", "another behaviour")
+        for number, prompt in enumerate(self.prompts):
+            try:
+                read_prompt(prompt, f"prompts[{number}]")
+            except DataError as error:
+                yield problem_of(str(error).partition(": got ")[0], error)
         yield from name_problems(self.model)
 
     def cost(self) -> Mapping[str, Any]:
@@ -105,6 +143,7 @@ class SteeringConfig:
         """
         sides = examples_of(self)
         model = load(self.model, dtype=self.dtype, device=self.device)
+        prompt_rows(model.need_tokenizer(), self.prompts)  # refused now, not after the fit
         read = reading_table(self, model, sides)
         neutral = sides.pop("neutral", TextPool((), ())).held_out
         start, estimator = time.perf_counter(), self.estimator
@@ -139,15 +178,24 @@ def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
     Raises:
         DataError: fewer texts than asked for, or a file that cannot be read.
     """
-    files = {name: getattr(config, name) for name in ("source", "target")}
-    both = frozenset.intersection(*(different_texts(file, name) for name, file in files.items()))
+    files = {name: _place(getattr(config, name)) for name in ("source", "target")}
+    each = (different_texts(path, name, columns) for name, (path, columns) in files.items())
+    both = frozenset.intersection(*each)
     counts = (config.examples, config.held_out, config.seed)
-    sides = {name: read_examples(file, name, *counts, without=both) for name, file in files.items()}
+    sides = {
+        name: read_examples(path, name, *counts, without=both, columns=columns)
+        for name, (path, columns) in files.items()
+    }
     if config.neutral:
-        fitted = {text for side in sides.values() for text in side.fit}
-        counts = (0, config.held_out, config.seed)
-        sides["neutral"] = read_examples(config.neutral, "neutral", *counts, without=fitted)
+        fitted = {key_of(one) for side in sides.values() for one in side.fit}
+        counts, (path, columns) = (0, config.held_out, config.seed), _place(config.neutral)
+        sides["neutral"] = read_examples(path, "neutral", *counts, without=fitted, columns=columns)
     return sides
+
+
+def _place(file: str | ExampleFile) -> tuple[str, Columns]:
+    """Path and columns of a file of examples."""
+    return (file, None) if isinstance(file, str) else (file.path, file.columns or None)
 
 
 def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, TextPool]) -> pd.DataFrame:
@@ -158,7 +206,8 @@ def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, Text
     more, which have a likelihood.
 
     Raises:
-        ModelError: a text that is longer than the model's positions.
+        ModelError: a text that is longer than the model's positions, or messages for a model without a chat template.
+        DataError: messages that the template refuses, or a response that begins after `max_tokens`.
     """
     tokenizer, rows = model.need_tokenizer(), []
     limits = {"fit": config.estimator.max_tokens or config.max_tokens, "held_out": config.max_tokens}
@@ -166,16 +215,16 @@ def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, Text
         row: dict[str, Any] = {"side": name, "fit": len(side.fit), "held_out": len(side.held_out)}
         row |= {key: getattr(side, key) for key in ("different", "blank", "repeated", "shared")}
         for key, limit in limits.items():
-            if texts := getattr(side, key):
-                text_batches(model, texts, max_tokens=limit)
-            lengths = [len(ids) for ids in token_rows(tokenizer, texts)]
+            records = checked_records(name, getattr(side, key))
+            text_batches(model, record_rows(tokenizer, records, name, max_tokens=limit))
+            lengths = [len(one.ids) for one in record_rows(tokenizer, records, name)]
             row[f"{key}_cut"] = sum(length > limit for length in lengths)
         rows.append({**row, "scored": sum(length > 1 for length in lengths)})
     return pd.DataFrame(rows)
 
 
 def _transport_costs(
-    steering: Steering, model: Model, source: Sequence[str], target: Sequence[str], max_tokens: int
+    steering: Steering, model: Model, source: Sequence[Record], target: Sequence[Record], max_tokens: int
 ) -> pd.DataFrame:
     sides = prepare(model, source, target, batch_size=32, max_tokens=max_tokens)
     before, wanted = (samples(model, side, steering.sites, "mean") for side in sides)
@@ -186,26 +235,26 @@ def _transport_costs(
 
 
 def completions(
-    steering: Steering, model: Model, prompts: Sequence[str], strengths: Sequence[float], tokens: int
+    steering: Steering, model: Model, prompts: Sequence[Prompt], strengths: Sequence[float], tokens: int
 ) -> pd.DataFrame:
-    """Greedy completions of prompts at each strength: columns prompt, strength, text."""
-    rows = []
+    """Greedy completions of prompts at each strength: columns prompt (messages with their roles), strength, text."""
+    rows, shown = [], [str(read_prompt(one, f"prompt {number}")) for number, one in enumerate(prompts)]
     for strength in strengths if prompts else ():
         with steering.on(model, strength):
             texts = model.generate(list(prompts), max_new_tokens=tokens)
-        rows += [(prompt, float(strength), text) for prompt, text in zip(prompts, texts, strict=True)]
+        rows += [(prompt, float(strength), text) for prompt, text in zip(shown, texts, strict=True)]
     return pd.DataFrame(rows, columns=["prompt", "strength", "text"])
 
 
 def complete(
-    steering: str, model: str, prompts: Sequence[str], strengths: Sequence[float], max_new_tokens: int
+    steering: str, model: str, prompts: Sequence[Prompt], strengths: Sequence[float], max_new_tokens: int
 ) -> pd.DataFrame:
     """Greedy completions of prompts at each strength: columns prompt, strength, text.
 
     Args:
         steering: a steering's folder, that of a run that fitted one, or a hub name.
         model: a folder or hub name.
-        prompts: to go on with.
+        prompts: to go on with: texts, or conversations as lists of messages.
         strengths: in [0, 1].
         max_new_tokens: of each completion.
     """
@@ -220,6 +269,7 @@ def measure(
     strengths: Sequence[float],
     budget: float | None = None,
     max_strength: float = 1.0,
+    columns: Columns = None,
 ) -> tuple[pd.DataFrame, Calibration | None]:
     """Strength curve on texts of the user's, and the largest strength within a budget of KL on neutral text.
 
@@ -231,6 +281,7 @@ def measure(
         strengths: of the curve.
         budget: nats per token; None asks for no strength.
         max_strength: the largest that is tried; see `trimtab.steer.strength.calibrate`.
+        columns: of the files, see `ExampleFile`.
 
     Raises:
         ConfigProblems: a budget without neutral texts.
@@ -238,7 +289,9 @@ def measure(
     """
     if budget is not None and "neutral" not in files:
         raise ConfigProblems([Problem("--budget", "no neutral texts", "--neutral FILE")])
-    read: dict[str, Any] = {n: read_examples(file, n, 0, texts).held_out for n, file in files.items()}
+    read: dict[str, Any] = {
+        n: read_examples(file, n, 0, texts, columns=columns).held_out for n, file in files.items()
+    }
     steered = _both(steering, model)
     curve = strength_curve(*steered, **read, strengths=strengths)
     if budget is None:

@@ -165,10 +165,12 @@ class SteeringResult(Result):
         yield Section("By strength", [gallery(curve_figures(self), f"{LEAN}{n} {COVERS}"), table])
         if len(self.samples):
             text = "Greedy completions of the same prompts at each strength; nothing is chosen or left out."
-            wide = self.samples.pivot(index="prompt", columns="strength", values="text")
-            wide = wide.loc[list(dict.fromkeys(self.samples["prompt"]))]
-            wide.columns = [f"strength {float(column):g}" for column in wide.columns]
-            yield Section("What the model writes", [Text(text), Table(wide.reset_index())])
+            # Two prompts may read alike: conversations that differ in variables of their template.
+            numbered = self.samples.assign(number=self.samples.groupby("strength").cumcount())
+            wide = numbered.pivot(index=["number", "prompt"], columns="strength", values="text")
+            wide.columns = pd.Index([f"strength {float(column):g}" for column in wide.columns])
+            wide = wide.reset_index().drop(columns="number")
+            yield Section("What the model writes", [Text(text), Table(wide)])
         yield Section("Where it acts", [_costs(self), picture(units_figure(self.steering))])
         facts = (("model", self.steering.base.name), ("seconds of the fit", f"{self.seconds:.1f}"))
         yield settings_section([*plain(dict(self.config)).items(), *facts])
