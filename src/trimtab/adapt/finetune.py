@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
+from trimtab.adapt.tracking import LogWith, log_problems, loggers
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
-from trimtab.job import Elsewhere, Progress
+from trimtab.job import Elsewhere
 from trimtab.models.batches import evaluating
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
@@ -37,7 +39,7 @@ from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop, accelerator, interruptible
+from trimtab.train.loop import Loop, Paused, accelerator, interruptible
 from trimtab.train.settings import Fit
 from trimtab.train.state import float32_weights
 
@@ -55,7 +57,8 @@ def finetune(
     out: Out = None,
     label: str | None = None,
     config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
+    log_with: LogWith = None,
 ) -> FinetuneResult:
     """Improve the mixer's targets, keep its constraints; leave the best feasible checkpoint in the model.
 
@@ -81,7 +84,10 @@ def finetune(
             nothing. A job hands over the folder that it holds.
         label: name of the run in tables; the mixer's kind if None.
         config: stored as the run's config; described by the arguments if None.
-        progress: called between steps.
+        progress: None shows the run on stderr: one live line on a terminal, else a plain line per evaluation. False is
+            silent. A callable is told the steps done and in all, real and on trial.
+        log_with: a tracker that Accelerate knows ("trackio", "wandb", "tensorboard"), a callable that gets the rows of
+            metrics.jsonl as they are written, or a list of such. One that fails meanwhile is dropped with a warning.
 
     Raises:
         ConfigProblems: unknown, doubled or contradictory domains, or settings that cannot work: all at once,
@@ -89,7 +95,7 @@ def finetune(
         ModelError: the model is no causal language model, or has no tokenizer: before any work.
         DataError: a malformed or empty domain, one shorter than a sequence, or with a record in two splits.
         CheckpointError: `out` holds another run, or a damaged one.
-        KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
+        KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written; it says how to go on.
     """
     model = as_model(model)
     require_language_model(model)
@@ -101,6 +107,7 @@ def finetune(
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     processes = accelerator()
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
+    refuse(log_problems(log_with, kept=out is not None))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
     config = plain(
         config
@@ -123,21 +130,32 @@ def finetune(
         float32_weights(model) as stored,
         open_run(out, path, config, identity, processes) as folder,
     ):
-        done, total = count(1), fit.steps + mixer.needs(fit, roles).probe_steps
-
-        def tick() -> None:
-            check()
-            steps = next(done)
-            if progress:
-                progress(min(steps, total), total)
-
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
-        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
-        finished = (path / RESULT).exists()
+        run = Run(loop, roles, domains, mixer, folder, path, Clock(), check, stored)
+        finished, label = (path / RESULT).exists(), label or mixer.kind
+        total = fit.steps + mixer.needs(fit, roles).probe_steps
         loop.accelerator.wait_for_everyone()
         if finished:
             return read_back(run, path)
-        return train_and_judge(run, path, label or mixer.kind, config, domains)
+        name = label if out is None else path.name
+        with (
+            live_line(progress) as line,
+            loggers(log_with, folder, name, config, roles, fit) as trackers,
+        ):
+            run.pause = ticks = Ticks(check, line or progress or None, total)
+            run.watchers = [ticks, *([LiveRun(line, roles, fit)] if line else []), *trackers]
+            try:
+                return train_and_judge(run, path, label, config, domains)
+            except Paused:
+                raise KeyboardInterrupt(how_to_go_on(run, out)) from None
+
+
+def how_to_go_on(run: Run, out: Out) -> str:
+    """The message of an interrupt: at which step it stopped the run, and what goes on with it."""
+    where = f"stopped at step {run.loop.step_count} of {run.loop.fit.steps}"
+    if out is None:
+        return f"{where}; nothing was kept: with out=FOLDER the same call goes on"
+    return f"{where}; the same call goes on (out={str(getattr(out, 'path', out))!r})"
 
 
 def read_back(run: Run, path: Path) -> FinetuneResult:

@@ -95,6 +95,7 @@ def sweep(argv: Sequence[str]) -> int:
     if not 1 <= arguments.jobs <= MOST["jobs"]:
         raise ConfigProblems([Problem("--jobs", str(arguments.jobs), f"1 to {MOST['jobs']}")])
 
+    from trimtab.job import MAY_CHANGE
     from trimtab.runs import sweep as sweeps
 
     backend: sweeps.Backend = arguments.cluster or "loky"
@@ -105,7 +106,8 @@ def sweep(argv: Sequence[str]) -> int:
     try:
         with Bars() as bars:
             bar = bars.bar(f"sweep {folder}")
-            done = sweeps.sweep(run_cell, cells, folder, jobs=arguments.jobs, backend=backend, progress=bar)
+            how: dict[str, Any] = {"jobs": arguments.jobs, "backend": backend, "may_change": MAY_CHANGE}
+            done = sweeps.sweep(run_cell, cells, folder, **how, progress=bar)
     except KeyboardInterrupt:
         note(f"interrupted; go on with the same command and --out {folder}")
         raise

@@ -119,7 +119,7 @@ class Line:
     def due(self) -> bool:
         """Whether it is time for a plain line."""
         silent = self._bars.clock() - self._told
-        if self.words is not None:
+        if self.words is not None and self.total:
             return silent >= SILENT_WITH_WORDS
         tenth = self.total > 0 and (self.done - self._told_done) * 10 >= self.total
         return silent >= SILENT or (tenth and silent >= AT_ONCE)

@@ -149,6 +149,7 @@ def _made(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         fit=fit,
         seed=cell["seed"],
         out=run,
+        progress=False,
     )
     final = {row["domain"]: row for row in result.final.to_dict("records")}
     row = {
