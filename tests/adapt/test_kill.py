@@ -44,3 +44,28 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert (out / "metrics.jsonl").read_bytes() == whole[0]
     assert all(torch.equal(weights[key], value) for key, value in whole[1].items())
     assert not list((out / "artifacts/checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a process that ends by SIGINT is POSIX")
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(kept: bool, tmp_path: Path) -> None:
+    """The ninth step is the third real one; the run stops behind it, with two frames of a traceback."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        str(TESTS / "runs_to_kill.py"),
+        str(out) if kept else "-",
+        "in-training",
+        "SIGINT",
+    ]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert stopped.returncode == -signal.SIGINT, stopped.stderr
+    how = f"the same call goes on (out={str(out)!r})"
+    if not kept:
+        how = "nothing was kept: with out=FOLDER the same call goes on"
+    assert stopped.stderr.splitlines()[-1] == f"KeyboardInterrupt: stopped at step 3 of 12; {how}"
+    assert stopped.stderr.count("  File ") <= 3
+    if kept:
+        assert read_json(out / "run.json")["status"] == "interrupted"
+        assert list((out / "artifacts/checkpoints").glob("step-00000003"))

@@ -142,7 +142,7 @@ def finetune(
             live_line(progress) as line,
             loggers(log_with, folder, name, config, roles, fit) as trackers,
         ):
-            run.pause = ticks = Ticks(check, line or progress or None, total)
+            run.pause = ticks = Ticks(check, line or progress or None, lambda: loop.steps_taken, total)
             run.watchers = [ticks, *([LiveRun(line, roles, fit)] if line else []), *trackers]
             try:
                 return train_and_judge(run, path, label, config, domains)

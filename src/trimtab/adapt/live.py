@@ -125,7 +125,8 @@ class RunWords:
             limit = f"{limits[name]:.3f}" if limits[name] == round(limits[name], 3) else f"{limits[name]:g}"
             broken = "" if moved[name] <= limits[name] else "!"
             yield f"{_short(name, shape.name)} {_signed(moved[name])}/{limit}{broken}"
-        if hidden := len([*self.roles.targets, *limits]) - len(targets) - len(constraints):
+        hidden = len({*self.roles.targets, *limits} & {*moved}) - len(targets) - len(constraints)
+        if hidden:
             yield f"+{hidden} more"
         if shape.monitored:
             others = [name for name in moved if name not in self.roles.targets and name not in limits]
@@ -162,22 +163,24 @@ class Ticks:
     Args:
         check: called first; may raise `Paused`.
         tell: called with the steps done and in all.
+        taken: says how many steps this session took.
         total: of the whole run.
     """
 
-    def __init__(self, check: Callable[[], None], tell: Tell | None, total: int) -> None:
-        self.check, self.tell, self.total, self.done = check, tell, total, 0
+    def __init__(
+        self, check: Callable[[], None], tell: Tell | None, taken: Callable[[], int], total: int
+    ) -> None:
+        self.check, self.tell, self.taken, self.total, self.earlier = check, tell, taken, total, 0
 
     def __call__(self) -> None:
-        """One more."""
+        """Tell where the run is, unless it is interrupted."""
         self.check()
-        self.done += 1
         if self.tell is not None:
-            self.tell(min(self.done, self.total), self.total)
+            self.tell(min(self.earlier + self.taken(), self.total), self.total)
 
     def resume(self, rows: Sequence[Row], progress: Progress) -> None:  # noqa: ARG002
         """Count on from those of an earlier session."""
-        self.done = progress.ledger.training_steps + progress.ledger.probe_steps
+        self.earlier = progress.ledger.training_steps + progress.ledger.probe_steps
 
     def row(self, row: Row) -> None:
         """Nothing: steps are told between rows."""

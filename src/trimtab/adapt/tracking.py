@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -152,17 +153,16 @@ def loggers(
     if folder is None or not wanted:
         yield []
         return
-    record = _Record(folder.artifacts / LOGGED)
+    record, flat = _Record(folder.artifacts / LOGGED), dict(_flat(plain(config)))
     with ExitStack() as stack:
         started = []
         for place, one in enumerate(wanted):
             if callable(one):
                 known, send = f"callable {place + 1}", one
             else:
-                tracker = _started(one, folder.path, name, record.id, resumed=one in record.rows)
+                begun = one in record.rows
+                tracker = _started(one, folder.path, name, record.id, {} if begun else flat, resumed=begun)
                 stack.callback(_finish, one, tracker)
-                if one not in record.rows:
-                    _log_config(one, tracker, config)
                 known, send = one, _sender(tracker, roles, fit)
             record.note(known, record.rows.get(known, 0))
             started.append(Logger(known, send, record.rows[known], partial(record.note, known)))
@@ -185,43 +185,38 @@ class _Record:
             self.path.write_text(json.dumps({"id": self.id, "rows": self.rows}), encoding="utf-8")
 
 
-def _started(name: str, path: Path, own: str, identity: str, *, resumed: bool) -> Any:
-    """A tracker of Accelerate under the run's name, in one project; a member of a group in its group."""
+def _started(
+    name: str, path: Path, own: str, identity: str, config: Mapping[str, Any], *, resumed: bool
+) -> Any:
+    """A tracker of Accelerate under the run's name, in one project; a member of a group in its group.
+
+    The config is text in TensorBoard, whose table of settings would make a run of its own.
+    """
     group = path.parent.parent.name if path.parent.name == "members" else None
     tracker_class, settings = LOGGER_TYPE_TO_CLASS[name], dict[str, Any]()
     project = os.environ.get(f"{name.upper()}_PROJECT") or PROJECT
     if name == "wandb":
-        settings = {"name": own, "group": group, "id": identity, "resume": "allow"}
+        settings = {"name": own, "group": group, "config": config, "id": identity, "resume": "allow"}
     if name == "trackio":  # goes on by name, so that it has to be one of its own
-        settings = {
-            "name": f"{own}-{identity[:4]}",
-            "group": group,
-            "resume": "allow" if resumed else "never",
-        }
+        settings = {"name": f"{own}-{identity[:4]}", "group": group, "config": dict(config)}
+        settings["resume"] = "allow" if resumed else "never"
     if name == "mlflow":
         settings = {"run_name": own}
-    places = (project,) if not tracker_class.requires_logging_directory else (name, str(path))
+    places = (name, str(path)) if tracker_class.requires_logging_directory else (project,)
     try:
         with redirect_stdout(sys.stderr):  # stdout is for data
             tracker = tracker_class(*places, **settings)
             tracker.start()
+            if name == "tensorboard" and config:
+                tracker.log({"config": "\n".join(f"    {key}: {it}" for key, it in config.items())}, step=0)
+            elif "config" not in settings and config:
+                tracker.store_init_configuration(dict(config))
     except Exception as error:
         got = f"{name}, which does not start ({type(error).__name__}: {error})"
         raise ConfigError(
             f"log_with: {explain(got, 'a tracker that can be reached', 'another one')}"
         ) from error
     return tracker
-
-
-def _log_config(name: str, tracker: Any, config: Mapping[str, Any]) -> None:
-    """The config, flat; as text in TensorBoard, whose table of settings makes a run of its own."""
-    flat = dict(_flat(plain(config)))
-    with suppress(Exception), redirect_stdout(sys.stderr):
-        if name == "tensorboard":
-            lines = (f"    {key}: {value}" for key, value in flat.items())
-            tracker.log({"config": "\n".join(lines)}, step=0)
-        else:
-            tracker.store_init_configuration(flat)
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -244,9 +239,10 @@ def _sender(tracker: Any, roles: Roles, fit: Fit) -> Receiver:
 
 
 def _finish(name: str, tracker: Any) -> None:
+    """End a run of a tracker; trackio by its own function, since it would end it once more at exit."""
     try:
         with redirect_stdout(sys.stderr):
-            tracker.finish()
+            (importlib.import_module(name) if name == "trackio" else tracker).finish()
     except Exception as error:
         warnings.warn(f"log_with: {name} did not finish ({type(error).__name__}: {error})", stacklevel=2)
 
