@@ -1,6 +1,6 @@
 """A run in a process of its own that is killed, for real, at a stated moment: `runs_to_kill.py OUT MOMENT [SIGNAL]`.
 
-OUT is a folder, or `-` for none; without a signal it is SIGKILL.
+Without a signal it is SIGKILL.
 """
 
 from __future__ import annotations
@@ -56,4 +56,4 @@ def kill_at(moment: str, number: signal.Signals = signal.SIGKILL) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     kill_at(sys.argv[2], signal.Signals[(sys.argv[3:] or ["SIGKILL"])[0]])
-    run(Path(sys.argv[1]) if sys.argv[1] != "-" else None)
+    run(Path(sys.argv[1]))
