@@ -1,4 +1,7 @@
-"""A run in a process of its own that is killed, for real, at a stated moment: `runs_to_kill.py OUT MOMENT`."""
+"""A run in a process of its own that is killed, for real, at a stated moment: `runs_to_kill.py OUT MOMENT [SIGNAL]`.
+
+Without a signal it is SIGKILL.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +32,22 @@ MOMENTS = {
 }
 
 
-def run(out: Path) -> tuple[dict[str, torch.Tensor], FinetuneResult]:
+def run(out: Path | None) -> tuple[dict[str, torch.Tensor], FinetuneResult]:
     """The run, on fresh base weights; the weights it leaves."""
     handle = model(dropout=0.1)
     result = finetune(handle, train=trainable(), evaluate=evaluated(), mixer=MIXER, fit=QUICK, out=out)
     return dict(handle.module.state_dict()), result
 
 
-def kill_at(moment: str) -> None:
-    """Let the process kill itself, without any chance to clean up, at the named call."""
+def kill_at(moment: str, number: signal.Signals = signal.SIGKILL) -> None:
+    """Let the process signal itself at the named call; by default there is no chance to clean up."""
     owner, name, count = MOMENTS[moment]
     original, calls = getattr(owner, name), [0]
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls[0] += 1
         if calls[0] == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return original(*arguments, **options)
 
     setattr(owner, name, counted)
@@ -52,5 +55,5 @@ def kill_at(moment: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kill_at(sys.argv[2])
+    kill_at(sys.argv[2], signal.Signals[(sys.argv[3:] or ["SIGKILL"])[0]])
     run(Path(sys.argv[1]))

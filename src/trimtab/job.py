@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
-MAY_CHANGE = ("jobs",)
+MAY_CHANGE = ("jobs", "log_with")
 """Fields of a job that may be other ones when its run goes on: they change no number."""
 
 

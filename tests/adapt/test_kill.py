@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs_to_kill import MOMENTS, run
+from runs_to_kill import MOMENTS, kill_at, run
 from trimtab.runs.serialise import read_json
 
 TESTS = Path(__file__).parents[1]
@@ -44,3 +44,28 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert (out / "metrics.jsonl").read_bytes() == whole[0]
     assert all(torch.equal(weights[key], value) for key, value in whole[1].items())
     assert not list((out / "artifacts/checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a process that ends by SIGINT is POSIX")
+def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(tmp_path: Path) -> None:
+    """The ninth step is the third real one; the run stops behind it, with a short traceback."""
+    out = tmp_path / "run"
+    command = [sys.executable, str(TESTS / "runs_to_kill.py"), str(out), "in-training", "SIGINT"]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert stopped.returncode == -signal.SIGINT, stopped.stderr
+    how = f"the same call goes on (out={str(out)!r})"
+    assert stopped.stderr.splitlines()[-1] == f"KeyboardInterrupt: stopped at step 3 of 12; {how}"
+    assert stopped.stderr.count("  File ") <= 3
+    assert read_json(out / "run.json")["status"] == "interrupted"
+    assert list((out / "artifacts/checkpoints").glob("step-00000003"))
+
+
+def test_ctrl_c_says_what_to_do_where_nothing_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name, _ = MOMENTS["in-training"]
+    monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
+    kill_at("in-training", signal.SIGINT)
+    with pytest.raises(
+        KeyboardInterrupt, match=r"^stopped at step 3 of 12; nothing was kept: with out=FOLDER"
+    ):
+        run(None)

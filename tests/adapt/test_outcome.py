@@ -194,3 +194,18 @@ def test_a_diverged_probe_and_conflicts_are_noted() -> None:
         "The probe of math at step 0 diverged; it got no weight.",
         "At step 4 no mixture was predicted to keep every constraint; in conflict: web, safety.",
     )
+
+
+def test_what_happened_often_is_one_line_with_a_count() -> None:
+    """Two intervals without stubs, two diverged probes, three relaxed updates, of which one has another conflict."""
+    rows = [
+        update(0, [None] * 4, status="relaxed", conflicts=["web"], weights={"math": 0.99, "web": 0.01}),
+        update(2, [None] * 4, status="relaxed", conflicts=["web"], weights={"math": 0.99, "web": 0.01}),
+        update(4, [0.1] * 4),
+    ]
+    rare = "In 2 of 3 mixtures a weight above zero rounds to no sequence until the next mixture: web (2)."
+    probes = "Probes diverged at 2 updates, and got no weight there: math (2)."
+    relaxed = "2 of 3 updates were relaxed, as no mixture was predicted to keep every constraint"
+    assert result(rows).notes == (rare, probes, f"{relaxed}: all of them over web.")
+    rows[2] |= {"status": "relaxed", "conflicts": ["safety", "web"]}
+    assert result(rows).notes[-1] == f"{relaxed.replace('2 of', '3 of')}: over web (3), safety (1)."

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from trimtab import systems
-from trimtab.cli import console
 from trimtab.cli.console import VERBS
 from trimtab.cli.main import main
 
@@ -72,17 +71,6 @@ def test_only_the_first_process_speaks(capsys: Capture, monkeypatch: pytest.Monk
     monkeypatch.setenv("RANK", "1")
     assert main(["ls"]) == 0
     assert capsys.readouterr().out == ""
-
-
-def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    with console.Bars() as bars:
-        bars.bar("work")(1, 2)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    with console.Bars() as bars:
-        bars.bar("work")(1, 2)
-    assert "work" in capsys.readouterr().err
 
 
 def test_ls(capsys: Capture) -> None:

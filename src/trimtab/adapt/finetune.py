@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import is_dataclass
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,17 @@ from accelerate.utils import broadcast_object_list
 
 from trimtab.adapt.call import DATA, LATER, call
 from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
+from trimtab.adapt.tracking import LogWith, log_problems, loggers
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, ModelError, Problem, explain
-from trimtab.job import Elsewhere, Progress
+from trimtab.job import Elsewhere
 from trimtab.models.adapter import has_adapter
 from trimtab.models.batches import evaluating
 from trimtab.models.inspection import check_model, require_language_model
@@ -42,7 +44,7 @@ from trimtab.runs.folder import RunFolder, read_config_of
 from trimtab.runs.paths import MODEL, RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop, accelerator, interruptible
+from trimtab.train.loop import Loop, Paused, accelerator, interruptible
 from trimtab.train.settings import Fit
 from trimtab.train.state import float32_weights, in_types, types_of
 
@@ -60,7 +62,8 @@ def finetune(
     out: Out = None,
     label: str | None = None,
     config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
+    log_with: LogWith = None,
     save_model: bool = True,
 ) -> FinetuneResult:
     """Improve the mixer's targets, keep its constraints; leave the best feasible checkpoint in the model.
@@ -88,7 +91,10 @@ def finetune(
             weights came back. None keeps nothing. A job hands over the folder that it holds.
         label: name of the run in tables; the mixer's kind if None.
         config: stored as the run's config; described by the arguments if None.
-        progress: called between steps.
+        progress: None shows the run on stderr: one live line on a terminal, else a plain line per evaluation. False is
+            silent. A callable is told the steps done and in all, real and on trial.
+        log_with: a tracker that Accelerate knows ("trackio", "wandb", "tensorboard"), a callable that gets the rows of
+            metrics.jsonl as they are written, or a list of such. One that fails meanwhile is dropped with a warning.
         save_model: False leaves `model/` out; `trimtab.adapt.export.export_run` makes it later.
 
     Raises:
@@ -97,7 +103,7 @@ def finetune(
         ModelError: the model is no causal language model, or has no tokenizer: before any work.
         DataError: a malformed or empty domain, one shorter than a sequence, or with a record in two splits.
         CheckpointError: `out` holds another run, or a damaged one.
-        KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written.
+        KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written; it says how to go on.
     """
     model = as_model(model)
     require_language_model(model)
@@ -110,6 +116,7 @@ def finetune(
     roles = make_roles(list(train), list(evaluate), mixer.targets, mixer.constraints)
     processes = accelerator()
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
+    refuse(log_problems(log_with, kept=out is not None))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
     sources = {name: data for part in given for name, data in part.items()}
     config = plain(config or call(model, train, evaluate, mixer, fit, seed, given=sources, domains=domains))
@@ -124,22 +131,33 @@ def finetune(
         float32_weights(model) as stored,
         open_run(out, path, config, identity, processes) as folder,
     ):
-        done, total = count(1), fit.steps + mixer.needs(fit, roles).probe_steps
-
-        def tick() -> None:
-            check()
-            steps = next(done)
-            if progress:
-                progress(min(steps, total), total)
-
         loop = Loop(model, {name: domains[name] for name in roles.train}, fit, seed=seed)
-        run = Run(loop, roles, domains, mixer, folder, path, Clock(), tick, stored)
-        finished = (path / RESULT).exists()
+        run = Run(loop, roles, domains, mixer, folder, path, Clock(), check, stored)
+        finished, label = (path / RESULT).exists(), label or mixer.kind
+        total = fit.steps + mixer.needs(fit, roles).probe_steps
         loop.accelerator.wait_for_everyone()
         kept = types if save_model else None
         if finished:
             return read_back(run, path, kept)
-        return train_and_judge(run, path, label or mixer.kind, config, domains, kept)
+        name = label if out is None else path.name
+        with (
+            live_line(progress) as line,
+            loggers(log_with, folder, name, config, roles, fit) as trackers,
+        ):
+            run.pause = ticks = Ticks(check, line or progress or None, lambda: loop.steps_taken, total)
+            run.watchers = [ticks, *([LiveRun(line, roles, fit)] if line else []), *trackers]
+            try:
+                return train_and_judge(run, path, label, config, domains, kept)
+            except Paused:
+                raise KeyboardInterrupt(how_to_go_on(run, out)) from None
+
+
+def how_to_go_on(run: Run, out: Out) -> str:
+    """The message of an interrupt: at which step it stopped the run, and what goes on with it."""
+    where = f"stopped at step {run.loop.step_count} of {run.loop.fit.steps}"
+    if out is None:
+        return f"{where}; nothing was kept: with out=FOLDER the same call goes on"
+    return f"{where}; the same call goes on (out={str(getattr(out, 'path', out))!r})"
 
 
 def read_back(run: Run, path: Path, types: Mapping[str, torch.dtype] | None = None) -> FinetuneResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -340,24 +341,75 @@ def rounding_notes(rows: Sequence[Row], progress: Progress) -> Iterator[str]:
 
 
 def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
-    """An early stop, domains too rare to be drawn, probes that diverged, and updates that no mixture satisfied."""
+    """One line per kind: an early stop, domains too rare to be drawn, probes that diverged, relaxed updates."""
     if progress.stop and progress.stop != "done":
         yield f"Stopped at step {progress.ledger.training_steps} of {fit.steps}: {progress.stop}."
+    yield from _too_rare(mixtures, roles, fit)
+    yield from _diverged_probes(mixtures, roles)
+    yield from _relaxed(mixtures)
+
+
+def _too_rare(mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
+    """Weights above zero that round to no sequence until the next mixture."""
     edges = [*(row["step"] for row in mixtures[1:]), fit.steps]
-    for row, end in zip(mixtures, edges, strict=False):
-        examples = (end - row["step"]) * fit.batch_size
-        unseen = [name for name in roles.train if 0 < row["weights"][name] * examples < 0.5]
+    examples = [(end - row["step"]) * fit.batch_size for row, end in zip(mixtures, edges, strict=False)]
+    unseen = [
+        [name for name in roles.train if 0 < row["weights"][name] * drawn < 0.5]
+        for row, drawn in zip(mixtures, examples, strict=True)
+    ]
+    at = [place for place, names in enumerate(unseen) if names]
+    if len(at) == 1:
+        row, end, names = mixtures[at[0]], edges[at[0]], ", ".join(unseen[at[0]])
+        yield f"From step {row['step']} to {end} the weight of {names} rounds to no sequence of {examples[at[0]]}."
+    elif at:
+        yield (
+            f"In {len(at)} of {len(mixtures)} mixtures a weight above zero rounds to no sequence until the next "
+            f"mixture: {_counted(unseen)}."
+        )
+
+
+def _diverged_probes(mixtures: Sequence[Row], roles: Roles) -> Iterator[str]:
+    """Probes whose column of slopes is empty."""
+    diverged = []
+    for row in mixtures:
         columns = zip(roles.train, zip(*row.get("slopes", []), strict=True), strict=False)
-        diverged = [name for name, column in columns if all(slope is None for slope in column)]
-        if unseen:
-            yield (
-                f"From step {row['step']} to {end} the weight of {', '.join(unseen)} rounds to no sequence "
-                f"of {examples}."
-            )
-        if diverged:
-            yield f"The probe of {', '.join(diverged)} at step {row['step']} diverged; it got no weight."
-        if row.get("status") == "relaxed":
-            yield (
-                f"At step {row['step']} no mixture was predicted to keep every constraint; "
-                f"in conflict: {', '.join(row['conflicts'])}."
-            )
+        diverged.append([name for name, column in columns if all(slope is None for slope in column)])
+    steps = [row["step"] for row, names in zip(mixtures, diverged, strict=True) if names]
+    if len(steps) == 1:
+        (names,) = filter(None, diverged)
+        yield f"The probe of {', '.join(names)} at step {steps[0]} diverged; it got no weight."
+    elif steps:
+        yield f"Probes diverged at {len(steps)} updates, and got no weight there: {_counted(diverged)}."
+
+
+def _relaxed(mixtures: Sequence[Row]) -> Iterator[str]:
+    """Updates at which no mixture was predicted to keep every constraint."""
+    updates = [row for row in mixtures if "status" in row]
+    relaxed = [row for row in updates if row["status"] == "relaxed"]
+    if len(relaxed) == 1:
+        yield (
+            f"At step {relaxed[0]['step']} no mixture was predicted to keep every constraint; "
+            f"in conflict: {', '.join(relaxed[0]['conflicts'])}."
+        )
+    elif relaxed:
+        conflicts = [row["conflicts"] for row in relaxed]
+        names = {tuple(each) for each in conflicts}
+        over = (
+            f"all of them over {', '.join(conflicts[0])}"
+            if len(names) == 1
+            else f"over {_counted(conflicts)}"
+        )
+        yield (
+            f"{len(relaxed)} of {len(updates)} updates were relaxed, as no mixture was predicted to keep every "
+            f"constraint: {over}."
+        )
+
+
+def _counted(names: Iterable[Sequence[str]]) -> str:
+    """How often each name occurs, the most frequent first.
+
+    >>> _counted([["web"], ["web", "tests"], []])
+    'web (2), tests (1)'
+    """
+    often = Counter(name for each in names for name in each)
+    return ", ".join(f"{name} ({count})" for name, count in often.most_common())

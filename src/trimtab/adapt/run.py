@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,18 @@ from trimtab.train.settings import evaluation_steps
 from trimtab.train.state import Rounding, as_saved, rounded, rounding
 
 
+class Watcher(Protocol):
+    """A reader of a run's metrics while it goes on; it changes nothing."""
+
+    def resume(self, rows: Sequence[Row], progress: Progress) -> None:
+        """The run goes on: the rows of earlier sessions, and how far it is."""
+        ...
+
+    def row(self, row: Row) -> None:
+        """A row was written."""
+        ...
+
+
 class Run:
     """A run of one mixer on one loop, kept in a folder.
 
@@ -45,6 +58,7 @@ class Run:
         clock: where time is booked.
         pause: called between steps, real and trial; may raise `Paused`.
         stored: the type that each parameter of a low-precision checkpoint is saved in; it is trained in float32.
+        watchers: are told of every row that is written, on the first process.
     """
 
     def __init__(
@@ -58,8 +72,9 @@ class Run:
         clock: Clock,
         pause: Callable[[], None],
         stored: Mapping[str, torch.dtype] | None = None,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
-        self.stored = stored or {}
+        self.stored, self.watchers = stored or {}, watchers
         self.loop, self.roles, self.mixer, self.folder = loop, roles, mixer, folder
         self.artifacts = path / "artifacts"
         self.clock, self.pause = clock, pause
@@ -95,7 +110,7 @@ class Run:
         self._write_losses("test", losses)
         if self.folder:
             self.folder.truncate_metrics(progress.offset)
-            self.folder.append(metrics.evaluation_row(progress.best_step, "test", losses, base))
+            self._append(metrics.evaluation_row(progress.best_step, "test", losses, base))
         self._flush_timings()
         self._wait()
         return losses
@@ -134,6 +149,9 @@ class Run:
                 warnings.warn(f"{unusable[0]}; going on from {saved.name}, which is whole", stacklevel=2)
             if self.folder:
                 self.folder.truncate_metrics(progress.offset)
+            rows = self.folder.rows() if self.folder and self.watchers else []
+            for watcher in self.watchers:
+                watcher.resume(rows, progress)
             self._wait()
             return progress
         if unusable:
@@ -288,12 +306,18 @@ class Run:
         with self.clock.time("bookkeeping"):
             if self.folder:
                 for row in rows:
-                    self.folder.append(row)
+                    self._append(row)
         spent, self.clock.seconds = self.clock.seconds, {}
         for part, seconds in spent.items():
             self._untimed[part] = self._untimed.get(part, 0.0) + seconds
         offset = self.folder.metrics_offset() if self.folder else 0
         return replace(progress.spent(seconds=spent), offset=offset)
+
+    def _append(self, row: Row) -> None:
+        if self.folder:
+            self.folder.append(row)
+            for watcher in self.watchers:
+                watcher.row(row)
 
     def _save(self, progress: Progress) -> None:
         if not self.folder:

@@ -8,16 +8,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import unicodedata
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
 
-from trimtab.runs.paths import is_first
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from trimtab.runs.live import write
 
 DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -61,22 +55,6 @@ def note(text: str) -> None:
     write(sys.stderr, text)
 
 
-def write(stream: TextIO | None, text: str) -> None:
-    """Write lines to a stream that may be closed, or narrower than Unicode; from the first process only.
-
-    What the stream cannot carry is written as escapes, and so are control characters in what others named: they would
-    move the cursor or change colours.
-    """
-    if stream is None or not is_first():
-        return
-    letters = set(text) - {"\n", "\t"}
-    odd = {letter for letter in letters if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")}
-    escaped = "".join(repr(letter)[1:-1] if letter in odd else letter for letter in text)
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    escaped = escaped.encode(encoding, "backslashreplace").decode(encoding)
-    stream.write(escaped if escaped.endswith("\n") else f"{escaped}\n")
-
-
 def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> argparse.ArgumentParser:
     """The argument parser of a verb, with its line and example, from the table of verbs if not given.
 
@@ -106,33 +84,6 @@ def split_overrides(options: argparse.ArgumentParser, argv: Sequence[str]) -> tu
         if "=" not in word and waiting and not waiting[0].startswith("--"):
             overrides.append(waiting.pop(0))
     return mine, overrides
-
-
-class Bars(ExitStack):
-    """Progress bars with the time left, on a terminal only; a `with` block that leaves nothing behind."""
-
-    _live: Progress | None = None
-
-    def bar(self, title: str) -> Callable[[int, int], None]:
-        """A function of the steps done and in all; it shows nothing without a terminal."""
-        if not (is_first() and sys.stderr.isatty()):
-            return lambda *_: None
-        task: list[Any] = []
-
-        def show(done: int, total: int) -> None:
-            if self._live is None:
-                from rich import progress
-                from rich.console import Console
-
-                numbers = (progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
-                columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), *numbers)
-                bars = progress.Progress(*columns, console=Console(stderr=True), transient=True)
-                self._live = self.enter_context(bars)
-            if not task:
-                task.append(self._live.add_task(title, total=total))
-            self._live.update(task[0], completed=done, total=total)
-
-        return show
 
 
 _ARGUMENT = re.compile(r"(\w+)=(.+)")

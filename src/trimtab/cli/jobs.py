@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.cli.console import Bars, Verb, for_command, note, parser, say, split_overrides
+from trimtab.cli.console import Verb, for_command, note, parser, say, split_overrides
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
+from trimtab.runs.live import Bars
 from trimtab.runs.paths import MODEL, RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
 from trimtab.systems import LAB, already_built, find_config, imported, lab_problems, resolve, system_of
 
@@ -101,6 +102,7 @@ def sweep(argv: Sequence[str]) -> int:
     if not 1 <= arguments.jobs <= MOST["jobs"]:
         raise ConfigProblems([Problem("--jobs", str(arguments.jobs), f"1 to {MOST['jobs']}")])
 
+    from trimtab.job import MAY_CHANGE
     from trimtab.runs import sweep as sweeps
 
     backend: sweeps.Backend = arguments.cluster or "loky"
@@ -111,7 +113,8 @@ def sweep(argv: Sequence[str]) -> int:
     try:
         with Bars() as bars:
             bar = bars.bar(f"sweep {folder}")
-            done = sweeps.sweep(run_cell, cells, folder, jobs=arguments.jobs, backend=backend, progress=bar)
+            how: dict[str, Any] = {"jobs": arguments.jobs, "backend": backend, "may_change": MAY_CHANGE}
+            done = sweeps.sweep(run_cell, cells, folder, **how, progress=bar)
     except KeyboardInterrupt:
         note(f"interrupted; go on with the same command and --out {folder}")
         raise

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Bars, Verb, note, parser, say
+from trimtab.cli.console import Verb, note, parser, say
 from trimtab.cli.jobs import check_folder, find_run, run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
+from trimtab.runs.live import Bars
 from trimtab.runs.paths import missing_source, neighbour
 from trimtab.systems import imported, lab_folder
 

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -136,6 +136,7 @@ def sweep(
     jobs: int = 1,
     backend: Backend = "loky",
     progress: Callable[[int, int], None] | None = None,
+    may_change: Collection[str] = (),
 ) -> SweepResult:
     """Call `function(cell, folder of the cell)` for every cell and collect what it returns.
 
@@ -157,6 +158,7 @@ def sweep(
         backend: "loky" for processes of this machine; "ray" for tasks of one CPU each on the Ray cluster that runs
             (located as `ray.init(address="auto")` does), or on one of `jobs` processes that is started here.
         progress: called after each cell how many have ended and how many there are.
+        may_change: keys of cells that may have other values when the sweep goes on.
 
     Raises:
         ConfigError: no such backend, or Ray is not installed; before any work.
@@ -173,7 +175,9 @@ def sweep(
         for name, path in folders.items():
             refuse_link(path)
             earlier = read_cell(path)
-            if earlier is not None and earlier["cell"] != plain(cells[name]):
+            if earlier is not None and _fixed(earlier["cell"], may_change) != _fixed(
+                plain(cells[name]), may_change
+            ):
                 got = f"another cell {name!r} in {folder} than is there already"
                 raise CheckpointError(explain(got, "the same cells", "another folder"))
         work = {name: (cells[name], path) for name, path in folders.items() if status_of(path) != "done"}
@@ -189,6 +193,13 @@ def sweep(
     errors = {name: (folders[name] / "error.txt").read_text(encoding="utf-8").strip() for name in failed}
     results = {name: each["result"] for name, each in records.items() if each["status"] == "done"}
     return SweepResult(results, {name: error.rpartition("\n")[2] for name, error in errors.items()}, folders)
+
+
+def _fixed(cell: Any, may_change: Collection[str]) -> Any:
+    """A cell without the keys that are no part of its identity."""
+    if not isinstance(cell, Mapping):
+        return cell
+    return {name: value for name, value in cell.items() if name not in may_change}
 
 
 def check_backend(backend: str) -> None:

@@ -142,6 +142,10 @@ class Loop:
     seeds torch's generators from (seed, step, process), so that dropout does not depend on what ran before.
     Run it inside `trimtab.seeds.isolated` to leave the caller's generators alone.
 
+    Attributes:
+        step_count: steps that the model has behind it.
+        steps_taken: steps that this loop took, also those that were undone.
+
     Args:
         model: the model to train in place; only `model.trainable()` changes.
         domains: training domains by name, each with a "train" split; their order is the order of weights.
@@ -152,6 +156,7 @@ class Loop:
     def __init__(self, model: Model, domains: Mapping[str, TokenDomain], fit: Fit, *, seed: int) -> None:
         self.accelerator = accelerator()
         self.model, self.fit, self.seed, self.step_count = model, fit, seed, 0
+        self.steps_taken = 0
         self.splits: dict[str, TokenSplit] = {name: d.splits["train"] for name, d in domains.items()}
         self.parameters = model.trainable()
         trained, fused = list(self.parameters.values()), model.device.type in {"cpu", "cuda"}
@@ -201,6 +206,7 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step_count += 1
+        self.steps_taken += 1
         drawn, examples_drawn = {name: nll[name] for name in tokens}, Counter(name for name, _ in rows)
         return StepStats(loss, float(norm), examples_drawn, drawn, dict(tokens))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,11 +14,13 @@ from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.export import leave_chosen
 from trimtab.adapt.finetune import finetune, problems, tokenise_all
+from trimtab.adapt.live import Shown, following
 from trimtab.adapt.mixer import Needs
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
 from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment
 from trimtab.adapt.session import Roles, make_roles
+from trimtab.adapt.tracking import LogWith, log_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain
 from trimtab.errors import ModelError, Problem, TrimtabError, problem_of
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
@@ -25,6 +28,7 @@ from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
 from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.folder import RunFolder
+from trimtab.runs.paths import safe_name
 from trimtab.runs.serialise import plain
 from trimtab.runs.sweep import sweep
 from trimtab.train.settings import Fit
@@ -64,6 +68,7 @@ class DynamicsConfig:
         device: where to train; null for the first accelerator, else the CPU.
         seed: of sample order and dropout.
         jobs: runs at a time when there is something to compare, each in a process of one thread.
+        log_with: a tracker ("trackio", "wandb", "tensorboard" and others that Accelerate knows), or a list of them.
     """
 
     model: ModelName
@@ -80,6 +85,7 @@ class DynamicsConfig:
     device: str | None = None
     seed: int = 0
     jobs: int = 1
+    log_with: str | tuple[str, ...] | None = None
 
     result: ClassVar[type[Result]] = FinetuneResult
 
@@ -119,6 +125,7 @@ class DynamicsConfig:
             for name, source in sources.items():
                 yield from origin_problems(f"{key}.{name}", source)
         yield from name_problems(self.model)
+        yield from log_problems(self.log_with)
         try:
             read_adapter(plain(self.adapter) if self.adapter else {})
         except ModelError as error:
@@ -160,15 +167,18 @@ class DynamicsConfig:
         model of the run, or of the one that is `Comparison.chosen`.
         """
         if not self.compare:
-            return self.finetuned(folder, self.mixer.kind, progress)
+            return self.finetuned(folder, self.mixer.kind, progress, self.log_with)
         model = load(self.model, device="cpu", kind="language model")
         train, evaluate = read_domains(self)
         tokenise_all(train | evaluate, self.roles(), model, self.fit)
         members = {
-            label: (label, replace(self, mixer=mixer, compare={}, jobs=1))
+            label: (label, replace(self, mixer=mixer, compare={}, jobs=1, log_with=None))
             for label, mixer in {self.mixer.kind: self.mixer, **self.compare}.items()
         }
-        swept = sweep(_member, members, folder.path / "members", jobs=self.jobs, progress=progress)
+        one, home = partial(_member, log_with=self.log_with), folder.path / "members"
+        rows = {label: home / safe_name(label) / "metrics.jsonl" for label in members}
+        with following(progress, rows, self.roles(), self.fit):
+            swept = sweep(one, members, home, jobs=self.jobs, progress=progress)
         if not swept.results:
             raise TrimtabError(f"no run of {folder.path} finished: {swept.failures}")
         runs = [FinetuneResult.load(swept.folders[label]) for label in members if label in swept.results]
@@ -181,7 +191,8 @@ class DynamicsConfig:
         self,
         folder: RunFolder | Elsewhere | Path,
         label: str,
-        progress: Progress | None = None,
+        progress: Shown = False,
+        log_with: LogWith = None,
         *,
         save_model: bool = True,
     ) -> FinetuneResult:
@@ -205,6 +216,7 @@ class DynamicsConfig:
             label=label,
             config=plain(self),
             progress=progress,
+            log_with=log_with,
             save_model=save_model,
         )
 
@@ -220,9 +232,10 @@ def read_domains(job: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, Doma
     return train, only
 
 
-def _member(member: tuple[str, DynamicsConfig], folder: Path) -> str:
+def _member(member: tuple[str, DynamicsConfig], folder: Path, log_with: LogWith = None) -> str:
     label, job = member
-    result = job.finetuned(folder, label, save_model=False)  # the group keeps one model
+    # The group keeps one model.
+    result = job.finetuned(folder, label, log_with=log_with, save_model=False)
     result.report(folder / "report.html")
     return result.status
 

@@ -150,6 +150,7 @@ def _made(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         seed=cell["seed"],
         out=run,
         save_model=False,
+        progress=False,
     )
     final = {row["domain"]: row for row in result.final.to_dict("records")}
     row = {
