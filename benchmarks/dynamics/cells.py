@@ -50,6 +50,7 @@ def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         seed=cell["seed"],
         out=folder / "run",
         label=method,
+        save_model=False,
     )
     kept = record(result)
     shutil.rmtree(folder / "run")

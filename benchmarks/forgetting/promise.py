@@ -70,6 +70,7 @@ def one(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         fit=replace(FIT, steps=cell["steps"]),
         seed=cell["seed"],
         out=folder / "run",
+        save_model=False,
     )
     shutil.rmtree(folder / "run")
     final = {row["domain"]: row for row in done.final.to_dict("records")}

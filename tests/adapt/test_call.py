@@ -90,6 +90,10 @@ def test_model_adapter_and_type_are_told(tmp_path: Path) -> None:
         LoraConfig(**{name: value for name, value in config["adapter"].items() if name != "peft_type"}).r == 4
     )
     assert adapter_settings(model()) is None
+    every = {"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"}
+    assert set((adapter_settings(model(adapter={"r": 4})) or {})["target_modules"]) == every
+    one = model(adapter={"targets": ["model.layers.0.self_attn.q_proj"]})
+    assert (adapter_settings(one) or {})["target_modules"] == ["q_proj"]
     mixed = llama()
     mixed.lm_head.to(torch.float64)
     mixed.model.norm.to(torch.bfloat16)

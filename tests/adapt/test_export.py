@@ -134,7 +134,7 @@ def test_a_kill_at_the_end_of_a_run_resumes_to_both(
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         late = "trimtab.adapt.dynamics.result.FinetuneResult.save"
-        patch.setattr("trimtab.adapt.finetune.write" if moment == "before the model" else late, killed)
+        patch.setattr("trimtab.adapt.export.write" if moment == "before the model" else late, killed)
         with pytest.raises(KilledError):
             run(whole[0].parent / "base", out)
     assert (out / "model").exists() == (moment == "before the result")
@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_written_is_warned_of(
     def refused(*_: Any, **__: Any) -> None:
         raise ModelError("got a bias, expected none")
 
-    monkeypatch.setattr("trimtab.adapt.finetune.write", refused)
+    monkeypatch.setattr("trimtab.adapt.export.write", refused)
     with pytest.warns(UserWarning, match=r"no .*model was written: got a bias"):
         _, result = run(whole[0].parent / "base", tmp_path / "run")
     assert result.status == "feasible"
@@ -277,13 +277,24 @@ def test_what_is_no_finished_run_is_refused(whole: tuple[Path, FinetuneResult], 
         with pytest.raises(CheckpointError, match=message):
             export_run(folder, tmp_path / "out")
     damaged = shutil.copytree(whole[0], tmp_path / "damaged")
+    (damaged / "model/README.md").write_text("mine")
+    export_run(damaged, tmp_path / "out")
+    flip(damaged / "model/model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"got damaged .*model\.safetensors.*; try deleting .*model: the kept"
+    ):
+        export_run(damaged, tmp_path / "other")
     shutil.rmtree(damaged / "model")
     file = damaged / f"artifacts/weights-{whole[1].step:08d}/parameters.safetensors"
+    flip(file)
+    with pytest.raises(CheckpointError, match=r"got damaged .*parameters\.safetensors"):
+        export_run(damaged, tmp_path / "other")
+
+
+def flip(file: Path) -> None:
     raw = bytearray(file.read_bytes())
     raw[-9] ^= 4
     file.write_bytes(bytes(raw))
-    with pytest.raises(CheckpointError, match=r"got damaged .*parameters\.safetensors"):
-        export_run(damaged, tmp_path / "out")
 
 
 def test_a_group_without_a_feasible_run_leaves_no_model(result_of: MakeResult, tmp_path: Path) -> None:

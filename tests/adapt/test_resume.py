@@ -75,7 +75,7 @@ MOMENTS = [
     *((Loop, "snapshot", n) for n in range(1, 9)),
     *((Loop, "restore", n) for n in range(1, 10)),
     *((checkpoint, "save_file", n) for n in range(1, 25)),
-    *((atomic, "_move_into_place", n) for n in range(1, 12)),
+    *((atomic, "_move_into_place", n) for n in range(1, 13)),
     *((checkpoint.shutil, "rmtree", n) for n in range(1, 8)),
 ]
 EVERY = 3

@@ -153,6 +153,14 @@ def test_what_may_change(tmp_path: Path) -> None:
         RunFolder.create_or_open(tmp_path, {"seed": 0, "jobs": 1})
 
 
+def test_what_is_below_a_key_that_may_change_may_change(tmp_path: Path) -> None:
+    RunFolder.create_or_open(tmp_path, {"data": {"a": {"path": "x"}}, "database": 1}).close()
+    moved = {"data": {"a": {"path": "y", "more": [1]}}}
+    RunFolder.create_or_open(tmp_path, {**moved, "database": 1}, may_change=("data",)).close()
+    with pytest.raises(CheckpointError, match=r"another config: database \(was 1, now 2\);"):
+        RunFolder.create_or_open(tmp_path, {**moved, "database": 2}, may_change=("data",))
+
+
 def test_a_folder_that_lost_its_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(CheckpointError, match=r"got metrics.jsonl but no config.yaml"):

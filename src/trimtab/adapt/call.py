@@ -13,6 +13,7 @@ from trimtab.data.domains import Domain, Origin
 from trimtab.data.splits import described
 from trimtab.data.tokens import TokenDomain
 from trimtab.models.load import Model
+from trimtab.models.sites import modules_of
 from trimtab.runs.serialise import plain
 from trimtab.train.settings import Fit
 
@@ -96,7 +97,16 @@ def adapter_settings(model: Model) -> dict[str, Any] | None:
         **{n: getattr(config, n) for n in ("r", "lora_alpha") if hasattr(config, n)},
     }
     kept |= {name: value for name, value in chosen.items() if name not in _NOT_SETTINGS}
+    if isinstance(kept.get("target_modules"), set | list):
+        kept["target_modules"] = _last_parts(model, set(kept["target_modules"]))
     return {name: _plain(value) for name, value in kept.items()}
+
+
+def _last_parts(model: Model, names: set[str]) -> list[str]:
+    """Names of modules by their last parts, where these mean the same modules, as peft matches them."""
+    last = {name.rpartition(".")[2] for name in names}
+    matched = {name for name in modules_of(model.module) if name.rpartition(".")[2] in last}
+    return sorted(last if matched == names else names)
 
 
 _NOT_SETTINGS = frozenset(

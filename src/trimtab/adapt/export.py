@@ -16,12 +16,14 @@ from trimtab.models.families import refusal
 from trimtab.models.folder import path_of
 from trimtab.models.load import DTYPES, Model, load
 from trimtab.models.save import CARD, HERE, write
-from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.atomic import atomic_directory, sha256, write_atomic
 from trimtab.runs.folder import read_config_of
 from trimtab.runs.paths import MODEL, RESULT
-from trimtab.runs.serialise import is_sealed, read_object
+from trimtab.runs.serialise import is_sealed, read_object, to_json
 from trimtab.train.state import load_weights, put_parameters
 
+SUMS = Path("artifacts/model.json")
+"""Where the folder of a run, or of a group, notes the SHA-256 of the weights in its `model/`."""
 MEMBERS = "members"
 """The folder in that of a group which holds its runs."""
 
@@ -73,6 +75,8 @@ def export_run(
     member = folder if group is None else member_of(folder, result)
     ready = next((each / MODEL for each in (folder, member) if (each / MODEL).is_dir()), None)
     adapted = (ready / CONFIG).is_file() if ready else None
+    if ready:
+        _check_files(ready)
     if ready and not (merged and adapted):
         with atomic_directory(target) as new:
             shutil.copytree(ready, new, dirs_exist_ok=True)
@@ -85,20 +89,48 @@ def export_run(
     return Exported(target, "adapter" if adapted else "model", member, result.step)
 
 
-def leave_chosen(folder: Path, group: Comparison) -> None:
-    """Write `model/` of a group: that of the run chosen on validation; nothing where none is feasible.
+def leave_model(folder: Path, model: Model, card: str) -> None:
+    """Write `model/` into the folder of a run, and note the SHA-256 of its weights; one that is there is replaced.
 
-    Where it cannot be written, as that of a network without a format, that is warned of.
+    Where it cannot be written, as that of a network that its configuration does not describe, that is warned of; the
+    weights are in `artifacts/` all the same.
     """
+    place = folder / MODEL
+    try:
+        write(model, place, card=card.replace(HERE, str(place)), thorough=False)
+    except ModelError as error:
+        warnings.warn(f"no {place} was written: {error}", stacklevel=2)
+        return
+    sums = {file.relative_to(place).as_posix(): sha256(file) for file in _weight_files(place)}
+    write_atomic(folder / SUMS, to_json(sums, indent=1) + "\n")
+
+
+def _weight_files(place: Path) -> list[Path]:
+    return sorted(place.rglob("*.safetensors"))
+
+
+def _check_files(place: Path) -> None:
+    """Raise a CheckpointError unless the weights in `model/` are those that were written."""
+    noted = place.parent / SUMS
+    sums = read_object(noted) if noted.is_file() else {}
+    for name, noted_sum in sums.items():
+        file = place / name
+        if not file.is_file() or sha256(file) != noted_sum:
+            got, hint = f"damaged {file}", f"deleting {place}: the kept weights make it again"
+            raise CheckpointError(explain(got, "the bytes that were written (SHA-256)", hint))
+
+
+def leave_chosen(folder: Path, group: Comparison) -> None:
+    """Write `model/` of a group: that of the run chosen on validation; nothing where none is feasible."""
     result = group.chosen
     if result is None:
         return
     try:
         model = tuned_model(member_of(folder, result), result)
-        card = group.card(adapter=has_adapter(model.module)).replace(HERE, str(folder / MODEL))
-        write(model, folder / MODEL, card=card, thorough=False)
     except ModelError as error:
         warnings.warn(f"no {folder / MODEL} was written: {error}", stacklevel=2)
+        return
+    leave_model(folder, model, group.card(adapter=has_adapter(model.module)))
 
 
 def _readdress(card: Path, old: Path, new: str | Path) -> None:

@@ -7,7 +7,6 @@ gone on with.
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import is_dataclass
@@ -22,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 
 from trimtab.adapt.call import DATA, LATER, call
 from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.export import leave_model
 from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import Mixer
@@ -31,13 +31,12 @@ from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.adapt.tracking import LogWith, log_problems, loggers
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.tokens import TokenDomain, tokenise
-from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, ModelError, Problem, explain
+from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere
 from trimtab.models.adapter import has_adapter
 from trimtab.models.batches import evaluating
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
-from trimtab.models.save import HERE, write
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
 from trimtab.runs.config import typed_problems
 from trimtab.runs.folder import RunFolder, read_config_of
@@ -166,7 +165,7 @@ def read_back(run: Run, path: Path, types: Mapping[str, torch.dtype] | None = No
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
     if run.folder and types is not None and not (path / MODEL).exists():
-        leave_model(run, path, result, types)
+        leave_tuned(run, path, result, types)
     if run.folder and run.folder.status != "done":  # killed between the result and the status
         run.folder.set_status("done", result=result.status, step=result.step)
     return result
@@ -382,7 +381,7 @@ def train_and_judge(
     )
     if run.folder:
         if types is not None:
-            leave_model(run, path, result, types)
+            leave_tuned(run, path, result, types)
         result.save(path / RESULT)
         seal(path)
         run.folder.set_status("done", result=result.status, step=result.step)
@@ -390,18 +389,12 @@ def train_and_judge(
     return result
 
 
-def leave_model(run: Run, path: Path, result: FinetuneResult, types: Mapping[str, torch.dtype]) -> None:
-    """Write `model/`, with weights in the types of the checkpoint that was loaded; nothing for base weights.
+def leave_tuned(run: Run, path: Path, result: FinetuneResult, types: Mapping[str, torch.dtype]) -> None:
+    """Write `model/`, with weights in the types of the checkpoint that was loaded.
 
-    A network that has no format on disk leaves none; one that cannot be written so is warned of, and its weights stay
-    in `artifacts/`.
+    Base weights leave none, nor does a network that has no format on disk.
     """
     model = run.loop.model
-    if not result.step or not callable(getattr(model.module, "save_pretrained", None)):
-        return
-    card = result.card(adapter=has_adapter(model.module)).replace(HERE, str(path / MODEL))
-    with in_types(model, types):
-        try:
-            write(model, path / MODEL, card=card, thorough=False)
-        except ModelError as error:
-            warnings.warn(f"no {path / MODEL} was written: {error}", stacklevel=2)
+    if result.step and callable(getattr(model.module, "save_pretrained", None)):
+        with in_types(model, types):
+            leave_model(path, model, result.card(adapter=has_adapter(model.module)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ def export(argv: Sequence[str]) -> int:
     options.add_argument("--merge", action="store_true", help="fold a LoRA into its base, as one model")
     arguments = options.parse_args(argv)
     arguments.out = check_folder(arguments.out)
+    if sys.stderr is None or not sys.stderr.isatty():  # else a download of the base, which may take long
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
     from trimtab.runs.folder import read_config_of
 

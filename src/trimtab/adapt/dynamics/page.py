@@ -343,7 +343,7 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
     columns: dict[str, Any] = {
         "run": "run",
         "feasible on validation": ("feasible_on_validation", _yes),
-        "kept on test": ("kept_on_test", _yes),
+        "kept on test": ("step", "kept_on_test", lambda step, kept: _yes(kept) if step else Mark(UNCHANGED)),
         "over the limit": ("broken", "constraints", "{} of {} constraints".format),
         "worst constraint": "worst",
         "over its limit by, nats": ("excess_nats", "+.3"),

@@ -229,8 +229,9 @@ class Comparison(Result):
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """One object per run, and the failures."""
-        return comparison_json(self.runs, self.failures)
+        """One object per run, the failures, and the label of the run chosen (null without one)."""
+        chosen = self.chosen.label if self.chosen else None
+        return comparison_json(self.runs, self.failures, chosen=chosen)
 
 
 def last_lines(result: FinetuneResult) -> Iterator[str]:
@@ -245,10 +246,10 @@ def _why(result: FinetuneResult) -> str:
     return miss_sentence(result) if result.status == "infeasible" else lost_sentence(result)
 
 
-def comparison_json(runs: Sequence[FinetuneResult], failures: Mapping[str, str]) -> str:
+def comparison_json(runs: Sequence[FinetuneResult], failures: Mapping[str, str], **more: str | None) -> str:
     """A comparison as JSON text."""
     rows = plain(comparison_table(runs).to_dict("records"))
-    return json.dumps({"runs": rows, "failures": dict(failures)}, indent=2)
+    return json.dumps({"runs": rows, "failures": dict(failures), **more}, indent=2)
 
 
 def verdict(results: Sequence[FinetuneResult]) -> str:
