@@ -71,12 +71,13 @@ def test_everything_is_said_where_there_is_room(words: RunWords) -> None:
 def test_what_matters_less_goes_first(words: RunWords) -> None:
     assert words(150) == f"step 71/200  loss 2.10  lr 1e-4  {JUDGED}  (tests +0.100)"
     assert words(135) == f"step 71/200  loss 2.10  lr 1e-4  {JUDGED}"
-    short = (
-        "headers -0.050  stubs +nan  python +0.000/0.050  metadata +0.062/0.050!  docstring. +0.000/0.0005"
-    )
-    assert "docstrings" not in short
+    assert words(125) == f"step 71/200  loss 2.10  {JUDGED}"
+    assert words(115).endswith("python +0.000/0.050  metad. +0.062/0.050!  docst. +0.000/0.0005")
     assert words(80) == "step 71/200  loss 2.10  lr 1e-4  stubs +nan  metadata +0.062/0.050!  +3 more"
-    assert words(30) == "step 71/200  loss 2.10  stubs "
+    assert words(65) == "step 71/200  loss 2.10  stubs +nan  metad. +0.062/0.050!  +3 more"
+    assert words(60) == "step 71/200  loss 2.10  stubs +nan  metad. +0.062/0.050!"
+    assert words(30) == "step 71/200  loss 2.10"
+    assert words(5) == "step "
 
 
 @pytest.mark.parametrize("width", range(0, 210, 7))

@@ -216,6 +216,11 @@ class Followed:
         self.offset = 0
         self.earlier = self._read()
 
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier session ended it."""
+        return any(row.get("split") == "test" for row in self.earlier)
+
     def poll(self) -> None:
         """Show the rows that were written since the last look."""
         if self.metrics.exists() and self.metrics.stat().st_size < self.offset:
@@ -263,6 +268,7 @@ def following(
         yield
         return
     members = [Followed(label, path, progress, roles, fit) for label, path in runs.items()]
+    progress(sum(member.finished for member in members), len(members))
     over = threading.Event()
 
     def look() -> None:
@@ -285,13 +291,15 @@ def following(
 
 
 def _fitting(parts: Callable[[Shape], Any], width: int) -> str:
-    """The parts of the first shape that fits, else what fits of the last."""
-    text = ""
+    """The parts of the first shape that fits, else the first parts of the last that do."""
+    left: list[str] = []
     for shape in SHAPES:
-        text = "  ".join(parts(shape))
-        if len(text) <= width:
-            return text
-    return text[:width]
+        left = list(parts(shape))
+        if len("  ".join(left)) <= width:
+            break
+    while len(left) > 1 and len("  ".join(left)) > width:
+        left.pop()
+    return "  ".join(left)[:width]
 
 
 def _short(name: str, most: int | None) -> str:

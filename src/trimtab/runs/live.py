@@ -140,7 +140,8 @@ class Line:
         left = self.left()
         tail = "" if left is None else f"  {clock_time(left)} left"
         if self.words is None:
-            head = f"{self.title}  {self.done}/{self.total}" if self.total else self.title
+            gone = f"{clock_time(self._bars.clock() - self._made)} so far"
+            head = f"{self.title}  {self.done}/{self.total}" if self.total else f"{self.title}  {gone}"
         else:
             head = self._titled(self.words, width - len(tail))
         room = min(BAR, width - len(head) - len(tail) - 2)
