@@ -93,3 +93,12 @@ SUFFIX = (
     + "{% if add_generation_prompt %}assistant: {% else %}<eos>{% endif %}"
 )
 """One end token after the whole conversation."""
+
+MARKS = (
+    _HEAD
+    + "<|start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|end|>{% endif %}\n"
+    + _END
+    + "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+"""Says itself what the assistant generates."""

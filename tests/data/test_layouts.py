@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from templates import ALTERNATES, DEFAULT_SYSTEM
+from templates import ALTERNATES, DEFAULT_SYSTEM, MARKS
 from trimtab.data.domains import Domain, Origin, read_domain
 from trimtab.data.encode import encode
 from trimtab.data.records import NOTHING, Chat, column_problems, parse, unused_of
@@ -170,7 +170,7 @@ def test_the_model_s_own_template_writes_them(make_tokenizer: Any, template: str
     assert laid_out.loss.tolist() == messages.loss.tolist()
 
 
-@pytest.mark.parametrize("template", [DEFAULT_SYSTEM, ALTERNATES, None])
+@pytest.mark.parametrize("template", [DEFAULT_SYSTEM, ALTERNATES, MARKS, None])
 def test_loss_is_on_the_turns_of_the_completion_only(make_tokenizer: Any, template: str | None) -> None:
     """As TRL's conversational prompt and completion."""
     tokenizer, talk = (

@@ -84,7 +84,7 @@ def test_a_conversation_in_words() -> None:
         ([[HI], [{"role": "user"}]], DataError, "prompt 1, message 0, 'content': got no value, expected a text"),
         (["a", {"messages": "Hi"}], DataError, "prompt 1, 'messages': got str, expected a list of messages"),
         (["a", {"txt": "Hi"}], DataError, "prompt 1: got a mapping with 'txt', expected a text, a list"),
-        (["a", 3], DataError, "prompt 1: got a int, expected a text, a list of messages, or a mapping"),
+        (["a", 3], DataError, "prompt 1: got int, expected a text, a list of messages, or a mapping"),
         ([{"messages": [HI], "chat_template_kwargs": {"tokenize": True}}], DataError, "got 'tokenize' in chat"),
         ([{"messages": [HI], "system": "Be kind."}], DataError, "prompt 0, 'system': got a text of its own"),
     ],

@@ -229,10 +229,22 @@ def test_responses_that_are_cut_away_are_told_before_the_fit(config: SteeringCon
 def test_prompts_and_columns_are_checked_with_the_config(config: SteeringConfig) -> None:
     wrong = replace(config, prompts=("you", 3, [{"role": "user"}], [{"role": "assistant", "content": "a"}]))
     assert [str(one) for one in wrong.problems()] == [
-        "prompts[1]: got a int, expected a text, a list of messages, or a mapping with 'messages'",
+        "prompts[1]: got int, expected a text, a list of messages, or a mapping with 'messages'",
         "prompts[2], message 0, 'content': got no value, expected a text",
         "prompts[3]: got an assistant's message at the end, expected messages that the assistant answers; "
         "try leaving it out",
     ]
     with pytest.raises(ConfigProblems, match=r"columns: got 'sharegtp', .*; try 'sharegpt'"):
         ExampleFile("a.jsonl", "sharegtp")  # type: ignore[arg-type]
+
+
+def test_the_example_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chat_model().save_pretrained("my-chat-model")
+    page = (Path(__file__).parents[2] / "docs" / "steering.md").read_text()
+    section = page.partition("## Chat models")[2].partition("## ")[0]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    exec(compile(code.replace("LinEAS()", "LinEAS(steps=2)"), "docs/steering.md", "exec"), {})
+    assert capsys.readouterr().out

@@ -13,7 +13,7 @@ from trimtab.cli.console import Verb, note, parser, say
 from trimtab.cli.jobs import check_folder, find_run, run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.live import Bars
-from trimtab.runs.paths import missing_source, neighbour
+from trimtab.runs.paths import missing_source, neighbour, runs_home
 from trimtab.systems import imported, lab_folder
 
 FIT = Verb(
@@ -82,8 +82,9 @@ def find_steering(text: str) -> str:
     try:
         return str(find_run(text))
     except CheckpointError as error:
-        local = text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).parent.is_dir()
-        if not local:
+        owner = Path(text).parent
+        local = text.startswith((".", "/", "~")) or text.count("/") != 1
+        if not (local or owner.is_dir() or owner == runs_home()):
             return text
         expected = "the folder of a steering or a run, the name of a run, or a hub name (owner/name)"
         hint = str(error).partition("; try ")[2] or ("" if "/" not in text else neighbour(Path(text)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def record_rows(
     """
     plain = [item.text for item in items if isinstance(item, Text)]
     texts = iter(token_rows(tokenizer, plain, max_tokens=max_tokens))
-    marker, added, rows = Marker(tokenizer), Added.of(tokenizer), list[TokenRow]()
+    marker, added, rows = _marker(tokenizer, len(tokenizer)), Added.of(tokenizer), list[TokenRow]()
     for number, item in enumerate(items):
         where = f"{what}, record {number}"
         if isinstance(item, Text):
@@ -60,6 +61,12 @@ def record_rows(
             row = _cut(row, max_tokens, where)
         rows.append(row)
     return rows
+
+
+@lru_cache(maxsize=2)
+def _marker(tokenizer: PreTrainedTokenizerBase, size: int) -> Marker:  # noqa: ARG001 (with more tokens it is another)
+    """The marker of a tokenizer, whose copy of 150,000 words takes two seconds."""
+    return Marker(tokenizer)
 
 
 def _row(item: Completion | Chat, marker: Marker, added: Added, where: str) -> TokenRow:
@@ -95,10 +102,9 @@ def _said(
     special |= set(tokenizer.all_special_ids)
     said = loss.copy()
     for place in range(len(said) - 1, -1, -1):
-        closes = place + 1 == len(said) or not said[place + 1]
-        blank = said[place] and not str(tokenizer.decode([int(ids[place])])).strip()
-        if closes and (blank or int(ids[place]) in special):
-            said[place] = False
+        if said[place] and (place + 1 == len(said) or not said[place + 1]):
+            token = int(ids[place])
+            said[place] = token not in special and bool(str(tokenizer.decode([token])).strip())
     return said
 
 

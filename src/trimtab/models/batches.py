@@ -45,8 +45,8 @@ class TextBatch:
     def to(self, device: torch.device | str) -> TextBatch:
         """The same batch on a device."""
         response = None if self.response is None else self.response.to(device)
-        moved = (one.to(device) for one in (self.ids, self.mask, self.positions))
-        return TextBatch(*moved, self.side, response)
+        ids, mask, positions = (one.to(device) for one in (self.ids, self.mask, self.positions))
+        return TextBatch(ids, mask, positions, self.side, response)
 
     @property
     def scored(self) -> Int[Tensor, "B T"]:

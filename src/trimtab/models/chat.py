@@ -321,8 +321,8 @@ def read_prompt(raw: object, where: str) -> str | Conversation:
         (key for key in ("messages", "prompt", "text") if isinstance(value, Mapping) and key in value), ""
     )
     if not key:
-        keys = f"mapping with {', '.join(map(repr, raw))}"[:80] if isinstance(raw, Mapping) else ""
-        got = f"a {keys or type(raw).__name__}"
+        is_mapping = isinstance(raw, Mapping)
+        got = f"a mapping with {', '.join(map(repr, value))}"[:80] if is_mapping else type(raw).__name__
         raise refusal(where, got, "a text, a list of messages, or a mapping with 'messages'")
     if key == "text" or (key == "prompt" and not is_talk(value[key])):
         return read_field(value, key, where)

@@ -32,7 +32,8 @@ WHOLE = 2**63
 """What whole numbers stay below, with either sign: arrays, generators and files hold 64 bits."""
 BAD, MISSING = object(), object()
 """What stands for a value that could not be read, and for one that is not there."""
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_WORDS |= {type(None): "null", Any: "a value"}
 _UNKNOWN = "unexpected_keyword_argument"
 
 

@@ -387,7 +387,10 @@ def _examples(source: str | Path, name: str, columns: Columns) -> Iterator[Examp
         for item in Files((path,), columns=columns):
             if isinstance(item, Text):
                 _check_characters(item.text, name, f"a text of {path}")
-            yield item.text if isinstance(item, Text) else whole(item)
+                yield item.text
+                continue
+            _ = whole(item)
+            yield item
 
 
 def _lines(path: Path, name: str) -> list[str]:
