@@ -81,6 +81,44 @@ class Job(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Survey:
+    """Survey of a job's data: what its files hold, read before the run and without the weights of its model.
+
+    A job that can tell has a method `survey() -> Survey`; it is no part of the contract.
+
+    Attributes:
+        tables: counts by title.
+        notes: what of the data a user has to know, one sentence each.
+        examples: title -> a record as the run will read it, on one line.
+        problems: every mistake in the data that keeps the run from its end.
+        cost: quantities of `Job.cost` that the data makes exact.
+    """
+
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    examples: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_text(self) -> str:
+        """Tables, examples and notes for the terminal; empty where there is nothing to tell."""
+        parts = [f"{title}\n{plain_table(table)}" for title, table in self.tables.items() if len(table)]
+        parts += ["\n".join(f"{title}: {text}" for title, text in self.examples.items())]
+        return "\n\n".join(filter(None, (*parts, "\n".join(self.notes))))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tables as lists of records, examples and notes, for JSON."""
+        tables = {title: _records(table) for title, table in self.tables.items()}
+        return {"tables": tables, "examples": dict(self.examples), "notes": list(self.notes)}
+
+
+def survey_of(job: Job) -> Survey | None:
+    """The survey of a job's data; None for a job that has none."""
+    survey: Callable[[], Survey] | None = getattr(job, "survey", None)
+    return survey() if survey is not None else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """The result of a run: numbers and frames with their config.

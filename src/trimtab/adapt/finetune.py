@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.metrics import make_result, read_losses
-from trimtab.adapt.mixer import Mixer
+from trimtab.adapt.mixer import LEAST_SEQUENCES, Mixer
 from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
@@ -232,7 +232,7 @@ def tokenise_all(
 
 def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
     """Splits with too few sequences: one batch to train on, two to read a standard error off."""
-    needs = {"validation": 2, "test": 2, "train": fit.batch_size}
+    needs = {"validation": LEAST_SEQUENCES, "test": LEAST_SEQUENCES, "train": fit.batch_size}
     for name, split in product(tokens, needs):
         rows = tokens[name].splits.get(split)
         count = 0 if rows is None else len(rows)

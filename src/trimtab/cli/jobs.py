@@ -26,26 +26,44 @@ VALUES = 20_000
 
 
 def check(argv: Sequence[str]) -> int:
-    """Tell every problem of a config at once, or what it will take; loads no model, downloads and writes nothing."""
-    arguments = _parsed(parser("check", as_json=True), argv)
-    try:
-        _, content, overrides = _read(arguments)
-        cost = already_built(read_job(content, overrides)).cost()
-    except ConfigProblems as error:
-        problems = [replace(problem, hint=for_command(problem.hint)) for problem in error.problems]
-        lines = [f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]
-        for problem in problems:
-            lines += [problem.where, f"    got       {problem.got}", f"    expected  {problem.expected}"]
-            lines += [f"    try       {problem.hint}"] if problem.hint else []
-        as_json = json.dumps({"problems": [vars(problem) for problem in problems]})
-        say(as_json if arguments.json else "\n".join(lines))
-        return 2
+    """Tell every problem of a config and its data at once, or what the data holds and what the run will take.
 
-    from trimtab.job import cost_text
+    Loads no model and downloads nothing. Data is tokenised where the tokenizer is on this machine; that alone is written,
+    into the cache, where the run finds it.
+    """
+    options, fast = parser("check", as_json=True), "look at the config alone, not at its data"
+    options.add_argument("--fast", action="store_true", help=fast)
+    arguments = _parsed(options, argv)
+
+    from trimtab.job import Survey, cost_text, survey_of
     from trimtab.runs.serialise import to_json
 
-    say(to_json({"problems": [], "estimate": cost}) if arguments.json else cost_text(cost))
-    return 0
+    survey: Survey | None = None
+    cost: dict[str, Any] = {}
+    try:
+        _, content, overrides = _read(arguments)
+        job = already_built(read_job(content, overrides))
+        survey = None if arguments.fast else survey_of(job)
+        problems: Sequence[Problem] = survey.problems if survey else ()
+        cost = {} if problems else {**job.cost(), **(survey.cost if survey else {})}
+    except ConfigProblems as error:
+        problems = error.problems
+    problems = [replace(problem, hint=for_command(problem.hint)) for problem in problems]
+    parts = [problems_text(problems) if problems else cost_text(cost), *([survey.to_text()] if survey else [])]
+    told: dict[str, Any] = {"problems": [vars(problem) for problem in problems]}
+    told |= {} if problems else {"estimate": cost}
+    told |= {"data": survey.to_plain()} if survey else {}
+    say(to_json(told) if arguments.json else "\n\n".join(filter(None, parts)))
+    return 2 if problems else 0
+
+
+def problems_text(problems: Sequence[Problem]) -> str:
+    """Problems in blocks of lines, under how many there are."""
+    lines = [f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]
+    for problem in problems:
+        lines += [problem.where, f"    got       {problem.got}", f"    expected  {problem.expected}"]
+        lines += [f"    try       {problem.hint}"] if problem.hint else []
+    return "\n".join(lines)
 
 
 def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int:

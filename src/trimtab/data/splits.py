@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.data.record_files import Kind, Rows, kind_of_table, read_records, refuse_records, refuse_source
-from trimtab.data.records import NOTHING, Columns, Item, Text, named, parse, unused_of, whole
+from trimtab.data.records import NOTHING, Columns, Completion, Item, Text, named, parse, unused_of, whole
 from trimtab.errors import ConfigError, refusal
 from trimtab.runs.paths import neighbour
 
@@ -184,6 +184,53 @@ class Without:
         return f"{self.source!r} without overlap"
 
 
+SURVEYED_RECORDS, SURVEYED_CHARACTERS = 100_000, 2**25
+"""Records of a source, and characters in them, that a survey reads."""
+
+
+class Head:
+    """First records of a source, up to `SURVEYED_RECORDS` or `SURVEYED_CHARACTERS`; read once and held in memory.
+
+    Attributes:
+        source: of the records.
+        is_cut: whether the source has more; known once the records were read.
+    """
+
+    def __init__(self, source: Iterable[Item]) -> None:
+        self.source, self.is_cut = source, False
+        self._held: list[Item] | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        if self._held is None:
+            self._held = list(self._first())
+        return iter(self._held)
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+    def _first(self) -> Iterator[Item]:
+        characters = 0
+        for number, item in enumerate(self.source):
+            self.is_cut = number >= SURVEYED_RECORDS or characters >= SURVEYED_CHARACTERS
+            if self.is_cut:
+                return
+            characters += characters_of(item)
+            yield item
+
+
+def characters_of(item: Item) -> int:
+    """Characters of a record's text, of a conversation those of its messages.
+
+    >>> characters_of(Completion("2 + 2 =", " 4"))
+    9
+    """
+    if isinstance(item, Text):
+        return len(item.text)
+    if isinstance(item, Completion):
+        return len(item.prompt) + len(item.completion)
+    return sum(len(str(message.get("content") or "")) for message in item.messages)
+
+
 def position(item: Item) -> float:
     """Hash position of a record's content in [0, 1): uniform, and the same for equal records.
 
@@ -227,7 +274,7 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
 
 def source_of(records: Any, where: str) -> Iterable[Item]:
     """Source of records: one of ours as it is, anything else as `Given`."""
-    return records if isinstance(records, Files | Given | Part | Without) else Given(records, where)
+    return records if isinstance(records, Files | Given | Head | Part | Without) else Given(records, where)
 
 
 def pool_of(source: Iterable[Item]) -> Iterable[Item]:

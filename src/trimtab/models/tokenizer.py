@@ -222,6 +222,23 @@ def optional_tokenizer(where: str) -> PreTrainedTokenizerBase | None:
         return None
 
 
+def local_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
+    """Tokenizer of a folder, or of a hub name in this machine's cache; None where it is not here: nothing is downloaded.
+
+    Raises:
+        ModelError: the folder has none, or a damaged one.
+    """
+    if source.startswith("lab:"):
+        return None
+    if (folder := local_folder(source)) is not None:
+        return read_tokenizer(folder)
+    try:
+        words = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    except Exception:  # as in `read_tokenizer`; the cache may hold a part of the model only
+        return None
+    return words if isinstance(words, PreTrainedTokenizerBase) else None
+
+
 def read_processor(source: Any) -> Any:
     """The processor itself, or the one of a folder or hub name; None stays None.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from trimtab.adapt.cost import cost_report
 from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.finetune import finetune, problems, tokenise_all
@@ -17,11 +16,13 @@ from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
 from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment
 from trimtab.adapt.session import Roles, make_roles
+from trimtab.adapt.survey import read_data
 from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain
 from trimtab.errors import ModelError, Problem, TrimtabError, problem_of
-from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
+from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result, Survey
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
+from trimtab.models.tokenizer import local_tokenizer
 from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import plain
@@ -126,7 +127,8 @@ class DynamicsConfig:
     def cost(self) -> Mapping[str, Any]:
         """Steps, memory and disk, at most; nan where the model is not on this machine.
 
-        A run that stops early takes less, and so does one with a validation split shorter than the fit asks for.
+        A run that stops early takes less. `survey` tells all_in_multiple exactly, since it knows how long validation
+        splits are.
 
         Returns:
             steps, of all runs; probe_steps, trial steps of all runs, rolled back; training_multiple, of the main run,
@@ -139,9 +141,7 @@ class DynamicsConfig:
             ModelError: the model's folder is damaged: its config.json, or the header of a file of weights.
         """
         needs = [mixer.needs(self.fit, self.roles()) for mixer in (self.mixer, *self.compare.values())]
-        ledger = needs[0].ledger(self.fit, self.roles())
-        grid = ledger.monitoring_sequences
-        main = cost_report(ledger, steps=self.fit.steps, grid_sequences=grid, batch_size=self.fit.batch_size)
+        main = needs[0].report(self.fit, self.roles())
         memory, disk = _bytes(self, needs)
         return {
             "steps": self.fit.steps * len(needs),
@@ -151,6 +151,23 @@ class DynamicsConfig:
             "memory_bytes": memory,
             "disk_bytes": disk,
         }
+
+    def survey(self) -> Survey:
+        """Survey of the data: what its files hold, in records and tokens, and what of it is cut or left out.
+
+        Reads the first records of each domain and the tokenizer, no weights and nothing of the hub; fills the cache of
+        tokenised data as the run would.
+
+        Raises:
+            ModelError: the model's folder has no tokenizer, or a damaged one.
+        """
+        tokenizer = local_tokenizer(self.model)
+        data = read_data(self.train, self.evaluate, self.roles(), self.fit, tokenizer)
+        survey, known = data.finished(), data.sequences()
+        if set(known) != set(self.roles().evaluate):
+            return survey
+        main = self.mixer.needs(self.fit, self.roles()).report(self.fit, self.roles(), known)
+        return replace(survey, cost={"all_in_multiple": main.all_in_multiple})
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> FinetuneResult | Comparison:
         """Fine-tune in the folder, or one run per mixer below its `members/`; finished runs are read back.

@@ -1,0 +1,190 @@
+"""Survey of the data of a fine-tuning run: records, tokens and what is cut or left out, before any training."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from trimtab.adapt.finetune import length_problems
+from trimtab.adapt.record import FEW_RECORDS, data_notes, data_table, example_line, examples
+from trimtab.adapt.session import Roles
+from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Origin, path_of, read_domain
+from trimtab.data.splits import SURVEYED_CHARACTERS, SURVEYED_RECORDS, characters_of
+from trimtab.data.survey import first_records, is_cut, repeated_records
+from trimtab.data.tokens import TokenDomain, tokenise
+from trimtab.errors import Problem, TrimtabError, problem_of
+from trimtab.job import Survey
+from trimtab.train.settings import Fit
+
+NOT_READ = {
+    "hf:": "a data set of the hub, and nothing is downloaded before the run",
+    "lab:": "a corpus of the lab, which the run makes first",
+}
+UNKNOWN = "Tokens are unknown: the model is not on this machine."
+
+
+@dataclass
+class DataSurvey:
+    """Survey of domains in the making.
+
+    Attributes:
+        roles: the domains by role.
+        fit: settings of the run.
+        tokenizer: of its model; None where that is not on this machine.
+        keys: domain -> where the config names it, such as "train.web".
+        domains: those that could be read, by name.
+        tokens: those that could be tokenised.
+        problems: mistakes found so far.
+        notes: what a user has to know.
+    """
+
+    roles: Roles
+    fit: Fit
+    tokenizer: PreTrainedTokenizerBase | None
+    keys: dict[str, str] = field(default_factory=dict)
+    domains: dict[str, Domain] = field(default_factory=dict)
+    tokens: dict[str, TokenDomain] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def read(self, key: str, name: str, origin: str | Origin, fractions: Sequence[float]) -> None:
+        """Read the first records of a domain, and tokenise them; a mistake in it is noted."""
+        where, path = f"{key}.{name}", path_of(origin)
+        self.keys[name] = where
+        if reason := next((why for start, why in NOT_READ.items() if path.startswith(start)), ""):
+            self.notes.append(f"{where}: {path} is not read: {reason}.")
+            return
+        try:
+            domain = first_records(read_domain(name, origin, fractions=fractions))
+            domain.contents  # noqa: B018 (reads and checks every record)
+            if self.tokenizer is not None:
+                self.tokens[name] = self.tokenised(domain)
+        except (TrimtabError, OSError) as error:
+            self.problems.append(placed_problem(where, name, error))
+            return
+        self.domains[name] = domain
+        if is_cut(domain):
+            most = f"{SURVEYED_RECORDS:,} records or {SURVEYED_CHARACTERS / 1e6:.0f} million characters"
+            self.notes.append(f"{where}: counted on its first {most}.")
+
+    def tokenised(self, domain: Domain) -> TokenDomain:
+        """Token rows of a domain, in the cache of a run where they are those of the whole domain."""
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="trimtab-") as folder:
+            warnings.simplefilter("ignore")  # the notes say the same
+            cache = Path(folder) if is_cut(domain) else None
+            settings: dict[str, Any] = {"seq_len": self.fit.seq_len, "packing": self.fit.packing}
+            return tokenise(domain, self.tokenizer, **settings, cache=cache)
+
+    def table(self) -> pd.DataFrame:
+        """One row per domain and split: `data_table` in shares, or records and characters without a tokenizer."""
+        if self.tokenizer is None:
+            return records_table(self.domains, self.roles.train)
+        table = data_table(self.tokens, self.roles.train, self.fit)
+        read = table["read_records"]
+        return pd.DataFrame(
+            {
+                "domain": table["domain"],
+                "split": table["split"],
+                "records": table["records"],
+                "tokens": table["tokens"],
+                "sequences": table["sequences"],
+                "cut": table["truncated"] / table["sequences"],
+                "no_loss": table["dropped"] / table["records"],
+                "skipped": table["blank"] + table["skipped"],
+                "judged_on": read,
+                "mark": ["few" if few else "" for few in read < FEW_RECORDS],
+            }
+        )
+
+    def finished(self) -> Survey:
+        """The survey, its problems those of all domains at once."""
+        for problem in length_problems(self.tokens, self.roles, self.fit):
+            name, _, split = problem.where.partition(", split ")
+            where = f"{self.keys[name]}, split {split}"
+            self.problems.append(Problem(where, problem.got, problem.expected, problem.hint))
+        return Survey(
+            tables={"data": self.table()},
+            notes=tuple((*self.notes, *self.data_notes())),
+            examples=self.examples(),
+            problems=tuple(self.problems),
+        )
+
+    def data_notes(self) -> Iterator[str]:
+        """Notes on data that is cut, left out, repeated, or too little to judge by."""
+        if self.tokenizer is None:
+            yield UNKNOWN
+        table = data_table(self.tokens, self.roles.train, self.fit)
+        yield from data_notes(self.tokens, table, self.fit)
+        few = table[table["read_records"] < FEW_RECORDS]
+        if len(few):
+            listed = ", ".join(f"{row.domain} {row.split} ({row.read_records:.0f})" for row in few.itertuples())
+            yield f"Fewer than {FEW_RECORDS} records to judge by (a packed sequence counts as one): {listed}."
+        if self.domains:
+            yield from (f"Data: {phrase}." for phrase in repeated_records(self.domains, self.roles.train))
+
+    def examples(self) -> dict[str, str]:
+        """The first sequence of each training domain, what is learned in double brackets."""
+        names = [name for name in self.roles.train if name in self.tokens and "train" in self.tokens[name].splits]
+        shown = examples(self.tokens, names, self.tokenizer)
+        return {f"{name}, what is learned in [[ ]]": example_line(stretches) for name, stretches in shown.items()}
+
+    def sequences(self) -> dict[str, int]:
+        """Validation sequences by domain; of a domain that was cut short, no less than an evaluation reads."""
+        counts = {name: len(tokens.splits["validation"]) for name, tokens in self.tokens.items()}
+        most = self.fit.eval_sequences
+        return {name: max(count, most * is_cut(self.domains[name])) for name, count in counts.items()}
+
+
+def read_data(
+    train: Mapping[str, str | Origin],
+    evaluate: Mapping[str, str | Origin],
+    roles: Roles,
+    fit: Fit,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> DataSurvey:
+    """Survey of all domains of a config, each read as its run will read it.
+
+    Args:
+        train: domain -> its source.
+        evaluate: the same for domains to evaluate only.
+        roles: the domains by role.
+        fit: settings of the run.
+        tokenizer: of its model; None where that is not on this machine.
+    """
+    survey = DataSurvey(roles, fit, tokenizer)
+    for key, sources, fractions in (("train", train, FRACTIONS), ("evaluate", evaluate, EVALUATE_ONLY)):
+        for name, origin in sources.items():
+            survey.read(key, name, origin, fractions)
+    return survey
+
+
+def records_table(domains: Mapping[str, Domain], train: Sequence[str]) -> pd.DataFrame:
+    """Records, characters and skipped records of each domain and split, where there is no tokenizer to count tokens."""
+    rows = []
+    for name, domain in domains.items():
+        for split, content in domain.contents.items():
+            if split != "train" or name in train:
+                characters = sum(map(characters_of, domain.items(split)))
+                row: dict[str, Any] = {"domain": name, "split": split, "records": content.records}
+                skipped = content.blank + content.without_value
+                rows.append({**row, "characters": characters, "skipped": skipped})
+    return pd.DataFrame(rows)
+
+
+def placed_problem(where: str, name: str, error: Exception) -> Problem:
+    """The problem of a domain, with the file and line that its error names beside the key.
+
+    >>> error = TrimtabError("a.jsonl:57: got a list, expected a mapping")
+    >>> print(placed_problem("train.web", "web", error))
+    train.web, a.jsonl:57: got a list, expected a mapping
+    """
+    place = str(error).partition(": got ")[0] if ": got " in str(error) else ""
+    place = place.removeprefix(f"domain {name!r}").removeprefix(", ")
+    return problem_of(f"{where}, {place}" if place else where, error)
