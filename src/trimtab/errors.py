@@ -108,6 +108,18 @@ def problem_of(where: str, error: Exception) -> Problem:
     return problem_of_message(where, error) or Problem(where, str(error), "what a config can hold")
 
 
+def placed_problem(where: str, error: Exception) -> Problem:
+    """Problem parsed from an error's message, with the file and line that the message names beside the key.
+
+    >>> print(placed_problem("train.web", DataError("a.jsonl:57: got a list, expected a mapping")))
+    train.web, a.jsonl:57: got a list, expected a mapping
+    """
+    place, mark, _ = str(error).partition(": got ")
+    place = re.sub(r"^domain '[^']*'(, )?", "", place) if mark else ""
+    place = re.sub(rf"^{re.escape(where)}(: |$)", "", place)
+    return problem_of(f"{where}, {place}" if place else where, error)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The closest spelling to `name` among the choices, quoted; empty when none is close.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
 
 import pandas as pd
 
-from trimtab.errors import ConfigProblems, DataError, Problem, explain
+from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, placed_problem
 from trimtab.report.page import Page, Section, Table, Text
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.folder import RunFolder, at_work
@@ -111,6 +112,26 @@ class Survey:
         """Tables as lists of records, examples and notes, for JSON."""
         tables = {title: _records(table) for title, table in self.tables.items()}
         return {"tables": tables, "examples": dict(self.examples), "notes": list(self.notes)}
+
+
+@contextmanager
+def noting(problems: list[Problem], where: str) -> Iterator[None]:
+    """Note an error of the block as a problem of a key, so that a survey goes on to the next one."""
+    try:
+        yield
+    except (TrimtabError, OSError) as error:
+        problems.append(placed_problem(where, error))
+
+
+def unread_source(where: str, source: str) -> str:
+    """The note on a source that no survey reads, since it is made or downloaded by the run; empty for files.
+
+    >>> unread_source("train.web", "hf:owner/name"), unread_source("train.web", "web.jsonl")
+    ('train.web: hf:owner/name is not read before the run, which downloads it.', '')
+    """
+    made = {"hf:": "downloads", "lab:": "makes"}
+    does = next((verb for start, verb in made.items() if source.startswith(start)), "")
+    return f"{where}: {source} is not read before the run, which {does} it." if does else ""
 
 
 def survey_of(job: Job) -> Survey | None:

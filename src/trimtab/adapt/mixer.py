@@ -78,7 +78,11 @@ class Needs:
             sequences: of each validation split, by evaluation domain; None where they are not known.
         """
         lengths = (LEAST_SEQUENCES, fit.probe_sequences, fit.eval_sequences)
-        known = [dict.fromkeys(roles.evaluate, length) for length in lengths] if sequences is None else [sequences]
+        known = (
+            [dict.fromkeys(roles.evaluate, length) for length in lengths]
+            if sequences is None
+            else [sequences]
+        )
         ledgers = [self.ledger(fit, roles, one) for one in known]
         grids = [Needs().ledger(fit, roles, one).monitoring_sequences for one in known]
         reports = [

@@ -19,14 +19,11 @@ from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Origin, path_
 from trimtab.data.splits import SURVEYED_CHARACTERS, SURVEYED_RECORDS, characters_of
 from trimtab.data.survey import first_records, is_cut, repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
-from trimtab.errors import Problem, TrimtabError, problem_of
-from trimtab.job import Survey
+from trimtab.errors import Problem
+from trimtab.job import Survey, noting, unread_source
+from trimtab.models.tokenizer import local_tokenizer
 from trimtab.train.settings import Fit
 
-NOT_READ = {
-    "hf:": "a data set of the hub, and nothing is downloaded before the run",
-    "lab:": "a corpus of the lab, which the run makes first",
-}
 UNKNOWN = "Tokens are unknown: the model is not on this machine."
 
 
@@ -54,25 +51,29 @@ class DataSurvey:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def read(self, key: str, name: str, origin: str | Origin, fractions: Sequence[float]) -> None:
-        """Read the first records of a domain, and tokenise them; a mistake in it is noted."""
-        where, path = f"{key}.{name}", path_of(origin)
+    @classmethod
+    def of(cls, roles: Roles, fit: Fit, model: str) -> DataSurvey:
+        """A survey with the tokenizer of a model where that is on this machine; a damaged one is a problem."""
+        survey = cls(roles, fit, None)
+        with noting(survey.problems, "model"):
+            survey.tokenizer = local_tokenizer(model)
+        return survey
+
+    def read(self, where: str, name: str, origin: str | Origin, fractions: Sequence[float]) -> None:
+        """Read the first records of a domain, and tokenise them; a mistake in it is noted under its key."""
         self.keys[name] = where
-        if reason := next((why for start, why in NOT_READ.items() if path.startswith(start)), ""):
-            self.notes.append(f"{where}: {path} is not read: {reason}.")
+        if note := unread_source(where, path_of(origin)):
+            self.notes.append(note)
             return
-        try:
+        with noting(self.problems, where):
             domain = first_records(read_domain(name, origin, fractions=fractions))
             domain.contents  # noqa: B018 (reads and checks every record)
             if self.tokenizer is not None:
                 self.tokens[name] = self.tokenised(domain)
-        except (TrimtabError, OSError) as error:
-            self.problems.append(placed_problem(where, name, error))
-            return
-        self.domains[name] = domain
-        if is_cut(domain):
-            most = f"{SURVEYED_RECORDS:,} records or {SURVEYED_CHARACTERS / 1e6:.0f} million characters"
-            self.notes.append(f"{where}: counted on its first {most}.")
+            self.domains[name] = domain
+            if is_cut(domain):
+                most = f"{SURVEYED_RECORDS:,} records or {SURVEYED_CHARACTERS / 1e6:.0f} million characters"
+                self.notes.append(f"{where}: counted on its first {most}.")
 
     def tokenised(self, domain: Domain) -> TokenDomain:
         """Token rows of a domain, in the cache of a run where they are those of the whole domain."""
@@ -111,7 +112,7 @@ class DataSurvey:
             self.problems.append(Problem(where, problem.got, problem.expected, problem.hint))
         return Survey(
             tables={"data": self.table()},
-            notes=tuple((*self.notes, *self.data_notes())),
+            notes=(*self.notes, *self.data_notes()),
             examples=self.examples(),
             problems=tuple(self.problems),
         )
@@ -124,16 +125,22 @@ class DataSurvey:
         yield from data_notes(self.tokens, table, self.fit)
         few = table[table["read_records"] < FEW_RECORDS]
         if len(few):
-            listed = ", ".join(f"{row.domain} {row.split} ({row.read_records:.0f})" for row in few.itertuples())
+            listed = ", ".join(
+                f"{row.domain} {row.split} ({row.read_records:.0f})" for row in few.itertuples()
+            )
             yield f"Fewer than {FEW_RECORDS} records to judge by (a packed sequence counts as one): {listed}."
         if self.domains:
             yield from (f"Data: {phrase}." for phrase in repeated_records(self.domains, self.roles.train))
 
     def examples(self) -> dict[str, str]:
         """The first sequence of each training domain, what is learned in double brackets."""
-        names = [name for name in self.roles.train if name in self.tokens and "train" in self.tokens[name].splits]
+        names = [
+            name for name in self.roles.train if name in self.tokens and "train" in self.tokens[name].splits
+        ]
         shown = examples(self.tokens, names, self.tokenizer)
-        return {f"{name}, what is learned in [[ ]]": example_line(stretches) for name, stretches in shown.items()}
+        return {
+            f"{name}, what is learned in [[ ]]": example_line(stretches) for name, stretches in shown.items()
+        }
 
     def sequences(self) -> dict[str, int]:
         """Validation sequences by domain; of a domain that was cut short, no less than an evaluation reads."""
@@ -147,7 +154,7 @@ def read_data(
     evaluate: Mapping[str, str | Origin],
     roles: Roles,
     fit: Fit,
-    tokenizer: PreTrainedTokenizerBase | None,
+    model: str,
 ) -> DataSurvey:
     """Survey of all domains of a config, each read as its run will read it.
 
@@ -156,12 +163,12 @@ def read_data(
         evaluate: the same for domains to evaluate only.
         roles: the domains by role.
         fit: settings of the run.
-        tokenizer: of its model; None where that is not on this machine.
+        model: its folder, or name on the hub.
     """
-    survey = DataSurvey(roles, fit, tokenizer)
+    survey = DataSurvey.of(roles, fit, model)
     for key, sources, fractions in (("train", train, FRACTIONS), ("evaluate", evaluate, EVALUATE_ONLY)):
         for name, origin in sources.items():
-            survey.read(key, name, origin, fractions)
+            survey.read(f"{key}.{name}", name, origin, fractions)
     return survey
 
 
@@ -176,15 +183,3 @@ def records_table(domains: Mapping[str, Domain], train: Sequence[str]) -> pd.Dat
                 skipped = content.blank + content.without_value
                 rows.append({**row, "characters": characters, "skipped": skipped})
     return pd.DataFrame(rows)
-
-
-def placed_problem(where: str, name: str, error: Exception) -> Problem:
-    """The problem of a domain, with the file and line that its error names beside the key.
-
-    >>> error = TrimtabError("a.jsonl:57: got a list, expected a mapping")
-    >>> print(placed_problem("train.web", "web", error))
-    train.web, a.jsonl:57: got a list, expected a mapping
-    """
-    place = str(error).partition(": got ")[0] if ": got " in str(error) else ""
-    place = place.removeprefix(f"domain {name!r}").removeprefix(", ")
-    return problem_of(f"{where}, {place}" if place else where, error)

@@ -28,8 +28,8 @@ VALUES = 20_000
 def check(argv: Sequence[str]) -> int:
     """Tell every problem of a config and its data at once, or what the data holds and what the run will take.
 
-    Loads no model and downloads nothing. Data is tokenised where the tokenizer is on this machine; that alone is written,
-    into the cache, where the run finds it.
+    Loads no model and downloads nothing. Data is tokenised where the tokenizer is on this machine; that alone is
+    written, into the cache, where the run finds it.
     """
     options, fast = parser("check", as_json=True), "look at the config alone, not at its data"
     options.add_argument("--fast", action="store_true", help=fast)
@@ -49,7 +49,10 @@ def check(argv: Sequence[str]) -> int:
     except ConfigProblems as error:
         problems = error.problems
     problems = [replace(problem, hint=for_command(problem.hint)) for problem in problems]
-    parts = [problems_text(problems) if problems else cost_text(cost), *([survey.to_text()] if survey else [])]
+    parts = [
+        problems_text(problems) if problems else cost_text(cost),
+        *([survey.to_text()] if survey else []),
+    ]
     told: dict[str, Any] = {"problems": [vars(problem) for problem in problems]}
     told |= {} if problems else {"estimate": cost}
     told |= {"data": survey.to_plain()} if survey else {}

@@ -86,7 +86,11 @@ def repeated_records(domains: Mapping[str, Domain], train: Collection[str]) -> I
             yield f"{again} of {place.records} {place.split} records of {place.domain} repeat another"
     values, counts = np.unique(np.concatenate([place.hashes for place in places]), return_counts=True)
     shared = values[counts > 1]
-    common = [replace(place, hashes=np.intersect1d(place.hashes, shared)) for place in places] if len(shared) else []
+    common = (
+        [replace(place, hashes=np.intersect1d(place.hashes, shared)) for place in places]
+        if len(shared)
+        else []
+    )
     names = list(dict.fromkeys(place.domain for place in common if len(place.hashes)))
     phrases = (_shared_phrase(one, other, common) for one, other in combinations(names, 2))
     yield from islice(filter(None, phrases), MOST_PHRASES)

@@ -223,7 +223,7 @@ def optional_tokenizer(where: str) -> PreTrainedTokenizerBase | None:
 
 
 def local_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
-    """Tokenizer of a folder, or of a hub name in this machine's cache; None where it is not here: nothing is downloaded.
+    """Tokenizer of a folder, or of a hub name in this machine's cache; None where it is not here.
 
     Raises:
         ModelError: the folder has none, or a damaged one.

@@ -22,7 +22,6 @@ from trimtab.errors import ModelError, Problem, TrimtabError, problem_of
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result, Survey
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
-from trimtab.models.tokenizer import local_tokenizer
 from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import plain
@@ -157,12 +156,8 @@ class DynamicsConfig:
 
         Reads the first records of each domain and the tokenizer, no weights and nothing of the hub; fills the cache of
         tokenised data as the run would.
-
-        Raises:
-            ModelError: the model's folder has no tokenizer, or a damaged one.
         """
-        tokenizer = local_tokenizer(self.model)
-        data = read_data(self.train, self.evaluate, self.roles(), self.fit, tokenizer)
+        data = read_data(self.train, self.evaluate, self.roles(), self.fit, self.model)
         survey, known = data.finished(), data.sequences()
         if set(known) != set(self.roles().evaluate):
             return survey

@@ -5,6 +5,7 @@ Those functions take a steering on disk and its model by their names.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.errors import ConfigProblems, Problem
-from trimtab.job import Elsewhere, ModelName, Progress, Texts
+from trimtab.job import Elsewhere, ModelName, Progress, Survey, Texts, noting, unread_source
 from trimtab.models.batches import text_batches, token_rows
 from trimtab.models.load import Model, load, name_problems
+from trimtab.models.tokenizer import local_tokenizer
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_source
 from trimtab.runs.serialise import plain
@@ -97,6 +100,32 @@ class SteeringConfig:
         texts = self.held_out * (3 if self.neutral else 2) + len(self.prompts)
         return {"steps": int(steps), "texts": texts * len(self.strengths)}
 
+    def survey(self) -> Survey:
+        """Survey of the texts of each side: read, left out and cut. Loads no weights and downloads nothing."""
+        files = {name: getattr(self, name) for name in ("source", "target", "neutral") if getattr(self, name)}
+        notes = tuple(filter(None, (unread_source(name, file) for name, file in files.items())))
+        here = {name: file for name, file in files.items() if not unread_source(name, file)}
+        problems, sides = list[Problem](), dict[str, TextPool]()
+        texts = dict[str, frozenset[str]]()
+        for name, file in here.items():
+            with noting(problems, name):
+                texts[name] = different_texts(file, name)
+        both = texts.get("source", frozenset()) & texts.get("target", frozenset())
+        for name in texts:
+            counts = (0 if name == "neutral" else self.examples, self.held_out, self.seed)
+            with noting(problems, name):
+                sides[name] = read_examples(
+                    here[name], name, *counts, without=set() if name == "neutral" else both
+                )
+        tokenizer = None
+        with noting(problems, "model"):
+            tokenizer = local_tokenizer(self.model)
+        notes += () if tokenizer else ("Texts cut are unknown: the model is not on this machine.",)
+        table = pd.DataFrame(
+            [text_counts(name, side, tokenizer, self.max_tokens) for name, side in sides.items()]
+        )
+        return Survey({"texts": table}, notes, problems=tuple(problems))
+
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> SteeringResult:
         """Fit the steering and judge it on held-out texts; a fit that was killed goes on where it was.
 
@@ -148,6 +177,19 @@ def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
         counts = (0, config.held_out, config.seed)
         sides["neutral"] = read_examples(config.neutral, "neutral", *counts, without=fitted)
     return sides
+
+
+def text_counts(
+    name: str, side: TextPool, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
+) -> dict[str, Any]:
+    """Counts of a side's texts: to fit with, held out, different, left out, and the share that is cut at max_tokens."""
+    row: dict[str, Any] = {"side": name, "fit": len(side.fit), "held_out": len(side.held_out)}
+    row |= {key: getattr(side, key) for key in ("different", "blank", "repeated", "shared")}
+    drawn = [*side.fit, *side.held_out]
+    lengths = [len(ids) for ids in token_rows(tokenizer, drawn)] if tokenizer and drawn else []
+    return row | {
+        "cut": sum(length > max_tokens for length in lengths) / len(lengths) if lengths else math.nan
+    }
 
 
 def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, TextPool]) -> pd.DataFrame:
