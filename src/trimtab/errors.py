@@ -103,21 +103,26 @@ def problem_of_message(where: str, message: object) -> Problem | None:
     return Problem(where, match["got"], match["expected"], match["hint"] or "") if match else None
 
 
-def problem_of(where: str, error: Exception) -> Problem:
+def problem_of(where: str, error: object) -> Problem:
     """Problem parsed from an error's message, or else with the whole message as what was got."""
     return problem_of_message(where, error) or Problem(where, str(error), "what a config can hold")
 
 
-def placed_problem(where: str, error: Exception) -> Problem:
+def placed_problem(where: str, error: object) -> Problem:
     """Problem parsed from an error's message, with the file and line that the message names beside the key.
 
     >>> print(placed_problem("train.web", DataError("a.jsonl:57: got a list, expected a mapping")))
     train.web, a.jsonl:57: got a list, expected a mapping
     """
     place, mark, _ = str(error).partition(": got ")
-    place = re.sub(r"^domain '[^']*'(, )?", "", place) if mark else ""
-    place = re.sub(rf"^{re.escape(where)}(: |$)", "", place)
-    return problem_of(f"{where}, {place}" if place else where, error)
+    if where:
+        place = re.sub(rf"^(domain '[^']*'|{re.escape(where)})(, |: |$)", "", place)
+    place = place if mark else ""
+    return problem_of(", ".join(filter(None, (where, place))), error)
+
+
+NEAR = 0.65
+"""Least similarity of a spelling that is offered in the place of another, as `difflib` counts it."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -126,5 +131,5 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     >>> nearest("mth", ["math", "code"])
     "'math'"
     """
-    close = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    close = get_close_matches(name, list(choices), n=1, cutoff=NEAR)
     return repr(close[0]) if close else ""

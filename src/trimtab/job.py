@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, get_args, get_type_hints
 
 import pandas as pd
 
@@ -294,7 +294,10 @@ def carry_out(job: Job, folder: str | Path, progress: Progress | None = None) ->
         CheckpointError: another process holds the folder, or it holds a run with another config.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
-    if problems := list(dict.fromkeys(job.problems())):
+    if not hasattr(job, "problems") or isinstance(job, type):
+        hint = "a config of a system, such as DynamicsConfig(...)"
+        raise ConfigProblems([Problem("job", f"{job!r:.60}", "a job", hint)])
+    if problems := [*dict.fromkeys(job.problems()), *unresolved_names(job)]:
         raise ConfigProblems(problems)
     path, progress = Path(folder), progress or (lambda *_: None)
     if not is_first():
@@ -306,6 +309,27 @@ def carry_out(job: Job, folder: str | Path, progress: Progress | None = None) ->
         if not result.complete:
             held.set_status("failed")
     return result
+
+
+def unresolved_names(job: Job) -> Iterator[Problem]:
+    """The names of the lab in a job, which only the command line makes files of by itself."""
+    for name, hint in get_type_hints(type(job), include_extras=True).items():
+        for where, value in _sources(name, getattr(job, name)) if _may_name_lab(hint) else ():
+            if value.startswith("lab:"):
+                yield Problem(where, repr(value), "a folder or file", "trimtab.systems.resolve(job)")
+
+
+def _may_name_lab(hint: Any) -> bool:
+    marks = getattr(hint, "__metadata__", ())
+    return any(isinstance(mark, LabName) for mark in marks) or any(map(_may_name_lab, get_args(hint)))
+
+
+def _sources(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Dotted key and source of each value of a field that may name several."""
+    if isinstance(value, Mapping):
+        yield from (pair for key, one in value.items() for pair in _sources(f"{where}.{key}", one))
+    elif isinstance(source := getattr(value, "path", value), str):
+        yield where, source
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:

@@ -154,8 +154,12 @@ def find_config(text: str) -> tuple[str, Path]:
     if path.exists() and text:
         got = f"{text!r}, {'a folder' if path.is_dir() else 'a pipe or a device'}"
         raise ConfigProblems([Problem("config", got, expected, "trimtab ls")])
-    near = nearest(text[:60], [*shipped, *(path.name for path in islice(Path().glob("*.y*ml"), 1000))])
-    raise ConfigProblems([Problem("config", repr(text), expected, near or "trimtab ls")])
+    # Files are compared without their endings, which all share.
+    files = {one.stem: one.name for one in islice(Path().glob("*.y*ml"), 1000)}
+    near = nearest(path.stem[:60] if path.suffix else text[:60], [*shipped, *files]).strip("'")
+    raise ConfigProblems(
+        [Problem("config", repr(text), expected, repr(files.get(near, near)) if near else "trimtab ls")]
+    )
 
 
 def lab_problems(job: Any) -> list[Problem]:

@@ -7,7 +7,8 @@ gone on with.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from itertools import count, product
@@ -21,10 +22,11 @@ from accelerate.utils import broadcast_object_list
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import LEAST_SEQUENCES, Mixer
-from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
+from trimtab.adapt.record import data_notes, data_table, examples, few_evaluated, read_metrics
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
+from trimtab.data.survey import repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere, Progress
@@ -102,6 +104,13 @@ def finetune(
     processes = accelerator()
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
+    notes = tuple(f"Data: {phrase}." for phrase in repeated_records({**train, **evaluate}, roles.train))
+    for sentence in (
+        *misnamed(train, evaluate),
+        *few_evaluated(data_table(domains, roles.train, fit)),
+        *notes,
+    ):
+        warnings.warn(sentence, stacklevel=2)
     config = plain(
         config
         or {
@@ -137,7 +146,7 @@ def finetune(
         loop.accelerator.wait_for_everyone()
         if finished:
             return read_back(run, path)
-        return train_and_judge(run, path, label or mixer.kind, config, domains)
+        return train_and_judge(run, path, label or mixer.kind, config, domains, notes)
 
 
 def read_back(run: Run, path: Path) -> FinetuneResult:
@@ -228,6 +237,13 @@ def tokenise_all(
             if largest >= (vocabulary(network) or largest + 1):
                 raise unknown_token(network, tokenizer, largest, where)
     return tokens
+
+
+def misnamed(*domains: Mapping[str, Domain]) -> Iterator[str]:
+    """The sentence on domains that are handed over under a name that is not their own, as when two are swapped."""
+    names = [(key, domain.name) for each in domains for key, domain in each.items() if domain.name != key]
+    if listed := ", ".join(f"{name!r} as {key!r}" for key, name in names):
+        yield f"Domains that are handed over under another name than their own: {listed}."
 
 
 def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
@@ -323,9 +339,23 @@ def check_identity(folder: RunFolder, identity: Mapping[str, Any]) -> None:
 
 
 def train_and_judge(
-    run: Run, path: Path, label: str, config: Mapping[str, Any], domains: Mapping[str, TokenDomain]
+    run: Run,
+    path: Path,
+    label: str,
+    config: Mapping[str, Any],
+    domains: Mapping[str, TokenDomain],
+    notes: Sequence[str] = (),
 ) -> FinetuneResult:
-    """Train to the end, and save the result before the status says that it is done."""
+    """Train to the end, and save the result before the status says that it is done.
+
+    Args:
+        run: begun, or to be gone on with.
+        path: its folder.
+        label: its short name.
+        config: what is needed to do it again.
+        domains: tokenised, by name.
+        notes: further sentences on the data.
+    """
     progress = run.train()
     final = run.finish(progress)
     roles, fit = run.roles, run.loop.fit
@@ -340,7 +370,7 @@ def train_and_judge(
         base=read_losses(path / "artifacts" / "test-base"),
         final=final,
         data=data,
-        data_notes=data_notes(domains, data, fit),
+        data_notes=(*data_notes(domains, data, fit), *notes),
         examples=examples(domains, roles.train, run.loop.model.tokenizer),
     )
     if run.folder:

@@ -13,7 +13,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.adapt.finetune import length_problems
-from trimtab.adapt.record import FEW_RECORDS, data_notes, data_table, example_line, examples
+from trimtab.adapt.record import FEW_RECORDS, data_notes, data_table, example_line, examples, few_evaluated
 from trimtab.adapt.session import Roles
 from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Origin, path_of, read_domain
 from trimtab.data.splits import SURVEYED_CHARACTERS, SURVEYED_RECORDS, characters_of
@@ -96,8 +96,8 @@ class DataSurvey:
                 "records": table["records"],
                 "tokens": table["tokens"],
                 "sequences": table["sequences"],
-                "cut": table["truncated"] / table["sequences"],
-                "no_loss": table["dropped"] / table["records"],
+                "cut_share": table["truncated"] / table["sequences"],
+                "no_loss_share": table["dropped"] / table["records"],
                 "skipped": table["blank"] + table["skipped"],
                 "judged_on": read,
                 "mark": ["few" if few else "" for few in read < FEW_RECORDS],
@@ -123,12 +123,7 @@ class DataSurvey:
             yield UNKNOWN
         table = data_table(self.tokens, self.roles.train, self.fit)
         yield from data_notes(self.tokens, table, self.fit)
-        few = table[table["read_records"] < FEW_RECORDS]
-        if len(few):
-            listed = ", ".join(
-                f"{row.domain} {row.split} ({row.read_records:.0f})" for row in few.itertuples()
-            )
-            yield f"Fewer than {FEW_RECORDS} records to judge by (a packed sequence counts as one): {listed}."
+        yield from few_evaluated(table)
         if self.domains:
             yield from (f"Data: {phrase}." for phrase in repeated_records(self.domains, self.roles.train))
 

@@ -138,7 +138,7 @@ _ARGUMENT = re.compile(r"(\w+)=(.+)")
 _WORDS = {"None": "null", "True": "true", "False": "false"}
 _METHODS = {
     "tokenizer= or tokenizer.save_pretrained(folder)": "saving the tokenizer into the model's folder",
-    "tokenizer=AutoTokenizer.from_pretrained(...)": "saving the tokenizer into the model's folder",
+    "load(module, tokenizer=AutoTokenizer.from_pretrained(...))": "saving the tokenizer into the model's folder",
     "processor= or processor.save_pretrained(folder)": "saving the processor into the model's folder",
     "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)": (
         "a folder with the adapter merged into its model (merge_and_unload, then save_pretrained)"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.console import Bars, Verb, for_command, note, parser, say, split_overrides
-from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
+from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
 from trimtab.runs.paths import RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
 from trimtab.systems import LAB, already_built, find_config, imported, lab_problems, resolve, system_of
@@ -256,13 +258,14 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
         KeyboardInterrupt: interrupted; how to go on was said.
     """
     from trimtab.job import MAY_CHANGE, carry_out
-    from trimtab.runs.folder import check_config
+    from trimtab.runs.folder import check_config, failed_at_once
     from trimtab.runs.serialise import plain
 
     if folder is None and processes() > 1:  # each of them would make a folder of its own
         raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
     with Bars() as bars:
         job = resolve(job, bars.bar)
+        kept = folder is not None and as_path(folder, "--out", "a folder").exists()
         folder = new_folder(name) if folder is None else as_path(folder, "--out", "a folder")
         check_config(folder, plain(job, finite=False), may_change=MAY_CHANGE)
         outcome = finished(folder)
@@ -274,6 +277,12 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
             note(f"run {folder}")
             try:
                 outcome = describe(carry_out(job, folder, bars.bar(f"run {folder}")), folder)
+            except (TrimtabError, OSError):
+                if is_first() and not kept and failed_at_once(folder):
+                    shutil.rmtree(folder)  # there is nothing to go on with
+                    with suppress(OSError):  # other runs are in it
+                        runs_home().rmdir()
+                raise
             except KeyboardInterrupt:
                 begun = (folder / "config.yaml").exists()
                 note(

@@ -71,8 +71,10 @@ class Files:
             yield from read_records(path, kind, cut=self.cut, columns=self.columns)
 
     def __repr__(self) -> str:
+        if len(self.paths) == 1:
+            return str(self.paths[0])
         kinds = sorted({self.kind or kind_of(path) for path in self.paths})
-        return f"{len(self.paths)} {'/'.join(kinds)} file{'s' * (len(self.paths) != 1)}"
+        return f"{len(self.paths)} {'/'.join(kinds)} files"
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,6 +21,7 @@ from trimtab.runs.files import reading
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
+from trimtab.seeds import seed_problem
 
 TABLE = "a CSV or Parquet file"
 MOST_DRAWS = 1_000_000
@@ -94,8 +95,8 @@ class NamingBiasConfig:
             yield Problem("groups", "none", "at least one source of labels", "groups: {names: gender-en}")
         if not 1 <= self.n_boot <= MOST_DRAWS:
             yield Problem("n_boot", str(self.n_boot), f"at least 1, at most {MOST_DRAWS:,}")
-        if self.seed < 0:
-            yield Problem("seed", str(self.seed), "a whole number, at least 0")
+        if problem := seed_problem("seed", self.seed):
+            yield problem
         if not 0 < self.confidence < 1:
             yield Problem("confidence", str(self.confidence), "a number between 0 and 1", "0.95")
         for name, values in (("agreement", (self.agreement,)), ("stricter", self.stricter)):

@@ -31,6 +31,7 @@ from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
+from trimtab.seeds import seed_problem
 
 Shape = Literal["hard", "soft", "nested"]
 
@@ -161,8 +162,8 @@ class LexiconConfig:
         for name in ("distractors", "trials", "n_boot"):
             if not 1 <= getattr(self, name) <= MOST_DRAWS:
                 yield Problem(name, str(getattr(self, name)), f"at least 1, at most {MOST_DRAWS:,}")
-        if self.seed < 0:
-            yield Problem("seed", str(self.seed), "a whole number, at least 0")
+        if problem := seed_problem("seed", self.seed):
+            yield problem
 
     def cost(self) -> Mapping[str, Any]:
         """Cost in steps: the lexicon with its frontier, the lexicons, the simulation, and contexts."""
