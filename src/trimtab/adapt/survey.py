@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ from trimtab.data.survey import first_records, is_cut, repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import Problem
 from trimtab.job import Survey, noting, unread_source
-from trimtab.models.tokenizer import local_tokenizer
+from trimtab.models.tokenizer import local_limit, local_tokenizer
 from trimtab.train.settings import Fit
 
 UNKNOWN = "Tokens are unknown: the model is not on this machine."
@@ -35,6 +36,7 @@ class DataSurvey:
         roles: the domains by role.
         fit: settings of the run.
         tokenizer: of its model; None where that is not on this machine.
+        limit: tokens that the model has positions for; None where it is not known.
         keys: domain -> where the config names it, such as "train.web".
         domains: those that could be read, by name.
         tokens: those that could be tokenised.
@@ -45,6 +47,7 @@ class DataSurvey:
     roles: Roles
     fit: Fit
     tokenizer: PreTrainedTokenizerBase | None
+    limit: int | None = None
     keys: dict[str, str] = field(default_factory=dict)
     domains: dict[str, Domain] = field(default_factory=dict)
     tokens: dict[str, TokenDomain] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class DataSurvey:
         """A survey with the tokenizer of a model where that is on this machine; a damaged one is a problem."""
         survey = cls(roles, fit, None)
         with noting(survey.problems, "model"):
-            survey.tokenizer = local_tokenizer(model)
+            survey.tokenizer, survey.limit = local_tokenizer(model), local_limit(model)
         return survey
 
     def read(self, where: str, name: str, origin: str | Origin, fractions: Sequence[float]) -> None:
@@ -110,12 +113,24 @@ class DataSurvey:
             name, _, split = problem.where.partition(", split ")
             where = f"{self.keys[name]}, split {split}"
             self.problems.append(Problem(where, problem.got, problem.expected, problem.hint))
+        self.problems += self.position_problems()
         return Survey(
             tables={"data": self.table()},
             notes=(*self.notes, *self.data_notes()),
             examples=self.examples(),
             problems=tuple(self.problems),
         )
+
+    def position_problems(self) -> Iterator[Problem]:
+        """Rows of more tokens than the model has positions for; the longest is named."""
+        rows = (
+            (name, split, part) for name, one in self.tokens.items() for split, part in one.splits.items()
+        )
+        lengths = [(int(np.diff(part.offsets).max(initial=0)), name, split) for name, split, part in rows]
+        length, name, split = max(lengths, default=(0, "", ""))
+        if self.limit is not None and length > self.limit:
+            got = f"{length} tokens in a row of {self.keys[name]}, split {split}"
+            yield Problem("fit.seq_len", got, f"at most {self.limit}, the model's limit", str(self.limit))
 
     def data_notes(self) -> Iterator[str]:
         """Notes on data that is cut, left out, repeated, or too little to judge by."""
