@@ -125,11 +125,16 @@ NEAR = 0.65
 """Least similarity of a spelling that is offered in the place of another, as `difflib` counts it."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str], alike: float = NEAR) -> str:
     """The closest spelling to `name` among the choices, quoted; empty when none is close.
+
+    Args:
+        name: what was got.
+        choices: what it may be.
+        alike: the least similarity.
 
     >>> nearest("mth", ["math", "code"])
     "'math'"
     """
-    close = get_close_matches(name, list(choices), n=1, cutoff=NEAR)
+    close = get_close_matches(name, list(choices), n=1, cutoff=alike)
     return repr(close[0]) if close else ""

@@ -156,10 +156,9 @@ def find_config(text: str) -> tuple[str, Path]:
         raise ConfigProblems([Problem("config", got, expected, "trimtab ls")])
     # Files are compared without their endings, which all share.
     files = {one.stem: one.name for one in islice(Path().glob("*.y*ml"), 1000)}
-    near = nearest(path.stem[:60] if path.suffix else text[:60], [*shipped, *files]).strip("'")
-    raise ConfigProblems(
-        [Problem("config", repr(text), expected, repr(files.get(near, near)) if near else "trimtab ls")]
-    )
+    stem = nearest(path.stem[:60], files, alike=0.5).strip("'")
+    near = nearest(text[:60], shipped) or (repr(files[stem]) if stem else "trimtab ls")
+    raise ConfigProblems([Problem("config", repr(text), expected, near)])
 
 
 def lab_problems(job: Any) -> list[Problem]:

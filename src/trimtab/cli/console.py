@@ -34,7 +34,9 @@ class Verb:
 VERBS = {
     "ls": Verb("list recipes and systems", "trimtab ls", "catalogue"),
     "cp": Verb("copy a recipe to edit it", "trimtab cp dynamics/quickstart my.yaml", "catalogue"),
-    "check": Verb("tell every problem of a config, or what it will take", "trimtab check my.yaml", "jobs"),
+    "check": Verb(
+        "tell every problem of a config and its data, or what it will take", "trimtab check my.yaml", "jobs"
+    ),
     "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1", "jobs"),
     "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1", "jobs"),
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2", "jobs"),
