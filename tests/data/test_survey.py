@@ -9,7 +9,7 @@ import pytest
 
 from trimtab import Domain
 from trimtab.data import splits
-from trimtab.data.survey import MOST_PHRASES, first_records, is_cut, repeated_records
+from trimtab.data.survey import MOST_PHRASES, cut_after, first_records, repeated_records
 
 
 def write(path: Path, count: int, start: int = 0) -> Path:
@@ -22,7 +22,7 @@ def test_a_short_file_is_read_whole(tmp_path: Path) -> None:
     whole = Domain.from_path("web", write(tmp_path / "web.jsonl", 80))
     head = first_records(whole)
     assert head.fingerprint == whole.fingerprint
-    assert not is_cut(head)
+    assert cut_after(head) == 0
 
 
 @pytest.mark.parametrize("bound", ["SURVEYED_RECORDS", "SURVEYED_CHARACTERS"])
@@ -33,7 +33,7 @@ def test_a_long_file_is_read_as_far_as_the_bound(
     whole = Domain.from_path("web", write(tmp_path / "web.jsonl", 500))
     head = first_records(whole.without_overlap())
     counts = [content.records for content in head.contents.values()]
-    assert is_cut(head)
+    assert cut_after(head) == sum(counts)
     assert sum(counts) in range(60, 65)  # a number of one digit is a character less
     records = [item for split in head.splits for item in head.items(split)]
     assert set(records) < {item for split in whole.splits for item in whole.items(split)}
@@ -47,7 +47,7 @@ def test_splits_of_their_own_are_read_as_far_each(tmp_path: Path, monkeypatch: p
     domain = Domain.from_jsonl("web", paths["train"], validation=paths["validation"], test=paths["test"])
     head = first_records(domain)
     assert [content.records for content in head.contents.values()] == [7, 7, 7]
-    assert is_cut(head)
+    assert cut_after(head) == 21
     assert list(head.items("train")) == list(domain.items("train"))[:7]
 
 
@@ -84,3 +84,12 @@ def test_a_few_repeated_records_are_not_told() -> None:
 def test_of_many_pairs_some_are_told() -> None:
     domains = {str(n): Domain(str(n), train=["the same text"]) for n in range(12)}
     assert len(list(repeated_records(domains, list(domains)))) == MOST_PHRASES < 12 * 11 // 2
+
+
+def test_a_file_that_is_one_long_document_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "SURVEYED_CHARACTERS", 50)
+    for split, letter in zip(splits.SPLITS, "abc", strict=True):
+        (tmp_path / f"{split}.txt").write_text(f"{letter} " * 200)
+    head = first_records(Domain.from_path("web", tmp_path))
+    assert [len(item.text) for item in head.items("train")] == [50]  # type: ignore[union-attr]
+    assert cut_after(head) > 0

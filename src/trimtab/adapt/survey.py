@@ -17,8 +17,8 @@ from trimtab.adapt.finetune import length_problems
 from trimtab.adapt.record import FEW_RECORDS, data_notes, data_table, example_line, examples, few_evaluated
 from trimtab.adapt.session import Roles
 from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Origin, path_of, read_domain
-from trimtab.data.splits import SURVEYED_CHARACTERS, SURVEYED_RECORDS, characters_of
-from trimtab.data.survey import first_records, is_cut, repeated_records
+from trimtab.data.splits import characters_of
+from trimtab.data.survey import cut_after, first_records, repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import Problem
 from trimtab.job import Survey, noting, unread_source
@@ -74,15 +74,14 @@ class DataSurvey:
             if self.tokenizer is not None:
                 self.tokens[name] = self.tokenised(domain)
             self.domains[name] = domain
-            if is_cut(domain):
-                most = f"{SURVEYED_RECORDS:,} records or {SURVEYED_CHARACTERS / 1e6:.0f} million characters"
-                self.notes.append(f"{where}: counted on its first {most}.")
+            if records := cut_after(domain):
+                self.notes.append(f"{where}: counted on its first {records:,} records.")
 
     def tokenised(self, domain: Domain) -> TokenDomain:
         """Token rows of a domain, in the cache of a run where they are those of the whole domain."""
         with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="trimtab-") as folder:
             warnings.simplefilter("ignore")  # the notes say the same
-            cache = Path(folder) if is_cut(domain) else None
+            cache = Path(folder) if cut_after(domain) else None
             settings: dict[str, Any] = {"seq_len": self.fit.seq_len, "packing": self.fit.packing}
             return tokenise(domain, self.tokenizer, **settings, cache=cache)
 
@@ -156,7 +155,9 @@ class DataSurvey:
         """Validation sequences by domain; of a domain that was cut short, no less than an evaluation reads."""
         counts = {name: len(tokens.splits["validation"]) for name, tokens in self.tokens.items()}
         most = self.fit.eval_sequences
-        return {name: max(count, most * is_cut(self.domains[name])) for name, count in counts.items()}
+        return {
+            name: max(count, most if cut_after(self.domains[name]) else 0) for name, count in counts.items()
+        }
 
 
 def read_data(

@@ -186,7 +186,7 @@ class Without:
         return f"{self.source!r} without overlap"
 
 
-SURVEYED_RECORDS, SURVEYED_CHARACTERS = 100_000, 2**25
+SURVEYED_RECORDS, SURVEYED_CHARACTERS = 100_000, 8_000_000
 """Records of a source, and characters in them, that a survey reads."""
 
 
@@ -207,6 +207,9 @@ class Head:
             self._held = list(self._first())
         return iter(self._held)
 
+    def __len__(self) -> int:
+        return len(self._held or ())
+
     def __repr__(self) -> str:
         return repr(self.source)
 
@@ -216,8 +219,12 @@ class Head:
             self.is_cut = number >= SURVEYED_RECORDS or characters >= SURVEYED_CHARACTERS
             if self.is_cut:
                 return
+            if isinstance(item, Text) and len(item.text) > SURVEYED_CHARACTERS:  # a file that is one document
+                self.is_cut, item = True, Text(item.text[:SURVEYED_CHARACTERS])
             characters += characters_of(item)
             yield item
+            if self.is_cut:
+                return
 
 
 def characters_of(item: Item) -> int:

@@ -26,7 +26,7 @@ from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import plain
 from trimtab.runs.sweep import sweep
-from trimtab.train.settings import Fit
+from trimtab.train.settings import Fit, evaluation_steps
 
 AnyMixer = (
     DynaMiCS
@@ -140,7 +140,7 @@ class DynamicsConfig:
             ModelError: the model's folder is damaged: its config.json, or the header of a file of weights.
         """
         needs = [mixer.needs(self.fit, self.roles()) for mixer in (self.mixer, *self.compare.values())]
-        main = needs[0].report(self.fit, self.roles())
+        main = self._planned().report(self.fit, self.roles())
         memory, disk = _bytes(self, needs)
         return {
             "steps": self.fit.steps * len(needs),
@@ -161,8 +161,17 @@ class DynamicsConfig:
         survey, known = data.finished(), data.sequences()
         if set(known) != set(self.roles().evaluate):
             return survey
-        main = self.mixer.needs(self.fit, self.roles()).report(self.fit, self.roles(), known)
+        main = self._planned().report(self.fit, self.roles(), known)
         return replace(survey, cost={"all_in_multiple": main.all_in_multiple})
+
+    def _planned(self) -> Needs:
+        """The needs of the main mixer; in low precision also a reading of the rounded weights per point of the grid."""
+        needs, folder = self.mixer.needs(self.fit, self.roles()), local_folder(self.model)
+        stored = next((header.dtype for header in headers_of(folder).values()), "") if folder else ""
+        if self.adapter is not None or (self.dtype or _NARROW.get(stored)) != "bfloat16":
+            return needs
+        points = len(evaluation_steps(self.fit.steps, self.fit.eval_points)) - 1
+        return replace(needs, whole_readings=needs.whole_readings + points)
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> FinetuneResult | Comparison:
         """Fine-tune in the folder, or one run per mixer below its `members/`; finished runs are read back.
@@ -235,6 +244,8 @@ _SNAPSHOT_COPIES = 3
 _GRADIENT_COPIES = 2
 """The gradient of each training loss is held once by itself and once in their matrix."""
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_NARROW = {"BF16": "bfloat16", "F16": "bfloat16"}
+"""Stored types whose weights are rounded again when a checkpoint is chosen, and the setting that does the same."""
 _KEPT, _CHECKPOINT = 2, 3
 """Of each trainable parameter on disk: base and best weights; one checkpoint with two moments."""
 _TRAINED_WIDTH = 4.0

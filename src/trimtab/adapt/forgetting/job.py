@@ -16,7 +16,7 @@ from trimtab.adapt.forgetting.result import ForgettingResult, judged
 from trimtab.adapt.session import make_roles
 from trimtab.adapt.survey import DataSurvey
 from trimtab.data.domains import FRACTIONS, Origin, origin_problems, path_of
-from trimtab.data.survey import is_cut
+from trimtab.data.survey import cut_after
 from trimtab.data.tables import read_table
 from trimtab.data.tokens import first_tokens
 from trimtab.errors import DataError, Problem, explain
@@ -115,7 +115,7 @@ class ForgettingConfig:
         data = DataSurvey.of(roles, self.fit, next(iter(self.models.values())))
         for where, name in (("domain", TARGET), ("pretraining", PRETRAINING)):
             data.read(where, name, getattr(self, where), FRACTIONS)
-        if TARGET in data.tokens and not is_cut(data.domains[TARGET]):
+        if TARGET in data.tokens and not cut_after(data.domains[TARGET]):
             with noting(data.problems, "tokens"):
                 first_tokens(data.domains[TARGET], data.tokenizer, max(self.tokens))
         return data.finished()
