@@ -8,7 +8,6 @@ import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -280,8 +279,6 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
             except (TrimtabError, OSError):
                 if is_first() and not kept and failed_at_once(folder):
                     shutil.rmtree(folder)  # there is nothing to go on with
-                    with suppress(OSError):  # other runs are in it
-                        runs_home().rmdir()
                 raise
             except KeyboardInterrupt:
                 begun = (folder / "config.yaml").exists()

@@ -200,26 +200,3 @@ def test_a_result_that_lacks_a_part_is_named(result: SteeringResult, tmp_path: P
     path.write_text(json.dumps(found))
     with pytest.raises(CheckpointError, match=f"result.json: got values that are no result .*{name}"):
         SteeringResult.load(tmp_path / "copy")
-
-
-def test_a_survey_counts_the_texts_of_each_side(config: SteeringConfig, tmp_path: Path) -> None:
-    survey = config.survey()
-    table = survey.tables["texts"].set_index("side")
-    assert table[["fit", "held_out"]].to_dict("index")["source"] == {"fit": 6, "held_out": 8}
-    assert table.loc["neutral", "fit"] == 0
-    assert (table["cut"] == 0).all()
-    assert (replace(config, max_tokens=3).survey().tables["texts"]["cut"] > 0.5).all()
-    assert survey.problems == survey.notes == ()
-    (tmp_path / "few.txt").write_text("one\ntwo\n")
-    (tmp_path / "odd.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
-    wrong = replace(config, source=str(tmp_path / "few.txt"), target=str(tmp_path / "odd.jsonl")).survey()
-    target, source = wrong.problems
-    assert target.where == f"target, {tmp_path / 'odd.jsonl'}:2, 'text'"
-    assert (source.where, source.hint) == ("source", "fewer of each, or more text")
-    assert source.got.startswith("2 different texts in")
-    elsewhere = replace(config, model="someone/elsewhere", neutral="lab:clean").survey()
-    assert elsewhere.tables["texts"]["cut"].isna().all()
-    assert elsewhere.notes == (
-        "neutral: lab:clean is not read before the run, which makes it.",
-        "Texts cut are unknown: the model is not on this machine.",
-    )
