@@ -14,7 +14,7 @@ from coin import COIN, CoinJob, CoinResult
 from trimtab import systems
 from trimtab.cli.main import main
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
-from trimtab.job import Result, carry_out, cost_text
+from trimtab.job import Result, Survey, carry_out, cost_text, noting, survey_of
 from trimtab.report.page import Page, Section, Table, Text, settings_section
 
 Capture = pytest.CaptureFixture[str]
@@ -169,3 +169,37 @@ def test_settings_are_rows_in_their_order_even_under_one_name() -> None:
     (table,) = section.blocks
     assert isinstance(table, Table)
     assert table.frame.to_numpy().tolist() == [["model", "a"], ["model", "None"], ["sites", "[1, 2]"]]
+
+
+def test_only_a_job_is_carried_out(tmp_path: Path) -> None:
+    for other in (3, CoinJob, "my.yaml"):
+        with pytest.raises(ConfigProblems, match=r"job: got .*, expected a job; try a config of a system"):
+            carry_out(other, tmp_path / "run")  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigProblems, match=r"model: got 'lab:text-small', .* try trimtab.systems.resolve\(job\)"
+    ):
+        carry_out(CoinJob("coin", model="lab:text-small"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_survey_as_text_and_as_json() -> None:
+    table = pd.DataFrame({"domain": ["web"], "cut_share": [0.25], "judged_on": [float("nan")]})
+    survey = Survey({"data": table, "none": pd.DataFrame()}, ("A note.",), {"web": "a [[b]]"})
+    assert survey.to_text() == (
+        "data\ndomain  cut_share  judged_on\n   web       0.25          -\n\nweb: a [[b]]\n\nA note."
+    )
+    assert survey.to_plain()["tables"]["data"][0]["domain"] == "web"
+    assert Survey().to_text() == ""
+    assert survey_of(CoinJob("coin")) is None
+
+
+def test_mistakes_of_several_keys_are_noted() -> None:
+    problems: list[Problem] = []
+    for key in ("a", "b"):
+        with noting(problems, key):
+            raise DataError(f"{key}.csv:3: got 2 cells, expected 3; try quotes")
+    assert [str(one) for one in problems] == [
+        f"{key}, {key}.csv:3: got 2 cells, expected 3; try quotes" for key in ("a", "b")
+    ]
+    with pytest.raises(KeyError), noting(problems, "c"):
+        raise KeyError

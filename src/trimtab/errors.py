@@ -103,16 +103,38 @@ def problem_of_message(where: str, message: object) -> Problem | None:
     return Problem(where, match["got"], match["expected"], match["hint"] or "") if match else None
 
 
-def problem_of(where: str, error: Exception) -> Problem:
+def problem_of(where: str, error: object) -> Problem:
     """Problem parsed from an error's message, or else with the whole message as what was got."""
     return problem_of_message(where, error) or Problem(where, str(error), "what a config can hold")
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def placed_problem(where: str, error: object) -> Problem:
+    """Problem parsed from an error's message, with the file and line that the message names beside the key.
+
+    >>> print(placed_problem("train.web", DataError("a.jsonl:57: got a list, expected a mapping")))
+    train.web, a.jsonl:57: got a list, expected a mapping
+    """
+    place, mark, _ = str(error).partition(": got ")
+    if where:
+        place = re.sub(rf"^(domain '[^']*'|{re.escape(where)})(, |: |$)", "", place)
+    place = place if mark else ""
+    return problem_of(", ".join(filter(None, (where, place))), error)
+
+
+NEAR = 0.65
+"""Least similarity of a spelling that is offered in the place of another, as `difflib` counts it."""
+
+
+def nearest(name: str, choices: Iterable[str], alike: float = NEAR) -> str:
     """The closest spelling to `name` among the choices, quoted; empty when none is close.
+
+    Args:
+        name: what was got.
+        choices: what it may be.
+        alike: the least similarity.
 
     >>> nearest("mth", ["math", "code"])
     "'math'"
     """
-    close = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    close = get_close_matches(name, list(choices), n=1, cutoff=alike)
     return repr(close[0]) if close else ""

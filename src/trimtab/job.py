@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, get_args, get_type_hints
 
 import pandas as pd
 
-from trimtab.errors import ConfigProblems, DataError, Problem, explain
+from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, placed_problem
 from trimtab.report.page import Page, Section, Table, Text
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.folder import RunFolder, at_work
@@ -79,6 +80,64 @@ class Job(Protocol):
         Of several processes of one launch (torchrun), all but the first are given `Elsewhere`.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Survey of a job's data: what its files hold, read before the run and without the weights of its model.
+
+    A job that can tell has a method `survey() -> Survey`; it is no part of the contract.
+
+    Attributes:
+        tables: counts by title.
+        notes: what of the data a user has to know, one sentence each.
+        examples: title -> a record as the run will read it, on one line.
+        problems: every mistake in the data that keeps the run from its end.
+        cost: quantities of `Job.cost` that the data makes exact.
+    """
+
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    examples: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_text(self) -> str:
+        """Tables, examples and notes for the terminal; empty where there is nothing to tell."""
+        parts = [f"{title}\n{plain_table(table)}" for title, table in self.tables.items() if len(table)]
+        parts += ["\n".join(f"{title}: {text}" for title, text in self.examples.items())]
+        return "\n\n".join(filter(None, (*parts, "\n".join(self.notes))))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tables as lists of records, examples and notes, for JSON."""
+        tables = {title: _records(table) for title, table in self.tables.items()}
+        return {"tables": tables, "examples": dict(self.examples), "notes": list(self.notes)}
+
+
+@contextmanager
+def noting(problems: list[Problem], where: str) -> Iterator[None]:
+    """Note an error of the block as a problem of a key, so that a survey goes on to the next one."""
+    try:
+        yield
+    except (TrimtabError, OSError) as error:
+        problems.append(placed_problem(where, error))
+
+
+def unread_source(where: str, source: str) -> str:
+    """The note on a source that no survey reads, since it is made or downloaded by the run; empty for files.
+
+    >>> unread_source("train.web", "hf:owner/name"), unread_source("train.web", "web.jsonl")
+    ('train.web: hf:owner/name is not read before the run, which downloads it.', '')
+    """
+    made = {"hf:": "downloads", "lab:": "makes"}
+    does = next((verb for start, verb in made.items() if source.startswith(start)), "")
+    return f"{where}: {source} is not read before the run, which {does} it." if does else ""
+
+
+def survey_of(job: Job) -> Survey | None:
+    """The survey of a job's data; None for a job that has none."""
+    survey: Callable[[], Survey] | None = getattr(job, "survey", None)
+    return survey() if survey is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +294,10 @@ def carry_out(job: Job, folder: str | Path, progress: Progress | None = None) ->
         CheckpointError: another process holds the folder, or it holds a run with another config.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
-    if problems := list(dict.fromkeys(job.problems())):
+    if not hasattr(job, "problems") or isinstance(job, type):
+        hint = "a config of a system, such as DynamicsConfig(...)"
+        raise ConfigProblems([Problem("job", f"{job!r:.60}", "a job", hint)])
+    if problems := [*dict.fromkeys(job.problems()), *unresolved_names(job)]:
         raise ConfigProblems(problems)
     path, progress = Path(folder), progress or (lambda *_: None)
     if not is_first():
@@ -247,6 +309,27 @@ def carry_out(job: Job, folder: str | Path, progress: Progress | None = None) ->
         if not result.complete:
             held.set_status("failed")
     return result
+
+
+def unresolved_names(job: Job) -> Iterator[Problem]:
+    """The names of the lab in a job, which only the command line makes files of by itself."""
+    for name, hint in get_type_hints(type(job), include_extras=True).items():
+        for where, value in _sources(name, getattr(job, name)) if _may_name_lab(hint) else ():
+            if value.startswith("lab:"):
+                yield Problem(where, repr(value), "a folder or file", "trimtab.systems.resolve(job)")
+
+
+def _may_name_lab(hint: Any) -> bool:
+    marks = getattr(hint, "__metadata__", ())
+    return any(isinstance(mark, LabName) for mark in marks) or any(map(_may_name_lab, get_args(hint)))
+
+
+def _sources(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Dotted key and source of each value of a field that may name several."""
+    if isinstance(value, Mapping):
+        yield from (pair for key, one in value.items() for pair in _sources(f"{where}.{key}", one))
+    elif isinstance(source := getattr(value, "path", value), str):
+        yield where, source
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -153,8 +154,11 @@ def find_config(text: str) -> tuple[str, Path]:
     if path.exists() and text:
         got = f"{text!r}, {'a folder' if path.is_dir() else 'a pipe or a device'}"
         raise ConfigProblems([Problem("config", got, expected, "trimtab ls")])
-    near = nearest(text[:60], [*shipped, *(path.name for path in islice(Path().glob("*.y*ml"), 1000))])
-    raise ConfigProblems([Problem("config", repr(text), expected, near or "trimtab ls")])
+    # Files are compared without their endings, which all share.
+    files = {one.stem: one.name for one in islice(Path().glob("*.y*ml"), 1000)}
+    stem = nearest(path.stem[:60], files, alike=0.5).strip("'")
+    near = nearest(text[:60], shipped) or (repr(files[stem]) if stem else "trimtab ls")
+    raise ConfigProblems([Problem("config", repr(text), expected, near)])
 
 
 def lab_problems(job: Any) -> list[Problem]:
@@ -180,29 +184,45 @@ def resolve(job: AnyJob, progress: Callable[[str], Progress] | None = None) -> A
     if problems := lab_problems(job):
         raise ConfigProblems(problems)
 
-    def built(kind: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: built(kind, one) for key, one in value.items()}
-        if isinstance(value, str):
-            return lab_folder(kind, value, progress)
-        return dataclasses.replace(value, path=built(kind, value.path)) if hasattr(value, "path") else value
-
-    fields = _lab_fields(type(job))
-    return dataclasses.replace(
-        job, **{name: built(kind, getattr(job, name)) for name, kind in fields.items()}
-    )  # type: ignore[type-var]
+    return _replaced(job, lambda kind, value: lab_folder(kind, value, progress))
 
 
 def already_built(job: AnyJob) -> AnyJob:
-    """The job with the folder of its lab model where this machine has it, for estimates; builds nothing."""
-    model = getattr(job, "model", "")
-    if not isinstance(model, str) or not model.startswith(LAB):
-        return job
-    folders = list((cache_home() / "lab" / "models").glob(f"{model.removeprefix(LAB)}-*/config.json"))
-    if not folders:
-        return job
-    newest = max(folders, key=lambda path: path.stat().st_mtime).parent
-    return dataclasses.replace(job, model=str(newest))  # type: ignore[type-var]
+    """The job with the folder or file of each `lab:` name that this machine has, for estimates; builds nothing."""
+    return _replaced(job, _built)
+
+
+def _replaced(job: AnyJob, place: Callable[[str, str], str]) -> AnyJob:
+    """The job with each value that may be a name of the lab, given with its kind, replaced."""
+
+    def replaced(kind: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: replaced(kind, one) for key, one in value.items()}
+        if isinstance(value, str):
+            return place(kind, value)
+        return dataclasses.replace(value, path=place(kind, value.path)) if hasattr(value, "path") else value
+
+    fields = _lab_fields(type(job))
+    return dataclasses.replace(
+        job, **{name: replaced(kind, getattr(job, name)) for name, kind in fields.items()}
+    )  # type: ignore[type-var]
+
+
+def _built(kind: str, value: str) -> str:
+    """The newest folder or file of a `lab:` name in the cache; the name itself where there is none."""
+    if not value.startswith(LAB):
+        return value
+    plural = {"model": "models", "corpus": "corpora", "table": "tables"}.get(kind, kind)
+    folders, name = (cache_home() / "lab" / plural).glob("*/*.*"), re.escape(value.removeprefix(LAB))
+    whole = {path.parent for path in folders if re.fullmatch(f"{name}-[0-9a-f]+", path.parent.name)}
+    if not whole:
+        return value
+    newest = max(whole, key=lambda folder: folder.stat().st_mtime)
+    return str(newest) if kind in _FOLDERS else str(min(newest.iterdir(), key=lambda path: len(path.name)))
+
+
+_FOLDERS = ("model", "corpus")
+"""Kinds of lab names that stand for a folder; the others stand for the file in one."""
 
 
 def lab_folder(kind: str, value: str, progress: Callable[[str], Progress] | None = None) -> str:

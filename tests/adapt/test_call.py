@@ -15,10 +15,10 @@ from datasets import Dataset, DatasetInfo
 from peft import LoraConfig
 
 from trimtab import Domain, DynaMiCS, Feedback, Fit, Uniform, finetune, load
-from trimtab.adapt.call import LATER, adapter_settings, dtype_of, settled
+from trimtab.adapt.call import LATER, adapter_settings, described, dtype_of, settled
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.data.domains import Origin
-from trimtab.data.splits import Given, described
+from trimtab.data.splits import Given
 from trimtab.errors import CheckpointError
 from worlds import QUICK, domain, llama, model, texts, tokenizer
 

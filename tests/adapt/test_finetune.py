@@ -165,6 +165,7 @@ def test_what_is_reported_is_read_from_test_sequences_with_the_weights_that_come
     assert validation.set_index("domain").loc["math", "change"] != table.loc["math", "change"]
 
 
+@pytest.mark.filterwarnings("ignore:Data. .* evaluation records of")
 def test_what_was_kept_on_validation_may_be_lost_on_test() -> None:
     """The same tolerance is held against test sequences; the table says so instead of choosing again."""
     odd = Domain("odd", validation=texts("math", "validation", 8), test=["ijkl" * n for n in range(8, 16)])
@@ -440,6 +441,7 @@ def test_a_weight_that_rounds_to_no_sequence_is_reported() -> None:
     assert result.notes == ("From step 0 to 12 the weight of web rounds to no sequence of 48.",)
 
 
+@pytest.mark.filterwarnings("ignore:Data. .* evaluation records of")
 def test_data_stands_for_a_domain_wherever_one_is_expected(tmp_path: Path) -> None:
     short, texts_of_web = replace(QUICK, steps=1), texts("web", "train", 200)
     (tmp_path / "web.csv").write_text("text\n" + "\n".join(texts_of_web))

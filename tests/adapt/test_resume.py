@@ -152,6 +152,7 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
         run(tmp_path / "run", seed=1)
 
 
+@pytest.mark.filterwarnings("ignore:Data. ", "ignore:Domains that are handed over under another name")
 def test_other_weights_or_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path / "run")
     options = {"mixer": MIXER, "fit": QUICK, "seed": 0, "out": tmp_path / "run"}

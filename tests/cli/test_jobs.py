@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import pandas as pd
 import pytest
 
 import coin
@@ -17,6 +18,7 @@ from trimtab import systems
 from trimtab.cli.console import parser, split_overrides
 from trimtab.cli.main import main
 from trimtab.errors import Problem
+from trimtab.job import Survey
 from trimtab.runs.folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
@@ -324,3 +326,82 @@ def test_a_finished_run_whose_result_is_damaged_or_gone(capsys: Capture, tmp_pat
     assert main(["resume", "moved"]) == 0
     assert "is finished" not in capsys.readouterr().err
     assert json.loads(result.read_text())["heads"] == json.loads(whole)["heads"]
+
+
+@dataclass(frozen=True)
+class Surveyed(CoinJob):
+    """A coin whose data is read before."""
+
+    system: Literal["coin"] = "coin"
+
+    def survey(self) -> Survey:
+        wrong = (Problem("train.a", "odd data", "data", "n_boot=500"),) if self.seed else ()
+        table = pd.DataFrame({"domain": ["a"], "records": [7]})
+        return Survey({"data": table}, ("A note.",), problems=wrong, cost={"steps": 5})
+
+
+@pytest.fixture
+def surveyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coin, "Surveyed", Surveyed, raising=False)
+    system = systems.System("coin", "coin:Surveyed", "coins with data", "none")
+    monkeypatch.setitem(systems.SYSTEMS, "coin", system)
+
+
+@pytest.mark.usefixtures("surveyed")
+def test_check_reads_the_data_unless_told_not_to(capsys: Capture) -> None:
+    assert main(["check", "my.yaml"]) == 0
+    assert capsys.readouterr().out == "steps  5\n\ndata\ndomain  records\n     a        7\n\nA note.\n"
+    assert main(["check", "my.yaml", "--fast", "--seed", "1"]) == 0
+    assert capsys.readouterr().out == "steps  4\n"
+    assert main(["check", "my.yaml", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    data = {"tables": {"data": [{"domain": "a", "records": 7}]}, "examples": {}, "notes": ["A note."]}
+    assert told == {"problems": [], "estimate": {"steps": 5}, "data": data}
+
+
+@pytest.mark.usefixtures("surveyed")
+def test_mistakes_in_the_data_end_a_check(capsys: Capture) -> None:
+    assert main(["check", "my.yaml", "--seed", "1"]) == 2
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "1 problem\ntrain.a\n    got       odd data\n    expected  data\n    try       n_boot: 500\n"
+    )
+    assert "\ndata\ndomain  records\n" in told
+    assert main(["check", "my.yaml", "--seed", "1", "--json"]) == 2
+    told_ = json.loads(capsys.readouterr().out)
+    assert [problem["where"] for problem in told_["problems"]] == ["train.a"]
+    assert "estimate" not in told_
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["run", "my.yaml", "--seed", "-1"], ["resume", "nothing"], ["sweep", "my.yaml", "--over", "seed=-1"]],
+)
+def test_errors_as_json(argv: list[str], capsys: Capture) -> None:
+    assert main([*argv, "--json"]) == 2
+    streams = capsys.readouterr()
+    (problem,) = json.loads(streams.out)["problems"]
+    assert set(problem) == {"where", "got", "expected", "hint"}
+    assert problem["got"] in streams.err
+
+
+def test_a_run_that_failed_at_once_leaves_no_folder(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["run", "my.yaml", "--behaves", "badly"]) == 2
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert main(["run", "my.yaml"]) == 0
+    assert main(["run", "my.yaml", "--behaves", "badly"]) == 2
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["my-1"]
+    (tmp_path / "mine").mkdir()
+    assert main(["run", "my.yaml", "--behaves", "badly", "--out", "mine"]) == 2
+    assert (tmp_path / "mine").is_dir()
+    assert main(["run", "my.yaml", "--behaves", "badly", "--out", "mine/new"]) == 2
+    assert not (tmp_path / "mine/new").exists()
+
+
+def test_a_page_of_a_folder_without_runs(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "notes").mkdir()
+    assert main(["report", "notes"]) == 2
+    assert "got no finished run in notes, expected one; try trimtab runs" in capsys.readouterr().err
+    RunFolder.create_or_open("notes/begun", {"system": "coin"}).close()
+    assert main(["report", "notes"]) == 2
+    assert "try trimtab resume notes/begun" in capsys.readouterr().err

@@ -141,7 +141,7 @@ def test_every_mistake_is_told_at_once() -> None:
         "fit.schedule": ("'linaer'", "one of 'constant', 'linear'", "'linear'"),
         "fit.betas": ("[0.9]", "a list of a number, a number", ""),
         "mixer.kind": ("'unifrom'", "one of 'uniform', 'replay'", "'uniform'"),
-        "targets": ("'code'", "a list, each text", ""),
+        "targets": ("'code'", "a list, each text", "[code]"),
         "train.code": ("3", "text", "'3' in quotes"),
     }
 

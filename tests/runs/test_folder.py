@@ -149,7 +149,7 @@ def test_what_may_change(tmp_path: Path) -> None:
     RunFolder.create_or_open(tmp_path, {"seed": 0, "jobs": 2}).close()
     RunFolder.create_or_open(tmp_path, {"seed": 0, "jobs": 1}, may_change=("jobs",)).close()
     assert "jobs: 2" in (tmp_path / "config.yaml").read_text()
-    with pytest.raises(CheckpointError, match=r"another config: jobs \(was 2, now 1\);"):
+    with pytest.raises(CheckpointError, match=r"another config: jobs \(was 2, now 1\), expected"):
         RunFolder.create_or_open(tmp_path, {"seed": 0, "jobs": 1})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from trimtab.adapt.mixer import UPDATES, Mixer
 from trimtab.data.domains import Domain, Origin
-from trimtab.data.splits import described
+from trimtab.data.splits import Files, Given, Part, Pool, Without
 from trimtab.data.tokens import TokenDomain
 from trimtab.models.load import Model
 from trimtab.models.sites import modules_of
@@ -138,3 +139,40 @@ def _source(given: Any, domain: Domain) -> dict[str, Any]:
     if isinstance(given, Origin):
         return {name: value for name, value in asdict(given).items() if value not in (None, {}, "refuse")}
     return {"splits": {split: described(getattr(domain, split)) for split in domain.splits}}
+
+
+LISTED = 8
+"""Files of a source that are named one by one."""
+
+
+def described(source: Any) -> dict[str, Any]:
+    """Source of a split in plain values: its files, the data set of the hub, or "in memory", and which part of it.
+
+    >>> described(["a", "b"])
+    {'in memory': 'list'}
+    """
+    if isinstance(source, Part):
+        share = f"{100 * (source.upper - source.lower):.3g} %"
+        return {**described(source.pool), "part": f"{share} by hash, from {100 * source.lower:.3g} %"}
+    if isinstance(source, Without):
+        return {**described(source.source), "overlap": "dropped"}
+    if isinstance(source, Pool):
+        return described(source.files)
+    if isinstance(source, Files):
+        files: dict[str, Any] = {"files": [str(path) for path in source.paths[:LISTED]]}
+        files |= {"more files": len(source.paths) - LISTED} if len(source.paths) > LISTED else {}
+        return files | ({"columns": plain(source.columns)} if source.columns else {})
+    if isinstance(source, Given):
+        return described(source.records) | ({"columns": plain(source.columns)} if source.columns else {})
+    hub = _hub_name(source)
+    return {"data set": hub} if hub else {"in memory": type(source).__name__}
+
+
+def _hub_name(source: Any) -> str:
+    """The data set of the hub that rows of `datasets` were loaded from, `hf:owner/name@commit`; "" for others."""
+    info = getattr(source, "info", None)
+    for address in getattr(info, "download_checksums", None) or ():
+        if (found := re.match(r"hf://datasets/([^@/]+/[^@/]+@\w+)/", str(address))) is not None:
+            config = getattr(info, "config_name", None)
+            return f"hf:{found[1]}{f' ({config})' if config else ''}"
+    return ""

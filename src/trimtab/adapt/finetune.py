@@ -7,7 +7,8 @@ gone on with.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import is_dataclass
 from itertools import product
@@ -24,12 +25,13 @@ from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.export import leave_model
 from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line
 from trimtab.adapt.metrics import make_result, read_losses
-from trimtab.adapt.mixer import Mixer
-from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
+from trimtab.adapt.mixer import LEAST_SEQUENCES, Mixer
+from trimtab.adapt.record import data_notes, data_table, examples, few_evaluated, read_metrics
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.adapt.tracking import LogWith, log_problems, loggers
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
+from trimtab.data.survey import repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere
@@ -117,6 +119,13 @@ def finetune(
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     refuse(log_problems(log_with, kept=out is not None))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
+    notes = tuple(f"Data: {phrase}." for phrase in repeated_records({**train, **evaluate}, roles.train))
+    for sentence in (
+        *misnamed(train, evaluate),
+        *few_evaluated(data_table(domains, roles.train, fit)),
+        *notes,
+    ):
+        warnings.warn(sentence, stacklevel=2)
     sources = {name: data for part in given for name, data in part.items()}
     config = plain(config or call(model, train, evaluate, mixer, fit, seed, given=sources, domains=domains))
     fingerprints = {name: domain.fingerprint for name, domain in domains.items()}
@@ -146,7 +155,7 @@ def finetune(
             run.pause = ticks = Ticks(check, line or progress or None, lambda: loop.steps_taken, total)
             run.watchers = [ticks, *([LiveRun(line, roles, fit)] if line else []), *trackers]
             try:
-                return train_and_judge(run, path, label, config, domains, kept)
+                return train_and_judge(run, path, label, config, domains, notes, kept)
             except Paused:
                 raise KeyboardInterrupt(how_to_go_on(run, out)) from None
 
@@ -251,9 +260,16 @@ def tokenise_all(
     return tokens
 
 
+def misnamed(*domains: Mapping[str, Domain]) -> Iterator[str]:
+    """The sentence on domains that are handed over under a name that is not their own, as when two are swapped."""
+    names = [(key, domain.name) for each in domains for key, domain in each.items() if domain.name != key]
+    if listed := ", ".join(f"{name!r} as {key!r}" for key, name in names):
+        yield f"Domains that are handed over under another name than their own: {listed}."
+
+
 def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
     """Splits with too few sequences: one batch to train on, two to read a standard error off."""
-    needs = {"validation": 2, "test": 2, "train": fit.batch_size}
+    needs = {"validation": LEAST_SEQUENCES, "test": LEAST_SEQUENCES, "train": fit.batch_size}
     for name, split in product(tokens, needs):
         rows = tokens[name].splits.get(split)
         count = 0 if rows is None else len(rows)
@@ -359,9 +375,20 @@ def train_and_judge(
     label: str,
     config: Mapping[str, Any],
     domains: Mapping[str, TokenDomain],
+    notes: Sequence[str] = (),
     types: Mapping[str, torch.dtype] | None = None,
 ) -> FinetuneResult:
-    """Train to the end; save the model (with `types`) before the result, and that before the status says it is done."""
+    """Train to the end; save the model before the result, and that before the status says that it is done.
+
+    Args:
+        run: begun, or to be gone on with.
+        path: its folder.
+        label: its short name.
+        config: what is needed to do it again.
+        domains: tokenised, by name.
+        notes: further sentences on the data.
+        types: that the weights of `model/` are saved in; None leaves it out.
+    """
     progress = run.train()
     final = run.finish(progress)
     roles, fit = run.roles, run.loop.fit
@@ -376,7 +403,7 @@ def train_and_judge(
         base=read_losses(path / "artifacts" / "test-base"),
         final=final,
         data=data,
-        data_notes=data_notes(domains, data, fit),
+        data_notes=(*data_notes(domains, data, fit), *notes),
         examples=examples(domains, roles.train, run.loop.model.tokenizer),
     )
     if run.folder:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from trimtab.adapt.cost import Ledger
+from trimtab.adapt.cost import CostReport, Ledger, cost_report
 from trimtab.adapt.session import LEAST_SCALE_NATS, Roles, Session, SlopeEstimate
 from trimtab.errors import DivergedError, Problem
 from trimtab.numerics.simplex import MixtureSolution, spread
@@ -36,23 +36,64 @@ class Needs:
     sampled_readings: int = 0
     gradient_sequences: int = 0
 
-    def ledger(self, fit: Fit, roles: Roles) -> Ledger:
-        """The ledger of a run that asks for this and goes to its end, if no validation split is too short.
+    def ledger(self, fit: Fit, roles: Roles, sequences: Mapping[str, int] | None = None) -> Ledger:
+        """The ledger of a run that asks for this and goes to its end.
+
+        Args:
+            fit: settings of the run.
+            roles: the domains by role.
+            sequences: of each validation split, by evaluation domain; a domain that is not named has as many as are
+                asked for.
 
         >>> from trimtab.adapt.session import make_roles
         >>> roles = make_roles(["math", "web"], ["safety"], ["math"], {"safety": 0.05})
         >>> Needs(whole_readings=2).ledger(Fit(eval_sequences=10), roles).probe_sequences
         60
+        >>> Needs(whole_readings=2).ledger(Fit(eval_sequences=10), roles, {"web": 4}).probe_sequences
+        48
         """
-        domains, grid = len(roles.evaluate), evaluation_steps(fit.steps, fit.eval_points)
-        read = self.whole_readings * fit.eval_sequences + self.sampled_readings * fit.probe_sequences
+        there, grid = sequences or {}, evaluation_steps(fit.steps, fit.eval_points)
+        whole, sampled = (
+            sum(min(limit, there.get(name, limit)) for name in roles.evaluate)
+            for limit in (fit.eval_sequences, fit.probe_sequences)
+        )
         return Ledger(
             training_steps=fit.steps,
             probe_steps=self.probe_steps,
-            monitoring_sequences=len(grid) * domains * fit.eval_sequences,
-            probe_sequences=domains * read,
+            monitoring_sequences=len(grid) * whole,
+            probe_sequences=self.whole_readings * whole + self.sampled_readings * sampled,
             gradient_sequences=self.gradient_sequences,
         )
+
+    def report(self, fit: Fit, roles: Roles, sequences: Mapping[str, int] | None = None) -> CostReport:
+        """The planned cost beside a fixed-mixture run, which reads validation splits of the same lengths.
+
+        Without `sequences` the multiples are upper bounds over all lengths. Short splits raise the multiple where they
+        shorten the readings of the grid and not those of probes. The quotient is monotone in the length below, and
+        again above, `Fit.probe_sequences`, so that its largest value is at one of three lengths.
+
+        Args:
+            fit: settings of the run.
+            roles: the domains by role.
+            sequences: of each validation split, by evaluation domain; None where they are not known.
+        """
+        lengths = (LEAST_SEQUENCES, fit.probe_sequences, fit.eval_sequences)
+        known = (
+            [dict.fromkeys(roles.evaluate, length) for length in lengths]
+            if sequences is None
+            else [sequences]
+        )
+        ledgers = [self.ledger(fit, roles, one) for one in known]
+        grids = [Needs().ledger(fit, roles, one).monitoring_sequences for one in known]
+        reports = [
+            cost_report(ledger, fit.steps, grid, fit.batch_size)
+            for ledger, grid in zip(ledgers, grids, strict=True)
+        ]
+        return max(reports, key=lambda report: report.all_in_multiple)
+
+
+LEAST_SEQUENCES = 2
+"""Sequences that a validation or test split has at least: a standard error is read off them."""
 
 
 def off_grid(steps: Iterable[int], fit: Fit) -> int:

@@ -284,6 +284,18 @@ def data_notes(domains: Mapping[str, TokenDomain], table: pd.DataFrame, fit: Fit
             yield f"Data of {name}: {phrase.rstrip('.')}."
 
 
+def few_evaluated(table: pd.DataFrame) -> Iterator[str]:
+    """The sentence on evaluation splits with fewer than `FEW_RECORDS` records; none where there is no such split.
+
+    Args:
+        table: from `data_table`.
+    """
+    few = table[table["read_records"] < FEW_RECORDS]
+    parts = zip(few["domain"], few["split"], few["read_records"], strict=True)
+    if listed := ", ".join(f"{domain} {split} ({count:.0f})" for domain, split, count in parts):
+        yield f"Fewer than {FEW_RECORDS} records to judge by (a packed sequence counts as one): {listed}."
+
+
 def few_records_note(names: Mapping[str, int]) -> str:
     """The sentence on constraints that are judged on few records.
 

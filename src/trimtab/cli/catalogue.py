@@ -134,7 +134,9 @@ def report(argv: Sequence[str]) -> int:
     for folder in folders:
         results = find_below(folder, RESULT)
         if not results:
-            raise CheckpointError(explain(f"no finished run in {folder}", "one", f"trimtab resume {folder}"))
+            begun = find_below(folder, Path("config.yaml"))
+            hint = f"trimtab resume {begun[0].parent}" if begun else "trimtab runs, which lists them"
+            raise CheckpointError(explain(f"no finished run in {folder}", "one", hint))
         finished += [path.parent.parent for path in results]
     title = ", ".join(folder.resolve().name for folder in folders)
     write_atomic(out, _page(finished, title.encode(errors="replace").decode()))

@@ -28,7 +28,9 @@ class Verb:
 VERBS = {
     "ls": Verb("list recipes and systems", "trimtab ls", "catalogue"),
     "cp": Verb("copy a recipe to edit it", "trimtab cp dynamics/quickstart my.yaml", "catalogue"),
-    "check": Verb("tell every problem of a config, or what it will take", "trimtab check my.yaml", "jobs"),
+    "check": Verb(
+        "tell every problem of a config and its data, or what it will take", "trimtab check my.yaml", "jobs"
+    ),
     "run": Verb("run a config or a recipe", "trimtab run my.yaml --fit.steps 400 --seed 1", "jobs"),
     "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1", "jobs"),
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2", "jobs"),
@@ -91,7 +93,7 @@ _WORDS = {"None": "null", "True": "true", "False": "false"}
 _MERGED = "a folder with the adapter merged into its model (trimtab export RUN --merge --out DIR)"
 _METHODS = {
     "tokenizer= or tokenizer.save_pretrained(folder)": "saving the tokenizer into the model's folder",
-    "tokenizer=AutoTokenizer.from_pretrained(...)": "saving the tokenizer into the model's folder",
+    "load(module, tokenizer=AutoTokenizer.from_pretrained(...))": "saving the tokenizer into the model's folder",
     "processor= or processor.save_pretrained(folder)": "saving the processor into the model's folder",
     "PeftModel.from_pretrained(base, folder), then load(module, tokenizer=...)": _MERGED,
     "load(model.module.merge_and_unload(), ...) first": _MERGED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.console import Verb, for_command, note, parser, say, split_overrides
-from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
+from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
 from trimtab.runs.live import Bars
 from trimtab.runs.paths import MODEL, RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
@@ -33,26 +34,47 @@ FAILED = (
 
 
 def check(argv: Sequence[str]) -> int:
-    """Tell every problem of a config at once, or what it will take; loads no model, downloads and writes nothing."""
-    arguments = _parsed(parser("check", as_json=True), argv)
-    try:
-        _, content, overrides = _read(arguments)
-        cost = already_built(read_job(content, overrides)).cost()
-    except ConfigProblems as error:
-        problems = [replace(problem, hint=for_command(problem.hint)) for problem in error.problems]
-        lines = [f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]
-        for problem in problems:
-            lines += [problem.where, f"    got       {problem.got}", f"    expected  {problem.expected}"]
-            lines += [f"    try       {problem.hint}"] if problem.hint else []
-        as_json = json.dumps({"problems": [vars(problem) for problem in problems]})
-        say(as_json if arguments.json else "\n".join(lines))
-        return 2
+    """Tell every problem of a config and its data at once, or what the data holds and what the run will take.
 
-    from trimtab.job import cost_text
+    Loads no model and downloads nothing. Data is tokenised where the tokenizer is on this machine; that alone is
+    written, into the cache, where the run finds it.
+    """
+    options, fast = parser("check", as_json=True), "look at the config alone, not at its data"
+    options.add_argument("--fast", action="store_true", help=fast)
+    arguments = _parsed(options, argv)
+
+    from trimtab.job import Survey, cost_text, survey_of
     from trimtab.runs.serialise import to_json
 
-    say(to_json({"problems": [], "estimate": cost}) if arguments.json else cost_text(cost))
-    return 0
+    survey: Survey | None = None
+    cost: dict[str, Any] = {}
+    try:
+        _, content, overrides = _read(arguments)
+        job = already_built(read_job(content, overrides))
+        survey = None if arguments.fast else survey_of(job)
+        problems: Sequence[Problem] = survey.problems if survey else ()
+        cost = {} if problems else {**job.cost(), **(survey.cost if survey else {})}
+    except ConfigProblems as error:
+        problems = error.problems
+    problems = [replace(problem, hint=for_command(problem.hint)) for problem in problems]
+    parts = [
+        problems_text(problems) if problems else cost_text(cost),
+        *([survey.to_text()] if survey else []),
+    ]
+    told: dict[str, Any] = {"problems": [vars(problem) for problem in problems]}
+    told |= {} if problems else {"estimate": cost}
+    told |= {"data": survey.to_plain()} if survey else {}
+    say(to_json(told) if arguments.json else "\n\n".join(filter(None, parts)))
+    return 2 if problems else 0
+
+
+def problems_text(problems: Sequence[Problem]) -> str:
+    """Problems in blocks of lines, under how many there are."""
+    lines = [f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"]
+    for problem in problems:
+        lines += [problem.where, f"    got       {problem.got}", f"    expected  {problem.expected}"]
+        lines += [f"    try       {problem.hint}"] if problem.hint else []
+    return "\n".join(lines)
 
 
 def run(argv: Sequence[str], verb: str = "run", line: Verb | None = None) -> int:
@@ -245,13 +267,14 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
         KeyboardInterrupt: interrupted; how to go on was said.
     """
     from trimtab.job import MAY_CHANGE, carry_out
-    from trimtab.runs.folder import check_config
+    from trimtab.runs.folder import check_config, failed_at_once
     from trimtab.runs.serialise import plain
 
     if folder is None and processes() > 1:  # each of them would make a folder of its own
         raise ConfigProblems([Problem("--out", "nothing", "a folder that all processes share", "--out DIR")])
     with Bars() as bars:
         job = resolve(job, bars.bar)
+        kept = folder is not None and as_path(folder, "--out", "a folder").exists()
         folder = new_folder(name) if folder is None else as_path(folder, "--out", "a folder")
         check_config(folder, plain(job, finite=False), may_change=MAY_CHANGE)
         outcome = finished(folder)
@@ -263,6 +286,10 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
             note(f"run {folder}")
             try:
                 outcome = describe(carry_out(job, folder, bars.bar(f"run {folder}")), folder)
+            except (TrimtabError, OSError):
+                if is_first() and not kept and failed_at_once(folder):
+                    shutil.rmtree(folder)  # there is nothing to go on with
+                raise
             except KeyboardInterrupt:
                 begun = (folder / "config.yaml").exists()
                 note(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
-from trimtab.cli.console import BAD_INPUT, DONE, INTERRUPTED, VERBS, in_message, note, say
-from trimtab.errors import ConfigError, TrimtabError, explain, nearest
+from trimtab.cli.console import BAD_INPUT, DONE, INTERRUPTED, VERBS, for_command, in_message, note, say
+from trimtab.errors import ConfigError, Problem, TrimtabError, explain, nearest, placed_problem
 from trimtab.systems import imported
 
 
@@ -36,11 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             why = os.strerror(error.errno)
             got = why if error.filename is None else f"{str(error.filename)!r:.200} ({why})"
             messages = [explain(got, "files and folders that can be used")]
+        if "--json" in arguments:
+            with suppress(OSError):
+                say(json.dumps({"problems": [vars(problem) for problem in _problems(error, messages)]}))
         with suppress(OSError):  # without stderr there is no place for a message
             note("".join(f"trimtab: {in_message(each)}\n" for each in messages))
         _drop_streams()
         return BAD_INPUT
     return code
+
+
+def _problems(error: Exception, messages: Sequence[str]) -> list[Problem]:
+    """The problems of an error, with hints in the terms of a config."""
+    problems = getattr(error, "problems", ()) or [placed_problem("", message) for message in messages]
+    return [replace(problem, hint=for_command(problem.hint)) for problem in problems]
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.data.record_files import Kind, Rows, kind_of_table, read_records, refuse_records, refuse_source
-from trimtab.data.records import NOTHING, Columns, Item, Text, named, parse, unused_of, whole
+from trimtab.data.records import NOTHING, Columns, Completion, Item, Text, named, parse, unused_of, whole
 from trimtab.errors import ConfigError, refusal
 from trimtab.runs.paths import neighbour
 
@@ -72,8 +71,10 @@ class Files:
             yield from read_records(path, kind, cut=self.cut, columns=self.columns)
 
     def __repr__(self) -> str:
+        if len(self.paths) == 1:
+            return str(self.paths[0])
         kinds = sorted({self.kind or kind_of(path) for path in self.paths})
-        return f"{len(self.paths)} {'/'.join(kinds)} file{'s' * (len(self.paths) != 1)}"
+        return f"{len(self.paths)} {'/'.join(kinds)} files"
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,6 +186,60 @@ class Without:
         return f"{self.source!r} without overlap"
 
 
+SURVEYED_RECORDS, SURVEYED_CHARACTERS = 100_000, 8_000_000
+"""Records of a source, and characters in them, that a survey reads."""
+
+
+class Head:
+    """First records of a source, up to `SURVEYED_RECORDS` or `SURVEYED_CHARACTERS`; read once and held in memory.
+
+    Attributes:
+        source: of the records.
+        is_cut: whether the source has more; known once the records were read.
+    """
+
+    def __init__(self, source: Iterable[Item]) -> None:
+        self.source, self.is_cut = source, False
+        self._held: list[Item] | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        if self._held is None:
+            self._held = list(self._first())
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held or ())
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+    def _first(self) -> Iterator[Item]:
+        characters = 0
+        for number, item in enumerate(self.source):
+            self.is_cut = number >= SURVEYED_RECORDS or characters >= SURVEYED_CHARACTERS
+            if self.is_cut:
+                return
+            if isinstance(item, Text) and len(item.text) > SURVEYED_CHARACTERS:  # a file that is one document
+                self.is_cut, item = True, Text(item.text[:SURVEYED_CHARACTERS])
+            characters += characters_of(item)
+            yield item
+            if self.is_cut:
+                return
+
+
+def characters_of(item: Item) -> int:
+    """Characters of a record's text, of a conversation those of its messages.
+
+    >>> characters_of(Completion("2 + 2 =", " 4"))
+    9
+    """
+    if isinstance(item, Text):
+        return len(item.text)
+    if isinstance(item, Completion):
+        return len(item.prompt) + len(item.completion)
+    return sum(len(str(message.get("content") or "")) for message in item.messages)
+
+
 def position(item: Item) -> float:
     """Hash position of a record's content in [0, 1): uniform, and the same for equal records.
 
@@ -228,7 +283,7 @@ def find(paths: Paths, name: str) -> tuple[Path, ...]:
 
 def source_of(records: Any, where: str) -> Iterable[Item]:
     """Source of records: one of ours as it is, anything else as `Given`."""
-    return records if isinstance(records, Files | Given | Part | Without) else Given(records, where)
+    return records if isinstance(records, Files | Given | Head | Part | Without) else Given(records, where)
 
 
 def pool_of(source: Iterable[Item]) -> Iterable[Item]:
@@ -421,40 +476,3 @@ def load_set(name: str, source: str | Path, options: Mapping[str, Any]) -> Any:
         elif "config" in str(error).lower():
             hint = "config=..., one of those named"
         raise refusal(where, got, expected, hint) from error
-
-
-LISTED = 8
-"""Files of a source that are named one by one."""
-
-
-def described(source: Any) -> dict[str, Any]:
-    """Source of a split in plain values: its files, the data set of the hub, or "in memory", and which part of it.
-
-    >>> described(["a", "b"])
-    {'in memory': 'list'}
-    """
-    if isinstance(source, Part):
-        share = f"{100 * (source.upper - source.lower):.3g} %"
-        return {**described(source.pool), "part": f"{share} by hash, from {100 * source.lower:.3g} %"}
-    if isinstance(source, Without):
-        return {**described(source.source), "overlap": "dropped"}
-    if isinstance(source, Pool):
-        return described(source.files)
-    if isinstance(source, Files):
-        files: dict[str, Any] = {"files": [str(path) for path in source.paths[:LISTED]]}
-        files |= {"more files": len(source.paths) - LISTED} if len(source.paths) > LISTED else {}
-        return files | ({"columns": dict(source.columns)} if source.columns else {})
-    if isinstance(source, Given):
-        return described(source.records) | ({"columns": dict(source.columns)} if source.columns else {})
-    hub = _hub_name(source)
-    return {"data set": hub} if hub else {"in memory": type(source).__name__}
-
-
-def _hub_name(source: Any) -> str:
-    """The data set of the hub that rows of `datasets` were loaded from, `hf:owner/name@commit`; "" for others."""
-    info = getattr(source, "info", None)
-    for address in getattr(info, "download_checksums", None) or ():
-        if (found := re.match(r"hf://datasets/([^@/]+/[^@/]+@\w+)/", str(address))) is not None:
-            config = getattr(info, "config_name", None)
-            return f"hf:{found[1]}{f' ({config})' if config else ''}"
-    return ""

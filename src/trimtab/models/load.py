@@ -192,7 +192,7 @@ class Model:
         """
         if self.tokenizer is None:
             got = f"a {type(unwrapped(self.module)).__name__} without tokenizer"
-            hint = "tokenizer=AutoTokenizer.from_pretrained(...)"
+            hint = "load(module, tokenizer=AutoTokenizer.from_pretrained(...))"
             raise refusal(got, "tokenizer= beside a module", hint)
         return self.tokenizer
 

@@ -16,7 +16,7 @@ from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError
 from trimtab.models.families import refusal, text_config, unwrapped
-from trimtab.models.folder import PROCESSOR_FILES, check_files, local_folder
+from trimtab.models.folder import PROCESSOR_FILES, check_files, local_folder, read_config
 
 
 def embeddings(network: nn.Module) -> int | None:
@@ -113,6 +113,17 @@ def refuse_longer(network: nn.Module, length: int, got: str, hint: str) -> None:
     limit = longest(network)
     if limit is not None and length > limit:
         raise refusal(got, f"at most {limit}, the model's limit", hint.format(limit=limit))
+
+
+def local_limit(source: str) -> int | None:
+    """Positions that the configuration of a model's folder names; None where it is not here, or does not say."""
+    folder = None if source.startswith("lab:") else local_folder(source)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    facts = read_config(folder)
+    text = facts.get("text_config")
+    found = (part.get(name) for part in (text, facts) if isinstance(part, dict) for name in _POSITIONS)
+    return next((one for one in found if type(one) is int and one > 0), None)
 
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
@@ -220,6 +231,23 @@ def optional_tokenizer(where: str) -> PreTrainedTokenizerBase | None:
         return read_tokenizer(where)
     except (ModelError, KeyError):  # transformers raises a KeyError for models that read no text
         return None
+
+
+def local_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
+    """Tokenizer of a folder, or of a hub name in this machine's cache; None where it is not here.
+
+    Raises:
+        ModelError: the folder has none, or a damaged one.
+    """
+    if source.startswith("lab:"):
+        return None
+    if (folder := local_folder(source)) is not None:
+        return read_tokenizer(folder)
+    try:
+        words = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    except Exception:  # as in `read_tokenizer`; the cache may hold a part of the model only
+        return None
+    return words if isinstance(words, PreTrainedTokenizerBase) else None
 
 
 def read_processor(source: Any) -> Any:

@@ -107,8 +107,11 @@ class _Wrong:
             yield self._of_another_kind(where)
         elif self.error["type"] == _UNKNOWN:
             key, names = self.error["loc"][-1], _fields(self.parent)
-            elsewhere = [repr(each) for each in dotted_keys(root) if each.rpartition(".")[2] == key]
+            known = list(dotted_keys(root))
+            elsewhere = [repr(each) for each in known if each.rpartition(".")[2] == key]
             hint = elsewhere[0] if elsewhere else nearest(key, names)
+            if where in known:  # of another kind of the same part
+                hint = f"another {where.rpartition('.')[0]}.kind, which has it"
             yield Problem(where, "an unknown key", f"one of {', '.join(names)}", hint)
         elif value is MISSING:
             yield Problem(where, "nothing", words(kind))
@@ -141,6 +144,8 @@ class _Wrong:
             hint = f"{value} without quotes" if number else ""
         elif str in members and isinstance(value, int | float) and len(str(value)) < 40:
             hint = f"'{value}' in quotes"
+        elif isinstance(value, str) and get_origin(bare) is tuple and value.isidentifier():
+            hint = f"[{value}]"
         return Problem(where, show(value), expected, hint)
 
 

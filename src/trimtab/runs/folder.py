@@ -158,7 +158,7 @@ class RunFolder:
             record = _record_of(path)
             clean_below(path / "artifacts")
             clean_leftovers(path, everyones=True)
-            if not (path / "config.yaml").exists() or _failed_at_once(path):  # first: else it is no run
+            if not (path / "config.yaml").exists() or failed_at_once(path):  # first: else it is no run
                 write_atomic(path / "config.yaml", dump_yaml(plain(config, finite=False)))
             (path / "artifacts").mkdir(exist_ok=True)
             _check_in(path, record)
@@ -261,7 +261,7 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
     Raises:
         CheckpointError: the keys that differ are named; or the folder is damaged.
     """
-    if _failed_at_once(path):
+    if failed_at_once(path):
         return
     file = path / "config.yaml"
     if not file.exists():
@@ -284,11 +284,11 @@ def check_config(path: Path, config: Mapping[str, Any], *, may_change: Collectio
         if key not in may_change and not key.startswith(below)
     ]
     if changes:
-        got = f"{path} holds a run with another config: {'; '.join(changes)}"
-        raise CheckpointError(f"{got}; try another folder, or the same config")
+        got, hint = f"another config: {'; '.join(changes)}", "another folder, or the same config"
+        raise CheckpointError(f"{path}: {explain(got, 'that of the run in the folder', hint)}")
 
 
-def _failed_at_once(path: Path) -> bool:
+def failed_at_once(path: Path) -> bool:
     """Whether the folder holds a run that failed before it kept anything: another config may take its place."""
     kept = [*(path / "artifacts").glob("*"), *(path / name for name in ("metrics.jsonl", "members"))]
     if not (path / "run.json").is_file() or any(one.exists() for one in kept):

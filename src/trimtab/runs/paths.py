@@ -18,7 +18,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from trimtab.errors import ConfigProblems, Problem
+from trimtab.errors import NEAR, ConfigProblems, Problem
 from trimtab.runs.atomic import atomic_directory
 
 RESULT = Path("artifacts/result.json")
@@ -126,7 +126,7 @@ def neighbour(path: Path) -> str:
     except (OSError, ValueError):
         return "a path relative to the current directory"
     stems = {Path(name).stem: name for name in reversed(names)}
-    close = get_close_matches(path.stem, stems, n=1, cutoff=0.6)
+    close = get_close_matches(path.stem, stems, n=1, cutoff=NEAR)
     if not close:
         return "a path relative to the current directory"
     same = [name for name in names if Path(name).stem == close[0] and Path(name).suffix == path.suffix]

@@ -123,11 +123,13 @@ def often(place: int, fit: Fit, mixer: Any) -> bool:
 )
 def test_steps_and_costs_are_those_a_run_books(config: DynamicsConfig, fit: Fit, mixer: Any) -> None:
     constraints = {} if isinstance(mixer, GradientAlignment) else {"web": 5.0}
-    expected = SimpleNamespace(**replace(config, mixer=mixer, fit=fit, constraints=constraints).cost())
-    cost = books(mixer, fit, **constraints)
+    planned = replace(config, mixer=mixer, fit=fit, constraints=constraints)
+    expected, cost = SimpleNamespace(**planned.cost()), books(mixer, fit, **constraints)
     assert (expected.steps, expected.probe_steps) == (cost.training_steps, cost.probe_steps)
     assert expected.training_multiple == pytest.approx(cost.training_multiple, abs=1e-12)
-    assert expected.all_in_multiple == pytest.approx(cost.all_in_multiple, abs=1e-12)
+    long_enough = mixer.needs(fit, planned.roles()).report(fit, planned.roles(), {})
+    assert long_enough.all_in_multiple == pytest.approx(cost.all_in_multiple, abs=1e-12)
+    assert expected.all_in_multiple >= cost.all_in_multiple - 1e-12
 
 
 def test_gradients_of_constraints_not_in_need_are_counted_all_the_same(config: DynamicsConfig) -> None:

@@ -295,3 +295,25 @@ def test_a_map_keeps_distances_that_fit_a_plane():
     found, kept = plane(1 - distance)
     assert kept == pytest.approx(1)
     np.testing.assert_allclose(np.linalg.norm(found[:, None] - found[None], axis=-1), distance, atol=1e-9)
+
+
+def test_a_survey_counts_concepts_and_rated_pairs(config, places, tmp_path):
+    survey = config.survey()
+    assert survey.tables["concepts"].to_dict("records") == [
+        {"concepts": 5, "examples": "positive", "fewest": 6, "most": 6},
+        {"concepts": 5, "examples": "negative", "fewest": 12, "most": 12},
+    ]
+    counted = {"ratings": "rated", "rows": 11, "pairs": 10, "words that are no concept": 1}
+    assert survey.tables["ratings"].to_dict("records") == [counted]
+    assert survey.problems == ()
+    bad, few = tmp_path / "bad.csv", tmp_path / "few.csv"
+    bad.write_text("word1,word2,score\ncat,dog,high\n")
+    few.write_text("word1,word2,score\ncat,dog,1\n")
+    wrong = replace(config, ratings={"bad": str(bad), "few": str(few)}, reliability={}).survey()
+    first = f"ratings.bad, score of {bad}, row 2"
+    assert [problem.where for problem in wrong.problems] == [first, "ratings.few"]
+    one = tmp_path / "one.jsonl"
+    one.write_text((places / "concepts.jsonl").read_text().partition("\n")[0])
+    (problem,) = replace(config, concepts=str(one)).survey().problems
+    assert "the single concept 'cat'" in problem.got
+    assert replace(config, concepts="lab:nouns").survey().tables == {}

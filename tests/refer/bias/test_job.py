@@ -282,3 +282,23 @@ def test_predictions_match_objects_of_any_type_and_miss_nothing() -> None:
         amplification(NAMES, rows.assign(model=[1.0, *[np.nan] * (len(rows) - 1)]), model="model", **given)
     with pytest.raises(DataError, match="no predictions"):
         amplification(NAMES, rows.iloc[:0], **given)
+
+
+def test_a_survey_counts_objects_by_group(config: NamingBiasConfig) -> None:
+    survey = config.survey()
+    rows = survey.tables["rows"].set_index("table")["rows"]
+    assert rows["counts"] == len(NAMES)
+    objects = survey.tables["objects"]
+    assert list(dict.fromkeys(objects["labels"])) == ["annotation", "names", "names, 0.9 agree"]
+    annotated = objects[objects["labels"] == "annotation"].set_index("group")["objects"]
+    assert annotated["male"] == NAMES[NAMES["gender"] == "male"]["referent"].nunique()
+    assert survey.problems == ()
+    wrong = replace(config, reference="man", predictions="lab:sports-predictions").survey()
+    assert [problem.where for problem in wrong.problems] == ["groups.annotation", *["groups.names"] * 2]
+    assert "'man'" in wrong.problems[0].got
+    assert wrong.notes[0].startswith("predictions: lab:sports-predictions is not read before the run")
+
+
+def test_a_seed_is_refused_in_the_words_of_every_system(config: NamingBiasConfig) -> None:
+    told = [problem for problem in replace(config, seed=-2).problems() if problem.where == "seed"]
+    assert [str(problem) for problem in told] == ["seed: got -2, expected a whole number from 0 to 2**63 - 1"]

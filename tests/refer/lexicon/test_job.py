@@ -209,3 +209,19 @@ def test_progress_ends_where_the_cost_says_also_without_word_lists(
     steps: list[tuple[int, int]] = []
     carry_out(bare, tmp_path / "run", lambda done, total: steps.append((done, total)))
     assert steps[-1] == (bare.cost()["steps"], bare.cost()["steps"]) == (5, 5)
+
+
+def test_a_survey_counts_messages_of_each_lexicon_and_context(config: LexiconConfig, tmp_path: Path) -> None:
+    survey = config.survey()
+    counts = survey.tables["counts"].set_index("rows of")
+    assert list(counts.index) == ["all", "language 0", "language 1", "context close", "context far"]
+    assert counts.loc["all", "messages"] == NamingCounts.read(config.counts).total
+    assert survey.tables["features"].to_dict("records") == [{"referents": len(chips()), "columns": 3}]
+    assert survey.problems == ()
+    (tmp_path / "few.csv").write_text("referent,L\n1,2\n1,3\n")
+    wrong = replace(config, easy="fra", features=str(tmp_path / "few.csv")).survey()
+    assert [(problem.where, problem.hint) for problem in wrong.problems] == [
+        ("easy", "'far'"),
+        ("features", ""),
+    ]
+    assert "twice in the features" in wrong.problems[1].got

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from trimtab.adapt.cost import cost_report
 from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.export import leave_chosen
@@ -20,10 +19,11 @@ from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, Fixed, Proportional, Replay, Uniform
 from trimtab.adapt.mixers.published import Aioli, Exp3, GradientAlignment
 from trimtab.adapt.session import Roles, make_roles
+from trimtab.adapt.survey import read_data
 from trimtab.adapt.tracking import LogWith, log_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain
 from trimtab.errors import ModelError, Problem, TrimtabError, problem_of
-from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
+from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result, Survey
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
 from trimtab.models.weights import Lora, read_adapter
@@ -31,7 +31,7 @@ from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import safe_name
 from trimtab.runs.serialise import plain
 from trimtab.runs.sweep import sweep
-from trimtab.train.settings import Fit
+from trimtab.train.settings import Fit, evaluation_steps
 
 AnyMixer = (
     DynaMiCS
@@ -134,7 +134,8 @@ class DynamicsConfig:
     def cost(self) -> Mapping[str, Any]:
         """Steps, memory and disk, at most; nan where the model is not on this machine.
 
-        A run that stops early takes less, and so does one with a validation split shorter than the fit asks for.
+        A run that stops early takes less. `survey` tells all_in_multiple exactly, since it knows how long validation
+        splits are.
 
         Returns:
             steps, of all runs; probe_steps, trial steps of all runs, rolled back; training_multiple, of the main run,
@@ -147,9 +148,7 @@ class DynamicsConfig:
             ModelError: the model's folder is damaged: its config.json, or the header of a file of weights.
         """
         needs = [mixer.needs(self.fit, self.roles()) for mixer in (self.mixer, *self.compare.values())]
-        ledger = needs[0].ledger(self.fit, self.roles())
-        grid = ledger.monitoring_sequences
-        main = cost_report(ledger, steps=self.fit.steps, grid_sequences=grid, batch_size=self.fit.batch_size)
+        main = self._planned().report(self.fit, self.roles())
         memory, disk = _bytes(self, needs)
         return {
             "steps": self.fit.steps * len(needs),
@@ -159,6 +158,28 @@ class DynamicsConfig:
             "memory_bytes": memory,
             "disk_bytes": disk,
         }
+
+    def survey(self) -> Survey:
+        """Survey of the data: what its files hold, in records and tokens, and what of it is cut or left out.
+
+        Reads the first records of each domain and the tokenizer, no weights and nothing of the hub; fills the cache of
+        tokenised data as the run would.
+        """
+        data = read_data(self.train, self.evaluate, self.roles(), self.fit, self.model)
+        survey, known = data.finished(), data.sequences()
+        if set(known) != set(self.roles().evaluate):
+            return survey
+        main = self._planned().report(self.fit, self.roles(), known)
+        return replace(survey, cost={"all_in_multiple": main.all_in_multiple})
+
+    def _planned(self) -> Needs:
+        """The needs of the main mixer; in low precision also a reading of the rounded weights per point of the grid."""
+        needs, folder = self.mixer.needs(self.fit, self.roles()), local_folder(self.model)
+        stored = next((header.dtype for header in headers_of(folder).values()), "") if folder else ""
+        if self.adapter is not None or (self.dtype or _NARROW.get(stored)) != "bfloat16":
+            return needs
+        points = len(evaluation_steps(self.fit.steps, self.fit.eval_points)) - 1
+        return replace(needs, whole_readings=needs.whole_readings + points)
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> FinetuneResult | Comparison:
         """Fine-tune in the folder, or one run per mixer below its `members/`; finished runs are read back.
@@ -247,6 +268,8 @@ _SNAPSHOT_COPIES = 3
 _GRADIENT_COPIES = 2
 """The gradient of each training loss is held once by itself and once in their matrix."""
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_NARROW = {"BF16": "bfloat16", "F16": "bfloat16"}
+"""Stored types whose weights are rounded again when a checkpoint is chosen, and the setting that does the same."""
 _KEPT, _CHECKPOINT, _LEFT = 2, 3, 1
 """Of each trainable parameter on disk: base and best weights; one checkpoint with two moments; `model/`, once."""
 _TRAINED_WIDTH = 4.0

@@ -11,12 +11,16 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 
 from trimtab.adapt.forgetting.fitting import numeric
-from trimtab.adapt.forgetting.grid import forgetting_grid, grid_problems
+from trimtab.adapt.forgetting.grid import PRETRAINING, TARGET, forgetting_grid, grid_problems
 from trimtab.adapt.forgetting.result import ForgettingResult, judged
-from trimtab.data.domains import Origin, origin_problems, path_of
+from trimtab.adapt.session import make_roles
+from trimtab.adapt.survey import DataSurvey
+from trimtab.data.domains import FRACTIONS, Origin, origin_problems, path_of
+from trimtab.data.survey import cut_after
 from trimtab.data.tables import read_table
+from trimtab.data.tokens import first_tokens
 from trimtab.errors import DataError, Problem, explain
-from trimtab.job import Corpus, Elsewhere, ModelName, Progress
+from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Survey, noting
 from trimtab.models.load import name_problems
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import as_path, missing_file
@@ -100,6 +104,21 @@ class ForgettingConfig:
     def cost(self) -> Mapping[str, Any]:
         """Runs and optimiser steps, at most: runs end behind their minimum."""
         return {"runs": self.runs, "steps": max(1, self.runs) * self.fit.steps}
+
+    def survey(self) -> Survey:
+        """Survey of the file of runs, or of the two domains as tokenised for the first model."""
+        if self.points:
+            points = numeric(_read_points(self.points), COLUMNS)
+            groups = points.groupby(["params", "tokens", "inject"], as_index=False).size()
+            return Survey({"runs": groups.rename(columns={"size": "runs"})})
+        roles = make_roles([TARGET, PRETRAINING], [], [TARGET], {})
+        data = DataSurvey.of(roles, self.fit, next(iter(self.models.values())))
+        for where, name in (("domain", TARGET), ("pretraining", PRETRAINING)):
+            data.read(where, name, getattr(self, where), FRACTIONS)
+        if TARGET in data.tokens and not cut_after(data.domains[TARGET]):
+            with noting(data.problems, "tokens"):
+                first_tokens(data.domains[TARGET], data.tokenizer, max(self.tokens))
+        return data.finished()
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> ForgettingResult:
         """Make the runs or read them, and fit the laws; runs of the grid that ended are not repeated.

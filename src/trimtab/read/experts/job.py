@@ -15,13 +15,13 @@ import pandas as pd
 from trimtab.data.concept import NOT_NOUNS, PARTS_OF_SPEECH, is_token, is_wordnet, sentences_of
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import DataError, Problem, explain
-from trimtab.job import Concepts, Elsewhere, ModelName, Progress, Ratings
+from trimtab.job import Concepts, Elsewhere, ModelName, Progress, Ratings, Survey, noting, unread_source
 from trimtab.models.batches import Pool
 from trimtab.models.load import load, name_problems
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean
 from trimtab.read.experts.baselines import alignment, false_discoveries, rows
 from trimtab.read.experts.lens import ExpertLens
-from trimtab.read.experts.ratings import Judged, judged, most_rated, ratings_file
+from trimtab.read.experts.ratings import Judged, RatingsFile, judged, most_rated, ratings_file
 from trimtab.read.experts.result import ExpertsResult
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
@@ -108,6 +108,29 @@ class ExpertLensConfig:
         """Cost in passes over the examples: experts; with ratings also embeddings, random weights and masked words."""
         return {"steps": 4 if self.ratings else 1}
 
+    def survey(self) -> Survey:
+        """Survey of the concepts and ratings: examples of each, and pairs of concepts that are rated."""
+        files = {"concepts": self.concepts} | {f"ratings.{name}": path for name, path in self.ratings.items()}
+        if notes := tuple(filter(None, (unread_source(name, file) for name, file in files.items()))):
+            return Survey(notes=notes)
+        problems, read, tables = list[Problem](), dict[str, RatingsFile](), dict[str, pd.DataFrame]()
+        for name, path in self.ratings.items():
+            with noting(problems, f"ratings.{name}"):
+                read[name] = ratings_file(path)
+        with noting(problems, "concepts"):
+            concepts = compared_concepts(self, {name: file.frame for name, file in read.items()})
+            notes = concepts.findings
+            tables["concepts"] = _concepts_table(concepts)
+            rows = []
+            for name, file in read.items():
+                with noting(problems, f"ratings.{name}"):
+                    it = judged(file.frame, concepts.names, file.rows)
+                    row = {"ratings": name, "rows": len(file.rows), "pairs": len(it.pairs)}
+                    rows.append(row | {"words that are no concept": len(it.unknown)})
+                    notes += tuple(f"ratings {name}: {note}" for note in it.notes)
+            tables["ratings"] = pd.DataFrame(rows)
+        return Survey(tables, notes, problems=tuple(problems))
+
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> ExpertsResult:  # noqa: ARG002
         """Experts of all concepts, and alignment with ratings; `progress` counts the examples that were read.
 
@@ -116,11 +139,7 @@ class ExpertLensConfig:
         """
         start = time.perf_counter()
         files = {name: ratings_file(path) for name, path in self.ratings.items()}
-        concepts = read_concepts(self, {name: file.frame for name, file in files.items()})
-        if len(concepts) < 2:
-            got = f"the single concept {concepts.names[0]!r}"
-            hint = "ExpertLens.experts for one"
-            raise DataError(f"{self.concepts}: {explain(got, 'at least two to compare', hint)}")
+        concepts = compared_concepts(self, {name: file.frame for name, file in files.items()})
         ratings = {}
         for name, file in files.items():
             try:
@@ -145,6 +164,13 @@ class ExpertLensConfig:
             config=plain(self),
             seconds=time.perf_counter() - start,
         )
+
+
+def _concepts_table(concepts: ConceptSet) -> pd.DataFrame:
+    """Number of concepts, and the fewest and most examples of one."""
+    sides = {side: [len(getattr(one, side)) for one in concepts] for side in ("positive", "negative")}
+    rows = [{"examples": side, "fewest": min(sizes), "most": max(sizes)} for side, sizes in sides.items()]
+    return pd.DataFrame([{"concepts": len(concepts), **row} for row in rows])
 
 
 def measured(lens: ExpertLens, tau: float, fdr: float) -> dict[str, Any]:
@@ -183,6 +209,20 @@ def measured(lens: ExpertLens, tau: float, fdr: float) -> dict[str, Any]:
         "experts": pd.concat(best, ignore_index=True)[["concept", "site", "unit", "ap", "q"]],
         "facts": sizes | {name: asdict(it) for name, it in intervals.items()} | {"tau": tau, "fdr": fdr},
     }
+
+
+def compared_concepts(config: ExpertLensConfig, ratings: Mapping[str, pd.DataFrame]) -> ConceptSet:
+    """Concept set of a job, of at least two to compare.
+
+    Raises:
+        DataError: a single concept, or as `read_concepts`.
+    """
+    concepts = read_concepts(config, ratings)
+    if len(concepts) < 2:
+        got = f"the single concept {concepts.names[0]!r}"
+        hint = "ExpertLens.experts for one"
+        raise DataError(f"{config.concepts}: {explain(got, 'at least two to compare', hint)}")
+    return concepts
 
 
 def read_concepts(config: ExpertLensConfig, ratings: Mapping[str, pd.DataFrame]) -> ConceptSet:

@@ -12,15 +12,16 @@ import pandas as pd
 from trimtab.data.tables import Label, check_columns, column_problems, label_text, labels, read_table
 from trimtab.data.wordlist import WordList, is_word_list, labels_of_objects, unreadable_list
 from trimtab.errors import Problem, not_among
-from trimtab.job import Elsewhere, Progress, TableFile
+from trimtab.job import Elsewhere, Progress, Survey, TableFile, noting, unread_source
 from trimtab.refer.bias.audit import Draws, naming_bias
 from trimtab.refer.bias.models import Amplification, amplification, sensitivity
-from trimtab.refer.bias.objects import Columns, Outcome
+from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of
 from trimtab.refer.bias.result import NamingBias
 from trimtab.runs.files import reading
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
+from trimtab.seeds import seed_problem
 
 TABLE = "a CSV or Parquet file"
 MOST_DRAWS = 1_000_000
@@ -94,8 +95,8 @@ class NamingBiasConfig:
             yield Problem("groups", "none", "at least one source of labels", "groups: {names: gender-en}")
         if not 1 <= self.n_boot <= MOST_DRAWS:
             yield Problem("n_boot", str(self.n_boot), f"at least 1, at most {MOST_DRAWS:,}")
-        if self.seed < 0:
-            yield Problem("seed", str(self.seed), "a whole number, at least 0")
+        if problem := seed_problem("seed", self.seed):
+            yield problem
         if not 0 < self.confidence < 1:
             yield Problem("confidence", str(self.confidence), "a number between 0 and 1", "0.95")
         for name, values in (("agreement", (self.agreement,)), ("stricter", self.stricter)):
@@ -114,24 +115,39 @@ class NamingBiasConfig:
                 rows = max(0, sum(1 for _ in lines) - 1)
         return {"steps": self.n_boot, "rows": rows}
 
+    def survey(self) -> Survey:
+        """Survey of the tables: rows, and objects of each group by every source of labels."""
+        files = {name: path for name in ("counts", "predictions") if (path := getattr(self, name))}
+        notes = tuple(filter(None, (unread_source(name, path) for name, path in files.items())))
+        problems, tables, rows = list[Problem](), dict[str, pd.DataFrame](), list[dict[str, Any]]()
+        if not unread_source("counts", self.counts):
+            with noting(problems, "counts"):
+                frame, sources = labelled(counts_table(self), self)
+                tables["rows"] = pd.DataFrame([{"table": "counts", "rows": len(frame)}])
+                outcome, settings = audit_settings(self)
+                strata, cluster, weight = (settings[name] for name in ("strata", "cluster", "weight"))
+                for source, group in sources.items():
+                    columns = Columns(self.object, group, strata, cluster, weight, self.name)
+                    with noting(problems, f"groups.{source.partition(', ')[0]}"):
+                        objects = objects_of(frame, columns, outcome, self.reference, settings["among"])
+                        rows += objects_by_group(source, objects)
+                        notes += tuple(f"{source}: {note}." for note in objects.notes)
+                tables["objects"] = pd.DataFrame(rows)
+        if self.predictions and not unread_source("predictions", self.predictions):
+            with noting(problems, "predictions"):
+                more = pd.DataFrame([{"table": "predictions", "rows": len(read_table(self.predictions))}])
+                tables["rows"] = pd.concat([*([tables["rows"]] if "rows" in tables else []), more])
+        return Survey(tables, notes, problems=tuple(problems))
+
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> NamingBias:  # noqa: ARG002
         """Audit with its sensitivity to other sources of labels, and amplification by models.
 
         Raises:
             DataError: the data does not hold what the config says.
         """
-        frame = read_table(self.counts)
-        check_columns(frame, [self.object])
-        frame, sources = labelled(frame, self)
+        frame, sources = labelled(counts_table(self), self)
         progress(1, 4)
-        outcome: Outcome = WordList.read(self.outcome) if is_word_list(self.outcome) else self.outcome
-        as_given = ("object", "name", "reference", "n_boot", "confidence", "seed")
-        settings: dict[str, Any] = {key: getattr(self, key) for key in as_given}
-        settings |= {key: getattr(self, key) or None for key in ("strata", "cluster", "weight", "among")}
-        if is_word_list(self.strata):
-            settings["strata"] = STRATUM
-        if lists := [WordList.read(one) for one in self.among]:
-            settings["among"] = lambda name: any(words(name) for words in lists)
+        outcome, settings = audit_settings(self)
         first, group = next(iter(sources.items()))
         result = naming_bias(frame, outcome=outcome, group=group, **settings)
         progress(2, 4)
@@ -171,6 +187,40 @@ def _column_problems(config: NamingBiasConfig) -> Iterator[Problem]:
         named |= {"model": config.model} if config.model else {}
         named |= {"outcome": config.outcome} if not is_word_list(config.outcome) else {}
         yield from column_problems("predictions", config.predictions, named)
+
+
+def counts_table(config: NamingBiasConfig) -> pd.DataFrame:
+    """Naming rows of a job, with its column of objects.
+
+    Raises:
+        DataError: a table that cannot be read, or without that column.
+    """
+    frame = read_table(config.counts)
+    check_columns(frame, [config.object])
+    return frame
+
+
+def audit_settings(config: NamingBiasConfig) -> tuple[Outcome, dict[str, Any]]:
+    """Outcome and further settings of an audit: columns, names that count, and resamples."""
+    outcome: Outcome = WordList.read(config.outcome) if is_word_list(config.outcome) else config.outcome
+    as_given = ("object", "name", "reference", "n_boot", "confidence", "seed")
+    settings: dict[str, Any] = {key: getattr(config, key) for key in as_given}
+    settings |= {key: getattr(config, key) or None for key in ("strata", "cluster", "weight", "among")}
+    if is_word_list(config.strata):
+        settings["strata"] = STRATUM
+    if lists := [WordList.read(one) for one in config.among]:
+        settings["among"] = lambda name: any(words(name) for words in lists)
+    return outcome, settings
+
+
+def objects_by_group(source: str, objects: Objects) -> list[dict[str, Any]]:
+    """Number of objects in each of the two groups, and of those set aside, by a source of labels."""
+    sizes = objects.table["group"].value_counts()
+    counts = {group: int(sizes.get(place, 0)) for place, group in enumerate(objects.groups)}
+    aside = objects.accounting[objects.accounting["reason"] != USED]
+    reasons = zip(aside["reason"], aside["n_objects"], strict=True)
+    counts |= {f"({reason})": int(count) for reason, count in reasons if count}
+    return [{"labels": source, "group": group, "objects": count} for group, count in counts.items()]
 
 
 def labelled(frame: pd.DataFrame, config: NamingBiasConfig) -> tuple[pd.DataFrame, dict[str, str]]:

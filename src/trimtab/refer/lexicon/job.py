@@ -22,8 +22,8 @@ from trimtab.data import tables
 from trimtab.data.naming import NamingCounts, counts_column, is_lab
 from trimtab.data.tables import Label
 from trimtab.data.wordlist import WordList, unreadable_list
-from trimtab.errors import DataError, Problem, explain
-from trimtab.job import Elsewhere, Progress, TableFile
+from trimtab.errors import DataError, Problem, explain, not_among
+from trimtab.job import Elsewhere, Progress, Survey, TableFile, noting, unread_source
 from trimtab.numerics.bootstrap import check_choice
 from trimtab.refer.lexicon.contexts import Treatment, Trials, set_aside, treated
 from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, bandwidth_of
@@ -31,6 +31,7 @@ from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
+from trimtab.seeds import seed_problem
 
 Shape = Literal["hard", "soft", "nested"]
 
@@ -161,8 +162,8 @@ class LexiconConfig:
         for name in ("distractors", "trials", "n_boot"):
             if not 1 <= getattr(self, name) <= MOST_DRAWS:
                 yield Problem(name, str(getattr(self, name)), f"at least 1, at most {MOST_DRAWS:,}")
-        if self.seed < 0:
-            yield Problem("seed", str(self.seed), "a whole number, at least 0")
+        if problem := seed_problem("seed", self.seed):
+            yield problem
 
     def cost(self) -> Mapping[str, Any]:
         """Cost in steps: the lexicon with its frontier, the lexicons, the simulation, and contexts."""
@@ -172,6 +173,24 @@ class LexiconConfig:
     def treated(self) -> tuple[Treatment, ...]:
         """The treatments of modifiers in contexts: the first alone where no word list says what is a modifier."""
         return self.treatments if self.heads else self.treatments[:1]
+
+    def survey(self) -> Survey:
+        """Survey of the tables: messages, referents and names, of each lexicon and context, and features."""
+        files = {"counts": self.counts, "features": self.features}
+        if notes := tuple(filter(None, (unread_source(name, path) for name, path in files.items()))):
+            return Survey(notes=notes)
+        problems, found = list[Problem](), dict[str, pd.DataFrame]()
+        with noting(problems, "counts"):
+            given = NamingCounts.read(self.counts)
+            found["counts"] = messages_table(given, self)
+            if self.context and not problems:
+                problems += context_problems(given, self)
+            with noting(problems, "features"):
+                features = features_table(self)
+                columns = pd.DataFrame([{"referents": len(features), "columns": len(features.columns)}])
+                found["features"] = columns
+                given.features_of(features)
+        return Survey(found, problems=tuple(problems))
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> LexiconResult:  # noqa: ARG002
         """Lexicons of the data, measured alone and in context.
@@ -184,10 +203,7 @@ class LexiconConfig:
         def tell() -> None:
             progress(next(done), steps)
 
-        given, features = NamingCounts.read(self.counts), tables.read_table(self.features)
-        tables.check_columns(features, ["referent"])
-        tables.check_known(features, "referent")
-        features = features.set_index("referent")
+        given, features = NamingCounts.read(self.counts), features_table(self)
         counts, accounting = _reduced(given, self, self.treatments[0])
         whole = _fitted(counts, features, self)
         if len(whole.referents) <= max(2, self.distractors):
@@ -219,6 +235,37 @@ class LexiconConfig:
             seconds=time.perf_counter() - start,
             aside=aside,
         )
+
+
+def features_table(config: LexiconConfig) -> pd.DataFrame:
+    """Features of a job, indexed by referent.
+
+    Raises:
+        DataError: a table that cannot be read, or without a referent in every row.
+    """
+    features = tables.read_table(config.features)
+    tables.check_columns(features, ["referent"])
+    tables.check_known(features, "referent")
+    return features.set_index("referent")
+
+
+def messages_table(counts: NamingCounts, config: LexiconConfig) -> pd.DataFrame:
+    """Messages, referents and names: of all rows, of each lexicon, and of each context."""
+    said = counts.table[counts.table["count"] > 0]
+    parts = [("all", said)]
+    for column in filter(None, (config.lexicon, config.context)):
+        tables.check_columns(said, [column])
+        parts += [(f"{column} {label}", part) for label, part in said.groupby(tables.labels(said[column]))]
+    rows = [(n, int(p["count"].sum()), p["referent"].nunique(), p["name"].nunique()) for n, p in parts]
+    return pd.DataFrame(rows, columns=["rows of", "messages", "referents", "names"])
+
+
+def context_problems(counts: NamingCounts, config: LexiconConfig) -> Iterator[Problem]:
+    """The contexts to be compared that no row has."""
+    there = sorted(set(tables.labels(counts.table[config.context]).dropna()))
+    for key in ("easy", "hard"):
+        if (label := getattr(config, key)) != "" and tables.find_label(label, there) is None:
+            yield not_among(key, label, there)
 
 
 def _column_problems(config: LexiconConfig) -> list[Problem]:

@@ -5,6 +5,7 @@ Those functions take a steering on disk and its model by their names.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.data.records import Columns, LayoutName, Record, column_problems
 from trimtab.data.rows import record_rows
 from trimtab.errors import ConfigProblems, DataError, Problem, problem_of
-from trimtab.job import Elsewhere, ModelName, Progress, Texts
+from trimtab.job import Elsewhere, ModelName, Progress, Survey, Texts, noting, unread_source
 from trimtab.models.batches import text_batches
 from trimtab.models.chat import Prompt, read_prompt
 from trimtab.models.language import prompt_rows
 from trimtab.models.load import Model, load, name_problems
+from trimtab.models.tokenizer import local_tokenizer
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_source
 from trimtab.runs.serialise import plain
@@ -135,6 +138,32 @@ class SteeringConfig:
         texts = self.held_out * (3 if self.neutral else 2) + len(self.prompts)
         return {"steps": int(steps), "texts": texts * len(self.strengths)}
 
+    def survey(self) -> Survey:
+        """Survey of the examples of each side: read, left out and cut. Loads no weights and downloads nothing."""
+        given = {name: getattr(self, name) for name in ("source", "target", "neutral") if getattr(self, name)}
+        places = {name: _place(file) for name, file in given.items()}
+        notes = tuple(filter(None, (unread_source(name, path) for name, (path, _) in places.items())))
+        here = {name: place for name, place in places.items() if not unread_source(name, place[0])}
+        problems, sides = list[Problem](), dict[str, TextPool]()
+        texts = dict[str, frozenset[str | bytes]]()
+        for name, (path, columns) in here.items():
+            with noting(problems, name):
+                texts[name] = different_texts(path, name, columns)
+        both = texts.get("source", frozenset()) & texts.get("target", frozenset())
+        tokenizer = None
+        with noting(problems, "model"):
+            tokenizer = local_tokenizer(self.model)
+        rows = list[dict[str, Any]]()
+        for name in texts:
+            path, columns = here[name]
+            counts = (0 if name == "neutral" else self.examples, self.held_out, self.seed)
+            without = frozenset[str | bytes]() if name == "neutral" else both
+            with noting(problems, name):
+                sides[name] = read_examples(path, name, *counts, without=without, columns=columns)
+                rows.append(text_counts(name, sides[name], tokenizer, self.max_tokens))
+        notes += () if tokenizer else ("Texts cut are unknown: the model is not on this machine.",)
+        return Survey({"texts": pd.DataFrame(rows)}, notes, problems=tuple(problems))
+
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> SteeringResult:
         """Fit the steering and judge it on held-out texts; a fit that was killed goes on where it was.
 
@@ -196,6 +225,18 @@ def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
 def _place(file: str | ExampleFile) -> tuple[str, Columns]:
     """Path and columns of a file of examples."""
     return (file, None) if isinstance(file, str) else (file.path, file.columns or None)
+
+
+def text_counts(
+    name: str, side: TextPool, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
+) -> dict[str, Any]:
+    """Counts of a side's texts: to fit with, held out, different, left out, and the share that is cut at max_tokens."""
+    row: dict[str, Any] = {"side": name, "fit": len(side.fit), "held_out": len(side.held_out)}
+    row |= {key: getattr(side, key) for key in ("different", "blank", "repeated", "shared")}
+    drawn = checked_records(name, [*side.fit, *side.held_out])
+    lengths = [len(one.ids) for one in record_rows(tokenizer, drawn, name)] if tokenizer and drawn else []
+    cut = sum(length > max_tokens for length in lengths) / len(lengths) if lengths else math.nan
+    return row | {"cut": cut}
 
 
 def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, TextPool]) -> pd.DataFrame:
