@@ -260,7 +260,7 @@ def test_a_domain_whose_probe_diverges_gets_no_weight_and_is_named() -> None:
     assert (result.mixtures["code"] == 0).all()
     assert [update.slopes["code"].isna().all() for update in result.slopes] == [True] * 3
     assert [update.slopes["math"].notna().all() for update in result.slopes] == [True] * 3
-    assert "The probe of code at step 4 diverged; it got no weight." in result.notes
+    assert "Probes diverged at 3 updates, and got no weight there: code (3)." in result.notes
 
 
 def test_when_every_probe_diverges_the_run_stops_with_the_base_weights() -> None:

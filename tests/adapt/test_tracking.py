@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from trimtab import Uniform, finetune
+from trimtab import Fit, Uniform, finetune
 from trimtab.adapt.dynamics.job import DynamicsConfig
-from trimtab.adapt.session import make_roles
+from trimtab.adapt.session import Roles, make_roles
 from trimtab.adapt.tracking import LOGGED, log_problems, scalars
 from trimtab.errors import ConfigError, ConfigProblems
+from trimtab.job import carry_out
+from trimtab.runs.config import read_config
 from trimtab.runs.folder import RunFolder
+from trimtab.runs.live import Bars
 from trimtab.train.loop import Loop
-from worlds import QUICK, evaluated, model, trainable
+from worlds import QUICK, evaluated, llama, model, texts, tokenizer, trainable
 
 MIXER = Uniform(targets=["math"], constraints={"web": 0.0, "safety": 0.3})
 ROLES = make_roles(["math", "code", "web"], ["safety", "facts"], MIXER.targets, MIXER.constraints)
@@ -36,9 +41,11 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def logged(rows: list[dict[str, Any]]) -> list[tuple[int, dict[str, float]]]:
+def logged(
+    rows: list[dict[str, Any]], roles: Roles = ROLES, fit: Fit = QUICK
+) -> list[tuple[int, dict[str, float]]]:
     """What a tracker should have: one entry per row that holds numbers."""
-    named = ((row["step"], scalars(row, ROLES, QUICK)) for row in rows)
+    named = ((row["step"], scalars(row, roles, fit)) for row in rows)
     return [(step, numbers) for step, numbers in named if numbers]
 
 
@@ -218,6 +225,38 @@ def test_names_and_groups_of_runs(
     config = tracker.settings.pop("config")
     assert config["seed"] == 0
     assert tracker.settings == {"name": "uniform", "group": "group-1", "id": identity, "resume": "allow"}
+
+
+def test_each_run_of_a_group_is_logged_and_followed(listed: type[Listed], tmp_path: Path) -> None:
+    """The group's own line counts its runs; the same group goes on without the tracker."""
+    llama().save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    for name in ("math", "web"):
+        for split in ("train", "validation", "test"):
+            lines = [json.dumps({"text": text}) for text in texts(name, split, 20)]
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{split}.jsonl").write_text("\n".join(lines))
+    settings = {"model": str(tmp_path / "model"), "targets": ["math"], "constraints": {"web": 0.5}}
+    settings |= {"system": "dynamics", "train": {name: str(tmp_path / name) for name in ("math", "web")}}
+    settings |= {"mixer": {"kind": "uniform"}, "compare": {"more": {"kind": "uniform"}}}
+    settings |= {
+        "fit": {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_sequences": 4, "probe_sequences": 4}
+    }
+    job = read_config(settings, DynamicsConfig, {"log_with": ["listed"]})
+    stream = io.StringIO()
+    with Bars(stream) as bars:
+        carry_out(job, tmp_path / "group", bars.bar("run group"))
+    assert len(listed.made) == 2
+    for tracker, label in zip(listed.made, ("uniform", "more"), strict=True):
+        rows = rows_of(tmp_path / "group/members" / label)
+        assert tracker.told == logged(rows, make_roles(["math", "web"], [], ["math"], {"web": 0.5}), job.fit)
+    told = [line.split("  ")[:2] for line in stream.getvalue().splitlines()]
+    assert [start for label, start in told if label == "uniform"] == [
+        *(f"step {step}/2" for step in (0, 1, 2)),
+        "test at step 2",
+    ]
+    carry_out(replace(job, log_with=None), tmp_path / "group")
+    assert len(listed.made) == 2
 
 
 # Resumes and failures

@@ -84,6 +84,15 @@ def test_another_cell_of_the_same_name_is_refused(tmp_path: Path) -> None:
         sweep(square, {"a": {"x": 2}}, tmp_path)
 
 
+def test_a_key_that_may_change_is_no_part_of_a_cell(tmp_path: Path) -> None:
+    sweep(square, {"a": {"x": 2, "told": "here"}}, tmp_path)
+    for cell in ({"x": 2, "told": "there"}, {"x": 2}):
+        done = sweep(square, {"a": cell}, tmp_path, may_change=["told"])
+        assert list(done.results) == ["a"]
+    with pytest.raises(CheckpointError, match="got another cell 'a'"):
+        sweep(square, {"a": {"x": 3}}, tmp_path, may_change=["told"])
+
+
 def test_a_result_that_json_cannot_hold_is_a_failure(tmp_path: Path) -> None:
     result = sweep(lambda cell, folder: object(), {"a": 1}, tmp_path)
     assert result.failures["a"].startswith("TypeError: got object")
