@@ -158,7 +158,7 @@ class Result:
     @classmethod
     def summary_of_several(cls, results: Sequence[Self]) -> str:
         """The summary of a page of several results."""
-        return f"{len(results)} runs beside one another."
+        return f"{len(results)} runs side by side."
 
     def report(self, path: str | Path) -> Path:
         """Write the page (one self-contained HTML file) and return its path."""

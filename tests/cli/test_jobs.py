@@ -237,7 +237,7 @@ def test_report(capsys: Capture, tmp_path: Path) -> None:
     assert "<h1>my-1</h1>" in path.read_text()
     assert "steps 4 seed 0" in path.read_text()
     assert main(["report", "my-1", "runs/my-2", "-o", "page.html"]) == 0
-    assert "2 runs beside one another." in Path("page.html").read_text()
+    assert "2 runs side by side." in Path("page.html").read_text()
     assert main(["report", "runs", "-o", "all.html"]) == 0
     assert all(label in Path("all.html").read_text() for label in ("1. coin 0", "2. coin 1"))
     capsys.readouterr()

@@ -130,8 +130,8 @@ def from_zero(low: float, high: float) -> str:
     """The verdict of a difference's interval: above zero, below it, or neither.
 
     >>> from_zero(0.1, 0.3), from_zero(-0.1, 0.3), from_zero(float("nan"), 0.3)
-    ('told apart from 0', 'not told apart from 0', 'without an interval')
+    ('distinguishable from 0', 'not distinguishable from 0', 'without an interval')
     """
     if math.isnan(low) or math.isnan(high):
         return "without an interval"
-    return "told apart from 0" if low > 0 or high < 0 else "not told apart from 0"
+    return "distinguishable from 0" if low > 0 or high < 0 else "not distinguishable from 0"

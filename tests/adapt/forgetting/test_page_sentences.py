@@ -96,7 +96,7 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         apart = found.low > 0 or found.high < 0
         wanted = ("nothing was forgotten: ", "") if found.high < 0 else ("", "")
         return all(right) and (kind, end) == (
-            wanted if apart else ("", ": not told apart from nothing forgotten")
+            wanted if apart else ("", ": not distinguishable from nothing forgotten")
         )
 
     def removed(it: ForgettingResult, share: str, value: str, low: str, high: str, n: str, end: str) -> bool:
@@ -104,7 +104,7 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         left = bootstrap(ratio_of_sums, pairs["rise"].to_numpy(), pairs["rise_none"].to_numpy(), paired=True)
         ends = [100 * (1 - one) for one in (left.value, left.high, left.low)]
         right = [near(text, one) for text, one in zip((value, low, high), ends, strict=True)]
-        unclear = end == ": not told apart from nothing"
+        unclear = end == ": not distinguishable from nothing"
         return all(right) and int(n) == len(pairs) and unclear == (ends[1] <= 0 <= ends[2])
 
     def errs(it: ForgettingResult, n: str, error: str, low: str, high: str, rest: str) -> bool:
@@ -135,8 +135,8 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
     return {
         r"(\d+) runs\.": any_of(lambda it, n: int(n) == len(it.points)),
         r"Without injection (nothing was forgotten: |)their pretraining loss rose by (\S+) \((\S+) to (\S+); "
-        r"n = (\d+)\) nats per token in the mean(: not told apart from nothing forgotten|)\.": any_of(rose),
-        r"Injecting (\S+) % removed (\S+) % \((\S+) to (\S+); n = (\d+)\) of that(: not told apart from nothing|)\.":
+        r"n = (\d+)\) nats per token in the mean(: not distinguishable from nothing forgotten|)\.": any_of(rose),
+        r"Injecting (\S+) % removed (\S+) % \((\S+) to (\S+); n = (\d+)\) of that(: not distinguishable from nothing|)\.":
             any_of(removed),
         r"On (\d+) held-out runs the law errs by (\d+) % of the rise \((\d+) to (\d+)\); (.*)\.": any_of(errs),
         r"(\d+) of (\d+) runs without injection rose by more than the noise .*": any_of(clear),
@@ -185,7 +185,7 @@ def rivalry(it: ForgettingResult) -> str:
     more = int((table["more_low"] > 0).sum())
     if more == len(table):
         return f"each of {more} other forms errs more, run by run"
-    return f"{more} of {len(table)} other forms err more, the rest are not told apart from it"
+    return f"{more} of {len(table)} other forms err more, the rest are not distinguishable from it"
 
 
 def _tried(check: Callable[..., bool], it: ForgettingResult, groups: Sequence[str]) -> bool:
@@ -213,10 +213,10 @@ def test_the_page_knows_the_cases_that_it_tells_apart(
     results: dict[str, ForgettingResult], pages: dict[str, str]
 ) -> None:
     told = pages
-    assert "the rest are not told apart from it" in told["law"]
+    assert "the rest are not distinguishable from it" in told["law"]
     assert "less than it err" in told["additive"]
     assert "&#39;additive&#39; by" in told["additive"]
-    assert "not told apart from nothing forgotten" in told["nothing"]
+    assert "not distinguishable from nothing forgotten" in told["nothing"]
     assert "none held out" in told["few"]
     few = results["few"]
     nothing = dict.fromkeys(("value", "low", "high"), None) | {"n": 0}

@@ -117,7 +117,7 @@ def test_a_page_escapes_names(result):
     text = ExpertsResult.page([replace(result, concepts=renamed, label="<i>"), result], title="<b>")
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
-    assert "2 models beside one another" in text
+    assert "2 models side by side" in text
     assert "baseline" in result.summary()
     with pytest.raises(DataError, match="no result"):
         ExpertsResult.page([])

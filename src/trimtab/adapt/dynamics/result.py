@@ -206,10 +206,10 @@ def verdict(results: Sequence[FinetuneResult]) -> str:
         return f"{sentence}."
     parts = []
     if close := [name for name, high in ends.items() if high >= 0]:
-        parts.append(f"it is not told apart from {_listed(close)}")
+        parts.append(f"it is not distinguishable from {_listed(close)}")
     if unknown := [name for name, high in ends.items() if math.isnan(high)]:
         parts.append(f"its difference from {_listed(unknown)} was not measured on the same test records")
-    differences = ", and ".join(parts) or "it is told apart from each other one"
+    differences = ", and ".join(parts) or "it is distinguishable from each other one"
     return f"{sentence}; {differences} (95 % intervals of paired differences over test records)."
 
 

@@ -102,7 +102,7 @@ class ForgettingResult(Result):
         if removed and not missing(removed["value"]):
             value, low, high = 100 * pd.Series(removed, dtype=float)[["value", "low", "high"]]
             share = f"{fixed(value, 0)} % ({span(low, high, 0)}; n = {removed['n']})"
-            unclear = "" if _apart(removed) else ": not told apart from nothing"
+            unclear = "" if _apart(removed) else ": not distinguishable from nothing"
             sentences.append(f"Injecting {100 * facts['inject']:g} % removed {share} of that{unclear}.")
         if len(self.forms) and facts["held_out"]:
             sentences.append(_rivalry(self.forms))
@@ -293,7 +293,7 @@ def _forgotten(rise: Mapping[str, Any]) -> str:
     value = f"{number(rise['value'])} ({span(rise['low'], rise['high'])}; n = {rise['n']})"
     rose = f"their pretraining loss rose by {value} nats per token in the mean"
     if not _apart(rise):
-        return f"Without injection {rose}: not told apart from nothing forgotten."
+        return f"Without injection {rose}: not distinguishable from nothing forgotten."
     return f"Without injection {'' if rise['value'] > 0 else 'nothing was forgotten: '}{rose}."
 
 
@@ -313,7 +313,7 @@ def _rivalry(forms: pd.DataFrame) -> str:
         return f"{errs}; less than it err {each}."
     if len(more) == len(rivals):
         return f"{errs}; each of {len(rivals)} other forms errs more, run by run."
-    return f"{errs}; {len(more)} of {len(rivals)} other forms err more, the rest are not told apart from it."
+    return f"{errs}; {len(more)} of {len(rivals)} other forms err more, the rest are not distinguishable from it."
 
 
 def _apart(it: Mapping[str, Any]) -> bool:

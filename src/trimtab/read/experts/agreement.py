@@ -126,17 +126,17 @@ def agree(
 
 
 def side(difference: Interval) -> str:
-    """Verdict on a paired difference by its interval: "above", "below" or "not told apart from".
+    """Verdict on a paired difference by its interval: "above", "below" or "not distinguishable from".
 
-    Two are told apart by an interval that excludes 0 at the three decimals that are shown; an unknown interval is nan
+    Two are distinguishable by an interval that excludes 0 at the three decimals that are shown; an unknown interval is nan
     and does not tell them apart.
 
     >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
-    ('above', 'not told apart from', 'not told apart from')
+    ('above', 'not distinguishable from', 'not distinguishable from')
     """
     if round(difference.low, 3) > 0:
         return "above"
-    return "below" if round(difference.high, 3) < 0 else "not told apart from"
+    return "below" if round(difference.high, 3) < 0 else "not distinguishable from"
 
 
 def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:

@@ -247,7 +247,7 @@ class ExpertLens:
             return np.asarray(detection.q_values(self.chance(numbers)) <= how.fdr)
         return how.of(self.precision[list(numbers)])
 
-    # Concepts beside one another --------------------------------------------------------------------------------
+    # Concepts side by side --------------------------------------------------------------------------------
 
     def similarity(
         self,

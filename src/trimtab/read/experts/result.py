@@ -74,6 +74,9 @@ class ExpertsResult(Result):
     def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
         """The result that was written; the rows of the similarities are named like their columns."""
         values["similarity"].index = values["similarity"].columns
+        for name in ("table", "differences"):  # earlier versions had another word for it
+            if "told" in values.get(name, ()):
+                values[name] = values[name].replace({"told": {"not told apart from": SIDES[2]}})
         return super().from_values(values | {"findings": tuple(values["findings"])}, folder)
 
     def figure(self) -> Figure:
@@ -118,7 +121,7 @@ class ExpertsResult(Result):
     def summary_of_several(cls, results: Sequence[Self]) -> str:
         """Number of models, or of results where some are of one model."""
         several = "models" if len({result.label for result in results}) == len(results) else "results"
-        return f"{len(results)} {several} beside one another."
+        return f"{len(results)} {several} side by side."
 
     @classmethod
     def compared(cls, results: Sequence[Self], labels: Sequence[str]) -> Iterator[Section]:
@@ -151,7 +154,7 @@ COVERS = (
 CEILING = "The ceiling is what the reliability of the similarities allows, from two halves of the examples"
 PAIRED = (
     "Differences are of the rho of two rows; their intervals are 95 % over concepts, drawn in pairs: each draw gives "
-    "both rows the same concepts. Two rows are told apart where the interval excludes 0 at three decimals. The "
+    "both rows the same concepts. Two rows are distinguishable where the interval excludes 0 at three decimals. The "
     "intervals are not widened for the number of rows that are compared."
 )
 FDR = (
@@ -160,7 +163,7 @@ FDR = (
 )
 SOURCES = {"people": "people", "labels": "the labels"}
 """What the scores are called; others are "the ratings"."""
-SIDES = ("above", "below", "not told apart from")
+SIDES = ("above", "below", "not distinguishable from")
 HALVES = (
     "Overlap of halves: Jaccard of the experts that the two halves of the examples give; found again: no "
     "other concept's experts of the second half are as much like those of the first."

@@ -264,7 +264,7 @@ def _other_labels_and_models(result: NamingBias) -> Iterator[Section]:
     text = Text(
         "Amplification is a model's gap less that of the given names of the same objects, with intervals that resample "
         "both together; below zero, where the gap of the given names is below zero, means that the model widens it. "
-        f"The raw gap is told apart from that of the given names for {len(apart)} of {len(raw)} models{listed}."
+        f"The raw gap is distinguishable from that of the given names for {len(apart)} of {len(raw)} models{listed}."
     )
     axis = "model's raw gap less that of given names"
     drawn = _forest(widening, [WIDENS] * len(raw), axis, "Amplification")

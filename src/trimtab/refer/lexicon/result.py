@@ -154,7 +154,7 @@ def _smoothings(rows: pd.DataFrame) -> str:
     text = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(rows)} smoothings"
     if above and below:
         return f"{text}, so the sign depends on the smoothing."
-    return f"{text}." if above + below else f"{text}, not told apart from 0."
+    return f"{text}." if above + below else f"{text}, not distinguishable from 0."
 
 
 def simulation_figure(result: LexiconResult) -> Figure:
