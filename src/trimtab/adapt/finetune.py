@@ -146,7 +146,8 @@ def read_back(run: Run, path: Path) -> FinetuneResult:
     result = FinetuneResult.load(path)
     run.put_weights(result.step)
     if run.folder and run.folder.status != "done":  # killed between the result and the status
-        run.folder.set_status("done", result=result.status, step=result.step)
+        facts = {"result": result.status, "step": result.step, "headline": result.headline()}
+        run.folder.set_status("done", **facts)
     return result
 
 
@@ -346,6 +347,7 @@ def train_and_judge(
     if run.folder:
         result.save(path / RESULT)
         seal(path)
-        run.folder.set_status("done", result=result.status, step=result.step)
+        facts = {"result": result.status, "step": result.step, "headline": result.headline()}
+        run.folder.set_status("done", **facts)
     run.loop.accelerator.wait_for_everyone()
     return result

@@ -154,7 +154,7 @@ def _page(runs: Sequence[Path], title: str) -> str:
     unsealed = [str(run / RESULT) for run in runs if not is_sealed(run)]
     results = [result_class.load(run) for run in runs]
     try:
-        page: str = result_class.page(results, title)
+        page: str = result_class.page(results, title, imported("trimtab.job:about_runs")(runs))
         page.encode()
     except DAMAGE as error:
         if isinstance(error, TrimtabError) or not unsealed:  # every result is as it was written

@@ -17,6 +17,7 @@ from trimtab.models.hooks import checked_strength
 from trimtab.models.inspection import require_language_model
 from trimtab.models.language import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference, ratio_of_sums
+from trimtab.runs.brief import brief
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -143,6 +144,8 @@ class Calibration:
     texts: int
     curve: tuple[Point, ...]
     tolerance: float = TOLERANCE
+
+    __repr__ = brief
 
     @property
     def cost(self) -> float:

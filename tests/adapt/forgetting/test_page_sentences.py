@@ -136,7 +136,8 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         r"(\d+) runs\.": any_of(lambda it, n: int(n) == len(it.points)),
         r"Without injection (nothing was forgotten: |)their pretraining loss rose by (\S+) \((\S+) to (\S+); "
         r"n = (\d+)\) nats per token in the mean(: not distinguishable from nothing forgotten|)\.": any_of(rose),
-        r"Injecting (\S+) % removed (\S+) % \((\S+) to (\S+); n = (\d+)\) of that(: not distinguishable from nothing|)\.":
+        r"Injecting (\S+) % removed (\S+) % \((\S+) to (\S+); n = (\d+)\) of that"
+        r"(: not distinguishable from nothing|)\.":
             any_of(removed),
         r"On (\d+) held-out runs the law errs by (\d+) % of the rise \((\d+) to (\d+)\); (.*)\.": any_of(errs),
         r"(\d+) of (\d+) runs without injection rose by more than the noise .*": any_of(clear),

@@ -239,7 +239,9 @@ def test_above_and_below_are_said_of_intervals_that_exclude_0_alone(told_apart):
         "above 1 (shared words (TF-IDF centroids)); below 2 (static input embeddings; mean sentence embed"
         in text
     )
-    assert "not distinguishable from 2 (mean sentence embedding, raw; mean sentence embedding, centred)" in text
+    assert (
+        "not distinguishable from 2 (mean sentence embedding, raw; mean sentence embedding, centred)" in text
+    )
     assert "agree with the ratings at rho 0.710" in text
     assert "agree with people at rho" in text
     assert "have no rho" in text

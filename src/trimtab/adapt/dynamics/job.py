@@ -23,6 +23,7 @@ from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
 from trimtab.models.weights import Lora, read_adapter
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import plain
 from trimtab.runs.sweep import sweep
@@ -81,6 +82,8 @@ class DynamicsConfig:
     jobs: int = 1
 
     result: ClassVar[type[Result]] = FinetuneResult
+
+    __repr__ = brief
 
     def mixers(self) -> dict[str, AnyMixer]:
         """Every mixer of the job by label, the main one first, each with the targets and constraints of the job."""

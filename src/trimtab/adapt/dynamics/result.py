@@ -16,11 +16,11 @@ from trimtab.adapt.dynamics.compare import (
     gain_difference,
     kept_all,
     target_gain,
-    text_table,
     unique_labels,
 )
 from trimtab.adapt.dynamics.figures import mixture_figure
 from trimtab.adapt.dynamics.page import MAPS, MAPS_OF_OTHERS, chapter, comparison_section
+from trimtab.adapt.dynamics.text import headline, run_text, text_table
 from trimtab.adapt.record import (
     RunRecord,
     example_line,
@@ -30,7 +30,7 @@ from trimtab.adapt.record import (
     to_mapping,
 )
 from trimtab.errors import CheckpointError, DataError, explain
-from trimtab.job import Result
+from trimtab.job import Result, titles
 from trimtab.report.formats import fixed, missing, span
 from trimtab.report.page import Page, Section, Text
 from trimtab.runs.atomic import write_atomic
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 READING = (
-    "Changes: nats per token on test, against the base model; gain: fall of target perplexity. Intervals (95 %) are\n"
-    "over test records, not over the seed. Cost: multiples of one fixed-mixture run, steps alone / with evaluations."
+    "Changes: nats per token on test, against the base model; gain: fall of target\n"
+    "perplexity. Intervals (95 %) are over test records, not over the seed. Cost:\n"
+    "multiples of one fixed-mixture run, steps alone / with evaluations."
 )
 
 
@@ -54,6 +55,10 @@ class FinetuneResult(RunRecord):
         """The mixture over time."""
         return mixture_figure(self)
 
+    def headline(self) -> dict[str, str]:
+        """Status, target gain with its interval, constraints kept on test, and cost."""
+        return headline(self)
+
     def summary(self) -> str:
         """Verdict: gain, kept constraints and cost of the run, on test."""
         return verdict([self])
@@ -63,7 +68,7 @@ class FinetuneResult(RunRecord):
         yield from chapter(self, self.label, MAPS)
 
     @classmethod
-    def page(cls, results: Sequence[Self], title: str = "") -> str:
+    def page(cls, results: Sequence[Self], title: str = "", about: str = "") -> str:
         """One self-contained HTML page about the first run; others are compared with it, their own details folded.
 
         Raises:
@@ -75,7 +80,7 @@ class FinetuneResult(RunRecord):
         labels = unique_labels(results)
         first = list(chapter(results[0], labels[0], MAPS))
         if len(results) == 1:
-            return Page(title, verdict(results), first).render()
+            return Page(title, verdict(results), first, about).render()
         others = []
         for result, label in zip(results[1:], labels[1:], strict=True):
             good = result.status == "feasible" and kept_all(result)
@@ -87,7 +92,7 @@ class FinetuneResult(RunRecord):
             Section(f"This run: {labels[0]}", first),
             Section("The runs it is compared with", others),
         ]
-        return Page(title, verdict(results), sections).render()
+        return Page(title, verdict(results), sections, about).render()
 
     def save(self, path: str | Path) -> Path:
         """Write the result as one JSON file that `FinetuneResult.load` reads; in the folder of a run, in its place."""
@@ -113,8 +118,8 @@ class FinetuneResult(RunRecord):
             return from_mapping(cls, value)
 
     def to_text(self) -> str:
-        """The run as the one row of a comparison, its notes, and what is learned of its first training domain."""
-        lines = [text_table(comparison_table([self])), "", READING, *self.notes]
+        """Status, gain and cost, a row per domain, notes, and what is learned of its first training domain."""
+        lines = [run_text(self), "", READING, *self.notes]
         lines += [few_records_note(few)] if (few := few_records(self)) else []
         for name, stretches in list(self.examples.items())[:1]:
             lines.append(f"Learned of {name}, first sequence, in double brackets: {example_line(stretches)}")
@@ -146,6 +151,10 @@ class Comparison(Result):
         """One row per run, see `comparison_table`."""
         return comparison_table(self.runs)
 
+    def headline(self) -> dict[str, str]:
+        """That of the main run, and how many it is compared with."""
+        return headline(self.runs[0]) | {"compared": f"with {len(self.runs) - 1} others"}
+
     def figure(self) -> Figure:
         """The mixture of the main run over time."""
         return self.runs[0].figure()
@@ -156,8 +165,8 @@ class Comparison(Result):
 
     def report(self, path: str | Path) -> Path:
         """Write the page of all runs and return its path."""
-        title = f"{self.runs[0].label} beside {len(self.runs) - 1} others"
-        write_atomic(Path(path), FinetuneResult.page(self.runs, title))
+        label = f"{self.runs[0].label} and {len(self.runs) - 1} others"
+        write_atomic(Path(path), FinetuneResult.page(self.runs, *titles(Path(path).parent, label)))
         return Path(path)
 
     def save(self, folder: str | Path) -> Path:

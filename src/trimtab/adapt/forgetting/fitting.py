@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from trimtab.errors import DataError, TrimtabError, explain, nearest
 from trimtab.numerics.curves import Coefficient, CurveFit, Loss, bootstrap_curve, fit_curve
+from trimtab.runs.brief import brief
 from trimtab.runs.files import read_json
 
 Points = Mapping[str, Float[np.ndarray, " n"]]
@@ -238,6 +239,8 @@ class Fitted:
     agreeing: float
     at_bounds: tuple[str, ...]
     loss: str
+
+    __repr__ = brief
 
     @property
     def n(self) -> int:

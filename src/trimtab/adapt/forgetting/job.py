@@ -18,6 +18,7 @@ from trimtab.data.tables import read_table
 from trimtab.errors import DataError, Problem, explain
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress
 from trimtab.models.load import name_problems
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import as_path, missing_file
 from trimtab.runs.serialise import plain
@@ -72,6 +73,8 @@ class ForgettingConfig:
     jobs: int = 1
 
     result: ClassVar = ForgettingResult
+
+    __repr__ = brief
 
     @property
     def runs(self) -> int:

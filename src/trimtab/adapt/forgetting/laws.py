@@ -17,7 +17,9 @@ from trimtab.errors import ConfigError, explain
 from trimtab.numerics.bootstrap import check_numbers
 from trimtab.numerics.curves import Loss
 from trimtab.report.formats import number
+from trimtab.report.page import Table, cell
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.brief import one_line
 from trimtab.runs.serialise import to_json
 
 CONFIDENCE = 0.95
@@ -39,6 +41,17 @@ class Law:
     ranges: Mapping[str, tuple[float, float]]
 
     kind: ClassVar[str] = ""
+
+    def __repr__(self) -> str:
+        values = [f"{name}={value:.3g}" for name, value in self.coefficients.items()]
+        bounds = [f"{name} at a bound" for name in self.fitted.at_bounds]
+        return one_line(type(self).__name__, *values, *bounds, f"n={self.fitted.n} runs")
+
+    def _repr_html_(self) -> str:
+        """The equation, and the coefficients with their intervals, for notebooks."""
+        return cell(
+            type(self).__name__, (type(self).__doc__ or "").partition("\n")[0], Table(self.to_frame())
+        )
 
     @property
     def coefficients(self) -> dict[str, float]:

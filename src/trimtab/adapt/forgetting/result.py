@@ -13,12 +13,13 @@ import pandas as pd
 from trimtab.adapt.forgetting import effects
 from trimtab.adapt.forgetting.laws import FinetuningLaw, ForgettingLaw
 from trimtab.errors import DataError
-from trimtab.job import Result, plain_table
+from trimtab.job import Result
 from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.report import charts, figures
 from trimtab.report.figures import GRID, INK
-from trimtab.report.formats import fixed, missing, number, span, spans
+from trimtab.report.formats import estimate, fixed, missing, number, span, spans
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
+from trimtab.report.text import plain_table
 from trimtab.runs.serialise import numeric, plain
 
 if TYPE_CHECKING:
@@ -89,6 +90,19 @@ class ForgettingResult(Result):
             if law is not None:
                 law.save(Path(folder) / name)
         return super().save(folder)
+
+    def headline(self) -> dict[str, str]:
+        """Runs, the rise without injection, the share that injection removed, and what of the law is not determined."""
+        facts, words = self.facts, {"runs": str(self.facts["runs"])}
+        rise, removed = facts["forgotten"], facts["removed"]
+        words["rise"] = estimate(rise["value"], rise["low"], rise["high"])
+        if removed and not missing(removed["value"]):
+            ends = (100 * float(removed[name]) for name in ("value", "low", "high"))
+            words["removed"] = estimate(*ends, 0) + " %"
+        if self.law is None or self.law.fitted.at_bounds:
+            at = "none" if self.law is None else f"{', '.join(self.law.fitted.at_bounds)} not determined"
+            words["law"] = at
+        return words
 
     def figure(self) -> Figure:
         """Predicted against observed rises."""

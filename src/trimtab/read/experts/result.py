@@ -15,12 +15,13 @@ from jaxtyping import Float
 from scipy.cluster.hierarchy import average, dendrogram, fcluster, leaves_list
 from scipy.spatial.distance import squareform
 
-from trimtab.job import Result, plain_table
+from trimtab.job import Result
 from trimtab.read.experts.baselines import BASELINE, EXPERTS
 from trimtab.report import figures
 from trimtab.report.figures import CENTRED, GRID, INK, LINE, ROW, colour
-from trimtab.report.formats import fixed, missing, number, short_names, span, spans
+from trimtab.report.formats import estimate, fixed, missing, number, short_names, span, spans
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
+from trimtab.report.text import plain_table
 from trimtab.runs.serialise import plain
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class ExpertsResult(Result):
     def to_text(self) -> str:
         """The headline table without what only the page has room for, single numbers and the summary."""
         frame = self.to_frame().drop(columns=NOT_PRINTED, errors="ignore")
+        if len(self.table):
+            ends = zip(*(frame.pop(name) for name in ("rho", "low", "high")), strict=True)
+            frame.insert(1, "rho [95 %]", [estimate(*each) for each in ends])
+            frame = frame.drop(columns="ratings") if frame["ratings"].nunique() == 1 else frame
         parts = [plain_table(frame), plain_table(_single_numbers(self.facts)), self.summary()]
         if len(self.table):
             parts.append(f"{COVERS} {CEILING}, and of ratings without error unless theirs is stated.")
@@ -78,6 +83,17 @@ class ExpertsResult(Result):
             if "told" in values.get(name, ()):
                 values[name] = values[name].replace({"told": {"not told apart from": SIDES[2]}})
         return super().from_values(values | {"findings": tuple(values["findings"])}, folder)
+
+    def headline(self) -> dict[str, str]:
+        """Concepts, experts of each, and the rank correlation of the experts that the settings name with ratings."""
+        words = {
+            "concepts": str(self.facts["concepts"]),
+            "experts": f"{_value(self.facts['experts'], 0)} each",
+        }
+        for name, rows in self.table.groupby("ratings", sort=False) if len(self.table) else ():
+            first = rows.iloc[0]
+            words[f"rho {name}"] = estimate(first["rho"], first["low"], first["high"])
+        return words
 
     def figure(self) -> Figure:
         """The map of concepts."""
@@ -146,7 +162,8 @@ class ExpertsResult(Result):
         yield Section("Compared", [Table(pd.DataFrame(lines), caption)])
 
 
-NOT_PRINTED = ["role", "note", "source", "difference", "difference_low", "difference_high", "told"]
+NOT_PRINTED = ["role", "note", "source", "n_pairs", "n_concepts"]
+NOT_PRINTED += ["difference", "difference_low", "difference_high", "told"]
 COVERS = (
     "Rho is Spearman's correlation with the scores over pairs; intervals are 95 % over concepts, not pairs; p is "
     "that of a Mantel test (concepts dealt out anew)."

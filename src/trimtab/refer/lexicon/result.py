@@ -15,11 +15,12 @@ from jaxtyping import Float
 
 from trimtab.data.naming import each_row
 from trimtab.data.tables import label_text
-from trimtab.job import Result, plain_table
+from trimtab.job import Result
 from trimtab.refer.lexicon.contexts import HARD_LESS_EASY
 from trimtab.report.formats import fixed, from_zero, span
 from trimtab.report.intervals import Cloud, curve_and_clouds, small_map
 from trimtab.report.page import Gallery, Section, Table, gallery, picture, settings_section, written
+from trimtab.report.text import plain_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,10 +62,19 @@ class LexiconResult(Result):
         return self.systems.copy()
 
     def to_text(self) -> str:
-        """Lexicons, the twelve most probable words, contexts, what was set aside, the accounting, and the summary."""
+        """Lexicons, the twelve most probable words, contexts at their common mix of referents, and the summary."""
         words = self.words.sort_values("probability", ascending=False).head(12)
-        parts = (self.systems, words, self.contexts, self.aside, self.accounting)
+        shown = ["treatment", "smoothing", "easy", "hard", "difference", "low", "high", "n_messages"]
+        contexts = self.contexts
+        contexts = contexts.loc[contexts["comparison"] == MATCHED, shown] if len(contexts) else contexts
+        parts = (self.systems, words, contexts, self.aside, self.accounting)
         return "\n\n".join([*(plain_table(part) for part in parts if len(part)), self.summary()])
+
+    def headline(self) -> dict[str, str]:
+        """Size of the first lexicon, its bits per word, and how many of them tell of the world."""
+        first = self.systems.iloc[0]
+        bits = {name: f"{fixed(first[f'{name}_bits'], 2)} bits" for name in ("complexity", "accuracy")}
+        return {"words": f"{int(first['n_words'])} for {int(first['n_referents'])} referents"} | bits
 
     def figure(self) -> Figure:
         """Plane of complexity and accuracy: the lexicons under the frontier."""

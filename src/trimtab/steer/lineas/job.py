@@ -17,6 +17,7 @@ from trimtab.errors import ConfigProblems, Problem
 from trimtab.job import Elsewhere, ModelName, Progress, Texts
 from trimtab.models.batches import text_batches, token_rows
 from trimtab.models.load import Model, load, name_problems
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_source
 from trimtab.runs.serialise import plain
@@ -70,6 +71,8 @@ class SteeringConfig:
     seed: int = 0
 
     result: ClassVar = SteeringResult
+
+    __repr__ = brief
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the configuration that show without loading a model or downloading anything."""
