@@ -18,7 +18,7 @@ from scipy.spatial.distance import squareform
 from trimtab.job import Result
 from trimtab.read.experts.baselines import BASELINE, EXPERTS
 from trimtab.report import figures
-from trimtab.report.figures import CENTRED, GRID, INK, LINE, ROW, colour
+from trimtab.report.figures import CENTRED, INK, LINE, ROW, colour
 from trimtab.report.formats import estimate, fixed, missing, number, short_names, span, spans
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
 from trimtab.report.text import plain_table
@@ -187,8 +187,8 @@ HALVES = (
 )
 Q_VALUE = "q: the false discovery rate at which the unit would be found among all units."
 MAP = (
-    "Colours are clusters of the tree. Names that would cover one another are moved apart, with a line to where they "
-    "belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
+    "Dots and lines have the colours of clusters of the tree. Names that would cover one another are moved apart, with "
+    "a line to where they belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
     "the share of the spread that they keep is written below."
 )
 PLACES = "Percent of the units there that are experts of a concept, mean over concepts."
@@ -286,9 +286,11 @@ def _value(it: Mapping[str, Any], places: int) -> str:
 
 
 BLOCK = re.compile(r"^(?P<before>.*?)\.(?P<block>\d+)\.(?P<kind>.*):(out|in)$")
+MANY = 24
+"""Concepts above which the map is wider than a telephone."""
 CLUSTERS = 8
 """Colours of the map: so many clusters of the tree."""
-LETTERS = 8.0
+LETTERS = 9.0
 """Size of the names on the map, in points."""
 TRIES = 200
 """Rings in which a free place for a name is looked for, the nearest first."""
@@ -302,12 +304,13 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
     matrix = similarity.to_numpy(dtype=float)
     places, kept = plane(matrix)
     names = short_names([str(name) for name in similarity.index], 16)
-    height = min(max(5.0, 0.045 * len(names)), 14.0)
+    wide = 7.8 if len(names) > MANY else figures.WIDTH
+    height = min(max(3.6, 0.062 * len(names)), 14.0)
     clusters = (fcluster(_linkage(matrix), CLUSTERS, "maxclust") - 1).tolist() if len(matrix) > 1 else [0]
     label = f"A map of {len(similarity)} concepts by shared experts"
-    with figures.chart(height, "Concepts by shared experts", label, 7.2) as (figure, axes):
+    with figures.chart(height, "Concepts by shared experts", label, wide) as (figure, axes):
         axes.set(xlim=figures.with_margin(places[:, 0]), ylim=figures.with_margin(places[:, 1]))
-        paper = 72 * np.array([0.95 * 7.2, 0.9 * height])
+        paper = 72 * np.array([0.95 * wide, 0.9 * height])
         low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
         points = (places - low) / (high - low) * paper
         boxes = np.array([[0.66 * LETTERS * len(name), 1.35 * LETTERS] for name in names])
@@ -315,9 +318,9 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
         for place, at, name, cluster in zip(points, moved, names, clusters, strict=True):
             (x, y), (to_x, to_y) = (low + end / paper * (high - low) for end in (place, at))
             if np.abs(at - place).max() > LETTERS:
-                axes.plot([x, to_x], [y, to_y], color=GRID, linewidth=0.7, zorder=1)
-                axes.plot(x, y, ".", color=colour(cluster), markersize=3)
-            axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=colour(cluster))
+                axes.plot([x, to_x], [y, to_y], color=colour(cluster), alpha=0.5, linewidth=0.8, zorder=1)
+            axes.plot(x, y, ".", color=colour(cluster), markersize=6, zorder=1)
+            axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=INK)
         spread_kept = f"two axes with {100 * kept:.0f} % of the spread" if np.isfinite(kept) else "no spread"
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(spread_kept, fontsize=LETTERS + 1)
