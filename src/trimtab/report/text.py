@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -90,6 +89,6 @@ def _side_by_side(columns: list[_Column]) -> str:
 def _cell(value: Any) -> str:
     if missing(value):
         return "-"
-    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_, int, np.integer)):
+    if isinstance(value, float | np.floating):
         return f"{value:.4g}"
     return short(str(value).replace("−", "-").replace(NOTHING, "-"), _LONGEST)

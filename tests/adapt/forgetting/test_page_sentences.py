@@ -17,8 +17,10 @@ from trimtab.adapt.forgetting.laws import ForgettingLaw
 from trimtab.adapt.forgetting.result import ForgettingResult, judged
 from trimtab.errors import DataError
 from trimtab.numerics.bootstrap import bootstrap, mean, ratio_of_sums
+from trimtab.report.formats import number as written
 
 DEFINITIONS = (
+    r"A dash: no share below .*",
     r"A D\^beta / .*",
     r"Darker is more\.",
     r"Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better\.",
@@ -127,6 +129,25 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         right = all(near(text, one) for text, one in told) and int(n) == found.n
         return right and (no == "is") == (found.p < 0.05) and float(margin) == 0.01
 
+    def planned(it: ForgettingResult, params: str, tokens: str) -> bool:
+        largest = (it.points["params"].max(), it.points["tokens"].max())
+        return all(near(text, one) for text, one in zip((params, tokens), largest, strict=True))
+
+    def without(it: ForgettingResult, rise: str) -> bool:
+        largest = (it.points["params"].max(), it.points["tokens"].max())
+        it_rises = it.law.rise(params=largest[0], tokens=largest[1], inject=0.0) if it.law else np.nan
+        return near(rise, it_rises)
+
+    def undetermined(it: ForgettingResult, listed: str) -> bool:
+        assert it.law is not None
+        told = {name: ends for name, *ends in re.findall(r"(\w+) \((\S+) to (\S+)\)", listed)}
+        at = {"B": (1e-2, 1e8), "alpha": (-1, 4), "beta": (-1, 4)}
+        ends = it.law.intervals
+        open_ends = {name for name in at if np.isclose(ends[name], at[name], rtol=1e-3).any()}
+        texts = {name: tuple(written(end) for end in ends[name]) for name in told}
+        shown = all(tuple(told[name]) == texts[name] for name in told)
+        return shown and set(told) == open_ends | set(it.law.fitted.at_bounds)
+
     def judged_runs(it: ForgettingResult, fitted: str, unseen: str) -> bool:
         held = int(it.points["held_out"].sum())
         told = 0 if unseen == "none" else int(unseen)
@@ -148,6 +169,10 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         r"(\S+) \(90 % interval (\S+) to (\S+); margin (\S+); n = (\d+) pairs; two one-sided t tests, p = (\S+)\)\.":
             any_of(same),
         r"(\d+) runs fitted, (\d+|none) held out\.": any_of(judged_runs),
+        r"Planned for (\S+) parameters and (\S+) unique tokens, the largest of the runs\.": any_of(planned),
+        r"Without injection the law predicts a rise of (\S+) nats\.": any_of(without),
+        r"These runs show what each share of pretraining data did, but do not determine (.*) of the law: read the "
+        r"measured shares, and plan none beyond them\.": any_of(undetermined),
         r"The law of all (\d+) runs\.": any_of(
             lambda it, n: int(n) == len(it.points) and not it.points["held_out"].any()
         ),

@@ -142,6 +142,8 @@ _B = Coefficient("B", 1e-2, 1e8, log=True)
 EXPONENTS = (-1.0, 4.0)
 """Between which the exponents of sizes and token counts are sought."""
 _ALPHA, _BETA = Coefficient("alpha", *EXPONENTS), Coefficient("beta", *EXPONENTS)
+BOUNDS = {"B": (1e-2, 1e8), "alpha": EXPONENTS, "beta": EXPONENTS}
+"""Between which coefficients are sought that do not depend on the units of sizes and token counts."""
 
 
 @dataclass(frozen=True)

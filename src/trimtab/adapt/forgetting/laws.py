@@ -44,8 +44,8 @@ class Law:
 
     def __repr__(self) -> str:
         values = [f"{name}={value:.3g}" for name, value in self.coefficients.items()]
-        bounds = [f"{name} at a bound" for name in self.fitted.at_bounds]
-        return one_line(type(self).__name__, *values, *bounds, f"n={self.fitted.n} runs")
+        unknown = [f"{name} not determined" for name in self.undetermined]
+        return one_line(type(self).__name__, *values, *unknown, f"n={self.fitted.n} runs")
 
     def _repr_html_(self) -> str:
         """The equation, and the coefficients with their intervals, for notebooks."""
@@ -62,6 +62,23 @@ class Law:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap interval of each coefficient; nan without draws."""
         return self.fitted.intervals
+
+    @property
+    def undetermined(self) -> tuple[str, ...]:
+        """Coefficients that the runs do not determine: the value, or an end of its interval, is a bound of the search.
+
+        A, whose bounds depend on the runs, is among them only with its value.
+        """
+        ends = {name: bounds for name, bounds in fitting.BOUNDS.items() if name in self.coefficients}
+        near = [
+            name
+            for name, (low, high) in ends.items()
+            if any(
+                math.isclose(a, b, rel_tol=1e-3)
+                for a, b in zip(self.intervals[name], (low, high), strict=True)
+            )
+        ]
+        return tuple(dict.fromkeys([*self.fitted.at_bounds, *near]))
 
     def extrapolates(self, **where: float) -> list[str]:
         """Extrapolation: what lies outside the runs that the law was fitted to, in words; empty inside."""

@@ -12,6 +12,7 @@ import pandas as pd
 
 from trimtab.adapt.forgetting import effects
 from trimtab.adapt.forgetting.laws import FinetuningLaw, ForgettingLaw
+from trimtab.adapt.forgetting.replay import measured_shares, planned_shares, undetermined_sentence
 from trimtab.errors import DataError
 from trimtab.job import Result
 from trimtab.numerics.bootstrap import bootstrap, mean
@@ -97,10 +98,10 @@ class ForgettingResult(Result):
         rise, removed = facts["forgotten"], facts["removed"]
         words["rise"] = estimate(rise["value"], rise["low"], rise["high"])
         if removed and not missing(removed["value"]):
-            ends = (100 * float(removed[name]) for name in ("value", "low", "high"))
-            words["removed"] = estimate(*ends, 0) + " %"
-        if self.law is None or self.law.fitted.at_bounds:
-            at = "none" if self.law is None else f"{', '.join(self.law.fitted.at_bounds)} not determined"
+            value, low, high = (100 * float(removed[name]) for name in ("value", "low", "high"))
+            words["removed"] = estimate(value, low, high, 0) + " %"
+        if self.law is None or self.law.undetermined:
+            at = "none" if self.law is None else f"{', '.join(self.law.undetermined)} not determined"
             words["law"] = at
         return words
 
@@ -111,7 +112,8 @@ class ForgettingResult(Result):
     def summary(self) -> str:
         """Verdict: forgetting, the share that injection removed, and the law against its rivals on unseen runs."""
         facts = self.facts
-        sentences = [f"{facts['runs']} runs.", _forgotten(facts["forgotten"])]
+        first = undetermined_sentence(self.law)
+        sentences = [*([first] if first else []), f"{facts['runs']} runs.", _forgotten(facts["forgotten"])]
         removed = facts["removed"]
         if removed and not missing(removed["value"]):
             value, low, high = 100 * pd.Series(removed, dtype=float)[["value", "low", "high"]]
@@ -127,6 +129,8 @@ class ForgettingResult(Result):
         if self.refused:
             reasons = [Text(f"{name}: {why}", "unsure") for name, why in self.refused.items()]
             yield Section("What the runs cannot tell", reasons)
+        planned = [] if self.law is None or self.law.undetermined else list(planned_shares(self.law))
+        yield Section("How much pretraining data to replay", [measured_shares(self.points), *planned])
         yield Section("What injection did", list(_effects(self.facts)))
         if self.law is not None:
             yield Section("The law", list(_law(self, self.law)))
@@ -382,9 +386,9 @@ def _law(result: ForgettingResult, law: ForgettingLaw) -> Iterator[Any]:
     caption = "A D^beta / ((1 + B p) N)^alpha, and A / (N^alpha D^beta) + E; intervals are 95 %, from refits."
     yield Table(frame, caption)
     for name, fitted in (("forgetting", law), ("fine-tuning", result.target)):
-        if fitted is not None and fitted.fitted.at_bounds:
-            at = f"{', '.join(fitted.fitted.at_bounds)} of the law of {name}"
-            yield Text(f"At a bound of the search, so not told by the runs: {at}.", "unsure")
+        if fitted is not None and fitted.undetermined:
+            at = f"{', '.join(fitted.undetermined)} of the law of {name}"
+            yield Text(f"At a bound of the search, so not determined by the runs: {at}.", "unsure")
     judging, runs, held = judging_law(result), len(result.points), int(result.facts["held_out"])
     fit = f"The law of {runs - held} runs; the {held} held-out runs took no part in it."
     if judging is result.law:
