@@ -8,7 +8,6 @@ summary and the sections of its page; page, files, text, JSON and the comparison
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ from trimtab.report.formats import short
 from trimtab.report.page import Page, Section, Table, Text, cell
 from trimtab.report.text import plain_table
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.brief import one_line
+from trimtab.runs.brief import few, model_of, one_line
 from trimtab.runs.folder import RunFolder, at_work, read_run
 from trimtab.runs.paths import is_first
 from trimtab.runs.serialise import checked, plain, read_result, reading_result, write_result
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 RECORD = "run.json"
-_DIGEST = re.compile(r"-[0-9a-f]{12}$")
-"""What ends the folder of a lab model."""
 MAY_CHANGE = ("jobs",)
 """Fields of a job that may be other ones when its run goes on: they change no number."""
 
@@ -245,25 +242,7 @@ def about_runs(folders: Sequence[Path]) -> str:
         [str(run.config.get("system", "fine-tuning")) for run in runs],
         [run.created[:10] for run in runs],
     ]
-    return " · ".join(text for part in parts if (text := _few(part)))
-
-
-def model_of(config: Mapping[str, Any]) -> str:
-    """The short name of the model, or models, that a config names; "" where it names none.
-
-    >>> model_of({"model": "path/to/grammar-76dcf1b36eb1"}), model_of({"model": "owner/tiny-llama"}), model_of({})
-    ('grammar', 'tiny-llama', '')
-    """
-    several = config.get("models")
-    names = list(several.values()) if isinstance(several, Mapping) else [config.get("model")]
-    return _few([_DIGEST.sub("", Path(name).name) for name in names if isinstance(name, str)])
-
-
-def _few(names: Sequence[str]) -> str:
-    """Different names in a list, the first three of many."""
-    kept = [name for name in dict.fromkeys(names) if name]
-    rest = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
-    return ", ".join(kept[:3]) + rest
+    return " · ".join(text for part in parts if (text := few(part)))
 
 
 def _records(value: Any) -> Any:

@@ -213,7 +213,7 @@ def test_a_cluster_that_is_not_installed(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["sweep", "my.yaml", "--over", "seed=0", "--cluster", "ray", "--out", "s"]) == 2
-    assert "try pip install trimtab[cluster]" in capsys.readouterr().err
+    assert 'try pip install -e ".[cluster]"' in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 

@@ -89,7 +89,7 @@ def sweep(argv: Sequence[str]) -> int:
     options.add_argument("--over", action="append", required=True, metavar="KEY=V,V,...", help=axis)
     options.add_argument("--out", type=Path, metavar="DIR", help="the sweep's folder; a new one if not given")
     options.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time, one thread each")
-    options.add_argument("--cluster", choices=["ray"], help="run the cells on a cluster (trimtab[cluster])")
+    options.add_argument("--cluster", choices=["ray"], help="run the cells on a cluster (extra: cluster)")
     arguments = _parsed(options, argv)
     if not 1 <= arguments.jobs <= MOST["jobs"]:
         raise ConfigProblems([Problem("--jobs", str(arguments.jobs), f"1 to {MOST['jobs']}")])

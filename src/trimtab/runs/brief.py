@@ -1,13 +1,18 @@
-"""One-line `repr` of settings and of values that hold tensors, frames and texts."""
+"""One-line `repr` of settings and of values that hold tensors, frames and texts; short names of models."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 WIDTH = 160
 """Characters of a `repr`, at most."""
+_DIGEST = re.compile(r"-[0-9a-f]{12}$")
+"""What ends the folder of a lab model."""
 
 
 class _Short(reprlib.Repr):
@@ -62,3 +67,27 @@ def _is_set(field: dataclasses.Field[Any], value: Any) -> bool:
         return bool(value != default)
     except (ValueError, TypeError, RuntimeError):  # arrays, tensors and frames have no single answer
         return True
+
+
+def model_of(config: Mapping[str, Any]) -> str:
+    """The short name of the model, or models, that a config names; "" where it names none.
+
+    >>> model_of({"model": "path/to/grammar-76dcf1b36eb1"}), model_of({"model": "owner/tiny-llama"}), model_of({})
+    ('grammar', 'tiny-llama', '')
+    """
+    if "predictions" in config:  # there a `model` is a column of names that models gave
+        return ""
+    several = config.get("models")
+    names = list(several.values()) if isinstance(several, Mapping) else [config.get("model")]
+    return few([_DIGEST.sub("", Path(name).name) for name in names if isinstance(name, str)])
+
+
+def few(names: Sequence[str]) -> str:
+    """Different names in a list, the first three of many.
+
+    >>> few(["a", "b", "a", "", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    kept = [name for name in dict.fromkeys(names) if name]
+    rest = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
+    return ", ".join(kept[:3]) + rest

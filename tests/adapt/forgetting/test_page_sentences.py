@@ -17,7 +17,6 @@ from trimtab.adapt.forgetting.laws import ForgettingLaw
 from trimtab.adapt.forgetting.result import ForgettingResult, judged
 from trimtab.errors import DataError
 from trimtab.numerics.bootstrap import bootstrap, mean, ratio_of_sums
-from trimtab.report.formats import number as written
 
 DEFINITIONS = (
     r"A dash: no share below .*",
@@ -144,7 +143,7 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         at = {"B": (1e-2, 1e8), "alpha": (-1, 4), "beta": (-1, 4)}
         ends = it.law.intervals
         open_ends = {name for name in at if np.isclose(ends[name], at[name], rtol=1e-3).any()}
-        texts = {name: tuple(written(end) for end in ends[name]) for name in told}
+        texts = {name: tuple(f"{end:.3g}" for end in ends[name]) for name in told}
         shown = all(tuple(told[name]) == texts[name] for name in told)
         return shown and set(told) == open_ends | set(it.law.fitted.at_bounds)
 

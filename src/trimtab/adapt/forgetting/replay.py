@@ -25,7 +25,7 @@ def undetermined_sentence(law: ForgettingLaw | None) -> str:
     if not open_ends:
         return ""
     values = [
-        f"{name} ({number(low)} to {number(high)})"
+        f"{name} ({low:.3g} to {high:.3g})"
         for name, (low, high) in law.intervals.items()
         if name in open_ends
     ]
