@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 
@@ -71,6 +72,16 @@ def steering() -> Steering:
     return Steering(maps, Base(HOSTILE, {}), {"estimator": HOSTILE, "losses": list(range(400))})
 
 
+@cache
+def law() -> ForgettingLaw:
+    return ForgettingLaw.fit(runs(), n_boot=0)
+
+
+@cache
+def target_law() -> FinetuningLaw:
+    return FinetuningLaw.fit(runs(), n_boot=0)
+
+
 HELD: dict[str, Any] = {
     "settings": lambda: Fit(steps=400, lr=1e-3),
     "mixer": lambda: DynaMiCS(targets=["math"], constraints={f"domain {k}": 0.05 for k in range(40)}),
@@ -86,8 +97,8 @@ HELD: dict[str, Any] = {
     "lens": lambda: ExpertLens.fit(model(), concepts()),
     "counts": lambda: NamingCounts.from_frame(pd.DataFrame({"referent": [1], "name": [HOSTILE]})),
     "lexicon": colours,
-    "law": lambda: ForgettingLaw.fit(runs(), n_boot=3),
-    "target law": lambda: FinetuningLaw.fit(runs(), n_boot=3),
+    "law": law,
+    "target law": target_law,
     "result": lambda: replace(make_result(), label=HOSTILE),
     "coin": lambda: CoinResult(3, pd.DataFrame({HOSTILE: [HOSTILE] * 60}), label=HOSTILE, config={"seed": 1}),
 }

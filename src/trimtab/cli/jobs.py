@@ -145,7 +145,9 @@ def run_cell(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _parsed(options: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """The arguments of a verb of configs: what `options` knows, FILE and, as `overrides`, all words that set keys."""
-    options.add_argument("file", metavar="FILE", help="a YAML file, or a recipe")
+    options.add_argument(
+        "file", metavar="FILE", help="a YAML file, or a recipe; keys: trimtab schema SYSTEM --keys"
+    )
     options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY.KEY VALUE ...]"
     words, overrides = split_overrides(options, argv)
     return options.parse_args(words, Namespace(overrides=overrides))
