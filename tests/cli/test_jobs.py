@@ -339,7 +339,7 @@ def test_runs_tell_their_model_and_result(
     capsys.readouterr()
     assert main(["runs"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert lines["my-1"].split("  ")[-1] == "heads 3 of 4, kept 1 of 1"
+    assert lines["my-1"].split("  ")[-1].strip() == "heads 3 of 4, kept 1 of 1"
     assert " coin tiny-llama " in lines["my-1"]
     assert " coin large " in lines["old"]
     assert lines["old"].endswith("result=feasible step=7")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 
 from trimtab.cli.console import VERBS, parser, say
@@ -112,7 +112,7 @@ def _fish() -> str:
         lines.append(f"complete -c trimtab -n __fish_use_subcommand -a {verb} -d '{what}'")
         for option in [*_options_of(verb), *(_config_keys() if verb in _OF_CONFIGS else ())]:
             lines.append(f"complete -c trimtab -n '__fish_seen_subcommand_from {verb}' -l {option[2:]}")
-    named = {
+    named: dict[tuple[str, ...], Iterable[str]] = {
         (*_OF_CONFIGS, "cp"): recipes(),
         ("schema",): SYSTEMS,
         ("completion",): SHELLS,

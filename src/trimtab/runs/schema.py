@@ -78,7 +78,8 @@ def _of_class(cls: Any, needed: Collection[str] = ()) -> dict[str, Any]:
         if not has_default or field.name in needed:
             required.append(field.name)
         else:
-            value = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            made = field.default_factory
+            value = made() if made is not dataclasses.MISSING else field.default
             schema = {**schema, "default": plain(value)}
         properties[field.name] = schema
     first = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
