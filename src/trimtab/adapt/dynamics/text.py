@@ -30,7 +30,7 @@ def text_table(frame: pd.DataFrame) -> str:
         frame: from `comparison_table`. Costs are multiples of a fixed-mixture run: training and probe steps alone /
             with every evaluation.
     """
-    runs = short_names([str(label) for label in frame["run"]])
+    runs = short_names([str(label) for label in frame["run"]], 22)
     head: dict[str, Any] = {"run": "run", "status": "status", "step": ("step", str)}
     head["target gain % [95 %]"] = (*GAIN_COLUMNS, lambda *ends: _gain_text(*ends))
     kept: dict[str, Any] = {}

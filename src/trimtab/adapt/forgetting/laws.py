@@ -453,6 +453,8 @@ def plan_share(
     for name in fitted_law.fitted.at_bounds:
         bound = f"{name} of the law is at a bound of its search ({fitted_law.coefficients[name]:.3g})"
         warnings.append(f"{bound}, which the fitted runs do not settle")
+    for name in sorted(set(fitted_law.undetermined) - set(fitted_law.fitted.at_bounds)):
+        warnings.append(f"{name} of the law is not determined: its interval ends at a bound of the search")
     return SharePlan(
         inject=share,
         inject_interval=fitted_law.inject_interval(rise=max_rise, params=params, tokens=tokens),
