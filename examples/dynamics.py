@@ -24,9 +24,8 @@ def main(out: Path) -> None:
         fit=Fit(steps=40, seq_len=64, lr=1e-3, eval_sequences=32, probe_sequences=16, test_sequences=64),
         out=out,
     )
+    print(result)
     print(result.status, "at step", result.step)
-    print(result.to_frame().round(3).to_string(index=False))
-    print(f"{result.cost.training_multiple:.2f} times the steps of a fixed mixture")
     print(result.report(out / "report.html"))
 
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 CLAIM = re.compile(
     r"\d|\b(?:more|less|fewer|above|below|higher|lower|best|worst|better|worse|beats?|than|equal|most|least|all|none"
-    r"|every|each|only|larger|smaller|nearest|told apart|one|two|three|half|twice)\b",
+    r"|every|each|only|larger|smaller|nearest|distinguishable|one|two|three|half|twice)\b",
     re.IGNORECASE,
 )
 """What makes a sentence a claim: a number or a comparison."""

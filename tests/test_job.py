@@ -47,7 +47,7 @@ def test_a_seventh_system_is_one_job_one_result_and_one_line(capsys: Capture) ->
     assert told["heads"] == CoinResult.load("two").heads.to_dict("records")
     assert main(["report", "one", "two", "-o", "both.html"]) == 0
     page = Path("both.html").read_text()
-    assert all(part in page for part in ("2 runs beside one another.", "Compared", "1. coin 0", "2. coin 1"))
+    assert all(part in page for part in ("2 runs side by side.", "Compared", "1. coin 0", "2. coin 1"))
     assert (Path("one/report.html")).read_text().count("were heads") == 1
 
 
@@ -148,7 +148,7 @@ def test_several_are_compared_and_folded_under_numbers() -> None:
         Section(label, [Text(score.summary()), *score.sections()], collapsed=True)
         for label, score in (("1. first", ONE), ("2. <i>", OTHER))
     ]
-    assert text == Page("A", "2 runs beside one another.", [Section("Compared", [table]), *chapters]).render()
+    assert text == Page("A", "2 runs side by side.", [Section("Compared", [table]), *chapters]).render()
     assert "<i>" not in text
 
 

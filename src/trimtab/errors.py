@@ -78,6 +78,15 @@ def explain(got: object, expected: str, hint: str = "") -> str:
     return f"got {got}, expected {expected}{tail}"
 
 
+def install_hint(extra: str) -> str:
+    """How to install an extra of trimtab, which is on no package index.
+
+    >>> install_hint("gguf")
+    'pip install -e ".[gguf]" in the folder of trimtab'
+    """
+    return f'pip install -e ".[{extra}]" in the folder of trimtab'
+
+
 def refusal(
     where: object, got: object, expected: str, hint: str = "", *, error: type[TrimtabError] = DataError
 ) -> TrimtabError:

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, get_
 import pandas as pd
 
 from trimtab.errors import ConfigProblems, DataError, Problem, TrimtabError, explain, placed_problem
-from trimtab.report.page import Page, Section, Table, Text
+from trimtab.report.formats import short
+from trimtab.report.page import Page, Section, Table, Text, cell
+from trimtab.report.text import plain_table
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.folder import RunFolder, at_work
+from trimtab.runs.brief import few, model_of, one_line
+from trimtab.runs.folder import RunFolder, at_work, read_run
 from trimtab.runs.paths import is_first
 from trimtab.runs.serialise import checked, plain, read_result, reading_result, write_result
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
+RECORD = "run.json"
 MAY_CHANGE = ("jobs", "log_with")
 """Fields of a job that may be other ones when its run goes on: they change no number."""
 
@@ -176,6 +180,10 @@ class Result:
         """The main figure."""
         raise NotImplementedError
 
+    def headline(self) -> dict[str, str]:
+        """The result in a few words by what they are about, for one line of `trimtab runs`."""
+        return {}
+
     @property
     def passed(self) -> bool:
         """False where a stated criterion failed; the command then ends with 1."""
@@ -195,8 +203,13 @@ class Result:
         yield Section("Compared", [Table(pd.concat(frames, ignore_index=True))])
 
     @classmethod
-    def page(cls, results: Sequence[Self], title: str = "") -> str:
+    def page(cls, results: Sequence[Self], title: str = "", about: str = "") -> str:
         """Result page in one self-contained HTML file: of one result, or of several side by side, in folded chapters.
+
+        Args:
+            results: finished ones of one system.
+            title: the heading.
+            about: the title of the browser tab, see `about_runs`.
 
         Raises:
             DataError: there is no result.
@@ -205,23 +218,23 @@ class Result:
             raise DataError(explain("no result", "at least one finished run", "trimtab runs"))
         if len(results) == 1:
             only = results[0]
-            return Page(title or only.label, only.summary(), list(only.sections())).render()
+            return Page(title or only.label, only.summary(), list(only.sections()), about).render()
         labels = [f"{place}. {result.label}" for place, result in enumerate(results, start=1)]
         chapters = [
             Section(label, [Text(result.summary()), *result.sections()], collapsed=True)
             for label, result in zip(labels, results, strict=True)
         ]
         summary = cls.summary_of_several(results)
-        return Page(title, summary, [*cls.compared(results, labels), *chapters]).render()
+        return Page(title, summary, [*cls.compared(results, labels), *chapters], about).render()
 
     @classmethod
     def summary_of_several(cls, results: Sequence[Self]) -> str:
         """The summary of a page of several results."""
-        return f"{len(results)} runs beside one another."
+        return f"{len(results)} runs side by side."
 
     def report(self, path: str | Path) -> Path:
         """Write the page (one self-contained HTML file) and return its path."""
-        write_atomic(Path(path), self.page([self], self.label))
+        write_atomic(Path(path), self.page([self], *titles(Path(path).parent, self.label)))
         return Path(path)
 
     def values(self) -> dict[str, Any]:
@@ -264,22 +277,31 @@ class Result:
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "config"}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.label!r}: {self.summary()})"
+        facts = [f"{name} {text}" for name, text in self.headline().items()] or [self.summary()]
+        return one_line(type(self).__name__, f"{short(self.label, 40)!r}: {', '.join(facts)}")
+
+    def __str__(self) -> str:
+        return self.to_text()
 
     def _repr_html_(self) -> str:
-        """The headline table, for notebooks."""
-        return str(self.to_frame().to_html(index=False, na_rep="–"))
+        """The summary and the first rows of the headline table, for notebooks."""
+        return cell(f"{type(self).__name__} {self.label}", self.summary(), Table(self.to_frame()))
 
 
-def plain_table(frame: pd.DataFrame) -> str:
-    """A frame for the terminal: numbers with four significant digits, a dash where there is none.
+def titles(run: Path, label: str) -> tuple[str, str]:
+    """Heading and browser-tab title of a page in the folder of a run; elsewhere the label for both."""
+    return (run.resolve().name, about_runs([run])) if (run / RECORD).is_file() else (label, label)
 
-    >>> print(plain_table(pd.DataFrame({"form": ["a", "b"], "error": [0.123456, None]})))
-    form  error
-       a 0.1235
-       b      -
-    """
-    return str(frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
+
+def about_runs(folders: Sequence[Path]) -> str:
+    """The title that tells the page of these runs from others: names, models, system and date."""
+    runs = [read_run(folder) for folder in folders]
+    parts = [[folder.resolve().name for folder in folders], [model_of(run.config) for run in runs]]
+    parts += [
+        [str(run.config.get("system", "fine-tuning")) for run in runs],
+        [run.created[:10] for run in runs],
+    ]
+    return " · ".join(text for part in parts if (text := few(part)))
 
 
 def _records(value: Any) -> Any:
@@ -305,6 +327,7 @@ def carry_out(job: Job, folder: str | Path, progress: Progress | None = None) ->
     with at_work(path, job, may_change=MAY_CHANGE) as held:
         result = job.run(held, progress)
         result.save(path)
+        held.set_status(held.status, headline=result.headline())
         result.report(path / "report.html")
         if not result.complete:
             held.set_status("failed")

@@ -92,9 +92,13 @@ def test_the_file_is_strict_json(result_of: MakeResult, tmp_path: Path) -> None:
 def test_the_frame_is_a_copy(result_of: MakeResult) -> None:
     result = result_of()
     frame = result.to_frame()
-    pd.testing.assert_frame_equal(frame, result.final)
-    frame["loss"] = 0.0
-    assert (result.final["loss"] != 0).all()
+    assert list(frame) == ["domain", "role", "change", "interval", "tolerance", "n", "kept"]
+    constraints = result.final["role"] == "constraint"
+    assert (frame["kept"] == "").tolist() == (~constraints).tolist()
+    assert frame["kept"][constraints].tolist() == result.final["kept"][constraints].tolist()
+    assert frame["tolerance"].isna().tolist() == (~constraints).tolist()
+    frame["change"] = 0.0
+    assert (result.final["change"] != 0).all()
 
 
 def test_a_result_draws_and_reports_itself(result_of: MakeResult, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,7 @@ def test_a_cluster_that_is_not_installed(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["sweep", "my.yaml", "--over", "seed=0", "--cluster", "ray", "--out", "s"]) == 2
-    assert "try pip install trimtab[cluster]" in capsys.readouterr().err
+    assert 'try pip install -e ".[cluster]"' in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 
@@ -239,7 +240,7 @@ def test_report(capsys: Capture, tmp_path: Path) -> None:
     assert "<h1>my-1</h1>" in path.read_text()
     assert "steps 4 seed 0" in path.read_text()
     assert main(["report", "my-1", "runs/my-2", "-o", "page.html"]) == 0
-    assert "2 runs beside one another." in Path("page.html").read_text()
+    assert "2 runs side by side." in Path("page.html").read_text()
     assert main(["report", "runs", "-o", "all.html"]) == 0
     assert all(label in Path("all.html").read_text() for label in ("1. coin 0", "2. coin 1"))
     capsys.readouterr()
@@ -405,3 +406,48 @@ def test_a_page_of_a_folder_without_runs(tmp_path: Path, capsys: Capture) -> Non
     RunFolder.create_or_open("notes/begun", {"system": "coin"}).close()
     assert main(["report", "notes"]) == 2
     assert "try trimtab resume notes/begun" in capsys.readouterr().err
+
+
+def test_runs_tell_their_model_and_result(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run notes its headline when it ends; one of an earlier version shows what it noted then."""
+    headline = {"heads": "3 of 4", "kept": "1 of 1"}
+    monkeypatch.setattr(CoinResult, "headline", lambda self: headline)
+    main(["run", "my.yaml", "--model", "path/to/tiny-llama-0123456789ab"])
+    with RunFolder.create_or_open(tmp_path / "runs/old", {"system": "coin", "model": "owner/large"}) as old:
+        old.set_status("done", result="feasible", step=7)
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["my-1"].split("  ")[-1].strip() == "heads 3 of 4, kept 1 of 1"
+    assert " coin tiny-llama " in lines["my-1"]
+    assert " coin large " in lines["old"]
+    assert lines["old"].endswith("result=feasible step=7")
+    assert main(["runs", "heads 3", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["facts"]["headline"] == headline
+
+
+def test_tabs_of_pages_can_be_told_from_one_another(capsys: Capture, tmp_path: Path) -> None:
+    """A tab says the run, its model, its system and its date; the heading is the run's name."""
+    for name in ("one", "two"):
+        main(["run", "my.yaml", "--model", f"path/to/{name}-llama", "--out", name])
+    first = Path("one/report.html").read_text()
+    title = re.findall("<title>(.*?)</title>", first)[0]
+    assert re.fullmatch(r"one · one-llama · coin · \d{4}-\d\d-\d\d", title)
+    assert "<h1>one</h1>" in first
+    assert main(["report", "one", "two", "-o", "both.html"]) == 0
+    title = re.findall("<title>(.*?)</title>", Path("both.html").read_text())[0]
+    assert title.startswith("one, two · one-llama, two-llama · coin · ")
+    CoinResult.load("one").report(tmp_path / "elsewhere.html")
+    assert "<title>coin 0</title>" in (tmp_path / "elsewhere.html").read_text()
+
+
+def test_cp_and_report_print_json(capsys: Capture) -> None:
+    main(["run", "my.yaml", "--out", "one"])
+    capsys.readouterr()
+    assert main(["cp", "dynamics/own-data", "new.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": "new.yaml", "recipe": "dynamics/own-data"}
+    assert main(["report", "one", "-o", "page.html", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": "page.html", "runs": ["one"]}

@@ -24,7 +24,7 @@ from trimtab.refer.lexicon.result import LexiconResult
 Rules = dict[str, Callable[..., bool]]
 NUMBER = r"([+−]?[\d.]+)"
 SPAN = rf"\({NUMBER} to {NUMBER}\)"
-APART = r"((?:not )?told apart) from 0"
+APART = r"((?:not )?distinguishable) from 0"
 
 BIAS_DEFINITIONS = (
     r"A rate of 0 or 1 has Wilson's interval, and a gap with such a rate Newcombe's\.",
@@ -57,7 +57,7 @@ def near(text: str, value: float) -> bool:
 
 def says(apart: str, low: str, high: str) -> bool:
     ends = [float(one.replace("−", "-")) for one in (low, high)]
-    return (apart == "told apart") == (ends[0] > 0 or ends[1] < 0)
+    return (apart == "distinguishable") == (ends[0] > 0 or ends[1] < 0)
 
 
 # Naming bias
@@ -157,7 +157,7 @@ def bias_rules(results: list[NamingBias]) -> Rules:
         r"Intervals are (\d+) % percentile bootstrap intervals over clusters\.": lambda level: (
             int(level) in {round(100 * float(one.config["confidence"])) for one in results}
         ),
-        r"The raw gap is told apart from that of the given names for (\d+) of (\d+) models(.*)\.": models,
+        r"The raw gap is distinguishable from that of the given names for (\d+) of (\d+) models(.*)\.": models,
         r"(\d+) of (\d+) objects are compared; every object that was given has its reason\.": compared,
         r"Note: strata with one group only, left out of standardised gaps: (.*)\.": lambda names: (
             set(names.split(", "))
@@ -168,7 +168,7 @@ def bias_rules(results: list[NamingBias]) -> Rules:
                 if 0 in (row.iloc[1], row.iloc[2])
             }
         ),
-        r"(\d+) runs beside one another\.": lambda n: int(n) == len(results),
+        r"(\d+) runs side by side\.": lambda n: int(n) == len(results),
     }
 
 
@@ -268,7 +268,7 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
             if a and b
             else ""
             if a + b
-            else ", not told apart from 0"
+            else ", not distinguishable from 0"
         )
         return (
             each
@@ -325,7 +325,7 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
         r"Intervals are (\d+) % percentile bootstrap intervals over clusters\.": lambda level: (
             int(level) == 95
         ),
-        r"(\d+) runs beside one another\.": lambda n: int(n) == len(results),
+        r"(\d+) runs side by side\.": lambda n: int(n) == len(results),
     }
 
 
@@ -343,7 +343,7 @@ def test_messages_set_aside_more_often_in_one_context_are_told(lexicons: list[Le
     row = lexicons[0].aside.iloc[2]
     assert row["low"] > 0
     told = lexicons[0].summary()
-    assert "told apart from 0." in told
+    assert "distinguishable from 0." in told
     assert "Messages that are not compared, by context" in LexiconResult.page(lexicons[:1])
 
 

@@ -20,7 +20,7 @@ from trimtab.errors import ConfigError
 from trimtab.runs.sweep import sweep
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install trimtab[cluster]"
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: see the extra cluster"
 )
 
 CELLS = """

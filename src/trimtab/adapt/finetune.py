@@ -176,7 +176,8 @@ def read_back(run: Run, path: Path, types: Mapping[str, torch.dtype] | None = No
     if run.folder and types is not None and not (path / MODEL).exists():
         leave_tuned(run, path, result, types)
     if run.folder and run.folder.status != "done":  # killed between the result and the status
-        run.folder.set_status("done", result=result.status, step=result.step)
+        facts = {"result": result.status, "step": result.step, "headline": result.headline()}
+        run.folder.set_status("done", **facts)
     return result
 
 
@@ -411,7 +412,8 @@ def train_and_judge(
             leave_tuned(run, path, result, types)
         result.save(path / RESULT)
         seal(path)
-        run.folder.set_status("done", result=result.status, step=result.step)
+        facts = {"result": result.status, "step": result.step, "headline": result.headline()}
+        run.folder.set_status("done", **facts)
     run.loop.accelerator.wait_for_everyone()
     return result
 

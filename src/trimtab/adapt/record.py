@@ -18,6 +18,8 @@ from trimtab.adapt.cost import CostReport
 from trimtab.data.tokens import TokenDomain, left_out
 from trimtab.errors import CheckpointError, explain
 from trimtab.job import Result
+from trimtab.report.formats import NOTHING, missing, span
+from trimtab.runs.brief import brief
 from trimtab.runs.serialise import checked, read_lines
 from trimtab.train.loop import evaluation_rows
 from trimtab.train.settings import Fit
@@ -71,6 +73,8 @@ class SlopeUpdate:
     conflicts: tuple[str, ...]
     shadow_prices: Mapping[str, float]
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, repr=False)
 class RunRecord(Result):
@@ -112,8 +116,29 @@ class RunRecord(Result):
     examples: Mapping[str, tuple[Stretch, ...]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """The final table: one row per evaluation domain, measured on test sequences."""
-        return self.final.copy()
+        """One row per evaluation domain on test, in seven columns that 80 characters hold; `final` has all numbers.
+
+        Returns:
+            Columns: domain, role, change (nats per token), interval (95 %, text), tolerance (nan unless a constraint),
+            n (records read; sequences where those were not counted), kept (True or False of a constraint, None where
+            there is no answer; "" of other domains).
+        """
+        final, counts = self.final, records_read(self)
+        judged = final["role"] == "constraint"
+        ends = zip(final["change_low"], final["change_high"], strict=True)
+        numbers = [counts.get(name, np.nan) for name in final["domain"]]
+        answers = zip(final["kept"], judged, strict=True)
+        kept = ["" if not one else None if missing(it) else bool(it) for it, one in answers]
+        columns = {
+            "domain": final["domain"],
+            "role": final["role"],
+            "change": final["change"].astype(float),
+            "interval": [span(*each, signed=True).replace("−", "-").replace(NOTHING, "-") for each in ends],
+            "tolerance": final["tolerance"].astype(float).where(judged),
+            "n": numbers if any(map(missing, numbers)) else [int(number) for number in numbers],
+            "kept": pd.Series(kept, index=final.index, dtype=object),
+        }
+        return pd.DataFrame(columns)
 
 
 _SHARE = " (share)"

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.cli.console import CRITERION_FAILED, DONE, note, parser, say
 from trimtab.cli.jobs import check_folder, find_run
-from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain, nearest
+from trimtab.errors import (
+    CheckpointError,
+    ConfigProblems,
+    Problem,
+    TrimtabError,
+    explain,
+    install_hint,
+    nearest,
+)
+from trimtab.runs.brief import model_of
 from trimtab.runs.paths import RESULT, as_path, cache_home, runs_home
 from trimtab.systems import SYSTEMS, imported, recipes, system_of_run
 
@@ -46,7 +55,7 @@ def ls(argv: Sequence[str]) -> int:
 
 def cp(argv: Sequence[str]) -> int:
     """Copy a recipe; an existing file is never overwritten."""
-    options = parser("cp")
+    options = parser("cp", as_json=True)
     options.add_argument("recipe", metavar="RECIPE", help="as `trimtab ls` names it")
     options.add_argument("target", metavar="TARGET.yaml", type=Path)
     arguments = options.parse_args(argv)
@@ -63,7 +72,7 @@ def cp(argv: Sequence[str]) -> int:
     except FileExistsError:
         problem = Problem("target", f"{target}, which exists", "a new file", "another name")
         raise ConfigProblems([problem]) from None
-    say(str(target))
+    say(json.dumps({"path": str(target), "recipe": name}) if arguments.json else str(target))
     return 0
 
 
@@ -91,8 +100,15 @@ def runs(argv: Sequence[str]) -> int:
 
 
 def _line(run: RunSummary) -> str:
-    facts = " ".join(f"{key}={value}" for key, value in run.facts.items())
-    return f"{run.status:<13}{run.created[:16].replace('T', ' '):<18}{facts}".rstrip()
+    """Status, date, system and model of a run, then its headline; what else it noted where it has none."""
+    headline = run.facts.get("headline")
+    if isinstance(headline, Mapping) and headline:
+        what = ", ".join(f"{key} {value}" for key, value in headline.items())
+    else:
+        what = " ".join(f"{key}={value}" for key, value in run.facts.items() if key != "headline")
+    system = str(run.config.get("system", "")) or ("fine-tuning" if run.config else "")
+    about = " ".join(filter(None, (system, model_of(run.config))))
+    return f"{run.status:<13}{run.created[:16].replace('T', ' '):<18}{about:<24}  {what}".rstrip()
 
 
 def _matches(run: RunSummary, wanted: str) -> bool:
@@ -114,7 +130,7 @@ def _printable(text: str) -> str:
 
 def report(argv: Sequence[str]) -> int:
     """Write the page of one run, or of several side by side; groups and sweeps bring all their runs."""
-    options, default = parser("report"), "default: report.html in the run"
+    options, default = parser("report", as_json=True), "default: report.html in the run"
     options.add_argument("runs", metavar="RUN", nargs="+", help="folder or name of a run, a group or a sweep")
     options.add_argument("-o", "--out", type=Path, metavar="PAGE.html", help=default)
     arguments = options.parse_args(argv)
@@ -140,7 +156,7 @@ def report(argv: Sequence[str]) -> int:
         finished += [path.parent.parent for path in results]
     title = ", ".join(folder.resolve().name for folder in folders)
     write_atomic(out, _page(finished, title.encode(errors="replace").decode()))
-    say(str(out))
+    say(json.dumps({"path": str(out), "runs": list(map(str, finished))}) if arguments.json else str(out))
     return 0
 
 
@@ -156,7 +172,7 @@ def _page(runs: Sequence[Path], title: str) -> str:
     unsealed = [str(run / RESULT) for run in runs if not is_sealed(run)]
     results = [result_class.load(run) for run in runs]
     try:
-        page: str = result_class.page(results, title)
+        page: str = result_class.page(results, title, imported("trimtab.job:about_runs")(runs))
         page.encode()
     except DAMAGE as error:
         if isinstance(error, TrimtabError) or not unsealed:  # every result is as it was written
@@ -246,7 +262,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     for name, place in places.items():
         yield f"{name:<11}{place['path']} ({_readable(place['bytes'])})"
     for name, missing in facts["extras"].items():
-        get = f'lacks {", ".join(missing)}; pip install "trimtab[{name}]"' if missing else "installed"
+        get = f"lacks {', '.join(missing)}; {install_hint(name)}" if missing else "installed"
         yield f"extra      {name}: {get}"
 
 

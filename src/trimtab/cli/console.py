@@ -43,6 +43,12 @@ VERBS = {
     ),
     "runs": Verb("list runs", "trimtab runs done", "catalogue"),
     "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html", "catalogue"),
+    "schema": Verb(
+        "print the keys of configs, as JSON Schema for editors",
+        "trimtab schema dynamics > dynamics.json",
+        "editor",
+    ),
+    "completion": Verb("print the completion of a shell", "trimtab completion bash", "editor"),
     "doctor": Verb("show versions, devices, caches and extras", "trimtab doctor", "catalogue"),
 }
 

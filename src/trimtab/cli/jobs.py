@@ -119,7 +119,7 @@ def sweep(argv: Sequence[str]) -> int:
     options.add_argument("--over", action="append", required=True, metavar="KEY=V,V,...", help=axis)
     options.add_argument("--out", type=Path, metavar="DIR", help="the sweep's folder; a new one if not given")
     options.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time, one thread each")
-    options.add_argument("--cluster", choices=["ray"], help="run the cells on a cluster (trimtab[cluster])")
+    options.add_argument("--cluster", choices=["ray"], help="run the cells on a cluster (extra: cluster)")
     arguments = _parsed(options, argv)
     if not 1 <= arguments.jobs <= MOST["jobs"]:
         raise ConfigProblems([Problem("--jobs", str(arguments.jobs), f"1 to {MOST['jobs']}")])
@@ -177,7 +177,9 @@ def run_cell(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _parsed(options: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """The arguments of a verb of configs: what `options` knows, FILE and, as `overrides`, all words that set keys."""
-    options.add_argument("file", metavar="FILE", help="a YAML file, or a recipe")
+    options.add_argument(
+        "file", metavar="FILE", help="a YAML file, or a recipe; keys: trimtab schema SYSTEM --keys"
+    )
     options.usage = options.format_usage().removeprefix("usage: ").rstrip() + " [--KEY.KEY VALUE ...]"
     words, overrides = split_overrides(options, argv)
     return options.parse_args(words, Namespace(overrides=overrides))

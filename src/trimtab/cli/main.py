@@ -73,7 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """All verbs, each with an example."""
-    lines = [f"  {name:<8}{verb.what}\n{'':10}{verb.example}" for name, verb in VERBS.items()]
+    lines = [f"  {name:<12}{verb.what}\n{'':14}{verb.example}" for name, verb in VERBS.items()]
     head = "Change open-weight generative models on purpose, and show what you did not change."
     tail = "trimtab VERB --help says more, trimtab -V the version. Exit codes: 0 done, 1 a stated criterion failed,"
     last = "2 bad input, 130 interrupted (go on with trimtab resume)."

@@ -16,6 +16,7 @@ import numpy as np
 
 from trimtab.data.record_files import lines
 from trimtab.errors import DataError, explain, nearest, refusal
+from trimtab.runs.brief import brief
 from trimtab.runs.files import TEXT_LIMIT, check_regular, has_halves, parse_json
 
 _SENSE = re.compile(r"^(?P<lemma>.+?)(%\d.*|\.[nvars]\.\d+)$")
@@ -88,6 +89,8 @@ class Concept:
     positive: tuple[Example, ...]
     negative: tuple[Example, ...]
     word: str | None = None
+
+    __repr__ = brief
 
 
 def identity(example: Example) -> object:

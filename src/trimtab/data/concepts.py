@@ -16,6 +16,7 @@ from trimtab.data import concept as single
 from trimtab.data.concept import Concept, Example, identity
 from trimtab.errors import DataError, explain, nearest, refusal
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.brief import one_line
 from trimtab.seeds import derive
 
 
@@ -49,6 +50,12 @@ class ConceptSet:
 
     concepts: tuple[Concept, ...]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        examples = sum(len(each.positive) for each in self.concepts)
+        names = [each.name for each in self.concepts]
+        some = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+        return one_line("ConceptSet", f"{len(names)} concepts: {some}", f"{examples} positive examples")
 
     def __post_init__(self) -> None:
         if wrong := list(single.mistakes(self.concepts)):

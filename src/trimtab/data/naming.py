@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from trimtab.data.tables import check_columns, check_known, label_text, labels, read_table, show, whole_counts
 from trimtab.errors import DataError, explain
+from trimtab.runs.brief import one_line
 
 COLUMNS = ("referent", "name")
 CELLS_AT_MOST = 400_000_000
@@ -33,6 +34,10 @@ class NamingCounts:
     """
 
     table: pd.DataFrame
+
+    def __repr__(self) -> str:
+        sizes = f"{self.total} names given, {len(self.names)} different"
+        return one_line("NamingCounts", sizes, f"{len(self.referents)} referents")
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> NamingCounts:

@@ -24,6 +24,7 @@ from trimtab.data.encode import Packing, SplitCounts, encode, find_tokenizer, wr
 from trimtab.data.records import Item, Text
 from trimtab.errors import CheckpointError, ConfigError, ModelError, explain, refusal
 from trimtab.runs.atomic import CHECKSUMS, atomic_directory, verify_checksums, write_checksums
+from trimtab.runs.brief import one_line
 from trimtab.runs.files import read_json
 from trimtab.runs.paths import cache_home
 
@@ -140,6 +141,10 @@ class TokenDomain:
     splits: dict[str, TokenSplit]
     fingerprint: str
     unread: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = [f"{split} {len(it)} rows, {it.counts.tokens} tokens" for split, it in self.splits.items()]
+        return one_line("TokenDomain", repr(self.name), *sizes)
 
 
 def tokenise(

@@ -25,6 +25,7 @@ import yaml
 
 from trimtab.data.tables import check_columns, label_text, labels, whole_counts
 from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest, refusal
+from trimtab.runs.brief import brief
 from trimtab.runs.config import read_mapping
 from trimtab.runs.files import check_regular, read_text, reading
 
@@ -138,6 +139,8 @@ class WordList:
     source: str
     title: str = "a word list"
     anywhere: tuple[str, ...] = ()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if not self.labels or not any(self.labels.values()):

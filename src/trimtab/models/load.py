@@ -44,6 +44,7 @@ from trimtab.models.tokenizer import (
     read_tokenizer,
 )
 from trimtab.models.weights import read_adapter, wrap
+from trimtab.runs.brief import one_line
 from trimtab.runs.paths import path_problem
 
 if TYPE_CHECKING:
@@ -173,6 +174,14 @@ class Model:
     tokenizer: PreTrainedTokenizerBase | None
     name: str
     processor: Any = None
+
+    def __repr__(self) -> str:
+        count = sum(each.numel() for each in self.module.parameters())
+        reads = [name for name in ("tokenizer", "processor") if getattr(self, name) is not None]
+        network = type(unwrapped(self.module)).__name__
+        return one_line(
+            "Model", repr(self.name), network, f"{count:,} parameters", *(f"with {it}" for it in reads)
+        )
 
     @property
     def family(self) -> Family | None:

@@ -25,6 +25,7 @@ from trimtab.models.hooks import capture
 from trimtab.models.inspection import is_linear
 from trimtab.models.load import Model
 from trimtab.models.sites import Site, modules_of, network_of, resolve
+from trimtab.runs.brief import one_line
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,10 @@ class Responses:
     batch_size: int = 32
     max_tokens: int | None = None
     progress: Progress | None = None
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.examples)} examples, {len(self.units)} units"
+        return one_line("Responses", sizes, f"of {self.model.name!r}")
 
     def __post_init__(self) -> None:
         pool(torch.zeros(1, 1), self.pool)

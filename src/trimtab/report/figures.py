@@ -34,6 +34,10 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
+LARGEST = 4 / 3
+"""By how much a page enlarges a drawing at most: what that of a telephone's width comes to at a desk."""
+
+
 def inline(drawing: str, label: str, telephone: float) -> str:
     """The drawing as an `<svg>` element for the inside of a page.
 
@@ -61,7 +65,7 @@ def inline(drawing: str, label: str, telephone: float) -> str:
     root.attrib.update({"xmlns": _SVG[1:-1], "role": "img", "style": "stroke-linejoin: round"})
     if width > 1.05 * telephone:
         root.set("data-width", f"{width:.0f}")
-        root.attrib["style"] += f"; min-width: {width:.0f}px"
+        root.attrib["style"] += f"; min-width: {width:.0f}px; max-width: {LARGEST * width:.0f}px"
     if label := printable(label):
         root.set("aria-label", label)
         title = ElementTree.Element("title")

@@ -82,6 +82,21 @@ def spans(low: Iterable[float], high: Iterable[float], places: int = 3, *, signe
     return [span(*ends, places, signed=signed) for ends in zip(low, high, strict=True)]
 
 
+def estimate(value: float, low: float, high: float, places: int = 3, *, signed: bool = False) -> str:
+    """A value with its interval in brackets, in ASCII, for a line of a terminal; alone where it has no interval.
+
+    >>> estimate(-0.194, -0.222, -0.166, signed=True), estimate(0.5, float("nan"), 1.0, 1)
+    ('-0.194 [-0.222, -0.166]', '0.5')
+    """
+    ends = (
+        ""
+        if missing(low) or missing(high)
+        else ", ".join(fixed(end, places, signed=signed) for end in (low, high))
+    )
+    text = fixed(value, places, signed=signed) + (f" [{ends}]" if ends else "")
+    return text.replace("−", "-").replace(NOTHING, "-")
+
+
 def _sign(text: str, *, positive: bool) -> str:
     return ("+" if positive else "") + text.replace("-", "−")
 
@@ -130,8 +145,8 @@ def from_zero(low: float, high: float) -> str:
     """The verdict of a difference's interval: above zero, below it, or neither.
 
     >>> from_zero(0.1, 0.3), from_zero(-0.1, 0.3), from_zero(float("nan"), 0.3)
-    ('told apart from 0', 'not told apart from 0', 'without an interval')
+    ('distinguishable from 0', 'not distinguishable from 0', 'without an interval')
     """
     if math.isnan(low) or math.isnan(high):
         return "without an interval"
-    return "told apart from 0" if low > 0 or high < 0 else "not told apart from 0"
+    return "distinguishable from 0" if low > 0 or high < 0 else "not distinguishable from 0"

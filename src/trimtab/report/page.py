@@ -8,7 +8,7 @@ are. The page is laid out for a telephone and a desk, light and dark, screen and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,6 +95,12 @@ class Section:
 class Page:
     """A whole page.
 
+    Args:
+        title: its heading.
+        summary: its first paragraph.
+        sections: what follows.
+        about: the title of its browser tab, which tells it from the tabs of other runs; the heading if not given.
+
     >>> "<h1>A &lt;b&gt; page</h1>" in Page("A <b> page", "It works.", []).render()
     True
     """
@@ -102,20 +108,40 @@ class Page:
     title: str
     summary: str
     sections: Sequence[Section]
+    about: str = ""
 
     def render(self) -> str:
         """The page as HTML, complete and self-contained."""
-        return _template().render(page=self)
+        return _template("page.html").render(page=self)
+
+
+CELL_ROWS = 20
+"""Rows of a table that a notebook shows, at most."""
+
+
+def cell(heading: str, summary: str = "", table: Table | None = None) -> str:
+    """An object in the output of a notebook's cell: HTML with the first rows of a table, everything escaped.
+
+    >>> "<strong>&lt;b&gt;</strong>" in cell("<b>", "It works.")
+    True
+    """
+    rest = max(0, len(table.frame) - CELL_ROWS) if table is not None else 0
+    if table is not None and not len(table.frame.columns):
+        table = None
+    elif table is not None:
+        marked = [row for row in table.marked if row < CELL_ROWS]
+        table = replace(table, frame=table.frame.head(CELL_ROWS), marked=marked, caption="")
+    return _template("cell.html").render(heading=heading, summary=summary, item=table, rest=rest)
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     loader = PackageLoader("trimtab.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(clean=printable, columns=_columns, drawing=Markup)
     environment.tests["kind"] = lambda block, kind: type(block).__name__ == kind
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def _columns(table: Table) -> list[dict[str, Any]]:

@@ -31,7 +31,15 @@ from typing import Any, Literal, get_args
 import yaml
 from joblib import Parallel, delayed, parallel_config
 
-from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain, nearest
+from trimtab.errors import (
+    CheckpointError,
+    ConfigError,
+    ConfigProblems,
+    Problem,
+    explain,
+    install_hint,
+    nearest,
+)
 from trimtab.runs.atomic import refuse_link, write_atomic
 from trimtab.runs.files import load_yaml
 from trimtab.runs.folder import take_lock
@@ -208,7 +216,7 @@ def check_backend(backend: str) -> None:
     if backend not in choices:
         message = explain(repr(backend), f"one of {choices}", nearest(backend, choices))
     elif backend == "ray" and importlib.util.find_spec("ray") is None:
-        message = explain("'ray', which is not installed", "Ray, or loky", "pip install trimtab[cluster]")
+        message = explain("'ray', which is not installed", "Ray, or loky", install_hint("cluster"))
     if message:
         raise ConfigError(f"backend: {message}")
 

@@ -16,6 +16,7 @@ from trimtab.errors import ModelError, Problem, explain
 from trimtab.models.batches import Pool
 from trimtab.models.families import text_config, towers, unwrapped
 from trimtab.models.sites import network_of
+from trimtab.runs.brief import brief
 from trimtab.steer.estimators import Checked, at_each_site, fit_maps, mean_map, setting_problems
 from trimtab.steer.maps import AffineMap
 from trimtab.steer.samples import Inputs, Samples
@@ -55,6 +56,8 @@ class CAA(Checked):
     max_tokens: int | None = None
     kind: Literal["caa"] = "caa"
 
+    __repr__ = brief
+
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
         """The shifts from source to target; see `trimtab.steer.estimators.fit_maps` for what is refused."""
         return fit_maps(self, at_each_site(mean_map), model, source, target, pool=self.position)
@@ -87,6 +90,8 @@ class ITI:
     batch_size: int = 32
     max_tokens: int | None = None
     kind: Literal["iti"] = "iti"
+
+    __repr__ = brief
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
         """The shifts from source to target; see `trimtab.steer.estimators.fit_maps` for what is refused.

@@ -20,6 +20,7 @@ from trimtab.models.batches import Pool
 from trimtab.models.sites import Site, resolve
 from trimtab.numerics.ranking import auroc
 from trimtab.numerics.transport import monotone_pairs
+from trimtab.runs.brief import brief
 from trimtab.runs.config import typed_problems
 from trimtab.runs.serialise import plain
 from trimtab.steer.maps import AffineMap, Base
@@ -273,6 +274,8 @@ class MeanAcT(ClosedForm):
     """
 
     kind: Literal["mean-act"] = "mean-act"
+
+    __repr__ = brief
     rule = staticmethod(mean_map)
 
 
@@ -284,6 +287,8 @@ class GaussianAcT(ClosedForm):
     """
 
     kind: Literal["gaussian-act"] = "gaussian-act"
+
+    __repr__ = brief
     rule = staticmethod(gaussian_map)
 
 
@@ -295,6 +300,8 @@ class LinAcT(ClosedForm):
     """
 
     kind: Literal["lin-act"] = "lin-act"
+
+    __repr__ = brief
     rule = staticmethod(linear_map)
 
 
@@ -317,6 +324,8 @@ class AurA(Checked):
     batch_size: int = 32
     max_tokens: int | None = None
     kind: Literal["aura"] = "aura"
+
+    __repr__ = brief
 
     def fit(self, model: Model | nn.Module, source: Inputs, target: Inputs) -> Steering:
         """The weights that quieten the source; see `trimtab.steer.estimators.fit_maps` for what is refused."""

@@ -24,7 +24,7 @@ from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor, bfloat16, float16, float32, float64, nn
 
-from trimtab.errors import ModelError, ShapeError, TrimtabError, explain
+from trimtab.errors import ModelError, ShapeError, TrimtabError, explain, install_hint
 from trimtab.models.batches import evaluating
 from trimtab.models.families import FAMILIES
 from trimtab.models.hooks import checked_strength
@@ -421,7 +421,7 @@ def write(maps: Maps, path: str | Path, model_hint: str) -> Path:
     try:
         from gguf import GGUFWriter
     except ImportError as error:
-        raise ModelError(explain("no package gguf", "it installed", "pip install 'trimtab[gguf]'")) from error
+        raise ModelError(explain("no package gguf", "it installed", install_hint("gguf"))) from error
     directions = {}
     for name, (weight, shift) in maps.items():
         block = _block(name)

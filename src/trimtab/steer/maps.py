@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trimtab.errors import ModelError, ShapeError, explain
 from trimtab.models.hooks import intervene
 from trimtab.models.sites import Site, network_of, resolve, site_fingerprints
+from trimtab.runs.brief import brief
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -33,6 +34,8 @@ class AffineMap:
 
     weight: Float[Tensor, " d"]
     shift: Float[Tensor, " d"]
+
+    __repr__ = brief
 
     @classmethod
     def identity(cls, width: int) -> AffineMap:
@@ -98,6 +101,8 @@ class Base:
 
     name: str
     fingerprints: Mapping[str, str]
+
+    __repr__ = brief
 
     @classmethod
     def of(cls, model: Model | nn.Module, sites: Iterable[Site]) -> Base:

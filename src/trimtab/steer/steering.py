@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 from torch import Tensor, nn
 
 from trimtab.errors import ModelError, explain
 from trimtab.models.hooks import checked_strength
 from trimtab.models.sites import Site, resolve
+from trimtab.report.page import Table, cell
+from trimtab.runs.brief import one_line
 from trimtab.steer import files
 from trimtab.steer.maps import AffineMap, Base, check_maps, sparsity, steered
 
@@ -44,6 +47,27 @@ class Steering:
             ModelError: there is no site, one is no name, or a value is not finite.
         """
         check_maps(self.maps)
+
+    def __repr__(self) -> str:
+        sites = f"{len(self.maps)} site{'s' * (len(self.maps) != 1)}"
+        made = (str(self.made_by["estimator"]),) if "estimator" in self.made_by else ()
+        return one_line(
+            "Steering", *made, sites, _moved(self._units().values()), f"of {Path(self.base.name).name!r}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The estimator, the model, and the units that each site moves, for notebooks."""
+        rows = [{"site": site, "units": n, "moved": moved} for site, (moved, n) in self._units().items()]
+        maker = self.made_by.get("estimator", "unknown")
+        summary = f"Made by {maker} for {self.base.name}: {_moved(self._units().values())}."
+        return cell("Steering", summary, Table(pd.DataFrame(rows)))
+
+    def _units(self) -> dict[str, tuple[int, int]]:
+        """Site name -> units that it moves, and all of its units."""
+        return {
+            name: (int(((weight != 1) | (shift != 0)).sum()), len(weight))
+            for name, (weight, shift) in self.maps.items()
+        }
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -158,6 +182,11 @@ class Steering:
     def _changed(self, change: Callable[[AffineMap], AffineMap], **how: Any) -> Steering:
         maps = {name: _pair(change(AffineMap(*pair))) for name, pair in self.maps.items()}
         return replace(self, maps=maps, made_by={**self.made_by, **how})
+
+
+def _moved(units: Iterable[tuple[int, int]]) -> str:
+    moved, every = map(sum, zip(*units, strict=True))
+    return f"{moved} of {every} units moved"
 
 
 def _pair(one: AffineMap) -> tuple[Tensor, Tensor]:

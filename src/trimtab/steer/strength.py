@@ -19,6 +19,7 @@ from trimtab.models.hooks import checked_strength
 from trimtab.models.inspection import require_language_model
 from trimtab.models.language import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference, ratio_of_sums
+from trimtab.runs.brief import brief
 from trimtab.steer.samples import rows_to_measure
 
 if TYPE_CHECKING:
@@ -150,6 +151,8 @@ class Calibration:
     texts: int
     curve: tuple[Point, ...]
     tolerance: float = TOLERANCE
+
+    __repr__ = brief
 
     @property
     def cost(self) -> float:

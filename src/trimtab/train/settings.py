@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from trimtab.errors import Problem, not_among
+from trimtab.runs.brief import brief
 from trimtab.runs.files import bound_problems
 
 Packing = Literal["packed", "padded"]
@@ -74,6 +75,8 @@ class Fit:
     eval_points: int = 16
     margin: float = 0.0
     checkpoint_every: int = 100
+
+    __repr__ = brief
 
     def lr_at(self, step: int) -> float:
         """The learning rate of optimiser step `step` (0-based).

@@ -12,10 +12,10 @@ from trimtab.adapt.dynamics.compare import (
     comparison_table,
     percent_gain,
     target_gain,
-    text_table,
     unique_labels,
 )
 from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.dynamics.text import text_table
 
 
 def test_one_target_keeps_its_own_interval(result_of: MakeResult) -> None:
@@ -74,14 +74,35 @@ def test_labels_are_numbered_where_they_repeat(result_of: MakeResult) -> None:
     assert unique_labels([result_of("a"), result_of("a"), result_of("a (2)")]) == ["a", "a (2)", "a (2) (2)"]
 
 
-def test_the_table_with_four_constraints_fits_a_wide_terminal(group: list[FinetuneResult]) -> None:
+def test_the_table_fits_a_terminal_of_80_columns(group: list[FinetuneResult]) -> None:
+    """Constraints for which there is no room stand below, with the runs named again."""
     text = text_table(comparison_table(group))
-    assert max(len(row) for row in text.splitlines()) <= 132
-    assert "\n\n" not in text
+    assert max(len(row) for row in text.splitlines()) <= 80
+    tables = [table.splitlines() for table in text.split("\n\n")]
+    assert len(tables) == 2
+    assert {len(table) for table in tables} == {2 + len(group)}
+    assert [row.split("  ")[0] for row in tables[0][2:]] == [row.split("  ")[0] for row in tables[1][2:]]
     assert text.isascii()
     assert "+0.071 OVER" in text
     assert "13.1 [12.3,13.8]" in text
-    assert all(label in text for label in ("Fixed 0.65 on targets", "Early-stopped target", "infeasible"))
+    assert all(label in text for label in ("DynaMiCS", "Replay 5 %", "infeasible"))
+
+
+def test_a_run_is_printed_by_domain_in_80_columns(result_of: MakeResult) -> None:
+    """`print(result)`, and `print(result.to_frame())` without a column left out."""
+    result = result_of()
+    text = str(result)
+    table = text.partition("\n\n")[2].partition("\n\n")[0]
+    assert max(map(len, text.partition("\n\n")[0].splitlines() + table.splitlines())) <= 80
+    assert text.isascii()
+    assert [line.split()[0] for line in table.splitlines()[1:]] == list(result.final["domain"])
+    assert "headers     target      -0." in table
+    assert "gain    13.1 % [12.3,13.8]" in text
+    with pd.option_context("display.width", 80, "display.max_columns", 20):
+        frame = str(result.to_frame())
+    assert "..." not in frame
+    assert max(map(len, frame.splitlines())) <= 80
+    assert len(frame.splitlines()) == 1 + len(result.final)
 
 
 def test_hostile_names_cannot_break_a_line(result_of: MakeResult) -> None:

@@ -76,6 +76,7 @@ def test_a_page_of_one_run_has_every_part(result_of: MakeResult) -> None:
         "Slopes at each update",
         "Did the slopes predict?",
         "What the solver said",
+        "Every update",
         "Cost",
         "Settings and versions",
     ]

@@ -68,7 +68,7 @@ def test_a_probe_of_one_step_has_no_halves(rule: Any) -> None:
 
 @pytest.mark.parametrize("returns", [1.0, 0.5])
 def test_momentum_is_least_squares_on_what_the_first_moment_held(returns: float) -> None:
-    """Three steps on web come first; of each trial step the twin's first moment is told apart by domain."""
+    """Three steps on web come first; of each trial step the twin's first moment is distinguished by domain."""
     loop, twin = warmed_up(3)
     opened, planning = open_session(loop), Planning(returns=returns)
     pace = rolled_back.measure(opened, planning, "momentum", 5, ON_WEB)

@@ -19,6 +19,7 @@ from trimtab.errors import DataError
 from trimtab.numerics.bootstrap import bootstrap, mean, ratio_of_sums
 
 DEFINITIONS = (
+    r"A dash: no share below .*",
     r"A D\^beta / .*",
     r"Darker is more\.",
     r"Fitted by least squares of log losses; AICc is of the fitted runs, smaller is better\.",
@@ -96,7 +97,7 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         apart = found.low > 0 or found.high < 0
         wanted = ("nothing was forgotten: ", "") if found.high < 0 else ("", "")
         return all(right) and (kind, end) == (
-            wanted if apart else ("", ": not told apart from nothing forgotten")
+            wanted if apart else ("", ": not distinguishable from nothing forgotten")
         )
 
     def removed(it: ForgettingResult, share: str, value: str, low: str, high: str, n: str, end: str) -> bool:
@@ -104,7 +105,7 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         left = bootstrap(ratio_of_sums, pairs["rise"].to_numpy(), pairs["rise_none"].to_numpy(), paired=True)
         ends = [100 * (1 - one) for one in (left.value, left.high, left.low)]
         right = [near(text, one) for text, one in zip((value, low, high), ends, strict=True)]
-        unclear = end == ": not told apart from nothing"
+        unclear = end == ": not distinguishable from nothing"
         return all(right) and int(n) == len(pairs) and unclear == (ends[1] <= 0 <= ends[2])
 
     def errs(it: ForgettingResult, n: str, error: str, low: str, high: str, rest: str) -> bool:
@@ -127,6 +128,25 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         right = all(near(text, one) for text, one in told) and int(n) == found.n
         return right and (no == "is") == (found.p < 0.05) and float(margin) == 0.01
 
+    def planned(it: ForgettingResult, params: str, tokens: str) -> bool:
+        largest = (it.points["params"].max(), it.points["tokens"].max())
+        return all(near(text, one) for text, one in zip((params, tokens), largest, strict=True))
+
+    def without(it: ForgettingResult, rise: str) -> bool:
+        largest = (it.points["params"].max(), it.points["tokens"].max())
+        it_rises = it.law.rise(params=largest[0], tokens=largest[1], inject=0.0) if it.law else np.nan
+        return near(rise, it_rises)
+
+    def undetermined(it: ForgettingResult, listed: str) -> bool:
+        assert it.law is not None
+        told = {name: ends for name, *ends in re.findall(r"(\w+) \((\S+) to (\S+)\)", listed)}
+        at = {"B": (1e-2, 1e8), "alpha": (-1, 4), "beta": (-1, 4)}
+        ends = it.law.intervals
+        open_ends = {name for name in at if np.isclose(ends[name], at[name], rtol=1e-3).any()}
+        texts = {name: tuple(f"{end:.3g}" for end in ends[name]) for name in told}
+        shown = all(tuple(told[name]) == texts[name] for name in told)
+        return shown and set(told) == open_ends | set(it.law.fitted.at_bounds)
+
     def judged_runs(it: ForgettingResult, fitted: str, unseen: str) -> bool:
         held = int(it.points["held_out"].sum())
         told = 0 if unseen == "none" else int(unseen)
@@ -135,8 +155,9 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
     return {
         r"(\d+) runs\.": any_of(lambda it, n: int(n) == len(it.points)),
         r"Without injection (nothing was forgotten: |)their pretraining loss rose by (\S+) \((\S+) to (\S+); "
-        r"n = (\d+)\) nats per token in the mean(: not told apart from nothing forgotten|)\.": any_of(rose),
-        r"Injecting (\S+) % removed (\S+) % \((\S+) to (\S+); n = (\d+)\) of that(: not told apart from nothing|)\.":
+        r"n = (\d+)\) nats per token in the mean(: not distinguishable from nothing forgotten|)\.": any_of(rose),
+        r"Injecting (\S+) % removed (\S+) % \((\S+) to (\S+); n = (\d+)\) of that"
+        r"(: not distinguishable from nothing|)\.":
             any_of(removed),
         r"On (\d+) held-out runs the law errs by (\d+) % of the rise \((\d+) to (\d+)\); (.*)\.": any_of(errs),
         r"(\d+) of (\d+) runs without injection rose by more than the noise .*": any_of(clear),
@@ -147,6 +168,10 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         r"(\S+) \(90 % interval (\S+) to (\S+); margin (\S+); n = (\d+) pairs; two one-sided t tests, p = (\S+)\)\.":
             any_of(same),
         r"(\d+) runs fitted, (\d+|none) held out\.": any_of(judged_runs),
+        r"Planned for (\S+) parameters and (\S+) unique tokens, the largest of the runs\.": any_of(planned),
+        r"Without injection the law predicts a rise of (\S+) nats\.": any_of(without),
+        r"These runs show what each share of pretraining data did, but do not determine (.*) of the law: read the "
+        r"measured shares, and plan none beyond them\.": any_of(undetermined),
         r"The law of all (\d+) runs\.": any_of(
             lambda it, n: int(n) == len(it.points) and not it.points["held_out"].any()
         ),
@@ -185,7 +210,7 @@ def rivalry(it: ForgettingResult) -> str:
     more = int((table["more_low"] > 0).sum())
     if more == len(table):
         return f"each of {more} other forms errs more, run by run"
-    return f"{more} of {len(table)} other forms err more, the rest are not told apart from it"
+    return f"{more} of {len(table)} other forms err more, the rest are not distinguishable from it"
 
 
 def _tried(check: Callable[..., bool], it: ForgettingResult, groups: Sequence[str]) -> bool:
@@ -213,10 +238,10 @@ def test_the_page_knows_the_cases_that_it_tells_apart(
     results: dict[str, ForgettingResult], pages: dict[str, str]
 ) -> None:
     told = pages
-    assert "the rest are not told apart from it" in told["law"]
+    assert "the rest are not distinguishable from it" in told["law"]
     assert "less than it err" in told["additive"]
     assert "&#39;additive&#39; by" in told["additive"]
-    assert "not told apart from nothing forgotten" in told["nothing"]
+    assert "not distinguishable from nothing forgotten" in told["nothing"]
     assert "none held out" in told["few"]
     few = results["few"]
     nothing = dict.fromkeys(("value", "low", "high"), None) | {"n": 0}

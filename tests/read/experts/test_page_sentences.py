@@ -24,7 +24,7 @@ DEFINITIONS = (
     r"of a Mantel test \(concepts dealt out anew\)\.",
     r"Differences are of the rho of two rows; their intervals are 95 % over concepts, drawn in pairs: each draw gives "
     r"both rows the same concepts\.",
-    r"Two rows are told apart where the interval excludes 0 at three decimals\.",
+    r"Two rows are distinguishable where the interval excludes 0 at three decimals\.",
     r"Names that would cover one another are moved apart, with a line to where they belong\.",
     r"Two axes cannot hold all distances: what is near here may not be elsewhere, and the share of the spread that "
     r"they keep is written below\.",
@@ -69,7 +69,7 @@ def rivals_of(own):
 def told(row):
     """By the interval alone: the two ends, rounded as they are shown."""
     low, high = round(row["difference_low"], 3), round(row["difference_high"], 3)
-    return "above" if low > 0 else "below" if high < 0 else "not told apart from"
+    return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
 
 
 def counted(result, concepts, units, mean, low, high):
@@ -150,7 +150,7 @@ def rules(*results):
         r"The ceiling is what .+ allows, from two halves .+, and of ratings with (no) error\.": (
             lambda no: any(set(one.table["ratings"]) - set(one.config["reliability"]) for one in results)
         ),
-        r"(\d+) (models|results) beside one another\.": (
+        r"(\d+) (models|results) side by side\.": (
             lambda n, what: int(n) == len(results) and (what == "models") == (len(labels) == len(results))
         ),
         r"The runs have (\d+) different sets of concepts: their rho need not be of the same pairs\.": (
@@ -195,7 +195,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told_apart(results):
-    """The first result with other numbers: above one baseline, below two, not told apart from the others."""
+    """The first result with other numbers: above one baseline, below two, not distinguishable from the others."""
     table = results[0].table.copy()
     ours = table["ratings"] == "rated"
     baselines = table.index[ours & (table["role"] == "baseline")]
@@ -224,7 +224,7 @@ def test_every_sentence_of_several_results(results, told_apart):
     several = [told_apart, *results]
     held = hold(page(several), rules(*several), definitions=DEFINITIONS)
     assert sum(held.values()) > 20
-    assert "2 results beside one another" in page([results[1], results[1]])
+    assert "2 results side by side" in page([results[1], results[1]])
 
 
 def test_a_rule_that_does_not_hold_is_seen(results):
@@ -239,7 +239,9 @@ def test_above_and_below_are_said_of_intervals_that_exclude_0_alone(told_apart):
         "above 1 (shared words (TF-IDF centroids)); below 2 (static input embeddings; mean sentence embed"
         in text
     )
-    assert "not told apart from 2 (mean sentence embedding, raw; mean sentence embedding, centred)" in text
+    assert (
+        "not distinguishable from 2 (mean sentence embedding, raw; mean sentence embedding, centred)" in text
+    )
     assert "agree with the ratings at rho 0.710" in text
     assert "agree with people at rho" in text
     assert "have no rho" in text
@@ -255,7 +257,7 @@ def test_labels_are_no_people(results):
     old = results[0].table.drop(columns=["source", "told", "difference", "difference_low", "difference_high"])
     text = page([replace(results[0], table=old, differences=pd.DataFrame())])
     assert "Differences from baselines were not measured by the version that made this run." in text
-    assert "told apart" not in text
+    assert "distinguishable" not in text
 
 
 def test_findings_count_what_they_say(results):

@@ -284,9 +284,9 @@ def test_alike_rows_are_never_told_apart(world):
     human, good, _, _ = world
     same = agree(good, human, n_perm=9).minus(agree(np.exp(good / 9), human, n_perm=9))
     assert (same.value, same.low, same.high) == (0, 0, 0)
-    assert side(same) == "not told apart from"
-    assert side(Interval(6e-8, 1e-8, 4e-4, 30)) == "not told apart from"
-    assert side(Interval(np.nan, np.nan, np.nan, 30)) == "not told apart from"
+    assert side(same) == "not distinguishable from"
+    assert side(Interval(6e-8, 1e-8, 4e-4, 30)) == "not distinguishable from"
+    assert side(Interval(np.nan, np.nan, np.nan, 30)) == "not distinguishable from"
     flat = agree(good * 0, human, n_perm=9)
     assert np.isnan(flat.minus(agree(good, human, n_perm=9)).low)
 

@@ -164,9 +164,9 @@ def test_a_page_escapes_names_and_says_what_chance_explains(result: NamingBias) 
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
     low = result.standardised.assign(gap=-0.3, low=-0.4, high=-0.2)
-    assert replace(result, standardised=low).summary().count("not told apart") == 0
+    assert replace(result, standardised=low).summary().count("not distinguishable") == 0
     none = result.standardised.assign(gap=0.0, low=-0.1, high=0.1)
-    assert replace(result, standardised=none).summary().count("not told apart from 0") == 2
+    assert replace(result, standardised=none).summary().count("not distinguishable from 0") == 2
 
 
 def test_several_audits_are_compared_and_none_is_refused(result: NamingBias) -> None:

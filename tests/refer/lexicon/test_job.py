@@ -69,7 +69,7 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, t
     assert "<b>" not in text
     assert "1. &lt;b&gt;" in text
     wide = loaded.contexts.assign(low=-1.0, high=1.0)
-    assert replace(loaded, contexts=wide).summary().count("of 2 smoothings, not told apart from 0.") == 3
+    assert replace(loaded, contexts=wide).summary().count("of 2 smoothings, not distinguishable from 0.") == 3
     with pytest.raises(DataError, match="no result"):
         LexiconResult.page([])
 

@@ -144,7 +144,7 @@ def rules(all_of: Sequence[Measured]) -> dict[str, Callable[..., bool]]:
         return told == ", ".join(f"{count} {name}" for name, count in short.items() if count)
 
     return {
-        r"(\d+) runs beside one another\.": lambda n: int(n) == len(all_of),
+        r"(\d+) runs side by side\.": lambda n: int(n) == len(all_of),
         r"At strength (\S+) the model leans (\S+) nats per token (towards|away from) the target \(lean (\S+) to (\S+); "
         r"n = (\d+) source and (\d+) target texts\)(: within what chance explains|)\.": any_of(leans),
         r"On neutral text its predictions moved by (\S+) nats per token \((\S+) to (\S+); n = (\d+)\)\.": any_of(moved),
@@ -176,7 +176,7 @@ def test_every_sentence_of_a_page_of_two_is_true(
     held = hold(
         SteeringResult.page(list(results.values())), rules(list(measured.values())), definitions=DEFINITIONS
     )
-    assert held[r"(\d+) runs beside one another\."] == 1
+    assert held[r"(\d+) runs side by side\."] == 1
     assert sum(held.values()) >= 6
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from itertools import chain, count
@@ -11,15 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import rich.console
-import rich.table
-from rich.text import Text
 
 from trimtab.adapt.record import CHANGE_COLUMNS, RunRecord, SlopeUpdate
 from trimtab.adapt.session import LEAST_SCALE_NATS
 from trimtab.numerics.bootstrap import bootstrap, ratio_of_sums, wilson
-from trimtab.report.formats import NOTHING, fixed, missing, number, short_names
-from trimtab.report.page import written
+from trimtab.report.formats import NOTHING, fixed, missing, number
 from trimtab.train.losses import Change, SequenceLosses
 
 CHANGE, LIMIT, KEPT = " change", " tolerance", " kept"
@@ -158,47 +153,6 @@ def working_seconds(result: RunRecord) -> float:
 def kept_word(kept: object) -> str:
     """Whether a constraint was kept, as a word; a dash where there is no answer."""
     return NOTHING if missing(kept) else ("kept" if kept else "not kept")
-
-
-def text_table(frame: pd.DataFrame) -> str:
-    """A comparison as plain text; minus signs and dashes are ASCII, so that any terminal shows them.
-
-    Args:
-        frame: from `comparison_table`. Costs are multiples of a fixed-mixture run: training and probe steps alone /
-            with every evaluation.
-    """
-    columns: dict[str, Any] = {"run": "run", "status": "status", "step": ("step", str)}
-    columns["target gain %\n[95 %]"] = (
-        *GAIN_COLUMNS,
-        lambda value, low, high: f"{fixed(value, 1)} [{fixed(low, 1)},{fixed(high, 1)}]",
-    )
-    names, words = constraints_of(frame), {True: " kept", False: " OVER"}
-    for name, brief in zip(names, short_names(names, 10), strict=True):
-        limits = frame[name + LIMIT].dropna().unique()
-        limit = f"<= {fixed(limits[0])}" if len(limits) == 1 else "limits differ"
-        columns[f"{brief}\n{limit}"] = (
-            name + CHANGE,
-            name + KEPT,
-            "step",  # 0: the base weights, which keep everything by doing nothing
-            lambda change, kept, step: (
-                fixed(change, signed=True) + (words.get(kept, "") if step else " base")
-            ),
-        )
-    costs = ("training_multiple", "all_in_multiple")
-    columns["cost x\nsteps/all"] = (*costs, lambda steps, every: f"{fixed(steps, 2)}/{fixed(every, 2)}")
-    columns["seconds"] = ("seconds", ".0")
-    cells = written(frame.assign(run=short_names([str(label) for label in frame["run"]], 32)), columns)
-    table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in columns:
-        left = heading in ("run", "status")
-        width = None if left else 16
-        table.add_column(heading, justify="left" if left else "right", no_wrap=left, max_width=width)
-    for row in cells.to_numpy().tolist():
-        table.add_row(*(Text(cell.replace("−", "-").replace(NOTHING, "-")) for cell in row))
-    console = rich.console.Console(file=io.StringIO(), width=40 + 18 * len(columns), color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
 
 def feasibility_table(results: Sequence[RunRecord]) -> pd.DataFrame:

@@ -41,7 +41,7 @@ NOT_FEASIBLE = Look("did not, or base weights", _RED, "s", filled=False)
 ERROR = Look("root mean squared error", PALETTE[0])
 
 MOST_POINTS = 600
-"""Points drawn in a scatter; more make a page heavy and are not told apart."""
+"""Points drawn in a scatter; more make a page heavy and are not distinguishable."""
 _USED_SHOWN = (-2.0, 4.0)
 
 

@@ -27,6 +27,7 @@ from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result, Survey
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
 from trimtab.models.weights import Lora, read_adapter
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import safe_name
 from trimtab.runs.serialise import plain
@@ -88,6 +89,8 @@ class DynamicsConfig:
     log_with: str | tuple[str, ...] | None = None
 
     result: ClassVar[type[Result]] = FinetuneResult
+
+    __repr__ = brief
 
     def mixers(self) -> dict[str, AnyMixer]:
         """Every mixer of the job by label, the main one first, each with the targets and constraints of the job."""

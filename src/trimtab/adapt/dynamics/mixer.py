@@ -41,6 +41,7 @@ from trimtab.adapt.mixer import (
 )
 from trimtab.adapt.session import Roles, Session
 from trimtab.errors import DivergedError, Problem, not_among
+from trimtab.runs.brief import brief
 from trimtab.train.settings import MOST_MARGIN, Fit
 
 Preset = Literal["default", "paper"]
@@ -131,6 +132,8 @@ class DynaMiCS(Goals):
     lean: float = 0.0
     blocks: int = 40
     kind: Literal["dynamics"] = "dynamics"
+
+    __repr__ = brief
 
     def problems(self, roles: Roles) -> Iterator[Problem]:  # noqa: ARG002
         """Gaps, probes and margins that cannot work."""

@@ -51,6 +51,7 @@ COVERS = (
 UNCHANGED = "base weights"
 """In the place of a verdict on a constraint, where nothing was changed that could have broken it."""
 _MUCH = 0.05
+_ALL_OPTIMAL = "At each of {} updates a mixture was predicted to keep every constraint."
 _OPEN = 3
 """Examples, or notes, shown unfolded."""
 _RATES = {
@@ -135,15 +136,15 @@ def _result(result: RunRecord) -> Iterator[Block]:
 
     columns = {
         "domain": "domain",
+        "change": ("change", "+.3"),
+        "constraint": ("domain", "role", "kept", "tolerance", "change_low", "change_high", judged),
+        "tolerance": ("tolerance", ".3"),
+        "interval of the change": ("change_low", "change_high", "+.3"),
         "role": "role",
+        "records": ("domain", records_read(result).get),
+        "perplexity, %": ("change", lambda change: fixed(-percent_gain(change), 1, signed=True)),
         "base loss": ("reference", ".3"),
         "loss": ("loss", ".3"),
-        "change": ("change", "+.3"),
-        "interval of the change": ("change_low", "change_high", "+.3"),
-        "records": ("domain", records_read(result).get),
-        "tolerance": ("tolerance", ".3"),
-        "perplexity, %": ("change", lambda change: fixed(-percent_gain(change), 1, signed=True)),
-        "constraint": ("domain", "role", "kept", "tolerance", "change_low", "change_high", judged),
     }
     if few:
         yield Text(few_records_note(few), "unsure")
@@ -181,7 +182,8 @@ def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
         "A price says how many nats the sum of predicted target losses would fall per nat of extra tolerance: 0 where "
         "the constraint did not bind, a dash where there is none (relaxed, or the grid solver)."
     )
-    yield Section("What the solver said", [*blocks, Table(pd.DataFrame(columns, dtype=object), caption)])
+    rows = Section("Every update", [Table(pd.DataFrame(columns, dtype=object), caption)], collapsed=True)
+    yield Section("What the solver said", [*(blocks or [Text(_ALL_OPTIMAL.format(len(statuses)))]), rows])
 
 
 def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:

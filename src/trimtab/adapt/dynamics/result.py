@@ -17,12 +17,12 @@ from trimtab.adapt.dynamics.compare import (
     gain_difference,
     kept_all,
     target_gain,
-    text_table,
     unique_labels,
 )
 from trimtab.adapt.dynamics.figures import mixture_figure
 from trimtab.adapt.dynamics.limits import lost_sentence, miss_sentence, validation_gain
 from trimtab.adapt.dynamics.page import MAPS, MAPS_OF_OTHERS, chapter, comparison_section
+from trimtab.adapt.dynamics.text import headline, run_text, text_table
 from trimtab.adapt.record import (
     RunRecord,
     example_line,
@@ -32,7 +32,7 @@ from trimtab.adapt.record import (
     to_mapping,
 )
 from trimtab.errors import CheckpointError, DataError, explain
-from trimtab.job import Result
+from trimtab.job import Result, titles
 from trimtab.report.formats import fixed, missing, span
 from trimtab.report.page import Page, Section, Text
 from trimtab.runs.atomic import write_atomic
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 READING = (
-    "Changes: nats per token on test, against the base model; gain: fall of target perplexity. Intervals (95 %) are\n"
-    "over test records, not over the seed. Cost: multiples of one fixed-mixture run, steps alone / with evaluations."
+    "Changes: nats per token on test, against the base model; gain: fall of target\n"
+    "perplexity. Intervals (95 %) are over test records, not over the seed. Cost:\n"
+    "multiples of one fixed-mixture run, steps alone / with evaluations."
 )
 
 
@@ -56,6 +57,10 @@ class FinetuneResult(RunRecord):
         """The mixture over time."""
         return mixture_figure(self)
 
+    def headline(self) -> dict[str, str]:
+        """Status, target gain with its interval, constraints kept on test, and cost."""
+        return headline(self)
+
     def summary(self) -> str:
         """Verdict: gain, kept constraints and cost of the run, on test."""
         return verdict([self])
@@ -65,7 +70,7 @@ class FinetuneResult(RunRecord):
         yield from chapter(self, self.label, MAPS)
 
     @classmethod
-    def page(cls, results: Sequence[Self], title: str = "") -> str:
+    def page(cls, results: Sequence[Self], title: str = "", about: str = "") -> str:
         """One self-contained HTML page about the first run; others are compared with it, their own details folded.
 
         Raises:
@@ -77,7 +82,7 @@ class FinetuneResult(RunRecord):
         labels = unique_labels(results)
         first = list(chapter(results[0], labels[0], MAPS))
         if len(results) == 1:
-            return Page(title, verdict(results), first).render()
+            return Page(title, verdict(results), first, about).render()
         others = []
         for result, label in zip(results[1:], labels[1:], strict=True):
             good = result.status == "feasible" and kept_all(result)
@@ -89,7 +94,7 @@ class FinetuneResult(RunRecord):
             Section(f"This run: {labels[0]}", first),
             Section("The runs it is compared with", others),
         ]
-        return Page(title, verdict(results), sections).render()
+        return Page(title, verdict(results), sections, about).render()
 
     def save(self, path: str | Path) -> Path:
         """Write the result as one JSON file that `FinetuneResult.load` reads; in the folder of a run, in its place."""
@@ -129,8 +134,8 @@ class FinetuneResult(RunRecord):
         return model_card(self, verdict([self]), adapter=adapter)
 
     def to_text(self) -> str:
-        """The run as the one row of a comparison, its notes, and what is learned of its first training domain."""
-        lines = [text_table(comparison_table([self])), "", READING, *last_lines(self), *self.notes]
+        """Status, gain and cost, a row per domain, notes, and what is learned of its first training domain."""
+        lines = [run_text(self), "", READING, *last_lines(self), *self.notes]
         lines += [few_records_note(few)] if (few := few_records(self)) else []
         for name, stretches in list(self.examples.items())[:1]:
             lines.append(f"Learned of {name}, first sequence, in double brackets: {example_line(stretches)}")
@@ -198,6 +203,10 @@ class Comparison(Result):
         """One row per run, see `comparison_table`."""
         return comparison_table(self.runs)
 
+    def headline(self) -> dict[str, str]:
+        """That of the main run, and how many it is compared with."""
+        return headline(self.runs[0]) | {"compared": f"with {len(self.runs) - 1} others"}
+
     def figure(self) -> Figure:
         """The mixture of the main run over time."""
         return self.runs[0].figure()
@@ -208,8 +217,8 @@ class Comparison(Result):
 
     def report(self, path: str | Path) -> Path:
         """Write the page of all runs and return its path."""
-        title = f"{self.runs[0].label} beside {len(self.runs) - 1} others"
-        write_atomic(Path(path), FinetuneResult.page(self.runs, title))
+        label = f"{self.runs[0].label} and {len(self.runs) - 1} others"
+        write_atomic(Path(path), FinetuneResult.page(self.runs, *titles(Path(path).parent, label)))
         return Path(path)
 
     def save(self, folder: str | Path) -> Path:
@@ -273,10 +282,10 @@ def verdict(results: Sequence[FinetuneResult]) -> str:
         return f"{sentence}."
     parts = []
     if close := [name for name, high in ends.items() if high >= 0]:
-        parts.append(f"it is not told apart from {_listed(close)}")
+        parts.append(f"it is not distinguishable from {_listed(close)}")
     if unknown := [name for name, high in ends.items() if math.isnan(high)]:
         parts.append(f"its difference from {_listed(unknown)} was not measured on the same test records")
-    differences = ", and ".join(parts) or "it is told apart from each other one"
+    differences = ", and ".join(parts) or "it is distinguishable from each other one"
     return f"{sentence}; {differences} (95 % intervals of paired differences over test records)."
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from trimtab.errors import DataError, TrimtabError, explain, nearest
 from trimtab.numerics.curves import Coefficient, CurveFit, Loss, bootstrap_curve, fit_curve
+from trimtab.runs.brief import brief
 from trimtab.runs.files import read_json
 
 Points = Mapping[str, Float[np.ndarray, " n"]]
@@ -141,6 +142,8 @@ _B = Coefficient("B", 1e-2, 1e8, log=True)
 EXPONENTS = (-1.0, 4.0)
 """Between which the exponents of sizes and token counts are sought."""
 _ALPHA, _BETA = Coefficient("alpha", *EXPONENTS), Coefficient("beta", *EXPONENTS)
+BOUNDS = {"B": (1e-2, 1e8), "alpha": EXPONENTS, "beta": EXPONENTS}
+"""Between which coefficients are sought that do not depend on the units of sizes and token counts."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,8 @@ class Fitted:
     agreeing: float
     at_bounds: tuple[str, ...]
     loss: str
+
+    __repr__ = brief
 
     @property
     def n(self) -> int:

@@ -22,6 +22,7 @@ from trimtab.data.tokens import first_tokens
 from trimtab.errors import DataError, Problem, explain
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Survey, noting
 from trimtab.models.load import name_problems
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import as_path, missing_file
 from trimtab.runs.serialise import plain
@@ -76,6 +77,8 @@ class ForgettingConfig:
     jobs: int = 1
 
     result: ClassVar = ForgettingResult
+
+    __repr__ = brief
 
     @property
     def runs(self) -> int:

@@ -17,7 +17,9 @@ from trimtab.errors import ConfigError, explain
 from trimtab.numerics.bootstrap import check_numbers
 from trimtab.numerics.curves import Loss
 from trimtab.report.formats import number
+from trimtab.report.page import Table, cell
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.brief import one_line
 from trimtab.runs.serialise import to_json
 
 CONFIDENCE = 0.95
@@ -40,6 +42,17 @@ class Law:
 
     kind: ClassVar[str] = ""
 
+    def __repr__(self) -> str:
+        values = [f"{name}={value:.3g}" for name, value in self.coefficients.items()]
+        unknown = [f"{name} not determined" for name in self.undetermined]
+        return one_line(type(self).__name__, *values, *unknown, f"n={self.fitted.n} runs")
+
+    def _repr_html_(self) -> str:
+        """The equation, and the coefficients with their intervals, for notebooks."""
+        return cell(
+            type(self).__name__, (type(self).__doc__ or "").partition("\n")[0], Table(self.to_frame())
+        )
+
     @property
     def coefficients(self) -> dict[str, float]:
         """Value by name; params and tokens are plain counts, losses nats per token."""
@@ -49,6 +62,23 @@ class Law:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap interval of each coefficient; nan without draws."""
         return self.fitted.intervals
+
+    @property
+    def undetermined(self) -> tuple[str, ...]:
+        """Coefficients that the runs do not determine: the value, or an end of its interval, is a bound of the search.
+
+        A, whose bounds depend on the runs, is among them only with its value.
+        """
+        ends = {name: bounds for name, bounds in fitting.BOUNDS.items() if name in self.coefficients}
+        near = [
+            name
+            for name, (low, high) in ends.items()
+            if any(
+                math.isclose(a, b, rel_tol=1e-3)
+                for a, b in zip(self.intervals[name], (low, high), strict=True)
+            )
+        ]
+        return tuple(dict.fromkeys([*self.fitted.at_bounds, *near]))
 
     def extrapolates(self, **where: float) -> list[str]:
         """Extrapolation: what lies outside the runs that the law was fitted to, in words; empty inside."""
@@ -423,6 +453,8 @@ def plan_share(
     for name in fitted_law.fitted.at_bounds:
         bound = f"{name} of the law is at a bound of its search ({fitted_law.coefficients[name]:.3g})"
         warnings.append(f"{bound}, which the fitted runs do not settle")
+    for name in sorted(set(fitted_law.undetermined) - set(fitted_law.fitted.at_bounds)):
+        warnings.append(f"{name} of the law is not determined: its interval ends at a bound of the search")
     return SharePlan(
         inject=share,
         inject_interval=fitted_law.inject_interval(rise=max_rise, params=params, tokens=tokens),

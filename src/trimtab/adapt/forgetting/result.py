@@ -12,13 +12,15 @@ import pandas as pd
 
 from trimtab.adapt.forgetting import effects
 from trimtab.adapt.forgetting.laws import FinetuningLaw, ForgettingLaw
+from trimtab.adapt.forgetting.replay import measured_shares, planned_shares, undetermined_sentence
 from trimtab.errors import DataError
-from trimtab.job import Result, plain_table
+from trimtab.job import Result
 from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.report import charts, figures
 from trimtab.report.figures import GRID, INK
-from trimtab.report.formats import fixed, missing, number, span, spans
+from trimtab.report.formats import estimate, fixed, missing, number, span, spans
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
+from trimtab.report.text import plain_table
 from trimtab.runs.serialise import numeric, plain
 
 if TYPE_CHECKING:
@@ -90,6 +92,19 @@ class ForgettingResult(Result):
                 law.save(Path(folder) / name)
         return super().save(folder)
 
+    def headline(self) -> dict[str, str]:
+        """Runs, the rise without injection, the share that injection removed, and what of the law is not determined."""
+        facts, words = self.facts, {"runs": str(self.facts["runs"])}
+        rise, removed = facts["forgotten"], facts["removed"]
+        words["rise"] = estimate(rise["value"], rise["low"], rise["high"])
+        if removed and not missing(removed["value"]):
+            value, low, high = (100 * float(removed[name]) for name in ("value", "low", "high"))
+            words["removed"] = estimate(value, low, high, 0) + " %"
+        if self.law is None or self.law.undetermined:
+            at = "none" if self.law is None else f"{', '.join(self.law.undetermined)} not determined"
+            words["law"] = at
+        return words
+
     def figure(self) -> Figure:
         """Predicted against observed rises."""
         return predicted_figure(self)
@@ -97,12 +112,13 @@ class ForgettingResult(Result):
     def summary(self) -> str:
         """Verdict: forgetting, the share that injection removed, and the law against its rivals on unseen runs."""
         facts = self.facts
-        sentences = [f"{facts['runs']} runs.", _forgotten(facts["forgotten"])]
+        first = undetermined_sentence(self.law)
+        sentences = [*([first] if first else []), f"{facts['runs']} runs.", _forgotten(facts["forgotten"])]
         removed = facts["removed"]
         if removed and not missing(removed["value"]):
             value, low, high = 100 * pd.Series(removed, dtype=float)[["value", "low", "high"]]
             share = f"{fixed(value, 0)} % ({span(low, high, 0)}; n = {removed['n']})"
-            unclear = "" if _apart(removed) else ": not told apart from nothing"
+            unclear = "" if _apart(removed) else ": not distinguishable from nothing"
             sentences.append(f"Injecting {100 * facts['inject']:g} % removed {share} of that{unclear}.")
         if len(self.forms) and facts["held_out"]:
             sentences.append(_rivalry(self.forms))
@@ -113,6 +129,8 @@ class ForgettingResult(Result):
         if self.refused:
             reasons = [Text(f"{name}: {why}", "unsure") for name, why in self.refused.items()]
             yield Section("What the runs cannot tell", reasons)
+        planned = [] if self.law is None or self.law.undetermined else list(planned_shares(self.law))
+        yield Section("How much pretraining data to replay", [measured_shares(self.points), *planned])
         yield Section("What injection did", list(_effects(self.facts)))
         if self.law is not None:
             yield Section("The law", list(_law(self, self.law)))
@@ -293,7 +311,7 @@ def _forgotten(rise: Mapping[str, Any]) -> str:
     value = f"{number(rise['value'])} ({span(rise['low'], rise['high'])}; n = {rise['n']})"
     rose = f"their pretraining loss rose by {value} nats per token in the mean"
     if not _apart(rise):
-        return f"Without injection {rose}: not told apart from nothing forgotten."
+        return f"Without injection {rose}: not distinguishable from nothing forgotten."
     return f"Without injection {'' if rise['value'] > 0 else 'nothing was forgotten: '}{rose}."
 
 
@@ -313,7 +331,7 @@ def _rivalry(forms: pd.DataFrame) -> str:
         return f"{errs}; less than it err {each}."
     if len(more) == len(rivals):
         return f"{errs}; each of {len(rivals)} other forms errs more, run by run."
-    return f"{errs}; {len(more)} of {len(rivals)} other forms err more, the rest are not told apart from it."
+    return f"{errs}; {len(more)} of {len(rivals)} other forms err more, the rest are not distinguishable from it."
 
 
 def _apart(it: Mapping[str, Any]) -> bool:
@@ -368,9 +386,9 @@ def _law(result: ForgettingResult, law: ForgettingLaw) -> Iterator[Any]:
     caption = "A D^beta / ((1 + B p) N)^alpha, and A / (N^alpha D^beta) + E; intervals are 95 %, from refits."
     yield Table(frame, caption)
     for name, fitted in (("forgetting", law), ("fine-tuning", result.target)):
-        if fitted is not None and fitted.fitted.at_bounds:
-            at = f"{', '.join(fitted.fitted.at_bounds)} of the law of {name}"
-            yield Text(f"At a bound of the search, so not told by the runs: {at}.", "unsure")
+        if fitted is not None and fitted.undetermined:
+            at = f"{', '.join(fitted.undetermined)} of the law of {name}"
+            yield Text(f"At a bound of the search, so not determined by the runs: {at}.", "unsure")
     judging, runs, held = judging_law(result), len(result.points), int(result.facts["held_out"])
     fit = f"The law of {runs - held} runs; the {held} held-out runs took no part in it."
     if judging is result.law:

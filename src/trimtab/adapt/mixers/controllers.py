@@ -12,6 +12,7 @@ from trimtab.adapt.mixer import Decision, State
 from trimtab.adapt.session import Roles, Session
 from trimtab.errors import Problem
 from trimtab.numerics.simplex import exponentiated, smoothed, spread
+from trimtab.runs.brief import brief
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Feedback(mixer.Goals, mixer.ReadsLosses):
     every: int | None = None
     kind: Literal["feedback"] = "feedback"
     ranges: ClassVar[Mapping[str, mixer.Range]] = {"gain": mixer.POSITIVE, "every": mixer.RHYTHM}
+
+    __repr__ = brief
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A domain missing on either side, a start outside the floors, a gain that moves nothing."""
@@ -95,6 +98,8 @@ class ReferenceLoss(mixer.Goals, mixer.ReadsLosses):
         "every": mixer.RHYTHM,
     }
 
+    __repr__ = brief
+
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """No target to train on; settings out of range."""
         yield from mixer.target_problems(roles)
@@ -139,6 +144,8 @@ class DualAscent(mixer.Goals, mixer.ReadsLosses):
     every: int | None = None
     kind: Literal["dual-ascent"] = "dual-ascent"
     ranges: ClassVar[Mapping[str, mixer.Range]] = {"eta": mixer.POSITIVE, "every": mixer.RHYTHM}
+
+    __repr__ = brief
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A domain missing on either side; settings out of range."""

@@ -15,6 +15,7 @@ from trimtab.adapt.mixer import Decision, State, target_mass
 from trimtab.adapt.session import Roles, Session
 from trimtab.errors import Problem, nearest
 from trimtab.numerics.simplex import spread
+from trimtab.runs.brief import brief
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Uniform(mixer.Goals, mixer.NoProbes):
     """The same share for every training domain, throughout."""
 
     kind: Literal["uniform"] = "uniform"
+
+    __repr__ = brief
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
         """Equal shares."""
@@ -36,6 +39,8 @@ class Proportional(mixer.Goals, mixer.NoProbes):
     """
 
     kind: Literal["proportional"] = "proportional"
+
+    __repr__ = brief
 
     def decide(self, session: Session, state: State) -> Decision:  # noqa: ARG002
         """Shares by size."""
@@ -55,6 +60,8 @@ class Fixed(mixer.Goals, mixer.NoProbes):
     weights: Mapping[str, float] | None = None
     target_mass: float | None = None
     kind: Literal["fixed"] = "fixed"
+
+    __repr__ = brief
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Both or neither of the two settings, unknown domains, impossible shares."""
@@ -95,6 +102,8 @@ class Replay(mixer.Goals, mixer.NoProbes):
     domains: Sequence[str] = ()
     kind: Literal["replay"] = "replay"
 
+    __repr__ = brief
+
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Impossible shares, replayed domains that are unknown or targets."""
         yield from mixer.mass_problems("mixer.share", self.share, roles)
@@ -123,6 +132,8 @@ class EarlyStoppedTarget(mixer.Goals, mixer.NoProbes):
     kind: Literal["early-stopped-target"] = "early-stopped-target"
     ranges: ClassVar[Mapping[str, mixer.Range]] = {"patience": mixer.COUNT}
 
+    __repr__ = brief
+
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """A patience below one; no target to train on."""
         yield from super().problems(roles)
@@ -146,6 +157,8 @@ class ReplayUntilRise(Replay):
     """
 
     patience: int = 3
+
+    __repr__ = brief
 
     def problems(self, roles: Roles) -> Iterator[Problem]:
         """Those of replay; a patience below one."""

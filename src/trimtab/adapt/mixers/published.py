@@ -15,6 +15,7 @@ from trimtab.adapt.mixer import Decision, State
 from trimtab.adapt.session import Roles, Session
 from trimtab.errors import DivergedError
 from trimtab.numerics.simplex import exponentiated, smoothed, spread
+from trimtab.runs.brief import brief
 from trimtab.train.settings import Fit
 
 
@@ -42,6 +43,8 @@ class Exp3(mixer.Goals, mixer.NoProbes):
     decay: float = 0.9
     kind: Literal["exp3"] = "exp3"
     ranges: ClassVar[Mapping[str, mixer.Range]] = {"every": mixer.COUNT, "decay": mixer.SHARE}
+
+    __repr__ = brief
 
     def decide(self, session: Session, state: State) -> Decision:
         """Equal shares at first, then a turn of the bandit at each question."""
@@ -107,6 +110,8 @@ class GradientAlignment(mixer.Goals, mixer.ReadsLosses):
         "sequences": mixer.COUNT,
         "every": mixer.RHYTHM,
     }
+
+    __repr__ = brief
 
     def needs(self, fit: Fit, roles: Roles) -> mixer.Needs:
         """All losses at each question, and gradients as if every constraint were in need."""
@@ -180,6 +185,8 @@ class Aioli(mixer.Goals, mixer.NoProbes):
         **dict.fromkeys(("smoothing", "ema"), mixer.SHARE),
         "delta": (lambda x: 0 < x < 1, "a part between 0 and 1"),
     }
+
+    __repr__ = brief
 
     def needs(self, fit: Fit, roles: Roles) -> mixer.Needs:
         """All losses at each mixture of a sweep and once after it."""

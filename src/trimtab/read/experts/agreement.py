@@ -21,6 +21,7 @@ from trimtab.numerics.bootstrap import Interval, mantel, spearman
 from trimtab.numerics.ranking import auroc
 from trimtab.numerics.similarity import AgreementDraws, agreement_draws, ceiling, spearman_brown
 from trimtab.read.experts.ratings import Judged, Source, judged
+from trimtab.runs.brief import brief
 
 DIFFERENCES = ["row", "against", "difference", "low", "high", "told", "n_concepts"]
 
@@ -57,6 +58,8 @@ class Agreement:
     source: Source = "ratings"
     notes: tuple[str, ...] = ()
     draws: AgreementDraws | None = field(default=None, repr=False, compare=False)
+
+    __repr__ = brief
 
     def minus(self, other: Agreement) -> Interval:
         """Paired difference from another rho with the same ratings, with an interval over concepts.
@@ -126,17 +129,17 @@ def agree(
 
 
 def side(difference: Interval) -> str:
-    """Verdict on a paired difference by its interval: "above", "below" or "not told apart from".
+    """Verdict on a paired difference by its interval: "above", "below" or "not distinguishable from".
 
-    Two are told apart by an interval that excludes 0 at the three decimals that are shown; an unknown interval is nan
-    and does not tell them apart.
+    Two are distinguishable by an interval that excludes 0 at the three decimals that are shown; an interval that is not
+    known is nan and leaves them as they are.
 
     >>> side(Interval(0.08, 0.01, 0.2, 30)), side(Interval(-0.1, -0.3, 0.1, 30)), side(Interval(6e-8, 1e-9, 1e-7, 30))
-    ('above', 'not told apart from', 'not told apart from')
+    ('above', 'not distinguishable from', 'not distinguishable from')
     """
     if round(difference.low, 3) > 0:
         return "above"
-    return "below" if round(difference.high, 3) < 0 else "not told apart from"
+    return "below" if round(difference.high, 3) < 0 else "not distinguishable from"
 
 
 def differences(agreements: Mapping[str, Agreement], reference: str) -> pd.DataFrame:
@@ -190,6 +193,8 @@ class Tree:
     auc_p: float = np.nan
     adjusted_rand: float = np.nan
     unknown: tuple[str, ...] = ()
+
+    __repr__ = brief
 
 
 def tree(similarity: pd.DataFrame, taxonomy: Mapping[str, str] | None = None, *, seed: int = 0) -> Tree:

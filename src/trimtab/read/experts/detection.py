@@ -203,7 +203,7 @@ def stability(
     others = np.where(np.eye(len(across), dtype=bool), -1.0, across).max(1)
     retrieved: np.ndarray = within > others
     share = wilson(int(retrieved.sum()), len(retrieved))
-    if len(names) < 2:  # nothing to be told apart from
+    if len(names) < 2:  # nothing to be distinguishable from
         retrieved, share = np.array([np.nan]), Interval(np.nan, np.nan, np.nan, 0)
     table = pd.DataFrame({"concept": names, "overlap": within, "found": retrieved})
     return Stability(table, bootstrap(mean, within), share)

@@ -23,6 +23,7 @@ from trimtab.read.experts.baselines import alignment, false_discoveries, rows
 from trimtab.read.experts.lens import ExpertLens
 from trimtab.read.experts.ratings import Judged, RatingsFile, judged, most_rated, ratings_file
 from trimtab.read.experts.result import ExpertsResult
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
@@ -80,6 +81,8 @@ class ExpertLensConfig:
     seed: int = 0
 
     result: ClassVar = ExpertsResult
+
+    __repr__ = brief
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the recipe that can be seen without loading a model or downloading anything."""

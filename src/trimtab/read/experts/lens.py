@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,6 +36,8 @@ from trimtab.read.experts.agreement import Agreement, Tree, agree, tree
 from trimtab.read.experts.detection import Labelling, Selection, Stability
 from trimtab.read.experts.ratings import judged
 from trimtab.read.responses import Progress, Responses, Sites, Units
+from trimtab.report.page import Table, cell
+from trimtab.runs.brief import one_line
 
 Rivals = Literal["experts", "random", "matched"]
 
@@ -127,6 +130,16 @@ class ExpertLens:
     precision: Float[np.ndarray, "c u"]
     seed: int = 0
     _chance: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.concepts)} concepts, {self.precision.shape[1]} units"
+        return one_line("ExpertLens", sizes, f"of {Path(self.responses.model.name).name!r}")
+
+    def _repr_html_(self) -> str:
+        """Sizes, and the best average precision of each concept, for notebooks."""
+        best = {"concept": list(self.concepts.names), "best AP": self.precision.max(axis=1)}
+        summary = f"Average precision of {self.precision.shape[1]} units of {self.responses.model.name}."
+        return cell("ExpertLens", summary, Table(pd.DataFrame(best)))
 
     @classmethod
     def fit(
@@ -247,7 +260,7 @@ class ExpertLens:
             return np.asarray(detection.q_values(self.chance(numbers)) <= how.fdr)
         return how.of(self.precision[list(numbers)])
 
-    # Concepts beside one another --------------------------------------------------------------------------------
+    # Concepts side by side --------------------------------------------------------------------------------
 
     def similarity(
         self,

@@ -15,12 +15,13 @@ from jaxtyping import Float
 from scipy.cluster.hierarchy import average, dendrogram, fcluster, leaves_list
 from scipy.spatial.distance import squareform
 
-from trimtab.job import Result, plain_table
+from trimtab.job import Result
 from trimtab.read.experts.baselines import BASELINE, EXPERTS
 from trimtab.report import figures
-from trimtab.report.figures import CENTRED, GRID, INK, LINE, ROW, colour
-from trimtab.report.formats import fixed, missing, number, short_names, span, spans
+from trimtab.report.figures import CENTRED, INK, LINE, ROW, colour
+from trimtab.report.formats import estimate, fixed, missing, number, short_names, span, spans
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
+from trimtab.report.text import plain_table
 from trimtab.runs.serialise import plain
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class ExpertsResult(Result):
     def to_text(self) -> str:
         """The headline table without what only the page has room for, single numbers and the summary."""
         frame = self.to_frame().drop(columns=NOT_PRINTED, errors="ignore")
+        if len(self.table):
+            ends = zip(*(frame.pop(name) for name in ("rho", "low", "high")), strict=True)
+            frame.insert(1, "rho [95 %]", [estimate(*each) for each in ends])
+            frame = frame.drop(columns="ratings") if frame["ratings"].nunique() == 1 else frame
         parts = [plain_table(frame), plain_table(_single_numbers(self.facts)), self.summary()]
         if len(self.table):
             parts.append(f"{COVERS} {CEILING}, and of ratings without error unless theirs is stated.")
@@ -74,7 +79,21 @@ class ExpertsResult(Result):
     def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
         """The result that was written; the rows of the similarities are named like their columns."""
         values["similarity"].index = values["similarity"].columns
+        for name in ("table", "differences"):  # earlier versions had another word for it
+            if "told" in values.get(name, ()):
+                values[name] = values[name].replace({"told": {"not told apart from": SIDES[2]}})
         return super().from_values(values | {"findings": tuple(values["findings"])}, folder)
+
+    def headline(self) -> dict[str, str]:
+        """Concepts, experts of each, and the rank correlation of the experts that the settings name with ratings."""
+        words = {
+            "concepts": str(self.facts["concepts"]),
+            "experts": f"{_value(self.facts['experts'], 0)} each",
+        }
+        for name, rows in self.table.groupby("ratings", sort=False) if len(self.table) else ():
+            first = rows.iloc[0]
+            words[f"rho {name}"] = estimate(first["rho"], first["low"], first["high"])
+        return words
 
     def figure(self) -> Figure:
         """The map of concepts."""
@@ -118,7 +137,7 @@ class ExpertsResult(Result):
     def summary_of_several(cls, results: Sequence[Self]) -> str:
         """Number of models, or of results where some are of one model."""
         several = "models" if len({result.label for result in results}) == len(results) else "results"
-        return f"{len(results)} {several} beside one another."
+        return f"{len(results)} {several} side by side."
 
     @classmethod
     def compared(cls, results: Sequence[Self], labels: Sequence[str]) -> Iterator[Section]:
@@ -143,7 +162,8 @@ class ExpertsResult(Result):
         yield Section("Compared", [Table(pd.DataFrame(lines), caption)])
 
 
-NOT_PRINTED = ["role", "note", "source", "difference", "difference_low", "difference_high", "told"]
+NOT_PRINTED = ["role", "note", "source", "n_pairs", "n_concepts"]
+NOT_PRINTED += ["difference", "difference_low", "difference_high", "told"]
 COVERS = (
     "Rho is Spearman's correlation with the scores over pairs; intervals are 95 % over concepts, not pairs; p is "
     "that of a Mantel test (concepts dealt out anew)."
@@ -151,7 +171,7 @@ COVERS = (
 CEILING = "The ceiling is what the reliability of the similarities allows, from two halves of the examples"
 PAIRED = (
     "Differences are of the rho of two rows; their intervals are 95 % over concepts, drawn in pairs: each draw gives "
-    "both rows the same concepts. Two rows are told apart where the interval excludes 0 at three decimals. The "
+    "both rows the same concepts. Two rows are distinguishable where the interval excludes 0 at three decimals. The "
     "intervals are not widened for the number of rows that are compared."
 )
 FDR = (
@@ -160,15 +180,15 @@ FDR = (
 )
 SOURCES = {"people": "people", "labels": "the labels"}
 """What the scores are called; others are "the ratings"."""
-SIDES = ("above", "below", "not told apart from")
+SIDES = ("above", "below", "not distinguishable from")
 HALVES = (
     "Overlap of halves: Jaccard of the experts that the two halves of the examples give; found again: no "
     "other concept's experts of the second half are as much like those of the first."
 )
 Q_VALUE = "q: the false discovery rate at which the unit would be found among all units."
 MAP = (
-    "Colours are clusters of the tree. Names that would cover one another are moved apart, with a line to where they "
-    "belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
+    "Dots and lines have the colours of clusters of the tree. Names that would cover one another are moved apart, with "
+    "a line to where they belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
     "the share of the spread that they keep is written below."
 )
 PLACES = "Percent of the units there that are experts of a concept, mean over concepts."
@@ -266,9 +286,11 @@ def _value(it: Mapping[str, Any], places: int) -> str:
 
 
 BLOCK = re.compile(r"^(?P<before>.*?)\.(?P<block>\d+)\.(?P<kind>.*):(out|in)$")
+MANY = 24
+"""Concepts above which the map is wider than a telephone."""
 CLUSTERS = 8
 """Colours of the map: so many clusters of the tree."""
-LETTERS = 8.0
+LETTERS = 9.0
 """Size of the names on the map, in points."""
 TRIES = 200
 """Rings in which a free place for a name is looked for, the nearest first."""
@@ -282,12 +304,13 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
     matrix = similarity.to_numpy(dtype=float)
     places, kept = plane(matrix)
     names = short_names([str(name) for name in similarity.index], 16)
-    height = min(max(5.0, 0.045 * len(names)), 14.0)
+    wide = 7.8 if len(names) > MANY else figures.WIDTH
+    height = min(max(3.6, 0.062 * len(names)), 14.0)
     clusters = (fcluster(_linkage(matrix), CLUSTERS, "maxclust") - 1).tolist() if len(matrix) > 1 else [0]
     label = f"A map of {len(similarity)} concepts by shared experts"
-    with figures.chart(height, "Concepts by shared experts", label, 7.2) as (figure, axes):
+    with figures.chart(height, "Concepts by shared experts", label, wide) as (figure, axes):
         axes.set(xlim=figures.with_margin(places[:, 0]), ylim=figures.with_margin(places[:, 1]))
-        paper = 72 * np.array([0.95 * 7.2, 0.9 * height])
+        paper = 72 * np.array([0.95 * wide, 0.9 * height])
         low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
         points = (places - low) / (high - low) * paper
         boxes = np.array([[0.66 * LETTERS * len(name), 1.35 * LETTERS] for name in names])
@@ -295,9 +318,9 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
         for place, at, name, cluster in zip(points, moved, names, clusters, strict=True):
             (x, y), (to_x, to_y) = (low + end / paper * (high - low) for end in (place, at))
             if np.abs(at - place).max() > LETTERS:
-                axes.plot([x, to_x], [y, to_y], color=GRID, linewidth=0.7, zorder=1)
-                axes.plot(x, y, ".", color=colour(cluster), markersize=3)
-            axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=colour(cluster))
+                axes.plot([x, to_x], [y, to_y], color=colour(cluster), alpha=0.5, linewidth=0.8, zorder=1)
+            axes.plot(x, y, ".", color=colour(cluster), markersize=6, zorder=1)
+            axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=INK)
         spread_kept = f"two axes with {100 * kept:.0f} % of the spread" if np.isfinite(kept) else "no spread"
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(spread_kept, fontsize=LETTERS + 1)

@@ -17,6 +17,7 @@ from trimtab.refer.bias.audit import Draws, naming_bias
 from trimtab.refer.bias.models import Amplification, amplification, sensitivity
 from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of
 from trimtab.refer.bias.result import NamingBias
+from trimtab.runs.brief import brief
 from trimtab.runs.files import reading
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
@@ -79,6 +80,8 @@ class NamingBiasConfig:
     seed: int = 0
 
     result: ClassVar = NamingBias
+
+    __repr__ = brief
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the recipe that can be seen without reading more of the data than the names of its columns."""

@@ -16,9 +16,10 @@ import pandas as pd
 from trimtab.data.naming import each_row
 from trimtab.job import Result
 from trimtab.report.figures import PALETTE, with_margin
-from trimtab.report.formats import fixed, from_zero, number, span
+from trimtab.report.formats import estimate, fixed, from_zero, number, span
 from trimtab.report.intervals import Look, interval_rows
 from trimtab.report.page import Picture, Section, Table, Text, picture, settings_section, written
+from trimtab.report.text import plain_table
 from trimtab.runs.serialise import checked
 
 if TYPE_CHECKING:
@@ -104,6 +105,12 @@ class NamingBias(Result):
         gaps = self._gaps()[["mix", "gap", "low", "high", "p"]]
         return gaps.set_axis(["gap", "value", "low", "high", "p"], axis=1)
 
+    def headline(self) -> dict[str, str]:
+        """The raw gap, and the one with both groups at the other group's mix of strata."""
+        at = self.standardised.iloc[1]
+        gaps = {"gap": self.gap.ends(), "standardised": (at["gap"], at["low"], at["high"])}
+        return {name: estimate(*ends, signed=True) for name, ends in gaps.items()}
+
     def _gaps(self) -> pd.DataFrame:
         """The raw gap, then the standardised ones, by what each is called."""
         at = self.standardised.assign(mix=[f"at the mix of {mix}" for mix in self.standardised["mix"]])
@@ -142,7 +149,7 @@ class NamingBias(Result):
 
     def to_text(self) -> str:
         """Gaps, what they say, what was set aside, and what a reader should know, as plain text."""
-        accounting = self.accounting.to_string(index=False)
+        accounting = plain_table(self.accounting)
         return "\n\n".join([super().to_text(), accounting, *(f"note: {note}" for note in self.notes)])
 
     def summary(self) -> str:
@@ -264,7 +271,7 @@ def _other_labels_and_models(result: NamingBias) -> Iterator[Section]:
     text = Text(
         "Amplification is a model's gap less that of the given names of the same objects, with intervals that resample "
         "both together; below zero, where the gap of the given names is below zero, means that the model widens it. "
-        f"The raw gap is told apart from that of the given names for {len(apart)} of {len(raw)} models{listed}."
+        f"The raw gap is distinguishable from that of the given names for {len(apart)} of {len(raw)} models{listed}."
     )
     axis = "model's raw gap less that of given names"
     drawn = _forest(widening, [WIDENS] * len(raw), axis, "Amplification")

@@ -19,6 +19,7 @@ from trimtab.data.wordlist import WordList
 from trimtab.errors import ConfigError, DataError, explain, nearest
 from trimtab.numerics import cluster_bootstrap as clustered
 from trimtab.numerics.bootstrap import bootstrap, check_choice, mean, wilson
+from trimtab.runs.brief import brief
 from trimtab.seeds import derive
 
 
@@ -144,6 +145,8 @@ class InContext:
 
     comparison: pd.DataFrame
     accounting: pd.DataFrame
+
+    __repr__ = brief
 
 
 def in_context(

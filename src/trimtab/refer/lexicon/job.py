@@ -28,6 +28,7 @@ from trimtab.numerics.bootstrap import check_choice
 from trimtab.refer.lexicon.contexts import Treatment, Trials, set_aside, treated
 from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, bandwidth_of
 from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
 from trimtab.runs.serialise import plain
@@ -141,6 +142,8 @@ class LexiconConfig:
     seed: int = 0
 
     result: ClassVar = LexiconResult
+
+    __repr__ = brief
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the recipe that can be seen without reading more of the data than the names of its columns."""

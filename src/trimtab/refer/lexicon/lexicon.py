@@ -26,6 +26,8 @@ from trimtab.numerics.bootstrap import check_choice
 from trimtab.numerics.information import Bottleneck, bottleneck, plane
 from trimtab.refer.lexicon import contexts
 from trimtab.refer.lexicon.contexts import Speaker, Trials
+from trimtab.report.page import Table, cell
+from trimtab.runs.brief import brief, one_line
 
 Volume = Literal["cells", "hull", "neighbours"]
 NEIGHBOURS = 5
@@ -124,6 +126,15 @@ class Lexicon:
     bandwidth: float = 1.0
     smoothing: float = 0.0
     counts: Float[np.ndarray, " names"] | None = None
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.names)} words for {len(self.referents)} referents"
+        return one_line("Lexicon", sizes, f"kind={self.kind!r}")
+
+    def _repr_html_(self) -> str:
+        """Sizes, and the words with their bits, most informative first, for notebooks."""
+        sizes = f"{len(self.names)} words for {len(self.referents)} referents"
+        return cell("Lexicon", f"{sizes}; informativeness by {self.kind}.", Table(self.informativeness()))
 
     @classmethod
     def fit(
@@ -346,6 +357,8 @@ class Frontier:
     best: Bottleneck
     prior: Float[np.ndarray, " referents"]
     meanings: Float[np.ndarray, "referents referents"]
+
+    __repr__ = brief
 
     def to_frame(self) -> pd.DataFrame:
         """Frame of the frontier: columns beta, complexity_bits, accuracy_bits, words; from coarse to fine."""

@@ -15,11 +15,12 @@ from jaxtyping import Float
 
 from trimtab.data.naming import each_row
 from trimtab.data.tables import label_text
-from trimtab.job import Result, plain_table
+from trimtab.job import Result
 from trimtab.refer.lexicon.contexts import HARD_LESS_EASY
 from trimtab.report.formats import fixed, from_zero, span
 from trimtab.report.intervals import Cloud, curve_and_clouds, small_map
 from trimtab.report.page import Gallery, Section, Table, gallery, picture, settings_section, written
+from trimtab.report.text import plain_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,10 +62,19 @@ class LexiconResult(Result):
         return self.systems.copy()
 
     def to_text(self) -> str:
-        """Lexicons, the twelve most probable words, contexts, what was set aside, the accounting, and the summary."""
+        """Lexicons, the twelve most probable words, contexts at their common mix of referents, and the summary."""
         words = self.words.sort_values("probability", ascending=False).head(12)
-        parts = (self.systems, words, self.contexts, self.aside, self.accounting)
+        shown = ["treatment", "smoothing", "easy", "hard", "difference", "low", "high", "n_messages"]
+        contexts = self.contexts
+        contexts = contexts.loc[contexts["comparison"] == MATCHED, shown] if len(contexts) else contexts
+        parts = (self.systems, words, contexts, self.aside, self.accounting)
         return "\n\n".join([*(plain_table(part) for part in parts if len(part)), self.summary()])
+
+    def headline(self) -> dict[str, str]:
+        """Size of the first lexicon, its bits per word, and how many of them tell of the world."""
+        first = self.systems.iloc[0]
+        bits = {name: f"{fixed(first[f'{name}_bits'], 2)} bits" for name in ("complexity", "accuracy")}
+        return {"words": f"{int(first['n_words'])} for {int(first['n_referents'])} referents"} | bits
 
     def figure(self) -> Figure:
         """Plane of complexity and accuracy: the lexicons under the frontier."""
@@ -154,7 +164,7 @@ def _smoothings(rows: pd.DataFrame) -> str:
     text = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(rows)} smoothings"
     if above and below:
         return f"{text}, so the sign depends on the smoothing."
-    return f"{text}." if above + below else f"{text}, not told apart from 0."
+    return f"{text}." if above + below else f"{text}, not distinguishable from 0."
 
 
 def simulation_figure(result: LexiconResult) -> Figure:
@@ -171,11 +181,15 @@ def simulation_figure(result: LexiconResult) -> Figure:
 def _maps(places: pd.DataFrame) -> Gallery:
     """Maps of the most frequent words: where each of them is said."""
     words, x, y = list(places.columns[4:]), places["x"].tolist(), places["y"].tolist()
-    colours = places["colour"].tolist() if (places["colour"] != "").all() else None
-    drawn = [small_map(x, y, places[w].tolist(), colours, title=w, label=f"Where {w} is said") for w in words]
+    colours = places["colour"].tolist() if (places["colour"] != "").all() else []
+    drawn = []
+    for word in words:
+        shares = places[word].to_numpy(dtype=float)
+        own = [mean_colour(colours, shares)] * len(places) if colours else None
+        drawn.append(small_map(x, y, shares.tolist(), own, title=word, label=f"Where {word} is said"))
     where = "by hue angle (along) and lightness (up)" if colours else "by the first two features"
     caption = f"The {len(words)} most frequent words. A disc is a referent {where}, as large as the word's share there"
-    caption += ", in the colour of the referent." if colours else "."
+    caption += ", in the mean colour of the referents that the word names." if colours else "."
     return gallery(drawn, caption, small=True)
 
 
@@ -238,6 +252,23 @@ def lab_to_hex(lab: Float[np.ndarray, "n 3"]) -> list[str]:
     middle = (lab[:, 0] + 16) / 116
     roots = np.stack([middle + lab[:, 1] / 500, middle, middle - lab[:, 2] / 200], axis=1)
     xyz = np.where(roots > 6 / 29, roots**3, 3 * (6 / 29) ** 2 * (roots - 4 / 29)) * _WHITE
-    linear = np.clip(xyz @ _TO_RGB.T, 0, 1)
+    return [_hex(linear) for linear in np.clip(xyz @ _TO_RGB.T, 0, 1)]
+
+
+def mean_colour(colours: Sequence[str], shares: Float[np.ndarray, " n"]) -> str:
+    """The mean of sRGB colours as light adds up, weighted by shares; grey where all are 0.
+
+    >>> mean_colour(["#ff0000", "#0000ff", "#00ff00"], np.array([1.0, 1.0, 0.0])), mean_colour(["#ff0000"], np.zeros(1))
+    ('#bc00bc', '#808080')
+    """
+    if not shares.sum() > 0:
+        return "#808080"
+    parts = np.array([[int(one[k : k + 2], 16) for k in (1, 3, 5)] for one in colours]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return _hex(shares @ linear / shares.sum())
+
+
+def _hex(linear: Float[np.ndarray, " 3"]) -> str:
+    """Linear light of three primaries as `#rrggbb`."""
     rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return ["#" + "".join(f"{part:02x}" for part in row) for row in np.rint(255 * rgb).astype(int)]
+    return "#" + "".join(f"{part:02x}" for part in np.rint(255 * rgb).astype(int))

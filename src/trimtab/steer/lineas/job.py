@@ -24,6 +24,7 @@ from trimtab.models.chat import Prompt, read_prompt
 from trimtab.models.language import prompt_rows
 from trimtab.models.load import Model, load, name_problems
 from trimtab.models.tokenizer import local_tokenizer
+from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_source
 from trimtab.runs.serialise import plain
@@ -106,6 +107,8 @@ class SteeringConfig:
     seed: int = 0
 
     result: ClassVar = SteeringResult
+
+    __repr__ = brief
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the configuration that show without loading a model or downloading anything."""

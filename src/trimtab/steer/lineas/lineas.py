@@ -18,6 +18,7 @@ from trimtab.models.batches import Pool
 from trimtab.models.inspection import check_model
 from trimtab.models.load import Model
 from trimtab.models.sites import network_of, resolve
+from trimtab.runs.brief import brief
 from trimtab.runs.serialise import differences, plain
 from trimtab.steer.estimators import costs, refuse, setting_problems, steering_of
 from trimtab.steer.lineas.end_to_end import Descent, EndToEnd, Optimizer, State
@@ -130,6 +131,8 @@ class LinEAS:
     max_tokens: int | None = None
     seed: int = 0
     kind: Literal["lineas"] = "lineas"
+
+    __repr__ = brief
 
     def fit(
         self,

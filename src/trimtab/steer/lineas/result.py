@@ -12,7 +12,7 @@ import pandas as pd
 
 from trimtab.job import Result
 from trimtab.report import charts
-from trimtab.report.formats import NOTHING, fixed, missing, number, span
+from trimtab.report.formats import NOTHING, estimate, fixed, missing, number, span
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section, written
 from trimtab.runs.paths import RESULT
 from trimtab.runs.serialise import checked, plain
@@ -69,6 +69,15 @@ class SteeringResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """The strength curve."""
         return self.curve.copy()
+
+    def headline(self) -> dict[str, str]:
+        """Lean, and KL on neutral text, at the largest strength."""
+        last = self._largest()
+        words = {"strength": f"{last['strength']:g}"}
+        words["lean"] = estimate(last["lean"], last["lean_low"], last["lean_high"], signed=True)
+        if not missing(last["kl"]):
+            words["kl"] = estimate(last["kl"], last["kl_low"], last["kl_high"])
+        return words
 
     def figure(self) -> Figure:
         """Lean by strength."""
