@@ -27,6 +27,8 @@ VALUES = 20_000
 """Values that a config may hold, aliases written out: far above any use, and read in a second."""
 
 
+KEPT, BASE = ("artifacts/weights-*", "members/*/artifacts/weights-*"), "weights-00000000"
+"""Kept weights of a run or of a group's runs, and those of them that are the base model's."""
 FAILED = (
     "Exit code 1: a stated criterion failed. Of fine-tuning: no checkpoint kept every constraint on validation and "
     "gained, so there is no model; with `compare`, that is asked of the main mixer."
@@ -304,7 +306,7 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
     note(f"report {outcome['report']}")
     if (folder / MODEL).is_dir():
         note(f"model {folder / MODEL}")
-    elif {*folder.glob("artifacts/weights-*")} - {*folder.glob("artifacts/weights-00000000")}:
+    elif any(path.name != BASE for each in KEPT for path in folder.glob(each)):
         note(f"model: trimtab export {folder} --out DIR makes it of the kept weights")
     return 0 if outcome["passed"] else 1
 
