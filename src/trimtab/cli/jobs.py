@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.cli.console import Verb, for_command, note, parser, say, split_overrides
+from trimtab.cli.console import Bars, Verb, for_command, note, parser, say, split_overrides
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
-from trimtab.runs.live import Bars
 from trimtab.runs.paths import RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
 from trimtab.systems import LAB, already_built, find_config, imported, lab_problems, resolve, system_of
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Verb, note, parser, say
+from trimtab.cli.console import Bars, Verb, note, parser, say
 from trimtab.cli.jobs import check_folder, run
 from trimtab.errors import explain
-from trimtab.runs.live import Bars
 from trimtab.systems import imported, lab_folder
 
 FIT = Verb(
