@@ -138,6 +138,19 @@ def test_a_terminal_is_redrawn_and_left_clean(clock: Clock, monkeypatch: pytest.
     assert drawn.rstrip().endswith("\x1b[2K")  # what was drawn last is erased
 
 
+def test_what_is_printed_to_a_file_meanwhile_stays_there(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    terminal = Terminal()
+    with Bars(terminal, clock) as bars:
+        bars.bar("work")(1, 2)
+        sys.stdout.write("data\n")
+    assert capsys.readouterr().out == "data\n"
+    assert "data" not in terminal.getvalue()
+
+
 def test_a_dumb_terminal_is_a_pipe(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     terminal = Terminal()

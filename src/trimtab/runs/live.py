@@ -9,7 +9,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from trimtab.runs.paths import is_first
 
@@ -244,8 +244,11 @@ class Bars(ExitStack):
 
         self._live = True
         console = Console(file=self._stream) if self._stream else Console(stderr=True)
+        settings: dict[str, Any] = {"console": console, "transient": True, "refresh_per_second": 4}
+        # What a caller prints goes above the lines, but stays out of the terminal where stdout is a file.
+        settings["redirect_stdout"] = sys.stdout is not None and sys.stdout.isatty()
         try:
-            self.enter_context(Live(self, console=console, transient=True, refresh_per_second=4))
+            self.enter_context(Live(self, **settings))
         except LiveError:  # the caller's own
             self._how = "pipe"
             return

@@ -145,12 +145,12 @@ def _made(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     result = finetune(
         model,
         train={TARGET: target, PRETRAINING: other},
+        progress=False,
         mixer=ReplayUntilRise(targets=[TARGET], share=share, patience=cell["patience"]),
         fit=fit,
         seed=cell["seed"],
         out=run,
         save_model=False,
-        progress=False,
     )
     final = {row["domain"]: row for row in result.final.to_dict("records")}
     row = {
