@@ -90,9 +90,7 @@ def test_only_missing_splits_are_taken_from_train(tmp_path):
     domain = Domain.from_jsonl("math", pool, test=held)
     assert texts(domain, "test") == ["held out"]
     assert sorted(texts(domain, "train") + texts(domain, "validation")) == sorted(POOL)
-    assert repr(domain) == (
-        "Domain('math': train 95 % of 1 jsonl file, validation 5 % of 1 jsonl file, test 1 jsonl file)"
-    )
+    assert repr(domain) == f"Domain('math': train 95 % of {pool}, validation 5 % of {pool}, test {held})"
 
 
 def test_given_text_files_are_whole_documents_and_pools_are_cut(tmp_path):

@@ -264,7 +264,9 @@ def test_parquet_of_every_type(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "test.parquet")
     domain = Domain.from_path("d", tmp_path)
     assert [item.text for item in domain.items("train")] == ["a", "b"]
-    with pytest.raises(DataError, match="split 'test': got no record in 1 parquet file"):
+    with pytest.raises(
+        DataError, match=r"split 'test': got no record in .*test.parquet \(1 record without a value"
+    ):
         _ = domain.contents
     for column, match in (
         (pa.array([["a"]]), "row 0, 'text': got list"),

@@ -322,7 +322,7 @@ def test_bert_set_to_decode_is_causal(tokenizer):
 def test_module_without_tokenizer(make):
     model = load(make("llama"))
     assert model.tokenizer is None
-    message = r"got a LlamaForCausalLM without tokenizer, expected tokenizer= beside a module; try tokenizer="
+    message = r"got a LlamaForCausalLM without tokenizer, expected tokenizer= beside a module; try load\(module, tok"
     for refused in (model.need_tokenizer, lambda: require_language_model(model)):
         with pytest.raises(ModelError, match=message):
             refused()

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.runs.live import Bars as Bars
 from trimtab.runs.live import write
 
 DONE, CRITERION_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

@@ -158,7 +158,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigProblems) as caught:
         carry_out(replace(wrong, fit=Fit(lr=-1)), tmp_path / "run")
     assert {problem.where for problem in caught.value.problems} == {
-        "models", "domain", "tokens", "shares", "fit.lr", "n_boot", "inject",
+        "models", "domain", "pretraining", "tokens", "shares", "fit.lr", "n_boot", "inject",
     }  # fmt: skip
     (problem,) = ForgettingConfig(points="nowhere.csv").problems()
     assert problem.where == "points"

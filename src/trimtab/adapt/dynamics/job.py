@@ -179,7 +179,8 @@ class DynamicsConfig:
         """The needs of the main mixer; in low precision also a reading of the rounded weights per point of the grid."""
         needs, folder = self.mixer.needs(self.fit, self.roles()), local_folder(self.model)
         stored = next((header.dtype for header in headers_of(folder).values()), "") if folder else ""
-        if self.adapter is not None or (self.dtype or _NARROW.get(stored)) != "bfloat16":
+        rounded = self.dtype == "bfloat16" or (self.dtype is None and stored in ("BF16", "F16"))
+        if self.adapter is not None or not rounded:
             return needs
         points = len(evaluation_steps(self.fit.steps, self.fit.eval_points)) - 1
         return replace(needs, whole_readings=needs.whole_readings + points)
@@ -271,8 +272,6 @@ _SNAPSHOT_COPIES = 3
 _GRADIENT_COPIES = 2
 """The gradient of each training loss is held once by itself and once in their matrix."""
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-_NARROW = {"BF16": "bfloat16", "F16": "bfloat16"}
-"""Stored types whose weights are rounded again when a checkpoint is chosen, and the setting that does the same."""
 _KEPT, _CHECKPOINT, _LEFT = 2, 3, 1
 """Of each trainable parameter on disk: base and best weights; one checkpoint with two moments; `model/`, once."""
 _TRAINED_WIDTH = 4.0
