@@ -30,9 +30,8 @@ def plain_table(frame: pd.DataFrame, *, left: Collection[str] = ()) -> str:
         frame: one row per row; the index is not shown.
         left: columns that are set to the left; those of texts are anyway.
 
-    >>> print(plain_table(pd.DataFrame({"form": ["a", "b"], "rise_error": [0.123456, None]})))
-    form    rise
-           error
+    >>> print(plain_table(pd.DataFrame({"form": ["a", "b"], "error": [0.123456, None]})))
+    form   error
     a     0.1235
     b          -
     """

@@ -124,7 +124,7 @@ def test_a_result_of_an_earlier_version_is_read(config, tmp_path):
     file.write_text(json.dumps(told))
     found = ExpertsResult.load(tmp_path / "run")
     assert found.differences.empty
-    pages = found.report(tmp_path / "old.html"), tmp_path / "run/report.html"
+    pages = found.report(tmp_path / "run/old.html"), tmp_path / "run/report.html"
     assert pages[0].read_text() == pages[1].read_text()
 
 

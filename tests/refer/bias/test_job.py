@@ -180,7 +180,7 @@ def test_a_forest_has_a_row_for_every_gap(result: NamingBias) -> None:
     names = [one.get_text() for one in result.figure().axes[0].get_yticklabels()]
     assert len(names) == 1 + 3 + 5
     assert result.to_frame()["gap"].tolist()[0] == "raw"
-    assert repr(result).startswith("NamingBias('naming bias: sports-en': 0.")
+    assert repr(result).startswith("NamingBias('naming bias: sports-en': gap -0.")
 
 
 # What is wrong with a config

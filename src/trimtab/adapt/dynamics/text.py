@@ -16,7 +16,7 @@ from trimtab.adapt.dynamics.compare import (
     target_gain,
 )
 from trimtab.adapt.record import RunRecord
-from trimtab.report.formats import NOTHING, fixed, missing, short_names
+from trimtab.report.formats import NOTHING, fixed, missing, short, short_names
 from trimtab.report.page import written
 from trimtab.report.text import plain_table
 
@@ -59,7 +59,8 @@ def _kept_text(change: float, kept: object, step: int) -> str:
 
 def run_text(result: RunRecord) -> str:
     """One run as plain text of 80 columns: what was kept, gain and cost, and a row per domain."""
-    lines = [f"{name:<8}{text}" for name, text in headline(result).items()]
+    words = ({"run": short(result.label, 60)} if result.label else {}) | headline(result)
+    lines = [f"{name:<8}{text}" for name, text in words.items()]
     frame = result.to_frame()
     columns: dict[str, Any] = {"role": "role", "change": ("change", "+.3"), "95 % interval": "interval"}
     columns |= {"limit": ("tolerance", ".3"), "n": ("n", lambda n: NOTHING if missing(n) else f"{n:.0f}")}
