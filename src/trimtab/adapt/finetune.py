@@ -31,6 +31,7 @@ from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.adapt.tracking import LogWith, log_problems, loggers
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
+from trimtab.data.splits import Part
 from trimtab.data.survey import repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
@@ -122,7 +123,7 @@ def finetune(
     notes = tuple(f"Data: {phrase}." for phrase in repeated_records({**train, **evaluate}, roles.train))
     for sentence in (
         *misnamed(train, evaluate),
-        *few_evaluated(data_table(domains, roles.train, fit)),
+        *few_evaluated(data_table(domains, roles.train, fit), set_aside(evaluate)),
         *notes,
     ):
         warnings.warn(sentence, stacklevel=2)
@@ -266,6 +267,11 @@ def misnamed(*domains: Mapping[str, Domain]) -> Iterator[str]:
     names = [(key, domain.name) for each in domains for key, domain in each.items() if domain.name != key]
     if listed := ", ".join(f"{name!r} as {key!r}" for key, name in names):
         yield f"Domains that are handed over under another name than their own: {listed}."
+
+
+def set_aside(evaluate: Mapping[str, Domain]) -> list[str]:
+    """Domains to evaluate only of whose pool a part is set aside for training, which nothing reads."""
+    return [name for name, domain in evaluate.items() if isinstance(domain.train, Part)]
 
 
 def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:

@@ -193,6 +193,11 @@ def test_a_group_keeps_the_run_that_is_best_on_validation(result_of: MakeResult)
         "validation, by 0.250 nats per token.\nOn test: second lowered target perplexity"
     ) in told
     assert group.choice() in group.card()
+    assert group.headline()["compared"] == "with 2 others"
+    assert group.headline()["model"].startswith("of second, gain 13.1 % [")
+    alone = Comparison(label="main", runs=[runs[0], runs[2]]).headline()
+    assert alone["compared"] == "with 1 other"
+    assert "model" not in alone
     assert not Comparison(label="main", runs=runs[1:]).passed  # the main run failed
     none = Comparison(label="third", runs=runs[2:])
     assert none.chosen is None
