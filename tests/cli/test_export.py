@@ -72,7 +72,8 @@ def test_an_infeasible_run_ends_with_1_and_says_why(there: Path, capsys: Capture
     assert "The nearest miss: web +" in out
     assert "Try training on web, too, a larger tolerance or a lower lr." in out
     assert "no model is written" in out
-    assert "model" not in err
+    assert "model of" not in err
+    assert not Path("one/model").exists()
     assert main(["resume", "one"]) == 1
     assert main(["export", "one", "--out", "x"]) == 2
     assert (
