@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from trimtab.cli.console import BAD_INPUT, DONE, INTERRUPTED, VERBS, for_command, in_message, note, say
 from trimtab.errors import ConfigError, Problem, TrimtabError, explain, nearest, placed_problem
-from trimtab.runs.live import escaped
+from trimtab.runs.live import short_warnings
 from trimtab.systems import imported
 
 
@@ -25,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _short_warnings():
+        with short_warnings():
             code = _dispatch(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -50,23 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_streams()
         return BAD_INPUT
     return code
-
-
-@contextmanager
-def _short_warnings() -> Iterator[None]:
-    """Warnings for users as one line each, without the place in the code; others as Python writes them."""
-    as_python_does = warnings.formatwarning
-
-    def line(message: Any, category: type[Warning], *place: Any, **rest: Any) -> str:
-        if category is UserWarning:
-            return f"Warning: {escaped(str(message))}\n"
-        return as_python_does(message, category, *place, **rest)
-
-    warnings.formatwarning = line
-    try:
-        yield
-    finally:
-        warnings.formatwarning = as_python_does
 
 
 def _problems(error: Exception, messages: Sequence[str]) -> list[Problem]:
