@@ -309,7 +309,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning(listed: type[Listed], 
     ) as warned:
         result = run(tmp_path, log_with=["listed", rows.append])
     assert result.status == "feasible"
-    assert len(warned) == 1
+    assert sum("log_with" in str(one.message) for one in warned) == 1
     assert len(listed.made[0].told) == 3
     assert rows == rows_of(tmp_path)
 

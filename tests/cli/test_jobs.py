@@ -364,7 +364,7 @@ def surveyed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("surveyed")
 def test_check_reads_the_data_unless_told_not_to(capsys: Capture) -> None:
     assert main(["check", "my.yaml"]) == 0
-    assert capsys.readouterr().out == "steps  5\n\ndata\ndomain  records\n     a        7\n\nA note.\n"
+    assert capsys.readouterr().out == "steps  5\n\ndata\ndomain  records\na             7\n\nA note.\n"
     assert main(["check", "my.yaml", "--fast", "--seed", "1"]) == 0
     assert capsys.readouterr().out == "steps  4\n"
     assert main(["check", "my.yaml", "--json"]) == 0

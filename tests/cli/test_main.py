@@ -109,3 +109,13 @@ def test_doctor(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert facts["places"]["cache"]["bytes"] == 2048
     assert facts["threads"]["torch"] >= 1
     assert set(facts["extras"]) >= {"dev"}
+
+
+def test_a_warning_for_users_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys, warnings; from trimtab.cli import main as command; "
+        "warned = lambda: warnings.warn('mind\\x1b[2J this', stacklevel=1) or 0; "
+        "command._dispatch = lambda argv: warned(); sys.exit(command.main(['ls']))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert capfd.readouterr().err == "Warning: mind\\x1b[2J this\n"

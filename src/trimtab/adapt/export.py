@@ -18,6 +18,7 @@ from trimtab.models.load import DTYPES, Model, load
 from trimtab.models.save import CARD, HERE, write
 from trimtab.runs.atomic import atomic_directory, sha256, write_atomic
 from trimtab.runs.folder import read_config_of
+from trimtab.runs.live import without_loading_bars
 from trimtab.runs.paths import MODEL, RESULT
 from trimtab.runs.serialise import is_sealed, read_object, to_json
 from trimtab.train.state import load_weights, put_parameters
@@ -97,7 +98,8 @@ def leave_model(folder: Path, model: Model, card: str) -> None:
     """
     place = folder / MODEL
     try:
-        write(model, place, card=card.replace(HERE, str(place)), thorough=False)
+        with without_loading_bars():
+            write(model, place, card=card.replace(HERE, str(place)), thorough=False)
     except ModelError as error:
         warnings.warn(f"no {place} was written: {error}", stacklevel=2)
         return

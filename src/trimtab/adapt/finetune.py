@@ -120,13 +120,7 @@ def finetune(
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     refuse(log_problems(log_with, kept=out is not None))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
-    notes = tuple(f"Data: {phrase}." for phrase in repeated_records({**train, **evaluate}, roles.train))
-    for sentence in (
-        *misnamed(train, evaluate),
-        *few_evaluated(data_table(domains, roles.train, fit), set_aside(evaluate)),
-        *notes,
-    ):
-        warnings.warn(sentence, stacklevel=2)
+    notes = warn_of_data(train, evaluate, domains, roles, fit)
     sources = {name: data for part in given for name, data in part.items()}
     config = plain(config or call(model, train, evaluate, mixer, fit, seed, given=sources, domains=domains))
     fingerprints = {name: domain.fingerprint for name, domain in domains.items()}
@@ -260,6 +254,24 @@ def tokenise_all(
             if largest >= (vocabulary(network) or largest + 1):
                 raise unknown_token(network, tokenizer, largest, where)
     return tokens
+
+
+def warn_of_data(
+    train: Mapping[str, Domain],
+    evaluate: Mapping[str, Domain],
+    tokens: Mapping[str, TokenDomain],
+    roles: Roles,
+    fit: Fit,
+) -> tuple[str, ...]:
+    """Warn of domains under another name, few records to judge by, and repeated records; the sentences on the last."""
+    notes = tuple(f"Data: {phrase}." for phrase in repeated_records({**train, **evaluate}, roles.train))
+    for sentence in (
+        *misnamed(train, evaluate),
+        *few_evaluated(data_table(tokens, roles.train, fit), set_aside(evaluate)),
+        *notes,
+    ):
+        warnings.warn(sentence, stacklevel=3)
+    return notes
 
 
 def misnamed(*domains: Mapping[str, Domain]) -> Iterator[str]:

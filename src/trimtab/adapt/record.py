@@ -333,9 +333,9 @@ def few_records_note(names: Mapping[str, int]) -> str:
     'Judged on fewer than 30 test records (a packed sequence counts as one): web (7). Its interval says little ...'
     """
     listed = ", ".join(f"{name} ({count})" for name, count in names.items())
-    intervals = "Its interval says" if len(names) == 1 else "Their intervals say"
+    intervals, their = ("Its interval says", "its") if len(names) == 1 else ("Their intervals say", "their")
     few = f"Judged on fewer than {FEW_RECORDS} test records (a packed sequence counts as one)"
-    return f"{few}: {listed}. {intervals} little about other data of its kind."
+    return f"{few}: {listed}. {intervals} little about other data of {their} kind."
 
 
 def few_records(result: RunRecord) -> dict[str, int]:

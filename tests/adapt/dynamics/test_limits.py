@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -166,8 +167,11 @@ def test_a_run_passes_with_tuned_weights(result_of: MakeResult, status: Any, ste
 
 def test_base_weights_are_not_shown_as_kept(result_of: MakeResult) -> None:
     result = never(result_of, {5: (0.0, 0.0, 0.09, 0.0)})
-    assert "0.000 base" in result.to_text()
-    assert " kept" not in result.to_text().splitlines()[2]
+    table = result.to_text().partition("\n\n")[2].partition("\n\n")[0]
+    assert len(re.findall(r" base$", table, re.MULTILINE)) == 4
+    assert "kept" not in table
+    comparison = Comparison(runs=[result, replace(result, label="again")]).to_text()
+    assert "0.000 base" in comparison
     cells = FinetuneResult.page([result, replace(result, label="again")])
     assert cells.count("base weights") >= 4 * 3
     assert ">kept<" not in cells
