@@ -186,7 +186,7 @@ def test_a_survey_as_text_and_as_json() -> None:
     table = pd.DataFrame({"domain": ["web"], "cut_share": [0.25], "judged_on": [float("nan")]})
     survey = Survey({"data": table, "none": pd.DataFrame()}, ("A note.",), {"web": "a [[b]]"})
     assert survey.to_text() == (
-        "data\ndomain  cut_share  judged_on\n   web       0.25          -\n\nweb: a [[b]]\n\nA note."
+        "data\n          cut  judged\ndomain  share      on\nweb      0.25       -\n\nweb: a [[b]]\n\nA note."
     )
     assert survey.to_plain()["tables"]["data"][0]["domain"] == "web"
     assert Survey().to_text() == ""

@@ -135,15 +135,17 @@ NEAR = 0.65
 
 
 def nearest(name: str, choices: Iterable[str], alike: float = NEAR) -> str:
-    """The closest spelling to `name` among the choices, quoted; empty when none is close.
+    """The closest spelling to `name` among the choices, or else one that has it as a word; quoted, or empty.
 
     Args:
         name: what was got.
         choices: what it may be.
         alike: the least similarity.
 
-    >>> nearest("mth", ["math", "code"])
-    "'math'"
+    >>> nearest("mth", ["math", "code"]), nearest("half", ["whole", "second-half"])
+    ("'math'", "'second-half'")
     """
-    close = get_close_matches(name, list(choices), n=1, cutoff=alike)
+    listed = list(choices)
+    close = get_close_matches(name, listed, n=1, cutoff=alike)
+    close = close or [choice for choice in listed if name in re.split(r"[^A-Za-z0-9]+", choice)]
     return repr(close[0]) if close else ""

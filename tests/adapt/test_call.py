@@ -44,6 +44,7 @@ def sources(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Data. .* of .* (too|repeat|trained on)")
 def test_each_domain_says_where_its_data_came_from(tmp_path: Path) -> None:
     given = sources(tmp_path)
     result = finetune(model(), train=given, mixer=MIXER, fit=FIT, out=tmp_path / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,9 @@ import pytest
 
 from finetune_results import EVALUATE, TRAIN, MakeResult
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
-from trimtab.adapt.record import COLUMNS, data_notes, data_table, example_line, few_records
+from trimtab.adapt.finetune import set_aside
+from trimtab.adapt.record import COLUMNS, data_notes, data_table, example_line, few_evaluated, few_records
+from trimtab.data.domains import Domain
 from trimtab.data.tokens import TokenDomain
 from trimtab.train.settings import Fit
 from unigram import shuffled, split
@@ -184,3 +187,18 @@ def test_an_example_is_the_first_sequence_with_its_loss() -> None:
     long = split([[1] * 400]).example(words)
     assert len(long[0][0]) < 200
     assert " ... " in long[0][0]
+
+
+def test_few_records_of_a_domain_whose_pool_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "docs.txt").write_text("\n\n".join("word " * 400 for _ in range(20)))
+    pool, whole = Domain.from_text("docs", tmp_path / "docs.txt"), Domain("own", test=["a"])
+    held = Domain.from_text("held", tmp_path / "docs.txt", fractions=(0, 0.5, 0.5))
+    assert set_aside({"docs": pool, "own": whole, "held": held}) == ["docs"]
+    table = pd.DataFrame({"domain": ["docs"], "split": ["test"], "read_records": [7.0]})
+    (told,) = few_evaluated(table, ["docs", "large"])
+    assert told.endswith(
+        ": docs test (7). Never trained on, yet most of it is set aside for that: docs; try the path in "
+        "place of a Domain, or fractions=(0, 0.5, 0.5)."
+    )
+    (told,) = few_evaluated(table, ["large"])
+    assert told.endswith("docs test (7).")

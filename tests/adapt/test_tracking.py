@@ -157,7 +157,7 @@ def test_a_tracker_that_cannot_be_is_told_before_any_work(
 def test_what_is_not_installed_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trimtab.adapt.tracking.get_available_trackers", list)
     (problem,) = log_problems("trackio")
-    assert problem.hint == "pip install 'trimtab[track]'"
+    assert problem.hint == 'pip install -e ".[track]" in the folder of trimtab'
 
 
 def test_a_config_names_its_trackers() -> None:
@@ -309,7 +309,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning(listed: type[Listed], 
     ) as warned:
         result = run(tmp_path, log_with=["listed", rows.append])
     assert result.status == "feasible"
-    assert len(warned) == 1
+    assert sum("log_with" in str(one.message) for one in warned) == 1
     assert len(listed.made[0].told) == 3
     assert rows == rows_of(tmp_path)
 
@@ -325,7 +325,7 @@ def test_a_damaged_note_of_what_was_logged_is_as_none(listed: type[Listed], tmp_
 
 
 def test_tensorboard_holds_the_metrics(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="no tensorboard: pip install 'trimtab[dev]'")
+    pytest.importorskip("tensorboard", reason="no tensorboard: pip install -e .[dev]")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(tmp_path, log_with="tensorboard")
@@ -356,7 +356,7 @@ run(Path({out!r}), log_with="trackio")
 
 def test_trackio_holds_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, since trackio reads where its database is when it is imported."""
-    pytest.importorskip("trackio", reason="no trackio: pip install 'trimtab[track]'")
+    pytest.importorskip("trackio", reason="no trackio: pip install -e .[track]")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     tests, out = str(Path(__file__).parent), tmp_path / "my-1"
     code = TRACKIO.format(tests=tests, out=str(out))

@@ -6,15 +6,21 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
 from trimtab import Steering
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.cli.main import main
+from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, read_domain
+from trimtab.data.tokens import tokenise
 from trimtab.runs.folder import RunFolder
+from trimtab.train.loop import evaluation_rows
 from worlds import LETTERS, llama, tokenizer
 
 Capture = pytest.CaptureFixture[str]
@@ -37,9 +43,30 @@ def there(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def losses(network: Any) -> dict[str, float]:
+    """Test losses of a network of transformers or peft on the domains of the config, computed by hand."""
+    found = {}
+    for name, fractions in (("math", FRACTIONS), ("web", EVALUATE_ONLY)):
+        domain = read_domain(name, f"{name}.jsonl", fractions=fractions)
+        rows = tokenise(domain, tokenizer(), seq_len=16).splits["test"]
+        batch = rows.batch(list(evaluation_rows(name, len(rows), 8)))
+        with torch.no_grad():
+            logits = network(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+        lost = torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), batch.labels[:, 1:].flatten())
+        found[name] = float(lost)
+    return found
+
+
+def reported(run: str) -> dict[str, float]:
+    final = FinetuneResult.load(run).final
+    return dict(zip(final["domain"], final["loss"], strict=True))
+
+
 def test_a_run_says_where_its_model_is_and_export_copies_it(there: Path, capsys: Capture) -> None:
     assert main(["run", "my.yaml", "--out", "runs/one"]) == 0
     assert capsys.readouterr().err.endswith("report runs/one/report.html\nmodel runs/one/model\n")
+    left = AutoModelForCausalLM.from_pretrained("runs/one/model")
+    assert losses(left) == pytest.approx(reported("runs/one"), abs=1e-5)
     assert main(["export", "runs/one", "--out", "mine"]) == 0
     assert capsys.readouterr().out == "mine: a model for transformers, of step 4 of runs/one\n"
     assert 'from_pretrained("mine"' in Path("mine/README.md").read_text()
@@ -57,13 +84,16 @@ def test_a_run_says_where_its_model_is_and_export_copies_it(there: Path, capsys:
     assert Path("again/model.safetensors").read_bytes() == Path("mine/model.safetensors").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_is_exported_or_merged(there: Path, capsys: Capture) -> None:
     assert main(["run", "my.yaml", "--out", "one", "--adapter.r", "2", "--fit.lr", "0.1"]) == 0
+    left = AutoPeftModelForCausalLM.from_pretrained("one/model")
+    assert losses(left) == pytest.approx(reported("one"), abs=1e-5)
     assert main(["export", "one", "--out", "adapter"]) == 0
     assert "adapter: an adapter for peft" in capsys.readouterr().out
     assert main(["export", "one", "--merge", "--out", "whole"]) == 0
     assert "whole: a model for transformers" in capsys.readouterr().out
-    AutoModelForCausalLM.from_pretrained("whole")
+    assert losses(AutoModelForCausalLM.from_pretrained("whole")) == pytest.approx(reported("one"), abs=1e-5)
 
 
 def test_an_infeasible_run_ends_with_1_and_says_why(there: Path, capsys: Capture) -> None:
@@ -72,7 +102,8 @@ def test_an_infeasible_run_ends_with_1_and_says_why(there: Path, capsys: Capture
     assert "The nearest miss: web +" in out
     assert "Try training on web, too, a larger tolerance or a lower lr." in out
     assert "no model is written" in out
-    assert "model" not in err
+    assert "model of" not in err
+    assert not Path("one/model").exists()
     assert main(["resume", "one"]) == 1
     assert main(["export", "one", "--out", "x"]) == 2
     assert (

@@ -106,6 +106,15 @@ def test_another_config_in_the_same_folder(capsys: Capture) -> None:
     assert "fit.lr (was 0.0001, now 0.0003)" in capsys.readouterr().err
 
 
+def test_an_interrupted_run_says_where_it_stopped(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt("stopped at step 4 of 40; the same call goes on")
+
+    monkeypatch.setattr(CoinJob, "run", stopped)
+    assert main(["run", "my.yaml"]) == 130
+    assert "\nstopped at step 4 of 40; go on with: trimtab resume" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_says_how_to_go_on(capsys: Capture) -> None:
     assert main(["run", "my.yaml", "--behaves", "interrupted"]) == 130
     streams = capsys.readouterr()
@@ -243,6 +252,10 @@ def test_report(capsys: Capture, tmp_path: Path) -> None:
     assert "2 runs side by side." in Path("page.html").read_text()
     assert main(["report", "runs", "-o", "all.html"]) == 0
     assert all(label in Path("all.html").read_text() for label in ("1. coin 0", "2. coin 1"))
+    main(["run", "my.yaml", "--seed", "0", "--out", "again"])
+    assert main(["report", "my-1", "my-2", "again", "-o", "three.html"]) == 0
+    told = Path("three.html").read_text()
+    assert all(label in told for label in ("1. coin 0 (my-1)", "2. coin 1<", "3. coin 0 (again)"))
     capsys.readouterr()
     assert main(["report", "my-1", "my-2"]) == 2
     assert "try -o page.html" in capsys.readouterr().err
@@ -351,7 +364,7 @@ def surveyed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("surveyed")
 def test_check_reads_the_data_unless_told_not_to(capsys: Capture) -> None:
     assert main(["check", "my.yaml"]) == 0
-    assert capsys.readouterr().out == "steps  5\n\ndata\ndomain  records\n     a        7\n\nA note.\n"
+    assert capsys.readouterr().out == "steps  5\n\ndata\ndomain  records\na             7\n\nA note.\n"
     assert main(["check", "my.yaml", "--fast", "--seed", "1"]) == 0
     assert capsys.readouterr().out == "steps  4\n"
     assert main(["check", "my.yaml", "--json"]) == 0

@@ -119,3 +119,13 @@ def test_a_wrong_command_line_is_told_as_json_where_that_is_asked(
     assert main([*verb.split(), "--json", "-@"]) == 2
     (problem,) = json.loads(capsys.readouterr().out)["problems"]
     assert problem["got"]
+
+
+def test_a_warning_for_users_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys, warnings; from trimtab.cli import main as command; "
+        "warned = lambda: warnings.warn('mind\\x1b[2J this', stacklevel=1) or 0; "
+        "command._dispatch = lambda argv: warned(); sys.exit(command.main(['ls']))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert capfd.readouterr().err == "Warning: mind\\x1b[2J this\n"

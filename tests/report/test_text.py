@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from io import StringIO
+
 import numpy as np
 import pandas as pd
+import pytest
 
-from trimtab.report.text import WIDE, plain_table
+from trimtab.report.text import WIDE, plain_table, room
 
 
 def test_columns_without_room_stand_below_with_the_first_one_again() -> None:
@@ -36,3 +40,14 @@ def test_texts_are_set_to_the_left_and_numbers_to_the_right() -> None:
         "all       -     -1.235e+07",
     ]
     assert plain_table(pd.DataFrame()) == ""
+
+
+def test_a_wide_terminal_holds_a_wide_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.DataFrame({"name": ["a"], **{f"a_long_column_{k}": [0.5] for k in range(14)}})
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "\n\n" in plain_table(frame)
+    monkeypatch.setattr(sys, "stdout", terminal := StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    assert "\n\n" not in plain_table(frame)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert room() == WIDE

@@ -133,6 +133,13 @@ def test_settings_that_json_cannot_hold_are_refused_and_nothing_is_left(steering
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_of_a_run_names_the_steering_inside(steering, tmp_path):
+    inside = steering.save_pretrained(tmp_path / "run/artifacts/steering")
+    with pytest.raises(ModelError, match=r"without steering_config.json.*; try ") as raised:
+        Steering.from_pretrained(tmp_path / "run")
+    assert str(raised.value).endswith(repr(str(inside)))
+
+
 # What is damaged
 
 

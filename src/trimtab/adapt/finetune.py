@@ -31,6 +31,7 @@ from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.adapt.tracking import LogWith, log_problems, loggers
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
+from trimtab.data.splits import Part
 from trimtab.data.survey import repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
@@ -119,13 +120,7 @@ def finetune(
     refuse(problems(roles, train, evaluate, mixer, fit, processes.num_processes))
     refuse(log_problems(log_with, kept=out is not None))
     domains = tokenise_all({**train, **evaluate}, roles, model, fit)
-    notes = tuple(f"Data: {phrase}." for phrase in repeated_records({**train, **evaluate}, roles.train))
-    for sentence in (
-        *misnamed(train, evaluate),
-        *few_evaluated(data_table(domains, roles.train, fit)),
-        *notes,
-    ):
-        warnings.warn(sentence, stacklevel=2)
+    notes = warn_of_data(train, evaluate, domains, roles, fit)
     sources = {name: data for part in given for name, data in part.items()}
     config = plain(config or call(model, train, evaluate, mixer, fit, seed, given=sources, domains=domains))
     fingerprints = {name: domain.fingerprint for name, domain in domains.items()}
@@ -261,11 +256,34 @@ def tokenise_all(
     return tokens
 
 
+def warn_of_data(
+    train: Mapping[str, Domain],
+    evaluate: Mapping[str, Domain],
+    tokens: Mapping[str, TokenDomain],
+    roles: Roles,
+    fit: Fit,
+) -> tuple[str, ...]:
+    """Warn of domains under another name, few records to judge by, and repeated records; the sentences on the last."""
+    notes = tuple(f"Data: {phrase}." for phrase in repeated_records({**train, **evaluate}, roles.train))
+    for sentence in (
+        *misnamed(train, evaluate),
+        *few_evaluated(data_table(tokens, roles.train, fit), set_aside(evaluate)),
+        *notes,
+    ):
+        warnings.warn(sentence, stacklevel=3)
+    return notes
+
+
 def misnamed(*domains: Mapping[str, Domain]) -> Iterator[str]:
     """The sentence on domains that are handed over under a name that is not their own, as when two are swapped."""
     names = [(key, domain.name) for each in domains for key, domain in each.items() if domain.name != key]
     if listed := ", ".join(f"{name!r} as {key!r}" for key, name in names):
         yield f"Domains that are handed over under another name than their own: {listed}."
+
+
+def set_aside(evaluate: Mapping[str, Domain]) -> list[str]:
+    """Domains to evaluate only of whose pool a part is set aside for training, which nothing reads."""
+    return [name for name, domain in evaluate.items() if isinstance(domain.train, Part)]
 
 
 def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ Tables of the run's data belong to it: records read, left out and cut, and an ex
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -309,16 +309,21 @@ def data_notes(domains: Mapping[str, TokenDomain], table: pd.DataFrame, fit: Fit
             yield f"Data of {name}: {phrase.rstrip('.')}."
 
 
-def few_evaluated(table: pd.DataFrame) -> Iterator[str]:
+def few_evaluated(table: pd.DataFrame, set_aside: Collection[str] = ()) -> Iterator[str]:
     """The sentence on evaluation splits with fewer than `FEW_RECORDS` records; none where there is no such split.
 
     Args:
         table: from `data_table`.
+        set_aside: domains to evaluate only of whose records a part is set aside for training.
     """
     few = table[table["read_records"] < FEW_RECORDS]
     parts = zip(few["domain"], few["split"], few["read_records"], strict=True)
     if listed := ", ".join(f"{domain} {split} ({count:.0f})" for domain, split, count in parts):
-        yield f"Fewer than {FEW_RECORDS} records to judge by (a packed sequence counts as one): {listed}."
+        told = f"Fewer than {FEW_RECORDS} records to judge by (a packed sequence counts as one): {listed}."
+        if unread := ", ".join(name for name in set_aside if name in set(few["domain"])):
+            told += f" Never trained on, yet most of it is set aside for that: {unread}; try the path in place of a "
+            told += "Domain, or fractions=(0, 0.5, 0.5)."
+        yield told
 
 
 def few_records_note(names: Mapping[str, int]) -> str:
@@ -328,9 +333,9 @@ def few_records_note(names: Mapping[str, int]) -> str:
     'Judged on fewer than 30 test records (a packed sequence counts as one): web (7). Its interval says little ...'
     """
     listed = ", ".join(f"{name} ({count})" for name, count in names.items())
-    intervals = "Its interval says" if len(names) == 1 else "Their intervals say"
+    intervals, their = ("Its interval says", "its") if len(names) == 1 else ("Their intervals say", "their")
     few = f"Judged on fewer than {FEW_RECORDS} test records (a packed sequence counts as one)"
-    return f"{few}: {listed}. {intervals} little about other data of its kind."
+    return f"{few}: {listed}. {intervals} little about other data of {their} kind."
 
 
 def few_records(result: RunRecord) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.adapt.finetune import length_problems
-from trimtab.adapt.record import FEW_RECORDS, data_notes, data_table, example_line, examples, few_evaluated
+from trimtab.adapt.record import data_notes, data_table, example_line, examples, few_evaluated
 from trimtab.adapt.session import Roles
 from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Origin, path_of, read_domain
 from trimtab.data.splits import characters_of
@@ -90,7 +90,6 @@ class DataSurvey:
         if self.tokenizer is None:
             return records_table(self.domains, self.roles.train)
         table = data_table(self.tokens, self.roles.train, self.fit)
-        read = table["read_records"]
         return pd.DataFrame(
             {
                 "domain": table["domain"],
@@ -101,8 +100,7 @@ class DataSurvey:
                 "cut_share": table["truncated"] / table["sequences"],
                 "no_loss_share": table["dropped"] / table["records"],
                 "skipped": table["blank"] + table["skipped"],
-                "judged_on": read,
-                "mark": ["few" if few else "" for few in read < FEW_RECORDS],
+                "judged_on": table["read_records"],
             }
         )
 

@@ -20,7 +20,7 @@ from accelerate.utils import LoggerType
 
 from trimtab.adapt.metrics import Progress, Row
 from trimtab.adapt.session import Roles
-from trimtab.errors import ConfigError, Problem, explain, not_among
+from trimtab.errors import ConfigError, Problem, explain, install_hint, not_among
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import plain
 from trimtab.train.settings import Fit
@@ -83,8 +83,7 @@ def log_problems(log_with: LogWith, *, kept: bool = True) -> Iterator[Problem]:
         elif one not in LOGGER_TYPE_TO_CLASS:
             yield not_among("log_with", one, LOGGER_TYPE_TO_CLASS)
         elif one in builtin and one not in available:
-            package = "'trimtab[track]'" if one in TRACKED else one
-            hint = f"pip install {package}"
+            hint = install_hint("track") if one in TRACKED else f"pip install {one}"
             yield Problem("log_with", f"{one!r}, which is not installed", "an installed tracker", hint)
         elif LOGGER_TYPE_TO_CLASS[one].requires_logging_directory and not kept:
             expected = "a folder of the run, which it writes into"

@@ -8,8 +8,10 @@ import argparse
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ from trimtab.runs.paths import RESULT, as_path, cache_home, runs_home
 from trimtab.systems import SYSTEMS, imported, recipes, system_of_run
 
 if TYPE_CHECKING:
+    from trimtab.job import Result
     from trimtab.runs.folder import RunSummary
 
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
@@ -170,7 +173,7 @@ def _page(runs: Sequence[Path], title: str) -> str:
         raise CheckpointError(explain(f"runs of {names}", "runs of one system"))
     result_class = systems.pop().job_class().result
     unsealed = [str(run / RESULT) for run in runs if not is_sealed(run)]
-    results = [result_class.load(run) for run in runs]
+    results = _told_apart([result_class.load(run) for run in runs], runs)
     try:
         page: str = result_class.page(results, title, imported("trimtab.job:about_runs")(runs))
         page.encode()
@@ -181,6 +184,16 @@ def _page(runs: Sequence[Path], title: str) -> str:
         message = explain(got, "a result as a run writes it")
         raise CheckpointError(f"{', '.join(unsealed)}: {message}") from error
     return page
+
+
+def _told_apart(results: Sequence[Result], runs: Sequence[Path]) -> list[Result]:
+    """Results of which those with one label carry the name of their run, or group, beside it."""
+    many = {label for label, count in Counter(result.label for result in results).items() if count > 1}
+    homes = [run.parent.parent if run.parent.name == "members" else run for run in map(Path.resolve, runs)]
+    return [
+        replace(result, label=f"{result.label} ({home.name})") if result.label in many else result
+        for result, home in zip(results, homes, strict=True)
+    ]
 
 
 def plan(argv: Sequence[str]) -> int:

@@ -294,13 +294,11 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
                 if is_first() and not kept and failed_at_once(folder):
                     shutil.rmtree(folder)  # there is nothing to go on with
                 raise
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                where = str(stop).partition(";")[0]  # "stopped at step 4 of 40", where the run said so
                 begun = (folder / "config.yaml").exists()
-                note(
-                    f"interrupted; go on with: trimtab resume {folder}"
-                    if begun
-                    else "interrupted before it began"
-                )
+                how = f"{where or 'interrupted'}; go on with: trimtab resume {folder}"
+                note(how if begun else "interrupted before it began")
                 raise
     say(json.dumps(outcome["json"], indent=2) if as_json else outcome["table"])
     note(f"report {outcome['report']}")

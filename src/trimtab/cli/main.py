@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from trimtab.cli.console import BAD_INPUT, DONE, INTERRUPTED, VERBS, for_command, in_message, note, say
 from trimtab.errors import ConfigError, Problem, TrimtabError, explain, nearest, placed_problem
+from trimtab.runs.live import short_warnings
 from trimtab.systems import imported
 
 
@@ -22,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(arguments)
+        with short_warnings():
+            code = _dispatch(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ def steer(argv: Sequence[str]) -> int:
     arguments.steering = find_steering(arguments.steering)
     if arguments.action == "fuse":
         arguments.out = check_folder(arguments.out)
+    if sys.stderr is None or not sys.stderr.isatty():  # else a download of the model, which may take long
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with Bars() as bars:
         arguments.model = lab_folder("model", arguments.model, bars.bar)
     code: int = arguments.carry_out(arguments)

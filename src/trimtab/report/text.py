@@ -1,8 +1,10 @@
-"""Tables as plain text that a terminal of 80 columns holds, without anything that it would interpret."""
+"""Tables as plain text as wide as the terminal, or 80 columns, without anything that it would interpret."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ import pandas as pd
 from trimtab.report.formats import NOTHING, missing, short
 
 WIDE = 80
-"""Columns of the terminal that a table is to fit."""
+"""Columns of a table, at most, where no terminal is wider."""
 _LONGEST = 56
 """Characters of a cell, at most."""
 _GAP = "  "
@@ -23,8 +25,8 @@ _NUMBER = re.compile(r"[-+\[]?\d")
 def plain_table(frame: pd.DataFrame, *, left: Collection[str] = ()) -> str:
     """A frame for the terminal: numbers with four significant digits, a dash where there is none.
 
-    Headings fold at spaces and underscores. Columns for which 80 characters have no room stand in tables below, the
-    first column before them again.
+    Headings fold at spaces and underscores. Columns for which there is no `room` stand in tables below, the first
+    column before them again.
 
     Args:
         frame: one row per row; the index is not shown.
@@ -35,15 +37,21 @@ def plain_table(frame: pd.DataFrame, *, left: Collection[str] = ()) -> str:
     a     0.1235
     b          -
     """
-    places = range(len(frame.columns))
+    places, most = range(len(frame.columns)), room()
     columns = [_Column.of(str(frame.columns[k]), frame.iloc[:, k].tolist(), left) for k in places]
     panels: list[list[_Column]] = [columns[:1]]
     for column in columns[1:]:
         wide = sum(one.width + len(_GAP) for one in panels[-1]) + column.width
-        if wide > WIDE and len(panels[-1]) > 1:
+        if wide > most and len(panels[-1]) > 1:
             panels.append(columns[:1])
         panels[-1] = [*panels[-1], column]
     return "\n\n".join(map(_side_by_side, panels)) if columns else ""
+
+
+def room() -> int:
+    """Columns for a table: those of the terminal that stdout is, 80 at least and where it is none."""
+    on_terminal = sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
+    return max(WIDE, shutil.get_terminal_size((WIDE, 24)).columns) if on_terminal else WIDE
 
 
 @dataclass(frozen=True)

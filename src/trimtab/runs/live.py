@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -253,6 +254,23 @@ class Bars(ExitStack):
             self._how = "pipe"
             return
         self.enter_context(without_loading_bars())
+
+
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Warnings for users as one line each, without the place in the code; others as Python writes them."""
+    as_python_does = warnings.formatwarning
+
+    def line(message: Any, category: type[Warning], *place: Any, **rest: Any) -> str:
+        if category is UserWarning:
+            return f"Warning: {escaped(str(message))}\n"
+        return as_python_does(message, category, *place, **rest)
+
+    warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = as_python_does
 
 
 @contextmanager

@@ -247,7 +247,11 @@ def _folder(source: str | Path, revision: str | None) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.exists():
-        raise ModelError(explain(f"the folder {folder} without {CONFIG}", "a folder that holds a steering"))
+        inside = folder / "artifacts" / "steering"  # of a run that fitted one
+        hint = repr(str(inside)) if (inside / CONFIG).is_file() else ""
+        raise ModelError(
+            explain(f"the folder {folder} without {CONFIG}", "a folder that holds a steering", hint)
+        )
     check_regular(path, "a JSON object", error=ModelError, limit=TEXT_LIMIT)
     with reading(path, "a JSON object", error=ModelError):
         raw = path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -166,8 +167,11 @@ def test_a_run_passes_with_tuned_weights(result_of: MakeResult, status: Any, ste
 
 def test_base_weights_are_not_shown_as_kept(result_of: MakeResult) -> None:
     result = never(result_of, {5: (0.0, 0.0, 0.09, 0.0)})
-    assert "0.000 base" in result.to_text()
-    assert " kept" not in result.to_text().splitlines()[2]
+    table = result.to_text().partition("\n\n")[2].partition("\n\n")[0]
+    assert len(re.findall(r" base$", table, re.MULTILINE)) == 4
+    assert "kept" not in table
+    comparison = Comparison(runs=[result, replace(result, label="again")]).to_text()
+    assert "0.000 base" in comparison
     cells = FinetuneResult.page([result, replace(result, label="again")])
     assert cells.count("base weights") >= 4 * 3
     assert ">kept<" not in cells
@@ -193,6 +197,11 @@ def test_a_group_keeps_the_run_that_is_best_on_validation(result_of: MakeResult)
         "validation, by 0.250 nats per token.\nOn test: second lowered target perplexity"
     ) in told
     assert group.choice() in group.card()
+    assert group.headline()["compared"] == "with 2 others"
+    assert group.headline()["model"].startswith("of second, gain 13.1 % [")
+    alone = Comparison(label="main", runs=[runs[0], runs[2]]).headline()
+    assert alone["compared"] == "with 1 other"
+    assert "model" not in alone
     assert not Comparison(label="main", runs=runs[1:]).passed  # the main run failed
     none = Comparison(label="third", runs=runs[2:])
     assert none.chosen is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.export import leave_chosen
-from trimtab.adapt.finetune import finetune, problems, tokenise_all
+from trimtab.adapt.finetune import finetune, problems, tokenise_all, warn_of_data
 from trimtab.adapt.live import Shown, following
 from trimtab.adapt.mixer import Needs
 from trimtab.adapt.mixers.controllers import DualAscent, Feedback, ReferenceLoss
@@ -29,6 +30,7 @@ from trimtab.models.load import load, name_problems
 from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
+from trimtab.runs.live import short_warnings
 from trimtab.runs.paths import safe_name
 from trimtab.runs.serialise import plain
 from trimtab.runs.sweep import sweep
@@ -195,7 +197,8 @@ class DynamicsConfig:
             return self.finetuned(folder, self.mixer.kind, progress, self.log_with)
         model = load(self.model, device="cpu", kind="language model")
         train, evaluate = read_domains(self)
-        tokenise_all(train | evaluate, self.roles(), model, self.fit)
+        tokens = tokenise_all(train | evaluate, self.roles(), model, self.fit)
+        warn_of_data(train, evaluate, tokens, self.roles(), self.fit)
         members = {
             label: (label, replace(self, mixer=mixer, compare={}, jobs=1, log_with=None))
             for label, mixer in {self.mixer.kind: self.mixer, **self.compare}.items()
@@ -259,8 +262,11 @@ def read_domains(job: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, Doma
 
 def _member(member: tuple[str, DynamicsConfig], folder: Path, log_with: LogWith = None) -> str:
     label, job = member
-    # The group keeps one model.
-    result = job.finetuned(folder, label, log_with=log_with, save_model=False)
+    with warnings.catch_warnings(), short_warnings():
+        warnings.filterwarnings("ignore", "domain '|Fewer than|Data: ", UserWarning)  # the group has told it
+        result = job.finetuned(
+            folder, label, log_with=log_with, save_model=False
+        )  # the group keeps one model
     result.report(folder / "report.html")
     return result.status
 

@@ -204,8 +204,11 @@ class Comparison(Result):
         return comparison_table(self.runs)
 
     def headline(self) -> dict[str, str]:
-        """That of the main run, and how many it is compared with."""
-        return headline(self.runs[0]) | {"compared": f"with {len(self.runs) - 1} others"}
+        """That of the main run, how many it is compared with, and of another run the gain, if its model is kept."""
+        facts = headline(self.runs[0]) | {"compared": f"with {_others(self.runs)}"}
+        if (chosen := self.chosen) is None or chosen is self.runs[0]:
+            return facts
+        return facts | {"model": f"of {chosen.label}, gain {headline(chosen)['gain']}"}
 
     def figure(self) -> Figure:
         """The mixture of the main run over time."""
@@ -217,7 +220,7 @@ class Comparison(Result):
 
     def report(self, path: str | Path) -> Path:
         """Write the page of all runs and return its path."""
-        label = f"{self.runs[0].label} and {len(self.runs) - 1} others"
+        label = f"{self.runs[0].label} and {_others(self.runs)}"
         write_atomic(Path(path), FinetuneResult.page(self.runs, *titles(Path(path).parent, label)))
         return Path(path)
 
@@ -308,6 +311,10 @@ def sentence_about(result: FinetuneResult, label: str) -> str:
     price = f"for {steps} times the training steps of one fixed-mixture run ({all_in} times with evaluations)"
     why = _why(result)
     return f"{label} {outcome}, {price}.{' ' if why else ''}{why}"
+
+
+def _others(runs: Sequence[FinetuneResult]) -> str:
+    return "1 other" if len(runs) == 2 else f"{len(runs) - 1} others"
 
 
 def _moved(result: FinetuneResult) -> str:
