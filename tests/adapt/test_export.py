@@ -198,6 +198,18 @@ def test_none_is_written_where_none_is_wanted(whole: tuple[Path, FinetuneResult]
     )
 
 
+def test_a_run_that_is_not_kept_writes_no_model_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fill the disk for temporary files with a model that is gone at the end."""
+
+    def write(*_: Any, **__: Any) -> None:
+        raise AssertionError("written")
+
+    monkeypatch.setattr("trimtab.adapt.finetune.leave_model", write)
+    handle = load(llama(), tokenizer=tokenizer())
+    fit = replace(QUICK, lr=1e-2, steps=4)
+    assert finetune(handle, train=trainable(), evaluate=evaluated(), mixer=MIXER, fit=fit).step
+
+
 # Export
 
 
