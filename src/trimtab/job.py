@@ -23,6 +23,7 @@ from trimtab.report.text import plain_table
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.brief import few, model_of, one_line
 from trimtab.runs.folder import RunFolder, at_work, read_run
+from trimtab.runs.live import escaped
 from trimtab.runs.paths import is_first
 from trimtab.runs.serialise import checked, plain, read_result, reading_result, write_result
 
@@ -281,7 +282,7 @@ class Result:
         return one_line(type(self).__name__, f"{short(self.label, 40)!r}: {', '.join(facts)}")
 
     def __str__(self) -> str:
-        return self.to_text()
+        return escaped(self.to_text())  # names may hold what would move a cursor
 
     def _repr_html_(self) -> str:
         """The summary and the first rows of the headline table, for notebooks."""

@@ -92,3 +92,24 @@ def test_odd_names_break_no_table_and_no_head(result_of: MakeResult) -> None:
 def test_a_config_of_the_callers_says_less(result_of: MakeResult, config: Any) -> None:
     card = replace(result_of(), config=config).card()
     assert "Optimiser steps: 320" in card
+
+
+def test_names_are_no_markdown_html_or_escape_sequence(result_of: MakeResult) -> None:
+    names = (
+        "x\n## Injected\n<script>1</script>",
+        "<img src=x onerror=1>",
+        "[l](javascript:1)",
+        "`c`",
+        "*m*",
+        "n",
+    )
+    result = result_of(pulls=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), train=names[:4], evaluate=names)
+    result = replace(result, label="# h\n\x1b[31m<b>", final=result.final.assign(units=7))
+    card = configured(result, model="ev`il").card()
+    assert not re.search(r"(?<!\\)<(?!this folder>)", card)
+    assert "Base model: `ev'il`" in card
+    assert "\x1b" not in card
+    assert "\x1b" not in str(result)
+    titles = [line for line in card.splitlines() if line.startswith("#")]
+    assert [title.split()[0] for title in titles] == ["#", "##", "##", "##", "##"]
+    assert r"\[l\](javascript:1)" in card

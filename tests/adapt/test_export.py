@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +198,18 @@ def test_none_is_written_where_none_is_wanted(whole: tuple[Path, FinetuneResult]
     )
 
 
+def test_a_run_that_is_not_kept_writes_no_model_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fill the disk for temporary files with a model that is gone at the end."""
+
+    def write(*_: Any, **__: Any) -> None:
+        raise AssertionError("written")
+
+    monkeypatch.setattr("trimtab.adapt.finetune.leave_model", write)
+    handle = load(llama(), tokenizer=tokenizer())
+    fit = replace(QUICK, lr=1e-2, steps=4)
+    assert finetune(handle, train=trainable(), evaluate=evaluated(), mixer=MIXER, fit=fit).step
+
+
 # Export
 
 
@@ -209,6 +224,27 @@ def test_what_is_there_is_copied_and_its_card_says_where_it_is_now(
     assert files == there
     with pytest.raises(ModelError, match=r"out, where there is something already, .*; try out-2"):
         export_run(whole[0], tmp_path / "out")
+
+
+def test_a_card_says_where_the_model_is_however_the_run_was_named(
+    whole: tuple[Path, FinetuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(whole[0], tmp_path / "moved")
+    monkeypatch.chdir(moved)
+    export_run("../moved", tmp_path / 'my "model"')
+    card = (tmp_path / 'my "model"' / "README.md").read_text()
+    place = json.dumps(str(tmp_path / 'my "model"'))
+    assert card.count(f"from_pretrained({place}") == 2
+    assert str(whole[0]) not in card
+
+
+def test_nothing_is_exported_into_the_run_itself(whole: tuple[Path, FinetuneResult]) -> None:
+    """A copy of a folder into itself would copy what it has just made."""
+    before = sorted(whole[0].rglob("*"))
+    for inside in ("model/x", "x", "artifacts/../model/y"):
+        with pytest.raises(ModelError, match="in the folder of the run, expected a folder outside of it"):
+            export_run(whole[0], whole[0] / inside)
+    assert sorted(whole[0].rglob("*")) == before
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["of model/", "of kept weights"])
@@ -289,6 +325,36 @@ def test_what_is_no_finished_run_is_refused(whole: tuple[Path, FinetuneResult], 
     flip(file)
     with pytest.raises(CheckpointError, match=r"got damaged .*parameters\.safetensors"):
         export_run(damaged, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_a_changed_file_of_the_model_is_not_exported(
+    name: str, whole: tuple[Path, FinetuneResult], tmp_path: Path
+) -> None:
+    """A configuration or a tokenizer of others changes the model as much as weights do."""
+    changed = shutil.copytree(whole[0], tmp_path / "changed")
+    flip(changed / "model" / name)
+    with pytest.raises(CheckpointError, match=rf"got damaged .*{re.escape(name)}"):
+        export_run(changed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
+def test_an_export_copies_files_alone_and_tells_a_full_disk(
+    whole: tuple[Path, FinetuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    os.mkfifo(run / "model/pipe")
+    export_run(run, tmp_path / "out")
+    assert bytes_of(tmp_path / "out").keys() == bytes_of(whole[0] / "model").keys()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device' while writing .*other"):
+        export_run(run, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
 def flip(file: Path) -> None:

@@ -371,3 +371,26 @@ def test_trackio_holds_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads(configs)["fit.steps"] == 12
     assert {name.rpartition("-")[0] for _, _, name in rows} == {"my-1"}
     database.close()
+
+
+class _Class:
+    """Called like a receiver, it would make an object of each row and lose it."""
+
+    def __init__(self, row: Any) -> None: ...
+
+
+@pytest.mark.parametrize("wrong", [{"a": 1}, {"tensorboard"}, [["tensorboard"]], 3, b"wandb", _Class, [None]])
+def test_what_is_no_tracker_is_refused_by_what_it_is(wrong: Any) -> None:
+    (problem,) = log_problems(wrong)
+    assert problem.expected == "a tracker's name, a callable that gets rows, or a list of such"
+
+
+def test_the_class_of_a_known_tracker_is_to_be_named(listed: type[Listed]) -> None:
+    (problem,) = log_problems(listed)  # type: ignore[arg-type]
+    assert problem.hint == "'listed'"
+
+
+@pytest.mark.parametrize("wrong", [True, "yes", 0, Bars])
+def test_a_progress_of_another_kind_is_refused_before_any_work(wrong: Any) -> None:
+    with pytest.raises(ConfigProblems, match=r"^progress: got .*, expected None, False, or a callable"):
+        run(progress=wrong)

@@ -113,3 +113,22 @@ def test_bash_completes_verbs_options_recipes_runs_and_keys(capsys: Capture, tmp
         ["try"],
         ["--strengths"],
     ]
+
+
+def test_bash_takes_no_name_of_a_run_or_a_file_as_a_command(capsys: Capture, tmp_path: Path) -> None:
+    """`compgen -W` would expand them, and what is completed is read again by the shell."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash here")
+    for name in ("$(touch broken-1)", "`touch broken-2`", "a b", "x;touch broken-3"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "my $(touch broken-4).yaml").touch()
+    ask = """
+    ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _trimtab; printf '%s\\n' "${COMPREPLY[@]}"; }
+    ask trimtab resume ""; ask trimtab export ""; ask trimtab run my; ask trimtab report a
+    """
+    command = [bash, "-c", script(capsys, "bash") + ask]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count(r"\$\(touch\ broken-1\)") == done.stdout.count(r"\`touch\ broken-2\`") == 2
+    assert done.stdout.splitlines()[-2:] == [r"my\ \$\(touch\ broken-4\).yaml", r"a\ b"]
+    assert not list(tmp_path.glob("broken*"))

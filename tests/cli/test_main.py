@@ -111,6 +111,16 @@ def test_doctor(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert set(facts["extras"]) >= {"dev"}
 
 
+@pytest.mark.parametrize("verb", [*VERBS, "steer fit", "steer try", "steer nope"])
+def test_a_wrong_command_line_is_told_as_json_where_that_is_asked(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main([*verb.split(), "--json", "-@"]) == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["got"]
+
+
 def test_a_warning_for_users_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     code = (
         "import sys, warnings; from trimtab.cli import main as command; "

@@ -184,3 +184,12 @@ def test_loss_is_on_the_turns_of_the_completion_only(make_tokenizer: Any, templa
     assert learned.strip().startswith("sat")
     assert "Ho" not in learned
     assert "Ho" in tokenizer.decode(whole.ids[whole.loss])
+
+
+@pytest.mark.parametrize("call", ["3", "[]", "{}", '"f"', "[1]", '[{"name": "f"}, {}]', '{"name": 3}'])
+def test_a_call_without_a_name_is_refused(call: str) -> None:
+    turns = [HUMAN, {"from": "function_call", "value": call}]
+    with pytest.raises(
+        DataError, match=r"a.jsonl:3, turn 1, 'value': got .*, expected a tool call, a mapping with 'name'"
+    ):
+        sharegpt({"conversations": turns})

@@ -103,3 +103,25 @@ def test_messages_for_a_model_without_a_chat_template() -> None:
     )
     with pytest.raises(ModelError, match=match):
         model.generate(["a", [HI]], max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([{"type": "image", "url": "x"}], "a part of content that is no text"),
+        ([{"type": "text", "text": 3}], "a part of content that is no text"),
+        ([{"type": "text", "text": "Hi"}], "content in parts, which the chat template does not take"),
+    ],
+)
+def test_what_a_template_would_write_as_a_list_of_python_is_refused(content: Any, told: str) -> None:
+    words = chat_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    with pytest.raises(DataError, match=f"prompt 0: got {told}"):
+        prompt_rows(words, [[{"role": "user", "content": content}]])
+
+
+def test_parts_are_fine_where_the_template_takes_them() -> None:
+    words = chat_tokenizer(
+        "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}"
+    )
+    (row,) = prompt_rows(words, [[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]])
+    assert words.decode(row) == "Hi"

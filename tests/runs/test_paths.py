@@ -73,3 +73,10 @@ def test_a_neighbour_is_near_by_more_than_its_ending(tmp_path: Path) -> None:
     assert neighbour(tmp_path / "mth.txt") == str(tmp_path / "math.txt")
     assert neighbour(tmp_path / "python.jsonl") == "a path relative to the current directory"
     assert neighbour(Path()) == "a path relative to the current directory"
+
+
+def test_the_nearest_name_is_never_the_one_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "web.jsonl").symlink_to("web.jsonl")
+    assert neighbour(tmp_path / "web.jsonl") == "a path relative to the current directory"
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert not neighbour(tmp_path / "pipe.jsonl")

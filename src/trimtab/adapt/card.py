@@ -15,6 +15,7 @@ from trimtab.report.formats import NOTHING, fixed, missing, printable, span
 from trimtab.runs.environment import versions
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_MARKS = re.compile(r"[\\`*|~<>\[\]]|^#|^[+-](?= )")
 _PAPER = "[DynaMiCS](https://arxiv.org/abs/2605.10770)"
 
 
@@ -34,12 +35,12 @@ def model_card(result: RunRecord, verdict: str, *, adapter: bool) -> str:
     head |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
     head["tags"] = ["trimtab", "constrained-fine-tuning", *(["lora"] if adapter else [])]
     shown = printable(base if on_the_hub(base) else Path(base).name)
-    title = f"{shown} fine-tuned under constraints" if shown else "A model fine-tuned under constraints"
+    title = f"{_escaped(shown) or 'A model'} fine-tuned under constraints"
     template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     return template.format(
         head=yaml.safe_dump(head, sort_keys=False).rstrip(),
         title=title,
-        verdict=verdict,
+        verdict=_escaped(verdict),
         rows="\n".join(_rows(result)),
         load=_loading(base, adapter=adapter),
         how="\n".join(f"- {line}" for line in _how(result, shown)),
@@ -65,9 +66,9 @@ def _rows(result: RunRecord) -> Iterator[str]:
         cells = (
             *(row["domain"], row["role"], fixed(row["tolerance"]), fixed(row["change"], signed=True)),
             span(row["change_low"], row["change_high"], signed=True),
-            *(counts.get(row["domain"], NOTHING), kept),
+            counts.get(row["domain"], NOTHING),
         )
-        yield f"| {' | '.join(printable(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+        yield f"| {' | '.join([*map(_escaped, cells), kept])} |"
 
 
 def _loading(base: str, *, adapter: bool) -> str:
@@ -89,13 +90,13 @@ def _how(result: RunRecord, base: str) -> Iterator[str]:
     config = result.config
     mixer, fit, adapter = (_mapping(config.get(name)) for name in ("mixer", "fit", "adapter"))
     if base:
-        yield f"Base model: `{base}`"
+        yield f"Base model: `{base.replace('`', chr(39))}`"
     if adapter:
         rank, alpha = adapter.get("r"), adapter.get("lora_alpha", adapter.get("alpha"))
         yield f"Trained: a LoRA of rank {rank}, alpha {2 * rank if alpha is None and rank else alpha}"
-    names = ", ".join(printable(domain_of(str(name))) for name in result.mixtures.columns[1:])
+    names = ", ".join(_escaped(domain_of(str(name))) for name in result.mixtures.columns[1:])
     yield f"Trained on: {names}"
-    kind = printable(mixer.get("kind", result.label))
+    kind = _escaped(mixer.get("kind", result.label))
     yield f"Mixture chosen by: {kind}{f', {_PAPER}' if kind == 'dynamics' else ''}"
     steps = f"{result.cost.training_steps}; the weights are those of step {result.step}"
     settings = [f"{name} {fit[name]}" for name in ("batch_size", "seq_len", "lr") if name in fit]
@@ -107,13 +108,18 @@ def _how(result: RunRecord, base: str) -> Iterator[str]:
 
 def _limits(result: RunRecord) -> Iterator[str]:
     if few := few_records(result):
-        yield few_records_note(few)
+        yield _escaped(few_records_note(few))
     yield (
         "Constraints are judged on these test records. “Kept” means that the estimate is within the tolerance, not "
         "that its interval is. Other data of the same kind may rise more."
     )
     yield "Intervals are over records. They do not cover the training seed, of which there is one."
     yield "Nothing else was measured: no other domain, and no behaviour beyond the loss."
+
+
+def _escaped(text: object) -> str:
+    """Text on one line that Markdown shows as it is: names that others chose make no heading, link, cell or HTML."""
+    return _MARKS.sub(r"\\\g<0>", printable(text))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from trimtab.models.adapter import CONFIG, has_adapter
 from trimtab.models.families import refusal
 from trimtab.models.folder import path_of
 from trimtab.models.load import DTYPES, Model, load
-from trimtab.models.save import CARD, HERE, write
+from trimtab.models.save import CARD, at_place, write
 from trimtab.runs.atomic import atomic_directory, sha256, write_atomic
 from trimtab.runs.folder import read_config_of
 from trimtab.runs.live import without_loading_bars
@@ -24,9 +26,11 @@ from trimtab.runs.serialise import is_sealed, read_object, to_json
 from trimtab.train.state import load_weights, put_parameters
 
 SUMS = Path("artifacts/model.json")
-"""Where the folder of a run, or of a group, notes the SHA-256 of the weights in its `model/`."""
+"""Where the folder of a run, or of a group, notes the SHA-256 of the files in its `model/`, but for the card."""
 MEMBERS = "members"
 """The folder in that of a group which holds its runs."""
+_LOADED = re.compile(r'(from_pretrained\((?:base, )?)"(?:[^"\\\n]|\\.)*"')
+"""In a card, what is loaded."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +78,28 @@ def export_run(
         got = f"the group {folder}, of which no run is feasible"
         raise CheckpointError(explain(got, "a run with tuned weights", "larger tolerances, or its report"))
     member = folder if group is None else member_of(folder, result)
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise refusal(f"{target}, in the folder of the run", "a folder outside of it", f"{target.name}")
     ready = next((each / MODEL for each in (folder, member) if (each / MODEL).is_dir()), None)
     adapted = (ready / CONFIG).is_file() if ready else None
     if ready:
         _check_files(ready)
     if ready and not (merged and adapted):
         with atomic_directory(target) as new:
-            shutil.copytree(ready, new, dirs_exist_ok=True)
-            _readdress(new / CARD, ready, out)
+            for file in _files(ready):
+                (new / file.relative_to(ready)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, new / file.relative_to(ready))
+            _readdress(new / CARD, out)
         return Exported(target, "adapter" if adapted else "model", member, result.step)
     rebuilt = tuned_model(member, result, model)
     adapted = has_adapter(rebuilt.module) and not merged
-    card = (group or result).card(adapter=adapted).replace(HERE, str(out))
-    write(rebuilt, target, merged=merged, card=card)
+    card = (group or result).card(adapter=adapted)
+    write(rebuilt, target, merged=merged, card=at_place(card, out))
     return Exported(target, "adapter" if adapted else "model", member, result.step)
 
 
 def leave_model(folder: Path, model: Model, card: str) -> None:
-    """Write `model/` into the folder of a run, and note the SHA-256 of its weights; one that is there is replaced.
+    """Write `model/` into the folder of a run, and note the SHA-256 of its files; one that is there is replaced.
 
     Where it cannot be written, as that of a network that its configuration does not describe, that is warned of; the
     weights are in `artifacts/` all the same.
@@ -99,20 +107,20 @@ def leave_model(folder: Path, model: Model, card: str) -> None:
     place = folder / MODEL
     try:
         with without_loading_bars():
-            write(model, place, card=card.replace(HERE, str(place)), thorough=False)
+            write(model, place, card=at_place(card, place), thorough=False)
     except ModelError as error:
         warnings.warn(f"no {place} was written: {error}", stacklevel=2)
         return
-    sums = {file.relative_to(place).as_posix(): sha256(file) for file in _weight_files(place)}
+    sums = {file.relative_to(place).as_posix(): sha256(file) for file in _files(place) if file.name != CARD}
     write_atomic(folder / SUMS, to_json(sums, indent=1) + "\n")
 
 
-def _weight_files(place: Path) -> list[Path]:
-    return sorted(place.rglob("*.safetensors"))
+def _files(place: Path) -> list[Path]:
+    return [file for file in sorted(place.rglob("*")) if file.is_file()]
 
 
 def _check_files(place: Path) -> None:
-    """Raise a CheckpointError unless the weights in `model/` are those that were written."""
+    """Raise a CheckpointError unless the files in `model/` are those that were written; its card may be another."""
     noted = place.parent / SUMS
     sums = read_object(noted) if noted.is_file() else {}
     for name, noted_sum in sums.items():
@@ -135,11 +143,11 @@ def leave_chosen(folder: Path, group: Comparison) -> None:
     leave_model(folder, model, group.card(adapter=has_adapter(model.module)))
 
 
-def _readdress(card: Path, old: Path, new: str | Path) -> None:
-    """Let the lines of a card that load a model name where it is now."""
+def _readdress(card: Path, place: str | Path) -> None:
+    """Let the lines of a card that load a model name where it is now, however its run was named then."""
     if card.is_file():
-        text = card.read_text(encoding="utf-8")
-        card.write_text(text.replace(f'"{old}"', f'"{new}"'), encoding="utf-8")
+        text, named = card.read_text(encoding="utf-8"), json.dumps(str(place), ensure_ascii=False)
+        card.write_text(_LOADED.sub(lambda found: found[1] + named, text), encoding="utf-8")
 
 
 def read_group(folder: Path) -> Comparison | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import is_dataclass
 from itertools import product
@@ -23,7 +23,7 @@ from accelerate.utils import broadcast_object_list
 from trimtab.adapt.call import DATA, LATER, call
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.export import leave_model
-from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line
+from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line, shown_problems
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import LEAST_SEQUENCES, Mixer
 from trimtab.adapt.record import data_notes, data_table, examples, few_evaluated, read_metrics
@@ -111,7 +111,7 @@ def finetune(
     require_language_model(model)
     check_model(model, "training")
     fit = Fit() if fit is None else fit
-    refuse(type_problems(mixer, fit))
+    refuse([*type_problems(mixer, fit), *shown_problems(progress)])
     given = train, evaluate or {}
     train = as_domains("train", train)
     evaluate = as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
@@ -139,7 +139,7 @@ def finetune(
         finished, label = (path / RESULT).exists(), label or mixer.kind
         total = fit.steps + mixer.needs(fit, roles).probe_steps
         loop.accelerator.wait_for_everyone()
-        kept = types if save_model else None
+        kept = types if save_model and out is not None else None
         if finished:
             return read_back(run, path, kept)
         name = label if out is None else path.name
@@ -221,7 +221,7 @@ def problems(
         yield Problem("fit.batch_size", str(fit.batch_size), expected)
 
 
-def refuse(problems: Iterator[Problem]) -> None:
+def refuse(problems: Iterable[Problem]) -> None:
     """Raise all problems at once, if there are any."""
     if mistakes := list(problems):
         raise ConfigProblems(mistakes)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from trimtab.adapt.metrics import Progress, Row
 from trimtab.adapt.session import Roles
+from trimtab.errors import Problem
 from trimtab.job import Progress as Tell
 from trimtab.runs.live import Bars, Line
 from trimtab.train.settings import Fit
@@ -184,6 +185,14 @@ class Ticks:
 
     def row(self, row: Row) -> None:
         """Nothing: steps are told between rows."""
+
+
+def shown_problems(progress: Any) -> Iterator[Problem]:
+    """The problem of a `progress` that is none of `Shown`."""
+    if isinstance(progress, type) or not (progress is None or progress is False or callable(progress)):
+        hint = "progress=None, which shows the run" if progress is True else ""
+        expected = "None, False, or a callable that is told the steps done and in all"
+        yield Problem("progress", f"{progress!r:.80}", expected, hint)
 
 
 @contextmanager

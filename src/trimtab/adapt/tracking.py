@@ -74,9 +74,13 @@ def log_problems(log_with: LogWith, *, kept: bool = True) -> Iterator[Problem]:
     builtin = {str(member) for member in LoggerType}
     available = {str(member) for member in get_available_trackers()}
     for one in receivers(log_with):
-        if callable(one):
+        if isinstance(one, type) or not (callable(one) or isinstance(one, str)):
+            known = next((name for name, it in LOGGER_TYPE_TO_CLASS.items() if it is one), None)
+            expected = "a tracker's name, a callable that gets rows, or a list of such"
+            yield Problem("log_with", f"{one!r:.80}", expected, repr(known) if known else "")
+        elif callable(one):
             continue
-        if one not in LOGGER_TYPE_TO_CLASS:
+        elif one not in LOGGER_TYPE_TO_CLASS:
             yield not_among("log_with", one, LOGGER_TYPE_TO_CLASS)
         elif one in builtin and one not in available:
             hint = install_hint("track") if one in TRACKED else f"pip install {one}"
@@ -88,7 +92,7 @@ def log_problems(log_with: LogWith, *, kept: bool = True) -> Iterator[Problem]:
 
 def receivers(log_with: LogWith) -> list[str | Receiver]:
     """The trackers and callables, as a list."""
-    several = isinstance(log_with, Sequence) and not isinstance(log_with, str)
+    several = isinstance(log_with, Sequence) and not isinstance(log_with, str | bytes)
     return list(log_with) if several else [] if log_with is None else [log_with]  # type: ignore[arg-type, list-item]
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from trimtab.runs.live import write
 
@@ -63,6 +64,17 @@ def note(text: str) -> None:
     write(sys.stderr, text)
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose exit carries its message as a note, for those who asked for JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        try:
+            super().error(message)
+        except SystemExit as ended:
+            ended.add_note(message)
+            raise
+
+
 def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> argparse.ArgumentParser:
     """The argument parser of a verb, with its line and example, from the table of verbs if not given.
 
@@ -73,7 +85,7 @@ def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> arg
     """
     line = line or VERBS[verb]
     what, example = f"{line.what.capitalize()}.", f"Example: {line.example}"
-    options = argparse.ArgumentParser(f"trimtab {verb}", None, what, example, allow_abbrev=False)
+    options = _Parser(f"trimtab {verb}", None, what, example, allow_abbrev=False)
     if as_json:
         options.add_argument("--json", action="store_true", help="print the result as JSON")
     return options

@@ -16,7 +16,9 @@ SHELLS = ("bash", "zsh", "fish")
 _OPTION = re.compile(r"^ {2,4}(?:-\w(?: \S+)?, )?(--[\w-]+)", re.MULTILINE)
 _STEER = ("fit", "try", "sweep", "fuse")
 _OF_CONFIGS = ("check", "run", "sweep")
-_OF_RUNS = ("resume", "report")
+_OF_RUNS = ("resume", "report", "export")
+_PLAIN = "A-Za-z0-9_./~+:@%,=-"
+"""Characters that a shell takes as they are; names with others are quoted."""
 
 
 def schema(argv: Sequence[str]) -> int:
@@ -77,8 +79,7 @@ def _bash(*, zsh: bool) -> str:
         words += [*recipes()] if verb in (*_OF_CONFIGS, "cp") else []
         words += [*SYSTEMS] if verb == "schema" else [*SHELLS] if verb == "completion" else []
         words += [*_STEER] if verb == "steer" else []
-        runs = ' $(ls "${TRIMTAB_RUNS:-runs}" 2>/dev/null)' if verb in _OF_RUNS else ""
-        cases.append(f'    {verb}) words="{" ".join(words)}{runs}" ;;')
+        cases.append(f'    {verb}) words="{" ".join(words)}" ;;')
     for action in _STEER:
         fitted = [name for name in recipes() if name.startswith("steering/")] if action == "fit" else []
         words = [*_options_of("steer", action), *fitted]
@@ -97,12 +98,25 @@ def _bash(*, zsh: bool) -> str:
             *cases,
             "  esac",
             '  COMPREPLY=($(compgen -W "$words" -- "$current"))',
-            '  [ "$COMP_CWORD" -gt 1 ] && [ "${current#-}" = "$current" ] && COMPREPLY+=($(compgen -f -- "$current"))',
+            '  [ "$COMP_CWORD" -gt 1 ] && [ "${current#-}" = "$current" ] || return 0',
+            "  local name",
+            "  while IFS= read -r name; do",
+            f'    case "$name" in *[!{_PLAIN}]*) printf -v name %q "$name" ;; esac',
+            '    COMPREPLY+=("$name")',
+            f'  done < <({_names_of_runs()}compgen -f -- "$current")',
             "  return 0",
             "}",
             "complete -F _trimtab trimtab",
         ]
     )
+
+
+def _names_of_runs() -> str:
+    """The command that prints the runs whose names begin with the current word; no name is ever read as a command."""
+    verbs = "|".join(_OF_RUNS)
+    listed = 'ls "${TRIMTAB_RUNS:-runs}" 2>/dev/null'
+    match = 'while IFS= read -r name; do case "$name" in "$current"*) printf "%s\\n" "$name" ;; esac; done'
+    return f'case "$verb" in {verbs}) {listed} | {match} ;; esac; '
 
 
 def _fish() -> str:

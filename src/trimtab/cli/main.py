@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as ended:  # argparse, after its message
+        told = getattr(ended, "__notes__", ())
+        if told and "--json" in arguments:
+            problem = Problem("arguments", told[0], "arguments that the verb takes", "--help")
+            with suppress(OSError):
+                say(json.dumps({"problems": [vars(problem)]}))
         return ended.code if isinstance(ended.code, int) else BAD_INPUT
     except (TrimtabError, OSError) as error:
         messages = [str(problem) for problem in getattr(error, "problems", ())] or [str(error)]

@@ -76,6 +76,11 @@ def _turn(turn: object, where: str) -> dict[str, Any]:
     if speaker == "function_call":
         calls = parse_json(read_field(turn, "value", where), f"{where}, 'value'", "a tool call in JSON")
         calls = calls if isinstance(calls, list) else [calls]
+        if not calls or not all(
+            isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in calls
+        ):
+            expected = "a tool call, a mapping with 'name' and 'arguments', or a list of such"
+            raise refusal(f"{where}, 'value'", repr(calls)[:60], expected)
         message |= {"content": "", "tool_calls": [{"type": "function", "function": one} for one in calls]}
     else:
         message["content"] = read_field(turn, "value", where)

@@ -281,11 +281,26 @@ class Conversation:
         failure: Exception | None = None
         for messages in forms(self.messages):
             try:
-                return render(tokenizer, messages, self.given, prompt=True)
+                text = render(tokenizer, messages, self.given, prompt=True)
             except Exception as error:
                 failure = failure or error
+                continue
+            self._check_parts(messages, text, where)
+            return text
         expected = "a conversation that the tokenizer's chat template takes"
         raise refusal(where, failure, expected, "other roles or order") from failure
+
+    def _check_parts(self, messages: Sequence[Message], text: str, where: str) -> None:
+        """Raise a DataError for a picture or sound, and where the template writes a list of parts as Python does."""
+        for message in messages:
+            parts = message["content"]
+            if isinstance(parts, str):
+                continue
+            if not all(part["type"] == "text" and isinstance(part.get("text"), str) for part in parts):
+                raise refusal(where, "a part of content that is no text", "parts of type 'text'")
+            if parts and str(parts) in text:
+                got = "content in parts, which the chat template does not take"
+                raise refusal(where, got, "one text")
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:

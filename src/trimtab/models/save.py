@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,16 @@ def save(model: Handle, folder: str | Path, *, merged: bool = False, card: str =
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         got = f"{target}, where there is something already"
         raise refusal(got, "a new folder or an empty one", f"{target.name}-2")
-    return write(model, target, merged=merged, card=card.replace(HERE, str(folder)))
+    return write(model, target, merged=merged, card=at_place(card, folder))
+
+
+def at_place(card: str, place: str | Path) -> str:
+    """The text of a card with its `HERE` filled in, quoted where that stands in a string of Python.
+
+    >>> at_place(f'load("{HERE}") from {HERE}', 'my "model"')
+    'load("my \\\\"model\\\\"") from my "model"'
+    """
+    return card.replace(f'"{HERE}"', json.dumps(str(place), ensure_ascii=False)).replace(HERE, str(place))
 
 
 def push(
@@ -78,7 +88,7 @@ def push(
         ModelError: as `save`; or the hub refuses or cannot be reached.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        text = card.replace(HERE, repo_id)
+        text = at_place(card, repo_id)
         folder = write(model, Path(scratch) / "model", merged=merged, card=text, absolute=False)
         return upload(folder, repo_id, commit_message=commit_message, **to)
 

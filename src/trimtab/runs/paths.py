@@ -122,9 +122,11 @@ def neighbour(path: Path) -> str:
     """
     try:
         there = path.parent if path.parent.is_dir() else Path()
-        names = sorted(one.name for one in islice(there.iterdir(), MOST_NAMES))
+        names = sorted(one.name for one in islice(there.iterdir(), MOST_NAMES) if one.exists())
     except (OSError, ValueError):
         return "a path relative to the current directory"
+    if path.name in names:  # it is there, but it is not what is wanted
+        return ""
     stems = {Path(name).stem: name for name in reversed(names)}
     close = get_close_matches(path.stem, stems, n=1, cutoff=NEAR)
     if not close:

@@ -71,7 +71,7 @@ def expand(axes: Sequence[str]) -> dict[str, dict[str, Any]]:
         key, _, text = axis.partition("=")
         try:
             if not key.strip() or not text.strip():
-                raise _refusal(f"{axis!r:.200}", "key=value,value,...", "seed=0..4")
+                raise _refusal(f"{axis!r:.200}", "key=value,value,...", "--over seed=0..4")
             if key in values:
                 raise _refusal(f"{key!r:.200} twice", "each key once")
             values[key] = _values(text)
