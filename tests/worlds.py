@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trimtab import Domain, Fit, load
+from trimtab.data.tokens import tokenise
 from trimtab.models.load import Model
+from trimtab.train.loop import evaluation_rows
 
 LETTERS = {"math": "abcd ", "code": "efgh ", "web": "ijkl ", "safety": "mnop ", "facts": "qrst "}
 TRAIN = ("math", "code", "web")
@@ -89,3 +92,16 @@ def trainable() -> Mapping[str, Domain]:
 def evaluated() -> Mapping[str, Domain]:
     """Two domains to evaluate only."""
     return {name: domain(name, trainable=False) for name in EVALUATE}
+
+
+def plain_losses(network: Any, domains: Mapping[str, Domain]) -> dict[str, float]:
+    """Test losses of a network of transformers or peft on the sequences that a `QUICK` run reads, computed by hand."""
+    found = {}
+    for name, each in domains.items():
+        rows = tokenise(each, tokenizer(), seq_len=QUICK.seq_len).splits["test"]
+        batch = rows.batch(list(evaluation_rows(name, len(rows), QUICK.test_sequences)))
+        with torch.no_grad():
+            logits = network(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+        lost = torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), batch.labels[:, 1:].flatten())
+        found[name] = float(lost)
+    return found

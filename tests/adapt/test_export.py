@@ -21,11 +21,10 @@ from finetune_results import MakeResult
 from trimtab import Fixed, Uniform, finetune, load
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.export import export_run
-from trimtab.data.tokens import tokenise
 from trimtab.errors import CheckpointError, ModelError
 from trimtab.models.load import Model
-from trimtab.train.loop import Loop, evaluation_rows
-from worlds import QUICK, evaluated, llama, tokenizer, trainable
+from trimtab.train.loop import Loop
+from worlds import QUICK, evaluated, llama, plain_losses, tokenizer, trainable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 MIXER = Uniform(targets=["math"], constraints={"web": 5.0})
@@ -45,17 +44,8 @@ def run(folder: Path, out: Path, **options: Any) -> tuple[Model, FinetuneResult]
     return handle, finetune(handle, train=trainable(), out=out, **options)
 
 
-def losses(network: Any, fit: Any = QUICK) -> dict[str, float]:
-    """Test losses of a network of transformers or peft, computed by hand."""
-    found = {}
-    for name, domain in {**trainable(), **evaluated()}.items():
-        rows = tokenise(domain, tokenizer(), seq_len=fit.seq_len).splits["test"]
-        batch = rows.batch(list(evaluation_rows(name, len(rows), fit.test_sequences)))
-        with torch.no_grad():
-            logits = network(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
-        lost = torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), batch.labels[:, 1:].flatten())
-        found[name] = float(lost)
-    return found
+def losses(network: Any) -> dict[str, float]:
+    return plain_losses(network, {**trainable(), **evaluated()})
 
 
 def told(result: FinetuneResult) -> dict[str, float]:

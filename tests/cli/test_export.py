@@ -18,10 +18,8 @@ from trimtab import Steering
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.cli.main import main
 from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, read_domain
-from trimtab.data.tokens import tokenise
 from trimtab.runs.folder import RunFolder
-from trimtab.train.loop import evaluation_rows
-from worlds import LETTERS, llama, tokenizer
+from worlds import LETTERS, llama, plain_losses, tokenizer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -44,17 +42,10 @@ def there(tmp_path: Path) -> Path:
 
 
 def losses(network: Any) -> dict[str, float]:
-    """Test losses of a network of transformers or peft on the domains of the config, computed by hand."""
-    found = {}
-    for name, fractions in (("math", FRACTIONS), ("web", EVALUATE_ONLY)):
-        domain = read_domain(name, f"{name}.jsonl", fractions=fractions)
-        rows = tokenise(domain, tokenizer(), seq_len=16).splits["test"]
-        batch = rows.batch(list(evaluation_rows(name, len(rows), 8)))
-        with torch.no_grad():
-            logits = network(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
-        lost = torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), batch.labels[:, 1:].flatten())
-        found[name] = float(lost)
-    return found
+    """Test losses by hand on the domains of the config."""
+    fractions = {"math": FRACTIONS, "web": EVALUATE_ONLY}
+    domains = {name: read_domain(name, f"{name}.jsonl", fractions=each) for name, each in fractions.items()}
+    return plain_losses(network, domains)
 
 
 def reported(run: str) -> dict[str, float]:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 
 from trimtab.cli.console import VERBS, parser, say
+from trimtab.cli.steer import ACTIONS
 from trimtab.errors import ConfigProblems, Problem, nearest
 from trimtab.systems import SYSTEMS, imported, recipes
 
 SHELLS = ("bash", "zsh", "fish")
 _OPTION = re.compile(r"^ {2,4}(?:-\w(?: \S+)?, )?(--[\w-]+)", re.MULTILINE)
-_STEER = ("fit", "try", "sweep", "fuse")
+_STEER = ("fit", *ACTIONS)
 _OF_CONFIGS = ("check", "run", "sweep")
 _OF_RUNS = ("resume", "report", "export")
 _PLAIN = "A-Za-z0-9_./~+:@%,=-"

@@ -208,7 +208,7 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
     price = rf"for {NUMBER} times the training steps of one fixed-mixture run \({NUMBER} times with evaluations\)\."
     doubt = r"(?: \((\d+) of them within the noise: the interval reaches beyond the tolerance\))?"
     none = "no checkpoint kept every constraint on validation, so the base weights were returned"
-    near = r"(?:; it is not distinguishable from (.*)|; it is distinguishable from each other one)?"
+    near = r"(?:; it is not distinguishable from (.*)|; it is distinguishable from every other one)?"
     return {
         rf"(\w+) lowered target perplexity on test by {gained} and kept (\d) of 4 constraints{doubt}, {price}": about,
         rf"(\w+) is infeasible: {none}, {price}": infeasible,

@@ -264,9 +264,8 @@ def _member(member: tuple[str, DynamicsConfig], folder: Path, log_with: LogWith 
     label, job = member
     with warnings.catch_warnings(), short_warnings():
         warnings.filterwarnings("ignore", "domain '|Fewer than|Data: ", UserWarning)  # the group has told it
-        result = job.finetuned(
-            folder, label, log_with=log_with, save_model=False
-        )  # the group keeps one model
+        # The group keeps one model.
+        result = job.finetuned(folder, label, log_with=log_with, save_model=False)
     result.report(folder / "report.html")
     return result.status
 

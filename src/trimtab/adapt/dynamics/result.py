@@ -288,7 +288,7 @@ def verdict(results: Sequence[FinetuneResult]) -> str:
         parts.append(f"it is not distinguishable from {_listed(close)}")
     if unknown := [name for name, high in ends.items() if math.isnan(high)]:
         parts.append(f"its difference from {_listed(unknown)} was not measured on the same test records")
-    differences = ", and ".join(parts) or "it is distinguishable from each other one"
+    differences = ", and ".join(parts) or "it is distinguishable from every other one"
     return f"{sentence}; {differences} (95 % intervals of paired differences over test records)."
 
 
