@@ -93,7 +93,7 @@ def test_an_infeasible_run_ends_with_1_and_says_why(there: Path, capsys: Capture
     assert "The nearest miss: web +" in out
     assert "Try training on web, too, a larger tolerance or a lower lr." in out
     assert "no model is written" in out
-    assert "model of" not in err
+    assert "\nmodel" not in err
     assert not Path("one/model").exists()
     assert main(["resume", "one"]) == 1
     assert main(["export", "one", "--out", "x"]) == 2

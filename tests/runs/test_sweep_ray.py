@@ -137,7 +137,10 @@ def test_a_cluster_that_is_not_installed_is_told_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"backend: got 'ray', .* try pip install -e .*\[cluster\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"backend: got 'ray', .* try pip install -e .\.\[cluster\]. in the folder of trimtab$",
+    ):
         sweep(print, {"a": 1}, tmp_path / "sweep", backend="ray")
     assert not (tmp_path / "sweep").exists()
 
