@@ -44,7 +44,7 @@ class NGrams:
 
     def keys(self, of: Int[np.ndarray, " rows"] | None = None) -> Int[np.ndarray, " entries"]:
         """One number for each entry: its n-gram together with its row, or with what `of` says of its row."""
-        return (self.row if of is None else of[self.row]) * self.size + self.gram
+        return np.asarray((self.row if of is None else of[self.row]) * self.size + self.gram)
 
 
 def count_ngrams(rows: Sequence[Tokens], longest: int = LONGEST) -> list[NGrams]:
@@ -191,7 +191,11 @@ def _flattened(
     if len(candidates) != len(counts) or not all(counts) or not counts:
         got = f"{len(candidates)} candidates and references {counts[:5]}..."
         raise ShapeError(explain(got, "at least one reference for each candidate"))
-    return len(candidates), [one for each in references for one in each], np.repeat(np.arange(len(counts)), counts)
+    return (
+        len(candidates),
+        [one for each in references for one in each],
+        np.repeat(np.arange(len(counts)), counts),
+    )
 
 
 def _looked_up(

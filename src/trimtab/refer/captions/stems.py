@@ -64,7 +64,22 @@ _THIRD = (
     ("ful", ""),
 )
 _FOURTH = (
-    *("ement", "ance", "ence", "able", "ible", "ment", "ant", "ent", "ism", "ate", "iti", "ous", "ive", "ize"),
+    *(
+        "ement",
+        "ance",
+        "ence",
+        "able",
+        "ible",
+        "ment",
+        "ant",
+        "ent",
+        "ism",
+        "ate",
+        "iti",
+        "ous",
+        "ive",
+        "ize",
+    ),
     *("ion", "al", "er", "ic"),
 )
 
@@ -161,7 +176,9 @@ def _fourth(word: str, second: int) -> str:
     for ending in _FOURTH:
         if word.endswith(ending):
             before = word.removesuffix(ending)
-            return before if len(before) >= second and (ending != "ion" or before[-1:] in ("s", "t")) else word
+            return (
+                before if len(before) >= second and (ending != "ion" or before[-1:] in ("s", "t")) else word
+            )
     return word
 
 
