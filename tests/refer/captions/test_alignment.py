@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trimtab.refer.captions.alignment import align, best_alignment, common_subsequence, meteor, rouge_l
 from trimtab.refer.captions.stems import stem
 
+words = str.split
 CAPTION = st.lists(st.sampled_from(["cat", "cats", "run", "running", "red"]), max_size=5)
 
 
@@ -28,10 +29,10 @@ def test_the_longest_of_all_common_subsequences(first: list[str], second: list[s
 
 def test_rouge_by_hand() -> None:
     # Precision 3 / 4, recall 3 / 5, beta 1.2.
-    told = rouge_l("a cat has sat".split(), ["a red cat sat down".split()])
+    told = rouge_l(words("a cat has sat"), [words("a red cat sat down")])
     assert told == pytest.approx(2.44 * 0.75 * 0.6 / (0.6 + 1.44 * 0.75))
     # The best precision and the best recall may come from two references.
-    told = rouge_l("a b c d".split(), ["a b c x y z".split(), "a b".split()])
+    told = rouge_l(words("a b c d"), [words("a b c x y z"), words("a b")])
     assert told == pytest.approx(2.44 * 0.75 * 1.0 / (1.0 + 1.44 * 0.75))
 
 
@@ -65,7 +66,9 @@ def told_of(pairs: list[tuple[int, int]], first: list[str], second: list[str]) -
 @given(CAPTION, CAPTION)
 def test_the_best_of_all_alignments(first: list[str], second: list[str]) -> None:
     found = align(first, second)
-    matches, chunks, weight, _ = max(told_of(pairs, first, second) for pairs in every_alignment(first, second))
+    matches, chunks, weight, _ = max(
+        told_of(pairs, first, second) for pairs in every_alignment(first, second)
+    )
     whole = matches == len(first) == len(second) and chunks == -1
     assert found.matches == matches
     assert found.chunks == (0 if whole else -chunks)
@@ -77,15 +80,15 @@ def test_meteor_by_hand() -> None:
     # cat-cat and runs-running of 3 words and 4: precision 1.6 / 3, recall 1.6 / 4, two chunks of two matches.
     precision, recall = 1.6 / 3, 1.6 / 4
     mean = precision * recall / (0.85 * precision + 0.15 * recall)
-    assert align("cat now runs".split(), "a running cat sits".split()).score == pytest.approx((1 - 0.6) * mean)
+    assert align(words("cat now runs"), words("a running cat sits")).score == pytest.approx((1 - 0.6) * mean)
 
 
 def test_identical_captions_have_no_penalty_and_others_do() -> None:
-    words = "a man on a horse".split()
-    assert align(words, words).score == 1.0
-    assert align(words, "a horse on a man".split()).score < 1.0
-    assert align(words[:2], words).score < 1.0
-    assert align([], words).score == align(words, []).score == 0.0
+    told = words("a man on a horse")
+    assert align(told, told).score == 1.0
+    assert align(told, words("a horse on a man")).score < 1.0
+    assert align(told[:2], told).score < 1.0
+    assert align([], told).score == align(told, []).score == 0.0
 
 
 def test_a_corpus_is_scored_by_its_totals() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trimtab.errors import ShapeError
 from trimtab.refer.captions.ngrams import bleu, bleu_statistics, cider, count_ngrams
 
+words = str.split
 CAPTION = st.lists(st.sampled_from("abcd"), max_size=7)
 ITEM = st.tuples(CAPTION, st.lists(CAPTION, min_size=1, max_size=3))
 ITEMS = st.lists(ITEM, min_size=2, max_size=6)
@@ -28,7 +29,9 @@ def test_counts_are_those_of_a_dictionary(rows: list[list[str]]) -> None:
         told = [sorted(counts.count[counts.row == k].tolist()) for k in range(len(rows))]
         assert told == [sorted(grams(row, n).values()) for row in rows]
         assert (np.diff(counts.keys()) > 0).all()
-        same = {(int(r), int(g)): int(c) for r, g, c in zip(counts.row, counts.gram, counts.count, strict=True)}
+        same = {
+            (int(r), int(g)): int(c) for r, g, c in zip(counts.row, counts.gram, counts.count, strict=True)
+        }
         for one in range(len(rows)):
             for other in range(len(rows)):
                 shared = {g for r, g in same if r == one} & {g for r, g in same if r == other}
@@ -36,14 +39,16 @@ def test_counts_are_those_of_a_dictionary(rows: list[list[str]]) -> None:
 
 
 # Papineni et al. 2002, section 2: the examples of modified precision.
-FIRST = "it is a guide to action which ensures that the military always obeys the commands of the party".split()
-SECOND = "it is to insure the troops forever hearing the activity guidebook that party direct".split()
+FIRST = words(
+    "it is a guide to action which ensures that the military always obeys the commands of the party"
+)
+SECOND = words("it is to insure the troops forever hearing the activity guidebook that party direct")
 PEOPLE = [
-    "it is a guide to action that ensures that the military will forever heed party commands".split(),
-    (
+    words("it is a guide to action that ensures that the military will forever heed party commands"),
+    words(
         "it is the guiding principle which guarantees the military forces always being under the command of the party"
-    ).split(),
-    "it is the practical guide for the army always to heed the directions of the party".split(),
+    ),
+    words("it is the practical guide for the army always to heed the directions of the party"),
 ]
 
 
@@ -51,14 +56,16 @@ def test_the_precisions_that_the_paper_of_bleu_prints() -> None:
     statistics = bleu_statistics([FIRST, SECOND], [PEOPLE, PEOPLE])
     assert statistics[:, [0, 4]].tolist() == [[17, 18], [8, 14]]
     assert statistics[:, [1, 5]].tolist() == [[10, 17], [1, 13]]
-    the = bleu_statistics([["the"] * 7], [["the cat is on the mat".split(), "there is a cat on the mat".split()]])
+    the = bleu_statistics(
+        [["the"] * 7], [[words("the cat is on the mat"), words("there is a cat on the mat")]]
+    )
     assert the[0, [0, 4]].tolist() == [2, 7]
     assert the[0, 8:].tolist() == [7, 7]
 
 
 def test_bleu_by_hand() -> None:
     # 5 words against 7: precisions 1, 3/4, 1/3 and 0/2.
-    told = bleu(bleu_statistics(["a b c x d".split()], [["a b c d x d e".split()]]).sum(axis=0))
+    told = bleu(bleu_statistics([words("a b c x d")], [[words("a b c d x d e")]]).sum(axis=0))
     short = math.exp(1 - 7 / 5)
     assert told[:3] == pytest.approx([short, short * math.sqrt(3 / 4), short * (3 / 4 / 3) ** (1 / 3)])
     assert told[3] == 0.0
@@ -127,7 +134,9 @@ def cider_twin(
                 if size == 0:
                     continue
                 plain += sum(ours.get(gram, 0) * weight for gram, weight in theirs.items()) / size
-                shared = sum(min(ours.get(gram, 0), weight) * weight for gram, weight in theirs.items()) / size
+                shared = (
+                    sum(min(ours.get(gram, 0), weight) * weight for gram, weight in theirs.items()) / size
+                )
                 clipped += shared * math.exp(-((len(candidate) - len(reference)) ** 2) / (2 * 6**2))
         told.append((10 * plain / 4 / len(references), 10 * clipped / 4 / len(references)))
     return told
@@ -149,7 +158,7 @@ def test_cider_of_a_given_corpus_is_that_of_a_twin(
 
 
 def test_identical_captions_have_cider_of_ten_and_disjoint_ones_of_zero() -> None:
-    first, second = "a red cat sat here".split(), "two dogs ran far away".split()
+    first, second = words("a red cat sat here"), words("two dogs ran far away")
     assert cider([first, second], [[first], [second, second]]) == pytest.approx(np.full((2, 2), 10.0))
     assert (cider([second, first], [[first], [second]]) == 0).all()
 
