@@ -42,6 +42,9 @@ VERBS = {
         "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
         "catalogue",
     ),
+    "captions": Verb(
+        "score captions against references", "trimtab captions score captions.jsonl --json", "captions"
+    ),
     "runs": Verb("list runs", "trimtab runs done", "catalogue"),
     "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html", "catalogue"),
     "schema": Verb(
