@@ -21,8 +21,8 @@ from trimtab.refer.captions.estimators import (
     k3,
     penalised,
     reinforce,
-    rewards,
 )
+from trimtab.refer.captions.rewards import listener_rewards
 
 END = 2
 CAPTIONS = [(END,), (0, END), (1, END), (0, 0), (0, 1), (1, 0), (1, 1)]
@@ -180,14 +180,16 @@ def test_k1_as_a_loss_has_no_gradient_and_k3_that_of_the_reverse_divergence() ->
 
 
 def test_a_planted_copy_of_the_target_changes_the_reward_only_without_masking() -> None:
-    cosines = torch.tensor([[0.8, 0.3, -0.2]], dtype=torch.float64)
-    planted = torch.cat([cosines, cosines[:, :1]], dim=1)
-    every, known = torch.ones_like(planted, dtype=torch.bool), torch.tensor([[True, True, True, False]])
+    target, others = (
+        torch.tensor([0.8], dtype=torch.float64),
+        torch.tensor([[0.3, -0.2]], dtype=torch.float64),
+    )
+    planted, copy = torch.cat([others, target[None]], dim=1), torch.tensor([[False, False, True]])
     for kind in ("log-probability", "accuracy", "margin"):
-        alone = rewards(cosines, every[:, :3], 10.0, kind)  # type: ignore[arg-type]
-        masked, naive = (rewards(planted, mask, 10.0, kind) for mask in (known, every))  # type: ignore[arg-type]
-        assert torch.equal(alone, masked), kind
-        assert float(naive) < float(alone) - 0.1, kind
+        how: Any = {"reward": kind, "tau": 10.0}
+        alone = listener_rewards(target, others, **how)
+        assert torch.equal(alone, listener_rewards(target, planted, masked=copy, **how)), kind
+        assert float(listener_rewards(target, planted, **how)) < float(alone) - 0.1, kind
 
 
 def test_copies_cancel_in_leave_one_out_when_all_have_as_many_and_not_when_they_do_not() -> None:
@@ -196,29 +198,14 @@ def test_copies_cancel_in_leave_one_out_when_all_have_as_many_and_not_when_they_
     captions = cosines[[0, 0, 1]]  # three captions; two of picture 0, one that fits the other picture
 
     def log_rewards(copies: list[int]) -> Tensor:
-        similar = captions[:, torch.cat([torch.full((count,), place) for place, count in enumerate(copies)])]
-        return rewards(similar, torch.ones_like(similar, dtype=torch.bool), 1.0, "log-probability")[None]
+        similar = captions[:, torch.cat([torch.full((n,), place) for place, n in enumerate(copies)])]
+        return listener_rewards(similar[:, 0], similar[:, 1:])[None]
 
     single, double, unequal = (
         advantages(log_rewards(each), "leave-one-out") for each in ([1, 1], [2, 2], [3, 1])
     )
     assert torch.allclose(single, double, atol=1e-12)
     assert not torch.allclose(single, unequal, atol=1e-3)
-
-
-def test_rewards_by_hand() -> None:
-    similarity = torch.tensor([[0.5, 0.5, 0.1], [0.2, 0.4, 0.1], [torch.nan, 0.1, 0.1]])
-    known = torch.ones_like(similarity, dtype=torch.bool)
-    assert rewards(similarity, known, 1.0, "accuracy")[:2].tolist() == [0.5, 0.0]
-    assert rewards(similarity, known, 1.0, "margin")[:2] == pytest.approx([0.0, -0.2])
-    assert rewards(similarity, known, 1.0, "similarity")[:2] == pytest.approx([0.5, 0.2])
-    by_hand = torch.log(similarity[1].mul(7).exp()[0] / similarity[1].mul(7).exp().sum())
-    assert float(rewards(similarity, known, 7.0, "log-probability")[1]) == pytest.approx(float(by_hand))
-    for kind in ("log-probability", "accuracy", "similarity", "margin"):
-        assert rewards(similarity, known, 1.0, kind)[2].isnan(), kind  # type: ignore[arg-type]
-    alone = torch.tensor([[True, False, False]])
-    assert rewards(similarity[:1], alone, 1.0, "margin").isnan()
-    assert rewards(similarity[:1], alone, 1.0, "accuracy").tolist() == [1.0]
 
 
 def test_the_running_mean_is_read_before_its_update() -> None:
@@ -254,7 +241,3 @@ def test_refusals() -> None:
         advantages(one, "sampled", whitening="group")
     with pytest.raises(ShapeError, match=r"got no greedy rewards, expected one per picture, \(3,\)"):
         advantages(one, "self-critical")
-    with pytest.raises(ShapeError, match="expected \\(captions, candidates\\) for both"):
-        rewards(torch.zeros(2, 3), torch.ones(2, 2, dtype=torch.bool), 1.0, "accuracy")
-    with pytest.raises(ShapeError, match="a target that is masked"):
-        rewards(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool), 1.0, "accuracy")

@@ -1,4 +1,4 @@
-"""REINFORCE estimators for captions: rewards of a listener, advantages, penalties and their loss, on plain tensors.
+"""REINFORCE estimators for captions: advantages, penalties and their loss, on plain tensors.
 
 A picture has g captions drawn from the speaker, and a reward each. Losses are written so that their gradient, in
 expectation over the captions, is minus that of the mean reward; where it is not, the function says what it is instead.
@@ -17,60 +17,12 @@ from trimtab.errors import ShapeError, explain
 
 Estimator = Literal["leave-one-out", "group", "sampled", "self-critical", "greedy"]
 """Where captions come from and what their rewards are compared with; see `advantages`."""
-Reward = Literal["log-probability", "accuracy", "similarity", "margin"]
-"""What a listener's similarities are worth; see `rewards`."""
 Length = Literal["mean", "sum"]
 """Log-probability of a caption: the mean of its tokens', or their sum."""
 Whitening = Literal["none", "group", "batch"]
 """What an advantage is divided by the standard deviation of."""
 LEAST_SPREAD = 1e-6
 """Standard deviations below this are none: rewards that are equal but for rounding."""
-
-
-def rewards(
-    similarity: Float[Tensor, "n k"], known: Bool[Tensor, "n k"], scale: float, kind: Reward
-) -> Float[Tensor, " n"]:
-    """Reward of captions by what a listener makes of them: the picture they are of against k - 1 others.
-
-    Args:
-        similarity: cosine of a caption with each candidate; the picture it is of stands first.
-        known: False where a candidate is no distractor: another copy of the target. The first column is True.
-        scale: tau, the listener's inverse temperature.
-        kind: "log-probability" is log softmax(tau * cosine) at the target, at most 0 (Dessi et al. 2023, section 3);
-            "accuracy" is 1 where the target is above all others, and 1/m in a tie of m; "similarity" is the cosine
-            of the target; "margin" is that less the cosine of the nearest distractor.
-
-    Returns:
-        One reward per caption. Without any distractor left: 0, 1, the cosine, and nan for the margin.
-
-    Raises:
-        ShapeError: the two differ in shape, there is no column, or a target is not known.
-
-    >>> similarity = torch.tensor([[0.9, 0.9, 0.1]])
-    >>> copy = torch.tensor([[True, False, True]])
-    >>> rewards(similarity, torch.ones_like(copy), 1.0, "accuracy"), rewards(similarity, copy, 1.0, "accuracy")
-    (tensor([0.5000]), tensor([1.]))
-    """
-    if similarity.ndim != 2 or similarity.shape != known.shape or not similarity.shape[1]:
-        got = f"similarities {tuple(similarity.shape)} and a mask {tuple(known.shape)}"
-        raise ShapeError(explain(got, "(captions, candidates) for both, the target first"))
-    if not bool(known[:, 0].all()):
-        raise ShapeError(explain("a target that is masked", "targets in the first column, all known"))
-    heard = similarity.masked_fill(~known, -torch.inf)
-    if kind == "log-probability":
-        return torch.log_softmax(scale * heard, dim=1)[:, 0]
-    if kind == "similarity":
-        return similarity[:, 0]
-    if kind == "accuracy":
-        best = heard == heard.amax(dim=1, keepdim=True)
-        # A listener that hears nan has no best candidate; 0 of 0 keeps that nan.
-        return best[:, 0].to(similarity.dtype) / best.sum(dim=1)
-    nearest = (
-        heard[:, 1:].amax(dim=1)
-        if heard.shape[1] > 1
-        else similarity.new_full(similarity.shape[:1], -torch.inf)
-    )
-    return torch.where(nearest.isneginf(), torch.nan, similarity[:, 0] - nearest)
 
 
 @dataclass(frozen=True)
