@@ -108,7 +108,7 @@ def test_refusals() -> None:
     shown = Pictures({"a": image}, pd.DataFrame({"scene": ["[1]"], "color": ["red"]}, index=["a"]))
     with pytest.raises(DataError, match="pictures, picture 'a': got a list, expected a scene graph"):
         truths(shown)
-    with pytest.raises(DataError, match="got no column 'colour'.*; try 'color'"):
+    with pytest.raises(DataError, match=r"got no column 'colour'.*; try 'color'"):
         truths(shown, ["colour"])
     with pytest.raises(DataError, match="objects that are no list of mappings"):
         truth_of({"objects": ["red"]})

@@ -138,7 +138,7 @@ def faithfulness(
     """Attributes that captions name wrongly or leave out.
 
     The phrases of a caption go to the objects with which they share most values, one to one. A value is hallucinated
-    where it is not true of its object (or of the whole), and so is every value of a phrase without an object. A value is
+    where it is not true of its object (or of the whole), and so is every value of a phrase without an object. It is
     omitted where it is true and not named of its object.
 
     Args:
