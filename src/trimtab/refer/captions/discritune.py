@@ -98,7 +98,7 @@ class DiscriTune(Tuning):
         listener = (
             self.listener if isinstance(self.listener, Listener) else Listener.from_pretrained(self.listener)
         )
-        model = speaker if isinstance(speaker, Captioner) else captioner(speaker)
+        model = speaker if hasattr(speaker, "log_probabilities") else captioner(speaker)
         training = prepared(self, listener, model, read_pictures(pictures), references, held_out or {})
         tell = progress or (lambda *_: None)
         if out is None:

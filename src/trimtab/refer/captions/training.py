@@ -444,12 +444,11 @@ def check_pictures(tuning: Tuning, gallery: Gallery) -> None:
     Raises:
         DataError: how many there are, and how many are needed.
     """
-    there, kind = len(gallery), tuning.setting("negatives")
-    different = len(set(gallery.keys))
+    there, different = len(gallery), len(set(gallery.keys))
     if there < (size := tuning.setting("batch_size")):
         raise refusal("pictures", f"{there} pictures", f"at least batch_size={size}", f"batch_size: {there}")
-    if kind != "batch" and different < tuning.n_negatives + 1:
-        got, hint = f"{different} different pictures", f"n_negatives: {max(different - 1, 1)}"
-        raise refusal("pictures", got, f"more than n_negatives={tuning.n_negatives}", hint)
+    if tuning.setting("negatives") != "batch" and there < tuning.n_negatives + 1:
+        hint = f"n_negatives: {max(there - 1, 1)}"
+        raise refusal("pictures", f"{there} pictures", f"more than n_negatives={tuning.n_negatives}", hint)
     if different < 2:
         raise refusal("pictures", f"{different} different pictures", "at least 2")
