@@ -1,4 +1,4 @@
-"""A speaker and listeners of sixteen pictures, four colours by four shapes, small enough that a step takes milliseconds."""
+"""A speaker and listeners of sixteen pictures, four colours by four shapes; a step takes milliseconds."""
 
 from __future__ import annotations
 

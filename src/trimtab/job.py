@@ -63,6 +63,8 @@ Concepts = Annotated[str, LabName("concepts")]
 """A file of concepts, or concepts of the lab."""
 Ratings = Annotated[str, LabName("ratings")]
 """A file of ratings, or ratings of the lab."""
+Pictures = Annotated[str, LabName("pictures")]
+"""A folder of pictures, or pictures of the lab."""
 
 
 class Job(Protocol):

@@ -285,9 +285,8 @@ def test_settings_that_cannot_work_are_told_at_once() -> None:
     assert "batch_size: got batch_size 1 whose own pictures are the negatives, expected at least 2" in text
     assert "lr: got 0.0" in text
     assert "kl: got -1.0, expected zero or more" in text
-    assert [str(p) for p in Tuning(estimator="gready").problems()] == [  # type: ignore[arg-type]
-        "estimator: got 'gready', expected 'leave-one-out' or 'group' or 'sampled' or 'self-critical' or 'greedy'; try 'greedy'"
-    ]
+    (problem,) = Tuning(estimator="gready").problems()  # type: ignore[arg-type]
+    assert (problem.where, problem.got, problem.hint) == ("estimator", "'gready'", "'greedy'")
     assert "1: the likeliest caption is one" in str(
         next(iter(Tuning(estimator="greedy", samples=2).problems()))
     )
@@ -297,9 +296,8 @@ def test_settings_that_cannot_work_are_told_at_once() -> None:
 
 def test_the_paper_s_preset() -> None:
     paper = Tuning(preset="paper")
-    assert {name: paper.setting(name) for name in ("estimator", "negatives", "samples", "batch_size", "lr", "length")} == {
-        "estimator": "greedy", "negatives": "batch", "samples": 1, "batch_size": 100, "lr": 1e-7, "length": "mean",
-    }  # fmt: skip
+    names = ("estimator", "negatives", "samples", "batch_size", "lr", "length")
+    assert [paper.setting(name) for name in names] == ["greedy", "batch", 1, 100, 1e-7, "mean"]
     assert (paper.kl, paper.entropy, paper.whitening) == (0, 0, "none")
     assert not list(paper.problems())
 

@@ -66,32 +66,59 @@ class TestSet:
         )
 
 
-def retrieval(
-    test: TestSet, listeners: Mapping[str, Listener], before: Captions, after: Captions
-) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A listener with its view of the test pictures.
+
+    Attributes:
+        role: "listener" for the one that gave the rewards, "independent" for one that did not.
+        listener: itself.
+        targets: the captioned pictures, in order.
+        shown: every picture of the candidate sets; the same as the targets where there are no such sets.
+    """
+
+    role: str
+    listener: Listener
+    targets: Gallery
+    shown: Gallery
+
+    @classmethod
+    def of(cls, role: str, listener: Listener, test: TestSet) -> Judge:
+        """The listener after a look at every test picture.
+
+        Raises:
+            DataError: a picture that cannot be read.
+        """
+        targets = listener.gallery(test.pictures.select(test.names))
+        return cls(
+            role, listener, targets, targets if test.candidates is None else listener.gallery(test.pictures)
+        )
+
+
+def retrieval(test: TestSet, judges: Sequence[Judge], before: Captions, after: Captions) -> pd.DataFrame:
     """P@1 of each listener on random and on hard candidate sets, before and after.
 
-    Columns: listener, name, candidates ("random" or "hard"), size (of a set), before, before_low, before_high, after,
-    after_low, after_high, change, change_low, change_high, n (captions).
+    Columns: listener (its role), name, candidates ("random" or "hard"), size (of a set), before, before_low,
+    before_high, after, after_low, after_high, change, change_low, change_high, n (captions).
     """
     rows = []
-    for role, listener in listeners.items():
-        targets = listener.gallery(test.pictures.select(test.names))
+    for judge in judges:
+        n = min(test.n, len(set(judge.targets.keys)))
         kinds: list[tuple[str, Gallery, dict[str, Any], int]] = []
-        n = min(test.n, len(set(targets.keys)))
-        kinds.append((RANDOM, targets, {"n": n, "seed": test.seed}, n))
+        kinds.append((RANDOM, judge.targets, {"n": n, "seed": test.seed}, n))
         if test.candidates is not None:
-            sizes = test.candidates["candidates"].map(len)
-            kinds.append(
-                (HARD, listener.gallery(test.pictures), {"candidates": test.candidates}, int(sizes.max()))
-            )
+            size = int(test.candidates["candidates"].map(len).max())
+            kinds.append((HARD, judge.shown, {"candidates": test.candidates}, size))
         for kind, gallery, how, size in kinds:
-            found = [
-                listener.hits(1, [captions[name] for name in test.names], gallery, **how)
-                for captions in (before, after)
-            ]
-            row: dict[str, Any] = {"listener": role, "name": listener.name, "candidates": kind, "size": size}
-            rows.append(row | _pair(test.interval(found[0]), test.interval(found[1]), test.change(*found)))
+            sides = ([captions[name] for name in test.names] for captions in (before, after))
+            first, second = (judge.listener.hits(1, texts, gallery, **how) for texts in sides)
+            row: dict[str, Any] = {
+                "listener": judge.role,
+                "name": judge.listener.name,
+                "candidates": kind,
+                "size": size,
+            }
+            rows.append(row | _pair(test.interval(first), test.interval(second), test.change(first, second)))
     return pd.DataFrame(rows)
 
 
@@ -122,7 +149,7 @@ def _plain(value: Any) -> float | None:
 
 
 def wording(test: TestSet, before: Captions, after: Captions) -> pd.DataFrame:
-    """Length, repetition and vocabulary of the captions, of people's where they are given: columns captions, and those."""
+    """Columns captions (before, after and people, where given), length, repetition, vocabulary and n."""
     told = [captions[0] for name in test.names if (captions := test.references.get(name))]
     sides = {"before": list(before.values()), "after": list(after.values())} | (
         {"people": told} if told else {}
@@ -134,9 +161,9 @@ def wording(test: TestSet, before: Captions, after: Captions) -> pd.DataFrame:
 def truthfulness(test: TestSet, before: Captions, after: Captions) -> pd.DataFrame:
     """Hallucinated and omitted attributes before and after, and of people's first captions: shares with intervals.
 
-    Columns: captions, hallucinated (share of the named values), omitted (share of the true ones), each with low and high;
-    named (values per caption), n. Values that no reference of the test pictures names do not count. Empty where the
-    pictures come without a truth.
+    Columns: captions, hallucinated (share of the named values), omitted (share of the true ones), each with low and
+    high; named (values per caption), n. Values that no reference of the test pictures names do not count. Empty where
+    the pictures come without a truth.
     """
     if not test.told:
         return pd.DataFrame()
@@ -174,35 +201,32 @@ def warning_signs(table: pd.DataFrame, words: pd.DataFrame, truth: pd.DataFrame)
     attributes that are not in the picture, beyond the intervals.
     """
     signs = []
-    sides = words.set_index("captions")
-    old, new = sides.loc["before"], sides.loc["after"]
+    sides = _by(words, "captions")
+    old, new = sides["before"], sides["after"]
     if new["repetition"] > max(0.1, old["repetition"]):
-        signs.append(
-            f"Captions repeat themselves: {new['repetition']:.2f} of their word pairs, {old['repetition']:.2f} before."
-        )
-    if new["length"] > 2 * old["length"] and (
-        "people" not in sides.index or new["length"] > sides.loc["people", "length"]
-    ):
+        both = f"{new['repetition']:.2f} of their word pairs, {old['repetition']:.2f} before"
+        signs.append(f"Captions repeat themselves: {both}.")
+    longest = max(2 * old["length"], sides["people"]["length"] if "people" in sides else 0.0)
+    if new["length"] > longest:
         signs.append(f"Captions have {new['length']:.1f} words, {old['length']:.1f} before.")
     for kind, rows in table.groupby("candidates", sort=False):
-        change = rows.set_index("listener")
-        if {FIRST, OTHER} <= set(change.index) and change.loc[FIRST, "change_low"] > 0 >= change.loc[
-            OTHER, "change_low"
-        ]:
+        change = _by(rows, "listener")
+        if {FIRST, OTHER} <= set(change) and change[FIRST]["change_low"] > 0 >= change[OTHER]["change_low"]:
             signs.append(
-                f"On {kind} sets the listener of the training gained, and for the independent one no gain "
-                f"is distinguishable from chance ({change.loc[OTHER, 'change']:+.3f})."
+                f"On {kind} sets the listener of the training gained, and for the independent one no gain is "
+                f"distinguishable from chance ({change[OTHER]['change']:+.3f})."
             )
     if len(truth):
-        rows = truth.set_index("captions")
-        if rows.loc["after", "hallucinated_low"] > rows.loc["before", "hallucinated_high"]:
-            both = (rows.loc[side, "hallucinated"] for side in ("after", "before"))
-            signs.append(
-                "Captions name more that is not in the picture: {:.3f} of the values, {:.3f} before.".format(
-                    *both
-                )
-            )
+        seen = _by(truth, "captions")
+        if seen["after"]["hallucinated_low"] > seen["before"]["hallucinated_high"]:
+            both = f"{seen['after']['hallucinated']:.3f} of the values, {seen['before']['hallucinated']:.3f} before"
+            signs.append(f"Captions name more that is not in the picture: {both}.")
     return tuple(signs)
+
+
+def _by(frame: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    """The rows of a frame by the value of a column."""
+    return {str(row[column]): {str(k): v for k, v in row.items()} for row in frame.to_dict("records")}
 
 
 def with_captions(test: TestSet, before: Captions, after: Captions) -> pd.DataFrame:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from trimtab.data.pictures import Pictures
 from trimtab.errors import CheckpointError, DivergedError, TrimtabError, explain, refusal
-from trimtab.models.captioner import Captioner, Captions
+from trimtab.models.captioner import Captioner
+from trimtab.models.speakers import Captions
 from trimtab.refer.captions.estimators import (
     RunningMean,
     advantages,
@@ -65,8 +66,8 @@ def cross_entropy(
         with torch.no_grad():
             features = speaker.features(pictures.images(some))
             ids = speaker.encode([captions[name] for name in some])
-            tokens, mask = speaker.log_probabilities(features, ids, [True] * len(ids))
-        losses += (-caption_scores_of(tokens, mask, "mean")).double().tolist()
+            tokens, known = speaker.log_probabilities(features, ids, [True] * len(ids))
+        losses += (-caption_scores_of(tokens, known.bool(), "mean")).double().tolist()
     return np.array(losses)
 
 
@@ -281,7 +282,8 @@ class Training:
             greedy, _ = self.heard(best.texts, rows, others)
         with torch.no_grad(), self.as_at_start():
             before, _ = speaker.log_probabilities(several, drawn.ids, drawn.ended)
-        tokens, mask = speaker.log_probabilities(several, drawn.ids, drawn.ended)
+        tokens, known = speaker.log_probabilities(several, drawn.ids, drawn.ended)
+        mask = known.bool()
         scores = caption_scores_of(tokens, mask, length)
         inside = tuning.kl if tuning.kl_estimator == "k1" else 0.0
         shaped = penalised(
@@ -326,7 +328,8 @@ class Training:
         told = [self.references[self.pictures.names[one]] for one in rows]
         texts = [each[int(draws.integers(len(each)))] for each in told]
         ids = self.speaker.encode(texts)
-        tokens, mask = self.speaker.log_probabilities(features, ids, [True] * len(ids))
+        tokens, known = self.speaker.log_probabilities(features, ids, [True] * len(ids))
+        mask = known.bool()
         scores = caption_scores_of(tokens, mask, self.tuning.setting("length"))
         nats = -caption_scores_of(tokens, mask, "mean").mean()
         row["cross_entropy_nats"] = float(nats.detach())
