@@ -76,7 +76,7 @@ class Speaker(nn.Module):
         self.map = nn.Parameter(
             torch.randn(8, LONGEST * (END + 1), generator=torch.Generator().manual_seed(seed)) * spread
         )
-        self.model = SimpleNamespace(module=self, name="speaker")
+        self.model = SimpleNamespace(module=self, name="speaker", trainable=lambda: {"map": self.map})
 
     def parameters(self) -> Any:  # type: ignore[override]
         return {"map": self.map}

@@ -190,7 +190,9 @@ def share(top: np.ndarray, base: np.ndarray, groups: Sequence[str] | None, seed:
     """A ratio of sums with its interval; nan where there is nothing to take a share of."""
     if not base.sum():
         return Interval(math.nan, math.nan, math.nan, len(base))
-    return bootstrap(ratio_of_sums, top, base, paired=True, clusters=groups, seed=seed)
+    kept = base > 0  # what has no such values adds nothing to either sum
+    clusters = None if groups is None else np.asarray(groups)[kept]
+    return bootstrap(ratio_of_sums, top[kept], base[kept], paired=True, clusters=clusters, seed=seed)
 
 
 def warning_signs(table: pd.DataFrame, words: pd.DataFrame, truth: pd.DataFrame) -> tuple[str, ...]:

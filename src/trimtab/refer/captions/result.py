@@ -149,7 +149,7 @@ class DiscriTuneResult(Result):
         names, ends, looks = list[str](), list[list[float]](), list[Look]()
         for row in self.retrieval.to_dict("records"):
             for when, look in (("before", BEFORE), ("after", AFTER)):
-                names.append(f"{row['listener']}, {row['candidates']} {row['size']}, {when}")
+                names.append(f"{row['candidates']}, {row['listener']}")
                 ends.append([row[when], row[f"{when}_low"], row[f"{when}_high"]])
                 looks.append(look)
         value, low, high = np.array(ends, dtype=float).T.tolist()
@@ -273,7 +273,12 @@ class DiscriTuneResult(Result):
         }
         rows = []
         for row in self.retrieval.to_dict("records"):
-            cells = [row["listener"], f"{row['candidates']} {row['size']}", fixed(row["before"]), fixed(row["after"])]
+            cells = [
+                row["listener"],
+                f"{row['candidates']} {row['size']}",
+                fixed(row["before"]),
+                fixed(row["after"]),
+            ]
             cells.append(fixed(row["change"], signed=True))
             cells.append(span(row["change_low"], row["change_high"], signed=True))
             rows.append(f"| {' | '.join(cells)} |")
