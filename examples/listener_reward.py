@@ -26,7 +26,16 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 SHAPES = ("disc", "square", "triangle", "bar")
 PLACES = ("left", "right")
 KINDS = tuple(product(COLOURS, SHAPES, PLACES))
-WORDS = ("<pad>", "<s>", "<image>", "</s>", "describe", *COLOURS, *SHAPES, *PLACES)  # not </s> at 2: CLIP's trap
+WORDS = (
+    "<pad>",
+    "<s>",
+    "<image>",
+    "</s>",
+    "describe",
+    *COLOURS,
+    *SHAPES,
+    *PLACES,
+)  # not </s> at 2: CLIP's trap
 SIGHT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIGHT |= {"image_size": 32, "patch_size": 16}
 TEXT = {"vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -55,7 +64,9 @@ def pictures(seed: int) -> dict[str, Image.Image]:
 
 def terse(caption: str, chance: random.Random) -> str:
     """What people say: the colour, often nothing else."""
-    return " ".join(word for place, word in enumerate(caption.split()) if place == 0 or chance.random() < 0.35)
+    return " ".join(
+        word for place, word in enumerate(caption.split()) if place == 0 or chance.random() < 0.35
+    )
 
 
 def tokenizer(*, ends: bool) -> hf.PreTrainedTokenizerFast:
@@ -98,7 +109,9 @@ def listener(steps: int = 300, seed: int = 0) -> Listener:
             pixels = look(list(shown.values()), return_tensors="pt")
             yield {**texts, **pixels, "return_loss": True}
 
-    return Listener.from_pretrained(trained(hf.CLIPModel(config), batches(), 2e-3), tokenizer=words, processor=look)
+    return Listener.from_pretrained(
+        trained(hf.CLIPModel(config), batches(), 2e-3), tokenizer=words, processor=look
+    )
 
 
 TEMPLATE = """{% for message in messages %}{% for part in message['content'] %}
@@ -108,14 +121,18 @@ TEMPLATE = """{% for message in messages %}{% for part in message['content'] %}
 def processor() -> hf.LlavaProcessor:
     """Pictures and words of the captioner."""
     seen = {"patch_size": 16, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return hf.LlavaProcessor(eyes(), tokenizer(ends=False), image_token="<image>", chat_template=TEMPLATE, **seen)
+    return hf.LlavaProcessor(
+        eyes(), tokenizer(ends=False), image_token="<image>", chat_template=TEMPLATE, **seen
+    )
 
 
 def captioner(steps: int = 200, seed: int = 0) -> hf.LlavaForConditionalGeneration:
     """A Llava that has learnt terse captions."""
     torch.manual_seed(seed)
     parts = {"vision_config": hf.CLIPVisionConfig(**SIGHT), "text_config": hf.LlamaConfig(**TEXT)}
-    module = hf.LlavaForConditionalGeneration(hf.LlavaConfig(**parts, image_token_index=2, vision_feature_layer=-1))
+    module = hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(**parts, image_token_index=2, vision_feature_layer=-1)
+    )
     read, chance = processor(), random.Random(seed)
 
     def batches() -> Any:
@@ -139,7 +156,14 @@ def captions(module: torch.nn.Module, images: list[Image.Image]) -> list[str]:
     return read.batch_decode(ids[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def tune(module: torch.nn.Module, reward: ListenerReward, out: Path, steps: int = 40, seed: int = 0, lr: float = 1e-3) -> Any:
+def tune(
+    module: torch.nn.Module,
+    reward: ListenerReward,
+    out: Path,
+    steps: int = 40,
+    seed: int = 0,
+    lr: float = 1e-3,
+) -> Any:
     """The trainer after GRPO: eight captions a picture, compared with each other."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -176,7 +200,9 @@ def main(out: Path) -> None:
             tune(speaks, reward, out, step).save_model(str(out / "model"))
         said = captions(speaks, list(test.values()))
         found = hears.precision_at(1, said, test, n=32)
-        print(f"at step {step}: P@1 of 32 is {found.value:.2f} [{found.low:.2f}, {found.high:.2f}], such as {said[:3]}")
+        print(
+            f"at step {step}: P@1 of 32 is {found.value:.2f} [{found.low:.2f}, {found.high:.2f}], such as {said[:3]}"
+        )
 
 
 if __name__ == "__main__":
