@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from trimtab.models.load import load as load
     from trimtab.read.experts.lens import ExpertLens as ExpertLens
     from trimtab.refer.bias.audit import naming_bias as naming_bias
+    from trimtab.refer.captions.listener import Listener as Listener
+    from trimtab.refer.captions.rewards import ListenerReward as ListenerReward
     from trimtab.refer.lexicon.lexicon import Lexicon as Lexicon
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
@@ -65,6 +67,8 @@ _HOMES = {
     "Lexicon": "trimtab.refer.lexicon.lexicon",
     "LinAcT": "trimtab.steer.estimators",
     "LinEAS": "trimtab.steer.lineas.lineas",
+    "Listener": "trimtab.refer.captions.listener",
+    "ListenerReward": "trimtab.refer.captions.rewards",
     "MeanAcT": "trimtab.steer.estimators",
     "Model": "trimtab.models.load",
     "NamingCounts": "trimtab.data.naming",
