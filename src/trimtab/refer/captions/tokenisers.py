@@ -42,7 +42,7 @@ _PTB = re.compile(
     | [#@]{_LETTER}{_SIGN}* | (?-i:[A-Z]+&[A-Z]+)
     | {_LETTER}{_SIGN}*(?:\.{_LETTER}{_SIGN}*)+
     | {_SIGN}+(?:[-/_]{_SIGN}+)*
-    | [?!]+ | \.+ | --+ | _+ | \*+ | [^\s\U00010000-\U0010ffff]
+    | [?!]+ | _+ | \*+ | [^\s.\-\U00010000-\U0010ffff]
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -61,7 +61,7 @@ _WRITTEN = str.maketrans(
     }
 )
 _SPOKEN = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_NONE = DROPPED | {'"', ".."}
+_NONE = DROPPED | {'"'}
 _WORDS = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
