@@ -38,29 +38,47 @@ class Tab:
     """A tab, spoken to by the DevTools protocol; `events` are what it said unasked."""
 
     def __init__(self, read: int, write: int) -> None:
-        self.read, self.write, self.number, self.session = read, write, 0, ""
+        self.read, self.write, self.number, self.session, self.context = read, write, 0, "", ""
         self.rest, self.events = b"", list[dict[str, Any]]()
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.write, json.dumps(message).encode() + b"\0")
+        number = self._say(method, params)
         while True:
             answer = self._next(30)
-            if answer.get("id") == self.number:
+            if answer.get("id") == number:
                 if "error" in answer:
                     raise RefusedError(method, answer["error"])
                 return answer["result"]
             self._heard(answer)
 
+    def renew(self, downloads: Path) -> None:
+        """An empty tab that shares nothing with what was before, and puts downloads in a folder."""
+        if self.session:
+            context, self.session = self.context, ""
+            self.send("Target.disposeBrowserContext", browserContextId=context)
+        self.events.clear()
+        self.context = str(self.send("Target.createBrowserContext")["browserContextId"])
+        given = {"behavior": "allow", "downloadPath": str(downloads), "browserContextId": self.context}
+        self.send("Browser.setDownloadBehavior", **given)
+        made = self.send("Target.createTarget", url="about:blank", browserContextId=self.context)
+        attached = self.send("Target.attachToTarget", targetId=made["targetId"], flatten=True)
+        self.session = str(attached["sessionId"])
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+
+    def _say(self, method: str, params: dict[str, Any]) -> int:
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        return self.number
+
     def _heard(self, event: dict[str, Any]) -> None:
+        """Keep an event; what a page asks in a dialog is confirmed."""
         self.events.append(event)
         if event.get("method") == "Page.javascriptDialogOpening":
-            self.number += 1
-            message = {"id": self.number, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
-            os.write(self.write, json.dumps({**message, "sessionId": self.session}).encode() + b"\0")
+            self._say("Page.handleJavaScriptDialog", {"accept": True})
 
     def _next(self, seconds: float) -> dict[str, Any]:
         end = time.monotonic() + seconds
@@ -128,7 +146,7 @@ class Tab:
 
 @contextmanager
 def tab(folder: Path) -> Iterator[Tab]:
-    """A tab of a browser with a profile of its own in a folder; downloads go to its `downloads`."""
+    """A tab of a browser with a profile and downloads of its own in a folder."""
     (mine_read, theirs_write), (theirs_read, mine_write) = os.pipe(), os.pipe()
     command = [sys.executable, "-c", _LAUNCH, str(theirs_read), str(theirs_write), str(CHROMIUM), *_FLAGS]
     command += ["--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"]
@@ -139,12 +157,7 @@ def tab(folder: Path) -> Iterator[Tab]:
     os.close(theirs_write)
     try:
         browser = Tab(mine_read, mine_write)
-        (folder / "downloads").mkdir(exist_ok=True)
-        browser.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder / "downloads"))
-        target = browser.send("Target.createTarget", url="about:blank")["targetId"]
-        browser.session = browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            browser.send(f"{domain}.enable")
+        browser.renew(folder)
         yield browser
         browser.session = ""
         browser.send("Browser.close")

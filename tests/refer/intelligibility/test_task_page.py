@@ -138,8 +138,8 @@ def test_what_is_handed_out_tells_no_names_speakers_or_answers(folder: Path) -> 
     assert len(files) == 1 + 13
     for path in files:
         content = path.read_bytes()
-        for secret in (b"secret", b"speaker-", b"target", b'"item"', b"this is", *map(str.encode, HOSTILE)):
-            assert secret not in content.replace(b"scroll", b""), (path, secret)
+        for secret in (b"secret", b"speaker-", b"target", b'"item"', b"this is"):
+            assert secret not in content, (path, secret)
         assert not any(name in str(path.relative_to(folder)) for name in task.pictures.values())
     assert KEY not in {path.name for path in files}
     assert {path.name for path in folder.iterdir()} == {KEY, PAGE}
@@ -296,15 +296,22 @@ def test_no_person_looks_at_hundreds_of_pictures() -> None:
         make_task(many, {"a": {"7": "x"}}, candidates_per_item=101)
 
 
-@pytest.fixture
-def page(folder: Path, tmp_path: Path) -> Iterator[Tab]:
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
-    with tab(tmp_path) as opened:
-        opened.open((folder / PAGE / "index.html").as_uri())
-        yield opened
-        assert opened.complaints() == []
-        assert opened.js("window.broken") is None
+    with tab(tmp_path_factory.mktemp("browser")) as one:
+        yield one
+
+
+@pytest.fixture
+def page(opened: Tab, folder: Path, tmp_path: Path) -> Iterator[Tab]:
+    """The page in a browser that has never seen it."""
+    opened.renew(tmp_path)
+    opened.open((folder / PAGE / "index.html").as_uri())
+    yield opened
+    assert opened.complaints() == []
+    assert opened.js("window.broken") is None
 
 
 LOADED = "[...document.images].length && [...document.images].every(one => one.complete && one.naturalWidth)"
@@ -327,7 +334,7 @@ def visible(page: Tab, name: str) -> bool:
 
 def downloaded(folder: Path) -> Path:
     end = time.monotonic() + 20
-    while not (files := list((folder / "downloads").glob("*.csv"))):
+    while not (files := list(folder.glob("*.csv"))):
         assert time.monotonic() < end
         time.sleep(0.05)
     (path,) = files
