@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trimtab.models.load import load as load
     from trimtab.read.experts.lens import ExpertLens as ExpertLens
     from trimtab.refer.bias.audit import naming_bias as naming_bias
+    from trimtab.refer.captions.scores import caption_scores as caption_scores
     from trimtab.refer.lexicon.lexicon import Lexicon as Lexicon
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
@@ -73,6 +74,7 @@ _HOMES = {
     "Replay": "trimtab.adapt.mixers.fixed",
     "Steering": "trimtab.steer.steering",
     "Uniform": "trimtab.adapt.mixers.fixed",
+    "caption_scores": "trimtab.refer.captions.scores",
     "finetune": "trimtab.adapt.finetune",
     "load": "trimtab.models.load",
     "naming_bias": "trimtab.refer.bias.audit",

@@ -1,0 +1,1 @@
+"""Captions for a listener: DiscriTune, listeners and caption scores."""
