@@ -13,7 +13,16 @@ import pandas as pd
 from trimtab.data.captions import references as read_references
 from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.errors import ConfigError, ConfigProblems, Problem, explain, nearest, refusal
-from trimtab.job import Elsewhere, ModelName, PictureFolder, Progress, Survey, TableFile, noting, unread_source
+from trimtab.job import (
+    Elsewhere,
+    ModelName,
+    PictureFolder,
+    Progress,
+    Survey,
+    TableFile,
+    noting,
+    unread_source,
+)
 from trimtab.models.captioner import Captioner, captioner
 from trimtab.models.load import name_problems
 from trimtab.models.save import at_place, write
