@@ -17,7 +17,11 @@ from trimtab.lab.scenes import DEFAULTS, OBJECT, VALUES, WHOLE, Scene, SceneWorl
 AND, ON = "and", "on"
 
 _OF = {value: name for name, values in VALUES.items() for value in values}
-_TERSE = (("shape", "colour"), ("shape",), *(("shape", "colour", more) for more in ("size", "position", "texture")))
+_TERSE = (
+    ("shape", "colour"),
+    ("shape",),
+    *(("shape", "colour", more) for more in ("size", "position", "texture")),
+)
 _TERSE_CHANCES = (0.55, 0.15, 0.1, 0.1, 0.1)
 
 
@@ -28,7 +32,7 @@ def vocabulary(world: SceneWorld) -> tuple[str, ...]:
 
 def full_caption(scene: Scene) -> str:
     """The full dialect: every attribute that is not at its default."""
-    return _caption(scene, lambda name, _: True)
+    return _caption(scene, lambda _name, _number: True)
 
 
 def terse_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -44,7 +48,7 @@ def terse_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def partial_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption that names each object's shape, and each other attribute that is not at its default by a coin's toss."""
+    """A caption of each object's shape and, by the toss of a coin, each other attribute that is not at its default."""
     return _caption(scene, lambda name, _: name == "shape" or rng.random() < 0.5)
 
 
@@ -69,8 +73,8 @@ def read_caption(text: str) -> tuple[list[dict[str, str]], dict[str, str]]:
     Raises:
         DataError: a word that is no value of an attribute, or one of an object after `on` or the other way round.
 
-    >>> read_caption("small red circle and square west on sepia")
-    ([{'size': 'small', 'colour': 'red', 'shape': 'circle'}, {'shape': 'square', 'position': 'west'}], {'palette': 'sepia'})
+    >>> read_caption("small red circle and square west on sepia")[1]
+    {'palette': 'sepia'}
     """
     things: list[dict[str, str]] = [{}]
     whole: dict[str, str] = {}
@@ -87,3 +91,18 @@ def read_caption(text: str) -> tuple[list[dict[str, str]], dict[str, str]]:
             place = f"a word for {'an object' if allowed is OBJECT else 'the whole picture'}"
             raise DataError(f"caption {text!r:.80}: {explain(repr(word), place, nearest(word, _OF))}")
     return [thing for thing in things if thing], whole
+
+
+def is_true(text: str, scene: Scene) -> bool:
+    """Whether all that a caption says is so: its object phrases fit different objects, in their order.
+
+    Raises:
+        DataError: as for `read_caption`.
+    """
+    things, whole = read_caption(text)
+    left = iter(scene.objects)
+    fits = all(
+        any(all(getattr(thing, name) == value for name, value in named.items()) for thing in left)
+        for named in things
+    )
+    return fits and all(getattr(scene, name) == value for name, value in whole.items())

@@ -81,14 +81,12 @@ class SceneSet:
     def table(self) -> pd.DataFrame:
         """Truth of the scenes, a row each.
 
-        Columns: file_name, base, changed, objects (how many), each attribute of the whole that varies, each attribute of
-        each object (`colour_1`, `colour_2`; empty where there is no such object), and the scene graph as JSON.
+        Columns: file_name, base, changed, objects (how many), each attribute of the whole that varies, each attribute
+        of each object (`colour_1`, `colour_2`; empty where there is no such object), and the scene graph as JSON.
         """
         varies = {*self.world.varying()}
         rows = []
-        for name, base, changed, scene in zip(
-            self.names, self.bases, self.changed, self.scenes, strict=True
-        ):
+        for name, base, changed, scene in zip(self.names, self.bases, self.changed, self.scenes, strict=True):
             row = {"file_name": f"{name}.png", "base": base, "changed": changed}
             row |= {"objects": str(len(scene.objects))}
             row |= {one: getattr(scene, one) for one in WHOLE if one in varies}
@@ -152,6 +150,6 @@ def training_scenes(world: SceneWorld | None = None, targets: int = TRAINING, se
     return scene_set(SceneWorld() if world is None else world, targets, 1, start="train", seed=seed)
 
 
-def test_scenes(world: SceneWorld | None = None, targets: int = TARGETS, seed: int = 0) -> SceneSet:
+def held_out_scenes(world: SceneWorld | None = None, targets: int = TARGETS, seed: int = 0) -> SceneSet:
     """Scenes to test on, each with nine of its one-attribute variants."""
     return scene_set(SceneWorld() if world is None else world, targets, NEIGHBOURS, start="test", seed=seed)

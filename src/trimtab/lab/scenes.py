@@ -6,8 +6,8 @@ A picture is a function of a scene (its attributes) and of a nuisance vector, an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import zip_longest
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -223,7 +223,9 @@ class SceneWorld:
         order = [queues[name] for name in rng.permutation(list(queues))]
         spread = [one for turn in zip_longest(*order) for one in turn if one is not None]
         if len(spread) < k:
-            raise DataError(f"scenes: {explain(f'k={k}', f'at most {len(spread)}, the variants that there are')}")
+            raise DataError(
+                f"scenes: {explain(f'k={k}', f'at most {len(spread)}, the variants that there are')}"
+            )
         return spread[:k]
 
     def render(self, scene: Scene, nuisance: Nuisance) -> Picture:
@@ -236,7 +238,7 @@ def _keeps_order(scene: Scene, number: int, place: str) -> bool:
     order = list(PLACES)
     places = [order.index(thing.position) for thing in scene.objects]
     places[number] = order.index(place)
-    return all(before < after for before, after in zip(places, places[1:], strict=False))
+    return all(before < after for before, after in pairwise(places))
 
 
 def _render(scene: Scene, nuisance: Nuisance, pixels: int, columns: int) -> Picture:
@@ -333,6 +335,3 @@ def _noisy(canvas: np.ndarray, noise: str, nuisance: Nuisance) -> np.ndarray:
         hit = rng.random(canvas.shape[:2])[..., None]
         return np.where(hit < 0.03, 0.0, np.where(hit > 0.97, 1.0, canvas))
     return canvas * 0.5 if noise == "dimmed" else canvas
-
-
-assert {one.name for one in fields(Thing)} == set(OBJECT)
