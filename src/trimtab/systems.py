@@ -81,6 +81,12 @@ _ALL = (
         "informativeness of words and lexicons, alone and in context",
         "arXiv 2410.07827",
     ),
+    System(
+        "discritune",
+        "trimtab.refer.captions.job:DiscriTuneConfig",
+        "fine-tune a captioner so that a listener finds the picture (DiscriTune)",
+        "arXiv 2304.01662",
+    ),
 )
 SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 
