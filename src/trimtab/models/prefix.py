@@ -143,7 +143,8 @@ class PrefixCaptioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-unty
         model.vision_tower.load_state_dict(weights)
         model.language_model.load_state_dict(language_model.state_dict())
         model.to(next(source.parameters()).dtype)
-        return model.eval()
+        model.train(False)
+        return model
 
     @classmethod
     def from_pretrained(cls, *source: Any, **settings: Any) -> Any:
