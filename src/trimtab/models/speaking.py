@@ -397,7 +397,7 @@ def _forwards(
                 raise ShapeError(explain(f"{len(rows)} texts and more pictures", "a text for each picture"))
             read = padded(picked, pad_token(model.need_tokenizer(), model.module)).to(model.device)
             told = {"input_ids": read.ids, "attention_mask": read.mask}
-            batch |= told if speaker is None else speaker.read(read.ids, read.mask, _patches(speaker, sees))
+            batch |= told if speaker is None else speaker.read(read.ids, read.mask, patches_of(speaker, sees))
         start += len(pixels)
         yield batch
 
@@ -407,14 +407,14 @@ def _text_rows(model: Handle, speaker: Speaker | None, texts: Sequence[str], see
     check_listed(texts)
     if speaker is None:
         return token_rows(tokenizer, texts)
-    starts = starts_of(model, None, len(texts), _patches(speaker, sees))
+    starts = starts_of(model, None, len(texts), patches_of(speaker, sees))
     words = token_rows(tokenizer, texts, special=False, empty=True)
     rows = [[*start, *row] for start, row in zip(starts, words, strict=True)]
     refuse_unknown(speaker.generator, tokenizer, rows)
     return rows
 
 
-def _patches(speaker: Speaker, sees: Any) -> int:
+def patches_of(speaker: Speaker, sees: Any) -> int:
     """Vectors of a picture, by the configuration: a forward pass would run the hooks of a `capture`."""
     if isinstance(speaker, EncoderDecoder | Blip) or (isinstance(speaker, Prefix) and speaker.length(0)):
         return 1
