@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 import pictured
+from captioners_by_hand import own_logits, pixels, start_of
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.captioner import captioner
 from trimtab.models.load import load
@@ -25,28 +26,6 @@ def speak(kind: str, prompt: str | None = None) -> Any:
     return captioner(
         pictured.CAPTIONERS[kind](), prompt, tokenizer=pictured.words(), processor=pictured.clip_processor()
     )
-
-
-def pixels(images: Any) -> torch.Tensor:
-    return pictured.clip_processor()(images=images, return_tensors="pt")["pixel_values"]
-
-
-def start_of(kind: str, patches: int = 4) -> list[int]:
-    if kind.startswith("prefix"):
-        return []
-    return [0, *[pictured.IMAGE] * patches, 2] if kind == "llava" else [0]
-
-
-def own_logits(kind: str, module: Any, seen: torch.Tensor, ids: list[int]) -> torch.Tensor:
-    """Transformers' own logits of each token and of what follows, for one picture, without cache or features."""
-    row = torch.tensor([ids])
-    if kind.startswith("ved"):
-        return module(pixel_values=seen, decoder_input_ids=torch.tensor([[0, *ids]])).logits[0]
-    if kind.startswith("prefix"):
-        return module(row if ids else None, seen).logits[0]
-    start = start_of(kind)
-    logits = module(pixel_values=seen, input_ids=torch.tensor([[*start, *ids]])).logits[0]
-    return logits[len(start) - 1 :]
 
 
 def test_log_probabilities_are_those_of_a_plain_forward_pass(kind):
