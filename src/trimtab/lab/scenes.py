@@ -271,7 +271,7 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance to the edge of a shape of radius 1, near it; negative inside."""
     a, b = np.abs(x), np.abs(y)
     if shape == "circle":
-        return np.hypot(x, y) - 0.95
+        return np.asarray(np.hypot(x, y) - 0.95)
     if shape == "square":
         return np.maximum(a, b) - 0.82
     if shape == "triangle":
@@ -279,7 +279,7 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if shape == "cross":
         return np.minimum(np.maximum(a - 1, b - 0.4), np.maximum(b - 1, a - 0.4))
     if shape == "diamond":
-        return (a + b - 1.05) / np.sqrt(2)
+        return np.asarray((a + b - 1.05) / np.sqrt(2))
     return np.maximum(a - 1, b - 0.42)
 
 
@@ -303,7 +303,8 @@ def _draw(
         paint = _blend(paint, 1.0, np.clip(0.5 - (np.hypot(u, v) - 0.4) * radius, 0, 1))
     elif thing.texture == "banded":
         paint = np.where((np.floor(v / 0.5 + 0.5) % 2 == 0)[..., None], 0.4 * paint, paint)
-    if thing.material == "shiny":
+    if thing.material == "shiny":  # darker away from the light, with a white band
+        paint = paint * (1 - 0.4 * np.clip(u + v, -1, 1))[..., None]
         paint = _blend(paint, 1.0, 0.8 * np.clip(0.5 - (np.abs(u + v + 0.5) - 0.22) * radius, 0, 1))
     if thing.outline == "outlined":
         paint = _blend(paint, 0.03, np.clip(edge + cell / 16 + 0.5, 0, 1))
@@ -315,7 +316,7 @@ def _blend(under: np.ndarray, over: np.ndarray | float, share: np.ndarray) -> np
 
 
 def _sepia(canvas: np.ndarray) -> np.ndarray:
-    return 0.55 * canvas + 0.45 * canvas.mean(axis=-1, keepdims=True) * (1.1, 0.85, 0.5)
+    return np.asarray(0.55 * canvas + 0.45 * canvas.mean(axis=-1, keepdims=True) * (1.1, 0.85, 0.5))
 
 
 _PALETTES = {
