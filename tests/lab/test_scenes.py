@@ -59,7 +59,8 @@ def test_a_variant_differs_in_exactly_its_attribute_and_in_its_pixels(world, see
     for variant in variants:
         assert differences(scene, variant.scene) == [(variant.attribute, variant.number)]
         gap = np.abs(world.render(variant.scene, nuisance).astype(int) - picture).max(axis=-1)
-        assert (gap > 20).sum() >= 3, variant
+        # Where pictures may be faded and dimmed, contrasts are a quarter of the others.
+        assert (gap > (20 if world is WORLD else 5)).sum() >= 3, variant
 
 
 @given(seeds)
