@@ -211,7 +211,12 @@ def _learned(model: nn.Module) -> list[nn.Parameter]:
 def new_captioner(settings: SceneModels, tower: CLIPVisionModel) -> VisionEncoderDecoderModel:
     """A captioner with a fresh GPT-2 that looks at the patches of a tower; without dropout."""
     special: dict[str, Any] = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
-    shape = {"n_embd": settings.text_width, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS}
+    shape: dict[str, Any] = {
+        "n_embd": settings.text_width,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": POSITIONS,
+    }
     rest: dict[str, Any] = {
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
@@ -323,10 +328,16 @@ def _seen(model: AnyListener, pooled: Tensor) -> Tensor:
 def captioner_facts(settings: SceneModels, model: VisionEncoderDecoderModel) -> dict[str, Any]:
     """On unseen scenes, the share of greedy captions of which every word is true, and the share of full captions."""
     scenes = settings.unseen().targets()
-    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
-    mask = torch.ones(len(scenes), 1, dtype=torch.long)
-    ids = generate(pixel_values=pixel_values(scenes), decoder_attention_mask=mask, do_sample=False)
-    texts = scene_tokenizer(settings.world, framed=False).batch_decode(ids, skip_special_tokens=True)
+    states = features(model.encoder, pixel_values(scenes))["states"]
+    ids = torch.full((len(scenes), 1), START)
+    for _ in range(POSITIONS - 1):
+        logits = model(encoder_outputs=(states,), decoder_input_ids=ids).logits[:, -1]
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+        if (ids == END).any(1).all():
+            break
+    tokenizer = scene_tokenizer(settings.world, framed=False)
+    ends = [row.index(END) if END in row else len(row) for row in ids.tolist()]
+    texts = [str(tokenizer.decode(row[1:end])) for row, end in zip(ids, ends, strict=True)]
     true = [_says_truth(text, scene) for text, scene in zip(texts, scenes.scenes, strict=True)]
     full = [text == caption for text, caption in zip(texts, scenes.captions("full"), strict=True)]
     return {"scenes": len(scenes), "true_captions": _rate(true), "full_captions": _rate(full)}

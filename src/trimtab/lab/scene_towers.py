@@ -168,9 +168,9 @@ class _Heads(nn.Module):
         losses = [
             F.cross_entropy(logits.flatten(0, 1), objects[..., number].flatten())
             for scores in (pooled, patches)
-            for number, logits in enumerate(torch.split(scores, self.sizes, -1))  # type: ignore[no-untyped-call]
+            for number, logits in enumerate(torch.split(scores, self.sizes, -1))
         ]
-        of_whole = torch.split(self.whole(output.pooler_output), self.whole_sizes, -1)  # type: ignore[no-untyped-call]
+        of_whole = torch.split(self.whole(output.pooler_output), self.whole_sizes, -1)
         losses += [F.cross_entropy(logits, whole[:, number]) for number, logits in enumerate(of_whole)]
         return torch.stack(losses).sum()
 
