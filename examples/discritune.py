@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from trimtab import DiscriTune, Listener
+from trimtab.data.pictures import read_pictures
 from trimtab.job import carry_out
 from trimtab.lab import registry
 from trimtab.models.captioner import captioner
 from trimtab.refer.captions.job import DiscriTuneConfig
-from trimtab.data.pictures import read_pictures
 
 
 def main(out: Path) -> None:

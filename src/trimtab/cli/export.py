@@ -15,6 +15,7 @@ from trimtab.cli.console import parser, say
 from trimtab.cli.jobs import check_folder, find_run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.paths import MODEL
 from trimtab.systems import imported, system_of_run
 
 
