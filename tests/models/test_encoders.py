@@ -4,78 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import transformers as hf
-from PIL import Image
-from tokenizers import processors
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import tiny_models
+from pictured import PROCESSORS, TOWERS, clip, clip_processor, random_pictures, words
 from trimtab.errors import DataError, ModelError
 from trimtab.models.encoders import two_tower
 from trimtab.models.load import load
 
 TEXTS = ["the quick brown fox", "Hello", "z a z", "one more.", ""]
-SIDE = 16
-
-
-def words(end: str = "</s>", added: bool = True) -> hf.PreTrainedTokenizerFast:
-    """One token per character between `<s>` (0) and `</s>` (1)."""
-    tokenizer = tiny_models.tokenizer(pad_token="<unk>")
-    if added:
-        marks = [("<s>", 0), (end, tokenizer.convert_tokens_to_ids(end))]
-        tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
-            f"<s> $A {end}", special_tokens=marks
-        )
-    return tokenizer
-
-
-def clip_processor() -> Any:
-    return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-
-
-def random_pictures(n: int = 5, seed: int = 0, side: int = 20) -> list[Image.Image]:
-    draw = np.random.default_rng(seed)
-    return [Image.fromarray(draw.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(n)]
-
-
-def clip(eos: int = 1, **more: Any) -> Any:
-    return tiny_models.build("clip") if eos == 1 else _clip(eos)
-
-
-def _clip(eos: int) -> Any:
-    module = tiny_models.build("clip")
-    module.config.text_config.eos_token_id = eos
-    module.text_model.eos_token_id = eos
-    return module
-
-
-def siglip() -> Any:
-    text = tiny_models.SIZES | {"max_position_embeddings": 24, "vocab_size": 64}
-    config = hf.SiglipConfig(text_config=text, vision_config=tiny_models.VISION)
-    torch.manual_seed(0)
-    return hf.SiglipModel(config).eval()
-
-
-def dual() -> Any:
-    torch.manual_seed(0)
-    text = hf.BertConfig(**tiny_models.SIZES | {"pad_token_id": 2})
-    config = hf.VisionTextDualEncoderConfig.from_vision_text_configs(
-        hf.ViTConfig(**tiny_models.VISION), text, projection_dim=8
-    )
-    return hf.VisionTextDualEncoderModel(config).eval()
-
-
-PROCESSORS = {
-    "clip": clip_processor,
-    "siglip": lambda: SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}),
-    "dual": lambda: ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}),
-}
-BUILD = {"clip": clip, "siglip": siglip, "dual": dual}
 
 
 def features(kind: str, module: Any, text: str) -> torch.Tensor:
@@ -88,13 +26,13 @@ def features(kind: str, module: Any, text: str) -> torch.Tensor:
         return module.get_text_features(**inputs).pooler_output
 
 
-@pytest.fixture(params=list(BUILD))
+@pytest.fixture(params=list(TOWERS))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 def test_texts_are_transformers_own_features_at_length_one(kind):
-    module = BUILD[kind]()
+    module = TOWERS[kind]()
     tower = two_tower(module, words(), PROCESSORS[kind]())
     expected = torch.cat([features(kind, module, text) for text in TEXTS])
     expected = torch.nn.functional.normalize(expected)
@@ -106,7 +44,7 @@ def test_texts_are_transformers_own_features_at_length_one(kind):
 
 
 def test_pictures_are_transformers_own_features_at_length_one(kind):
-    module, images = BUILD[kind](), random_pictures()
+    module, images = TOWERS[kind](), random_pictures()
     tower = two_tower(module, words(), PROCESSORS[kind]())
     pixels = PROCESSORS[kind]()(images=images, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -120,7 +58,7 @@ def test_pictures_are_transformers_own_features_at_length_one(kind):
 
 
 def test_a_folder_says_the_same_as_the_module(kind, tmp_path):
-    module, images = BUILD[kind](), random_pictures()
+    module, images = TOWERS[kind](), random_pictures()
     tower = two_tower(module, words(), PROCESSORS[kind]())
     for part in (module, words(), PROCESSORS[kind]()):
         part.save_pretrained(tmp_path)
@@ -208,8 +146,8 @@ def test_what_is_missing_is_named(tmp_path):
         tower.texts("one")
     with pytest.raises(DataError, match=r"try \[picture\]"):
         tower.pictures(random_pictures(1)[0])
-    with pytest.raises(DataError, match="picture 1, .*empty file"):
-        (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"picture 1, .*empty file"):
         tower.pictures([random_pictures(1)[0], tmp_path / "a.png"])
     for call in (tower.texts, tower.pictures):
         with pytest.raises(ModelError, match="batch_size: got 0"):
@@ -221,7 +159,7 @@ def test_numbers_that_are_none_are_refused():
     wrong.image_std = [0.0, 1.0, 1.0]
     with pytest.raises(DataError, match="picture 0: got pixels that are nan or infinite"):
         two_tower(clip(), words(), wrong).pictures(random_pictures(2))
-    large = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    large = clip_processor(32)
     with pytest.raises(ModelError, match="got pictures of 32 x 32 from the processor, expected 16 x 16"):
         two_tower(clip(), words(), large).pictures(random_pictures(2))
     module = clip()

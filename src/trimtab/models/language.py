@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
 from numbers import Integral, Real
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from trimtab.errors import ShapeError, explain
 from trimtab.models.batches import (
@@ -32,6 +32,7 @@ from trimtab.models.batches import (
     token_rows,
 )
 from trimtab.models.chat import Prompt, is_talk, read_prompt
+from trimtab.models.decoding import Draws, neutral
 from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.inspection import check_model, device_of, refuse_module, require_language_model
 from trimtab.models.tokenizer import (
@@ -93,7 +94,7 @@ def generate(
             refuse_longer(module, length, got, "a shorter prompt or fewer new tokens")
     settings = _settings(module, tokenizer, max_new_tokens)
     ends, completions = settings.eos_token_id or [], list[list[int]]()
-    with evaluating(module), _neutral(module):
+    with evaluating(module), neutral(module):
         for start in range(0, len(rows), batch_size):
             batch = padded(rows[start : start + batch_size], int(settings.pad_token_id), "left")
             batch = batch.to(device_of(module))
@@ -101,7 +102,7 @@ def generate(
             written: Tensor = cast("Any", module).generate(
                 **batch.arguments(module),
                 generation_config=settings,
-                logits_processor=[_Draws(temperature, seeds)] if temperature else [],
+                logits_processor=[Draws(temperature, seeds)] if temperature else [],
             )
             for row in written[:, batch.ids.shape[1] :].tolist():  # after an end token comes padding
                 completions.append(list(takewhile(lambda token: token not in ends, row)))
@@ -138,26 +139,6 @@ def prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -
     return rows
 
 
-class _Draws(LogitsProcessor):
-    """Gumbel-max sampling: scores whose largest is a draw from softmax(logits / temperature).
-
-    Adding independent Gumbel noise, -log of a unit exponential, and taking the largest is an exact draw (Gumbel 1954;
-    Maddison, Tarlow & Minka 2014). Each row has its own stream, on the CPU and in double precision, so that neither
-    the batch nor the device decides.
-    """
-
-    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
-        self.temperature = temperature
-        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
-        """Logits (B, V) with temperature and noise."""
-        waits = torch.empty(scores.shape, dtype=torch.float64)
-        for row, stream in zip(waits, self.streams, strict=True):
-            row.exponential_(generator=stream)
-        return scores.double() / self.temperature - waits.log().to(scores.device)
-
-
 def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Any:
     defaults = getattr(unwrapped(module), "generation_config", None)
     eos = getattr(defaults, "eos_token_id", None)
@@ -176,21 +157,6 @@ def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tok
         pad_token_id=pad_token(tokenizer, module),
         eos_token_id=ends or None,
     )
-
-
-@contextmanager
-def _neutral(module: nn.Module) -> Iterator[None]:
-    """Default generation settings for a block: transformers takes from the module's whatever is None in ours."""
-    network: Any = unwrapped(module)
-    if not hasattr(network, "generation_config"):
-        yield
-        return
-    defaults = network.generation_config
-    network.generation_config = cast("Any", GenerationConfig)()
-    try:
-        yield
-    finally:
-        network.generation_config = defaults
 
 
 def _check(

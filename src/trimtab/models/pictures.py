@@ -174,7 +174,7 @@ def image_processor(processor: Any) -> Any:
         ModelError: there is none.
     """
     part = getattr(processor, "image_processor", processor)
-    if part is None or not callable(part) or not hasattr(part, "model_input_names"):
+    if not callable(part) or "pixel_values" not in getattr(part, "model_input_names", ()):
         got = "no processor" if processor is None else f"a {type(processor).__name__}"
         hint = "processor=AutoProcessor.from_pretrained(...), or a folder with preprocessor_config.json"
         raise families.refusal(got, "a processor of pictures", hint)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError
@@ -259,7 +259,10 @@ def read_processor(source: Any) -> Any:
     if not isinstance(source, str | Path):
         return source
     try:
-        return cast("Any", AutoProcessor).from_pretrained(str(source), trust_remote_code=False)
+        found = cast("Any", AutoProcessor).from_pretrained(str(source), trust_remote_code=False)
+        if isinstance(found, PreTrainedTokenizerBase):  # of a kind of model without a processor of its own
+            found = cast("Any", AutoImageProcessor).from_pretrained(str(source), trust_remote_code=False)
+        return found
     except Exception as error:  # as for tokenizers
         hint = "processor= or processor.save_pretrained(folder)"
         raise refusal(f"{source}: {first_line(error)}", "a processor", hint) from error
