@@ -61,7 +61,7 @@ def listener_rewards(
 
     >>> cosines = torch.tensor([0.5]), torch.tensor([[0.5, 0.0]])
     >>> [round(float(listener_rewards(*cosines, reward=kind)), 3) for kind in get_args(Reward)]
-    [-0.957, 0.5, 0.5, 0.0]
+    [-0.958, 0.5, 0.5, 0.0]
     """
     _check_reward(reward)
     if reward == "similarity":
