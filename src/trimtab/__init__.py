@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from trimtab.models.load import load as load
     from trimtab.read.experts.lens import ExpertLens as ExpertLens
     from trimtab.refer.bias.audit import naming_bias as naming_bias
+    from trimtab.refer.captions.discritune import DiscriTune as DiscriTune
+    from trimtab.refer.captions.listener import Listener as Listener
+    from trimtab.refer.captions.rewards import ListenerReward as ListenerReward
+    from trimtab.refer.captions.scores import caption_scores as caption_scores
     from trimtab.refer.lexicon.lexicon import Lexicon as Lexicon
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
@@ -47,6 +51,7 @@ _HOMES = {
     "AurA": "trimtab.steer.estimators",
     "CAA": "trimtab.steer.directions",
     "ConceptSet": "trimtab.data.concepts",
+    "DiscriTune": "trimtab.refer.captions.discritune",
     "Domain": "trimtab.data.domains",
     "DualAscent": "trimtab.adapt.mixers.controllers",
     "DynaMiCS": "trimtab.adapt.dynamics.mixer",
@@ -65,6 +70,8 @@ _HOMES = {
     "Lexicon": "trimtab.refer.lexicon.lexicon",
     "LinAcT": "trimtab.steer.estimators",
     "LinEAS": "trimtab.steer.lineas.lineas",
+    "Listener": "trimtab.refer.captions.listener",
+    "ListenerReward": "trimtab.refer.captions.rewards",
     "MeanAcT": "trimtab.steer.estimators",
     "Model": "trimtab.models.load",
     "NamingCounts": "trimtab.data.naming",
@@ -73,6 +80,7 @@ _HOMES = {
     "Replay": "trimtab.adapt.mixers.fixed",
     "Steering": "trimtab.steer.steering",
     "Uniform": "trimtab.adapt.mixers.fixed",
+    "caption_scores": "trimtab.refer.captions.scores",
     "finetune": "trimtab.adapt.finetune",
     "load": "trimtab.models.load",
     "naming_bias": "trimtab.refer.bias.audit",

@@ -59,6 +59,8 @@ Texts = Annotated[str, LabName("texts")]
 """A file of short texts, or texts of the lab."""
 TableFile = Annotated[str, LabName("table")]
 """A CSV or Parquet file, or a table of the lab."""
+PictureFolder = Annotated[str, LabName("pictures")]
+"""A folder of pictures, or pictures of the lab."""
 Concepts = Annotated[str, LabName("concepts")]
 """A file of concepts, or concepts of the lab."""
 Ratings = Annotated[str, LabName("ratings")]

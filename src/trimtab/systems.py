@@ -81,6 +81,12 @@ _ALL = (
         "informativeness of words and lexicons, alone and in context",
         "arXiv 2410.07827",
     ),
+    System(
+        "discritune",
+        "trimtab.refer.captions.job:DiscriTuneConfig",
+        "fine-tune a captioner so that a listener finds the picture (DiscriTune)",
+        "arXiv 2304.01662",
+    ),
 )
 SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 
@@ -221,7 +227,7 @@ def _built(kind: str, value: str) -> str:
     return str(newest) if kind in _FOLDERS else str(min(newest.iterdir(), key=lambda path: len(path.name)))
 
 
-_FOLDERS = ("model", "corpus")
+_FOLDERS = ("model", "corpus", "pictures")
 """Kinds of lab names that stand for a folder; the others stand for the file in one."""
 
 
@@ -229,7 +235,7 @@ def lab_folder(kind: str, value: str, progress: Callable[[str], Progress] | None
     """A value of a config, or the folder or file that its `lab:` name stands for, built on first use.
 
     Args:
-        kind: of what it names: "model", "corpus", "texts", "table", "concepts" or "ratings".
+        kind: of what it names: "model", "corpus", "texts", "table", "pictures", "concepts" or "ratings".
         value: a `lab:` name; anything else is given back.
         progress: as for `resolve`.
 
@@ -258,6 +264,7 @@ _LAB = {
     "corpus": ("corpora:SOURCES", "corpora:corpus"),
     "texts": ("registry:TEXTS", "registry:texts"),
     "table": ("registry:TABLES", "registry:table"),
+    "pictures": ("registry:PICTURES", "registry:pictures"),
     "concepts": ("registry:CONCEPTS", "registry:concepts"),
     "ratings": ("registry:RATINGS", "registry:ratings"),
 }

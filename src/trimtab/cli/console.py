@@ -42,6 +42,11 @@ VERBS = {
         "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",
         "catalogue",
     ),
+    "listen": Verb(
+        "write a page on which people choose pictures by captions, or read their answers back",
+        "trimtab listen pictures/ people.csv captioner.csv -o task",
+        "listen",
+    ),
     "runs": Verb("list runs", "trimtab runs done", "catalogue"),
     "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html", "catalogue"),
     "schema": Verb(
@@ -120,6 +125,8 @@ _METHODS = {
     "load(..., processor=...)": "saving the processor into the model's folder",
     "reading with keep_default_na=False": "filling the cell, or quotes around a name such as NA",
     "fit(..., n_boot=500)": "n_boot: 500",
+    "candidates_per_item=": "--candidates-per-item ",
+    "candidates=FILE": "--candidates FILE",
 }
 """What the library suggests -> what does the same from a config or a shell."""
 

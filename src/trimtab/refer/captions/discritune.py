@@ -1,0 +1,165 @@
+"""DiscriTune: fine-tuning of a captioner by what a listener makes of its captions.
+
+Dessi, Bevilacqua, Gualdoni, Rakotonirina, Franzon, Baroni, "Cross-Domain Image Captioning with Discriminative
+Finetuning", CVPR 2023 (arXiv 2304.01662). Written from the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from trimtab.data.captions import CaptionSource
+from trimtab.data.captions import references as read_references
+from trimtab.data.pictures import Pictures, read_pictures
+from trimtab.errors import ConfigProblems, DataError, explain
+from trimtab.models.captioner import Captioner, captioner
+from trimtab.refer.captions.listener import Listener
+from trimtab.refer.captions.training import HeldOut, Row, Training, check_pictures
+from trimtab.refer.captions.tuning import Tuning
+from trimtab.runs.folder import at_work
+from trimtab.runs.serialise import numeric, plain
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A speaker after DiscriTune.
+
+    Attributes:
+        model: the captioner that was given, changed in place.
+        history: diagnostics, one row a step: step, reward, reward_sd, advantage_sd, found (how often the listener finds
+            the picture among its negatives), kl_nats (per token, from the start), length (words), repetition,
+            vocabulary, ended, loss, gradient_norm; cross_entropy_nats and people_reward with people's captions.
+        evaluations: scores on held-out pictures: step, set, p_at_1 (greedy captions, random sets), cross_entropy_nats
+            (of people's captions, per token), length, repetition, vocabulary.
+    """
+
+    model: Captioner
+    history: pd.DataFrame
+    evaluations: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        """The evaluations; without held-out pictures the first and the last step."""
+        if len(self.evaluations):
+            return self.evaluations.copy()
+        return self.history.iloc[[0, -1]].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class DiscriTune(Tuning):
+    """DiscriTune: REINFORCE on the captions of a speaker, rewarded by a frozen listener who looks for the picture.
+
+    Args:
+        listener: a `Listener`, or what `Listener.from_pretrained` takes: CLIP, SigLIP or another pair of towers.
+
+    The settings are those of `Tuning`; `preset="paper"` gives the published ones.
+    """
+
+    listener: Any
+
+    def fit(
+        self,
+        speaker: Any,
+        pictures: Any,
+        references: CaptionSource | None = None,
+        out: str | Path | None = None,
+        *,
+        held_out: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Tuned:
+        """Tune a captioner on pictures, resumably in a folder.
+
+        Everything is checked before the first step: settings, every picture, the captioner and the listener.
+
+        Args:
+            speaker: what `captioner` takes; changed in place, all but its vision part.
+            pictures: what `read_pictures` takes.
+            references: captions by people, of the pictures to train on where `cross_entropy` or `human` ask for them,
+                and of held-out ones to watch; see `trimtab.data.captions.references`.
+            out: folder of the run. The same call goes on with a run that was killed, bit for bit; None keeps nothing.
+            held_out: pictures to watch, by name, such as those of another domain.
+            progress: called with the steps done and the steps in all.
+
+        Raises:
+            ConfigProblems: settings that cannot work, all at once.
+            DataError: a picture that cannot be read, too few of them, or one without a reference that is needed.
+            ModelError: no captioner, no two towers, or a captioner of another vocabulary than its tokenizer.
+            DivergedError: a reward, loss or gradient that is not finite; the checkpoint of the step before is kept.
+            CheckpointError: the folder holds another run.
+        """
+        if problems := list(self.problems()):
+            raise ConfigProblems(problems)
+        listener = (
+            self.listener if isinstance(self.listener, Listener) else Listener.from_pretrained(self.listener)
+        )
+        model = speaker if hasattr(speaker, "log_probabilities") else captioner(speaker)
+        training = prepared(self, listener, model, read_pictures(pictures), references, held_out or {})
+        tell = progress or (lambda *_: None)
+        if out is None:
+            training.run(None, tell)
+        else:
+            settings = {one.name: getattr(self, one.name) for one in fields(Tuning)}
+            config = {"system": "discritune", "listener": listener.name, **plain(settings)}
+            with at_work(Path(out), config) as folder:
+                training.run(folder, tell)
+        return tuned(training)
+
+
+def prepared(
+    tuning: Tuning,
+    listener: Listener,
+    speaker: Captioner,
+    pictures: Pictures,
+    references: CaptionSource | None,
+    held_out: Mapping[str, Any],
+) -> Training:
+    """A run whose pictures and references were read and checked.
+
+    Raises:
+        DataError: see `DiscriTune.fit`.
+    """
+    told: dict[str, list[str]] = {} if references is None else read_references(references)
+    if tuning.reads_people:
+        check_references(pictures.names, told)
+    gallery = listener.gallery(pictures)
+    check_pictures(tuning, gallery)
+    watched = {}
+    for name, source in held_out.items():
+        shown = read_pictures(source, f"held_out.{name}")
+        first = {one: told[one][0] for one in shown.names if one in told}
+        watched[name] = HeldOut(shown, listener.gallery(shown), first)
+    return Training(tuning, listener, speaker, pictures, gallery, told, watched)
+
+
+def check_references(names: Sequence[str], told: Mapping[str, Sequence[str]]) -> None:
+    """Refuse pictures to train on without a caption by people.
+
+    Raises:
+        DataError: the first of them, and how many there are.
+    """
+    missing = [name for name in names if name not in told]
+    if missing:
+        got = f"no reference of the picture {missing[0]!r} ({len(missing)} such pictures of {len(names)})"
+        hint = "cross_entropy: 0 and human: 0"
+        raise DataError(
+            f"references: {explain(got, 'a caption by people of each picture to train on', hint)}"
+        )
+
+
+def tuned(training: Training) -> Tuned:
+    """The speaker and the history of a run that ended."""
+    return Tuned(training.speaker, history(training.rows, "step"), history(training.rows, "evaluation"))
+
+
+def history(rows: Sequence[Row], kind: str) -> pd.DataFrame:
+    """The rows of a kind as a frame, missing numbers as nan."""
+    frame = pd.DataFrame(
+        [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == kind]
+    )
+    return numeric(frame)

@@ -1,0 +1,238 @@
+"""Evaluation of a speaker before and after tuning: what listeners find, what people would say, what is in the picture.
+
+Captions of both are of the same pictures, so differences are paired, and resampled by picture or by group of pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from trimtab.data.pictures import Pictures
+from trimtab.numerics.bootstrap import Interval, bootstrap, mean, mean_difference, ratio_of_sums
+from trimtab.refer.captions.faithfulness import Truth, faithfulness, values_said
+from trimtab.refer.captions.listener import Gallery, Listener
+from trimtab.refer.captions.training import words_of
+
+RANDOM, HARD = "random", "hard"
+FIRST, OTHER = "listener", "independent"
+NONE: Mapping[str, Any] = {"value": None, "low": None, "high": None, "n": 0}
+"""What is not measured."""
+
+Captions = Mapping[str, str]
+"""Picture -> its caption, in the order of the test pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """Pictures to judge captions by.
+
+    Attributes:
+        pictures: all that candidate sets name.
+        names: of those that are captioned.
+        candidates: hard sets; None for none.
+        references: captions by people.
+        told: truth of the captioned pictures; empty where it is not known.
+        clusters: group of each captioned picture.
+        n: size of random candidate sets.
+        seed: of the random sets and the resamples.
+    """
+
+    __test__ = False  # pytest: no test
+
+    pictures: Pictures
+    names: tuple[str, ...]
+    candidates: pd.DataFrame | None = None
+    references: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    told: Mapping[str, Truth] = field(default_factory=dict)
+    clusters: tuple[str, ...] = ()
+    n: int = 100
+    seed: int = 0
+
+    def interval(self, value: Float[np.ndarray, " names"]) -> Interval:
+        """Mean with its interval, resampled by cluster."""
+        return bootstrap(mean, value, clusters=self.clusters or None, seed=self.seed)
+
+    def change(self, before: np.ndarray, after: np.ndarray) -> Interval:
+        """Mean of after less before, paired."""
+        return bootstrap(
+            mean_difference, after, before, paired=True, clusters=self.clusters or None, seed=self.seed
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A listener with its view of the test pictures.
+
+    Attributes:
+        role: "listener" for the one that gave the rewards, "independent" for one that did not.
+        listener: itself.
+        targets: the captioned pictures, in order.
+        shown: every picture of the candidate sets; the same as the targets where there are no such sets.
+    """
+
+    role: str
+    listener: Listener
+    targets: Gallery
+    shown: Gallery
+
+    @classmethod
+    def of(cls, role: str, listener: Listener, test: TestSet) -> Judge:
+        """The listener after a look at every test picture.
+
+        Raises:
+            DataError: a picture that cannot be read.
+        """
+        targets = listener.gallery(test.pictures.select(test.names))
+        return cls(
+            role, listener, targets, targets if test.candidates is None else listener.gallery(test.pictures)
+        )
+
+
+def retrieval(test: TestSet, judges: Sequence[Judge], before: Captions, after: Captions) -> pd.DataFrame:
+    """P@1 of each listener on random and on hard candidate sets, before and after.
+
+    Columns: listener (its role), name, candidates ("random" or "hard"), size (of a set), before, before_low,
+    before_high, after, after_low, after_high, change, change_low, change_high, n (captions).
+    """
+    rows = []
+    for judge in judges:
+        n = min(test.n, len(set(judge.targets.keys)))
+        kinds: list[tuple[str, Gallery, dict[str, Any], int]] = []
+        kinds.append((RANDOM, judge.targets, {"n": n, "seed": test.seed}, n))
+        if test.candidates is not None:
+            size = int(test.candidates["candidates"].map(len).max())
+            kinds.append((HARD, judge.shown, {"candidates": test.candidates}, size))
+        for kind, gallery, how, size in kinds:
+            sides = ([captions[name] for name in test.names] for captions in (before, after))
+            first, second = (judge.listener.hits(1, texts, gallery, **how) for texts in sides)
+            row: dict[str, Any] = {
+                "listener": judge.role,
+                "name": judge.listener.name,
+                "candidates": kind,
+                "size": size,
+            }
+            rows.append(row | _pair(test.interval(first), test.interval(second), test.change(first, second)))
+    return pd.DataFrame(rows)
+
+
+def _pair(before: Interval, after: Interval, change: Interval) -> dict[str, Any]:
+    """The columns of a quantity before and after."""
+    cells: dict[str, Any] = {}
+    for name, one in (("before", before), ("after", after), ("change", change)):
+        cells |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+    return cells | {"n": before.n}
+
+
+def p_at_1(table: pd.DataFrame, candidates: str = RANDOM) -> dict[str, dict[str, Any]]:
+    """P@1 of the two listeners before and after, each as value, low, high and n; None for what was not measured."""
+    found: dict[str, dict[str, Any]] = {}
+    for role, prefix in ((FIRST, ""), (OTHER, "independent_")):
+        rows = table[(table["listener"] == role) & (table["candidates"] == candidates)]
+        for when in ("before", "after"):
+            found[prefix + when] = dict(NONE)
+            if len(rows):
+                row = rows.iloc[0]
+                ends = {"value": row[when], "low": row[f"{when}_low"], "high": row[f"{when}_high"]}
+                found[prefix + when] = {key: _plain(one) for key, one in ends.items()} | {"n": int(row["n"])}
+    return found
+
+
+def _plain(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def wording(test: TestSet, before: Captions, after: Captions) -> pd.DataFrame:
+    """Columns captions (before, after and people, where given), length, repetition, vocabulary and n."""
+    told = [captions[0] for name in test.names if (captions := test.references.get(name))]
+    sides = {"before": list(before.values()), "after": list(after.values())} | (
+        {"people": told} if told else {}
+    )
+    rows = [{"captions": side, **words_of(texts), "n": len(texts)} for side, texts in sides.items()]
+    return pd.DataFrame(rows)
+
+
+def truthfulness(test: TestSet, before: Captions, after: Captions) -> pd.DataFrame:
+    """Hallucinated and omitted attributes before and after, and of people's first captions: shares with intervals.
+
+    Columns: captions, hallucinated (share of the named values), omitted (share of the true ones), each with low and
+    high; named (values per caption), n. Values that no reference of the test pictures names do not count. Empty where
+    the pictures come without a truth.
+    """
+    if not test.told:
+        return pd.DataFrame()
+    people = {name: test.references[name][0] for name in test.names if test.references.get(name)}
+    every = [text for name in test.names for text in test.references.get(name, ())]
+    said = values_said(every, test.told.values()) if every else None
+    places = {name: place for place, name in enumerate(test.names)}
+    rows = []
+    for side, captions in {"before": before, "after": after, "people": people}.items():
+        if not captions:
+            continue
+        counts = faithfulness(captions, test.told, said)
+        groups = [test.clusters[places[item]] for item in counts["item"]] if test.clusters else None
+        row: dict[str, Any] = {"captions": side}
+        for name, of in (("hallucinated", "named"), ("omitted", "true")):
+            top, base = (counts[column].to_numpy(float) for column in (name, of))
+            one = share(top, base, groups, test.seed)
+            row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+        rows.append(row | {"named": float(counts["named"].mean()), "n": len(counts)})
+    return pd.DataFrame(rows)
+
+
+def share(top: np.ndarray, base: np.ndarray, groups: Sequence[str] | None, seed: int) -> Interval:
+    """A ratio of sums with its interval; nan where there is nothing to take a share of."""
+    if not base.sum():
+        return Interval(math.nan, math.nan, math.nan, len(base))
+    kept = base > 0  # what has no such values adds nothing to either sum
+    clusters = None if groups is None else np.asarray(groups)[kept]
+    return bootstrap(ratio_of_sums, top[kept], base[kept], paired=True, clusters=clusters, seed=seed)
+
+
+def warning_signs(table: pd.DataFrame, words: pd.DataFrame, truth: pd.DataFrame) -> tuple[str, ...]:
+    """Signs of reward hacking, one sentence each: captions that the listener of the training alone understands better.
+
+    Told are: repetition that rose to more than a tenth of the word pairs; captions twice as long as before and longer
+    than people's; a gain of the listener that is beyond chance beside an independent one without, or with a loss; more
+    attributes that are not in the picture, beyond the intervals.
+    """
+    signs = []
+    sides = _by(words, "captions")
+    old, new = sides["before"], sides["after"]
+    if new["repetition"] > max(0.1, old["repetition"]):
+        both = f"{new['repetition']:.2f} of their word pairs, {old['repetition']:.2f} before"
+        signs.append(f"Captions repeat themselves: {both}.")
+    longest = max(2 * old["length"], sides["people"]["length"] if "people" in sides else 0.0)
+    if new["length"] > longest:
+        signs.append(f"Captions have {new['length']:.1f} words, {old['length']:.1f} before.")
+    for kind, rows in table.groupby("candidates", sort=False):
+        change = _by(rows, "listener")
+        if {FIRST, OTHER} <= set(change) and change[FIRST]["change_low"] > 0 >= change[OTHER]["change_low"]:
+            signs.append(
+                f"On {kind} sets the listener of the training gained, and for the independent one no gain is "
+                f"distinguishable from chance ({change[OTHER]['change']:+.3f})."
+            )
+    if len(truth):
+        seen = _by(truth, "captions")
+        if seen["after"]["hallucinated_low"] > seen["before"]["hallucinated_high"]:
+            both = f"{seen['after']['hallucinated']:.3f} of the values, {seen['before']['hallucinated']:.3f} before"
+            signs.append(f"Captions name more that is not in the picture: {both}.")
+    return tuple(signs)
+
+
+def _by(frame: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    """The rows of a frame by the value of a column."""
+    return {str(row[column]): {str(k): v for k, v in row.items()} for row in frame.to_dict("records")}
+
+
+def with_captions(test: TestSet, before: Captions, after: Captions) -> pd.DataFrame:
+    """The captions themselves: columns item, before, after, reference (the first of people's, or empty)."""
+    people = [(test.references.get(name) or [""])[0] for name in test.names]
+    columns = {"before": [before[n] for n in test.names], "after": [after[n] for n in test.names]}
+    return pd.DataFrame({"item": list(test.names), **columns, "reference": people})

@@ -1,0 +1,264 @@
+"""The job of DiscriTune: captions before and after on files, killed anywhere, judged and written as a page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import small_speakers as small
+from trimtab.errors import ConfigError, ConfigProblems, DataError
+from trimtab.job import Elsewhere, carry_out
+from trimtab.refer.captions import evaluation
+from trimtab.refer.captions.evaluation import TestSet
+from trimtab.refer.captions.job import DiscriTuneConfig, sets_of
+from trimtab.refer.captions.listener import Listener
+from trimtab.refer.captions.result import DiscriTuneResult
+
+HEARS = {
+    "ear": {},
+    "other": {"deaf_to": ("disc",), "name": "other"},
+    "deaf": {"deaf_to": small.WORDS[:4], "name": "deaf"},
+}
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for the three models of a config, in folders that look like models."""
+    at = "trimtab.refer.captions.job"
+    monkeypatch.setattr(f"{at}.captioner", lambda source, prompt, device: small.Speaker())
+    loads = lambda source, **how: small.listener(**HEARS[Path(source).name])  # noqa: E731
+    monkeypatch.setattr(Listener, "from_pretrained", loads)
+    monkeypatch.setattr(
+        f"{at}.write",
+        lambda model, target, card: (target.mkdir(exist_ok=True), (target / "README.md").write_text(card)),
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path, models: None) -> DiscriTuneConfig:
+    for name in ("speaker", *HEARS):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    shown = small.pictures()
+    for folder in ("train", "test"):
+        (tmp_path / folder).mkdir()
+        for name in shown.names:
+            shown[name].save(tmp_path / folder / f"{name}.png")
+        scenes = [
+            {"objects": [dict(zip(("colour", "shape"), name.split("-"), strict=True))]}
+            for name in shown.names
+        ]
+        rows = {"file_name": [f"{n}.png" for n in shown.names], "scene": list(map(json.dumps, scenes))}
+        rows["family"] = [name.split("-")[0] for name in shown.names]
+        pd.DataFrame(rows).to_csv(tmp_path / folder / "metadata.csv", index=False)
+    sets = [
+        [
+            name,
+            *(other for other in shown.names if other.split("-")[0] == name.split("-")[0] and other != name),
+        ]
+        for name in shown.names
+    ]
+    hard = pd.DataFrame(
+        {"item": shown.names, "candidates": list(map(json.dumps, sets)), "target": shown.names}
+    )
+    hard.to_csv(tmp_path / "hard.csv", index=False)
+    said = small.full_captions()
+    pd.DataFrame({"item": list(said), "caption": list(said.values())}).to_csv(
+        tmp_path / "people.csv", index=False
+    )
+    places = {name: str(tmp_path / name) for name in ("train", "test", "ear", "other", "speaker")}
+    return DiscriTuneConfig(
+        captioner=places["speaker"],
+        listener=places["ear"],
+        independent=places["other"],
+        pictures=places["train"],
+        test=places["test"],
+        candidates=str(tmp_path / "hard.csv"),
+        references=str(tmp_path / "people.csv"),
+        n_negatives=7,
+        batch_size=8,
+        lr=0.1,
+        steps=30,
+        evaluate_every=10,
+        checkpoint_every=10,
+        max_new_tokens=3,
+        n_random=8,
+        watched=8,
+    )
+
+
+def test_a_run_from_files_to_a_page(config: DiscriTuneConfig, tmp_path: Path) -> None:
+    result = carry_out(config, tmp_path / "run")
+    assert isinstance(result, DiscriTuneResult)
+    kinds = result.retrieval[["listener", "candidates", "size", "n"]].to_numpy().tolist()
+    assert kinds == [
+        [who, kind, size, 16]
+        for who in ("listener", "independent")
+        for kind, size in (("random", 8), ("hard", 4))
+    ]
+    assert (result.retrieval["change"] > 0.1).all()
+    assert result.p_at_1["after"]["value"] > result.p_at_1["before"]["value"] + 0.2
+    values = json.loads(result.to_json())
+    assert list(values)[:2] == ["p_at_1", "p_at_1_hard"]
+    assert set(values["p_at_1"]) == {"before", "after", "independent_before", "independent_after"}
+    assert all(set(one) == {"value", "low", "high", "n"} for one in values["p_at_1"].values())
+    cider = result.scores.set_index("score").loc["CIDEr"]
+    assert cider["after"] > cider["before"]
+    truth = result.truth.set_index("captions")
+    assert truth.loc["people", ["hallucinated", "omitted"]].tolist() == [0, 0]
+    assert truth.loc["after", "omitted"] < truth.loc["before", "omitted"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 12
+    assert "before: " in page
+    assert page.count("hard, independent") == 2
+    assert DiscriTuneResult.load(tmp_path / "run").to_json() == result.to_json()
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert f"| listener | random 8 | {result.retrieval['before'][0]:.3f} |" in card
+    assert "P@1" in repr(result)
+
+
+def test_killed_anywhere_it_ends_in_the_same_result(
+    config: DiscriTuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, references="", independent="", candidates="", steps=20)
+    whole = carry_out(config, tmp_path / "whole")
+
+    def killed_at(step: int) -> Any:
+        def progress(done: int, total: int) -> None:
+            if done == step:
+                raise RuntimeError("killed")
+
+        return progress
+
+    def killed_after(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        carry_out(config, tmp_path / "training", killed_at(17))
+    assert _facts(carry_out(config, tmp_path / "training")) == _facts(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "truthfulness", killed_after)
+        with pytest.raises(RuntimeError, match="killed"):
+            carry_out(config, tmp_path / "evaluation")
+    assert _facts(carry_out(config, tmp_path / "evaluation")) == _facts(whole)
+
+
+def _facts(result: Any) -> str:
+    return str(replace(result, seconds=0.0).to_json()) + result.history.to_json()
+
+
+def test_without_tables_and_test_pictures_a_tenth_is_held_out(
+    config: DiscriTuneConfig, tmp_path: Path
+) -> None:
+    bare = replace(config, test="", candidates="", references="", independent="", batch_size=7, steps=2)
+    train, test = sets_of(bare)
+    assert len(train) == 14
+    assert len(test.names) == 2
+    assert not set(train.names) & set(test.names)
+    result = carry_out(bare, tmp_path / "run")
+    assert result.p_at_1_hard["after"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert result.p_at_1["independent_after"]["value"] is None
+    assert len(result.scores) == 0
+    assert "report" not in result.summary()
+
+
+def test_intervals_by_cluster_are_those_of_the_bootstrap_over_families(config: DiscriTuneConfig) -> None:
+    _, test = sets_of(replace(config, cluster="family"))
+    assert test.clusters == tuple(name.split("-")[0] for name in test.names)
+    values = np.arange(16.0)
+    assert test.interval(values).n == 4
+    assert test.change(values, values + 1).value == 1
+    assert test.change(values, values + 1).low == 1
+
+
+def test_problems_of_a_config_at_once(config: DiscriTuneConfig, tmp_path: Path) -> None:
+    wrong = replace(
+        config,
+        pictures=str(tmp_path / "trian"),
+        candidates=str(tmp_path / "hard.tsv"),
+        independent=config.listener,
+        references="",
+        human=0.5,
+        samples=1,
+        num_beams=0,
+    )
+    text = "\n".join(map(str, wrong.problems()))
+    for part in (
+        "pictures: got",
+        "candidates: got",
+        "independent: got the same as listener, expected one that gives no rewards",
+        "references: got none, with cross_entropy=0 and human=0.5",
+        "samples: got 1",
+        "num_beams: got 0",
+    ):
+        assert part in text, part
+    assert not list(config.problems())
+
+
+def test_data_that_does_not_do_is_refused_before_a_model_is_loaded(
+    config: DiscriTuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.refer.captions.job.captioner", lambda *_, **__: pytest.fail("loaded"))
+    table = pd.read_csv(tmp_path / "hard.csv")
+    table.loc[0, "target"] = "blue-bar"
+    table.to_csv(tmp_path / "no-target.csv", index=False)
+    pd.DataFrame({"item": ["nobody"], "caption": ["red"]}).to_csv(tmp_path / "strange.csv", index=False)
+    for change, message in (
+        ({"candidates": str(tmp_path / "no-target.csv")}, "target 'blue-bar' of item 'red-disc'"),
+        (
+            {"references": str(tmp_path / "strange.csv")},
+            "references: got no reference of any of 16 test pictures",
+        ),
+        ({"attributes": ("colour",)}, "test: got no column 'colour' in the metadata"),
+    ):
+        with pytest.raises(DataError, match=message):
+            carry_out(replace(config, **change), tmp_path / "run")
+    with pytest.raises(
+        ConfigProblems, match=r"cluster: got 'famly', expected a column of the metadata.*; try 'family'"
+    ):
+        carry_out(replace(config, cluster="famly"), tmp_path / "run")
+    with pytest.raises(ConfigError, match="got several processes, expected one process"):
+        config.run(Elsewhere(tmp_path), lambda *_: None)
+
+
+def test_a_survey_decodes_every_picture(config: DiscriTuneConfig, tmp_path: Path) -> None:
+    survey = config.survey()
+    assert survey.problems == ()
+    assert survey.tables["pictures"].to_numpy().tolist() == [["pictures", 16, 0], ["test", 16, 16]]
+    (tmp_path / "train" / "red-box.png").write_bytes(b"")
+    (tmp_path / "test" / "blue-bar.png").write_bytes((tmp_path / "test" / "blue-bar.png").read_bytes()[:40])
+    found = [str(problem) for problem in config.survey().problems]
+    assert [text.partition(", /")[0] for text in found] == [
+        "pictures, picture 'red-box'",
+        "test, picture 'blue-bar'",
+    ]
+    with pytest.raises(DataError, match="red-box"):
+        carry_out(config, tmp_path / "run")
+
+
+def test_signs_of_reward_hacking() -> None:
+    """A listener that is deaf to colours gains nothing from captions that the other learns from."""
+    shown = small.pictures()
+    test = TestSet(shown, shown.names, n=8)
+    before = dict.fromkeys(shown.names, "box")
+    after = small.full_captions()
+    judges = [
+        evaluation.Judge.of(evaluation.FIRST, small.listener(), test),
+        evaluation.Judge.of(evaluation.OTHER, small.listener(deaf_to=small.WORDS, name="deaf"), test),
+    ]
+    table = evaluation.retrieval(test, judges, before, after)
+    words = evaluation.wording(test, before, dict.fromkeys(shown.names, "red red red red"))
+    signs = evaluation.warning_signs(table, words, pd.DataFrame())
+    assert signs[0] == "Captions repeat themselves: 0.67 of their word pairs, nan before."
+    assert signs[1] == "Captions have 4.0 words, 1.0 before."
+    assert signs[2].startswith(
+        "On random sets the listener of the training gained, and for the independent one no gain"
+    )
+    fine = evaluation.wording(test, after, after)
+    assert evaluation.warning_signs(table.iloc[:1], fine, pd.DataFrame()) == ()
