@@ -40,7 +40,9 @@ def planted(rates: np.ndarray, groups: int, size: int, spread: float, seed: int)
     for (i, speaker), (j, listener) in product(enumerate(SPEAKERS), enumerate(LISTENERS)):
         right = (rng.random(groups * size) < rates[i, j] + shift).astype(float)
         cluster = np.repeat(np.arange(groups), size).astype(str)
-        parts.append(pd.DataFrame({"score": right, "cluster": cluster}).assign(speaker=speaker, listener=listener))
+        parts.append(
+            pd.DataFrame({"score": right, "cluster": cluster}).assign(speaker=speaker, listener=listener)
+        )
     return pd.concat(parts, ignore_index=True).assign(chance=0.1)
 
 
@@ -48,12 +50,16 @@ def block(name: str) -> list[dict[str, Any]]:
     rates, groups, size, spread = WORLDS[name]
     truth = np.array(rates)
     contrast = truth[0, 0] + truth[1, 1] - truth[0, 1] - truth[1, 0]
-    wanted = {f"{s} -> {x}": truth[i, j] for (i, s), (j, x) in product(enumerate(SPEAKERS), enumerate(LISTENERS))}
+    wanted = {
+        f"{s} -> {x}": truth[i, j] for (i, s), (j, x) in product(enumerate(SPEAKERS), enumerate(LISTENERS))
+    }
     wanted |= {"interaction": float(contrast)}
     held, wide = [], []
     for seed in range(FIRST_SEED, FIRST_SEED + DATA_SETS):
         answers = planted(truth, groups, size, spread, seed)
-        accuracy, _, one = interactions(answers, SPEAKERS, LISTENERS, PAIRS, None, Resampling(N_BOOT, seed=seed))
+        accuracy, _, one = interactions(
+            answers, SPEAKERS, LISTENERS, PAIRS, None, Resampling(N_BOOT, seed=seed)
+        )
         low, high = np.append(accuracy["low"], one.low), np.append(accuracy["high"], one.high)
         truths = np.array(list(wanted.values()))
         held.append((low <= truths) & (truths <= high))
@@ -64,14 +70,25 @@ def block(name: str) -> list[dict[str, Any]]:
         share = wilson(int(hits.sum()), len(hits))
         row = {"world": name, "groups": groups, "answers_per_group": size, "statistic": what, "truth": value}
         row |= {"covered": share.value, "covered_interval": [share.low, share.high], "n": share.n}
-        rows.append(row | {"mean_width": float(np.mean(np.array(wide)[:, k])), "within_92_98": 0.92 <= share.value <= 0.98})
+        rows.append(
+            row
+            | {
+                "mean_width": float(np.mean(np.array(wide)[:, k])),
+                "within_92_98": 0.92 <= share.value <= 0.98,
+            }
+        )
     return rows
 
 
 def main() -> None:
     rows = [row for name in WORLDS for row in block(name)]
     settings = {"data_sets": DATA_SETS, "n_boot": N_BOOT, "seeds": [FIRST_SEED, FIRST_SEED + DATA_SETS - 1]}
-    write("coverage", {"rows": rows, "all_within_92_98": all(row["within_92_98"] for row in rows)}, settings, "Wilson, over data sets")
+    write(
+        "coverage",
+        {"rows": rows, "all_within_92_98": all(row["within_92_98"] for row in rows)},
+        settings,
+        "Wilson, over data sets",
+    )
     for row in rows:
         print(row["world"], "|", row["statistic"], round(row["covered"], 3), round(row["mean_width"], 3))
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from trimtab.errors import ConfigError, DataError
 from trimtab.refer.candidates import read_candidates
-from trimtab.refer.intelligibility.answers import Sets, belief_of, decision, deranged, record_answers, recorded
+from trimtab.refer.intelligibility.answers import (
+    Sets,
+    belief_of,
+    decision,
+    deranged,
+    record_answers,
+    recorded,
+)
 from trimtab.refer.intelligibility.study import intelligibility
 
 FOUR = ["a", "b", "c", "d"]
@@ -24,7 +31,11 @@ CAPTIONS = {name: f"caption of {name}" for name in FOUR}
 def asks(**changed: Any) -> Any:
     """A study of one speaker and one listener, but for what is changed."""
     choices = pd.DataFrame({"item": FOUR, "choice": ["a", "b", "c", "a"]})
-    given_: dict[str, Any] = {"speakers": {"people": CAPTIONS}, "listeners": {"people": choices}, "n_boot": 50}
+    given_: dict[str, Any] = {
+        "speakers": {"people": CAPTIONS},
+        "listeners": {"people": choices},
+        "n_boot": 50,
+    }
     return intelligibility(**({"candidates": CANDIDATES} | given_ | changed))
 
 
@@ -62,7 +73,12 @@ def test_a_callable_that_chooses_and_its_controls() -> None:
 
     result = asks(listeners={"asked": hears})
     controls = result.controls.set_index("control")["accuracy"]
-    assert controls.to_dict() == {"captions": 1.0, "shuffled captions": 0.0, "no caption": 0.25, "chance": 0.25}
+    assert controls.to_dict() == {
+        "captions": 1.0,
+        "shuffled captions": 0.0,
+        "no caption": 0.25,
+        "chance": 0.25,
+    }
     assert sorted(heard[1]) == sorted(CAPTIONS.values())
     assert all(shuffled != own for shuffled, own in zip(heard[1], heard[0], strict=True))
     assert np.isnan(result.answers["confidence"]).all()
@@ -86,9 +102,13 @@ def test_permuting_answers_agrees_with_the_closed_form() -> None:
 
 
 def test_items_with_candidates_of_their_own_cannot_be_shuffled() -> None:
-    candidates = pd.DataFrame({"item": ["a", "c"], "candidates": [["a", "b"], ["c", "d"]], "target": ["a", "c"]})
+    candidates = pd.DataFrame(
+        {"item": ["a", "c"], "candidates": [["a", "b"], ["c", "d"]], "target": ["a", "c"]}
+    )
     choices = pd.DataFrame({"item": ["a", "c"], "choice": ["a", "d"]})
-    controls = asks(candidates=candidates, listeners={"x": choices}, missing="drop").controls.set_index("control")
+    controls = asks(candidates=candidates, listeners={"x": choices}, missing="drop").controls.set_index(
+        "control"
+    )
     assert np.isnan(controls.loc["shuffled captions", "accuracy"])
     assert controls.loc["shuffled captions", "reason"] == "no two items with the same candidates"
     assert controls.loc["no caption", "reason"] == "not recorded"
@@ -120,8 +140,12 @@ def test_no_choice_counts_as_wrong_and_is_noted() -> None:
 
 
 def test_speakers_of_a_record_are_told_apart() -> None:
-    choices = pd.DataFrame({"item": FOUR * 2, "choice": [*FOUR, *"aaaa"], "speaker": ["one"] * 4 + ["two"] * 4})
-    told = asks(speakers={"one": CAPTIONS, "two": CAPTIONS, "mute": CAPTIONS}, listeners={"x": choices}).accuracy
+    choices = pd.DataFrame(
+        {"item": FOUR * 2, "choice": [*FOUR, *"aaaa"], "speaker": ["one"] * 4 + ["two"] * 4}
+    )
+    told = asks(
+        speakers={"one": CAPTIONS, "two": CAPTIONS, "mute": CAPTIONS}, listeners={"x": choices}
+    ).accuracy
     assert told.set_index("speaker")["accuracy"].fillna(-1).to_dict() == {"one": 1.0, "two": 0.25, "mute": -1}
     assert told["n"].tolist() == [4, 4, 0]
 
@@ -143,16 +167,34 @@ def test_what_is_refused_before_anything_is_heard() -> None:
         ({"speakers": {"people": {"a": "x", "b": "y"}}}, "got 2 items without a caption: 'c', 'd', expected"),
         ({"candidates": absent}, "target 'e' of item 'd', expected one of its candidates"),
         ({"candidates": CANDIDATES.drop(columns="candidates")}, "no column 'candidates'"),
-        ({"listeners": {"x": wrong}}, "listener x, item 'c': got choice 'z', expected one of its 4 candidates"),
-        ({"listeners": {"x": short}}, r"item 'a': got log-probabilities of shape \(3,\), expected 4, one per"),
-        ({"listeners": {"x": nan}}, r"got log-probabilities \[0.0, nan, 0.0, 0.0\], expected numbers that are not nan"),
+        (
+            {"listeners": {"x": wrong}},
+            "listener x, item 'c': got choice 'z', expected one of its 4 candidates",
+        ),
+        (
+            {"listeners": {"x": short}},
+            r"item 'a': got log-probabilities of shape \(3,\), expected 4, one per",
+        ),
+        (
+            {"listeners": {"x": nan}},
+            r"got log-probabilities \[0.0, nan, 0.0, 0.0\], expected numbers that are not nan",
+        ),
         ({"listeners": {"x": unknown}}, "answers to 1 items without candidates: 'elsewhere'"),
         ({"listeners": {"x": twice}}, "two answers of listener 7 to item 'a'"),
         ({"listeners": {"x": choices, "y": hears}, "group": "sett"}, "group: got no column 'sett' in"),
         ({"listeners": {"x": choices}, "strata": ["kind"]}, "strata: got no column 'kind' in"),
-        ({"speakers": {"p": CAPTIONS, "q": CAPTIONS}, "listeners": {"x": choices}}, "listener x: got no column 'speaker'"),
-        ({"listeners": {"x": choices.assign(speaker="peple")}}, "speaker 'peple', expected one of .*; try 'people'"),
-        ({"listeners": {"x": pd.DataFrame({"item": FOUR})}}, "listener x: got neither a choice nor log-probabilities of 'a', 'b'"),
+        (
+            {"speakers": {"p": CAPTIONS, "q": CAPTIONS}, "listeners": {"x": choices}},
+            "listener x: got no column 'speaker'",
+        ),
+        (
+            {"listeners": {"x": choices.assign(speaker="peple")}},
+            "speaker 'peple', expected one of .*; try 'people'",
+        ),
+        (
+            {"listeners": {"x": pd.DataFrame({"item": FOUR})}},
+            "listener x: got neither a choice nor log-probabilities of 'a', 'b'",
+        ),
         ({"listeners": {"x": 3}}, "listener x: got a int, expected a Listener, a callable"),
     ]
     for changed, message in cases:
@@ -173,7 +215,10 @@ def test_a_callable_is_held_to_its_promise() -> None:
         (lambda texts, _: ["a"], "got 1 answers, expected one for each of 4 captions"),
         (lambda texts, _: ["nobody"] * len(texts), "choice 'nobody', expected one of its 4 candidates"),
         (lambda texts, _: [[0.0, 1.0]] * len(texts), r"shape \(2,\), expected 4, one per candidate"),
-        (lambda texts, _: [[-np.inf] * 4] * len(texts), "expected numbers that are not nan, at least one of them finite"),
+        (
+            lambda texts, _: [[-np.inf] * 4] * len(texts),
+            "expected numbers that are not nan, at least one of them finite",
+        ),
         (lambda texts, _: [None] * len(texts), r"log-probabilities of shape \(\)"),
     ):
         with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""Matrix and interaction: planted truths recovered, laws, closed forms; controls, calibration and caption statistics."""
+"""Matrix and interaction: planted truths recovered, laws, closed forms; controls, calibration, captions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def planted(rates: np.ndarray, groups: int, size: int, spread: float, seed: int)
     rng = np.random.default_rng(seed)
     shift = rng.uniform(-spread, spread, groups)
     rows = []
-    for (i, speaker), (j, listener) in product(enumerate(("people", "captioner")), enumerate(("people", "clip"))):
+    for (i, speaker), (j, listener) in product(
+        enumerate(("people", "captioner")), enumerate(("people", "clip"))
+    ):
         right = rng.random((groups, size)) < (rates[i, j] + shift)[:, None]
         for group in range(groups):
             rows += [(speaker, listener, float(one), 0.1, str(group)) for one in right[group]]
@@ -72,7 +74,9 @@ def test_intervals_hold_the_planted_matrix(rates: list, groups: int, size: int, 
     if spread:  # intervals that took answers for independent would fail here
         ends = []
         for seed in range(sets):
-            first_cell = planted(truth, groups, size, spread, 1000 + seed)["score"].to_numpy()[: groups * size]
+            first_cell = planted(truth, groups, size, spread, 1000 + seed)["score"].to_numpy()[
+                : groups * size
+            ]
             one = bootstrap(mean, first_cell, n_boot=200)
             ends.append(one.low <= truth[0, 0] <= one.high)
         assert np.mean(ends) < 0.85
@@ -101,7 +105,9 @@ def test_an_interaction_is_a_difference_of_differences_and_swapping_names_keeps_
     by_hand = a["people", "people"] + a["captioner", "clip"] - a["people", "clip"] - a["captioner", "people"]
     assert interaction.value == pytest.approx(by_hand)
     assert table["kind"].tolist() == ["own"]
-    swapped = interactions(answers, ["captioner", "people"], ["clip", "people"], PAIRS[::-1], None, Resampling(300))
+    swapped = interactions(
+        answers, ["captioner", "people"], ["clip", "people"], PAIRS[::-1], None, Resampling(300)
+    )
     assert swapped[2].value == pytest.approx(interaction.value)
     assert swapped[2].low == pytest.approx(interaction.low)
 
@@ -127,7 +133,11 @@ def test_own_pairs_and_their_squares() -> None:
 
 def test_a_control_splits_an_interaction() -> None:
     square = Square(("people", "rule"), ("tuned", "A"))
-    place = {(s, x): 2 * k + j for k, s in enumerate(("people", "tuned", "full")) for j, x in enumerate(("rule", "A"))}
+    place = {
+        (s, x): 2 * k + j
+        for k, s in enumerate(("people", "tuned", "full"))
+        for j, x in enumerate(("rule", "A"))
+    }
     found = control_squares([square], "full")
     assert [one.kind for one in found] == ["control", "own less control"] * 2
     for control, rest in (found[:2], found[2:]):
@@ -137,7 +147,11 @@ def test_a_control_splits_an_interaction() -> None:
 
 
 def test_a_perfect_cell_has_wilsons_interval_and_contrasts_keep_a_width() -> None:
-    values, cells, clusters = np.array([1.0] * 10 + [0.0, 1.0] * 5), np.repeat([0, 1], 10), np.tile(np.arange(10), 2)
+    values, cells, clusters = (
+        np.array([1.0] * 10 + [0.0, 1.0] * 5),
+        np.repeat([0, 1], 10),
+        np.tile(np.arange(10), 2),
+    )
     found = estimates(values, cells, clusters, 2, np.array([[1.0, -1.0]]), Resampling(200))
     one = wilson(10, 10)
     assert found.cells.loc[0, ["value", "low", "high"]].tolist() == [1.0, one.low, one.high]
@@ -238,7 +252,9 @@ def test_overlap_at_once_agrees_with_pairs() -> None:
 
 
 def test_statistics_of_captions_by_hand() -> None:
-    frame = pd.DataFrame({"item": ["1", "2", "3"], "caption": ["a red a red", "A red!", "a red"], "cluster": ["1", "2", "3"]})
+    frame = pd.DataFrame(
+        {"item": ["1", "2", "3"], "caption": ["a red a red", "A red!", "a red"], "cluster": ["1", "2", "3"]}
+    )
     told = caption_statistics({"s": frame}).iloc[0]
     assert (told["n"], told["words"], told["tokens"], told["types"]) == (3, pytest.approx(8 / 3), 8, 2)
     assert told["repetition"] == pytest.approx(0.5 / 3)
@@ -254,7 +270,9 @@ def test_a_speaker_who_is_only_wordier_is_no_clearer_at_equal_length() -> None:
         long = rng.random(2000) < chance
         right = rng.random(2000) < np.where(long, 0.9, 0.4)
         words = np.where(long, 9, 3)
-        rows += [(speaker, "x", float(r), w, str(k)) for k, (r, w) in enumerate(zip(right, words, strict=True))]
+        rows += [
+            (speaker, "x", float(r), w, str(k)) for k, (r, w) in enumerate(zip(right, words, strict=True))
+        ]
     answers = pd.DataFrame(rows, columns=["speaker", "listener", "score", "words", "cluster"])
     told = length_matched(answers, Resampling(300)).iloc[0]
     assert told["low"] < 0.5 * 0.6 < told["high"]
@@ -271,7 +289,12 @@ def test_strata_of_lists_and_of_numbers() -> None:
     items = [str(k) for k in range(12)]
     sets = pd.DataFrame({"item": items, "candidates": [["x", "y"]] * 12, "target": ["x"] * 12})
     captions = pd.DataFrame(
-        {"item": items, "caption": ["it"] * 12, "kinds": [["negation", "spatial"], ["spatial"], []] * 4, "turn": [0.0, 10.0, 2.0] * 4}
+        {
+            "item": items,
+            "caption": ["it"] * 12,
+            "kinds": [["negation", "spatial"], ["spatial"], []] * 4,
+            "turn": [0.0, 10.0, 2.0] * 4,
+        }
     )
     choices = pd.DataFrame({"item": items, "choice": ["x", "y", "x"] * 4})
     told = intelligibility({"s": captions}, {"l": choices}, sets, strata=["kinds", "turn"], n_boot=50).strata
