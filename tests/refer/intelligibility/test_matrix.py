@@ -57,11 +57,11 @@ def measured(answers: pd.DataFrame, n_boot: int = 300) -> tuple[pd.DataFrame, pd
 
 @pytest.mark.parametrize(
     ("rates", "groups", "size", "spread"),
-    [([[0.6, 0.5], [0.3, 0.8]], 60, 1, 0.0), ([[0.5, 0.4], [0.4, 0.3]], 30, 20, 0.25)],
+    [([[0.6, 0.5], [0.3, 0.8]], 60, 1, 0.0), ([[0.5, 0.4], [0.4, 0.3]], 30, 10, 0.3)],
     ids=["independent", "in-groups-no-interaction"],
 )
 def test_intervals_hold_the_planted_matrix(rates: list, groups: int, size: int, spread: float) -> None:
-    truth, held, sets = np.array(rates), [], 80
+    truth, held, sets = np.array(rates), [], 60
     contrast = truth[0, 0] + truth[1, 1] - truth[0, 1] - truth[1, 0]
     for seed in range(sets):
         accuracy, _, interaction = measured(planted(truth, groups, size, spread, 1000 + seed))
@@ -69,8 +69,10 @@ def test_intervals_hold_the_planted_matrix(rates: list, groups: int, size: int, 
         cells = ((low <= truth.ravel()) & (truth.ravel() <= high)).tolist()
         held.append([*cells, interaction.low <= contrast <= interaction.high])
     covered = np.mean(held, axis=0)
-    # 80 sets: 95 % within three standard errors; the 300 sets of the benchmark are held to 92 to 98 %.
-    assert (covered >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / sets)).all(), covered
+    # 60 sets: within three standard errors of 95 %; the benchmark says how 300 sets are covered.
+    error = np.sqrt(0.95 * 0.05 / sets)
+    assert abs(covered[:4].mean() - 0.95) < 3 * error, covered
+    assert covered[4] > 0.95 - 3 * error, covered
     if spread:  # intervals that took answers for independent would fail here
         ends = []
         for seed in range(sets):
@@ -263,21 +265,29 @@ def test_statistics_of_captions_by_hand() -> None:
     assert np.isnan(told["overlap"])
 
 
-def test_a_speaker_who_is_only_wordier_is_no_clearer_at_equal_length() -> None:
-    rng = np.random.default_rng(6)
-    rows = []
+def terse_and_wordy(seed: int) -> pd.DataFrame:
+    """Two speakers who are equally clear at a length; one says more of the longer captions."""
+    rng = np.random.default_rng(seed)
+    parts = []
     for speaker, chance in (("terse", 0.2), ("wordy", 0.8)):
-        long = rng.random(2000) < chance
-        right = rng.random(2000) < np.where(long, 0.9, 0.4)
-        words = np.where(long, 9, 3)
-        rows += [
-            (speaker, "x", float(r), w, str(k)) for k, (r, w) in enumerate(zip(right, words, strict=True))
-        ]
-    answers = pd.DataFrame(rows, columns=["speaker", "listener", "score", "words", "cluster"])
-    told = length_matched(answers, Resampling(300)).iloc[0]
-    assert told["low"] < 0.5 * 0.6 < told["high"]
-    assert told["matched_low"] < 0 < told["matched_high"]
-    assert told["support"] == 1
+        long = rng.random(500) < chance
+        right = (rng.random(500) < np.where(long, 0.9, 0.4)).astype(float)
+        part = pd.DataFrame(
+            {"score": right, "words": np.where(long, 9, 3), "cluster": np.arange(500).astype(str)}
+        )
+        parts.append(part.assign(speaker=speaker, listener="x"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_speaker_who_is_only_wordier_is_no_clearer_at_equal_length() -> None:
+    told = [length_matched(terse_and_wordy(seed), Resampling(200)).iloc[0] for seed in range(40)]
+    raw = [one["low"] <= 0.6 * 0.5 <= one["high"] for one in told]
+    matched = [one["matched_low"] <= 0 <= one["matched_high"] for one in told]
+    assert min(sum(raw), sum(matched)) >= 33  # of 40; 95 % are 38, and 33 or fewer come once in 200
+    errors = np.array([one["matched"] for one in told])
+    assert abs(errors.mean()) < 4 * errors.std() / np.sqrt(40)
+    assert all(one["support"] == 1 for one in told)
+    answers = terse_and_wordy(0)
     short = answers[(answers["speaker"] == "wordy") | (answers["words"] == 3)]
     by_hand = short[short["words"] == 3].groupby("speaker")["score"].mean()
     told = length_matched(short, Resampling(50)).iloc[0]
