@@ -1,8 +1,8 @@
 """Answers of listeners: what each of them made of a speaker's captions, one row per answer.
 
-A listener looks at a caption and a set of candidates, and answers with a choice or with log-probabilities. Models that
-look at pictures and callables are asked here, also with controls: a caption of another item, and none. Choices of people
-and log-probabilities that someone recorded are only checked and scored.
+A listener looks at a caption and a set of candidates, and answers with a choice or with log-probabilities. Models and
+callables are asked here, also with controls: a caption of another item, and none. Choices of people and
+log-probabilities that someone recorded are only checked and scored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from trimtab.data.tables import check_columns, has_value, labels
+from trimtab.data.tables import check_columns, has_value, labels, show
 from trimtab.errors import DataError, explain, nearest, refusal
 from trimtab.seeds import derive
 
@@ -144,6 +144,11 @@ def recorded(frame: pd.DataFrame, where: str, sets: Sets, speakers: Sequence[str
         ]
         return Record(table, tuple(beliefs), False, int(chosen.isna().sum()))
     names = sorted({name for item in table["item"] for name in sets.candidates[item]})
+    if lacking := [name for name in names if name not in table]:
+        there = [str(one) for one in table.columns]
+        got = f"neither a choice nor log-probabilities of {listed(lacking)} among columns {there[:12]}"
+        hint = nearest("choice", there) or nearest("log_probabilities", there)
+        raise refusal(where, got, "choice, log_probabilities, or a column for each candidate", hint)
     values = {name: table[name].to_numpy() for name in names}
     beliefs = [
         belief_of(
@@ -178,7 +183,7 @@ def _check_once(table: pd.DataFrame, where: str) -> None:
     twice = table.duplicated(keys)
     if twice.any():
         row = table[twice].iloc[0]
-        got = f"two answers of listener {row['listener_id']!r} to item {row['item']!r}"
+        got = f"two answers of listener {show(row['listener_id'])} to item {row['item']!r}"
         raise refusal(where, got, "one answer of a listener to a caption")
 
 

@@ -22,7 +22,7 @@ def bin_of(confidence: Float[np.ndarray, " n"], bins: int = BINS) -> np.ndarray:
     [0, 0, 1, 9]
     """
     # Rounded first: a sum of probabilities such as 0.30000000000000004 belongs to the bin of 0.3.
-    return np.clip(np.floor(np.round(confidence * bins, 9)).astype(int), 0, bins - 1)
+    return np.asarray(np.clip(np.floor(np.round(confidence * bins, 9)).astype(int), 0, bins - 1))
 
 
 def expected_calibration_error(
@@ -66,9 +66,9 @@ def calibration_table(
 
     Returns:
         Columns speaker, listener, accuracy, confidence (mean probability of the most probable candidate), p_target
-        (mean probability of the target), ece, ece_low, ece_high, brier (Brier 1950: mean of sum_k (p_k - y_k)^2, 0 best, 2
-        worst), brier_low, brier_high, n, n_groups. Resampling adds noise to bins, so intervals of the calibration error
-        lie high where answers are few.
+        (mean probability of the target), ece, ece_low, ece_high, brier (Brier 1950: mean of sum_k (p_k - y_k)^2, 0
+        best, 2 worst), brier_low, brier_high, n, n_groups. Resampling adds noise to bins, so intervals of the
+        calibration error lie high where answers are few.
     """
     rows = []
     for speaker, listener in pairs:
@@ -108,7 +108,9 @@ def reliability_table(
     for speaker, listener in pairs:
         mask = (answers["speaker"] == speaker) & (answers["listener"] == listener)
         own = answers[mask & answers["confidence"].notna()]
-        for number, part in own.groupby(bin_of(own["confidence"].to_numpy())):
+        place = bin_of(own["confidence"].to_numpy())
+        for number in np.unique(place):
+            part = own[place == number]
             n, right = len(part), float(part["score"].sum())
             share = wilson(round(right), n, confidence=draws.confidence)
             means = float(part["confidence"].mean()), right / n

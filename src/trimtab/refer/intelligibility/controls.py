@@ -51,6 +51,5 @@ def controls_table(
     asked = set(zip(answers["speaker"], answers["listener"], strict=True))
     absent = [pair not in asked for pair in zip(table["speaker"], table["listener"], strict=True)]
     table.loc[absent, "reason"] = "no answers"
-    order = {pair: row for pair, row in place.items()}
-    keys = [order[pair] for pair in zip(table["speaker"], table["listener"], strict=True)]
+    keys = [place[pair] for pair in zip(table["speaker"], table["listener"], strict=True)]
     return table.assign(key=keys).sort_values("key", kind="stable").drop(columns="key").reset_index(drop=True)

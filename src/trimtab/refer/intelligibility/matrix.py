@@ -108,20 +108,18 @@ def estimates(
         empty = pd.DataFrame({"value": np.nan, "low": np.nan, "high": np.nan}, index=range(len(weights)))
         return Estimates(nothing.assign(n=0, n_groups=0), empty.assign(n_groups=0))
     codes = np.unique(clusters, return_inverse=True)[1]
-    rows = np.column_stack([clustered.spread(values, cells, codes), np.ones(len(values))])
-    units = clustered.units_of(rows, cells, n_cells, codes)
-    used = [np.flatnonzero(row) for row in weights]
-
-    def function(totals: np.ndarray) -> np.ndarray:
-        means = clustered.quotient(totals[..., 0], totals[..., 1])
-        sums = [(means[..., one] * row[one]).sum(axis=-1) for one, row in zip(used, weights, strict=True)]
-        return np.concatenate([means, np.stack(sums, axis=-1)], axis=-1) if sums else means
-
-    settings = {"n_boot": draws.n_boot, "confidence": draws.confidence, "seed": draws.seed}
-    intervals = clustered.bootstrap_totals(function, units, **settings)  # type: ignore[arg-type]
+    spread = clustered.spread(values, cells, codes)
+    units = clustered.units_of(np.column_stack([spread, np.ones(len(values))]), cells, n_cells, codes)
+    intervals = clustered.bootstrap_totals(
+        _means, units, n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed
+    )
     table = _cells_table(values, cells, codes, n_cells, intervals, draws, bounds)
-    found = _contrast_table(weights, table, intervals, n_cells, bounds, cells, codes)
-    return Estimates(table, found)
+    rows = [_contrast(row, table, spread, cells, codes, draws, bounds) for row in weights]
+    return Estimates(table, pd.DataFrame(rows, columns=["value", "low", "high", "n_groups"]))
+
+
+def _means(totals: np.ndarray) -> np.ndarray:
+    return clustered.quotient(totals[..., 0], totals[..., 1])
 
 
 def _cells_table(
@@ -155,30 +153,45 @@ def _cells_table(
     return pd.DataFrame({"value": means, "low": low, "high": high, "n": n, "n_groups": groups})
 
 
-def _contrast_table(
+def _contrast(
     weights: np.ndarray,
     table: pd.DataFrame,
-    intervals: clustered.Intervals,
-    n_cells: int,
-    bounds: tuple[float, float],
+    values: np.ndarray,
     cells: np.ndarray,
     codes: np.ndarray,
-) -> pd.DataFrame:
+    draws: Resampling,
+    bounds: tuple[float, float],
+) -> tuple[float, float, float, int]:
+    """A weighted sum of cells with its interval, and the clusters behind it.
+
+    All sums of a cluster are one entry of the units, since the clusters are the same in every cell: the interval then
+    has their degrees of freedom, not those of as many independent samples as there are cells.
+    """
     mean, low, high = (table[name].to_numpy() for name in ("value", "low", "high"))
-    rows = []
-    for number, row in enumerate(weights):
-        used = np.flatnonzero(row)
-        value = float((mean[used] * row[used]).sum())
-        ends = float(intervals.low[n_cells + number]), float(intervals.high[n_cells + number])
-        if np.isnan(value) or np.isnan(low[used]).any():
-            ends = np.nan, np.nan
-        elif np.isin(mean[used], bounds).any():
-            down = np.where(row > 0, mean - low, high - mean)[used] * row[used]
-            up = np.where(row > 0, high - mean, mean - low)[used] * row[used]
-            ends = value - float(np.sqrt((down**2).sum())), value + float(np.sqrt((up**2).sum()))
-        groups = len(np.unique(codes[np.isin(cells, used)]))
-        rows.append((value, *ends, groups))
-    return pd.DataFrame(rows, columns=["value", "low", "high", "n_groups"])
+    used = np.flatnonzero(weights)
+    mask = np.isin(cells, used)
+    groups, value = len(np.unique(codes[mask])), float((mean[used] * weights[used]).sum())
+    if np.isnan(value) or np.isnan(low[used]).any():
+        return value, np.nan, np.nan, groups
+    if np.isin(mean[used], bounds).any():
+        down = np.where(weights > 0, mean - low, high - mean)[used] * weights[used]
+        up = np.where(weights > 0, high - mean, mean - low)[used] * weights[used]
+        return value, value - float(np.hypot.reduce(down)), value + float(np.hypot.reduce(up)), groups
+    place = np.searchsorted(used, cells[mask])
+    entries = np.zeros((int(mask.sum()), 2 * len(used)))
+    entries[np.arange(len(entries)), 2 * place] = values[mask]
+    entries[np.arange(len(entries)), 2 * place + 1] = 1.0
+    units = clustered.units_of(entries, np.zeros(len(entries), dtype=int), 1, codes[mask])
+
+    def function(totals: np.ndarray) -> np.ndarray:
+        sums = totals[..., 0, :]
+        means = clustered.quotient(sums[..., 0::2], sums[..., 1::2])
+        return np.asarray((means * weights[used]).sum(axis=-1))[..., None]
+
+    found = clustered.bootstrap_totals(
+        function, units, n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed
+    )
+    return value, float(found.low[0]), float(found.high[0]), groups
 
 
 def own_pairs(own: Own | None, speakers: Sequence[str], listeners: Sequence[str]) -> tuple[Pair, ...]:

@@ -43,9 +43,9 @@ class Intelligibility(Result):
     """Result of a study of mutual intelligibility.
 
     Attributes:
-        p_at_1: of a speaker before and after it was tuned for a listener, with that listener and with one it was not
-            tuned for: `before`, `after`, `independent_before`, `independent_after`, each value, low, high and n (items);
-            empty where no speaker was tuned.
+        p_at_1: of a speaker before and after it was tuned for a listener, with that listener and with another one:
+            `before`, `after`, `independent_before`, `independent_after`, each value, low, high and n (items); empty
+            where no speaker was tuned.
         accuracy: speaker, listener, accuracy, low, high, n (answers), n_groups, chance; a row per cell, nan where
             nobody answered.
         interaction: of the own pairs.
@@ -173,7 +173,8 @@ class Intelligibility(Result):
     def summary(self) -> str:
         """The matrix in its best and worst cell, and the interaction in words."""
         known = self.accuracy[self.accuracy["n"] > 0]
-        best, worst = (known.loc[place] for place in (known["accuracy"].idxmax(), known["accuracy"].idxmin()))
+        places = int(known["accuracy"].argmax()), int(known["accuracy"].argmin())
+        best, worst = (known.iloc[place] for place in places)
         text = (
             f"{len(self.speakers)} speakers, {len(self.listeners)} listeners, {int(known['n'].sum())} answers. "
             f"Highest accuracy: {_cell_text(best)}; lowest: {_cell_text(worst)}; chance {_chance(known)}."
@@ -194,8 +195,8 @@ class Intelligibility(Result):
         yield Section("Interaction", list(_interaction_blocks(self)))
         rows = self.controls.assign(why=self.controls["reason"])
         caption = (
-            "Shuffled captions: each target with the caption, or the recorded answer, of another item. No caption: what a "
-            "listener picks unheard. Both at chance: the answers come from what captions say."
+            "Shuffled captions: each target with the caption, or the recorded answer, of another item. No caption: "
+            "what a listener picks unheard. Both at chance: the answers come from what captions say."
         )
         headings = {"speaker": "speaker", "listener": "listener", "heard": "control", "accuracy": ACCURACY}
         table = Table(written(rows, headings | {"answers": "n", "why none": "why"}), f"{caption} {covers}")
@@ -225,7 +226,7 @@ def interaction_text(result: Intelligibility) -> str:
     for row in each_row(result.interactions):
         if row.kind == "control" and not missing(row.value):
             less = f"{fixed(row.value, signed=True)} ({span(row.low, row.high, signed=True)})"
-            text += f" With {row.other_speaker}, who adapted to nobody, for the own speaker of {row.other_listener}: {less}."
+            text += f" With {row.other_speaker}, who adapted to nobody, as speaker of {row.other_listener}: {less}."
     for row in each_row(result.interactions):
         if row.kind == "own less control" and not missing(row.value):
             less = f"{fixed(row.value, signed=True)} ({span(row.low, row.high, signed=True)})"
@@ -257,9 +258,8 @@ def _covers(result: Intelligibility) -> str:
 def matrix_figure(result: Intelligibility) -> Figure:
     """Heat map of the matrix, with intervals in the cells."""
     rows, columns = result.speakers, result.listeners
-    table = result.accuracy.set_index(["speaker", "listener"])
-    cells = [[table.loc[(speaker, listener)] for listener in columns] for speaker in rows]
-    shares = [[float(cell["accuracy"]) for cell in line] for line in cells]
+    cells = [[result.cell(speaker, listener) for listener in columns] for speaker in rows]
+    shares = [[cell["value"] for cell in line] for line in cells]
     notes = [[_span(cell["low"], cell["high"]) for cell in line] for line in cells]
     label = "Accuracy by speaker and listener"
     return share_map(shares, rows, columns, notes=notes, title="Accuracy", label=label)
@@ -291,7 +291,7 @@ def _interaction_blocks(result: Intelligibility) -> Iterator[Text | Table]:
     headings = {"what": "what", "pair": "first", "other pair": "second", "interaction": VALUE}
     caption = (
         "Accuracy of the two pairs less that of the two crossed pairs. What makes a speaker easy for everyone or a "
-        "listener good with everyone cancels. An interaction that the control speaker shows as well is no co-adaptation."
+        "listener good with everyone cancels. An interaction that the control speaker shows too is no co-adaptation."
     )
     yield Table(
         written(rows, headings | {"groups": "n_groups", "why none": "reason"}), f"{caption} {_covers(result)}"
@@ -319,9 +319,10 @@ def _captions(result: Intelligibility) -> Table:
         "ambiguous": ("ambiguous", ".3"),
     }
     caption = (
-        "Same, in equal text: different words expected in as many words as the tersest speaker said. Said before: share of "
-        "words that their caption has already used. Of several items: share of captions said of more than one. Overlap: "
-        "Jaccard, with the same speaker's captions of the distractors. Ambiguous: share of captions that equal one of those."
+        "Same, in equal text: different words expected in as many words as the tersest speaker said. Said before: "
+        "share of words that their caption has already used. Of several items: share of captions said of more than "
+        "one. Overlap: Jaccard, with the same speaker's captions of the distractors. Ambiguous: share of captions "
+        "that equal one of those."
     )
     return Table(written(result.captions, headings), f"{caption} {_covers(result)}")
 
@@ -333,7 +334,10 @@ def _matched(result: Intelligibility) -> Iterator[Table]:
     headings |= {"other less speaker": ("difference", "low", "high", "+.3")}
     headings |= {"at equal length": ("matched", "matched_low", "matched_high", "+.3")}
     headings |= {"support": ("support", ".2"), "answers": "n"}
-    caption = "At equal length: the difference within bins of length, at the mix of both; support: answers in shared bins."
+    caption = (
+        "At equal length: the difference within bins of length, at the mix of both. Support: answers in bins that both "
+        "speakers have."
+    )
     yield Table(written(result.matched, headings), f"{caption} {_covers(result)}")
 
 
@@ -353,7 +357,7 @@ def _calibration(result: Intelligibility) -> Iterator[Any]:
     headings |= {"p(target)": ("p_target", ".3"), "calibration error": ("ece", "ece_low", "ece_high", ".3")}
     headings |= {"Brier": ("brier", "brier_low", "brier_high", ".3"), "answers": "n"}
     caption = (
-        "Calibration error: mean gap of confidence and accuracy over ten bins, above 0 by chance where answers are few. "
+        "Calibration error: mean gap of confidence and accuracy over ten bins, above 0 by chance where few answered. "
         "Brier: mean squared error of the probabilities, 0 to 2."
     )
     yield Table(written(result.calibration, headings), f"{caption} {_covers(result)}")

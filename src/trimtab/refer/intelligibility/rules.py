@@ -57,7 +57,7 @@ class Scene:
         return cls(tuple(_words(one) for one in objects), _words(rest))
 
     def fits(self, caption: Caption) -> bool:
-        """Whether everything that a caption says is true: its phrases of as many different objects, the rest of the scene.
+        """Whether a caption is true: its phrases of as many different objects, the rest of the whole scene.
 
         >>> scene = Scene.of({"objects": [{"shape": "disc", "colour": "red"}], "background": "grey"})
         >>> scene.fits(Caption.of("red disc on grey")), scene.fits(Caption.of("red and disc"))

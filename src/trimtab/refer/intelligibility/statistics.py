@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 from trimtab.numerics import cluster_bootstrap as clustered
@@ -19,6 +20,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 LENGTH_BINS = 5
 """Bins of length, at most, within which speakers are compared."""
 _EVERYTHING = (-np.inf, np.inf)
+_AT_ONCE = 256
 
 
 def words_of(caption: str) -> list[str]:
@@ -96,14 +98,14 @@ def caption_statistics(
 
     Args:
         speakers: name -> columns item, caption, cluster.
-        sets: candidate sets, for what captions share with the same speaker's captions of the distractors; None for none.
+        sets: candidate sets, for what captions share with those of distractors by the same speaker; or None.
         draws: settings of the intervals.
 
     Returns:
-        Columns speaker, n (captions), words (mean length), words_low, words_high, tokens, types, rarefied (types expected
-        in as many words as the speaker with fewest said), entropy_bits, repetition (see `repetition`, the mean),
-        repeats (share of captions that are also said of another item), overlap (mean Jaccard with captions of
-        distractors), overlap_low, overlap_high, ambiguous (share of captions that equal a distractor's).
+        Columns speaker, n (captions), words (mean length), words_low, words_high, tokens, types, rarefied (types
+        expected in as many words as the speaker with fewest said), entropy_bits, repetition (see `repetition`, the
+        mean), repeats (share of captions that are also said of another item), overlap (mean Jaccard with captions
+        of distractors), overlap_low, overlap_high, ambiguous (share of captions that equal a distractor's).
     """
     draws = draws or Resampling()
     said = {name: [words_of(one) for one in frame["caption"]] for name, frame in speakers.items()}
@@ -130,21 +132,37 @@ def caption_statistics(
 def _with_distractors(
     items: Sequence[str], said: Sequence[Sequence[str]], sets: Sets | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each caption its overlap with the captions of its distractors, and whether it equals one; nan without any."""
+    """For each caption its `overlap` with the captions of its distractors, and whether it equals one; nan without any.
+
+    All captions at once: words in common are products of rows of a captions x words matrix.
+    """
     shared, same = np.full(len(items), np.nan), np.full(len(items), np.nan)
     if sets is None:
         return shared, same
-    of_picture: dict[str, list[Sequence[str]]] = {}
-    for item, words in zip(items, said, strict=True):
-        of_picture.setdefault(sets.target[item], []).append(words)
-    for row, (item, words) in enumerate(zip(items, said, strict=True)):
-        distractors = (name for name in sets.candidates[item] if name != sets.target[item])
-        others = [one for name in distractors for one in of_picture.get(name, [])]
-        if others:
-            shared[row], same[row] = (
-                overlap(words, others),
-                float(any(list(words) == list(o) for o in others)),
-            )
+    number = {word: column for column, word in enumerate(sorted({w for words in said for w in words}))}
+    distinct = [sorted({number[word] for word in words}) for words in said]
+    ends = np.cumsum([0, *map(len, distinct)])
+    columns = np.array([column for row in distinct for column in row], dtype=int)
+    table = csr_array((np.ones(len(columns)), columns, ends), shape=(len(items), max(len(number), 1)))
+    pictures, of = np.unique([sets.target[item] for item in items], return_inverse=True)
+    place = {str(name): column for column, name in enumerate(pictures)}
+    members = csr_array((np.ones(len(items)), (np.arange(len(items)), of)), shape=(len(items), len(pictures)))
+    counts, sizes = np.bincount(of), np.diff(ends)
+    texts = [" ".join(words) for words in said]
+    known = {(text, int(picture)) for text, picture in zip(texts, of, strict=True)}
+    for start in range(0, len(items), _AT_ONCE):
+        rows = np.arange(start, min(start + _AT_ONCE, len(items)))
+        common = (table[rows] @ table.T).toarray()
+        either = sizes[rows, None] + sizes[None] - common
+        jaccard = np.divide(common, either, out=np.ones_like(common), where=either > 0)
+        sums = jaccard @ members
+        for line, row in enumerate(rows.tolist()):
+            item = items[row]
+            names = (name for name in sets.candidates[item] if name != sets.target[item])
+            others = [place[name] for name in names if name in place]
+            if others:
+                shared[row] = sums[line, others].sum() / counts[others].sum()
+                same[row] = float(any((texts[row], other) in known for other in others))
     return shared, same
 
 

@@ -130,7 +130,7 @@ def intelligibility(
     cells = [(s, x) for s in names[0] for x in names[1]]
     by = [by_stratum(answers, one, draws, bins if one == LENGTH else None) for one in strata]
     clustered = {name: study.with_cluster(frame) for name, frame in captions.items()}
-    settings = {
+    settings: dict[str, Any] = {
         "group": group,
         "own": [list(pair) for pair in pairs],
         "control": control,
@@ -172,7 +172,8 @@ class _Study:
         where = f"captions of {speaker}"
         frame = speaker_captions(source, where, empty=True)
         known = frame["item"].isin(list(self.sets.target))
-        lacking = [item for item in self.sets.target if item not in set(frame["item"])]
+        there = set(frame["item"])
+        lacking = [item for item in self.sets.target if item not in there]
         if lacking:
             self._leave_out(
                 where, lacking, "items without a caption", f"one of each of {len(self.sets.target)} items"
@@ -241,7 +242,8 @@ class _Study:
                 there = [*table.columns, *frame.columns, *self.sets.table.columns]
                 if column not in there:
                     kind = "group" if column == self.group else "strata"
-                    got = f"no column {column!r} in the answers of {listener}, the captions of {speaker} or the candidates"
+                    where = f"the answers of {listener}, the captions of {speaker} or the candidates"
+                    got = f"no column {column!r} in {where}"
                     shown = sorted({str(name) for name in there} - {"caption", "words", "candidates"})
                     raise refusal(kind, got, f"one of {shown}", nearest(column, shown))
 
