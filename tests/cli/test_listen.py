@@ -30,9 +30,7 @@ def world(tmp_path: Path) -> None:
 def test_a_task_is_written_answered_and_read_back(capsys: Capture) -> None:
     assert main(["listen", "shown", "people.csv", "captioner.jsonl", "-o", "task", "--seed", "3"]) == 0
     page, key, back = capsys.readouterr().out.splitlines()
-    assert page.startswith(
-        "task/page: 7 captions of 2 speakers (captioner, people), each among 9 pictures. Hand out"
-    )
+    assert page.startswith("task/page: 7 captions of captioner, people, each among 9 pictures. Hand out")
     assert key == "task/key.json: which picture is which. Keep it, and hand it to nobody."
     assert back.endswith("trimtab listen --read answers.csv --task task -o choices.csv")
     task = read_task(Path("task"))

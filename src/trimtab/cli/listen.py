@@ -122,7 +122,7 @@ def _write(arguments: Namespace) -> int:
         say(json.dumps({**facts, **counts, "candidates": sizes}, indent=1))
         return 0
     many = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    what = f"{len(task.trials)} captions of {len(task.speakers)} speakers ({', '.join(task.speakers)})"
+    what = f"{len(task.trials)} captions of {', '.join(task.speakers)}"
     say(
         f"{shown / 'page'}: {what}, each among {many} pictures. Hand out this folder; people open index.html."
     )
