@@ -84,7 +84,7 @@ def test_captions_are_those_of_transformers(kind, beams):
     speaker, images = speak(kind), pictured.random_pictures(6)
     features = speaker.features(images)
     expected = own_captions(kind, speaker.model.module, pixels(images), beams)
-    for size in (1, 4, 64):
+    for size in (4, 64):
         found = speaker.generate(features, max_new_tokens=12, num_beams=beams, batch_size=size)
         assert found.ids == expected
         assert found.ended == [len(row) < 12 for row in expected]
@@ -113,7 +113,7 @@ def test_draws_follow_the_log_probabilities():
     from scipy.stats import chisquare
 
     speaker = speak("prefix")
-    one, n = speaker.features(pictured.random_pictures(1)), 2000
+    one, n = speaker.features(pictured.random_pictures(1)), 1000
     drawn = speaker.generate(one[[0] * n], max_new_tokens=1, temperature=1.0, seeds=range(n), batch_size=n)
     found = torch.bincount(torch.tensor([row[0] if row else 1 for row in drawn.ids]), minlength=64)
     with torch.no_grad():
