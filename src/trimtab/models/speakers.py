@@ -27,7 +27,7 @@ from trimtab.models.tokenizer import Added, predicted
 EXPECTED = "a captioner: VisionEncoderDecoder, BLIP, Llava or a prefix captioner"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """What a frozen vision part sees of n pictures; the same every time, so it is computed once.
 
@@ -286,9 +286,10 @@ def need_speaker(model: Handle, what: str = "pictures") -> Speaker:
     Raises:
         ModelError: it is none: a language model or two towers, say.
     """
-    speaker = speaker_of(model.module)
+    module = getattr(model, "module", model)
+    speaker = speaker_of(module)
     if speaker is None:
-        got = f"{what} for a {type(unwrapped(model.module)).__name__}"
+        got = f"{what} for a {type(unwrapped(module)).__name__}"
         raise refusal(got, EXPECTED, "prompts alone, or another model")
     return speaker
 

@@ -20,7 +20,7 @@ from trimtab.errors import ShapeError, explain
 from trimtab.models.batches import check_listed, evaluating, pad_token, padded, token_rows
 from trimtab.models.decoding import Draws, neutral
 from trimtab.models.families import Handle, refusal, unwrapped
-from trimtab.models.inspection import check_model, device_of
+from trimtab.models.inspection import check_model, device_of, module_of
 from trimtab.models.pictures import pixel_batches
 from trimtab.models.speakers import (
     Blip,
@@ -334,7 +334,7 @@ def picture_batches(
         ShapeError: fewer texts than pictures, found where they end.
         DataError: a picture that cannot be decoded.
     """
-    network: Any = unwrapped(model.module)
+    network: Any = unwrapped(module_of(model))
     if "pixel_values" not in signature(network.forward).parameters:
         raise refusal(f"pictures for a {type(network).__name__}", "a model that sees", "texts alone")
     speaker = speaker_of(network)
