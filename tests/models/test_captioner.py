@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+import transformers as hf
 
 import pictured
 from captioners_by_hand import own_logits, pixels, start_of
@@ -303,4 +303,29 @@ def test_a_captioner_without_an_end_token():
     assert speaker.generate(features, max_new_tokens=4).ended == [False]
     with pytest.raises(ModelError, match="without an end token"):
         speaker.log_probabilities(features, [[5]], [True])
-    assert GenerationConfig().eos_token_id is None
+
+
+def test_llava_reads_what_its_processor_writes():
+    """The processor's own expansion of a picture's token and its chat template, row by row, against ours."""
+    template = (
+        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}){% else %}{{ c.text }}"
+        "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    )
+    processor = hf.LlavaProcessor(
+        pictured.clip_processor(),
+        pictured.words(added=False),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        image_token=")",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+    speaker = captioner(pictured.llava(), tokenizer=pictured.words(added=False), processor=processor)
+    assert speaker.prompt == ")Describe the picture.:"
+    images = pictured.random_pictures(3)
+    found = speaker.generate(speaker.features(images), max_new_tokens=8)
+    for image, ids in zip(images, found.ids, strict=True):
+        told = processor(images=image, text=speaker.prompt, return_tensors="pt")
+        out = speaker.model.module.generate(**told, max_new_tokens=8, do_sample=False, pad_token_id=2)
+        own = out[0][told["input_ids"].shape[1] :].tolist()
+        assert ids == (own[: own.index(1)] if 1 in own else own)
