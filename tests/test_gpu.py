@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+import pictured
 import tiny_models
 import worlds
 from steerings import random_steering
@@ -20,6 +21,8 @@ from trimtab.adapt.dynamics.mixer import DynaMiCS
 from trimtab.adapt.finetune import finetune
 from trimtab.adapt.mixers.fixed import Uniform
 from trimtab.data.tokens import tokenise
+from trimtab.models.captioner import captioner
+from trimtab.models.encoders import two_tower
 from trimtab.numerics.ranking import auroc, average_precision
 from trimtab.read.responses import Responses
 from trimtab.train.loop import Loop
@@ -185,3 +188,28 @@ def _on(given: Any, device: str) -> Any:
 
 def _tensors(output: Any) -> list[torch.Tensor]:
     return [value for value in output.values() if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.parametrize("kind", list(pictured.CAPTIONERS))
+def test_captions_and_their_log_probabilities_are_the_same(kind: str) -> None:
+    images, found = pictured.random_pictures(4), []
+    for device in ("cpu", "cuda"):
+        parts: Any = {"tokenizer": pictured.words(), "processor": pictured.clip_processor()}
+        speaker = captioner(pictured.CAPTIONERS[kind]().to(device), **parts)
+        features = speaker.features(images)
+        ids = speaker.encode(["a cat", "b", "two dogs", "c d"])
+        logp, _ = speaker.log_probabilities(features, ids, [True] * 4)
+        written = speaker.generate(features, max_new_tokens=6)
+        drawn = speaker.generate(features, max_new_tokens=6, temperature=1.0)
+        found.append((logp.detach().cpu(), written.ids, drawn.ids))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-3, rtol=1e-3)
+    assert found[0][1:] == found[1][1:]
+
+
+@pytest.mark.parametrize("kind", list(pictured.TOWERS))
+def test_embeddings_are_the_same(kind: str) -> None:
+    images, texts, found = pictured.random_pictures(4), ["a cat", "b"], []
+    for device in ("cpu", "cuda"):
+        tower = two_tower(pictured.TOWERS[kind]().to(device), pictured.words(), pictured.PROCESSORS[kind]())
+        found.append(torch.cat([tower.texts(texts), tower.pictures(images)]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=1e-3)

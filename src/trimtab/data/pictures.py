@@ -24,7 +24,7 @@ FILE_NAME = "file_name"
 _FOLDER = "a folder of pictures, with sub-folders and metadata.csv or metadata.jsonl where there are any"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Named pictures with a row of metadata each; files are decoded when they are asked for, every time.
 

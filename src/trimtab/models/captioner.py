@@ -18,8 +18,8 @@ from trimtab.models.inspection import check_model
 from trimtab.models.load import Model, load
 from trimtab.models.pictures import image_processor
 from trimtab.models.sites import canonical
-from trimtab.models.speakers import Speaker
-from trimtab.models.speaking import Captions, Decoding, Features
+from trimtab.models.speakers import Captions, Features, Speaker
+from trimtab.models.speaking import Decoding
 from trimtab.models.tokenizer import refuse_unknown
 from trimtab.runs.brief import one_line
 from trimtab.seeds import derive

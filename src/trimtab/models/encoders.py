@@ -138,7 +138,9 @@ class TwoTower:
             return cast("Tensor", network.get_text_features(**told).pooler_output)
         hidden = network.text_model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
         at = (batch.ids == self.end).int().argmax(1)  # the first: padding may be the same token
-        return cast("Tensor", network.text_projection(hidden[torch.arange(len(hidden)), at]))
+        return cast(
+            "Tensor", network.text_projection(hidden[torch.arange(len(hidden), device=hidden.device), at])
+        )
 
 
 def two_tower(

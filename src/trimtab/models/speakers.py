@@ -27,6 +27,48 @@ from trimtab.models.tokenizer import Added, predicted
 EXPECTED = "a captioner: VisionEncoderDecoder, BLIP, Llava or a prefix captioner"
 
 
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a frozen vision part sees of n pictures; the same every time, so it is computed once.
+
+    Attributes:
+        values: (n, d) or (n, patches, d), on the CPU, without gradient.
+    """
+
+    values: Float[Tensor, n * rest]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Features:
+        """Those of some rows, in their order; a row may come twice."""
+        picked = rows if isinstance(rows, slice | Tensor) else torch.tensor(list(rows), dtype=torch.long)
+        return Features(self.values[picked])
+
+    @property
+    def patches(self) -> int:
+        """How many vectors a picture has."""
+        return int(self.values.shape[1]) if self.values.ndim == 3 else 1
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions of n pictures.
+
+    Attributes:
+        texts: without special tokens and blanks at both ends.
+        ids: (n) tokens as they were written, up to the end token, which is left out.
+        ended: whether the speaker ended each, rather than ran out of tokens.
+    """
+
+    texts: list[str]
+    ids: list[list[int]]
+    ended: list[bool]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
 class Speaker(Protocol):
     """Speaker of one kind."""
 
@@ -244,9 +286,10 @@ def need_speaker(model: Handle, what: str = "pictures") -> Speaker:
     Raises:
         ModelError: it is none: a language model or two towers, say.
     """
-    speaker = speaker_of(model.module)
+    module = getattr(model, "module", model)
+    speaker = speaker_of(module)
     if speaker is None:
-        got = f"{what} for a {type(unwrapped(model.module)).__name__}"
+        got = f"{what} for a {type(unwrapped(module)).__name__}"
         raise refusal(got, EXPECTED, "prompts alone, or another model")
     return speaker
 

@@ -20,11 +20,13 @@ from trimtab.errors import ShapeError, explain
 from trimtab.models.batches import check_listed, evaluating, pad_token, padded, token_rows
 from trimtab.models.decoding import Draws, neutral
 from trimtab.models.families import Handle, refusal, unwrapped
-from trimtab.models.inspection import check_model, device_of
+from trimtab.models.inspection import check_model, device_of, module_of
 from trimtab.models.pictures import pixel_batches
 from trimtab.models.speakers import (
     Blip,
+    Captions,
     EncoderDecoder,
+    Features,
     Prefix,
     Speaker,
     default_prompt,
@@ -34,30 +36,6 @@ from trimtab.models.speakers import (
 )
 from trimtab.models.tokenizer import refuse_longer, refuse_unknown
 from trimtab.seeds import derive
-
-
-@dataclass(frozen=True)
-class Features:
-    """What a frozen vision part sees of n pictures; the same every time, so it is computed once.
-
-    Attributes:
-        values: (n, d) or (n, patches, d), on the CPU, without gradient.
-    """
-
-    values: Float[Tensor, n * rest]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Features:
-        """Those of some rows, in their order; a row may come twice."""
-        picked = rows if isinstance(rows, slice | Tensor) else torch.tensor(list(rows), dtype=torch.long)
-        return Features(self.values[picked])
-
-    @property
-    def patches(self) -> int:
-        """How many vectors a picture has."""
-        return int(self.values.shape[1]) if self.values.ndim == 3 else 1
 
 
 def features(model: Handle, pictures: Any, batch_size: int = 64) -> Features:
@@ -76,24 +54,6 @@ def features(model: Handle, pictures: Any, batch_size: int = 64) -> Features:
     if not seen:
         raise refusal("no pictures", "at least one")
     return Features(torch.cat(seen))
-
-
-@dataclass(frozen=True)
-class Captions:
-    """Captions of n pictures.
-
-    Attributes:
-        texts: without special tokens and blanks at both ends.
-        ids: (n) tokens as they were written, up to the end token, which is left out.
-        ended: whether the speaker ended each, rather than ran out of tokens.
-    """
-
-    texts: list[str]
-    ids: list[list[int]]
-    ended: list[bool]
-
-    def __len__(self) -> int:
-        return len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -374,7 +334,7 @@ def picture_batches(
         ShapeError: fewer texts than pictures, found where they end.
         DataError: a picture that cannot be decoded.
     """
-    network: Any = unwrapped(model.module)
+    network: Any = unwrapped(module_of(model))
     if "pixel_values" not in signature(network.forward).parameters:
         raise refusal(f"pictures for a {type(network).__name__}", "a model that sees", "texts alone")
     speaker = speaker_of(network)
