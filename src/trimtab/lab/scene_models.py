@@ -39,7 +39,7 @@ from transformers import (
 
 from trimtab.errors import ConfigError, DataError, explain, nearest
 from trimtab.lab.models import Progress, built_model, built_with, fast_tokenizer, model_folder
-from trimtab.lab.scene_captions import full_caption, is_true, partial_caption, vocabulary
+from trimtab.lab.scene_captions import is_true, partial_caption, vocabulary
 from trimtab.lab.scene_sets import SceneSet, held_out_scenes, training_scenes
 from trimtab.lab.scene_towers import (
     Counter,
@@ -93,7 +93,7 @@ class SceneModels:
     full: float = 0.2
     tower: Schedule = field(default_factory=lambda: Schedule(650))
     captioner: Schedule = field(default_factory=lambda: Schedule(600, 3e-3))
-    listener: Schedule = field(default_factory=lambda: Schedule(300, 3e-3, 128))
+    listener: Schedule = field(default_factory=lambda: Schedule(300, 2e-3, 128))
     width: int = 128
     layers: int = 3
     text_width: int = 96
@@ -134,7 +134,7 @@ def scene_model(
         expected = f"one of {SCENE_MODELS}"
         raise ConfigError(f"lab model: {explain(repr(name), expected, nearest(name, SCENE_MODELS))}")
     given = SceneModels() if settings is None else settings
-    about: dict[str, Any] = {"name": name, "recipe": RECIPE, "settings": asdict(given)}
+    about = _about(name, given, {"listener"} if name == CAPTIONER else {"captioner", "full"})
     target = model_folder(name, [about], cache)
     if target.is_dir():
         return target
@@ -144,6 +144,12 @@ def scene_model(
     counter.next()
     make = partial(_make_captioner if name == CAPTIONER else _make_listener, given, tower, counter)
     return built_model(target, about, make)
+
+
+def _about(name: str, settings: SceneModels, without: set[str]) -> dict[str, Any]:
+    """What a model is made from: all settings but those that do not concern it."""
+    concerned = {key: value for key, value in asdict(settings).items() if key not in without}
+    return {"name": name, "recipe": RECIPE, "settings": concerned}
 
 
 def scene_tokenizer(world: SceneWorld, *, framed: bool) -> PreTrainedTokenizerFast:
@@ -172,12 +178,8 @@ def caption_ids(texts: Sequence[str], world: SceneWorld, *, framed: bool) -> Int
 
 def _tower(settings: SceneModels, other: bool, cache: Path | None, counter: Counter) -> Path:
     """The folder of a trained tower with its features of the training pictures, made on first use."""
-    name, kept = (
-        f"scene-tower{'-other' if other else ''}",
-        ("world", "targets", "tower", "width", "layers", "seed"),
-    )
-    about = {"name": name, "recipe": RECIPE}
-    about |= {"settings": {key: value for key, value in asdict(settings).items() if key in kept}}
+    name = f"scene-tower{'-other' if other else ''}"
+    about = _about(name, settings, {"held_out", "full", "captioner", "listener", "text_width"})
 
     def make(folder: Path) -> dict[str, Any]:
         scenes, width = settings.training(), settings.width
@@ -248,7 +250,10 @@ def _make_captioner(settings: SceneModels, tower: Path, counter: Counter, folder
 
         def loss_of(rows: Tensor) -> Tensor:
             longest = int((labels[rows] != -100).sum(1).max())
-            loss: Tensor = model(encoder_outputs=(states[rows],), labels=labels[rows, :longest]).loss
+            mask = torch.ones(len(rows), longest, dtype=torch.long)  # padding comes last, and counts nowhere
+            target = labels[rows, :longest]
+            output = model(encoder_outputs=(states[rows],), labels=target, decoder_attention_mask=mask)
+            loss: Tensor = output.loss
             return loss
 
         fit(_learned(model), settings.captioner, draws(settings.captioner, len(scenes)), loss_of, counter)
@@ -269,7 +274,9 @@ def new_listener(settings: SceneModels, tower: CLIPVisionModel | SiglipVisionMod
         "pad_token_id": PAD,
     }
     if isinstance(tower, SiglipVisionModel):
-        bert = BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        bert = BertConfig(
+            **shape, initializer_range=0.1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )
         return VisionTextDualEncoderModel(vision_model=tower, text_model=BertModel(bert))
     text = CLIPTextConfig(**shape, bos_token_id=START, eos_token_id=END)
     config = CLIPConfig(
@@ -308,10 +315,10 @@ def _make_listener(settings: SceneModels, tower: Path, counter: Counter, folder:
 
 
 def _heard(scenes: SceneSet) -> list[str]:
-    """Captions that a listener learns from, six of each scene, one set after another: full, partial and terse ones."""
+    """Captions that a listener learns from, seven of each scene, a set after another: five full, a partial, a terse."""
     rng = np.random.default_rng(derive(scenes.seed, "heard"))
-    partials = [partial_caption(scene, rng) for _ in range(2) for scene in scenes.scenes]
-    return [*[full_caption(scene) for scene in scenes.scenes] * 3, *partials, *scenes.captions("terse")]
+    partials = [partial_caption(scene, rng) for scene in scenes.scenes]
+    return [*scenes.captions("full") * 5, *partials, *scenes.captions("terse")]
 
 
 def embedded(model: AnyListener, ids: Int[Tensor, "n T"]) -> Float[Tensor, "n d"]:
