@@ -52,7 +52,7 @@ def test_shuffled_captions_score_near_nothing(rows: list[dict[str, Any]]) -> Non
     turned = [row["clipcap_coco"] for row in rows[half:] + rows[:half]]
     value = caption_scores(turned, [row["refs"] for row in rows], n_boot=1).set_index("score")["value"]
     assert value["CIDEr-D"] < 0.05 * 108.35
-    assert value["BLEU-4"] < 0.1 * 32.15
+    assert value["BLEU-4"] < 0.15 * 32.15  # "a man riding a" is said of many pictures
 
 
 def test_identical_captions_score_their_maximum(rows: list[dict[str, Any]]) -> None:
