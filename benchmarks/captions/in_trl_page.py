@@ -69,8 +69,10 @@ def section(result: Mapping[str, Any]) -> str:
         "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for. "
         "*Own batch* takes negatives from TRL's batch, copies of the true picture among them."
     )
+    left = result["arms left out"]
+    out = f"Not run: {'; '.join(left)}. " if left else ""
     source = (
-        f"Measured on {result['date']} with TRL {result['versions']['trl']}: "
+        f"{out}Measured on {result['date']} with TRL {result['versions']['trl']}: "
         "[result](../benchmarks/results/captions/trl.json)."
     )
     heads = ["arm", *COLUMNS.values(), "words", "CPU s"]
