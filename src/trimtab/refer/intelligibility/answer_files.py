@@ -171,7 +171,9 @@ def _row(where: str, cells: Mapping[str, str], task: Task, trials: Mapping[str, 
     if fingerprint != task.fingerprint or trial not in trials:
         raise DataError(explain(f"trial {trial!r}", f"a trial of task {task.fingerprint!r}"))
     if not _LISTENER.fullmatch(listener):
-        raise DataError(explain(f"listener {listener!r:.80}", "a letter, then letters, digits, - and _, 64 at most"))
+        raise DataError(
+            explain(f"listener {listener!r:.80}", "a letter, then letters, digits, - and _, 64 at most")
+        )
     if choice not in trials[trial].candidates:
         raise DataError(explain(f"choice {choice!r}", f"a candidate of trial {trial!r}"))
     try:

@@ -96,7 +96,9 @@ class Task:
     seed: int = 0
 
     def __repr__(self) -> str:
-        return one_line("Task", f"{len(self.trials)} captions of {len(self.speakers)} speakers", self.fingerprint)
+        return one_line(
+            "Task", f"{len(self.trials)} captions of {len(self.speakers)} speakers", self.fingerprint
+        )
 
     @property
     def fingerprint(self) -> str:
