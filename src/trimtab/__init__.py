@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from trimtab.models.load import load as load
     from trimtab.read.experts.lens import ExpertLens as ExpertLens
     from trimtab.refer.bias.audit import naming_bias as naming_bias
+    from trimtab.refer.candidates import hard_candidates as hard_candidates
     from trimtab.refer.captions.discritune import DiscriTune as DiscriTune
     from trimtab.refer.captions.listener import Listener as Listener
     from trimtab.refer.captions.rewards import ListenerReward as ListenerReward
     from trimtab.refer.captions.scores import caption_scores as caption_scores
+    from trimtab.refer.intelligibility.study import intelligibility as intelligibility
     from trimtab.refer.lexicon.lexicon import Lexicon as Lexicon
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
@@ -82,6 +84,8 @@ _HOMES = {
     "Uniform": "trimtab.adapt.mixers.fixed",
     "caption_scores": "trimtab.refer.captions.scores",
     "finetune": "trimtab.adapt.finetune",
+    "hard_candidates": "trimtab.refer.candidates",
+    "intelligibility": "trimtab.refer.intelligibility.study",
     "load": "trimtab.models.load",
     "naming_bias": "trimtab.refer.bias.audit",
 }

@@ -87,6 +87,12 @@ _ALL = (
         "fine-tune a captioner so that a listener finds the picture (DiscriTune)",
         "arXiv 2304.01662",
     ),
+    System(
+        "intelligibility",
+        "trimtab.refer.intelligibility.job:IntelligibilityConfig",
+        "who understands whose captions: speakers x listeners, with controls and co-adaptation",
+        "arXiv 2210.11512",
+    ),
 )
 SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 

@@ -96,6 +96,48 @@ def heat_map(
     return figure
 
 
+def share_map(
+    shares: npt.ArrayLike,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    notes: Sequence[Sequence[str]] = (),
+    title: str = "",
+    label: str = "",
+) -> Figure:
+    """Heat map of shares, 0 pale to 1 dark, with the share and a note in every cell; nan is hatched and a dash.
+
+    Args:
+        shares: (rows, columns), in [0, 1].
+        rows: names from top to bottom.
+        columns: names from left to right.
+        notes: what stands under the share of each cell, such as its interval.
+        title: what stands above the axes.
+        label: the text alternative.
+    """
+    table = np.atleast_2d(np.asarray(shares, dtype=float))
+    width = max(figures.WIDTH, 1.9 + 0.95 * len(columns))
+    with figures.chart(0.9 + 0.5 * len(rows), title, label, width) as (figure, axes):
+        for i, j in np.ndindex(table.shape):
+            share = float(table[i, j])
+            known = np.isfinite(share)
+            fill = figures.share_colour(share) if known else "none"
+            look: dict[str, Any] = {"facecolor": fill, "hatch": None if known else "////"}
+            edge = figures.PAPER if known else figures.GRID
+            figures.tile(axes, i, j, linewidth=1.5, in_layout=False, edgecolor=edge, **look)
+            ink = ("#ffffff" if share > 0.55 else "#111820") if known else figures.INK
+            note = notes[i][j] if len(notes) else ""
+            height = i + (0.36 if note else 0.5)
+            axes.text(j + 0.5, height, fixed(share), color=ink, **figures.CENTRED, fontsize=9.5)
+            axes.text(j + 0.5, i + 0.73, note, color=ink, **figures.CENTRED, fontsize=7)
+        axes.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(rows), 1), 0))
+        axes.set_xticks(np.arange(len(columns)) + 0.5, short_names(columns, 13), parse_math=False)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 16), parse_math=False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
 def line_band(
     x: Sequence[float],
     y: Sequence[float],

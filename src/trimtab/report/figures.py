@@ -246,6 +246,11 @@ def signed_colour(strength: float) -> str:
     return str(to_hex(matplotlib.colormaps["RdBu_r"](0.5 + 0.42 * strength)))
 
 
+def share_colour(share: float) -> str:
+    """Pale at 0, dark violet at 1."""
+    return str(to_hex(matplotlib.colormaps["Purples"](0.08 + 0.84 * share)))
+
+
 def filling(number: int) -> dict[str, Any]:
     """Colour, and from the ninth domain on a hatch too, so that no two look the same."""
     hatch = HATCHES[(number // len(PALETTE)) % len(HATCHES)]
