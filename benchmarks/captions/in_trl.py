@@ -263,10 +263,11 @@ def judged(module: Any, seed: int) -> dict[str, Any]:
     return {"measures": found, "captions": texts[:4], "n": len(names)}
 
 
-def measured(seed: int, steps: int, lessons: int, runs: Path) -> list[dict[str, Any]]:
-    """Every arm of a seed; those that are kept are read."""
+def measured(seed: int, arms: list[str], steps: int, lessons: int, runs: Path) -> list[dict[str, Any]]:
+    """The arms of a seed; those that are kept are read."""
     rows, start = [], None
-    for arm, tune in ARMS.items():
+    for arm in arms:
+        tune = ARMS[arm]
         asked = {"seed": seed, "arm": arm, "steps": steps, "lessons": lessons}
         kept = runs / f"{seed}-{arm.replace(', ', '-').replace(' ', '-')}.json"
         if kept.is_file() and (row := read_json(kept))["asked"] == asked:
@@ -303,14 +304,15 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--smoke", action="store_true", help="does it run? Writes no result")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     steps, lessons = (2, 150) if given.smoke else (given.steps, LESSONS)
     runs = RUNS / "smoke" if given.smoke else RUNS
-    rows = [row for seed in given.seeds for row in measured(seed, steps, lessons, runs)]
-    by_arm = {arm: [row for row in rows if row["asked"]["arm"] == arm] for arm in ARMS}
+    rows = [row for seed in given.seeds for row in measured(seed, given.arms, steps, lessons, runs)]
+    by_arm = {arm: [row for row in rows if row["asked"]["arm"] == arm] for arm in given.arms}
 
     def values(arm: str, measure: str) -> list[float]:
         return [row["measures"][measure] for row in by_arm[arm]]
@@ -336,8 +338,9 @@ def main() -> None:
         "arms": {
             arm: {measure: over_seeds(values(arm, measure)) for measure in MEASURES}
             | {"cpu_s": over_seeds([row["cpu_s"] for row in by_arm[arm]])}
-            for arm in ARMS
+            for arm in given.arms
         },
+        "arms left out": [arm for arm in ARMS if arm not in given.arms],
         "differences": [
             {"arm": first, "less": second}
             | {
@@ -345,6 +348,7 @@ def main() -> None:
                 for measure in MEASURES
             }
             for first, second in PAIRS
+            if first in given.arms and second in given.arms
         ],
         "runs": rows,
     }

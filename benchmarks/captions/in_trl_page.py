@@ -66,11 +66,13 @@ def section(result: Mapping[str, Any]) -> str:
         f"own loop (`DiscriTune`) and by TRL: {settings['steps']} steps of {settings['pictures a step']} pictures with "
         f"{settings['captions a picture']} captions each, learning rate {settings['lr']:g}. "
         f"{settings['test pictures']} test pictures, {len(settings['seeds'])} seeds. Intervals: {result['interval']}; "
-        "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for. *Own "
-        "batch* takes negatives from TRL's batch, copies of the true picture among them."
+        "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for. "
+        "*Own batch* takes negatives from TRL's batch, copies of the true picture among them."
     )
+    left = result["arms left out"]
+    out = f"Not run: {'; '.join(left)}. " if left else ""
     source = (
-        f"Measured on {result['date']} with TRL {result['versions']['trl']}: "
+        f"{out}Measured on {result['date']} with TRL {result['versions']['trl']}: "
         "[result](../benchmarks/results/captions/trl.json)."
     )
     heads = ["arm", *COLUMNS.values(), "words", "CPU s"]

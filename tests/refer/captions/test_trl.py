@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -29,10 +30,11 @@ TESTS = Path(reward_run.__file__).parent
 @pytest.fixture(autouse=True)
 def _callers_generators() -> Any:
     """A trainer seeds every generator."""
-    state = np.random.get_state()
+    state, plain = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():
         yield
     np.random.set_state(state)
+    random.setstate(plain)
 
 
 @pytest.mark.parametrize("kind", ["GRPO", "RLOO"])

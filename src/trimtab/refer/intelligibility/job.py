@@ -275,7 +275,8 @@ class IntelligibilityConfig:
             if not towers:
                 got = "hard candidates without a model that embeds pictures"
                 raise ConfigError(explain(got, "a pair of towers among the listeners", "candidates: random"))
-            return hard_candidates(shown, towers[0], self.n_candidates - 1, self.seed)
+            vectors = towers[0].gallery(read_pictures(self.pictures)).vectors
+            return hard_candidates(shown, vectors, self.n_candidates - 1, self.seed)
         return read_candidates(self.candidates, shown)
 
     @staticmethod

@@ -216,10 +216,9 @@ def length_matched(answers: pd.DataFrame, draws: Resampling, bins: int = LENGTH_
             part = of_listener[of_listener["speaker"].isin([speaker, other])]
             if part["speaker"].nunique() < 2:
                 continue
-            found, support = _matched(part, speaker, bins, draws)
-            value, low, high = (np.asarray(end) for end in (found.values, found.low, found.high))
-            raw, at = (value[0], low[0], high[0]), (value[1], low[1], high[1])
-            rows.append((listener, speaker, other, *raw, *at, support, len(part), found.n))
+            raw = _raw(part, speaker, draws)
+            at, support = _matched(part, speaker, bins, draws)
+            rows.append((listener, speaker, other, *raw, *at, support, len(part), part["cluster"].nunique()))
     names = [
         "listener",
         "speaker",
@@ -234,9 +233,19 @@ def length_matched(answers: pd.DataFrame, draws: Resampling, bins: int = LENGTH_
     return pd.DataFrame(rows, columns=[*names, "support", "n", "n_groups"])
 
 
+def _raw(part: pd.DataFrame, speaker: str, draws: Resampling) -> tuple[float, float, float]:
+    """The difference of two speakers as it is, with its interval."""
+    codes = np.unique(part["cluster"].to_numpy().astype(str), return_inverse=True)[1]
+    cells = np.where(part["speaker"] == speaker, 0, 1)
+    found = estimates(part["score"].to_numpy(), cells, codes, 2, np.array([[-1.0, 1.0]]), draws)
+    row = found.contrasts.iloc[0]
+    return float(row["value"]), float(row["low"]), float(row["high"])
+
+
 def _matched(
     part: pd.DataFrame, speaker: str, bins: int, draws: Resampling
-) -> tuple[clustered.Intervals, float]:
+) -> tuple[tuple[float, float, float], float]:
+    """The difference at the mix of both, and its support; no interval where no resample differs."""
     place = length_bins(part["words"].to_numpy(dtype=float), bins)
     k = int(place.max()) + 1
     cells = np.where(part["speaker"] == speaker, 0, 1) * k + place
@@ -246,9 +255,12 @@ def _matched(
 
     def function(totals: np.ndarray) -> np.ndarray:
         split = totals.reshape(*totals.shape[:-2], 2, k, 2)
-        return clustered.gaps(split[..., 0], split[..., 1])[..., [0, 3]]
+        return clustered.gaps(split[..., 0], split[..., 1])[..., 3:]
 
     n = np.bincount(cells, minlength=2 * k).reshape(2, k)
     support = float(n[:, (n > 0).all(axis=0)].sum() / n.sum())
-    settings = {"n_boot": draws.n_boot, "confidence": draws.confidence, "seed": draws.seed}
-    return clustered.bootstrap_totals(function, units, **settings), support  # type: ignore[arg-type]
+    found = clustered.bootstrap_totals(
+        function, units, n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed
+    )
+    value, low, high = (float(end[0]) for end in (found.values, found.low, found.high))
+    return ((value, low, high) if low < high else (value, np.nan, np.nan)), support
