@@ -263,15 +263,16 @@ def judged(module: Any, seed: int) -> dict[str, Any]:
     return {"measures": found, "captions": texts[:4], "n": len(names)}
 
 
-def measured(seed: int, arms: list[str], steps: int, lessons: int, runs: Path) -> list[dict[str, Any]]:
+def measured(seed: int, steps: int, lessons: int, runs: Path, *, kept_only: bool) -> list[dict[str, Any]]:
     """The arms of a seed; those that are kept are read."""
     rows, start = [], None
-    for arm in arms:
-        tune = ARMS[arm]
+    for arm, tune in ARMS.items():
         asked = {"seed": seed, "arm": arm, "steps": steps, "lessons": lessons}
         kept = runs / f"{seed}-{arm.replace(', ', '-').replace(' ', '-')}.json"
         if kept.is_file() and (row := read_json(kept))["asked"] == asked:
             rows.append(row)
+            continue
+        if kept_only:
             continue
         start = taught(seed, lessons) if start is None else start
         module, cpu = copy.deepcopy(start), time.process_time()
@@ -304,18 +305,29 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    parser.add_argument(
+        "--kept", action="store_true", help="run nothing: the result of the arms that are done"
+    )
     parser.add_argument("--smoke", action="store_true", help="does it run? Writes no result")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     steps, lessons = (2, 150) if given.smoke else (given.steps, LESSONS)
     runs = RUNS / "smoke" if given.smoke else RUNS
-    rows = [row for seed in given.seeds for row in measured(seed, given.arms, steps, lessons, runs)]
-    by_arm = {arm: [row for row in rows if row["asked"]["arm"] == arm] for arm in given.arms}
+    rows = [row for seed in given.seeds for row in measured(seed, steps, lessons, runs, kept_only=given.kept)]
+    by_arm = {arm: [row for row in rows if row["asked"]["arm"] == arm] for arm in ARMS}
 
-    def values(arm: str, measure: str) -> list[float]:
-        return [row["measures"][measure] for row in by_arm[arm]]
+    def seeds(arm: str) -> list[int]:
+        return [row["asked"]["seed"] for row in by_arm[arm]]
+
+    def values(arm: str, measure: str, of: list[int] | None = None) -> list[float]:
+        """One a seed; `of` are the seeds that count."""
+        rows = [row for row in by_arm[arm] if of is None or row["asked"]["seed"] in of]
+        return [row["measures"][measure] for row in rows]
+
+    def gap(first: str, second: str, measure: str) -> dict[str, float]:
+        both = sorted(set(seeds(first)) & set(seeds(second)))
+        return over_seeds(list(np.subtract(values(first, measure, both), values(second, measure, both))))
 
     body = {
         "command": f"python benchmarks/captions/in_trl.py {' '.join(sys.argv[1:])}".strip(),
@@ -324,7 +336,7 @@ def main() -> None:
         "python": platform.python_version(),
         "hardware": hardware(),
         "settings": {
-            "seeds": given.seeds,
+            "seeds": sorted({row["asked"]["seed"] for row in rows}),
             "steps": steps,
             "pictures a step": PICTURES,
             "captions a picture": COPIES,
@@ -338,17 +350,13 @@ def main() -> None:
         "arms": {
             arm: {measure: over_seeds(values(arm, measure)) for measure in MEASURES}
             | {"cpu_s": over_seeds([row["cpu_s"] for row in by_arm[arm]])}
-            for arm in given.arms
+            for arm in ARMS
+            if by_arm[arm]
         },
-        "arms left out": [arm for arm in ARMS if arm not in given.arms],
         "differences": [
-            {"arm": first, "less": second}
-            | {
-                measure: over_seeds(list(np.subtract(values(first, measure), values(second, measure))))
-                for measure in MEASURES
-            }
+            {"arm": first, "less": second} | {measure: gap(first, second, measure) for measure in MEASURES}
             for first, second in PAIRS
-            if first in given.arms and second in given.arms
+            if set(seeds(first)) & set(seeds(second))
         ],
         "runs": rows,
     }

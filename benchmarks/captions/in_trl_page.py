@@ -56,27 +56,29 @@ def section(result: Mapping[str, Any]) -> str:
     settings, arms = result["settings"], []
     for arm, row in result["arms"].items():
         spans = [span(row[measure]) for measure in COLUMNS]
-        arms.append([arm, *spans, f"{row['words']['value']:.1f}", f"{row['cpu_s']['value']:.0f}"])
+        ends = [f"{row['words']['value']:.1f}", f"{row['cpu_s']['value']:.0f}", str(row["random"]["n"])]
+        arms.append([arm, *spans, *ends])
     gaps = []
     for row in result["differences"]:
         spans = [f"{span(row[measure], '+')} {verdict(row[measure])}" for measure in ("random", "hard")]
-        gaps.append([f"{row['arm']} less {row['less']}", *spans])
+        gaps.append([f"{row['arm']} less {row['less']}", *spans, str(row["random"]["n"])])
     about = (
         "[`in_trl.py`](../benchmarks/captions/in_trl.py): a tiny Llava on rendered scenes, tuned from one start by our "
         f"own loop (`DiscriTune`) and by TRL: {settings['steps']} steps of {settings['pictures a step']} pictures with "
         f"{settings['captions a picture']} captions each, learning rate {settings['lr']:g}. "
-        f"{settings['test pictures']} test pictures, {len(settings['seeds'])} seeds. Intervals: {result['interval']}; "
+        f"{settings['test pictures']} test pictures. Intervals: {result['interval']}; "
         "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for. "
         "*Own batch* takes negatives from TRL's batch, copies of the true picture among them."
     )
-    left = result["arms left out"]
-    out = f"Not run: {'; '.join(left)}. " if left else ""
     source = (
-        f"{out}Measured on {result['date']} with TRL {result['versions']['trl']}: "
+        f"Measured on {result['date']} with TRL {result['versions']['trl']}: "
         "[result](../benchmarks/results/captions/trl.json)."
     )
-    heads = ["arm", *COLUMNS.values(), "words", "CPU s"]
-    tables = table(heads, arms), table(["difference, paired by seed", "P@1 of 100", "P@1, hard"], gaps)
+    heads = ["arm", *COLUMNS.values(), "words", "CPU s", "seeds"]
+    tables = (
+        table(heads, arms),
+        table(["difference, paired by seed", "P@1 of 100", "P@1, hard", "seeds"], gaps),
+    )
     return "\n".join([fill(about, 130) + "\n", *tables, source + "\n"])
 
 

@@ -41,4 +41,4 @@ def test_the_page_is_what_the_result_says() -> None:
     for arm, row in result["arms"].items():
         runs = [run["measures"]["random"] for run in result["runs"] if run["asked"]["arm"] == arm]
         assert row["random"]["value"] == pytest.approx(sum(runs) / len(runs))
-        assert row["random"]["n"] == len(result["settings"]["seeds"]) == len(runs)
+        assert row["random"]["n"] == len(runs)
