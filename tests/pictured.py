@@ -71,6 +71,15 @@ def dual() -> Any:
     return _drawn(lambda: hf.VisionTextDualEncoderModel(make(seen, text, projection_dim=8)))
 
 
+def dual_clip(eos: int = 1) -> Any:
+    """A pair of CLIP's own towers, joined."""
+    text, vision = (tiny_models.CONFIGS[f"clip_{name}_model"]() for name in ("text", "vision"))
+    make = hf.VisionTextDualEncoderConfig.from_vision_text_configs
+    module = _drawn(lambda: hf.VisionTextDualEncoderModel(make(vision, text, projection_dim=8)))
+    module.config.text_config.eos_token_id = module.text_model.eos_token_id = eos
+    return module
+
+
 def ved(decoder: str = "gpt2", wide: bool = False) -> Any:
     """ViT and a decoder with cross-attention, of another width where it is wide."""
     if decoder == "gpt2":
@@ -122,7 +131,7 @@ def prefix(reading: str = "projected", text: str = "gpt2") -> Any:
     return _drawn(lambda: PrefixCaptioner(config))
 
 
-TOWERS: dict[str, Callable[[], Any]] = {"clip": clip, "siglip": siglip, "dual": dual}
+TOWERS: dict[str, Callable[[], Any]] = {"clip": clip, "siglip": siglip, "dual": dual, "dual_clip": dual_clip}
 CAPTIONERS: dict[str, Callable[[], Any]] = {
     "ved": ved,
     "ved_bert": lambda: ved("bert"),
@@ -132,7 +141,12 @@ CAPTIONERS: dict[str, Callable[[], Any]] = {
     "prefix_patches": lambda: prefix("patches", "llama"),
     "llava": llava,
 }
-PROCESSORS = {"clip": clip_processor, "siglip": siglip_processor, "dual": vit_processor}
+PROCESSORS = {
+    "clip": clip_processor,
+    "siglip": siglip_processor,
+    "dual": vit_processor,
+    "dual_clip": clip_processor,
+}
 
 
 def _drawn(build: Callable[[], Any]) -> Any:

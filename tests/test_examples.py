@@ -14,14 +14,19 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL's use of transformers
+@pytest.mark.filterwarnings("ignore:.*completions have no words.*:UserWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(
     example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "run")])
     runpy.run_path(str(example), run_name="__main__")
-    (page,) = (tmp_path / "run").rglob("report.html")
-    assert page.stat().st_size > 10_000
+    if example.name == "listener_reward.py":  # TRL's run: a model, and no page
+        assert (tmp_path / "run" / "model" / "config.json").is_file()
+    else:
+        (page,) = (tmp_path / "run").rglob("report.html")
+        assert page.stat().st_size > 10_000
     assert re.search("at (step|strength|the mix|distractors|AUC|a share)", capsys.readouterr().out)
 
 

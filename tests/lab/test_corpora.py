@@ -9,6 +9,7 @@ from trimtab.errors import DataError
 from trimtab.lab import corpora as sources
 from trimtab.lab import corpora as under_test
 from trimtab.lab.corpora import (
+    _ROOTS,
     SOURCES,
     SPLITS,
     CleanFile,
@@ -21,6 +22,7 @@ from trimtab.lab.corpora import (
     fingerprint,
     in_order,
     read_card,
+    requirements,
     whole,
 )
 
@@ -60,6 +62,12 @@ def test_real_corpora(name):
 
 def test_all_but_decimals_are_everywhere():
     assert set(ANYWHERE) <= set(corpora())
+
+
+def test_what_only_an_extra_installs_is_in_no_corpus():
+    read = set(requirements(_ROOTS)).union(*(source.packages() for source in sources.SOURCES.values()))
+    assert {"torch", "transformers"} <= read
+    assert not read & {"trl", "diffusers", "gguf", "ray", "trackio", "tensorboard", "pytest", "ruff"}
 
 
 def test_corpora_are_distinct_domains():

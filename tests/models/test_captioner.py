@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 import pictured
+from captioners_by_hand import own_logits, pixels, start_of
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.captioner import captioner
 from trimtab.models.load import load
@@ -25,28 +26,6 @@ def speak(kind: str, prompt: str | None = None) -> Any:
     return captioner(
         pictured.CAPTIONERS[kind](), prompt, tokenizer=pictured.words(), processor=pictured.clip_processor()
     )
-
-
-def pixels(images: Any) -> torch.Tensor:
-    return pictured.clip_processor()(images=images, return_tensors="pt")["pixel_values"]
-
-
-def start_of(kind: str, patches: int = 4) -> list[int]:
-    if kind.startswith("prefix"):
-        return []
-    return [0, *[pictured.IMAGE] * patches, 2] if kind == "llava" else [0]
-
-
-def own_logits(kind: str, module: Any, seen: torch.Tensor, ids: list[int]) -> torch.Tensor:
-    """Transformers' own logits of each token and of what follows, for one picture, without cache or features."""
-    row = torch.tensor([ids])
-    if kind.startswith("ved"):
-        return module(pixel_values=seen, decoder_input_ids=torch.tensor([[0, *ids]])).logits[0]
-    if kind.startswith("prefix"):
-        return module(row if ids else None, seen).logits[0]
-    start = start_of(kind)
-    logits = module(pixel_values=seen, input_ids=torch.tensor([[*start, *ids]])).logits[0]
-    return logits[len(start) - 1 :]
 
 
 def test_log_probabilities_are_those_of_a_plain_forward_pass(kind):
@@ -105,7 +84,7 @@ def test_captions_are_those_of_transformers(kind, beams):
     speaker, images = speak(kind), pictured.random_pictures(6)
     features = speaker.features(images)
     expected = own_captions(kind, speaker.model.module, pixels(images), beams)
-    for size in (1, 4, 64):
+    for size in (4, 64):
         found = speaker.generate(features, max_new_tokens=12, num_beams=beams, batch_size=size)
         assert found.ids == expected
         assert found.ended == [len(row) < 12 for row in expected]
@@ -134,7 +113,7 @@ def test_draws_follow_the_log_probabilities():
     from scipy.stats import chisquare
 
     speaker = speak("prefix")
-    one, n = speaker.features(pictured.random_pictures(1)), 2000
+    one, n = speaker.features(pictured.random_pictures(1)), 1000
     drawn = speaker.generate(one[[0] * n], max_new_tokens=1, temperature=1.0, seeds=range(n), batch_size=n)
     found = torch.bincount(torch.tensor([row[0] if row else 1 for row in drawn.ids]), minlength=64)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny_models
-from pictured import PROCESSORS, TOWERS, clip, clip_processor, random_pictures, words
+from pictured import PROCESSORS, TOWERS, clip, clip_processor, dual_clip, random_pictures, words
 from trimtab.errors import DataError, ModelError
 from trimtab.models.encoders import two_tower
 from trimtab.models.load import load
@@ -73,9 +73,10 @@ def test_a_folder_says_the_same_as_the_module(kind, tmp_path):
 # The end token of CLIP ----------------------------------------------------------------------------------
 
 
-def test_words_after_the_largest_id_are_heard():
+@pytest.mark.parametrize("build", [clip, dual_clip])
+def test_words_after_the_largest_id_are_heard(build):
     """With `eos_token_id` 2 transformers pools at the largest id: it gives two texts one embedding, we do not."""
-    module = clip(eos=2)
+    module = build(eos=2)
     texts = ["a)b", "a)c"]  # `)` has the largest id of all
     own = [features("clip", module, text) for text in texts]
     torch.testing.assert_close(own[0], own[1], atol=0, rtol=0)
@@ -83,7 +84,7 @@ def test_words_after_the_largest_id_are_heard():
     first, second = tower.texts(texts)
     assert float((first - second).abs().max()) > 1e-3
     assert "pooled at the tokenizer's end token 1" in tower.notes[0]
-    sane = two_tower(clip(), words(), clip_processor())
+    sane = two_tower(build(), words(), clip_processor())
     torch.testing.assert_close(tower.texts(TEXTS), sane.texts(TEXTS), atol=0, rtol=0)
     assert sane.notes == ()
 

@@ -47,6 +47,9 @@ VERBS = {
         "trimtab listen pictures/ people.csv captioner.csv -o task",
         "listen",
     ),
+    "captions": Verb(
+        "score captions against references", "trimtab captions score captions.jsonl --json", "captions"
+    ),
     "runs": Verb("list runs", "trimtab runs done", "catalogue"),
     "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html", "catalogue"),
     "schema": Verb(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 
+from trimtab.cli import captions
 from trimtab.cli.console import VERBS, parser, say
 from trimtab.cli.steer import ACTIONS
 from trimtab.errors import ConfigProblems, Problem, nearest
@@ -64,6 +65,12 @@ def _options_of(*words: str) -> list[str]:
     return sorted({*_OPTION.findall(text.getvalue()), "--help"})
 
 
+def _of_captions() -> list[str]:
+    """The actions of `captions` and their options, of which there are few."""
+    options = {option for action in captions.ACTIONS for option in _options_of("captions", action)}
+    return [*captions.ACTIONS, *sorted(options)]
+
+
 def _config_keys() -> list[str]:
     """Keys of all systems as overrides on a command line."""
     keys = imported("trimtab.runs.config:dotted_keys")
@@ -80,6 +87,7 @@ def _bash(*, zsh: bool) -> str:
         words += [*recipes()] if verb in (*_OF_CONFIGS, "cp") else []
         words += [*SYSTEMS] if verb == "schema" else [*SHELLS] if verb == "completion" else []
         words += [*_STEER] if verb == "steer" else []
+        words += _of_captions() if verb == "captions" else []
         cases.append(f'    {verb}) words="{" ".join(words)}" ;;')
     for action in _STEER:
         fitted = [name for name in recipes() if name.startswith("steering/")] if action == "fit" else []
@@ -125,13 +133,16 @@ def _fish() -> str:
     for verb, about in VERBS.items():
         what = about.what.replace("'", "")
         lines.append(f"complete -c trimtab -n __fish_use_subcommand -a {verb} -d '{what}'")
-        for option in [*_options_of(verb), *(_config_keys() if verb in _OF_CONFIGS else ())]:
+        more = [one for one in _of_captions() if one.startswith("--")] if verb == "captions" else []
+        more += _config_keys() if verb in _OF_CONFIGS else []
+        for option in dict.fromkeys([*_options_of(verb), *more]):
             lines.append(f"complete -c trimtab -n '__fish_seen_subcommand_from {verb}' -l {option[2:]}")
     named: dict[tuple[str, ...], Iterable[str]] = {
         (*_OF_CONFIGS, "cp"): recipes(),
         ("schema",): SYSTEMS,
         ("completion",): SHELLS,
         ("steer",): _STEER,
+        ("captions",): captions.ACTIONS,
     }
     for verbs, words in named.items():
         seen = f"__fish_seen_subcommand_from {' '.join(verbs)}"

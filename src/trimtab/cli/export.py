@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 from trimtab.cli.console import parser, say
 from trimtab.cli.jobs import check_folder, find_run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
+from trimtab.runs.atomic import atomic_directory
+from trimtab.runs.paths import MODEL
 from trimtab.systems import imported, system_of_run
 
 
@@ -32,10 +35,14 @@ def export(argv: Sequence[str]) -> int:
     folder = find_run(arguments.run)
     is_run = (folder / "config.yaml").exists()
     system = system_of_run(read_config_of(folder)).name if is_run else "dynamics"
-    written = _steering(folder, arguments) if system == "steering" else _model(folder, system, arguments)
-    what = {"model": "a model for transformers", "adapter": "an adapter for peft"}.get(
-        written["kind"], "a steering"
-    )
+    kinds = {"steering": _steering, "discritune": _captioner}
+    kind = kinds.get(system)
+    written = kind(folder, arguments) if kind else _model(folder, system, arguments)
+    what = {
+        "model": "a model for transformers",
+        "adapter": "an adapter for peft",
+        "captioner": "a captioner for transformers",
+    }.get(written["kind"], "a steering")
     of = f", of step {written['step']} of {written['run']}" if "step" in written else ""
     say(json.dumps(written) if arguments.json else f"{written['folder']}: {what}{of}")
     return 0
@@ -47,6 +54,21 @@ def _model(folder: Path, system: str, arguments: Namespace) -> dict[str, Any]:
         raise CheckpointError(explain(got, "a run of fine-tuning or of steering", "trimtab report"))
     done = imported("trimtab.adapt.export:export_run")(folder, arguments.out, merged=arguments.merge)
     return {"folder": str(arguments.out), "kind": done.kind, "run": str(done.run), "step": done.step}
+
+
+def _captioner(folder: Path, arguments: Namespace) -> dict[str, Any]:
+    kept, out = folder / MODEL, arguments.out
+    if arguments.merge:
+        got, hint = "a run of discritune, which leaves a whole model", f"trimtab export {folder} --out {out}"
+        raise ConfigProblems([Problem("--merge", got, "a run of fine-tuning", hint)])
+    if not (kept / "config.json").is_file():
+        got = f"{folder}, which has not finished"
+        raise CheckpointError(explain(got, "a finished run", f"trimtab resume {folder}"))
+    if out.exists() and any(out.iterdir()):
+        raise ConfigProblems([Problem("--out", f"{str(out)!r}, where there is something", "a new folder")])
+    with atomic_directory(out) as new:
+        shutil.copytree(kept, new, dirs_exist_ok=True)
+    return {"folder": str(out), "kind": "captioner", "run": str(folder)}
 
 
 def _steering(folder: Path, arguments: Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from trimtab.cli.console import note, parser, say
 from trimtab.cli.jobs import check_folder
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.runs.paths import as_path, missing_source
-from trimtab.systems import imported
+from trimtab.systems import imported, lab_folder
 
 _TASK = "trimtab.refer.intelligibility.task"
 _OF_PAGES = ("candidates", "candidates_per_item", "seed", "once", "title", "question")
@@ -89,10 +89,13 @@ def speakers_of(files: Sequence[str]) -> dict[str, str]:
 
     >>> speakers_of(["runs/people.csv", "captioner.jsonl.gz"])
     {'people': 'runs/people.csv', 'captioner': 'captioner.jsonl.gz'}
+    >>> speakers_of(["lab:scenes-captions"])
+    {'scenes-captions': 'lab:scenes-captions'}
     """
     named: dict[str, str] = {}
     for file in files:
-        name = Path(file).name.removesuffix(".gz").rpartition(".")[0] or Path(file).name
+        whole = Path(file.removeprefix("lab:")).name
+        name = whole.removesuffix(".gz").rpartition(".")[0] or whole
         if name in named:
             raise ConfigProblems(
                 [Problem("CAPTIONS", f"two speakers {name!r}", "a file name for each speaker")]
@@ -105,7 +108,11 @@ def _write(arguments: Namespace) -> int:
     speakers, folder = speakers_of(arguments.captions), check_folder(arguments.out, "-o").absolute()
     given: dict[str, Any] = {name: getattr(arguments, name) for name in _OF_PAGES}
     settings = {name: value for name, value in given.items() if value is not None}
-    pictures = imported("trimtab.data.pictures:read_pictures")(arguments.pictures, "PICTURES")
+    speakers = {name: lab_folder("table", file) for name, file in speakers.items()}
+    if "candidates" in settings:
+        settings["candidates"] = lab_folder("table", settings["candidates"])
+    shown_here = lab_folder("pictures", arguments.pictures)
+    pictures = imported("trimtab.data.pictures:read_pictures")(shown_here, "PICTURES")
     task = imported(f"{_TASK}:make_task")(pictures, speakers, **settings)
     imported(f"{_TASK}:write_task")(task, pictures, folder)
     shown, sizes = arguments.out, sorted({len(trial.candidates) for trial in task.trials})
@@ -115,7 +122,7 @@ def _write(arguments: Namespace) -> int:
         say(json.dumps({**facts, **counts, "candidates": sizes}, indent=1))
         return 0
     many = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    what = f"{len(task.trials)} captions of {len(task.speakers)} speakers ({', '.join(task.speakers)})"
+    what = f"{len(task.trials)} captions of {', '.join(task.speakers)}"
     say(
         f"{shown / 'page'}: {what}, each among {many} pictures. Hand out this folder; people open index.html."
     )

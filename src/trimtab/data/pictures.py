@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -110,7 +110,7 @@ class Pictures:
 
 
 def read_pictures(
-    source: Pictures | str | Path | Mapping[Any, Picture] | Sequence[Picture], where: str = "pictures"
+    source: Pictures | str | Path | Mapping[Any, Picture] | Sequence[Picture] | Any, where: str = "pictures"
 ) -> Pictures:
     """Pictures of a folder in the layout of Hugging Face's `imagefolder`, of a mapping or of a list.
 
@@ -137,13 +137,15 @@ def read_pictures(
     if isinstance(source, Mapping):
         given = {str(name): picture for name, picture in source.items()}
         _refuse_twice([str(name) for name in source], where)
-    elif isinstance(cast("Any", source), Sequence) and not isinstance(source, bytes):
+    elif isinstance(source, list | tuple):
         given = {str(place): picture for place, picture in enumerate(source)}
     else:
         expected = "a folder, a mapping of names to pictures, or a list of pictures"
         raise refusal(where, f"a {type(source).__name__}", expected)
     if not given:
         raise refusal(where, "no pictures", "at least one")
+    name: str
+    picture: Any
     for name, picture in given.items():
         if not isinstance(picture, Image.Image | str | Path):
             got = f"a {type(picture).__name__} as picture {name!r}"

@@ -78,7 +78,8 @@ def read_caption(text: str) -> tuple[list[dict[str, str]], dict[str, str]]:
     """
     things: list[dict[str, str]] = [{}]
     whole: dict[str, str] = {}
-    here, allowed = things[0], OBJECT
+    here = things[0]
+    allowed: tuple[str, ...] = OBJECT
     for word in text.split():
         if word == AND and allowed is OBJECT:
             here = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -57,11 +57,14 @@ class SceneSet:
 
     def rows(self, picked: Sequence[int]) -> SceneSet:
         """Some of the scenes, by their numbers."""
-        names, scenes, bases, changed = (
-            tuple(values[row] for row in picked)
-            for values in (self.names, self.scenes, self.bases, self.changed)
+        return replace(
+            self,
+            names=tuple(self.names[row] for row in picked),
+            scenes=tuple(self.scenes[row] for row in picked),
+            nuisances=self.nuisances[list(picked)],
+            bases=tuple(self.bases[row] for row in picked),
+            changed=tuple(self.changed[row] for row in picked),
         )
-        return SceneSet(self.world, names, scenes, self.nuisances[list(picked)], bases, changed, self.seed)
 
     def targets(self) -> SceneSet:
         """The scenes that are no variants."""

@@ -5,7 +5,7 @@ A picture is a function of a scene (its attributes) and of a nuisance vector, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import Any
@@ -100,7 +100,7 @@ class Scene:
     def changed(self, attribute: str, number: int, value: str) -> Scene:
         """This scene with one attribute of one object, or of the whole with number -1, replaced."""
         if number < 0:
-            return replace(self, **{attribute: value})
+            return replace(self, **{attribute: value})  # type: ignore[arg-type]
         objects = list(self.objects)
         objects[number] = replace(objects[number], **{attribute: value})
         return replace(self, objects=tuple(objects))
@@ -219,7 +219,7 @@ class SceneWorld:
         for variant in self.variants(scene):
             queues.setdefault(variant.attribute, []).append(variant)
         for queue in queues.values():
-            rng.shuffle(queue)  # type: ignore[arg-type]
+            rng.shuffle(queue)
         order = [queues[name] for name in rng.permutation(list(queues))]
         spread = [one for turn in zip_longest(*order) for one in turn if one is not None]
         if len(spread) < k:
@@ -251,7 +251,8 @@ def _render(scene: Scene, nuisance: Nuisance, pixels: int, columns: int) -> Pict
         start = _PER_SCENE + _PER_OBJECT * number
         canvas = _draw(canvas, thing, nuisance[start : start + _PER_OBJECT], x, y, cell)
     canvas = _PALETTES[scene.palette](canvas) * (1 + 0.08 * light)
-    return np.round(255 * np.clip(_noisy(canvas, scene.noise, nuisance), 0, 1)).astype(np.uint8)
+    picture: Picture = np.round(255 * np.clip(_noisy(canvas, scene.noise, nuisance), 0, 1)).astype(np.uint8)
+    return picture
 
 
 def _ground(background: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -270,17 +271,15 @@ def _ground(background: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance to the edge of a shape of radius 1, near it; negative inside."""
     a, b = np.abs(x), np.abs(y)
-    if shape == "circle":
-        return np.hypot(x, y) - 0.95
-    if shape == "square":
-        return np.maximum(a, b) - 0.82
-    if shape == "triangle":
-        return np.maximum(0.894 * a - 0.447 * (y + 0.95), y - 0.8)
-    if shape == "cross":
-        return np.minimum(np.maximum(a - 1, b - 0.4), np.maximum(b - 1, a - 0.4))
-    if shape == "diamond":
-        return (a + b - 1.05) / np.sqrt(2)
-    return np.maximum(a - 1, b - 0.42)
+    edges: Mapping[str, Callable[[], np.ndarray]] = {
+        "circle": lambda: np.hypot(x, y) - 0.95,
+        "square": lambda: np.maximum(a, b) - 0.82,
+        "triangle": lambda: np.maximum(0.894 * a - 0.447 * (y + 0.95), y - 0.8),
+        "cross": lambda: np.minimum(np.maximum(a - 1, b - 0.4), np.maximum(b - 1, a - 0.4)),
+        "diamond": lambda: (a + b - 1.05) / np.sqrt(2),
+        "bar": lambda: np.maximum(a - 1, b - 0.42),
+    }
+    return edges[shape]()
 
 
 def _draw(
@@ -303,7 +302,8 @@ def _draw(
         paint = _blend(paint, 1.0, np.clip(0.5 - (np.hypot(u, v) - 0.4) * radius, 0, 1))
     elif thing.texture == "banded":
         paint = np.where((np.floor(v / 0.5 + 0.5) % 2 == 0)[..., None], 0.4 * paint, paint)
-    if thing.material == "shiny":
+    if thing.material == "shiny":  # darker away from the light, with a white band
+        paint = paint * (1 - 0.4 * np.clip(u + v, -1, 1))[..., None]
         paint = _blend(paint, 1.0, 0.8 * np.clip(0.5 - (np.abs(u + v + 0.5) - 0.22) * radius, 0, 1))
     if thing.outline == "outlined":
         paint = _blend(paint, 0.03, np.clip(edge + cell / 16 + 0.5, 0, 1))
@@ -315,10 +315,10 @@ def _blend(under: np.ndarray, over: np.ndarray | float, share: np.ndarray) -> np
 
 
 def _sepia(canvas: np.ndarray) -> np.ndarray:
-    return 0.55 * canvas + 0.45 * canvas.mean(axis=-1, keepdims=True) * (1.1, 0.85, 0.5)
+    return np.asarray(0.55 * canvas + 0.45 * canvas.mean(axis=-1, keepdims=True) * (1.1, 0.85, 0.5))
 
 
-_PALETTES = {
+_PALETTES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "natural": lambda canvas: canvas,
     "sepia": _sepia,
     "moonlit": lambda canvas: canvas * (0.5, 0.6, 0.85),

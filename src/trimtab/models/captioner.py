@@ -11,14 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trimtab.errors import ShapeError, explain
-from trimtab.models import speakers
+from trimtab.models import speakers, speaking
 from trimtab.models.batches import token_rows
 from trimtab.models.families import refusal
 from trimtab.models.inspection import check_model
 from trimtab.models.load import Model, load
 from trimtab.models.pictures import image_processor
 from trimtab.models.sites import canonical
-from trimtab.models.speakers import Captions, Decoding, Features, Llava, Speaker
+from trimtab.models.speakers import Captions, Features, Speaker
+from trimtab.models.speaking import Decoding
 from trimtab.models.tokenizer import refuse_unknown
 from trimtab.runs.brief import one_line
 from trimtab.seeds import derive
@@ -62,7 +63,7 @@ class Captioner:
             ModelError: no picture, a batch size below 1, pictures of another size than the model reads, or features
                 that are no numbers.
         """
-        return speakers.features(self.model, images, batch_size)
+        return speaking.features(self.model, images, batch_size)
 
     def generate(
         self,
@@ -97,7 +98,7 @@ class Captioner:
                 explain(f"{len(drawn)} seeds for {len(features)} pictures", "one seed a picture")
             )
         decoding = Decoding(max_new_tokens, temperature, num_beams)
-        return speakers.written(self.model, features, self._starts(features), decoding, drawn, batch_size)
+        return speaking.written(self.model, features, self._starts(features), decoding, drawn, batch_size)
 
     def log_probabilities(
         self, features: Features, ids: Sequence[Sequence[int]], ended: Sequence[bool]
@@ -116,7 +117,7 @@ class Captioner:
             ShapeError: not as many captions as pictures.
             ModelError: an end of a model without end token, tokens that it has no place for, or too many.
         """
-        return speakers.log_probabilities(self.model, features, self._starts(features), ids, ended)
+        return speaking.log_probabilities(self.model, features, self._starts(features), ids, ended)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of captions by people, without special tokens: what `log_probabilities` takes.
@@ -150,8 +151,7 @@ class Captioner:
         return kept
 
     def _starts(self, features: Features) -> list[list[int]]:
-        start = self.speaker.start(self.model.need_tokenizer(), self.prompt, features.patches)
-        return [start] * len(features)
+        return speaking.starts_of(self.model, [self.prompt] * len(features), len(features), features.patches)
 
 
 def captioner(
@@ -187,27 +187,11 @@ def captioner(
         if isinstance(source, Model)
         else load(source, tokenizer=tokenizer, processor=processor, device=device)
     )
-    speaker = speakers.speaker_of(model.module)
-    if speaker is None:
+    if speakers.speaker_of(model.module) is None:
         raise refusal(repr(model), speakers.EXPECTED)
     check_model(model)
-    words = model.need_tokenizer()
+    model.need_tokenizer()
     image_processor(model.processor)
-    given = _default_prompt(model, speaker) if prompt is None else prompt
-    speaker.start(words, given, 1)
+    given = speakers.default_prompt(model) if prompt is None else prompt
+    speaking.starts_of(model, [given], 1, 1)
     return Captioner(model, given)
-
-
-def _default_prompt(model: Model, speaker: Speaker) -> str:
-    if not isinstance(speaker, Llava):
-        return ""
-    if getattr(model.processor, "chat_template", None):
-        said = [
-            {
-                "role": "user",
-                "content": [{"type": "image"}, {"type": "text", "text": "Describe the picture."}],
-            }
-        ]
-        return str(model.processor.apply_chat_template(said, add_generation_prompt=True))
-    image = model.need_tokenizer().convert_ids_to_tokens(int(speaker.network.config.image_token_index))
-    return f"{image}\n"

@@ -136,7 +136,7 @@ def _put(value: Any, new: Tensor) -> Any:
     return new
 
 
-VISION = ("vision_model", "vision_tower", "visual")
+VISION = ("vision_model", "vision_tower", "visual", "multi_modal_projector", "mapping")
 """Parts of a path under which there are image patches, for which a mask of tokens means nothing."""
 
 
@@ -236,15 +236,21 @@ class _SeenMask:
     """Attention mask of the last call of the network."""
 
     mask: Tensor | None = None
+    part: str = ""
+    """Where it counts: everywhere but at patches, or below the decoder alone."""
 
     def look(self, _module: nn.Module, _inputs: Any, keywords: Mapping[str, Any]) -> None:
-        mask = keywords.get("attention_mask")
+        self.part = "" if "attention_mask" in keywords else "decoder"
+        mask = keywords.get(f"{self.part}_attention_mask".lstrip("_"))
         self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
     def of(self, site: Site, value: Tensor, tokens: Tensor | None) -> Tensor | None:
         """The mask of the tokens at a site, or of those asked for; with a cache those are the last ones."""
         mask = self.mask if tokens is None else tokens
-        if mask is None or value.ndim != 3 or any(part in VISION for part in site.path.split(".")):
+        parts = site.path.split(".")
+        if mask is None or value.ndim != 3 or any(part in VISION for part in parts):
+            return None
+        if tokens is None and self.part and parts[0] != self.part:
             return None
         return mask[:, -value.shape[1] :]
 

@@ -35,6 +35,8 @@ from trimtab.models.chat import Prompt, is_talk, read_prompt
 from trimtab.models.decoding import Draws, neutral
 from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.inspection import check_model, device_of, refuse_module, require_language_model
+from trimtab.models.speakers import need_speaker, refuse_blind
+from trimtab.models.speaking import caption_nats
 from trimtab.models.tokenizer import (
     Added,
     longest,
@@ -168,6 +170,7 @@ def _check(
             raise refusal(count, "at least 1, a whole number", at=name)
     if not isinstance(cast("Any", temperature), Real) or not 0 <= temperature < float("inf"):
         raise refusal(temperature, "a number of at least 0", at="temperature")
+    refuse_blind(module)
     refuse_module(module)
     check_model(module)
     refuse_unreadable_outputs(module)
@@ -273,6 +276,7 @@ def log_likelihood(
     *,
     batch_size: int = 16,
     max_tokens: int | None = None,
+    images: Any = None,
 ) -> LogLikelihood:
     """Log-likelihood of each text: of its tokens from the second on, each given those before.
 
@@ -285,16 +289,31 @@ def log_likelihood(
             tokens of the response are scored.
         batch_size: texts at a time.
         max_tokens: longer texts are cut to this many tokens.
+        images: one picture for each text, or their features; for a captioner, of which all tokens of a text are scored,
+            the first too, after its own start and without an end token.
 
     Raises:
-        ModelError: not a causal language model, no tokenizer, or a text that cannot be read.
+        ModelError: not a causal language model, no tokenizer, or a text that cannot be read; pictures for a model that
+            is no captioner, or a captioner without pictures.
+        ShapeError: not one picture for each text.
     """
+    if images is not None:
+        need_speaker(model)
+        listed: Any = texts
+        rows = token_rows(model.need_tokenizer(), listed, special=False, max_tokens=max_tokens)
+        return _of_pictures(model, images, None, rows, batch_size)
+    refuse_blind(model.module)
     require_language_model(model)
     return _scored(model, text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens))
 
 
 def continuation_log_likelihood(
-    model: Handle, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 16
+    model: Handle,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    *,
+    batch_size: int = 16,
+    images: Any = None,
 ) -> LogLikelihood:
     """Log-likelihood of each continuation given its prompt; only the continuation's tokens are scored.
 
@@ -308,22 +327,54 @@ def continuation_log_likelihood(
         prompts: at least one token each.
         continuations: one for each prompt, at least one token each.
         batch_size: pairs at a time.
+        images: one picture for each pair, or their features, for a captioner. A prompt may be empty then.
 
     Raises:
         ModelError: not a causal language model, no tokenizer, a text that cannot be read, or a continuation that the
-            tokenizer joins with the first token of all, which nothing precedes.
-        ShapeError: not as many prompts as continuations.
+            tokenizer joins with the first token of all, which nothing precedes; pictures for a model that is no
+            captioner, or a captioner without pictures.
+        ShapeError: not as many prompts as continuations, or not one picture for each.
     """
-    require_language_model(model)
+    if images is None:
+        refuse_blind(model.module)
+        require_language_model(model)
+    else:
+        need_speaker(model)
     for texts, what in ((prompts, "prompt"), (continuations, "continuation")):
         check_listed(texts, what)
     prompts, continuations = list(prompts), list(continuations)
     if len(prompts) != len(continuations):
         got = f"{len(prompts)} prompts and {len(continuations)} continuations"
         raise ShapeError(explain(got, "one continuation for each prompt"))
+    if images is not None:
+        heads, rests = _split_rows(model.need_tokenizer(), prompts, continuations)
+        return _of_pictures(model, images, heads, rests, batch_size)
     rows, starts = joined_rows(model.need_tokenizer(), prompts, continuations)
     batches = row_batches(model, rows, batch_size=batch_size)
     return _scored(model, batches, starts)
+
+
+def _split_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], continuations: Sequence[str]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Tokens of prompts and of their continuations, tokenised together, where a picture precedes both."""
+    token_rows(tokenizer, continuations, what="continuation", special=False)
+    texts = [prompt + rest for prompt, rest in zip(prompts, continuations, strict=True)]
+    heads = token_rows(tokenizer, prompts, what="prompt", special=False, empty=True)
+    wholes = token_rows(tokenizer, texts, special=False)
+    starts = [_start(tokenizer, *row) for row in zip(prompts, continuations, heads, wholes, strict=True)]
+    pairs = list(zip(wholes, starts, strict=True))
+    return [row[:start] for row, start in pairs], [row[start:] for row, start in pairs]
+
+
+def _of_pictures(
+    model: Handle, images: Any, starts: list[list[int]] | None, rows: list[list[int]], batch_size: int
+) -> LogLikelihood:
+    check_model(model)
+    nats = caption_nats(model, images, starts, rows, batch_size)
+    return LogLikelihood(
+        np.array(nats, dtype=np.float64), np.array([len(row) for row in rows], dtype=np.int64)
+    )
 
 
 def kl_divergence(

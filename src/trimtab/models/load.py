@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import nn
@@ -35,6 +35,8 @@ from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
+from trimtab.models.speakers import refuse_blind
+from trimtab.models.speaking import Decoding, captions
 from trimtab.models.tokenizer import (
     TokenizerSource,
     first_line,
@@ -207,14 +209,25 @@ class Model:
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt] | None = None,
         max_new_tokens: int = 32,
         batch_size: int = 16,
         *,
+        images: Any = None,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """Completions of prompts, texts or conversations, greedy or sampled; see `trimtab.models.language.generate`."""
+        """Completions of prompts, texts or conversations, greedy or sampled; see `trimtab.models.language.generate`.
+
+        With `images` captions of pictures, by a captioner: one prompt a picture, or None for none; the texts are
+        without the prompts. See `trimtab.models.captioner` for beams, tokens and log-probabilities.
+        """
+        if images is not None:
+            decoding = Decoding(max_new_tokens, temperature)
+            return captions(self, cast("Any", prompts), images, decoding, seed, batch_size)
+        refuse_blind(self.module)
+        if prompts is None:
+            raise refusal("no prompts", "a list of prompts", "generate(prompts)")
         inspection.refuse_module(self.module)
         return generate(
             self.module,
@@ -278,7 +291,7 @@ def load(
     """Loaded model with its tokenizer or processor, ready to read, to steer, to evaluate or to train.
 
     A checkpoint is loaded with the class that saved it: a causal language model, an encoder such as BERT, CLIP or
-    one of its towers. Parts of a diffusion pipeline are passed in as modules.
+    another pair of towers or one of them, a captioner. Parts of a diffusion pipeline are passed in as modules.
 
     Args:
         source: a hub name, a folder written by `save_pretrained` (safetensors), or a module you built.

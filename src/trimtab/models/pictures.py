@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from trimtab.errors import DataError, refusal
+from trimtab.errors import DataError, TrimtabError, refusal
 from trimtab.models import families
 from trimtab.runs.files import check_regular, reading
 from trimtab.runs.paths import neighbour, path_problem
@@ -77,10 +77,14 @@ def read_picture(source: Picture, where: str = "picture") -> Image.Image:
         try:
             with Image.open(path, formats=list(FORMATS)) as image:
                 return _decoded(image, at)
+        except TrimtabError:
+            raise
         except UnidentifiedImageError as error:
             raise refusal(at, "a file that is no such picture", _EXPECTED) from error
         except Image.DecompressionBombError as error:
             raise _too_large(at, "far more pixels") from error
+        except Exception as error:  # a damaged file can bring about any in Pillow's readers
+            raise _damaged(at, error) from error
 
 
 def _decoded(image: Image.Image, where: str) -> Image.Image:
@@ -99,12 +103,14 @@ def _decoded(image: Image.Image, where: str) -> Image.Image:
             ground = Image.new("RGBA", upright.size, "white")
             return Image.alpha_composite(ground, upright.convert("RGBA")).convert("RGB")
         return upright.copy() if upright.mode == "RGB" else upright.convert("RGB")
-    except Exception as error:  # a damaged file can bring about any in Pillow's readers
-        reason = str(error).strip().partition("\n")[0][:80] or type(error).__name__
-        hint = "downloading it again: it is cut short or damaged"
-        raise refusal(
-            where, f"a picture that cannot be decoded ({reason})", "a whole picture", hint
-        ) from error
+    except Exception as error:  # as above, once the pixels are read
+        raise _damaged(where, error) from error
+
+
+def _damaged(where: str, error: Exception) -> Exception:
+    reason = str(error).strip().partition("\n")[0][:80] or type(error).__name__
+    hint = "downloading it again: it is cut short or damaged"
+    return refusal(where, f"a picture that cannot be decoded ({reason})", "a whole picture", hint)
 
 
 def _too_large(where: str, got: str) -> Exception:

@@ -32,7 +32,7 @@ Reading = Literal["projected", "pooled", "patches"]
 """What of a picture is read: CLIP's image vector, the vision tower's pooled vector, or a vector for each patch."""
 
 
-class PrefixCaptionerConfig(PreTrainedConfig):
+class PrefixCaptionerConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of a prefix captioner.
 
     Args:
@@ -74,7 +74,7 @@ class PrefixCaptionerConfig(PreTrainedConfig):
         super().__init__(**more)
 
 
-class PrefixCaptioner(PreTrainedModel, GenerationMixin):
+class PrefixCaptioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """Prefix captioner: vision tower, mapping and causal language model.
 
     The language model reads the prefix vectors, then the text. Logits are those that predict the text's tokens and the
@@ -84,7 +84,7 @@ class PrefixCaptioner(PreTrainedModel, GenerationMixin):
     config_class = PrefixCaptionerConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 (transformers' own type)
     _supports_sdpa = True
     _supports_attention_backend = True
 
@@ -97,9 +97,9 @@ class PrefixCaptioner(PreTrainedModel, GenerationMixin):
             self.vision_tower: Any = CLIPVisionModelWithProjection(config.vision_config)
             seen = config.vision_config.projection_dim
         else:
-            self.vision_tower = AutoModel.from_config(config.vision_config)
+            self.vision_tower = cast("Any", AutoModel).from_config(config.vision_config)
             seen = getattr(config.vision_config, "hidden_size", 0) or config.vision_config.hidden_sizes[-1]
-        self.language_model: Any = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model: Any = cast("Any", AutoModelForCausalLM).from_config(config.text_config)
         width = self.language_model.get_input_embeddings().embedding_dim
         written = width * (1 if config.reading == "patches" else config.prefix_length)
         hidden = config.mapping_width or max(written // 2, 1)
@@ -107,7 +107,7 @@ class PrefixCaptioner(PreTrainedModel, GenerationMixin):
         self.width = width
         if config.freeze_vision:
             self.vision_tower.requires_grad_(False)
-        self.post_init()
+        cast("Any", self).post_init()
         self.language_model.generation_config = self.generation_config
 
     @classmethod
@@ -142,7 +142,9 @@ class PrefixCaptioner(PreTrainedModel, GenerationMixin):
                 weights = {name.removeprefix("vision_model."): value for name, value in weights.items()}
         model.vision_tower.load_state_dict(weights)
         model.language_model.load_state_dict(language_model.state_dict())
-        return model.to(next(source.parameters()).dtype).eval()
+        model.to(next(source.parameters()).dtype)
+        model.train(False)
+        return model
 
     @classmethod
     def from_pretrained(cls, *source: Any, **settings: Any) -> Any:
@@ -212,7 +214,7 @@ class PrefixCaptioner(PreTrainedModel, GenerationMixin):
         return torch.cat([prefix.to(words.dtype), words], 1)
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         pixel_values: Float[Tensor, "B C H W"] | None = None,
         input_ids: Int[Tensor, "B T"] | None = None,

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import pictured
 import small_speakers as small
 from trimtab.data.pictures import read_pictures
 from trimtab.errors import CheckpointError, ConfigProblems, DataError, DivergedError
+from trimtab.models.captioner import captioner
 from trimtab.refer.captions.discritune import DiscriTune, prepared
 from trimtab.refer.captions.estimators import RunningMean, advantages
+from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.training import Training, cross_entropy, repetition
 from trimtab.refer.captions.tuning import Tuning
 
@@ -317,3 +320,39 @@ def test_pictures_that_do_not_do_are_refused_before_work() -> None:
         a_training(references=some, human=1.0)
     with pytest.raises(DataError, match="references: got no reference"):
         a_training(cross_entropy=0.1)
+
+
+@pytest.mark.parametrize("kind", list(pictured.CAPTIONERS))
+def test_every_kind_of_captioner_learns_but_its_vision_and_resumes_bit_for_bit(
+    kind: str, tmp_path: Path
+) -> None:
+    processor = pictured.clip_processor()
+    ear = Listener.from_pretrained(pictured.clip(), tokenizer=pictured.words(), processor=processor)
+    how: dict[str, Any] = {
+        "n_negatives": 3,
+        "batch_size": 2,
+        "samples": 2,
+        "steps": 3,
+        "lr": 1e-2,
+        "max_new_tokens": 4,
+    }
+    tune = DiscriTune(ear, **how, checkpoint_every=1)
+
+    def speak() -> Any:
+        return captioner(pictured.CAPTIONERS[kind](), tokenizer=pictured.words(), processor=processor)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise RuntimeError("killed")
+
+    images, whole = pictured.random_pictures(), speak()
+    start = {name: one.detach().clone() for name, one in whole.model.module.state_dict().items()}
+    tune.fit(whole, images, out=tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        tune.fit(speak(), images, out=tmp_path / "run", progress=stop)
+    again = tune.fit(speak(), images, out=tmp_path / "run").model
+    ends, sees = (one.model.module.state_dict() for one in (whole, again)), whole.speaker.vision
+    for (name, value), other in zip(next(ends).items(), next(ends).values(), strict=True):
+        assert torch.equal(value, other), name
+        assert not name.startswith(f"{sees}.") or torch.equal(value, start[name]), name
+    assert any(not torch.equal(value, start[name]) for name, value in whole.model.module.state_dict().items())

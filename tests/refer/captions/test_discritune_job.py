@@ -234,10 +234,9 @@ def test_a_survey_decodes_every_picture(config: DiscriTuneConfig, tmp_path: Path
     (tmp_path / "train" / "red-box.png").write_bytes(b"")
     (tmp_path / "test" / "blue-bar.png").write_bytes((tmp_path / "test" / "blue-bar.png").read_bytes()[:40])
     found = [str(problem) for problem in config.survey().problems]
-    assert [text.partition(", /")[0] for text in found] == [
-        "pictures, picture 'red-box'",
-        "test, picture 'blue-bar'",
-    ]
+    assert len(found) == 2
+    assert found[0].startswith("pictures, picture 'red-box'")
+    assert found[1].startswith("test, picture 'blue-bar'")
     with pytest.raises(DataError, match="red-box"):
         carry_out(config, tmp_path / "run")
 

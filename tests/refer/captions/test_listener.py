@@ -252,6 +252,9 @@ def test_given_sets_are_kept() -> None:
     expected = [float(chosen[0] == 1), float(chosen[1] == 1)]
     assert listener().hits(1, said, NOISE, candidates=frame).tolist() == expected
     assert listener().hits(1, list(said.values()), NOISE, candidates=frame).tolist() == expected
+    as_text = frame.assign(candidates=[" | ".join(f"{name}.png" for name in names) for names in sets])
+    as_text["target"] += ".png"
+    assert listener().hits(1, said, NOISE, candidates=as_text).tolist() == expected
 
 
 # What is refused
@@ -288,7 +291,7 @@ def test_what_is_refused() -> None:
 
 def test_given_sets_that_are_refused() -> None:
     frame = pd.DataFrame({"item": ["a"], "candidates": [["n1", "n2"]], "target": ["n3"]})
-    with pytest.raises(DataError, match="got the target 'n3', which is not in its candidate set"):
+    with pytest.raises(DataError, match="row 0: got target 'n3' of item 'a', expected one of its candidates"):
         listener().hits(1, ["red"], NOISE, candidates=frame)
     gallery = Gallery(("a", "b"), rays(0, 0), ("one", "one"))
     copies = pd.DataFrame({"item": ["a"], "candidates": [["a", "b"]], "target": ["a"]})

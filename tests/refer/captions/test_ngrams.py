@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import ShapeError
@@ -142,12 +142,14 @@ def cider_twin(
     return told
 
 
+@settings(max_examples=50)
 @given(ITEMS)
 def test_cider_is_that_of_a_twin(items: list[tuple[list[str], list[list[str]]]]) -> None:
     told = cider([one for one, _ in items], [several for _, several in items])
     assert told == pytest.approx(np.array(cider_twin(items)), abs=1e-12)
 
 
+@settings(max_examples=40)
 @given(ITEMS, ITEMS)
 def test_cider_of_a_given_corpus_is_that_of_a_twin(
     items: list[tuple[list[str], list[list[str]]]], others: list[tuple[list[str], list[list[str]]]]

@@ -98,8 +98,9 @@ def test_identical_captions_reach_the_maximum_and_shuffled_ones_lose() -> None:
 )
 def test_scores_stay_in_range(items: list[tuple[str, list[str]]]) -> None:
     told = [[one if one.strip() else "a" for one in several] for _, several in items]
-    for name, value in values([one for one, _ in items], told).items():
-        assert np.isnan(value) or -1e-9 <= value <= (1000 if "CIDEr" in name else 100) + 1e-9
+    for row in caption_scores([one for one, _ in items], told, n_boot=50).to_dict("records"):
+        for value in (row["value"], row["low"], row["high"]):
+            assert np.isnan(value) or -1e-9 <= value <= (1000 if "CIDEr" in row["score"] else 100) + 1e-9
 
 
 def test_intervals_are_those_of_items_drawn_one_by_one() -> None:

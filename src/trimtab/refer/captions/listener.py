@@ -25,6 +25,7 @@ from trimtab.errors import ConfigError, DataError, ShapeError, explain, nearest
 from trimtab.models.encoders import TwoTower, two_tower
 from trimtab.models.pictures import Picture
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean
+from trimtab.refer.candidates import read_candidates
 from trimtab.seeds import derive
 
 TIE = 1e-6
@@ -188,7 +189,7 @@ class Listener:
         n: int = 100,
         seed: int = 0,
         *,
-        candidates: pd.DataFrame | None = None,
+        candidates: pd.DataFrame | str | Path | None = None,
     ) -> Float[np.ndarray, " items"]:
         """Probability that the target of each caption is among its k nearest candidates; ties are broken by chance.
 
@@ -201,20 +202,17 @@ class Listener:
             pictures: the targets, and whence the other candidates are drawn.
             n: candidates of a random set: the target and n - 1 other pictures, no two of them copies of each other.
             seed: of the draws; a set depends on it, on the name of its target and on which pictures there are.
-            candidates: given sets instead (columns item, candidates, target; see `hard_candidates`), with a caption a
-                row in order, or by item. Copies of the target are masked.
+            candidates: given sets instead (see `read_candidates` and `hard_candidates`), with a caption a row in order,
+                or by item. Copies of the target are masked.
 
         Raises:
             ConfigError: n above the number of different pictures, or a k that cannot be.
             DataError: not a caption for each, or what `gallery` raises.
         """
         gallery = self.gallery(pictures)
-        items = gallery.names if candidates is None else tuple(map(str, candidates["item"]))
-        heard = self._heard(_texts_of(captions, items))
-        if candidates is None:
-            sets = _random_sets(gallery, n, seed)
-        else:
-            sets = _given_sets(gallery, candidates)
+        given = None if candidates is None else read_candidates(candidates)
+        heard = self._heard(_texts_of(captions, gallery.names if given is None else list(given["item"])))
+        sets = _random_sets(gallery, n, seed) if given is None else _given_sets(gallery, given)
         least = min((len(others) for _, others in sets), default=n - 1) + 1
         if not 1 <= k < max(least, 2):
             got, expected = f"k={k} of {least} candidates", "at least 1 and fewer than the candidates"
@@ -234,7 +232,7 @@ class Listener:
         n: int = 100,
         seed: int = 0,
         *,
-        candidates: pd.DataFrame | None = None,
+        candidates: pd.DataFrame | str | Path | None = None,
     ) -> Interval:
         """Precision at k: how often the target is among the k nearest of its candidates, with a bootstrap interval.
 
@@ -321,9 +319,6 @@ def _given_sets(gallery: Gallery, candidates: pd.DataFrame) -> list[tuple[int, l
     sets = []
     for names, target in zip(candidates["candidates"], candidates["target"], strict=True):
         rows, (own,) = gallery.places(names), gallery.places([target])
-        if own not in rows:
-            got = f"the target {target!r}, which is not in its candidate set"
-            raise DataError(explain(got, "a target among its candidates"))
         others = [row for row in rows if gallery.keys[row] != gallery.keys[own]]
         if not others:
             raise DataError(explain(f"a set of {target!r} and its copies", "at least one other picture"))

@@ -61,7 +61,7 @@ def listener_rewards(
 
     >>> cosines = torch.tensor([0.5]), torch.tensor([[0.5, 0.0]])
     >>> [round(float(listener_rewards(*cosines, reward=kind)), 3) for kind in get_args(Reward)]
-    [-0.957, 0.5, 0.5, 0.0]
+    [-0.958, 0.5, 0.5, 0.0]
     """
     _check_reward(reward)
     if reward == "similarity":
@@ -149,6 +149,7 @@ class ListenerReward:
         self.__name__ = f"listener_{reward.replace('-', '_')}"
         self._rows = {name: row for row, name in enumerate(self.bank.names)}
         self._row_of_key = {key: row for row, key in reversed(list(enumerate(self.bank.keys)))}
+        self._place = {self.bank.keys[row]: place for place, row in enumerate(self.first)}
         self._seen: dict[str, Tensor] = {}
         self._noted_empty = False
 
@@ -200,7 +201,8 @@ class ListenerReward:
 
     def _drawn(self, key: str) -> list[int]:
         draws = np.random.default_rng(derive(self.seed, "negatives", key))
-        others = [row for row in self.first if self.bank.keys[row] != key]
+        place = self._place.get(key)
+        others = self.first if place is None else np.delete(self.first, place)
         return sorted(draws.choice(others, self.negatives, replace=False).tolist())
 
     def _cells(self, columns: Mapping[str, Any], rows: int) -> list[Any]:

@@ -40,6 +40,13 @@ CLIP_WEIGHT = 2.5
 """The factor by which CLIPScore stretches cosines."""
 METEOR = "METEOR (exact, stem)"
 _BLEU = tuple(f"BLEU-{n}" for n in range(1, LONGEST + 1))
+_MOST = {
+    "CIDEr": 10.0,
+    "CIDEr-D": 10.0,
+    "CLIPScore": CLIP_WEIGHT,
+    "RefCLIPScore": 2 * CLIP_WEIGHT / (1 + CLIP_WEIGHT),
+}
+"""What scores reach at most, where it is not 1."""
 _AT_ONCE = 64
 
 
@@ -158,8 +165,11 @@ def caption_scores(
 
     units = units_of(rows, np.zeros(len(rows), dtype=int), 1)
     found = bootstrap_totals(values_of, units, n_boot=n_boot, confidence=confidence, seed=seed)
-    ends = np.stack([found.values, found.low, found.high], axis=1) * 100.0
-    by_name = dict(zip((*_BLEU, METEOR, *known), ends.real.tolist(), strict=True))
+    names = (*_BLEU, METEOR, *known)
+    # Intervals of few items are widened, and would leave the range.
+    most = np.array([_MOST.get(name, 1.0) for name in names])
+    ends = np.stack([found.values, np.maximum(found.low, 0.0), np.minimum(found.high, most)], axis=1) * 100.0
+    by_name = dict(zip(names, ends.tolist(), strict=True))
     unknown = [float("nan")] * 3
     table = [
         (name, *by_name.get(name, unknown), found.n, f"{signature}|scale:100|impl:trimtab.{VERSION}")

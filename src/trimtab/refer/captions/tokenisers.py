@@ -69,7 +69,8 @@ def ptb(text: str) -> list[str]:
     """Tokens of the Penn Treebank in lower case, without punctuation.
 
     Contractions are two tokens, hyphenated words one, and brackets are kept under their names, as COCO's scores do.
-    On the 30,000 captions that the documentation names it gives the tokens of Stanford's PTBTokenizer 3.4.1.
+    It follows Stanford's PTBTokenizer 3.4.1; docs/results/caption-scores.md counts the captions with other tokens.
+    Unlike that program it reads each text by itself: "x." at an end stays one token whatever text comes next.
 
     >>> ptb("A dog's close-up, isn't it? (at 5 p.m.)")
     ['a', 'dog', "'s", 'close-up', 'is', "n't", 'it', '-lrb-', 'at', '5', 'p.m.', '-rrb-']

@@ -1,0 +1,94 @@
+"""The section "What a benchmark showed" of docs/caption-rewards.md, from the result of `in_trl.py`.
+
+python benchmarks/captions/in_trl_page.py [--write]    prints it; --write puts it between the page's two marks
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "captions" / "trl.json"
+PAGE = ROOT / "docs" / "caption-rewards.md"
+MARKS = ("<!-- in trl -->\n", "<!-- /in trl -->")
+COLUMNS = {
+    "random": "P@1 of 100",
+    "hard": "P@1, hard",
+    "random, independent": "P@1 of 100, independent",
+    "hard, independent": "P@1, hard, independent",
+}
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """A number to two places without its leading zero; "-" where there is none."""
+    return "-" if value is None else f"{value:{sign}.2f}".replace("0.", ".", 1)
+
+
+def span(found: Mapping[str, Any], sign: str = "") -> str:
+    """A value with its interval."""
+    value, low, high = (number(found[part], sign) for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Which side of 0 a difference is on, by its interval.
+
+    >>> verdict({"value": 0.1, "low": -0.1, "high": 0.3}), verdict({"value": 0.2, "low": 0.1, "high": 0.3})
+    ('not told apart', 'higher')
+    """
+    if found["low"] is None or found["high"] is None or found["low"] <= 0 <= found["high"]:
+        return "not told apart"
+    return "higher" if found["value"] > 0 else "lower"
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def section(result: Mapping[str, Any]) -> str:
+    """The section, every number of it from the result."""
+    settings, arms = result["settings"], []
+    for arm, row in result["arms"].items():
+        spans = [span(row[measure]) for measure in COLUMNS]
+        arms.append([arm, *spans, f"{row['words']['value']:.1f}", f"{row['cpu_s']['value']:.0f}"])
+    gaps = []
+    for row in result["differences"]:
+        spans = [f"{span(row[measure], '+')} {verdict(row[measure])}" for measure in ("random", "hard")]
+        gaps.append([f"{row['arm']} less {row['less']}", *spans])
+    about = (
+        "[`in_trl.py`](../benchmarks/captions/in_trl.py): a tiny Llava on rendered scenes, tuned from one start by our "
+        f"own loop (`DiscriTune`) and by TRL: {settings['steps']} steps of {settings['pictures a step']} pictures with "
+        f"{settings['captions a picture']} captions each, learning rate {settings['lr']:g}. "
+        f"{settings['test pictures']} test pictures, {len(settings['seeds'])} seeds. Intervals: {result['interval']}; "
+        "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for. "
+        "*Own batch* takes negatives from TRL's batch, copies of the true picture among them."
+    )
+    left = result["arms left out"]
+    out = f"Not run: {'; '.join(left)}. " if left else ""
+    source = (
+        f"{out}Measured on {result['date']} with TRL {result['versions']['trl']}: "
+        "[result](../benchmarks/results/captions/trl.json)."
+    )
+    heads = ["arm", *COLUMNS.values(), "words", "CPU s"]
+    tables = table(heads, arms), table(["difference, paired by seed", "P@1 of 100", "P@1, hard"], gaps)
+    return "\n".join([fill(about, 130) + "\n", *tables, source + "\n"])
+
+
+def main() -> None:
+    told = section(json.loads(RESULT.read_text(encoding="utf-8")))
+    if "--write" not in sys.argv[1:]:
+        print(told, end="")
+        return
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    PAGE.write_text(before + MARKS[0] + told + MARKS[1] + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
