@@ -233,7 +233,9 @@ class IntelligibilityConfig:
         shown = read_pictures(self.pictures) if self.pictures else None
         models = {name: self._listener(model, shown) for name, model in self.listeners.items()}
         sets = self._sets(shown, models)
-        speakers = {name: self._captions_in(path, sets) for name, path in self.captions.items()}
+        speakers: dict[str, Any] = {
+            name: self._captions_in(path, sets) for name, path in self.captions.items()
+        }
         for name, source in self.captioners.items():
             speakers[name] = self._generated(folder, name, source, shown, sets)
             tell()
