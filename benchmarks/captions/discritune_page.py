@@ -117,8 +117,8 @@ def opening(found: Found) -> Iterator[str]:
     yield "# Results: DiscriTune"
     yield "How it works: [discritune.md](../discritune.md)."
     yield (
-        "This page is written by `python benchmarks/captions/discritune_page.py --write` from the\n"
-        "[result file](../../benchmarks/results/captions/discritune.json), which names versions, machine and settings.\n"
+        "This page is written by `python benchmarks/captions/discritune_page.py --write` from the \n"
+        "[result file](../../benchmarks/results/captions/discritune.json), which has versions, machine, settings.\n"
         f"`{found['command']}` makes that file, in {number(found['cpu_minutes'], 0)} CPU minutes without the models."
     )
     yield (
@@ -201,7 +201,7 @@ def ablated(found: Found) -> Iterator[str]:
     )
     told = {name: one for name, one in found["comparisons"].items() if name in COMPARISONS}
     if told:
-        columns = {
+        compared = {
             "P@1 random, independent": ("test P@1 random, independent", 3),
             "P@1 hard, independent": ("test P@1 hard, independent", 3),
             "hallucinated": ("test hallucinated", 2),
@@ -212,7 +212,7 @@ def ablated(found: Found) -> Iterator[str]:
             [name, *(span(own.get(m), d, "+") for m, d in columns.values())] for name, own in told.items()
         ]
         yield "Differences, paired by seed:"
-        yield lines(["difference", *columns], rows)
+        yield lines(["difference", *compared], rows)
         yield distinguishable(told)
 
 
