@@ -17,7 +17,7 @@ TUNED = (LEAVE_ONE_OUT, GREEDY)
 """The arms of which the paper's claims are judged: our default, and the paper's estimator at a rate of the lab."""
 
 LR, GREEDY_LR = 3e-4, 1e-4
-OURS = Tuning(estimator="leave-one-out", negatives="random", batch_size=32, samples=4, lr=LR, length="mean")
+OURS = Tuning(estimator="leave-one-out", negatives="random", batch_size=16, samples=4, lr=LR, length="mean")
 GREEDY_OF_OLD = Tuning(preset="paper", lr=GREEDY_LR)
 """The paper's settings but for the learning rate: greedy captions, batches of 100 that are their own negatives."""
 
@@ -77,18 +77,19 @@ def ablations() -> list[Arm]:
         "whitening by batch": replace(OURS, whitening="batch"),
         "KL .1": replace(OURS, kl=0.1),
         "accuracy": replace(OURS, reward="accuracy"),
-        "hard negatives, .1 cross-entropy": replace(OURS, negatives="hard", cross_entropy=0.1),
     }
     masks = {
-        "copies, masked": copied,
-        "copies, not masked": replace(copied, masking=False),
         "copies, accuracy, masked": replace(copied, reward="accuracy"),
         "copies, accuracy, not masked": replace(copied, reward="accuracy", masking=False),
+        "copies, masked": copied,
+        "copies, not masked": replace(copied, masking=False),
     }
+    mixed = replace(OURS, negatives="hard", cross_entropy=0.1)
     return [
         Arm(START, ABLATION, "main", None),
         *(Arm(name, ABLATION, "ablation", tuning) for name, tuning in changed.items()),
         *(Arm(name, ABLATION, "ablation", tuning, "copies") for name, tuning in masks.items()),
+        Arm("hard negatives, .1 cross-entropy", ABLATION, "ablation", mixed),
     ]
 
 

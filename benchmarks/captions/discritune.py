@@ -26,8 +26,8 @@ from claims import summary
 from measures import captions, judged, nats
 from scene_world import LISTENER, SMOKE, TEST, Sizes, World
 
-from trimtab import DiscriTune
-from trimtab.refer.captions.discritune import Tuned
+from trimtab.lab.scene_models import RECIPE
+from trimtab.refer.captions.discritune import DiscriTune, Tuned
 from trimtab.refer.captions.tuning import Tuning
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware, threads, versions
@@ -80,7 +80,8 @@ def measured(arm: Arm, world: World) -> dict[str, Any]:
 
 def question(arm: Arm, seed: int, sizes: Sizes) -> dict[str, Any]:
     """All that decides an arm's numbers."""
-    found: dict[str, Any] = plain({"arm": asdict(arm), "seed": seed, "sizes": asdict(sizes)})
+    asked = {"arm": asdict(arm), "seed": seed, "sizes": asdict(sizes), "recipe": RECIPE}
+    found: dict[str, Any] = plain(asked)
     return found
 
 
@@ -116,6 +117,7 @@ def write(seeds: Sequence[int], sizes: Sizes, folder: Path, result: Path) -> Non
         for seed in seeds
         if (record := kept(arm, seed, sizes, folder)) is not None
     ]
+    every = (*main_arms(), *ablations())
     first = next((record["captions"][TEST] for seed, _, record in runs if seed == seeds[0]), {})
     facts = {
         "command": f"python benchmarks/captions/discritune.py --seeds {' '.join(map(str, seeds))}",
@@ -126,29 +128,41 @@ def write(seeds: Sequence[int], sizes: Sizes, folder: Path, result: Path) -> Non
         "seeds": list(seeds),
         "sizes": plain(asdict(sizes)),
         "cpu_minutes": sum(record["cpu_s"] for *_, record in runs) / 60,
-        "arms": {arm.key: plain(asdict(arm)) for arm in (*main_arms(), *ablations())},
-        "not_run": [
-            arm.key for arm in (*main_arms(), *ablations()) if arm.key not in {a.key for _, a, _ in runs}
-        ],
-        **summary([(seed, arm.key, record["means"], record["items"]) for seed, arm, record in runs]),
+        "not_run": [arm.key for arm in every if arm.key not in {done.key for _, done, _ in runs}],
         "examples": [
             {"item": item, **{a.key: r["captions"][TEST][item] for s, a, r in runs if s == seeds[0]}}
             for item in list(first)[:EXAMPLES]
         ],
+        "arms": {arm.key: plain(asdict(arm)) for arm in every},
+        **summary([(seed, arm.key, record["means"], record["items"]) for seed, arm, record in runs]),
+        "runs": [
+            {
+                "seed": seed,
+                "arm": arm.key,
+                "cpu_s": record["cpu_s"],
+                "wall_s": record["wall_s"],
+                **record["means"],
+            }
+            for seed, arm, record in runs
+        ],
     }
-    runs_of = [
-        {
-            "seed": seed,
-            "arm": arm.key,
-            **{name: record[name] for name in ("cpu_s", "wall_s")},
-            **record["means"],
-        }
-        for seed, arm, record in runs
-    ]
-    lines = ",\n".join(f"  {to_json(one)}" for one in runs_of)
-    head = to_json(facts, indent=1).rstrip().removesuffix("}").rstrip()
     result.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(result, f'{head},\n "runs": [\n{lines}\n ]\n}}\n')
+    write_atomic(result, compact(facts))
+
+
+def compact(facts: dict[str, Any]) -> str:
+    """JSON with one entry of each part a line, so that the file stays small and changes readable."""
+    parts = []
+    for name, part in facts.items():
+        if isinstance(part, dict):
+            rows = ",\n".join(f"  {to_json(key)}: {to_json(value)}" for key, value in part.items())
+            text = f"{{\n{rows}\n }}"
+        elif isinstance(part, list) and part and isinstance(part[0], dict):
+            text = "[\n" + ",\n".join(f"  {to_json(row)}" for row in part) + "\n ]"
+        else:
+            text = to_json(part)
+        parts.append(f" {to_json(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from scene_world import CROSS, INDEPENDENT, LISTENER, TEST, Exam, World
 
-from trimtab import caption_scores
 from trimtab.models.captioner import Captioner
 from trimtab.refer.captions.faithfulness import faithfulness
+from trimtab.refer.captions.scores import caption_scores
 from trimtab.refer.captions.training import captions_of, cross_entropy, words_of
 
 MOST_TOKENS = 32

@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from trimtab import Listener
 from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.lab.scene_captions import terse_caption
-from trimtab.lab.scene_models import SceneModels, Schedule, scene_model
-from trimtab.lab.scene_sets import SceneSet, test_scenes, training_scenes
+from trimtab.lab.scene_models import SceneModels, scene_model
+from trimtab.lab.scene_sets import NEIGHBOURS, SceneSet, scene_set, training_scenes
+from trimtab.lab.scene_towers import Schedule
 from trimtab.lab.scenes import SceneWorld
 from trimtab.models.captioner import Captioner, captioner
 from trimtab.refer.captions.faithfulness import Truth, truth_of, values_said
-from trimtab.refer.captions.listener import Gallery
+from trimtab.refer.captions.listener import Gallery, Listener
 from trimtab.seeds import derive
 
 LISTENER, INDEPENDENT = "listener", "independent"
@@ -69,7 +69,6 @@ class Exam:
 
     Attributes:
         scenes: those that are captioned, and their variants.
-        said: attribute values that captions can name.
     """
 
     scenes: SceneSet
@@ -183,8 +182,11 @@ class World:
 
     @cached_property
     def exams(self) -> dict[str, Exam]:
-        own = test_scenes(self.sizes.models.world, self.sizes.test, self.seed)
-        return {TEST: Exam(own), CROSS: Exam(test_scenes(ELSEWHERE, self.sizes.cross, self.seed))}
+        kinds = {TEST: (self.sizes.models.world, self.sizes.test), CROSS: (ELSEWHERE, self.sizes.cross)}
+        return {
+            name: Exam(scene_set(world, count, NEIGHBOURS, start=name, seed=self.seed))
+            for name, (world, count) in kinds.items()
+        }
 
     @cached_property
     def galleries(self) -> dict[tuple[str, str, str], Gallery]:
