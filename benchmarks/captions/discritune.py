@@ -65,6 +65,7 @@ def said_by(arm: Arm, world: World) -> tuple[dict[str, dict[str, str]], dict[str
 
 def measured(arm: Arm, world: World) -> dict[str, Any]:
     """One arm of one seed."""
+    world.prepare(arm.full)
     cpu, wall = time.process_time(), time.perf_counter()
     said, losses, end = said_by(arm, world)
     tuning_cpu = time.process_time() - cpu

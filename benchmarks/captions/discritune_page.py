@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from arms import (
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "captions" / "discritune.json"
 PAGE = ROOT / "docs" / "results" / "discritune.md"
+FILE = "../../benchmarks/results/captions/discritune.json"
 FIGURE = ROOT / "docs" / "images" / "discritune.svg"
 Found = Mapping[str, Any]
 
@@ -111,46 +113,69 @@ TRUTH = {
 }
 
 
+def prose(*sentences: str) -> str:
+    """Sentences as one paragraph of lines that fit a screen."""
+    return textwrap.fill(" ".join(sentences), 118, break_long_words=False, break_on_hyphens=False)
+
+
 def opening(found: Found) -> Iterator[str]:
     """What was done."""
     sizes, seeds = found["sizes"], found["seeds"]
     yield "# Results: DiscriTune"
     yield "How it works: [discritune.md](../discritune.md)."
-    yield (
-        "This page is written by `python benchmarks/captions/discritune_page.py --write` from the \n"
-        "[result file](../../benchmarks/results/captions/discritune.json), which has versions, machine, settings.\n"
-        f"`{found['command']}` makes that file, in {number(found['cpu_minutes'], 0)} CPU minutes without the models."
+    yield prose(
+        "This page is written by `python benchmarks/captions/discritune_page.py --write`.",
+        f"Its numbers are those of the [result file]({FILE}), which names versions, machine and settings.",
+        f"`{found['command']}` makes that file, in {number(found['cpu_minutes'], 0)} CPU minutes beside the models.",
     )
-    yield (
-        f"**What was done.** {len(seeds)} seeds, each a world of its own: rendered scenes whose attributes are known, "
-        "captioners, a listener\nto train with, and an independent one of another architecture, seed and vision tower. "
-        f"The captioner had learned from {number(100 * MAIN, 0)} % full\ncaptions and else terse ones. Each arm is "
-        f"{sizes['steps']} steps of DiscriTune on {2 * sizes['training']} pictures. It is judged on {sizes['test']} "
-        f"unseen pictures and on\n{sizes['cross']} of another kind, with two or three objects where the training has "
-        "one or two. P@1 is among 100 random pictures, or in a hard\nset of the target and nine pictures that differ "
-        f"in one attribute. Intervals are {found['interval']}.\nCaptions are greedy."
+    yield prose(
+        f"**What was done.** {len(seeds)} seeds, each a world of its own: rendered scenes whose attributes are known,",
+        "captioners, a listener to train with, and an independent one of another architecture, seed and vision tower.",
+        f"The captioner had learned from {number(100 * MAIN, 0)} % full captions and else terse ones.",
+        f"An arm is {sizes['steps']} steps of DiscriTune on {2 * sizes['training']} pictures.",
+        f"It is judged on {sizes['test']} unseen pictures, and on {sizes['cross']} of another kind:",
+        "two or three objects where the training has one or two, and no plain background or natural palette.",
+        "P@1 is among 100 random pictures, or in a hard set: the target and nine variants, one attribute changed each.",
+        "The greedy arm has the paper's settings but for its learning rate.",
+        f"Intervals: {found['interval']}. Captions are greedy.",
     )
 
 
 def claims(found: Found) -> Iterator[str]:
-    """The verdicts, with the differences behind them."""
+    """The verdicts, and the differences behind them."""
     yield "## Claims of the paper"
-    yield "The rules were written before the first run. Differences are to the same seed's speaker before tuning."
-    rows = []
-    for text in dict.fromkeys(one["claim"] for one in found["claims"]):
-        own = [one for one in found["claims"] if one["claim"] == text]
-        cells = []
-        for name in TUNED:
-            one = next(row for row in own if row["arm"] == name)
-            digits = 2 if one["relative"] or "CIDEr" not in next(iter(one["differences"]), "") else 0
-            told = "; ".join(span(each, digits, "+") for each in one["differences"].values())
-            cells.append(f"**{one['verdict']}**: {told}")
-        rows.append([text, own[0]["rule"], *cells])
-    yield lines(["claim", "held if", *TUNED], rows)
-    order = "; ".join(
-        dict.fromkeys(f"{one['claim']}: {', '.join(one['differences'])}" for one in found["claims"])
+    yield prose(
+        "The rules were written before the first run.",
+        "Differences are to the speaker of the same seed before tuning.",
     )
-    yield f"Order of the differences. {order}."
+    each = {text: [one for one in found["claims"] if one["claim"] == text] for text in _claims(found)}
+    verdicts = [
+        [text, own[0]["rule"], *(f"**{verdict(own, name)['verdict']}**" for name in TUNED)]
+        for text, own in each.items()
+    ]
+    yield lines(["claim", "held if", *TUNED], verdicts)
+    rows = []
+    for own in each.values():
+        for measure in own[0]["differences"]:
+            relative = ", relative" if own[0]["relative"] else ""
+            digits = 0 if "CIDEr" in measure and not relative else 2
+            told = (span(verdict(own, name)["differences"][measure], digits, "+") for name in TUNED)
+            rows.append([titled(measure) + relative, *told])
+    yield lines(["difference", *TUNED], rows)
+
+
+def _claims(found: Found) -> list[str]:
+    return list(dict.fromkeys(one["claim"] for one in found["claims"]))
+
+
+def verdict(rows: Sequence[Mapping[str, Any]], arm: str) -> Mapping[str, Any]:
+    return next(row for row in rows if row["arm"] == arm)
+
+
+def titled(measure: str) -> str:
+    """A measure in words: the pictures come last."""
+    exam, _, rest = measure.partition(" ")
+    return rest if exam == "test" else f"{rest}, pictures of another kind"
 
 
 def gains(found: Found, name: str, measure: str, full: float = MAIN) -> Mapping[str, Any]:
@@ -162,43 +187,43 @@ def gains(found: Found, name: str, measure: str, full: float = MAIN) -> Mapping[
 def warnings(found: Found) -> Iterator[str]:
     """Arms that must fail, or did."""
     yield "## Controls and warnings"
-    table = found["table"]
+    table, measure = found["table"], "test P@1 random, listener"
     rows = []
     if key(SHUFFLED) in table:
-        one = gains(found, SHUFFLED, "test P@1 random, listener")
-        verdict = (
-            "gains nothing, as it must" if one["low"] is not None and one["low"] <= 0 else "gains: a fault"
+        one = gains(found, SHUFFLED, measure)
+        told = (
+            "gains nothing, as it must"
+            if one["low"] is None or one["low"] <= 0
+            else "gains, which is a fault"
         )
         rows.append(
-            f"- A listener who hears each caption of another picture {verdict}: P@1 among 100 changes by "
-            f"{span(one, 2, '+')}."
+            f"Against a listener who is shown another picture the speaker {told}: {span(one, 2, '+')}."
         )
     if key(COLLAPSE) in table:
         own, before = table[key(COLLAPSE)], table[key(START)]
-        rows.append(
-            f"- At a rate of 1e-3 captions have {span(own['test length'], 1)} words with a repetition of "
-            f"{span(own['test repetition'])}, and P@1 among 100 is\n"
-            f"  {span(own['test P@1 random, listener'])}; the start has {span(before['test length'], 1)} words, "
-            f"{span(before['test repetition'])} and {span(before['test P@1 random, listener'])}."
-        )
+        parts = [
+            f"{name} {span(own[m], d)} (start {span(before[m], d)})"
+            for name, m, d in (
+                ("words", "test length", 1),
+                ("repetition", "test repetition", 2),
+                ("hallucinated attributes", "test hallucinated", 2),
+                ("P@1 among 100", measure, 2),
+            )
+        ]
+        rows.append(f"At a rate of 1e-3: {', '.join(parts)}.")
     if key(PAPER_RATE) in table:
-        one = gains(found, PAPER_RATE, "test P@1 random, listener")
+        one = gains(found, PAPER_RATE, measure)
         rows.append(
-            f"- The paper's rate of 1e-7 changes P@1 among 100 by {span(one, 3, '+')} in these "
-            f"{found['sizes']['steps']} steps; the paper takes far more."
+            f"The paper's rate of 1e-7 changes P@1 among 100 by {span(one, 3, '+')} in these few steps."
         )
-    yield "\n".join(rows)
+    yield "\n".join(textwrap.fill(f"- {row}", 118, subsequent_indent="  ") for row in rows)
 
 
 def ablated(found: Found) -> Iterator[str]:
     """Tables at the smaller share of full captions."""
     yield f"## Ablations: a captioner that saw {number(100 * ABLATION, 0)} % full captions"
-    yield measured(
-        found,
-        names_of(ABLATION),
-        {**retrieval("test"), **_some(TRUTH), "words": ("test length", 1)},
-        ABLATION,
-    )
+    columns = {**retrieval("test"), **_some(TRUTH), "words": ("test length", 1)}
+    yield measured(found, names_of(ABLATION), columns, ABLATION)
     told = {name: one for name, one in found["comparisons"].items() if name in COMPARISONS}
     if told:
         compared = {
@@ -209,7 +234,7 @@ def ablated(found: Found) -> Iterator[str]:
             "seconds": ("seconds", 0),
         }
         rows = [
-            [name, *(span(own.get(m), d, "+") for m, d in columns.values())] for name, own in told.items()
+            [name, *(span(own.get(m), d, "+") for m, d in compared.values())] for name, own in told.items()
         ]
         yield "Differences, paired by seed:"
         yield lines(["difference", *compared], rows)
@@ -228,8 +253,10 @@ def distinguishable(told: Mapping[str, Mapping[str, Any]]) -> str:
         one = own[measure]
         unclear = one["low"] is None or one["low"] <= 0 <= one["high"]
         sides["neither" if unclear else "better" if one["value"] > 0 else "worse"].append(name)
-    parts = [f"{side}: {', '.join(names)}" for side, names in sides.items() if names]
-    return f"By the independent listener on hard sets, with an interval beside 0 or not: {'; '.join(parts)}."
+    listed = [f"- {side}: {', '.join(names)}" for side, names in sides.items() if names]
+    return "\n".join(
+        ["By the independent listener on hard sets, intervals that hold 0 being neither:", "", *listed]
+    )
 
 
 def examples(found: Found) -> Iterator[str]:
@@ -251,7 +278,11 @@ def page(found: Found) -> str:
         "Pictures of another kind:",
         measured(found, names_of(MAIN), retrieval("cross"), MAIN),
         "## Wording",
-        "CIDEr-D is times 100. Nats are the cross-entropy of people's captions of unseen pictures, per token.",
+        prose(
+            "CIDEr-D is times 100, so 1000 for identical captions: against several terse captions of a picture,",
+            "as in the training, or against its full one.",
+            "Nats are the cross-entropy of people's captions of unseen pictures, per token.",
+        ),
         measured(found, names_of(MAIN), WORDING, MAIN),
         "## Faithfulness",
         "Attribute values per caption. Elsewhere: pictures of another kind.",
@@ -268,11 +299,12 @@ def missing(found: Found) -> Iterator[str]:
     """What was not run."""
     yield "## Left out"
     arms = (
-        f"Arms of the script that were not run: {', '.join(found['not_run'])}. " if found["not_run"] else ""
+        [f"Arms of the script that were not run: {'; '.join(found['not_run'])}."] if found["not_run"] else []
     )
-    yield (
-        f"{arms}Not measured here: beams at the end, entropy bonuses, people's captions as further trajectories, "
-        "other captioners and listeners\nthan the lab's, and people as listeners."
+    yield prose(
+        *arms,
+        "Not measured here: beams at the end, entropy bonuses, people's captions as further trajectories,",
+        "other captioners and listeners than the lab's, and people as listeners.",
     )
 
 

@@ -140,6 +140,11 @@ class World:
     def _model(self, name: str, full: float) -> Path:
         return scene_model(name, replace(self.sizes.models, seed=self.seed, full=full))
 
+    def prepare(self, full: float) -> None:
+        """Train, draw and embed all that an arm needs, so that its seconds are its own."""
+        self._model("captioner", full)
+        _ = self.galleries, self.pictures
+
     def speaker(self, full: float) -> Captioner:
         """A captioner as it was before any tuning."""
         return captioner(self._model("captioner", full))
