@@ -90,10 +90,17 @@ def lexicon() -> tuple[str, ...]:
     return claim, "above 0", shown(nearer, 3), verdict, "lexicon"
 
 
+def captions() -> tuple[str, ...]:
+    found = read("captions/discritune.json")["less_start"]["20 %: leave-one-out"]["test P@1 random, independent"]
+    verdict = "held" if found["low"] > 0 else "did not hold"
+    claim = "DiscriTune: pictures that an independent listener finds among 100 (P@1), after less before, lab scenes"
+    return claim, "above 0", shown(found), verdict, "discritune"
+
+
 def table() -> str:
     """The table as Markdown."""
     head = "| claim | expected | measured, 95 % interval | verdict | more |\n|---|---|---|---|---|\n"
-    rows = [dynamics(), forgetting(), steering(), experts(), naming(), lexicon()]
+    rows = [dynamics(), forgetting(), steering(), experts(), naming(), lexicon(), captions()]
     return head + "".join(
         f"| {claim} | {expected} | {measured} | {verdict} | [results](docs/results/{page}.md) |\n"
         for claim, expected, measured, verdict, page in rows
