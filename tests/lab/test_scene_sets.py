@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trimtab.errors import DataError
+from trimtab import systems
+from trimtab.errors import ConfigError, DataError
+from trimtab.job import PictureFolder
 from trimtab.lab import registry
 from trimtab.lab.registry import pictures, table
 from trimtab.lab.scene_captions import (
@@ -27,7 +31,7 @@ WORLD = SceneWorld()
 seeds = st.integers(0, 2**32)
 
 
-def unnamed(scene: Scene) -> tuple[list[dict[str, str]], dict[str, str]]:
+def named(scene: Scene) -> tuple[list[dict[str, str]], dict[str, str]]:
     """What a full caption names, from the scene itself."""
     things = [{name: getattr(thing, name) for name in OBJECT} for thing in scene.objects]
     whole = {name: getattr(scene, name) for name in WHOLE}
@@ -43,13 +47,13 @@ def without_defaults(values: dict[str, str]) -> dict[str, str]:
 def test_captions_are_read_back_into_the_attributes_that_they_name(seed):
     rng = np.random.default_rng(seed)
     scene = WORLD.draw(rng)
-    things, whole = unnamed(scene)
+    things, whole = named(scene)
     assert read_caption(full_caption(scene)) == (things, whole)
     for text in (terse_caption(scene, rng), partial_caption(scene, rng)):
-        named, of_whole = read_caption(text)
+        phrases, of_whole = read_caption(text)
         assert of_whole.items() <= whole.items()
-        assert all(one.items() <= thing.items() for one, thing in zip(named, things, strict=False))
-        assert all("shape" in one for one in named)
+        assert all(one.items() <= thing.items() for one, thing in zip(phrases, things, strict=False))
+        assert all("shape" in one for one in phrases)
         assert is_true(text, scene)
         assert set(text.split()) <= set(vocabulary(WORLD))
 
@@ -62,8 +66,8 @@ def test_a_full_caption_tells_a_scene_from_every_variant(seed):
     texts = {full_caption(one) for one in [scene, *others]}
     assert len(texts) == 1 + len(others)
     # What silence says about defaults is not said in words, so a literal reader may take a variant for the scene.
-    named = [one for one in others if not is_true(full_caption(scene), one)]
-    assert len(named) >= len(others) // 2
+    told = [one for one in others if not is_true(full_caption(scene), one)]
+    assert len(told) >= len(others) // 2
 
 
 def test_truth_of_captions():
@@ -160,3 +164,23 @@ def test_files_hold_pictures_their_truth_hard_sets_and_captions(tmp_path):
         captions[name] == full_caption(scene) for name, scene in zip(scenes.names, scenes.scenes, strict=True)
     )
     assert all(is_true(terse[name], scene) for name, scene in zip(scenes.names, scenes.scenes, strict=True))
+
+
+@dataclass(frozen=True)
+class Config:
+    pictures: PictureFolder = "lab:scenes"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_job_may_name_pictures_of_the_lab(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    assert systems.already_built(Config()) == Config()
+    folder = Path(systems.resolve(Config()).pictures)
+    assert (folder / "metadata.csv").is_file()
+    assert systems.already_built(Config()).pictures == str(folder)
+    wrong = systems.lab_problems(Config("lab:scene"))
+    assert str(wrong[0]) == (
+        "pictures: got 'lab:scene', expected one of lab:scenes, lab:scenes-test; try lab:scenes"
+    )
+    with pytest.raises(ConfigError, match="lab pictures: got 'scene', expected one of"):
+        pictures("scene", tmp_path)
