@@ -302,7 +302,7 @@ def log_likelihood(
         listed: Any = texts
         rows = token_rows(model.need_tokenizer(), listed, special=False, max_tokens=max_tokens)
         return _of_pictures(model, images, None, rows, batch_size)
-    refuse_blind(getattr(model, "module", model))
+    refuse_blind(model)
     require_language_model(model)
     return _scored(model, text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens))
 
@@ -336,7 +336,7 @@ def continuation_log_likelihood(
         ShapeError: not as many prompts as continuations, or not one picture for each.
     """
     if images is None:
-        refuse_blind(getattr(model, "module", model))
+        refuse_blind(model)
         require_language_model(model)
     else:
         need_speaker(model)

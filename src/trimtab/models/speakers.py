@@ -286,7 +286,7 @@ def need_speaker(model: Handle, what: str = "pictures") -> Speaker:
     Raises:
         ModelError: it is none: a language model or two towers, say.
     """
-    module = getattr(model, "module", model)
+    module: Any = getattr(cast("Any", model), "module", model)
     speaker = speaker_of(module)
     if speaker is None:
         got = f"{what} for a {type(unwrapped(module)).__name__}"
@@ -326,12 +326,13 @@ def default_prompt(model: Handle) -> str:
     return f"{image}\n"
 
 
-def refuse_blind(module: nn.Module) -> None:
-    """Refuse a captioner that is given no pictures; Llava can do without.
+def refuse_blind(model: Handle | nn.Module) -> None:
+    """Refuse a captioner, a handle or a network, that is given no pictures; Llava can do without.
 
     Raises:
         ModelError: naming it.
     """
+    module: Any = getattr(model, "module", model)
     speaker = speaker_of(module)
     if speaker is not None and not isinstance(speaker, Llava):
         got = f"texts alone for a {type(speaker.network).__name__}"
