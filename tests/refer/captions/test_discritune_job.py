@@ -14,6 +14,7 @@ import pytest
 import small_speakers as small
 from trimtab.errors import ConfigError, ConfigProblems, DataError
 from trimtab.job import Elsewhere, carry_out
+from trimtab.numerics.bootstrap import wilson
 from trimtab.refer.captions import evaluation
 from trimtab.refer.captions.evaluation import TestSet
 from trimtab.refer.captions.job import DiscriTuneConfig, sets_of
@@ -173,6 +174,10 @@ def test_intervals_by_cluster_are_those_of_the_bootstrap_over_families(config: D
     assert test.clusters == tuple(name.split("-")[0] for name in test.names)
     values = np.arange(16.0)
     assert test.interval(values).n == 4
+    assert test.interval(np.ones(16)) == wilson(4, 4)
+    assert replace(test, clusters=()).interval(np.zeros(16)) == wilson(0, 16)
+    assert evaluation.share(np.zeros(5), np.ones(5), None, 0) == wilson(0, 5)
+    assert np.isnan(evaluation.share(np.zeros(5), np.zeros(5), None, 0).value)
     assert test.change(values, values + 1).value == 1
     assert test.change(values, values + 1).low == 1
 
@@ -237,7 +242,7 @@ def test_a_survey_decodes_every_picture(config: DiscriTuneConfig, tmp_path: Path
     assert len(found) == 2
     assert found[0].startswith("pictures, picture 'red-box'")
     assert found[1].startswith("test, picture 'blue-bar'")
-    with pytest.raises(DataError, match="red-box"):
+    with pytest.raises(DataError, match="blue-bar"):
         carry_out(config, tmp_path / "run")
 
 

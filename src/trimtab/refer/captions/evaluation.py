@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from trimtab.data.pictures import Pictures
-from trimtab.numerics.bootstrap import Interval, bootstrap, mean, mean_difference, ratio_of_sums
+from trimtab.numerics.bootstrap import Interval, bootstrap, mean, mean_difference, ratio_of_sums, wilson
 from trimtab.refer.captions.faithfulness import Truth, faithfulness, values_said
 from trimtab.refer.captions.listener import Gallery, Listener
 from trimtab.refer.captions.training import words_of
@@ -56,7 +57,10 @@ class TestSet:
     seed: int = 0
 
     def interval(self, value: Float[np.ndarray, " names"]) -> Interval:
-        """Mean with its interval, resampled by cluster."""
+        """Mean with its interval, resampled by cluster; Wilson's where all are 0 or all are 1, which has a width."""
+        if float(value.min()) == float(value.max()) in (0.0, 1.0):
+            n = len(set(self.clusters)) if self.clusters else len(value)
+            return wilson(int(value[0]) * n, n)
         return bootstrap(mean, value, clusters=self.clusters or None, seed=self.seed)
 
     def change(self, before: np.ndarray, after: np.ndarray) -> Interval:
@@ -114,12 +118,17 @@ def retrieval(test: TestSet, judges: Sequence[Judge], before: Captions, after: C
             first, second = (judge.listener.hits(1, texts, gallery, **how) for texts in sides)
             row: dict[str, Any] = {
                 "listener": judge.role,
-                "name": judge.listener.name,
+                "name": place_name(judge.listener.name),
                 "candidates": kind,
                 "size": size,
             }
             rows.append(row | _pair(test.interval(first), test.interval(second), test.change(first, second)))
     return pd.DataFrame(rows)
+
+
+def place_name(name: str) -> str:
+    """The name of a model without the path of its folder; a name of the hub stays whole."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def _pair(before: Interval, after: Interval, change: Interval) -> dict[str, Any]:
@@ -187,9 +196,15 @@ def truthfulness(test: TestSet, before: Captions, after: Captions) -> pd.DataFra
 
 
 def share(top: np.ndarray, base: np.ndarray, groups: Sequence[str] | None, seed: int) -> Interval:
-    """A ratio of sums with its interval; nan where there is nothing to take a share of."""
+    """A ratio of sums with its interval; nan where there is nothing to take a share of.
+
+    A share of 0 or 1 has Wilson's interval, of as many trials as there are captions or groups: the wider one.
+    """
     if not base.sum():
         return Interval(math.nan, math.nan, math.nan, len(base))
+    if top.sum() in (0, base.sum()):
+        n = len(base) if groups is None else len(set(groups))
+        return wilson(n if top.sum() else 0, n)
     kept = base > 0  # what has no such values adds nothing to either sum
     clusters = None if groups is None else np.asarray(groups)[kept]
     return bootstrap(ratio_of_sums, top[kept], base[kept], paired=True, clusters=clusters, seed=seed)

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER = Look("before", PALETTE[0], "o", filled=False), Look("after", PALETTE[0], "o")
 COVERS = (
-    "Intervals are 95 % bootstrap intervals over test pictures; changes are paired. They do not cover another run with "
-    "another seed."
+    "Intervals are 95 % bootstrap intervals over test pictures; changes are paired. A share of 0 or 1 has Wilson's "
+    "interval. They do not cover another run with another seed."
 )
 FOUND = (
     "P@1 is how often the picture of a caption is the nearest of its candidates for a listener; m pictures at one "
@@ -176,7 +176,7 @@ class DiscriTuneResult(Result):
         }
         headings |= {when: (when, f"{when}_low", f"{when}_high", ".3") for when in ("before", "after")}
         headings |= {"change": ("change", "change_low", "change_high", "+.3"), "captions": "n"}
-        table = Table(written(self.retrieval, headings), f"{FOUND} {COVERS}")
+        table = Table(written(self.retrieval, headings))
         notices = [Text(sign, "bad") for sign in self.signs]
         yield Section("What listeners find", [*notices, picture(self.figure(), f"{FOUND} {COVERS}"), table])
         yield Section("Captions before and after", list(self._examples()))
