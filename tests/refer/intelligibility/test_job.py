@@ -120,6 +120,7 @@ def test_a_run_from_files_to_a_page(config: IntelligibilityConfig, tmp_path: Pat
 def test_a_run_killed_while_it_tunes_goes_on_to_the_same_numbers(
     config: IntelligibilityConfig, tmp_path: Path
 ) -> None:
+    config = replace(config, strata=(), records={}, control="", n_boot=20)
     whole = carry_out(config, tmp_path / "whole")
 
     def stop(done: int, total: int) -> None:
@@ -139,6 +140,7 @@ def test_a_run_killed_while_it_tunes_goes_on_to_the_same_numbers(
 def test_captions_that_were_made_are_not_made_again(
     config: IntelligibilityConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = replace(config, strata=(), records={}, control="", n_boot=20)
     first = carry_out(config, tmp_path / "run")
     (tmp_path / "run/artifacts/result.json").unlink(missing_ok=True)
 
@@ -172,7 +174,9 @@ def test_without_models_there_is_no_tuning_and_no_picture(
 
 def test_sets_can_be_built(config: IntelligibilityConfig, tmp_path: Path) -> None:
     for kind in ("hard", "random"):
-        built = replace(config, candidates=kind, n_candidates=4, tune=None, records={}, own={}, control="")
+        built = replace(
+            config, candidates=kind, n_candidates=4, tune=None, records={}, own={}, control="", strata=()
+        )
         result = carry_out(built, tmp_path / kind)
         assert result.accuracy["n"].tolist() == [16] * 9
         assert result.accuracy["chance"].tolist() == pytest.approx([0.25] * 9)

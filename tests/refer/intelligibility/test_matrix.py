@@ -111,7 +111,8 @@ def test_an_interaction_is_a_difference_of_differences_and_swapping_names_keeps_
         answers, ["captioner", "people"], ["clip", "people"], PAIRS[::-1], None, Resampling(300)
     )
     assert swapped[2].value == pytest.approx(interaction.value)
-    assert swapped[2].low == pytest.approx(interaction.low)
+    # Clusters of one kind are drawn together, in an order that names decide: the draws differ, not their distribution.
+    assert swapped[2].low == pytest.approx(interaction.low, abs=0.03)
 
 
 def test_a_missing_cell_makes_the_interaction_nan_with_its_reason() -> None:

@@ -40,4 +40,4 @@ def test_the_anchors_come_out_within_intervals_of_games(monkeypatch: pytest.Monk
     assert last["low"] == pytest.approx(0.941, abs=0.006)
     assert last["high"] == pytest.approx(0.965, abs=0.006)
     shuffled = alone.controls[alone.controls["control"] == "shuffled captions"]["accuracy"]
-    assert (shuffled < alone.accuracy["accuracy"]).all()
+    assert (shuffled.to_numpy() < alone.accuracy["accuracy"].to_numpy()).all()

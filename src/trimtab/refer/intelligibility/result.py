@@ -193,14 +193,7 @@ class Intelligibility(Result):
         if len(self.p_at_1):
             yield Section("Before and after tuning", [_tuned(self)])
         yield Section("Interaction", list(_interaction_blocks(self)))
-        rows = self.controls.assign(why=self.controls["reason"])
-        caption = (
-            "Shuffled captions: each target with the caption, or the recorded answer, of another item. No caption: "
-            "what a listener picks unheard. Both at chance: the answers come from what captions say."
-        )
-        headings = {"speaker": "speaker", "listener": "listener", "heard": "control", "accuracy": ACCURACY}
-        table = Table(written(rows, headings | {"answers": "n", "why none": "why"}), f"{caption} {covers}")
-        yield Section("Controls", [table])
+        yield Section("Controls", [_controls(self)])
         yield from _strata(self)
         yield Section("Captions", [_captions(self), *_matched(self)])
         if len(self.calibration):
@@ -296,6 +289,26 @@ def _interaction_blocks(result: Intelligibility) -> Iterator[Text | Table]:
     yield Table(
         written(rows, headings | {"groups": "n_groups", "why none": "reason"}), f"{caption} {_covers(result)}"
     )
+
+
+def _controls(result: Intelligibility) -> Table:
+    heads = {"captions": "accuracy"} | {name: name for name in ("shuffled captions", "no caption", "chance")}
+    pairs = [(speaker, listener) for speaker in result.speakers for listener in result.listeners]
+    at = {(row.speaker, row.listener, row.control): row for row in each_row(result.controls)}
+    rows = []
+    for speaker, listener in pairs:
+        cells: dict[str, Any] = {"speaker": speaker, "listener": listener}
+        for control, head in heads.items():
+            row = at[speaker, listener, control]
+            ends = _span(row.low, row.high)
+            cells[head] = row.reason or fixed(row.accuracy) + (f" ({ends})" if ends else "")
+        rows.append(cells)
+    caption = (
+        "Shuffled captions: each target with the caption, or the recorded answer, of another item. No caption: what a "
+        "listener picks unheard. At chance or below, answers come from what captions say; below it where other "
+        "candidates than the target are favourites, as when the target is the centre of its set."
+    )
+    return Table(pd.DataFrame(rows), f"{caption} {_covers(result)}")
 
 
 def _strata(result: Intelligibility) -> Iterator[Section]:
