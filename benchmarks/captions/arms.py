@@ -13,8 +13,12 @@ START = "start"
 LEAVE_ONE_OUT, GREEDY, MIXED = "leave-one-out", "greedy", "leave-one-out, .1 cross-entropy"
 SHUFFLED, COLLAPSE, PAPER_RATE = "shuffled pictures", "leave-one-out at 1e-3", "greedy at the paper's 1e-7"
 TRUE_FULL, TRUE_TERSE = "true full captions", "true terse captions"
-TUNED = (LEAVE_ONE_OUT, GREEDY)
-"""The arms of which the paper's claims are judged: our default, and the paper's estimator at a rate of the lab."""
+NEAR = "leave-one-out, KL .1"
+TUNED = (NEAR, LEAVE_ONE_OUT, GREEDY)
+"""The arms of which the paper's claims are judged: settings of our quickstart, without its KL, the paper's estimator.
+
+The first joined after the second had been seen on seed 0, where it named much that was not there.
+"""
 
 LR, GREEDY_LR = 3e-4, 1e-4
 OURS = Tuning(estimator="leave-one-out", negatives="random", batch_size=16, samples=4, lr=LR, length="mean")
@@ -54,42 +58,43 @@ def main_arms() -> list[Arm]:
         Arm(START, MAIN, "main", None),
         Arm(TRUE_FULL, MAIN, "control", None),
         Arm(TRUE_TERSE, MAIN, "control", None),
+        Arm(NEAR, MAIN, "main", replace(OURS, kl=0.1)),
         Arm(LEAVE_ONE_OUT, MAIN, "main", OURS),
         Arm(GREEDY, MAIN, "main", GREEDY_OF_OLD),
         Arm(MIXED, MAIN, "main", replace(OURS, cross_entropy=0.1)),
         Arm(SHUFFLED, MAIN, "control", OURS, shuffled=True),
         Arm(COLLAPSE, MAIN, "warning", replace(OURS, lr=1e-3)),
-        Arm(PAPER_RATE, MAIN, "main", Tuning(preset="paper")),
+        Arm(PAPER_RATE, MAIN, "warning", Tuning(preset="paper")),
     ]
 
 
 def ablations() -> list[Arm]:
     """Arms at the smaller share, where less is gained for free; the most asked about first."""
     copied = replace(OURS, negatives="hard")
+    found = replace(copied, reward="accuracy")
     changed = {
         LEAVE_ONE_OUT: OURS,
-        GREEDY: GREEDY_OF_OLD,
-        "sampled, running mean": replace(OURS, estimator="sampled"),
-        "self-critical": replace(OURS, estimator="self-critical"),
-        "hard negatives": replace(OURS, negatives="hard"),
-        "negatives of the batch": replace(OURS, negatives="batch"),
-        "summed log-probability": replace(OURS, length="sum"),
-        "whitening by batch": replace(OURS, whitening="batch"),
         "KL .1": replace(OURS, kl=0.1),
+        GREEDY: GREEDY_OF_OLD,
+        "hard negatives": replace(OURS, negatives="hard"),
         "accuracy": replace(OURS, reward="accuracy"),
-    }
-    masks = {
-        "copies, accuracy, masked": replace(copied, reward="accuracy"),
-        "copies, accuracy, not masked": replace(copied, reward="accuracy", masking=False),
+        "copies, accuracy, masked": found,
+        "copies, accuracy, not masked": replace(found, masking=False),
+        "summed log-probability": replace(OURS, length="sum"),
+        "self-critical": replace(OURS, estimator="self-critical"),
+        "sampled, running mean": replace(OURS, estimator="sampled"),
+        "whitening by batch": replace(OURS, whitening="batch"),
+        "negatives of the batch": replace(OURS, negatives="batch"),
         "copies, masked": copied,
         "copies, not masked": replace(copied, masking=False),
+        "hard negatives, .1 cross-entropy": replace(copied, cross_entropy=0.1),
     }
-    mixed = replace(OURS, negatives="hard", cross_entropy=0.1)
     return [
         Arm(START, ABLATION, "main", None),
-        *(Arm(name, ABLATION, "ablation", tuning) for name, tuning in changed.items()),
-        *(Arm(name, ABLATION, "ablation", tuning, "copies") for name, tuning in masks.items()),
-        Arm("hard negatives, .1 cross-entropy", ABLATION, "ablation", mixed),
+        *(
+            Arm(name, ABLATION, "ablation", tuning, "copies" if "copies" in name else "plain")
+            for name, tuning in changed.items()
+        ),
     ]
 
 

@@ -38,6 +38,8 @@ RUNS = Path("runs/benchmark-captions")
 EXAMPLES = 4
 LAST = 10
 """Steps at the end of a run whose diagnostics are averaged."""
+FIRST = 3
+"""Seeds on which all ablations run before any runs on the others."""
 SHOWN = ("reward", "advantage_sd", "found", "kl_nats", "gradient_norm", "ended")
 
 
@@ -104,10 +106,16 @@ def place(arm: Arm, seed: int, folder: Path) -> Path:
 
 
 def schedule(seeds: Sequence[int], every: bool) -> Iterator[tuple[Arm, int]]:
-    """Main arms seed by seed; then each ablation over all seeds, so that what is cut short is balanced."""
-    yield from ((arm, seed) for seed in seeds for arm in main_arms())
+    """Main arms seed by seed, then warnings, then each ablation over the first seeds, and over the others.
+
+    So what is cut short is as balanced as it can be.
+    """
+    main = main_arms()
+    yield from ((arm, seed) for seed in seeds for arm in main if arm.role != "warning")
+    yield from ((arm, seed) for arm in main if arm.role == "warning" for seed in seeds)
     if every:
-        yield from ((arm, seed) for arm in ablations() for seed in seeds)
+        for some in (seeds[:FIRST], seeds[FIRST:]):
+            yield from ((arm, seed) for arm in ablations() for seed in some)
 
 
 def write(seeds: Sequence[int], sizes: Sizes, folder: Path, result: Path) -> None:
