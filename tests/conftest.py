@@ -41,12 +41,23 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
-@pytest.fixture(autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point the cache of lab models and tokenised data at a folder of this test session, for all its workers."""
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of lab models and tokenised data: a folder of this test session, the same for all its workers."""
     own = tmp_path_factory.getbasetemp()
-    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "trimtab-cache"
-    monkeypatch.setenv("TRIMTAB_CACHE", str(cache))
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "trimtab-cache"
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the package at the cache of this test session."""
+    monkeypatch.setenv("TRIMTAB_CACHE", str(session_cache))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages with empty drawings, for tests of a page's words and tables: drawing takes most of a page's time."""
+    monkeypatch.setattr("trimtab.report.page.to_svg", lambda figure: "<svg></svg>")
 
 
 @pytest.fixture

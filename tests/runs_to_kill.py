@@ -1,10 +1,12 @@
-"""A run in a process of its own that is killed, for real, at a stated moment: `runs_to_kill.py OUT MOMENT [SIGNAL]`.
+"""Runs in processes of their own that are killed, for real, at stated moments: `runs_to_kill.py OUT MOMENT SIGNAL ...`.
 
-Without a signal it is SIGKILL.
+Each run is a fork, since importing everything takes longer than a run. How it ended and what it said on stderr are
+left beside its folder, as `OUT.json`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -55,5 +57,14 @@ def kill_at(moment: str, number: signal.Signals = signal.SIGKILL) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kill_at(sys.argv[2], signal.Signals[(sys.argv[3:] or ["SIGKILL"])[0]])
-    run(Path(sys.argv[1]))
+    for number in range(1, len(sys.argv), 3):
+        out, moment, by = sys.argv[number : number + 3]
+        said = Path(f"{out}.stderr")
+        child = os.fork()
+        if not child:
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+            kill_at(moment, signal.Signals[by])
+            run(Path(out))
+            sys.exit()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        Path(f"{out}.json").write_text(json.dumps({"code": code, "stderr": said.read_text()}))

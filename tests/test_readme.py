@@ -50,7 +50,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(f"{name}.jsonl").write_text("\n".join(rows))
     Path("code").mkdir()
     for k in range(60):
-        Path(f"code/{k}.py").write_text("\n".join(lines("code()=", 10, 10 + k)))
+        Path(f"code/{k}.py").write_text("\n".join(lines("code()=", 3, 10 + k)))
     return tmp_path
 
 

@@ -21,6 +21,8 @@ from trimtab.train.settings import Fit
 from unigram import shuffled, split
 from worlds import tokenizer
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at in dynamics/test_page.py
+
 FIT = Fit(eval_sequences=8, probe_sequences=4, test_sequences=None, seq_len=16, batch_size=2)
 
 

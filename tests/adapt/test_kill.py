@@ -18,6 +18,17 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that were killed at each moment, and of one that was interrupted; each with how it ended."""
+    folder = tmp_path_factory.mktemp("stopped")
+    runs = [[str(folder / moment), moment, "SIGKILL"] for moment in MOMENTS]
+    runs.append([str(folder / "interrupted"), "in-training", "SIGINT"])
+    command = [sys.executable, str(TESTS / "runs_to_kill.py"), *(word for one in runs for word in one)]
+    subprocess.run(command, check=True, timeout=240)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, torch.Tensor]]:
     """Metrics and weights of a run that nothing stopped."""
     out = tmp_path_factory.mktemp("whole") / "run"
@@ -29,12 +40,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, to
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_goes_on_to_the_same_numbers(
-    moment: str, whole: tuple[bytes, dict[str, torch.Tensor]], tmp_path: Path
+    moment: str, whole: tuple[bytes, dict[str, torch.Tensor]], stopped: Path
 ) -> None:
-    out = tmp_path / "run"
-    command = [sys.executable, str(TESTS / "runs_to_kill.py"), str(out), moment]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    out = stopped / moment
+    killed = read_json(stopped / f"{moment}.json")
+    assert killed["code"] == -signal.SIGKILL, killed["stderr"]
     assert read_json(out / "run.json")["status"] == "running"
     left = [path.name for path in (out / "artifacts/checkpoints").iterdir() if path.name.startswith(".")]
     assert bool(left) == (moment == "while-a-checkpoint-is-written")
@@ -48,15 +58,13 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a process that ends by SIGINT is POSIX")
-def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(stopped: Path) -> None:
     """The ninth step is the third real one; the run stops behind it, with a short traceback."""
-    out = tmp_path / "run"
-    command = [sys.executable, str(TESTS / "runs_to_kill.py"), str(out), "in-training", "SIGINT"]
-    stopped = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert stopped.returncode == -signal.SIGINT, stopped.stderr
+    out, ended = stopped / "interrupted", read_json(stopped / "interrupted.json")
+    assert ended["code"] == -signal.SIGINT, ended["stderr"]
     how = f"the same call goes on (out={str(out)!r})"
-    assert stopped.stderr.splitlines()[-1] == f"KeyboardInterrupt: stopped at step 3 of 12; {how}"
-    assert stopped.stderr.count("  File ") <= 3
+    assert ended["stderr"].splitlines()[-1] == f"KeyboardInterrupt: stopped at step 3 of 12; {how}"
+    assert ended["stderr"].count("  File ") <= 3
     assert read_json(out / "run.json")["status"] == "interrupted"
     assert list((out / "artifacts/checkpoints").glob("step-00000003"))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from trimtab.errors import DataError
+from trimtab.lab import registers as under_test
 from trimtab.lab.registers import (
     LEAST_SEPARATION,
     admit,
@@ -22,9 +23,19 @@ from trimtab.numerics.bootstrap import Interval
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(session_cache):
     """The cache of this test session: corpora take seconds to make."""
-    return tmp_path_factory.getbasetemp() / "trimtab-cache"
+    return session_cache
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_part(cache):
+    """Texts come from the beginnings of the corpora: every line of them all is parsed, which takes seconds."""
+    under_test._pieces.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(under_test, "_CHARACTERS", 400_000)
+        yield
+    under_test._pieces.cache_clear()
 
 
 @pytest.fixture(scope="module")

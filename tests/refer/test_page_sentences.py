@@ -21,6 +21,8 @@ from trimtab.refer.bias.result import NamingBias
 from trimtab.refer.lexicon.job import LexiconConfig
 from trimtab.refer.lexicon.result import LexiconResult
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at where jobs are tested
+
 Rules = dict[str, Callable[..., bool]]
 NUMBER = r"([+−]?[\d.]+)"
 SPAN = rf"\({NUMBER} to {NUMBER}\)"

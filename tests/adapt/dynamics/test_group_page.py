@@ -77,6 +77,7 @@ def cells(text: str, row: str) -> list[str]:
     return [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", found[1])]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_have_a_group_section_and_one_has_none(group: list[FinetuneResult]) -> None:
     parts = ["Gain against cost", "Constraints side by side", "Was “feasible” luck?", "Mixtures side by side"]
     parts.append("Did the slopes predict? All runs")
@@ -84,6 +85,7 @@ def test_several_runs_have_a_group_section_and_one_has_none(group: list[Finetune
     assert not set(parts) & set(headings(FinetuneResult.page(group[1:2])))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_luck_is_told_with_its_count_and_interval(group: list[FinetuneResult]) -> None:
     """Seven runs: five chose a checkpoint, of which one broke two constraints on test, .071 and .055 of .05."""
     text = section(group)
@@ -92,6 +94,7 @@ def test_luck_is_told_with_its_count_and_interval(group: list[FinetuneResult]) -
     assert cells(text, "not kept on test, of those feasible on validation (feasible by luck)")[0] == "1 of 5"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_how_many_points_calibrate_and_how_many_were_left_out(result_of: MakeResult) -> None:
     result = result_of()
     cut = replace(result, losses=result.losses[result.losses["step"] < 320], label="cut")

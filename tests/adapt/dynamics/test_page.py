@@ -90,6 +90,7 @@ def test_a_mixer_without_slopes_has_no_parts_about_them(result_of: MakeResult) -
     assert Reader(text).tags["svg"] == 1 + len(EVALUATE)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_are_compared_and_the_others_folded(result_of: MakeResult) -> None:
     text = FinetuneResult.page(
         [result_of(probes=False), result_of("Uniform", probes=False, pulls=(-0.1, 0, 0.01, 0.06, 0, 0))]
@@ -108,6 +109,7 @@ def test_many_updates_are_folded_in_the_middle(result_of: MakeResult) -> None:
     assert text.count("Step 5, for 1 step (") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_notes_are_told(result_of: MakeResult) -> None:
     assert "The probe of decimals diverged." in FinetuneResult.page(
         [result_of(probes=False, notes=("The probe of decimals diverged.",))]
@@ -119,6 +121,7 @@ def test_no_result_is_refused() -> None:
         FinetuneResult.page([])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_constraint_whose_interval_crosses_its_tolerance_is_within_the_noise(result_of: MakeResult) -> None:
     text = FinetuneResult.page([result_of(probes=False, pulls=(-0.1, -0.1, 0.045, 0.055, 0.01, 0.09))])
     shown = re.findall(r">((?:not )?kept[^<]*)</td>", text)

@@ -18,6 +18,8 @@ from trimtab.adapt.dynamics.compare import gain_difference
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.record import COLUMNS
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at in test_page.py
+
 NUMBER = r"([−+-]?\d+(?:\.\d+)?)"
 
 

@@ -18,6 +18,8 @@ from trimtab.adapt.forgetting.result import ForgettingResult, judged
 from trimtab.errors import DataError
 from trimtab.numerics.bootstrap import bootstrap, mean, ratio_of_sums
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at in test_job.py
+
 DEFINITIONS = (
     r"A dash: no share below .*",
     r"A D\^beta / .*",
@@ -67,7 +69,9 @@ def results() -> Iterator[dict[str, ForgettingResult]]:
 
 @pytest.fixture(scope="module")
 def pages(results: dict[str, ForgettingResult]) -> dict[str, str]:
-    return {name: ForgettingResult.page([it]) for name, it in results.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trimtab.report.page.to_svg", lambda figure: "<svg></svg>")
+        return {name: ForgettingResult.page([it]) for name, it in results.items()}
 
 
 def number(text: str) -> float:

@@ -16,6 +16,8 @@ from trimtab.job import carry_out
 from trimtab.read.experts.job import ExpertLensConfig
 from trimtab.read.experts.result import ExpertsResult
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at in test_job.py
+
 WORDS = ["cat", "dog", "cow", "pig", "hen"]
 FRAMES_OF = ["a {} ran", "the {} sat there", "no {}", "some {} is here", "one {} and it", "my old {} sleeps"]
 

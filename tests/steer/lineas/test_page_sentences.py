@@ -19,6 +19,8 @@ from trimtab.numerics.bootstrap import bootstrap, mean_difference, ratio_of_sums
 from trimtab.steer.lineas.job import SteeringConfig, examples_of
 from trimtab.steer.lineas.result import SteeringResult
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at in test_job.py
+
 DEFINITIONS = (
     r"Lean is how much likelier per token the target texts became than they were, less the same of the source texts\.",
     r"Intervals are 95 % over the choice of held-out texts; they do not cover the choice of fitting examples\.",
