@@ -9,8 +9,8 @@ from scene_world import CROSS, INDEPENDENT, LISTENER, TEST, Exam, World
 
 from trimtab.models.captioner import Captioner
 from trimtab.refer.captions.faithfulness import faithfulness
-from trimtab.refer.captions.scores import caption_scores
 from trimtab.refer.captions.training import captions_of, cross_entropy, words_of
+from trimtab.refer.scores.scores import caption_scores
 
 MOST_TOKENS = 32
 ITEMS = {

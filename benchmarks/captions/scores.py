@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.refer.captions.alignment import best_alignment, meteor
-from trimtab.refer.captions.ngrams import bleu, bleu_statistics, cider
-from trimtab.refer.captions.scores import caption_scores, item_scores
-from trimtab.refer.captions.stems import stem
-from trimtab.refer.captions.tokenisers import Tokeniser, ptb, words
+from trimtab.refer.scores.alignment import best_alignment, meteor
+from trimtab.refer.scores.ngrams import bleu, bleu_statistics, cider
+from trimtab.refer.scores.scores import caption_scores, item_scores
+from trimtab.refer.scores.stems import stem
+from trimtab.refer.scores.tokenisers import Tokeniser, ptb, words
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import to_json

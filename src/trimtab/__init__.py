@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from trimtab.refer.captions.discritune import DiscriTune as DiscriTune
     from trimtab.refer.captions.listener import Listener as Listener
     from trimtab.refer.captions.rewards import ListenerReward as ListenerReward
-    from trimtab.refer.captions.scores import caption_scores as caption_scores
     from trimtab.refer.intelligibility.study import intelligibility as intelligibility
     from trimtab.refer.lexicon.lexicon import Lexicon as Lexicon
+    from trimtab.refer.scores.scores import caption_scores as caption_scores
     from trimtab.steer.directions import CAA as CAA
     from trimtab.steer.directions import ITI as ITI
     from trimtab.steer.estimators import AurA as AurA
@@ -82,7 +82,7 @@ _HOMES = {
     "Replay": "trimtab.adapt.mixers.fixed",
     "Steering": "trimtab.steer.steering",
     "Uniform": "trimtab.adapt.mixers.fixed",
-    "caption_scores": "trimtab.refer.captions.scores",
+    "caption_scores": "trimtab.refer.scores.scores",
     "finetune": "trimtab.adapt.finetune",
     "hard_candidates": "trimtab.refer.candidates",
     "intelligibility": "trimtab.refer.intelligibility.study",

@@ -10,7 +10,7 @@ import pytest
 
 from trimtab.cli.editor import _of_captions
 from trimtab.cli.main import main
-from trimtab.refer.captions.scores import caption_scores
+from trimtab.refer.scores.scores import caption_scores
 
 LINES = [
     {

@@ -15,12 +15,12 @@ import tiny_models
 from captioners_by_hand import own_logits, pixels
 from trimtab.errors import ModelError, ShapeError
 from trimtab.models.captioner import captioner
+from trimtab.models.captioning import picture_batches
 from trimtab.models.families import towers
 from trimtab.models.hooks import capture, intervene
 from trimtab.models.language import continuation_log_likelihood, log_likelihood
 from trimtab.models.load import Model, load
 from trimtab.models.sites import resolve
-from trimtab.models.speaking import picture_batches
 
 TEXTS = ["a cat", "two dogs.", "b", "a cat on a mat"]
 

@@ -34,7 +34,7 @@ def captions(argv: Sequence[str]) -> int:
         raise ConfigProblems(problems)
     candidates, references = imported("trimtab.data.captions:captions_to_score")(arguments.file)
     settings = {"tokeniser": arguments.tokeniser, "corpus": arguments.corpus}
-    table = imported("trimtab.refer.captions.scores:caption_scores")(candidates, references, **settings)
+    table = imported("trimtab.refer.scores.scores:caption_scores")(candidates, references, **settings)
     rows = table.to_dict("records")
     if arguments.json:
         from trimtab.runs.serialise import to_json
@@ -47,7 +47,7 @@ def captions(argv: Sequence[str]) -> int:
 
 def problems_of(arguments: argparse.Namespace) -> Iterator[Problem]:
     """Problems that show before a file is read."""
-    known = imported("trimtab.refer.captions.tokenisers:TOKENISERS")
+    known = imported("trimtab.refer.scores.tokenisers:TOKENISERS")
     if arguments.tokeniser not in known:
         yield not_among("--tokeniser", arguments.tokeniser, known)
     yield from missing_file("FILE", arguments.file, "a .jsonl file of captions")

@@ -11,15 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trimtab.errors import ShapeError, explain
-from trimtab.models import speakers, speaking
+from trimtab.models import captioning, speakers
 from trimtab.models.batches import token_rows
+from trimtab.models.captioning import Decoding
 from trimtab.models.families import refusal
 from trimtab.models.inspection import check_model
 from trimtab.models.load import Model, load
 from trimtab.models.pictures import image_processor
 from trimtab.models.sites import canonical
 from trimtab.models.speakers import Captions, Features, Speaker
-from trimtab.models.speaking import Decoding
 from trimtab.models.tokenizer import refuse_unknown
 from trimtab.runs.brief import one_line
 from trimtab.seeds import derive
@@ -63,7 +63,7 @@ class Captioner:
             ModelError: no picture, a batch size below 1, pictures of another size than the model reads, or features
                 that are no numbers.
         """
-        return speaking.features(self.model, images, batch_size)
+        return captioning.features(self.model, images, batch_size)
 
     def generate(
         self,
@@ -98,7 +98,7 @@ class Captioner:
                 explain(f"{len(drawn)} seeds for {len(features)} pictures", "one seed a picture")
             )
         decoding = Decoding(max_new_tokens, temperature, num_beams)
-        return speaking.written(self.model, features, self._starts(features), decoding, drawn, batch_size)
+        return captioning.written(self.model, features, self._starts(features), decoding, drawn, batch_size)
 
     def log_probabilities(
         self, features: Features, ids: Sequence[Sequence[int]], ended: Sequence[bool]
@@ -117,7 +117,7 @@ class Captioner:
             ShapeError: not as many captions as pictures.
             ModelError: an end of a model without end token, tokens that it has no place for, or too many.
         """
-        return speaking.log_probabilities(self.model, features, self._starts(features), ids, ended)
+        return captioning.log_probabilities(self.model, features, self._starts(features), ids, ended)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of captions by people, without special tokens: what `log_probabilities` takes.
@@ -151,7 +151,9 @@ class Captioner:
         return kept
 
     def _starts(self, features: Features) -> list[list[int]]:
-        return speaking.starts_of(self.model, [self.prompt] * len(features), len(features), features.patches)
+        return captioning.starts_of(
+            self.model, [self.prompt] * len(features), len(features), features.patches
+        )
 
 
 def captioner(
@@ -193,5 +195,5 @@ def captioner(
     model.need_tokenizer()
     image_processor(model.processor)
     given = speakers.default_prompt(model) if prompt is None else prompt
-    speaking.starts_of(model, [given], 1, 1)
+    captioning.starts_of(model, [given], 1, 1)
     return Captioner(model, given)

@@ -31,12 +31,12 @@ from trimtab.models.batches import (
     text_batches,
     token_rows,
 )
+from trimtab.models.captioning import caption_nats
 from trimtab.models.chat import Prompt, is_talk, read_prompt
 from trimtab.models.decoding import Draws, neutral
 from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.inspection import check_model, device_of, refuse_module, require_language_model
 from trimtab.models.speakers import need_speaker, refuse_blind
-from trimtab.models.speaking import caption_nats
 from trimtab.models.tokenizer import (
     Added,
     longest,

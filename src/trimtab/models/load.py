@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
 from trimtab.models import inspection
+from trimtab.models.captioning import Decoding, captions
 from trimtab.models.chat import Prompt
 from trimtab.models.families import Family, family_of, refusal, unwrapped
 from trimtab.models.folder import (
@@ -36,7 +37,6 @@ from trimtab.models.language import generate
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.speakers import refuse_blind
-from trimtab.models.speaking import Decoding, captions
 from trimtab.models.tokenizer import (
     TokenizerSource,
     first_line,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimtab.models.captioning import patches_of
 from trimtab.models.families import towers
 from trimtab.models.speakers import Speaker, speaker_of
-from trimtab.models.speaking import patches_of
 
 ROWS, TOKENS = 2, 8
 HALF_TOLERANCE = 0.1

@@ -33,9 +33,9 @@ from trimtab.refer.captions.evaluation import FIRST, OTHER, Judge, TestSet
 from trimtab.refer.captions.faithfulness import truths
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.result import DiscriTuneResult, thumbnail
-from trimtab.refer.captions.scores import caption_scores
 from trimtab.refer.captions.training import captions_of
 from trimtab.refer.captions.tuning import Tuning
+from trimtab.refer.scores.scores import caption_scores
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file, missing_source

@@ -20,7 +20,7 @@ from trimtab.data.captions import references as read_references
 from trimtab.errors import ConfigError, DataError, explain, nearest
 from trimtab.numerics.bootstrap import check_numbers
 from trimtab.numerics.cluster_bootstrap import bootstrap_totals, units_of
-from trimtab.refer.captions.alignment import (
+from trimtab.refer.scores.alignment import (
     ALPHA,
     BETA,
     GAMMA,
@@ -30,9 +30,9 @@ from trimtab.refer.captions.alignment import (
     meteor,
     rouge_l,
 )
-from trimtab.refer.captions.ngrams import LONGEST, SIGMA, Tokens, bleu, bleu_statistics, cider
-from trimtab.refer.captions.tokenisers import Tokeniser
-from trimtab.refer.captions.tokenisers import tokeniser as tokeniser_of
+from trimtab.refer.scores.ngrams import LONGEST, SIGMA, Tokens, bleu, bleu_statistics, cider
+from trimtab.refer.scores.tokenisers import Tokeniser
+from trimtab.refer.scores.tokenisers import tokeniser as tokeniser_of
 
 VERSION = 1
 """Raised whenever a score of the same tokens comes to another number."""

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.refer.captions.alignment import align, best_alignment, common_subsequence, meteor, rouge_l
-from trimtab.refer.captions.stems import stem
+from trimtab.refer.scores.alignment import align, best_alignment, common_subsequence, meteor, rouge_l
+from trimtab.refer.scores.stems import stem
 
 words = str.split
 CAPTION = st.lists(st.sampled_from(["cat", "cats", "run", "running", "red"]), max_size=5)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import ConfigProblems
-from trimtab.refer.captions.tokenisers import DROPPED, TOKENISERS, Tokeniser, _kept, ptb, tokeniser, words
+from trimtab.refer.scores.tokenisers import DROPPED, TOKENISERS, Tokeniser, _kept, ptb, tokeniser, words
 
 STANFORD = {
     "The dog's bone isn't John's.": "the dog 's bone is n't john 's",

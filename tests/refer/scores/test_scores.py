@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import trimtab
 from trimtab.errors import ConfigError, ConfigProblems, DataError
-from trimtab.refer.captions.ngrams import bleu, bleu_statistics
-from trimtab.refer.captions.scores import METEOR, caption_scores, item_scores
-from trimtab.refer.captions.tokenisers import Tokeniser
+from trimtab.refer.scores.ngrams import bleu, bleu_statistics
+from trimtab.refer.scores.scores import METEOR, caption_scores, item_scores
+from trimtab.refer.scores.tokenisers import Tokeniser
 
 CAPTIONS = [
     "A man riding a wave on a surfboard.",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.refer.captions.stems import stem
+from trimtab.refer.scores.stems import stem
 
 SNOWBALL = """
 consign consign, consigned consign, consigning consign, consignment consign, consist consist, consisted consist,

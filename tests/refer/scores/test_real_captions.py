@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.refer.captions.scores import METEOR, caption_scores
+from trimtab.refer.scores.scores import METEOR, caption_scores
 
 pytestmark = [
     pytest.mark.realdata,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from trimtab.refer.captions.ngrams import Tokens
-from trimtab.refer.captions.stems import stems
+from trimtab.refer.scores.ngrams import Tokens
+from trimtab.refer.scores.stems import stems
 
 ROUGE_BETA = 1.2
 """How much more ROUGE-L values recall than precision, as COCO's scores have it."""

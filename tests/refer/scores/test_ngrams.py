@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import ShapeError
-from trimtab.refer.captions.ngrams import bleu, bleu_statistics, cider, count_ngrams
+from trimtab.refer.scores.ngrams import bleu, bleu_statistics, cider, count_ngrams
 
 words = str.split
 CAPTION = st.lists(st.sampled_from("abcd"), max_size=7)
