@@ -329,3 +329,21 @@ def test_llava_reads_what_its_processor_writes():
         out = speaker.model.module.generate(**told, max_new_tokens=8, do_sample=False, pad_token_id=2)
         own = out[0][told["input_ids"].shape[1] :].tolist()
         assert ids == (own[: own.index(1)] if 1 in own else own)
+
+
+def test_llava_may_write_the_token_of_a_picture():
+    """What it drew at a high temperature is scored as it was written: at temperature 1, one draw has its odds."""
+    speaker = speak("llava")
+    features = speaker.features(pictured.random_pictures(2))
+    image = int(speaker.model.module.config.image_token_index)
+    words = speaker.encode(TEXTS[:2])
+    rows = [[words[0][0], image, words[0][1]], words[1][:2]]
+    found, mask = speaker.log_probabilities(features, rows, [False, False])
+    assert mask.sum(1).tolist() == [3, 2]
+    assert bool(found.isfinite().all())
+    before, _ = speaker.log_probabilities(features, [rows[0][:2], rows[1]], [False, False])
+    torch.testing.assert_close(found[:, :2], before)
+    with torch.no_grad():  # the tokens after it attend to its word embedding, not to a patch
+        told = speaker.speaker.keywords(features.values[:1], torch.tensor([[*start_of("llava"), *rows[0]]]))
+        embedded = speaker.model.module.get_input_embeddings().weight[image]
+    torch.testing.assert_close(told["inputs_embeds"][0, -2], embedded)

@@ -250,11 +250,15 @@ class Llava:
         return [*row[:at], *[image] * patches, *row[at + (image in row) :]]
 
     def keywords(self, features: Tensor, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
-        """Embedded tokens, under an explicit mask; those of the picture are its projected patches."""
+        """Embedded tokens, under an explicit mask; those of the picture are its projected patches.
+
+        A token of a picture that the speaker itself writes has none: it is embedded as a word, as in `generate`.
+        """
         words = self.network.get_input_embeddings()(ids)
         seen = self.network.model.multi_modal_projector(features).to(words.dtype)
-        place = (ids == self.network.config.image_token_index)[..., None]
-        return _embedded(words.masked_scatter(place, seen))
+        place = ids == self.network.config.image_token_index
+        place = place & (place.cumsum(1) <= features.shape[1])
+        return _embedded(words.masked_scatter(place[..., None], seen))
 
     def read(self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"], patches: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Tokens and their mask."""
