@@ -99,10 +99,18 @@ def captions() -> tuple[str, ...]:
     return claim, "above 0", shown(found), verdict, "discritune"
 
 
+def heard() -> tuple[str, ...]:
+    rows = read("intelligibility/scenes.json")["interactions"]
+    found = next(row for row in rows if (row["kind"], row["speaker"]) == ("own less control", "tuned"))
+    verdict = "held" if found["low"] > 0 else "did not hold"
+    claim = "Intelligibility: a tuned captioner suits its own listener better than a rule, beyond true full captions"
+    return claim, "above 0", shown({**found, "n": found["n_groups"]}, 3), verdict, "intelligibility"
+
+
 def table() -> str:
     """The table as Markdown."""
     head = "| claim | expected | measured, 95 % interval | verdict | more |\n|---|---|---|---|---|\n"
-    rows = [dynamics(), forgetting(), steering(), experts(), naming(), lexicon(), captions()]
+    rows = [dynamics(), forgetting(), steering(), experts(), naming(), lexicon(), captions(), heard()]
     return head + "".join(
         f"| {claim} | {expected} | {measured} | {verdict} | [results](docs/results/{page}.md) |\n"
         for claim, expected, measured, verdict, page in rows

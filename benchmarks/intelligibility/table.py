@@ -96,7 +96,7 @@ def tangrams(found: Row) -> Iterator[str]:
     yield (
         "Reference games over twelve tangrams (Boyce et al. 2024, 2025; Tan et al. 2025): messages of people, heard by "
         "the people of the game, by readers without its history, and by two vision-language models. Intervals over "
-        "games; chance .083. No neural speaker "
+        "games; chance 0.083. No neural speaker "
         f"is heard by people in this set, so **there is no interaction to measure**. {file('tangrams')}"
     )
     rows = [
