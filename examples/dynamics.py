@@ -21,7 +21,7 @@ def main(out: Path) -> None:
         train={"stubs": stubs, "python": python},
         evaluate={"tests": tests},
         mixer=DynaMiCS(targets=["stubs"], constraints={"python": 0.02, "tests": 0.05}),
-        fit=Fit(steps=40, seq_len=64, lr=1e-3, eval_sequences=32, probe_sequences=16, test_sequences=64),
+        fit=Fit(steps=20, seq_len=64, lr=1e-3, eval_sequences=32, probe_sequences=16, test_sequences=64),
         out=out,
     )
     print(result)

@@ -54,6 +54,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_printed_and_ends_with_a_saved_model(
     somewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +69,7 @@ def test_the_example_runs_as_printed_and_ends_with_a_saved_model(
     assert all(moved)
 
 
+@pytest.mark.slow
 def test_the_commands_run_as_printed(somewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the paths edited, as the README says, and fewer steps."""
     block = next(text for text in SHELL if "trimtab cp" in text)

@@ -160,7 +160,7 @@ def test_two_at_once_train_once(quick, fresh):
     assert len(set(folders)) == 1
 
 
-def test_under_torchrun_the_model_is_built_outside_the_group(quick, fresh, monkeypatch):
+def test_under_torchrun_the_model_is_built_outside_the_group(trained, fresh, monkeypatch):
     """The settings of a group that will never meet: training inside it would fail or wait for ever."""
     group = {
         "WORLD_SIZE": "2",
@@ -169,12 +169,11 @@ def test_under_torchrun_the_model_is_built_outside_the_group(quick, fresh, monke
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "1",
     }
-    alone = lab_model("quick", fresh())
     for key, value in group.items():
         monkeypatch.setenv(key, value)
-    folder = lab_model("quick", fresh())
-    assert folder.name == alone.name
-    assert weights(folder) == weights(alone)
+    folder = lab_model("text-tiny", fresh())
+    assert folder.name == trained[0].name
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_an_interrupted_build_leaves_nothing(quick, fresh):

@@ -236,6 +236,7 @@ def test_another_config_in_the_same_folder_is_refused(
         carry_out(replace(config, seed=1), single[0])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_progress_is_told(config: DynamicsConfig, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     carry_out(config, tmp_path / "run", lambda done, total: seen.append((done, total)))
@@ -325,6 +326,7 @@ def test_a_group_keeps_the_model_of_the_run_chosen(
     assert outcome.choice() not in (tmp_path / member.name / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_group_is_read_back_also_with_other_jobs(
     group: tuple[DynamicsConfig, Path, Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +336,7 @@ def test_a_finished_group_is_read_back_also_with_other_jobs(
     assert again.to_json() == outcome.to_json()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_member_that_fails_is_reported_beside_the_others(
     config: DynamicsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

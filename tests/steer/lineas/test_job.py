@@ -154,9 +154,17 @@ def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
 # The page
 
 
+@pytest.fixture(scope="module")
+def carried_out() -> list[SteeringResult]:
+    """The one result that all tests of the page read; none changes it."""
+    return []
+
+
 @pytest.fixture
-def result(config: SteeringConfig, tmp_path: Path) -> SteeringResult:
-    return carry_out(config, tmp_path / "run")
+def result(config: SteeringConfig, tmp_path: Path, carried_out: list[SteeringResult]) -> SteeringResult:
+    if not carried_out:
+        carried_out.append(carry_out(config, tmp_path / "run"))
+    return carried_out[0]
 
 
 def test_a_page_escapes_what_models_and_users_write(result: SteeringResult) -> None:
