@@ -60,12 +60,11 @@ def scenes(found: Row) -> Iterator[str]:
         for row in found["interactions"]
     ]  # fmt: skip
     yield markdown(["kind", "pair", "other pair", "interaction"], rows)
-    own, control = found["interactions"][0], [r for r in found["interactions"] if r["kind"] == "control"]
-    same = [row for row in control if row["low"] is not None and row["low"] > 0]
-    yield (
-        f"The interaction of own pairs is {own['value']:+.3f}. True full captions, which adapted to nobody, show one "
-        f"above zero in {len(same)} of {len(control)} places: that much of it is no co-adaptation."
-    )
+    own, beyond = found["interactions"][0], [r for r in found["interactions"] if r["kind"] == "less control"]
+    yield f"The interaction of own pairs is {span(own, 'value', sign='+')}. True full captions adapted to nobody:"
+    for row in beyond:
+        apart = "" if row["low"] > 0 or row["high"] < 0 else ", not told apart from 0"
+        yield f"- beyond them, {row['speaker']} adds {span(row, 'value', sign='+')} of it{apart}."
     rows = [(row["speaker"], row["listener"], row["control"], span(row)) for row in found["controls"]]
     kept = [row for row in rows if row[2] in ("shuffled captions", "no caption")]
     yield markdown(["speaker", "listener", "control", "accuracy"], kept)

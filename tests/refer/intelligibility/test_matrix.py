@@ -142,10 +142,13 @@ def test_a_control_splits_an_interaction() -> None:
         for j, x in enumerate(("rule", "A"))
     }
     found = control_squares([square], "full")
-    assert [one.kind for one in found] == ["control", "own less control"] * 2
-    for control, rest in (found[:2], found[2:]):
-        np.testing.assert_array_equal(control.weights(place) + rest.weights(place), square.weights(place))
-        assert control.weights(place).reshape(3, 2).sum(axis=0).tolist() == [0, 0]
+    assert [one.kind for one in found] == ["less control"] * 2
+    first, second = (one.weights(place) for one in found)
+    np.testing.assert_array_equal(first + second, square.weights(place))
+    for speaker, weights in (("people", first), ("tuned", second)):
+        row = ("people", "tuned", "full").index(speaker)
+        assert weights.reshape(3, 2).sum(axis=0).tolist() == [0, 0]
+        assert (weights.reshape(3, 2)[row] == -weights.reshape(3, 2)[2]).all()
     assert control_squares([square], "people") == []
 
 

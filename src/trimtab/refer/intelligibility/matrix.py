@@ -226,7 +226,7 @@ class Square:
 
     Attributes:
         first, second: speaker and listener of each own pair.
-        kind: "own"; "control": a control speaker stands in the place of one of them; "own less control": what is left.
+        kind: "own"; "less control": an own speaker beside a control speaker with the other own listener.
     """
 
     first: Pair
@@ -252,19 +252,17 @@ def squares_of(pairs: Sequence[Pair]) -> list[Square]:
 
 
 def control_squares(squares: Sequence[Square], control: str) -> list[Square]:
-    """For each square, a control speaker in the place of either speaker, and what the own speaker adds to it.
+    """For each own speaker of a square, the square with a control speaker in the place of the other one.
 
-    A control speaker adapted to no listener. What it shows is no co-adaptation.
+    A control speaker adapted to no listener, so what it shares with an own speaker is no co-adaptation. The
+    interaction of own pairs is the sum of the two: (s - c) at x less at y, and (t - c) at y less at x.
     """
-    found = []
-    for square in squares:
-        (s, x), (t, y) = square.first, square.second
-        for own, other in (((s, x), (t, y)), ((t, y), (s, x))):
-            if control not in (s, t):
-                # own pair (other) stays, the speaker of the own pair gives way to the control
-                found.append(Square(other, (control, own[1]), "control"))
-                found.append(Square(own, (control, other[1]), "own less control"))
-    return found
+    return [
+        Square(own, (control, other[1]), "less control")
+        for square in squares
+        if control not in (square.first[0], square.second[0])
+        for own, other in ((square.first, square.second), (square.second, square.first))
+    ]
 
 
 def interactions(

@@ -32,8 +32,7 @@ VALUE = ("value", "low", "high", "+.3")
 EXTREMES = "An accuracy of 0 or 1 has Wilson's interval over groups."
 KINDS = {
     "own": "own pairs",
-    "control": "control in a speaker's place",
-    "own less control": "own speaker less control",
+    "less control": "own speaker less control",
 }
 P_AT_1 = ("before", "after", "independent_before", "independent_after")
 
@@ -49,7 +48,7 @@ class Intelligibility(Result):
         accuracy: speaker, listener, accuracy, low, high, n (answers), n_groups, chance; a row per cell, nan where
             nobody answered.
         interaction: of the own pairs.
-        interactions: kind (own, control, own less control), speaker, listener, other_speaker, other_listener, value,
+        interactions: kind (own, less control), speaker, listener, other_speaker, other_listener, value,
             low, high, n_groups, reason.
         controls: speaker, listener, control, accuracy, low, high, n, n_groups, reason.
         strata: by, stratum, speaker, listener, accuracy, low, high, n, n_groups, chance.
@@ -217,15 +216,10 @@ def interaction_text(result: Intelligibility) -> str:
         f"{from_zero(one.low, one.high)}."
     )
     for row in each_row(result.interactions):
-        if row.kind == "control" and not missing(row.value):
+        if row.kind == "less control" and not missing(row.value):
             less = f"{fixed(row.value, signed=True)} ({span(row.low, row.high, signed=True)})"
-            text += f" With {row.other_speaker}, who adapted to nobody, as speaker of {row.other_listener}: {less}."
-    for row in each_row(result.interactions):
-        if row.kind == "own less control" and not missing(row.value):
-            less = f"{fixed(row.value, signed=True)} ({span(row.low, row.high, signed=True)})"
-            text += (
-                f" What {row.speaker} adds to {row.other_speaker}: {less}, {from_zero(row.low, row.high)}."
-            )
+            text += f" Beyond {row.other_speaker}, who adapted to nobody, {row.speaker} adds {less} of it, "
+            text += f"{from_zero(row.low, row.high)}."
     return text
 
 
