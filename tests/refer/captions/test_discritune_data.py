@@ -14,7 +14,7 @@ import pytest
 import pictured
 import small_speakers as small
 from trimtab.data.pictures import Pictures, read_pictures
-from trimtab.errors import CheckpointError, DataError
+from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out
 from trimtab.models.captioner import captioner
 from trimtab.refer.captions.discritune import DiscriTune, prepared
@@ -171,3 +171,36 @@ def test_a_run_whose_test_pictures_changed_meanwhile_says_so(tmp_path: Path, mod
     small.picture(3, 3).save(tmp_path / "more" / "d.png")
     with pytest.raises(CheckpointError, match="captions of other test pictures"):
         carry_out(config, tmp_path / "run")
+
+
+WRONG: tuple[Any, ...] = (float("nan"), "3", [1], {}, True, 1.5, 10**12, -1)
+
+
+@pytest.mark.parametrize(
+    "name", ["n_negatives", "n_hard", "samples", "steps", "batch_size", "seed", "max_new_tokens"]
+)
+def test_counts_of_another_kind_are_problems_and_never_crashes(name: str) -> None:
+    for value in WRONG[:6]:
+        problems = list(Tuning(**{name: value}).problems())
+        assert [problem.where for problem in problems] == [name], value
+        assert "expected a whole number" in str(problems[0])
+    assert (
+        str(next(iter(Tuning(steps=10**12).problems())))
+        == "steps: got 1000000000000, expected at most 10,000,000"
+    )
+
+
+def test_settings_and_models_of_another_kind_are_told_together(tmp_path: Path) -> None:
+    wrong = {"lr": "fast", "kl": None, "masking": 1, "betas": (0.9,), "preset": None, "clip_norm": [1]}
+    assert {problem.where.partition("[")[0] for problem in Tuning(**wrong).problems()} == set(wrong)  # type: ignore[arg-type]
+    files = _files(tmp_path) | {
+        "captioner": 3,
+        "listener": 4,
+        "pictures": None,
+        "other_references": "x",
+        "n_random": "9",
+    }
+    told = {problem.where for problem in DiscriTuneConfig(**files).problems()}
+    assert told == {"captioner", "listener", "pictures", "other_references", "n_random"}
+    with pytest.raises(ConfigProblems, match="out: got a int, expected the folder of a run, or None"):
+        DiscriTune(small.listener()).fit(small.Speaker(), small.pictures(), out=3)  # type: ignore[arg-type]

@@ -17,12 +17,13 @@ import torch
 from trimtab.data.captions import CaptionSource
 from trimtab.data.captions import references as read_references
 from trimtab.data.pictures import Pictures, read_pictures
-from trimtab.errors import ConfigProblems, DataError, ModelError, explain, refusal
+from trimtab.errors import ConfigProblems, DataError, ModelError, Problem, explain, refusal
 from trimtab.models.captioner import Captioner, captioner
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.training import HeldOut, Row, Training, check_pictures
 from trimtab.refer.captions.tuning import Tuning
 from trimtab.runs.folder import at_work
+from trimtab.runs.paths import as_path
 from trimtab.runs.serialise import numeric, plain
 
 Progress = Callable[[int, int], None]
@@ -94,20 +95,24 @@ class DiscriTune(Tuning):
             DivergedError: a reward, loss or gradient that is not finite; the checkpoint of the step before is kept.
             CheckpointError: the folder holds another run.
         """
-        if problems := list(self.problems()):
+        problems = list(self.problems())
+        if out is not None and not isinstance(out, str | Path):
+            problems.append(Problem("out", f"a {type(out).__name__}", "the folder of a run, or None"))
+        if problems:
             raise ConfigProblems(problems)
+        place = None if out is None else as_path(out, "out", "the folder of a run")
         listener = (
             self.listener if isinstance(self.listener, Listener) else Listener.from_pretrained(self.listener)
         )
         model = speaker if hasattr(speaker, "log_probabilities") else captioner(speaker)
         training = prepared(self, listener, model, read_pictures(pictures), references, held_out or {})
         tell = progress or (lambda *_: None)
-        if out is None:
+        if place is None:
             training.run(None, tell)
         else:
             settings = {one.name: getattr(self, one.name) for one in fields(Tuning)}
             config = {"system": "discritune", "listener": listener.name, **plain(settings)}
-            with at_work(Path(out), config) as folder:
+            with at_work(place, config) as folder:
                 training.run(folder, tell)
         return tuned(training)
 

@@ -37,6 +37,7 @@ from trimtab.refer.captions.training import captions_of, check_number
 from trimtab.refer.captions.tuning import Tuning
 from trimtab.refer.scores.scores import caption_scores
 from trimtab.runs.brief import brief
+from trimtab.runs.config import typed_problems
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file, missing_source
 from trimtab.runs.serialise import plain
@@ -100,6 +101,9 @@ class DiscriTuneConfig(Tuning):
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the config that show without loading a model or decoding a picture."""
+        if mistyped := typed_problems(self):
+            yield from mistyped
+            return
         yield from super().problems()
         for name in ("captioner", "listener", *(["independent"] if self.independent else [])):
             yield from name_problems(getattr(self, name), name)
