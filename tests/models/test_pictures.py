@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -160,3 +161,38 @@ def test_the_smallest_pictures_are_read():
     for size in ((1, 1), (1, 20), (3, 3), (3, 9), (9, 3)):
         (values,) = pixel_batches(processor, [Image.new("RGB", size, "red")], batch_size=1)
         assert tuple(values.shape) == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("start", [b"garb", b"\0\0\0\0", b"\xff\xff\xff\xff"])
+def test_a_damaged_exif_block_turns_nothing_and_the_picture_is_read(ending, start, tmp_path):
+    """The four bytes that a block begins with are the order of its bytes."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(8).resize((8, 6)).save(tmp_path / f"a{ending}", exif=exif, **_lossless(ending))
+    raw = bytearray((tmp_path / f"a{ending}").read_bytes())
+    at = raw.index(b"MM\0*") if b"MM\0*" in raw else raw.index(b"II*\0")
+    raw[at : at + 4] = start
+    if ending == ".png":
+        block = raw.index(b"eXIf")
+        end = block + 4 + int.from_bytes(raw[block - 4 : block], "big")
+        raw[end : end + 4] = zlib.crc32(raw[block:end]).to_bytes(4, "big")
+    (tmp_path / f"a{ending}").write_bytes(raw)
+    found = read_picture(tmp_path / f"a{ending}")
+    assert found.size == (8, 6)
+    if ending != ".jpg":
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(noise(8).resize((8, 6))))
+    held = noise(8)
+    held.info["exif"] = b"garbage"
+    np.testing.assert_array_equal(np.asarray(read_picture(held)), np.asarray(noise(8)))
+
+
+def _lossless(ending: str) -> dict[str, bool]:
+    return {"lossless": True} if ending == ".webp" else {}
+
+
+def test_grey_of_16_bits_in_the_other_byte_order_is_the_same():
+    values = np.array([[40000, 255, 65535]], dtype=np.uint16)
+    for mode, order in (("I;16", "<u2"), ("I;16B", ">u2")):
+        image = Image.frombytes(mode, (3, 1), values.astype(order).tobytes())
+        assert np.asarray(read_picture(image))[0, :, 1].tolist() == [156, 0, 255]

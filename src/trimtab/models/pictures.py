@@ -45,7 +45,7 @@ _EXPECTED = "a picture in " + ", ".join(FORMATS)
 def read_picture(source: Picture, where: str = "picture") -> Image.Image:
     """Picture in RGB, decoded: 8 bits a channel, upright by its EXIF orientation, transparent parts on white.
 
-    Of an animation the first frame. 16-bit grey keeps its upper 8 bits.
+    A damaged EXIF block turns nothing. Of an animation the first frame. 16-bit grey keeps its upper 8 bits.
 
     Args:
         source: a file, or an image, which is left as it is.
@@ -96,15 +96,29 @@ def _decoded(image: Image.Image, where: str) -> Image.Image:
     if image.mode in ("I", "F"):
         raise refusal(where, f"pixels of mode {image.mode}", "8 bits a channel", "image.convert('L')")
     try:
-        upright = ImageOps.exif_transpose(image) or image
+        upright = _upright(image)
         if upright.mode.startswith("I;16"):
-            return upright.point(lambda value: value / 256, "L").convert("RGB")
+            grey = np.asarray(
+                upright
+            )  # in the byte order of the mode; Pillow's own conversions know one of them
+            return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
         if upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info:
             ground = Image.new("RGBA", upright.size, "white")
             return Image.alpha_composite(ground, upright.convert("RGBA")).convert("RGB")
         return upright.copy() if upright.mode == "RGB" else upright.convert("RGB")
     except Exception as error:  # as above, once the pixels are read
         raise _damaged(where, error) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF block says; as it is where that block cannot be read.
+
+    Damaged pixels are found here too, or else when they are converted.
+    """
+    try:
+        return ImageOps.exif_transpose(image) or image
+    except Exception:  # a block that is no EXIF can bring about any
+        return image
 
 
 def _damaged(where: str, error: Exception) -> Exception:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from trimtab.data.captions import CaptionSource
 from trimtab.data.captions import references as read_references
 from trimtab.data.pictures import Pictures, read_pictures
-from trimtab.errors import ConfigProblems, DataError, explain
+from trimtab.errors import ConfigProblems, DataError, ModelError, Problem, explain, refusal
 from trimtab.models.captioner import Captioner, captioner
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.training import HeldOut, Row, Training, check_pictures
 from trimtab.refer.captions.tuning import Tuning
 from trimtab.runs.folder import at_work
+from trimtab.runs.paths import as_path
 from trimtab.runs.serialise import numeric, plain
 
 Progress = Callable[[int, int], None]
@@ -93,20 +95,24 @@ class DiscriTune(Tuning):
             DivergedError: a reward, loss or gradient that is not finite; the checkpoint of the step before is kept.
             CheckpointError: the folder holds another run.
         """
-        if problems := list(self.problems()):
+        problems = list(self.problems())
+        if out is not None and not isinstance(out, str | Path):
+            problems.append(Problem("out", f"a {type(out).__name__}", "the folder of a run, or None"))
+        if problems:
             raise ConfigProblems(problems)
+        place = None if out is None else as_path(out, "out", "the folder of a run")
         listener = (
             self.listener if isinstance(self.listener, Listener) else Listener.from_pretrained(self.listener)
         )
         model = speaker if hasattr(speaker, "log_probabilities") else captioner(speaker)
         training = prepared(self, listener, model, read_pictures(pictures), references, held_out or {})
         tell = progress or (lambda *_: None)
-        if out is None:
+        if place is None:
             training.run(None, tell)
         else:
             settings = {one.name: getattr(self, one.name) for one in fields(Tuning)}
             config = {"system": "discritune", "listener": listener.name, **plain(settings)}
-            with at_work(Path(out), config) as folder:
+            with at_work(place, config) as folder:
                 training.run(folder, tell)
         return tuned(training)
 
@@ -127,12 +133,14 @@ def prepared(
     told: dict[str, list[str]] = {} if references is None else read_references(references)
     if tuning.reads_people:
         check_references(pictures.names, told)
+        check_readable(speaker, pictures, {name: told[name] for name in pictures.names})
     gallery = listener.gallery(pictures)
     check_pictures(tuning, gallery)
     watched = {}
     for name, source in held_out.items():
         shown = read_pictures(source, f"held_out.{name}")
         first = {one: told[one][0] for one in shown.names if one in told}
+        check_readable(speaker, shown, {one: [text] for one, text in first.items()})
         watched[name] = HeldOut(shown, listener.gallery(shown), first)
     return Training(tuning, listener, speaker, pictures, gallery, told, watched)
 
@@ -150,6 +158,29 @@ def check_references(names: Sequence[str], told: Mapping[str, Sequence[str]]) ->
         raise DataError(
             f"references: {explain(got, 'a caption by people of each picture to train on', hint)}"
         )
+
+
+def check_readable(speaker: Captioner, pictures: Pictures, told: Mapping[str, Sequence[str]]) -> None:
+    """Refuse references that the captioner has no tokens or no places for, before a step reads one of them.
+
+    Raises:
+        DataError: the first picture of which it has no tokens, or that with the longest caption.
+    """
+    longest: tuple[str, list[int]] | None = None
+    name = ""
+    try:
+        for name, texts in told.items():
+            ids = max(speaker.encode(texts), key=len, default=[])
+            if longest is None or len(ids) > len(longest[1]):
+                longest = name, ids
+        if longest is not None:
+            name, ids = longest
+            with torch.no_grad():
+                speaker.log_probabilities(speaker.features(pictures.images([name])), [ids], [True])
+    except ModelError as error:
+        reason = str(error).partition("; try ")[0]
+        got = f"a caption of the picture {name!r} that the captioner cannot score ({reason})"
+        raise refusal("references", got, "captions that fit it", "leaving that caption out") from error
 
 
 def tuned(training: Training) -> Tuned:

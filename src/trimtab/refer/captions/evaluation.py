@@ -16,9 +16,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from trimtab.data.pictures import Pictures
+from trimtab.errors import refusal
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean, mean_difference, ratio_of_sums, wilson
 from trimtab.refer.captions.faithfulness import Truth, faithfulness, values_said
-from trimtab.refer.captions.listener import Gallery, Listener
+from trimtab.refer.captions.listener import Gallery, Listener, given_sets
 from trimtab.refer.captions.training import words_of
 
 RANDOM, HARD = "random", "hard"
@@ -43,6 +44,7 @@ class TestSet:
         clusters: group of each captioned picture.
         n: size of random candidate sets.
         seed: of the random sets and the resamples.
+        others: further captions by people, by the name of their set.
     """
 
     __test__ = False  # pytest: no test
@@ -55,6 +57,7 @@ class TestSet:
     clusters: tuple[str, ...] = ()
     n: int = 100
     seed: int = 0
+    others: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     def interval(self, value: Float[np.ndarray, " names"]) -> Interval:
         """Mean with its interval, resampled by cluster; Wilson's where all are 0 or all are 1, which has a width."""
@@ -91,12 +94,17 @@ class Judge:
         """The listener after a look at every test picture.
 
         Raises:
-            DataError: a picture that cannot be read.
+            DataError: a picture that cannot be read, targets that are copies of one picture, or a candidate set of
+                copies of its target.
         """
         targets = listener.gallery(test.pictures.select(test.names))
-        return cls(
-            role, listener, targets, targets if test.candidates is None else listener.gallery(test.pictures)
-        )
+        if (different := len(set(targets.keys))) < 2:
+            raise refusal("test", f"{different} different pictures to caption", "at least 2")
+        if test.candidates is None:
+            return cls(role, listener, targets, targets)
+        shown = listener.gallery(test.pictures)
+        given_sets(shown, test.candidates)
+        return cls(role, listener, targets, shown)
 
 
 def retrieval(test: TestSet, judges: Sequence[Judge], before: Captions, after: Captions) -> pd.DataFrame:
@@ -122,7 +130,8 @@ def retrieval(test: TestSet, judges: Sequence[Judge], before: Captions, after: C
                 "candidates": kind,
                 "size": size,
             }
-            rows.append(row | _pair(test.interval(first), test.interval(second), test.change(first, second)))
+            ends = _pair(test.interval(first), test.interval(second), test.change(first, second))
+            rows.append(row | ends | {"n": len(first)})
     return pd.DataFrame(rows)
 
 
@@ -136,7 +145,7 @@ def _pair(before: Interval, after: Interval, change: Interval) -> dict[str, Any]
     cells: dict[str, Any] = {}
     for name, one in (("before", before), ("after", after), ("change", change)):
         cells |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
-    return cells | {"n": before.n}
+    return cells
 
 
 def p_at_1(table: pd.DataFrame, candidates: str = RANDOM) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from trimtab.data.captions import references as read_references
 from trimtab.data.pictures import Pictures, read_pictures
-from trimtab.errors import ConfigError, ConfigProblems, Problem, explain, nearest, refusal
+from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain, nearest, refusal
 from trimtab.job import (
     Elsewhere,
     ModelName,
@@ -33,10 +33,11 @@ from trimtab.refer.captions.evaluation import FIRST, OTHER, Judge, TestSet
 from trimtab.refer.captions.faithfulness import truths
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.result import DiscriTuneResult, thumbnail
-from trimtab.refer.captions.training import captions_of
+from trimtab.refer.captions.training import captions_of, check_number
 from trimtab.refer.captions.tuning import Tuning
 from trimtab.refer.scores.scores import caption_scores
 from trimtab.runs.brief import brief
+from trimtab.runs.config import typed_problems
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file, missing_source
 from trimtab.runs.serialise import plain
@@ -100,6 +101,9 @@ class DiscriTuneConfig(Tuning):
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the config that show without loading a model or decoding a picture."""
+        if mistyped := typed_problems(self):
+            yield from mistyped
+            return
         yield from super().problems()
         for name in ("captioner", "listener", *(["independent"] if self.independent else [])):
             yield from name_problems(getattr(self, name), name)
@@ -172,7 +176,7 @@ class DiscriTuneConfig(Tuning):
             training.run(folder, progress)
             after = self._captions(folder, "after", speaker, test)
         done = tuned(training)
-        result = judged(test, judges, before, after, self.other_references)
+        result = judged(test, judges, before, after)
         shown = {name: thumbnail(test.pictures[name]) for name in test.names[:SHOWN]}
         result = replace(
             result,
@@ -191,6 +195,9 @@ class DiscriTuneConfig(Tuning):
         name = f"artifacts/captions-{when}.json"
         if (folder.path / name).is_file():
             kept: dict[str, str] = folder.read_json(name)
+            if not isinstance(kept, dict) or tuple(kept) != test.names:
+                got = f"captions of other test pictures in {name} than there are now"
+                raise CheckpointError(f"{folder.path}: {explain(got, 'the same ones', 'another folder')}")
             return kept
         how = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
         texts = captions_of(speaker, test.pictures, test.names, **how)
@@ -228,22 +235,34 @@ def sets_of(config: DiscriTuneConfig) -> tuple[Pictures, TestSet]:
         candidates = candidates.iloc[rows].assign(item=names).reset_index(drop=True)
         shown = shown.select(list(dict.fromkeys([*names, *names_in(candidates)])))
     told = read_references(config.references, "references") if config.references else {}
+    check_number(config, len(train))
     if config.reads_people:
         check_references(train.names, told)
-    if told and not any(name in told for name in names):
-        got = f"no reference of any of {len(names)} test pictures"
-        raise refusal("references", got, "captions of test pictures", nearest(names[0], told))
+    people = {"references": _of_test(told, names, "references")} if told else {}
+    for name, path in config.other_references.items():
+        where = f"other_references.{name}"
+        people[name] = _of_test(read_references(path, where), names, where)
     captioned = shown.select(names)
     return train, TestSet(
         shown,
         tuple(names),
         candidates,
-        {name: told[name] for name in names if name in told},
+        people.get("references", {}),
         truths(captioned, config.attributes, "test"),
         _clusters(captioned, config.cluster),
         config.n_random,
         config.seed,
+        {name: one for name, one in people.items() if name != "references"},
     )
+
+
+def _of_test(told: Mapping[str, list[str]], names: Sequence[str], where: str) -> dict[str, list[str]]:
+    """The references of test pictures."""
+    kept = {name: told[name] for name in names if name in told}
+    if not kept:
+        got = f"no reference of any of {len(names)} test pictures"
+        raise refusal(where, got, "captions of test pictures", nearest(names[0], told))
+    return kept
 
 
 def _clusters(pictures: Pictures, column: str) -> tuple[str, ...]:
@@ -263,16 +282,12 @@ def judged(
     judges: Sequence[Judge],
     before: Mapping[str, str],
     after: Mapping[str, str],
-    others: Mapping[str, str],
 ) -> DiscriTuneResult:
     """Everything that is told of the captions before and after."""
     table = evaluation.retrieval(test, judges, before, after)
     words = evaluation.wording(test, before, after)
     truth = evaluation.truthfulness(test, before, after)
-    people = {"references": test.references} if test.references else {}
-    for name, path in others.items():
-        told = read_references(path, f"other_references.{name}")
-        people[name] = {one: told[one] for one in test.names if one in told}
+    people = {"references": test.references, **test.others}
     scores = [_scored(name, told, before, after) for name, told in people.items() if told]
     return DiscriTuneResult(
         p_at_1=evaluation.p_at_1(table),

@@ -212,7 +212,7 @@ class Listener:
         gallery = self.gallery(pictures)
         given = None if candidates is None else read_candidates(candidates)
         heard = self._heard(_texts_of(captions, gallery.names if given is None else list(given["item"])))
-        sets = _random_sets(gallery, n, seed) if given is None else _given_sets(gallery, given)
+        sets = _random_sets(gallery, n, seed) if given is None else given_sets(gallery, given)
         least = min((len(others) for _, others in sets), default=n - 1) + 1
         if not 1 <= k < max(least, 2):
             got, expected = f"k={k} of {least} candidates", "at least 1 and fewer than the candidates"
@@ -314,8 +314,12 @@ def _random_sets(gallery: Gallery, n: int, seed: int) -> list[tuple[int, list[in
     return sets
 
 
-def _given_sets(gallery: Gallery, candidates: pd.DataFrame) -> list[tuple[int, list[int]]]:
-    """Rows of each target and of the other candidates, copies of the target left out."""
+def given_sets(gallery: Gallery, candidates: pd.DataFrame) -> list[tuple[int, list[int]]]:
+    """Rows of each target and of the other candidates, copies of the target left out.
+
+    Raises:
+        DataError: a name that no picture has, or a set of a target and its copies alone.
+    """
     sets = []
     for names, target in zip(candidates["candidates"], candidates["target"], strict=True):
         rows, (own,) = gallery.places(names), gallery.places([target])

@@ -108,14 +108,15 @@ class HeldOut:
     references: Mapping[str, str]
 
     def scores(self, speaker: Captioner, listener: Listener, tuning: Tuning) -> Row:
-        """P@1 among random sets of 100 (or as many as there are), and cross-entropy of people's captions."""
+        """P@1 among random sets of 100 (or as many as differ; nan if none do), and people's cross-entropy."""
         names = self.pictures.names
         texts = captions_of(speaker, self.pictures, names, max_new_tokens=tuning.max_new_tokens)
-        n = min(100, len(set(self.gallery.keys)))
-        found = listener.precision_at(1, texts, self.gallery, n=n, seed=tuning.seed)
+        n, found = min(100, len(set(self.gallery.keys))), math.nan
+        if n > 1:
+            found = listener.precision_at(1, texts, self.gallery, n=n, seed=tuning.seed).value
         told = [name for name in names if name in self.references]
         nats = cross_entropy(speaker, self.pictures, self.references, told) if told else np.array([math.nan])
-        return {"p_at_1": found.value, "cross_entropy_nats": float(nats.mean()), **words_of(texts)}
+        return {"p_at_1": found, "cross_entropy_nats": float(nats.mean()), **words_of(texts)}
 
 
 class Training:
@@ -175,9 +176,8 @@ class Training:
         tuning, kind = self.tuning, self.tuning.setting("negatives")
         if kind == "batch":
             places = torch.as_tensor(rows)
-            return torch.stack(
-                [torch.cat([places[:place], places[place + 1 :]]) for place in range(len(rows))]
-            )
+            beside = [torch.cat([places[:place], places[place + 1 :]]) for place in range(len(rows))]
+            return self._with_one_other(rows, torch.stack(beside), step)
         drawn, near = tuning.n_negatives, None
         if kind == "hard":
             cosines = self.vectors[rows] @ self.vectors.T
@@ -190,7 +190,23 @@ class Training:
         for place, row in enumerate(rows):
             picked = draws.choice(len(self.vectors) - 1, drawn, replace=False)
             others[place] = torch.as_tensor(picked + (picked >= row))
-        return others if near is None else torch.cat([near, others], dim=1)
+        return self._with_one_other(rows, others if near is None else torch.cat([near, others], dim=1), step)
+
+    def _with_one_other(
+        self, rows: Sequence[int], others: Int[Tensor, "n k"], step: int
+    ) -> Int[Tensor, "n k"]:
+        """The negatives, of which one is no copy of its picture: masking would leave nothing to tell it from."""
+        own = self.codes[torch.as_tensor(rows)]
+        copies = (self.codes[others] == own[:, None]).all(dim=1).nonzero()[:, 0].tolist()
+        if not (self.tuning.masking and copies):
+            return others
+        others, draws = (
+            others.clone(),
+            np.random.default_rng(derive(self.tuning.seed, "beside copies", step)),
+        )
+        for place in copies:
+            others[place, -1] = int(draws.choice((self.codes != own[place]).nonzero()[:, 0].numpy()))
+        return others
 
     def heard(
         self, texts: Sequence[str], rows: Sequence[int], others: Int[Tensor, "b k"]
@@ -447,11 +463,19 @@ def check_pictures(tuning: Tuning, gallery: Gallery) -> None:
     Raises:
         DataError: how many there are, and how many are needed.
     """
-    there, different = len(gallery), len(set(gallery.keys))
+    check_number(tuning, len(gallery))
+    if (different := len(set(gallery.keys))) < 2:
+        raise refusal("pictures", f"{different} different pictures", "at least 2")
+
+
+def check_number(tuning: Tuning, there: int) -> None:
+    """Refuse fewer pictures than a step needs, by their number alone.
+
+    Raises:
+        DataError: how many there are, and how many are needed.
+    """
     if there < (size := tuning.setting("batch_size")):
         raise refusal("pictures", f"{there} pictures", f"at least batch_size={size}", f"batch_size: {there}")
     if tuning.setting("negatives") != "batch" and there < tuning.n_negatives + 1:
         hint = f"n_negatives: {max(there - 1, 1)}"
         raise refusal("pictures", f"{there} pictures", f"more than n_negatives={tuning.n_negatives}", hint)
-    if different < 2:
-        raise refusal("pictures", f"{different} different pictures", "at least 2")

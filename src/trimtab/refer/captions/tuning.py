@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 from trimtab.errors import Problem, not_among
 from trimtab.refer.captions.estimators import Estimator, Length, Whitening, least_samples
 from trimtab.refer.captions.rewards import Reward
+from trimtab.runs.config import typed_problems
+from trimtab.runs.files import bound_problems
 from trimtab.seeds import seed_problem
 from trimtab.train.settings import MOST_LR
 
@@ -113,7 +115,10 @@ class Tuning:
         return PRESETS[self.preset].get(name) if value is None else value
 
     def problems(self) -> Iterator[Problem]:
-        """Every setting that cannot work."""
+        """Every setting that cannot work; those of another type or out of all bounds alone, where there are any."""
+        if mistyped := [*typed_problems(self, without=("listener",)), *bound_problems(self)]:
+            yield from mistyped
+            return
         words = {name: getattr(self, name) for name in _CHOICES if getattr(self, name) is not None}
         wrong = [
             not_among(name, word, get_args(_CHOICES[name]))
