@@ -6,6 +6,7 @@ space of an encoder) whether it tells what matters: Dessi et al. 2022 (arXiv 221
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,7 +120,8 @@ def read_candidates(source: Any, pictures: Any = None, where: str = "candidates"
 
     Args:
         source: a frame, or a CSV, TSV, Parquet, JSON or JSONL file with item, candidates and target; `candidates` is a
-            list of names, the same as JSON text, or a text of names with " | " between them. Further columns are kept.
+            list of names, the same as text of JSON or Python, or a text of names with " | " between them. Further
+            columns are kept.
         pictures: what names may stand for: what `read_pictures` takes; None checks no names. A name may have the
             ending of its file.
         where: what to call the table in messages.
@@ -333,7 +335,11 @@ def _listed(value: Any) -> Iterator[Any]:
         text = value.strip()
         if not text.startswith("["):
             return iter([name for name in (part.strip() for part in text.split(" | ")) if name])
-        value = parse_json(text, "candidates", "a list of names")
+        try:
+            value = parse_json(text, "candidates", "a list of names")
+        except DataError:
+            if (value := _python_list(text)) is None:
+                raise
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, list | tuple):
@@ -341,6 +347,15 @@ def _listed(value: Any) -> Iterator[Any]:
             explain(f"candidates {show(value)}", 'a list of names, or names with " | " between them')
         )
     return iter(value)
+
+
+def _python_list(text: str) -> list[Any] | None:
+    """A list in Python's notation, as pandas writes it in CSV; None for text that is none."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return value if isinstance(value, list) else None
 
 
 def _name(value: Any, known: Pictures | None) -> str:

@@ -190,7 +190,7 @@ def _unpacked(value: Any) -> Any:
     """A list of numbers; of JSON text, as a table of texts has lists, what it says."""
     if isinstance(value, str):
         with suppress(ValueError, RecursionError):
-            return json.loads(value)
+            return json.loads(value.replace("-inf", "-Infinity"))  # as Python writes it
     return value
 
 
