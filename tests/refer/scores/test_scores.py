@@ -256,14 +256,14 @@ def test_a_prompt_is_put_before_every_text() -> None:
         ((["a"], [["a"]]), {"corpus": [[]]}, DataError, "corpus, item 0: got an empty list of references"),
     ],
 )
-@pytest.mark.parametrize("seed", [-1, 2**63])
-def test_a_seed_that_cannot_be_used(seed: int) -> None:
-    with pytest.raises(ConfigError, match=f"seed: got {seed}, expected a whole number from 0"):
-        caption_scores(CAPTIONS, SEVERAL, seed=seed)
-
-
 def test_what_cannot_be_scored(
     arguments: tuple[Any, Any], settings: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         caption_scores(*arguments, **settings)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_cannot_be_used(seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"seed: got {seed}, expected a whole number from 0"):
+        caption_scores(CAPTIONS, SEVERAL, seed=seed)
