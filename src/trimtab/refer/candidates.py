@@ -6,7 +6,6 @@ space of an encoder) whether it tells what matters: Dessi et al. 2022 (arXiv 221
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxtyping import Float
 
 from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.data.record_files import lines
-from trimtab.data.tables import check_columns, check_known, label_text, read_table, show
+from trimtab.data.tables import check_columns, check_known, label_text, list_of_text, read_table, show
 from trimtab.errors import ConfigError, DataError, Problem, explain, nearest, placed_problem, refusal
 from trimtab.models.encoders import TwoTower, two_tower
 from trimtab.runs.files import check_regular, parse_json, read_json
@@ -335,11 +334,8 @@ def _listed(value: Any) -> Iterator[Any]:
         text = value.strip()
         if not text.startswith("["):
             return iter([name for name in (part.strip() for part in text.split(" | ")) if name])
-        try:
-            value = parse_json(text, "candidates", "a list of names")
-        except DataError:
-            if (value := _python_list(text)) is None:
-                raise
+        if (value := list_of_text(text)) is None:
+            value = parse_json(text, "candidates", "a list of names")  # which says what is wrong
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, list | tuple):
@@ -347,15 +343,6 @@ def _listed(value: Any) -> Iterator[Any]:
             explain(f"candidates {show(value)}", 'a list of names, or names with " | " between them')
         )
     return iter(value)
-
-
-def _python_list(text: str) -> list[Any] | None:
-    """A list in Python's notation, as pandas writes it in CSV; None for text that is none."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
-    return value if isinstance(value, list) else None
 
 
 def _name(value: Any, known: Pictures | None) -> str:

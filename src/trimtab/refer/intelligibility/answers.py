@@ -7,9 +7,7 @@ log-probabilities that someone recorded are only checked and scored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from trimtab.data.pictures import Pictures
-from trimtab.data.tables import check_columns, has_value, label_text, labels, show
+from trimtab.data.tables import check_columns, has_value, label_text, labels, list_of_text, show
 from trimtab.errors import DataError, explain, nearest, refusal
 from trimtab.seeds import derive
 
@@ -187,11 +185,9 @@ def recorded(frame: pd.DataFrame, where: str, sets: Sets, speakers: Sequence[str
 
 
 def _unpacked(value: Any) -> Any:
-    """A list of numbers; of JSON text, as a table of texts has lists, what it says."""
-    if isinstance(value, str):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value.replace("-inf", "-Infinity"))  # as Python writes it
-    return value
+    """A list of numbers; of the text of a list, as CSV has it, the list."""
+    told = list_of_text(value) if isinstance(value, str) else None
+    return value if told is None else told
 
 
 def _column_text(name: Any) -> str:
