@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trimtab.data.captions import captions_to_score, references, speaker_captions
+from trimtab.data.captions import captions_to_score, reference_texts, references, speaker_captions
 from trimtab.errors import DataError, TrimtabError
 
 ROWS = [{"item": "a", "caption": "a red cat"}, {"item": "b", "caption": 'dogs, "two"', "group": "g"}]
@@ -192,3 +192,12 @@ def test_a_folder_is_no_file_of_captions(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").mkdir()
     with pytest.raises(DataError, match="got a folder, expected one JSON object per line"):
         captions_to_score(tmp_path / "d.jsonl")
+
+
+def test_lists_of_references_in_csv_are_lists_again(tmp_path: Path) -> None:
+    told = {"1": ["a cat", 'it\'s "a" tabby'], "2": ["[two] dogs"], "3": ["caf\u00e9 \U0001f600", "x"]}
+    frame = pd.DataFrame({"item": list(told), "references": list(told.values())})
+    frame.to_csv(tmp_path / "python.csv", index=False)
+    frame.assign(references=frame["references"].map(json.dumps)).to_csv(tmp_path / "json.csv", index=False)
+    assert references(tmp_path / "python.csv") == references(tmp_path / "json.csv") == told
+    assert reference_texts("[two dogs]", "row 1") == ["[two dogs]"]

@@ -277,6 +277,15 @@ def test_sets_with_a_mistake(frame: Any, message: str) -> None:
         read_candidates(frame, where="sets")
 
 
+def test_sets_in_a_table_of_texts_are_read_back(tmp_path: Path) -> None:
+    rows = [["a", "it's", 'so "b"'], ["NA", "a, b", "[c]"]]
+    frame = pd.DataFrame({"item": [1, 2], "candidates": rows, "target": ["it's", "[c]"]})
+    frame.to_csv(tmp_path / "sets.csv", index=False)
+    back = read_candidates(tmp_path / "sets.csv")
+    assert back["candidates"].tolist() == rows
+    assert back["target"].tolist() == ["it's", "[c]"]
+
+
 def test_mistakes_are_counted() -> None:
     frame = pd.DataFrame({"item": [1, 2, 3], "candidates": [["a"], ["a", "b"], ["a"]], "target": ["a"] * 3})
     with pytest.raises(DataError, match=r"row 0: got 1 candidates .*\n\(and 1 more of 3 rows\)"):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
 from trimtab.data.record_files import JSON_LIMIT, lines
-from trimtab.data.tables import check_columns, label_text, read_table, show
+from trimtab.data.tables import check_columns, label_text, list_of_text, read_table, show
 from trimtab.errors import DataError, nearest, refusal
 from trimtab.runs.files import check_regular, has_halves, parse_json, read_json
 from trimtab.runs.paths import as_path, neighbour
@@ -59,7 +57,7 @@ def references(source: CaptionSource, where: str = "references") -> dict[str, li
 
     Args:
         source: rows of `item` and `caption` of which several share an item, rows of `item` and `references` (a list, or
-            a list as JSON in a CSV file), or a mapping from item to its captions (or its only caption).
+            a list as JSON or Python in a CSV file), or a mapping from item to its captions (or its only caption).
         where: what to call it in messages; a file is called by its path.
 
     Returns:
@@ -89,7 +87,7 @@ def references(source: CaptionSource, where: str = "references") -> dict[str, li
 
 
 def reference_texts(value: Any, where: str) -> list[str]:
-    """The references of one item: a list of texts, one text, or a list written as JSON.
+    """The references of one item: a list of texts, one text, or a list written as JSON or as Python does.
 
     Raises:
         DataError: there are none, or one is no text or is empty.
@@ -97,9 +95,9 @@ def reference_texts(value: Any, where: str) -> list[str]:
     >>> reference_texts('["a cat", "a tabby"]', "row 1")
     ['a cat', 'a tabby']
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
+    if isinstance(value, str):
+        told = list_of_text(value)
+        value = value if told is None else told
     if isinstance(value, str):
         value = [value]
     if hasattr(value, "tolist"):  # as Parquet gives lists

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import gzip
 import io
+import json
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -172,6 +175,23 @@ def label_text(value: Any, *, strip: bool = True) -> str:
     if isinstance(value, Real | datetime.date | datetime.time | datetime.timedelta):
         return str(value)
     raise DataError(explain(f"a {type(value).__name__} {value!r:.60}", "a text, number or truth value"))
+
+
+def list_of_text(text: str) -> list[Any] | None:
+    """A list that a cell has as text: as JSON, or as Python writes it, which is what pandas puts into CSV; else None.
+
+    >>> list_of_text('["a", null]'), list_of_text("['it', -inf]"), list_of_text("[two dogs]")
+    (['a', None], ['it', -inf], None)
+    """
+    if not text.lstrip().startswith("["):
+        return None
+    value: Any = None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(re.sub(r"(?<=[\[ ])-inf(?=[,\]])", "-1e999", text.strip()))
+    return value if isinstance(value, list) else None
 
 
 def find_label(wanted: Any, there: Iterable[str]) -> str | None:

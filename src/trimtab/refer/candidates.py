@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.data.record_files import lines
-from trimtab.data.tables import check_columns, check_known, label_text, read_table, show
+from trimtab.data.tables import check_columns, check_known, label_text, list_of_text, read_table, show
 from trimtab.errors import ConfigError, DataError, Problem, explain, nearest, placed_problem, refusal
 from trimtab.models.encoders import TwoTower, two_tower
 from trimtab.runs.files import check_regular, parse_json, read_json
@@ -119,7 +119,8 @@ def read_candidates(source: Any, pictures: Any = None, where: str = "candidates"
 
     Args:
         source: a frame, or a CSV, TSV, Parquet, JSON or JSONL file with item, candidates and target; `candidates` is a
-            list of names, the same as JSON text, or a text of names with " | " between them. Further columns are kept.
+            list of names, the same as text of JSON or Python, or a text of names with " | " between them. Further
+            columns are kept.
         pictures: what names may stand for: what `read_pictures` takes; None checks no names. A name may have the
             ending of its file.
         where: what to call the table in messages.
@@ -138,7 +139,7 @@ def read_candidates(source: Any, pictures: Any = None, where: str = "candidates"
     """
     if isinstance(source, str | Path):
         where = str(source) if where == "candidates" else where
-        frame = _read(as_path(source, where, "a table of candidates"))
+        frame = read_rows(as_path(source, where, "a table of candidates"), _ROW, "candidate set")
     else:
         frame = source
     try:
@@ -169,6 +170,36 @@ def read_candidates(source: Any, pictures: Any = None, where: str = "candidates"
         raise DataError(f"{problems[0]}{more}")
     further = frame.drop(columns=list(COLUMNS)).reset_index(drop=True)
     return pd.concat([pd.DataFrame(columns), further], axis=1)
+
+
+def read_rows(path: Path, row: str, what: str) -> pd.DataFrame:
+    """A table file, or rows of JSON, as a frame: CSV, TSV, Parquet, a JSON array, or JSONL; gzipped ones too.
+
+    Args:
+        path: the file.
+        row: what a row of JSON looks like, for messages.
+        what: what a row is.
+
+    Raises:
+        DataError: a file that is missing or damaged, or JSON that is no rows; the line is named.
+    """
+    expected = f"a table, as CSV, TSV, Parquet, JSON or JSONL, with rows {row}"
+    kind = path.name.lower().removesuffix(".gz")
+    if kind.endswith(".json"):
+        rows: Any = read_json(check_regular(path, expected), f"a JSON array of {row}")
+        if not isinstance(rows, list):
+            raise refusal(path, f"a {type(rows).__name__}", f"a JSON array of {row}")
+    elif kind.endswith(".jsonl"):
+        found = lines(check_regular(path, expected), f"a {row} per line")
+        rows = [parse_json(line, where, f"a line {row}") for where, line in found if line.strip()]
+    else:
+        return read_table(path)
+    for number, one in enumerate(rows):
+        if not isinstance(one, dict):
+            raise refusal(f"{path}, row {number}", f"a {type(one).__name__}", row)
+    if not rows:
+        raise refusal(path, "no rows", f"at least one {what}")
+    return pd.DataFrame(rows, columns=list(dict.fromkeys(key for one in rows for key in one)))
 
 
 def names_in(candidates: pd.DataFrame) -> list[str]:
@@ -278,27 +309,6 @@ def _check_size(size: int, pictures: int, name: str, value: int) -> None:
         raise ConfigError(explain(got, f"sets of at most {pictures}", f"{name}={most}"))
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """A table of candidates, or rows of JSON."""
-    expected = "a table of candidates, as CSV, TSV, Parquet, JSON or JSONL"
-    kind = path.name.lower().removesuffix(".gz")
-    if kind.endswith(".json"):
-        rows: Any = read_json(check_regular(path, expected), f"a JSON array of {_ROW}")
-        if not isinstance(rows, list):
-            raise refusal(path, f"a {type(rows).__name__}", f"a JSON array of {_ROW}")
-    elif kind.endswith(".jsonl"):
-        found = lines(check_regular(path, expected), f"a {_ROW} per line")
-        rows = [parse_json(line, where, f"a line {_ROW}") for where, line in found if line.strip()]
-    else:
-        return read_table(path)
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise refusal(f"{path}, row {number}", f"a {type(row).__name__}", _ROW)
-    return pd.DataFrame(
-        rows, columns=list(dict.fromkeys(key for row in rows for key in row)) or list(COLUMNS)
-    )
-
-
 def _given(row: Sequence[Hashable], known: Pictures | None) -> tuple[str, list[str], str]:
     """The item, candidates and target of a row, as texts, checked."""
     item, target = label_text(row[0]), _name(row[2], known)
@@ -324,7 +334,8 @@ def _listed(value: Any) -> Iterator[Any]:
         text = value.strip()
         if not text.startswith("["):
             return iter([name for name in (part.strip() for part in text.split(" | ")) if name])
-        value = parse_json(text, "candidates", "a list of names")
+        if (value := list_of_text(text)) is None:
+            value = parse_json(text, "candidates", "a list of names")  # which says what is wrong
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, list | tuple):

@@ -314,6 +314,24 @@ def test_embeddings_that_are_refused(vectors: torch.Tensor, message: str) -> Non
         fixed(0).score(["c0"], vectors)
 
 
+def test_embeddings_of_another_encoder_are_refused() -> None:
+    for asked in (
+        lambda vectors: fixed(0).score(["c0"], vectors),
+        lambda vectors: fixed(0).choose(["c0"], vectors),
+        lambda vectors: fixed(0).precision_at(1, ["c0"] * 3, vectors, n=2),
+    ):
+        with pytest.raises(ShapeError, match="with 3 numbers each, expected 2, as fixed has of captions"):
+            asked(torch.eye(3))
+
+
+def test_a_column_of_captions_is_a_list() -> None:
+    column = pd.Series(["c1", "c0"], index=[7, 3])
+    vectors = torch.tensor([ray(0), ray(40)])
+    asks = fixed(0, 40)
+    assert asks.choose(column, vectors) == asks.choose(column.to_numpy(), vectors) == [1, 0]
+    assert asks.precision_at(1, column, vectors.flip(0), n=2).value == 1.0
+
+
 def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"'empty'.*0 bytes"):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tiny_listener import clip, listener, look, noise, words
 from trimtab import Listener, ListenerReward
-from trimtab.errors import ConfigError, DataError
+from trimtab.errors import ConfigError, DataError, ShapeError
 from trimtab.refer.captions.listener import Gallery
 from trimtab.refer.captions.rewards import Reward, listener_rewards, lowest_reward
 
@@ -173,7 +173,7 @@ def test_texts_and_messages_and_pictures_of_every_kind_are_the_same(tmp_path: Pa
     turns = [[{"role": "assistant", "content": "green"}, {"role": "assistant", "content": "red dot"}]]
     for completions in (messages("red dot"), parts, turns):
         assert earns(completions=completions, image=["n3"]) == [plain]
-    for cell in (BANK["n3"], path, str(path), [BANK["n3"]], BANK["n3"].convert("RGBA")):
+    for cell in (BANK["n3"], path, str(path), [BANK["n3"]], BANK["n3"].convert("RGBA"), "n3.png", ["n3.png"]):
         assert earns(completions=["red dot"], image=[cell]) == [plain]
     other = ListenerReward(listener(), BANK, negatives=5, column="images")
     assert other(completions=["red dot"], images=[[BANK["n3"]]], image=["nobody"]) == [plain]
@@ -190,6 +190,20 @@ def test_what_else_is_in_the_batch_changes_nothing(rows: list[tuple[int, str]]) 
 
 
 EARNS = ListenerReward(listener(), BANK, negatives=4)
+
+
+def test_a_bank_that_another_encoder_embedded_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"with 7 numbers each, expected 8, as .* has of captions"):
+        ListenerReward(listener(), torch.eye(7), negatives=2)
+
+
+def test_a_file_with_the_name_of_a_picture_of_the_bank_is_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    BANK["n1"].save("n3.png")
+    earns = ListenerReward(listener(), BANK, negatives=5)
+    assert earns.negatives_of("n3.png") == earns.negatives_of("n1") != earns.negatives_of("n3")
 
 
 # Negatives

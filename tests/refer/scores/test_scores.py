@@ -261,3 +261,9 @@ def test_what_cannot_be_scored(
 ) -> None:
     with pytest.raises(error, match=message):
         caption_scores(*arguments, **settings)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_cannot_be_used(seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"seed: got {seed}, expected a whole number from 0"):
+        caption_scores(CAPTIONS, SEVERAL, seed=seed)

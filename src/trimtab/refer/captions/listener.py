@@ -142,8 +142,10 @@ class Listener:
 
         Raises:
             DataError: captions that are not a list of texts, or what `gallery` raises.
+            ShapeError: embeddings of pictures of another width than those of captions.
         """
-        return self._heard(captions) @ self.gallery(pictures).vectors.double().T
+        gallery = self.gallery(pictures)
+        return self._heard(captions, gallery) @ gallery.vectors.double().T
 
     def score(self, captions: Sequence[str], pictures: Shown) -> Float[Tensor, "captions pictures"]:
         """Log-probability of each picture for each caption: log-softmax over the pictures of tau cos, in nats.
@@ -170,7 +172,8 @@ class Listener:
         if pictures is None:
             cosines = self.similarity(captions, candidates)
             return [] if not len(cosines) else _nearest(cosines)
-        gallery, heard, sets = self.gallery(pictures), self._heard(captions), list(candidates)
+        gallery, sets = self.gallery(pictures), list(candidates)
+        heard = self._heard(captions, gallery)
         if len(sets) != len(heard):
             raise DataError(
                 explain(f"{len(sets)} candidate sets of {len(heard)} captions", "one set a caption")
@@ -211,7 +214,8 @@ class Listener:
         """
         gallery = self.gallery(pictures)
         given = None if candidates is None else read_candidates(candidates)
-        heard = self._heard(_texts_of(captions, gallery.names if given is None else list(given["item"])))
+        texts = _texts_of(captions, gallery.names if given is None else list(given["item"]))
+        heard = self._heard(texts, gallery)
         sets = _random_sets(gallery, n, seed) if given is None else given_sets(gallery, given)
         least = min((len(others) for _, others in sets), default=n - 1) + 1
         if not 1 <= k < max(least, 2):
@@ -244,15 +248,22 @@ class Listener:
         found = self.hits(k, captions, pictures, n, seed, candidates=candidates)
         return bootstrap(mean, found, seed=derive(seed, "precision"))
 
-    def _heard(self, captions: Sequence[str]) -> Float[Tensor, "captions d"]:
-        """Unit embeddings of captions, in float64."""
+    def _heard(self, captions: Sequence[str], gallery: Gallery) -> Float[Tensor, "captions d"]:
+        """Unit embeddings of captions, in float64, of the width of a gallery's."""
+        if isinstance(captions, pd.Series | np.ndarray):  # a column of a table
+            captions = captions.tolist()
         if isinstance(captions, str) or not isinstance(captions, Sequence):
             raise DataError(explain(f"captions of type {type(captions).__name__}", "a list of texts"))
         texts = list(captions)
         for row, text in enumerate(texts):
             if not isinstance(cast("Any", text), str):
                 raise DataError(explain(f"caption {row} of type {type(text).__name__}", "a text"))
-        return self.encoder.texts(texts).double()
+        rows = self.encoder.texts(texts).double()
+        if rows.shape[-1] != gallery.vectors.shape[-1]:
+            got = f"embeddings of pictures with {gallery.vectors.shape[-1]} numbers each"
+            hint = "those of this listener's own encoder"
+            raise ShapeError(explain(got, f"{rows.shape[-1]}, as {self.name} has of captions", hint))
+        return rows
 
 
 def pixel_key(image: Image.Image) -> str:
@@ -291,6 +302,8 @@ def _texts_of(captions: Sequence[str] | Mapping[str, str], items: Sequence[str])
             got = f"no caption of {missing[0]!r} ({len(missing)} such items)"
             raise DataError(explain(got, "a caption for each item", nearest(missing[0], map(str, captions))))
         return [captions[item] for item in items]
+    if isinstance(captions, pd.Series):
+        captions = captions.tolist()
     if len(captions) != len(items):
         got, hint = f"{len(captions)} captions of {len(items)} items", "a mapping of names to captions"
         raise DataError(explain(got, "one caption an item, in order", hint))

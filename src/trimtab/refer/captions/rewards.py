@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -137,6 +138,7 @@ class ListenerReward:
             raise ConfigError(str(problem))
         self.listener = listener if isinstance(listener, Listener) else Listener.from_pretrained(listener)
         self.bank = self.listener.gallery(bank)
+        self.listener.similarity([], self.bank)  # refuses a bank that another encoder embedded
         self.first: Int[np.ndarray, " different"] = np.unique(np.array(self.bank.keys), return_index=True)[1]
         if len(self.first) < negatives + 1:
             got = f"negatives={negatives} of a bank of {len(self.first)} different pictures"
@@ -235,8 +237,8 @@ class ListenerReward:
         fresh: dict[str, Image.Image] = {}
         read: dict[int, str] = {}  # a group shares one image
         for row, cell in enumerate(cells):
-            if isinstance(cell, str) and cell in self._rows:
-                keys.append(self.bank.keys[self._rows[cell]])
+            if (place := self._in_bank(cell)) is not None:
+                keys.append(self.bank.keys[place])
                 continue
             if id(cell) not in read:
                 image = self._read(cell, row)
@@ -254,6 +256,13 @@ class ListenerReward:
         while len(self._seen) > KEPT:
             del self._seen[next(iter(self._seen))]
         return keys, torch.stack(vectors)
+
+    def _in_bank(self, cell: Any) -> int | None:
+        """Row of the bank that a cell names, with or without the ending of its file; None for a picture of its own."""
+        if not isinstance(cell, str) or cell in self._rows:
+            return self._rows.get(cell) if isinstance(cell, str) else None
+        stem = cell.rpartition(".")[0]
+        return self._rows.get(stem) if stem in self._rows and not Path(cell).exists() else None
 
     def _read(self, cell: Any, row: int) -> Image.Image:
         where = f"column {self.column!r}, row {row}"

@@ -7,16 +7,16 @@ log-probabilities that someone recorded are only checked and scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.special import logsumexp
 
-from trimtab.data.tables import check_columns, has_value, labels, show
+from trimtab.data.pictures import Pictures
+from trimtab.data.tables import check_columns, has_value, label_text, labels, list_of_text, show
 from trimtab.errors import DataError, explain, nearest, refusal
 from trimtab.seeds import derive
 
@@ -27,6 +27,8 @@ Hears = Callable[[list[str], list[list[str]]], Sequence[Any]]
 
 ALIKE = 1e-9
 """Log-probabilities (normalised) that differ by less are ties."""
+_SUM = 1e-4
+"""How far from 1 the sum of probabilities may be, in half precision or rounded."""
 LISTED = 5
 """Items that a message lists."""
 SCORES = ("score", "shuffled", "silent", "chance")
@@ -41,21 +43,38 @@ class Sets:
         candidates: item -> names of its candidates.
         target: item -> which of them the caption is about.
         table: further columns of the items, indexed by item.
+        pictures: what the candidates are names of, whose files' endings they may carry elsewhere; None for texts.
     """
 
     candidates: Mapping[str, tuple[str, ...]]
     target: Mapping[str, str]
     table: pd.DataFrame
+    pictures: Pictures | None = None
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> Sets:
+    def of(cls, frame: pd.DataFrame, pictures: Pictures | None = None) -> Sets:
         """Sets of a checked frame of item, candidates and target (see `trimtab.refer.candidates.read_candidates`)."""
         items = frame["item"].tolist()
         return cls(
             dict(zip(items, map(tuple, frame["candidates"]), strict=True)),
             dict(zip(items, frame["target"], strict=True)),
             frame.drop(columns="candidates").set_index("item", drop=False),
+            pictures,
         )
+
+    def name(self, text: str) -> str:
+        """The name of a picture as candidates have it; a text that names none stays."""
+        if self.pictures is None or text not in self.pictures:
+            return text
+        return self.pictures.name_of(text)
+
+    def with_items(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A table whose items are called as here, where they are pictures and carry their files' endings."""
+        if self.pictures is None or frame["item"].isin(list(self.target)).all():
+            return frame
+        names = {item: self.name(item) for item in frame["item"].unique() if item not in self.target}
+        found = {item: name for item, name in names.items() if name in self.target}
+        return frame.assign(item=[found.get(item, item) for item in frame["item"]])
 
     def place(self, item: str) -> int:
         """Place of an item's target among its candidates."""
@@ -117,7 +136,7 @@ def recorded(frame: pd.DataFrame, where: str, sets: Sets, speakers: Sequence[str
     """
     _check_record_columns(frame, where, speakers)
     table = frame.reset_index(drop=True)
-    table = table.assign(item=labels(table["item"]))
+    table = sets.with_items(table.assign(item=labels(table["item"])))
     if "speaker" in table:
         table = table.assign(speaker=labels(table["speaker"]))
         strangers = [one for one in table["speaker"].unique() if one not in speakers]
@@ -132,23 +151,27 @@ def recorded(frame: pd.DataFrame, where: str, sets: Sets, speakers: Sequence[str
     if "log_probabilities" in table:
         columns = table["log_probabilities"].tolist()
         beliefs = [
-            belief_of(row, sets.candidates[item], f"{where}, item {item!r}")
+            belief_of(_unpacked(row), sets.candidates[item], f"{where}, item {item!r}")
             for item, row in zip(table["item"], columns, strict=True)
         ]
         return Record(table.drop(columns="log_probabilities"), tuple(beliefs), True)
     if "choice" in table:
         chosen = labels(table["choice"].astype(object))
         beliefs = [
-            _choice(None if one is None else str(one), sets.candidates[item], f"{where}, item {item!r}")
+            _choice(
+                None if one is None else sets.name(str(one)), sets.candidates[item], f"{where}, item {item!r}"
+            )
             for item, one in zip(table["item"], chosen, strict=True)
         ]
         return Record(table, tuple(beliefs), False, int(chosen.isna().sum()))
+    table = table.rename(columns={name: sets.name(_column_text(name)) for name in table.columns})
     names = sorted({name for item in table["item"] for name in sets.candidates[item]})
     if lacking := [name for name in names if name not in table]:
         there = [str(one) for one in table.columns]
         got = f"neither a choice nor log-probabilities of {listed(lacking)} among columns {there[:12]}"
         hint = nearest("choice", there) or nearest("log_probabilities", there)
         raise refusal(where, got, "choice, log_probabilities, or a column for each candidate", hint)
+    check_columns(table, names)
     values = {name: table[name].to_numpy() for name in names}
     beliefs = [
         belief_of(
@@ -159,6 +182,20 @@ def recorded(frame: pd.DataFrame, where: str, sets: Sets, speakers: Sequence[str
         for row, item in enumerate(table["item"])
     ]
     return Record(table.drop(columns=names), tuple(beliefs), True)
+
+
+def _unpacked(value: Any) -> Any:
+    """A list of numbers; of the text of a list, as CSV has it, the list."""
+    told = list_of_text(value) if isinstance(value, str) else None
+    return value if told is None else told
+
+
+def _column_text(name: Any) -> str:
+    """The name of a column as candidates are named: 1 and "1" are one."""
+    try:
+        return label_text(name)
+    except DataError:
+        return str(name)
 
 
 def _check_record_columns(frame: pd.DataFrame, where: str, speakers: Sequence[str]) -> None:
@@ -191,13 +228,14 @@ def belief_of(values: Any, candidates: Sequence[str], where: str) -> Belief:
     """Probabilities of the candidates from log-probabilities, normalised over them.
 
     Raises:
-        DataError: another number of them than of candidates, a nan, plus infinity, or nothing above minus infinity.
+        DataError: another number of them than of candidates, a nan, plus infinity, nothing above minus infinity, or
+            probabilities, which are not negative and add to 1.
 
     >>> belief_of([0.0, 0.0], ["a", "b"], "listener").tolist()
     [0.5, 0.5]
     """
     try:
-        row = np.asarray(values, dtype=float)
+        row = np.asarray(values.detach().cpu().tolist() if hasattr(values, "detach") else values, dtype=float)
     except (TypeError, ValueError):
         raise refusal(where, f"{values!r:.60}", "log-probabilities, a number per candidate") from None
     if row.shape != (len(candidates),):
@@ -206,7 +244,11 @@ def belief_of(values: Any, candidates: Sequence[str], where: str) -> Belief:
     if np.isnan(row).any() or np.isposinf(row).any() or np.isneginf(row).all():
         got = f"log-probabilities {np.round(row[:6], 3).tolist()}"
         raise refusal(where, got, "numbers that are not nan, at least one of them finite")
-    return np.asarray(np.exp(row - logsumexp(row)))
+    if (row >= 0).all() and abs(row.sum() - 1.0) < _SUM and (row != row[0]).any():
+        got = f"numbers that add to 1, as probabilities do: {np.round(row[:6], 3).tolist()}"
+        raise refusal(where, got, "log-probabilities", "numpy.log of them")
+    belief: Belief = np.exp(row - row.max())
+    return belief / belief.sum()
 
 
 def _choice(chosen: str | None, candidates: Sequence[str], where: str) -> Belief:
@@ -241,7 +283,11 @@ def asked(
     Raises:
         DataError: not one answer per caption, or one that is neither a candidate nor log-probabilities of them.
     """
-    answers = list(hears(list(captions), [list(one) for one in candidates]))
+    given = hears(list(captions), [list(one) for one in candidates])
+    if isinstance(given, str | bytes | pd.DataFrame) or not isinstance(given, Iterable):
+        expected = "a list with a name, or a log-probability per candidate, for each caption"
+        raise refusal(where, f"a {type(given).__name__}", expected)
+    answers = list(given)
     if len(answers) != len(captions):
         raise refusal(where, f"{len(answers)} answers", f"one for each of {len(captions)} captions")
     choices = [isinstance(one, str) for one in answers]

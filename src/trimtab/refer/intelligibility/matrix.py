@@ -6,7 +6,7 @@ its own speaker. What makes a speaker easier for everyone, or a listener better 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -210,8 +210,10 @@ def own_pairs(own: Own | None, speakers: Sequence[str], listeners: Sequence[str]
             same.append((rest[0][0], rest[1][0]))
         return tuple(same)
     pairs = []
-    for speaker, several in own.items():
-        for listener in [several] if isinstance(several, str) else list(several):
+    for one, several in own.items():
+        speaker = str(one)
+        alone = isinstance(several, str) or not isinstance(several, Iterable)
+        for listener in map(str, [several] if alone else several):
             for name, side, kind in ((speaker, speakers, "speaker"), (listener, listeners, "listener")):
                 if name not in side:
                     got = f"{kind} {name!r} in own"
@@ -346,7 +348,12 @@ def _reason(weights: np.ndarray, place: Mapping[Pair, int], missing: set[Pair]) 
 
 
 def by_stratum(
-    answers: pd.DataFrame, column: str, draws: Resampling, order: Sequence[str] | None = None
+    answers: pd.DataFrame,
+    column: str,
+    draws: Resampling,
+    order: Sequence[str] | None = None,
+    *,
+    called: str = "",
 ) -> pd.DataFrame:
     """Accuracy by stratum of a column; an item whose value is a list is in every stratum that it names.
 
@@ -355,6 +362,7 @@ def by_stratum(
         column: of labels or lists of labels; rows without one are left out.
         draws: settings of the bootstrap.
         order: of the strata; by default sorted.
+        called: name of the column in the table and in messages; by default its own.
 
     Returns:
         Columns by, stratum, speaker, listener, accuracy, low, high, n, n_groups, chance.
@@ -365,7 +373,7 @@ def by_stratum(
     long = answers[["speaker", "listener", "score", "chance", "cluster", column]].explode(column)
     long = long[long[column].notna() & (long[column].astype(str) != "")]
     if long.empty:
-        raise DataError(explain(f"no value in column {column!r}", "labels to tell strata apart"))
+        raise DataError(explain(f"no value in column {(called or column)!r}", "labels to tell strata apart"))
     stratum = long[column].map(stratum_label)
     names = list(order) if order is not None else sorted(stratum.unique(), key=_sorting)
     speakers, listeners = (list(dict.fromkeys(answers[side])) for side in ("speaker", "listener"))
@@ -379,7 +387,7 @@ def by_stratum(
     table = pd.DataFrame(keys, columns=["stratum", "speaker", "listener"]).join(
         found.rename(columns={"value": "accuracy"})
     )
-    table.insert(0, "by", column)
+    table.insert(0, "by", called or column)
     table = table.assign(chance=chance.to_numpy())
     return table[table["n"] > 0].reset_index(drop=True)
 

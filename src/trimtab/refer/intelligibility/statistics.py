@@ -150,19 +150,23 @@ def _with_distractors(
     counts, sizes = np.bincount(of), np.diff(ends)
     texts = [" ".join(words) for words in said]
     known = {(text, int(picture)) for text, picture in zip(texts, of, strict=True)}
+    others = [
+        [place[name] for name in sets.candidates[item] if name != sets.target[item] and name in place]
+        for item in items
+    ]
     for start in range(0, len(items), _AT_ONCE):
         rows = np.arange(start, min(start + _AT_ONCE, len(items)))
-        common = (table[rows] @ table.T).toarray()
-        either = sizes[rows, None] + sizes[None] - common
+        heard = np.zeros(len(pictures), dtype=bool)
+        heard[[column for row in rows for column in others[row]]] = True
+        told = np.flatnonzero(heard[of])  # the captions of these rows' distractors, which are few of all
+        common = (table[rows] @ table[told].T).toarray()
+        either = sizes[rows, None] + sizes[None, told] - common
         jaccard = np.divide(common, either, out=np.ones_like(common), where=either > 0)
-        sums = jaccard @ members
+        sums = jaccard @ members[told]
         for line, row in enumerate(rows.tolist()):
-            item = items[row]
-            names = (name for name in sets.candidates[item] if name != sets.target[item])
-            others = [place[name] for name in names if name in place]
-            if others:
-                shared[row] = sums[line, others].sum() / counts[others].sum()
-                same[row] = float(any((texts[row], other) in known for other in others))
+            if others[row]:
+                shared[row] = sums[line, others[row]].sum() / counts[others[row]].sum()
+                same[row] = float(any((texts[row], other) in known for other in others[row]))
     return shared, same
 
 

@@ -14,12 +14,13 @@ import torch
 
 from trimtab.data.captions import CaptionSource, speaker_captions
 from trimtab.data.pictures import Pictures, read_pictures
-from trimtab.data.tables import labels, read_table
+from trimtab.data.tables import labels
 from trimtab.errors import ConfigError, DataError, explain, nearest, refusal
 from trimtab.numerics.bootstrap import check_choice
-from trimtab.refer.candidates import names_in, read_candidates
+from trimtab.refer.candidates import names_in, read_candidates, read_rows
 from trimtab.refer.captions.listener import TIE, Listener
 from trimtab.refer.intelligibility.answers import (
+    MEASURES,
     Hears,
     Record,
     Sets,
@@ -38,12 +39,18 @@ from trimtab.refer.intelligibility.statistics import (
     length_matched,
     words_of,
 )
+from trimtab.runs.paths import as_path
 from trimtab.runs.serialise import plain
+from trimtab.seeds import seed_problem
 
 Missing = Literal["refuse", "drop"]
 LENGTH = "length"
 """A stratum that every caption has: bins of its number of words."""
+BY = "by "
+"""Before the name of a stratum's column among the answers, whose own columns may be called the same."""
+WORDS = "words of the caption"
 EXAMPLES = 8
+ANSWER_ROW = '{"item": name, "speaker": name, "log_probabilities": [numbers]} or with "choice": name'
 
 
 def intelligibility(
@@ -106,29 +113,31 @@ def intelligibility(
     [{'speaker': 'captioner', 'listener': 'people', 'accuracy': 0.5, 'chance': 0.5}]
     """
     start = time.perf_counter()
+    if (problem := seed_problem("seed", seed)) is not None:
+        raise ConfigError(str(problem))
     draws = Resampling(n_boot, confidence, seed)
-    for name, given in (("speakers", speakers), ("listeners", listeners)):
-        if not isinstance(given, Mapping) or not given:
-            got = f"{name} {given!r:.60}"
-            raise ConfigError(explain(got, f"a mapping from names to {name}, at least one"))
+    speakers, listeners = _named(speakers, "speakers"), _named(listeners, "listeners")
+    strata = (strata,) if isinstance(strata, str) else tuple(strata)
     check_choice("missing", missing, get_args(Missing))
     pairs = own_pairs(own, list(speakers), list(listeners))
+    control = None if control is None else str(control)
     if control is not None and control not in speakers:
         hint = nearest(control, speakers)
         raise ConfigError(explain(f"control {control!r}", f"one of the speakers {list(speakers)}", hint))
     shown = None if pictures is None else read_pictures(pictures)
-    sets = Sets.of(read_candidates(candidates, shown))
-    study = _Study(sets, group, tuple(strata), missing, seed)
-    captions = {str(name): study.captions_of(str(name), source) for name, source in speakers.items()}
-    heard = {str(name): study.listener(str(name), one, captions, shown) for name, one in listeners.items()}
+    sets = Sets.of(read_candidates(candidates, shown), shown)
+    study = _Study(sets, group, strata, missing, seed)
+    captions = {name: study.captions_of(name, source) for name, source in speakers.items()}
+    heard = {name: study.listener(name, one, captions, shown) for name, one in listeners.items()}
+    study.spread_group(captions, heard)
     study.check_columns(captions, heard)
-    words = np.concatenate([frame["words"].to_numpy() for frame in captions.values()])
+    words = np.concatenate([frame[WORDS].to_numpy() for frame in captions.values()])
     of_length, bins = length_labels(words)
     answers = study.answers(captions, heard, dict(zip(words.tolist(), of_length.tolist(), strict=True)))
     names = list(captions), list(heard)
     accuracy, table, interaction = interactions(answers, *names, pairs, control, draws)
     cells = [(s, x) for s in names[0] for x in names[1]]
-    by = [by_stratum(answers, one, draws, bins if one == LENGTH else None) for one in strata]
+    by = [by_stratum(answers, BY + one, draws, bins if one == LENGTH else None, called=one) for one in strata]
     clustered = {name: study.with_cluster(frame) for name, frame in captions.items()}
     settings: dict[str, Any] = {
         "group": group,
@@ -144,12 +153,12 @@ def intelligibility(
         interactions=table,
         controls=controls_table(answers, *names, draws),
         strata=pd.concat(by, ignore_index=True) if by else pd.DataFrame(),
-        captions=caption_statistics(clustered, sets, draws),
+        captions=caption_statistics(clustered, study.sets, draws),
         matched=length_matched(answers, draws),
         calibration=calibration_table(answers, cells, draws),
         reliability=reliability_table(answers, cells, draws),
         examples=_examples(answers, captions, sets, seed),
-        answers=answers[[one for one in answers.columns if one not in strata]],
+        answers=answers.drop(columns=[BY + one for one in dict.fromkeys(strata)]),
         notes=tuple(study.notes),
         config=plain({"speakers": names[0], "listeners": names[1], "items": len(sets.target), **settings}),
         seconds=time.perf_counter() - start,
@@ -170,7 +179,12 @@ class _Study:
     def captions_of(self, speaker: str, source: CaptionSource) -> pd.DataFrame:
         """Captions of the items that have candidates."""
         where = f"captions of {speaker}"
-        frame = speaker_captions(source, where, empty=True)
+        frame = self.sets.with_items(speaker_captions(source, where, empty=True))
+        twice = frame["item"].duplicated()
+        if twice.any():
+            raise refusal(
+                where, f"two captions of item {frame['item'][twice].iloc[0]!r}", "one caption of each"
+            )
         known = frame["item"].isin(list(self.sets.target))
         there = set(frame["item"])
         lacking = [item for item in self.sets.target if item not in there]
@@ -185,7 +199,7 @@ class _Study:
                 f"{where}: {int((~known).sum())} captions of items without candidates are not used"
             )
         frame = frame[known].reset_index(drop=True)
-        return frame.assign(words=[len(words_of(one)) for one in frame["caption"]])
+        return frame.assign(**{WORDS: [len(words_of(one)) for one in frame["caption"]]})
 
     def listener(
         self, name: str, given: Any, captions: Mapping[str, pd.DataFrame], pictures: Pictures | None
@@ -193,7 +207,7 @@ class _Study:
         """A listener's checked record, or what asks it."""
         where = f"listener {name}"
         if isinstance(given, str | Path):
-            given = read_table(given)
+            given = read_rows(as_path(given, where, "a table of answers"), ANSWER_ROW, "answer")
         if isinstance(given, pd.DataFrame):
             record = recorded(given, where, self.sets, list(captions))
             if record.unanswered:
@@ -230,6 +244,21 @@ class _Study:
             raise refusal(where, f"{len(items)} {what}: {listed(items)}", expected, "missing='drop'")
         self.notes.append(f"{where}: {len(items)} {what} are left out")
 
+    def spread_group(self, captions: Mapping[str, pd.DataFrame], heard: Mapping[str, Record | Hears]) -> None:
+        """Give every item the group that some captions or answers tell of it, where none of them disagree."""
+        if self.group is None or self.group in self.sets.table:
+            return
+        tables = [*captions.values(), *(one.table for one in heard.values() if isinstance(one, Record))]
+        told = [one.drop_duplicates(["item", self.group]) for one in tables if self.group in one]
+        if not told:
+            return
+        pairs = pd.concat([one[["item", self.group]] for one in told]).dropna()
+        values = labels(pairs[self.group])
+        pairs = pairs.assign(**{self.group: values}).dropna().drop_duplicates()
+        if not pairs["item"].duplicated().any():
+            column = pairs.set_index("item")[self.group].reindex(self.sets.table.index)
+            self.sets = replace(self.sets, table=self.sets.table.assign(**{self.group: column}))
+
     def check_columns(
         self, captions: Mapping[str, pd.DataFrame], heard: Mapping[str, Record | Hears]
     ) -> None:
@@ -244,7 +273,7 @@ class _Study:
                     kind = "group" if column == self.group else "strata"
                     where = f"the answers of {listener}, the captions of {speaker} or the candidates"
                     got = f"no column {column!r} in {where}"
-                    shown = sorted({str(name) for name in there} - {"caption", "words", "candidates"})
+                    shown = sorted({str(name) for name in there} - {"caption", WORDS, "candidates"})
                     raise refusal(kind, got, f"one of {shown}", nearest(column, shown))
 
     def answers(
@@ -258,16 +287,16 @@ class _Study:
         for speaker, frame in captions.items():
             for listener, one in heard.items():
                 if isinstance(one, Record):
-                    own = one.of_speaker(speaker)
-                    if own.table.empty:
+                    record = one.of_speaker(speaker)
+                    if record.table.empty:
                         continue
-                    table = record_answers(own, self.sets)
+                    table, own = record_answers(record, self.sets), record.table
                 else:
                     where = f"listener {listener}"
                     table = live_answers(one, where, frame, self.sets, seed=self.seed, speaker=speaker)
-                parts.append(
-                    self._with_columns(table, frame, lengths).assign(speaker=speaker, listener=listener)
-                )
+                    own = table[["item"]]
+                answers = self._with_columns(table, own, frame, lengths)
+                parts.append(answers.assign(speaker=speaker, listener=listener))
         if not parts:
             raise DataError(explain("no answer of any listener to any speaker", "at least one"))
         every = pd.concat(parts, ignore_index=True)
@@ -275,28 +304,29 @@ class _Study:
         return every[[*first, *(one for one in every.columns if one not in first)]]
 
     def _with_columns(
-        self, table: pd.DataFrame, captions: pd.DataFrame, lengths: Mapping[int, str]
+        self, table: pd.DataFrame, own: pd.DataFrame, captions: pd.DataFrame, lengths: Mapping[int, str]
     ) -> pd.DataFrame:
-        measures = ["item", "score", "shuffled", "silent", "chance", "p_target", "confidence", "brier"]
-        kept = table[measures].assign(words=table["item"].map(captions.set_index("item")["words"]).to_numpy())
+        """Measures of answers, with strata and clusters by what the answers' own rows, captions or candidates say."""
+        words = table["item"].map(captions.set_index("item")[WORDS])
+        kept = table[["item", *MEASURES]].assign(words=words.to_numpy())
         for column in self.strata:
-            values = kept["words"].map(lengths) if column == LENGTH else self._values(column, table, captions)
-            kept[column] = list(values)
-        return kept.assign(cluster=self._clusters(table, captions))
+            values = kept["words"].map(lengths) if column == LENGTH else self._values(column, own, captions)
+            kept[BY + column] = list(values)
+        return kept.assign(cluster=self._clusters(own, captions))
 
-    def _values(self, column: str, table: pd.DataFrame, captions: pd.DataFrame) -> list[Any]:
-        """A column of the answers, else of the captions, else of the candidates."""
-        if column in table.columns and column not in ("item", "words"):
-            return list(table[column])
+    def _values(self, column: str, own: pd.DataFrame, captions: pd.DataFrame) -> list[Any]:
+        """A column of the answers' own rows, else of the captions, else of the candidates."""
+        if column in own.columns and column != "item":
+            return list(own[column])
         source = captions.set_index("item", drop=False) if column in captions else self.sets.table
-        return list(source[column].reindex(table["item"]))
+        return list(source[column].reindex(own["item"]))
 
-    def _clusters(self, table: pd.DataFrame, captions: pd.DataFrame) -> list[str]:
+    def _clusters(self, own: pd.DataFrame, captions: pd.DataFrame) -> list[str]:
         if self.group is None:
-            return [str(item) for item in table["item"]]
-        values = labels(pd.Series(self._values(self.group, table, captions), dtype=object))
+            return [str(item) for item in own["item"]]
+        values = labels(pd.Series(self._values(self.group, own, captions), dtype=object))
         if values.isna().any():
-            items = list(dict.fromkeys(table.loc[values.isna().to_numpy(), "item"]))
+            items = list(dict.fromkeys(own.loc[values.isna().to_numpy(), "item"]))
             got = f"{len(items)} items without a value of {self.group!r}: {listed(items)}"
             raise refusal("group", got, "a value for each")
         return [str(one) for one in values]
@@ -306,6 +336,22 @@ class _Study:
         known = self.group is not None and self.group in [*captions.columns, *self.sets.table.columns]
         study = self if known else replace(self, group=None)
         return captions.assign(cluster=study._clusters(captions[["item"]], captions))
+
+
+def _named(given: Mapping[Any, Any], what: str) -> dict[str, Any]:
+    """Speakers or listeners by their names as texts.
+
+    Raises:
+        ConfigError: no mapping, an empty one, or two names that are the same text.
+    """
+    if not isinstance(given, Mapping) or not given:
+        got = f"{what} {given!r:.60}"
+        raise ConfigError(explain(got, f"a mapping from names to {what}, at least one"))
+    names = [str(name) for name in given]
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ConfigError(explain(f"two {what} of the name {twice!r}", "a name for each"))
+    return dict(zip(names, given.values(), strict=True))
 
 
 def hearing(listener: Listener, pictures: Pictures, sets: Sets) -> Hears:

@@ -33,6 +33,7 @@ from trimtab.refer.scores.alignment import (
 from trimtab.refer.scores.ngrams import LONGEST, SIGMA, Tokens, bleu, bleu_statistics, cider
 from trimtab.refer.scores.tokenisers import Tokeniser
 from trimtab.refer.scores.tokenisers import tokeniser as tokeniser_of
+from trimtab.seeds import seed_problem
 
 VERSION = 1
 """Raised whenever a score of the same tokens comes to another number."""
@@ -140,6 +141,8 @@ def caption_scores(
     (100.0, 1000.0)
     """
     check_numbers("n_boot", n_boot, confidence)
+    if (problem := seed_problem("seed", seed)) is not None:
+        raise ConfigError(str(problem))
     _check_listener(listener, pictures)
     split = tokeniser_of(tokeniser)
     scored = paired(candidates, references)
