@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trimtab.cli.console import parser, say
+from trimtab.cli.console import parser, say, sentence
 from trimtab.errors import ConfigProblems, Problem, not_among
 from trimtab.runs.paths import missing_file
 from trimtab.systems import imported
@@ -22,7 +22,7 @@ def captions(argv: Sequence[str]) -> int:
     verbs = options.add_subparsers(dest="action", metavar="ACTION", required=True)
     what = "score captions against references: BLEU, ROUGE-L, CIDEr, CIDEr-D and METEOR by words and stems"
     example = "Example: trimtab captions score captions.jsonl --tokeniser words --json"
-    sub = verbs.add_parser("score", help=what, description=f"{what.capitalize()}.", epilog=example)
+    sub = verbs.add_parser("score", help=what, description=sentence(what), epilog=example)
     lines = "JSON, a line for each caption with candidate (a text) and references (a list); .gz too"
     sub.add_argument("file", metavar="FILE", help=lines)
     sub.add_argument("--json", action="store_true", help="print the scores as JSON")
