@@ -33,7 +33,7 @@ from trimtab.refer.captions.evaluation import FIRST, OTHER, Judge, TestSet
 from trimtab.refer.captions.faithfulness import truths
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.result import DiscriTuneResult, thumbnail
-from trimtab.refer.captions.training import captions_of
+from trimtab.refer.captions.training import captions_of, check_count
 from trimtab.refer.captions.tuning import Tuning
 from trimtab.refer.scores.scores import caption_scores
 from trimtab.runs.brief import brief
@@ -139,6 +139,8 @@ class DiscriTuneConfig(Tuning):
                     ("test" if self.test else "pictures", test.pictures),
                 ):
                     problems += [one for one in shown.problems(where) if one not in problems]
+                with noting(problems, "pictures"):
+                    check_count(self, len(train))
                 rows.append({"set": "pictures", "pictures": len(train), "captioned": 0})
                 rows.append({"set": "test", "pictures": len(test.pictures), "captioned": len(test.names)})
         return Survey({"pictures": pd.DataFrame(rows)}, notes, problems=tuple(problems))

@@ -447,11 +447,20 @@ def check_pictures(tuning: Tuning, gallery: Gallery) -> None:
     Raises:
         DataError: how many there are, and how many are needed.
     """
-    there, different = len(gallery), len(set(gallery.keys))
+    check_count(tuning, len(gallery))
+    different = len(set(gallery.keys))
+    if different < 2:
+        raise refusal("pictures", f"{different} different pictures", "at least 2")
+
+
+def check_count(tuning: Tuning, there: int) -> None:
+    """Refuse fewer pictures than a step needs by their number alone, which shows before any is decoded.
+
+    Raises:
+        DataError: how many there are, and how many are needed.
+    """
     if there < (size := tuning.setting("batch_size")):
         raise refusal("pictures", f"{there} pictures", f"at least batch_size={size}", f"batch_size: {there}")
     if tuning.setting("negatives") != "batch" and there < tuning.n_negatives + 1:
         hint = f"n_negatives: {max(there - 1, 1)}"
         raise refusal("pictures", f"{there} pictures", f"more than n_negatives={tuning.n_negatives}", hint)
-    if different < 2:
-        raise refusal("pictures", f"{different} different pictures", "at least 2")
