@@ -68,6 +68,41 @@ def test_document_frequencies_from_a_file(captions: Path, capsys: pytest.Capture
     assert "idf:corpus|docs:4" in capsys.readouterr().out
 
 
+def test_a_table_of_captions_beside_one_of_references(
+    captions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.csv").write_text("item,caption\n2,two dogs run\n1,A man riding a wave.\n")
+    several = [{"item": 1, "references": LINES[0]["references"]}, {"item": 2, "caption": "two dogs running"}]
+    Path("people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in several))
+    assert main(["captions", "score", "mine.csv", "--references", "people.jsonl", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    expected = caption_scores(
+        ["two dogs run", "A man riding a wave."], [["two dogs running"], LINES[0]["references"]]
+    )
+    assert told["n"] == 2
+    assert [row["value"] for row in told["scores"]] == pytest.approx(expected["value"].tolist(), nan_ok=True)
+    assert main(["captions", "score", "mine.csv", "--references", "none.csv"]) == 2
+    assert "--references: got 'none.csv', expected a file of references" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("mine.csv", "item,caption\n1,a cat\n", "mine.csv, row 0"),
+        ("results.json", '[{"image_id": 1, "caption": "a cat"}]', "results.json, row 0"),
+        ("mapping.json", '{"1": "a cat"}', "mapping.json, item '1'"),
+    ],
+)
+def test_captions_alone_need_references(
+    captions: Path, name: str, text: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(text)
+    assert main(["captions", "score", name]) == 2
+    told = capsys.readouterr().err
+    assert f"{place}: got a caption without references, expected candidate and references" in told
+    assert "try --references FILE, for a table of item and caption" in told
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -91,7 +126,7 @@ def test_a_bad_line_is_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score", "caption.jsonl"], "FILE: got 'caption.jsonl', expected a .jsonl file of captions; try"),
+        (["score", "caption.jsonl"], "FILE: got 'caption.jsonl', expected a file of captions; try"),
         (
             ["score", "captions.jsonl", "--tokeniser", "pbt"],
             "--tokeniser: got 'pbt', expected 'ptb' or 'words'; try 'ptb'",
@@ -114,4 +149,4 @@ def test_what_is_told_of_a_wrong_line(
 
 
 def test_shells_complete_its_action_and_options() -> None:
-    assert _of_captions() == ["score", "--corpus", "--help", "--json", "--tokeniser"]
+    assert _of_captions() == ["score", "--corpus", "--help", "--json", "--references", "--tokeniser"]

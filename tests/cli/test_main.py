@@ -28,7 +28,9 @@ def test_help_has_every_verb_with_an_example(capsys: Capture) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: str, capsys: Capture) -> None:
     assert main([verb, "--help"]) == 0
-    assert VERBS[verb].example in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert VERBS[verb].example in shown
+    assert VERBS[verb].what[1:] in shown  # names such as JSON keep their letters
 
 
 def test_no_verb_and_an_unknown_one(capsys: Capture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -175,6 +176,41 @@ def test_empty_captions_and_several_end_tokens():
     torch.testing.assert_close(both[0].exp(), found[0].exp() + other[0].exp())
     none, mask = speaker.log_probabilities(features, [[], []], [False, False])
     assert none.shape == mask.shape == (2, 0)
+
+
+def most_tokens(speaker: Any, features: Any) -> int:
+    """The largest max_new_tokens that `generate` takes."""
+    for tokens in range(70, 0, -1):
+        with suppress(ModelError):
+            speaker.generate(features, max_new_tokens=tokens)
+            return tokens
+    raise AssertionError("no number of tokens will do")
+
+
+def test_a_caption_cut_at_the_limit_of_the_model_is_scored(kind):
+    speaker = speak(kind)
+    features = speaker.features(pictured.random_pictures(2))
+    tokens = most_tokens(speaker, features)
+    assert tokens < 70
+    ids = [[5] * tokens, [6, 5]]
+    found, mask = speaker.log_probabilities(features, ids, [False, True])
+    assert mask.sum(1).tolist() == [tokens, 3]
+    shorter, _ = speaker.log_probabilities(features, [[5] * (tokens - 1), [6, 5]], [True, True])
+    torch.testing.assert_close(found[0, :-1], shorter[0, :-1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[1, :3], shorter[1, :3], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ModelError, match="expected at most 64, the model's limit"):
+        speaker.log_probabilities(features, ids, [True, True])
+
+
+def test_transformers_does_not_warn_of_a_missing_mask(caplog, monkeypatch):
+    monkeypatch.setattr(hf.utils.logging.get_logger("transformers"), "propagate", True)
+    hf.utils.logging.warning_once.cache_clear()
+    speaker = speak("ved")
+    speaker.model.module.decoder.config.pad_token_id = 5
+    features = speaker.features(pictured.random_pictures(2))
+    speaker.log_probabilities(features, [[5], [6, 5]], [True, True])
+    speaker.generate(features, max_new_tokens=3)
+    assert not [record for record in caplog.records if "mask" in record.getMessage()]
 
 
 def test_modes_settings_and_dropout_are_left_alone():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trimtab.cli.console import parser, say
+from trimtab.cli.console import parser, say, sentence
 from trimtab.errors import ConfigProblems, Problem, not_among
 from trimtab.runs.paths import missing_file
 from trimtab.systems import imported
@@ -22,24 +22,29 @@ def captions(argv: Sequence[str]) -> int:
     verbs = options.add_subparsers(dest="action", metavar="ACTION", required=True)
     what = "score captions against references: BLEU, ROUGE-L, CIDEr, CIDEr-D and METEOR by words and stems"
     example = "Example: trimtab captions score captions.jsonl --tokeniser words --json"
-    sub = verbs.add_parser("score", help=what, description=f"{what.capitalize()}.", epilog=example)
-    lines = "JSON, a line for each caption with candidate (a text) and references (a list); .gz too"
+    sub = verbs.add_parser("score", help=what, description=sentence(what), epilog=example)
+    lines = "JSON, a line for each caption with candidate (a text) and references (a list); .gz too. With "
+    lines += "--references, a table of item and caption"
     sub.add_argument("file", metavar="FILE", help=lines)
     sub.add_argument("--json", action="store_true", help="print the scores as JSON")
     sub.add_argument("--tokeniser", metavar="NAME", default="ptb", help="ptb (COCO's, the default) or words")
+    several = "captions by people: item and caption, several rows of an item, or item and references"
+    sub.add_argument("--references", metavar="FILE", help=several)
     corpus = "references (item and caption, or item and references) to count CIDEr's document frequencies in"
     sub.add_argument("--corpus", metavar="FILE", help=corpus)
     arguments = options.parse_args(argv)
     if problems := list(problems_of(arguments)):
         raise ConfigProblems(problems)
-    candidates, references = imported("trimtab.data.captions:captions_to_score")(arguments.file)
+    candidates, references = arguments.file, arguments.references
+    if references is None:
+        candidates, references = imported("trimtab.data.captions:captions_to_score")(arguments.file)
     settings = {"tokeniser": arguments.tokeniser, "corpus": arguments.corpus}
     table = imported("trimtab.refer.scores.scores:caption_scores")(candidates, references, **settings)
     rows = table.to_dict("records")
     if arguments.json:
         from trimtab.runs.serialise import to_json
 
-        say(to_json({"file": arguments.file, "n": len(candidates), "scores": rows}, indent=2))
+        say(to_json({"file": arguments.file, "n": rows[0]["n"], "scores": rows}, indent=2))
     else:
         say("\n".join(lines_of(rows)))
     return 0
@@ -50,9 +55,10 @@ def problems_of(arguments: argparse.Namespace) -> Iterator[Problem]:
     known = imported("trimtab.refer.scores.tokenisers:TOKENISERS")
     if arguments.tokeniser not in known:
         yield not_among("--tokeniser", arguments.tokeniser, known)
-    yield from missing_file("FILE", arguments.file, "a .jsonl file of captions")
-    if arguments.corpus is not None:
-        yield from missing_file("--corpus", arguments.corpus, "a file of references")
+    yield from missing_file("FILE", arguments.file, "a file of captions")
+    for name, path in (("--references", arguments.references), ("--corpus", arguments.corpus)):
+        if path is not None:
+            yield from missing_file(name, path, "a file of references")
 
 
 def lines_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

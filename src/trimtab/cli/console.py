@@ -92,11 +92,20 @@ def parser(verb: str, line: Verb | None = None, *, as_json: bool = False) -> arg
         as_json: whether it can print JSON.
     """
     line = line or VERBS[verb]
-    what, example = f"{line.what.capitalize()}.", f"Example: {line.example}"
+    what, example = sentence(line.what), f"Example: {line.example}"
     options = _Parser(f"trimtab {verb}", None, what, example, allow_abbrev=False)
     if as_json:
         options.add_argument("--json", action="store_true", help="print the result as JSON")
     return options
+
+
+def sentence(text: str) -> str:
+    """A sentence with its first letter raised and all others as they are.
+
+    >>> sentence("score captions: BLEU, CIDEr-D")
+    'Score captions: BLEU, CIDEr-D.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def split_overrides(options: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[str], list[str]]:

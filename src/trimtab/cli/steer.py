@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Verb, note, parser, say
+from trimtab.cli.console import Verb, note, parser, say, sentence
 from trimtab.cli.jobs import check_folder, find_run, run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.live import Bars
@@ -32,7 +32,7 @@ def steer(argv: Sequence[str]) -> int:
     verbs.add_parser("fit", help="fit one from a config or a recipe: trimtab run of a steering")
     for action, (carry_out, what, example, given) in ACTIONS.items():
         example = f"Example: trimtab steer {action} runs/my-1 path/to/model {example}"
-        sub = verbs.add_parser(action, help=what, description=f"{what.capitalize()}.", epilog=example)
+        sub = verbs.add_parser(action, help=what, description=sentence(what), epilog=example)
         sub.set_defaults(carry_out=carry_out)
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
         for name, settings in {**_BOTH, **given}.items():

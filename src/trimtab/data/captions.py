@@ -17,6 +17,8 @@ from trimtab.runs.paths import as_path, neighbour
 CaptionSource = pd.DataFrame | str | Path | Mapping[Any, Any] | Sequence[Any]
 """A frame, a file (CSV, TSV, Parquet, JSON or JSONL, gzipped too), a mapping from items, or a list of rows."""
 
+TO_SCORE = ("candidate", "references")
+"""What a line of captions to score has."""
 _JSON = "one JSON object per line, in UTF-8"
 
 
@@ -125,7 +127,11 @@ def captions_to_score(path: str | Path) -> tuple[list[str], list[list[str]]]:
             the file and the line are named.
     """
     candidates, several = list[str](), list[list[str]]()
-    for place, row in _rows(path, "captions", ("candidate", "references")):
+    for place, row in _rows(path, "captions", ()):
+        if "caption" in row and not set(TO_SCORE) & set(row):
+            got, hint = "a caption without references", "--references FILE, for a table of item and caption"
+            raise refusal(place, got, "candidate and references", hint)
+        _checked_row(row, place, TO_SCORE, ())
         candidates.append(_text(row, "candidate", place, empty=True))
         several.append(reference_texts(row["references"], place))
     if not candidates:
@@ -144,7 +150,7 @@ def _rows(
         yield from _frame(source, where, columns, either)
         return
     if isinstance(source, Mapping):
-        yield from _mapping(source, where, [*columns, *either][-1])
+        yield from _mapping(source, where, _last(columns, either))
         return
     if not isinstance(source, Sequence) or isinstance(source, bytes):
         hint = "a frame with columns item and caption, or a list of such rows"
@@ -168,7 +174,7 @@ def _file(
         expected = "a JSON array of rows, or an object from item to caption"
         content = read_json(path, expected, limit=JSON_LIMIT)
         if isinstance(content, Mapping):
-            yield from _mapping(content, str(path), [*columns, *either][-1])
+            yield from _mapping(content, str(path), _last(columns, either))
             return
         if not isinstance(content, list):
             raise refusal(path, _kind(content), expected)
@@ -179,6 +185,11 @@ def _file(
     else:
         expected = "a .csv, .tsv, .parquet, .json or .jsonl file; .csv.gz and .jsonl.gz too"
         raise refusal(path, repr(path.name), expected)
+
+
+def _last(columns: Sequence[str], either: Sequence[str]) -> str:
+    """What the values of a mapping from items are: the last of the columns, captions where there are none."""
+    return ["caption", *columns, *either][-1]
 
 
 def _mapping(source: Mapping[Any, Any], where: str, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -207,7 +218,7 @@ def _checked_row(
     row: Any, place: str, columns: Sequence[str], either: Sequence[str]
 ) -> tuple[str, Mapping[str, Any]]:
     """A row that has the columns, and one of those of which it needs only one."""
-    wanted = ", ".join(columns) + (f" and {' or '.join(either)}" if either else "")
+    wanted = ", ".join(columns or TO_SCORE) + (f" and {' or '.join(either)}" if either else "")
     if not isinstance(row, Mapping):
         raise refusal(place, _kind(row), f"an object with {wanted}", _example())
     missing = [column for column in columns if column not in row]

@@ -179,8 +179,11 @@ def log_probabilities(
         got = "captions that ended, of a speaker without an end token"
         raise refusal(got, "an end token", "generation_config.eos_token_id = ...")
     device, width = model.device, max(map(len, ids), default=0)
+    # What follows the last token is scored only where a longest caption ended: one cut at the model's limit fits.
+    fed = width if any(one and len(row) == width for row, one in zip(ids, ended, strict=True)) else width - 1
+    fed = max(fed, 0)
     refuse_unknown(speaker.generator, model.need_tokenizer(), ids, "caption")
-    refuse_long(speaker, seen, max(map(len, starts), default=0) + width)
+    refuse_long(speaker, seen, max(map(len, starts), default=0) + fed)
     pad = pad_token(model.need_tokenizer(), speaker.generator)
     tokens = torch.tensor(
         [[*row, *[pad] * (width - len(row))] for row in ids], dtype=torch.long, device=device
@@ -188,15 +191,15 @@ def log_probabilities(
     tokens = tokens.reshape(len(ids), width)
     start = torch.tensor([list(one) for one in starts], dtype=torch.long, device=device).reshape(len(ids), -1)
     with evaluating(model.module, gradients=True):
-        told = speaker.keywords(_moved(seen, model), torch.cat([start, tokens], 1))
-        logits: Tensor = speaker.generator(**told).logits[:, -(width + 1) :]
+        told = speaker.keywords(_moved(seen, model), torch.cat([start, tokens[:, :fed]], 1))
+        logits: Tensor = speaker.generator(**told).logits[:, -(fed + 1) :]
     logp = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
     lengths = torch.tensor([len(row) for row in ids], device=device)[:, None]
     last = torch.tensor([bool(one) for one in ended], device=device)[:, None]
     at = torch.arange(width + 1, device=device)[None]
     said = logp[:, :width].gather(-1, tokens[..., None])[..., 0]
     ending = logp[..., ends].logsumexp(-1) if ends else torch.zeros_like(logp[..., 0])
-    said = nn.functional.pad(said, (0, 1))
+    said, ending = nn.functional.pad(said, (0, 1)), nn.functional.pad(ending, (0, width - fed))
     mask = (at < lengths) | ((at == lengths) & last)
     scored = torch.where(at < lengths, said, torch.where(mask, ending, 0.0))
     longest_row = int(mask.sum(1).max()) if len(ids) else 0

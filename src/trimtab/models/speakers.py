@@ -126,8 +126,10 @@ class EncoderDecoder:
         raise refusal(got, "decoder_start_token_id in its configuration", hint)
 
     def keywords(self, features: Tensor, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
-        """The encoder's states and the decoder's tokens."""
-        return {"encoder_outputs": BaseModelOutput(cast("Any", features)), "decoder_input_ids": ids}
+        """The encoder's states, and the decoder's tokens under an explicit mask."""
+        states = BaseModelOutput(cast("Any", features))
+        mask = torch.ones_like(ids)
+        return {"encoder_outputs": states, "decoder_input_ids": ids, "decoder_attention_mask": mask}
 
     def read(self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"], patches: int) -> dict[str, Tensor]:  # noqa: ARG002
         """The decoder's tokens and their mask."""

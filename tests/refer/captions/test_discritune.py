@@ -62,6 +62,8 @@ def test_the_listener_finds_more_after_it(how: dict[str, Any]) -> None:
     before, after = tuned.evaluations["p_at_1"]
     assert after > before + 0.2
     assert tuned.to_frame().shape[0] == 2
+    assert repr(tuned).startswith("Tuned(")
+    assert repr(tuned).endswith(", 40 steps, 2 evaluations)")
     assert len(tuned.history) == 40
     assert tuned.history["reward"].iloc[-5:].mean() > tuned.history["reward"].iloc[:5].mean()
     assert np.isfinite(tuned.history.select_dtypes("number").to_numpy()).all()

@@ -246,6 +246,16 @@ def test_a_survey_decodes_every_picture(config: DiscriTuneConfig, tmp_path: Path
         carry_out(config, tmp_path / "run")
 
 
+def test_a_survey_counts_as_the_run_does(config: DiscriTuneConfig, tmp_path: Path) -> None:
+    asked = replace(config, n_negatives=99)
+    (problem,) = asked.survey().problems
+    assert str(problem) == "pictures: got 16 pictures, expected more than n_negatives=99; try n_negatives: 15"
+    with pytest.raises(DataError, match=r"got 16 pictures, expected more than n_negatives=99"):
+        carry_out(asked, tmp_path / "run")
+    (problem,) = replace(config, batch_size=17).survey().problems
+    assert str(problem).startswith("pictures: got 16 pictures, expected at least batch_size=17")
+
+
 def test_signs_of_reward_hacking() -> None:
     """A listener that is deaf to colours gains nothing from captions that the other learns from."""
     shown = small.pictures()

@@ -22,6 +22,7 @@ from trimtab.models.captioner import Captioner, captioner
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.training import HeldOut, Row, Training, check_pictures
 from trimtab.refer.captions.tuning import Tuning
+from trimtab.runs.brief import one_line
 from trimtab.runs.folder import at_work
 from trimtab.runs.paths import as_path
 from trimtab.runs.serialise import numeric, plain
@@ -45,6 +46,10 @@ class Tuned:
     model: Captioner
     history: pd.DataFrame
     evaluations: pd.DataFrame
+
+    def __repr__(self) -> str:
+        told = f"{len(self.history)} steps", f"{len(self.evaluations)} evaluations"
+        return one_line("Tuned", repr(self.model), *told)
 
     def to_frame(self) -> pd.DataFrame:
         """The evaluations; without held-out pictures the first and the last step."""

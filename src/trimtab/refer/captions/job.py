@@ -143,6 +143,8 @@ class DiscriTuneConfig(Tuning):
                     ("test" if self.test else "pictures", test.pictures),
                 ):
                     problems += [one for one in shown.problems(where) if one not in problems]
+                with noting(problems, "pictures"):
+                    check_number(self, len(train))
                 rows.append({"set": "pictures", "pictures": len(train), "captioned": 0})
                 rows.append({"set": "test", "pictures": len(test.pictures), "captioned": len(test.names)})
         return Survey({"pictures": pd.DataFrame(rows)}, notes, problems=tuple(problems))

@@ -164,7 +164,7 @@ class SteeringResult(Result):
         if len(self.read):
             yield Section("What was read", list(_read(self.read)))
         texts = "; ".join(f"{side}: {count} held-out texts" for side, count in self._counts().items())
-        n = f" {texts.capitalize()}." if texts else ""
+        n = f" {texts[0].upper()}{texts[1:]}." if texts else ""
         measured = [name for name in CURVES if self.curve[name].notna().any()]
         headings: dict[str, Sequence[str]] = {"strength": ("strength", "g")}
         for name in measured:
