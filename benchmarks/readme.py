@@ -91,7 +91,7 @@ def lexicon() -> tuple[str, ...]:
 
 
 def captions() -> tuple[str, ...]:
-    found = read("captions/discritune.json")["less_start"]["20 %: leave-one-out"][
+    found = read("captions/discritune.json")["less_start"]["20 %: leave-one-out, KL .1"][
         "test P@1 random, independent"
     ]
     verdict = "held" if found["low"] > 0 else "did not hold"

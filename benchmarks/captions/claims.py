@@ -113,11 +113,18 @@ CLAIMS = (
 )
 
 
+def with_shares(means: Mapping[str, float]) -> dict[str, float]:
+    """Measures, and the share of the named attributes that is hallucinated."""
+    exams = [name.removesuffix(" named") for name in means if name.endswith(" named") and means[name]]
+    shares = {f"{exam} share": means[f"{exam} hallucinated"] / means[f"{exam} named"] for exam in exams}
+    return {**means, **shares}
+
+
 class Runs:
     """Runs by arm and seed."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.means = {(arm, seed): means for seed, arm, means, _ in runs}
+        self.means = {(arm, seed): with_shares(means) for seed, arm, means, _ in runs}
         self.items = {(arm, seed): items for seed, arm, _, items in runs}
 
     @property

@@ -138,8 +138,13 @@ def test_verdicts_follow_the_numbers(modules: dict[str, ModuleType]) -> None:
     ]
 
 
+def test_the_share_of_hallucinated_attributes_is_of_the_named_ones(modules: dict[str, ModuleType]) -> None:
+    means = {"test named": 4.0, "test hallucinated": 1.0, "cross named": 0.0, "cross hallucinated": 0.0}
+    assert modules["claims"].with_shares(means) == {**means, "test share": 0.25}
+
+
 def test_what_was_not_run_has_no_verdict_and_is_named(modules: dict[str, ModuleType]) -> None:
-    listed = [run for run in runs(modules) if run[1] in ("20 %: start", "20 %: greedy")]
+    listed = [run for run in runs(modules) if run[1] in ("20 %: start", "20 %: true full captions")]
     found = result(modules, listed)
     assert set(verdicts(found)) == {"not measured"}
     page = modules["discritune_page"].page(found)
