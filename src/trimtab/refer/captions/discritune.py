@@ -129,11 +129,16 @@ def prepared(
 
     Raises:
         DataError: see `DiscriTune.fit`.
+        ModelError: weights to train that are not finite.
     """
     told: dict[str, list[str]] = {} if references is None else read_references(references)
     if tuning.reads_people:
         check_references(pictures.names, told)
         check_readable(speaker, pictures, {name: told[name] for name in pictures.names})
+    for name, parameter in speaker.parameters().items():
+        if not bool(parameter.isfinite().all()):
+            got = f"weights of the captioner that are nan or infinite ({name})"
+            raise ModelError(explain(got, "finite numbers", "other weights"))
     gallery = listener.gallery(pictures)
     check_pictures(tuning, gallery)
     watched = {}
