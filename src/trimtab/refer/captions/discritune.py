@@ -96,8 +96,9 @@ class DiscriTune(Tuning):
             CheckpointError: the folder holds another run.
         """
         problems = list(self.problems())
-        if out is not None and not isinstance(out, str | Path):
-            problems.append(Problem("out", f"a {type(out).__name__}", "the folder of a run, or None"))
+        given: Any = out
+        if not isinstance(given, str | Path | None):
+            problems.append(Problem("out", f"a {type(given).__name__}", "the folder of a run, or None"))
         if problems:
             raise ConfigProblems(problems)
         place = None if out is None else as_path(out, "out", "the folder of a run")
