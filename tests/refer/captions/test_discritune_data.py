@@ -14,13 +14,14 @@ import pytest
 import pictured
 import small_speakers as small
 from trimtab.data.pictures import Pictures, read_pictures
-from trimtab.errors import CheckpointError, ConfigProblems, DataError
+from trimtab.errors import CheckpointError, ConfigProblems, DataError, ModelError
 from trimtab.job import carry_out
 from trimtab.models.captioner import captioner
 from trimtab.refer.captions.discritune import DiscriTune, prepared
 from trimtab.refer.captions.evaluation import FIRST, Judge, TestSet, retrieval
 from trimtab.refer.captions.job import DiscriTuneConfig
 from trimtab.refer.captions.listener import Listener
+from trimtab.refer.captions.result import DiscriTuneResult
 from trimtab.refer.captions.training import HeldOut, Training
 from trimtab.refer.captions.tuning import Tuning
 
@@ -173,6 +174,19 @@ def test_a_run_whose_test_pictures_changed_meanwhile_says_so(tmp_path: Path, mod
         carry_out(config, tmp_path / "run")
 
 
+def test_one_name_of_two_pictures_does_not_mix_up_captions_by_people(tmp_path: Path, models: None) -> None:
+    files = _files(tmp_path) | {"test": str(tmp_path / "far"), "references": str(tmp_path / "people.csv")}
+    (tmp_path / "far").mkdir()
+    small.picture(3, 3).save(tmp_path / "far" / "red-disc.png")
+    small.picture(1, 1).save(tmp_path / "far" / "green-box.png")
+    with pytest.raises(
+        DataError, match="references: got two pictures named 'red-disc', one of pictures and one of"
+    ):
+        carry_out(DiscriTuneConfig(**files, cross_entropy=0.1), tmp_path / "run")
+    notes = carry_out(DiscriTuneConfig(**files), tmp_path / "fine").notes
+    assert notes == ("2 of 2 captioned test pictures are copies of pictures that were trained on.",)
+
+
 WRONG: tuple[Any, ...] = (float("nan"), "3", [1], {}, True, 1.5, 10**12, -1)
 
 
@@ -204,3 +218,25 @@ def test_settings_and_models_of_another_kind_are_told_together(tmp_path: Path) -
     assert told == {"captioner", "listener", "pictures", "other_references", "n_random"}
     with pytest.raises(ConfigProblems, match="out: got a int, expected the folder of a run, or None"):
         DiscriTune(small.listener()).fit(small.Speaker(), small.pictures(), out=3)  # type: ignore[arg-type]
+
+
+def test_weights_that_are_nan_are_refused_before_a_step() -> None:
+    speaker = small.Speaker()
+    speaker.map.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"got weights of the captioner that are nan or infinite \(map\)"):
+        DiscriTune(small.listener(), **QUICK).fit(speaker, small.pictures())
+
+
+def test_notes_on_a_listener_are_in_the_result_and_on_the_page(
+    tmp_path: Path, models: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear = small.listener(notes=("texts are pooled at the tokenizer's end token 3",))
+    monkeypatch.setattr(Listener, "from_pretrained", lambda source, **how: ear)
+    result = carry_out(DiscriTuneConfig(**_files(tmp_path)), tmp_path / "run")
+    assert result.notes == (
+        "listener: texts are pooled at the tokenizer's end token 3.",
+        "16 of 16 captioned test pictures are copies of pictures that were trained on.",
+    )
+    assert result.notes[0] in result.summary()
+    assert "end token 3." in (tmp_path / "run" / "report.html").read_text()
+    assert tuple(DiscriTuneResult.load(tmp_path / "run").notes) == result.notes

@@ -101,8 +101,9 @@ class DiscriTune(Tuning):
             CheckpointError: the folder holds another run.
         """
         problems = list(self.problems())
-        if out is not None and not isinstance(out, str | Path):
-            problems.append(Problem("out", f"a {type(out).__name__}", "the folder of a run, or None"))
+        given: Any = out
+        if not isinstance(given, str | Path | None):
+            problems.append(Problem("out", f"a {type(given).__name__}", "the folder of a run, or None"))
         if problems:
             raise ConfigProblems(problems)
         place = None if out is None else as_path(out, "out", "the folder of a run")
@@ -134,11 +135,16 @@ def prepared(
 
     Raises:
         DataError: see `DiscriTune.fit`.
+        ModelError: weights to train that are not finite.
     """
     told: dict[str, list[str]] = {} if references is None else read_references(references)
     if tuning.reads_people:
         check_references(pictures.names, told)
         check_readable(speaker, pictures, {name: told[name] for name in pictures.names})
+    for name, parameter in speaker.parameters().items():
+        if not bool(parameter.isfinite().all()):
+            got = f"weights of the captioner that are nan or infinite ({name})"
+            raise ModelError(explain(got, "finite numbers", "other weights"))
     gallery = listener.gallery(pictures)
     check_pictures(tuning, gallery)
     watched = {}

@@ -31,7 +31,7 @@ from trimtab.refer.captions import evaluation
 from trimtab.refer.captions.discritune import check_references, prepared, tuned
 from trimtab.refer.captions.evaluation import FIRST, OTHER, Judge, TestSet
 from trimtab.refer.captions.faithfulness import truths
-from trimtab.refer.captions.listener import Listener
+from trimtab.refer.captions.listener import Gallery, Listener
 from trimtab.refer.captions.result import DiscriTuneResult, thumbnail
 from trimtab.refer.captions.training import captions_of, check_number
 from trimtab.refer.captions.tuning import Tuning
@@ -174,6 +174,8 @@ class DiscriTuneConfig(Tuning):
         watched = {"test": test.pictures.select(test.names[: self.watched])}
         with float32_weights(speaker.model):
             training = prepared(settings, listener, speaker, train, told, watched)
+            if settings.reads_people:
+                check_named_once(training.gallery, judges[0].targets)
             before = self._captions(folder, "before", speaker, test)
             training.run(folder, progress)
             after = self._captions(folder, "after", speaker, test)
@@ -187,6 +189,10 @@ class DiscriTuneConfig(Tuning):
             history=done.history,
             evaluations=done.evaluations,
             shown=shown,
+            notes=(
+                *(f"{one.role}: {note}." for one in judges for note in one.listener.encoder.notes),
+                *trained_on(training.gallery, judges[0].targets),
+            ),
             seconds=time.perf_counter() - start,
         )
         write(speaker.model, folder.path / "model", card=at_place(result.card(), "this folder"))
@@ -256,6 +262,26 @@ def sets_of(config: DiscriTuneConfig) -> tuple[Pictures, TestSet]:
         config.seed,
         {name: one for name, one in people.items() if name != "references"},
     )
+
+
+def check_named_once(train: Gallery, test: Gallery) -> None:
+    """Refuse a name of one picture to train on and of another to judge by, whose captions by people would be mixed up.
+
+    Raises:
+        DataError: naming the first.
+    """
+    keys = dict(zip(train.names, train.keys, strict=True))
+    for name, key in zip(test.names, test.keys, strict=True):
+        if keys.get(name, key) != key:
+            got = f"two pictures named {name!r}, one of pictures and one of test"
+            raise refusal("references", got, "captions of one picture under a name", "other file names")
+
+
+def trained_on(train: Gallery, test: Gallery) -> Iterator[str]:
+    """A note on test pictures that are copies of pictures to train on; none where there are none."""
+    seen = set(train.keys)
+    if copies := sum(key in seen for key in test.keys):
+        yield f"{copies} of {len(test)} captioned test pictures are copies of pictures that were trained on."
 
 
 def _of_test(told: Mapping[str, list[str]], names: Sequence[str], where: str) -> dict[str, list[str]]:

@@ -75,6 +75,7 @@ class DiscriTuneResult(Result):
         evaluations: scores on watched test pictures as it trained.
         signs: of reward hacking, a sentence each.
         shown: the first test pictures as data URIs.
+        notes: on the listeners, and on test pictures that were trained on.
     """
 
     p_at_1: dict[str, Any]
@@ -88,6 +89,7 @@ class DiscriTuneResult(Result):
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     evaluations: pd.DataFrame = field(default_factory=pd.DataFrame)
     shown: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """P@1 of each listener on each kind of set, before and after."""
@@ -126,7 +128,7 @@ class DiscriTuneResult(Result):
             parts.append(
                 f"Of {row['size']} {row['candidates']} candidates {who} finds {ends} ({change}, {verdict})."
             )
-        return " ".join([*parts, *self.signs])
+        return " ".join([*parts, *self.signs, *self.notes])
 
     def to_text(self) -> str:
         """The headline table, what it says, faithfulness and warnings, as plain text."""
@@ -177,7 +179,7 @@ class DiscriTuneResult(Result):
         headings |= {when: (when, f"{when}_low", f"{when}_high", ".3") for when in ("before", "after")}
         headings |= {"change": ("change", "change_low", "change_high", "+.3"), "captions": "n"}
         table = Table(written(self.retrieval, headings))
-        notices = [Text(sign, "bad") for sign in self.signs]
+        notices = [*(Text(sign, "bad") for sign in self.signs), *map(Text, self.notes)]
         yield Section("What listeners find", [*notices, picture(self.figure(), f"{FOUND} {COVERS}"), table])
         yield Section("Captions before and after", list(self._examples()))
         yield from self._people()

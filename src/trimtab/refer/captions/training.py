@@ -188,6 +188,10 @@ class Training:
         draws = np.random.default_rng(derive(tuning.seed, "negatives", step))
         others = torch.empty(len(rows), drawn, dtype=torch.long)
         for place, row in enumerate(rows):
+            if near is not None:  # a neighbour that is drawn again would count twice
+                left = np.setdiff1d(np.arange(len(self.vectors)), [row, *near[place].tolist()])
+                others[place] = torch.as_tensor(draws.choice(left, drawn, replace=False))
+                continue
             picked = draws.choice(len(self.vectors) - 1, drawn, replace=False)
             others[place] = torch.as_tensor(picked + (picked >= row))
         return self._with_one_other(rows, others if near is None else torch.cat([near, others], dim=1), step)
