@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,61 @@ def test_tables_that_do_not_do_stop_a_run(config: IntelligibilityConfig, tmp_pat
     survey = replace(config, captions={"people": str(tmp_path / "twice.csv")}).survey()
     assert [one.where for one in survey.problems] == [f"captions.people, {tmp_path / 'twice.csv'}, row 16"]
     assert config.survey().tables["tables"]["rows"].tolist() == [16, 16, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"group": "set"}, "group: got no column 'set' in the answers of A, the captions of full or"),
+        ({"strata": ("famly",)}, "strata: got no column 'famly'.*; try 'family'"),
+        ({"records": "other.csv"}, "listener recorded, item .*: got choice 'nobody', expected one of its"),
+        ({"records": "nan.jsonl"}, r"listener recorded, item .*: got log-probabilities \[nan"),
+    ],
+)
+def test_tables_are_refused_before_anything_is_captioned_or_tuned(
+    changed: dict[str, Any],
+    message: str,
+    config: IntelligibilityConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choices = pd.read_csv(config.records["recorded"])
+    choices.assign(choice="nobody").to_csv(tmp_path / "other.csv", index=False)
+    nothing = choices.drop(columns="choice").assign(log_probabilities=[[float("nan")] * 4] * len(choices))
+    lines = [json.dumps(row) for row in nothing.to_dict("records")]
+    (tmp_path / "nan.jsonl").write_text("\n".join(lines))
+    if "records" in changed:
+        changed = {"records": {"recorded": str(tmp_path / changed["records"])}}
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise AssertionError("a captioner was asked")
+
+    monkeypatch.setattr(job, "captioner", fails)
+    broken = replace(config, **changed)
+    with pytest.raises(DataError, match=message):
+        carry_out(broken, tmp_path / "broken")
+    assert re.search(message, "\n".join(map(str, broken.survey().problems)))
+
+
+def test_captions_may_be_empty_and_items_may_be_files(config: IntelligibilityConfig, tmp_path: Path) -> None:
+    said = pd.read_csv(config.captions["people"])
+    said.loc[0, "caption"] = ""
+    said.assign(item=said["item"] + ".png").to_csv(tmp_path / "files.csv", index=False)
+    changed = replace(
+        config,
+        captions={"people": str(tmp_path / "files.csv")},
+        captioners={},
+        records={},
+        tune=None,
+        own={},
+        control="",
+    )
+    assert not changed.survey().problems
+    result = carry_out(changed, tmp_path / "files")
+    assert result.accuracy["n"].tolist() == [16] * 3
+    silent = result.answers[result.answers["words"] == 0]
+    assert silent["score"].tolist() == silent["silent"].tolist()
+    assert len(silent) == 3
 
 
 def test_a_config_is_yaml_and_back(config: IntelligibilityConfig) -> None:

@@ -143,6 +143,16 @@ def test_a_callable_gives_a_list(answer: Any) -> None:
         study(listeners={"model": lambda _, __: answer})
 
 
+def test_intervals_of_few_captions_stay_in_range() -> None:
+    told = pd.DataFrame({"item": FOUR, "caption": ["one two three", "", "", "x"]})
+    row = study(speakers={"people": told}, n_boot=200).captions.iloc[0]
+    assert row["words"] == 1.0
+    assert (row["words_low"], row["words_high"] > 1.0) == (0.0, True)
+    assert 0.0 <= row["overlap_low"] <= row["overlap"] <= row["overlap_high"] <= 1.0
+    one = study(speakers={"people": told[:1]}, listeners={"x": LOGS[:1]}, candidates=CANDIDATES[:1])
+    assert one.captions[["words_low", "words_high"]].isna().all(axis=None)
+
+
 def test_overlap_with_distractors_is_the_mean_over_their_captions() -> None:
     rng = np.random.default_rng(1)
     pictures = [f"p{k}" for k in range(40)]

@@ -530,3 +530,10 @@ def test_a_missing_picture_is_told(page: Tab, tmp_path: Path) -> None:
 def test_a_task_is_shown_in_a_line() -> None:
     task: Task = replace(hostile_task(), title="x")
     assert repr(task) == f"Task(10 captions of 2 speakers, {task.fingerprint})"
+
+
+def test_two_captions_of_a_picture_under_two_names_are_refused(tmp_path: Path) -> None:
+    for name, picture in pictures().items():
+        picture.save(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match=r"captions of a: got two captions of picture 'p0'"):
+        make_task(tmp_path, {"a": {"p0": "one", "p0.png": "two"}}, candidates_per_item=3)

@@ -250,8 +250,9 @@ class Listener:
 
     def _heard(self, captions: Sequence[str], gallery: Gallery) -> Float[Tensor, "captions d"]:
         """Unit embeddings of captions, in float64, of the width of a gallery's."""
-        if isinstance(captions, pd.Series | np.ndarray):  # a column of a table
-            captions = captions.tolist()
+        given: Any = captions
+        if isinstance(given, pd.Series | np.ndarray):  # a column of a table
+            captions = given.tolist()
         if isinstance(captions, str) or not isinstance(captions, Sequence):
             raise DataError(explain(f"captions of type {type(captions).__name__}", "a list of texts"))
         texts = list(captions)
@@ -302,8 +303,9 @@ def _texts_of(captions: Sequence[str] | Mapping[str, str], items: Sequence[str])
             got = f"no caption of {missing[0]!r} ({len(missing)} such items)"
             raise DataError(explain(got, "a caption for each item", nearest(missing[0], map(str, captions))))
         return [captions[item] for item in items]
-    if isinstance(captions, pd.Series):
-        captions = captions.tolist()
+    given: Any = captions
+    if isinstance(given, pd.Series):
+        captions = given.tolist()
     if len(captions) != len(items):
         got, hint = f"{len(captions)} captions of {len(items)} items", "a mapping of names to captions"
         raise DataError(explain(got, "one caption an item, in order", hint))

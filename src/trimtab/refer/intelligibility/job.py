@@ -29,9 +29,10 @@ from trimtab.refer.captions.discritune import DiscriTune
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.training import captions_of
 from trimtab.refer.captions.tuning import Tuning
+from trimtab.refer.intelligibility.answers import Sets
 from trimtab.refer.intelligibility.result import Intelligibility
 from trimtab.refer.intelligibility.rules import RuleListener
-from trimtab.refer.intelligibility.study import LENGTH, Missing, intelligibility
+from trimtab.refer.intelligibility.study import LENGTH, Missing, check_study, intelligibility
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file, missing_source
@@ -192,7 +193,8 @@ class IntelligibilityConfig:
     def survey(self) -> Survey:
         """Survey of the tables and pictures: sets, captions of each speaker, answers of each record."""
         files = {"candidates": self.candidates, "pictures": self.pictures}
-        files |= {f"captions.{name}": path for name, path in self.captions.items()}
+        for key in ("captions", "records"):
+            files |= {f"{key}.{name}": path for name, path in getattr(self, key).items()}
         if notes := tuple(filter(None, (unread_source(where, path) for where, path in files.items()))):
             return Survey(notes=notes)
         problems, rows = list[Problem](), list[dict[str, Any]]()
@@ -207,7 +209,13 @@ class IntelligibilityConfig:
                 rows.append({"source": "candidates", "rows": len(read_candidates(self.candidates, shown))})
         for name, path in self.captions.items():
             with noting(problems, f"captions.{name}"):
-                rows.append({"source": f"captions of {name}", "rows": len(speaker_captions(path))})
+                rows.append(
+                    {"source": f"captions of {name}", "rows": len(speaker_captions(path, empty=True))}
+                )
+        if problems or self.candidates in BUILT:
+            return Survey({"tables": pd.DataFrame(rows)}, problems=tuple(problems))
+        with noting(problems, "records, group, strata" if self.records else "group, strata"):
+            self._check(read_candidates(self.candidates, shown), shown)
         return Survey({"tables": pd.DataFrame(rows)}, problems=tuple(problems))
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> Intelligibility:
@@ -233,8 +241,9 @@ class IntelligibilityConfig:
         shown = read_pictures(self.pictures) if self.pictures else None
         models = {name: self._listener(model, shown) for name, model in self.listeners.items()}
         sets = self._sets(shown, models)
+        self._check(sets, shown)
         speakers: dict[str, Any] = {
-            name: self._captions_in(path, sets) for name, path in self.captions.items()
+            name: self._captions_in(path, sets, shown) for name, path in self.captions.items()
         }
         for name, source in self.captioners.items():
             speakers[name] = self._generated(folder, name, source, shown, sets)
@@ -264,6 +273,22 @@ class IntelligibilityConfig:
         seconds = time.perf_counter() - start
         return replace(result, label=label, p_at_1=before_and_after, config=plain(self), seconds=seconds)
 
+    def _check(self, sets: pd.DataFrame, shown: Pictures | None) -> None:
+        """Refuse what the study would refuse of the tables, before a captioner says a word or is tuned."""
+        told: dict[str, Any] = {
+            name: self._captions_in(path, sets, shown) for name, path in self.captions.items()
+        }
+        silent = dict.fromkeys(sets["item"], "")
+        check_study(
+            {name: told.get(name, silent) for name in self.speakers},
+            {**dict.fromkeys(self.listeners, _unheard), **self.records},
+            sets,
+            shown,
+            group=self.group or None,
+            strata=self.strata,
+            missing=self.missing,
+        )
+
     def _listener(self, model: str, shown: Pictures | None) -> Any:
         if model == RULE:
             return RuleListener(shown.table if shown is not None else pd.DataFrame())
@@ -282,9 +307,9 @@ class IntelligibilityConfig:
         return read_candidates(self.candidates, shown)
 
     @staticmethod
-    def _captions_in(path: str, sets: pd.DataFrame) -> pd.DataFrame:
+    def _captions_in(path: str, sets: pd.DataFrame, shown: Pictures | None) -> pd.DataFrame:
         """Captions of a table; one of more pictures than the candidates is cut to their items without a note."""
-        frame = speaker_captions(path)
+        frame = Sets.of(sets, shown).with_items(speaker_captions(path, empty=True))
         return frame[frame["item"].isin(sets["item"])].reset_index(drop=True) if len(frame) else frame
 
     def _generated(
@@ -324,6 +349,11 @@ class IntelligibilityConfig:
         out = folder.artifacts / "tuned"
         discritune.fit(speaker, self.tune_pictures, out=out, progress=lambda step, _: tell(step))
         return self._generated(folder, tune.name, speaker, shown, sets)
+
+
+def _unheard(captions: list[str], candidates: list[list[str]]) -> list[Any]:
+    """In the place of a model where only tables are checked."""
+    raise AssertionError(f"{len(captions)} captions and {len(candidates)} sets are only checked")
 
 
 def p_at_1(result: Intelligibility, tune: Tune) -> dict[str, dict[str, Any]]:

@@ -123,7 +123,7 @@ def caption_statistics(
         texts = Counter(" ".join(words) for words in said[name])
         row |= {"repeats": float(np.mean([texts[" ".join(words)] > 1 for words in said[name]]))}
         shared, same = _with_distractors(frame["item"].tolist(), said[name], sets)
-        row |= _mean("overlap", shared, codes, draws)
+        row |= _mean("overlap", shared, codes, draws, 1.0)
         known = np.isfinite(same)
         rows.append(row | {"ambiguous": float(same[known].mean()) if known.any() else np.nan})
     return pd.DataFrame(rows)
@@ -170,11 +170,15 @@ def _with_distractors(
     return shared, same
 
 
-def _mean(name: str, values: np.ndarray, codes: np.ndarray, draws: Resampling) -> dict[str, float]:
+def _mean(
+    name: str, values: np.ndarray, codes: np.ndarray, draws: Resampling, most: float = np.inf
+) -> dict[str, float]:
+    """A mean with its interval, of values from 0 to the most: intervals of few captions would leave the range."""
     known = np.isfinite(values)
     cells = np.zeros(int(known.sum()), dtype=int)
     row = estimates(values[known], cells, codes[known], 1, None, draws, _EVERYTHING).cells.iloc[0]
-    return {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
+    low, high = np.clip([row["low"], row["high"]], 0.0, most).tolist()
+    return {name: row["value"], f"{name}_low": low, f"{name}_high": high}
 
 
 def length_bins(lengths: np.ndarray, bins: int = LENGTH_BINS) -> np.ndarray:

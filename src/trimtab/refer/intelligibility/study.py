@@ -124,13 +124,8 @@ def intelligibility(
     if control is not None and control not in speakers:
         hint = nearest(control, speakers)
         raise ConfigError(explain(f"control {control!r}", f"one of the speakers {list(speakers)}", hint))
-    shown = None if pictures is None else read_pictures(pictures)
-    sets = Sets.of(read_candidates(candidates, shown), shown)
-    study = _Study(sets, group, strata, missing, seed)
-    captions = {name: study.captions_of(name, source) for name, source in speakers.items()}
-    heard = {name: study.listener(name, one, captions, shown) for name, one in listeners.items()}
-    study.spread_group(captions, heard)
-    study.check_columns(captions, heard)
+    study, captions, heard = _read(speakers, listeners, candidates, pictures, (group, strata, missing, seed))
+    sets = study.sets
     words = np.concatenate([frame[WORDS].to_numpy() for frame in captions.values()])
     of_length, bins = length_labels(words)
     answers = study.answers(captions, heard, dict(zip(words.tolist(), of_length.tolist(), strict=True)))
@@ -163,6 +158,43 @@ def intelligibility(
         config=plain({"speakers": names[0], "listeners": names[1], "items": len(sets.target), **settings}),
         seconds=time.perf_counter() - start,
     )
+
+
+def check_study(
+    speakers: Mapping[str, CaptionSource],
+    listeners: Mapping[str, Any],
+    candidates: Any,
+    pictures: Any = None,
+    *,
+    group: str | None = None,
+    strata: Sequence[str] = (LENGTH,),
+    missing: Missing = "refuse",
+) -> None:
+    """Refuse the tables that `intelligibility` would refuse, before anybody is asked.
+
+    The arguments are those of `intelligibility`; callables are not called.
+
+    Raises:
+        DataError: as `intelligibility`.
+    """
+    _read(speakers, listeners, candidates, pictures, (group, tuple(strata), missing, 0))
+
+
+def _read(
+    speakers: Mapping[str, CaptionSource],
+    listeners: Mapping[str, Any],
+    candidates: Any,
+    pictures: Any,
+    settings: tuple[str | None, tuple[str, ...], Missing, int],
+) -> tuple[_Study, dict[str, pd.DataFrame], dict[str, Record | Hears]]:
+    """The study with its captions and what answers them, all tables checked."""
+    shown = None if pictures is None else read_pictures(pictures)
+    study = _Study(Sets.of(read_candidates(candidates, shown), shown), *settings)
+    captions = {name: study.captions_of(name, source) for name, source in speakers.items()}
+    heard = {name: study.listener(name, one, captions, shown) for name, one in listeners.items()}
+    study.spread_group(captions, heard)
+    study.check_columns(captions, heard)
+    return study, captions, heard
 
 
 @dataclass

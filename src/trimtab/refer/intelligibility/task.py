@@ -158,6 +158,10 @@ def make_task(
         wanted = list(dict.fromkeys(item for frame in told.values() for item in frame["item"]))
         for name, frame in told.items():
             _check_items(name, frame, set(filter(shown.__contains__, wanted)), "the name of a picture")
+            names = pd.Series([shown.name_of(item) for item in frame["item"]])
+            if names.duplicated().any():
+                got = f"two captions of picture {names[names.duplicated()].iloc[0]!r}"
+                raise refusal(f"captions of {name}", got, "one caption of each picture")
         if candidates_per_item > len(shown) >= 2:
             got, most = f"sets of {candidates_per_item} from {len(shown)} pictures", f"at most {len(shown)}"
             raise ConfigError(explain(got, most, f"candidates_per_item={len(shown)}"))
