@@ -138,13 +138,13 @@ def read_candidates(source: Any, pictures: Any = None, where: str = "candidates"
     """
     if isinstance(source, str | Path):
         where = str(source) if where == "candidates" else where
-        frame = _read(as_path(source, where, "a table of candidates"))
+        frame = read_rows(as_path(source, where, "a table of candidates"), "a table of candidates", _ROW)
     else:
         frame = source
     try:
-        check_columns(frame, COLUMNS)
-        if frame.empty:
+        if not len(frame):
             raise DataError(explain("no rows", "at least one candidate set"))
+        check_columns(frame, COLUMNS)
         for column in COLUMNS:
             check_known(frame, column)
     except DataError as error:
@@ -278,25 +278,32 @@ def _check_size(size: int, pictures: int, name: str, value: int) -> None:
         raise ConfigError(explain(got, f"sets of at most {pictures}", f"{name}={most}"))
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """A table of candidates, or rows of JSON."""
-    expected = "a table of candidates, as CSV, TSV, Parquet, JSON or JSONL"
+def read_rows(path: Path, what: str, row: str) -> pd.DataFrame:
+    """A table that may hold lists: CSV, TSV or Parquet, or rows of JSON.
+
+    Args:
+        path: a file; .csv.gz, .tsv.gz and .jsonl.gz too.
+        what: what to call it in messages.
+        row: what to call one of its rows.
+
+    Raises:
+        DataError: another format, a damaged file, or a row that is no object.
+    """
+    expected = f"{what}, as CSV, TSV, Parquet, JSON or JSONL"
     kind = path.name.lower().removesuffix(".gz")
     if kind.endswith(".json"):
-        rows: Any = read_json(check_regular(path, expected), f"a JSON array of {_ROW}")
+        rows: Any = read_json(check_regular(path, expected), f"a JSON array of {row}")
         if not isinstance(rows, list):
-            raise refusal(path, f"a {type(rows).__name__}", f"a JSON array of {_ROW}")
+            raise refusal(path, f"a {type(rows).__name__}", f"a JSON array of {row}")
     elif kind.endswith(".jsonl"):
-        found = lines(check_regular(path, expected), f"a {_ROW} per line")
-        rows = [parse_json(line, where, f"a line {_ROW}") for where, line in found if line.strip()]
+        found = lines(check_regular(path, expected), f"a {row} per line")
+        rows = [parse_json(line, where, f"a line {row}") for where, line in found if line.strip()]
     else:
         return read_table(path)
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise refusal(f"{path}, row {number}", f"a {type(row).__name__}", _ROW)
-    return pd.DataFrame(
-        rows, columns=list(dict.fromkeys(key for row in rows for key in row)) or list(COLUMNS)
-    )
+    for number, one in enumerate(rows):
+        if not isinstance(one, dict):
+            raise refusal(f"{path}, row {number}", f"a {type(one).__name__}", row)
+    return pd.DataFrame(rows, columns=list(dict.fromkeys(key for one in rows for key in one)))
 
 
 def _given(row: Sequence[Hashable], known: Pictures | None) -> tuple[str, list[str], str]:

@@ -18,6 +18,7 @@ from scipy.special import logsumexp
 
 from trimtab.data.tables import check_columns, has_value, labels, show
 from trimtab.errors import DataError, explain, nearest, refusal
+from trimtab.runs.files import parse_json
 from trimtab.seeds import derive
 
 Belief = Float[np.ndarray, " candidates"]
@@ -163,9 +164,9 @@ def recorded(frame: pd.DataFrame, where: str, sets: Sets, speakers: Sequence[str
 
 def _check_record_columns(frame: pd.DataFrame, where: str, speakers: Sequence[str]) -> None:
     try:
-        check_columns(frame, ["item"])
-        if frame.empty:
+        if not len(frame):
             raise DataError(explain("no rows", "at least one answer"))
+        check_columns(frame, ["item"])
         if len(speakers) > 1:
             check_columns(frame, ["speaker"])
         for column in ("item", *(["speaker"] if "speaker" in frame else [])):
@@ -196,6 +197,8 @@ def belief_of(values: Any, candidates: Sequence[str], where: str) -> Belief:
     >>> belief_of([0.0, 0.0], ["a", "b"], "listener").tolist()
     [0.5, 0.5]
     """
+    if isinstance(values, str):  # a list in a cell of a CSV file
+        values = parse_json(values, where, "a list of log-probabilities")
     try:
         row = np.asarray(values, dtype=float)
     except (TypeError, ValueError):

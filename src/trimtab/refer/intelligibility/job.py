@@ -27,11 +27,12 @@ from trimtab.models.load import name_problems
 from trimtab.refer.candidates import hard_candidates, random_candidates, read_candidates
 from trimtab.refer.captions.discritune import DiscriTune
 from trimtab.refer.captions.listener import Listener
-from trimtab.refer.captions.training import captions_of
+from trimtab.refer.captions.training import captions_of, check_count
 from trimtab.refer.captions.tuning import Tuning
+from trimtab.refer.intelligibility.answers import Sets
 from trimtab.refer.intelligibility.result import Intelligibility
 from trimtab.refer.intelligibility.rules import RuleListener
-from trimtab.refer.intelligibility.study import LENGTH, Missing, intelligibility
+from trimtab.refer.intelligibility.study import LENGTH, Missing, Study, intelligibility
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file, missing_source
@@ -202,13 +203,40 @@ class IntelligibilityConfig:
                 shown = read_pictures(self.pictures)
                 problems += shown.problems("pictures")
                 rows.append({"source": "pictures", "rows": len(shown)})
+        if self.tune is not None and not unread_source("tune_pictures", self.tune_pictures):
+            with noting(problems, "tune_pictures"):
+                check_count(self.tune.settings, len(read_pictures(self.tune_pictures)))
+        sets: pd.DataFrame | None = None
         if self.candidates not in BUILT:
             with noting(problems, "candidates"):
-                rows.append({"source": "candidates", "rows": len(read_candidates(self.candidates, shown))})
+                sets = read_candidates(self.candidates, shown)
+                rows.append({"source": "candidates", "rows": len(sets)})
+        captions = dict[str, pd.DataFrame]()
         for name, path in self.captions.items():
             with noting(problems, f"captions.{name}"):
-                rows.append({"source": f"captions of {name}", "rows": len(speaker_captions(path))})
+                captions[name] = speaker_captions(path, empty=True)
+                rows.append({"source": f"captions of {name}", "rows": len(captions[name])})
+        if sets is not None and not problems:
+            problems += self._record_problems(sets, captions)
         return Survey({"tables": pd.DataFrame(rows)}, problems=tuple(problems))
+
+    def _record_problems(self, sets: pd.DataFrame, captions: Mapping[str, pd.DataFrame]) -> list[Problem]:
+        """Problems of captions and recorded answers beside the candidates, and of the columns of groups and strata."""
+        problems = list[Problem]()
+        study = Study(Sets.of(sets), self.group or None, self.strata, self.missing, self.seed)
+        heard: dict[str, Any] = dict.fromkeys(self.listeners, lambda *_: [])
+        written = pd.DataFrame({"item": list(study.sets.target)})  # a captioner has a caption of each
+        said = dict.fromkeys(self.speakers, written)
+        for name, frame in captions.items():
+            with noting(problems, f"captions.{name}"):
+                said[name] = study.captions_of(name, cut(frame, sets))
+        for name, path in self.records.items():
+            with noting(problems, f"records.{name}"):
+                heard[name] = study.listener(name, path, said, None)
+        if not problems:
+            with noting(problems, ""):
+                study.check_columns(said, heard)
+        return problems
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> Intelligibility:
         """Caption the targets, tune a captioner where one is to be tuned, and let every listener hear every speaker.
@@ -234,7 +262,7 @@ class IntelligibilityConfig:
         models = {name: self._listener(model, shown) for name, model in self.listeners.items()}
         sets = self._sets(shown, models)
         speakers: dict[str, Any] = {
-            name: self._captions_in(path, sets) for name, path in self.captions.items()
+            name: cut(speaker_captions(path, empty=True), sets) for name, path in self.captions.items()
         }
         for name, source in self.captioners.items():
             speakers[name] = self._generated(folder, name, source, shown, sets)
@@ -281,12 +309,6 @@ class IntelligibilityConfig:
             return hard_candidates(shown, vectors, self.n_candidates - 1, self.seed)
         return read_candidates(self.candidates, shown)
 
-    @staticmethod
-    def _captions_in(path: str, sets: pd.DataFrame) -> pd.DataFrame:
-        """Captions of a table; one of more pictures than the candidates is cut to their items without a note."""
-        frame = speaker_captions(path)
-        return frame[frame["item"].isin(sets["item"])].reset_index(drop=True) if len(frame) else frame
-
     def _generated(
         self, folder: RunFolder, name: str, source: Any, shown: Pictures | None, sets: pd.DataFrame
     ) -> dict[str, str]:
@@ -324,6 +346,11 @@ class IntelligibilityConfig:
         out = folder.artifacts / "tuned"
         discritune.fit(speaker, self.tune_pictures, out=out, progress=lambda step, _: tell(step))
         return self._generated(folder, tune.name, speaker, shown, sets)
+
+
+def cut(captions: pd.DataFrame, sets: pd.DataFrame) -> pd.DataFrame:
+    """The captions of a table of more pictures than the candidates whose items have candidates."""
+    return captions[captions["item"].isin(sets["item"])].reset_index(drop=True)
 
 
 def p_at_1(result: Intelligibility, tune: Tune) -> dict[str, dict[str, Any]]:

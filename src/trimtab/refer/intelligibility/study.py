@@ -14,10 +14,10 @@ import torch
 
 from trimtab.data.captions import CaptionSource, speaker_captions
 from trimtab.data.pictures import Pictures, read_pictures
-from trimtab.data.tables import labels, read_table
+from trimtab.data.tables import labels
 from trimtab.errors import ConfigError, DataError, explain, nearest, refusal
 from trimtab.numerics.bootstrap import check_choice
-from trimtab.refer.candidates import names_in, read_candidates
+from trimtab.refer.candidates import names_in, read_candidates, read_rows
 from trimtab.refer.captions.listener import TIE, Listener
 from trimtab.refer.intelligibility.answers import (
     Hears,
@@ -38,6 +38,7 @@ from trimtab.refer.intelligibility.statistics import (
     length_matched,
     words_of,
 )
+from trimtab.runs.paths import as_path
 from trimtab.runs.serialise import plain
 
 Missing = Literal["refuse", "drop"]
@@ -118,7 +119,7 @@ def intelligibility(
         raise ConfigError(explain(f"control {control!r}", f"one of the speakers {list(speakers)}", hint))
     shown = None if pictures is None else read_pictures(pictures)
     sets = Sets.of(read_candidates(candidates, shown))
-    study = _Study(sets, group, tuple(strata), missing, seed)
+    study = Study(sets, group, tuple(strata), missing, seed)
     captions = {str(name): study.captions_of(str(name), source) for name, source in speakers.items()}
     heard = {str(name): study.listener(str(name), one, captions, shown) for name, one in listeners.items()}
     study.check_columns(captions, heard)
@@ -157,8 +158,17 @@ def intelligibility(
 
 
 @dataclass
-class _Study:
-    """Settings of one study, and the notes that its data leave."""
+class Study:
+    """Settings of one study, and the notes that its data leave.
+
+    Attributes:
+        sets: candidates of the items.
+        group: column of clusters; None for each item.
+        strata: columns of strata.
+        missing: whether items without a caption are refused or left out with a note.
+        seed: of shuffled captions.
+        notes: what was left out, a sentence each.
+    """
 
     sets: Sets
     group: str | None
@@ -193,7 +203,7 @@ class _Study:
         """A listener's checked record, or what asks it."""
         where = f"listener {name}"
         if isinstance(given, str | Path):
-            given = read_table(given)
+            given = read_rows(as_path(given, where, "recorded answers"), "recorded answers", "an answer")
         if isinstance(given, pd.DataFrame):
             record = recorded(given, where, self.sets, list(captions))
             if record.unanswered:
