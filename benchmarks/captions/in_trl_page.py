@@ -25,8 +25,8 @@ COLUMNS = {
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """A number to two places without its leading zero; "-" where there is none."""
-    return "-" if value is None else f"{value:{sign}.2f}".replace("0.", ".", 1)
+    """A number to two places; "-" where there is none."""
+    return "-" if value is None else f"{value:{sign}.2f}"
 
 
 def span(found: Mapping[str, Any], sign: str = "") -> str:

@@ -128,7 +128,8 @@ def test_what_leaves_no_model_says_so(there: Path, capsys: Capture) -> None:
     for run, message in (
         (
             "law",
-            "got law, a run of forgetting, which leaves no model, expected a run of fine-tuning or of steering",
+            "got law, a run of forgetting, which leaves no model, expected a run of fine-tuning, "
+            "of steering or of discritune",
         ),
         (
             "steered",

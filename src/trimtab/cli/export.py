@@ -51,7 +51,9 @@ def export(argv: Sequence[str]) -> int:
 def _model(folder: Path, system: str, arguments: Namespace) -> dict[str, Any]:
     if system != "dynamics":
         got = f"{folder}, a run of {system}, which leaves no model"
-        raise CheckpointError(explain(got, "a run of fine-tuning or of steering", "trimtab report"))
+        raise CheckpointError(
+            explain(got, "a run of fine-tuning, of steering or of discritune", "trimtab report")
+        )
     done = imported("trimtab.adapt.export:export_run")(folder, arguments.out, merged=arguments.merge)
     return {"folder": str(arguments.out), "kind": done.kind, "run": str(done.run), "step": done.step}
 

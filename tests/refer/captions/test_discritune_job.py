@@ -121,6 +121,7 @@ def test_a_run_from_files_to_a_page(config: DiscriTuneConfig, tmp_path: Path) ->
     assert DiscriTuneResult.load(tmp_path / "run").to_json() == result.to_json()
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f"| listener | random 8 | {result.retrieval['before'][0]:.3f} |" in card
+    assert "`from_pretrained` of the class that `config.json` names reads it" in card
     assert "P@1" in repr(result)
 
 

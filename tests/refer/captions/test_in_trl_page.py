@@ -27,10 +27,10 @@ def test_a_difference_is_told_by_its_interval(low: float | None, high: float | N
     assert PAGE["verdict"]({"value": value, "low": low, "high": high}) == told
 
 
-def test_numbers_have_no_leading_zero() -> None:
+def test_numbers_have_a_zero_before_the_point() -> None:
     found = {"value": 0.25, "low": -0.5, "high": None}
-    assert PAGE["span"](found) == ".25 [-.50, -]"
-    assert PAGE["span"](found, "+") == "+.25 [-.50, -]"
+    assert PAGE["span"](found) == "0.25 [-0.50, -]"
+    assert PAGE["span"](found, "+") == "+0.25 [-0.50, -]"
 
 
 def test_the_page_is_what_the_result_says() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,21 @@ def test_columns_of_candidates_a_list_and_a_callable_are_one_listener() -> None:
     told = both.answers.pivot(index="item", columns="listener", values="p_target")
     np.testing.assert_allclose(told["columns"], told["lists"])
     np.testing.assert_allclose(told["columns"], told["asked"])
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.json", "log.jsonl", "log.parquet"])
+def test_lists_of_log_probabilities_are_read_from_files(name: str, tmp_path: Path) -> None:
+    table = np.random.default_rng(3).normal(size=(4, 4))
+    frame = pd.DataFrame({"item": FOUR, "log_probabilities": table.tolist()})
+    path = tmp_path / name
+    if name.endswith(".csv"):
+        frame.assign(log_probabilities=frame["log_probabilities"].map(json.dumps)).to_csv(path, index=False)
+    elif name.endswith(".parquet"):
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=name.endswith("l"), double_precision=15)
+    kept, read = (asks(listeners={"model": one}).answers for one in (frame, path))
+    pd.testing.assert_frame_equal(read, kept)
 
 
 def test_a_callable_that_chooses_and_its_controls() -> None:

@@ -290,6 +290,37 @@ def test_captions_may_be_empty_and_items_may_be_files(config: IntelligibilityCon
     assert len(silent) == 3
 
 
+def test_check_tells_what_the_run_refuses(config: IntelligibilityConfig, tmp_path: Path) -> None:
+    people = pd.read_csv(config.captions["people"])
+    people.iloc[:14].to_csv(tmp_path / "some.csv", index=False)
+    people.assign(choice=people["item"], speaker="people").to_csv(tmp_path / "right.csv", index=False)
+    people.assign(choice=people["item"], speaker="nobody").to_json(
+        tmp_path / "stranger.json", orient="records"
+    )
+    people.assign(choice="no-such", speaker="people").to_csv(tmp_path / "wrong.csv", index=False)
+    assert replace(config, records={"ears": str(tmp_path / "right.csv")}).survey().problems == ()
+    short = replace(SETTINGS, n_negatives=99)
+    cases: list[tuple[dict[str, Any], str]] = [
+        (
+            {"captions": {**config.captions, "people": str(tmp_path / "some.csv")}},
+            "2 items without a caption",
+        ),
+        ({"records": {"ears": str(tmp_path / "stranger.json")}}, "got speaker 'nobody', expected one of"),
+        ({"records": {"ears": str(tmp_path / "wrong.csv")}}, "choice 'no-such'"),
+        ({"group": "game"}, "group: got no column 'game'"),
+        (
+            {"tune": replace(config.tune, settings=short)},
+            "expected more than n_negatives=99; try n_negatives: 15",
+        ),
+    ]
+    for number, (changed, message) in enumerate(cases):
+        (problem,) = replace(config, **changed).survey().problems
+        assert message in str(problem)
+        if "tune" not in changed:
+            with pytest.raises(DataError, match=re.escape(message)):
+                carry_out(replace(config, **{"tune": None, "own": {}, **changed}), tmp_path / f"run {number}")
+
+
 def test_a_config_is_yaml_and_back(config: IntelligibilityConfig) -> None:
     from trimtab.runs.serialise import plain
 

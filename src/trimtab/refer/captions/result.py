@@ -294,6 +294,8 @@ class DiscriTuneResult(Result):
                 *rows,
                 *([""] + [f"- {sign}" for sign in self.signs] if self.signs else []),
                 f'\n```python\nfrom trimtab.models.captioner import captioner\n\nspeaker = captioner("{HERE}")\n```\n',
+                "The folder is a Hugging Face checkpoint; `from_pretrained` of the class that `config.json` names "
+                "reads it. A prefix captioner needs trimtab.\n",
                 "Captions are written for these listeners. Nothing is known of pictures of another kind, nor of what "
                 "captions say beyond what was measured here.\n",
             )

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from trimtab.data.pictures import Pictures
 from trimtab.data.tables import check_columns, has_value, label_text, labels, list_of_text, show
 from trimtab.errors import DataError, explain, nearest, refusal
+from trimtab.runs.files import parse_json
 from trimtab.seeds import derive
 
 Belief = Float[np.ndarray, " candidates"]
@@ -200,9 +201,9 @@ def _column_text(name: Any) -> str:
 
 def _check_record_columns(frame: pd.DataFrame, where: str, speakers: Sequence[str]) -> None:
     try:
-        check_columns(frame, ["item"])
-        if frame.empty:
+        if not len(frame):
             raise DataError(explain("no rows", "at least one answer"))
+        check_columns(frame, ["item"])
         if len(speakers) > 1:
             check_columns(frame, ["speaker"])
         for column in ("item", *(["speaker"] if "speaker" in frame else [])):
@@ -234,6 +235,8 @@ def belief_of(values: Any, candidates: Sequence[str], where: str) -> Belief:
     >>> belief_of([0.0, 0.0], ["a", "b"], "listener").tolist()
     [0.5, 0.5]
     """
+    if isinstance(values, str):  # a list in a cell of a CSV file
+        values = parse_json(values, where, "a list of log-probabilities")
     try:
         row = np.asarray(values.detach().cpu().tolist() if hasattr(values, "detach") else values, dtype=float)
     except (TypeError, ValueError):
@@ -248,7 +251,7 @@ def belief_of(values: Any, candidates: Sequence[str], where: str) -> Belief:
         got = f"numbers that add to 1, as probabilities do: {np.round(row[:6], 3).tolist()}"
         raise refusal(where, got, "log-probabilities", "numpy.log of them")
     belief: Belief = np.exp(row - row.max())
-    return belief / belief.sum()
+    return np.asarray(belief / belief.sum())
 
 
 def _choice(chosen: str | None, candidates: Sequence[str], where: str) -> Belief:

@@ -27,7 +27,7 @@ from trimtab.models.load import name_problems
 from trimtab.refer.candidates import hard_candidates, random_candidates, read_candidates
 from trimtab.refer.captions.discritune import DiscriTune
 from trimtab.refer.captions.listener import Listener
-from trimtab.refer.captions.training import captions_of
+from trimtab.refer.captions.training import captions_of, check_number
 from trimtab.refer.captions.tuning import Tuning
 from trimtab.refer.intelligibility.answers import Sets
 from trimtab.refer.intelligibility.result import Intelligibility
@@ -204,6 +204,9 @@ class IntelligibilityConfig:
                 shown = read_pictures(self.pictures)
                 problems += shown.problems("pictures")
                 rows.append({"source": "pictures", "rows": len(shown)})
+        if self.tune is not None and not unread_source("tune_pictures", self.tune_pictures):
+            with noting(problems, "tune_pictures"):
+                check_number(self.tune.settings, len(read_pictures(self.tune_pictures)))
         if self.candidates not in BUILT:
             with noting(problems, "candidates"):
                 rows.append({"source": "candidates", "rows": len(read_candidates(self.candidates, shown))})
