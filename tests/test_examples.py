@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from trimtab.lab import scene_models
+from trimtab.lab.scene_towers import Schedule
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
+@pytest.fixture
+def small_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of the scenes that are trained in seconds: an example is to run here, not to convince."""
+    short = {"tower": Schedule(60), "captioner": Schedule(120, 3e-3), "listener": Schedule(40, 2e-3, 64)}
+    small = partial(scene_models.SceneModels, targets=800, held_out=20, **short)
+    monkeypatch.setattr(scene_models, "SceneModels", small)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_scenes")
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL's use of transformers
 @pytest.mark.filterwarnings("ignore:.*completions have no words.*:UserWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

@@ -18,7 +18,8 @@ from trimtab.data.captions import CaptionSource
 from trimtab.data.captions import references as read_references
 from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.errors import ConfigProblems, DataError, ModelError, Problem, explain, refusal
-from trimtab.models.captioner import Captioner, captioner
+from trimtab.models import captioner as captioners
+from trimtab.models.captioner import Captioner
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.training import HeldOut, Row, Training, check_pictures
 from trimtab.refer.captions.tuning import Tuning
@@ -72,7 +73,7 @@ class DiscriTune(Tuning):
 
     def fit(
         self,
-        speaker: Any,
+        captioner: Any,
         pictures: Any,
         references: CaptionSource | None = None,
         out: str | Path | None = None,
@@ -85,7 +86,7 @@ class DiscriTune(Tuning):
         Everything is checked before the first step: settings, every picture, the captioner and the listener.
 
         Args:
-            speaker: what `captioner` takes; changed in place, all but its vision part.
+            captioner: what `trimtab.models.captioner.captioner` takes; changed in place, all but its vision part.
             pictures: what `read_pictures` takes.
             references: captions by people, of the pictures to train on where `cross_entropy` or `human` ask for them,
                 and of held-out ones to watch; see `trimtab.data.captions.references`.
@@ -110,7 +111,8 @@ class DiscriTune(Tuning):
         listener = (
             self.listener if isinstance(self.listener, Listener) else Listener.from_pretrained(self.listener)
         )
-        model = speaker if hasattr(speaker, "log_probabilities") else captioner(speaker)
+        known = hasattr(captioner, "log_probabilities")
+        model = captioner if known else captioners.captioner(captioner)
         training = prepared(self, listener, model, read_pictures(pictures), references, held_out or {})
         tell = progress or (lambda *_: None)
         if place is None:
