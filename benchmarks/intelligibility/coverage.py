@@ -4,9 +4,10 @@
 
 Two speakers and two listeners answer items. In the clustered worlds the items of a group share a shift of every rate,
 so that answers are not independent. An interaction of zero is planted in two worlds: there its interval must hold zero.
-Seeds were fixed before they were looked at. A first version took the cells of a contrast for independent samples when
-it counted degrees of freedom; on seeds 50000 to 50299 the interaction of twelve groups was then covered in .907. What
-is reported uses seeds 60000 to 60299.
+Seeds were fixed before they were looked at, and are new after each mend. On seeds 50000 to 50299 a first version took
+the cells of a contrast for independent samples when it counted degrees of freedom: the interaction of twelve groups was
+covered in .907. On 60000 to 60299 percentile intervals of cells held a planted .97 in .897 and .98 in all sets; cells
+have Wilson's interval since. What is reported uses seeds 70000 to 70299.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from record import write
 from trimtab.numerics.bootstrap import wilson
 from trimtab.refer.intelligibility.matrix import Resampling, interactions
 
-DATA_SETS, FIRST_SEED, N_BOOT = 300, 60_000, 600
+DATA_SETS, FIRST_SEED, N_BOOT = 300, 70_000, 600
 SPEAKERS, LISTENERS = ("people", "captioner"), ("people", "clip")
 PAIRS = (("people", "people"), ("captioner", "clip"))
 WORLDS: dict[str, tuple[list[list[float]], int, int, float]] = {

@@ -10,7 +10,14 @@ from scipy import stats
 
 from trimtab.errors import ConfigError, ShapeError
 from trimtab.numerics.bootstrap import Interval, bootstrap, ratio_of_sums
-from trimtab.numerics.cluster_bootstrap import bootstrap_totals, dealt_totals, gradients, spread, units_of
+from trimtab.numerics.cluster_bootstrap import (
+    bootstrap_totals,
+    dealt_totals,
+    gradients,
+    spread,
+    units_of,
+    wilson_of_clusters,
+)
 
 
 def one_mean(totals: np.ndarray) -> np.ndarray:
@@ -120,3 +127,38 @@ def test_what_is_wrong_is_refused() -> None:
         units_of(np.empty((0, 1)), np.empty(0, dtype=int), 1)
     with pytest.raises(ConfigError, match="method 'student'"):
         bootstrap_totals(one_mean, units(np.arange(4.0)), method="student")  # type: ignore[arg-type]
+
+
+def test_wilson_of_clusters_covers_near_the_ceiling_exactly() -> None:
+    """Independent answers: the coverage is a sum over binomial counts, so no simulation is needed."""
+    n = 150
+    for rate in (0.85, 0.9, 0.97, 0.98):
+        held = 0.0
+        for count in range(n + 1):
+            values = (np.arange(n) < count).astype(float)
+            low, high = wilson_of_clusters(values, np.zeros(n, dtype=int), np.arange(n), 1)
+            held += stats.binom.pmf(count, n, rate) * bool(low[0] <= rate <= high[0])
+        assert 0.94 < held < 0.975
+
+
+def test_wilson_of_clusters_counts_copies_once() -> None:
+    """Answers that come k times in their cluster say what they say once."""
+    once = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    cells, codes = np.zeros(6, dtype=int), np.arange(6)
+    alone = wilson_of_clusters(once, cells, codes, 2)
+    copies = wilson_of_clusters(np.repeat(once, 7), np.repeat(cells, 7), np.repeat(codes, 7), 2)
+    np.testing.assert_allclose(alone, copies)
+    assert np.isnan([alone[0][1], alone[1][1]]).all()  # an empty cell
+
+
+def test_wilson_of_clusters_is_wilsons_with_the_trials_of_its_variance() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(30), 5)
+    values = (rng.random(150) < 0.4 + 0.3 * rng.standard_normal(30).clip(-1, 1)[codes]).astype(float)
+    low, high = wilson_of_clusters(values, np.zeros(150, dtype=int), codes, 1)
+    p = values.mean()
+    sums = np.array([(values[codes == code] - p).sum() for code in range(30)])
+    trials = p * (1 - p) / (30 * sums.var(ddof=1) / 150**2)
+    z = stats.t.ppf(0.975, 29)
+    for end in (low[0], high[0]):  # Wilson's ends are where the score test is at its quantile
+        assert abs(p - end) / np.sqrt(end * (1 - end) / trials) == pytest.approx(z)

@@ -399,3 +399,52 @@ def _weighted_ratio(yes: Cells, against: Cells, n: Cells) -> Float[np.ndarray, "
     both = np.where(both.real > 0, both, 1.0)
     top, bottom = (yes[..., one, :] * against[..., 1 - one, :] / both for one in (1, 0))
     return quotient(top.sum(axis=-1), bottom.sum(axis=-1))
+
+
+def wilson_of_clusters(
+    values: Float[np.ndarray, " rows"],
+    cells: Int[np.ndarray, " rows"],
+    clusters: Int[np.ndarray, " rows"],
+    n_cells: int,
+    confidence: float = 0.95,
+) -> tuple[Float[np.ndarray, " n_cells"], Float[np.ndarray, " n_cells"]]:
+    """Wilson's interval of the mean of each cell, with as many trials as its clusters are worth.
+
+    The linearised variance v of a mean p over G clusters gives p (1 - p) / v trials; the quantile is Student's with
+    G - 1 degrees of freedom. Near 0 and 1 it covers where percentiles of resamples are too narrow. Where all values are
+    0, or all are 1, there are G trials.
+
+    Args:
+        values: in [0, 1].
+        cells: to which cell each belongs.
+        clusters: labels of what is not independent, whole numbers from 0.
+        n_cells: how many cells there are, empty ones included.
+        confidence: in (0, 1).
+
+    Returns:
+        Lower and upper ends in [0, 1]; nan for cells of fewer than two clusters.
+
+    Source: Wilson 1927; Dean and Pagano 2015, "Evaluating confidence interval methods for binomial proportions in
+    clustered surveys".
+
+    >>> low, high = wilson_of_clusters(np.array([0.0, 1, 1, 1]), np.zeros(4, int), np.arange(4), 1)
+    >>> low.round(2), high.round(2)
+    (array([0.13]), array([0.98]))
+    """
+    n = np.bincount(cells, minlength=n_cells).astype(float)
+    p = quotient(np.bincount(cells, weights=values, minlength=n_cells), n)
+    pairs, entry = np.unique(np.column_stack([cells, clusters]), axis=0, return_inverse=True)
+    owner = pairs[:, 0]
+    residual = np.bincount(entry.ravel(), weights=values - p[cells], minlength=len(pairs))
+    groups = np.bincount(owner, minlength=n_cells).astype(float)
+    squares = np.bincount(owner, weights=residual**2, minlength=n_cells)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = squares / n**2 * groups / (groups - 1)
+        inside = (p > 0) & (p < 1)
+        trials = np.where(inside, p * (1 - p) / variance, groups)
+        z2 = stdtrit(groups - 1, (1 + confidence) / 2) ** 2
+        centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+        half = np.sqrt(z2 * (p * (1 - p) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
+    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    low[groups < 2] = high[groups < 2] = np.nan
+    return low, high

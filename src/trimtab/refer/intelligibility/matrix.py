@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from trimtab.errors import ConfigError, DataError, explain, nearest
 from trimtab.numerics import cluster_bootstrap as clustered
-from trimtab.numerics.bootstrap import check_numbers, wilson
+from trimtab.numerics.bootstrap import check_numbers
 
 Pair = tuple[str, str]
 """A speaker and a listener."""
@@ -84,10 +84,10 @@ def estimates(
     """Means of cells and weighted sums of them, with paired cluster-bootstrap intervals.
 
     A cluster is drawn with all of its rows in every cell, so that what cells have in common cancels from contrasts.
-    Percentile intervals of values spread within cells, widened by Welch's degrees of freedom (see
-    `cluster_bootstrap`). A cell whose values are all at one bound has Wilson's interval over its clusters, and a
-    contrast with such a cell puts together the intervals of its cells (Zou and Donner 2008, "Construction of confidence
-    limits about effect measures"), which takes them for independent.
+    Shares, values between 0 and 1, have Wilson's interval with the trials that their clusters are worth; other means
+    and contrasts have percentile intervals of values spread within cells, widened by Welch's degrees of freedom (see
+    `cluster_bootstrap`). A contrast with a cell at a bound puts together the intervals of its cells (Zou and Donner
+    2008, "Construction of confidence limits about effect measures"), which takes them for independent.
 
     Args:
         values: of the answers, within the bounds; no nan.
@@ -137,19 +137,12 @@ def _cells_table(
     means = np.full(n_cells, np.nan)
     sums = np.bincount(cells, weights=values, minlength=n_cells)
     means[n > 0] = sums[n > 0] / n[n > 0]
-    low, high = (np.array(ends[:n_cells]) for ends in (intervals.low, intervals.high))
-    low, high = np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
+    if bounds == (0.0, 1.0):
+        low, high = clustered.wilson_of_clusters(values, cells, codes, n_cells, draws.confidence)
+    else:
+        low, high = (np.array(ends[:n_cells]) for ends in (intervals.low, intervals.high))
+        low, high = np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
     low[groups < 2] = high[groups < 2] = np.nan
-    lowest, highest = np.full(n_cells, np.inf), np.full(n_cells, -np.inf)
-    np.minimum.at(lowest, cells, values)
-    np.maximum.at(highest, cells, values)
-    for cell in np.flatnonzero((groups > 1) & (lowest == highest) & np.isin(lowest, bounds)):
-        share = wilson(
-            int(groups[cell]) if lowest[cell] == bounds[1] else 0,
-            int(groups[cell]),
-            confidence=draws.confidence,
-        )
-        low[cell], high[cell] = (bounds[0] + (bounds[1] - bounds[0]) * end for end in (share.low, share.high))
     return pd.DataFrame({"value": means, "low": low, "high": high, "n": n, "n_groups": groups})
 
 

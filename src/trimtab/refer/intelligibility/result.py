@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ACCURACY = ("accuracy", "low", "high", ".3")
 VALUE = ("value", "low", "high", "+.3")
-EXTREMES = "An accuracy of 0 or 1 has Wilson's interval over groups."
 KINDS = {
     "own": "own pairs",
     "less control": "own speaker less control",
@@ -188,7 +187,7 @@ class Intelligibility(Result):
         matrix = written(self.accuracy, headings | sizes | {"chance": ("chance", ".3")})
         drawn = [picture(matrix_figure(self), "Rows are speakers, columns listeners.")]
         drawn.append(picture(self.figure(), f"{covers} Dashed: chance, where it is one number."))
-        yield Section("Accuracy", [*drawn, Table(matrix, f"{covers} {EXTREMES}")])
+        yield Section("Accuracy", [*drawn, Table(matrix, covers)])
         if len(self.p_at_1):
             yield Section("Before and after tuning", [_tuned(self)])
         yield Section("Interaction", list(_interaction_blocks(self)))
@@ -239,7 +238,8 @@ def _chance(known: pd.DataFrame) -> str:
 def _covers(result: Intelligibility) -> str:
     level = 100 * float(result.config.get("confidence", 0.95))
     group = result.config.get("group") or "item"
-    return f"Intervals are {level:g} % percentile bootstrap intervals, clustered by {group}."
+    kinds = "Wilson's of accuracies, percentile bootstrap of others"
+    return f"Intervals are at {level:g} %, clustered by {group}: {kinds}."
 
 
 def matrix_figure(result: Intelligibility) -> Figure:

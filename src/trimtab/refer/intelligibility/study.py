@@ -71,8 +71,8 @@ def intelligibility(
     """Accuracy matrix of speakers and listeners over given candidate sets, its interaction and its controls.
 
     A speaker's captions are about targets; a listener hears a caption and points at one of its candidates. A listener
-    who points at several alike candidates is right by its share of them. Intervals are paired percentile bootstrap
-    intervals over groups.
+    who points at several alike candidates is right by its share of them. Intervals of accuracies are
+    Wilson's with the trials that groups are worth; those of differences are paired percentile bootstrap intervals.
 
     Args:
         speakers: name -> captions, one an item (see `trimtab.data.captions.speaker_captions`).
