@@ -91,7 +91,9 @@ def lexicon() -> tuple[str, ...]:
 
 
 def captions() -> tuple[str, ...]:
-    found = read("captions/discritune.json")["less_start"]["20 %: leave-one-out, KL .1"]["test P@1 random, independent"]
+    found = read("captions/discritune.json")["less_start"]["20 %: leave-one-out, KL .1"][
+        "test P@1 random, independent"
+    ]
     verdict = "held" if found["low"] > 0 else "did not hold"
     claim = "DiscriTune: pictures that an independent listener finds among 100 (P@1), after less before, lab scenes"
     return claim, "above 0", shown(found), verdict, "discritune"
