@@ -267,15 +267,14 @@ def _some(columns: Mapping[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
 def distinguishable(told: Mapping[str, Mapping[str, Any]]) -> str:
     """Which differences of P@1 on hard sets have an interval beside 0."""
     measure = "test P@1 hard, independent"
-    sides: dict[str, list[str]] = {"better": [], "worse": [], "neither": []}
+    sides: dict[str, list[str]] = {"better": [], "worse": [], "interval holds 0": []}
     for name, own in told.items():
         one = own[measure]
         unclear = one["low"] is None or one["low"] <= 0 <= one["high"]
-        sides["neither" if unclear else "better" if one["value"] > 0 else "worse"].append(name)
-    listed = [f"- {side}: {', '.join(names)}" for side, names in sides.items() if names]
-    return "\n".join(
-        ["By the independent listener on hard sets, intervals that hold 0 being neither:", "", *listed]
-    )
+        sides["interval holds 0" if unclear else "better" if one["value"] > 0 else "worse"].append(name)
+    listed = [f"- {side}: {'; '.join(names)}" for side, names in sides.items() if names]
+    several = f"Of the {len(told)} differences, not corrected for their number,"
+    return "\n".join([f"{several} by the independent listener on hard sets:", "", *listed])
 
 
 def examples(found: Found) -> Iterator[str]:
@@ -328,8 +327,12 @@ def missing(found: Found) -> Iterator[str]:
     arms = (
         [f"Arms of the script that were not run: {'; '.join(found['not_run'])}."] if found["not_run"] else []
     )
+    full = len(found["seeds"])
+    fewer = [f"{name} ({seeds_of(own)})" for name, own in found["table"].items() if int(seeds_of(own)) < full]
+    short = [f"On fewer than {full} seeds, for want of time: {'; '.join(fewer)}."] if fewer else []
     yield prose(
         *arms,
+        *short,
         "Not measured here: beams at the end, entropy bonuses, people's captions as further trajectories,",
         "other captioners and listeners than the lab's, and people as listeners.",
     )
@@ -349,7 +352,9 @@ def figure(found: Found) -> str:
                 if one["low"] is not None:
                     axes.plot([one["low"], one["high"]], [at, at], color=colour(place), linewidth=1.6)
                 axes.plot(one["value"], at, linestyle="", label=role if row == 0 else None, **point(place))
-        name_rows(axes, [name.replace(".1 cross-entropy", "CE .1") for name in names])
+        name_rows(
+            axes, [name.replace(".1 cross-entropy", "CE .1").replace("the paper's ", "") for name in names]
+        )
         axes.set_xlim(0, 1)
         grid(axes, "x")
         legend_below(drawing, 2)
