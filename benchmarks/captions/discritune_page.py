@@ -6,6 +6,7 @@ python benchmarks/captions/discritune_page.py [--write]    prints it; --write pu
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,13 +37,13 @@ Found = Mapping[str, Any]
 
 
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    """A number without the zero before its point; a dash for none."""
+    """A number as text; a dash for none."""
     if value is None:
         return "-"
     told = f"{value:{sign}.{digits}f}"
     if float(told) == 0:
         told = told.replace("-", "+" if sign else "")
-    return told.replace("0.", ".", 1) if abs(float(told)) < 1 and digits else told
+    return told
 
 
 def span(one: Mapping[str, Any] | None, digits: int = 2, sign: str = "") -> str:
@@ -318,7 +319,8 @@ def page(found: Found) -> str:
         *examples(found),
         *missing(found),
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return re.sub(r"(?<=[ ,(|*])\.(?=\d)", "0.", text)  # names of arms
 
 
 def missing(found: Found) -> Iterator[str]:

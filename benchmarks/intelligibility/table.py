@@ -193,7 +193,7 @@ def coverage(found: Row) -> Iterator[str]:
     yield (
         f"Planted matrices, {settings['data_sets']} data sets each, seeds {settings['seeds'][0]} to "
         f"{settings['seeds'][1]}: {inside} of "
-        f"{len(rows)} coverages of 95 % intervals lie in .92 to .98. {file('coverage')}"
+        f"{len(rows)} coverages of 95 % intervals lie in 0.92 to 0.98. {file('coverage')}"
     )
     table = [
         (

@@ -166,17 +166,17 @@ def test_a_control_that_gains_is_called_a_fault(modules: dict[str, ModuleType]) 
 def test_every_number_on_the_page_moves_with_the_runs(modules: dict[str, ModuleType]) -> None:
     page = modules["discritune_page"].page
     one, other = (page(result(modules, runs(modules, gain=gain))) for gain in (0.2, 0.3))
-    assert "+.20 [+.20, +.20]" in one
-    assert "+.20 [" not in other
+    assert "+0.20 [+0.20, +0.20]" in one
+    assert "+0.20 [" not in other
     assert one.count("\n") == other.count("\n")
 
 
 @pytest.mark.parametrize(
     ("value", "digits", "sign", "expected"),
     [
-        (0.5, 2, "", ".50"),
-        (-0.5, 2, "", "-.50"),
-        (-0.001, 2, "+", "+.00"),
+        (0.5, 2, "", "0.50"),
+        (-0.5, 2, "", "-0.50"),
+        (-0.001, 2, "+", "+0.00"),
         (12.34, 1, "", "12.3"),
         (0.999, 2, "", "1.00"),
         (10.04, 1, "+", "+10.0"),
