@@ -355,7 +355,11 @@ def figure(found: Found) -> str:
                     axes.plot([one["low"], one["high"]], [at, at], color=colour(place), linewidth=1.6)
                 axes.plot(one["value"], at, linestyle="", label=role if row == 0 else None, **point(place))
         name_rows(
-            axes, [name.replace(".1 cross-entropy", "CE .1").replace("the paper's ", "") for name in names]
+            axes,
+            [
+                name.replace(".1 cross-entropy", "CE .1").replace("the paper's ", "").replace(" .", " 0.")
+                for name in names
+            ],
         )
         axes.set_xlim(0, 1)
         grid(axes, "x")
