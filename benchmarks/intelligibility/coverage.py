@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from record import write
 
-from trimtab.numerics.bootstrap import wilson
-from trimtab.refer.intelligibility.matrix import Resampling, interactions
+from trimtab.numerics.bootstrap import Resampling, wilson
+from trimtab.refer.intelligibility.matrix import interactions
 
 DATA_SETS, FIRST_SEED, N_BOOT = 300, 70_000, 600
 SPEAKERS, LISTENERS = ("people", "captioner"), ("people", "clip")

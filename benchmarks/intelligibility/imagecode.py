@@ -20,8 +20,7 @@ import numpy as np
 import pandas as pd
 from record import write
 
-from trimtab.numerics.bootstrap import wilson
-from trimtab.refer.intelligibility.matrix import Resampling
+from trimtab.numerics.bootstrap import Resampling, wilson
 from trimtab.refer.intelligibility.statistics import caption_statistics, words_of
 
 NEGATION = frozenset(

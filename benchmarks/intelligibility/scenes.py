@@ -22,7 +22,10 @@ def main() -> None:
     body |= {"p_at_1": result.p_at_1, "interaction": asdict(result.interaction), "seconds": result.seconds}
     keep = ("own", "control", "tune", "n_boot", "seed")
     write(
-        "scenes", body, {key: result.config[key] for key in keep}, "bootstrap over items; one seed of tuning"
+        "scenes",
+        body,
+        {key: result.config[key] for key in keep},
+        "over items: Wilson of accuracies, bootstrap of the rest; one seed of tuning",
     )
     print(result.to_text())
 

@@ -175,7 +175,12 @@ def main() -> None:
         "readers": study(read),
         **{f"models_{name}": study(one) for name, one in of_models.items()},
     }
-    write("tangrams", body, {"n_boot": N_BOOT, "confidence": 0.95, "seed": 0}, "bootstrap over games")
+    write(
+        "tangrams",
+        body,
+        {"n_boot": N_BOOT, "confidence": 0.95, "seed": 0},
+        "over games: Wilson of accuracies, bootstrap of the rest",
+    )
     for row in checked:
         print(row)
 

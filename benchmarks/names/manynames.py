@@ -20,7 +20,8 @@ import pandas as pd
 from record import write
 
 from trimtab.data.wordlist import MIXED, UNKNOWN, WordList, labels_of_objects
-from trimtab.refer.bias.audit import Draws, naming_bias
+from trimtab.numerics.bootstrap import Resampling
+from trimtab.refer.bias.audit import naming_bias
 from trimtab.refer.bias.models import amplification, sensitivity
 from trimtab.refer.bias.objects import Columns
 
@@ -119,7 +120,7 @@ def detectors(folder: Path, frame: pd.DataFrame, n_boot: int) -> dict[str, Any]:
             among=of_person,
             group_words=GENDER,
             model="model",
-            draws=Draws(n_boot),
+            draws=Resampling(n_boot),
         )
         found[title] = {
             "people": plain_result(audit),

@@ -120,6 +120,24 @@ Pairs = Int[np.ndarray, "m 2"]
 
 
 @dataclass(frozen=True)
+class Resampling:
+    """Settings of bootstrap intervals and permutation p-values.
+
+    Raises:
+        ConfigError: no resample, a confidence outside (0, 1), or a seed below 0.
+    """
+
+    n_boot: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers("n_boot", self.n_boot, self.confidence)
+        if self.seed < 0:
+            raise ConfigError(explain(f"seed {self.seed}", "a whole number, at least 0"))
+
+
+@dataclass(frozen=True)
 class Permutation:
     """A permutation test: the statistic and its p-value.
 

@@ -16,7 +16,7 @@ from trimtab.data.wordlist import WordList
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out, cost_text
 from trimtab.lab.naming import NamingWorld, predictions
-from trimtab.refer.bias.audit import Draws
+from trimtab.numerics.bootstrap import Resampling
 from trimtab.refer.bias.job import NamingBiasConfig
 from trimtab.refer.bias.models import amplification, sensitivity
 from trimtab.refer.bias.objects import Columns
@@ -107,7 +107,7 @@ def test_models_that_repeat_people_do_not_widen_the_gap() -> None:
         reference="male",
         group_words=GENDER,
         model="model",
-        draws=Draws(200),
+        draws=Resampling(200),
     )
     told = found.gaps.set_index(["model", "gap"])
     same = told.loc["the people themselves"]
@@ -128,7 +128,13 @@ def test_names_of_the_other_group_and_missing_predictions_are_counted() -> None:
     people = NAMES["referent"].unique()
     wrong = pd.DataFrame({"referent": people[:-5], "name": "woman"})
     found = amplification(
-        NAMES, wrong, columns=COLUMNS, outcome=SPORTS, reference="male", group_words=GENDER, draws=Draws(50)
+        NAMES,
+        wrong,
+        columns=COLUMNS,
+        outcome=SPORTS,
+        reference="male",
+        group_words=GENDER,
+        draws=Resampling(50),
     )
     told = found.misnaming.set_index("group")
     assert told["rate"].to_dict() == {"male": 1.0, "female": 0.0}
@@ -272,7 +278,7 @@ def test_a_recipe_may_name_a_group_by_a_number_or_a_truth_value(tmp_path: Path, 
 
 
 def test_predictions_match_objects_of_any_type_and_miss_nothing() -> None:
-    given = {"columns": COLUMNS, "outcome": SPORTS, "reference": "male", "draws": Draws(30)}
+    given = {"columns": COLUMNS, "outcome": SPORTS, "reference": "male", "draws": Resampling(30)}
     rows = NAMES.drop_duplicates("referent")[["referent", "name"]].assign(model=1)
     expected = amplification(NAMES, rows, model="model", **given).gaps
     for kind in (float, str, "Int64", "category"):

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
-from trimtab.numerics.bootstrap import bootstrap, mean
+from trimtab.numerics.bootstrap import Resampling, bootstrap, mean
 from trimtab.refer.intelligibility.calibration import expected_calibration_error
 from trimtab.refer.intelligibility.matrix import (
-    Resampling,
     Square,
     control_squares,
     estimates,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from trimtab.data.tables import Label
-from trimtab.errors import ConfigError, explain
 from trimtab.numerics import cluster_bootstrap as clustered
-from trimtab.numerics.bootstrap import check_numbers, p_value, wilson
+from trimtab.numerics.bootstrap import Resampling, p_value, wilson
 from trimtab.refer.bias.objects import Columns, Objects, objects_of
 from trimtab.refer.bias.result import Estimate, NamingBias
 
@@ -25,20 +24,6 @@ SUMMARY = ("gap", "odds_ratio", "risk_ratio", "mantel_haenszel", "mantel_haensze
 FIRST_MIX = len(SUMMARY)
 FIRST_RATE = FIRST_MIX + 9
 """Places in what `statistics` returns: 3 mixes by gap, composition and its share; then two rates; then by stratum."""
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Settings of bootstrap intervals and permutation p-values."""
-
-    n_boot: int = 2000
-    confidence: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_numbers("n_boot", self.n_boot, self.confidence)
-        if self.seed < 0:
-            raise ConfigError(explain(f"seed {self.seed}", "a whole number, at least 0"))
 
 
 def yes_and_n(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +65,7 @@ def object_units(objects: Objects) -> clustered.Units:
     return clustered.units_of(values, cells, 2 * len(objects.strata), table["cluster"].to_numpy())
 
 
-def p_values(objects: Objects, draws: Draws) -> tuple[float, np.ndarray]:
+def p_values(objects: Objects, draws: Resampling) -> tuple[float, np.ndarray]:
     """Permutation p-values: of the raw gap, labels dealt out among all; of the gaps at each mix, within strata.
 
     What bears a label is all objects of one group in one cluster (and, within strata, one stratum).
@@ -122,7 +107,7 @@ def _dealt(
 POWER = 0.8
 
 
-def rates_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) -> pd.DataFrame:
+def rates_table(objects: Objects, intervals: clustered.Intervals, draws: Resampling) -> pd.DataFrame:
     """Rate of each group with its interval, the reference first."""
     rows = []
     for number, group in enumerate(objects.groups):
@@ -132,7 +117,7 @@ def rates_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) 
     return pd.DataFrame(rows, columns=["group", "rate", "low", "high", "n_objects", "n_tokens"])
 
 
-def _bounded_rate(rate: Estimate, members: pd.DataFrame, draws: Draws) -> Estimate:
+def _bounded_rate(rate: Estimate, members: pd.DataFrame, draws: Resampling) -> Estimate:
     """Rate of some objects, with an interval within [0, 1] that is nan for fewer than two clusters.
 
     Where all shares are 0, or all 1, no resample can vary, so the interval is Wilson's.
@@ -178,7 +163,7 @@ def standardised_table(
     return pd.DataFrame(rows, columns=names)
 
 
-def strata_table(objects: Objects, intervals: clustered.Intervals, draws: Draws) -> pd.DataFrame:
+def strata_table(objects: Objects, intervals: clustered.Intervals, draws: Resampling) -> pd.DataFrame:
     """Numbers, rates and gap of each stratum."""
     k, first = len(objects.strata), FIRST_RATE + 2
     reference, other = objects.groups
@@ -200,7 +185,7 @@ def strata_table(objects: Objects, intervals: clustered.Intervals, draws: Draws)
     return pd.DataFrame(rows, columns=["stratum", *names, "gap", "low", "high"])
 
 
-def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
+def representation_table(objects: Objects, draws: Resampling) -> pd.DataFrame:
     """Representation: the share of each group among the objects, over all and by stratum, with Wilson's intervals."""
     rows, table = [], objects.table
     parts = [("all", table), *((s, table[table["stratum"] == k]) for k, s in enumerate(objects.strata))]
@@ -212,7 +197,7 @@ def representation_table(objects: Objects, draws: Draws) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stratum", "group", "n_objects", "share", "low", "high"])
 
 
-def power_table(intervals: clustered.Intervals, mixes: tuple[str, ...], draws: Draws) -> pd.DataFrame:
+def power_table(intervals: clustered.Intervals, mixes: tuple[str, ...], draws: Resampling) -> pd.DataFrame:
     """Minimum detectable gap: the smallest true gap that a test at this confidence finds with a power of .8."""
     factor = float(ndtri((1 + draws.confidence) / 2) + ndtri(POWER))
     places = {"raw": 0, **{f"at the mix of {mix}": FIRST_MIX + k for k, mix in enumerate(mixes)}}
@@ -282,7 +267,10 @@ def naming_bias(
     (-0.5, [8])
     """
     start = time.perf_counter()
-    columns, draws = Columns(object, group, strata, cluster, weight, name), Draws(n_boot, confidence, seed)
+    columns, draws = (
+        Columns(object, group, strata, cluster, weight, name),
+        Resampling(n_boot, confidence, seed),
+    )
     objects = objects_of(frame, columns, outcome, reference, among)
     called = getattr(outcome, "title", getattr(outcome, "__name__", "a function"))
     settings = {"object": object, "group": group, "strata": strata, "cluster": cluster, "weight": weight}

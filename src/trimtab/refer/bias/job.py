@@ -13,7 +13,8 @@ from trimtab.data.tables import Label, check_columns, column_problems, label_tex
 from trimtab.data.wordlist import WordList, is_word_list, labels_of_objects, unreadable_list
 from trimtab.errors import Problem, not_among
 from trimtab.job import Elsewhere, Progress, Survey, TableFile, noting, unread_source
-from trimtab.refer.bias.audit import Draws, naming_bias
+from trimtab.numerics.bootstrap import Resampling
+from trimtab.refer.bias.audit import naming_bias
 from trimtab.refer.bias.models import Amplification, amplification, sensitivity
 from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of
 from trimtab.refer.bias.result import NamingBias
@@ -260,5 +261,5 @@ def _models(
         among=settings["among"],
         group_words=WordList.read(config.group_words) if config.group_words else None,
         model=config.model or None,
-        draws=Draws(config.n_boot, config.confidence, config.seed),
+        draws=Resampling(config.n_boot, config.confidence, config.seed),
     )

@@ -13,9 +13,9 @@ from trimtab.data.naming import each_row, known_names
 from trimtab.data.tables import Label, check_columns, check_known, labels
 from trimtab.data.wordlist import MIXED, WordList
 from trimtab.errors import DataError, explain
-from trimtab.numerics.bootstrap import wilson
+from trimtab.numerics.bootstrap import Resampling, wilson
 from trimtab.numerics.cluster_bootstrap import bootstrap_totals, spread, units_of
-from trimtab.refer.bias.audit import POOLED, Draws, gaps_of, naming_bias
+from trimtab.refer.bias.audit import POOLED, gaps_of, naming_bias
 from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of, outcomes_of
 
 
@@ -46,7 +46,7 @@ def amplification(
     among: Callable[[str], bool] | None = None,
     group_words: WordList | None = None,
     model: str | None = None,
-    draws: Draws | None = None,
+    draws: Resampling | None = None,
 ) -> Amplification:
     """Amplification: a model's gap minus that of people, on the same objects.
 
@@ -64,7 +64,7 @@ def amplification(
     Raises:
         DataError: as for `naming_bias`, or a model that predicts for no object of both groups.
     """
-    draws = draws or Draws()
+    draws = draws or Resampling()
     check_columns(predictions, [columns.object, columns.name, *([model] if model else [])])
     if predictions.empty:
         raise DataError(explain("no predictions", "at least one row per model", "leaving them out"))
@@ -132,7 +132,7 @@ def _shares(predictions: pd.DataFrame, columns: Columns, outcome: Outcome) -> pd
     return yes.groupby(predictions[columns.object]).mean()
 
 
-def _gap_rows(both: pd.DataFrame, human: Objects, draws: Draws) -> list[tuple[Any, ...]]:
+def _gap_rows(both: pd.DataFrame, human: Objects, draws: Resampling) -> list[tuple[Any, ...]]:
     """Gaps of people, of the model, and their differences, raw and at each mix, with intervals."""
 
     def gaps(totals: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def _misnamed(
     groups: tuple[str, str],
     columns: Columns,
     words: WordList,
-    draws: Draws,
+    draws: Resampling,
 ) -> list[tuple[Any, ...]]:
     """Misnaming rate by group: the share of its members that a model gives a name of the other group."""
     first = predictions.drop_duplicates(columns.object).set_index(columns.object)[columns.name]

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from trimtab.numerics.bootstrap import wilson
+from trimtab.numerics.bootstrap import Resampling, wilson
 from trimtab.numerics.cluster_bootstrap import bootstrap_totals, quotient, units_of
-from trimtab.refer.intelligibility.matrix import Resampling, estimates
+from trimtab.refer.intelligibility.matrix import estimates
 
 BINS = 10
 

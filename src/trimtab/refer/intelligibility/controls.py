@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from trimtab.refer.intelligibility.matrix import Pair, Resampling, cells_of, estimates
+from trimtab.numerics.bootstrap import Resampling
+from trimtab.refer.intelligibility.matrix import Pair, cells_of, estimates
 
 CONTROLS = {"shuffled": "shuffled captions", "silent": "no caption", "chance": "chance"}
 NO_SHUFFLE = "no two items with the same candidates"

@@ -16,26 +16,12 @@ from jaxtyping import Float, Int
 
 from trimtab.errors import ConfigError, DataError, explain, nearest
 from trimtab.numerics import cluster_bootstrap as clustered
-from trimtab.numerics.bootstrap import check_numbers
+from trimtab.numerics.bootstrap import Resampling
 
 Pair = tuple[str, str]
 """A speaker and a listener."""
 Own = Mapping[str, str | Sequence[str]]
 """Speaker -> the listener, or listeners, that are its own."""
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """Settings of bootstrap intervals."""
-
-    n_boot: int = 2000
-    confidence: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_numbers("n_boot", self.n_boot, self.confidence)
-        if self.seed < 0:
-            raise ConfigError(explain(f"seed {self.seed}", "a whole number, at least 0"))
 
 
 @dataclass(frozen=True)
@@ -109,11 +95,7 @@ def estimates(
         return Estimates(nothing.assign(n=0, n_groups=0), empty.assign(n_groups=0))
     codes = np.unique(clusters, return_inverse=True)[1]
     spread = clustered.spread(values, cells, codes)
-    units = clustered.units_of(np.column_stack([spread, np.ones(len(values))]), cells, n_cells, codes)
-    intervals = clustered.bootstrap_totals(
-        _means, units, n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed
-    )
-    table = _cells_table(values, cells, codes, n_cells, intervals, draws, bounds)
+    table = _cells_table(values, spread, cells, codes, n_cells, draws, bounds)
     rows = [_contrast(row, table, spread, cells, codes, draws, bounds) for row in weights]
     return Estimates(table, pd.DataFrame(rows, columns=["value", "low", "high", "n_groups"]))
 
@@ -124,10 +106,10 @@ def _means(totals: np.ndarray) -> np.ndarray:
 
 def _cells_table(
     values: np.ndarray,
+    spread: np.ndarray,
     cells: np.ndarray,
     codes: np.ndarray,
     n_cells: int,
-    intervals: clustered.Intervals,
     draws: Resampling,
     bounds: tuple[float, float],
 ) -> pd.DataFrame:
@@ -140,7 +122,11 @@ def _cells_table(
     if bounds == (0.0, 1.0):
         low, high = clustered.wilson_of_clusters(values, cells, codes, n_cells, draws.confidence)
     else:
-        low, high = (np.array(ends[:n_cells]) for ends in (intervals.low, intervals.high))
+        units = clustered.units_of(np.column_stack([spread, np.ones(len(values))]), cells, n_cells, codes)
+        found = clustered.bootstrap_totals(
+            _means, units, n_boot=draws.n_boot, confidence=draws.confidence, seed=draws.seed
+        )
+        low, high = (np.array(ends[:n_cells]) for ends in (found.low, found.high))
         low, high = np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
     low[groups < 2] = high[groups < 2] = np.nan
     return pd.DataFrame({"value": means, "low": low, "high": high, "n": n, "n_groups": groups})

@@ -13,8 +13,9 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 from trimtab.numerics import cluster_bootstrap as clustered
+from trimtab.numerics.bootstrap import Resampling
 from trimtab.refer.intelligibility.answers import Sets
-from trimtab.refer.intelligibility.matrix import Resampling, estimates
+from trimtab.refer.intelligibility.matrix import estimates
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 LENGTH_BINS = 5

@@ -16,7 +16,7 @@ from trimtab.data.captions import CaptionSource, speaker_captions
 from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.data.tables import labels
 from trimtab.errors import ConfigError, DataError, explain, nearest, refusal
-from trimtab.numerics.bootstrap import check_choice
+from trimtab.numerics.bootstrap import Resampling, check_choice
 from trimtab.refer.candidates import names_in, read_candidates, read_rows
 from trimtab.refer.captions.listener import TIE, Listener
 from trimtab.refer.intelligibility.answers import (
@@ -31,7 +31,7 @@ from trimtab.refer.intelligibility.answers import (
 )
 from trimtab.refer.intelligibility.calibration import calibration_table, reliability_table
 from trimtab.refer.intelligibility.controls import controls_table
-from trimtab.refer.intelligibility.matrix import Own, Resampling, by_stratum, interactions, own_pairs
+from trimtab.refer.intelligibility.matrix import Own, by_stratum, interactions, own_pairs
 from trimtab.refer.intelligibility.result import Intelligibility
 from trimtab.refer.intelligibility.statistics import (
     caption_statistics,
