@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,13 @@ from trimtab.job import Progress
 from trimtab.read.leaks.estimate import DEFAULT, Leak, estimate_leak
 from trimtab.read.leaks.questions import Questions
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.serialise import reading_result
 from trimtab.seeds import derive
 
 Features = Callable[[np.ndarray], np.ndarray]
 """Row numbers of the questions (rows,) -> features (rows, d)."""
+ROLES = ("mentioned", "unmentioned", "background")
+"""Roles of an attribute in a question, in the order of every table."""
 Against = Literal["question", "classes"]
 """What bits are measured against: the words of the question, or the shares of the classes."""
 MOST_WORDS = 2000
@@ -80,6 +83,71 @@ class Measured:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Rows of the questions that have an attribute in a role, with what the classifiers need of them.
+
+    Attributes:
+        rows: (n,) numbers of the questions.
+        labels: (n,) text.
+        groups: (n,) whole numbers.
+        known: (n, words) bag of words of what the caller knows anyway; None where that is nothing.
+    """
+
+    attribute: str
+    role: str
+    rows: Int[np.ndarray, " n"]
+    labels: np.ndarray
+    groups: Int[np.ndarray, " n"]
+    known: Float[np.ndarray, "n words"] | None
+
+
+def samples_of(questions: Questions) -> Iterator[Samples]:
+    """Rows of each attribute in each role that some question has it in."""
+    for attribute in map(str, questions.attributes.columns):
+        labels, roles = questions.attributes[attribute], questions.roles[attribute]
+        for role in ROLES:
+            rows = np.flatnonzero((labels.notna() & (roles == role)).to_numpy())
+            if len(rows):
+                known = words_of([questions.known[row] for row in rows]) if questions.known is not None else None
+                told = labels.to_numpy(dtype=str)[rows]
+                yield Samples(attribute, role, rows, told, questions.groups[rows], known)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A cell with what it is measured on, as a process gets it."""
+
+    samples: Samples
+    cell: Cell
+    classifiers: Any
+    seed: int
+    store: Path | None
+    stamp: str
+
+    def key(self) -> str:
+        """Digest of everything that the leak depends on; of the features only their stamp."""
+        samples = self.samples
+        known = b"" if samples.known is None else samples.known.tobytes()
+        parts = [json.dumps([self.stamp, samples.attribute, samples.role, self.cell.name, self.seed])]
+        parts += [repr(self.classifiers), json.dumps(samples.labels.tolist())]
+        numbers = samples.rows.tobytes() + np.ascontiguousarray(samples.groups).tobytes() + known
+        return hashlib.sha256("\n".join(parts).encode() + numbers).hexdigest()[:32]
+
+
+def dealt(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Labels dealt out anew: among groups where each has one label, else among rows; their shares stay about the same.
+
+    >>> dealt(np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, 1]), 1).tolist() in (list("aabb"), list("bbaa"))
+    True
+    """
+    rng = np.random.default_rng(derive(seed, "shuffled labels"))
+    names, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    if len(names) < len(labels) and (labels == labels[first][place]).all():
+        return np.asarray(labels[first][rng.permutation(len(names))][place])
+    return np.asarray(labels[rng.permutation(len(labels))])
+
+
 def measured(
     cells: Iterable[Cell],
     questions: Questions,
@@ -108,7 +176,17 @@ def measured(
     Returns:
         One per attribute, role and cell; those that could not be estimated have no leak, and say why.
     """
-    raise NotImplementedError
+    tasks = [
+        _Task(samples, cell, classifiers, derive(seed, "leak", samples.attribute, samples.role), store, stamp)
+        for samples in samples_of(questions)
+        for cell in cells
+    ]
+    done: list[Measured] = []
+    for task, (leak, why) in zip(tasks, _each(tasks, jobs), strict=True):
+        done.append(Measured(task.samples.attribute, task.samples.role, task.cell, task.samples.rows, leak, why))
+        if progress is not None:
+            progress(len(done), len(tasks))
+    return done
 
 
 def words_of(texts: Sequence[str]) -> Float[np.ndarray, "n words"]:
@@ -117,4 +195,48 @@ def words_of(texts: Sequence[str]) -> Float[np.ndarray, "n words"]:
     >>> words_of(["a red cube", "a blue cube"]).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
-    raise NotImplementedError
+    counter = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b", max_features=MOST_WORDS)
+    try:
+        bag = np.asarray(counter.fit_transform(texts).todense(), dtype=np.float64)
+    except ValueError:  # there is no word in any text
+        return np.zeros((len(texts), 0))
+    return bag[:, bag.min(axis=0) < 1]
+
+
+def _each(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[Leak | None, str]]:
+    """The outcome of each task, in order: here, or in processes of one thread each."""
+    if jobs == 1:
+        yield from map(_leak_of, tasks)
+        return
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(_leak_of)(it) for it in tasks)
+
+
+def _leak_of(task: _Task) -> tuple[Leak | None, str]:
+    """Leak of a cell, from the store where it is there; None with the reason where it is refused."""
+    path = task.store / f"{task.key()}.json" if task.store is not None else None
+    if path is not None and path.is_file():
+        return _read(path)
+    samples, cell = task.samples, task.cell
+    labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
+    baseline = samples.known if cell.against == "question" else None
+    try:
+        with threadpool_limits(1):
+            features = np.asarray(cell.features(samples.rows))
+            leak = estimate_leak(
+                features, labels, samples.groups, baseline, task.seed, classifiers=task.classifiers
+            )
+    except TrimtabError as error:
+        return None, str(error)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = {one.name: getattr(leak, one.name) for one in fields(leak)}
+        write_atomic(path, json.dumps(values, default=lambda it: it.tolist()))
+    return leak, ""
+
+
+def _read(path: Path) -> tuple[Leak, str]:
+    """A leak as it was kept; JSON's own nan and infinity are read back too."""
+    with reading_result(path):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Leak(**{k: np.array(it) if isinstance(it, list) else it for k, it in values.items()}), ""
