@@ -1,10 +1,10 @@
-"""Cells of an audit: which features are classified, measured for every attribute and role, in parallel and resumably."""
+"""Cells of an audit: features that are classified, for every attribute and role, in parallel and resumably."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from trimtab.errors import TrimtabError
 from trimtab.job import Progress
-from trimtab.read.leaks.estimate import DEFAULT, Leak, estimate_leak
+from trimtab.read.leaks.classifiers import DEFAULT
+from trimtab.read.leaks.estimate import Leak, estimate_leak
+from trimtab.read.leaks.folds import usable_rows
 from trimtab.read.leaks.questions import Questions
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.serialise import reading_result
@@ -29,6 +31,8 @@ ROLES = ("mentioned", "unmentioned", "background")
 """Roles of an attribute in a question, in the order of every table."""
 Against = Literal["question", "classes"]
 """What bits are measured against: the words of the question, or the shares of the classes."""
+FOLDS = 5
+"""Outer folds; a class in fewer groups cannot be in every one of them."""
 MOST_WORDS = 2000
 """Words of a bag of words: the most frequent ones."""
 
@@ -92,6 +96,7 @@ class Samples:
         labels: (n,) text.
         groups: (n,) whole numbers.
         known: (n, words) bag of words of what the caller knows anyway; None where that is nothing.
+        aside: reason -> questions that have the attribute in this role and cannot be used.
     """
 
     attribute: str
@@ -100,18 +105,23 @@ class Samples:
     labels: np.ndarray
     groups: Int[np.ndarray, " n"]
     known: Float[np.ndarray, "n words"] | None
+    aside: Mapping[str, int]
 
 
 def samples_of(questions: Questions) -> Iterator[Samples]:
-    """Rows of each attribute in each role that some question has it in."""
+    """Rows of each attribute in each role that some question has it in; rows of classes too rare are set aside."""
     for attribute in map(str, questions.attributes.columns):
         labels, roles = questions.attributes[attribute], questions.roles[attribute]
         for role in ROLES:
             rows = np.flatnonzero((labels.notna() & (roles == role)).to_numpy())
             if len(rows):
-                known = words_of([questions.known[row] for row in rows]) if questions.known is not None else None
-                told = labels.to_numpy(dtype=str)[rows]
-                yield Samples(attribute, role, rows, told, questions.groups[rows], known)
+                told = labels.to_numpy(dtype=object)[rows].astype(str)
+                usable, aside = usable_rows(told, questions.groups[rows], FOLDS)
+                rows, told = rows[usable], told[usable]
+                known = (
+                    words_of([questions.known[row] for row in rows]) if questions.known is not None else None
+                )
+                yield Samples(attribute, role, rows, told, questions.groups[rows], known, aside)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class _Task:
 
     samples: Samples
     cell: Cell
-    classifiers: Any
+    classifiers: Sequence[str]
     seed: int
     store: Path | None
     stamp: str
@@ -152,7 +162,7 @@ def measured(
     cells: Iterable[Cell],
     questions: Questions,
     *,
-    classifiers: Any = DEFAULT,
+    classifiers: Sequence[str] = DEFAULT,
     seed: int = 0,
     jobs: int = 1,
     store: Path | None = None,
@@ -183,7 +193,9 @@ def measured(
     ]
     done: list[Measured] = []
     for task, (leak, why) in zip(tasks, _each(tasks, jobs), strict=True):
-        done.append(Measured(task.samples.attribute, task.samples.role, task.cell, task.samples.rows, leak, why))
+        done.append(
+            Measured(task.samples.attribute, task.samples.role, task.cell, task.samples.rows, leak, why)
+        )
         if progress is not None:
             progress(len(done), len(tasks))
     return done
@@ -195,6 +207,8 @@ def words_of(texts: Sequence[str]) -> Float[np.ndarray, "n words"]:
     >>> words_of(["a red cube", "a blue cube"]).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
+    if not len(texts):
+        return np.zeros((0, 0))
     counter = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b", max_features=MOST_WORDS)
     try:
         bag = np.asarray(counter.fit_transform(texts).todense(), dtype=np.float64)
@@ -209,7 +223,9 @@ def _each(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[Leak | None, str]
         yield from map(_leak_of, tasks)
         return
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(_leak_of)(it) for it in tasks)
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(
+            joblib.delayed(_leak_of)(it) for it in tasks
+        )
 
 
 def _leak_of(task: _Task) -> tuple[Leak | None, str]:
@@ -224,7 +240,13 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
         with threadpool_limits(1):
             features = np.asarray(cell.features(samples.rows))
             leak = estimate_leak(
-                features, labels, samples.groups, baseline, task.seed, classifiers=task.classifiers
+                features,
+                labels,
+                samples.groups,
+                baseline,
+                task.seed,
+                classifiers=task.classifiers,
+                folds=FOLDS,
             )
     except TrimtabError as error:
         return None, str(error)

@@ -177,5 +177,7 @@ def _short(frame: pd.DataFrame) -> pd.DataFrame:
             ends = zip(*(frame[column].astype(float) for column in (name, low, high)), strict=True)
             frame[name] = [estimate(*each, signed=name == "bits") for each in ends]
             frame = frame.drop(columns=[low, high])
-    empty_ones = [name for name in frame.columns if frame[name].isin(["", None]).all() or frame[name].isna().all()]
+    empty_ones = [
+        name for name in frame.columns if frame[name].isin(["", None]).all() or frame[name].isna().all()
+    ]
     return frame.drop(columns=[*empty_ones, "gain_low", "gain_high"], errors="ignore")
