@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from trimtab.job import Progress
-from trimtab.models.load import Model
-from trimtab.read.leaks.cells import Cell
-from trimtab.read.leaks.estimate import DEFAULT
-from trimtab.read.leaks.levels import Answer, Hidden, Level, TopLogprobs, Trajectory
-from trimtab.read.leaks.mitigations import Mitigation, Served
-from trimtab.read.leaks.questions import Questions
-from trimtab.read.leaks.result import LeaksResult
-
-LEVELS: tuple[Level, ...] = (Hidden(), Trajectory(), TopLogprobs((1, 2, 5, 10, 20)), Answer())
-"""Levels of an audit where none are stated."""
-Baseline = Literal["question", "classes"]
+from trimtab.read.leaks.cells import Against, Cell, Measured, measured, samples_of
+from trimtab.read.leaks.classifiers import DEFAULT
+from trimtab.read.leaks.controls import (
+    QUESTION_ONLY,
+    SHUFFLED,
+    checks_of,
+    input_controls,
+    majority_rows,
+    shuffled,
+)
+from trimtab.read.leaks.questions import Accounting, Questions
+from trimtab.read.leaks.result import CONTROLS, TABLE, LeaksResult
+from trimtab.report.formats import estimate
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,6 @@ class Assessment:
         baseline: bits are above the words of the "question", or above the shares of the "classes".
         classifiers: of `estimate_leak`.
         controls: measure the controls and the data-processing checks.
-        mitigations: tried on what is served, the classifiers trained anew on each.
         max_bits: stated bound on the bits that a served level may give away; None for none.
         seed: of all that is drawn.
         jobs: processes, one thread each.
@@ -40,10 +43,9 @@ class Assessment:
         progress: called with the cells done and in all.
     """
 
-    baseline: Baseline = "question"
-    classifiers: Any = DEFAULT
+    baseline: Against = "question"
+    classifiers: Sequence[str] = DEFAULT
     controls: bool = True
-    mitigations: Sequence[Mitigation] = ()
     max_bits: float | None = None
     seed: int = 0
     jobs: int = 1
@@ -57,75 +59,143 @@ def assess(
     cells: Sequence[Cell],
     controls: Sequence[Cell] = (),
     *,
-    served: Served | None = None,
+    final: int | None = None,
     facts: Mapping[str, Any] | None = None,
     findings: Sequence[str] = (),
     how: Assessment,
 ) -> LeaksResult:
     """Result of an audit from its cells, whatever they were read from: a model or a transcript.
 
-    Measures cells and controls (questions alone, shuffled labels and the majority are added), mitigations of what is
-    served, checks the data-processing inequality, and puts a recommendation and the accounting beside.
+    Measures the cells and controls for every attribute in every role. With `how.controls` the majority, the question
+    alone, the prompt or picture, and shuffled labels are added, and the data-processing inequality is checked.
 
     Args:
         questions: labels, roles, groups, what is known anyway; its accounting is taken over.
         cells: of the table.
-        controls: cells with a name in `control`, such as `controls.answer_only`.
-        served: what a caller gets, for mitigations; None tries none.
+        controls: cells with a name in `control`, such as random tokens.
+        final: layer of the state after the last block; None where no state was read.
         facts: single numbers of the result.
         findings: sentences that a reader should know, before those found here.
         how: settings.
+
+    Returns:
+        The result without mitigations, recommendation and config.
     """
-    raise NotImplementedError
+    start = time.perf_counter()
+    every = [replace(cell, against=how.baseline) for cell in (*cells, *controls)]
+    if how.controls:
+        of_inputs = input_controls(questions)
+        every += [cell if cell.control == QUESTION_ONLY else replace(cell, against=how.baseline) for cell in of_inputs]
+        every.append(shuffled(_largest(every)))
+    outcomes = measured(
+        every,
+        questions,
+        classifiers=how.classifiers,
+        seed=how.seed,
+        jobs=how.jobs,
+        store=how.store,
+        stamp=how.stamp,
+        progress=how.progress,
+    )
+    asked = question_only(outcomes, questions, how.baseline)
+    told = [one for one in outcomes if one.leak is not None]
+    table = pd.DataFrame([_row(one, asked) for one in told if not one.cell.control], columns=list(TABLE))
+    rows = [*(majority_rows(samples_of(questions)) if how.controls else ())]
+    rows += [_control_row(one) for one in told if one.cell.control]
+    controls_table = pd.DataFrame(rows, columns=list(CONTROLS))
+    checks = checks_of(outcomes, final) if how.controls else checks_of([], None)
+    return LeaksResult(
+        table=table,
+        controls=controls_table.sort_values(["attribute", "role"], kind="stable", ignore_index=True),
+        checks=checks,
+        accounting=accounting_of(questions, outcomes),
+        facts=dict(facts or {}),
+        max_bits=how.max_bits,
+        findings=(*findings, *_findings(questions, how, controls_table, checks, outcomes)),
+        seconds=time.perf_counter() - start,
+    )
 
 
-def audit(
-    model: str | Path | Model,
-    questions: str | Path | pd.DataFrame | Questions,
-    attributes: Sequence[str],
-    *,
-    levels: Sequence[Level] = LEVELS,
-    group: str | None = None,
-    background: Sequence[str] = (),
-    baseline: Baseline = "question",
-    mitigations: Sequence[Mitigation] = (),
-    classifiers: Any = DEFAULT,
-    controls: bool = True,
-    max_bits: float | None = None,
-    batch_size: int = 16,
-    seed: int = 0,
-    jobs: int = 1,
-    folder: str | Path | None = None,
-    progress: Progress | None = None,
-) -> LeaksResult:
-    """Audit of what each level of a model gives away about attributes of its input (arXiv 2604.09885).
+def _largest(cells: Sequence[Cell]) -> Cell:
+    """The cell whose labels are shuffled: of what is served the most tokens, else the first one."""
+    top = [cell for cell in cells if cell.level == "logprobs" and cell.k and not cell.control]
+    return max(top, key=lambda cell: cell.k or 0, default=cells[0])
 
-    The model is read once. At every level classifiers are trained to recover every attribute, in nested
-    cross-validation grouped by `group`; what they recover beyond the words of the question is the leak, in bits.
-    Attributes that a question mentions, those that it does not, and those of the background are never pooled.
 
-    Args:
-        model: a handle, hub name or folder: a causal language model, or a Llava-class model with pictures.
-        questions: frame or file with a column `prompt`, one per attribute, and perhaps `image`, `question` (what is
-            known anyway), `answer` and `mentioned`; see `read_questions`.
-        attributes: columns to recover.
-        levels: depths to read: `Hidden`, `Trajectory`, `TopLogits`, `TopLogprobs`, `Answer`.
-        group: column of what must not be on both sides of a fold, such as the scene; None for each row alone.
-        background: attributes of things that the questions are not about.
-        baseline: bits are above the words of the "question", or above the shares of the "classes".
-        mitigations: tried on the top log-probabilities, the classifiers trained anew on each.
-        classifiers: of `estimate_leak`.
-        controls: measure controls and checks as well; an audit without them proves little.
-        max_bits: bound on the bits of any served level (`TopLogprobs`, `Answer`), see `LeaksResult.passed`.
-        batch_size: prompts at a time.
-        seed: of all that is drawn.
-        jobs: processes for the classifiers, one thread each.
-        folder: keeps readings and finished cells, so that a call that was killed goes on; None for a temporary one.
-        progress: called with the steps done and in all.
+def question_only(
+    outcomes: Sequence[Measured], questions: Questions, baseline: Against
+) -> dict[tuple[str, str], float]:
+    """Accuracy of the question alone by attribute and role; none where it is not known or was not measured."""
+    known: dict[tuple[str, str], float] = {}
+    for one in outcomes:
+        if one.leak is None or questions.known is None:
+            continue
+        if one.cell.control == QUESTION_ONLY:
+            known[one.attribute, one.role] = one.leak.accuracy
+        elif baseline == "question" and not one.cell.shuffled:
+            known.setdefault((one.attribute, one.role), one.leak.baseline_accuracy)
+    return known
 
-    Raises:
-        ConfigError: settings that do not go together.
-        DataError: questions that cannot be used.
-        ModelError: a model that cannot be read.
-    """
-    raise NotImplementedError
+
+def _row(one: Measured, asked: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+    cell, leak = one.cell, one.leak
+    row: dict[str, Any] = {"attribute": one.attribute, "role": one.role, "level": cell.level, "lens": cell.lens}
+    row |= {"encoding": cell.encoding, "k": _number(cell.k), "layer": _number(cell.layer)}
+    row |= {name: getattr(leak, name) for name in TABLE if name not in row and hasattr(leak, name)}
+    return row | {"question_only": asked.get((one.attribute, one.role), np.nan)}
+
+
+def _control_row(one: Measured) -> dict[str, Any]:
+    row = {"attribute": one.attribute, "role": one.role, "control": one.cell.control, "level": one.cell.level}
+    row["k"] = _number(one.cell.k)
+    return row | {name: getattr(one.leak, name) for name in CONTROLS if name not in row}
+
+
+def _number(value: int | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def accounting_of(questions: Questions, outcomes: Sequence[Measured]) -> pd.DataFrame:
+    """Accounting of the questions, then of rows of rare classes by attribute and role, then of cells not measured."""
+    parts = [questions.accounting.frame]
+    for one in samples_of(questions):
+        if one.aside:
+            before = len(one.rows) + sum(one.aside.values())
+            parts.append(Accounting.of(f"{one.attribute} ({one.role})", before, one.aside).frame)
+    refused: dict[tuple[str, str], list[str]] = {}
+    for outcome in outcomes:
+        if outcome.leak is None:
+            refused.setdefault((f"{outcome.attribute} ({outcome.role})", outcome.why), []).append(outcome.cell.title)
+    rows = [
+        {"where": where, "rows": np.nan, "why": f"not measured: {', '.join(names)}: {why}"}
+        for (where, why), names in refused.items()
+    ]
+    return pd.concat([*parts, *([pd.DataFrame(rows)] if rows else [])], ignore_index=True)
+
+
+def _findings(
+    questions: Questions,
+    how: Assessment,
+    controls: pd.DataFrame,
+    checks: pd.DataFrame,
+    outcomes: Sequence[Measured],
+) -> Iterator[str]:
+    """Sentences that a reader should know: what bits are above, checks that fail, cells that could not be measured."""
+    if how.baseline == "question" and questions.known is None:
+        yield (
+            "No question is known without the rest of its prompt (column `question`): bits are above the shares of the "
+            "classes, so that words of the question itself count as a leak."
+        )
+    for row in checks[~checks["holds"].astype(bool)].to_dict("records"):
+        yield (
+            f"{row['attribute']} ({row['role']}): {row['lesser']} gave more than {row['greater']}, by "
+            f"{estimate(row['bits'], row['low'], row['high'])} bits. No outputs can hold more than the state they come "
+            "from, so the classifiers of the latter are too weak here."
+        )
+    for row in controls[(controls["control"] == SHUFFLED) & (controls["low"] > 0)].to_dict("records"):
+        yield (
+            f"{row['attribute']} ({row['role']}): shuffled labels gave "
+            f"{estimate(row['bits'], row['low'], row['high'])} bits, where there is nothing to learn."
+        )
+    if missed := sum(one.leak is None for one in outcomes):
+        yield f"{missed} of {len(outcomes)} cells could not be measured; the accounting says why."

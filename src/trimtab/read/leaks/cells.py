@@ -20,15 +20,13 @@ from trimtab.job import Progress
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.estimate import Leak, estimate_leak
 from trimtab.read.leaks.folds import usable_rows
-from trimtab.read.leaks.questions import Questions
+from trimtab.read.leaks.questions import ROLES, Questions
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.serialise import reading_result
 from trimtab.seeds import derive
 
 Features = Callable[[np.ndarray], np.ndarray]
 """Row numbers of the questions (rows,) -> features (rows, d)."""
-ROLES = ("mentioned", "unmentioned", "background")
-"""Roles of an attribute in a question, in the order of every table."""
 Against = Literal["question", "classes"]
 """What bits are measured against: the words of the question, or the shares of the classes."""
 FOLDS = 5
@@ -67,6 +65,12 @@ class Cell:
     def name(self) -> dict[str, Any]:
         """Every field that tells it from other cells."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "features"}
+
+    @property
+    def title(self) -> str:
+        """The cell in a few words, such as "logprobs served k 20"."""
+        numbers = [f"{name} {it}" for name, it in (("k", self.k), ("layer", self.layer)) if it is not None]
+        return " ".join(filter(None, [self.control, self.level, self.lens, self.encoding, *numbers]))
 
 
 @dataclass(frozen=True)
