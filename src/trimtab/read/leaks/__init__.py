@@ -1,1 +1,5 @@
-"""Leak audit: what hidden states, lens trajectories and served log-probabilities give away about an input."""
+"""Leak audit: what a model's hidden states, logits and answers tell about its input (Fedzechkina et al. 2026)."""
+
+from trimtab.read.leaks.estimate import estimate_leak
+
+__all__ = ["estimate_leak"]
