@@ -1,4 +1,4 @@
-"""Served responses of a local model, written as a server would send them: chat completions with top log-probabilities."""
+"""Responses of a local model, written as a server would send them: chat completions with top log-probabilities."""
 
 from __future__ import annotations
 

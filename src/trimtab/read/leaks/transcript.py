@@ -16,11 +16,11 @@ from trimtab.data.tables import check_columns, label_text, read_table
 from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest, refusal
 from trimtab.job import Progress
 from trimtab.models.chat import is_missing
-from trimtab.read.leaks.audit import Assessment, Baseline, assess
-from trimtab.read.leaks.cells import Cell
+from trimtab.read.leaks.audit import Assessment, assess
+from trimtab.read.leaks.cells import Against, Cell
+from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.controls import ANSWER_ONLY
 from trimtab.read.leaks.encodings import TopTokens, encode, one_hot
-from trimtab.read.leaks.estimate import DEFAULT
 from trimtab.read.leaks.levels import Answer, Level, TopLogprobs
 from trimtab.read.leaks.mitigations import Mitigation, Served
 from trimtab.read.leaks.questions import Accounting, Questions, label_rows
@@ -118,10 +118,6 @@ def read_transcript(
     tops, answers, found = _top_tokens(kept, read.served, positions)
     if group is None:
         notes += _repeated(kept)
-    if questions.known is None:
-        notes.append(
-            "What a caller knows anyway was not given (a column `question`), so leaks are counted above the class shares"
-        )
     return Transcript(questions, tops, answers, (*read.findings, *notes, *found))
 
 
@@ -240,7 +236,7 @@ def audit_transcript(
     question: str | None = None,
     positions: int = 1,
     levels: Sequence[Level] | None = None,
-    baseline: Baseline = "question",
+    baseline: Against = "question",
     mitigations: Sequence[Mitigation] = (),
     classifiers: Any = DEFAULT,
     controls: bool = True,
@@ -278,7 +274,6 @@ def audit_transcript(
         baseline=baseline,
         classifiers=classifiers,
         controls=controls,
-        mitigations=mitigations,
         max_bits=max_bits,
         seed=seed,
         jobs=jobs,
@@ -320,7 +315,6 @@ def assess_transcript(
         transcript.questions,
         cells,
         controls if how.controls else (),
-        served=served,
         facts=facts,
         findings=transcript.findings,
         how=how,
