@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +41,7 @@ class AnswerStates:
 
 def answer_states(
     model: Handle,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | Sequence[TokenRow],
     images: Any = None,
     *,
     batch_size: int = 16,
@@ -55,7 +55,8 @@ def answer_states(
     Args:
         model: a causal language model with a tokenizer, or, with pictures, a Llava with a processor. Its modes are
             restored.
-        prompts: texts, or conversations; see `trimtab.models.language.prompt_rows`.
+        prompts: texts, or conversations; see `trimtab.models.language.prompt_rows`. Rows of tokens are taken as they
+            are.
         images: one picture for each prompt: paths, images, or a named collection. A picture stands where the prompt has
             the picture's token, else before its words.
         batch_size: prompts at a time.
@@ -79,14 +80,16 @@ def answer_states(
     return _read(model, _batches(model, rows, images, batch_size), sites)
 
 
-def answer_rows(model: Handle, prompts: Sequence[Prompt]) -> list[list[int]]:
+def answer_rows(model: Handle, prompts: Sequence[Prompt] | Sequence[TokenRow]) -> list[list[int]]:
     """Token ids of prompts as `answer_states` reads them, one row a prompt; those of a picture are not among them.
 
     Raises:
         ModelError: a prompt without tokens, or with one that the model has no place for.
     """
     tokenizer = model.need_tokenizer()
-    rows = prompt_rows(tokenizer, prompts)
+    rows = [list(one.ids) for one in prompts if isinstance(one, TokenRow)]
+    if not rows or len(rows) < len(prompts):
+        rows = prompt_rows(tokenizer, cast("Sequence[Prompt]", prompts))
     refuse_unknown(model.module, tokenizer, rows, "prompt")
     return rows
 
