@@ -144,7 +144,9 @@ def test_the_order_in_which_tokens_are_served_changes_nothing(values: list[float
     top = {f"t{place}": value for place, value in enumerate(values)}
     mixed = list(top.items())
     order.shuffle(mixed)
-    one, other = (_position(entry("t0", values[0], dict(pairs)), Counter[str]()) for pairs in (top.items(), mixed))
+    one, other = (
+        _position(entry("t0", values[0], dict(pairs)), Counter[str]()) for pairs in (top.items(), mixed)
+    )
     assert one == other
     assert list(one.values) == sorted(values, reverse=True)
 
