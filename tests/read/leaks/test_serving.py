@@ -141,7 +141,7 @@ def test_answers_about_pictures_are_those_of_the_pictures(tmp_path: Path) -> Non
         picture.save(tmp_path / f"{row}.png")
     table = questions().assign(image=[str(tmp_path / f"{row}.png") for row in range(10)], prompt=")Is it?")
     path = serve_transcript(
-        seeing, table, tmp_path / "s.jsonl", ["city"], group="place", top=3, max_new_tokens=2
+        seeing, table, tmp_path / "s.jsonl", ["city"], group="place", top=3, max_new_tokens=1
     )
     told = [row["response"]["body"]["choices"][0]["logprobs"]["content"][0]["logprob"] for row in lines(path)]
     assert len(set(told)) == 10
