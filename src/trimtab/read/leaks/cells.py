@@ -46,6 +46,7 @@ class Cell:
         k: number of tokens; None where there is none.
         lens: name of the lens of a trajectory.
         layer: number of the state, 0 for the input of the first block.
+        setting: how it is served, such as "2 decimals"; "" for nothing special.
         control: name of the control; "" for none.
         against: what bits are measured against.
         shuffled: labels are dealt out anew among rows, or among groups where they are constant in each.
@@ -57,6 +58,7 @@ class Cell:
     k: int | None = None
     lens: str = ""
     layer: int | None = None
+    setting: str = ""
     control: str = ""
     against: Against = "question"
     shuffled: bool = False
@@ -70,7 +72,7 @@ class Cell:
     def title(self) -> str:
         """The cell in a few words, such as "logprobs served k 20"."""
         numbers = [f"{name} {it}" for name, it in (("k", self.k), ("layer", self.layer)) if it is not None]
-        return " ".join(filter(None, [self.control, self.level, self.lens, self.encoding, *numbers]))
+        return " ".join(filter(None, [self.control, self.level, self.lens, self.encoding, *numbers, self.setting]))
 
 
 @dataclass(frozen=True)
