@@ -147,8 +147,8 @@ class TopLogprobs:
         temperature: by which logits are divided before they are normalised.
         encodings: "sorted" and "served"; the other two are not what a server sends.
 
-    >>> TopLogprobs(20, decimals=2)
-    TopLogprobs(k=(20,), decimals=2)
+    >>> TopLogprobs(5, decimals=2)
+    TopLogprobs(k=(5,), decimals=2)
     """
 
     name: ClassVar[str] = "logprobs"
