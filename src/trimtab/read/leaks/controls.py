@@ -23,7 +23,8 @@ from trimtab.read.leaks.result import CHECKS
 
 MAJORITY, QUESTION_ONLY, ANSWER_ONLY = "majority", "question-only", "answer-only"
 RANDOM_TOKENS, SHUFFLED, UNTRAINED = "random tokens", "shuffled labels", "untrained model"
-TEXT, PIXELS = "text", "pixels"
+TEXT, PIXELS, CHECK = "text", "pixels", "check"
+"""Names of controls; a check is in no table, and only compared."""
 SIDE = 20
 """Pixels of a side of the picture that the pixel classifier sees."""
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLE = (
-    "attribute", "role", "level", "lens", "encoding", "k", "layer", "accuracy", "accuracy_low", "accuracy_high",
-    "gain", "gain_low", "gain_high", "bits", "low", "high", "n", "groups", "classes", "chance", "question_only",
-    "classifier",
+    "attribute", "role", "level", "lens", "encoding", "setting", "k", "layer", "accuracy", "accuracy_low",
+    "accuracy_high", "gain", "gain_low", "gain_high", "bits", "low", "high", "n", "groups", "classes", "chance",
+    "question_only", "classifier",
 )  # fmt: skip
 """Columns of the headline table."""
 CONTROLS = (
-    "attribute", "role", "control", "level", "k", "accuracy", "accuracy_low", "accuracy_high", "bits", "low", "high", "n",
-    "chance",
+    "attribute", "role", "control", "level", "k", "accuracy", "accuracy_low", "accuracy_high", "bits", "low", "high",
+    "n", "chance",
 )  # fmt: skip
 """Columns of the controls."""
 CHECKS = ("attribute", "role", "lesser", "greater", "bits", "low", "high", "n", "holds")
@@ -57,12 +57,14 @@ class LeaksResult(Result):
     the question alone tells (against the shares of the classes where no question is known), in bits a question.
 
     Attributes:
-        table: attribute, role, level (hidden, trajectory, logits, logprobs, answer), lens, encoding, k, layer,
-            accuracy, accuracy_low, accuracy_high, gain (accuracy above that of the question), gain_low, gain_high, bits, low,
-            high, n, groups, classes, chance (share of the largest class), question_only (its accuracy; nan where no
-            question is known), classifier (chosen most often). Intervals are at 95 %, over groups.
+        table: attribute, role, level (hidden, trajectory, logits, logprobs, answer), lens, encoding, setting (such as
+            "2 decimals"), k, layer, accuracy, accuracy_low, accuracy_high, gain (accuracy above that of
+            the question), gain_low, gain_high, bits, low, high, n, groups, classes, chance (share of the largest
+            class), question_only (its accuracy; nan where no question is known), classifier (chosen most often).
+            Intervals are at 95 %, over groups.
         controls: attribute, role, control (majority, question-only, answer-only, random tokens, text, pixels, shuffled
-            labels, untrained model), level (that it reads; "" for none), k, accuracy, accuracy_low, accuracy_high, bits, low, high, n, chance.
+            labels, untrained model), level (that it reads; "" for none), k, accuracy, accuracy_low, accuracy_high,
+            bits, low, high, n, chance.
         checks: data-processing inequality (top k <= all logits <= final hidden state), by paired differences:
             attribute, role, lesser, greater, bits (of the lesser less those of the greater), low, high, n, holds.
         mitigations: mitigation, setting, attribute, role, accuracy, bits, low, high, change, change_low, change_high
