@@ -148,7 +148,8 @@ def served_columns(top: TopTokens) -> Int[np.ndarray, " d"]:
     [3]
     """
     ids, counts = np.unique(top.ids[top.ids >= 0], return_counts=True)
-    return ids[counts >= LEAST_ROWS]
+    columns: Int[np.ndarray, " d"] = ids[counts >= LEAST_ROWS]
+    return columns
 
 
 def one_hot(ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
@@ -163,4 +164,5 @@ def one_hot(ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
     columns = tokens[counts >= LEAST_ROWS]
     if not len(columns):
         return np.zeros((len(ids), 1), dtype=np.float32)
-    return (ids[:, None] == columns[None, :]).astype(np.float32)
+    features: Float[np.ndarray, "n d"] = (ids[:, None] == columns[None, :]).astype(np.float32)
+    return features

@@ -147,8 +147,8 @@ class TopLogprobs:
         temperature: by which logits are divided before they are normalised.
         encodings: "sorted" and "served"; the other two are not what a server sends.
 
-    >>> TopLogprobs(20, decimals=2)
-    TopLogprobs(k=(20,), decimals=2)
+    >>> TopLogprobs(5, decimals=2)
+    TopLogprobs(k=(5,), decimals=2)
     """
 
     name: ClassVar[str] = "logprobs"
@@ -200,12 +200,10 @@ class Answer:
 
 
 Level = Hidden | Trajectory | TopLogits | TopLogprobs | Answer
-KINDS: dict[str, Any] = {kind.name: kind for kind in get_args(Level)}
+KINDS: dict[str, type[Level]] = {kind.name: kind for kind in get_args(Level)}
 """Levels by the name that a recipe gives them."""
 _MAIN = {"hidden": "states", "trajectory": "lens", "logits": "k", "logprobs": "k"}
 """The field that stands behind a level's name in a recipe."""
-DEFAULT: tuple[Level, ...] = (Hidden(), Trajectory(), TopLogits(), TopLogprobs((1, 2, 5, 10, 20)), Answer())
-"""What an audit looks at unless it is told."""
 
 
 def check_levels(levels: object, where: str = "levels") -> tuple[Level, ...]:
@@ -296,7 +294,7 @@ def _item_of(level: Level) -> Any:
 def _level_of(given: object, where: str) -> Level | Problem:
     names = list(KINDS)
     if isinstance(given, str):
-        return KINDS[given]() if given in KINDS else not_among(where, given, names)  # type: ignore[no-any-return]
+        return KINDS[given]() if given in KINDS else not_among(where, given, names)
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
         return Problem(where, repr(given)[:60], "a level's name, or a mapping such as {hidden: [2, -1]}")
     named = [key for key in given if key in KINDS]
@@ -317,8 +315,7 @@ def _level_of(given: object, where: str) -> Level | Problem:
         if not main:
             return Problem(f"{where}.{named[0]}", repr(given[named[0]])[:60], "no setting", f"'{named[0]}'")
         settings[main] = given[named[0]]
-    level: Level = kind(**settings)
-    return level
+    return kind(**settings)
 
 
 def _frozen(value: Any) -> Any:
@@ -358,3 +355,7 @@ def _encoding_problems(where: str, given: Any, allowed: Sequence[str] = ENCODING
     yield from (not_among(f"{where}[{n}]", one, allowed) for n, one in enumerate(given) if one not in allowed)
     if all(isinstance(one, str) for one in given) and len(set(given)) < len(given):
         yield Problem(where, f"{list(given)}", "each encoding once")
+
+
+DEFAULT: tuple[Level, ...] = (Hidden(), Trajectory(), TopLogits(), TopLogprobs((1, 2, 5, 10, 20)), Answer())
+"""What an audit looks at unless it is told."""

@@ -279,12 +279,12 @@ def label_rows(
     roles = _roles(frame, kept.columns, keep, background, where)
     accounting = Accounting.of(where, len(frame), Counter(why.dropna()))
     for name in names:
-        kept[name], reasons = _common(kept[name], numbers)
+        kept[name], missing = _common(kept[name], numbers)
         if kept[name].nunique() < 2:
             only = f"one class {kept[name].dropna().iloc[0]!r}" if kept[name].notna().any() else "no class"
             got = f"{only} in at least {LEAST_GROUPS} groups"
             raise refusal(f"attribute {name!r}", got, "at least 2 classes", "leaving it out, or more rows")
-        accounting += Accounting.of(name, len(keep), reasons)
+        accounting += Accounting.of(name, len(keep), missing)
     return Labelled(keep, kept, roles, numbers, accounting)
 
 
@@ -362,11 +362,9 @@ def _labels(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
 
 def _given(values: pd.Series[Any]) -> np.ndarray:
     """Whether each row has a value: no missing or blank one, and no empty list."""
-    there = [
-        one is not None and not (isinstance(one, list | tuple | np.ndarray) and len(one) == 0)
-        for one in values
-    ]
-    return has_value(values).to_numpy() & np.array(there, dtype=bool)
+    empty = [isinstance(one, list | tuple | np.ndarray) and len(one) == 0 for one in values]
+    given: np.ndarray = has_value(values).to_numpy() & ~np.array(empty, dtype=bool)
+    return given
 
 
 def _prompt(value: Any, where: str) -> Prompt:
