@@ -55,7 +55,7 @@ def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFra
         reads; looks: how many served rows it was picked from.
     """
     rows = []
-    for (attribute, role), group in _served(table).groupby(["attribute", "role"], sort=False):
+    for (attribute, role), group in served_rows(table).groupby(["attribute", "role"], sort=False):
         row = _strongest(group)
         first = group.iloc[0].to_dict() | {"bits": np.nan, "low": np.nan, "high": np.nan, "accuracy": np.nan}
         row = first if row is None else row
@@ -103,7 +103,7 @@ ENCODINGS = {
 
 
 def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | None = None) -> str:
-    """Recommendation in two to six sentences, from measured rows alone.
+    """Recommendation in a few sentences, from measured rows alone.
 
     What leaks most at what is served; the cheapest setting tried that keeps every attribute and role within the bound
     (upper ends of all intervals), or, without a bound, at a level that cannot be told from 0; its cost in utility; how
@@ -114,7 +114,7 @@ def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | 
         mitigations: the rows of `mitigation_rows`; may be empty.
         max_bits: a stated bound on the bits of what is served.
     """
-    served = _served(table)
+    served = served_rows(table)
     strongest = _strongest(served)
     if strongest is None:
         return "Nothing that is served could be measured, so nothing is recommended."
@@ -124,17 +124,17 @@ def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | 
 def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | None) -> Iterator[str]:
     """The strongest leak of what is served, and the verdict on the bound."""
     looks = int(served["bits"].notna().sum())
+    of, how = f"{row['attribute']} ({row['role']})", f"{reads(row)}, the strongest of {looks} served rows"
     bits = f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)})"
-    who, picked = f"{row['attribute']} ({row['role']})", f"the strongest of {looks} served rows"
-    if not row["low"] > 0:
-        yield f"No leak is shown by {picked}: {who} at {bits} from {reads(row)}, not distinguishable from 0."
+    if row["low"] > 0:
+        yield f"Served outputs give away most of {of}: {bits} by {how}."
     else:
-        yield f"What is served gives away most of {who}: {bits} from {reads(row)}, {picked}."
+        yield f"No leak of served outputs is shown: most is {bits} of {of} by {how}, not distinguishable from 0."
     if max_bits is not None:
         shown = int((served["low"].astype(float) > max_bits).sum())
         above = int((served["bits"].astype(float) > max_bits).sum()) - shown
-        alone = f", {above} more by the estimate alone" if above > 0 else ""
-        yield f"{shown} of {looks} served rows are shown above the bound of {max_bits:g} bits{alone}."
+        alone = f", and {above} more by the estimate alone" if above > 0 else ""
+        yield f"Above the bound of {max_bits:g} bits are {shown} of {looks} served rows{alone}."
 
 
 def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | None) -> Iterator[str]:
@@ -143,34 +143,32 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
     if not len(tried):
         yield "No mitigation was tried, so none is recommended."
         return
-    pairs = mitigations[["attribute", "role"]].drop_duplicates()
+    pairs = len(mitigations[["attribute", "role"]].drop_duplicates())
     goal = (
-        "cannot be told from 0"
+        "not distinguishable from 0"
         if max_bits is None
-        else f"stays within {max_bits:g} bits with its whole interval"
+        else f"within {max_bits:g} bits by its whole interval"
     )
-    if _reaches(mitigations[mitigations["mitigation"] == UNMITIGATED], len(pairs), max_bits):
-        yield f"Nothing has to change: without a mitigation every attribute and role {goal}."
+    settings = [(key, rows) for key, rows in tried.groupby(["mitigation", "setting"], sort=False)]
+    reached = [(key, rows) for key, rows in settings if _reaches(rows, pairs, max_bits)]
+    tries = f"{len(settings)} setting{'' if len(settings) == 1 else 's'} tried"
+    if _reaches(mitigations[mitigations["mitigation"] == UNMITIGATED], pairs, max_bits):
+        yield f"No mitigation is needed: without one every attribute and role is {goal}."
         return
-    settings = list(tried.groupby(["mitigation", "setting"], sort=False))
-    several = f"{len(settings)} settings tried" if len(settings) > 1 else "only setting tried"
-    reached = [(key, rows) for key, rows in settings if _reaches(rows, len(pairs), max_bits)]
     if not reached:
+        yield f"Nothing that was tried is enough: none of the {tries} leaves every attribute and role {goal}."
         key, rows = min(settings, key=lambda one: _worst(one[1]))
-        left = _strongest(rows)
-        rest = f"; least is left by {_named(key)}: {_amount(left)}" if left is not None else ""
-        yield f"Nothing that was tried is enough: with none of the {several}, every attribute and role {goal}{rest}."
+        if _worst(rows) < np.inf:
+            yield f"Least is left by {_named(key)}: {_amount(_strongest(rows))}."
     else:
         key, rows = min(reached, key=lambda one: _price(one[1]))
-        left = _strongest(rows)
-        yield (
-            f"With {len(reached)} of the {several} every attribute and role {goal}; the one that costs a caller least is "
-            f"{_named(key)}, with at most {_amount(left)} left."
-        )
+        yield f"Recommended is {_named(key)}: with it every attribute and role is {goal}."
+        yield f"At most {_amount(_strongest(rows))} are left."
         yield from _cost(rows.iloc[0])
-        yield from _warnings(key, tried, max_bits)
+        yield from _conditions(key, tried)
+        yield f"Of the {tries}, {len(reached)} reached this; it costs a caller least."
     yield from _answer_alone(served)
-    yield f"{len(tried)} intervals of mitigations were looked at, each at 95 %, and none is widened for that."
+    yield f"{len(tried)} intervals of mitigated outputs were looked at, each at 95 %; none is widened for their number."
 
 
 def _reaches(rows: pd.DataFrame, pairs: int, max_bits: float | None) -> bool:
@@ -202,36 +200,34 @@ def _cost(row: Mapping[str, Any]) -> Iterator[str]:
         f"{100 * row[name]:.0f} % ({100 * row[f'{name}_low']:.0f} to {100 * row[f'{name}_high']:.0f})"
         for name in ("same_answer", "kept")
     )
-    yield f"It keeps the first token in {same} of rows and {kept} of the tokens served."
+    yield f"The first token stays in {same} of rows, and {kept} of the served tokens stay."
     if not missing(row["answer_error_nats"]):
         ends = span(row["answer_error_nats_low"], row["answer_error_nats_high"], 2)
         yield f"The answer's log-probability moves by {fixed(row['answer_error_nats'], 2)} nats ({ends}) on average."
 
 
-def _warnings(key: tuple[str, str], tried: pd.DataFrame, max_bits: float | None) -> Iterator[str]:
-    """What a setting needs to hold: noise that asking again does not average away, erasure that is tested elsewhere."""
+def _conditions(key: tuple[str, str], tried: pd.DataFrame) -> Iterator[str]:
+    """What must hold for a setting: noise that asking again does not average away, erasure on rows of the same kind."""
     name, setting = key
+    same = tried[tried["mitigation"] == name]
     if name == "noise" and setting.endswith("asked once"):
-        deviation = setting.partition(",")[0]
-        again = tried[(tried["mitigation"] == "noise") & tried["setting"].str.startswith(f"{deviation},")]
-        again = again[again["setting"] != setting]
-        worse = _strongest(again)
-        asked = (
-            f"; for one {str(worse['setting']).partition(', ')[2]}, {_amount(worse)} come back"
-            if worse
-            else ""
-        )
-        yield f"That holds only if the same request always gets the same noise{asked}."
+        yield "It holds only where the same request always gets the same noise."
+        again = same[
+            same["setting"].str.startswith(setting.removesuffix("once")) & (same["setting"] != setting)
+        ]
+        if (worst := _strongest(again)) is not None:
+            times = str(worst["setting"]).partition(", ")[2]
+            yield f"With fresh noise for each request, {times}, {_amount(worst)} are left."
     if name == "erase":
-        rows = int(tried[(tried["mitigation"] == name) & (tried["setting"] == setting)]["n"].max())
-        yield f"Erasure was tested on {rows} rows that it was not fitted on; an attacker with more rows may do better."
+        rows = int(same.loc[same["setting"] == setting, "n"].max())
+        yield f"Erasure was tested on {rows} rows that it was not fitted on; more rows may help an attacker."
 
 
 def _answer_alone(served: pd.DataFrame) -> Iterator[str]:
-    """The leak of the answer itself, which no change of what is served beside it can hide."""
+    """The leak of the answer itself, which no change of what is served with it can hide."""
     row = _strongest(served[served["level"] == "answer"])
     if row is not None and row["low"] > 0:
-        yield f"The answer alone gives away {_amount(row)}, which no change of what is served with it can hide."
+        yield f"The answer alone gives away {_amount(row)}; no change of what is served with it can hide that."
 
 
 def _amount(row: Mapping[str, Any] | None) -> str:
@@ -245,7 +241,8 @@ def _named(key: tuple[str, str]) -> str:
     return f"{name} ({setting})" if setting else name
 
 
-def _served(table: pd.DataFrame) -> pd.DataFrame:
+def served_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the headline table of levels that a caller sees."""
     return table[table["level"].isin(SERVED)]
 
 
