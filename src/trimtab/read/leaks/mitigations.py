@@ -19,7 +19,9 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
 from trimtab.errors import ConfigProblems, Problem, nearest
+from trimtab.models.readout import Readout
 from trimtab.read.leaks.encodings import TopTokens
+from trimtab.read.leaks.utility import answer_values
 from trimtab.runs.brief import brief
 from trimtab.runs.config import show, typed_problems
 from trimtab.seeds import derive
@@ -30,17 +32,17 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Inside:
-    """What is behind a model's outputs, for mitigations that a server alone can do.
+    """What is behind a model's outputs, for mitigations that a server alone can do well.
 
     Attributes:
-        logits: rows (m,) -> their logits of all tokens (m, V).
-        states: rows (m,) -> their hidden states (m, d) right before the unembedding, the final norm done.
-        unembedded: such states (m, d) -> log-probabilities of all tokens (m, V), as the model computes them.
+        normaliser: temperature t -> (questions,) log sum exp(logits / t) over all tokens.
+        states: (questions, d) raw hidden states after the last block; None where no mitigation needs them.
+        readout: how the model reads them.
     """
 
-    logits: Callable[[Int[np.ndarray, " m"]], Float[np.ndarray, "m V"]]
-    states: Callable[[Int[np.ndarray, " m"]], Float[np.ndarray, "m d"]]
-    unembedded: Callable[[Float[np.ndarray, "m d"]], Float[np.ndarray, "m V"]]
+    normaliser: Callable[[float], Float[np.ndarray, " questions"]]
+    states: Float[np.ndarray, "questions d"] | None = None
+    readout: Readout | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Served:
     """The replies of a server to n questions, as a caller sees them.
 
     Attributes:
-        top: log-probabilities (nats) of the k likeliest tokens at the answer position, with their ids.
-        answer: (n,) the id of the token that was answered.
+        top: log-probabilities (nats) of the k likeliest tokens at the answer position, over the whole vocabulary.
+        answer: (n,) the id of the token that was answered, 0 or more; it need not be among the k.
         rows: (n,) which questions they answer; a mitigation that has to learn from some rows serves only the others.
-        options: ids of the tokens that are an answer at all, such as yes and no; by default those answered anywhere.
+        options: ids of tokens that are answers, such as yes and no, beside those that were answered anywhere.
         attributes: (questions, attributes) labels, for `Erase`; missing where a question has none.
         groups: (questions,) which questions belong together, for `Erase`.
         inside: None for a transcript, which has nothing but what was served.
@@ -237,24 +239,19 @@ class Temperature:
         """Values at the temperature; ids and order stay."""
         ids, values = served.top.ids, served.top.values
         if served.inside is None:
-            logits = np.concatenate([values, _log_rest(values)], axis=1)
-            logits = np.where(np.isnan(logits), -inf, logits)
-            total = logsumexp(logits / self.t, axis=1, keepdims=True)
+            every = np.concatenate([np.where(ids < 0, -inf, values), _log_rest(values)], axis=1)
+            total = logsumexp(every / self.t, axis=1, keepdims=True)
             return _with(served, ids, values / self.t - total)
-        tempered = np.empty_like(values)
-        for part in _parts(len(values)):
-            logits = served.inside.logits(served.rows[part]).astype(np.float64) / self.t
-            total = logsumexp(logits, axis=1, keepdims=True)
-            tempered[part] = np.take_along_axis(logits, np.maximum(ids[part], 0), axis=1) - total
-        return _with(served, ids, np.where(ids < 0, np.nan, tempered))
+        as_served, tempered = (served.inside.normaliser(t)[served.rows, None] for t in (1.0, self.t))
+        return _with(served, ids, (values + as_served) / self.t - tempered)
 
 
 @dataclass(frozen=True)
 class AnswerOnly:
     """The answer's log-probability alone, renormalised over the served tokens that are answers at all.
 
-    It is the confidence of a yes or no question: log p(answer) - log sum p(options that are served). A row whose
-    answer is not among its served tokens shows the answer without a value.
+    It is the confidence of a yes or no question: log p(answer) - log sum p(options that are served). An answer that is
+    not among its row's served tokens gets the lowest value of all rows, which says no more than that.
     """
 
     name: ClassVar[str] = "answer-only"
@@ -270,13 +267,14 @@ class AnswerOnly:
     def __call__(self, served: Served, seed: int = 0) -> Served:  # noqa: ARG002
         """One token for each row: its answer."""
         ids, values = served.top.ids, served.top.values
-        options = np.asarray(served.options or np.unique(served.answer))
+        options = [*served.options, *np.unique(served.answer)]
         among = np.where(np.isin(ids, options) & ~np.isnan(values), values, -inf)
-        own = np.where(ids == served.answer[:, None], values, np.nan)
-        shown = ~np.isnan(own).all(axis=1)
-        confidence = np.full(len(ids), np.nan)
-        confidence[shown] = np.nanmax(own[shown], axis=1) - logsumexp(among[shown], axis=1)
-        return _with(served, served.answer[:, None], np.minimum(confidence, 0.0)[:, None])
+        own = answer_values(served.top, served.answer)
+        known = ~np.isnan(own)
+        confidence = np.zeros(len(ids))
+        confidence[known] = np.minimum(own[known] - logsumexp(among[known], axis=1), 0.0)
+        confidence[~known] = confidence.min(initial=0.0)
+        return _with(served, served.answer[:, None], confidence[:, None])
 
 
 @dataclass(frozen=True)
@@ -431,10 +429,6 @@ def _with(served: Served, ids: np.ndarray, values: np.ndarray) -> Served:
 def _sorted(served: Served, ids: np.ndarray, values: np.ndarray) -> Served:
     order = np.argsort(-values, axis=1, kind="stable")  # nan last
     return _with(served, np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1))
-
-
-def _parts(n: int) -> Iterator[slice]:
-    yield from (slice(start, start + ROWS_AT_ONCE) for start in range(0, n, ROWS_AT_ONCE))
 
 
 def _log_rest(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n 1"]:
