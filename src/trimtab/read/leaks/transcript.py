@@ -219,6 +219,8 @@ def assess_transcript(
     cells, controls = transcript_cells(transcript.tops, transcript.answers, levels)
     facts: dict[str, Any] = {"responses": len(questions), "served": transcript.served}
     facts |= {"answer_tokens": len(transcript.tops), "sampled": sampled(transcript.tops, transcript.answers)}
+    first_alone = ["Mitigations were tried on the first answer token alone"] if mitigations else []
+    first_alone = first_alone if len(transcript.tops) > 1 else []
     right = transcript.right
     if right is not None:
         facts["task_accuracy"] = _share(right, questions.groups)
@@ -227,7 +229,7 @@ def assess_transcript(
         cells,
         controls if how.controls else (),
         facts=facts,
-        findings=transcript.findings,
+        findings=(*transcript.findings, *first_alone),
         how=how,
     )
     rows = mitigation_rows(
