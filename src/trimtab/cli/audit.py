@@ -135,10 +135,8 @@ def risk_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {row['attribute']} ({row['role']}): {row['risk']}"
         if row["bits"] == row["bits"]:  # not nan
             right, chance = (f"{100 * row[name]:.0f} %" for name in ("accuracy", "chance"))
-            bits = (
-                f"{row['bits']:.2f} bits ({row['low']:.2f} to {row['high']:.2f}) more than the question tells"
-            )
-            yield f"    guessed right in {right} of cases from {row['served']}, where the most frequent is {chance}; {bits}"
+            yield f"    guessed right in {right} of cases from {row['served']}; the largest class has {chance}"
+            yield f"    {row['bits']:.2f} bits ({row['low']:.2f} to {row['high']:.2f}) more than the question tells"
 
 
 def _verdict(told: Mapping[str, Any], passed: bool) -> Iterator[str]:
