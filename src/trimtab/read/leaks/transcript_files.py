@@ -206,16 +206,17 @@ def _choices(raw: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
     body = _body(raw)
     if body.get("object") == "chat.completion.chunk" or _first_of(body.get("choices"), "delta") is not None:
         raise refusal(where, "a chunk of a streamed response", _STREAM, _CHUNKS)
-    status = raw["response"].get("status_code") if isinstance(raw.get("response"), dict) else None
+    response = raw.get("response")
+    status = response.get("status_code") if isinstance(response, dict) else None
     failed = isinstance(status, int) and status >= 400
-    if failed or any(one.get("error") for one in (raw, body)) or body.get("object") == "error":
-        yield {"error": True}
-    elif isinstance(body.get("choices"), list):
+    if isinstance(body.get("choices"), list) and not failed:
         yield from (one if isinstance(one, dict) else {} for one in body["choices"])
-    elif isinstance(body.get("output"), list):
+    elif isinstance(body.get("output"), list) and not failed:
         yield {"logprobs": {"content": list(_of_responses(body["output"]))}}
-    elif "response" in raw and not body:
+    elif failed or any(one.get("error") for one in (raw, body)) or body.get("object") == "error":
         yield {"error": True}
+    elif "response" in raw:
+        yield {"error": response is None}
     else:
         keys = ", ".join(map(repr, list(raw)[:6]))
         raise refusal(
@@ -243,7 +244,7 @@ def _positions(
     Raises:
         SetAsideError: it has none whose log-probabilities can be read; the message is the reason alone.
     """
-    if "error" in choice:
+    if choice.get("error"):
         raise SetAsideError("an error in the place of a response")
     told = choice.get("logprobs")
     if not isinstance(told, dict):
