@@ -218,7 +218,7 @@ def test_whatever_stands_in_a_line_is_read_or_refused(draw: Any) -> None:
         NEWEST | {"input": "Is there?"},
     ]
     with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder) / "a.jsonl", [CHAT, *(spoiled(one, draw) for one in whole)])
+        path = write(Path(folder) / "a.jsonl", [CHAT, *(json.dumps(spoiled(one, draw)) for one in whole)])
         try:
             read = read_responses(path, positions=2)
         except DataError as error:

@@ -227,8 +227,14 @@ def _choices(raw: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
 def _of_responses(output: Sequence[Any]) -> Iterator[Any]:
     """The answer tokens of a response whose text stands in parts of its output."""
     for item in output:
-        for part in item.get("content") or [] if isinstance(item, dict) else []:
-            yield from (part.get("logprobs") or [] if isinstance(part, dict) else [])
+        for part in _listed(item, "content"):
+            yield from _listed(part, "logprobs")
+
+
+def _listed(value: Any, key: str) -> list[Any]:
+    """The list at a key; empty where there is none."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _first_of(values: Any, key: str) -> Any:
@@ -264,13 +270,13 @@ def _positions(
 
 def _older(told: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The answer tokens of the older form as entries of the newer one, without an echoed prompt."""
-    tokens, values = told["tokens"], told.get("token_logprobs") or []
-    tops, start = told.get("top_logprobs") or [], 0
+    tokens, values, tops = (_listed(told, key) for key in ("tokens", "token_logprobs", "top_logprobs"))
+    start = 0
     if values and values[0] is None:  # nothing precedes the first token of a prompt that was echoed
         prompt, offsets = _request(raw).get("prompt"), told.get("text_offset")
         if not isinstance(prompt, str) or not isinstance(offsets, list):
             raise SetAsideError("an echoed prompt of unknown length")
-        start = next((n for n, at in enumerate(offsets) if at >= len(prompt)), len(tokens))
+        start = next((n for n, at in enumerate(offsets) if _number(at) >= len(prompt)), len(tokens))
     for place in range(start, len(tokens)):
         top = tops[place] if place < len(tops) else None
         listed = top.items() if isinstance(top, dict) else ()
