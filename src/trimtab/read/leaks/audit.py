@@ -28,10 +28,10 @@ from trimtab.read.leaks.encodings import encode
 from trimtab.read.leaks.levels import DEFAULT as LEVELS
 from trimtab.read.leaks.levels import Answer, Hidden, Level, TopLogits, TopLogprobs, Trajectory, check_levels
 from trimtab.read.leaks.questions import Questions, read_questions
-from trimtab.read.leaks.readings import FACTS, Readings, read_model
+from trimtab.read.leaks.model_pass import read_model
+from trimtab.read.leaks.readings import Readings, facts_of
 from trimtab.read.leaks.result import SERVED, LeaksResult
 from trimtab.read.lenses.tuned import TunedLens
-from trimtab.runs.atomic import sha256
 
 LENSES = {"tuned": TunedLens}
 """Lenses that are fitted, by the name that a level gives."""
@@ -220,7 +220,7 @@ def read_for_audit(
     facts: dict[str, Any] = {"prompts": readings.n, "states": readings.plan.depth, "vocabulary": readings.vocabulary}
     facts |= {"readings_bytes": readings.plan.bytes, "reading_seconds": time.perf_counter() - start}
     facts |= task_accuracy(readings, questions, options)
-    return Reading(readings, cells, of_controls, facts, tuple(findings), sha256(readings.folder / FACTS))
+    return Reading(readings, cells, of_controls, facts, tuple(findings), str(facts_of(readings.folder)["fingerprint"]))
 
 
 def with_lenses(
