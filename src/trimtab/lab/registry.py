@@ -1,4 +1,4 @@
-"""Names of the lab, `lab:NAME`: the models, texts, tables, pictures, concepts and ratings made on this machine.
+"""Names of the lab, `lab:NAME`: the models, texts, tables, pictures, concepts, ratings and questions made here.
 
 Sentences of a grammar-world concept differ from those of the others in one word only.
 """
@@ -18,6 +18,7 @@ import torch
 
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError, explain, nearest
+from trimtab.lab.facts import fact_questions
 from trimtab.lab.grammar import Grammar, Lexicon, Style, World
 from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.models import LAB_MODELS, Progress, lab_model
@@ -204,6 +205,27 @@ def _topics(path: Path) -> None:
 
 CONCEPTS: Mapping[str, Callable[[Path], object]] = {"nouns": lambda path: noun_concepts().save_jsonl(path)}
 RATINGS: Mapping[str, Callable[[Path], None]] = {"topics": _topics}
+
+QUESTIONS_RECIPE = 1
+"""Raised when the same name would give other questions, so that no cache serves the old ones."""
+
+
+def questions(name: str, cache: Path | None = None) -> Path:
+    """A JSONL file of questions with labels, for audits of what the answers give away; written on first use.
+
+    `facts` are questions about short texts, see `trimtab.lab.facts`.
+
+    Raises:
+        ConfigError: there are no such questions.
+    """
+    path = f"questions/{name}-{QUESTIONS_RECIPE}/questions.jsonl"
+    return _file(name, QUESTIONS, path, lambda path: QUESTIONS[name](path), cache)
+
+
+QUESTIONS: Mapping[str, Callable[[Path], object]] = {
+    "facts": lambda path: fact_questions().to_json(path, orient="records", lines=True)
+}
+"""Name -> what writes its file at a path; what the file names is written next to it."""
 
 
 def _file(

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +41,7 @@ class AnswerStates:
 
 def answer_states(
     model: Handle,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | Sequence[TokenRow],
     images: Any = None,
     *,
     batch_size: int = 16,
@@ -55,7 +55,8 @@ def answer_states(
     Args:
         model: a causal language model with a tokenizer, or, with pictures, a Llava with a processor. Its modes are
             restored.
-        prompts: texts, or conversations; see `trimtab.models.language.prompt_rows`.
+        prompts: texts, or conversations; see `trimtab.models.language.prompt_rows`. Rows of tokens are taken as they
+            are.
         images: one picture for each prompt: paths, images, or a named collection. A picture stands where the prompt has
             the picture's token, else before its words.
         batch_size: prompts at a time.
@@ -79,12 +80,14 @@ def answer_states(
     return _read(model, _batches(model, rows, images, batch_size), sites)
 
 
-def answer_rows(model: Handle, prompts: Sequence[Prompt], *, pictured: bool = False) -> list[list[int]]:
+def answer_rows(
+    model: Handle, prompts: Sequence[Prompt] | Sequence[TokenRow], *, pictured: bool = False
+) -> list[list[int]]:
     """Token ids of prompts as `answer_states` reads them, one row a prompt.
 
     Args:
         model: with a tokenizer.
-        prompts: texts or conversations.
+        prompts: texts, conversations, or rows of tokens, which are taken as they are.
         pictured: whether pictures go with them: as for captions, what the tokenizer puts after a text is left out then.
             The tokens of a picture are not among the rows.
 
@@ -92,7 +95,9 @@ def answer_rows(model: Handle, prompts: Sequence[Prompt], *, pictured: bool = Fa
         ModelError: a prompt without tokens, or with one that the model has no place for.
     """
     tokenizer = model.need_tokenizer()
-    rows = prompt_rows(tokenizer, prompts)
+    rows = [list(one.ids) for one in prompts if isinstance(one, TokenRow)]
+    if not rows or len(rows) < len(prompts):
+        rows = prompt_rows(tokenizer, cast("Sequence[Prompt]", prompts))
     refuse_unknown(model.module, tokenizer, rows, "prompt")
     after = len(Added.of(tokenizer).after) if pictured else 0
     return [

@@ -1,1 +1,5 @@
-"""Audit of leaks: what a served model's outputs give away about its input (arXiv 2604.09885)."""
+"""Leak audit: what a model's hidden states, logits and answers tell about its input (Fedzechkina et al. 2026)."""
+
+from trimtab.read.leaks.estimate import estimate_leak
+
+__all__ = ["estimate_leak"]

@@ -1,0 +1,185 @@
+"""Result of a leak audit: what each level of a model gives away about its input, with controls and mitigations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from trimtab.data.naming import each_row
+from trimtab.job import Result
+from trimtab.report.formats import estimate, fixed
+from trimtab.report.page import Section, Table, Text, settings_section
+from trimtab.report.text import plain_table
+from trimtab.runs.serialise import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TABLE = (
+    "attribute", "role", "level", "lens", "encoding", "setting", "k", "layer", "accuracy", "accuracy_low",
+    "accuracy_high", "gain", "gain_low", "gain_high", "bits", "low", "high", "n", "groups", "classes", "chance",
+    "question_only", "classifier",
+)  # fmt: skip
+"""Columns of the headline table."""
+CONTROLS = (
+    "attribute", "role", "control", "level", "k", "accuracy", "accuracy_low", "accuracy_high", "bits", "low", "high",
+    "n", "chance",
+)  # fmt: skip
+"""Columns of the controls."""
+CHECKS = ("attribute", "role", "lesser", "greater", "bits", "low", "high", "n", "holds")
+"""Columns of the data-processing checks."""
+MITIGATIONS = (
+    "mitigation", "setting", "attribute", "role", "accuracy", "bits", "low", "high", "change", "change_low",
+    "change_high", "n", "same_answer", "answer_error_nats", "kept",
+)  # fmt: skip
+"""Columns of the mitigations; measures of utility may follow."""
+ACCOUNTING = ("where", "rows", "why")
+"""Columns of the accounting."""
+SERVED = ("logprobs", "answer")
+"""Levels that a caller of the served model sees."""
+
+
+def empty(columns: tuple[str, ...]) -> pd.DataFrame:
+    """A frame of no rows."""
+    return pd.DataFrame(columns=list(columns))
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class LeaksResult(Result):
+    """Result of a leak audit.
+
+    Roles (mentioned, unmentioned, background) are never pooled. Bits are the reduction in cross-entropy against what
+    the question alone tells (against the shares of the classes where no question is known), in bits a question.
+
+    Attributes:
+        table: attribute, role, level (hidden, trajectory, logits, logprobs, answer), lens, encoding, setting (such as
+            "2 decimals"), k, layer, accuracy, accuracy_low, accuracy_high, gain (accuracy above that of
+            the question), gain_low, gain_high, bits, low, high, n, groups, classes, chance (share of the largest
+            class), question_only (its accuracy; nan where no question is known), classifier (chosen most often).
+            Intervals are at 95 %, over groups.
+        controls: attribute, role, control (majority, question-only, answer-only, random tokens, text, pixels, shuffled
+            labels, untrained model), level (that it reads; "" for none), k, accuracy, accuracy_low, accuracy_high,
+            bits, low, high, n, chance.
+        checks: data-processing inequality (top k <= all logits <= final hidden state), by paired differences:
+            attribute, role, lesser, greater, bits (of the lesser less those of the greater), low, high, n, holds.
+        mitigations: mitigation, setting, attribute, role, accuracy, bits, low, high, change, change_low, change_high
+            (bits less those without mitigation, paired), n, and measures of utility; empty where none was tried.
+        accounting: where, rows, why: rows in, set aside by reason, used; cells that could not be measured have nan
+            rows.
+        facts: single numbers by name, such as the accuracy in the task itself.
+        max_bits: stated bound on the bits that any served level may give away; None for none.
+        recommendation: what to serve, in plain words.
+        findings: what a reader should know, one sentence each.
+    """
+
+    label: str = "leaks"
+    table: pd.DataFrame
+    controls: pd.DataFrame = field(default_factory=lambda: empty(CONTROLS))
+    checks: pd.DataFrame = field(default_factory=lambda: empty(CHECKS))
+    mitigations: pd.DataFrame = field(default_factory=lambda: empty(MITIGATIONS))
+    accounting: pd.DataFrame = field(default_factory=lambda: empty(ACCOUNTING))
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    max_bits: float | None = None
+    recommendation: str = ""
+    findings: tuple[str, ...] = ()
+
+    @property
+    def served(self) -> pd.DataFrame:
+        """Rows of the table of levels that a caller sees: log-probabilities and the answer."""
+        return self.table[self.table["level"].isin(SERVED)]
+
+    @property
+    def exceeded(self) -> pd.DataFrame:
+        """Served rows that are shown to give away more than `max_bits`: their lower end is above it."""
+        bound = np.inf if self.max_bits is None else self.max_bits
+        return self.served[self.served["low"].astype(float) > bound]
+
+    @property
+    def passed(self) -> bool:
+        """False where a bound is stated and a served row is shown to exceed it, or none could be measured."""
+        return self.max_bits is None or (len(self.served) > 0 and self.exceeded.empty)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The headline table."""
+        return self.table.copy()
+
+    def to_text(self) -> str:
+        """Bits and accuracy by attribute, role and level, the controls, the mitigations and the summary."""
+        parts = [_short(frame) for frame in (self.table, self.controls, self.mitigations) if len(frame)]
+        return "\n\n".join([*map(plain_table, parts), self.summary()])
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
+        """The result that was written; findings are a tuple."""
+        return super().from_values(values | {"findings": tuple(values["findings"])}, folder)
+
+    def headline(self) -> dict[str, str]:
+        """The attribute and role that the served levels give away most of, in bits."""
+        rows = self.served if len(self.served) else self.table
+        strongest = _strongest(rows)
+        if strongest is None:
+            return {"leaks": "none measured"}
+        return {f"{strongest['attribute']} ({strongest['role']})": _bits(strongest)}
+
+    def summary(self) -> str:
+        """The strongest leak of each attribute and role among the levels served, and the verdict on the bound."""
+        rows = self.served if len(self.served) else self.table
+        where = "served" if len(self.served) else "read (nothing of it is served)"
+        sentences = []
+        for (attribute, role), group in rows.groupby(["attribute", "role"], sort=False):
+            if (row := _strongest(group)) is not None:
+                text = f"{attribute} ({role}), strongest of what is {where}: {_bits(row)} above the question"
+                sentences.append(f"{text}, accuracy {fixed(row['accuracy'])}, chance {fixed(row['chance'])}.")
+        sentences = sentences or ["No cell could be measured."]
+        if self.max_bits is not None:
+            sentences.append(self._verdict())
+        return " ".join([*sentences, *filter(None, [self.recommendation])])
+
+    def _verdict(self) -> str:
+        if not len(self.served):
+            return f"The bound of {self.max_bits:g} bits was not tested: no served level could be measured."
+        above = self.served["bits"].astype(float) > float(self.max_bits or 0.0)
+        if len(self.exceeded):
+            return f"{len(self.exceeded)} of {len(self.served)} served rows exceed {self.max_bits:g} bits."
+        only = f" ({int(above.sum())} by their estimate alone)" if above.any() else ""
+        return f"No served row is shown to exceed {self.max_bits:g} bits{only}."
+
+    def figure(self) -> Figure:
+        """The main figure."""
+        raise NotImplementedError
+
+    def sections(self) -> Iterator[Section]:
+        """Sections of the page."""
+        yield Section("Leaks", [Table(self.table)])
+        yield Section("Controls", [Table(self.controls)])
+        yield Section("Findings", [Text(finding) for finding in self.findings])
+        yield settings_section([*plain(self.config).items(), ("seconds", f"{self.seconds:.1f}")])
+
+
+def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:
+    """The row with the most bits; None where all are unknown."""
+    known = [row._asdict() for row in each_row(rows) if not np.isnan(row.bits)]
+    return max(known, key=lambda row: float(row["bits"]), default=None)
+
+
+def _bits(row: Mapping[str, Any]) -> str:
+    return f"{estimate(row['bits'], row['low'], row['high'], signed=True)} bits"
+
+
+def _short(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its intervals beside their numbers, for a terminal."""
+    frame = frame.copy()
+    for name, low, high in (("accuracy", "accuracy_low", "accuracy_high"), ("bits", "low", "high")):
+        if {name, low, high} <= set(frame.columns):
+            ends = zip(*(frame[column].astype(float) for column in (name, low, high)), strict=True)
+            frame[name] = [estimate(*each, signed=name == "bits") for each in ends]
+            frame = frame.drop(columns=[low, high])
+    empty_ones = [
+        name for name in frame.columns if frame[name].isin(["", None]).all() or frame[name].isna().all()
+    ]
+    return frame.drop(columns=[*empty_ones, "gain_low", "gain_high"], errors="ignore")
