@@ -77,7 +77,7 @@ def answer_values(top: TopTokens, answer: Int[np.ndarray, " n"]) -> Float[np.nda
     """
     at = (top.ids == answer[:, None]) & ~np.isnan(top.values)
     found = np.take_along_axis(top.values, at.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return np.where(at.any(axis=1), found, np.nan)
+    return np.asarray(np.where(at.any(axis=1), found, np.nan))
 
 
 def _kept(before: TopTokens, after: TopTokens) -> Float[np.ndarray, " n"]:
