@@ -73,20 +73,15 @@ def reads(row: Mapping[str, Any]) -> str:
     ('top 20, ids with values', 'hidden state 3')
     """
     level, k = str(row["level"]), row.get("k")
-    encoding = ENCODINGS.get(str(row.get("encoding") or ""), str(row.get("encoding") or ""))
-    if level == "hidden":
-        return f"hidden state {row['layer']:.0f}"
-    if level == "trajectory":
-        return (
-            f"trajectory of top {k:.0f}, {row['lens']} lens"
-            if not missing(k)
-            else f"trajectory, {row['lens']} lens"
-        )
-    if level == "answer":
-        return "the answer alone"
     size = "all tokens" if missing(k) else f"top {k:.0f}"
-    size += " logits" if level == "logits" else ""
-    return f"{size}, {encoding}" if encoding else size
+    encoding = str(row.get("encoding") or "")
+    parts = {
+        "hidden": lambda: [f"hidden state {row['layer']:.0f}"],
+        "trajectory": lambda: [f"trajectory of {size}", f"{row['lens']} lens"],
+        "answer": lambda: ["the answer alone"],
+        "logits": lambda: [f"{size}, logits" if missing(k) else f"{size} logits"],
+    }.get(level, lambda: [size])()
+    return ", ".join(filter(None, [*parts, ENCODINGS.get(encoding, encoding), str(row.get("setting") or "")]))
 
 
 ENCODINGS = {
@@ -215,7 +210,8 @@ def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
             times = str(worst["setting"]).partition(", ")[2]
             yield f"With fresh noise for each request, {times}, {_amount(worst)} are left."
     if name == "erase":
-        yield f"Erasure was tested on {rows['n'].max():.0f} rows that it was not fitted on; more rows may help an attacker."
+        tested = f"{rows['n'].max():.0f} rows that it was not fitted on"
+        yield f"Erasure was tested on {tested}; more rows may help an attacker."
 
 
 def _answer_alone(served: pd.DataFrame) -> Iterator[str]:
