@@ -86,7 +86,10 @@ def assess(
     every = [replace(cell, against=how.baseline) for cell in (*cells, *controls)]
     if how.controls:
         of_inputs = input_controls(questions)
-        every += [cell if cell.control == QUESTION_ONLY else replace(cell, against=how.baseline) for cell in of_inputs]
+        every += [
+            cell if cell.control == QUESTION_ONLY else replace(cell, against=how.baseline)
+            for cell in of_inputs
+        ]
         every.append(shuffled(_largest(every)))
     outcomes = measured(
         every,
@@ -140,14 +143,24 @@ def question_only(
 
 def _row(one: Measured, asked: Mapping[tuple[str, str], float]) -> dict[str, Any]:
     cell, leak = one.cell, one.leak
-    row: dict[str, Any] = {"attribute": one.attribute, "role": one.role, "level": cell.level, "lens": cell.lens}
-    row |= {"encoding": cell.encoding, "setting": cell.setting, "k": _number(cell.k), "layer": _number(cell.layer)}
+    row: dict[str, Any] = {
+        "attribute": one.attribute,
+        "role": one.role,
+        "level": cell.level,
+        "lens": cell.lens,
+    }
+    row |= {
+        "encoding": cell.encoding,
+        "setting": cell.setting,
+        "k": _number(cell.k),
+        "layer": _number(cell.layer),
+    }
     row |= {name: getattr(leak, name) for name in TABLE if name not in row and hasattr(leak, name)}
     return row | {"question_only": asked.get((one.attribute, one.role), np.nan)}
 
 
 def _control_row(one: Measured) -> dict[str, Any]:
-    row = {"attribute": one.attribute, "role": one.role, "control": one.cell.control, "level": one.cell.level}
+    row: dict[str, Any] = {"attribute": one.attribute, "role": one.role, "control": one.cell.control, "level": one.cell.level}
     row["k"] = _number(one.cell.k)
     return row | {name: getattr(one.leak, name) for name in CONTROLS if name not in row}
 
@@ -166,7 +179,9 @@ def accounting_of(questions: Questions, outcomes: Sequence[Measured]) -> pd.Data
     refused: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
         if outcome.leak is None:
-            refused.setdefault((f"{outcome.attribute} ({outcome.role})", outcome.why), []).append(outcome.cell.title)
+            refused.setdefault((f"{outcome.attribute} ({outcome.role})", outcome.why), []).append(
+                outcome.cell.title
+            )
     rows = [
         {"where": where, "rows": np.nan, "why": f"not measured: {', '.join(names)}: {why}"}
         for (where, why), names in refused.items()

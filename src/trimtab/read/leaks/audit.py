@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
 
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.job import Progress
@@ -34,6 +33,8 @@ from trimtab.read.leaks.result import SERVED, LeaksResult
 from trimtab.read.lenses.tuned import TunedLens
 from trimtab.runs.atomic import sha256
 
+LENSES = {"tuned": TunedLens}
+"""Lenses that are fitted, by the name that a level gives."""
 EVERY_LOGIT = 2000
 """Most logits of a vocabulary for which the checks read all of them without being asked."""
 
@@ -99,7 +100,14 @@ def audit(
     with _scratch(folder) as place:
         fitted, told = with_lenses(levels, handle, asked, lens_texts, place / "lenses", seed)
         reading = read_for_audit(
-            handle, asked, fitted, place, controls=controls, batch_size=batch_size, seed=seed, progress=progress
+            handle,
+            asked,
+            fitted,
+            place,
+            controls=controls,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
         )
         how = Assessment(
             baseline=baseline,
@@ -132,7 +140,9 @@ def setting_problems(levels: Sequence[Level], max_bits: float | None, jobs: int)
             yield Problem("max_bits", str(max_bits), "a number of bits, 0 or more")
         if not any(level.name in SERVED for level in levels):
             names = ", ".join(level.name for level in levels)
-            yield Problem("max_bits", f"levels that no caller sees ({names})", "TopLogprobs or Answer among levels")
+            yield Problem(
+                "max_bits", f"levels that no caller sees ({names})", "TopLogprobs or Answer among levels"
+            )
     if jobs < 1:
         yield Problem("jobs", str(jobs), "at least 1")
 
@@ -184,7 +194,7 @@ def read_for_audit(
         checks.append(TopLogits(None))
     options = answer_tokens(model, questions.answers or ())
     wanted = list(dict.fromkeys([*levels, *checks]))
-    passing = {"batch_size": batch_size, "seed": seed, "progress": progress}
+    passing: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
     tokens = sorted({token for tokens in options.values() for token in tokens})
     readings = read_model(model, questions, wanted, folder / "readings", tokens=tokens, **passing)
     cells, findings = list(cells_of(levels, readings)), list[str]()
@@ -192,17 +202,22 @@ def read_for_audit(
     of_controls = [replace(it, control=CHECK) for it in cells_of(checks, readings) if it.name not in there]
     numbers = sorted({cell.k for cell in cells if cell.level in ("logits", "logprobs") and cell.k})
     for k in numbers if controls else ():
-        of_controls.append(Cell("logits", partial(_tokens, readings, "random", k), k=k, control=RANDOM_TOKENS))
+        of_controls.append(
+            Cell("logits", partial(_tokens, readings, "random", k), k=k, control=RANDOM_TOKENS)
+        )
     if controls:
         of_controls.append(Cell("answer", OneHot(readings.answers), control=ANSWER_ONLY))
         plain = untrained(model, seed)
         if plain is None:
             findings.append("There is no untrained control: transformers cannot build this network anew.")
         else:
-            few: list[Level] = [Hidden((-1,)), *([TopLogprobs(numbers[-1], encodings=("served",))] if numbers else [])]
+            few: list[Level] = [
+                Hidden((-1,)),
+                *([TopLogprobs(numbers[-1], encodings=("served",))] if numbers else []),
+            ]
             fresh = read_model(plain, questions, few, folder / "untrained", **passing)
             of_controls += [replace(cell, control=UNTRAINED) for cell in cells_of(few, fresh)]
-    facts = {"prompts": readings.n, "states": readings.plan.depth, "vocabulary": readings.vocabulary}
+    facts: dict[str, Any] = {"prompts": readings.n, "states": readings.plan.depth, "vocabulary": readings.vocabulary}
     facts |= {"readings_bytes": readings.plan.bytes, "reading_seconds": time.perf_counter() - start}
     facts |= task_accuracy(readings, questions, options)
     return Reading(readings, cells, of_controls, facts, tuple(findings), sha256(readings.folder / FACTS))
@@ -228,17 +243,23 @@ def with_lenses(
     """
     given, findings = list[Level](), list[str]()
     for level in levels:
-        if not isinstance(level, Trajectory) or not isinstance(level.lens, str | Path) or level.lens == "logit":
+        if (
+            not isinstance(level, Trajectory)
+            or not isinstance(level.lens, str | Path)
+            or level.lens == "logit"
+        ):
             given.append(level)
             continue
         kind = LENSES.get(str(level.lens))
         if kind is None:
-            given.append(replace(level, lens=read_lens(level.lens, model)))
+            given.append(replace(level, lens=TunedLens.from_pretrained(level.lens, model)))
             continue
         kept = folder / str(level.lens)
         if not kept.is_dir():
             if texts is None:
-                findings.append(f"The {level.lens} lens was fitted on the prompts of the questions themselves.")
+                findings.append(
+                    f"The {level.lens} lens was fitted on the prompts of the questions themselves."
+                )
             kind.fit(model, questions.texts if texts is None else texts, seed=seed).save_pretrained(kept)
         given.append(replace(level, lens=kind.from_pretrained(kept, model)))
     return given, findings
@@ -255,7 +276,9 @@ def cells_of(levels: Sequence[Level], readings: Readings) -> Iterator[Cell]:
             for state in dict.fromkeys(state % readings.plan.depth for state in chosen):
                 yield Cell("hidden", partial(_hidden, readings, state), layer=state)
         elif isinstance(level, Trajectory):
-            yield Cell("trajectory", partial(_trajectory, readings, level.key), k=level.top, lens=level.lens_name)
+            yield Cell(
+                "trajectory", partial(_trajectory, readings, level.key), k=level.top, lens=level.lens_name
+            )
         elif isinstance(level, TopLogits) and level.k is None:
             yield Cell("logits", partial(_every, readings))
         elif isinstance(level, TopLogits | TopLogprobs):
@@ -269,23 +292,25 @@ def cells_of(levels: Sequence[Level], readings: Readings) -> Iterator[Cell]:
 
 
 def _hidden(readings: Readings, state: int, rows: np.ndarray) -> np.ndarray:
-    return readings.hidden(state)[rows]
+    return np.asarray(readings.hidden(state)[rows])
 
 
 def _trajectory(readings: Readings, key: str, rows: np.ndarray) -> np.ndarray:
-    return readings.trajectory(key)[rows]
+    return np.asarray(readings.trajectory(key)[rows])
 
 
 def _every(readings: Readings, rows: np.ndarray) -> np.ndarray:
-    return readings.all_logits()[rows]
+    return np.asarray(readings.all_logits()[rows])
 
 
 def _tokens(readings: Readings, which: str, k: int, rows: np.ndarray) -> np.ndarray:
     ids = readings.fixed_ids if which == "fixed" else readings.random_ids
-    return readings.tokens(ids[:k])[rows]
+    return np.asarray(readings.tokens(ids[:k])[rows])
 
 
-def _top(readings: Readings, level: TopLogits | TopLogprobs, encoding: Any, k: int, rows: np.ndarray) -> np.ndarray:
+def _top(
+    readings: Readings, level: TopLogits | TopLogprobs, encoding: Any, k: int, rows: np.ndarray
+) -> np.ndarray:
     if isinstance(level, TopLogits):
         return (
             _tokens(readings, "fixed", k, rows)
@@ -297,7 +322,7 @@ def _top(readings: Readings, level: TopLogits | TopLogprobs, encoding: Any, k: i
         return encode(top.rows(rows), encoding)
     logits = _tokens(readings, "fixed", k, rows) / level.temperature
     values = logits - readings.normaliser(level.temperature)[rows, None]
-    return values if level.decimals is None else np.round(values, level.decimals)
+    return np.asarray(values if level.decimals is None else np.round(values, level.decimals))
 
 
 def setting_of(level: Level) -> str:
@@ -308,7 +333,9 @@ def setting_of(level: Level) -> str:
     """
     if not isinstance(level, TopLogprobs):
         return ""
-    rounded = "" if level.decimals is None else f"{level.decimals} decimal{'' if level.decimals == 1 else 's'}"
+    rounded = (
+        "" if level.decimals is None else f"{level.decimals} decimal{'' if level.decimals == 1 else 's'}"
+    )
     heated = "" if level.temperature == 1.0 else f"temperature {level.temperature:g}"
     return ", ".join(filter(None, [rounded, heated]))
 
@@ -325,7 +352,7 @@ def answer_tokens(model: Model, answers: Sequence[str]) -> dict[str, set[int]]:
         ids = set()
         for text in (answer, f" {answer}") if answer.strip() else ():
             row = tokenizer(text, add_special_tokens=False)["input_ids"]
-            first = next((token for token in row if tokenizer.decode([token]).strip()), None)
+            first = next((token for token in row if str(tokenizer.decode([token])).strip()), None)
             if first is not None and first != tokenizer.unk_token_id:
                 ids.add(int(first))
         if ids:

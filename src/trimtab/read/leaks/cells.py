@@ -13,7 +13,6 @@ import joblib
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import CountVectorizer
-from threadpoolctl import threadpool_limits
 
 from trimtab.errors import TrimtabError
 from trimtab.job import Progress
@@ -72,7 +71,9 @@ class Cell:
     def title(self) -> str:
         """The cell in a few words, such as "logprobs served k 20"."""
         numbers = [f"{name} {it}" for name, it in (("k", self.k), ("layer", self.layer)) if it is not None]
-        return " ".join(filter(None, [self.control, self.level, self.lens, self.encoding, *numbers, self.setting]))
+        return " ".join(
+            filter(None, [self.control, self.level, self.lens, self.encoding, *numbers, self.setting])
+        )
 
 
 @dataclass(frozen=True)
@@ -243,17 +244,15 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
     labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
     baseline = samples.known if cell.against == "question" else None
     try:
-        with threadpool_limits(1):
-            features = np.asarray(cell.features(samples.rows))
-            leak = estimate_leak(
-                features,
-                labels,
-                samples.groups,
-                baseline,
-                task.seed,
-                classifiers=task.classifiers,
-                folds=FOLDS,
-            )
+        leak = estimate_leak(
+            np.asarray(cell.features(samples.rows)),
+            labels,
+            samples.groups,
+            baseline,
+            task.seed,
+            classifiers=task.classifiers,
+            folds=FOLDS,
+        )
     except TrimtabError as error:
         return None, str(error)
     if path is not None:
@@ -266,5 +265,6 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
 def _read(path: Path) -> tuple[Leak, str]:
     """A leak as it was kept; JSON's own nan and infinity are read back too."""
     with reading_result(path):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Leak(**{k: np.array(it) if isinstance(it, list) else it for k, it in values.items()}), ""
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        arrays: dict[str, Any] = {k: np.array(it) if isinstance(it, list) else it for k, it in values.items()}
+        return Leak(**arrays), ""

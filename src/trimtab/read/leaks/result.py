@@ -57,8 +57,8 @@ class LeaksResult(Result):
     the question alone tells (against the shares of the classes where no question is known), in bits a question.
 
     Attributes:
-        table: attribute, role, level (hidden, trajectory, logits, logprobs, answer), lens, encoding, setting (of what is
-            served, such as "2 decimals"), k, layer, accuracy, accuracy_low, accuracy_high, gain (accuracy above that of
+        table: attribute, role, level (hidden, trajectory, logits, logprobs, answer), lens, encoding, setting (such as
+            "2 decimals"), k, layer, accuracy, accuracy_low, accuracy_high, gain (accuracy above that of
             the question), gain_low, gain_high, bits, low, high, n, groups, classes, chance (share of the largest
             class), question_only (its accuracy; nan where no question is known), classifier (chosen most often).
             Intervals are at 95 %, over groups.
