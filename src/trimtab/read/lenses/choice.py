@@ -63,8 +63,9 @@ def lens_of(
     if isinstance(source, str) and "/" not in source and not Path(source).exists():
         expected = f"one of {NAMES}, or the folder of a lens"
         raise refusal(f"the lens {source!r}", expected, nearest(source, NAMES))
-    kinds = {"tuned": TunedLens, "jacobian": JacobianLens}
     kind = kind_of(source)
-    if kind not in kinds:
-        raise refusal(f"a {kind!r} lens in {source}", f"one of {tuple(kinds)}", "another version of trimtab")
-    return kinds[kind].from_pretrained(source, model)
+    if kind == "tuned":
+        return TunedLens.from_pretrained(source, model)
+    if kind == "jacobian":
+        return JacobianLens.from_pretrained(source, model)
+    raise refusal(f"a {kind!r} lens in {source}", f"one of {NAMES[1:]}", "another version of trimtab")
