@@ -7,9 +7,9 @@ how far a lens is from the model's own distribution.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -151,13 +151,16 @@ def inputs_of(
         raise refusal("no texts", "at least one")
     config = unwrapped(model.module).config
     picture = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    given: Iterator[dict[str, Tensor]]
     if reading.images is None:
         batches = text_batches(model, texts, batch_size=reading.batch_size, max_tokens=reading.max_tokens)
         given = (batch.arguments(model.module) for batch in batches)
     elif reading.max_tokens is not None:
         raise refusal("max_tokens beside images", "texts that fit", "max_tokens=None")
     else:
-        given = picture_batches(model, reading.images, list(texts), batch_size=reading.batch_size)
+        given = picture_batches(
+            model, reading.images, cast("list[str]", list(texts)), batch_size=reading.batch_size
+        )
     for keywords in given:
         valid = keywords["attention_mask"].bool()
         if picture is not None:
@@ -245,8 +248,7 @@ def lens_kl(
         ours, theirs, tokens = totals[:, :, state]
         row: dict[str, Any] = {"state": state}
         for name, values in (("kl", ours), ("logit_kl", theirs), ("gain", theirs - ours)):
-            settings = {"n_boot": resampling.n_boot, "confidence": resampling.confidence}
-            interval = bootstrap(ratio_of_sums, values, tokens, paired=True, seed=resampling.seed, **settings)
+            interval = bootstrap(ratio_of_sums, values, tokens, paired=True, **asdict(resampling))
             row |= {
                 f"{name}_nats": interval.value,
                 f"{name}_low": interval.low,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,8 +37,8 @@ class Recipe:
     """How a tuned lens is fitted.
 
     Attributes:
-        start: "ridge": the affine map of least squared error to the last state, in closed form, from the first
-            `start_tokens` tokens; "zero": the logit lens.
+        start: "ridge": the affine map of least squared error to the last state, in closed form, from the texts
+            read once, of about `start_tokens` tokens at most; "zero": the logit lens.
         optimiser: "adam", or "sgd" with Nesterov momentum of 0.9.
         steps: of the optimiser, with a learning rate that falls linearly to 0.
         tokens: in each step, drawn from the texts.
@@ -195,13 +196,13 @@ class _Stream:
     seed: int
 
     def __iter__(self) -> Iterator[States]:
-        epoch = 0
-        while True:
-            draw = np.random.default_rng(derive(self.seed, "lens texts", epoch))
-            yield from self._epoch([int(place) for place in draw.permutation(len(self.texts))])
-            epoch += 1
+        for number in count():
+            yield from self.epoch(number)
 
-    def _epoch(self, order: Sequence[int]) -> Iterator[States]:
+    def epoch(self, number: int) -> Iterator[States]:
+        """All texts once, in an order of their own."""
+        draw = np.random.default_rng(derive(self.seed, "lens texts", number))
+        order = [int(place) for place in draw.permutation(len(self.texts))]
         if self.rows is not None:
             rows = [TokenRow(self.rows[place]) for place in order]
             return text_states(self.model, self.readout, rows, self.reading)
@@ -227,7 +228,7 @@ def _ridge(stream: _Stream, how: Recipe) -> tuple[Tensor, Tensor]:
     """Maps of least squared error from each state to the last, from the moments of one pass, in double precision."""
     moments: Tensor | None = None
     read = 0
-    for states in stream:
+    for states in stream.epoch(0):
         hidden = [one.double() for one in states.hidden]
         ones = torch.ones(len(states), 1, dtype=torch.float64, device=hidden[-1].device)
         parts = []
@@ -238,7 +239,7 @@ def _ridge(stream: _Stream, how: Recipe) -> tuple[Tensor, Tensor]:
         read += len(states)
         if read >= how.start_tokens:
             break
-    assert moments is not None  # a stream does not end
+    assert moments is not None  # there are texts
     width = stream.readout.width
     gram, cross = moments[:, :, : width + 1], moments[:, :, width + 1 :]
     strength = RIDGE * gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
