@@ -84,7 +84,7 @@ def convert(weights: Path, folder: Path) -> dict[str, Any]:
     given: dict[str, Any] = {"gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, **given)
     read = AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.float32, **given)
-    config = read.config
+    config: Any = read.config
     config.__dict__.pop("quantization_config", None)
     with isolated(0):
         model = LlamaForCausalLM(
