@@ -25,6 +25,8 @@ MAJORITY, QUESTION_ONLY, ANSWER_ONLY = "majority", "question-only", "answer-only
 RANDOM_TOKENS, SHUFFLED, UNTRAINED = "random tokens", "shuffled labels", "untrained model"
 TEXT, PIXELS, CHECK = "text", "pixels", "check"
 """Names of controls; a check is in no table, and only compared."""
+TOLERANCE = 0.01
+"""Bits by which two classifiers of the same information differ for the way they are fitted."""
 SIDE = 20
 """Pixels of a side of the picture that the pixel classifier sees."""
 
@@ -113,7 +115,7 @@ def checks_of(measured: Sequence[Measured], final: int | None) -> pd.DataFrame:
 
     Returns:
         attribute, role, lesser, greater, bits (of the lesser less those of the greater), low, high, n, holds (the
-        interval does not lie above 0).
+        interval does not lie above 0.01).
     """
     rows = []
     for attribute, role in dict.fromkeys((one.attribute, one.role) for one in measured):
@@ -137,7 +139,9 @@ def checks_of(measured: Sequence[Measured], final: int | None) -> pd.DataFrame:
                 "greater": greater,
                 "bits": gap.bits,
             }
-            rows.append(row | {"low": gap.low, "high": gap.high, "n": less.n, "holds": not gap.low > 0})
+            rows.append(
+                row | {"low": gap.low, "high": gap.high, "n": less.n, "holds": not gap.low > TOLERANCE}
+            )
     return pd.DataFrame(rows, columns=list(CHECKS))
 
 

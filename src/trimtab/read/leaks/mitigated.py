@@ -61,9 +61,15 @@ def served_by(
     """
     states = readings.hidden(-1) if readout is not None else None
     inside = Inside(readings.normaliser, states, readout)
-    rows = np.arange(readings.n)
-    of = {"attributes": questions.attributes, "groups": questions.groups}
-    return Served(readings.top(k), readings.answers, rows, tuple(options), inside=inside, **of)
+    return Served(
+        readings.top(k),
+        readings.answers,
+        np.arange(readings.n),
+        tuple(options),
+        questions.attributes,
+        questions.groups,
+        inside,
+    )
 
 
 def served_in(top: TopTokens, answer: Int[np.ndarray, " n"], options: Sequence[int] = ()) -> Served:
