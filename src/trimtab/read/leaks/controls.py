@@ -119,9 +119,8 @@ def checks_of(measured: Sequence[Measured], final: int | None) -> pd.DataFrame:
     """
     rows = []
     for attribute, role in dict.fromkeys((one.attribute, one.role) for one in measured):
-        here = [
-            one for one in measured if (one.attribute, one.role) == (attribute, role) and not one.cell.control
-        ]
+        of_pair = (one for one in measured if (one.attribute, one.role) == (attribute, role))
+        here = [one for one in of_pair if one.cell.control in ("", CHECK)]
         steps = {
             "top k": _best(one for one in here if one.cell.level in ("logits", "logprobs") and one.cell.k),
             "all logits": _best(one for one in here if one.cell.level == "logits" and one.cell.k is None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +28,9 @@ from trimtab.read.leaks.mitigations import Mitigation, Served
 from trimtab.read.leaks.model_pass import read_model
 from trimtab.read.leaks.questions import Questions
 from trimtab.read.leaks.readings import Readings, facts_of
-from trimtab.read.lenses.files import kind_of
-from trimtab.read.lenses.jacobian import JacobianLens
-from trimtab.read.lenses.tuned import TunedLens
+from trimtab.read.lenses.choice import NAMES, lens_of
+from trimtab.read.lenses.lens import Lens
 
-LENSES: dict[str, type[TunedLens] | type[JacobianLens]] = {"tuned": TunedLens, "jacobian": JacobianLens}
-"""Lenses that are fitted, by the name that a level gives."""
 EVERY_LOGIT = 2000
 """Most logits of a vocabulary for which the checks read all of them without being asked."""
 
@@ -176,35 +175,33 @@ def with_lenses(
     """
     given, findings = list[Level](), list[str]()
     for level in levels:
-        if (
-            not isinstance(level, Trajectory)
-            or not isinstance(level.lens, str | Path)
-            or level.lens == "logit"
-        ):
+        source = level.lens if isinstance(level, Trajectory) else None
+        if not isinstance(level, Trajectory) or not isinstance(source, str | Path) or source == "logit":
             given.append(level)
             continue
-        kept = folder / level.lens if level.lens in LENSES else Path(level.lens)
-        if level.lens in LENSES:
+        lens: Any
+        if source in NAMES:
             if texts is None:
-                findings.append(
-                    f"The {level.lens} lens was fitted on the prompts of the questions themselves."
-                )
-            if not kept.is_dir():
-                _fitted(str(level.lens), model, questions, texts, seed).save_pretrained(kept)
-        kind = LENSES[kind_of(kept)]
-        given.append(replace(level, lens=kind.from_pretrained(kept, model)))
+                findings.append(f"The {source} lens was fitted on the prompts of the questions themselves.")
+            lens = _fitted(str(source), model, questions, texts, folder, seed)
+        else:
+            lens = lens_of(source, model)
+        given.append(replace(level, lens=lens))
     return given, findings
 
 
 def _fitted(
-    name: str, model: Model, questions: Questions, texts: Sequence[str] | None, seed: int
-) -> TunedLens | JacobianLens:
-    """A lens fitted on texts, or on the prompts, with their pictures."""
+    name: str, model: Model, questions: Questions, texts: Sequence[str] | None, folder: Path, seed: int
+) -> Lens:
+    """A lens fitted on texts, or on the prompts with their pictures; read where it was fitted before."""
     images = questions.images if texts is None else None
-    given = questions.texts if texts is None else texts
-    if name == "jacobian":
-        return JacobianLens.fit(model, given, images=images)
-    return TunedLens.fit(model, given, images=images, seed=seed)
+    chosen = questions.texts if texts is None else list(texts)
+    facts = json.dumps([chosen, questions.fingerprint if images else "", model.fingerprint(), seed])
+    kept = folder / f"{name}-{hashlib.sha256(facts.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    if not kept.is_dir():
+        fitted: Any = lens_of(name, model, chosen, images=images, seed=seed)
+        fitted.save_pretrained(kept)
+    return lens_of(kept, model)
 
 
 def cells_of(levels: Sequence[Level], readings: Readings) -> Iterator[Cell]:

@@ -100,12 +100,16 @@ class LeaksResult(Result):
         return self.max_bits is None or (len(self.served) > 0 and self.exceeded.empty)
 
     def to_frame(self) -> pd.DataFrame:
-        """The headline table."""
-        return self.table.copy()
+        """Strongest row of each level, by attribute and role; the whole is `table`."""
+        known = self.table[self.table["bits"].notna()].sort_values("bits", ascending=False, kind="stable")
+        best = known.drop_duplicates(["attribute", "role", "level"]).sort_index()
+        return best.drop(
+            columns=["gain", "gain_low", "gain_high", "groups", "classes", "classifier"]
+        ).reset_index(drop=True)
 
     def to_text(self) -> str:
         """Risk by attribute and role, the strongest row of each level, and the summary."""
-        parts = [risk_table(self.table, self.max_bits), _strongest_by_level(self.table)]
+        parts = [risk_table(self.table, self.max_bits), self.to_frame()]
         return "\n\n".join([*(plain_table(_short(frame)) for frame in parts if len(frame)), self.summary()])
 
     @classmethod
@@ -147,14 +151,6 @@ def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:
     return max(known, key=lambda row: float(row["bits"]), default=None)
 
 
-def _strongest_by_level(table: pd.DataFrame) -> pd.DataFrame:
-    """The row with the most bits of each attribute, role and level."""
-    known = table[table["bits"].notna()]
-    best = known.sort_values("bits", ascending=False, kind="stable")
-    best = best.drop_duplicates(["attribute", "role", "level"]).sort_index()
-    return best.drop(columns=["gain", "groups", "classes", "classifier"]).reset_index(drop=True)
-
-
 def _bits(row: Mapping[str, Any]) -> str:
     return f"{estimate(row['bits'], row['low'], row['high'], signed=True)} bits"
 
@@ -170,4 +166,4 @@ def _short(frame: pd.DataFrame) -> pd.DataFrame:
     empty_ones = [
         name for name in frame.columns if frame[name].isin(["", None]).all() or frame[name].isna().all()
     ]
-    return frame.drop(columns=[*empty_ones, "gain_low", "gain_high"], errors="ignore")
+    return frame.drop(columns=empty_ones)
