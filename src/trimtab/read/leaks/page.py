@@ -16,6 +16,7 @@ from trimtab.read.leaks import figures as drawn
 from trimtab.read.leaks.recommendation import (
     ABOVE,
     BY_ESTIMATE,
+    LEAST_BITS,
     NO_LEAK,
     RISK,
     SHOWN,
@@ -149,7 +150,7 @@ def figure(result: Audited) -> Figure:
     if len(with_tokens):
         return drawn.tokens_figure(with_tokens, _random(result, pairs[0]), title, result.max_bits)
     best = _best(rows)
-    names = [reads(row) for row in best.to_dict("records")]
+    names = [drawn.short_name(row) for row in best.to_dict("records")]
     return drawn.bits_figure(names, best, title, f"Bits by level: {title}", result.max_bits)
 
 
@@ -194,7 +195,7 @@ def _levels(result: Audited) -> Iterator[Block]:
         "The strongest row of each level. Question alone: accuracy of a classifier of its words, which needs no model. "
         f"{BITS} {COVERS}"
     )
-    yield Table(_rows(best), caption)
+    yield Table(_rows(best).drop(columns=["groups", "classifier"]), caption)
     every = Table(_rows(result.table), f"Classifier: the one chosen in most folds. {COVERS}")
     yield Section("Every row", [every], collapsed=True)
 
@@ -256,8 +257,8 @@ def _trajectory(result: Audited) -> Iterator[Block]:
         largest = outputs.groupby(["level", "encoding"], sort=False).tail(1)
         random = _random(result, pair).sort_values("k", kind="stable").tail(1)
         lines = pd.concat([_of(rows, pair), largest, random])
-        names = [reads(row) for row in pd.concat([_of(rows, pair), largest]).to_dict("records")]
-        names += [f"top {k:.0f} random tokens" for k in random["k"]]
+        names = [drawn.short_name(row) for row in pd.concat([_of(rows, pair), largest]).to_dict("records")]
+        names += [f"{k:.0f} random tokens" for k in random["k"]]
         label = f"Bits of trajectories and outputs: {_title(pair)}"
         panels.append(drawn.bits_figure(names, lines, _title(pair), label, result.max_bits))
     if panels:
@@ -272,19 +273,23 @@ def _mitigations(result: Audited) -> Iterator[Block]:
     rows = result.mitigations
     if not len(rows):
         return
+    plain = rows[rows["mitigation"] == UNMITIGATED]
     forests, trades = [], []
-    for pair in (shown := _pairs(rows[rows["mitigation"] == UNMITIGATED])[:MOST_PANELS]):
+    for pair in (shown := _pairs(plain)[:MOST_PANELS]):
         of = _of(rows, pair)
         names = [" ".join(filter(None, (row["mitigation"], row["setting"]))) for row in of.to_dict("records")]
         label = f"Bits under each mitigation: {_title(pair)}"
         forests.append(drawn.bits_figure(names, of, _title(pair), label, result.max_bits))
-        trades.append(drawn.trade_figure(of, _title(pair)))
+        if (_of(plain, pair)["low"].astype(float) > LEAST_BITS).all():
+            trades.append(drawn.trade_figure(of, _title(pair)))
     caption = (
         f"Bits that are left when the attacker is trained anew on what is served. Dotted: the question alone."
-        f"{_dashed(result)} {COVERS}{_left_out(rows, shown)}"
+        f"{_dashed(result)} {COVERS}{_left_out(plain, shown)}"
     )
     yield gallery(forests, caption)
-    yield gallery(trades, f"Bits that are left, against what an honest caller loses. {COVERS}")
+    if trades:
+        caption = "Bits that are left, against what an honest caller loses, where a leak is shown without a mitigation."
+        yield gallery(trades, f"{caption} {COVERS}")
     yield _utilities(rows)
     yield Section("Leak and change of each", [_changes(rows, result.max_bits)], collapsed=True)
 
