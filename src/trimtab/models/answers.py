@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +22,7 @@ from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.language import prompt_rows
 from trimtab.models.readout import readout_of
 from trimtab.models.speakers import Llava, need_speaker, refuse_blind
-from trimtab.models.tokenizer import longest, refuse_longer, refuse_unknown
+from trimtab.models.tokenizer import Added, longest, refuse_longer, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class AnswerStates:
 
 def answer_states(
     model: Handle,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | Sequence[TokenRow],
     images: Any = None,
     *,
     batch_size: int = 16,
@@ -55,7 +55,8 @@ def answer_states(
     Args:
         model: a causal language model with a tokenizer, or, with pictures, a Llava with a processor. Its modes are
             restored.
-        prompts: texts, or conversations; see `trimtab.models.language.prompt_rows`.
+        prompts: texts, or conversations; see `trimtab.models.language.prompt_rows`. Rows of tokens are taken as they
+            are.
         images: one picture for each prompt: paths, images, or a named collection. A picture stands where the prompt has
             the picture's token, else before its words.
         batch_size: prompts at a time.
@@ -74,21 +75,35 @@ def answer_states(
         got = f"pictures and prompts for a {type(unwrapped(model.module)).__name__}"
         raise refusal(got, "a Llava, whose answer follows its prompt", "prompts alone, or another model")
     check_model(model)
-    rows = answer_rows(model, prompts)
+    rows = answer_rows(model, prompts, pictured=images is not None)
     sites = list(readout_of(model).sites) if hidden else []
     return _read(model, _batches(model, rows, images, batch_size), sites)
 
 
-def answer_rows(model: Handle, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of prompts as `answer_states` reads them, one row a prompt; those of a picture are not among them.
+def answer_rows(
+    model: Handle, prompts: Sequence[Prompt] | Sequence[TokenRow], *, pictured: bool = False
+) -> list[list[int]]:
+    """Token ids of prompts as `answer_states` reads them, one row a prompt.
+
+    Args:
+        model: with a tokenizer.
+        prompts: texts, conversations, or rows of tokens, which are taken as they are.
+        pictured: whether pictures go with them: as for captions, what the tokenizer puts after a text is left out then.
+            The tokens of a picture are not among the rows.
 
     Raises:
         ModelError: a prompt without tokens, or with one that the model has no place for.
     """
     tokenizer = model.need_tokenizer()
-    rows = prompt_rows(tokenizer, prompts)
+    rows = [list(one.ids) for one in prompts if isinstance(one, TokenRow)]
+    if not rows or len(rows) < len(prompts):
+        rows = prompt_rows(tokenizer, cast("Sequence[Prompt]", prompts))
     refuse_unknown(model.module, tokenizer, rows, "prompt")
-    return rows
+    after = len(Added.of(tokenizer).after) if pictured else 0
+    return [
+        row[: len(row) - after] if isinstance(prompt, str) else row
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
 
 
 def _batches(

@@ -79,8 +79,8 @@ def logistic(
 ) -> LogProbabilities:
     """Multinomial logistic regression with an L2 penalty, one for each of `STRENGTHS` that is asked for.
 
-    The minimum of scikit-learn's `LogisticRegression(C=strength / d)`, found in the principal axes of the training rows,
-    each scaled by the bound of Boehning (1992) on its curvature, from strong to weak penalties: a few steps each.
+    The minimum of scikit-learn's `LogisticRegression(C=strength / d)`, found in the principal axes of the training
+    rows, each scaled by the bound of Boehning (1992) on its curvature, from strong to weak penalties: a few steps each.
     """
     del seed
     x, new, variance = inputs.rotated
