@@ -26,7 +26,7 @@ from trimtab.read.leaks.recommendation import (
     risk_table,
     served_rows,
 )
-from trimtab.report.formats import missing, number
+from trimtab.report.formats import missing, number, span
 from trimtab.report.page import (
     Gallery,
     Mark,
@@ -84,11 +84,6 @@ class Audited(Protocol):
     @property
     def max_bits(self) -> float | None:
         """The stated bound."""
-        ...
-
-    @property
-    def recommendation(self) -> str:
-        """What to serve, in words."""
         ...
 
     @property
@@ -171,18 +166,17 @@ def _risks(result: Audited) -> Iterator[Block]:
             "served rows that it was picked from, and no interval is widened for that."
         )
         yield Table(written(frame, columns), caption)
-    if result.recommendation:
-        worst = set(risks["risk"]) if len(risks) else set()
-        yield Text(result.recommendation, "bad" if ABOVE in worst else "unsure" if SHOWN in worst else "good")
-    facts = [(str(name).replace("_", " "), _fact(value)) for name, value in result.facts.items()]
-    if facts:
-        yield Table(pd.DataFrame(facts, columns=["measured", "value"]), "Single numbers of this audit.")
+    if result.facts:
+        yield Table(pd.DataFrame(_facts(result.facts)), "Single numbers of this audit; intervals are 95 %.")
 
 
-def _fact(value: Any) -> str:
-    return (
-        number(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-    )
+def _facts(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Single numbers, with their intervals and n where they have them."""
+    for name, fact in facts.items():
+        known: Mapping[str, Any] = fact if isinstance(fact, Mapping) else {"value": fact}
+        value, ends = known.get("value"), span(known.get("low"), known.get("high"))
+        text = number(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        yield {"measured": str(name).replace("_", " "), "value": text, "interval": ends, "n": known.get("n")}
 
 
 def _levels(result: Audited) -> Iterator[Block]:
