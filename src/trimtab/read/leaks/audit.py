@@ -82,6 +82,7 @@ def audit(
         ModelError: a model that cannot be read.
     """
     start = time.perf_counter()
+    progress = onward(progress)
     names = questions.attributes.columns if isinstance(questions, Questions) else [*attributes, *background]
     if problems := [*setting_problems(levels, mitigations, list(names), max_bits, jobs)]:
         raise ConfigProblems(problems)
@@ -135,6 +136,22 @@ def audit(
             result = replace(result, mitigations=tried)
     result = replace(result, recommendation=recommend(result.table, result.mitigations, max_bits))
     return replace(result, label=Path(handle.name).name, seconds=time.perf_counter() - start)
+
+
+def onward(progress: Progress | None) -> Progress | None:
+    """Progress over several phases as one count that only rises; the whole grows by each phase that begins."""
+    if progress is None:
+        return None
+    past = last = whole = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal past, last, whole
+        if done <= last:
+            past += whole
+        last, whole = done, total
+        progress(past + done, past + total)
+
+    return tell
 
 
 def setting_problems(
