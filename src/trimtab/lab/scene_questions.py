@@ -82,20 +82,27 @@ class Question:
     replaced: str
 
 
-def choices(scene: Scene) -> list[Choice]:
-    """Every minimal unique description in a scene that can be made false; an object may have none, or several."""
-    return [one for one in _descriptions(scene) if one.replacements]
+def descriptions(scene: Scene, adjectives: Sequence[str] = ADJECTIVES) -> list[Choice]:
+    """Every minimal unique description in a scene; an object may have none, or several.
 
-
-def _descriptions(scene: Scene) -> Iterator[Choice]:
+    Args:
+        scene: what is described.
+        adjectives: attributes that may be named; the shape always is.
+    """
+    found = []
     for target, thing in enumerate(scene.objects):
-        for size in range(len(ADJECTIVES) + 1):
-            forms = [(*picked, "shape") for picked in combinations(ADJECTIVES, size)]
+        for size in range(len(adjectives) + 1):
+            forms = [(*picked, "shape") for picked in combinations(adjectives, size)]
             unique = [form for form in forms if sum(_fits(one, thing, form) for one in scene.objects) == 1]
-            for form in unique:
-                yield Choice(target, form, tuple(_replacements(scene, thing, form)))
+            found += [Choice(target, form, tuple(_replacements(scene, thing, form))) for form in unique]
             if unique:
                 break
+    return found
+
+
+def choices(scene: Scene) -> list[Choice]:
+    """The minimal unique descriptions in a scene that can be made false, so that a question can be asked."""
+    return [one for one in descriptions(scene) if one.replacements]
 
 
 def _fits(one: Thing, other: Thing, form: Sequence[str]) -> bool:
