@@ -94,15 +94,16 @@ class Blocks:
     KINDS = ("hard", "easy", "where", "colour", "caption")
 
     def draw(self, row: int, shares: Sequence[float], number: int, rng: np.random.Generator) -> list[Block]:
-        """Some blocks about a scene.
+        """Some blocks about a scene, of each kind as many as its share says, rounded up or down.
 
         Args:
             row: number of the scene.
-            shares: chance of each of `KINDS`; they sum to 1.
+            shares: share of each of `KINDS`; they sum to 1.
             number: how many.
             rng: of the blocks.
         """
-        kinds = rng.choice(len(self.KINDS), size=number, p=shares)
+        points = (rng.random() + np.arange(number)) / number  # systematic sampling
+        kinds = np.searchsorted(np.cumsum(shares[:-1]), points)
         return [getattr(self, self.KINDS[kind])(row, rng) for kind in kinds]
 
     def hard(self, row: int, rng: np.random.Generator) -> Block:

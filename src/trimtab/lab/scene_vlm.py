@@ -201,9 +201,9 @@ def _cells(scenes: QuestionScenes, names: list[str]) -> Int[Tensor, "n cells nam
     return labels
 
 
-FIRST = (0.2, 0.15, 0.25, 0.25, 0.15)
+FIRST = (0.2, 0.175, 0.25, 0.25, 0.125)
 """Shares of `Blocks.KINDS` in the first two fifths of the training, when half of the blocks bind words to places."""
-LATER = (0.7, 0.05, 0.1, 0.05, 0.1)
+LATER = (0.7, 0.05, 0.075, 0.05, 0.125)
 """Their shares in the rest."""
 
 
