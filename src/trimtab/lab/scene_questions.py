@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, UInt8
 from PIL import Image
 
@@ -189,7 +188,7 @@ class QuestionScenes:
         return [choices(scene) for scene in self.scenes]
 
     def questions(self, each: int) -> list[list[Question]]:
-        """Some questions about each scene, with answers independent of each other; they depend on seed and name only."""
+        """Some questions about each scene, their answers independent; they depend on seed and name only."""
         asked = []
         for name, scene, options in zip(self.names, self.scenes, self.choices, strict=True):
             rng = np.random.default_rng(derive(self.seed, "questions", name))
@@ -246,9 +245,7 @@ def _labels(asked: Question, thing: Thing) -> dict[str, str | None]:
     """Attributes of the object asked about: of one that is not there, what the question says."""
     words = asked.text.split()
     named = {name: next(word for word in words if word in VALUES[name]) for name in asked.mentioned}
-    return {
-        name: named.get(name, getattr(thing, name) if asked.answer == "yes" else None) for name in ASKED
-    }
+    return {name: named.get(name, getattr(thing, name) if asked.answer == "yes" else None) for name in ASKED}
 
 
 def question_scenes(world: SceneWorld, number: int, *, start: str, seed: int) -> QuestionScenes:

@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from trimtab.lab.models import Progress, built_model, built_with, llama, model_folder
 from trimtab.lab.scene_blocks import (
@@ -81,7 +87,9 @@ class SceneVlm:
     seed: int = 0
 
 
-def scene_vlm(settings: SceneVlm | None = None, cache: Path | None = None, progress: Progress | None = None) -> Path:
+def scene_vlm(
+    settings: SceneVlm | None = None, cache: Path | None = None, progress: Progress | None = None
+) -> Path:
     """The folder of the small vision-language model, in the format of Hugging Face; trained on first use, then kept.
 
     `card.json` has its settings, versions, and how often it answers right on held-out scenes: `yes_no`, in all and for
@@ -129,7 +137,9 @@ def new_vlm(settings: SceneVlm) -> LlavaForConditionalGeneration:
     )
     model = LlavaForConditionalGeneration(config)
     generation: Any = GenerationConfig
-    model.generation_config = generation(eos_token_id=END, pad_token_id=PAD, max_new_tokens=48, do_sample=False)
+    model.generation_config = generation(
+        eos_token_id=END, pad_token_id=PAD, max_new_tokens=48, do_sample=False
+    )
     return model
 
 
@@ -163,7 +173,9 @@ def _pixel_values(scenes: QuestionScenes) -> Float[Tensor, "n 3 size size"]:
     return (torch.from_numpy(scenes.pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
 
 
-def seen(model: LlavaForConditionalGeneration, pixels: Float[Tensor, "n 3 size size"]) -> Float[Tensor, "n cells d"]:
+def seen(
+    model: LlavaForConditionalGeneration, pixels: Float[Tensor, "n 3 size size"]
+) -> Float[Tensor, "n cells d"]:
     """What the tower sees in each cell of pictures, before the projector."""
     return cast("Tensor", Llava(model).look(pixels))
 
@@ -174,7 +186,11 @@ def train_vision(
     """Train tower and projector as a classifier of the attributes of what is in each cell, `empty` where nothing is."""
     names = [name for name in ASKED if len(getattr(settings.world, name)) > 1]
     sizes = [1 + len(getattr(settings.world, name)) for name in names]
-    heads, labels, pixels = nn.Linear(settings.width, sum(sizes)), _cells(scenes, names), _pixel_values(scenes)
+    heads, labels, pixels = (
+        nn.Linear(settings.width, sum(sizes)),
+        _cells(scenes, names),
+        _pixel_values(scenes),
+    )
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
 
     def loss_of(rows: Tensor) -> Tensor:
@@ -253,12 +269,17 @@ def vlm_facts(settings: SceneVlm, model: LlavaForConditionalGeneration) -> dict[
     ]
     batch = packed(asked, words, settings.world.columns**2)
     logits = block_logits(model, seen(model, _pixel_values(scenes)), batch)
-    firsts = [[_first(batch.blocks[row], batch.labels[row], number) for number in range(1, 5)] for row in range(len(scenes))]
+    firsts = [
+        [_first(batch.blocks[row], batch.labels[row], number) for number in range(1, 5)]
+        for row in range(len(scenes))
+    ]
     at = logits[torch.arange(len(scenes))[:, None], torch.tensor(firsts)]
     right = at.argmax(-1) == torch.tensor([[words[answer] for _, answer in row] for row in asked])
     yes = at[:, :2, words["yes"]] > at[:, :2, words["no"]]
     told = yes == torch.tensor([[answer == "yes" for _, answer in row[:2]] for row in asked])
-    kinds = [f"{scene.noise} {level}".strip() for scene, level in zip(scenes.scenes, scenes.levels, strict=True)]
+    kinds = [
+        f"{scene.noise} {level}".strip() for scene, level in zip(scenes.scenes, scenes.levels, strict=True)
+    ]
     by_noise = {kind: _share(told[[one == kind for one in kinds]]) for kind in sorted(set(kinds))}
     colours = torch.tensor([row[3][0].startswith("what") for row in asked])
     return {
