@@ -65,6 +65,8 @@ Concepts = Annotated[str, LabName("concepts")]
 """A file of concepts, or concepts of the lab."""
 Ratings = Annotated[str, LabName("ratings")]
 """A file of ratings, or ratings of the lab."""
+QuestionFile = Annotated[str, LabName("questions")]
+"""A file of questions (JSONL, CSV or Parquet), or questions of the lab."""
 
 
 class Job(Protocol):

