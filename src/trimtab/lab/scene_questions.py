@@ -2,8 +2,9 @@
 
 A description is the noun of the shape with the smallest set of adjectives that no other object of the scene fits (Dale
 & Reiter 1995). A question is either about such an object, or about what becomes of its description when one word of
-it is replaced by another that the scene has too: all words occur, together they do not. Object, adjectives and
-replacement are drawn before the coin that decides the answer, so that the words alone say nothing about it.
+it is replaced by another that the scene has too: all words occur, together they do not. Adjectives, object and
+replacement are drawn before the coin that decides the answer, so that the words alone say nothing about it. Which
+attributes the adjectives are of is drawn first, so that each is often left unmentioned.
 """
 
 from __future__ import annotations
@@ -130,21 +131,21 @@ def ask(scene: Scene, rng: np.random.Generator, options: Sequence[Choice] | None
 
     Args:
         scene: what to ask about.
-        rng: of the object, its description, the replacement, and last of the answer.
+        rng: of the adjectives, the object, the replacement, and last of the answer.
         options: `choices(scene)`, where they are known.
     """
     options = choices(scene) if options is None else options
-    targets = sorted({one.target for one in options})
-    if not targets:
+    if not options:
         return None
-    target = targets[rng.integers(len(targets))]
-    forms = [one for one in options if one.target == target]
-    choice = forms[rng.integers(len(forms))]
+    forms = sorted({one.mentioned for one in options})
+    form = forms[rng.integers(len(forms))]
+    picked = [one for one in options if one.mentioned == form]
+    choice = picked[rng.integers(len(picked))]
     name, value = choice.replacements[rng.integers(len(choice.replacements))]
-    thing, yes = scene.objects[target], rng.random() < 0.5
-    words = describe(thing, choice.mentioned, **({} if yes else {name: value}))
+    thing, yes = scene.objects[choice.target], rng.random() < 0.5
+    words = describe(thing, form, **({} if yes else {name: value}))
     answer, replaced = ("yes", "") if yes else ("no", name)
-    return Question(question(words), answer, target, choice.mentioned, replaced)
+    return Question(question(words), answer, choice.target, form, replaced)
 
 
 def question(words: str) -> str:

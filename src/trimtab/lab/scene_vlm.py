@@ -73,10 +73,10 @@ class SceneVlm:
     """
 
     world: SceneWorld = QUESTION_WORLD
-    scenes: int = 6000
+    scenes: int = 4000
     held_out: int = 500
-    vision: Schedule = field(default_factory=lambda: Schedule(400, 2e-3, 64))
-    language: Schedule = field(default_factory=lambda: Schedule(1600, 2e-3, 32))
+    vision: Schedule = field(default_factory=lambda: Schedule(300, 2e-3, 64))
+    language: Schedule = field(default_factory=lambda: Schedule(1400, 2e-3, 32))
     blocks: int = 8
     colour_questions: bool = True
     width: int = 96
