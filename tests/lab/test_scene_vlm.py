@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
+from trimtab.lab import registry
 from trimtab.lab.corpora import read_card
 from trimtab.lab.scene_blocks import (
     END,
@@ -214,3 +215,12 @@ def test_facts_of_a_model_that_always_says_yes(monkeypatch):
     answers = [one.answer for some in held_out.questions(2) for one in some]
     assert facts["yes_no"] == {"right": round(answers.count("yes") / 60, 4), "n": 60}
     assert facts["where"]["right"] == facts["colour"]["right"] == 0
+
+
+def test_the_lab_knows_its_model_and_its_questions(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "SCENES", 6)
+    path = registry.questions("scene-questions", tmp_path)
+    assert path.name == "questions.jsonl"
+    assert len(path.read_text("utf-8").splitlines()) == 12
+    assert len([*path.parent.glob("*.png")]) == 6
+    assert "vlm" in registry.MODELS
