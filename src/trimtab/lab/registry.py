@@ -19,6 +19,7 @@ import torch
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError, explain, nearest
 from trimtab.lab.facts import fact_questions
+from trimtab.lab.facts_model import FACTS_MODEL, facts_model
 from trimtab.lab.grammar import Grammar, Lexicon, Style, World
 from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.models import LAB_MODELS, Progress, lab_model
@@ -33,7 +34,7 @@ from trimtab.runs.paths import built_once, cache_home
 from trimtab.seeds import derive
 
 GRAMMAR, ENCODER = "grammar", "sentence-encoder"
-MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS, VLM, SMOLLM2)
+MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS, VLM, FACTS_MODEL, SMOLLM2)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
 TABLE_RECIPE = 2
@@ -56,6 +57,8 @@ def model(name: str, cache: Path | None = None, progress: Progress | None = None
         return scene_model(name, cache=cache, progress=progress)
     if name == VLM:
         return scene_vlm(cache=cache, progress=progress)
+    if name == FACTS_MODEL:
+        return facts_model(cache=cache, progress=progress)
     if name == SMOLLM2:
         return smollm2(cache)
     if name != ENCODER:
