@@ -75,7 +75,7 @@ class FactsModel:
     intermediate: int = 192
     layers: int = 3
     heads: int = 4
-    training: Schedule = field(default_factory=lambda: Schedule(450, 4e-3, 32))
+    training: Schedule = field(default_factory=lambda: Schedule(600, 4e-3, 16))
     questions: int = 8
     seed: int = 0
 
