@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from trimtab.errors import ShapeError, explain
-from trimtab.models.batches import check_listed, evaluating, pad_token, padded, token_rows
+from trimtab.models.batches import TokenRow, check_listed, evaluating, pad_token, padded, token_rows
 from trimtab.models.decoding import Draws, neutral
 from trimtab.models.families import Handle, refusal, unwrapped
 from trimtab.models.inspection import check_model, device_of, module_of
@@ -322,14 +322,19 @@ def caption_nats(
 
 
 def picture_batches(
-    model: Handle, images: Any, texts: Sequence[str] | None = None, *, batch_size: int = 16
+    model: Handle,
+    images: Any,
+    texts: Sequence[str] | Sequence[TokenRow] | None = None,
+    *,
+    batch_size: int = 16,
 ) -> Iterator[dict[str, Tensor]]:
     """Keywords of forward passes over pictures and their texts, `model.module(**batch)`, for a `capture`.
 
     Args:
         model: a captioner, which reads a text after its own start; two towers; or a vision tower, which reads none.
         images: an iterable of images or paths, or a named collection.
-        texts: one for each picture; None where the network reads none.
+        texts: one for each picture; None where the network reads none. Rows of tokens, for a captioner, are whole
+            prompts: they replace its own start.
         batch_size: pictures at a time.
 
     Raises:
@@ -365,14 +370,23 @@ def _forwards(
         yield batch
 
 
-def _text_rows(model: Handle, speaker: Speaker | None, texts: Sequence[str], sees: Any) -> list[list[int]]:
+def _text_rows(
+    model: Handle, speaker: Speaker | None, texts: Sequence[str] | Sequence[TokenRow], sees: Any
+) -> list[list[int]]:
     tokenizer = model.need_tokenizer()
     check_listed(texts)
+    words = [one for one in texts if not isinstance(one, TokenRow)]
     if speaker is None:
-        return token_rows(tokenizer, texts)
-    starts = starts_of(model, None, len(texts), patches_of(speaker, sees))
-    words = token_rows(tokenizer, texts, special=False, empty=True)
-    rows = [[*start, *row] for start, row in zip(starts, words, strict=True)]
+        return token_rows(tokenizer, words)
+    prompts = [one.ids for one in texts if isinstance(one, TokenRow)]
+    if prompts:
+        rows = [speaker.start(tokenizer, row, patches_of(speaker, sees)) for row in prompts]
+        for number, row in enumerate(rows):
+            refuse_longer(speaker.generator, len(row), f"{len(row)} tokens in prompt {number}", "a shorter prompt")
+    else:
+        starts = starts_of(model, None, len(words), patches_of(speaker, sees))
+        tails = token_rows(tokenizer, words, special=False, empty=True)
+        rows = [[*start, *tail] for start, tail in zip(starts, tails, strict=True)]
     refuse_unknown(speaker.generator, tokenizer, rows)
     return rows
 

@@ -141,23 +141,31 @@ def prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -
     return rows
 
 
-def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Any:
-    defaults = getattr(unwrapped(module), "generation_config", None)
-    eos = getattr(defaults, "eos_token_id", None)
+def ends_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion: as the module's generation settings say, else the tokenizer's end token.
+
+    Raises:
+        ModelError: settings that name what is no token.
+    """
+    eos = getattr(getattr(unwrapped(module), "generation_config", None), "eos_token_id", None)
     eos = tokenizer.eos_token_id if eos is None else eos
     ends = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
     if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
         at = "generation_config.eos_token_id"
         raise refusal(repr(eos), "a token id, or a list of them", at=at)
     limit = predicted(module) or 2**31
-    ends = [end for end in ends if 0 <= end < limit]  # others are never written
+    return [end for end in ends if 0 <= end < limit]  # others are never written
+
+
+def _settings(module: nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Any:
+    defaults = getattr(unwrapped(module), "generation_config", None)
     return cast("Any", GenerationConfig)(
         do_sample=False,
         num_beams=1,
         use_cache=getattr(defaults, "use_cache", None) is not False,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad_token(tokenizer, module),
-        eos_token_id=ends or None,
+        eos_token_id=ends_of(module, tokenizer) or None,
     )
 
 

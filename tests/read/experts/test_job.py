@@ -226,14 +226,6 @@ def test_the_words_of_other_concepts_are_masked_in_negatives():
     assert {texts[row] for row in dealt[0].negative} == {"the <unk> sat", "no <unk>"}
 
 
-def test_fresh_weights_are_others_and_the_callers_are_kept(lens):
-    model = lens.responses.model
-    before = model.fingerprint()
-    other = baselines.fresh(model, 0)
-    assert other.fingerprint() != before == model.fingerprint()
-    assert baselines.fresh(load(torch.nn.Linear(2, 2)), 0) is None
-
-
 def test_random_and_permuted_concepts_keep_their_sizes(lens):
     drawn = [*baselines.random_concepts(CONCEPTS, 0), *baselines.permuted(lens.labellings, 0, times=2)]
     assert len(drawn) == 15

@@ -17,8 +17,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from sklearn.feature_extraction.text import TfidfVectorizer
-from torch import nn
-from transformers import PreTrainedModel
 
 from trimtab.data.concept import without
 from trimtab.data.concepts import ConceptSet
@@ -31,6 +29,7 @@ from trimtab.models.language import joined_rows, next_token_logits
 from trimtab.models.load import Model
 from trimtab.models.sites import resolve
 from trimtab.models.tokenizer import refuse_unknown
+from trimtab.models.untrained import untrained
 from trimtab.numerics.bootstrap import Interval, bootstrap, check_choice, mean, wilson
 from trimtab.numerics.similarity import cosine, jaccard, overlap_by_chance
 from trimtab.read.experts.agreement import DIFFERENCES, agree, differences, side
@@ -38,7 +37,7 @@ from trimtab.read.experts.detection import Labelling, Selection, detect, q_value
 from trimtab.read.experts.lens import ExpertLens, Rivals
 from trimtab.read.experts.ratings import Judged
 from trimtab.read.responses import Responses
-from trimtab.seeds import derive, isolated
+from trimtab.seeds import derive
 
 Matrix = Float[np.ndarray, "c c"]
 
@@ -125,17 +124,6 @@ def permuted(labellings: list[Labelling], seed: int, times: int = 1) -> list[Lab
         rows = np.random.default_rng(derive(seed, "permuted", number)).permutation(labelling.rows)
         dealt.append(Labelling(rows[: len(labelling.positive)], rows[len(labelling.positive) :]))
     return dealt
-
-
-def fresh(model: Model, seed: int) -> Model | None:
-    """Random-weights control: the same configuration, initialised anew; None where transformers cannot build it."""
-    network = unwrapped(model.module)
-    if not isinstance(network, PreTrainedModel):
-        return None
-    kind: Callable[..., nn.Module] = type(network)
-    with isolated(derive(seed, "fresh weights")):
-        made = kind(network.config)
-    return replace(model, module=made.to(model.device, network.dtype).train(False))
 
 
 def masked(concepts: ConceptSet, stand_in: str) -> tuple[list[str], list[Labelling]]:
@@ -306,7 +294,7 @@ def _control_rows(lens: ExpertLens, tau: float, tell: Tell) -> Iterator[Row]:
         return jaccard(chosen.of(detect(read, dealt).precision))
 
     tell("control: random weights")
-    plain = fresh(responses.model, lens.seed)
+    plain = untrained(responses.model, lens.seed)
     matrix = overlaps(replace(responses, model=plain), lens.labellings) if plain else None
     note = "" if plain else "no configuration to build from"
     yield Row("random weights, experts", CONTROL, matrix, note=note)

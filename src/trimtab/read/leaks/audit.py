@@ -1,0 +1,190 @@
+"""Leak audit of a model: what a caller can learn about the input from what is served, and what stops it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from trimtab.errors import ConfigProblems, Problem
+from trimtab.job import Progress
+from trimtab.models.load import Model, load
+from trimtab.read.leaks.assessment import Assessment, assess
+from trimtab.read.leaks.cells import Against
+from trimtab.read.leaks.classifiers import DEFAULT as CLASSIFIERS
+from trimtab.read.leaks.levels import DEFAULT as LEVELS
+from trimtab.read.leaks.levels import Level, level_problems
+from trimtab.read.leaks.mitigated import mitigation_rows
+from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
+from trimtab.read.leaks.mitigations import Mitigation, mitigation_problems
+from trimtab.read.leaks.model_cells import read_for_audit, with_lenses
+from trimtab.read.leaks.questions import Questions, read_questions
+from trimtab.read.leaks.recommendation import recommend
+from trimtab.read.leaks.result import SERVED, LeaksResult
+
+
+def audit(
+    model: str | Path | Model,
+    questions: str | Path | pd.DataFrame | Questions,
+    attributes: Sequence[str] = (),
+    *,
+    levels: Sequence[Level] = LEVELS,
+    group: str | None = None,
+    background: Sequence[str] = (),
+    lens_texts: Sequence[str] | None = None,
+    baseline: Against = "question",
+    mitigations: Sequence[Mitigation] = MITIGATIONS,
+    classifiers: Sequence[str] = CLASSIFIERS,
+    controls: bool = True,
+    max_bits: float | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    jobs: int = 1,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> LeaksResult:
+    """Audit of what each level of a model gives away about attributes of its input (arXiv 2604.09885).
+
+    The model is read once. At every level classifiers are trained to recover every attribute, in nested
+    cross-validation grouped by `group`; what they recover beyond the words of the question is the leak, in bits.
+    Attributes that a question mentions, those that it does not, and those of the background are never pooled.
+
+    Args:
+        model: a handle, hub name or folder: a causal language model, or a Llava-class model with pictures.
+        questions: frame or file with a column `prompt`, one per attribute, and perhaps `image`, `question` (what is
+            known anyway), `answer` and `mentioned`; see `read_questions`. Also `Questions`, which have their groups.
+        attributes: columns to recover.
+        levels: depths to read: `Hidden`, `Trajectory`, `TopLogits`, `TopLogprobs`, `Answer`.
+        group: column of what must not be on both sides of a fold, such as the scene.
+        background: attributes of things that the questions are not about.
+        lens_texts: texts that lenses asked for by name ("tuned", "jacobian") are fitted on; None for the prompts.
+        baseline: bits are above the words of the "question", or above the shares of the "classes".
+        mitigations: tried on the top log-probabilities, the classifiers trained anew on each, where `TopLogprobs` is
+            among the levels.
+        classifiers: of `estimate_leak`.
+        controls: measure controls and checks as well; an audit without them proves little.
+        max_bits: bound on the bits of any served level (`TopLogprobs`, `Answer`), see `LeaksResult.passed`.
+        batch_size: prompts at a time.
+        seed: of all that is drawn.
+        jobs: processes for the classifiers, one thread each.
+        folder: keeps readings and finished cells, so that a call that was killed goes on; None for a temporary one.
+        progress: called with the steps done and in all: prompts read, then cells measured.
+
+    Raises:
+        ConfigProblems: settings that do not go together.
+        DataError: questions that cannot be used.
+        ModelError: a model that cannot be read.
+    """
+    start = time.perf_counter()
+    progress = onward(progress)
+    names = questions.attributes.columns if isinstance(questions, Questions) else [*attributes, *background]
+    if problems := [*setting_problems(levels, mitigations, list(names), max_bits, jobs)]:
+        raise ConfigProblems(problems)
+    asked = questions
+    if not isinstance(asked, Questions):
+        asked = read_questions(asked, attributes, group=group, background=background)
+    handle = model if isinstance(model, Model) else load(str(model))
+    with _scratch(folder) as place:
+        fitted, told = with_lenses(levels, handle, asked, lens_texts, place / "lenses", seed)
+        reading = read_for_audit(
+            handle,
+            asked,
+            fitted,
+            place,
+            mitigations=mitigations,
+            controls=controls,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+        how = Assessment(
+            baseline=baseline,
+            classifiers=classifiers,
+            controls=controls,
+            max_bits=max_bits,
+            seed=seed,
+            jobs=jobs,
+            store=place / "cells" if folder is not None else None,
+            stamp=reading.stamp,
+            progress=progress,
+        )
+        facts, findings = reading.facts, (*told, *reading.findings)
+        final = reading.readings.plan.depth - 1
+        result = assess(
+            asked, reading.cells, reading.controls, final=final, facts=facts, findings=findings, how=how
+        )
+        if reading.served is not None:
+            tried = mitigation_rows(
+                reading.served,
+                asked,
+                mitigations,
+                right=reading.right,
+                against=baseline,
+                classifiers=classifiers,
+                seed=seed,
+                jobs=jobs,
+                store=how.store,
+                stamp=f"{reading.stamp} as served",
+                progress=progress,
+            )
+            result = replace(result, mitigations=tried)
+    result = replace(result, recommendation=recommend(result.table, result.mitigations, max_bits))
+    return replace(result, label=Path(handle.name).name, seconds=time.perf_counter() - start)
+
+
+def onward(progress: Progress | None) -> Progress | None:
+    """Progress over several phases as one count that only rises; the whole grows by each phase that begins."""
+    if progress is None:
+        return None
+    past = last = whole = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal past, last, whole
+        if done <= last:
+            past += whole
+        last, whole = done, total
+        progress(past + done, past + total)
+
+    return tell
+
+
+def setting_problems(
+    levels: Sequence[Level],
+    mitigations: Sequence[Mitigation],
+    attributes: Sequence[str],
+    max_bits: float | None,
+    jobs: int,
+) -> Iterator[Problem]:
+    """Problems of the settings of an audit of a model that can be seen before anything is read."""
+    wrong = [*level_problems(levels)]
+    yield from wrong
+    yield from mitigation_problems(mitigations, attributes, model=True)
+    yield from bound_problems(max_bits, () if wrong else levels)
+    if jobs < 1:
+        yield Problem("jobs", str(jobs), "at least 1")
+
+
+def bound_problems(max_bits: float | None, levels: Sequence[Level]) -> Iterator[Problem]:
+    """Problems of a bound: no number of bits, or none of the levels is served."""
+    if max_bits is None:
+        return
+    if not 0 <= max_bits < np.inf:
+        yield Problem("max_bits", str(max_bits), "a number of bits, 0 or more")
+    if levels and not any(level.name in SERVED for level in levels):
+        got = f"a bound, and levels that no caller sees ({', '.join(level.name for level in levels)})"
+        yield Problem("max_bits", got, "TopLogprobs or Answer among the levels")
+
+
+@contextmanager
+def _scratch(folder: str | Path | None) -> Iterator[Path]:
+    if folder is not None:
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="trimtab-audit-") as name:
+        yield Path(name)

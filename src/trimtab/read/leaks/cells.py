@@ -1,0 +1,270 @@
+"""Cells of an audit: features that are classified, for every attribute and role, in parallel and resumably."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.feature_extraction.text import CountVectorizer
+
+from trimtab.errors import TrimtabError
+from trimtab.job import Progress
+from trimtab.read.leaks.classifiers import DEFAULT
+from trimtab.read.leaks.estimate import Leak, estimate_leak
+from trimtab.read.leaks.folds import usable_rows
+from trimtab.read.leaks.questions import ROLES, Questions
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.serialise import reading_result
+from trimtab.seeds import derive
+
+Features = Callable[[np.ndarray], np.ndarray]
+"""Row numbers of the questions (rows,) -> features (rows, d)."""
+Against = Literal["question", "classes"]
+"""What bits are measured against: the words of the question, or the shares of the classes."""
+FOLDS = 5
+"""Outer folds; a class in fewer groups cannot be in every one of them."""
+MOST_WORDS = 2000
+"""Words of a bag of words: the most frequent ones."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Features from which an attribute is classified, whatever they come from: a model's readings or a transcript.
+
+    Attributes:
+        level: hidden, trajectory, logits, logprobs or answer; "" for a control that reads no level.
+        features: row numbers (rows,) -> (rows, d); called in another process where there are several jobs.
+        encoding: of top tokens; "" where there is none.
+        k: number of tokens; None where there is none.
+        lens: name of the lens of a trajectory.
+        layer: number of the state, 0 for the input of the first block.
+        setting: how it is served, such as "2 decimals"; "" for nothing special.
+        control: name of the control; "" for none.
+        against: what bits are measured against.
+        shuffled: labels are dealt out anew among rows, or among groups where they are constant in each.
+    """
+
+    level: str
+    features: Features
+    encoding: str = ""
+    k: int | None = None
+    lens: str = ""
+    layer: int | None = None
+    setting: str = ""
+    control: str = ""
+    against: Against = "question"
+    shuffled: bool = False
+
+    @property
+    def name(self) -> dict[str, Any]:
+        """Every field that tells it from other cells."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "features"}
+
+    @property
+    def title(self) -> str:
+        """The cell in a few words, such as "logprobs served k 20"."""
+        numbers = [f"{name} {it}" for name, it in (("k", self.k), ("layer", self.layer)) if it is not None]
+        return " ".join(
+            filter(None, [self.control, self.level, self.lens, self.encoding, *numbers, self.setting])
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell measured for one attribute in one role.
+
+    Attributes:
+        rows: (n,) numbers of the questions that have the attribute in this role, those of the leak's arrays.
+        leak: None where it could not be estimated.
+        why: why not.
+    """
+
+    attribute: str
+    role: str
+    cell: Cell
+    rows: Int[np.ndarray, " n"]
+    leak: Leak | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of the questions that have an attribute in a role, with what the classifiers need of them.
+
+    Attributes:
+        rows: (n,) numbers of the questions.
+        labels: (n,) text.
+        groups: (n,) whole numbers.
+        known: (n, words) bag of words of what the caller knows anyway; None where that is nothing.
+        aside: reason -> questions that have the attribute in this role and cannot be used.
+    """
+
+    attribute: str
+    role: str
+    rows: Int[np.ndarray, " n"]
+    labels: np.ndarray
+    groups: Int[np.ndarray, " n"]
+    known: Float[np.ndarray, "n words"] | None
+    aside: Mapping[str, int]
+
+
+def samples_of(questions: Questions) -> Iterator[Samples]:
+    """Rows of each attribute in each role that some question has it in; rows of classes too rare are set aside."""
+    for attribute in map(str, questions.attributes.columns):
+        labels, roles = questions.attributes[attribute], questions.roles[attribute]
+        for role in ROLES:
+            rows = np.flatnonzero((labels.notna() & (roles == role)).to_numpy())
+            if len(rows):
+                told = labels.to_numpy(dtype=object)[rows].astype(str)
+                usable, aside = usable_rows(told, questions.groups[rows], FOLDS)
+                rows, told = rows[usable], told[usable]
+                known = (
+                    words_of([questions.known[row] for row in rows]) if questions.known is not None else None
+                )
+                yield Samples(attribute, role, rows, told, questions.groups[rows], known, aside)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A cell with what it is measured on, as a process gets it."""
+
+    samples: Samples
+    cell: Cell
+    classifiers: Sequence[str]
+    seed: int
+    store: Path | None
+    stamp: str
+
+    def key(self) -> str:
+        """Digest of everything that the leak depends on; of the features only their stamp."""
+        samples = self.samples
+        known = b"" if samples.known is None else samples.known.tobytes()
+        parts = [json.dumps([self.stamp, samples.attribute, samples.role, self.cell.name, self.seed])]
+        parts += [repr(self.classifiers), json.dumps(samples.labels.tolist())]
+        numbers = samples.rows.tobytes() + np.ascontiguousarray(samples.groups).tobytes() + known
+        return hashlib.sha256("\n".join(parts).encode() + numbers).hexdigest()[:32]
+
+
+def dealt(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Labels dealt out anew: among groups where each has one label, else among rows; their shares stay about the same.
+
+    >>> dealt(np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, 1]), 1).tolist() in (list("aabb"), list("bbaa"))
+    True
+    """
+    rng = np.random.default_rng(derive(seed, "shuffled labels"))
+    names, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    if len(names) < len(labels) and (labels == labels[first][place]).all():
+        return np.asarray(labels[first][rng.permutation(len(names))][place])
+    return np.asarray(labels[rng.permutation(len(labels))])
+
+
+def measured(
+    cells: Iterable[Cell],
+    questions: Questions,
+    *,
+    classifiers: Sequence[str] = DEFAULT,
+    seed: int = 0,
+    jobs: int = 1,
+    store: Path | None = None,
+    stamp: str = "",
+    progress: Progress | None = None,
+) -> list[Measured]:
+    """Leak of each cell for each attribute and role, in that order; the same for any number of jobs.
+
+    All cells of an attribute and role share their folds, so that their leaks can be compared row by row.
+
+    Args:
+        cells: what is classified.
+        questions: labels, roles, groups, and what is known anyway.
+        classifiers: see `estimate_leak`.
+        seed: of folds and classifiers.
+        jobs: processes, one thread each.
+        store: folder that keeps every finished cell; a call that was killed goes on from there.
+        stamp: of the features; kept cells of another stamp are measured again.
+        progress: called with the cells done and in all.
+
+    Returns:
+        One per attribute, role and cell; those that could not be estimated have no leak, and say why.
+    """
+    tasks = [
+        _Task(samples, cell, classifiers, derive(seed, "leak", samples.attribute, samples.role), store, stamp)
+        for samples in samples_of(questions)
+        for cell in cells
+    ]
+    done: list[Measured] = []
+    for task, (leak, why) in zip(tasks, _each(tasks, jobs), strict=True):
+        done.append(
+            Measured(task.samples.attribute, task.samples.role, task.cell, task.samples.rows, leak, why)
+        )
+        if progress is not None:
+            progress(len(done), len(tasks))
+    return done
+
+
+def words_of(texts: Sequence[str]) -> Float[np.ndarray, "n words"]:
+    """Binary bag of words: 1 where a text has a word; of the most frequent ones that are not in every text.
+
+    >>> words_of(["a red cube", "a blue cube"]).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    if not len(texts):
+        return np.zeros((0, 0))
+    counter = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b", max_features=MOST_WORDS)
+    try:
+        bag = np.asarray(counter.fit_transform(texts).todense(), dtype=np.float64)
+    except ValueError:  # there is no word in any text
+        return np.zeros((len(texts), 0))
+    return bag[:, bag.min(axis=0) < 1]
+
+
+def _each(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[Leak | None, str]]:
+    """The outcome of each task, in order: here, or in processes of one thread each."""
+    if jobs == 1:
+        yield from map(_leak_of, tasks)
+        return
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(
+            joblib.delayed(_leak_of)(it) for it in tasks
+        )
+
+
+def _leak_of(task: _Task) -> tuple[Leak | None, str]:
+    """Leak of a cell, from the store where it is there; None with the reason where it is refused."""
+    path = task.store / f"{task.key()}.json" if task.store is not None else None
+    if path is not None and path.is_file():
+        return _read(path)
+    samples, cell = task.samples, task.cell
+    labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
+    baseline = samples.known if cell.against == "question" else None
+    try:
+        leak = estimate_leak(
+            np.asarray(cell.features(samples.rows)),
+            labels,
+            samples.groups,
+            baseline,
+            task.seed,
+            classifiers=task.classifiers,
+            folds=FOLDS,
+        )
+    except TrimtabError as error:
+        return None, str(error)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = {one.name: getattr(leak, one.name) for one in fields(leak)}
+        write_atomic(path, json.dumps(values, default=lambda it: it.tolist()))
+    return leak, ""
+
+
+def _read(path: Path) -> tuple[Leak, str]:
+    """A leak as it was kept; JSON's own nan and infinity are read back too."""
+    with reading_result(path):
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        arrays: dict[str, Any] = {k: np.array(it) if isinstance(it, list) else it for k, it in values.items()}
+        return Leak(**arrays), ""

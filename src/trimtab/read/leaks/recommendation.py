@@ -1,0 +1,244 @@
+"""Risk of each attribute at what is served, and the recommended setting, in plain words from measured rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab.report.formats import fixed, missing, span
+
+SERVED = ("logprobs", "answer")
+"""Levels that a caller of a served model sees."""
+NO_LEAK, SHOWN, BY_ESTIMATE, ABOVE, UNKNOWN = (
+    "no leak shown",
+    "leak shown",
+    "leak shown, above the bound by its estimate alone",
+    "above the bound",
+    "not measured",
+)
+"""Words for a risk."""
+UNMITIGATED = "none"
+"""What the rows without a mitigation are called among the mitigations."""
+RISK = ("attribute", "role", "risk", "bits", "low", "high", "accuracy", "chance", "served", "looks")
+"""Columns of the risk table."""
+
+
+def risk_of(bits: float, low: float, high: float, max_bits: float | None = None) -> str:
+    """The word for a leak: by its interval, and by a bound where one is stated.
+
+    A leak is shown where the lower end is above 0, and above the bound where the lower end is above that.
+
+    >>> risk_of(0.1, -0.02, 0.2), risk_of(0.3, 0.2, 0.4, 0.1), risk_of(0.3, 0.2, 0.4)
+    ('no leak shown', 'above the bound', 'leak shown')
+    """
+    if missing(bits) or missing(low) or missing(high):
+        return UNKNOWN
+    if max_bits is not None and low > max_bits:
+        return ABOVE
+    if low > 0:
+        return BY_ESTIMATE if max_bits is not None and bits > max_bits else SHOWN
+    return NO_LEAK
+
+
+def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFrame:
+    """Risk by attribute and role: the strongest leak among the rows that are served, a row each.
+
+    Args:
+        table: the headline table of an audit, all levels.
+        max_bits: a stated bound.
+
+    Returns:
+        Columns `RISK`: bits with interval, accuracy and chance of the row with the most bits; served: what that row
+        reads; looks: how many served rows it was picked from.
+    """
+    rows = []
+    for (attribute, role), group in served_rows(table).groupby(["attribute", "role"], sort=False):
+        row = _strongest(group)
+        cells: dict[str, Any] = {"attribute": attribute, "role": role, "risk": UNKNOWN}
+        if row is not None:
+            cells["risk"] = risk_of(row["bits"], row["low"], row["high"], max_bits)
+            cells |= {name: row[name] for name in ("bits", "low", "high", "accuracy", "chance")}
+            cells["served"] = reads(row)
+        rows.append(cells | {"looks": int(group["bits"].notna().sum())})
+    return pd.DataFrame(rows, columns=list(RISK))
+
+
+def reads(row: Mapping[str, Any]) -> str:
+    """What a row of the headline table reads, in words.
+
+    >>> reads({"level": "logprobs", "k": 20, "encoding": "served"}), reads({"level": "hidden", "layer": 3})
+    ('top 20, ids with values', 'hidden state 3')
+    """
+    level, k = str(row["level"]), row.get("k")
+    size = "all tokens" if missing(k) else f"top {k:.0f}"
+    encoding = str(row.get("encoding") or "")
+    parts = {
+        "hidden": lambda: [f"hidden state {row['layer']:.0f}"],
+        "trajectory": lambda: [f"trajectory of {size}", f"{row['lens']} lens"],
+        "answer": lambda: ["the answer alone"],
+        "logits": lambda: [f"{size}, logits" if missing(k) else f"{size} logits"],
+    }.get(level, lambda: [size])()
+    return ", ".join(filter(None, [*parts, ENCODINGS.get(encoding, encoding), str(row.get("setting") or "")]))
+
+
+ENCODINGS = {
+    "served": "ids with values",
+    "sorted": "sorted values",
+    "fixed": "fixed tokens",
+    "random": "random tokens",
+}
+"""Encodings in words."""
+
+
+def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | None = None) -> str:
+    """Recommendation in a few sentences, from measured rows alone.
+
+    What leaks most at what is served; the cheapest setting tried that keeps every attribute and role within the bound
+    (upper ends of all intervals), or, without a bound, at a level that cannot be told from 0; its cost in utility; how
+    many intervals were looked at. That nothing helped, or nothing was tried, is an answer.
+
+    Args:
+        table: the headline table of an audit, all levels.
+        mitigations: the rows of `mitigation_rows`; may be empty.
+        max_bits: a stated bound on the bits of what is served.
+    """
+    served = served_rows(table)
+    strongest = _strongest(served)
+    if strongest is None:
+        return "Nothing that is served could be measured, so nothing is recommended."
+    return " ".join([*_leaking(served, strongest, max_bits), *_remedy(served, mitigations, max_bits)])
+
+
+def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | None) -> Iterator[str]:
+    """The strongest leak of what is served, and the verdict on the bound."""
+    looks = int(served["bits"].notna().sum())
+    of, how = f"{row['attribute']} ({row['role']})", f"{reads(row)}, the strongest of {looks} served rows"
+    bits = f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)})"
+    if row["low"] > 0:
+        yield f"Served outputs give away most of {of}: {bits} by {how}."
+    else:
+        yield f"No leak of served outputs is shown: most is {bits} of {of} by {how}, not distinguishable from 0."
+    if max_bits is not None:
+        shown = int((served["low"].astype(float) > max_bits).sum())
+        above = int((served["bits"].astype(float) > max_bits).sum()) - shown
+        alone = f", and {above} more by the estimate alone" if above > 0 else ""
+        yield f"Above the bound of {max_bits:g} bits are {shown} of {looks} served rows{alone}."
+
+
+def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | None) -> Iterator[str]:
+    """The cheapest setting that reaches the goal with its cost, or that there is none."""
+    tried = mitigations[mitigations["mitigation"] != UNMITIGATED] if len(mitigations) else mitigations
+    if not len(tried):
+        yield "No mitigation was tried, so none is recommended."
+        return
+    pairs = len(mitigations[["attribute", "role"]].drop_duplicates())
+    goal = (
+        "not distinguishable from 0"
+        if max_bits is None
+        else f"within {max_bits:g} bits by its whole interval"
+    )
+    settings = [rows for _, rows in tried.groupby(["mitigation", "setting"], sort=False)]
+    reached = [rows for rows in settings if _reaches(rows, pairs, max_bits)]
+    tries = f"{len(settings)} setting{'' if len(settings) == 1 else 's'} tried"
+    if _reaches(mitigations[mitigations["mitigation"] == UNMITIGATED], pairs, max_bits):
+        yield f"No mitigation is needed: without one every attribute and role is {goal}."
+        return
+    if not reached:
+        yield f"Nothing that was tried is enough: none of the {tries} leaves every attribute and role {goal}."
+        rows = min(settings, key=_worst)
+        if _worst(rows) < np.inf:
+            yield f"Least is left by {_named(rows)}: {_amount(_strongest(rows))}."
+    else:
+        rows = min(reached, key=_price)
+        yield f"Recommended is {_named(rows)}: with it every attribute and role is {goal}."
+        yield f"At most {_amount(_strongest(rows))} are left."
+        yield from _cost(rows.to_dict("records")[0])
+        yield from _conditions(rows, tried)
+        yield f"Of the {tries}, {len(reached)} reached this; it costs a caller least."
+    yield from _answer_alone(served)
+    yield f"{len(tried)} intervals of mitigated outputs were looked at, each at 95 %; none is widened for their number."
+
+
+def _reaches(rows: pd.DataFrame, pairs: int, max_bits: float | None) -> bool:
+    """Whether a setting was measured for every attribute and role and keeps each at the goal."""
+    known = rows.dropna(subset=["bits", "low", "high"])
+    if not len(known) or len(known) < pairs:
+        return False
+    return bool((known["low"] <= 0).all() if max_bits is None else (known["high"] <= max_bits).all())
+
+
+def _worst(rows: pd.DataFrame) -> float:
+    bits = rows["bits"].astype(float)
+    return float(bits.max()) if bits.notna().all() else np.inf
+
+
+def _price(rows: pd.DataFrame) -> tuple[float, ...]:
+    """What a setting costs a caller, to sort by: changed answers, then the answer's error, then tokens lost."""
+    means = rows[["same_answer", "answer_error_nats", "kept"]].astype(float).mean()
+    return (
+        -means["same_answer"],
+        float(np.nan_to_num(means["answer_error_nats"], nan=np.inf)),
+        -means["kept"],
+    )
+
+
+def _cost(row: Mapping[Hashable, Any]) -> Iterator[str]:
+    """The utility of a setting, with intervals."""
+    same, kept = (
+        f"{100 * row[name]:.0f} % ({100 * row[f'{name}_low']:.0f} to {100 * row[f'{name}_high']:.0f})"
+        for name in ("same_answer", "kept")
+    )
+    yield f"The first token stays in {same} of rows, and {kept} of the served tokens stay."
+    if not missing(row["answer_error_nats"]):
+        ends = span(row["answer_error_nats_low"], row["answer_error_nats_high"], 2)
+        yield f"The answer's log-probability moves by {fixed(row['answer_error_nats'], 2)} nats ({ends}) on average."
+
+
+def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
+    """What must hold for a setting: noise that asking again does not average away, erasure on rows of the same kind."""
+    name, setting = (str(rows[column].iloc[0]) for column in ("mitigation", "setting"))
+    same = tried[tried["mitigation"] == name]
+    if name == "noise" and setting.endswith("asked once"):
+        yield "It holds only where the same request always gets the same noise."
+        again = same[
+            same["setting"].str.startswith(setting.removesuffix("once")) & (same["setting"] != setting)
+        ]
+        if (worst := _strongest(again)) is not None:
+            times = str(worst["setting"]).partition(", ")[2]
+            yield f"With fresh noise for each request, {times}, {_amount(worst)} are left."
+    if name == "erase":
+        tested = f"{rows['n'].max():.0f} rows that it was not fitted on"
+        yield f"Erasure was tested on {tested}; more rows may help an attacker."
+
+
+def _answer_alone(served: pd.DataFrame) -> Iterator[str]:
+    """The leak of the answer itself, which no change of what is served with it can hide."""
+    row = _strongest(served[served["level"] == "answer"])
+    if row is not None and row["low"] > 0:
+        yield f"The answer alone gives away {_amount(row)}; no change of what is served with it can hide that."
+
+
+def _amount(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "nothing measured"
+    return f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)}) of {row['attribute']} ({row['role']})"
+
+
+def _named(rows: pd.DataFrame) -> str:
+    name, setting = rows["mitigation"].iloc[0], rows["setting"].iloc[0]
+    return f"{name} ({setting})" if setting else name
+
+
+def served_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the headline table of levels that a caller sees."""
+    return table[table["level"].isin(SERVED)]
+
+
+def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:
+    """The row with the most bits; None where all are unknown."""
+    known = rows[rows["bits"].notna()]
+    records = known.sort_values("bits", ascending=False, kind="stable").head(1).to_dict("records")
+    return {str(key): value for key, value in records[0].items()} if records else None

@@ -1,0 +1,1 @@
+"""Lenses: what a model would say at each depth, as log-probabilities of the next token."""

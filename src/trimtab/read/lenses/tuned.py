@@ -1,0 +1,299 @@
+"""Tuned lens: an affine map of each state, fitted so that it predicts what the model will say (Belrose et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.errors import DivergedError, explain, nearest
+from trimtab.models.batches import TokenRow, token_rows
+from trimtab.models.families import Handle, refusal
+from trimtab.models.inspection import check_model
+from trimtab.models.language import kl
+from trimtab.models.readout import Readout, readout_of
+from trimtab.read.lenses.files import Maps, check_finite, read_maps, write_maps
+from trimtab.read.lenses.lens import CELLS, Progress, Reading, States, check_texts, depth, text_states
+from trimtab.seeds import derive
+
+Start = Literal["ridge", "zero"]
+Optimiser = Literal["adam", "sgd"]
+Preset = Literal["default", "paper"]
+
+RIDGE = 1e-5
+"""Of the mean square of a state's coordinates, added to the diagonal of the least squares of the start."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a tuned lens is fitted.
+
+    Attributes:
+        start: "ridge": the affine map of least squared error to the last state, in closed form, from the texts
+            read once, of about `start_tokens` tokens at most; "zero": the logit lens.
+        optimiser: "adam", or "sgd" with Nesterov momentum of 0.9.
+        steps: of the optimiser, with a learning rate that falls linearly to 0.
+        tokens: in each step, drawn from the texts.
+        lr: learning rate of the first step.
+        weight_decay: pulls towards the logit lens.
+        clip: largest norm of the gradient of all maps together; None for no limit.
+        start_tokens: see `start`.
+
+    Raises:
+        ModelError: an unknown word, or a number out of range.
+    """
+
+    start: Start = "ridge"
+    optimiser: Optimiser = "adam"
+    steps: int = 100
+    tokens: int = 512
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    clip: float | None = None
+    start_tokens: int = 65_536
+
+    def __post_init__(self) -> None:
+        for name, choices in (("start", get_args(Start)), ("optimiser", get_args(Optimiser))):
+            value = getattr(self, name)
+            if value not in choices:
+                raise refusal(repr(value), f"one of {choices}", nearest(str(value), choices), at=name)
+        least = {"steps": 0, "tokens": 1, "lr": 0, "weight_decay": 0, "start_tokens": 2}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not (low <= value < math.inf):
+                raise refusal(value, f"a number of at least {low}", at=name)
+
+
+PRESETS: Mapping[Preset, Recipe] = {
+    "default": Recipe(),
+    "paper": Recipe("zero", "sgd", steps=250, tokens=2**18, lr=0.1, weight_decay=1e-3, clip=1.0),
+}
+"""Our recipe, and the published one (Belrose et al. 2023, section 3 and their code's defaults)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TunedLens:
+    """Tuned lens: `log softmax(readout(h + A_l h + b_l))` of the state h at depth l (Belrose et al. 2023, equation 4).
+
+    The last state is read as it is: there the lens gives the model's own distribution.
+
+    Attributes:
+        readout: final norm and unembedding of the model.
+        weight: (L, d, d) the matrices A, zero where the lens is the logit lens.
+        bias: (L, d) the vectors b.
+        made_by: how it was fitted, plain values.
+    """
+
+    readout: Readout
+    weight: Float[Tensor, "L d d"]
+    bias: Float[Tensor, "L d"]
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Always "tuned"."""
+        return "tuned"
+
+    @property
+    def states(self) -> int:
+        """L + 1."""
+        return len(self.weight) + 1
+
+    def log_probabilities(self, hidden: Float[Tensor, "*n d"], state: int) -> Float[Tensor, "*n V"]:
+        """Log-probabilities in nats; see `trimtab.read.lenses.lens.Lens`."""
+        number = depth(state, self.states)
+        if number < len(self.weight):
+            hidden = _mapped(hidden, self.weight[number], self.bias[number])
+        return self.readout.log_probabilities(hidden)
+
+    @classmethod
+    def fit(
+        cls,
+        model: Handle,
+        texts: Sequence[str],
+        *,
+        images: Any = None,
+        preset: Preset = "default",
+        recipe: Recipe | None = None,
+        batch_size: int = 16,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> TunedLens:
+        """Tuned lens of the least mean KL(model || lens) over all tokens of texts, at every depth.
+
+        All maps are fitted from the same forward passes of the frozen model, a batch at a time. Held at once are the
+        states of one batch, `batch * tokens * (L + 1) * d` numbers, three times the maps, `3 L d (d + 1)`, and the
+        log-probabilities of 16.8 million tokens times words, twice: 0.5 GB in all for 30 blocks of width 576.
+
+        Args:
+            model: a decoder, with or without eyes; its parameters get no gradient.
+            texts: at least two, of the kind that the lens is to read; read again in another order when they end.
+            images: a picture for each text, for a model that sees.
+            preset: "default", or "paper" for the published recipe: 250 steps of 262,144 tokens.
+            recipe: every setting, in the place of a preset.
+            batch_size: texts at a time.
+            max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+            seed: of the order of texts and the draw of tokens.
+            progress: called with how many steps are done, and of how many.
+
+        Raises:
+            ModelError: no decoder, quantised weights without a derivative, fewer than two texts, or texts that it
+                cannot read.
+            DivergedError: a loss that is not finite.
+        """
+        if preset not in PRESETS:
+            raise refusal(
+                repr(preset), f"one of {tuple(PRESETS)}", nearest(str(preset), PRESETS), at="preset"
+            )
+        how = PRESETS[preset] if recipe is None else recipe
+        readout = readout_of(model)
+        check_model(model, "gradients")
+        check_texts(texts)
+        rows = (
+            None if images is not None else token_rows(model.need_tokenizer(), texts, max_tokens=max_tokens)
+        )
+        stream = _Stream(model, readout, texts, rows, Reading(images, batch_size), seed)
+        weight, bias = _ridge(stream, how) if how.start == "ridge" else _zero(readout)
+        _descend(stream, (weight, bias), how, seed, progress)
+        made_by = {**asdict(how), "texts": len(texts), "seed": seed, "model": str(getattr(model, "name", ""))}
+        check_finite(Maps(weight, bias, made_by), "tuned lens")
+        return cls(readout, weight, bias, made_by)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the lens, see `trimtab.read.lenses.files.write_maps`; the folder is there whole or not at all."""
+        return write_maps(self.name, Maps(self.weight, self.bias, self.made_by), self.readout, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: Handle) -> TunedLens:
+        """Lens that `save_pretrained` wrote, for the model that it was fitted to.
+
+        Raises:
+            ModelError: see `trimtab.read.lenses.files.read_maps`.
+        """
+        readout = readout_of(model)
+        maps = read_maps("tuned", folder, readout)
+        return cls(readout, maps.weight, maps.bias, maps.made_by)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Batches of states of texts without end, each time in another order."""
+
+    model: Handle
+    readout: Readout
+    texts: Sequence[str]
+    rows: Sequence[Sequence[int]] | None
+    reading: Reading
+    seed: int
+
+    def __iter__(self) -> Iterator[States]:
+        for number in count():
+            yield from self.epoch(number)
+
+    def epoch(self, number: int) -> Iterator[States]:
+        """All texts once, in an order of their own."""
+        draw = np.random.default_rng(derive(self.seed, "lens texts", number))
+        order = [int(place) for place in draw.permutation(len(self.texts))]
+        if self.rows is not None:
+            rows = [TokenRow(self.rows[place]) for place in order]
+            return text_states(self.model, self.readout, rows, self.reading)
+        images = [self.reading.images[place] for place in order]
+        reading = Reading(images, self.reading.batch_size)
+        return text_states(self.model, self.readout, [self.texts[place] for place in order], reading)
+
+
+def _mapped(hidden: Tensor, weight: Float[Tensor, "d d"], bias: Float[Tensor, " d"]) -> Tensor:
+    """h + A h + b in the maps' precision and on their device."""
+    hidden = hidden.to(weight.device, weight.dtype)
+    return hidden + hidden @ weight.T + bias
+
+
+def _zero(readout: Readout) -> tuple[Tensor, Tensor]:
+    depth, width = len(readout.sites) - 1, readout.width
+    return torch.zeros(depth, width, width, device=readout.device), torch.zeros(
+        depth, width, device=readout.device
+    )
+
+
+def _ridge(stream: _Stream, how: Recipe) -> tuple[Tensor, Tensor]:
+    """Maps of least squared error from each state to the last, from the moments of one pass, in double precision."""
+    moments: Tensor | None = None
+    read = 0
+    for states in stream.epoch(0):
+        hidden = [one.double() for one in states.hidden]
+        ones = torch.ones(len(states), 1, dtype=torch.float64, device=hidden[-1].device)
+        parts = []
+        for one in hidden[:-1]:
+            known = torch.cat([one.to(ones.device), ones], 1)
+            parts.append(known.T @ torch.cat([known, hidden[-1] - one.to(ones.device)], 1))
+        moments = torch.stack(parts) if moments is None else moments + torch.stack(parts)
+        read += len(states)
+        if read >= how.start_tokens:
+            break
+    assert moments is not None  # there are texts
+    width = stream.readout.width
+    gram, cross = moments[:, :, : width + 1], moments[:, :, width + 1 :]
+    strength = RIDGE * gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
+    penalty = torch.eye(width + 1, dtype=torch.float64, device=gram.device)
+    penalty[-1, -1] = 0
+    solved = torch.linalg.solve(gram + strength[:, None, None] * penalty, cross).float()
+    return solved[:, :-1].transpose(1, 2).contiguous(), solved[:, -1].clone()
+
+
+def _descend(
+    stream: _Stream, maps: tuple[Tensor, Tensor], how: Recipe, seed: int, progress: Progress | None
+) -> None:
+    """Steps of the optimiser on the mean KL, which change the maps in place."""
+    settings: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
+    if how.optimiser == "adam":
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(maps, betas=(0.9, 0.99), **settings)
+    else:
+        optimiser = torch.optim.SGD(maps, momentum=0.9, nesterov=True, **settings)
+    batches = iter(stream)
+    draw = torch.Generator().manual_seed(derive(seed, "lens tokens"))
+    for step in range(how.steps):
+        sums, read = [torch.zeros_like(one) for one in maps], 0
+        while read < how.tokens:
+            states = next(batches)
+            chosen = torch.randperm(len(states), generator=draw)[: how.tokens - read]
+            read += len(chosen)
+            _add_gradients(sums, stream.readout, [one[chosen.to(one.device)] for one in states.hidden], maps)
+        for one, total in zip(maps, sums, strict=True):
+            one.grad = total / read
+        if not all(bool(total.isfinite().all()) for total in sums):
+            got = f"gradients that are not finite in step {step + 1}"
+            raise DivergedError(explain(got, "numbers", f"a learning rate below {how.lr:g}"))
+        if how.clip is not None:
+            torch.nn.utils.clip_grad_norm_(maps, how.clip)
+        optimiser.param_groups[0]["lr"] = how.lr * (1 - step / how.steps)
+        optimiser.step()
+        if progress is not None:
+            progress(step + 1, how.steps)
+    for one in maps:
+        one.grad = None
+
+
+def _add_gradients(
+    sums: list[Tensor], readout: Readout, hidden: Sequence[Tensor], maps: tuple[Tensor, Tensor]
+) -> None:
+    """Add the gradients of the KL of every state, summed over tokens; those of the model's parameters are not made."""
+    size = max(1, CELLS // readout.vocabulary)
+    for start in range(0, len(hidden[-1]), size):
+        with torch.no_grad():
+            target = readout.log_probabilities(hidden[-1][start : start + size])
+        for state, one in enumerate(hidden[:-1]):
+            with torch.enable_grad():
+                weight, bias = (each[state].detach().requires_grad_() for each in maps)
+                said = readout.log_probabilities(_mapped(one[start : start + size], weight, bias))
+                loss = kl(target, said).sum()
+            for total, gradient in zip(sums, torch.autograd.grad(loss, (weight, bias)), strict=True):
+                total[state] += gradient
