@@ -392,4 +392,6 @@ def _coded(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> tuple[n
     if (spread < 2).any():
         got = f"class {names[int(spread.argmin())]!r} in a single group"
         raise refusal("labels", got, "each class in at least two groups", hint)
-    return codes, clusters
+    # Classes are numbered by where they stand, not by name, so that folds are the same under other names.
+    sums = [np.bincount(codes, weights=clusters.astype(float) ** power) for power in (2, 1, 0)]
+    return np.argsort(np.lexsort(sums))[codes], clusters
