@@ -121,7 +121,7 @@ def test_one_setting_alone_is_the_one_of_the_grid(name):
 
 
 def test_classifiers_are_named():
-    with pytest.raises(ConfigError, match="classifiers: got 'logistics', expected .* try 'logistic'"):
+    with pytest.raises(ConfigError, match=r"classifiers: got 'logistics', expected .* try 'logistic'"):
         check_classifiers(["logistics"])
     with pytest.raises(ConfigError, match="classifiers: got none, expected at least one"):
         check_classifiers([])

@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from scipy.stats import norm, ttest_1samp
 from threadpoolctl import threadpool_limits
 
 from trimtab.errors import ConfigError, DataError, ShapeError
 from trimtab.numerics.information import mutual_information_bits
-from trimtab.read.leaks.classifiers import ALL
-from trimtab.read.leaks.estimate import clustered_mean, estimate_leak, fit_baseline, leak_difference
+from trimtab.read.leaks.classifiers import ALL, log_softmax
+from trimtab.read.leaks.estimate import (
+    STRONGEST,
+    clustered_mean,
+    estimate_leak,
+    fit_baseline,
+    leak_difference,
+    pool_powers,
+)
 
 LINEAR = ("logistic",)
 
@@ -114,7 +122,7 @@ def test_a_fitted_baseline_is_the_same_and_must_be_of_the_same_rows():
         estimate_leak(x, labels, None, base, 4)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.integers(0, 1000))
 def test_order_names_and_units_do_not_matter(seed):
     rng = np.random.default_rng(seed)
@@ -159,14 +167,14 @@ def test_all_classifiers_find_what_is_not_linear():
 def test_one_result_for_any_number_of_threads_and_nothing_of_the_caller_is_changed():
     x, labels, _ = symmetric(150, 0.3, 8)
     x = np.concatenate([x, np.random.default_rng(1).normal(size=(150, 60))], axis=1)
-    kept, state = x.copy(), np.random.get_state()[1].copy()  # noqa: NPY002
+    kept, state = x.copy(), np.random.get_state()[1].copy()
     with threadpool_limits(2):
         two = estimate_leak(x, labels, seed=1)
     with threadpool_limits(1):
         one = estimate_leak(x, labels, seed=1)
     assert np.array_equal(one.nats, two.nats)
     assert np.array_equal(x, kept)
-    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], state)
 
 
 def test_differences_are_paired_by_row():
@@ -239,3 +247,21 @@ LABELS = np.arange(20) % 2
 def test_refusals(change, error, message):
     with pytest.raises(error, match=message):
         estimate_leak(**({"features": np.ones((20, 2)), "labels": LABELS} | change))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.0, 3.0))
+def test_powers_of_the_pool_are_the_best_of_a_bounded_search(seed, strength):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, 40)
+    logits = rng.normal(size=(2, 40, 3)) * 2.0
+    logits[0] += strength * np.eye(3)[labels]
+    logp = log_softmax(logits)
+
+    def loss(powers: np.ndarray) -> float:
+        return float(-log_softmax(np.tensordot(powers, logp, axes=1))[np.arange(40), labels].mean())
+
+    best = minimize(loss, [0.5, 0.5], bounds=[(0, STRONGEST)] * 2, method="L-BFGS-B", options={"ftol": 1e-14})
+    value, powers = pool_powers(logp, labels)
+    assert value == pytest.approx(loss(powers))
+    assert value == pytest.approx(best.fun, abs=1e-6)
