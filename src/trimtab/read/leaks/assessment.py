@@ -160,7 +160,12 @@ def _row(one: Measured, asked: Mapping[tuple[str, str], float]) -> dict[str, Any
 
 
 def _control_row(one: Measured) -> dict[str, Any]:
-    row: dict[str, Any] = {"attribute": one.attribute, "role": one.role, "control": one.cell.control, "level": one.cell.level}
+    row: dict[str, Any] = {
+        "attribute": one.attribute,
+        "role": one.role,
+        "control": one.cell.control,
+        "level": one.cell.level,
+    }
     row["k"] = _number(one.cell.k)
     return row | {name: getattr(one.leak, name) for name in CONTROLS if name not in row}
 

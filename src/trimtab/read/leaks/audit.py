@@ -217,7 +217,11 @@ def read_for_audit(
             ]
             fresh = read_model(plain, questions, few, folder / "untrained", **passing)
             of_controls += [replace(cell, control=UNTRAINED) for cell in cells_of(few, fresh)]
-    facts: dict[str, Any] = {"prompts": readings.n, "states": readings.plan.depth, "vocabulary": readings.vocabulary}
+    facts: dict[str, Any] = {
+        "prompts": readings.n,
+        "states": readings.plan.depth,
+        "vocabulary": readings.vocabulary,
+    }
     facts |= {"readings_bytes": readings.plan.bytes, "reading_seconds": time.perf_counter() - start}
     facts |= task_accuracy(readings, questions, options)
     return Reading(readings, cells, of_controls, facts, tuple(findings), sha256(readings.folder / FACTS))
