@@ -63,6 +63,7 @@ def test_every_recipe_is_right_but_for_paths_to_edit(recipe: systems.Recipe) -> 
         "captions",
         "records",
         "references",
+        "questions",
     )
     assert [p for p in wrong if not p.where.startswith(places)] == []
     if not recipe.name.endswith("/own-data"):

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from trimtab.models.load import Model as Model
     from trimtab.models.load import load as load
     from trimtab.read.experts.lens import ExpertLens as ExpertLens
+    from trimtab.read.leaks.audit import audit as audit
+    from trimtab.read.leaks.levels import Answer as Answer
+    from trimtab.read.leaks.levels import Hidden as Hidden
+    from trimtab.read.leaks.levels import TopLogits as TopLogits
+    from trimtab.read.leaks.levels import TopLogprobs as TopLogprobs
+    from trimtab.read.leaks.levels import Trajectory as Trajectory
+    from trimtab.read.leaks.transcript import audit_transcript as audit_transcript
+    from trimtab.read.lenses.jacobian import JacobianLens as JacobianLens
+    from trimtab.read.lenses.lens import LogitLens as LogitLens
+    from trimtab.read.lenses.tuned import TunedLens as TunedLens
     from trimtab.refer.bias.audit import naming_bias as naming_bias
     from trimtab.refer.candidates import hard_candidates as hard_candidates
     from trimtab.refer.captions.discritune import DiscriTune as DiscriTune
@@ -50,6 +60,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Aioli": "trimtab.adapt.mixers.published",
+    "Answer": "trimtab.read.leaks.levels",
     "AurA": "trimtab.steer.estimators",
     "CAA": "trimtab.steer.directions",
     "ConceptSet": "trimtab.data.concepts",
@@ -68,12 +79,15 @@ _HOMES = {
     "ForgettingLaw": "trimtab.adapt.forgetting.laws",
     "GaussianAcT": "trimtab.steer.estimators",
     "GradientAlignment": "trimtab.adapt.mixers.published",
+    "Hidden": "trimtab.read.leaks.levels",
     "ITI": "trimtab.steer.directions",
+    "JacobianLens": "trimtab.read.lenses.jacobian",
     "Lexicon": "trimtab.refer.lexicon.lexicon",
     "LinAcT": "trimtab.steer.estimators",
     "LinEAS": "trimtab.steer.lineas.lineas",
     "Listener": "trimtab.refer.captions.listener",
     "ListenerReward": "trimtab.refer.captions.rewards",
+    "LogitLens": "trimtab.read.lenses.lens",
     "MeanAcT": "trimtab.steer.estimators",
     "Model": "trimtab.models.load",
     "NamingCounts": "trimtab.data.naming",
@@ -81,7 +95,13 @@ _HOMES = {
     "ReferenceLoss": "trimtab.adapt.mixers.controllers",
     "Replay": "trimtab.adapt.mixers.fixed",
     "Steering": "trimtab.steer.steering",
+    "TopLogits": "trimtab.read.leaks.levels",
+    "TopLogprobs": "trimtab.read.leaks.levels",
+    "Trajectory": "trimtab.read.leaks.levels",
+    "TunedLens": "trimtab.read.lenses.tuned",
     "Uniform": "trimtab.adapt.mixers.fixed",
+    "audit": "trimtab.read.leaks.audit",
+    "audit_transcript": "trimtab.read.leaks.transcript",
     "caption_scores": "trimtab.refer.scores.scores",
     "finetune": "trimtab.adapt.finetune",
     "hard_candidates": "trimtab.refer.candidates",

@@ -70,6 +70,12 @@ _ALL = (
         "arXiv 2502.15090",
     ),
     System(
+        "leaks",
+        "trimtab.read.leaks.job:LeaksConfig",
+        "what served log-probabilities give away about the input",
+        "arXiv 2604.09885",
+    ),
+    System(
         "naming-bias",
         "trimtab.refer.bias.job:NamingBiasConfig",
         "naming bias between groups, standardised for what is in the picture",

@@ -50,6 +50,11 @@ VERBS = {
         "trimtab listen pictures/ people.csv captioner.csv -o task",
         "listen",
     ),
+    "audit": Verb(
+        "tell what served log-probabilities give away: of a transcript, or of a model by a recipe",
+        "trimtab audit served.jsonl --attributes city --group user --max-bits 0.5",
+        "audit",
+    ),
     "runs": Verb("list runs", "trimtab runs done", "catalogue"),
     "report": Verb("make one page of runs", "trimtab report runs/my-1 runs/my-2 -o page.html", "catalogue"),
     "schema": Verb(

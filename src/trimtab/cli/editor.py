@@ -71,6 +71,10 @@ def _of_captions() -> list[str]:
     return [*captions.ACTIONS, *sorted(options)]
 
 
+def _recipes_of(system: str) -> list[str]:
+    return [name for name in recipes() if name.startswith(f"{system}/")]
+
+
 def _config_keys() -> list[str]:
     """Keys of all systems as overrides on a command line."""
     keys = imported("trimtab.runs.config:dotted_keys")
@@ -86,11 +90,11 @@ def _bash(*, zsh: bool) -> str:
         words += _config_keys() if verb in _OF_CONFIGS else []
         words += [*recipes()] if verb in (*_OF_CONFIGS, "cp") else []
         words += [*SYSTEMS] if verb == "schema" else [*SHELLS] if verb == "completion" else []
-        words += [*_STEER] if verb == "steer" else []
+        words += [*_STEER] if verb == "steer" else _recipes_of("leaks") if verb == "audit" else []
         words += _of_captions() if verb == "captions" else []
         cases.append(f'    {verb}) words="{" ".join(words)}" ;;')
     for action in _STEER:
-        fitted = [name for name in recipes() if name.startswith("steering/")] if action == "fit" else []
+        fitted = _recipes_of("steering") if action == "fit" else []
         words = [*_options_of("steer", action), *fitted]
         cases.append(f'    "steer {action}") words="{" ".join(words)}" ;;')
     head = ["autoload -U +X bashcompinit && bashcompinit"] if zsh else []
@@ -143,6 +147,7 @@ def _fish() -> str:
         ("completion",): SHELLS,
         ("steer",): _STEER,
         ("captions",): captions.ACTIONS,
+        ("audit",): _recipes_of("leaks"),
     }
     for verbs, words in named.items():
         seen = f"__fish_seen_subcommand_from {' '.join(verbs)}"

@@ -270,6 +270,28 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
         CheckpointError: the folder holds a run with another config.
         KeyboardInterrupt: interrupted; how to go on was said.
     """
+    folder, outcome = outcome_of(job, folder, name=name)
+    say(json.dumps(outcome["json"], indent=2) if as_json else outcome["table"])
+    note(f"report {outcome['report']}")
+    if (folder / MODEL).is_dir():
+        note(f"model {folder / MODEL}")
+    elif any(path.name != BASE for each in KEPT for path in folder.glob(each)):
+        note(f"model: trimtab export {folder} --out DIR makes it of the kept weights")
+    return 0 if outcome["passed"] else 1
+
+
+def outcome_of(job: Job, folder: Path | None, *, name: str) -> tuple[Path, dict[str, Any]]:
+    """Folder and summary (see `describe`) of a job that is run, or gone on with, or that is finished.
+
+    Args:
+        job: checked.
+        folder: of the run; None for a new one.
+        name: what a new folder is called after.
+
+    Raises:
+        CheckpointError: the folder holds a run with another config.
+        KeyboardInterrupt: interrupted; how to go on was said.
+    """
     from trimtab.job import MAY_CHANGE, carry_out
     from trimtab.runs.folder import check_config, failed_at_once
     from trimtab.runs.serialise import plain
@@ -300,13 +322,7 @@ def run_job(job: Job, folder: Path | None, *, name: str, as_json: bool) -> int:
                 how = f"{where or 'interrupted'}; go on with: trimtab resume {folder}"
                 note(how if begun else "interrupted before it began")
                 raise
-    say(json.dumps(outcome["json"], indent=2) if as_json else outcome["table"])
-    note(f"report {outcome['report']}")
-    if (folder / MODEL).is_dir():
-        note(f"model {folder / MODEL}")
-    elif any(path.name != BASE for each in KEPT for path in folder.glob(each)):
-        note(f"model: trimtab export {folder} --out DIR makes it of the kept weights")
-    return 0 if outcome["passed"] else 1
+    return folder, outcome
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

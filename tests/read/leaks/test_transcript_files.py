@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from served_responses import batch, choice, entry, response, write
@@ -162,6 +163,8 @@ def test_the_order_in_which_tokens_are_served_changes_nothing(values: list[float
         ({"error": {"message": "m"}}, "an error in the place of a response"),
         ({"object": "error", "message": "m"}, "an error in the place of a response"),
         (response({"message": {}, "logprobs": None}), "no log-probabilities"),
+        ({"response": "No"}, "no log-probabilities"),
+        ({"response": None}, "an error in the place of a response"),
         (response({"message": {}}), "no log-probabilities"),
         (response(choice()), "no answer token"),
         (response(), "a response without choices"),
@@ -183,6 +186,48 @@ def test_responses_that_cannot_be_used_are_set_aside(line: Any, why: str, tmp_pa
     assert (len(read.responses), read.set_aside) == (1, {why: 1})
     if isinstance(line, str):
         assert f"{path}:2 is cut off" in read.findings
+
+
+def test_a_column_may_be_called_error(tmp_path: Path) -> None:
+    (one,) = read_responses(write(tmp_path / "a.jsonl", [CHAT | {"error": "late"}])).responses
+    assert one.columns["error"] == "late"
+
+
+ODD = (None, True, -1, 300, 1e400, float("nan"), "", "token_id:5", [], [None], {}, {"error": "x"})
+
+
+def spoiled(value: Any, draw: Any) -> Any:
+    """The value with one part of it, at any depth, replaced by something odd."""
+    parts = list(
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    if not parts or not draw.randrange(6):
+        return draw.choice(ODD)
+    place, inner = draw.choice(parts)
+    changed = value.copy()
+    changed[place] = spoiled(inner, draw)
+    return changed
+
+
+@given(st.randoms(use_true_random=True))
+@settings(max_examples=60)
+def test_whatever_stands_in_a_line_is_read_or_refused(draw: Any) -> None:
+    whole = [
+        batch("a", CHAT, request={"body": ASK}),
+        OLDER | {"prompt": "Is there?"},
+        NEWEST | {"input": "Is there?"},
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "a.jsonl", [CHAT, *(json.dumps(spoiled(one, draw)) for one in whole)])
+        try:
+            read = read_responses(path, positions=2)
+        except DataError as error:
+            assert "got " in str(error)  # noqa: PT017
+            return
+    assert len(read.responses) + sum(read.set_aside.values()) >= 4
+    for one in read.responses:
+        assert all(list(at.values) == sorted(at.values, reverse=True) for at in one.positions)
+        assert all(len(set(at.tokens)) == len(at.values) > 0 for at in one.positions)
 
 
 @pytest.mark.parametrize(

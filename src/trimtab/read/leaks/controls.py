@@ -25,6 +25,8 @@ MAJORITY, QUESTION_ONLY, ANSWER_ONLY = "majority", "question-only", "answer-only
 RANDOM_TOKENS, SHUFFLED, UNTRAINED = "random tokens", "shuffled labels", "untrained model"
 TEXT, PIXELS, CHECK = "text", "pixels", "check"
 """Names of controls; a check is in no table, and only compared."""
+TOLERANCE = 0.01
+"""Bits by which two classifiers of the same information differ for the way they are fitted."""
 SIDE = 20
 """Pixels of a side of the picture that the pixel classifier sees."""
 
@@ -113,13 +115,12 @@ def checks_of(measured: Sequence[Measured], final: int | None) -> pd.DataFrame:
 
     Returns:
         attribute, role, lesser, greater, bits (of the lesser less those of the greater), low, high, n, holds (the
-        interval does not lie above 0).
+        interval does not lie above 0.01).
     """
     rows = []
     for attribute, role in dict.fromkeys((one.attribute, one.role) for one in measured):
-        here = [
-            one for one in measured if (one.attribute, one.role) == (attribute, role) and not one.cell.control
-        ]
+        of_pair = (one for one in measured if (one.attribute, one.role) == (attribute, role))
+        here = [one for one in of_pair if one.cell.control in ("", CHECK)]
         steps = {
             "top k": _best(one for one in here if one.cell.level in ("logits", "logprobs") and one.cell.k),
             "all logits": _best(one for one in here if one.cell.level == "logits" and one.cell.k is None),
@@ -137,7 +138,9 @@ def checks_of(measured: Sequence[Measured], final: int | None) -> pd.DataFrame:
                 "greater": greater,
                 "bits": gap.bits,
             }
-            rows.append(row | {"low": gap.low, "high": gap.high, "n": less.n, "holds": not gap.low > 0})
+            rows.append(
+                row | {"low": gap.low, "high": gap.high, "n": less.n, "holds": not gap.low > TOLERANCE}
+            )
     return pd.DataFrame(rows, columns=list(CHECKS))
 
 

@@ -9,18 +9,28 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.optimize import minimize
-from scipy.special import log_softmax, stdtrit
+from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
 
-from trimtab.errors import DataError, ShapeError, explain, refusal
+from trimtab.errors import ConfigError, ShapeError, explain, refusal
 from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
-from trimtab.read.leaks.classifiers import CLASSIFIERS, DEFAULT, Inputs, check_classifiers, class_shares
+from trimtab.read.leaks.classifiers import (
+    CLASSIFIERS,
+    DEFAULT,
+    Inputs,
+    check_classifiers,
+    class_shares,
+    log_softmax,
+)
 from trimtab.read.leaks.folds import grouped_folds
 from trimtab.seeds import derive
 
 INNER = 3
 """Inner folds, by which the classifier, its setting and its calibration are chosen."""
+STRONGEST = 4.0
+"""Largest power of a prediction in the pool."""
+STEPS = 30
+"""Most steps of Newton's method, and most times that one is halved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +41,8 @@ class Leak:
         accuracy, accuracy_low, accuracy_high: share of rows whose class is named right; Wilson's interval.
         gain, gain_low, gain_high: accuracy above that of the baseline, paired by row.
         bits, low, high: cross-entropy of the baseline less that of the attacker, in bits a row. A lower bound of the
-            information that the features add, since a trained classifier is not the best one.
+            information that the features add, since a trained classifier is not the best one; `high` also allows for
+            what more rows would teach it, and is never below zero, as no information is.
         baseline_accuracy: share of rows that the baseline names right.
         n: rows.
         groups: independent groups of rows.
@@ -82,11 +93,57 @@ class LeakDifference:
     accuracy_high: float
 
 
+@dataclass(frozen=True)
+class _Split:
+    """One outer fold: rows of training and test, the labels, and the inner fold of each training row."""
+
+    train: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+    inner: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """Log-probabilities of training rows, each by classifiers of the inner folds without it, and of the test rows."""
+
+    inner: Float[np.ndarray, "train classes"]
+    new: Float[np.ndarray, "test classes"]
+    classifier: str
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """What an attacker knows anyway, fitted once for all features of the same labels, groups, seed and folds.
+
+    Attributes:
+        features: (n, d0), or None where nothing is known but class shares.
+        codes: (n,) class of each row, whole numbers from 0.
+        clusters: (n,) group of each row, whole numbers from 0.
+        seed: of the folds.
+        splits, predictions: each outer fold with what the baseline predicts.
+    """
+
+    features: Float[np.ndarray, "n d0"] | None
+    codes: Int[np.ndarray, " n"]
+    clusters: Int[np.ndarray, " n"]
+    seed: int
+    splits: tuple[_Split, ...]
+    predictions: tuple[_Predictions, ...]
+
+    def fits(self, labels: np.ndarray, groups: np.ndarray | None, seed: int, folds: int) -> bool:
+        """Whether it was fitted on these labels, groups, seed and folds."""
+        codes, clusters = _coded(labels, groups, folds)
+        same = np.array_equal(codes, self.codes) and np.array_equal(clusters, self.clusters)
+        return same and seed == self.seed and folds == len(self.splits)
+
+
 def estimate_leak(
     features: Float[np.ndarray, "n d"],
     labels: Shaped[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " n"] | None = None,
-    baseline: Float[np.ndarray, "n d0"] | None = None,
+    baseline: Float[np.ndarray, "n d0"] | Baseline | None = None,
     seed: int = 0,
     *,
     classifiers: Sequence[str] = DEFAULT,
@@ -103,10 +160,11 @@ def estimate_leak(
         features: what the attacker reads, finite.
         labels: class of each row; any values that compare equal when they are the same class.
         groups: rows of one group (a scene, a user) are never on both sides of a split; None: each row is its own.
-        baseline: features of what the attacker knows anyway, such as words of the question; None: class shares.
+        baseline: features of what the attacker knows anyway, such as words of the question, or what `fit_baseline` made
+            of them; None: class shares.
         seed: of folds and of classifiers that draw.
         classifiers: names among `trimtab.read.leaks.classifiers.ALL`.
-        folds: outer folds.
+        folds: outer folds, at least 3.
 
     Returns:
         The leak, on one thread and the same for any number of threads.
@@ -114,7 +172,7 @@ def estimate_leak(
     Raises:
         ShapeError: features are no matrix, or lengths differ.
         DataError: missing or infinite values, one class, fewer groups than folds, or a class within a single group.
-        ConfigError: an unknown classifier.
+        ConfigError: an unknown classifier, or fewer than 3 folds.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = rng.integers(0, 2, 200)
@@ -123,23 +181,47 @@ def estimate_leak(
     (1.0, True)
     """
     names = check_classifiers(classifiers)
-    features = _checked("features", features, len(labels))
-    known = None if baseline is None else _checked("baseline", baseline, len(labels))
+    x = _checked("features", features, len(labels))
+    known = baseline
+    if not isinstance(known, Baseline):
+        known = fit_baseline(labels, groups, known, seed, classifiers=names, folds=folds)
+    elif not known.fits(labels, groups, seed, folds):
+        got = f"a baseline of {len(known.codes)} rows fitted with other labels, groups, seed or folds"
+        raise refusal(
+            "baseline",
+            got,
+            "one of the same rows",
+            "fit_baseline(labels, groups, ...) with the same arguments",
+        )
+    both = x if known.features is None else np.concatenate([x, known.features], axis=1)
+    with threadpool_limits(1):
+        attacks = [_attack(both, *one, names) for one in zip(known.splits, known.predictions, strict=True)]
+    return _leak(known, attacks)
+
+
+def fit_baseline(
+    labels: Shaped[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"] | None = None,
+    features: Float[np.ndarray, "n d0"] | None = None,
+    seed: int = 0,
+    *,
+    classifiers: Sequence[str] = DEFAULT,
+    folds: int = 5,
+) -> Baseline:
+    """The baseline of `estimate_leak`, which takes it in the place of its features and so fits it only once.
+
+    Args and Raises: as `estimate_leak`, of which it is the part that does not depend on what the attacker reads.
+    """
+    names = check_classifiers(classifiers)
+    x = None if features is None else _checked("baseline", features, len(labels))
     codes, clusters = _coded(labels, groups, folds)
     outer = grouped_folds(codes, clusters, folds, derive(seed, "outer folds"))
-    classes = int(codes.max()) + 1
-    attacked, base, chosen = np.empty((len(codes), classes)), np.empty((len(codes), classes)), []
-    with threadpool_limits(1):
-        for fold in range(folds):
-            split = _split(outer, fold, codes, clusters, seed)
-            anyway = _shares(split, classes)
-            if known is not None:
-                anyway = _attack(known, split, anyway, names)
-            both = features if known is None else np.concatenate([features, known], axis=1)
-            attack = _attack(both, split, anyway, names)
-            attacked[split.test], base[split.test] = attack.new, anyway.new
-            chosen.append(attack.classifier)
-    return _leak(attacked, base, codes, clusters, Counter(chosen).most_common(1)[0][0])
+    splits = tuple(_split(outer, fold, codes, clusters, seed) for fold in range(folds))
+    predictions = [_shares(split, int(codes.max()) + 1) for split in splits]
+    if x is not None:
+        with threadpool_limits(1):
+            predictions = [_attack(x, *one, names) for one in zip(splits, predictions, strict=True)]
+    return Baseline(x, codes, clusters, seed, splits, tuple(predictions))
 
 
 def leak_difference(a: Leak, b: Leak) -> LeakDifference:
@@ -182,26 +264,6 @@ def clustered_mean(
     return mean, mean - half, mean + half
 
 
-@dataclass(frozen=True)
-class _Split:
-    """One outer fold: rows of training and test, the labels, and the inner fold of each training row."""
-
-    train: np.ndarray
-    test: np.ndarray
-    labels: np.ndarray
-    inner: np.ndarray
-    seed: int
-
-
-@dataclass(frozen=True)
-class _Predictions:
-    """Log-probabilities of training rows, each by classifiers of the inner folds without it, and of the test rows."""
-
-    inner: Float[np.ndarray, "train classes"]
-    new: Float[np.ndarray, "test classes"]
-    classifier: str
-
-
 def _split(outer: np.ndarray, fold: int, codes: np.ndarray, clusters: np.ndarray, seed: int) -> _Split:
     train, test = np.flatnonzero(outer != fold), np.flatnonzero(outer == fold)
     seed = derive(seed, "fold", fold)
@@ -228,7 +290,7 @@ def _attack(x: np.ndarray, split: _Split, below: _Predictions, names: Sequence[s
             classify, settings = CLASSIFIERS[name]
             out[:, held] = classify(inputs, split.labels[~held], classes, range(settings), split.seed)
     pools = [
-        (*_pooling(np.stack([one, below.inner]), split.labels), name, setting)
+        (*pool_powers(np.stack([one, below.inner]), split.labels), name, setting)
         for name, out in tried.items()
         for setting, one in enumerate(out)
     ]
@@ -236,53 +298,105 @@ def _attack(x: np.ndarray, split: _Split, below: _Predictions, names: Sequence[s
     classify, _ = CLASSIFIERS[name]
     inputs = Inputs(x[split.train], x[split.test])
     new = classify(inputs, split.labels, classes, [setting], split.seed)[0]
-    inner = _pooled(np.stack([tried[name][setting], below.inner]), powers, split.labels)
+    stack, inner = np.stack([tried[name][setting], below.inner]), np.empty_like(below.inner)
+    for fold in range(split.inner.max() + 1):
+        held = split.inner == fold
+        without = pool_powers(stack[:, ~held], split.labels[~held])[1]
+        inner[held] = _pooled(stack[:, held], without, split.labels[~held])
     attacked = _pooled(np.stack([new, below.new]), powers, split.labels)
     return _Predictions(inner, attacked, name if powers[0] > 0 else "baseline")
 
 
-def _pooling(logp: Float[np.ndarray, "2 n classes"], labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """Cross-entropy and powers of the logarithmic pool of two predictions that fits the labels best."""
-    true = (np.arange(len(labels)), labels)
+def pool_powers(
+    logp: Float[np.ndarray, "2 n classes"], labels: Int[np.ndarray, " n"]
+) -> tuple[float, Float[np.ndarray, " 2"]]:
+    """Powers in [0, 4] of the logarithmic pool of two predictions that fits the labels best.
+
+    The pool is p ~ p_1^a p_2^b (Genest and Zidek 1986). Its cross-entropy is convex in the powers: Newton's method, in
+    which a power that is pushed against a bound stays there.
+
+    Args:
+        logp: log-probabilities of both predictions; finite.
+        labels: true class of each row.
+
+    Returns:
+        The cross-entropy in nats, and the powers.
+    """
+    n = len(labels)
+    true = logp[:, np.arange(n), labels].mean(axis=1)
 
     def loss(powers: np.ndarray) -> tuple[float, np.ndarray]:
-        pooled = log_softmax(np.tensordot(powers, logp, axes=1), axis=1)
-        expected = (np.exp(pooled) * logp).sum(axis=2).mean(axis=1)
-        return float(-pooled[true].mean()), expected - logp[:, true[0], true[1]].mean(axis=1)
+        mixed = np.tensordot(powers, logp, axes=1)
+        top = mixed.max(axis=1, keepdims=True)
+        weights = np.exp(mixed - top)
+        total = weights.sum(axis=1, keepdims=True)
+        return float((np.log(total) + top).mean() - powers @ true), weights / total
 
-    found = minimize(loss, np.array([0.5, 0.5]), jac=True, method="L-BFGS-B", bounds=[(0.0, 4.0)] * 2)
-    return float(found.fun), found.x
+    powers = np.array([0.5, 0.5])
+    value, p = loss(powers)
+    for _ in range(STEPS):
+        expected = (p * logp).sum(axis=2)
+        slope = expected.mean(axis=1) - true
+        curvature = np.einsum("ink,nk,jnk->ij", logp, p, logp) / n - expected @ expected.T / n
+        free = ~((powers <= 0) & (slope > 0) | (powers >= STRONGEST) & (slope < 0))
+        step = np.zeros(2)
+        held = curvature[np.ix_(free, free)] + 1e-10 * np.eye(int(free.sum()))
+        step[free] = np.linalg.solve(held, slope[free])
+        for _ in range(STEPS):
+            moved = np.clip(powers - step, 0.0, STRONGEST)
+            lower, p_moved = loss(moved)
+            if lower <= value:
+                break
+            step /= 2.0
+        else:
+            break
+        gained, powers, value, p = value - lower, moved, lower, p_moved
+        if gained < 1e-9:
+            break
+    return value, powers
 
 
 def _pooled(logp: Float[np.ndarray, "2 n classes"], powers: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The pool, mixed with class shares at the weight of one row, so that no class is held to be impossible."""
-    pooled = log_softmax(np.tensordot(powers, logp, axes=1), axis=1)
+    pooled = log_softmax(np.tensordot(powers, logp, axes=1))
     shares, rows = class_shares(labels, logp.shape[2]), len(labels)
     return np.asarray(np.logaddexp(pooled + np.log(rows / (rows + 1)), shares - np.log(rows + 1)))
 
 
-def _leak(attacked: np.ndarray, base: np.ndarray, codes: np.ndarray, clusters: np.ndarray, name: str) -> Leak:
-    rows = np.arange(len(codes))
-    correct, anyway = attacked.argmax(axis=1) == codes, base.argmax(axis=1) == codes
-    nats, known = attacked[rows, codes], base[rows, codes]
-    low, high = wilson_of_clusters(correct.astype(float), np.zeros(len(codes), dtype=int), clusters, 1)
-    gain = clustered_mean(correct.astype(float) - anyway, clusters, unit=1.0)
-    counts = np.bincount(codes)
+def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
+    codes, clusters, n, folds = known.codes, known.clusters, len(known.codes), len(attacks)
+    correct, anyway = np.empty(n, dtype=bool), np.empty(n, dtype=bool)
+    nats, base, inner = np.empty(n), np.empty(n), np.zeros(n)
+    for split, attack, below in zip(known.splits, attacks, known.predictions, strict=True):
+        rows, train, true = np.arange(len(split.test)), np.arange(len(split.train)), codes[split.test]
+        correct[split.test], anyway[split.test] = attack.new.argmax(1) == true, below.new.argmax(1) == true
+        nats[split.test], base[split.test] = attack.new[rows, true], below.new[rows, true]
+        inner[split.train] += (attack.inner - below.inner)[train, split.labels] / (folds - 1)
+    low, high = wilson_of_clusters(correct.astype(float), np.zeros(n, dtype=int), clusters, 1)
+    counts, chosen = np.bincount(codes), Counter(attack.classifier for attack in attacks)
+    gained = (nats - base) / np.log(2)
+    bits, bits_low, bits_high = clustered_mean(gained, clusters)
+    # k inner folds learn from a share (k - 1) / k of the rows. If a loss falls as 1 / rows to the channel's, then k - 1
+    # times the loss by which the inner folds are behind is still missing.
+    inner_folds = min(int(split.inner.max()) + 1 for split in known.splits)
+    limit = gained + (inner_folds - 1) * (gained - inner / np.log(2))
     return Leak(
         float(correct.mean()),
         float(low[0]),
         float(high[0]),
-        *gain,
-        *clustered_mean((nats - known) / np.log(2), clusters),
+        *clustered_mean(correct.astype(float) - anyway, clusters, unit=1.0),
+        bits,
+        bits_low,
+        max(0.0, bits_high, clustered_mean(limit, clusters)[2]),
         baseline_accuracy=float(anyway.mean()),
-        n=len(codes),
+        n=n,
         groups=int(clusters.max()) + 1,
         classes=len(counts),
-        chance=float(counts.max() / len(codes)),
-        classifier=name,
+        chance=float(counts.max() / n),
+        classifier=chosen.most_common(1)[0][0],
         correct=correct,
         nats=nats,
-        baseline_nats=known,
+        baseline_nats=base,
         clusters=clusters,
     )
 
@@ -301,6 +415,8 @@ def _checked(what: str, x: np.ndarray, n: int) -> np.ndarray:
 
 def _coded(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels and groups as whole numbers from 0, once they are known to be enough."""
+    if folds < 3:
+        raise refusal("folds", folds, "at least 3", error=ConfigError)
     codes, names = pd.factorize(np.asarray(labels, dtype=object), sort=True)
     hint = "the rows of `usable_rows(labels, groups, folds)`"
     if (codes < 0).any():
@@ -314,12 +430,14 @@ def _coded(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> tuple[n
     else:
         clusters = pd.factorize(np.asarray(groups), sort=True)[0]
     count = int(clusters.max()) + 1
-    if count < max(folds, 2):
+    if count < folds:
         raise refusal(
             "groups", f"{count} groups", f"at least {folds}, one for each fold", "fewer folds or more groups"
         )
     spread = np.bincount(np.unique(np.column_stack([codes, clusters]), axis=0)[:, 0])
     if (spread < 2).any():
         got = f"class {names[int(spread.argmin())]!r} in a single group"
-        raise refusal("labels", got, "each class in at least two groups", hint, error=DataError)
-    return codes, clusters
+        raise refusal("labels", got, "each class in at least two groups", hint)
+    # Classes are numbered by where they stand, not by name, so that folds are the same under other names.
+    sums = [np.bincount(codes, weights=clusters.astype(float) ** power) for power in (2, 1, 0)]
+    return np.argsort(np.lexsort(sums))[codes], clusters

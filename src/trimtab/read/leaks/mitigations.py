@@ -15,11 +15,14 @@ from typing import Any, ClassVar, Protocol, get_args
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
+from torch import nn
 
-from trimtab.errors import ConfigProblems, Problem, nearest
+from trimtab.errors import ConfigProblems, Problem, nearest, refusal
 from trimtab.models.readout import Readout
+from trimtab.numerics.erasure import leace
 from trimtab.read.leaks.encodings import TopTokens
 from trimtab.read.leaks.utility import answer_values
 from trimtab.runs.brief import brief
@@ -179,7 +182,7 @@ class Noise:
         queries: how often the attacker asks the same, at least 1. A caller is taken to ask once.
 
     >>> Noise(0.5, queries=16).setting
-    'deviation 0.5, asked 16 times'
+    '0.5, 16 queries'
     """
 
     scale: float
@@ -195,9 +198,8 @@ class Noise:
 
     @property
     def setting(self) -> str:
-        """Deviation, and how often the attacker asks."""
-        asked = "once" if self.queries == 1 else f"{self.queries} times"
-        return f"deviation {self.scale:g}, asked {asked}"
+        """Deviation in nats, and how often the attacker asks."""
+        return f"{self.scale:g}, {self.queries} quer{'y' if self.queries == 1 else 'ies'}"
 
     def __call__(self, served: Served, seed: int = 0) -> Served:
         """The mean of the replies to all queries, sorted anew."""
@@ -314,7 +316,37 @@ class Erase:
         Raises:
             DataError: there is no model behind what was served, or too few labels to fit on.
         """
-        raise NotImplementedError
+        inside, table, groups = served.inside, served.attributes, served.groups
+        if (
+            inside is None
+            or inside.states is None
+            or inside.readout is None
+            or table is None
+            or groups is None
+        ):
+            got = "outputs without the hidden states behind them"
+            raise refusal("erase", got, "those of a model that was read", "an audit of the model")
+        if self.attribute not in table:
+            names = [str(name) for name in table.columns]
+            expected = f"one of {', '.join(map(repr, names))}"
+            raise refusal("erase", repr(self.attribute), expected, nearest(self.attribute, names))
+        fitted, tested = halves(groups[served.rows], derive(seed, "erase", self.attribute))
+        labelled = fitted[table[self.attribute].iloc[served.rows[fitted]].notna().to_numpy()]
+        labels = table[self.attribute].iloc[served.rows[labelled]]
+        if labels.nunique() < 2:
+            got = f"{labels.nunique()} class among the {len(labelled)} rows to fit on"
+            raise refusal(f"erase {self.attribute}", got, "at least two", "more questions")
+        states, (ids, values) = _normed(inside, served.rows), ([], [])
+        erasure = leace(states[labelled], pd.get_dummies(labels).to_numpy(dtype=np.float64))
+        unnormed = replace(inside.readout, norm=nn.Identity())
+        for start in range(0, len(tested), ROWS_AT_ONCE):
+            erased = torch.from_numpy(erasure(states[tested[start : start + ROWS_AT_ONCE]]))
+            with torch.no_grad():
+                best = unnormed.log_probabilities(erased).double().topk(served.k)
+            ids.append(best.indices.cpu().numpy())
+            values.append(best.values.cpu().numpy())
+        top = TopTokens(np.concatenate(ids), np.concatenate(values), served.top.vocabulary)
+        return replace(served, top=top, answer=top.ids[:, 0], rows=served.rows[tested])
 
 
 AnyMitigation = Truncate | Round | Noise | Temperature | AnswerOnly | Erase
@@ -367,7 +399,7 @@ def mitigation_of(form: Any, where: str = "mitigations") -> AnyMitigation:
         raise ConfigProblems(problems) from None
 
 
-def form_of(mitigation: Mitigation) -> Any:
+def form_of(mitigation: AnyMitigation) -> Any:
     """The form of a mitigation in YAML, from which `mitigation_of` makes it again.
 
     >>> form_of(Truncate(5)), form_of(AnswerOnly()), form_of(Noise(0.5, 4))
@@ -422,6 +454,34 @@ def as_used(mitigation: Mitigation) -> Mitigation:
     return replace(mitigation, queries=1) if isinstance(mitigation, Noise) else mitigation
 
 
+def halves(
+    groups: Int[np.ndarray, " n"], seed: int = 0
+) -> tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " tested"]]:
+    """Rows of two random halves of the groups, no group in both: to fit on, and to test.
+
+    >>> [half.tolist() for half in halves(np.array([0, 0, 1, 1]), seed=1)] in ([[0, 1], [2, 3]], [[2, 3], [0, 1]])
+    True
+    """
+    names = np.unique(groups)
+    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    first = np.isin(groups, chosen)
+    return np.flatnonzero(first), np.flatnonzero(~first)
+
+
+def _normed(inside: Inside, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
+    """States after the final norm, where logits are linear in them."""
+    assert inside.states is not None
+    assert inside.readout is not None
+    with torch.no_grad():
+        parts = [
+            inside.readout.normed(
+                torch.from_numpy(np.array(inside.states[rows[start : start + ROWS_AT_ONCE]]))
+            )
+            for start in range(0, len(rows), ROWS_AT_ONCE)
+        ]
+    return np.asarray(torch.cat(parts).double().cpu().numpy())
+
+
 def _with(served: Served, ids: np.ndarray, values: np.ndarray) -> Served:
     return replace(served, top=replace(served.top, ids=ids, values=values))
 
@@ -435,4 +495,4 @@ def _log_rest(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n 1"]:
     """The logarithm of the mass that the served tokens leave, -inf where rounding leaves none."""
     left = 1.0 - np.exp(np.where(np.isnan(values), -inf, values)).sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore"):
-        return np.log(np.maximum(left, 0.0))
+        return np.asarray(np.log(np.maximum(left, 0.0)))

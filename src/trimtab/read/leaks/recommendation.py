@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ NO_LEAK, SHOWN, BY_ESTIMATE, ABOVE, UNKNOWN = (
 """Words for a risk."""
 UNMITIGATED = "none"
 """What the rows without a mitigation are called among the mitigations."""
+LEAST_BITS = 0.0005
+"""An interval above 0 whose lower end is below this shows no leak: it is 0.000 at three decimals."""
 RISK = ("attribute", "role", "risk", "bits", "low", "high", "accuracy", "chance", "served", "looks")
 """Columns of the risk table."""
 
@@ -29,7 +31,7 @@ RISK = ("attribute", "role", "risk", "bits", "low", "high", "accuracy", "chance"
 def risk_of(bits: float, low: float, high: float, max_bits: float | None = None) -> str:
     """The word for a leak: by its interval, and by a bound where one is stated.
 
-    A leak is shown where the lower end is above 0, and above the bound where the lower end is above that.
+    A leak is shown where the lower end is above 0 (at least 0.0005), and above the bound where it is above that.
 
     >>> risk_of(0.1, -0.02, 0.2), risk_of(0.3, 0.2, 0.4, 0.1), risk_of(0.3, 0.2, 0.4)
     ('no leak shown', 'above the bound', 'leak shown')
@@ -38,7 +40,7 @@ def risk_of(bits: float, low: float, high: float, max_bits: float | None = None)
         return UNKNOWN
     if max_bits is not None and low > max_bits:
         return ABOVE
-    if low > 0:
+    if low > LEAST_BITS:
         return BY_ESTIMATE if max_bits is not None and bits > max_bits else SHOWN
     return NO_LEAK
 
@@ -57,16 +59,12 @@ def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFra
     rows = []
     for (attribute, role), group in served_rows(table).groupby(["attribute", "role"], sort=False):
         row = _strongest(group)
-        first = group.iloc[0].to_dict() | {"bits": np.nan, "low": np.nan, "high": np.nan, "accuracy": np.nan}
-        row = first if row is None else row
-        risk = risk_of(row["bits"], row["low"], row["high"], max_bits)
-        picked = {name: row[name] for name in ("bits", "low", "high", "accuracy", "chance")}
-        looks = int(group["bits"].notna().sum())
-        rows.append(
-            {"attribute": attribute, "role": role, "risk": risk}
-            | picked
-            | {"served": reads(row), "looks": looks}
-        )
+        cells: dict[str, Any] = {"attribute": attribute, "role": role, "risk": UNKNOWN}
+        if row is not None:
+            cells["risk"] = risk_of(row["bits"], row["low"], row["high"], max_bits)
+            cells |= {name: row[name] for name in ("bits", "low", "high", "accuracy", "chance")}
+            cells["served"] = reads(row)
+        rows.append(cells | {"looks": int(group["bits"].notna().sum())})
     return pd.DataFrame(rows, columns=list(RISK))
 
 
@@ -77,20 +75,15 @@ def reads(row: Mapping[str, Any]) -> str:
     ('top 20, ids with values', 'hidden state 3')
     """
     level, k = str(row["level"]), row.get("k")
-    encoding = ENCODINGS.get(str(row.get("encoding") or ""), str(row.get("encoding") or ""))
-    if level == "hidden":
-        return f"hidden state {row['layer']:.0f}"
-    if level == "trajectory":
-        return (
-            f"trajectory of top {k:.0f}, {row['lens']} lens"
-            if not missing(k)
-            else f"trajectory, {row['lens']} lens"
-        )
-    if level == "answer":
-        return "the answer alone"
     size = "all tokens" if missing(k) else f"top {k:.0f}"
-    size += " logits" if level == "logits" else ""
-    return f"{size}, {encoding}" if encoding else size
+    encoding = str(row.get("encoding") or "")
+    parts = {
+        "hidden": lambda: [f"hidden state {row['layer']:.0f}"],
+        "trajectory": lambda: [f"trajectory of {size}", f"{row['lens']} lens"],
+        "answer": lambda: ["the answer alone"],
+        "logits": lambda: [f"{size}, logits" if missing(k) else f"{size} logits"],
+    }.get(level, lambda: [size])()
+    return ", ".join(filter(None, [*parts, ENCODINGS.get(encoding, encoding), str(row.get("setting") or "")]))
 
 
 ENCODINGS = {
@@ -126,7 +119,7 @@ def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | Non
     looks = int(served["bits"].notna().sum())
     of, how = f"{row['attribute']} ({row['role']})", f"{reads(row)}, the strongest of {looks} served rows"
     bits = f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)})"
-    if row["low"] > 0:
+    if row["low"] > LEAST_BITS:
         yield f"Served outputs give away most of {of}: {bits} by {how}."
     else:
         yield f"No leak of served outputs is shown: most is {bits} of {of} by {how}, not distinguishable from 0."
@@ -149,23 +142,23 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
         if max_bits is None
         else f"within {max_bits:g} bits by its whole interval"
     )
-    settings = [(key, rows) for key, rows in tried.groupby(["mitigation", "setting"], sort=False)]
-    reached = [(key, rows) for key, rows in settings if _reaches(rows, pairs, max_bits)]
+    settings = [rows for _, rows in tried.groupby(["mitigation", "setting"], sort=False)]
+    reached = [rows for rows in settings if _reaches(rows, pairs, max_bits)]
     tries = f"{len(settings)} setting{'' if len(settings) == 1 else 's'} tried"
     if _reaches(mitigations[mitigations["mitigation"] == UNMITIGATED], pairs, max_bits):
         yield f"No mitigation is needed: without one every attribute and role is {goal}."
         return
     if not reached:
         yield f"Nothing that was tried is enough: none of the {tries} leaves every attribute and role {goal}."
-        key, rows = min(settings, key=lambda one: _worst(one[1]))
+        rows = min(settings, key=_worst)
         if _worst(rows) < np.inf:
-            yield f"Least is left by {_named(key)}: {_amount(_strongest(rows))}."
+            yield f"Least is left by {_named(rows)}: {_amount(_strongest(rows))}."
     else:
-        key, rows = min(reached, key=lambda one: _price(one[1]))
-        yield f"Recommended is {_named(key)}: with it every attribute and role is {goal}."
+        rows = min(reached, key=_price)
+        yield f"Recommended is {_named(rows)}: with it every attribute and role is {goal}."
         yield f"At most {_amount(_strongest(rows))} are left."
-        yield from _cost(rows.iloc[0])
-        yield from _conditions(key, tried)
+        yield from _cost(rows.to_dict("records")[0])
+        yield from _conditions(rows, tried)
         yield f"Of the {tries}, {len(reached)} reached this; it costs a caller least."
     yield from _answer_alone(served)
     yield f"{len(tried)} intervals of mitigated outputs were looked at, each at 95 %; none is widened for their number."
@@ -176,7 +169,7 @@ def _reaches(rows: pd.DataFrame, pairs: int, max_bits: float | None) -> bool:
     known = rows.dropna(subset=["bits", "low", "high"])
     if not len(known) or len(known) < pairs:
         return False
-    return bool((known["low"] <= 0).all() if max_bits is None else (known["high"] <= max_bits).all())
+    return bool((known["low"] <= LEAST_BITS).all() if max_bits is None else (known["high"] <= max_bits).all())
 
 
 def _worst(rows: pd.DataFrame) -> float:
@@ -194,7 +187,7 @@ def _price(rows: pd.DataFrame) -> tuple[float, ...]:
     )
 
 
-def _cost(row: Mapping[str, Any]) -> Iterator[str]:
+def _cost(row: Mapping[Hashable, Any]) -> Iterator[str]:
     """The utility of a setting, with intervals."""
     same, kept = (
         f"{100 * row[name]:.0f} % ({100 * row[f'{name}_low']:.0f} to {100 * row[f'{name}_high']:.0f})"
@@ -206,27 +199,31 @@ def _cost(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"The answer's log-probability moves by {fixed(row['answer_error_nats'], 2)} nats ({ends}) on average."
 
 
-def _conditions(key: tuple[str, str], tried: pd.DataFrame) -> Iterator[str]:
+ONE_QUERY = "1 query"
+"""The end of the setting of noise that is not averaged."""
+
+
+def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
     """What must hold for a setting: noise that asking again does not average away, erasure on rows of the same kind."""
-    name, setting = key
+    name, setting = (str(rows[column].iloc[0]) for column in ("mitigation", "setting"))
     same = tried[tried["mitigation"] == name]
-    if name == "noise" and setting.endswith("asked once"):
+    if name == "noise" and setting.endswith(ONE_QUERY):
         yield "It holds only where the same request always gets the same noise."
         again = same[
-            same["setting"].str.startswith(setting.removesuffix("once")) & (same["setting"] != setting)
+            same["setting"].str.startswith(setting.removesuffix(ONE_QUERY)) & (same["setting"] != setting)
         ]
         if (worst := _strongest(again)) is not None:
-            times = str(worst["setting"]).partition(", ")[2]
-            yield f"With fresh noise for each request, {times}, {_amount(worst)} are left."
+            queries = str(worst["setting"]).removeprefix(setting.removesuffix(ONE_QUERY))
+            yield f"Where each request gets fresh noise, {queries} leave {_amount(worst)}."
     if name == "erase":
-        rows = int(same.loc[same["setting"] == setting, "n"].max())
-        yield f"Erasure was tested on {rows} rows that it was not fitted on; more rows may help an attacker."
+        tested = f"{rows['n'].max():.0f} rows that it was not fitted on"
+        yield f"Erasure was tested on {tested}; more rows may help an attacker."
 
 
 def _answer_alone(served: pd.DataFrame) -> Iterator[str]:
     """The leak of the answer itself, which no change of what is served with it can hide."""
     row = _strongest(served[served["level"] == "answer"])
-    if row is not None and row["low"] > 0:
+    if row is not None and row["low"] > LEAST_BITS:
         yield f"The answer alone gives away {_amount(row)}; no change of what is served with it can hide that."
 
 
@@ -236,8 +233,8 @@ def _amount(row: Mapping[str, Any] | None) -> str:
     return f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)}) of {row['attribute']} ({row['role']})"
 
 
-def _named(key: tuple[str, str]) -> str:
-    name, setting = key
+def _named(rows: pd.DataFrame) -> str:
+    name, setting = rows["mitigation"].iloc[0], rows["setting"].iloc[0]
     return f"{name} ({setting})" if setting else name
 
 
@@ -248,5 +245,6 @@ def served_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:
     """The row with the most bits; None where all are unknown."""
-    bits = rows["bits"].astype(float)
-    return None if bits.isna().all() else {str(key): value for key, value in rows.loc[bits.idxmax()].items()}
+    known = rows[rows["bits"].notna()]
+    records = known.sort_values("bits", ascending=False, kind="stable").head(1).to_dict("records")
+    return {str(key): value for key, value in records[0].items()} if records else None

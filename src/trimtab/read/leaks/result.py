@@ -12,10 +12,11 @@ import pandas as pd
 
 from trimtab.data.naming import each_row
 from trimtab.job import Result
+from trimtab.read.leaks import page
+from trimtab.read.leaks.recommendation import risk_table
 from trimtab.report.formats import estimate, fixed
-from trimtab.report.page import Section, Table, Text, settings_section
+from trimtab.report.page import Section
 from trimtab.report.text import plain_table
-from trimtab.runs.serialise import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,11 +34,6 @@ CONTROLS = (
 """Columns of the controls."""
 CHECKS = ("attribute", "role", "lesser", "greater", "bits", "low", "high", "n", "holds")
 """Columns of the data-processing checks."""
-MITIGATIONS = (
-    "mitigation", "setting", "attribute", "role", "accuracy", "bits", "low", "high", "change", "change_low",
-    "change_high", "n", "same_answer", "answer_error_nats", "kept",
-)  # fmt: skip
-"""Columns of the mitigations; measures of utility may follow."""
 ACCOUNTING = ("where", "rows", "why")
 """Columns of the accounting."""
 SERVED = ("logprobs", "answer")
@@ -67,8 +63,7 @@ class LeaksResult(Result):
             bits, low, high, n, chance.
         checks: data-processing inequality (top k <= all logits <= final hidden state), by paired differences:
             attribute, role, lesser, greater, bits (of the lesser less those of the greater), low, high, n, holds.
-        mitigations: mitigation, setting, attribute, role, accuracy, bits, low, high, change, change_low, change_high
-            (bits less those without mitigation, paired), n, and measures of utility; empty where none was tried.
+        mitigations: see `trimtab.read.leaks.mitigated.mitigation_rows`; empty where none was tried.
         accounting: where, rows, why: rows in, set aside by reason, used; cells that could not be measured have nan
             rows.
         facts: single numbers by name, such as the accuracy in the task itself.
@@ -81,7 +76,7 @@ class LeaksResult(Result):
     table: pd.DataFrame
     controls: pd.DataFrame = field(default_factory=lambda: empty(CONTROLS))
     checks: pd.DataFrame = field(default_factory=lambda: empty(CHECKS))
-    mitigations: pd.DataFrame = field(default_factory=lambda: empty(MITIGATIONS))
+    mitigations: pd.DataFrame = field(default_factory=pd.DataFrame)
     accounting: pd.DataFrame = field(default_factory=lambda: empty(ACCOUNTING))
     facts: Mapping[str, Any] = field(default_factory=dict)
     max_bits: float | None = None
@@ -105,13 +100,17 @@ class LeaksResult(Result):
         return self.max_bits is None or (len(self.served) > 0 and self.exceeded.empty)
 
     def to_frame(self) -> pd.DataFrame:
-        """The headline table."""
-        return self.table.copy()
+        """Strongest row of each level, by attribute and role; the whole is `table`."""
+        known = self.table[self.table["bits"].notna()].sort_values("bits", ascending=False, kind="stable")
+        best = known.drop_duplicates(["attribute", "role", "level"]).sort_index()
+        return best.drop(
+            columns=["gain", "gain_low", "gain_high", "groups", "classes", "classifier"]
+        ).reset_index(drop=True)
 
     def to_text(self) -> str:
-        """Bits and accuracy by attribute, role and level, the controls, the mitigations and the summary."""
-        parts = [_short(frame) for frame in (self.table, self.controls, self.mitigations) if len(frame)]
-        return "\n\n".join([*map(plain_table, parts), self.summary()])
+        """Risk by attribute and role, the strongest row of each level, and the summary."""
+        parts = [risk_table(self.table, self.max_bits), self.to_frame()]
+        return "\n\n".join([*(plain_table(_short(frame)) for frame in parts if len(frame)), self.summary()])
 
     @classmethod
     def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
@@ -127,38 +126,23 @@ class LeaksResult(Result):
         return {f"{strongest['attribute']} ({strongest['role']})": _bits(strongest)}
 
     def summary(self) -> str:
-        """The strongest leak of each attribute and role among the levels served, and the verdict on the bound."""
-        rows = self.served if len(self.served) else self.table
-        where = "served" if len(self.served) else "read (nothing of it is served)"
+        """The recommendation; where there is none, the strongest leak of each attribute and role."""
+        if self.recommendation:
+            return self.recommendation
         sentences = []
-        for (attribute, role), group in rows.groupby(["attribute", "role"], sort=False):
+        for (attribute, role), group in self.table.groupby(["attribute", "role"], sort=False):
             if (row := _strongest(group)) is not None:
-                text = f"{attribute} ({role}), strongest of what is {where}: {_bits(row)} above the question"
+                text = f"{attribute} ({role}): most at the level {row['level']}, {_bits(row)}"
                 sentences.append(f"{text}, accuracy {fixed(row['accuracy'])}, chance {fixed(row['chance'])}.")
-        sentences = sentences or ["No cell could be measured."]
-        if self.max_bits is not None:
-            sentences.append(self._verdict())
-        return " ".join([*sentences, *filter(None, [self.recommendation])])
-
-    def _verdict(self) -> str:
-        if not len(self.served):
-            return f"The bound of {self.max_bits:g} bits was not tested: no served level could be measured."
-        above = self.served["bits"].astype(float) > float(self.max_bits or 0.0)
-        if len(self.exceeded):
-            return f"{len(self.exceeded)} of {len(self.served)} served rows exceed {self.max_bits:g} bits."
-        only = f" ({int(above.sum())} by their estimate alone)" if above.any() else ""
-        return f"No served row is shown to exceed {self.max_bits:g} bits{only}."
+        return " ".join(sentences) or "No cell could be measured."
 
     def figure(self) -> Figure:
-        """The main figure."""
-        raise NotImplementedError
+        """The main figure of the page."""
+        return page.figure(self)
 
     def sections(self) -> Iterator[Section]:
-        """Sections of the page."""
-        yield Section("Leaks", [Table(self.table)])
-        yield Section("Controls", [Table(self.controls)])
-        yield Section("Findings", [Text(finding) for finding in self.findings])
-        yield settings_section([*plain(self.config).items(), ("seconds", f"{self.seconds:.1f}")])
+        """Sections of the page, see `trimtab.read.leaks.page`."""
+        yield from page.sections(self)
 
 
 def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:
@@ -182,4 +166,4 @@ def _short(frame: pd.DataFrame) -> pd.DataFrame:
     empty_ones = [
         name for name in frame.columns if frame[name].isin(["", None]).all() or frame[name].isna().all()
     ]
-    return frame.drop(columns=[*empty_ones, "gain_low", "gain_high"], errors="ignore")
+    return frame.drop(columns=empty_ones)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,31 +12,32 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 
 from trimtab.data.tables import check_columns, label_text, read_table
 from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest, refusal
 from trimtab.job import Progress
 from trimtab.models.chat import is_missing
-from trimtab.read.leaks.audit import Assessment, assess
-from trimtab.read.leaks.cells import Against, Cell
+from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
+from trimtab.read.leaks.assessment import Assessment, assess
+from trimtab.read.leaks.audit import bound_problems
+from trimtab.read.leaks.cells import Against
 from trimtab.read.leaks.classifiers import DEFAULT
-from trimtab.read.leaks.controls import ANSWER_ONLY
-from trimtab.read.leaks.encodings import TopTokens, encode, one_hot
-from trimtab.read.leaks.levels import Answer, Level, TopLogprobs
-from trimtab.read.leaks.mitigations import Mitigation, Served
+from trimtab.read.leaks.encodings import TopTokens
+from trimtab.read.leaks.levels import Level
+from trimtab.read.leaks.mitigated import mitigation_rows, served_in
+from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
+from trimtab.read.leaks.mitigations import Mitigation, mitigation_problems
 from trimtab.read.leaks.questions import Accounting, Questions, label_rows
+from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import LeaksResult
+from trimtab.read.leaks.transcript_cells import level_problems, sampled, transcript_cells
 from trimtab.read.leaks.transcript_files import Position, Response, Responses, read_responses
 
-GRID = (1, 2, 5, 10, 20)
-"""Numbers of log-probabilities that are audited, up to what was served; that is audited too."""
 KEY = "custom_id"
 """What joins responses and labels, where nothing else is named."""
 ASKED = "@user"
 """In the place of a column: what the user says in the request is what a caller knows anyway."""
-LEVELS: tuple[Level, ...] = (TopLogprobs(GRID), Answer())
-"""What a transcript has of the levels of an audit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +61,24 @@ class Transcript:
         """Number of tokens that are served at each answer token."""
         return self.tops[0].k
 
+    @property
+    def right(self) -> Bool[np.ndarray, " n"] | None:
+        """Whether each right answer begins as the written token does, in any case; None where some are not known."""
+        told, vocabulary = self.questions.answers, self.tops[0].vocabulary or ()
+        if told is None or not all(told):
+            return None
+        said = [vocabulary[token].strip().lower() for token in self.answers[:, 0]]
+        return np.array(
+            [bool(one) and it.lower().startswith(one) for one, it in zip(said, told, strict=True)]
+        )
+
     @cached_property
-    def sampled(self) -> float:
-        """Share of responses whose first token is not the most likely one, as drawn answers have it."""
-        return float((self.answers[:, 0] != self.tops[0].ids[:, 0]).mean())
+    def fingerprint(self) -> str:
+        """16 hex digits that change with what was served."""
+        digest = hashlib.sha256(repr(self.tops[0].vocabulary).encode("utf-8", "surrogatepass"))
+        for part in (self.answers, *(one for top in self.tops for one in (top.ids, top.values))):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
 
 
 def read_transcript(
@@ -124,107 +141,6 @@ def read_transcript(
 _WHERE = "responses"
 
 
-def transcript_cells(
-    transcript: Transcript, levels: Sequence[Level] | None = None
-) -> tuple[list[Cell], list[Cell]]:
-    """Cells of a transcript, and its control: the answer alone.
-
-    Args:
-        transcript: what was served.
-        levels: `TopLogprobs` and `Answer` only; None: 1, 2, 5, 10, 20 log-probabilities as far as they are served, all
-            that are served, and the answer.
-
-    Raises:
-        ConfigProblems: another level, more tokens than were served, or a temperature, which a transcript has already.
-    """
-    if levels is None:
-        grid = sorted({*(k for k in GRID if k < transcript.served), transcript.served})
-        levels = (TopLogprobs(tuple(grid)), Answer())
-    if problems := level_problems(levels, transcript.served):
-        raise ConfigProblems(problems)
-    answer = Written(transcript.answers)
-    written = answer if transcript.sampled else None
-    cells: list[Cell] = []
-    for level in levels:
-        if isinstance(level, TopLogprobs):
-            for k in level.ks:
-                tops = tuple(_rounded(top.top(k), level.decimals) for top in transcript.tops)
-                for encoding in level.encodings:
-                    features = Sent(tops, encoding, written)
-                    cells.append(Cell("logprobs", features, encoding=encoding, k=k))
-        else:
-            cells.append(Cell("answer", answer))
-    return cells, [Cell("answer", answer, control=ANSWER_ONLY)]
-
-
-def level_problems(levels: Sequence[Any], served: int | None = None, where: str = "levels") -> list[Problem]:
-    """Problems of levels that a transcript does not have.
-
-    Args:
-        levels: of an audit.
-        served: number of tokens that were served; None where it is not known yet.
-        where: key that holds them.
-
-    >>> [str(one) for one in level_problems([TopLogprobs(50)], served=20)]
-    ['levels[0].k: got 50, expected at most 20, the tokens that were served; try 20']
-    """
-    problems = []
-    for number, level in enumerate(levels):
-        at = f"{where}[{number}]"
-        if not isinstance(level, TopLogprobs | Answer):
-            name = getattr(level, "name", repr(level)[:60])
-            problems.append(
-                Problem(at, str(name), "logprobs or answer: a transcript has nothing else", "logprobs")
-            )
-        elif isinstance(level, TopLogprobs):
-            problems += [Problem(one.where, one.got, one.expected, one.hint) for one in level.problems(at)]
-            if level.temperature != 1.0:
-                expected = "1: values were served at some temperature already"
-                problems.append(
-                    Problem(f"{at}.temperature", str(level.temperature), expected, "a mitigation")
-                )
-            most = max(level.ks, default=0)
-            if served is not None and most > served:
-                expected = f"at most {served}, the tokens that were served"
-                problems.append(Problem(f"{at}.k", str(most), expected, str(served)))
-    return problems
-
-
-@dataclass(frozen=True, eq=False)
-class Sent:
-    """Features of what was sent: the encoded top tokens of each answer token, side by side.
-
-    Attributes:
-        tops: one for each answer token.
-        encoding: "sorted" or "served".
-        written: of the written tokens, where they are not always the most likely ones; a caller sees them.
-    """
-
-    tops: tuple[TopTokens, ...]
-    encoding: Any
-    written: Written | None = None
-
-    def __call__(self, rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
-        """Features of some rows; an answer that ended before has one constant row, below all values."""
-        parts = [_encoded(top.rows(rows), self.encoding) for top in self.tops]
-        return np.hstack([*parts, *([self.written(rows)] if self.written is not None else [])])
-
-
-@dataclass(frozen=True, eq=False)
-class Written:
-    """Features of the answer alone: indicators of the written tokens, side by side.
-
-    Attributes:
-        ids: (n, tokens); -1 where there is none.
-    """
-
-    ids: Int[np.ndarray, "n tokens"]
-
-    def __call__(self, rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
-        """Indicators of some rows; see `trimtab.read.leaks.encodings.one_hot`."""
-        return np.hstack([one_hot(column) for column in self.ids[rows].T])
-
-
 def audit_transcript(
     path: str | Path,
     attributes: Sequence[str],
@@ -237,8 +153,8 @@ def audit_transcript(
     positions: int = 1,
     levels: Sequence[Level] | None = None,
     baseline: Against = "question",
-    mitigations: Sequence[Mitigation] = (),
-    classifiers: Any = DEFAULT,
+    mitigations: Sequence[Mitigation] = MITIGATIONS,
+    classifiers: Sequence[str] = DEFAULT,
     controls: bool = True,
     max_bits: float | None = None,
     seed: int = 0,
@@ -270,16 +186,10 @@ def audit_transcript(
         DataError: a transcript or labels that cannot be used.
         ConfigError: levels that a transcript does not have.
     """
-    how = Assessment(
-        baseline=baseline,
-        classifiers=classifiers,
-        controls=controls,
-        max_bits=max_bits,
-        seed=seed,
-        jobs=jobs,
-        store=None if folder is None else Path(folder) / "cells",
-        progress=progress,
-    )
+    start = time.perf_counter()
+    names = [*attributes, *background]
+    if problems := [*setting_problems(levels, mitigations, names, max_bits, jobs)]:
+        raise ConfigProblems(problems)
     transcript = read_transcript(
         path,
         attributes,
@@ -290,35 +200,82 @@ def audit_transcript(
         question=question,
         positions=positions,
     )
-    return assess_transcript(transcript, levels, how=how)
+    how = Assessment(
+        baseline=baseline,
+        classifiers=classifiers,
+        controls=controls,
+        max_bits=max_bits,
+        seed=seed,
+        jobs=jobs,
+        store=None if folder is None else Path(folder) / "cells",
+        stamp=transcript.fingerprint,
+        progress=progress,
+    )
+    result = assess_transcript(transcript, levels, mitigations, how=how)
+    return replace(result, label=Path(path).name, seconds=time.perf_counter() - start)
+
+
+def setting_problems(
+    levels: Sequence[Level] | None,
+    mitigations: Sequence[Mitigation],
+    attributes: Sequence[str],
+    max_bits: float | None,
+    jobs: int,
+) -> Iterator[Problem]:
+    """Problems of the settings of an audit of a transcript that can be seen before it is read."""
+    yield from level_problems(levels or ())
+    yield from mitigation_problems(mitigations, attributes, model=False)
+    yield from bound_problems(max_bits, ())
+    if jobs < 1:
+        yield Problem("jobs", str(jobs), "at least 1")
 
 
 def assess_transcript(
-    transcript: Transcript, levels: Sequence[Level] | None = None, *, how: Assessment
+    transcript: Transcript,
+    levels: Sequence[Level] | None = None,
+    mitigations: Sequence[Mitigation] = (),
+    *,
+    how: Assessment,
 ) -> LeaksResult:
     """Result of the audit of a transcript that was read; for `levels` see `transcript_cells`."""
-    cells, controls = transcript_cells(transcript, levels)
-    facts = {
-        "responses": len(transcript.questions),
-        "served": transcript.served,
-        "answer_tokens": len(transcript.tops),
-        "sampled": transcript.sampled,
-    }
-    served = Served(
-        top=transcript.tops[0],
-        answer=transcript.answers[:, 0],
-        rows=np.arange(len(transcript.questions)),
-        attributes=transcript.questions.attributes,
-        groups=transcript.questions.groups,
-    )
-    return assess(
-        transcript.questions,
+    questions = transcript.questions
+    cells, controls = transcript_cells(transcript.tops, transcript.answers, levels)
+    facts: dict[str, Any] = {"responses": len(questions), "served": transcript.served}
+    facts |= {"answer_tokens": len(transcript.tops), "sampled": sampled(transcript.tops, transcript.answers)}
+    first_alone = ["Mitigations were tried on the first answer token alone"] if mitigations else []
+    first_alone = first_alone if len(transcript.tops) > 1 else []
+    right = transcript.right
+    if right is not None:
+        facts["task_accuracy"] = _share(right, questions.groups)
+    result = assess(
+        questions,
         cells,
         controls if how.controls else (),
         facts=facts,
-        findings=transcript.findings,
+        findings=(*transcript.findings, *first_alone),
         how=how,
     )
+    rows = mitigation_rows(
+        served_in(transcript.tops[0], transcript.answers[:, 0]),
+        questions,
+        mitigations,
+        right=right,
+        against=how.baseline,
+        classifiers=how.classifiers,
+        seed=how.seed,
+        jobs=how.jobs,
+        store=how.store,
+        stamp=f"{how.stamp} as served",
+        progress=how.progress,
+    )
+    told = recommend(result.table, rows, how.max_bits)
+    return replace(result, mitigations=rows, recommendation=told)
+
+
+def _share(right: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"]) -> dict[str, float]:
+    """Accuracy of the answers, with Wilson's interval over groups."""
+    low, high = wilson_of_clusters(right.astype(float), np.zeros(len(right), dtype=int), groups, 1)
+    return {"value": float(right.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(right)}
 
 
 def _labelled(
@@ -438,18 +395,3 @@ def _top_tokens(
             f"{more} answer tokens were served with more than {served} tokens; those beyond were left out"
         )
     return tuple(tops), answers, notes
-
-
-def _rounded(top: TopTokens, decimals: int | None) -> TopTokens:
-    return top if decimals is None else replace(top, values=np.round(top.values, decimals))
-
-
-def _encoded(top: TopTokens, encoding: Any) -> Float[np.ndarray, "n d"]:
-    """Encoded tokens; rows without any have the lowest value of all, less one nat."""
-    there = top.ids[:, 0] >= 0
-    if there.all():
-        return encode(top, encoding)
-    given = encode(top.rows(np.flatnonzero(there)), encoding)
-    features = np.full((len(top), given.shape[1]), given.min(initial=0.0) - 1.0, dtype=given.dtype)
-    features[there] = given
-    return features

@@ -206,16 +206,17 @@ def _choices(raw: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
     body = _body(raw)
     if body.get("object") == "chat.completion.chunk" or _first_of(body.get("choices"), "delta") is not None:
         raise refusal(where, "a chunk of a streamed response", _STREAM, _CHUNKS)
-    status = raw["response"].get("status_code") if isinstance(raw.get("response"), dict) else None
+    response = raw.get("response")
+    status = response.get("status_code") if isinstance(response, dict) else None
     failed = isinstance(status, int) and status >= 400
-    if failed or any(one.get("error") for one in (raw, body)) or body.get("object") == "error":
-        yield {"error": True}
-    elif isinstance(body.get("choices"), list):
+    if isinstance(body.get("choices"), list) and not failed:
         yield from (one if isinstance(one, dict) else {} for one in body["choices"])
-    elif isinstance(body.get("output"), list):
+    elif isinstance(body.get("output"), list) and not failed:
         yield {"logprobs": {"content": list(_of_responses(body["output"]))}}
-    elif "response" in raw and not body:
+    elif failed or any(one.get("error") for one in (raw, body)) or body.get("object") == "error":
         yield {"error": True}
+    elif "response" in raw:
+        yield {"error": response is None}
     else:
         keys = ", ".join(map(repr, list(raw)[:6]))
         raise refusal(
@@ -226,8 +227,14 @@ def _choices(raw: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
 def _of_responses(output: Sequence[Any]) -> Iterator[Any]:
     """The answer tokens of a response whose text stands in parts of its output."""
     for item in output:
-        for part in item.get("content") or [] if isinstance(item, dict) else []:
-            yield from (part.get("logprobs") or [] if isinstance(part, dict) else [])
+        for part in _listed(item, "content"):
+            yield from _listed(part, "logprobs")
+
+
+def _listed(value: Any, key: str) -> list[Any]:
+    """The list at a key; empty where there is none."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _first_of(values: Any, key: str) -> Any:
@@ -243,7 +250,7 @@ def _positions(
     Raises:
         SetAsideError: it has none whose log-probabilities can be read; the message is the reason alone.
     """
-    if "error" in choice:
+    if choice.get("error"):
         raise SetAsideError("an error in the place of a response")
     told = choice.get("logprobs")
     if not isinstance(told, dict):
@@ -263,13 +270,13 @@ def _positions(
 
 def _older(told: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The answer tokens of the older form as entries of the newer one, without an echoed prompt."""
-    tokens, values = told["tokens"], told.get("token_logprobs") or []
-    tops, start = told.get("top_logprobs") or [], 0
+    tokens, values, tops = (_listed(told, key) for key in ("tokens", "token_logprobs", "top_logprobs"))
+    start = 0
     if values and values[0] is None:  # nothing precedes the first token of a prompt that was echoed
         prompt, offsets = _request(raw).get("prompt"), told.get("text_offset")
         if not isinstance(prompt, str) or not isinstance(offsets, list):
             raise SetAsideError("an echoed prompt of unknown length")
-        start = next((n for n, at in enumerate(offsets) if at >= len(prompt)), len(tokens))
+        start = next((n for n, at in enumerate(offsets) if _number(at) >= len(prompt)), len(tokens))
     for place in range(start, len(tokens)):
         top = tops[place] if place < len(tops) else None
         listed = top.items() if isinstance(top, dict) else ()

@@ -77,7 +77,7 @@ def answer_values(top: TopTokens, answer: Int[np.ndarray, " n"]) -> Float[np.nda
     """
     at = (top.ids == answer[:, None]) & ~np.isnan(top.values)
     found = np.take_along_axis(top.values, at.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return np.where(at.any(axis=1), found, np.nan)
+    return np.asarray(np.where(at.any(axis=1), found, np.nan))
 
 
 def _kept(before: TopTokens, after: TopTokens) -> Float[np.ndarray, " n"]:
@@ -85,7 +85,8 @@ def _kept(before: TopTokens, after: TopTokens) -> Float[np.ndarray, " n"]:
     served, still = (np.where(np.isnan(top.values), -1, top.ids) for top in (before, after))
     here = (served[:, :, None] == still[:, None, :]).any(axis=2) & (served >= 0)
     count = (served >= 0).sum(axis=1)
-    return np.divide(here.sum(axis=1), count, out=np.full(len(count), np.nan), where=count > 0)
+    shares = np.full(len(count), np.nan)
+    return np.asarray(np.divide(here.sum(axis=1), count, out=shares, where=count > 0))
 
 
 def _share(name: str, values: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> dict[str, float]:

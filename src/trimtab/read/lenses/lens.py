@@ -1,26 +1,33 @@
 """Lens: log-probabilities of the next token from a state of the residual stream at any depth.
 
-The logit lens reads every state as if it came after the last block; fitted lenses map it there first. How their maps
-are saved and read, and how far a lens is from the model's own distribution.
+The logit lens reads every state as if it came after the last block; fitted lenses map it there first. `lens_kl` says
+how far a lens is from the model's own distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trimtab.errors import ShapeError, explain
-from trimtab.models.batches import text_batches
+from trimtab.models.batches import TokenRow, check_listed, text_batches
 from trimtab.models.captioning import picture_batches
-from trimtab.models.families import Handle, unwrapped
+from trimtab.models.families import Handle, refusal, unwrapped
+from trimtab.models.language import kl
 from trimtab.models.readout import Readout, readout_of, residual_states
+from trimtab.numerics.bootstrap import Resampling, bootstrap, ratio_of_sums
 
+CELLS = 2**24
+"""Log-probabilities that are held at once."""
+DEFAULT = Resampling()
 Progress = Callable[[int, int], None]
 """Called with how many steps, or texts, are done, and of how many."""
 
@@ -113,44 +120,157 @@ class States:
         return len(self.texts)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read.
+
+    Attributes:
+        images: a picture for each text, for a model that sees; None for texts alone.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit. Not with images.
+        last: only the last token of each text counts, where an answer begins.
+    """
+
+    images: Any = None
+    batch_size: int = 16
+    max_tokens: int | None = None
+    last: bool = False
+
+
+def inputs_of(
+    model: Handle, texts: Sequence[str] | Sequence[TokenRow], reading: Reading
+) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "B T"]]]:
+    """Keywords of a forward pass over each batch of texts, and which of their tokens count.
+
+    Tokens that stand for a picture do not.
+
+    Raises:
+        ModelError: no text, or texts or pictures that the model cannot read.
+    """
+    if not len(texts):
+        raise refusal("no texts", "at least one")
+    config = unwrapped(model.module).config
+    picture = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    given: Iterator[dict[str, Tensor]]
+    if reading.images is None:
+        batches = text_batches(model, texts, batch_size=reading.batch_size, max_tokens=reading.max_tokens)
+        given = (batch.arguments(model.module) for batch in batches)
+    elif reading.max_tokens is not None:
+        raise refusal("max_tokens beside images", "texts that fit", "max_tokens=None")
+    else:
+        given = picture_batches(
+            model, reading.images, cast("list[str]", list(texts)), batch_size=reading.batch_size
+        )
+    for keywords in given:
+        valid = keywords["attention_mask"].bool()
+        if picture is not None:
+            valid = valid & (keywords["input_ids"] != picture)
+        if reading.last:
+            valid = valid & (valid.cumsum(1) == valid.sum(1, keepdim=True))
+        yield keywords, valid
+
+
 def text_states(
-    model: Handle,
-    readout: Readout,
-    texts: Sequence[str],
-    *,
-    images: Any = None,
-    batch_size: int = 16,
-    max_tokens: int | None = None,
+    model: Handle, readout: Readout, texts: Sequence[str] | Sequence[TokenRow], reading: Reading
 ) -> Iterator[States]:
     """States of texts, a batch at a time, on the model's device: one forward pass of the frozen model a batch.
 
     Args:
         model: what `readout` was found in.
         readout: names the sites.
-        texts: at least one token each.
-        images: a picture for each text, for a model that sees; the tokens of pictures are left out.
-        batch_size: texts at a time.
-        max_tokens: longer texts are cut; None refuses those beyond the model's limit. Not with images.
+        texts: at least one, of at least one token each.
+        reading: how.
 
     Raises:
         ModelError: texts or pictures that the model cannot read.
     """
     first = 0
-    if images is None:
-        batches = text_batches(model, texts, batch_size=batch_size, max_tokens=max_tokens)
-        given = ((batch.arguments(model.module), batch.mask.bool()) for batch in batches)
-    else:
-        pictured = picture_batches(model, images, texts, batch_size=batch_size)
-        given = ((batch, _words(model, batch)) for batch in pictured)
-    for keywords, valid in given:
+    for keywords, valid in inputs_of(model, texts, reading):
         states = residual_states(model, readout, keywords)
         rows = torch.arange(first, first + len(valid))[:, None].expand(valid.shape)
         first += len(valid)
         yield States([state[valid.to(state.device)] for state in states], rows[valid.cpu()])
 
 
-def _words(model: Handle, batch: Mapping[str, Tensor]) -> Tensor:
-    """(B, T) whether each token is valid and stands for no picture."""
-    config = unwrapped(model.module).config
-    picture = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-    return (batch["attention_mask"] == 1) & (batch["input_ids"] != (-1 if picture is None else picture))
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse to fit a lens to fewer than two texts.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    check_listed(texts)
+    if len(texts) < 2:
+        raise refusal(f"{len(texts)} text to fit a lens to", "at least two", "some hundred texts")
+
+
+def lens_kl(
+    lens: Lens,
+    model: Handle,
+    texts: Sequence[str],
+    *,
+    images: Any = None,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
+    last: bool = False,
+    resampling: Resampling = DEFAULT,
+) -> pd.DataFrame:
+    """KL(model || lens) at every depth on held-out texts, beside that of the logit lens, with intervals over texts.
+
+    Args:
+        lens: fitted to other texts.
+        model: what it was fitted to.
+        texts: held-out ones.
+        images: a picture for each text, for a model that sees.
+        batch_size: texts at a time.
+        max_tokens: longer texts are cut; None refuses those beyond the model's limit.
+        last: at the last token of each text only.
+        resampling: settings of the bootstrap over texts.
+
+    Returns:
+        A row for each state, the last one (0 by definition) too: state, kl_nats and logit_kl_nats (means over tokens,
+        at least 0 but for rounding), gain_nats (logit - lens: positive where the lens is closer to the model), each
+        with its ends `_low` and `_high`, texts and tokens. The ends are nan for a single text.
+
+    Raises:
+        ModelError: a lens of another depth than the model, or texts that it cannot read.
+    """
+    plain = LogitLens(model)
+    if lens.states != plain.states:
+        raise refusal(f"a lens of {lens.states} states", f"{plain.states}, as the model has", "its own model")
+    reading = Reading(images, batch_size, max_tokens, last)
+    sums: list[np.ndarray] = []
+    with torch.no_grad():
+        for states in text_states(model, plain.readout, texts, reading):
+            sums.append(_sums(lens, plain, states, states.texts - states.texts.min()))
+    totals = np.concatenate(sums, 1)  # (lens | logit | tokens, texts, states)
+    rows = []
+    for state in range(lens.states):
+        ours, theirs, tokens = totals[:, :, state]
+        row: dict[str, Any] = {"state": state}
+        for name, values in (("kl", ours), ("logit_kl", theirs), ("gain", theirs - ours)):
+            interval = bootstrap(ratio_of_sums, values, tokens, paired=True, **asdict(resampling))
+            row |= {
+                f"{name}_nats": interval.value,
+                f"{name}_low": interval.low,
+                f"{name}_high": interval.high,
+            }
+        rows.append(row | {"texts": totals.shape[1], "tokens": int(tokens.sum())})
+    return pd.DataFrame(rows)
+
+
+def _sums(lens: Lens, plain: Lens, states: States, rows: Int[Tensor, " N"]) -> np.ndarray:
+    """(3, texts, states) sums over the tokens of each text: KL of the lens, KL of the logit lens, tokens."""
+    texts = int(rows.max()) + 1
+    sums = np.zeros((3, texts, lens.states))
+    step = max(1, CELLS // plain.log_probabilities(states.hidden[-1][:1], -1).shape[-1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        owner = rows[part].numpy()
+        target = plain.log_probabilities(states.hidden[-1][part], -1)
+        for state, hidden in enumerate(states.hidden):
+            for number, one in enumerate((lens, plain)):
+                said = one.log_probabilities(hidden[part], state)
+                nats = kl(target, said.to(target.device)).double().cpu().numpy()
+                sums[number, :, state] += np.bincount(owner, weights=nats, minlength=texts)
+            sums[2, :, state] += np.bincount(owner, minlength=texts)
+    return sums
