@@ -75,7 +75,7 @@ class FactsModel:
     intermediate: int = 192
     layers: int = 3
     heads: int = 4
-    training: Schedule = field(default_factory=lambda: Schedule(450, 4e-3, 32))
+    training: Schedule = field(default_factory=lambda: Schedule(600, 4e-3, 16))
     questions: int = 8
     seed: int = 0
 
@@ -186,7 +186,7 @@ class Packed:
     def loss(self, logits: Tensor) -> Tensor:
         """Cross-entropy of the next token in its text or question, in nats; a weighted mean, see `OTHER_WORDS`."""
         following = (self.blocks[:, 1:] == self.blocks[:, :-1]) & (self.blocks[:, 1:] >= 0)
-        weights = torch.where(self.answers[:, 1:], 1.0, OTHER_WORDS) * following
+        weights = following * (OTHER_WORDS + (1 - OTHER_WORDS) * self.answers[:, 1:].to(logits))
         nats = F.cross_entropy(logits[:, :-1].flatten(0, 1), self.ids[:, 1:].flatten(), reduction="none")
         return (nats * weights.flatten()).sum() / weights.sum()
 
