@@ -88,7 +88,7 @@ def facts_model(
     """The folder of the small model of facts, for `load`; trained on first use, then kept.
 
     `card.json` has its settings, versions, and, under `held_out`, how often its greedy answer is right about texts that
-    say what no training text said together: `yes_no`, and each open question by the attribute it asks for, with their n.
+    say what no training text said together: `yes_no`, and each open question by the attribute it asks for, with n.
 
     Args:
         settings: None means those of `lab:facts-model`.
