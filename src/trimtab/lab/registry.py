@@ -18,7 +18,7 @@ import torch
 
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError, explain, nearest
-from trimtab.lab.facts import fact_questions
+from trimtab.lab.facts import as_chat, fact_questions
 from trimtab.lab.facts_model import FACTS_MODEL, facts_model
 from trimtab.lab.grammar import Grammar, Lexicon, Style, World
 from trimtab.lab.grammar_model import grammar_model
@@ -26,13 +26,15 @@ from trimtab.lab.models import LAB_MODELS, Progress, lab_model
 from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
 from trimtab.lab.registers import registers
 from trimtab.lab.scene_models import SCENE_MODELS, scene_model
+from trimtab.lab.scene_questions import QUESTION_WORLD, question_scenes
 from trimtab.lab.scene_sets import Dialect, SceneSet, held_out_scenes, training_scenes
+from trimtab.lab.scene_vlm import VLM, scene_vlm
 from trimtab.lab.smollm2 import SMOLLM2, smollm2
 from trimtab.runs.paths import built_once, cache_home
 from trimtab.seeds import derive
 
 GRAMMAR, ENCODER = "grammar", "sentence-encoder"
-MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS, FACTS_MODEL, SMOLLM2)
+MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS, VLM, FACTS_MODEL, SMOLLM2)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
 TABLE_RECIPE = 2
@@ -53,6 +55,8 @@ def model(name: str, cache: Path | None = None, progress: Progress | None = None
         return grammar_model(cache=cache, progress=progress)
     if name in SCENE_MODELS:
         return scene_model(name, cache=cache, progress=progress)
+    if name == VLM:
+        return scene_vlm(cache=cache, progress=progress)
     if name == FACTS_MODEL:
         return facts_model(cache=cache, progress=progress)
     if name == SMOLLM2:
@@ -102,7 +106,7 @@ def table(name: str, cache: Path | None = None) -> Path:
     return _file(name, TABLES, place, lambda path: TABLES[name]().to_csv(path, index=index), cache)
 
 
-PHOTOGRAPHS = 1500
+PHOTOGRAPHS, SCENES = 1500, 1500
 TABLES: Mapping[str, Callable[[], pd.DataFrame]] = {
     "sports-people": lambda: NamingWorld().sample(PHOTOGRAPHS),
     "sports-predictions": lambda: predictions(NamingWorld().sample(PHOTOGRAPHS)),
@@ -220,7 +224,9 @@ QUESTIONS_RECIPE = 1
 def questions(name: str, cache: Path | None = None) -> Path:
     """A JSONL file of questions with labels, for audits of what the answers give away; written on first use.
 
-    `facts` are questions about short texts, see `trimtab.lab.facts`.
+    `facts` are questions about short texts, see `trimtab.lab.facts`; `facts-chat` are the same ones as messages to a
+    chat model. `scene-questions` are about pictures that
+    `lab:vlm` has never seen, two of each, see `trimtab.lab.scene_questions`.
 
     Raises:
         ConfigError: there are no such questions.
@@ -229,8 +235,14 @@ def questions(name: str, cache: Path | None = None) -> Path:
     return _file(name, QUESTIONS, path, lambda path: QUESTIONS[name](path), cache)
 
 
+def _scene_questions(path: Path) -> None:
+    question_scenes(QUESTION_WORLD, SCENES, start="audit", seed=0).save(path, each=2)
+
+
 QUESTIONS: Mapping[str, Callable[[Path], object]] = {
-    "facts": lambda path: fact_questions().to_json(path, orient="records", lines=True)
+    "facts": lambda path: fact_questions().to_json(path, orient="records", lines=True),
+    "facts-chat": lambda path: as_chat(fact_questions()).to_json(path, orient="records", lines=True),
+    "scene-questions": _scene_questions,
 }
 """Name -> what writes its file at a path; what the file names is written next to it."""
 
