@@ -249,7 +249,7 @@ class _Moments:
             missing = torch.stack([end - hidden for hidden in before])
             turned = known.transpose(1, 2)
             batch = turned @ known, turned @ missing, (missing * missing).sum(1)
-            sums = [total + more for total, more in zip(sums or [0, 0, 0], batch, strict=True)]
+            sums = [a + b for a, b in zip(sums, batch, strict=True)] if sums else list(batch)
             read += len(states)
             if read >= tokens:
                 break
@@ -260,7 +260,8 @@ class _Moments:
         strength = RIDGE * self.gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
         penalty = torch.eye(self.gram.shape[-1], dtype=self.gram.dtype, device=self.gram.device)
         penalty[-1, -1] = 0
-        return torch.linalg.solve(self.gram + strength[:, None, None] * penalty, self.cross)
+        solved: Tensor = torch.linalg.solve(self.gram + strength[:, None, None] * penalty, self.cross)
+        return solved
 
     def ridge(self) -> tuple[Tensor, Tensor]:
         """Maps A and b of least squared error of h_l + A h_l + b from h_L."""
