@@ -16,22 +16,21 @@ from quick_leaks import questions as model_questions
 from tiny_models import build, tokenizer
 from trimtab import Hidden, TopLogprobs, load
 from trimtab.models.readout import Readout, readout_of
-from trimtab.read.leaks import mitigations
+from trimtab.read.leaks import erase
 from trimtab.read.leaks.encodings import TopTokens, encode
+from trimtab.read.leaks.erase import Erase
 from trimtab.read.leaks.estimate import estimate_leak, leak_difference
 from trimtab.read.leaks.mitigated import COLUMNS, mitigation_rows, served_by, served_in, temperatures_of
 from trimtab.read.leaks.mitigations import (
     AnswerOnly,
-    Erase,
-    Inside,
     Noise,
     Round,
-    Served,
     Temperature,
     Truncate,
 )
 from trimtab.read.leaks.model_pass import read_model
 from trimtab.read.leaks.questions import Accounting, Questions, read_questions
+from trimtab.read.leaks.served import Inside, Served
 from trimtab.seeds import derive
 
 HOW: dict[str, Any] = {"classifiers": ("logistic",), "against": "classes"}
@@ -150,7 +149,7 @@ def test_an_erasure_that_erases_nothing_serves_what_a_model_served(
         model, asked, [Hidden((-1,)), TopLogprobs(5)], tmp_path / "readings", temperatures=(2.0,)
     )
     served = served_by(readings, asked, 5, readout=readout_of(model), options=(3,))
-    monkeypatch.setattr(mitigations, "leace", lambda states, labels: lambda rows: rows)
+    monkeypatch.setattr(erase, "leace", lambda states, labels: lambda rows: rows)
     after = Erase("colour")(served)
     assert 0 < len(after.rows) < readings.n
     assert after.top.values == pytest.approx(served.top.values[after.rows], abs=1e-4)
