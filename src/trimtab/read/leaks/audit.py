@@ -29,7 +29,6 @@ from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import SERVED, LeaksResult
 from trimtab.read.leaks.served import Mitigation
 
-
 CELL = 25
 """Prompts of a small model that take about as long as the classifiers of one cell."""
 
@@ -94,7 +93,7 @@ def audit(
     asked = questions
     if not isinstance(asked, Questions):
         asked = read_questions(asked, attributes, group=group, background=background)
-    handle = model if isinstance(model, Model) else load(str(model))
+    handle = model if isinstance(model, Model) else load(model)
     with _scratch(folder) as place:
         fitted, told = with_lenses(levels, handle, asked, lens_texts, place / "lenses", seed)
         reading = read_for_audit(
