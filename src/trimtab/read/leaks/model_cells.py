@@ -24,10 +24,10 @@ from trimtab.read.leaks.controls import ANSWER_ONLY, CHECK, RANDOM_TOKENS, UNTRA
 from trimtab.read.leaks.encodings import encode
 from trimtab.read.leaks.levels import Answer, Hidden, Level, TopLogits, TopLogprobs, Trajectory
 from trimtab.read.leaks.mitigated import served_by, temperatures_of
-from trimtab.read.leaks.mitigations import Mitigation, Served
 from trimtab.read.leaks.model_pass import read_model
 from trimtab.read.leaks.questions import Questions
 from trimtab.read.leaks.readings import Readings, facts_of
+from trimtab.read.leaks.served import Mitigation, Served
 from trimtab.read.lenses.choice import NAMES, lens_of
 from trimtab.read.lenses.lens import Lens
 
@@ -106,6 +106,11 @@ def read_for_audit(
         there = [cell.name for cell in cells]
         of_controls = [replace(it, control=CHECK) for it in cells_of(needs, readings) if it.name not in there]
         of_controls += _plain_controls(cells, readings)
+        if not readings.every:
+            findings.append(
+                f"All {readings.vocabulary:,} logits were not read, so that checks compare the top alone with the "
+                "final hidden state; the level {logits: all} reads them."
+            )
         if (plain := untrained(model, seed)) is None:
             findings.append("There is no untrained control: transformers cannot build this network anew.")
         else:
