@@ -122,3 +122,13 @@ def fact_questions(scenes: int = SCENES, seed: int = 0) -> pd.DataFrame:
         rows.append({**row, **vars(facts), "scene": place // QUESTIONS_EACH})
     columns = ["prompt", "question", "answer", "mentioned", "colour", "object", "city", "name", "scene"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def as_chat(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same questions as messages to a chat model, which is told to answer yes or no.
+
+    >>> as_chat(fact_questions(1))["prompt"][0][0]["content"].endswith("Answer yes or no.")
+    True
+    """
+    texts = [prompt.removesuffix(ANSWER) + "Answer yes or no." for prompt in frame["prompt"]]
+    return frame.assign(prompt=[[{"role": "user", "content": text}] for text in texts])

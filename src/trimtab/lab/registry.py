@@ -18,7 +18,7 @@ import torch
 
 from trimtab.data.concepts import ConceptSet
 from trimtab.errors import ConfigError, explain, nearest
-from trimtab.lab.facts import fact_questions
+from trimtab.lab.facts import as_chat, fact_questions
 from trimtab.lab.facts_model import FACTS_MODEL, facts_model
 from trimtab.lab.grammar import Grammar, Lexicon, Style, World
 from trimtab.lab.grammar_model import grammar_model
@@ -224,7 +224,8 @@ QUESTIONS_RECIPE = 1
 def questions(name: str, cache: Path | None = None) -> Path:
     """A JSONL file of questions with labels, for audits of what the answers give away; written on first use.
 
-    `facts` are questions about short texts, see `trimtab.lab.facts`. `scene-questions` are about pictures that
+    `facts` are questions about short texts, see `trimtab.lab.facts`; `facts-chat` are the same ones as messages to a
+    chat model. `scene-questions` are about pictures that
     `lab:vlm` has never seen, two of each, see `trimtab.lab.scene_questions`.
 
     Raises:
@@ -240,6 +241,7 @@ def _scene_questions(path: Path) -> None:
 
 QUESTIONS: Mapping[str, Callable[[Path], object]] = {
     "facts": lambda path: fact_questions().to_json(path, orient="records", lines=True),
+    "facts-chat": lambda path: as_chat(fact_questions()).to_json(path, orient="records", lines=True),
     "scene-questions": _scene_questions,
 }
 """Name -> what writes its file at a path; what the file names is written next to it."""

@@ -17,6 +17,7 @@ from trimtab.errors import CheckpointError, ConfigProblems
 from trimtab.models.load import Model, load
 from trimtab.read.leaks.serving import serve_transcript, token_names
 from trimtab.read.leaks.transcript import read_transcript
+from trimtab.read.leaks.transcript_cells import sampled
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_transcript_is_read_back_with_its_labels(model: Model, tmp_path: Path)
     assert read.questions.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert list(read.questions.known or ()) == ["which?"] * 10
     assert list(read.questions.prompts) == questions()["prompt"].tolist()
-    assert (read.served, read.sampled, len(read.tops)) == (7, 0.0, 2)
+    assert (read.served, sampled(read.tops, read.answers), len(read.tops)) == (7, 0.0, 2)
     first = lines(path)[3]["response"]["body"]["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     vocabulary = read.tops[0].vocabulary
     assert vocabulary is not None

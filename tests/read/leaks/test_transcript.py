@@ -14,7 +14,8 @@ from trimtab.errors import ConfigProblems, DataError
 from trimtab.read.leaks.encodings import TopTokens
 from trimtab.read.leaks.estimate import estimate_leak
 from trimtab.read.leaks.levels import Answer, Hidden, TopLogprobs
-from trimtab.read.leaks.mitigations import Round, Truncate
+from trimtab.read.leaks.mitigations import Erase, Truncate
+from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.transcript import ASKED, audit_transcript, read_transcript
 from trimtab.read.leaks.transcript_cells import Sent, Written, transcript_cells
 
@@ -24,58 +25,58 @@ LOGISTIC = ("logistic",)
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A transcript whose log-probabilities give the city away, while all answers are the same."""
-    return write(tmp_path_factory.mktemp("served") / "served.jsonl", leaky(120))
+    return write(tmp_path_factory.mktemp("served") / "served.jsonl", leaky(90))
 
 
-def test_a_leak_of_log_probabilities_is_found(served: Path) -> None:
-    result = audit_transcript(
+@pytest.fixture(scope="module")
+def audited(served: Path) -> LeaksResult:
+    """What a quick audit of it says."""
+    return audit_transcript(
         served,
         ["city"],
         group="user",
         question=ASKED,
-        levels=(TopLogprobs((1, 5)), Answer()),
-        mitigations=(Truncate(1), Round(0)),
+        levels=(TopLogprobs(5, encodings=("served",)), Answer()),
+        mitigations=(Truncate(1),),
         classifiers=LOGISTIC,
         max_bits=0.5,
     )
-    table = result.table.set_index(["level", "encoding", "k"])
-    assert table.loc[("logprobs", "served", 5.0), "low"] > 1.4  # of log2(3) = 1.58 bits
-    assert table.loc[("answer", "", np.nan), "high"] < 0.1
-    controls = result.controls.set_index("control")
+
+
+def test_a_leak_of_log_probabilities_is_found(audited: LeaksResult) -> None:
+    table = audited.table.set_index("level")
+    assert table.loc["logprobs", "low"] > 1.4  # of log2(3) = 1.58 bits
+    assert table.loc["answer", "high"] < 0.1
+    controls = audited.controls.set_index("control")
     assert controls.loc["text", "accuracy"] == 1.0
     assert controls.loc["shuffled labels", "low"] <= 0
     assert controls.loc["answer-only", "high"] < 0.1
     assert {"majority", "question-only"} <= set(controls.index)
-    assert not result.passed
-    changes = result.mitigations.set_index("mitigation")["change"]
+    assert not audited.passed
+    changes = audited.mitigations.set_index("mitigation")["change"]
     assert changes["truncate"] < -0.3
-    assert result.recommendation.startswith("Served outputs give away most of city (unmentioned)")
-    assert (result.label, result.facts["served"], result.facts["responses"]) == ("served.jsonl", 5, 120)
-    assert result.findings == ()
+    assert audited.recommendation.startswith("Served outputs give away most of city (unmentioned)")
+    assert (audited.label, audited.facts["served"], audited.facts["responses"]) == ("served.jsonl", 5, 90)
+    assert audited.findings == ()
 
 
-def test_leaks_are_those_of_a_matrix_made_by_hand(served: Path) -> None:
-    result = audit_transcript(
-        served, ["city"], group="user", levels=(TopLogprobs(5),), classifiers=LOGISTIC, controls=False
-    )
-    lines = [one["response"]["body"]["choices"][0]["logprobs"]["content"][0] for one in leaky(120)]
-    rows = [{one["token"]: one["logprob"] for one in line["top_logprobs"]} for line in lines]
-    dense = pd.DataFrame(rows)
+def test_leaks_are_those_of_a_matrix_made_by_hand(audited: LeaksResult) -> None:
+    lines = [one["response"]["body"]["choices"][0]["logprobs"]["content"][0] for one in leaky(90)]
+    dense = pd.DataFrame([{one["token"]: one["logprob"] for one in line["top_logprobs"]} for line in lines])
     dense = dense.T.fillna(dense.min(axis=1) - 1.0).T[sorted(dense)]
+    cities = np.array([CITIES[row % 3] for row in range(90)])
     leak = estimate_leak(
-        dense.to_numpy(dtype=np.float32),
-        np.array([CITIES[row % 3] for row in range(120)]),
-        np.arange(120) // 3,
-        classifiers=LOGISTIC,
-        seed=7,
+        dense.to_numpy(dtype=np.float32), cities, np.arange(90) // 3, classifiers=LOGISTIC, seed=7
     )
-    row = result.table[result.table["encoding"] == "served"].iloc[0]
-    assert row["bits"] == pytest.approx(leak.bits, abs=0.03)  # other folds
-    assert row["accuracy"] == pytest.approx(leak.accuracy, abs=0.02)
+    row = audited.table.iloc[0]
+    assert row["bits"] == pytest.approx(
+        leak.bits, abs=0.1
+    )  # other folds, and a baseline of words that tell nothing
+    assert row["accuracy"] == pytest.approx(leak.accuracy, abs=0.03)
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
-    path = write(tmp_path / "s.jsonl", leaky(120, leak=0.0))
+    path = write(tmp_path / "s.jsonl", leaky(90, leak=0.0))
     result = audit_transcript(
         path,
         ["city"],
@@ -83,6 +84,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
         levels=(TopLogprobs(5),),
         classifiers=LOGISTIC,
         max_bits=0.2,
+        mitigations=(),
         controls=False,
     )
     assert (result.table["low"] < 0.05).all()
@@ -91,7 +93,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
 
 
 def test_labels_beside_and_in_a_table_are_one(served: Path, tmp_path: Path) -> None:
-    lines = leaky(120)
+    lines = leaky(90)
     bare = write(tmp_path / "bare.jsonl", [{k: v for k, v in one.items() if k != "city"} for one in lines])
     table = pd.DataFrame(
         {"custom_id": [one["custom_id"] for one in lines], "city": [one["city"] for one in lines]}
@@ -256,6 +258,19 @@ def test_the_grid_ends_at_what_was_served(served: Path) -> None:
 def test_levels_that_a_transcript_lacks_are_refused(served: Path, levels: Any, message: str) -> None:
     with pytest.raises(ConfigProblems, match=message):
         audit_transcript(served, ["city"], group="user", levels=levels)
+
+
+def test_settings_are_checked_at_once(tmp_path: Path) -> None:
+    wrong: dict[str, Any] = {
+        "levels": [Hidden()],
+        "mitigations": [Erase("city")],
+        "max_bits": -1.0,
+        "jobs": 0,
+    }
+    with pytest.raises(ConfigProblems) as caught:
+        audit_transcript(tmp_path / "nowhere.jsonl", ["city"], **wrong)
+    places = [problem.where for problem in caught.value.problems]
+    assert places == ["levels[0]", "mitigations[0]", "max_bits", "jobs"]
 
 
 def test_positions_are_counted_from_one(served: Path) -> None:

@@ -9,18 +9,28 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.optimize import minimize
-from scipy.special import log_softmax, stdtrit
+from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
 
 from trimtab.errors import ConfigError, ShapeError, explain, refusal
 from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
-from trimtab.read.leaks.classifiers import CLASSIFIERS, DEFAULT, Inputs, check_classifiers, class_shares
+from trimtab.read.leaks.classifiers import (
+    CLASSIFIERS,
+    DEFAULT,
+    Inputs,
+    check_classifiers,
+    class_shares,
+    log_softmax,
+)
 from trimtab.read.leaks.folds import grouped_folds
 from trimtab.seeds import derive
 
 INNER = 3
 """Inner folds, by which the classifier, its setting and its calibration are chosen."""
+STRONGEST = 4.0
+"""Largest power of a prediction in the pool."""
+STEPS = 30
+"""Most steps of Newton's method, and most times that one is halved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +290,7 @@ def _attack(x: np.ndarray, split: _Split, below: _Predictions, names: Sequence[s
             classify, settings = CLASSIFIERS[name]
             out[:, held] = classify(inputs, split.labels[~held], classes, range(settings), split.seed)
     pools = [
-        (*_pooling(np.stack([one, below.inner]), split.labels), name, setting)
+        (*pool_powers(np.stack([one, below.inner]), split.labels), name, setting)
         for name, out in tried.items()
         for setting, one in enumerate(out)
     ]
@@ -291,28 +301,64 @@ def _attack(x: np.ndarray, split: _Split, below: _Predictions, names: Sequence[s
     stack, inner = np.stack([tried[name][setting], below.inner]), np.empty_like(below.inner)
     for fold in range(split.inner.max() + 1):
         held = split.inner == fold
-        without = _pooling(stack[:, ~held], split.labels[~held])[1]
+        without = pool_powers(stack[:, ~held], split.labels[~held])[1]
         inner[held] = _pooled(stack[:, held], without, split.labels[~held])
     attacked = _pooled(np.stack([new, below.new]), powers, split.labels)
     return _Predictions(inner, attacked, name if powers[0] > 0 else "baseline")
 
 
-def _pooling(logp: Float[np.ndarray, "2 n classes"], labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """Cross-entropy and powers of the logarithmic pool of two predictions that fits the labels best."""
-    true = (np.arange(len(labels)), labels)
+def pool_powers(
+    logp: Float[np.ndarray, "2 n classes"], labels: Int[np.ndarray, " n"]
+) -> tuple[float, Float[np.ndarray, " 2"]]:
+    """Powers in [0, 4] of the logarithmic pool of two predictions that fits the labels best.
+
+    The pool is p ~ p_1^a p_2^b (Genest and Zidek 1986). Its cross-entropy is convex in the powers: Newton's method, in
+    which a power that is pushed against a bound stays there.
+
+    Args:
+        logp: log-probabilities of both predictions; finite.
+        labels: true class of each row.
+
+    Returns:
+        The cross-entropy in nats, and the powers.
+    """
+    n = len(labels)
+    true = logp[:, np.arange(n), labels].mean(axis=1)
 
     def loss(powers: np.ndarray) -> tuple[float, np.ndarray]:
-        pooled = log_softmax(np.tensordot(powers, logp, axes=1), axis=1)
-        expected = (np.exp(pooled) * logp).sum(axis=2).mean(axis=1)
-        return float(-pooled[true].mean()), expected - logp[:, true[0], true[1]].mean(axis=1)
+        mixed = np.tensordot(powers, logp, axes=1)
+        top = mixed.max(axis=1, keepdims=True)
+        weights = np.exp(mixed - top)
+        total = weights.sum(axis=1, keepdims=True)
+        return float((np.log(total) + top).mean() - powers @ true), weights / total
 
-    found = minimize(loss, np.array([0.5, 0.5]), jac=True, method="L-BFGS-B", bounds=[(0.0, 4.0)] * 2)
-    return float(found.fun), found.x
+    powers = np.array([0.5, 0.5])
+    value, p = loss(powers)
+    for _ in range(STEPS):
+        expected = (p * logp).sum(axis=2)
+        slope = expected.mean(axis=1) - true
+        curvature = np.einsum("ink,nk,jnk->ij", logp, p, logp) / n - expected @ expected.T / n
+        free = ~((powers <= 0) & (slope > 0) | (powers >= STRONGEST) & (slope < 0))
+        step = np.zeros(2)
+        held = curvature[np.ix_(free, free)] + 1e-10 * np.eye(int(free.sum()))
+        step[free] = np.linalg.solve(held, slope[free])
+        for _ in range(STEPS):
+            moved = np.clip(powers - step, 0.0, STRONGEST)
+            lower, p_moved = loss(moved)
+            if lower <= value:
+                break
+            step /= 2.0
+        else:
+            break
+        gained, powers, value, p = value - lower, moved, lower, p_moved
+        if gained < 1e-9:
+            break
+    return value, powers
 
 
 def _pooled(logp: Float[np.ndarray, "2 n classes"], powers: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The pool, mixed with class shares at the weight of one row, so that no class is held to be impossible."""
-    pooled = log_softmax(np.tensordot(powers, logp, axes=1), axis=1)
+    pooled = log_softmax(np.tensordot(powers, logp, axes=1))
     shares, rows = class_shares(labels, logp.shape[2]), len(labels)
     return np.asarray(np.logaddexp(pooled + np.log(rows / (rows + 1)), shares - np.log(rows + 1)))
 
@@ -392,4 +438,6 @@ def _coded(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> tuple[n
     if (spread < 2).any():
         got = f"class {names[int(spread.argmin())]!r} in a single group"
         raise refusal("labels", got, "each class in at least two groups", hint)
-    return codes, clusters
+    # Classes are numbered by where they stand, not by name, so that folds are the same under other names.
+    sums = [np.bincount(codes, weights=clusters.astype(float) ** power) for power in (2, 1, 0)]
+    return np.argsort(np.lexsort(sums))[codes], clusters

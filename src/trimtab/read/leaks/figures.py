@@ -19,6 +19,7 @@ from trimtab.read.leaks.recommendation import (
     risk_of,
 )
 from trimtab.report import figures
+from trimtab.report.formats import missing
 from trimtab.report.intervals import Look, gain_against_cost, interval_rows
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ LOOKS = {
 }
 """The look of each word for a risk."""
 BITS = "bits above the question alone"
+LEAST_AXIS = 0.1
+"""Bits that an axis spans at least, so that what is not there does not look large."""
 _GREY: dict[str, Any] = {"color": figures.PALETTE[6], "marker": "x", "linestyle": "--"}
 
 
@@ -67,8 +70,9 @@ def tokens_figure(
         axes.axhline(0, color=figures.INK, linestyle=":", linewidth=1.1)
         if max_bits is not None:
             axes.axhline(max_bits, color=figures.INK, linestyle="--", linewidth=1.1)
+        bottom, top = axes.get_ylim()
+        axes.set(xlabel="tokens", ylabel=BITS, ylim=(min(bottom, -0.06 * LEAST_AXIS), max(top, LEAST_AXIS)))
         figures.grid(axes)
-        axes.set(xlabel="tokens", ylabel=BITS)
         _legend(figure, len(lines) + bool(len(controls)))
     return figure
 
@@ -93,6 +97,20 @@ def layers_figure(rows: pd.DataFrame, references: Mapping[str, float], title: st
     return figure
 
 
+def short_name(row: Mapping[Any, Any]) -> str:
+    """What a row of the headline table reads, short enough for the side of a figure.
+
+    >>> short_name({"level": "logprobs", "k": 20, "encoding": "served"})
+    '20, ids with values'
+    """
+    encoding = str(row.get("encoding") or "")
+    parts = [LEVELS.get(row["level"], str(row["level"])), str(row.get("lens") or "")]
+    parts += [f"{row[name]:.0f}" for name in ("k", "layer") if not missing(row.get(name))]
+    return ", ".join(filter(None, [" ".join(filter(None, parts)), ENCODINGS.get(encoding, encoding)]))
+
+
+LEVELS = {"logprobs": "", "trajectory": "path,"}
+"""Levels whose short names are other ones."""
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
 """Columns of an accuracy and its interval."""
 
@@ -159,7 +177,7 @@ def _line(
     known = rows.dropna(subset=[across, columns[0]]).sort_values(across, kind="stable")
     value, low, high = (known[name].astype(float).to_numpy() for name in columns)
     ends = np.nan_to_num(np.maximum([value - low, high - value], 0.0))
-    shape = {"markersize": 4.5, "linewidth": 1.3, "elinewidth": 0.9, "capsize": 2.0}
+    shape: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.3, "elinewidth": 0.9, "capsize": 2.0}
     axes.errorbar(known[across].astype(float), value, yerr=ends, **shape, **look)
 
 

@@ -126,7 +126,8 @@ def mitigation_rows(
     """
     if not mitigations:
         return pd.DataFrame(columns=list(COLUMNS))
-    tried = [_output(served, one, right, seed) for one in mitigations]
+    known = (right, questions.groups, seed)
+    tried = [_output(served, one, *known) for one in mitigations]
     how: dict[str, Any] = {
         "classifiers": classifiers,
         "seed": seed,
@@ -141,7 +142,7 @@ def mitigation_rows(
         cells = [_cell(one.served, one.mitigation, against) for one in members]
         outcomes = measured(cells, _some(questions, subset), progress=progress, **how)
         if not rows:  # the first rows are all of them
-            members[0] = _output(served, None, right, seed)
+            members[0] = _output(served, None, *known)
         rows += _rows(outcomes, members)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -154,22 +155,16 @@ def _some_rows(served: Served, rows: Int[np.ndarray, " m"]) -> Served:
     return replace(served, rows=rows, top=served.top.rows(rows), answer=served.answer[rows])
 
 
-def _output(served: Served, mitigation: Mitigation | None, right: np.ndarray | None, seed: int) -> _Output:
+def _output(
+    served: Served, mitigation: Mitigation | None, right: np.ndarray | None, groups: np.ndarray, seed: int
+) -> _Output:
     after = served if mitigation is None else mitigation(served, seed)
     used = served if mitigation is None else as_used(mitigation)(served, seed)
-    rows, groups = used.rows, served.groups
-    return _Output(
-        mitigation,
-        after,
-        utility(
-            served.top.rows(rows),
-            used.top,
-            served.answer[rows],
-            right=None if right is None else right[rows],
-            groups=None if groups is None else groups[rows],
-            seed=seed,
-        ),
-    )
+    rows = used.rows
+    was_right = None if right is None else right[rows]
+    before, answer = served.top.rows(rows), served.answer[rows]
+    useful = utility(before, used.top, answer, right=was_right, groups=groups[rows], seed=seed)
+    return _Output(mitigation, after, useful)
 
 
 def _cell(served: Served, mitigation: Mitigation | None, against: Against) -> Cell:

@@ -182,7 +182,7 @@ class Noise:
         queries: how often the attacker asks the same, at least 1. A caller is taken to ask once.
 
     >>> Noise(0.5, queries=16).setting
-    'deviation 0.5, asked 16 times'
+    '0.5, 16 queries'
     """
 
     scale: float
@@ -198,9 +198,8 @@ class Noise:
 
     @property
     def setting(self) -> str:
-        """Deviation, and how often the attacker asks."""
-        asked = "once" if self.queries == 1 else f"{self.queries} times"
-        return f"deviation {self.scale:g}, asked {asked}"
+        """Deviation in nats, and how often the attacker asks."""
+        return f"{self.scale:g}, {self.queries} quer{'y' if self.queries == 1 else 'ies'}"
 
     def __call__(self, served: Served, seed: int = 0) -> Served:
         """The mean of the replies to all queries, sorted anew."""

@@ -16,6 +16,7 @@ from trimtab.read.leaks import figures as drawn
 from trimtab.read.leaks.recommendation import (
     ABOVE,
     BY_ESTIMATE,
+    LEAST_BITS,
     NO_LEAK,
     RISK,
     SHOWN,
@@ -25,7 +26,7 @@ from trimtab.read.leaks.recommendation import (
     risk_table,
     served_rows,
 )
-from trimtab.report.formats import missing, number
+from trimtab.report.formats import missing, number, span
 from trimtab.report.page import (
     Gallery,
     Mark,
@@ -43,7 +44,7 @@ from trimtab.runs.serialise import plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_PANELS = 12
+MOST_PANELS = 6
 """Attributes and roles that are drawn, at most."""
 
 
@@ -83,11 +84,6 @@ class Audited(Protocol):
     @property
     def max_bits(self) -> float | None:
         """The stated bound."""
-        ...
-
-    @property
-    def recommendation(self) -> str:
-        """What to serve, in words."""
         ...
 
     @property
@@ -149,7 +145,7 @@ def figure(result: Audited) -> Figure:
     if len(with_tokens):
         return drawn.tokens_figure(with_tokens, _random(result, pairs[0]), title, result.max_bits)
     best = _best(rows)
-    names = [reads(row) for row in best.to_dict("records")]
+    names = [drawn.short_name(row) for row in best.to_dict("records")]
     return drawn.bits_figure(names, best, title, f"Bits by level: {title}", result.max_bits)
 
 
@@ -170,18 +166,17 @@ def _risks(result: Audited) -> Iterator[Block]:
             "served rows that it was picked from, and no interval is widened for that."
         )
         yield Table(written(frame, columns), caption)
-    if result.recommendation:
-        worst = set(risks["risk"]) if len(risks) else set()
-        yield Text(result.recommendation, "bad" if ABOVE in worst else "unsure" if SHOWN in worst else "good")
-    facts = [(str(name).replace("_", " "), _fact(value)) for name, value in result.facts.items()]
-    if facts:
-        yield Table(pd.DataFrame(facts, columns=["measured", "value"]), "Single numbers of this audit.")
+    if result.facts:
+        yield Table(pd.DataFrame(_facts(result.facts)), "Single numbers of this audit; intervals are 95 %.")
 
 
-def _fact(value: Any) -> str:
-    return (
-        number(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-    )
+def _facts(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Single numbers, with their intervals and n where they have them."""
+    for name, fact in facts.items():
+        known: Mapping[str, Any] = fact if isinstance(fact, Mapping) else {"value": fact}
+        value, ends = known.get("value"), span(known.get("low"), known.get("high"))
+        text = number(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        yield {"measured": str(name).replace("_", " "), "value": text, "interval": ends, "n": known.get("n")}
 
 
 def _levels(result: Audited) -> Iterator[Block]:
@@ -194,7 +189,7 @@ def _levels(result: Audited) -> Iterator[Block]:
         "The strongest row of each level. Question alone: accuracy of a classifier of its words, which needs no model. "
         f"{BITS} {COVERS}"
     )
-    yield Table(_rows(best), caption)
+    yield Table(_rows(best).drop(columns=["groups", "classifier"]), caption)
     every = Table(_rows(result.table), f"Classifier: the one chosen in most folds. {COVERS}")
     yield Section("Every row", [every], collapsed=True)
 
@@ -256,8 +251,8 @@ def _trajectory(result: Audited) -> Iterator[Block]:
         largest = outputs.groupby(["level", "encoding"], sort=False).tail(1)
         random = _random(result, pair).sort_values("k", kind="stable").tail(1)
         lines = pd.concat([_of(rows, pair), largest, random])
-        names = [reads(row) for row in pd.concat([_of(rows, pair), largest]).to_dict("records")]
-        names += [f"top {k:.0f} random tokens" for k in random["k"]]
+        names = [drawn.short_name(row) for row in pd.concat([_of(rows, pair), largest]).to_dict("records")]
+        names += [f"{k:.0f} random tokens" for k in random["k"]]
         label = f"Bits of trajectories and outputs: {_title(pair)}"
         panels.append(drawn.bits_figure(names, lines, _title(pair), label, result.max_bits))
     if panels:
@@ -272,19 +267,23 @@ def _mitigations(result: Audited) -> Iterator[Block]:
     rows = result.mitigations
     if not len(rows):
         return
+    plain = rows[rows["mitigation"] == UNMITIGATED]
     forests, trades = [], []
-    for pair in (shown := _pairs(rows[rows["mitigation"] == UNMITIGATED])[:MOST_PANELS]):
+    for pair in (shown := _pairs(plain)[:MOST_PANELS]):
         of = _of(rows, pair)
         names = [" ".join(filter(None, (row["mitigation"], row["setting"]))) for row in of.to_dict("records")]
         label = f"Bits under each mitigation: {_title(pair)}"
         forests.append(drawn.bits_figure(names, of, _title(pair), label, result.max_bits))
-        trades.append(drawn.trade_figure(of, _title(pair)))
+        if (_of(plain, pair)["low"].astype(float) > LEAST_BITS).all():
+            trades.append(drawn.trade_figure(of, _title(pair)))
     caption = (
         f"Bits that are left when the attacker is trained anew on what is served. Dotted: the question alone."
-        f"{_dashed(result)} {COVERS}{_left_out(rows, shown)}"
+        f"{_dashed(result)} {COVERS}{_left_out(plain, shown)}"
     )
     yield gallery(forests, caption)
-    yield gallery(trades, f"Bits that are left, against what an honest caller loses. {COVERS}")
+    if trades:
+        caption = "Bits that are left, against what an honest caller loses, where a leak is shown without a mitigation."
+        yield gallery(trades, f"{caption} {COVERS}")
     yield _utilities(rows)
     yield Section("Leak and change of each", [_changes(rows, result.max_bits)], collapsed=True)
 

@@ -279,10 +279,10 @@ def label_rows(
     roles = _roles(frame, kept.columns, keep, background, where)
     accounting = Accounting.of(where, len(frame), Counter(why.dropna()))
     for name in names:
+        classes = kept[name].nunique()
         kept[name], missing = _common(kept[name], numbers)
         if kept[name].nunique() < 2:
-            only = f"one class {kept[name].dropna().iloc[0]!r}" if kept[name].notna().any() else "no class"
-            got = f"{only} in at least {LEAST_GROUPS} groups"
+            got = f"{kept[name].nunique()} of {classes} classes in at least {LEAST_GROUPS} groups"
             raise refusal(f"attribute {name!r}", got, "at least 2 classes", "leaving it out, or more rows")
         accounting += Accounting.of(name, len(keep), missing)
     return Labelled(keep, kept, roles, numbers, accounting)

@@ -22,6 +22,8 @@ NO_LEAK, SHOWN, BY_ESTIMATE, ABOVE, UNKNOWN = (
 """Words for a risk."""
 UNMITIGATED = "none"
 """What the rows without a mitigation are called among the mitigations."""
+LEAST_BITS = 0.0005
+"""An interval above 0 whose lower end is below this shows no leak: it is 0.000 at three decimals."""
 RISK = ("attribute", "role", "risk", "bits", "low", "high", "accuracy", "chance", "served", "looks")
 """Columns of the risk table."""
 
@@ -29,7 +31,7 @@ RISK = ("attribute", "role", "risk", "bits", "low", "high", "accuracy", "chance"
 def risk_of(bits: float, low: float, high: float, max_bits: float | None = None) -> str:
     """The word for a leak: by its interval, and by a bound where one is stated.
 
-    A leak is shown where the lower end is above 0, and above the bound where the lower end is above that.
+    A leak is shown where the lower end is above 0 (at least 0.0005), and above the bound where it is above that.
 
     >>> risk_of(0.1, -0.02, 0.2), risk_of(0.3, 0.2, 0.4, 0.1), risk_of(0.3, 0.2, 0.4)
     ('no leak shown', 'above the bound', 'leak shown')
@@ -38,7 +40,7 @@ def risk_of(bits: float, low: float, high: float, max_bits: float | None = None)
         return UNKNOWN
     if max_bits is not None and low > max_bits:
         return ABOVE
-    if low > 0:
+    if low > LEAST_BITS:
         return BY_ESTIMATE if max_bits is not None and bits > max_bits else SHOWN
     return NO_LEAK
 
@@ -66,7 +68,7 @@ def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFra
     return pd.DataFrame(rows, columns=list(RISK))
 
 
-def reads(row: Mapping[str, Any]) -> str:
+def reads(row: Mapping[Any, Any]) -> str:
     """What a row of the headline table reads, in words.
 
     >>> reads({"level": "logprobs", "k": 20, "encoding": "served"}), reads({"level": "hidden", "layer": 3})
@@ -117,7 +119,7 @@ def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | Non
     looks = int(served["bits"].notna().sum())
     of, how = f"{row['attribute']} ({row['role']})", f"{reads(row)}, the strongest of {looks} served rows"
     bits = f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)})"
-    if row["low"] > 0:
+    if row["low"] > LEAST_BITS:
         yield f"Served outputs give away most of {of}: {bits} by {how}."
     else:
         yield f"No leak of served outputs is shown: most is {bits} of {of} by {how}, not distinguishable from 0."
@@ -167,7 +169,7 @@ def _reaches(rows: pd.DataFrame, pairs: int, max_bits: float | None) -> bool:
     known = rows.dropna(subset=["bits", "low", "high"])
     if not len(known) or len(known) < pairs:
         return False
-    return bool((known["low"] <= 0).all() if max_bits is None else (known["high"] <= max_bits).all())
+    return bool((known["low"] <= LEAST_BITS).all() if max_bits is None else (known["high"] <= max_bits).all())
 
 
 def _worst(rows: pd.DataFrame) -> float:
@@ -197,18 +199,22 @@ def _cost(row: Mapping[Hashable, Any]) -> Iterator[str]:
         yield f"The answer's log-probability moves by {fixed(row['answer_error_nats'], 2)} nats ({ends}) on average."
 
 
+ONE_QUERY = "1 query"
+"""The end of the setting of noise that is not averaged."""
+
+
 def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
     """What must hold for a setting: noise that asking again does not average away, erasure on rows of the same kind."""
     name, setting = (str(rows[column].iloc[0]) for column in ("mitigation", "setting"))
     same = tried[tried["mitigation"] == name]
-    if name == "noise" and setting.endswith("asked once"):
+    if name == "noise" and setting.endswith(ONE_QUERY):
         yield "It holds only where the same request always gets the same noise."
         again = same[
-            same["setting"].str.startswith(setting.removesuffix("once")) & (same["setting"] != setting)
+            same["setting"].str.startswith(setting.removesuffix(ONE_QUERY)) & (same["setting"] != setting)
         ]
         if (worst := _strongest(again)) is not None:
-            times = str(worst["setting"]).partition(", ")[2]
-            yield f"With fresh noise for each request, {times}, {_amount(worst)} are left."
+            queries = str(worst["setting"]).removeprefix(setting.removesuffix(ONE_QUERY))
+            yield f"Where each request gets fresh noise, {queries} leave {_amount(worst)}."
     if name == "erase":
         tested = f"{rows['n'].max():.0f} rows that it was not fitted on"
         yield f"Erasure was tested on {tested}; more rows may help an attacker."
@@ -217,7 +223,7 @@ def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
 def _answer_alone(served: pd.DataFrame) -> Iterator[str]:
     """The leak of the answer itself, which no change of what is served with it can hide."""
     row = _strongest(served[served["level"] == "answer"])
-    if row is not None and row["low"] > 0:
+    if row is not None and row["low"] > LEAST_BITS:
         yield f"The answer alone gives away {_amount(row)}; no change of what is served with it can hide that."
 
 

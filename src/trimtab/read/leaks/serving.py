@@ -130,7 +130,9 @@ class _Serving:
         if length < 1:
             problems.append(Problem("max_new_tokens", str(length), "at least 1"))
         for name in {"group", "custom_id", "request", "response"} & set(map(str, questions.attributes)):
-            problems.append(Problem("attributes", repr(name), "a name that no line has already", "another name"))
+            problems.append(
+                Problem("attributes", repr(name), "a name that no line has already", "another name")
+            )
         if problems:
             raise ConfigProblems(problems)
         rows = answer_rows(model, questions.prompts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +20,18 @@ from trimtab.job import Progress
 from trimtab.models.chat import is_missing
 from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
 from trimtab.read.leaks.assessment import Assessment, assess
+from trimtab.read.leaks.audit import bound_problems
 from trimtab.read.leaks.cells import Against
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.encodings import TopTokens
 from trimtab.read.leaks.levels import Level
 from trimtab.read.leaks.mitigated import mitigation_rows, served_in
-from trimtab.read.leaks.mitigations import Mitigation
+from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
+from trimtab.read.leaks.mitigations import Mitigation, mitigation_problems
 from trimtab.read.leaks.questions import Accounting, Questions, label_rows
 from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import LeaksResult
-from trimtab.read.leaks.transcript_cells import sampled, transcript_cells
+from trimtab.read.leaks.transcript_cells import level_problems, sampled, transcript_cells
 from trimtab.read.leaks.transcript_files import Position, Response, Responses, read_responses
 
 KEY = "custom_id"
@@ -150,7 +153,7 @@ def audit_transcript(
     positions: int = 1,
     levels: Sequence[Level] | None = None,
     baseline: Against = "question",
-    mitigations: Sequence[Mitigation] = (),
+    mitigations: Sequence[Mitigation] = MITIGATIONS,
     classifiers: Sequence[str] = DEFAULT,
     controls: bool = True,
     max_bits: float | None = None,
@@ -183,6 +186,10 @@ def audit_transcript(
         DataError: a transcript or labels that cannot be used.
         ConfigError: levels that a transcript does not have.
     """
+    start = time.perf_counter()
+    names = [*attributes, *background]
+    if problems := [*setting_problems(levels, mitigations, names, max_bits, jobs)]:
+        raise ConfigProblems(problems)
     transcript = read_transcript(
         path,
         attributes,
@@ -204,7 +211,23 @@ def audit_transcript(
         stamp=transcript.fingerprint,
         progress=progress,
     )
-    return replace(assess_transcript(transcript, levels, mitigations, how=how), label=Path(path).name)
+    result = assess_transcript(transcript, levels, mitigations, how=how)
+    return replace(result, label=Path(path).name, seconds=time.perf_counter() - start)
+
+
+def setting_problems(
+    levels: Sequence[Level] | None,
+    mitigations: Sequence[Mitigation],
+    attributes: Sequence[str],
+    max_bits: float | None,
+    jobs: int,
+) -> Iterator[Problem]:
+    """Problems of the settings of an audit of a transcript that can be seen before it is read."""
+    yield from level_problems(levels or ())
+    yield from mitigation_problems(mitigations, attributes, model=False)
+    yield from bound_problems(max_bits, ())
+    if jobs < 1:
+        yield Problem("jobs", str(jobs), "at least 1")
 
 
 def assess_transcript(
@@ -242,7 +265,7 @@ def assess_transcript(
         seed=how.seed,
         jobs=how.jobs,
         store=how.store,
-        stamp=how.stamp,
+        stamp=f"{how.stamp} as served",
         progress=how.progress,
     )
     told = recommend(result.table, rows, how.max_bits)

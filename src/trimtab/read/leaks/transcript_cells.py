@@ -14,6 +14,7 @@ from trimtab.read.leaks.cells import Cell
 from trimtab.read.leaks.controls import ANSWER_ONLY
 from trimtab.read.leaks.encodings import TopTokens, encode, one_hot
 from trimtab.read.leaks.levels import Answer, Level, TopLogprobs
+from trimtab.read.leaks.model_cells import setting_of
 
 GRID = (1, 2, 5, 10, 20)
 """Numbers of log-probabilities that are audited, up to what was served; that is audited too."""
@@ -48,7 +49,7 @@ def transcript_cells(
                 sent = tuple(_rounded(top.top(k), level.decimals) for top in tops)
                 for encoding in level.encodings:
                     features = Sent(sent, encoding, written)
-                    cells.append(Cell("logprobs", features, encoding=encoding, k=k))
+                    cells.append(Cell("logprobs", features, encoding, k, setting=setting_of(level)))
         else:
             cells.append(Cell("answer", answer))
     return cells, [Cell("answer", answer, control=ANSWER_ONLY)]

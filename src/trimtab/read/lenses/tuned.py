@@ -30,6 +30,8 @@ Preset = Literal["default", "paper"]
 
 RIDGE = 1e-5
 """Of the mean square of a state's coordinates, added to the diagonal of the least squares of the start."""
+WHITE = 1e-3
+"""Of a state's mean variance, added to the variance along each axis before whitening."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class Recipe:
         start: "ridge": the affine map of least squared error to the last state, in closed form, from the texts
             read once, of about `start_tokens` tokens at most; "zero": the logit lens.
         optimiser: "adam", or "sgd" with Nesterov momentum of 0.9.
+        whiten: take the steps in coordinates in which states are white and errors of least squares have unit size.
         steps: of the optimiser, with a learning rate that falls linearly to 0.
         tokens: in each step, drawn from the texts.
-        lr: learning rate of the first step.
-        weight_decay: pulls towards the logit lens.
+        lr: learning rate of the first step; of Adam, over the square root of the width.
+        weight_decay: pulls towards the logit lens (in white coordinates, towards the mean).
         clip: largest norm of the gradient of all maps together; None for no limit.
         start_tokens: see `start`.
 
@@ -53,9 +56,10 @@ class Recipe:
 
     start: Start = "ridge"
     optimiser: Optimiser = "adam"
-    steps: int = 100
+    whiten: bool = True
+    steps: int = 50
     tokens: int = 512
-    lr: float = 1e-3
+    lr: float = 0.3
     weight_decay: float = 0.0
     clip: float | None = None
     start_tokens: int = 65_536
@@ -74,7 +78,9 @@ class Recipe:
 
 PRESETS: Mapping[Preset, Recipe] = {
     "default": Recipe(),
-    "paper": Recipe("zero", "sgd", steps=250, tokens=2**18, lr=0.1, weight_decay=1e-3, clip=1.0),
+    "paper": Recipe(
+        "zero", "sgd", whiten=False, steps=250, tokens=2**18, lr=0.1, weight_decay=1e-3, clip=1.0
+    ),
 }
 """Our recipe, and the published one (Belrose et al. 2023, section 3 and their code's defaults)."""
 
@@ -162,8 +168,7 @@ class TunedLens:
             None if images is not None else token_rows(model.need_tokenizer(), texts, max_tokens=max_tokens)
         )
         stream = _Stream(model, readout, texts, rows, Reading(images, batch_size), seed)
-        weight, bias = _ridge(stream, how) if how.start == "ridge" else _zero(readout)
-        _descend(stream, (weight, bias), how, seed, progress)
+        weight, bias = _fitted(stream, how, seed, progress)
         made_by = {**asdict(how), "texts": len(texts), "seed": seed, "model": str(getattr(model, "name", ""))}
         check_finite(Maps(weight, bias, made_by), "tuned lens")
         return cls(readout, weight, bias, made_by)
@@ -217,73 +222,151 @@ def _mapped(hidden: Tensor, weight: Float[Tensor, "d d"], bias: Float[Tensor, " 
     return hidden + hidden @ weight.T + bias
 
 
-def _zero(readout: Readout) -> tuple[Tensor, Tensor]:
-    depth, width = len(readout.sites) - 1, readout.width
-    return torch.zeros(depth, width, width, device=readout.device), torch.zeros(
-        depth, width, device=readout.device
-    )
+@dataclass(frozen=True)
+class _Moments:
+    """Moments of the states before the last, beside those of the last, in double precision.
+
+    Attributes:
+        gram: (L, d + 1, d + 1) sums of products of (h_l, 1) with itself.
+        cross: (L, d + 1, d) sums of products of (h_l, 1) with h_L - h_l.
+        squares: (L, d) sums of the squares of h_L - h_l.
+    """
+
+    gram: Float[Tensor, "L e e"]
+    cross: Float[Tensor, "L e d"]
+    squares: Float[Tensor, "L d"]
+
+    @classmethod
+    def of(cls, stream: _Stream, tokens: int) -> _Moments:
+        """Moments of the texts read once, or of the first texts with so many tokens."""
+        sums: list[Tensor] = []
+        read = 0
+        for states in stream.epoch(0):
+            end = states.hidden[-1].double()
+            one = torch.ones(len(states), 1, dtype=end.dtype, device=end.device)
+            before = [hidden.to(end.device, end.dtype) for hidden in states.hidden[:-1]]
+            known = torch.stack([torch.cat([hidden, one], 1) for hidden in before])
+            missing = torch.stack([end - hidden for hidden in before])
+            turned = known.transpose(1, 2)
+            batch = turned @ known, turned @ missing, (missing * missing).sum(1)
+            sums = [a + b for a, b in zip(sums, batch, strict=True)] if sums else list(batch)
+            read += len(states)
+            if read >= tokens:
+                break
+        return cls(*sums)
+
+    def solved(self) -> Float[Tensor, "L e d"]:
+        """Coefficients of (h_l, 1) with the least squared error of h_L - h_l, and a small penalty."""
+        strength = RIDGE * self.gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
+        penalty = torch.eye(self.gram.shape[-1], dtype=self.gram.dtype, device=self.gram.device)
+        penalty[-1, -1] = 0
+        solved: Tensor = torch.linalg.solve(self.gram + strength[:, None, None] * penalty, self.cross)
+        return solved
+
+    def ridge(self) -> tuple[Tensor, Tensor]:
+        """Maps A and b of least squared error of h_l + A h_l + b from h_L."""
+        solved = self.solved().float()
+        return solved[:, :-1].transpose(1, 2).contiguous(), solved[:, -1].clone()
+
+    def frame(self) -> _Frame:
+        """Coordinates in which every state is white."""
+        tokens = self.gram[:, -1:, -1:]
+        mean = self.gram[:, -1, :-1] / tokens[:, 0]
+        spread = self.gram[:, :-1, :-1] / tokens - mean[:, :, None] * mean[:, None]
+        values, vectors = torch.linalg.eigh(spread)
+        values = values.clamp(min=0) + WHITE * values.mean(1, keepdim=True)
+        whiten = vectors * values.rsqrt()[:, None] @ vectors.transpose(1, 2)
+        colour = vectors * values.sqrt()[:, None] @ vectors.transpose(1, 2)
+        solved = self.solved()
+        left = self.squares - (solved * (2 * self.cross - self.gram @ solved)).sum(1)
+        scale = (left.clamp(min=0) / tokens[:, 0]).sqrt()
+        scale = torch.maximum(scale, 1e-6 * scale.amax(1, keepdim=True).clamp(min=1e-6))
+        return _Frame(*(one.float() for one in (mean, whiten, colour, scale)))
 
 
-def _ridge(stream: _Stream, how: Recipe) -> tuple[Tensor, Tensor]:
-    """Maps of least squared error from each state to the last, from the moments of one pass, in double precision."""
-    moments: Tensor | None = None
-    read = 0
-    for states in stream.epoch(0):
-        hidden = [one.double() for one in states.hidden]
-        ones = torch.ones(len(states), 1, dtype=torch.float64, device=hidden[-1].device)
-        parts = []
-        for one in hidden[:-1]:
-            known = torch.cat([one.to(ones.device), ones], 1)
-            parts.append(known.T @ torch.cat([known, hidden[-1] - one.to(ones.device)], 1))
-        moments = torch.stack(parts) if moments is None else moments + torch.stack(parts)
-        read += len(states)
-        if read >= how.start_tokens:
-            break
-    assert moments is not None  # there are texts
-    width = stream.readout.width
-    gram, cross = moments[:, :, : width + 1], moments[:, :, width + 1 :]
-    strength = RIDGE * gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
-    penalty = torch.eye(width + 1, dtype=torch.float64, device=gram.device)
-    penalty[-1, -1] = 0
-    solved = torch.linalg.solve(gram + strength[:, None, None] * penalty, cross).float()
-    return solved[:, :-1].transpose(1, 2).contiguous(), solved[:, -1].clone()
+@dataclass(frozen=True)
+class _Frame:
+    """Coordinates of the steps: white states on the side of the input, errors of least squares on the other.
+
+    Steps in them are preconditioned on both sides, which is why tens of them are enough.
+
+    Attributes:
+        mean: (L, d) of the states.
+        whiten: (L, d, d) inverse square roots of their covariances.
+        colour: (L, d, d) the square roots.
+        scale: (L, d) root mean squared errors of least squares, per coordinate of the last state.
+    """
+
+    mean: Float[Tensor, "L d"]
+    whiten: Float[Tensor, "L d d"]
+    colour: Float[Tensor, "L d d"]
+    scale: Float[Tensor, "L d"]
+
+    def inside(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """A and b in these coordinates."""
+        moved = bias + (weight @ self.mean[..., None])[..., 0]
+        return weight @ self.colour / self.scale[..., None], moved / self.scale
+
+    def outside(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """A and b of maps in these coordinates."""
+        weight = self.scale[..., None] * weight @ self.whiten
+        return weight, self.scale * bias - (weight @ self.mean[..., None])[..., 0]
+
+    def pulled(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients by A and b as gradients by the maps in these coordinates."""
+        centred = weight - bias[..., None] * self.mean[:, None]
+        return self.scale[..., None] * centred @ self.whiten, self.scale * bias
 
 
-def _descend(
-    stream: _Stream, maps: tuple[Tensor, Tensor], how: Recipe, seed: int, progress: Progress | None
-) -> None:
-    """Steps of the optimiser on the mean KL, which change the maps in place."""
-    settings: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
-    if how.optimiser == "adam":
-        optimiser: torch.optim.Optimizer = torch.optim.Adam(maps, betas=(0.9, 0.99), **settings)
-    else:
-        optimiser = torch.optim.SGD(maps, momentum=0.9, nesterov=True, **settings)
-    batches = iter(stream)
+def _fitted(stream: _Stream, how: Recipe, seed: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
+    """Maps after all steps."""
+    states, width, device = len(stream.readout.sites) - 1, stream.readout.width, stream.readout.device
+    maps = torch.zeros(states, width, width, device=device), torch.zeros(states, width, device=device)
+    frame: _Frame | None = None
+    if how.start == "ridge" or how.whiten:
+        moments = _Moments.of(stream, how.start_tokens)
+        maps = moments.ridge() if how.start == "ridge" else maps
+        frame = moments.frame() if how.whiten else None
+    inner = maps if frame is None else frame.inside(*maps)
+    optimiser = _optimiser(inner, how, width)
+    rate, batches = optimiser.param_groups[0]["lr"], iter(stream)
     draw = torch.Generator().manual_seed(derive(seed, "lens tokens"))
     for step in range(how.steps):
-        sums, read = [torch.zeros_like(one) for one in maps], 0
+        maps = inner if frame is None else frame.outside(*inner)
+        gradients, read = tuple(torch.zeros_like(one) for one in maps), 0
         while read < how.tokens:
-            states = next(batches)
-            chosen = torch.randperm(len(states), generator=draw)[: how.tokens - read]
+            given = next(batches)
+            chosen = torch.randperm(len(given), generator=draw)[: how.tokens - read]
             read += len(chosen)
-            _add_gradients(sums, stream.readout, [one[chosen.to(one.device)] for one in states.hidden], maps)
-        for one, total in zip(maps, sums, strict=True):
-            one.grad = total / read
-        if not all(bool(total.isfinite().all()) for total in sums):
+            _add_gradients(
+                gradients, stream.readout, [one[chosen.to(one.device)] for one in given.hidden], maps
+            )
+        gradients = gradients if frame is None else frame.pulled(*gradients)
+        if not all(bool(one.isfinite().all()) for one in gradients):
             got = f"gradients that are not finite in step {step + 1}"
             raise DivergedError(explain(got, "numbers", f"a learning rate below {how.lr:g}"))
+        for one, gradient in zip(inner, gradients, strict=True):
+            one.grad = gradient / read
         if how.clip is not None:
-            torch.nn.utils.clip_grad_norm_(maps, how.clip)
-        optimiser.param_groups[0]["lr"] = how.lr * (1 - step / how.steps)
+            torch.nn.utils.clip_grad_norm_(inner, how.clip)
+        optimiser.param_groups[0]["lr"] = rate * (1 - step / how.steps)
         optimiser.step()
         if progress is not None:
             progress(step + 1, how.steps)
-    for one in maps:
+    for one in inner:
         one.grad = None
+    return inner if frame is None else frame.outside(*inner)
+
+
+def _optimiser(maps: tuple[Tensor, Tensor], how: Recipe, width: int) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
+    if how.optimiser == "sgd":
+        return torch.optim.SGD(maps, momentum=0.9, nesterov=True, **settings)
+    return torch.optim.Adam(maps, betas=(0.9, 0.99), **settings | {"lr": how.lr / math.sqrt(width)})
 
 
 def _add_gradients(
-    sums: list[Tensor], readout: Readout, hidden: Sequence[Tensor], maps: tuple[Tensor, Tensor]
+    sums: tuple[Tensor, ...], readout: Readout, hidden: Sequence[Tensor], maps: tuple[Tensor, Tensor]
 ) -> None:
     """Add the gradients of the KL of every state, summed over tokens; those of the model's parameters are not made."""
     size = max(1, CELLS // readout.vocabulary)
