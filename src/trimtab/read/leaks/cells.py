@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import CountVectorizer
 
-from trimtab.errors import TrimtabError
+from trimtab.errors import TrimtabError, explain
 from trimtab.job import Progress
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.estimate import Leak, estimate_leak
@@ -241,6 +241,10 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
     if path is not None and path.is_file():
         return _read(path)
     samples, cell = task.samples, task.cell
+    if (classes := len(np.unique(samples.labels))) < 2:
+        return None, explain(
+            f"{classes} classes in at least {FOLDS} groups", "at least two", "more questions"
+        )
     labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
     baseline = samples.known if cell.against == "question" else None
     try:
