@@ -116,7 +116,8 @@ def test_an_audit_reads_the_file_with_every_row(name: str, tmp_path: Path) -> No
     assert len(np.unique(read.groups)) == 320
     assert read.accounting.used("questions") == 640
     assert isinstance(read.prompts[0], str) == (name == "facts")
-    assert read.known is not None and read.answers is not None
+    assert read.known is not None
+    assert read.answers is not None
 
 
 def test_names_of_questions_are_found_from_a_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
