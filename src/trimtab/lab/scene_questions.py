@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from trimtab.errors import DataError, explain
 from trimtab.lab.scenes import PLACES, VALUES, Scene, SceneWorld, Thing
 from trimtab.seeds import derive
 
@@ -44,6 +45,7 @@ ASKED = (*ADJECTIVES, "shape")
 """Attributes of an object in the order of their words in a description."""
 LEVELS = {"1": 0.5, "2": 1.0, "3": 1.5}
 """Noise level -> strength of the noise, as `SceneWorld.render` takes it."""
+PICTURES = "pictures"
 BACKGROUND = ("background_colour", "count", "noise", "noise_level")
 """Columns of a table of questions about what a question does not ask for."""
 
@@ -126,17 +128,23 @@ def describe(thing: Thing, form: Sequence[str], **replaced: str) -> str:
     return " ".join(replaced.get(name, getattr(thing, name)) for name in ASKED if name in form)
 
 
-def ask(scene: Scene, rng: np.random.Generator, options: Sequence[Choice] | None = None) -> Question | None:
-    """A question about a scene at random; None where no description of it can be made false.
+def ask(scene: Scene, rng: np.random.Generator, options: Sequence[Choice] | None = None) -> Question:
+    """A question about a scene at random.
 
     Args:
         scene: what to ask about.
         rng: of the adjectives, the object, the replacement, and last of the answer.
         options: `choices(scene)`, where they are known.
+
+    Raises:
+        DataError: no description of the scene can be made false.
     """
     options = choices(scene) if options is None else options
     if not options:
-        return None
+        got = f"{len(scene.objects)} objects, of which no description can be made false"
+        raise DataError(
+            f"scene: {explain(got, 'one with words that occur but not together', 'another scene')}"
+        )
     forms = sorted({one.mentioned for one in options})
     form = forms[rng.integers(len(forms))]
     picked = [one for one in options if one.mentioned == form]
@@ -193,14 +201,13 @@ class QuestionScenes:
         asked = []
         for name, scene, options in zip(self.names, self.scenes, self.choices, strict=True):
             rng = np.random.default_rng(derive(self.seed, "questions", name))
-            drawn = [ask(scene, rng, options) for _ in range(each)]
-            asked.append([one for one in drawn if one is not None])
+            asked.append([ask(scene, rng, options) for _ in range(each)])
         return asked
 
     def table(self, each: int) -> list[dict[str, Any]]:
         """A row for each question, `each` of a scene, as an audit reads them.
 
-        `prompt`; `image`, a file name; `answer`; `scene`, the group; `mentioned`, a list; `size`, `material`, `colour`
+        `prompt`; `image`, its file; `answer`; `scene`, the group; `mentioned`, a list; `size`, `material`, `colour`
         and `shape` of the object asked about. Where the answer is `no` there is no such object: what the question names
         is as the question says, and the others are missing. Of the rest of the picture: `background_colour`, of the
         first object in reading order that the question was not made from; `count`, of objects; `noise`; `noise_level`,
@@ -220,7 +227,7 @@ class QuestionScenes:
                 rows.append(
                     {
                         "prompt": one.text,
-                        "image": f"{self.names[number]}.png",
+                        "image": f"{PICTURES}/{self.names[number]}.png",
                         "answer": one.answer,
                         "scene": self.names[number],
                         "mentioned": list(one.mentioned),
@@ -235,9 +242,11 @@ class QuestionScenes:
         return rows
 
     def save(self, path: Path, each: int) -> None:
-        """Write the questions, JSON lines, and their pictures, PNG, into the same folder."""
+        """Write the questions, JSON lines, and their pictures, PNG, into a folder `pictures` next to them."""
+        folder = path.parent / PICTURES
+        folder.mkdir()
         for name, pixels in zip(self.names, self.pixels, strict=True):
-            Image.fromarray(pixels).save(path.parent / f"{name}.png", compress_level=1)
+            Image.fromarray(pixels).save(folder / f"{name}.png", compress_level=1)
         lines = (json.dumps(row) for row in self.table(each))
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
