@@ -21,6 +21,7 @@ from trimtab.read.leaks.estimate import Leak, estimate_leak
 from trimtab.read.leaks.folds import usable_rows
 from trimtab.read.leaks.questions import ROLES, Questions
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.environment import versions
 from trimtab.runs.serialise import reading_result
 from trimtab.seeds import derive
 
@@ -187,12 +188,14 @@ def measured(
         seed: of folds and classifiers.
         jobs: processes, one thread each.
         store: folder that keeps every finished cell; a call that was killed goes on from there.
-        stamp: of the features; kept cells of another stamp are measured again.
+        stamp: of the features; kept cells of another stamp, or of other versions, are measured again.
         progress: called with the cells done and in all.
 
     Returns:
         One per attribute, role and cell; those that could not be estimated have no leak, and say why.
     """
+    if store is not None:
+        stamp = json.dumps([stamp, versions()])
     tasks = [
         _Task(samples, cell, classifiers, derive(seed, "leak", samples.attribute, samples.role), store, stamp)
         for samples in samples_of(questions)
