@@ -150,7 +150,7 @@ def onward(progress: Progress | None) -> tuple[Progress | None, Progress | None]
 
     def tell(done: int, total: int) -> None:
         nonlocal past, last, whole
-        if done <= last:
+        if done <= last or last == whole:  # the phase before has ended
             past += whole
         last, whole = done, total
         progress(past + done, past + total)
