@@ -376,8 +376,8 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     counts, chosen = np.bincount(codes), Counter(attack.classifier for attack in attacks)
     gained = (nats - base) / np.log(2)
     bits, bits_low, bits_high = clustered_mean(gained, clusters)
-    # The outer folds learn from half as many rows more than the inner ones. What that gained may be gained once more: half
-    # of what is missing where a loss falls as 1 / rows.
+    # The outer folds learn from half as many rows more than the inner ones. What that taught may be taught once more:
+    # half of what is missing where a loss falls as 1 / rows.
     taught = max(0.0, float((gained - inner / np.log(2)).mean()))
     return Leak(
         float(correct.mean()),
