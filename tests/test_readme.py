@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from trimtab.cli.main import main
+from trimtab.systems import recipes
 from worlds import tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -71,11 +72,13 @@ def test_the_example_runs_as_printed_and_ends_with_a_saved_model(
 
 @pytest.mark.slow
 def test_the_commands_run_as_printed(somewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the paths edited, as the README says, and fewer steps."""
+    """With the paths edited, as the README says, and fewer steps; recipes that train lab models are only checked here."""
     block = next(text for text in SHELL if "trimtab cp" in text)
     commands = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert all(command[0] == "trimtab" for command in commands)
     for command in commands:
+        if command[1] == "run" and command[2] in recipes():
+            command[1] = "check"
         assert main(command[1:]) == 0, (command, capsys.readouterr().err)
         if command[1] == "cp":
             edit(Path(command[-1]))
