@@ -72,7 +72,7 @@ def test_the_example_runs_as_printed_and_ends_with_a_saved_model(
 
 @pytest.mark.slow
 def test_the_commands_run_as_printed(somewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the paths edited, as the README says, and fewer steps; recipes that train lab models are only checked here."""
+    """With the paths edited, as the README says, and fewer steps. Recipes, which train lab models, are only checked."""
     block = next(text for text in SHELL if "trimtab cp" in text)
     commands = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert all(command[0] == "trimtab" for command in commands)
