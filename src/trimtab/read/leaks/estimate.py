@@ -381,7 +381,8 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     # The outer folds learn from half as many rows more than the inner ones. What that taught may be taught once more:
     # half of what is missing where a loss falls as 1 / rows.
     taught = max(0.0, float((gained - inner / np.log(2)).mean()))
-    unknown = clustered_mean(-base / np.log(2), clusters)[2]  # I(X; Y | known) <= H(Y | known) <= cross-entropy
+    # I(X; Y | known) <= H(Y | known) <= the cross-entropy of the baseline.
+    unknown = clustered_mean(-base / np.log(2), clusters)[2]
     return Leak(
         float(correct.mean()),
         float(low[0]),
