@@ -53,6 +53,9 @@ def test_what_is_not_served_is_no_risk_and_the_strongest_row_is_picked() -> None
         [0.8, "top 20, ids with values", 3, SHOWN]
     ]
     assert risk_table(TABLE, 0.1)["risk"].tolist() == [ABOVE]
+    wide = pd.DataFrame([leak(0.5, 0.45), leak(0.4, 0.1, k=5.0), leak(0.3, 0.05, k=2.0)])
+    risk = risk_table(wide, 0.2).iloc[0]  # the row of the most bits is above the bound by its estimate alone
+    assert (risk["risk"], risk["bits"], risk["looks"]) == (ABOVE, 0.4, 3)
     roles = pd.DataFrame([leak(0.8), leak(-0.01, role="mentioned"), leak(np.nan, role="background")])
     assert risk_table(roles)["risk"].tolist() == [SHOWN, NO_LEAK, UNKNOWN]
 
@@ -66,6 +69,8 @@ def test_what_is_not_served_is_no_risk_and_the_strongest_row_is_picked() -> None
         (0.3, 0.1, 0.35, SHOWN),
         (0.3, 0.4, 0.1, NO_LEAK),
         (3e-7, 1e-7, None, NO_LEAK),
+        (3e-7, 1e-7, 0.0, NO_LEAK),
+        (0.1, 0.05, 0.0, ABOVE),
         (3e-7, np.nan, None, UNKNOWN),
     ],
 )

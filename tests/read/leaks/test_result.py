@@ -69,6 +69,11 @@ def test_a_bound_is_exceeded_where_the_lower_end_is_above_it(
     assert len(result.exceeded) == rows
 
 
+def test_a_bound_of_zero_is_exceeded_by_a_shown_leak_alone() -> None:
+    barely = RESULT.table.assign(bits=0.0003, low=0.0002, high=0.0004)
+    assert replace(RESULT, table=barely, max_bits=0.0).passed
+
+
 def test_hidden_states_exceed_no_bound_and_nothing_served_passes_none() -> None:
     hidden = replace(RESULT, table=RESULT.table[RESULT.table["level"] == "hidden"])
     assert replace(hidden, max_bits=None).passed

@@ -42,7 +42,8 @@ class Leak:
         gain, gain_low, gain_high: accuracy above that of the baseline, paired by row.
         bits, low, high: cross-entropy of the baseline less that of the attacker, in bits a row. A lower bound of the
             information that the features add, since a trained classifier is not the best one; `high` also allows for
-            what half as many rows more would teach it, and is never below zero, as no information is.
+            what half as many rows more would teach it. It is never below zero, as no information is, and never above
+            the upper end of the baseline's cross-entropy, as no features add more than is not known yet.
         baseline_accuracy: share of rows that the baseline names right.
         n: rows.
         groups: independent groups of rows.
@@ -246,7 +247,8 @@ def clustered_mean(
         values: of each row.
         clusters: whole numbers from 0.
         unit: the size of one difference. Half a difference each way is added to the variance, so that an interval of
-            equal rows is not empty (Agresti and Min 2005 for paired proportions); 0 for none.
+            equal rows is not empty (Agresti and Min 2005 for paired proportions); 0 for none. A difference is that of a
+            whole cluster of the mean size, so that rows that stand several times in their cluster narrow nothing.
 
     Returns:
         The mean and the ends; nan ends where there are fewer than two clusters.
@@ -259,7 +261,7 @@ def clustered_mean(
     if count < 2:
         return mean, float("nan"), float("nan")
     residuals = np.bincount(clusters, weights=values - mean)
-    variance = (residuals @ residuals * count / (count - 1) + unit**2) / n**2
+    variance = residuals @ residuals * count / (count - 1) / n**2 + (unit / count) ** 2
     half = float(stdtrit(count - 1, 0.975) * np.sqrt(variance))
     return mean, mean - half, mean + half
 
@@ -379,6 +381,8 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     # The outer folds learn from half as many rows more than the inner ones. What that taught may be taught once more:
     # half of what is missing where a loss falls as 1 / rows.
     taught = max(0.0, float((gained - inner / np.log(2)).mean()))
+    # I(X; Y | known) <= H(Y | known) <= the cross-entropy of the baseline.
+    unknown = clustered_mean(-base / np.log(2), clusters)[2]
     return Leak(
         float(correct.mean()),
         float(low[0]),
@@ -386,7 +390,7 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
         *clustered_mean(correct.astype(float) - anyway, clusters, unit=1.0),
         bits,
         bits_low,
-        max(0.0, bits_high + taught),
+        min(max(0.0, bits_high + taught), unknown),
         baseline_accuracy=float(anyway.mean()),
         n=n,
         groups=int(clusters.max()) + 1,

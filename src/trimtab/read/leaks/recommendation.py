@@ -20,6 +20,8 @@ NO_LEAK, SHOWN, BY_ESTIMATE, ABOVE, UNKNOWN = (
     "not measured",
 )
 """Words for a risk."""
+WORSE = (UNKNOWN, NO_LEAK, SHOWN, BY_ESTIMATE, ABOVE)
+"""Risks by rising weight."""
 UNMITIGATED = "none"
 """What the rows without a mitigation are called among the mitigations."""
 LEAST_BITS = 0.0005
@@ -31,18 +33,27 @@ RISK = ("attribute", "role", "risk", "bits", "low", "high", "accuracy", "chance"
 def risk_of(bits: float, low: float, high: float, max_bits: float | None = None) -> str:
     """The word for a leak: by its interval, and by a bound where one is stated.
 
-    A leak is shown where the lower end is above 0 (at least 0.0005), and above the bound where it is above that.
+    A leak is shown where the lower end is above 0 (more than 0.0005), and above the bound where it is above that too.
 
     >>> risk_of(0.1, -0.02, 0.2), risk_of(0.3, 0.2, 0.4, 0.1), risk_of(0.3, 0.2, 0.4)
     ('no leak shown', 'above the bound', 'leak shown')
     """
     if missing(bits) or missing(low) or missing(high):
         return UNKNOWN
-    if max_bits is not None and low > max_bits:
+    if exceeds(low, max_bits):
         return ABOVE
     if low > LEAST_BITS:
         return BY_ESTIMATE if max_bits is not None and bits > max_bits else SHOWN
     return NO_LEAK
+
+
+def exceeds(low: float, max_bits: float | None) -> bool:
+    """Whether a leak with this lower end is shown to be above a bound: a bound of 0 too asks for a leak that is shown.
+
+    >>> exceeds(0.0001, 0.0), exceeds(0.001, 0.0), exceeds(0.001, 0.1), exceeds(0.001, None)
+    (False, True, False, False)
+    """
+    return max_bits is not None and low > max(max_bits, LEAST_BITS)
 
 
 def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFrame:
@@ -53,15 +64,18 @@ def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFra
         max_bits: a stated bound.
 
     Returns:
-        Columns `RISK`: bits with interval, accuracy and chance of the row with the most bits; served: what that row
-        reads; looks: how many served rows it was picked from.
+        Columns `RISK`: bits with interval, accuracy and chance of the row with the most bits among those of the worst
+        risk; served: what that row reads; looks: how many served rows it was picked from.
     """
     rows = []
     for (attribute, role), group in served_rows(table).groupby(["attribute", "role"], sort=False):
-        row = _strongest(group)
-        cells: dict[str, Any] = {"attribute": attribute, "role": role, "risk": UNKNOWN}
+        risks = [
+            risk_of(*ends, max_bits) for ends in zip(group["bits"], group["low"], group["high"], strict=True)
+        ]
+        worst = max(risks, key=WORSE.index)
+        row = _strongest(group[[risk == worst for risk in risks]])
+        cells: dict[str, Any] = {"attribute": attribute, "role": role, "risk": worst}
         if row is not None:
-            cells["risk"] = risk_of(row["bits"], row["low"], row["high"], max_bits)
             cells |= {name: row[name] for name in ("bits", "low", "high", "accuracy", "chance")}
             cells["served"] = reads(row)
         rows.append(cells | {"looks": int(group["bits"].notna().sum())})
@@ -124,7 +138,7 @@ def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | Non
     else:
         yield f"No leak of served outputs is shown: most is {bits} of {of} by {how}, not distinguishable from 0."
     if max_bits is not None:
-        shown = int((served["low"].astype(float) > max_bits).sum())
+        shown = sum(exceeds(low, max_bits) for low in served["low"].astype(float))
         above = int((served["bits"].astype(float) > max_bits).sum()) - shown
         alone = f", and {above} more by the estimate alone" if above > 0 else ""
         yield f"Above the bound of {max_bits:g} bits are {shown} of {looks} served rows{alone}."
@@ -206,7 +220,10 @@ ONE_QUERY = "1 query"
 
 
 def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
-    """What must hold for a setting: noise that asking again does not average away, erasure on rows of the same kind."""
+    """What must hold for a setting.
+
+    Rounding: no order among equal values. Noise: asking again does not average it away. Erasure: rows of the same kind.
+    """
     name, setting = (str(rows[column].iloc[0]) for column in ("mitigation", "setting"))
     same = tried[tried["mitigation"] == name]
     if name == "noise" and setting.endswith(ONE_QUERY):
@@ -217,6 +234,8 @@ def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
         if (worst := _strongest(again)) is not None:
             queries = str(worst["setting"]).removeprefix(setting.removesuffix(ONE_QUERY))
             yield f"Where each request gets fresh noise, {queries} leave {_amount(worst)}."
+    if name == "round":
+        yield "It holds only where tokens of equal rounded values are served by id: their order tells the likelier."
     if name == "erase":
         tested = f"{rows['n'].max():.0f} rows that it was not fitted on"
         yield f"Erasure was tested on {tested}; more rows may help an attacker."

@@ -13,7 +13,7 @@ import pandas as pd
 from trimtab.data.naming import each_row
 from trimtab.job import Result
 from trimtab.read.leaks import page
-from trimtab.read.leaks.recommendation import risk_table
+from trimtab.read.leaks.recommendation import exceeds, risk_table
 from trimtab.report.formats import estimate, fixed
 from trimtab.report.page import Section
 from trimtab.report.text import plain_table
@@ -90,9 +90,12 @@ class LeaksResult(Result):
 
     @property
     def exceeded(self) -> pd.DataFrame:
-        """Served rows that are shown to give away more than `max_bits`: their lower end is above it."""
-        bound = np.inf if self.max_bits is None else self.max_bits
-        return self.served[self.served["low"].astype(float) > bound]
+        """Served rows that are shown to give away more than `max_bits`: their lower end is above it.
+
+        A bound of 0 is exceeded by leaks that are shown: those with a lower end above 0.0005.
+        """
+        served = self.served
+        return served[[exceeds(low, self.max_bits) for low in served["low"].astype(float)]]
 
     @property
     def passed(self) -> bool:
