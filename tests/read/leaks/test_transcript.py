@@ -56,7 +56,7 @@ def test_a_leak_of_log_probabilities_is_found(audited: LeaksResult) -> None:
     assert not audited.passed
     changes = audited.mitigations.set_index("mitigation")["change"]
     assert changes["truncate"] < -0.3
-    assert audited.recommendation.startswith("Served outputs give away most of city (unmentioned)")
+    assert audited.recommendation.startswith("Served outputs give away city (unmentioned) most")
     assert (audited.label, audited.facts["served"], audited.facts["responses"]) == ("served.jsonl", 5, 90)
     assert audited.findings == ()
 

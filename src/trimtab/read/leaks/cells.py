@@ -246,7 +246,9 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
     samples, cell = task.samples, task.cell
     if (classes := len(np.unique(samples.labels))) < 2:
         return None, explain(
-            f"{classes} classes in at least {FOLDS} groups", "at least two", "more questions"
+            f"{classes} class{'' if classes == 1 else 'es'} in at least {FOLDS} groups",
+            "at least two",
+            "more questions",
         )
     labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
     baseline = samples.known if cell.against == "question" else None

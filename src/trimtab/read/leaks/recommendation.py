@@ -114,7 +114,8 @@ def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | 
 
     What leaks most at what is served; the cheapest setting tried that keeps every attribute and role within the bound
     (upper ends of all intervals), or, without a bound, at a level that cannot be told from 0; its cost in utility; how
-    many intervals were looked at. That nothing helped, or nothing was tried, is an answer.
+    many intervals were looked at. That nothing helped, or nothing was tried, is an answer. Attributes and roles that
+    could not be measured without a mitigation are named, and no setting is judged by them.
 
     Args:
         table: the headline table of an audit, all levels.
@@ -134,7 +135,7 @@ def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | Non
     of, how = f"{row['attribute']} ({row['role']})", f"{reads(row)}, the strongest of {looks} served rows"
     bits = f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)})"
     if row["low"] > LEAST_BITS:
-        yield f"Served outputs give away most of {of}: {bits} by {how}."
+        yield f"Served outputs give away {of} most: {bits} by {how}."
     else:
         yield f"No leak of served outputs is shown: most is {bits} of {of} by {how}, not distinguishable from 0."
     if max_bits is not None:
@@ -150,26 +151,33 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
     if not len(tried):
         yield "No mitigation was tried, so none is recommended."
         return
-    pairs = len(mitigations[["attribute", "role"]].drop_duplicates())
-    goal = (
-        "not distinguishable from 0"
-        if max_bits is None
-        else f"within {max_bits:g} bits by its whole interval"
-    )
+    if unknown := _unmeasured(mitigations):
+        yield f"Not measured, and so not considered: {', '.join(f'{name} ({role})' for name, role in unknown)}."
+        mitigations, tried = (
+            rows[[pair not in unknown for pair in _pairs(rows)]] for rows in (mitigations, tried)
+        )
+    if not len(tried):
+        yield "No mitigated output could be measured, so none is recommended."
+        return
+    pairs = len(set(_pairs(mitigations)))
+    goal = "no leak is distinguishable from 0"
+    if max_bits is not None:
+        goal = f"every leak is within {max_bits:g} bits by its whole interval"
     settings = [rows for _, rows in tried.groupby(["mitigation", "setting"], sort=False)]
     reached = [rows for rows in settings if _reaches(rows, pairs, max_bits)]
     tries = f"{len(settings)} setting{'' if len(settings) == 1 else 's'} tried"
     if _reaches(mitigations[mitigations["mitigation"] == UNMITIGATED], pairs, max_bits):
-        yield f"No mitigation is needed: without one every attribute and role is {goal}."
+        yield f"No mitigation is needed: without one {goal}."
         return
     if not reached:
-        yield f"Nothing that was tried is enough: none of the {tries} leaves every attribute and role {goal}."
+        miss = "the only setting misses" if len(settings) == 1 else f"all {len(settings)} settings miss"
+        yield f"Nothing that was tried is enough: {miss} the goal that {goal}."
         rows = min(settings, key=_worst)
         if _worst(rows) < np.inf:
             yield f"Least is left by {_named(rows)}: {_amount(_strongest(rows))}."
     else:
         rows = min(reached, key=_price)
-        yield f"Recommended is {_named(rows)}: with it every attribute and role is {goal}."
+        yield f"Recommended is {_named(rows)}: with it {goal}."
         widest = rows.sort_values("high", ascending=False, kind="stable").to_dict("records")[0]
         of = f"{widest['attribute']} ({widest['role']})"
         yield f"The interval that reaches furthest ends at {fixed(widest['high'], 2)} bits, of {of}."
@@ -177,7 +185,17 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
         yield from _conditions(rows, tried)
         yield f"Of the {tries}, {len(reached)} reached this; it costs a caller least."
     yield from _answer_alone(served)
-    yield f"{len(tried)} intervals of mitigated outputs were looked at, each at 95 %; none is widened for their number."
+    yield f"Intervals of {len(tried)} mitigated outputs were compared, without correction for multiple comparisons."
+
+
+def _pairs(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(rows["attribute"], rows["role"], strict=True))
+
+
+def _unmeasured(mitigations: pd.DataFrame) -> list[tuple[str, str]]:
+    """Attributes with their roles whose leak is unknown even without a mitigation: no setting can be judged by them."""
+    plain = mitigations[mitigations["mitigation"] == UNMITIGATED]
+    return list(dict.fromkeys(_pairs(plain[plain["bits"].isna()])))
 
 
 def _reaches(rows: pd.DataFrame, pairs: int, max_bits: float | None) -> bool:
