@@ -86,18 +86,7 @@ def test_the_commands_run_as_printed(somewhere: Path, capsys: pytest.CaptureFixt
     assert (somewhere / "page.html").stat().st_size > 10_000
 
 
-FEWER = [
-    "--steps",
-    "2",
-    "--evaluate_every",
-    "1",
-    "--checkpoint_every",
-    "1",
-    "--test_pictures",
-    "40",
-    "--watched",
-    "10",
-]
+FEWER = shlex.split("--steps 2 --evaluate_every 1 --checkpoint_every 1 --test_pictures 40 --watched 10")
 
 
 def edit(config: Path) -> None:
