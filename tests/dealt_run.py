@@ -1,20 +1,14 @@
-"""Two processes of a distributed run: `dealt_run.py OUT`; each leaves what it saw as JSON.
-
-They are forks with the environment that torchrun gives, since importing everything takes longer than the runs.
-"""
+"""One process of a distributed run, started by torchrun: `dealt_run.py OUT`; it leaves what it saw as JSON."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-import torch.multiprocessing
 
 from trimtab import DynaMiCS, Exp3, GradientAlignment, finetune
 from trimtab.data.stream import MixtureStream
@@ -79,22 +73,10 @@ def mixtures(out: Path | None) -> dict[str, Any]:
     return found
 
 
-def rank_run(rank: int, folder: Path, port: int) -> None:
-    """All of it as one of two processes."""
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    os.environ |= {key: str(value) for key, value in here.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    seen = {**watched_run(folder / "run"), "mixtures": mixtures(folder)}
-    place, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    (folder / f"{place}.json").write_text(json.dumps({**seen, "world": world}))
-    torch.distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        chosen = free.getsockname()[1]
-    torch.multiprocessing.start_processes(
-        rank_run, (Path(sys.argv[1]), chosen), nprocs=2, start_method="fork"
-    )
+    folder = Path(sys.argv[1])
+    seen = {**watched_run(folder / "run"), "mixtures": mixtures(folder)}
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    (folder / f"{rank}.json").write_text(json.dumps({**seen, "world": world}))
+    torch.distributed.destroy_process_group()

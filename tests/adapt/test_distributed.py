@@ -22,12 +22,13 @@ TESTS = Path(__file__).parents[1]
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two gloo processes saw."""
     out = tmp_path_factory.mktemp("dealt")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("ACCELERATE_USE_CPU", None)
     if torch.cuda.is_available():  # without a GPU nobody need say that there is none
         environment["ACCELERATE_USE_CPU"] = "1"
     done = subprocess.run(
-        [sys.executable, str(TESTS / "dealt_run.py"), str(out)],
+        [*command, str(TESTS / "dealt_run.py"), str(out)],
         env=environment,
         capture_output=True,
         text=True,
