@@ -14,6 +14,7 @@ import pandas as pd
 
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.job import Progress
+from trimtab.models.batches import check_listed
 from trimtab.models.load import Model, load
 from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems
 from trimtab.read.leaks.cells import Against
@@ -100,6 +101,8 @@ def audit(
         problems.append(Problem("batch_size", repr(batch_size)[:60], "at least 1, whole"))
     if problems:
         raise ConfigProblems(problems)
+    if lens_texts is not None:
+        check_listed(lens_texts, "lens text")
     mitigations = [mitigation_of(one) for one in mitigations]
     asked = questions
     if not isinstance(asked, Questions):
