@@ -48,6 +48,13 @@ def test_a_symmetric_channel_is_inside_the_intervals(error):
     assert leak.chance == np.bincount(labels).max() / 1000
 
 
+def test_a_leak_is_shown_on_one_line() -> None:
+    features, labels, _ = symmetric(60, 0.1, 0)
+    shown = repr(estimate_leak(features, labels, classifiers=LINEAR))
+    assert "\n" not in shown
+    assert len(shown) < 400
+
+
 def test_a_gaussian_channel_is_inside_the_intervals():
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 800)

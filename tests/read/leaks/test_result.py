@@ -96,6 +96,15 @@ def test_the_summary_is_the_recommendation_where_there_is_one() -> None:
     text = told.to_text()
     assert text.endswith("Serve the answer alone.")
     assert "+0.300 [+0.200, +0.400]" in text
+    every = [line for line in text.splitlines() if line.startswith("colour")]  # of folded tables too
+    assert {line.partition("  ")[0] for line in every} == {
+        "colour (mentioned)",
+        "colour (unmentioned)",
+        *(
+            f"colour (unmentioned): {words}"
+            for words in ("hidden state 2", "top 5, ids with values", "the answer alone")
+        ),
+    }
 
 
 def test_it_comes_back_from_its_files(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -71,10 +71,10 @@ class Leak:
     classes: int
     chance: float
     classifier: str
-    correct: Bool[np.ndarray, " n"]
-    nats: Float[np.ndarray, " n"]
-    baseline_nats: Float[np.ndarray, " n"]
-    clusters: Int[np.ndarray, " n"]
+    correct: Bool[np.ndarray, " n"] = field(repr=False)
+    nats: Float[np.ndarray, " n"] = field(repr=False)
+    baseline_nats: Float[np.ndarray, " n"] = field(repr=False)
+    clusters: Int[np.ndarray, " n"] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -423,7 +423,9 @@ def _coded(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> tuple[n
     codes, names = pd.factorize(np.asarray(labels, dtype=object), sort=True)
     hint = "the rows of `usable_rows(labels, groups, folds)`"
     if (codes < 0).any():
-        raise refusal("labels", f"{(codes < 0).sum()} rows without a label", "a label in each row", hint)
+        missing = int((codes < 0).sum())
+        got = f"{missing} row{'' if missing == 1 else 's'} without a label"
+        raise refusal("labels", got, "a label in each row", hint)
     if len(names) < 2:
         raise refusal("labels", f"{len(names)} class in {len(codes)} rows", "at least two classes")
     if groups is None:

@@ -255,8 +255,8 @@ def _by_layer(result: Audited) -> Iterator[Block]:
         panels.append(drawn.layers_figure(of, references, _title(pair)))
     if panels:
         caption = (
-            "Accuracy out of fold from the hidden state at the answer position. Across: controls, of which the input "
-            f"itself bounds what there is to find. {COVERS}{_left_out(rows, shown)}"
+            "Accuracy out of fold from the hidden state at the answer position. Across: controls. Text or pixels are "
+            f"the input itself, read by the same classifiers. {COVERS}{_left_out(rows, shown)}"
         )
         yield gallery(panels, caption)
 
@@ -351,8 +351,9 @@ def _controls(result: Audited) -> Iterator[Block]:
         columns["reads"] = "level"
     columns |= {"tokens": "k"} | ESTIMATES | {"chance": ("chance", ".3"), "n": "n"}
     caption = (
-        "Question-only needs no model. Random tokens have as many numbers as the outputs. Text or pixels bound what "
-        f"the input holds. Shuffled labels have nothing to find. An untrained model has learned nothing. {COVERS}"
+        "Question-only needs no model. Random tokens have as many numbers as the outputs. Text or pixels are the input "
+        "itself, read by the same classifiers. Shuffled labels have nothing to find. An untrained model has learned "
+        f"nothing. {COVERS}"
     )
     yield Table(written(result.controls, columns), caption)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from trimtab.data.naming import each_row
 from trimtab.job import Result
 from trimtab.read.leaks import page
-from trimtab.read.leaks.recommendation import exceeds, risk_table
+from trimtab.read.leaks.recommendation import exceeds, reads, risk_table
 from trimtab.report.formats import estimate, fixed
 from trimtab.report.page import Section
 from trimtab.report.text import plain_table
@@ -112,8 +112,19 @@ class LeaksResult(Result):
 
     def to_text(self) -> str:
         """Risk by attribute and role, the strongest row of each level, and the summary."""
-        parts = [risk_table(self.table, self.max_bits), self.to_frame()]
-        return "\n\n".join([*(plain_table(_short(frame)) for frame in parts if len(frame)), self.summary()])
+        risks, levels = risk_table(self.table, self.max_bits), self.to_frame()
+        names = [f"{row['attribute']} ({row['role']})" for row in risks.to_dict("records")]
+        risks = risks.assign(attribute=names).rename(columns={"served": "by", "looks": "picked from"})
+        names = [f"{row['attribute']} ({row['role']}): {reads(row)}" for row in levels.to_dict("records")]
+        levels.insert(0, "read", names)
+        parts = [
+            _short(frame)
+            for frame in (risks, levels.drop(columns=[*WHAT_IS_READ], errors="ignore"))
+            if len(frame)
+        ]
+        return "\n\n".join(
+            [*map(plain_table, (one.drop(columns="role", errors="ignore") for one in parts)), self.summary()]
+        )
 
     @classmethod
     def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
@@ -146,6 +157,10 @@ class LeaksResult(Result):
     def sections(self) -> Iterator[Section]:
         """Sections of the page, see `trimtab.read.leaks.page`."""
         yield from page.sections(self)
+
+
+WHAT_IS_READ = ("attribute", "role", "level", "lens", "encoding", "setting", "k", "layer")
+"""Columns that say what a row reads; in a terminal one column says it, so that it stands before folded columns too."""
 
 
 def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:

@@ -34,8 +34,8 @@ class JacobianLens:
     """
 
     readout: Readout
-    weight: Float[Tensor, "L d d"]
-    bias: Float[Tensor, "L d"]
+    weight: Float[Tensor, "L d d"] = field(repr=False)
+    bias: Float[Tensor, "L d"] = field(repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
