@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,13 @@ def test_the_page_and_the_figure_are_drawn() -> None:
     assert "colour (unmentioned): most at the level hidden" in page
     assert "unmentioned" in page
     assert RESULT.figure().axes
+
+
+def test_json_has_whole_numbers_of_tokens_and_layers() -> None:
+    rows = [
+        {**dict.fromkeys(TABLE, 0.5), "k": 20.0, "layer": np.nan},
+        {**dict.fromkeys(TABLE, 0.5), "k": np.nan, "layer": 3.0},
+    ]
+    told = json.loads(LeaksResult(table=pd.DataFrame(rows)).to_json())["table"]
+    assert [(row["k"], row["layer"]) for row in told] == [(20, None), (None, 3)]
+    assert [type(row["k"] or row["layer"]) for row in told] == [int, int]

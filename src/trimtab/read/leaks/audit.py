@@ -26,8 +26,8 @@ from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
 from trimtab.read.leaks.mitigations import mitigation_of, mitigation_problems
 from trimtab.read.leaks.model_cells import read_for_audit, with_lenses
 from trimtab.read.leaks.questions import Questions, listed_names, read_questions
-from trimtab.read.leaks.recommendation import recommend
-from trimtab.read.leaks.result import SERVED, LeaksResult
+from trimtab.read.leaks.recommendation import SERVED, recommend
+from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.served import Mitigation
 
 CELL = 25

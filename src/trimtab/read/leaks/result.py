@@ -13,7 +13,7 @@ import pandas as pd
 from trimtab.data.naming import each_row
 from trimtab.job import Result
 from trimtab.read.leaks import page
-from trimtab.read.leaks.recommendation import exceeds, reads, risk_table
+from trimtab.read.leaks.recommendation import exceeds, reads, risk_table, served_rows
 from trimtab.report.formats import estimate, fixed
 from trimtab.report.page import Section
 from trimtab.report.text import plain_table
@@ -36,8 +36,6 @@ CHECKS = ("attribute", "role", "lesser", "greater", "bits", "low", "high", "n", 
 """Columns of the data-processing checks."""
 ACCOUNTING = ("where", "rows", "why")
 """Columns of the accounting."""
-SERVED = ("logprobs", "answer")
-"""Levels that a caller of the served model sees."""
 
 
 def empty(columns: tuple[str, ...]) -> pd.DataFrame:
@@ -86,7 +84,7 @@ class LeaksResult(Result):
     @property
     def served(self) -> pd.DataFrame:
         """Rows of the table of levels that a caller sees: log-probabilities and the answer."""
-        return self.table[self.table["level"].isin(SERVED)]
+        return served_rows(self.table)
 
     @property
     def exceeded(self) -> pd.DataFrame:
@@ -126,6 +124,12 @@ class LeaksResult(Result):
             [*map(plain_table, (one.drop(columns="role", errors="ignore") for one in parts)), self.summary()]
         )
 
+    def json_values(self) -> dict[str, Any]:
+        """Fields for JSON: numbers of tokens and of layers are whole numbers there, missing ones null."""
+        values = super().json_values()
+        frames = {name: _whole(it) for name, it in values.items() if isinstance(it, pd.DataFrame)}
+        return values | frames
+
     @classmethod
     def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
         """The result that was written; findings are a tuple."""
@@ -161,6 +165,13 @@ class LeaksResult(Result):
 
 WHAT_IS_READ = ("attribute", "role", "level", "lens", "encoding", "setting", "k", "layer")
 """Columns that say what a row reads; in a terminal one column says it, so that it stands before folded columns too."""
+
+
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with whole numbers in `k`, `layer` and `rows`, None for missing ones."""
+    counts = [name for name in ("k", "layer", "rows") if name in frame]
+    told = {name: [None if pd.isna(it) else int(it) for it in frame[name]] for name in counts}
+    return frame.assign(**{name: pd.Series(it, index=frame.index, dtype=object) for name, it in told.items()})
 
 
 def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:
