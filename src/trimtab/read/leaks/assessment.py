@@ -89,7 +89,7 @@ def assessment_problems(
         yield from _folder_problems(folder)
 
 
-def _folder_problems(folder: str | Path) -> Iterator[Problem]:
+def _folder_problems(folder: object) -> Iterator[Problem]:
     """A folder that cannot be made or written in; nothing is made."""
     expected = "a folder to write in, or one that can be made"
     if not isinstance(folder, str | Path):
