@@ -188,6 +188,14 @@ def test_what_is_no_decoder_is_refused(name, message):
         readout_of(tiny_models.build(name))
 
 
+def test_weights_that_are_not_finite_are_named():
+    module = tiny_models.build("llama")
+    with torch.no_grad():
+        module.get_output_embeddings().weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="whose logits are not finite, expected finite weights"):
+        readout_of(module)
+
+
 def test_a_model_that_needs_a_picture_is_refused():
     with pytest.raises(
         ModelError, match=r"fails on text alone \(You have to specify pixel_values\), expected a model that"

@@ -104,7 +104,7 @@ def readout_of(model: Handle | nn.Module) -> Readout:
 
     Raises:
         ModelError: no unembedding, no list of blocks, weights that are not loaded, a compiled model, or logits that
-            are not the unembedding of the normed state after the last block.
+            are not finite, or not the unembedding of the normed state after the last block.
     """
     network = network_of(model)
     check_model(network)
@@ -120,6 +120,10 @@ def readout_of(model: Handle | nn.Module) -> Readout:
         readout, states, expected_logits = _tried(network, bare, head, (blocks, norm), inputs)
         with torch.no_grad():
             logits = readout.logits(states[-1]).to(expected_logits.device)
+        if not expected_logits.isfinite().all():
+            raise refusal(
+                f"a {name} whose logits are not finite", "finite weights", "the checkpoint it came from"
+            )
         if logits.shape != expected_logits.shape:
             continue
         gap = min(gap, float((logits - expected_logits).abs().max() / expected_logits.abs().max()))

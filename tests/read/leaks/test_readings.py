@@ -142,6 +142,16 @@ def test_another_lens_is_asked_at_its_states(model, tmp_path):
         read_model(model, questions(), [level], tmp_path / "r")
 
 
+def test_a_lens_of_another_model_is_refused(model, tmp_path):
+    other = tiny("llama")
+    with torch.no_grad():
+        other.module.get_output_embeddings().weight.mul_(2)
+    with pytest.raises(
+        ModelError, match="trajectory: got a lens of a model with another final norm or unembedding"
+    ):
+        read_model(model, questions(), [Trajectory(LogitLens(other))], tmp_path / "r")
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gemma2"])
 def test_all_logits_where_a_level_asks_for_them(name, tmp_path):
     model, asked = tiny(name), questions()

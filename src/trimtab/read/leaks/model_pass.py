@@ -168,6 +168,10 @@ def _lens(model: Handle, level: Trajectory, depth: int) -> Lens:
         raise refusal(
             "trajectory", got, f"one for the {depth} of this model", "fitting it anew", error=ModelError
         )
+    readout = getattr(lens, "readout", None)  # ours have one
+    if readout is not None and readout.fingerprint != readout_of(model).fingerprint:
+        got = "a lens of a model with another final norm or unembedding"
+        raise refusal("trajectory", got, "a lens of this model", "fitting it anew", error=ModelError)
     return lens
 
 
