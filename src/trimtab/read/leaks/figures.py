@@ -35,6 +35,8 @@ LOOKS = {
 }
 """The look of each word for a risk."""
 BITS = "bits above the question alone"
+NARROWEST = 0.01
+"""Bits that an axis shows on both sides of 0 at least: less is nothing."""
 LEAST_AXIS = 0.1
 """Bits that an axis spans at least, so that what is not there does not look large."""
 _GREY: dict[str, Any] = {"color": figures.PALETTE[6], "marker": "x", "linestyle": "--"}
@@ -130,7 +132,7 @@ def bits_figure(
     bits, low, high = (rows[name].astype(float).tolist() for name in ("bits", "low", "high"))
     looks = [LOOKS[risk_of(*ends, max_bits)] for ends in zip(bits, low, high, strict=True)]
     bounds = figures.with_margin(
-        np.array([0.0, *([] if max_bits is None else [max_bits]), *bits, *low, *high])
+        np.array([-NARROWEST, NARROWEST, *([] if max_bits is None else [max_bits]), *bits, *low, *high])
     )
     return interval_rows(
         names, bits, low, high, looks, bounds=bounds, limit=max_bits, axis=BITS, title=title, label=label
