@@ -169,7 +169,9 @@ class Doubled(hf.LlamaForCausalLM):
 
 def test_refused_by_numbers():
     module = Doubled(tiny_models.CONFIGS["llama"]()).eval()
-    with pytest.raises(ModelError, match=r"got a Doubled whose logits are no unembedding .* \(off by 0\.5 of"):
+    with pytest.raises(
+        ModelError, match=r"got a Doubled whose logits are no unembedding .* \(off by 0\.5 of"
+    ):
         readout_of(module)
 
 
@@ -192,5 +194,7 @@ def test_a_compiled_model_is_refused():
 
 
 def test_a_model_that_needs_a_picture_is_refused():
-    with pytest.raises(ModelError, match=r"fails on text alone \(You have to specify pixel_values\), expected a model that"):
+    with pytest.raises(
+        ModelError, match=r"fails on text alone \(You have to specify pixel_values\), expected a model that"
+    ):
         readout_of(pictured.ved())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,10 @@ def audit(argv: Sequence[str]) -> int:
     if arguments.json:
         say(json.dumps(told, indent=2))
     else:
-        say("\n".join([outcome["table"], "", *risk_lines(told), "", *_verdict(told, outcome["passed"])]))
+        tables = outcome["table"].rpartition("\n\n")[
+            0
+        ]  # without the summary, which stands below in plain words
+        say("\n".join([*([tables, ""] if tables else []), *plain_words(told)]))
     note(f"report {outcome['report']}")
     return 0 if outcome["passed"] else 1
 
@@ -114,34 +118,28 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def risk_lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """What a caller can learn of each attribute, in plain words; the strongest of what is served counts.
+def plain_words(told: Mapping[str, Any]) -> Iterator[str]:
+    """What a caller can learn of each attribute, what to do, and whether the bound holds, as lines of text.
 
     Args:
         told: the result as JSON values.
     """
     import pandas as pd
 
-    frame = pd.DataFrame(told["table"])
-    rows = (
-        imported("trimtab.read.leaks.recommendation:risk_table")(frame, told["max_bits"])
-        if len(frame)
-        else frame
-    )
+    bound, table = told["max_bits"], pd.DataFrame(told["table"])
+    rows = imported("trimtab.read.leaks.recommendation:risk_table")(table, bound) if len(table) else table
     yield "What a caller can learn"
-    if not len(rows):
-        yield "  Nothing that is served could be measured."
     for row in rows.to_dict("records"):
         yield f"  {row['attribute']} ({row['role']}): {row['risk']}"
         if row["bits"] == row["bits"]:  # not nan
             right, chance = (f"{100 * row[name]:.0f} %" for name in ("accuracy", "chance"))
             yield f"    guessed right in {right} of cases from {row['served']}; the largest class has {chance}"
             yield f"    {row['bits']:.2f} bits ({row['low']:.2f} to {row['high']:.2f}) more than the question tells"
-
-
-def _verdict(told: Mapping[str, Any], passed: bool) -> Iterator[str]:
-    """The recommended setting, and whether the bound holds."""
-    yield f"What to do\n  {told['recommendation'] or 'No mitigation was tried, so none is recommended.'}"
-    if told["max_bits"] is not None:
-        held = "no served level is shown to exceed it" if passed else "exceeded, or nothing could be measured"
-        yield f"Bound of {told['max_bits']:g} bits: {held}"
+    if not len(rows):
+        yield "  nothing: no served level could be measured"
+    yield "What to do"
+    yield from (f"  {sentence}" for sentence in re.split(r"(?<=\.) (?=[A-Z])", told["recommendation"]))
+    if bound is not None:
+        exceeded = len(rows) and (rows["risk"] == imported("trimtab.read.leaks.recommendation:ABOVE")).any()
+        held = "exceeded" if exceeded else "not shown to be exceeded" if len(rows) else "not tested"
+        yield f"Bound of {bound:g} bits: {held}"

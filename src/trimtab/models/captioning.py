@@ -382,7 +382,9 @@ def _text_rows(
     if prompts:
         rows = [speaker.start(tokenizer, row, patches_of(speaker, sees)) for row in prompts]
         for number, row in enumerate(rows):
-            refuse_longer(speaker.generator, len(row), f"{len(row)} tokens in prompt {number}", "a shorter prompt")
+            refuse_longer(
+                speaker.generator, len(row), f"{len(row)} tokens in prompt {number}", "a shorter prompt"
+            )
     else:
         starts = starts_of(model, None, len(words), patches_of(speaker, sees))
         tails = token_rows(tokenizer, words, special=False, empty=True)

@@ -45,7 +45,7 @@ _levels = st.one_of(
 )
 
 
-@given(st.lists(_levels, min_size=1, max_size=4, unique_by=repr))
+@given(st.lists(_levels, min_size=1, max_size=4, unique_by=lambda level: getattr(level, "key", repr(level))))
 def test_a_recipe_gives_the_levels_back(levels):
     written = load_yaml(dump_yaml(level_items(levels)))
     assert levels_of(written) == tuple(levels) == check_levels(levels)
@@ -97,6 +97,11 @@ def test_a_trajectory_is_known_by_its_lens(tmp_path):
         ([Hidden((1.5,))], r"levels\[0\].states\[0\]: got 1.5, expected whole numbers"),
         ([Trajectory(top=0)], r"levels\[0\].top: got 0, expected a whole number from 1 to 100"),
         ([Trajectory("tunde")], r"levels\[0\].lens: got 'tunde', expected .* or a lens; try 'tuned'"),
+        (
+            [Trajectory(), Trajectory("logit")],
+            r"levels\[1\]: got a second trajectory 'logit-2', expected lenses of",
+        ),
+        ([Trajectory(".")], r"levels\[0\].lens: got the name '', expected a name without slashes"),
         ([Trajectory(3)], r"levels\[0\].lens: got 3, expected 'logit', 'tuned', 'jacobian'"),
         ([TopLogits((0,))], r"levels\[0\].k\[0\]: got 0, expected whole numbers of at least 1, or 'all'"),
         ([TopLogits((True,))], r"levels\[0\].k\[0\]: got True, expected whole numbers"),

@@ -165,12 +165,13 @@ class LeaksConfig:
         """Survey of the questions or the transcript: rows, groups and classes of each attribute in each role."""
         if note := unread_source("questions", self.questions):
             return Survey(notes=(note,))
-        problems = list[Problem]()
+        problems, notes, cost = list[Problem](), list[str](), dict[str, Any]()
+        tables = dict[str, pd.DataFrame]()
         with noting(problems, "transcript" if self.transcript else "questions"):
             questions, notes = self._read()
             tables = {"attributes": attribute_table(questions), "rows": questions.accounting.frame}
-            return Survey(tables, tuple(notes), cost=self._cost_of(questions))
-        return Survey(problems=tuple(problems))
+            cost = self._cost_of(questions)
+        return Survey(tables, tuple(notes), problems=tuple(problems), cost=cost)
 
     def _read(self) -> tuple[Questions, list[str]]:
         """The questions, or those of the transcript, and what a user has to know of them."""

@@ -7,6 +7,7 @@ From the inside out: hidden states, the trajectory of a lens, logits, served log
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ LENSES = ("logit", "tuned", "jacobian")
 MOST_TOP = 100
 """Tokens of a trajectory, at most."""
 MOST_DECIMALS = 12
+_NAME = re.compile(r"[^/\\\0\n]+")
+"""Of a lens: files and rows of tables are named by it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,6 +97,9 @@ class Trajectory:
         """What is wrong with the lens and the number of tokens."""
         if not _is_whole(self.top) or not 1 <= self.top <= MOST_TOP:
             yield Problem(f"{where}.top", repr(self.top), f"a whole number from 1 to {MOST_TOP}")
+        if not _NAME.fullmatch(self.lens_name):
+            yield Problem(f"{where}.lens", f"the name {self.lens_name!r}"[:60], "a name without slashes")
+            return
         known = self.lens is None or hasattr(self.lens, "log_probabilities") or self.lens in LENSES
         if not known and not (isinstance(self.lens, str | Path) and Path(self.lens).is_dir()):
             hint = nearest(self.lens, LENSES) if isinstance(self.lens, str) else ""
@@ -232,6 +238,10 @@ def level_problems(levels: object, where: str = "levels") -> Iterator[Problem]:
             continue
         if any(level == before for before in levels[:number]):
             yield Problem(at, f"{level!r} twice", "each level once")
+        elif isinstance(level, Trajectory) and level.key in [
+            getattr(one, "key", "") for one in levels[:number]
+        ]:
+            yield Problem(at, f"a second trajectory {level.key!r}", "lenses of different names")
         yield from level.problems(at)
 
 

@@ -250,18 +250,12 @@ def _tokens(readings: Readings, which: str, k: int, rows: np.ndarray) -> np.ndar
 def _top(
     readings: Readings, level: TopLogits | TopLogprobs, encoding: Any, k: int, rows: np.ndarray
 ) -> np.ndarray:
+    if encoding == "fixed":
+        return _tokens(readings, "fixed", k, rows)
     if isinstance(level, TopLogits):
-        return (
-            _tokens(readings, "fixed", k, rows)
-            if encoding == "fixed"
-            else encode(readings.top_logits(k).rows(rows), encoding)
-        )
-    if encoding != "fixed":
-        top = readings.serve(k, decimals=level.decimals, temperature=level.temperature)
-        return encode(top.rows(rows), encoding)
-    logits = _tokens(readings, "fixed", k, rows) / level.temperature
-    values = logits - readings.normaliser(level.temperature)[rows, None]
-    return np.asarray(values if level.decimals is None else np.round(values, level.decimals))
+        return encode(readings.top_logits(k).rows(rows), encoding)
+    top = readings.serve(k, decimals=level.decimals, temperature=level.temperature)
+    return encode(top.rows(rows), encoding)
 
 
 def setting_of(level: Level) -> str:

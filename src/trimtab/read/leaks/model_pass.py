@@ -175,9 +175,11 @@ def _fingerprint(
     model: Handle, questions: Questions, plan: Plan, lenses: Mapping[str, Lens], seed: int
 ) -> str:
     """16 hex digits of all that readings depend on; of a lens what it says of a random state of each depth."""
-    facts: list[Any] = [network_fingerprint(model.module), questions.fingerprint]
-    facts += [answer_rows(model, questions.prompts)]
-    facts += [plan, seed, torch.__version__, transformers.__version__, FORMAT]
+    digest = hashlib.sha256()
+    for row in answer_rows(model, questions.prompts):
+        digest.update(f"{row}\n".encode())
+    facts = [network_fingerprint(model.module), questions.fingerprint, digest.hexdigest(), plan, seed]
+    facts += [torch.__version__, transformers.__version__, FORMAT]
     probe = torch.randn(1, plan.width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for key, lens in lenses.items():

@@ -44,7 +44,7 @@ from trimtab.runs.serialise import plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_PANELS = 12
+MOST_PANELS = 6
 """Attributes and roles that are drawn, at most."""
 
 

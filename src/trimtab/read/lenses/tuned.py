@@ -42,7 +42,7 @@ class Recipe:
         start: "ridge": the affine map of least squared error to the last state, in closed form, from the texts
             read once, of about `start_tokens` tokens at most; "zero": the logit lens.
         optimiser: "adam", or "sgd" with Nesterov momentum of 0.9.
-        whiten: take the steps in coordinates in which every state is white and the last one of unit variance.
+        whiten: take the steps in coordinates in which states are white and errors of least squares have unit size.
         steps: of the optimiser, with a learning rate that falls linearly to 0.
         tokens: in each step, drawn from the texts.
         lr: learning rate of the first step; of Adam, over the square root of the width.
@@ -229,44 +229,42 @@ class _Moments:
     Attributes:
         gram: (L, d + 1, d + 1) sums of products of (h_l, 1) with itself.
         cross: (L, d + 1, d) sums of products of (h_l, 1) with h_L - h_l.
-        last: (2, d) mean and standard deviation of h_L.
+        squares: (L, d) sums of the squares of h_L - h_l.
     """
 
     gram: Float[Tensor, "L e e"]
     cross: Float[Tensor, "L e d"]
-    last: Float[Tensor, "2 d"]
+    squares: Float[Tensor, "L d"]
 
     @classmethod
     def of(cls, stream: _Stream, tokens: int) -> _Moments:
         """Moments of the texts read once, or of the first texts with so many tokens."""
-        moments: Tensor | None = None
-        ends: list[Tensor] = []
+        sums: list[Tensor] = []
         read = 0
         for states in stream.epoch(0):
-            end, parts = states.hidden[-1].double(), []
+            end = states.hidden[-1].double()
             one = torch.ones(len(states), 1, dtype=end.dtype, device=end.device)
-            for hidden in states.hidden[:-1]:
-                before = hidden.to(end.device, end.dtype)
-                known = torch.cat([before, one], 1)
-                parts.append(known.T @ torch.cat([known, end - before], 1))
-            moments = torch.stack(parts) if moments is None else moments + torch.stack(parts)
-            ends.append(torch.stack([end.sum(0), (end * end).sum(0)]))
+            before = [hidden.to(end.device, end.dtype) for hidden in states.hidden[:-1]]
+            known = torch.stack([torch.cat([hidden, one], 1) for hidden in before])
+            missing = torch.stack([end - hidden for hidden in before])
+            turned = known.transpose(1, 2)
+            batch = turned @ known, turned @ missing, (missing * missing).sum(1)
+            sums = [total + more for total, more in zip(sums or [0, 0, 0], batch, strict=True)]
             read += len(states)
             if read >= tokens:
                 break
-        assert moments is not None  # there are texts
-        mean, square = torch.stack(ends).sum(0) / read
-        spread = (square - mean**2).clamp(min=0).sqrt()
-        width = len(mean) + 1
-        return cls(moments[:, :, :width], moments[:, :, width:], torch.stack([mean, spread]))
+        return cls(*sums)
+
+    def solved(self) -> Float[Tensor, "L e d"]:
+        """Coefficients of (h_l, 1) with the least squared error of h_L - h_l, and a small penalty."""
+        strength = RIDGE * self.gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
+        penalty = torch.eye(self.gram.shape[-1], dtype=self.gram.dtype, device=self.gram.device)
+        penalty[-1, -1] = 0
+        return torch.linalg.solve(self.gram + strength[:, None, None] * penalty, self.cross)
 
     def ridge(self) -> tuple[Tensor, Tensor]:
         """Maps A and b of least squared error of h_l + A h_l + b from h_L."""
-        width = self.cross.shape[-1]
-        strength = RIDGE * self.gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
-        penalty = torch.eye(width + 1, dtype=self.gram.dtype, device=self.gram.device)
-        penalty[-1, -1] = 0
-        solved = torch.linalg.solve(self.gram + strength[:, None, None] * penalty, self.cross).float()
+        solved = self.solved().float()
         return solved[:, :-1].transpose(1, 2).contiguous(), solved[:, -1].clone()
 
     def frame(self) -> _Frame:
@@ -278,42 +276,45 @@ class _Moments:
         values = values.clamp(min=0) + WHITE * values.mean(1, keepdim=True)
         whiten = vectors * values.rsqrt()[:, None] @ vectors.transpose(1, 2)
         colour = vectors * values.sqrt()[:, None] @ vectors.transpose(1, 2)
-        scale = self.last[1].clamp(min=1e-6 * float(self.last[1].max()))
+        solved = self.solved()
+        left = self.squares - (solved * (2 * self.cross - self.gram @ solved)).sum(1)
+        scale = (left.clamp(min=0) / tokens[:, 0]).sqrt()
+        scale = torch.maximum(scale, 1e-6 * scale.amax(1, keepdim=True).clamp(min=1e-6))
         return _Frame(*(one.float() for one in (mean, whiten, colour, scale)))
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """Coordinates of the steps: white states on the side of the input, standard deviations of h_L on the other.
+    """Coordinates of the steps: white states on the side of the input, errors of least squares on the other.
 
-    A gradient step in them is one that both covariances precondition, which is why tens of steps are enough.
+    Steps in them are preconditioned on both sides, which is why tens of them are enough.
 
     Attributes:
         mean: (L, d) of the states.
         whiten: (L, d, d) inverse square roots of their covariances.
         colour: (L, d, d) the square roots.
-        scale: (d,) standard deviations of the last state.
+        scale: (L, d) root mean squared errors of least squares, per coordinate of the last state.
     """
 
     mean: Float[Tensor, "L d"]
     whiten: Float[Tensor, "L d d"]
     colour: Float[Tensor, "L d d"]
-    scale: Float[Tensor, " d"]
+    scale: Float[Tensor, "L d"]
 
     def inside(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """A and b in these coordinates."""
         moved = bias + (weight @ self.mean[..., None])[..., 0]
-        return weight @ self.colour / self.scale[:, None], moved / self.scale
+        return weight @ self.colour / self.scale[..., None], moved / self.scale
 
     def outside(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """A and b of maps in these coordinates."""
-        weight = self.scale[:, None] * weight @ self.whiten
+        weight = self.scale[..., None] * weight @ self.whiten
         return weight, self.scale * bias - (weight @ self.mean[..., None])[..., 0]
 
     def pulled(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients by A and b as gradients by the maps in these coordinates."""
         centred = weight - bias[..., None] * self.mean[:, None]
-        return self.scale[:, None] * centred @ self.whiten, self.scale * bias
+        return self.scale[..., None] * centred @ self.whiten, self.scale * bias
 
 
 def _fitted(stream: _Stream, how: Recipe, seed: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
