@@ -143,7 +143,7 @@ def nearest(
     votes = np.cumsum(np.eye(classes)[labels[order]], axis=1)
     share = np.exp(class_shares(labels, classes))
     asked = [min(NEIGHBOURS[setting], most) for setting in settings]
-    return np.log(np.stack([(votes[:, k - 1] + share) / (k + 1) for k in asked]))
+    return np.asarray(np.log(np.stack([(votes[:, k - 1] + share) / (k + 1) for k in asked])))
 
 
 TREES = (10, 30, 100)

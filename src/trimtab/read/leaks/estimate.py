@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import stdtrit
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from trimtab.errors import ConfigError, ShapeError, explain, refusal
 from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
