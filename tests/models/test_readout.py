@@ -188,11 +188,6 @@ def test_what_is_no_decoder_is_refused(name, message):
         readout_of(tiny_models.build(name))
 
 
-def test_a_compiled_model_is_refused():
-    with pytest.raises(ModelError, match="got a compiled"):
-        readout_of(torch.compile(tiny_models.build("llama")))
-
-
 def test_a_model_that_needs_a_picture_is_refused():
     with pytest.raises(
         ModelError, match=r"fails on text alone \(You have to specify pixel_values\), expected a model that"

@@ -31,10 +31,10 @@ def all_states(model: Any, given: list[str]) -> list[torch.Tensor]:
     return [torch.cat(each) for each in zip(*(one.hidden for one in parts), strict=True)]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_neox"])
+@pytest.mark.parametrize("name", ["gemma3_text", "gpt2"])
 def test_it_is_closer_to_the_model_than_the_logit_lens_on_held_out_texts(name):
     model = decoder(name)
-    lens = TunedLens.fit(model, texts(80), recipe=Recipe(steps=25, tokens=256))
+    lens = TunedLens.fit(model, texts(60), recipe=Recipe(steps=10, tokens=256))
     table = lens_kl(lens, model, texts(40, seed=1), resampling=Resampling(n_boot=200))
     assert (table.gain_low[:2] > 0).all()
     assert (table.kl_nats[:2] < 0.7 * table.logit_kl_nats[:2]).all()

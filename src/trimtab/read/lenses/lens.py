@@ -149,7 +149,7 @@ def inputs_of(
     """
     if not len(texts):
         raise refusal("no texts", "at least one")
-    config = unwrapped(model.module).config
+    config = getattr(unwrapped(model.module), "config", None)
     picture = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
     given: Iterator[dict[str, Tensor]]
     if reading.images is None:
