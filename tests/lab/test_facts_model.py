@@ -125,8 +125,9 @@ def test_a_folder_loads_like_any_model_and_its_card_says_how_good_it_is(folder: 
     model, card = load(folder), read_card(folder)
     assert card["parameters"] == sum(one.numel() for one in model.module.parameters())
     assert card["settings"]["training"]["steps"] == QUICK.training.steps
-    assert [card[name]["n"] for name in ("yes_no", *OPEN)] == [512, 256, 256, 256, 256]
-    assert all(0 <= card[name]["right"] <= 1 for name in ("yes_no", *OPEN))
+    right = card["held_out"]
+    assert [right[name]["n"] for name in ("yes_no", *OPEN)] == [512, 256, 256, 256, 256]
+    assert all(0 <= right[name]["right"] <= 1 for name in ("yes_no", *OPEN))
     for facts in all_facts(held_out=True)[::64]:  # even this one has learned what kind of word answers
         prompts = [f"{facts.text(np.random.default_rng(0))} {open_question(facts, 'city').question} Answer:"]
         assert model.generate(prompts, max_new_tokens=1)[0].strip() in CITIES

@@ -1,5 +1,7 @@
 """Llama that answers questions about texts of facts: a small model to audit, trained once by this machine.
 
+**Its answers of yes and no stay at chance for half of the training and then become right**: do not stop it early.
+
 It learns yes and no, and also to say what is where: its vocabulary has to carry the words that an audit looks for. A
 training row is one text and several independent questions. They see the text and themselves, under a 4-D mask, and the
 positions of each go on from the text's: what the model computes is what it would compute for each question alone.
@@ -59,7 +61,7 @@ _SPREAD = 0.1
 
 @dataclass(frozen=True)
 class FactsModel:
-    """The settings of the small model of facts, and how it is trained.
+    """The settings of the small model of facts, and how it is trained: about a minute of one thread.
 
     Attributes:
         width: size of the residual stream.
@@ -85,8 +87,8 @@ def facts_model(
 ) -> Path:
     """The folder of the small model of facts, for `load`; trained on first use, then kept.
 
-    `card.json` has its settings, versions, and how often its greedy answer is right about texts that say what no
-    training text said together: `yes_no`, and each open question by the attribute it asks for, with their n.
+    `card.json` has its settings, versions, and, under `held_out`, how often its greedy answer is right about texts that
+    say what no training text said together: `yes_no`, and each open question by the attribute it asks for, with n.
 
     Args:
         settings: None means those of `lab:facts-model`.
@@ -256,7 +258,7 @@ def _make(settings: FactsModel, progress: Progress | None, folder: Path) -> dict
     network.save_pretrained(folder)
     facts_tokenizer().save_pretrained(folder)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"parameters": parameters, **right_answers(network), **built_with()}
+    return {"parameters": parameters, "held_out": right_answers(network), **built_with()}
 
 
 @torch.no_grad()
