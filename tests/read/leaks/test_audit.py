@@ -115,7 +115,7 @@ def test_cells_hold_what_the_readings_hold(model: Model, tmp_path: Path) -> None
     rows = np.array([5, 1])
     features = [cell.features(rows) for cell in cells_of(levels, reading.readings)]
     logits = reading.readings.all_logits()[rows]
-    assert [one.shape for one in features[:5]] == [(2, 64)] * 3 + [(2, 3), (2, 64)]
+    assert [one.shape for one in features[:5]] == [(2, 16)] * 3 + [(2, 3), (2, 64)]
     assert np.array_equal(features[2], reading.readings.hidden(-1)[rows])
     fixed = reading.readings.fixed_ids[:3]
     assert features[3] == pytest.approx(logits[:, fixed])

@@ -177,7 +177,7 @@ def _line(
     known = rows.dropna(subset=[across, columns[0]]).sort_values(across, kind="stable")
     value, low, high = (known[name].astype(float).to_numpy() for name in columns)
     ends = np.nan_to_num(np.maximum([value - low, high - value], 0.0))
-    shape = {"markersize": 4.5, "linewidth": 1.3, "elinewidth": 0.9, "capsize": 2.0}
+    shape: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.3, "elinewidth": 0.9, "capsize": 2.0}
     axes.errorbar(known[across].astype(float), value, yerr=ends, **shape, **look)
 
 

@@ -68,7 +68,7 @@ def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFra
     return pd.DataFrame(rows, columns=list(RISK))
 
 
-def reads(row: Mapping[str, Any]) -> str:
+def reads(row: Mapping[Any, Any]) -> str:
     """What a row of the headline table reads, in words.
 
     >>> reads({"level": "logprobs", "k": 20, "encoding": "served"}), reads({"level": "hidden", "layer": 3})
