@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,25 @@ import torch
 from scipy.special import log_softmax, logsumexp
 from torch import nn
 
-from trimtab.models.readout import Readout
+from quick_leaks import questions as model_questions
+from tiny_models import build, tokenizer
+from trimtab import Hidden, TopLogprobs, load
+from trimtab.models.readout import Readout, readout_of
+from trimtab.read.leaks import erase
 from trimtab.read.leaks.encodings import TopTokens, encode
+from trimtab.read.leaks.erase import Erase
 from trimtab.read.leaks.estimate import estimate_leak, leak_difference
-from trimtab.read.leaks.mitigated import COLUMNS, mitigation_rows, served_in, temperatures_of
+from trimtab.read.leaks.mitigated import COLUMNS, mitigation_rows, served_by, served_in, temperatures_of
 from trimtab.read.leaks.mitigations import (
     AnswerOnly,
-    Erase,
-    Inside,
     Noise,
     Round,
-    Served,
     Temperature,
     Truncate,
 )
-from trimtab.read.leaks.questions import Accounting, Questions
+from trimtab.read.leaks.model_pass import read_model
+from trimtab.read.leaks.questions import Accounting, Questions, read_questions
+from trimtab.read.leaks.served import Inside, Served
 from trimtab.seeds import derive
 
 HOW: dict[str, Any] = {"classifiers": ("logistic",), "against": "classes"}
@@ -131,3 +136,23 @@ def test_a_transcript_has_all_but_erasure_and_classes_it_cannot_measure_say_why(
 def test_temperatures_that_readings_need() -> None:
     tried = [Temperature(2.0), Truncate(1), Temperature(0.5), Temperature(2.0)]
     assert temperatures_of(tried) == (2.0, 0.5)
+
+
+def test_an_erasure_that_erases_nothing_serves_what_a_model_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = (
+        load(build("gemma2"), tokenizer=tokenizer()),
+        read_questions(model_questions(), ["colour"], group="scene"),
+    )
+    readings = read_model(
+        model, asked, [Hidden((-1,)), TopLogprobs(5)], tmp_path / "readings", temperatures=(2.0,)
+    )
+    served = served_by(readings, asked, 5, readout=readout_of(model), options=(3,))
+    monkeypatch.setattr(erase, "leace", lambda states, labels: lambda rows: rows)
+    after = Erase("colour")(served)
+    assert 0 < len(after.rows) < readings.n
+    assert after.top.values == pytest.approx(served.top.values[after.rows], abs=1e-4)
+    assert np.array_equal(after.answer, served.answer[after.rows])
+    warm = Temperature(2.0)(served).top.values
+    assert warm == pytest.approx(readings.serve(5, temperature=2.0).values, abs=1e-5)

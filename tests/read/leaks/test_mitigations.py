@@ -18,23 +18,21 @@ from trimtab.errors import ConfigProblems, DataError
 from trimtab.models.readout import Readout
 from trimtab.numerics.erasure import leace
 from trimtab.read.leaks.encodings import TopTokens
+from trimtab.read.leaks.erase import Erase, halves
 from trimtab.read.leaks.mitigations import (
     DEFAULT,
     KINDS,
     AnswerOnly,
-    Erase,
-    Inside,
     Noise,
     Round,
-    Served,
     Temperature,
     Truncate,
     as_used,
     form_of,
-    halves,
     mitigation_of,
     mitigation_problems,
 )
+from trimtab.read.leaks.served import Inside, Served
 from trimtab.seeds import derive
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -22,11 +22,12 @@ from trimtab.read.leaks.levels import DEFAULT as LEVELS
 from trimtab.read.leaks.levels import Level, level_problems
 from trimtab.read.leaks.mitigated import mitigation_rows
 from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
-from trimtab.read.leaks.mitigations import Mitigation, mitigation_problems
+from trimtab.read.leaks.mitigations import mitigation_problems
 from trimtab.read.leaks.model_cells import read_for_audit, with_lenses
 from trimtab.read.leaks.questions import Questions, read_questions
 from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import SERVED, LeaksResult
+from trimtab.read.leaks.served import Mitigation
 
 
 def audit(

@@ -17,10 +17,11 @@ from trimtab.read.leaks.cells import Against, Cell, Measured, measured
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.encodings import TopTokens, encode
 from trimtab.read.leaks.estimate import leak_difference
-from trimtab.read.leaks.mitigations import Inside, Mitigation, Served, Temperature, as_used
+from trimtab.read.leaks.mitigations import Temperature, as_used
 from trimtab.read.leaks.questions import Questions
 from trimtab.read.leaks.readings import Readings
 from trimtab.read.leaks.recommendation import UNMITIGATED
+from trimtab.read.leaks.served import Inside, Mitigation, Served
 from trimtab.read.leaks.utility import MEASURES, utility
 
 LEAK = ("accuracy", "accuracy_low", "accuracy_high", "bits", "low", "high")

@@ -8,105 +8,22 @@ measured alike for a model and for a transcript.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import Any, ClassVar, Protocol, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
-import pandas as pd
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.special import logsumexp
-from torch import nn
 
-from trimtab.errors import ConfigProblems, Problem, nearest, refusal
-from trimtab.models.readout import Readout
-from trimtab.numerics.erasure import leace
-from trimtab.read.leaks.encodings import TopTokens
+from trimtab.errors import ConfigProblems, Problem, nearest
+from trimtab.read.leaks.erase import Erase
+from trimtab.read.leaks.served import Mitigation, Served, check_setting
 from trimtab.read.leaks.utility import answer_values
 from trimtab.runs.brief import brief
-from trimtab.runs.config import show, typed_problems
+from trimtab.runs.config import show
 from trimtab.seeds import derive
-
-ROWS_AT_ONCE = 256
-"""Rows whose whole distributions are held at once."""
-
-
-@dataclass(frozen=True)
-class Inside:
-    """What is behind a model's outputs, for mitigations that a server alone can do well.
-
-    Attributes:
-        normaliser: temperature t -> (questions,) log sum exp(logits / t) over all tokens.
-        states: (questions, d) raw hidden states after the last block; None where no mitigation needs them.
-        readout: how the model reads them.
-    """
-
-    normaliser: Callable[[float], Float[np.ndarray, " questions"]]
-    states: Float[np.ndarray, "questions d"] | None = None
-    readout: Readout | None = None
-
-
-@dataclass(frozen=True)
-class Served:
-    """The replies of a server to n questions, as a caller sees them.
-
-    Attributes:
-        top: log-probabilities (nats) of the k likeliest tokens at the answer position, over the whole vocabulary.
-        answer: (n,) the id of the token that was answered, 0 or more; it need not be among the k.
-        rows: (n,) which questions they answer; a mitigation that has to learn from some rows serves only the others.
-        options: ids of tokens that are answers, such as yes and no, beside those that were answered anywhere.
-        attributes: (questions, attributes) labels, for `Erase`; missing where a question has none.
-        groups: (questions,) which questions belong together, for `Erase`.
-        inside: None for a transcript, which has nothing but what was served.
-    """
-
-    top: TopTokens
-    answer: Int[np.ndarray, " n"]
-    rows: Int[np.ndarray, " n"]
-    options: tuple[int, ...] = ()
-    attributes: pd.DataFrame | None = None
-    groups: Int[np.ndarray, " questions"] | None = None
-    inside: Inside | None = None
-
-    @property
-    def k(self) -> int:
-        """The number of tokens served for each question, at most."""
-        return int(self.top.ids.shape[1])
-
-
-class Mitigation(Protocol):
-    """A change of what is served.
-
-    Attributes:
-        name: what it is called in YAML and in tables.
-        inside: it needs the model, so a transcript cannot show it.
-    """
-
-    name: ClassVar[str]
-    inside: ClassVar[bool]
-
-    @property
-    def setting(self) -> str:
-        """Its strength in words; empty where it has none."""
-        ...
-
-    def __call__(self, served: Served, seed: int = 0) -> Served:
-        """What an attacker sees instead; the argument is unchanged."""
-        ...
-
-
-def _check(
-    mitigation: Mitigation, field: str, holds: Callable[[Any], bool], expected: str, hint: str
-) -> None:
-    """Refuse a setting of another type than it is declared, and a value that is out of range."""
-    problems = [one for one in typed_problems(mitigation, mitigation.name) if one.where.endswith(f".{field}")]
-    value = getattr(mitigation, field)
-    if not problems and not holds(value):
-        problems = [Problem(f"{mitigation.name}.{field}", show(value), expected, hint)]
-    if problems:
-        raise ConfigProblems(problems)
 
 
 @dataclass(frozen=True)
@@ -127,7 +44,7 @@ class Truncate:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        _check(self, "k", lambda k: k >= 1, "at least 1 token", "1")
+        check_setting(self, "k", lambda k: k >= 1, "at least 1 token", "1")
 
     @property
     def setting(self) -> str:
@@ -157,7 +74,7 @@ class Round:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        _check(self, "decimals", lambda decimals: 0 <= decimals <= 12, "0 to 12 decimals", "1")
+        check_setting(self, "decimals", lambda decimals: 0 <= decimals <= 12, "0 to 12 decimals", "1")
 
     @property
     def setting(self) -> str:
@@ -193,8 +110,8 @@ class Noise:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        _check(self, "scale", lambda scale: 0 < scale < inf, "a deviation above 0 nats", "0.5")
-        _check(self, "queries", lambda queries: queries >= 1, "at least 1", "16")
+        check_setting(self, "scale", lambda scale: 0 < scale < inf, "a deviation above 0 nats", "0.5")
+        check_setting(self, "queries", lambda queries: queries >= 1, "at least 1", "16")
 
     @property
     def setting(self) -> str:
@@ -230,7 +147,7 @@ class Temperature:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        _check(self, "t", lambda t: 0 < t < inf, "a temperature above 0", "2.0")
+        check_setting(self, "t", lambda t: 0 < t < inf, "a temperature above 0", "2.0")
 
     @property
     def setting(self) -> str:
@@ -277,76 +194,6 @@ class AnswerOnly:
         confidence[known] = np.minimum(own[known] - logsumexp(among[known], axis=1), 0.0)
         confidence[~known] = confidence.min(initial=0.0)
         return _with(served, served.answer[:, None], confidence[:, None])
-
-
-@dataclass(frozen=True)
-class Erase:
-    """Concept erasure (LEACE) of an attribute from the last hidden state, before the unembedding.
-
-    After it no linear classifier of that state does better than the shares of the classes, on the rows it was fitted
-    on. Log-probabilities are not linear in the state, so an attacker of them may still find something. It is fitted
-    on a random half of the groups; the other half alone is served and tested.
-
-    Attributes:
-        attribute: the name of a column of labels.
-
-    Source: Belrose et al. 2023, arXiv 2306.03819, theorem 4.3.
-
-    >>> Erase("colour").setting
-    'colour'
-    """
-
-    attribute: str
-    name: ClassVar[str] = "erase"
-    inside: ClassVar[bool] = True
-
-    __repr__ = brief
-
-    def __post_init__(self) -> None:
-        _check(self, "attribute", bool, "the name of an attribute", "'colour'")
-
-    @property
-    def setting(self) -> str:
-        """What is erased."""
-        return self.attribute
-
-    def __call__(self, served: Served, seed: int = 0) -> Served:
-        """The served half of the rows, as many tokens of each as before.
-
-        Raises:
-            DataError: there is no model behind what was served, or too few labels to fit on.
-        """
-        inside, table, groups = served.inside, served.attributes, served.groups
-        if (
-            inside is None
-            or inside.states is None
-            or inside.readout is None
-            or table is None
-            or groups is None
-        ):
-            got = "outputs without the hidden states behind them"
-            raise refusal("erase", got, "those of a model that was read", "an audit of the model")
-        if self.attribute not in table:
-            names = [str(name) for name in table.columns]
-            expected = f"one of {', '.join(map(repr, names))}"
-            raise refusal("erase", repr(self.attribute), expected, nearest(self.attribute, names))
-        fitted, tested = halves(groups[served.rows], derive(seed, "erase", self.attribute))
-        labelled = fitted[table[self.attribute].iloc[served.rows[fitted]].notna().to_numpy()]
-        labels = table[self.attribute].iloc[served.rows[labelled]]
-        if labels.nunique() < 2:
-            got = f"{labels.nunique()} class among the {len(labelled)} rows to fit on"
-            raise refusal(f"erase {self.attribute}", got, "at least two", "more questions")
-        states, (ids, values) = _normed(inside, served.rows), ([], [])
-        erasure = leace(states[labelled], pd.get_dummies(labels).to_numpy(dtype=np.float64))
-        unnormed = replace(inside.readout, norm=nn.Identity())
-        for start in range(0, len(tested), ROWS_AT_ONCE):
-            erased = torch.from_numpy(erasure(states[tested[start : start + ROWS_AT_ONCE]]))
-            with torch.no_grad():
-                best = unnormed.log_probabilities(erased).double().topk(served.k)
-            ids.append(best.indices.cpu().numpy())
-            values.append(best.values.cpu().numpy())
-        top = TopTokens(np.concatenate(ids), np.concatenate(values), served.top.vocabulary)
-        return replace(served, top=top, answer=top.ids[:, 0], rows=served.rows[tested])
 
 
 AnyMitigation = Truncate | Round | Noise | Temperature | AnswerOnly | Erase
@@ -452,34 +299,6 @@ def as_used(mitigation: Mitigation) -> Mitigation:
     True
     """
     return replace(mitigation, queries=1) if isinstance(mitigation, Noise) else mitigation
-
-
-def halves(
-    groups: Int[np.ndarray, " n"], seed: int = 0
-) -> tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " tested"]]:
-    """Rows of two random halves of the groups, no group in both: to fit on, and to test.
-
-    >>> [half.tolist() for half in halves(np.array([0, 0, 1, 1]), seed=1)] in ([[0, 1], [2, 3]], [[2, 3], [0, 1]])
-    True
-    """
-    names = np.unique(groups)
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    first = np.isin(groups, chosen)
-    return np.flatnonzero(first), np.flatnonzero(~first)
-
-
-def _normed(inside: Inside, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
-    """States after the final norm, where logits are linear in them."""
-    assert inside.states is not None
-    assert inside.readout is not None
-    with torch.no_grad():
-        parts = [
-            inside.readout.normed(
-                torch.from_numpy(np.array(inside.states[rows[start : start + ROWS_AT_ONCE]]))
-            )
-            for start in range(0, len(rows), ROWS_AT_ONCE)
-        ]
-    return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 
 def _with(served: Served, ids: np.ndarray, values: np.ndarray) -> Served:

@@ -24,10 +24,10 @@ from trimtab.read.leaks.controls import ANSWER_ONLY, CHECK, RANDOM_TOKENS, UNTRA
 from trimtab.read.leaks.encodings import encode
 from trimtab.read.leaks.levels import Answer, Hidden, Level, TopLogits, TopLogprobs, Trajectory
 from trimtab.read.leaks.mitigated import served_by, temperatures_of
-from trimtab.read.leaks.mitigations import Mitigation, Served
 from trimtab.read.leaks.model_pass import read_model
 from trimtab.read.leaks.questions import Questions
 from trimtab.read.leaks.readings import Readings, facts_of
+from trimtab.read.leaks.served import Mitigation, Served
 from trimtab.read.lenses.choice import NAMES, lens_of
 from trimtab.read.lenses.lens import Lens
 

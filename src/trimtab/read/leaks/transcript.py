@@ -27,10 +27,11 @@ from trimtab.read.leaks.encodings import TopTokens
 from trimtab.read.leaks.levels import Level
 from trimtab.read.leaks.mitigated import mitigation_rows, served_in
 from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
-from trimtab.read.leaks.mitigations import Mitigation, mitigation_problems
+from trimtab.read.leaks.mitigations import mitigation_problems
 from trimtab.read.leaks.questions import Accounting, Questions, label_rows
 from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import LeaksResult
+from trimtab.read.leaks.served import Mitigation
 from trimtab.read.leaks.transcript_cells import level_problems, sampled, transcript_cells
 from trimtab.read.leaks.transcript_files import Position, Response, Responses, read_responses
 
