@@ -263,6 +263,9 @@ def test_paths_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "served.jsonl").write_text("{}")
     with pytest.raises(DataError, match=r"no file '.*servd.jsonl', .* try .*served.jsonl"):
         read_responses(tmp_path / "servd.jsonl")
+    for path, message in (("~nosuchuser/a.jsonl", "no such user"), ("a\0.jsonl", "null byte")):
+        with pytest.raises(DataError, match=f"transcript: got .*{message}"):
+            read_responses(path)
     with pytest.raises(DataError, match="a folder, expected one served response per line"):
         read_responses(tmp_path)
     (tmp_path / "packed.jsonl").write_bytes(gzip.compress(b"{}"))

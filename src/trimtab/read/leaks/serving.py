@@ -26,6 +26,7 @@ from trimtab.models.sites import network_fingerprint
 from trimtab.models.tokenizer import predicted
 from trimtab.read.leaks.questions import Questions, read_questions
 from trimtab.runs.atomic import full_disk_is_clear
+from trimtab.runs.paths import as_path
 
 DECIMALS = 6
 """Places of the log-probabilities that are written, in nats."""
@@ -76,7 +77,7 @@ def serve_transcript(
     if not isinstance(questions, Questions):
         questions = read_questions(questions, attributes, group=group, background=background)
     serving = _Serving.of(handle, questions, top, max_new_tokens)
-    path = Path(path)
+    path = as_path(path, "path", "a new file")
     part = path.with_name(f"{path.name}.part")
     if path.exists():
         serving.check(path, whole=True)

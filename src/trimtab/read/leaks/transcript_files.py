@@ -26,7 +26,7 @@ from trimtab.data.record_files import lines
 from trimtab.data.tables import show
 from trimtab.errors import DataError, refusal
 from trimtab.runs.files import check_regular, parse_json
-from trimtab.runs.paths import neighbour
+from trimtab.runs.paths import neighbour, path_problem
 
 CLAMP = -9999.0
 """Log-probability that servers write for a token outside the ones they rank: no measurement."""
@@ -124,7 +124,9 @@ def read_responses(path: str | Path, *, positions: int = 1) -> Responses:
         DataError: no such file, a folder, pipe or device, an empty file, a line that is no response, that is too long
             or that is not JSON (but the last), streamed chunks, or a file without a single log-probability.
     """
-    path = Path(path)
+    if (problem := path_problem("transcript", path, FORM)) is not None:
+        raise DataError(str(problem))
+    path = Path(path).expanduser()
     if not path.exists():
         raise refusal("transcript", f"no file {str(path)!r}", FORM, neighbour(path))
     check_regular(path, FORM)
