@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
+from trimtab.errors import DataError
 from trimtab.lab.scene_questions import (
     ADJECTIVES,
     ASKED,
@@ -37,10 +38,18 @@ def scenes() -> QuestionScenes:
     return question_scenes(QUESTION_WORLD, 400, start="test", seed=0)
 
 
-def drawn(seed: int) -> tuple[Scene, Question | None]:
+def drawn(seed: int) -> tuple[Scene, Question]:
     rng = np.random.default_rng(seed)
     scene = QUESTION_WORLD.draw(rng)
+    while not choices(scene):
+        scene = QUESTION_WORLD.draw(rng)
     return scene, ask(scene, rng)
+
+
+def test_a_scene_that_nothing_can_be_asked_about_is_refused():
+    alone = Scene((Thing("circle", "red", "north"),))
+    with pytest.raises(DataError, match=r"got 1 objects, of which no description .* try another scene"):
+        ask(alone, np.random.default_rng(0))
 
 
 def fits(thing: Thing, words: list[str]) -> bool:
@@ -51,8 +60,6 @@ def fits(thing: Thing, words: list[str]) -> bool:
 @settings(max_examples=100, deadline=None)
 def test_an_answer_is_the_truth_and_the_description_is_the_smallest(seed):
     scene, asked = drawn(seed)
-    if asked is None:
-        return
     words = asked.text.removeprefix("is there a ").removesuffix(" ?").split()
     assert len(words) == len(asked.mentioned)
     assert any(fits(thing, words) for thing in scene.objects) == (asked.answer == "yes")

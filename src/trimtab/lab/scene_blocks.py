@@ -168,21 +168,20 @@ def packed(rows: Sequence[Sequence[Block]], words: Mapping[str, int], patches: i
     """Rows of independent blocks behind pictures of some patches."""
     columns: list[list[Tensor]] = [[], [], [], []]
     for row in rows:
-        ids, labels = [IMAGE] * patches, [UNLABELLED] * patches
-        positions, blocks = [*range(patches)], [0] * patches
+        read, told = [IMAGE] * patches, [UNLABELLED] * patches
+        places, owners = [*range(patches)], [0] * patches
         for number, (prompt, answer) in enumerate(row, 1):
             asked = [words[word] for word in prompt.split()]
             said = [*(words[word] for word in answer.split()), END]
-            ids += [*asked, *said[:-1]]
-            labels += [*[UNLABELLED] * (len(asked) - 1), *said]
-            positions += range(patches, patches + len(asked) + len(said) - 1)
-            blocks += [number] * (len(asked) + len(said) - 1)
-        for column, values in zip(columns, (ids, labels, positions, blocks), strict=True):
+            read += [*asked, *said[:-1]]
+            told += [*[UNLABELLED] * (len(asked) - 1), *said]
+            places += range(patches, patches + len(asked) + len(said) - 1)
+            owners += [number] * (len(asked) + len(said) - 1)
+        for column, values in zip(columns, (read, told, places, owners), strict=True):
             column.append(torch.tensor(values))
-    fills = (PAD, UNLABELLED, 0, -1)
     ids, labels, positions, blocks = (
         nn.utils.rnn.pad_sequence(column, batch_first=True, padding_value=fill)
-        for column, fill in zip(columns, fills, strict=True)
+        for column, fill in zip(columns, (PAD, UNLABELLED, 0, -1), strict=True)
     )
     causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
     seen = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from trimtab.errors import DataError, explain
 from trimtab.lab.scenes import PLACES, VALUES, Scene, SceneWorld, Thing
 from trimtab.seeds import derive
 
@@ -126,17 +127,23 @@ def describe(thing: Thing, form: Sequence[str], **replaced: str) -> str:
     return " ".join(replaced.get(name, getattr(thing, name)) for name in ASKED if name in form)
 
 
-def ask(scene: Scene, rng: np.random.Generator, options: Sequence[Choice] | None = None) -> Question | None:
-    """A question about a scene at random; None where no description of it can be made false.
+def ask(scene: Scene, rng: np.random.Generator, options: Sequence[Choice] | None = None) -> Question:
+    """A question about a scene at random.
 
     Args:
         scene: what to ask about.
         rng: of the adjectives, the object, the replacement, and last of the answer.
         options: `choices(scene)`, where they are known.
+
+    Raises:
+        DataError: no description of the scene can be made false.
     """
     options = choices(scene) if options is None else options
     if not options:
-        return None
+        got = f"{len(scene.objects)} objects, of which no description can be made false"
+        raise DataError(
+            f"scene: {explain(got, 'one with words that occur but not together', 'another scene')}"
+        )
     forms = sorted({one.mentioned for one in options})
     form = forms[rng.integers(len(forms))]
     picked = [one for one in options if one.mentioned == form]
@@ -193,8 +200,7 @@ class QuestionScenes:
         asked = []
         for name, scene, options in zip(self.names, self.scenes, self.choices, strict=True):
             rng = np.random.default_rng(derive(self.seed, "questions", name))
-            drawn = [ask(scene, rng, options) for _ in range(each)]
-            asked.append([one for one in drawn if one is not None])
+            asked.append([ask(scene, rng, options) for _ in range(each)])
         return asked
 
     def table(self, each: int) -> list[dict[str, Any]]:

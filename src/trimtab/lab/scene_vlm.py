@@ -160,13 +160,15 @@ def _make(settings: SceneVlm, counter: Counter, folder: Path) -> dict[str, Any]:
 
 def vlm_processor(settings: SceneVlm) -> LlavaProcessor:
     """Processor of pictures and texts; `<image> is there a red circle ?` is its form of a question."""
-    return LlavaProcessor(
+    make: Any = LlavaProcessor
+    processor: LlavaProcessor = make(
         scene_processor(settings.world),
         block_tokenizer(settings.world, settings.vocabulary),
         patch_size=settings.world.pixels // settings.world.columns,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
+    return processor
 
 
 def _pixel_values(scenes: QuestionScenes) -> Float[Tensor, "n 3 size size"]:
@@ -177,7 +179,7 @@ def seen(
     model: LlavaForConditionalGeneration, pixels: Float[Tensor, "n 3 size size"]
 ) -> Float[Tensor, "n cells d"]:
     """What the tower sees in each cell of pictures, before the projector."""
-    return cast("Tensor", Llava(model).look(pixels))
+    return Llava(model).look(pixels)
 
 
 def train_vision(
@@ -194,7 +196,7 @@ def train_vision(
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
 
     def loss_of(rows: Tensor) -> Tensor:
-        scores = heads(projector(seen(model, pixels[rows]))).split(sizes, -1)
+        scores = torch.split(heads(projector(seen(model, pixels[rows]))), sizes, -1)
         losses = [
             F.cross_entropy(logits.flatten(0, 1), labels[rows, :, number].flatten())
             for number, logits in enumerate(scores)
@@ -230,7 +232,7 @@ def train_language(
     blocks, words = Blocks(scenes, settings.colour_questions), numbers(settings.world, settings.vocabulary)
     model.model.vision_tower.requires_grad_(False)
     with torch.no_grad():
-        features = torch.cat([seen(model, some) for some in _pixel_values(scenes).split(500)])
+        features = torch.cat([seen(model, some) for some in torch.split(_pixel_values(scenes), 500)])
     rng, step = np.random.default_rng(derive(settings.seed, VLM, "blocks")), count()
 
     def loss_of(rows: Tensor) -> Tensor:
