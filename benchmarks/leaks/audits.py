@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +14,16 @@ import pandas as pd
 from claims import Evidence, Subject, evidence_of
 from large_k import INPUTS, large_k
 
+from trimtab.job import Progress
 from trimtab.models.load import Model
-from trimtab.read.leaks.audit import audit
+from trimtab.read.leaks.assessment import Assessment, assess
 from trimtab.read.leaks.cells import Measured, measured, samples_of
-from trimtab.read.leaks.levels import Level
-from trimtab.read.leaks.model_cells import Reading, read_for_audit, with_lenses
+from trimtab.read.leaks.controls import UNTRAINED
+from trimtab.read.leaks.levels import Level, TopLogprobs
+from trimtab.read.leaks.mitigated import mitigation_rows
+from trimtab.read.leaks.model_cells import Reading, cells_of, read_for_audit, with_lenses
 from trimtab.read.leaks.questions import Questions
+from trimtab.read.leaks.readings import open_readings
 from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.served import Mitigation
 from trimtab.runs.atomic import write_atomic
@@ -27,6 +32,8 @@ from trimtab.runs.serialise import to_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "leaks"
 DIGITS = 5
+SERVED = 20
+"""Log-probabilities that most servers send at most."""
 
 
 def audited(
@@ -37,22 +44,42 @@ def audited(
     folder: Path,
     *,
     jobs: int,
-    batch_size: int = 16,
 ) -> tuple[LeaksResult, list[Measured], Reading]:
-    """The audit, and the same cells with the leaks of their rows, which it left in the folder."""
-    result = audit(
+    """The steps of `audit`, and the leaks of all rows of its cells; the untrained model serves 20 tokens at most."""
+    fitted, told = with_lenses(levels, model, questions, None, folder / "lenses")
+    how = Assessment(jobs=jobs, store=folder / "cells", progress=progress(folder.name))
+    reading = read_for_audit(
         model,
         questions,
-        levels=levels,
+        fitted,
+        folder,
         mitigations=mitigations,
-        folder=folder,
-        jobs=jobs,
-        batch_size=batch_size,
+        progress=progress(f"{folder.name}, prompts"),
     )
-    fitted, _ = with_lenses(levels, model, questions, None, folder / "lenses")
-    reading = read_for_audit(model, questions, fitted, folder, mitigations=mitigations, batch_size=batch_size)
-    cells = [replace(cell, against="question") for cell in (*reading.cells, *reading.controls)]
-    return result, measured(cells, questions, store=folder / "cells", stamp=reading.stamp), reading
+    how = replace(how, stamp=reading.stamp)
+    controls = [cell for cell in reading.controls if (cell.control, cell.level) != (UNTRAINED, "logprobs")]
+    served = cells_of([TopLogprobs(SERVED, encodings=("served",))], open_readings(folder / "untrained"))
+    controls += [replace(cell, control=UNTRAINED) for cell in served]
+    final = reading.readings.plan.depth - 1
+    result = assess(
+        questions, reading.cells, controls, final=final, facts=reading.facts, findings=told, how=how
+    )
+    tried = mitigation_rows(
+        reading.served, questions, mitigations, right=reading.right, jobs=jobs, store=how.store,
+        stamp=f"{reading.stamp} as served", progress=how.progress,
+    )  # fmt: skip
+    outcomes = measured([*reading.cells, *controls], questions, store=how.store, stamp=how.stamp)
+    return replace(result, mitigations=tried), outcomes, reading
+
+
+def progress(name: str) -> Progress:
+    """Prints how far a phase is, at every twentieth step."""
+
+    def tell(done: int, total: int) -> None:
+        if done % 20 == 0 or done == total:
+            print(f"{time.strftime('%H:%M:%S')} {name}: {done} of {total}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def evidence(
@@ -119,7 +146,6 @@ def tables(result: LeaksResult) -> dict[str, Any]:
         **{name: records(getattr(result, name)) for name in frames},
         "facts": rounded(dict(result.facts)),
         "findings": list(result.findings),
-        "recommendation": result.recommendation,
         "seconds": rounded(result.seconds),
     }
 

@@ -137,9 +137,9 @@ def leak_of(outcomes: Sequence[Measured], pair: tuple[str, str], level: str, **c
     """The leak of one cell for an attribute in a role; None where it was not measured."""
     wanted = {"level": level, "control": "", "setting": "", **cell}
     for one in outcomes:
-        if (one.attribute, one.role) == pair and not one.cell.shuffled:
-            if all(getattr(one.cell, name) == value for name, value in wanted.items()):
-                return one.leak
+        fits = all(getattr(one.cell, name) == value for name, value in wanted.items())
+        if fits and (one.attribute, one.role) == pair:
+            return one.leak
     return None
 
 
@@ -189,9 +189,11 @@ def evidence_of(
     for k in subject.few:
         fixed = leak_of(outcomes, target, "logits", encoding="fixed", k=k)
         found["few"] += told(f"{k} fixed, {target[0]}", fixed)
-        found["few"] += told(
-            f"{k} served, {target[0]}", leak_of(outcomes, target, "logits", encoding="served", k=k)
+        served = {"encoding": "served", "k": k}
+        sent = leak_of(outcomes, target, "logits", **served) or leak_of(
+            outcomes, target, "logprobs", **served
         )
+        found["few"] += told(f"{k} served, {target[0]}", sent)
         random = leak_of(outcomes, target, "logits", control=RANDOM_TOKENS, k=k)
         found["random"] += less(f"{k} fixed less random, {target[0]}", fixed, random)
     for pair in subject.pairs:

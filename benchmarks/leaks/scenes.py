@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from audits import audited, evidence, head, records, rounded, tables, write
+from audits import audited, evidence, head, rounded, tables, write
 from claims import SCENES
 
 from trimtab.lab.registry import questions as questions_file
