@@ -2,7 +2,7 @@
 
 Evidence is a difference of two cells of an audit, or the leak of one, with its 95 % interval over scenes. Differences
 are paired over the same questions. A claim is judged over all its evidence: of every model seed, attribute and cell
-that it names. The three seeds are too few for an interval over seeds, so that a claim holds only where it holds in each.
+that it names. Three seeds are too few for an interval over seeds, so that a claim holds only where it does in each.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def equal(evidence: Sequence[Evidence]) -> str:
     """Held where every interval lies within the margin, did not where one lies beyond it; else open."""
     if any(one["low"] > MARGIN or one["high"] < -MARGIN for one in evidence):
         return FAILED
-    return HELD if all(-MARGIN <= one["low"] and one["high"] <= MARGIN for one in evidence) else OPEN
+    return HELD if all(one["low"] >= -MARGIN and one["high"] <= MARGIN for one in evidence) else OPEN
 
 
 @dataclass(frozen=True)

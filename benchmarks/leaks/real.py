@@ -46,7 +46,7 @@ LEVELS: tuple[Level, ...] = (
     Answer(),
 )
 MITIGATIONS: tuple[Mitigation, ...] = (*DEFAULT, Erase("city"))
-PROMPTS, PERIOD = 5000, 64
+PROMPTS, BATCH = 5000, 64
 
 
 def asked(rows: int | None = None) -> Questions:
@@ -78,7 +78,7 @@ def memory() -> dict[str, object]:
     levels: Sequence[Level] = (Hidden(), TopLogprobs(20))
     before, start, cpu = _peak(), time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as name:
-        readings = read_model(model, questions, levels, name, batch_size=PERIOD)
+        readings = read_model(model, questions, levels, name, batch_size=BATCH)
         files = sum(path.stat().st_size for path in Path(name).iterdir())
         states = 4 * readings.n * readings.plan.width * len(readings.states)
     return {
@@ -110,7 +110,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.memory:
         write(
-            "memory.json", head("python benchmarks/leaks/real.py --memory", {"batch_size": PERIOD}) | memory()
+            "memory.json", head("python benchmarks/leaks/real.py --memory", {"batch_size": BATCH}) | memory()
         )
         return
     folder = given.folder / ("real-smoke" if given.smoke else "real")
