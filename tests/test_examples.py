@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.lab import scene_models
+from trimtab.lab import facts_model, scene_models
 from trimtab.lab.scene_towers import Schedule
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +25,15 @@ def small_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scene_models, "SceneModels", small)
 
 
+@pytest.fixture
+def small_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of text facts that is trained for as long as this test is to take."""
+    small = partial(facts_model.FactsModel, width=32, intermediate=64, training=Schedule(20, 1e-2, 8))
+    monkeypatch.setattr(facts_model, "FactsModel", small)
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_scenes")
+@pytest.mark.usefixtures("small_scenes", "small_facts")
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL's use of transformers
 @pytest.mark.filterwarnings("ignore:.*completions have no words.*:UserWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

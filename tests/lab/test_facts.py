@@ -20,6 +20,7 @@ from trimtab import systems
 from trimtab.errors import ConfigError, ConfigProblems
 from trimtab.lab.facts import CITIES, COLOURS, NAMES, OBJECTS, draw_facts, fact_questions, is_there
 from trimtab.lab.registry import questions
+from trimtab.read.leaks.questions import read_questions
 
 VALUES = {"colour": COLOURS, "object": OBJECTS, "name": NAMES, "city": CITIES}
 
@@ -104,6 +105,19 @@ def test_the_file_of_the_lab(tmp_path: Path) -> None:
     assert questions("facts", tmp_path / "other").read_bytes() == path.read_bytes()
     with pytest.raises(ConfigError, match=r"lab questions: got 'fact', expected one of .*; try 'facts'"):
         questions("fact", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["facts", "facts-chat"])
+def test_an_audit_reads_the_file_with_every_row(name: str, tmp_path: Path) -> None:
+    read = read_questions(questions(name, tmp_path), ["colour"], group="scene", background=["city"])
+    counts = read.roles["colour"].value_counts().to_dict()
+    assert counts == {"unmentioned": 480, "mentioned": 160}
+    assert (read.roles["city"] == "background").all()
+    assert len(np.unique(read.groups)) == 320
+    assert read.accounting.used("questions") == 640
+    assert isinstance(read.prompts[0], str) == (name == "facts")
+    assert read.known is not None
+    assert read.answers is not None
 
 
 def test_names_of_questions_are_found_from_a_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -222,5 +222,6 @@ def test_the_lab_knows_its_model_and_its_questions(tmp_path, monkeypatch):
     path = registry.questions("scene-questions", tmp_path)
     assert path.name == "questions.jsonl"
     assert len(path.read_text("utf-8").splitlines()) == 12
-    assert len([*path.parent.glob("*.png")]) == 6
+    assert [one for one in path.parent.iterdir() if one.is_file()] == [path]
+    assert len([*path.parent.glob("pictures/*.png")]) == 6
     assert "vlm" in registry.MODELS

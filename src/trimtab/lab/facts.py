@@ -7,6 +7,7 @@ ball in the box? Answer:" is answered by "no"; the caller has written nothing ab
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -131,4 +132,5 @@ def as_chat(frame: pd.DataFrame) -> pd.DataFrame:
     True
     """
     texts = [prompt.removesuffix(ANSWER) + "Answer yes or no." for prompt in frame["prompt"]]
-    return frame.assign(prompt=[[{"role": "user", "content": text}] for text in texts])
+    chats: list[Any] = [[{"role": "user", "content": text}] for text in texts]
+    return frame.assign(prompt=chats)

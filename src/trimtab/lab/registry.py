@@ -225,8 +225,8 @@ def questions(name: str, cache: Path | None = None) -> Path:
     """A JSONL file of questions with labels, for audits of what the answers give away; written on first use.
 
     `facts` are questions about short texts, see `trimtab.lab.facts`; `facts-chat` are the same ones as messages to a
-    chat model. `scene-questions` are about pictures that
-    `lab:vlm` has never seen, two of each, see `trimtab.lab.scene_questions`.
+    chat model. `scene-questions` are about pictures that `lab:vlm` has never seen, two of each, see
+    `trimtab.lab.scene_questions`.
 
     Raises:
         ConfigError: there are no such questions.

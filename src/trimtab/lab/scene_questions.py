@@ -45,6 +45,7 @@ ASKED = (*ADJECTIVES, "shape")
 """Attributes of an object in the order of their words in a description."""
 LEVELS = {"1": 0.5, "2": 1.0, "3": 1.5}
 """Noise level -> strength of the noise, as `SceneWorld.render` takes it."""
+PICTURES = "pictures"
 BACKGROUND = ("background_colour", "count", "noise", "noise_level")
 """Columns of a table of questions about what a question does not ask for."""
 
@@ -206,7 +207,7 @@ class QuestionScenes:
     def table(self, each: int) -> list[dict[str, Any]]:
         """A row for each question, `each` of a scene, as an audit reads them.
 
-        `prompt`; `image`, a file name; `answer`; `scene`, the group; `mentioned`, a list; `size`, `material`, `colour`
+        `prompt`; `image`, its file; `answer`; `scene`, the group; `mentioned`, a list; `size`, `material`, `colour`
         and `shape` of the object asked about. Where the answer is `no` there is no such object: what the question names
         is as the question says, and the others are missing. Of the rest of the picture: `background_colour`, of the
         first object in reading order that the question was not made from; `count`, of objects; `noise`; `noise_level`,
@@ -226,7 +227,7 @@ class QuestionScenes:
                 rows.append(
                     {
                         "prompt": one.text,
-                        "image": f"{self.names[number]}.png",
+                        "image": f"{PICTURES}/{self.names[number]}.png",
                         "answer": one.answer,
                         "scene": self.names[number],
                         "mentioned": list(one.mentioned),
@@ -241,9 +242,11 @@ class QuestionScenes:
         return rows
 
     def save(self, path: Path, each: int) -> None:
-        """Write the questions, JSON lines, and their pictures, PNG, into the same folder."""
+        """Write the questions, JSON lines, and their pictures, PNG, into a folder `pictures` next to them."""
+        folder = path.parent / PICTURES
+        folder.mkdir()
         for name, pixels in zip(self.names, self.pixels, strict=True):
-            Image.fromarray(pixels).save(path.parent / f"{name}.png", compress_level=1)
+            Image.fromarray(pixels).save(folder / f"{name}.png", compress_level=1)
         lines = (json.dumps(row) for row in self.table(each))
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

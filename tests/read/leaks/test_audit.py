@@ -18,7 +18,7 @@ from trimtab.errors import ConfigProblems
 from trimtab.numerics.bootstrap import wilson
 from trimtab.read.leaks import audit as audits
 from trimtab.read.leaks import cells, model_cells
-from trimtab.read.leaks.audit import onward
+from trimtab.read.leaks.audit import CELL, onward
 from trimtab.read.leaks.mitigations import Round, Truncate
 from trimtab.read.leaks.model_cells import answer_tokens, cells_of, read_for_audit, setting_of, with_lenses
 from trimtab.read.leaks.questions import read_questions
@@ -200,14 +200,17 @@ def test_settings_are_refused_before_anything_is_read(more: dict[str, Any], told
         audit("no model", "no-file.jsonl", ["colour"], **more)
 
 
-def test_progress_only_rises() -> None:
+def test_progress_only_rises_and_a_cell_counts_for_many_prompts() -> None:
     told: list[tuple[int, int]] = []
-    tell = onward(lambda done, total: told.append((done, total)))
-    assert tell is not None
-    for done, total in [(1, 2), (2, 2), (1, 3), (3, 3), (1, 1)]:
-        tell(done, total)
-    assert told == [(1, 2), (2, 2), (3, 5), (5, 5), (6, 6)]
-    assert onward(None) is None
+    prompts, of_cells = onward(lambda done, total: told.append((done, total)))
+    assert prompts is not None
+    assert of_cells is not None
+    for done, total in [(1, 2), (2, 2), (1, 3), (3, 3)]:
+        prompts(done, total)
+    for done in (1, 2):
+        of_cells(done, 2)
+    assert told == [(1, 2), (2, 2), (3, 5), (5, 5), (5 + CELL, 5 + 2 * CELL), (5 + 2 * CELL, 5 + 2 * CELL)]
+    assert onward(None) == (None, None)
 
 
 def test_settings_in_words() -> None:

@@ -16,6 +16,7 @@ from quick_leaks import questions, quick_leak
 from trimtab.errors import DataError
 from trimtab.read.leaks import cells
 from trimtab.read.leaks.cells import Cell, Measured, dealt, measured, samples_of, words_of
+from trimtab.read.leaks.controls import majority_rows
 from trimtab.read.leaks.questions import Questions, read_questions
 
 TABLE = np.random.default_rng(0).normal(size=(48, 3))
@@ -125,6 +126,21 @@ def test_a_refused_cell_says_why_and_the_others_are_measured(asked: Questions) -
     assert first.leak is None
     assert "got nothing, expected something" in first.why
     assert second.leak is not None
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("rows", "left"), [(range(0, 12, 2), 1), (range(0, 4, 2), 0)])
+def test_a_role_of_fewer_than_two_classes_is_not_measured(rows: range, left: int) -> None:
+    frame = questions()
+    frame["mentioned"] = [[] if row in rows else ["colour"] for row in range(48)]
+    frame["colour"] = ["green" if row in rows else colour for row, colour in enumerate(frame["colour"])]
+    frame.loc[[1, 3, 5, 7, 9], "colour"] = "green"
+    found = measured(CELLS[:1], read_questions(frame, ["colour"], group="scene"))
+    assert [(one.role, one.leak is None) for one in found] == [("mentioned", False), ("unmentioned", True)]
+    assert found[1].why.startswith(f"got {left} classes in at least 5 groups, expected at least two")
+    assert [
+        row["role"] for row in majority_rows(samples_of(read_questions(frame, ["colour"], group="scene")))
+    ] == ["mentioned"]
 
 
 def test_processes_change_nothing(asked: Questions) -> None:

@@ -84,7 +84,7 @@ def test_the_cheapest_setting_that_reaches_the_bound_is_recommended_with_its_cos
     assert "0.80 bits (0.75 to 0.85) by top 20, ids with values, the strongest of 3 served rows." in text
     assert "Above the bound of 0.1 bits are 2 of 3 served rows." in text
     assert "Recommended is truncate (top 1): with it every attribute and role is within 0.1 bits" in text
-    assert "At most 0.01 bits (−0.04 to 0.06) of city (unmentioned) are left." in text
+    assert "The interval that reaches furthest ends at 0.06 bits, of city (unmentioned)." in text
     assert (
         "The first token stays in 100 % (100 to 100) of rows, and 5 % (5 to 5) of the served tokens stay."
         in text

@@ -15,9 +15,13 @@ import pictured
 import tiny_models
 from trimtab.errors import CheckpointError, ConfigProblems
 from trimtab.models.load import Model, load
+from trimtab.read.leaks.encodings import encode
+from trimtab.read.leaks.levels import TopLogprobs
+from trimtab.read.leaks.model_pass import read_model
+from trimtab.read.leaks.questions import read_questions
 from trimtab.read.leaks.serving import serve_transcript, token_names
 from trimtab.read.leaks.transcript import read_transcript
-from trimtab.read.leaks.transcript_cells import sampled
+from trimtab.read.leaks.transcript_cells import sampled, transcript_cells
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,19 @@ def test_a_transcript_is_read_back_with_its_labels(model: Model, tmp_path: Path)
     assert vocabulary is not None
     assert [vocabulary[token] for token in read.tops[0].ids[3]] == [one["token"] for one in first]
     assert read.tops[0].values[3].tolist() == [one["logprob"] for one in first]
+
+
+def test_an_audit_sees_in_a_transcript_what_it_sees_in_the_model(model: Model, tmp_path: Path) -> None:
+    path = serve_transcript(model, questions(), tmp_path / "s.jsonl", ["city"], group="place", top=7)
+    read = read_transcript(path, ["city"], group="group")
+    asked = read_questions(questions(), ["city"], group="place")
+    top = read_model(model, asked, [TopLogprobs(7)], tmp_path / "readings").serve(7)
+    rows = np.arange(10)
+    for encoding in ("sorted", "served"):
+        cells, _ = transcript_cells(read.tops, read.answers, [TopLogprobs(7, encodings=(encoding,))])
+        mine, theirs = cells[0].features(rows), encode(top, encoding)  # columns by name, and by number
+        assert mine.shape == theirs.shape
+        assert np.sort(mine, axis=1) == pytest.approx(np.sort(theirs, axis=1), abs=1e-5)
 
 
 def test_a_call_that_was_killed_goes_on(model: Model, tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def test_depths_outside_the_model_are_refused():
         lens_kl(lens, decoder(num_hidden_layers=3), texts(2))
     with pytest.raises(ModelError, match="got no texts, expected at least one"):
         lens_kl(lens, decoder(), [])
+    for kind in (TunedLens, JacobianLens):
+        with pytest.raises(ModelError, match="images: got 1 images for 2 texts, expected a picture for each"):
+            kind.fit(decoder(), texts(2), images=[None])
     with pytest.raises(ModelError, match="got max_tokens beside images"):
         next(text_states(decoder(), lens.readout, ["a"], Reading(images=[None], max_tokens=3)))
 

@@ -29,6 +29,9 @@ from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import SERVED, LeaksResult
 from trimtab.read.leaks.served import Mitigation
 
+CELL = 25
+"""Prompts of a small model that take about as long as the classifiers of one cell."""
+
 
 def audit(
     model: str | Path | Model,
@@ -83,14 +86,14 @@ def audit(
         ModelError: a model that cannot be read.
     """
     start = time.perf_counter()
-    progress = onward(progress)
+    progress, of_cells = onward(progress)
     names = questions.attributes.columns if isinstance(questions, Questions) else [*attributes, *background]
     if problems := [*setting_problems(levels, mitigations, list(names), max_bits, jobs)]:
         raise ConfigProblems(problems)
     asked = questions
     if not isinstance(asked, Questions):
         asked = read_questions(asked, attributes, group=group, background=background)
-    handle = model if isinstance(model, Model) else load(str(model))
+    handle = model if isinstance(model, Model) else load(model)
     with _scratch(folder) as place:
         fitted, told = with_lenses(levels, handle, asked, lens_texts, place / "lenses", seed)
         reading = read_for_audit(
@@ -113,7 +116,7 @@ def audit(
             jobs=jobs,
             store=place / "cells" if folder is not None else None,
             stamp=reading.stamp,
-            progress=progress,
+            progress=of_cells,
         )
         facts, findings = reading.facts, (*told, *reading.findings)
         final = reading.readings.plan.depth - 1
@@ -132,27 +135,27 @@ def audit(
                 jobs=jobs,
                 store=how.store,
                 stamp=f"{reading.stamp} as served",
-                progress=progress,
+                progress=of_cells,
             )
             result = replace(result, mitigations=tried)
     result = replace(result, recommendation=recommend(result.table, result.mitigations, max_bits))
     return replace(result, label=Path(handle.name).name, seconds=time.perf_counter() - start)
 
 
-def onward(progress: Progress | None) -> Progress | None:
-    """Progress over several phases as one count that only rises; the whole grows by each phase that begins."""
+def onward(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
+    """Progress over several phases as one count that only rises, for prompts and for cells, which take longer."""
     if progress is None:
-        return None
+        return None, None
     past = last = whole = 0
 
     def tell(done: int, total: int) -> None:
         nonlocal past, last, whole
-        if done <= last:
+        if done <= last or last == whole:  # the phase before has ended
             past += whole
         last, whole = done, total
         progress(past + done, past + total)
 
-    return tell
+    return tell, lambda done, total: tell(done * CELL, total * CELL)
 
 
 def setting_problems(

@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import CountVectorizer
 
-from trimtab.errors import TrimtabError
+from trimtab.errors import TrimtabError, explain
 from trimtab.job import Progress
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.estimate import Leak, estimate_leak
 from trimtab.read.leaks.folds import usable_rows
 from trimtab.read.leaks.questions import ROLES, Questions
 from trimtab.runs.atomic import write_atomic
+from trimtab.runs.environment import versions
 from trimtab.runs.serialise import reading_result
 from trimtab.seeds import derive
 
@@ -187,12 +188,14 @@ def measured(
         seed: of folds and classifiers.
         jobs: processes, one thread each.
         store: folder that keeps every finished cell; a call that was killed goes on from there.
-        stamp: of the features; kept cells of another stamp are measured again.
+        stamp: of the features; kept cells of another stamp, or of other versions, are measured again.
         progress: called with the cells done and in all.
 
     Returns:
         One per attribute, role and cell; those that could not be estimated have no leak, and say why.
     """
+    if store is not None:
+        stamp = json.dumps([stamp, versions()])
     tasks = [
         _Task(samples, cell, classifiers, derive(seed, "leak", samples.attribute, samples.role), store, stamp)
         for samples in samples_of(questions)
@@ -241,6 +244,10 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
     if path is not None and path.is_file():
         return _read(path)
     samples, cell = task.samples, task.cell
+    if (classes := len(np.unique(samples.labels))) < 2:
+        return None, explain(
+            f"{classes} classes in at least {FOLDS} groups", "at least two", "more questions"
+        )
     labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
     baseline = samples.known if cell.against == "question" else None
     try:

@@ -89,11 +89,14 @@ def shuffled(cell: Cell) -> Cell:
 
 
 def majority_rows(samples: Iterable[Samples]) -> Iterator[dict[str, Any]]:
-    """Accuracy of always naming the largest class, a row per attribute and role; Wilson's interval over groups."""
+    """Accuracy of always naming the largest class, a row per attribute and role; Wilson's interval over groups.
+
+    Attributes of fewer than two classes in a role have none.
+    """
     for one in samples:
-        if not len(one.labels):
-            continue
         names, counts = np.unique(one.labels, return_counts=True)
+        if len(names) < 2:
+            continue
         right = (one.labels == names[counts.argmax()]).astype(float)
         groups = np.unique(one.groups, return_inverse=True)[1]
         low, high = wilson_of_clusters(right, np.zeros(len(right), dtype=int), groups, 1)

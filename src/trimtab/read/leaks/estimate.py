@@ -42,7 +42,7 @@ class Leak:
         gain, gain_low, gain_high: accuracy above that of the baseline, paired by row.
         bits, low, high: cross-entropy of the baseline less that of the attacker, in bits a row. A lower bound of the
             information that the features add, since a trained classifier is not the best one; `high` also allows for
-            what more rows would teach it, and is never below zero, as no information is.
+            what half as many rows more would teach it, and is never below zero, as no information is.
         baseline_accuracy: share of rows that the baseline names right.
         n: rows.
         groups: independent groups of rows.
@@ -376,10 +376,9 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     counts, chosen = np.bincount(codes), Counter(attack.classifier for attack in attacks)
     gained = (nats - base) / np.log(2)
     bits, bits_low, bits_high = clustered_mean(gained, clusters)
-    # k inner folds learn from a share (k - 1) / k of the rows. If a loss falls as 1 / rows to the channel's, then k - 1
-    # times the loss by which the inner folds are behind is still missing.
-    inner_folds = min(int(split.inner.max()) + 1 for split in known.splits)
-    limit = gained + (inner_folds - 1) * (gained - inner / np.log(2))
+    # The outer folds learn from half as many rows more than the inner ones. What that taught may be taught once more:
+    # half of what is missing where a loss falls as 1 / rows.
+    taught = max(0.0, float((gained - inner / np.log(2)).mean()))
     return Leak(
         float(correct.mean()),
         float(low[0]),
@@ -387,7 +386,7 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
         *clustered_mean(correct.astype(float) - anyway, clusters, unit=1.0),
         bits,
         bits_low,
-        max(0.0, bits_high, clustered_mean(limit, clusters)[2]),
+        max(0.0, bits_high + taught),
         baseline_accuracy=float(anyway.mean()),
         n=n,
         groups=int(clusters.max()) + 1,

@@ -106,6 +106,11 @@ def read_for_audit(
         there = [cell.name for cell in cells]
         of_controls = [replace(it, control=CHECK) for it in cells_of(needs, readings) if it.name not in there]
         of_controls += _plain_controls(cells, readings)
+        if not readings.every:
+            findings.append(
+                f"All {readings.vocabulary:,} logits were not read, so that checks compare the top alone with the "
+                "final hidden state; the level {logits: all} reads them."
+            )
         if (plain := untrained(model, seed)) is None:
             findings.append("There is no untrained control: transformers cannot build this network anew.")
         else:

@@ -219,6 +219,8 @@ def _by_tokens(result: Audited) -> Iterator[Block]:
 
 def _by_layer(result: Audited) -> Iterator[Block]:
     rows = result.table[result.table["level"] == "hidden"]
+    if rows["layer"].nunique() < 2:
+        return
     panels = []
     for pair in (shown := _pairs(rows)[:MOST_PANELS]):
         of = _of(rows, pair)

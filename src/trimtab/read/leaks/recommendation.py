@@ -156,7 +156,9 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
     else:
         rows = min(reached, key=_price)
         yield f"Recommended is {_named(rows)}: with it every attribute and role is {goal}."
-        yield f"At most {_amount(_strongest(rows))} are left."
+        widest = rows.sort_values("high", ascending=False, kind="stable").to_dict("records")[0]
+        of = f"{widest['attribute']} ({widest['role']})"
+        yield f"The interval that reaches furthest ends at {fixed(widest['high'], 2)} bits, of {of}."
         yield from _cost(rows.to_dict("records")[0])
         yield from _conditions(rows, tried)
         yield f"Of the {tries}, {len(reached)} reached this; it costs a caller least."

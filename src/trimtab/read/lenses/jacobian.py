@@ -15,7 +15,7 @@ from trimtab.models.families import Handle, refusal
 from trimtab.models.inspection import check_model
 from trimtab.models.readout import Readout, readout_of, residual_states
 from trimtab.read.lenses.files import Maps, check_finite, read_maps, write_maps
-from trimtab.read.lenses.lens import Progress, Reading, check_texts, depth, inputs_of
+from trimtab.read.lenses.lens import Progress, Reading, depth, inputs_of, paired_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +93,7 @@ class JacobianLens:
         check_model(model, "gradients")
         if block < 1:
             raise refusal(block, "at least 1", at="block")
-        check_texts(texts)
-        reading = Reading(images, batch_size, max_tokens, last=True)
+        reading = Reading(paired_images(texts, images), batch_size, max_tokens, last=True)
         total, count, means = None, 0, torch.zeros(len(readout.sites), readout.width)
         for keywords, valid in inputs_of(model, texts, reading):
             states = residual_states(model, readout, keywords, grad=True)

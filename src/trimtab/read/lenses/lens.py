@@ -192,15 +192,19 @@ def text_states(
         yield States([state[valid.to(state.device)] for state in states], rows[valid.cpu()])
 
 
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse to fit a lens to fewer than two texts.
+def paired_images(texts: Sequence[str], images: Any) -> list[Any] | None:
+    """The pictures of texts that a lens is fitted to, as a list; None for none.
 
     Raises:
-        ModelError: naming what is missing.
+        ModelError: fewer than two texts, or not a picture for each.
     """
     check_listed(texts)
     if len(texts) < 2:
         raise refusal(f"{len(texts)} text to fit a lens to", "at least two", "some hundred texts")
+    listed = None if images is None else list(images)
+    if listed is not None and len(listed) != len(texts):
+        raise refusal(f"{len(listed)} images for {len(texts)} texts", "a picture for each text", at="images")
+    return listed
 
 
 def lens_kl(

@@ -21,7 +21,7 @@ from trimtab.models.inspection import check_model
 from trimtab.models.language import kl
 from trimtab.models.readout import Readout, readout_of
 from trimtab.read.lenses.files import Maps, check_finite, read_maps, write_maps
-from trimtab.read.lenses.lens import CELLS, Progress, Reading, States, check_texts, depth, text_states
+from trimtab.read.lenses.lens import CELLS, Progress, Reading, States, depth, paired_images, text_states
 from trimtab.seeds import derive
 
 Start = Literal["ridge", "zero"]
@@ -30,6 +30,8 @@ Preset = Literal["default", "paper"]
 
 RIDGE = 1e-5
 """Of the mean square of a state's coordinates, added to the diagonal of the least squares of the start."""
+TOKENS_EACH = 64
+"""Tokens of the start for each coordinate of a state."""
 WHITE = 1e-3
 """Of a state's mean variance, added to the variance along each axis before whitening."""
 
@@ -39,8 +41,8 @@ class Recipe:
     """How a tuned lens is fitted.
 
     Attributes:
-        start: "ridge": the affine map of least squared error to the last state, in closed form, from the texts
-            read once, of about `start_tokens` tokens at most; "zero": the logit lens.
+        start: "ridge": the affine map of least squared error to the last state, in closed form, from texts of
+            about `start_tokens` tokens, or all of them read once; "zero": the logit lens.
         optimiser: "adam", or "sgd" with Nesterov momentum of 0.9.
         whiten: take the steps in coordinates in which states are white and errors of least squares have unit size.
         steps: of the optimiser, with a learning rate that falls linearly to 0.
@@ -48,7 +50,7 @@ class Recipe:
         lr: learning rate of the first step; of Adam, over the square root of the width.
         weight_decay: pulls towards the logit lens (in white coordinates, towards the mean).
         clip: largest norm of the gradient of all maps together; None for no limit.
-        start_tokens: see `start`.
+        start_tokens: what the start and the white coordinates are estimated from; None for 64 times the width.
 
     Raises:
         ModelError: an unknown word, or a number out of range.
@@ -62,17 +64,17 @@ class Recipe:
     lr: float = 0.2
     weight_decay: float = 0.0
     clip: float | None = None
-    start_tokens: int = 65_536
+    start_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("start", get_args(Start)), ("optimiser", get_args(Optimiser))):
             value = getattr(self, name)
             if value not in choices:
                 raise refusal(repr(value), f"one of {choices}", nearest(str(value), choices), at=name)
-        least = {"steps": 0, "tokens": 1, "lr": 0, "weight_decay": 0, "start_tokens": 2}
+        least = {"steps": 0, "tokens": 1, "lr": 0, "weight_decay": 0, "start_tokens": 2, "clip": 0}
         for name, low in least.items():
             value = getattr(self, name)
-            if not (low <= value < math.inf):
+            if value is not None and not (low <= value < math.inf):
                 raise refusal(value, f"a number of at least {low}", at=name)
 
 
@@ -165,11 +167,11 @@ class TunedLens:
         how = PRESETS[preset] if recipe is None else recipe
         readout = readout_of(model)
         check_model(model, "gradients")
-        check_texts(texts)
+        pictures = paired_images(texts, images)
         rows = (
             None if images is not None else token_rows(model.need_tokenizer(), texts, max_tokens=max_tokens)
         )
-        stream = _Stream(model, readout, texts, rows, Reading(images, batch_size), seed)
+        stream = _Stream(model, readout, texts, rows, Reading(pictures, batch_size), seed)
         weight, bias = _fitted(stream, how, seed, progress)
         made_by = {**asdict(how), "texts": len(texts), "seed": seed, "model": str(getattr(model, "name", ""))}
         check_finite(Maps(weight, bias, made_by), "tuned lens")
@@ -328,7 +330,7 @@ def _fitted(stream: _Stream, how: Recipe, seed: int, progress: Progress | None) 
     maps = torch.zeros(states, width, width, device=device), torch.zeros(states, width, device=device)
     frame: _Frame | None = None
     if how.start == "ridge" or how.whiten:
-        moments = _Moments.of(stream, how.start_tokens)
+        moments = _Moments.of(stream, how.start_tokens or TOKENS_EACH * width)
         maps = moments.ridge() if how.start == "ridge" else maps
         frame = moments.frame() if how.whiten else None
     inner = maps if frame is None else frame.inside(*maps)
