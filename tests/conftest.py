@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -58,6 +59,23 @@ def _private_cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages with empty drawings, for tests of a page's words and tables: drawing takes most of a page's time."""
     monkeypatch.setattr("trimtab.report.page.to_svg", lambda figure: "<svg></svg>")
+
+
+@pytest.fixture
+def small_scenes(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenes by the hundred and models of them trained in seconds, in a cache of their own: to run, not to convince."""
+    from trimtab.lab import registry, scene_models, scene_sets
+    from trimtab.lab.scene_towers import Schedule
+
+    short = {"tower": Schedule(30), "captioner": Schedule(60, 3e-3), "listener": Schedule(20, 2e-3, 64)}
+    small = partial(scene_models.SceneModels, targets=400, held_out=20, **short)
+    monkeypatch.setattr(scene_models, "SceneModels", small)
+    few = {"training_scenes": 120, "held_out_scenes": 60}
+    made = {name: partial(getattr(scene_sets, name), targets=targets) for name, targets in few.items()}
+    scenes, unseen = made["training_scenes"], made["held_out_scenes"]
+    monkeypatch.setattr(registry, "PICTURES", {"scenes": scenes, "scenes-test": unseen})
+    monkeypatch.setattr(registry, "held_out_scenes", unseen)
+    monkeypatch.setenv("TRIMTAB_CACHE", str(session_cache / "small-scenes"))
 
 
 @pytest.fixture

@@ -10,19 +10,36 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.lab import facts_model, scene_models
+from trimtab.lab import facts_model
 from trimtab.lab.scene_towers import Schedule
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-@pytest.fixture
-def small_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of the scenes that are trained in seconds: an example is to run here, not to convince."""
-    short = {"tower": Schedule(60), "captioner": Schedule(120, 3e-3), "listener": Schedule(40, 2e-3, 64)}
-    small = partial(scene_models.SceneModels, targets=800, held_out=20, **short)
-    monkeypatch.setattr(scene_models, "SceneModels", small)
+SHORTER = {
+    "discritune.py": {"steps=10": "steps=2", "evaluate_every=5": "evaluate_every=1"},
+    "dynamics.py": {"steps=20": "steps=4"},
+    "expertlens.py": {"steps=150": "steps=10"},
+    "listener_reward.py": {
+        "steps: int = 300": "steps: int = 3",
+        "steps: int = 200": "steps: int = 3",
+        "(0, 60)": "(0, 2)",
+    },
+    "steering.py": {"steps=150": "steps=10", "steps=60": "steps=6"},
+}
+"""Fewer steps of training, in the text of an example: it is to run here, not to convince."""
+
+
+def shortened(example: Path, folder: Path) -> Path:
+    """The example with fewer steps, as a file of its own."""
+    text = example.read_text(encoding="utf-8")
+    for long, short in SHORTER.get(example.name, {}).items():
+        assert long in text, f"{example.name} has no {long!r} any more"
+        text = text.replace(long, short)
+    copy = folder / example.name
+    copy.write_text(text, encoding="utf-8")
+    return copy
 
 
 @pytest.fixture
@@ -33,15 +50,21 @@ def small_facts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_scenes", "small_facts")
+@pytest.mark.usefixtures("small_facts")
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL's use of transformers
 @pytest.mark.filterwarnings("ignore:.*completions have no words.*:UserWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(
-    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: Path,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if example.name == "discritune.py":
+        request.getfixturevalue("small_scenes")
     monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "run")])
-    runpy.run_path(str(example), run_name="__main__")
+    runpy.run_path(str(shortened(example, tmp_path)), run_name="__main__")
     if example.name == "listener_reward.py":  # TRL's run: a model, and no page
         assert (tmp_path / "run" / "model" / "config.json").is_file()
     else:

@@ -11,8 +11,10 @@ Seeds of the figures are new after every change of the method. On seeds 1000 to 
 in 18 of 100 data sets, since a classifier that finds nothing is a little worse than none; they reach 0 since. The weak
 channel was held in 34 of 60 (seeds 1000 to 1059) before the upper end allowed for what more rows would teach. With all
 that a fall as 1 / rows implies, and its own variance, the first channel was held in 198 of 200 and the second in 192
-of 199 (seeds from 50000), more than promised: the upper end allows for half of that since. The figures use seeds from
-60000.
+of 199 (seeds from 50000), more than promised: the upper end allows for half of that since. On seeds from 60000 the
+Gaussian channel of four classes, whose axes are mixed, was held in 176 of 200: the weakest penalty of the logistic
+classifier was too strong for badly conditioned features, and there is a weaker one since. The figures use seeds from
+70000.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import to_json
 
-DRAWS, FIRST_SEED = 200, 60_000
+DRAWS, FIRST_SEED = 200, 70_000
 Rng = np.random.Generator
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 """Features, labels, groups, baseline."""

@@ -60,7 +60,7 @@ def test_a_leak_above_the_bound_ends_with_one(capsys: Capture) -> None:
     assert "of cases from top 5, ids with values; the largest class has 33 %" in told[1]
     assert told[2].endswith("more than the question tells")
     assert told[3:5] == ["What to do", told[4]]
-    assert told[4].startswith("  Served outputs give away most of city")
+    assert told[4].startswith("  Served outputs give away city")
     assert told[-2] == "  No mitigation was tried, so none is recommended."
     assert told[-1] == "Bound of 0.5 bits: exceeded"
     assert "report r/report.html" in streams.err

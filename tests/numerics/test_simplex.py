@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.optimize import linprog, minimize
 
 from trimtab.errors import ConfigError, ShapeError
@@ -577,3 +578,14 @@ def test_a_later_round_that_fails_leaves_the_last_mixture(monkeypatch: pytest.Mo
     check_mixture(solution)
     assert solution.conflicts == (1, 2)
     assert np.nanmax(solution.violation) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_nonzeros_by_column_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (3, 0), (4, 7), (9, 2)):
+        dense = rng.normal(size=shape) * (rng.random(shape) < 0.5)
+        ours, theirs = cone.by_column(dense), sparse.csc_matrix(dense)
+        assert ours.shape == theirs.shape
+        for name in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+            assert getattr(ours, name).dtype == getattr(theirs, name).dtype

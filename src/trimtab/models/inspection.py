@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -37,7 +38,7 @@ def device_of(network: nn.Module) -> torch.device:
             device = getattr(hook, "execution_device", None)
             if device is not None:
                 return torch.device(device)
-    tensors = (*network.parameters(), *network.buffers())
+    tensors = chain(network.parameters(), network.buffers())
     return next((one.device for one in tensors if not one.is_meta), torch.device("cpu"))
 
 

@@ -167,10 +167,17 @@ def cone_solution(
     settings.iterative_refinement_reltol = settings.iterative_refinement_abstol = 1e-15
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
     settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = settings.reduced_tol_feas = fallback
-    parts = sparse.csc_matrix(quadratic), cost, sparse.csc_matrix(matrix), bound, cones, settings
+    parts = by_column(quadratic), cost, by_column(matrix), bound, cones, settings
     solution = clarabel.DefaultSolver(*parts).solve()
     good = clarabel.SolverStatus.Solved, clarabel.SolverStatus.AlmostSolved
     return solution if solution.status in good else None
+
+
+def by_column(dense: np.ndarray) -> sparse.csc_matrix:
+    """The nonzeros by column: `scipy.sparse.csc_matrix(dense)` without its detour by triplets."""
+    columns, rows = np.nonzero(dense.T)
+    starts = np.searchsorted(columns, np.arange(dense.shape[1] + 1))
+    return sparse.csc_matrix((dense[rows, columns], rows, starts), shape=dense.shape)
 
 
 RELAXED_TOLERANCE = 1e-6

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,15 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The installed version of each package that can change a number."""
+    """The installed version of each package that can change a number, as this process found them first."""
+    return dict(_installed(PACKAGES))
+
+
+@cache
+def _installed(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions from metadata, whose files take longer to read than a small run takes to train."""
     installed = {}
-    for package in PACKAGES:
+    for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             installed[package] = metadata.version(package)
     return installed

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -166,26 +167,39 @@ class Watched(NoProbes):
         return decision
 
 
-def watch(mixer: Any, out: Path) -> list[tuple[int, dict[str, float], Decision]]:
+def watch(mixer: Any, out: Path | None = None) -> list[tuple[int, dict[str, float], Decision]]:
     watched = Watched(mixer, [], constraints=ASKED["constraints"])
     finetune(model(), **DOMAINS, mixer=watched, fit=QUICK, out=out, config={"watched": mixer.kind})
     return watched.seen
 
 
+@pytest.fixture(scope="module")
+def decisions() -> Callable[[Mixer], list[Decision]]:
+    """What a mixer decides in a run; each mixer has one."""
+
+    @cache
+    def made(place: int) -> list[Decision]:
+        return [decision for _, _, decision in watch(MIXERS[place])]
+
+    return lambda mixer: made(MIXERS.index(mixer))
+
+
 @pytest.mark.parametrize(
     "mixer", [m for m in MIXERS if isinstance(m, (*NEW, DynaMiCS))], ids=lambda mixer: mixer.kind
 )
-def test_mixtures_lie_on_the_simplex_and_states_are_json(mixer: Any, tmp_path: Path) -> None:
-    for _, _, decision in watch(mixer, tmp_path / "run"):
+def test_mixtures_lie_on_the_simplex_and_states_are_json(
+    mixer: Any, decisions: Callable[[Mixer], list[Decision]]
+) -> None:
+    for decision in decisions(mixer):
         assert min(decision.weights) >= 0
         assert sum(decision.weights) == pytest.approx(1, abs=1e-12)
         assert json.loads(json.dumps(decision.state)) == decision.state
 
 
 @pytest.mark.parametrize("kind", NEW)
-def test_they_move(kind: Any, tmp_path: Path) -> None:
+def test_they_move(kind: Any, decisions: Callable[[Mixer], list[Decision]]) -> None:
     mixer = next(mixer for mixer in MIXERS if isinstance(mixer, kind))
-    assert len({decision.weights for _, _, decision in watch(mixer, tmp_path / "run")}) > 1
+    assert len({decision.weights for decision in decisions(mixer)}) > 1
 
 
 def test_a_mixer_is_told_the_training_losses_since_it_was_last_asked(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trimtab.errors import DataError
-from trimtab.read.leaks.encodings import FLOOR_NATS, TopTokens, encode, one_hot, served_columns
+from trimtab.read.leaks.encodings import FLOOR_NATS, TopTokens, encode, one_hot, served_columns, untied
 
 
 def tokens(rows, k=None) -> TopTokens:
@@ -33,6 +33,7 @@ _answers = st.lists(
 @given(_answers)
 def test_served_tokens_stand_in_their_columns_and_others_at_the_floor(rows):
     top, told = tokens(rows), [dict(one) for one in rows]
+    assume(all(len(set(one.values())) == len(one) for one in told))  # equal values are moved apart
     shared = sorted({t for one in told for t in one if sum(t in other for other in told) > 1})
     assert served_columns(top).tolist() == shared
     if not shared:
@@ -126,3 +127,23 @@ def test_what_cannot_be_encoded():
         encode(empty, "sorted")
     with pytest.raises(DataError, match="got token 1 of a vocabulary of 1, expected a text for each token"):
         TopTokens(top.ids, top.values, ("a",))
+
+
+def test_the_order_of_tokens_that_rounding_made_equal_is_served_too() -> None:
+    label = np.arange(60) % 2
+    ids = np.where(label[:, None], [0, 1, 2], [0, 2, 1])
+    top = TopTokens(ids, np.tile([-0.2, -2.0, -2.0], (60, 1)))
+    apart = encode(top, "served")
+    assert len(np.unique(apart, axis=0)) == 2
+    assert np.abs(apart - [-0.2, -2.0, -2.0]).max() < 0.05
+    assert (encode(top, "sorted") == encode(top, "sorted")[0]).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3))
+def test_untied_values_fall_and_round_to_what_they_were(seed: int, decimals: int) -> None:
+    drawn = np.random.default_rng(seed).normal(size=(6, 5))
+    values = -np.sort(np.abs(drawn)).round(decimals)
+    apart = untied(values)
+    assert (np.diff(apart, axis=1) < 0).all()
+    assert np.array_equal(apart.round(decimals), values)
+    assert np.array_equal(untied(drawn), drawn)

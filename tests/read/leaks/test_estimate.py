@@ -48,6 +48,13 @@ def test_a_symmetric_channel_is_inside_the_intervals(error):
     assert leak.chance == np.bincount(labels).max() / 1000
 
 
+def test_a_leak_is_shown_on_one_line() -> None:
+    features, labels, _ = symmetric(60, 0.1, 0)
+    shown = repr(estimate_leak(features, labels, classifiers=LINEAR))
+    assert "\n" not in shown
+    assert len(shown) < 400
+
+
 def test_a_gaussian_channel_is_inside_the_intervals():
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 800)
@@ -265,3 +272,21 @@ def test_powers_of_the_pool_are_the_best_of_a_bounded_search(seed, strength):
     value, powers = pool_powers(logp, labels)
     assert value == pytest.approx(loss(powers))
     assert value == pytest.approx(best.fun, abs=1e-6)
+
+
+def test_no_end_of_bits_is_above_what_the_baseline_leaves_unknown():
+    rng = np.random.default_rng(6)
+    labels = np.arange(60) % 3
+    leak = estimate_leak(labels[:, None] + rng.normal(size=(60, 4)), labels, classifiers=LINEAR)
+    assert leak.bits < leak.high <= np.log2(3) + 1e-9
+    known = estimate_leak(rng.normal(size=(60, 1)), labels, baseline=np.eye(3)[labels], classifiers=LINEAR)
+    unknown = clustered_mean(-known.baseline_nats / np.log(2), known.clusters)[2]
+    assert known.bits <= known.high <= unknown < 0.5
+
+
+def test_rows_that_stand_several_times_in_their_group_narrow_no_interval():
+    rng = np.random.default_rng(7)
+    differences = rng.integers(-1, 2, 40).astype(float)
+    once = clustered_mean(differences, np.arange(40), unit=1.0)
+    again = clustered_mean(np.repeat(differences, 10), np.repeat(np.arange(40), 10), unit=1.0)
+    assert again == pytest.approx(once, abs=1e-12)

@@ -114,6 +114,16 @@ def test_what_hides_the_city_hides_it_and_what_asks_again_finds_it(rows: pd.Data
     assert row(rows, "truncate")["change_high"] < 0
 
 
+def test_no_mitigation_hides_the_answer(questions: Questions) -> None:
+    rng, answer = np.random.default_rng(2), np.arange(N) % 2  # the answer says the city
+    ids = np.column_stack([answer, 1 - answer, np.full(N, 2)])
+    values = np.log(np.sort(rng.dirichlet(np.ones(3), N))[:, ::-1])
+    told = mitigation_rows(
+        served_in(TopTokens(ids, values), answer), questions, [Noise(99.0), Round(0)], **HOW
+    )
+    assert (told["low"] > 0.9).all()
+
+
 def test_erasure_is_tested_on_the_half_that_it_was_not_fitted_on(rows: pd.DataFrame) -> None:
     erased = row(rows, "erase")
     assert erased["n"] == N // 2

@@ -17,7 +17,7 @@ from trimtab.read.leaks.mitigated import COLUMNS
 from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import LeaksResult
 from trimtab.report.figures import to_svg
-from trimtab.report.page import Page, Section
+from trimtab.report.page import Gallery, Page, Section
 
 PAIRS = (("colour", "mentioned"), ("city", "background"))
 
@@ -136,6 +136,35 @@ def test_roles_stand_apart_and_numbers_are_those_of_the_frames(html: str) -> Non
     assert "not measured: logprobs served k 20: too few groups" in html
     assert "Not read: logits." in html
     assert "Lenses were fitted on the prompts themselves." in html
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_not_measured_without_a_mitigation_has_no_panel(result: LeaksResult) -> None:
+    unknown = result.mitigations.assign(bits=np.nan, low=np.nan, high=np.nan)
+    galleries = [
+        block
+        for block in page._mitigations(replace(result, mitigations=unknown))
+        if isinstance(block, Gallery)
+    ]
+    assert galleries == []
+    both = pd.concat(
+        [result.mitigations.query("attribute == 'city'"), unknown.query("attribute == 'colour'")]
+    )
+    (forests, _) = [
+        block for block in page._mitigations(replace(result, mitigations=both)) if isinstance(block, Gallery)
+    ]
+    assert len(forests.pictures) == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_caption_names_the_encodings_that_are_drawn(result: LeaksResult) -> None:
+    sorted_alone = result.table[result.table["encoding"] != "served"]
+    no_controls = result.controls.iloc[:0]
+    for one, said in ((result, True), (replace(result, table=sorted_alone, controls=no_controls), False)):
+        (block,) = page._by_tokens(one)
+        assert isinstance(block, Gallery)
+        assert ("Ids with values" in block.caption, "Random tokens" in block.caption) == (said, said)
+        assert ("Sorted values" in block.caption, "Fixed tokens" in block.caption) == (True, False)
 
 
 def test_what_is_drawn(html: str) -> None:

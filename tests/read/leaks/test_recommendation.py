@@ -53,6 +53,9 @@ def test_what_is_not_served_is_no_risk_and_the_strongest_row_is_picked() -> None
         [0.8, "top 20, ids with values", 3, SHOWN]
     ]
     assert risk_table(TABLE, 0.1)["risk"].tolist() == [ABOVE]
+    wide = pd.DataFrame([leak(0.5, 0.45), leak(0.4, 0.1, k=5.0), leak(0.3, 0.05, k=2.0)])
+    risk = risk_table(wide, 0.2).iloc[0]  # the row of the most bits is above the bound by its estimate alone
+    assert (risk["risk"], risk["bits"], risk["looks"]) == (ABOVE, 0.4, 3)
     roles = pd.DataFrame([leak(0.8), leak(-0.01, role="mentioned"), leak(np.nan, role="background")])
     assert risk_table(roles)["risk"].tolist() == [SHOWN, NO_LEAK, UNKNOWN]
 
@@ -66,6 +69,8 @@ def test_what_is_not_served_is_no_risk_and_the_strongest_row_is_picked() -> None
         (0.3, 0.1, 0.35, SHOWN),
         (0.3, 0.4, 0.1, NO_LEAK),
         (3e-7, 1e-7, None, NO_LEAK),
+        (3e-7, 1e-7, 0.0, NO_LEAK),
+        (0.1, 0.05, 0.0, ABOVE),
         (3e-7, np.nan, None, UNKNOWN),
     ],
 )
@@ -83,7 +88,7 @@ def test_the_cheapest_setting_that_reaches_the_bound_is_recommended_with_its_cos
     text = recommend(TABLE, pd.DataFrame(rows), 0.1)
     assert "0.80 bits (0.75 to 0.85) by top 20, ids with values, the strongest of 3 served rows." in text
     assert "Above the bound of 0.1 bits are 2 of 3 served rows." in text
-    assert "Recommended is truncate (top 1): with it every attribute and role is within 0.1 bits" in text
+    assert "Recommended is truncate (top 1): with it every leak is within 0.1 bits" in text
     assert "The interval that reaches furthest ends at 0.06 bits, of city (unmentioned)." in text
     assert (
         "The first token stays in 100 % (100 to 100) of rows, and 5 % (5 to 5) of the served tokens stay."
@@ -91,12 +96,12 @@ def test_the_cheapest_setting_that_reaches_the_bound_is_recommended_with_its_cos
     )
     assert "moves by 0.00 nats (0.00 to 0.00)" in text
     assert "Of the 3 settings tried, 2 reached this" in text
-    assert "3 intervals of mitigated outputs were looked at" in text
+    assert "Intervals of 3 mitigated outputs were compared, without correction" in text
 
 
 def test_an_estimate_below_the_bound_is_not_enough() -> None:
     text = recommend(TABLE, pd.DataFrame([NONE, tried("truncate", "top 1", 0.08)]), 0.1)
-    assert "Nothing that was tried is enough: none of the 1 setting tried leaves every attribute" in text
+    assert "Nothing that was tried is enough: the only setting misses the goal that every leak is" in text
     assert "Least is left by truncate (top 1): 0.08 bits (0.03 to 0.13) of city (unmentioned)." in text
     assert "Recommended" not in text
 
@@ -118,13 +123,22 @@ def test_a_setting_that_was_not_measured_everywhere_is_never_recommended() -> No
         assert "Least is left by round (0 decimals)" in text
 
 
+def test_what_cannot_be_measured_even_without_a_mitigation_is_named_and_judges_no_setting() -> None:
+    unknown = [tried(*setting, np.nan, role="mentioned") for setting in (("none", ""), ("truncate", "top 1"))]
+    rows = pd.DataFrame([NONE, tried("truncate", "top 1", 0.01), *unknown])
+    for bound in (None, 0.1):
+        text = recommend(TABLE, rows, bound)
+        assert (
+            "Not measured, and so not considered: city (mentioned). Recommended is truncate (top 1)" in text
+        )
+        nothing = recommend(TABLE, pd.DataFrame(unknown), bound)
+        assert nothing.endswith("No mitigated output could be measured, so none is recommended.")
+
+
 def test_without_a_bound_the_goal_is_what_cannot_be_told_from_0() -> None:
     rows = pd.DataFrame([NONE, tried("truncate", "top 1", 0.04), tried("truncate", "top 5", 0.2)])
     text = recommend(TABLE, rows)
-    assert (
-        "Recommended is truncate (top 1): with it every attribute and role is not distinguishable from 0."
-        in text
-    )
+    assert "Recommended is truncate (top 1): with it no leak is distinguishable from 0." in text
     assert "bound" not in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def test_a_bound_is_exceeded_where_the_lower_end_is_above_it(
     assert len(result.exceeded) == rows
 
 
+def test_a_bound_of_zero_is_exceeded_by_a_shown_leak_alone() -> None:
+    barely = RESULT.table.assign(bits=0.0003, low=0.0002, high=0.0004)
+    assert replace(RESULT, table=barely, max_bits=0.0).passed
+
+
 def test_hidden_states_exceed_no_bound_and_nothing_served_passes_none() -> None:
     hidden = replace(RESULT, table=RESULT.table[RESULT.table["level"] == "hidden"])
     assert replace(hidden, max_bits=None).passed
@@ -91,6 +97,15 @@ def test_the_summary_is_the_recommendation_where_there_is_one() -> None:
     text = told.to_text()
     assert text.endswith("Serve the answer alone.")
     assert "+0.300 [+0.200, +0.400]" in text
+    every = [line for line in text.splitlines() if line.startswith("colour")]  # of folded tables too
+    assert {line.partition("  ")[0] for line in every} == {
+        "colour (mentioned)",
+        "colour (unmentioned)",
+        *(
+            f"colour (unmentioned): {words}"
+            for words in ("hidden state 2", "top 5, ids with values", "the answer alone")
+        ),
+    }
 
 
 def test_it_comes_back_from_its_files(tmp_path: Path) -> None:
@@ -108,3 +123,13 @@ def test_the_page_and_the_figure_are_drawn() -> None:
     assert "colour (unmentioned): most at the level hidden" in page
     assert "unmentioned" in page
     assert RESULT.figure().axes
+
+
+def test_json_has_whole_numbers_of_tokens_and_layers() -> None:
+    rows = [
+        {**dict.fromkeys(TABLE, 0.5), "k": 20.0, "layer": np.nan},
+        {**dict.fromkeys(TABLE, 0.5), "k": np.nan, "layer": 3.0},
+    ]
+    told = json.loads(LeaksResult(table=pd.DataFrame(rows)).to_json())["table"]
+    assert [(row["k"], row["layer"]) for row in told] == [(20, None), (None, 3)]
+    assert [type(row["k"] or row["layer"]) for row in told] == [int, int]

@@ -65,7 +65,7 @@ def test_the_file_says_what_the_model_computes(model: Model, tmp_path: Path) -> 
 
 def test_a_transcript_is_read_back_with_its_labels(model: Model, tmp_path: Path) -> None:
     path = serve_transcript(model, questions(), tmp_path / "a" / "s.jsonl", ["city"], group="place", top=7)
-    read = read_transcript(path, ["city"], group="group", positions=2)
+    read = read_transcript(path, ["city"], group="place", positions=2)  # by the name that was given
     assert read.questions.attributes["city"].tolist() == questions()["city"].tolist()
     assert read.questions.roles["city"].tolist() == ["mentioned"] + ["unmentioned"] * 9
     assert read.questions.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
@@ -81,7 +81,7 @@ def test_a_transcript_is_read_back_with_its_labels(model: Model, tmp_path: Path)
 
 def test_an_audit_sees_in_a_transcript_what_it_sees_in_the_model(model: Model, tmp_path: Path) -> None:
     path = serve_transcript(model, questions(), tmp_path / "s.jsonl", ["city"], group="place", top=7)
-    read = read_transcript(path, ["city"], group="group")
+    read = read_transcript(path, ["city"], group="place")
     asked = read_questions(questions(), ["city"], group="place")
     top = read_model(model, asked, [TopLogprobs(7)], tmp_path / "readings").serve(7)
     rows = np.arange(10)
@@ -137,8 +137,14 @@ def test_numbers_out_of_range_are_refused_at_once(model: Model, tmp_path: Path) 
         serve_transcript(model, questions(), tmp_path / "s.jsonl", ["city"], top=65, max_new_tokens=0)
     table = questions().rename(columns={"city": "group"})
     with pytest.raises(ConfigProblems, match="attributes: got 'group', expected a name that no line has"):
+        serve_transcript(model, table.drop(columns=["mentioned", "place"]), tmp_path / "s.jsonl", ["group"])
+    with pytest.raises(ConfigProblems, match="group: got 'custom_id', expected a name that no line has"):
         serve_transcript(
-            model, table.drop(columns="mentioned"), tmp_path / "s.jsonl", ["group"], group="place"
+            model,
+            questions().rename(columns={"place": "custom_id"}),
+            tmp_path / "s.jsonl",
+            ["city"],
+            group="custom_id",
         )
     assert list(tmp_path.iterdir()) == []
 

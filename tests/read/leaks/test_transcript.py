@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_a_leak_of_log_probabilities_is_found(audited: LeaksResult) -> None:
     assert not audited.passed
     changes = audited.mitigations.set_index("mitigation")["change"]
     assert changes["truncate"] < -0.3
-    assert audited.recommendation.startswith("Served outputs give away most of city (unmentioned)")
+    assert audited.recommendation.startswith("Served outputs give away city (unmentioned) most")
     assert (audited.label, audited.facts["served"], audited.facts["responses"]) == ("served.jsonl", 5, 90)
     assert audited.findings == ()
 
@@ -271,6 +272,47 @@ def test_settings_are_checked_at_once(tmp_path: Path) -> None:
         audit_transcript(tmp_path / "nowhere.jsonl", ["city"], **wrong)
     places = [problem.where for problem in caught.value.problems]
     assert places == ["levels[0]", "mitigations[0]", "max_bits", "jobs"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"baseline": "answer"}, "baseline: got 'answer', expected 'question' or 'classes'"),
+        ({"classifiers": ["svm"]}, "classifiers: got 'svm', expected 'logistic'"),
+        ({"classifiers": "logistic"}, "classifiers: got 'logistic', expected a list"),
+        ({"levels": []}, "levels: got none, expected a list of levels"),
+        ({"levels": Answer()}, "levels: got a Answer, expected a list of levels"),
+        ({"levels": [Answer(), Answer()]}, "levels.1.: got Answer.. twice, expected each level once"),
+        ({"max_bits": "0.1"}, "max_bits: got '0.1', expected a number of bits"),
+        ({"seed": -1}, "seed: got -1, expected a whole number from 0"),
+        ({"seed": "a"}, "seed: got 'a', expected a whole number"),
+        ({"jobs": 0}, "jobs: got 0, expected at least 1"),
+        ({"jobs": "2"}, "jobs: got '2', expected a whole number"),
+        ({"folder": __file__}, "folder: got .*, a file, expected a folder to write in"),
+        ({"folder": 3}, "folder: got 3, expected a folder to write in"),
+        ({"positions": 2.5}, "positions: got 2.5, expected at least 1"),
+        ({"background": None}, "background: got None, expected a list of columns"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_measured(
+    served: Path, setting: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ConfigProblems, DataError), match=message):
+        audit_transcript(served, ["city"], **setting)
+
+
+def test_an_attribute_that_is_named_as_the_rows_are_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "served.jsonl", [one | {"responses": one["city"]} for one in leaky(12)])
+    with pytest.raises(DataError, match="got 'responses', which the accounting calls the rows themselves"):
+        audit_transcript(path, ["responses"])
+
+
+def test_half_a_character_beside_a_response_is_refused(tmp_path: Path) -> None:
+    lines = [one | {"city": one["city"] + "\ud800"} for one in leaky(12)]
+    path = tmp_path / "served.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(DataError, match="responses: got half a character in row 0"):
+        audit_transcript(path, ["city"])
 
 
 def test_positions_are_counted_from_one(served: Path) -> None:

@@ -40,7 +40,7 @@ def test_its_table_and_its_figure():
     last = table[table.state == 2]
     np.testing.assert_array_equal(last.log_probability, last.final_log_probability)
     drawing = to_svg(found.figure())
-    assert "Said at each depth (logit lens)" in drawing
+    assert "Most likely tokens by layer (logit lens)" in drawing
     assert "block 2" in drawing
     assert "<table" in found._repr_html_()
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from trimtab.errors import Problem, not_among
 from trimtab.job import Progress
 from trimtab.read.leaks.cells import Against, Cell, Measured, measured, samples_of
-from trimtab.read.leaks.classifiers import DEFAULT
+from trimtab.read.leaks.classifiers import CLASSIFIERS, DEFAULT
 from trimtab.read.leaks.controls import (
     CHECK,
     QUESTION_ONLY,
@@ -26,6 +28,8 @@ from trimtab.read.leaks.controls import (
 from trimtab.read.leaks.questions import Accounting, Questions
 from trimtab.read.leaks.result import CONTROLS, TABLE, LeaksResult
 from trimtab.report.formats import estimate
+from trimtab.runs.paths import path_problem
+from trimtab.seeds import seed_problem
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,53 @@ class Assessment:
     store: Path | None = None
     stamp: str = ""
     progress: Progress | None = None
+
+
+def assessment_problems(
+    *, baseline: Any, classifiers: Any, seed: Any, jobs: Any, folder: str | Path | None
+) -> Iterator[Problem]:
+    """Problems of how cells are to be measured, before anything is read.
+
+    >>> how = {"classifiers": ["logistic"], "seed": 0, "jobs": 1, "folder": None}
+    >>> [str(one) for one in assessment_problems(baseline="answer", **how)]
+    ["baseline: got 'answer', expected 'question' or 'classes'"]
+    """
+    if baseline not in get_args(Against):
+        yield not_among("baseline", baseline, get_args(Against))
+    if isinstance(classifiers, str) or not isinstance(classifiers, Sequence) or not classifiers:
+        yield Problem(
+            "classifiers", repr(classifiers)[:60], f"a list of {', '.join(CLASSIFIERS)}", "['logistic']"
+        )
+    else:
+        yield from (
+            not_among("classifiers", one, CLASSIFIERS) for one in classifiers if one not in CLASSIFIERS
+        )
+    for name, value in (("seed", seed), ("jobs", jobs)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            yield Problem(name, repr(value)[:60], "a whole number")
+        elif name == "jobs" and value < 1:
+            yield Problem("jobs", str(value), "at least 1")
+        elif name == "seed" and (wrong := seed_problem("seed", int(value))) is not None:
+            yield wrong
+    if folder is not None:
+        yield from _folder_problems(folder)
+
+
+def _folder_problems(folder: object) -> Iterator[Problem]:
+    """A folder that cannot be made or written in; nothing is made."""
+    expected = "a folder to write in, or one that can be made"
+    if not isinstance(folder, str | Path):
+        yield Problem("folder", repr(folder)[:60], expected)
+        return
+    if (problem := path_problem("folder", folder, expected)) is not None:
+        yield problem
+        return
+    path = Path(folder).expanduser()
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        yield Problem("folder", f"{str(there)!r}, a file", expected)
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Problem("folder", f"{str(there)!r}, where nothing may be written", expected)
 
 
 def assess(

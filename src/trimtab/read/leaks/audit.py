@@ -14,19 +14,20 @@ import pandas as pd
 
 from trimtab.errors import ConfigProblems, Problem
 from trimtab.job import Progress
+from trimtab.models.batches import check_listed
 from trimtab.models.load import Model, load
-from trimtab.read.leaks.assessment import Assessment, assess
+from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems
 from trimtab.read.leaks.cells import Against
 from trimtab.read.leaks.classifiers import DEFAULT as CLASSIFIERS
 from trimtab.read.leaks.levels import DEFAULT as LEVELS
 from trimtab.read.leaks.levels import Level, level_problems
 from trimtab.read.leaks.mitigated import mitigation_rows
 from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
-from trimtab.read.leaks.mitigations import mitigation_problems
+from trimtab.read.leaks.mitigations import mitigation_of, mitigation_problems
 from trimtab.read.leaks.model_cells import read_for_audit, with_lenses
-from trimtab.read.leaks.questions import Questions, read_questions
-from trimtab.read.leaks.recommendation import recommend
-from trimtab.read.leaks.result import SERVED, LeaksResult
+from trimtab.read.leaks.questions import Questions, listed_names, read_questions
+from trimtab.read.leaks.recommendation import SERVED, recommend
+from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.served import Mitigation
 
 CELL = 25
@@ -87,9 +88,22 @@ def audit(
     """
     start = time.perf_counter()
     progress, of_cells = onward(progress)
-    names = questions.attributes.columns if isinstance(questions, Questions) else [*attributes, *background]
-    if problems := [*setting_problems(levels, mitigations, list(names), max_bits, jobs)]:
+    names = (
+        questions.attributes.columns
+        if isinstance(questions, Questions)
+        else listed_names(attributes, background)
+    )
+    problems = [*setting_problems(levels, mitigations, list(names), max_bits)]
+    problems += assessment_problems(
+        baseline=baseline, classifiers=classifiers, seed=seed, jobs=jobs, folder=folder
+    )
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        problems.append(Problem("batch_size", repr(batch_size)[:60], "at least 1, whole"))
+    if problems:
         raise ConfigProblems(problems)
+    if lens_texts is not None:
+        check_listed(lens_texts, "lens text")
+    mitigations = [mitigation_of(one) for one in mitigations]
     asked = questions
     if not isinstance(asked, Questions):
         asked = read_questions(asked, attributes, group=group, background=background)
@@ -163,23 +177,21 @@ def setting_problems(
     mitigations: Sequence[Mitigation],
     attributes: Sequence[str],
     max_bits: float | None,
-    jobs: int,
 ) -> Iterator[Problem]:
     """Problems of the settings of an audit of a model that can be seen before anything is read."""
     wrong = [*level_problems(levels)]
     yield from wrong
     yield from mitigation_problems(mitigations, attributes, model=True)
     yield from bound_problems(max_bits, () if wrong else levels)
-    if jobs < 1:
-        yield Problem("jobs", str(jobs), "at least 1")
 
 
 def bound_problems(max_bits: float | None, levels: Sequence[Level]) -> Iterator[Problem]:
     """Problems of a bound: no number of bits, or none of the levels is served."""
     if max_bits is None:
         return
-    if not 0 <= max_bits < np.inf:
-        yield Problem("max_bits", str(max_bits), "a number of bits, 0 or more")
+    number = isinstance(max_bits, int | float | np.number) and not isinstance(max_bits, bool)
+    if not number or not 0 <= max_bits < np.inf:
+        yield Problem("max_bits", repr(max_bits)[:60], "a number of bits, 0 or more")
     if levels and not any(level.name in SERVED for level in levels):
         got = f"a bound, and levels that no caller sees ({', '.join(level.name for level in levels)})"
         yield Problem("max_bits", got, "TopLogprobs or Answer among the levels")

@@ -33,6 +33,10 @@ FOLDS = 5
 """Outer folds; a class in fewer groups cannot be in every one of them."""
 MOST_WORDS = 2000
 """Words of a bag of words: the most frequent ones."""
+_SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+WORD = rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s]"
+"""A word: a character of a script without spaces (Thai, Lao, Burmese, Khmer, Japanese, Chinese), letters and digits,
+or any other sign."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,10 @@ class _Task:
 
 
 def dealt(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Labels dealt out anew: among groups where each has one label, else among rows; their shares stay about the same.
+    """Labels dealt out anew, group after group in an order drawn from the seed, so that those of a group stay together.
+
+    Their shares stay the same; where each group has one label, groups are dealt one each and shares stay about the
+    same. Labels that go together in a group make intervals of rows alone too narrow, which shuffled rows would hide.
 
     >>> dealt(np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, 1]), 1).tolist() in (list("aabb"), list("bbaa"))
     True
@@ -163,7 +170,11 @@ def dealt(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     names, first, place = np.unique(groups, return_index=True, return_inverse=True)
     if len(names) < len(labels) and (labels == labels[first][place]).all():
         return np.asarray(labels[first][rng.permutation(len(names))][place])
-    return np.asarray(labels[rng.permutation(len(labels))])
+    drawn = rng.permutation(len(labels))
+    dealt_from = drawn[np.argsort(rng.permutation(len(names))[place[drawn]], kind="stable")]
+    out = np.empty_like(labels)
+    out[np.argsort(place, kind="stable")] = labels[dealt_from]
+    return out
 
 
 def measured(
@@ -214,12 +225,14 @@ def measured(
 def words_of(texts: Sequence[str]) -> Float[np.ndarray, "n words"]:
     """Binary bag of words: 1 where a text has a word; of the most frequent ones that are not in every text.
 
+    Signs, pictograms and characters of scripts without spaces count as words, since they too can name an attribute.
+
     >>> words_of(["a red cube", "a blue cube"]).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
     if not len(texts):
         return np.zeros((0, 0))
-    counter = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b", max_features=MOST_WORDS)
+    counter = CountVectorizer(binary=True, token_pattern=WORD, max_features=MOST_WORDS)
     try:
         bag = np.asarray(counter.fit_transform(texts).todense(), dtype=np.float64)
     except ValueError:  # there is no word in any text
@@ -246,7 +259,9 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
     samples, cell = task.samples, task.cell
     if (classes := len(np.unique(samples.labels))) < 2:
         return None, explain(
-            f"{classes} classes in at least {FOLDS} groups", "at least two", "more questions"
+            f"{classes} class{'' if classes == 1 else 'es'} in at least {FOLDS} groups",
+            "at least two",
+            "more questions",
         )
     labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
     try:

@@ -79,7 +79,7 @@ def log_softmax(logits: Float[np.ndarray, "*rows classes"]) -> Float[np.ndarray,
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e5)
 """Prior variances of a logit: C of scikit-learn times the number of columns."""
 
 

@@ -107,6 +107,7 @@ def encode(top: TopTokens, encoding: Served) -> Float[np.ndarray, "n d"]:
     two answers served (one that only one answer served says nothing about others), by rising id. An answer's value
     stands at its tokens; at all other columns it has a floor of its own, one nat below its smallest value: whoever sees
     the top k knows that other tokens are below it. Ranks that a row did not serve have the same floor when `sorted`.
+    Values that rounding made equal are apart when `served`, since their order is served too: see `untied`.
 
     Args:
         top: values in nats.
@@ -133,12 +134,40 @@ def encode(top: TopTokens, encoding: Served) -> Float[np.ndarray, "n d"]:
     if not len(columns):
         got = f"{len(top)} answers that share no token"
         raise refusal("top tokens", got, f"tokens that at least {LEAST_ROWS} answers served", "a larger k")
-    features = np.repeat(floor[:, None], len(columns), axis=1)
+    values, features = untied(values), np.repeat(floor[:, None], len(columns), axis=1)
     for rank in range(top.k):  # a rank at a time: nothing of (n, k, columns) is made
         places = np.searchsorted(columns, top.ids[:, rank]).clip(max=len(columns) - 1)
         rows = np.flatnonzero(columns[places] == top.ids[:, rank])
         features[rows, places[rows]] = values[rows, rank]
     return features
+
+
+def untied(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Falling values of which equal ones of a row are spread evenly over the unit of their rounding, in their order.
+
+    A server that rounds still sends the likelier token first. Nothing changes where values are not all rounded to at
+    most three decimals; finer ones hide no order that matters.
+
+    >>> untied(np.array([[-0.5, -2.0, -2.0]])).round(3).tolist()
+    [[-0.5, -1.975, -2.025]]
+    """
+    known = values[~np.isnan(values)].astype(np.float64)
+    units = [
+        10.0**-places for places in range(4) if np.allclose(known, known.round(places), rtol=0, atol=1e-5)
+    ]
+    if not units:
+        return values
+    place, size = np.zeros(values.shape), np.ones(values.shape)
+    for rank in range(1, values.shape[1]):
+        place[:, rank] = (place[:, rank - 1] + 1) * (values[:, rank] == values[:, rank - 1])
+    for rank in range(values.shape[1] - 1, -1, -1):
+        last = rank + 1 == values.shape[1]
+        more = np.zeros(len(values), dtype=bool) if last else place[:, rank + 1] > 0
+        size[:, rank] = np.where(more, 0 if last else size[:, rank + 1], place[:, rank] + 1)
+    spread: Float[np.ndarray, "n k"] = (values + units[0] * ((size - 1) / 2 - place) / size).astype(
+        values.dtype
+    )
+    return spread
 
 
 def served_columns(top: TopTokens) -> Int[np.ndarray, " d"]:

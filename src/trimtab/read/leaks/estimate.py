@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,8 @@ class Leak:
         gain, gain_low, gain_high: accuracy above that of the baseline, paired by row.
         bits, low, high: cross-entropy of the baseline less that of the attacker, in bits a row. A lower bound of the
             information that the features add, since a trained classifier is not the best one; `high` also allows for
-            what half as many rows more would teach it, and is never below zero, as no information is.
+            what half as many rows more would teach it. It is never below zero, as no information is, and never above
+            the upper end of the baseline's cross-entropy, as no features add more than is not known yet.
         baseline_accuracy: share of rows that the baseline names right.
         n: rows.
         groups: independent groups of rows.
@@ -70,10 +71,10 @@ class Leak:
     classes: int
     chance: float
     classifier: str
-    correct: Bool[np.ndarray, " n"]
-    nats: Float[np.ndarray, " n"]
-    baseline_nats: Float[np.ndarray, " n"]
-    clusters: Int[np.ndarray, " n"]
+    correct: Bool[np.ndarray, " n"] = field(repr=False)
+    nats: Float[np.ndarray, " n"] = field(repr=False)
+    baseline_nats: Float[np.ndarray, " n"] = field(repr=False)
+    clusters: Int[np.ndarray, " n"] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,8 @@ def clustered_mean(
         values: of each row.
         clusters: whole numbers from 0.
         unit: the size of one difference. Half a difference each way is added to the variance, so that an interval of
-            equal rows is not empty (Agresti and Min 2005 for paired proportions); 0 for none.
+            equal rows is not empty (Agresti and Min 2005 for paired proportions); 0 for none. A difference is that of a
+            whole cluster of the mean size, so that rows that stand several times in their cluster narrow nothing.
 
     Returns:
         The mean and the ends; nan ends where there are fewer than two clusters.
@@ -259,7 +261,7 @@ def clustered_mean(
     if count < 2:
         return mean, float("nan"), float("nan")
     residuals = np.bincount(clusters, weights=values - mean)
-    variance = (residuals @ residuals * count / (count - 1) + unit**2) / n**2
+    variance = residuals @ residuals * count / (count - 1) / n**2 + (unit / count) ** 2
     half = float(stdtrit(count - 1, 0.975) * np.sqrt(variance))
     return mean, mean - half, mean + half
 
@@ -379,6 +381,8 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     # The outer folds learn from half as many rows more than the inner ones. What that taught may be taught once more:
     # half of what is missing where a loss falls as 1 / rows.
     taught = max(0.0, float((gained - inner / np.log(2)).mean()))
+    # I(X; Y | known) <= H(Y | known) <= the cross-entropy of the baseline.
+    unknown = clustered_mean(-base / np.log(2), clusters)[2]
     return Leak(
         float(correct.mean()),
         float(low[0]),
@@ -386,7 +390,7 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
         *clustered_mean(correct.astype(float) - anyway, clusters, unit=1.0),
         bits,
         bits_low,
-        max(0.0, bits_high + taught),
+        min(max(0.0, bits_high + taught), unknown),
         baseline_accuracy=float(anyway.mean()),
         n=n,
         groups=int(clusters.max()) + 1,
@@ -419,7 +423,9 @@ def _coded(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> tuple[n
     codes, names = pd.factorize(np.asarray(labels, dtype=object), sort=True)
     hint = "the rows of `usable_rows(labels, groups, folds)`"
     if (codes < 0).any():
-        raise refusal("labels", f"{(codes < 0).sum()} rows without a label", "a label in each row", hint)
+        missing = int((codes < 0).sum())
+        got = f"{missing} row{'' if missing == 1 else 's'} without a label"
+        raise refusal("labels", got, "a label in each row", hint)
     if len(names) < 2:
         raise refusal("labels", f"{len(names)} class in {len(codes)} rows", "at least two classes")
     if groups is None:

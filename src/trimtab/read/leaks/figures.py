@@ -101,7 +101,7 @@ def short_name(row: Mapping[Any, Any]) -> str:
     """What a row of the headline table reads, short enough for the side of a figure.
 
     >>> short_name({"level": "logprobs", "k": 20, "encoding": "served"})
-    '20, ids with values'
+    'top 20, ids with values'
     """
     encoding = str(row.get("encoding") or "")
     parts = [LEVELS.get(row["level"], str(row["level"])), str(row.get("lens") or "")]
@@ -109,7 +109,7 @@ def short_name(row: Mapping[Any, Any]) -> str:
     return ", ".join(filter(None, [" ".join(filter(None, parts)), ENCODINGS.get(encoding, encoding)]))
 
 
-LEVELS = {"logprobs": "", "trajectory": "path,"}
+LEVELS = {"logprobs": "top", "trajectory": "trajectory,"}
 """Levels whose short names are other ones."""
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
 """Columns of an accuracy and its interval."""

@@ -15,7 +15,7 @@ from trimtab.job import Progress
 from trimtab.models.readout import Readout
 from trimtab.read.leaks.cells import Against, Cell, Measured, measured
 from trimtab.read.leaks.classifiers import DEFAULT
-from trimtab.read.leaks.encodings import TopTokens, encode
+from trimtab.read.leaks.encodings import TopTokens, encode, one_hot
 from trimtab.read.leaks.estimate import leak_difference
 from trimtab.read.leaks.mitigations import Temperature, as_used
 from trimtab.read.leaks.questions import Questions
@@ -109,7 +109,7 @@ def mitigation_rows(
 ) -> pd.DataFrame:
     """Leak and utility under each mitigation: a row per setting, attribute and role, the unmitigated first.
 
-    The attacker reads ids with values, and is trained anew on what is served under each mitigation. Changes are
+    The attacker reads ids with values and the answer, and is trained anew on what is served under each. Changes are
     paired: bits of the same questions with it less without it. Where a mitigation has to learn from some rows, both
     are of the others alone.
 
@@ -171,17 +171,27 @@ def _output(
 def _cell(served: Served, mitigation: Mitigation | None, against: Against) -> Cell:
     """What an attacker reads; the unmitigated one has the name of the audit's own cell, so that it is kept once."""
     setting = "" if mitigation is None else f"{mitigation.name} {mitigation.setting}".strip()
-    return Cell("logprobs", _Features(served.top), "served", served.k, setting=setting, against=against)
+    features = _Features(served.top, None if _shows_answer(served) else served.answer)
+    return Cell("logprobs", features, "served", served.k, setting=setting, against=against)
+
+
+def _shows_answer(served: Served) -> bool:
+    """Whether the likeliest of the served tokens, alone at its value, is the answer in every row."""
+    top = served.top
+    tied = (top.values[:, :1] == top.values[:, 1:2]).any()
+    return bool((top.ids[:, 0] == served.answer).all()) and not tied
 
 
 @dataclass(frozen=True)
 class _Features:
-    """Ids with values of some rows."""
+    """Ids with values of some rows, and the answers where these do not show them: no mitigation hides what is said."""
 
     top: TopTokens
+    answer: Int[np.ndarray, " n"] | None
 
     def __call__(self, rows: Int[np.ndarray, " m"]) -> np.ndarray:
-        return encode(self.top.rows(rows), "served")
+        served = encode(self.top.rows(rows), "served")
+        return served if self.answer is None else np.hstack([served, one_hot(self.answer[rows])])
 
 
 def _some(questions: Questions, rows: Int[np.ndarray, " m"]) -> Questions:

@@ -58,7 +58,9 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Round:
-    """Rounding of log-probabilities to a number of decimals; the order of tokens stays.
+    """Rounding of log-probabilities to a number of decimals; tokens of equal values are put in an order of no meaning.
+
+    Their old order would tell which was likelier: the answer, which a caller knows, comes first, the others by id.
 
     Attributes:
         decimals: of a nat, from 0 (whole nats) to 12.
@@ -83,7 +85,12 @@ class Round:
 
     def __call__(self, served: Served, seed: int = 0) -> Served:  # noqa: ARG002
         """Values rounded to the nearest, halves to even."""
-        return _with(served, served.top.ids, np.round(served.top.values, self.decimals) + 0.0)
+        ids, values = served.top.ids, np.round(served.top.values, self.decimals) + 0.0
+        falling = np.where(np.isnan(values), inf, -values)
+        order = np.lexsort((ids, ids != served.answer[:, None], falling), axis=1)
+        return _with(
+            served, np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
+        )
 
 
 @dataclass(frozen=True)

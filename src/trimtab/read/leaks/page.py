@@ -26,7 +26,7 @@ from trimtab.read.leaks.recommendation import (
     risk_table,
     served_rows,
 )
-from trimtab.report.formats import missing, number, span
+from trimtab.report.formats import fixed, missing, number, span
 from trimtab.report.page import (
     Gallery,
     Mark,
@@ -105,7 +105,7 @@ class Audited(Protocol):
 COVERS = "Intervals are 95 %, over groups."
 BITS = (
     "Bits: how far the cross-entropy of the best classifier is below that of the question alone. "
-    "They bound from below what a caller can learn."
+    "They are a lower bound on what a caller can learn."
 )
 TONES: dict[str, Tone] = {NO_LEAK: "good", SHOWN: "unsure", BY_ESTIMATE: "unsure", ABOVE: "bad"}
 Block = Text | Table | Picture | Gallery | Section
@@ -162,8 +162,8 @@ def _risks(result: Audited) -> Iterator[Block]:
         columns |= {"bits": ESTIMATES["bits"], "accuracy": ("accuracy", ".3"), "chance": ("chance", ".3")}
         columns |= {"by": "served", "picked from": "looks"}
         caption = (
-            f"{BITS} {COVERS} A leak is shown where the interval is above 0.{bound} Each line is the strongest of the "
-            "served rows that it was picked from, and no interval is widened for that."
+            f"{BITS} {COVERS} A leak is shown where the interval is above 0.{bound} Each line is the strongest of "
+            "the served rows that it was picked from. No interval is corrected for that choice."
         )
         yield Table(written(frame, columns), caption)
     if result.facts:
@@ -176,7 +176,18 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         known: Mapping[str, Any] = fact if isinstance(fact, Mapping) else {"value": fact}
         value, ends = known.get("value"), span(known.get("low"), known.get("high"))
         text = number(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-        yield {"measured": str(name).replace("_", " "), "value": text, "interval": ends, "n": known.get("n")}
+        text = fixed(value, 3) if known.get("low") is not None else text
+        measured = FACTS.get(str(name), str(name).replace("_", " "))
+        yield {"measured": measured, "value": text, "interval": ends, "n": known.get("n")}
+
+
+FACTS = {
+    "served": "log-probabilities per answer token",
+    "sampled": "share of answers that are not the likeliest token",
+    "readings_bytes": "readings of the model, bytes",
+    "reading_seconds": "time to read the model, seconds",
+}
+"""Names of single numbers that are not plain words already."""
 
 
 def _levels(result: Audited) -> Iterator[Block]:
@@ -209,12 +220,21 @@ def _by_tokens(result: Audited) -> Iterator[Block]:
             drawn.tokens_figure(_of(rows, pair), _random(result, pair), _title(pair), result.max_bits)
         )
     if panels:
-        caption = (
-            "Sorted values are the weakest attacker, who ignores ids. Ids with values are what a server sends. Fixed "
-            "tokens need a bias or the weights. Random tokens are the control: as many logits, chosen blindly. Dotted: "
-            f"the question alone.{_dashed(result)} {COVERS}{_left_out(rows, shown)}"
+        drawn_too = {*rows["encoding"]} | (
+            {"random"} if any(len(_random(result, pair)) for pair in shown) else set()
         )
+        lines = " ".join(words for name, words in LINES.items() if name in drawn_too)
+        caption = f"{lines} Dotted: the question alone.{_dashed(result)} {COVERS}{_left_out(rows, shown)}"
         yield gallery(panels, caption)
+
+
+LINES = {
+    "sorted": "Sorted values are those of the weakest attacker, who ignores the tokens.",
+    "served": "Ids with values are what a server sends.",
+    "fixed": "Fixed tokens can be read with logit biases or with the weights.",
+    "random": "Random tokens are the control: as many logits, drawn by chance.",
+}
+"""What each encoding is."""
 
 
 def _by_layer(result: Audited) -> Iterator[Block]:
@@ -235,8 +255,8 @@ def _by_layer(result: Audited) -> Iterator[Block]:
         panels.append(drawn.layers_figure(of, references, _title(pair)))
     if panels:
         caption = (
-            "Accuracy out of fold from the hidden state at the answer position. Across: controls, of which the input "
-            f"itself bounds what there is to find. {COVERS}{_left_out(rows, shown)}"
+            "Accuracy out of fold from the hidden state at the answer position. Across: controls. Text or pixels are "
+            f"the input itself, read by the same classifiers. {COVERS}{_left_out(rows, shown)}"
         )
         yield gallery(panels, caption)
 
@@ -269,7 +289,7 @@ def _mitigations(result: Audited) -> Iterator[Block]:
     rows = result.mitigations
     if not len(rows):
         return
-    plain = rows[rows["mitigation"] == UNMITIGATED]
+    plain = rows[(rows["mitigation"] == UNMITIGATED) & rows["bits"].notna()]
     forests, trades = [], []
     for pair in (shown := _pairs(plain)[:MOST_PANELS]):
         of = _of(rows, pair)
@@ -282,9 +302,13 @@ def _mitigations(result: Audited) -> Iterator[Block]:
         f"Bits that are left when the attacker is trained anew on what is served. Dotted: the question alone."
         f"{_dashed(result)} {COVERS}{_left_out(plain, shown)}"
     )
-    yield gallery(forests, caption)
+    if forests:
+        yield gallery(forests, caption)
     if trades:
-        caption = "Bits that are left, against what an honest caller loses, where a leak is shown without a mitigation."
+        caption = (
+            "Bits that are left, against what an honest caller loses, where a leak is shown without a mitigation. "
+            "Settings of nearly equal cost stand side by side."
+        )
         yield gallery(trades, f"{caption} {COVERS}")
     yield _utilities(rows)
     yield Section("Leak and change of each", [_changes(rows, result.max_bits)], collapsed=True)
@@ -327,8 +351,9 @@ def _controls(result: Audited) -> Iterator[Block]:
         columns["reads"] = "level"
     columns |= {"tokens": "k"} | ESTIMATES | {"chance": ("chance", ".3"), "n": "n"}
     caption = (
-        "Question-only needs no model. Random tokens have as many numbers as the outputs. Text or pixels bound what "
-        f"the input holds. Shuffled labels have nothing to find. An untrained model has learned nothing. {COVERS}"
+        "Question-only needs no model. Random tokens have as many numbers as the outputs. Text or pixels are the input "
+        "itself, read by the same classifiers. Shuffled labels have nothing to find. An untrained model has learned "
+        f"nothing. {COVERS}"
     )
     yield Table(written(result.controls, columns), caption)
 

@@ -24,7 +24,7 @@ from trimtab.data.tables import check_columns, has_value, label_text, labels, li
 from trimtab.errors import DataError, TrimtabError, nearest, refusal
 from trimtab.models.chat import Prompt, as_lists, is_missing, read_prompt
 from trimtab.runs.brief import one_line
-from trimtab.runs.files import parse_json
+from trimtab.runs.files import has_halves, parse_json
 from trimtab.runs.paths import neighbour, path_problem
 
 Role = Literal["mentioned", "unmentioned", "background"]
@@ -253,6 +253,9 @@ def label_rows(
         DataError: what `read_questions` refuses of labels, groups and `mentioned`.
     """
     names = _names(frame, attributes, background, group)
+    if where in names:
+        got = f"{where!r}, which the accounting calls the rows themselves"
+        raise refusal("attributes", got, "columns of attributes", "a copy of another name")
     frame = frame.reset_index(drop=True)
     why = (
         pd.Series([None] * len(frame), dtype=object) if aside is None else aside.reset_index(drop=True).copy()
@@ -314,23 +317,47 @@ def _table(source: pd.DataFrame | str | Path) -> tuple[pd.DataFrame, Path]:
         rows.append(row)
     if not rows:
         raise refusal(path, "no rows", "one JSON object per line")
-    return pd.DataFrame(rows), path.parent
+    return frame_of(rows, str(path)), path.parent
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]], where: str) -> pd.DataFrame:
+    """A table of rows that were read as JSON.
+
+    Raises:
+        DataError: a text with half a character, which no other file could hold.
+    """
+    try:
+        return pd.DataFrame(rows)
+    except UnicodeEncodeError as error:
+        number = next((n for n, row in enumerate(rows) if has_halves(json.dumps(row, ensure_ascii=False))), 0)
+        got = f"half a character in row {number}"
+        raise refusal(where, got, "whole characters", "writing that row anew") from error
+
+
+def listed_names(attributes: Sequence[str], background: Sequence[str]) -> list[str]:
+    """Attributes to audit, those of the background among them, each once.
+
+    Raises:
+        DataError: no list of names, none, or one twice.
+    """
+    for what, given in (("attributes", attributes), ("background", background)):
+        listed = isinstance(given, Sequence | pd.Index | np.ndarray) and not isinstance(given, str)
+        if not listed or not all(isinstance(one, str) for one in given):
+            hint = f"[{given!r}]" if isinstance(given, str) else ""
+            raise refusal(what, repr(given)[:60], "a list of columns", hint)
+        if twice := [name for name, times in Counter(given).items() if times > 1]:
+            raise refusal(what, f"{twice[0]!r} twice", "each once")
+    names = list(dict.fromkeys([*attributes, *background]))
+    if not names:
+        raise refusal("attributes", "none", "at least one column", "attributes=['colour']")
+    return names
 
 
 def _names(
     frame: pd.DataFrame, attributes: Sequence[str], background: Sequence[str], group: str | None
 ) -> list[str]:
     """Attributes to audit, those of the background among them; their columns and the group's are there."""
-    for what, given in (("attributes", attributes), ("background", background)):
-        if isinstance(given, str) or not all(isinstance(one, str) for one in given):
-            raise refusal(
-                what, repr(given)[:60], "a list of columns", f"[{given!r}]" if isinstance(given, str) else ""
-            )
-        if twice := [name for name, times in Counter(given).items() if times > 1]:
-            raise refusal(what, f"{twice[0]!r} twice", "each once")
-    names = list(dict.fromkeys([*attributes, *background]))
-    if not names:
-        raise refusal("attributes", "none", "at least one column", "attributes=['colour']")
+    names = listed_names(attributes, background)
     taken = [name for name in names if name in RESERVED or name == group]
     if taken:
         what = "the group" if taken[0] == group else "a column with a meaning of its own"

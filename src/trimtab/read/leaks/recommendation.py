@@ -20,6 +20,8 @@ NO_LEAK, SHOWN, BY_ESTIMATE, ABOVE, UNKNOWN = (
     "not measured",
 )
 """Words for a risk."""
+WORSE = (UNKNOWN, NO_LEAK, SHOWN, BY_ESTIMATE, ABOVE)
+"""Risks by rising weight."""
 UNMITIGATED = "none"
 """What the rows without a mitigation are called among the mitigations."""
 LEAST_BITS = 0.0005
@@ -31,18 +33,27 @@ RISK = ("attribute", "role", "risk", "bits", "low", "high", "accuracy", "chance"
 def risk_of(bits: float, low: float, high: float, max_bits: float | None = None) -> str:
     """The word for a leak: by its interval, and by a bound where one is stated.
 
-    A leak is shown where the lower end is above 0 (at least 0.0005), and above the bound where it is above that.
+    A leak is shown where the lower end is above 0 (more than 0.0005), and above the bound where it is above that too.
 
     >>> risk_of(0.1, -0.02, 0.2), risk_of(0.3, 0.2, 0.4, 0.1), risk_of(0.3, 0.2, 0.4)
     ('no leak shown', 'above the bound', 'leak shown')
     """
     if missing(bits) or missing(low) or missing(high):
         return UNKNOWN
-    if max_bits is not None and low > max_bits:
+    if exceeds(low, max_bits):
         return ABOVE
     if low > LEAST_BITS:
         return BY_ESTIMATE if max_bits is not None and bits > max_bits else SHOWN
     return NO_LEAK
+
+
+def exceeds(low: float, max_bits: float | None) -> bool:
+    """Whether a leak with this lower end is shown to be above a bound: a bound of 0 too asks for a leak that is shown.
+
+    >>> exceeds(0.0001, 0.0), exceeds(0.001, 0.0), exceeds(0.001, 0.1), exceeds(0.001, None)
+    (False, True, False, False)
+    """
+    return max_bits is not None and low > max(max_bits, LEAST_BITS)
 
 
 def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFrame:
@@ -53,15 +64,18 @@ def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFra
         max_bits: a stated bound.
 
     Returns:
-        Columns `RISK`: bits with interval, accuracy and chance of the row with the most bits; served: what that row
-        reads; looks: how many served rows it was picked from.
+        Columns `RISK`: bits with interval, accuracy and chance of the row with the most bits among those of the worst
+        risk; served: what that row reads; looks: how many served rows it was picked from.
     """
     rows = []
     for (attribute, role), group in served_rows(table).groupby(["attribute", "role"], sort=False):
-        row = _strongest(group)
-        cells: dict[str, Any] = {"attribute": attribute, "role": role, "risk": UNKNOWN}
+        risks = [
+            risk_of(*ends, max_bits) for ends in zip(group["bits"], group["low"], group["high"], strict=True)
+        ]
+        worst = max(risks, key=WORSE.index)
+        row = _strongest(group[[risk == worst for risk in risks]])
+        cells: dict[str, Any] = {"attribute": attribute, "role": role, "risk": worst}
         if row is not None:
-            cells["risk"] = risk_of(row["bits"], row["low"], row["high"], max_bits)
             cells |= {name: row[name] for name in ("bits", "low", "high", "accuracy", "chance")}
             cells["served"] = reads(row)
         rows.append(cells | {"looks": int(group["bits"].notna().sum())})
@@ -100,7 +114,8 @@ def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | 
 
     What leaks most at what is served; the cheapest setting tried that keeps every attribute and role within the bound
     (upper ends of all intervals), or, without a bound, at a level that cannot be told from 0; its cost in utility; how
-    many intervals were looked at. That nothing helped, or nothing was tried, is an answer.
+    many intervals were looked at. That nothing helped, or nothing was tried, is an answer. Attributes and roles that
+    could not be measured without a mitigation are named, and no setting is judged by them.
 
     Args:
         table: the headline table of an audit, all levels.
@@ -120,11 +135,11 @@ def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | Non
     of, how = f"{row['attribute']} ({row['role']})", f"{reads(row)}, the strongest of {looks} served rows"
     bits = f"{fixed(row['bits'], 2)} bits ({span(row['low'], row['high'], 2)})"
     if row["low"] > LEAST_BITS:
-        yield f"Served outputs give away most of {of}: {bits} by {how}."
+        yield f"Served outputs give away {of} most: {bits} by {how}."
     else:
         yield f"No leak of served outputs is shown: most is {bits} of {of} by {how}, not distinguishable from 0."
     if max_bits is not None:
-        shown = int((served["low"].astype(float) > max_bits).sum())
+        shown = sum(exceeds(low, max_bits) for low in served["low"].astype(float))
         above = int((served["bits"].astype(float) > max_bits).sum()) - shown
         alone = f", and {above} more by the estimate alone" if above > 0 else ""
         yield f"Above the bound of {max_bits:g} bits are {shown} of {looks} served rows{alone}."
@@ -136,26 +151,33 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
     if not len(tried):
         yield "No mitigation was tried, so none is recommended."
         return
-    pairs = len(mitigations[["attribute", "role"]].drop_duplicates())
-    goal = (
-        "not distinguishable from 0"
-        if max_bits is None
-        else f"within {max_bits:g} bits by its whole interval"
-    )
+    if unknown := _unmeasured(mitigations):
+        yield f"Not measured, and so not considered: {', '.join(f'{name} ({role})' for name, role in unknown)}."
+        mitigations, tried = (
+            rows[[pair not in unknown for pair in _pairs(rows)]] for rows in (mitigations, tried)
+        )
+    if not len(tried):
+        yield "No mitigated output could be measured, so none is recommended."
+        return
+    pairs = len(set(_pairs(mitigations)))
+    goal = "no leak is distinguishable from 0"
+    if max_bits is not None:
+        goal = f"every leak is within {max_bits:g} bits by its whole interval"
     settings = [rows for _, rows in tried.groupby(["mitigation", "setting"], sort=False)]
     reached = [rows for rows in settings if _reaches(rows, pairs, max_bits)]
     tries = f"{len(settings)} setting{'' if len(settings) == 1 else 's'} tried"
     if _reaches(mitigations[mitigations["mitigation"] == UNMITIGATED], pairs, max_bits):
-        yield f"No mitigation is needed: without one every attribute and role is {goal}."
+        yield f"No mitigation is needed: without one {goal}."
         return
     if not reached:
-        yield f"Nothing that was tried is enough: none of the {tries} leaves every attribute and role {goal}."
+        miss = "the only setting misses" if len(settings) == 1 else f"all {len(settings)} settings miss"
+        yield f"Nothing that was tried is enough: {miss} the goal that {goal}."
         rows = min(settings, key=_worst)
         if _worst(rows) < np.inf:
             yield f"Least is left by {_named(rows)}: {_amount(_strongest(rows))}."
     else:
         rows = min(reached, key=_price)
-        yield f"Recommended is {_named(rows)}: with it every attribute and role is {goal}."
+        yield f"Recommended is {_named(rows)}: with it {goal}."
         widest = rows.sort_values("high", ascending=False, kind="stable").to_dict("records")[0]
         of = f"{widest['attribute']} ({widest['role']})"
         yield f"The interval that reaches furthest ends at {fixed(widest['high'], 2)} bits, of {of}."
@@ -163,7 +185,17 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
         yield from _conditions(rows, tried)
         yield f"Of the {tries}, {len(reached)} reached this; it costs a caller least."
     yield from _answer_alone(served)
-    yield f"{len(tried)} intervals of mitigated outputs were looked at, each at 95 %; none is widened for their number."
+    yield f"Intervals of {len(tried)} mitigated outputs were compared, without correction for multiple comparisons."
+
+
+def _pairs(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(rows["attribute"], rows["role"], strict=True))
+
+
+def _unmeasured(mitigations: pd.DataFrame) -> list[tuple[str, str]]:
+    """Attributes with their roles whose leak is unknown even without a mitigation: no setting can be judged by them."""
+    plain = mitigations[mitigations["mitigation"] == UNMITIGATED]
+    return list(dict.fromkeys(_pairs(plain[plain["bits"].isna()])))
 
 
 def _reaches(rows: pd.DataFrame, pairs: int, max_bits: float | None) -> bool:
@@ -206,7 +238,10 @@ ONE_QUERY = "1 query"
 
 
 def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
-    """What must hold for a setting: noise that asking again does not average away, erasure on rows of the same kind."""
+    """What must hold for a setting.
+
+    Rounding: no order among equal values. Noise: asking again does not average it away. Erasure: rows of the same kind.
+    """
     name, setting = (str(rows[column].iloc[0]) for column in ("mitigation", "setting"))
     same = tried[tried["mitigation"] == name]
     if name == "noise" and setting.endswith(ONE_QUERY):
@@ -217,6 +252,8 @@ def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
         if (worst := _strongest(again)) is not None:
             queries = str(worst["setting"]).removeprefix(setting.removesuffix(ONE_QUERY))
             yield f"Where each request gets fresh noise, {queries} leave {_amount(worst)}."
+    if name == "round":
+        yield "It holds only where tokens of equal rounded values are served by id: their order tells the likelier."
     if name == "erase":
         tested = f"{rows['n'].max():.0f} rows that it was not fitted on"
         yield f"Erasure was tested on {tested}; more rows may help an attacker."

@@ -13,7 +13,7 @@ import pandas as pd
 from trimtab.data.naming import each_row
 from trimtab.job import Result
 from trimtab.read.leaks import page
-from trimtab.read.leaks.recommendation import risk_table
+from trimtab.read.leaks.recommendation import exceeds, reads, risk_table, served_rows
 from trimtab.report.formats import estimate, fixed
 from trimtab.report.page import Section
 from trimtab.report.text import plain_table
@@ -36,8 +36,6 @@ CHECKS = ("attribute", "role", "lesser", "greater", "bits", "low", "high", "n", 
 """Columns of the data-processing checks."""
 ACCOUNTING = ("where", "rows", "why")
 """Columns of the accounting."""
-SERVED = ("logprobs", "answer")
-"""Levels that a caller of the served model sees."""
 
 
 def empty(columns: tuple[str, ...]) -> pd.DataFrame:
@@ -86,13 +84,16 @@ class LeaksResult(Result):
     @property
     def served(self) -> pd.DataFrame:
         """Rows of the table of levels that a caller sees: log-probabilities and the answer."""
-        return self.table[self.table["level"].isin(SERVED)]
+        return served_rows(self.table)
 
     @property
     def exceeded(self) -> pd.DataFrame:
-        """Served rows that are shown to give away more than `max_bits`: their lower end is above it."""
-        bound = np.inf if self.max_bits is None else self.max_bits
-        return self.served[self.served["low"].astype(float) > bound]
+        """Served rows that are shown to give away more than `max_bits`: their lower end is above it.
+
+        A bound of 0 is exceeded by leaks that are shown: those with a lower end above 0.0005.
+        """
+        served = self.served
+        return served[[exceeds(low, self.max_bits) for low in served["low"].astype(float)]]
 
     @property
     def passed(self) -> bool:
@@ -109,8 +110,25 @@ class LeaksResult(Result):
 
     def to_text(self) -> str:
         """Risk by attribute and role, the strongest row of each level, and the summary."""
-        parts = [risk_table(self.table, self.max_bits), self.to_frame()]
-        return "\n\n".join([*(plain_table(_short(frame)) for frame in parts if len(frame)), self.summary()])
+        risks, levels = risk_table(self.table, self.max_bits), self.to_frame()
+        names = [f"{row['attribute']} ({row['role']})" for row in risks.to_dict("records")]
+        risks = risks.assign(attribute=names).rename(columns={"served": "by", "looks": "picked from"})
+        names = [f"{row['attribute']} ({row['role']}): {reads(row)}" for row in levels.to_dict("records")]
+        levels.insert(0, "read", names)
+        parts = [
+            _short(frame)
+            for frame in (risks, levels.drop(columns=[*WHAT_IS_READ], errors="ignore"))
+            if len(frame)
+        ]
+        return "\n\n".join(
+            [*map(plain_table, (one.drop(columns="role", errors="ignore") for one in parts)), self.summary()]
+        )
+
+    def json_values(self) -> dict[str, Any]:
+        """Fields for JSON: numbers of tokens and of layers are whole numbers there, missing ones null."""
+        values = super().json_values()
+        frames = {name: _whole(it) for name, it in values.items() if isinstance(it, pd.DataFrame)}
+        return values | frames
 
     @classmethod
     def from_values(cls, values: dict[str, Any], folder: Path) -> Self:
@@ -143,6 +161,17 @@ class LeaksResult(Result):
     def sections(self) -> Iterator[Section]:
         """Sections of the page, see `trimtab.read.leaks.page`."""
         yield from page.sections(self)
+
+
+WHAT_IS_READ = ("attribute", "role", "level", "lens", "encoding", "setting", "k", "layer")
+"""Columns that say what a row reads; in a terminal one column says it, so that it stands before folded columns too."""
+
+
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with whole numbers in `k`, `layer` and `rows`, None for missing ones."""
+    counts = [name for name in ("k", "layer", "rows") if name in frame]
+    told = {name: [None if pd.isna(it) else int(it) for it in frame[name]] for name in counts}
+    return frame.assign(**{name: pd.Series(it, index=frame.index, dtype=object) for name, it in told.items()})
 
 
 def _strongest(rows: pd.DataFrame) -> dict[str, Any] | None:

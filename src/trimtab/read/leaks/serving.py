@@ -50,9 +50,10 @@ def serve_transcript(
     """Transcript of a model's greedy answers: a line of JSON each, with request, response and labels.
 
     The response has the form of chat completions (`logprobs: true`, `top_logprobs: top`, temperature 0), so that
-    `audit_transcript` reads it: attributes as columns, with `mentioned`, `group`, `question` and `answer` where they
-    are known. Tokens are texts where a text is one token's alone, else `token_id:` and a number, as vLLM writes them.
-    An end token is written like any other and ends the answer.
+    `audit_transcript` reads it: attributes and the group as columns of the same names, with `mentioned`, `question` and
+    `answer` where they are known. Without a name the column of groups is `group`. Tokens are texts where a text is one
+    token's alone, else `token_id:` and a number, as vLLM writes them. An end token is written like any other and ends
+    the answer.
 
     Finished lines stand in `path` with `.part` behind it until all are written; a call that was killed goes on there.
 
@@ -76,7 +77,7 @@ def serve_transcript(
     handle = model if isinstance(model, Model) else load(str(model))
     if not isinstance(questions, Questions):
         questions = read_questions(questions, attributes, group=group, background=background)
-    serving = _Serving.of(handle, questions, top, max_new_tokens)
+    serving = _Serving.of(handle, questions, group or "group", top, max_new_tokens)
     path = as_path(path, "path", "a new file")
     part = path.with_name(f"{path.name}.part")
     if path.exists():
@@ -103,6 +104,7 @@ class _Serving:
 
     Attributes:
         questions: prompts with their labels.
+        group: name of the column of groups.
         rows: tokens of each prompt.
         names: text of each token of the vocabulary.
         ends: tokens that end an answer.
@@ -113,6 +115,7 @@ class _Serving:
     """
 
     questions: Questions
+    group: str
     rows: Sequence[Sequence[int]]
     names: Sequence[str]
     ends: Sequence[int]
@@ -122,7 +125,7 @@ class _Serving:
     fingerprint: str
 
     @classmethod
-    def of(cls, model: Handle, questions: Questions, top: int, length: int) -> _Serving:
+    def of(cls, model: Handle, questions: Questions, group: str, top: int, length: int) -> _Serving:
         tokenizer = model.need_tokenizer()
         size = predicted(model.module) or len(tokenizer)
         problems = []
@@ -130,21 +133,20 @@ class _Serving:
             problems.append(Problem("top", str(top), f"1 to {size}, the tokens of the model"))
         if length < 1:
             problems.append(Problem("max_new_tokens", str(length), "at least 1"))
-        for name in {"group", "custom_id", "request", "response"} & set(map(str, questions.attributes)):
-            problems.append(
-                Problem("attributes", repr(name), "a name that no line has already", "another name")
-            )
+        taken, names = {"custom_id", "request", "response"}, set(map(str, questions.attributes))
+        clashes = [("attributes", name) for name in sorted(names & {*taken, group})]
+        clashes += [("group", group)] if group in {*taken, "mentioned"} else []
+        expected = "a name that no line has already"
+        problems += [Problem(where, repr(name), expected, "another name") for where, name in clashes]
         if problems:
             raise ConfigProblems(problems)
         rows = answer_rows(model, questions.prompts)
         facts = [network_fingerprint(model.module), questions.fingerprint, rows, top, length]
-        facts += [questions.attributes.values.tolist(), questions.groups.tolist()]
+        facts += [group, questions.attributes.values.tolist(), questions.groups.tolist()]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-        names = token_names(tokenizer, size)
+        texts, ends = token_names(tokenizer, size), ends_of(model.module, tokenizer)
         name = Path(str(getattr(model, "name", "model"))).name
-        return cls(
-            questions, rows, names, ends_of(model.module, tokenizer), top, length, name, f"trimtab-{digest}"
-        )
+        return cls(questions, group, rows, texts, ends, top, length, name, f"trimtab-{digest}")
 
     def check(self, path: Path, *, whole: bool = False) -> int:
         """Number of finished lines of a file that the same call began; a line that was cut off is cut away.
@@ -205,7 +207,7 @@ class _Serving:
             "custom_id": f"row-{row}",
             "request": request,
             "response": response,
-            **_columns(self.questions, row),
+            **_columns(self.questions, self.group, row),
         }
 
 
@@ -243,14 +245,14 @@ def _messages(questions: Questions, row: int) -> Any:
     return [{"role": "user", "content": [picture, {"type": "text", "text": prompt}]}]
 
 
-def _columns(questions: Questions, row: int) -> dict[str, Any]:
+def _columns(questions: Questions, group: str, row: int) -> dict[str, Any]:
     """Labels of a row, with what is known of it: the columns that an audit of a transcript reads."""
     attributes, roles = questions.attributes.iloc[row], questions.roles.iloc[row]
     columns: dict[str, Any] = {
         str(name): None if pd.isna(label) else label for name, label in attributes.items()
     }
     columns["mentioned"] = [str(name) for name, role in roles.items() if role == "mentioned"]
-    columns["group"] = int(questions.groups[row])
+    columns[group] = int(questions.groups[row])
     for name, texts in (("question", questions.known), ("answer", questions.answers)):
         if texts is not None:
             columns[name] = texts[row]

@@ -19,16 +19,17 @@ from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest,
 from trimtab.job import Progress
 from trimtab.models.chat import is_missing
 from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
-from trimtab.read.leaks.assessment import Assessment, assess
+from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems
 from trimtab.read.leaks.audit import bound_problems
 from trimtab.read.leaks.cells import Against
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.encodings import TopTokens
 from trimtab.read.leaks.levels import Level
+from trimtab.read.leaks.levels import level_problems as list_problems
 from trimtab.read.leaks.mitigated import mitigation_rows, served_in
 from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
-from trimtab.read.leaks.mitigations import mitigation_problems
-from trimtab.read.leaks.questions import Accounting, Questions, label_rows
+from trimtab.read.leaks.mitigations import mitigation_of, mitigation_problems
+from trimtab.read.leaks.questions import Accounting, Questions, frame_of, label_rows, listed_names
 from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.served import Mitigation
@@ -114,8 +115,8 @@ def read_transcript(
         DataError: what `read_responses` and `label_rows` refuse; labels without the key, or with one twice.
         ConfigError: a number of positions below 1.
     """
-    if positions < 1:
-        raise ConfigProblems([Problem("positions", str(positions), "at least 1")])
+    if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
+        raise ConfigProblems([Problem("positions", repr(positions)[:60], "at least 1, whole")])
     read = read_responses(path, positions=positions)
     frame, aside, notes = _labelled(read.responses, labels, key)
     if question is not None and question != ASKED:
@@ -188,9 +189,14 @@ def audit_transcript(
         ConfigError: levels that a transcript does not have.
     """
     start = time.perf_counter()
-    names = [*attributes, *background]
-    if problems := [*setting_problems(levels, mitigations, names, max_bits, jobs)]:
+    names = listed_names(attributes, background)
+    problems = [*setting_problems(levels, mitigations, names, max_bits)]
+    problems += assessment_problems(
+        baseline=baseline, classifiers=classifiers, seed=seed, jobs=jobs, folder=folder
+    )
+    if problems:
         raise ConfigProblems(problems)
+    mitigations = [mitigation_of(one) for one in mitigations]
     transcript = read_transcript(
         path,
         attributes,
@@ -221,14 +227,14 @@ def setting_problems(
     mitigations: Sequence[Mitigation],
     attributes: Sequence[str],
     max_bits: float | None,
-    jobs: int,
 ) -> Iterator[Problem]:
     """Problems of the settings of an audit of a transcript that can be seen before it is read."""
-    yield from level_problems(levels or ())
+    if levels is not None and (wrong := [*list_problems(levels)]):
+        yield from wrong
+    else:
+        yield from level_problems(levels or ())
     yield from mitigation_problems(mitigations, attributes, model=False)
     yield from bound_problems(max_bits, ())
-    if jobs < 1:
-        yield Problem("jobs", str(jobs), "at least 1")
 
 
 def assess_transcript(
@@ -283,7 +289,7 @@ def _labelled(
     responses: Sequence[Response], labels: str | Path | pd.DataFrame | None, key: str
 ) -> tuple[pd.DataFrame, pd.Series[Any], list[str]]:
     """Columns of each response, those of the table of labels put over its own; why rows are set aside; findings."""
-    frame = pd.DataFrame([{"custom_id": one.id, **one.columns} for one in responses])
+    frame = frame_of([{"custom_id": one.id, **one.columns} for one in responses], "responses")
     aside = pd.Series([None] * len(frame), dtype=object)
     if labels is None:
         return frame, aside, []

@@ -124,6 +124,8 @@ def read_responses(path: str | Path, *, positions: int = 1) -> Responses:
         DataError: no such file, a folder, pipe or device, an empty file, a line that is no response, that is too long
             or that is not JSON (but the last), streamed chunks, or a file without a single log-probability.
     """
+    if not isinstance(path, str | Path):
+        raise refusal("transcript", f"a {type(path).__name__}", f"the path of a file: {FORM}")
     if (problem := path_problem("transcript", path, FORM)) is not None:
         raise DataError(str(problem))
     path = Path(path).expanduser()

@@ -34,8 +34,8 @@ class JacobianLens:
     """
 
     readout: Readout
-    weight: Float[Tensor, "L d d"]
-    bias: Float[Tensor, "L d"]
+    weight: Float[Tensor, "L d d"] = field(repr=False)
+    bias: Float[Tensor, "L d"] = field(repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -79,7 +79,8 @@ class JacobianLens:
             model: a decoder, with or without eyes; its parameters get no gradient.
             texts: at least two, such as prompts.
             images: a picture for each text, for a model that sees.
-            centred: correct the mean by a constant; False is the published lens.
+            centred: correct the mean by a constant, which is closer to the model at the first depths and the last ones
+                (benchmarks/lenses) and no further at the others; False is the published lens.
             block: rows of the Jacobian in one backward pass.
             batch_size: texts at a time.
             max_tokens: longer texts are cut, at their end; None refuses those beyond the model's limit.

@@ -73,7 +73,7 @@ class LensTrajectory:
         rows = ["embeddings", *(f"block {number}" for number in range(1, len(shares)))]
         columns = [f"rank {rank + 1}" for rank in range(shares.shape[1])]
         notes = [[repr(word)[:14] for word in row] for row in self.words]
-        title = f"Said at each depth ({self.lens} lens)"
+        title = f"Most likely tokens by layer ({self.lens} lens)"
         label = f"{title}: probability of the likeliest tokens after {self.prompt[-60:]!r}"
         return share_map(shares, rows, columns, notes=notes, title=title, label=label)
 

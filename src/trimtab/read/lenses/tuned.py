@@ -101,8 +101,8 @@ class TunedLens:
     """
 
     readout: Readout
-    weight: Float[Tensor, "L d d"]
-    bias: Float[Tensor, "L d"]
+    weight: Float[Tensor, "L d d"] = field(repr=False)
+    bias: Float[Tensor, "L d"] = field(repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
