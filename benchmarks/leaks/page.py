@@ -17,6 +17,8 @@ from tables import lines, number, prose, span
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+NOTHING = 0.001
+"""Bits that are those of rounding."""
 PAGE = ROOT / "docs" / "results" / "leaks.md"
 Found = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -77,8 +79,11 @@ def claims(scenes: Found | None, real: Found | None) -> Iterator[str]:
         "Open: intervals are too wide to say.",
         "The last row is a control of ours, not a claim of the paper.",
     )
-    groups = {f"scenes, {len(runs)} seeds": runs for runs in [audited(scenes, colour=True)] if runs}
-    groups |= {f"plain scenes, {len(runs)} seed": runs for runs in [audited(scenes, colour=False)] if runs}
+    groups = {
+        f"{name}, {len(runs)} seed{'' if len(runs) == 1 else 's'}": runs
+        for name, colour in (("scenes", True), ("plain scenes", False))
+        if (runs := audited(scenes, colour=colour))
+    }
     groups |= {"SmolLM2": [real]} if real is not None else {}
     verdicts = {name: judged([run["evidence"] for run in runs]) for name, runs in groups.items()}
     rows = [
@@ -86,6 +91,13 @@ def claims(scenes: Found | None, real: Found | None) -> Iterator[str]:
         for place, claim in enumerate((*CLAIMS, CONTROL))
     ]
     yield lines(["claim", "held if", *groups], rows)
+    for name, some in groups.items():
+        told = [one for run in some for one in run["evidence"]["background"] if " less " not in one["what"]]
+        if told and all(one["low"] <= 0 for one in told):
+            yield prose(
+                f"Of the {name}, no trajectory tells anything of the background that an interval would show.",
+                "So there the equality of logits and trajectories is one of two cells that tell nothing.",
+            )
     yield "Evidence, scenes:"
     runs = [*audited(scenes, colour=True), *audited(scenes, colour=False)]
     yield proof({name_of(run): run["evidence"] for run in runs})
@@ -106,7 +118,7 @@ def proof(columns: Mapping[str, Mapping[str, Sequence[Row]]]) -> str:
             ones = [found.get(what) for found in each.values()]
             kind = next(one["measure"] for one in ones if one is not None)
             n = max(one["n"] for one in ones if one is not None)
-            rows.append([claim.key, what, kind, *(span(one, sign="+") for one in ones), str(n)])
+            rows.append([claim.key, what, kind, *(span(one, 3, sign="+") for one in ones), str(n)])
     return lines(["claim", "what", "measure", *columns, "n"], rows)
 
 
@@ -134,12 +146,16 @@ def levels(runs: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> Iterator[st
         if not names:
             continue
         one = each[0][names[0]]
+        if said := nothing_left(each):
+            yield f"### {pair[0].replace('_', ' ')} ({pair[1]}): n = {one['n']}, chance {number(one['chance'])}"
+            yield said
+            continue
         yield f"### {pair[0].replace('_', ' ')} ({pair[1]}): n = {one['n']}, chance {number(one['chance'])}"
         rows = [
             [
                 name,
                 span(each[0][name], of="accuracy"),
-                *(span(found.get(name), of="bits", sign="+") for found in each),
+                *(span(found.get(name), of="bits", sign="+", digits=3) for found in each),
             ]
             for name in names
         ]
@@ -151,6 +167,20 @@ def levels(runs: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> Iterator[st
             ],
             rows,
         )
+
+
+def nothing_left(each: Sequence[Mapping[str, Row]]) -> str:
+    """A sentence where the question tells all, so that no level has bits to add; empty elsewhere."""
+    known = [row["question_only"] for found in each for row in found.values() if "question_only" in row]
+    bits = [
+        abs(row["bits"]) for found in each for name, row in found.items() if "bits" in row and name[0] != "*"
+    ]
+    if not known or min(known) < 1 or max(bits) > NOTHING:
+        return ""
+    return prose(
+        "The question alone names it right in all rows, so that it proves nothing what a level names right: the bits",
+        f"of all {len(bits)} cells, of any model, lie within {NOTHING} of 0.",
+    )
 
 
 def of_scenes(scenes: Found) -> Iterator[str]:
@@ -183,7 +213,7 @@ def checks(runs: Mapping[str, Row]) -> str:
     every = [(name, row) for name, run in runs.items() for row in run["checks"]]
     failed = [
         f"{name}, {row['attribute']} ({row['role']}): {row['lesser']} less {row['greater']} "
-        + span(row, of="bits", sign="+")
+        + span(row, of="bits", sign="+", digits=3)
         for name, row in every
         if not row["holds"]
     ]
@@ -207,18 +237,19 @@ def of_real(real: Found) -> Iterator[str]:
     ]
     yield prose(
         f"In its own task it is right by the {'; by '.join(parts)}; half of the answers are yes.",
-        f"Reading it and the untrained model took {number(facts['reading_seconds'] / 60, 0)} minutes, on a shared",
-        "machine.",
     )
     for pair in (("colour", "unmentioned"), ("colour", "mentioned"), ("city", "background")):
         rows = [row for row in real["table"] if (row["attribute"], row["role"]) == pair]
         if not rows:
             continue
         yield f"### {pair[0]} ({pair[1]}): n = {rows[0]['n']}, chance {number(rows[0]['chance'])}"
+        if said := nothing_left([dict(rows_of(real, pair))]):
+            yield said
+            continue
         yield by_k(real, pair, "accuracy")
         yield by_k(real, pair, "bits")
         rest = [
-            [name, span(row, of="accuracy"), span(row, of="bits", sign="+")]
+            [name, span(row, of="accuracy"), span(row, of="bits", sign="+", digits=3)]
             for name, row in rows_of(real, pair)
             if not row.get("k") or row.get("level") == "trajectory" or row.get("control") == "untrained model"
             or row.get("control") == "shuffled labels"
@@ -301,7 +332,10 @@ def mitigations(columns: Mapping[str, Row]) -> Iterator[str]:
             for pair in pairs:
                 row = next((row for row in own if (row["attribute"], row["role"]) == pair), None)
                 change = None if row is None or "change" not in row else row
-                cells += [span(row, of="bits", sign="+"), span(change, of="change", sign="+")]
+                cells += [
+                    span(row, of="bits", sign="+", digits=3),
+                    span(change, of="change", sign="+", digits=3),
+                ]
             useful = (span(own[0], of=column) for column in UTILITY.values())
             table.append([" ".join(setting).strip(), *cells, *useful])
         heads = [head for pair in pairs for head in (f"{pair[0].replace('_', ' ')}, bits", "change")]
