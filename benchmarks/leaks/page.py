@@ -225,18 +225,32 @@ def checks(runs: Mapping[str, Row]) -> str:
     )
 
 
-def of_real(real: Found) -> Iterator[str]:
+def written(transcript: Found | None) -> Iterator[str]:
+    """What the served model wrote."""
+    if transcript is not None:
+        read = transcript["readings"]
+        parts = [
+            f"{token!r} in {count} of {read['rows']} replies" for token, count in read["written"].items()
+        ]
+        yield f"It wrote {', '.join(parts)}; in any case of letters {span(read['right'], 3)} are right."
+        if read["right"]["low"] <= 0.5:  # half of the answers are yes
+            yield "That is no more than guessing: it leaks what it does not use."
+
+
+def of_real(real: Found, transcript: Found | None) -> Iterator[str]:
     """The real language model."""
     yield "## SmolLM2"
     facts = real["facts"]
-    told = {"greedy answer": "task_accuracy", "the larger of yes and no": "task_accuracy_among_answers"}
+    told = {"greedy answer": "task_accuracy", "larger logit of yes and no": "task_accuracy_among_answers"}
     parts = [
-        f"{what} {span(facts[name], 3)} (n = {facts[name]['n']})"
+        f"by the {what} {span(facts[name], 3)} (n = {facts[name]['n']})"
         for what, name in told.items()
         if name in facts
     ]
     yield prose(
-        f"In its own task it is right by the {'; by '.join(parts)}; half of the answers are yes.",
+        f"In its own task it is right {', '.join(parts)}, where answers count as they are written, yes or no;",
+        "half of them are yes.",
+        *written(transcript),
     )
     for pair in (("colour", "unmentioned"), ("colour", "mentioned"), ("city", "background")):
         rows = [row for row in real["table"] if (row["attribute"], row["role"]) == pair]
@@ -366,7 +380,7 @@ def page() -> str:
         *opening(scenes, real),
         *claims(scenes, real),
         *(of_scenes(scenes) if scenes is not None else ()),
-        *(of_real(real) if real is not None else ()),
+        *(of_real(real, read("leaks/served.json")) if real is not None else ()),
         *network(every),
         *mitigations(every),
         *served(read("leaks/served.json")),

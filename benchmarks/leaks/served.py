@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trimtab.lab.registry import questions as questions_file
 from trimtab.lab.smollm2 import smollm2
+from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
 from trimtab.read.leaks.assessment import Assessment, assess
 from trimtab.read.leaks.levels import Answer, TopLogprobs
 from trimtab.read.leaks.model_cells import cells_of
@@ -144,12 +146,22 @@ def agreement(path: Path, readings: Any) -> dict[str, Any]:
     mine, theirs = readings.top(TOP), sent.tops[0]
     apart = np.abs(mine.values.astype(float) - theirs.values)
     ends = (sent.answers[:, 0] == theirs.ids[:, 0]).mean()
+    written = Counter((theirs.vocabulary or ())[token] for token in sent.answers[:, 0])
+    right = np.asarray(sent.right, dtype=float)
+    low, high = wilson_of_clusters(right, np.zeros(len(right), dtype=int), sent.questions.groups, 1)
     return rounded(
         {
             "rows": len(apart),
             "largest_nats": float(np.nanmax(apart)),
             "median_nats": float(np.nanmedian(apart)),
             "answer_is_top": float(ends),
+            "written": dict(written.most_common(3)),
+            "right": {
+                "value": float(right.mean()),
+                "low": float(low[0]),
+                "high": float(high[0]),
+                "n": len(right),
+            },
             "distinct_tokens_model": len(np.unique(mine.ids)),
             "distinct_tokens_served": len(np.unique(theirs.ids)),
         }
