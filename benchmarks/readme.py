@@ -119,6 +119,23 @@ def heard() -> tuple[str, ...]:
     return claim, "above 0", shown({**found, "n": found["n_groups"]}, 3), verdict, "intelligibility"
 
 
+def leaks() -> tuple[str, ...]:
+    rows = read("leaks/real.json")["table"]
+    wanted = {"attribute": "city", "level": "logprobs", "encoding": "served", "k": 20}
+    found = next(row for row in rows if wanted.items() <= row.items())
+    verdict = "held" if found["low"] > 0 else "did not hold"
+    claim = "Leak audit: bits about a city that nobody asked for, in 20 log-probabilities of SmolLM2"
+    return claim, "above 0", shown({**found, "value": found["bits"]}), verdict, "leaks"
+
+
+def large_k() -> tuple[str, ...]:
+    rows = read("leaks/real.json")["evidence"]["collapse"]
+    found = next(row for row in rows if row["what"].endswith("city"))
+    verdict = "held" if found["high"] < 0 else "did not hold"
+    claim = "Leak audit: accuracy collapses at very large k (1,500 less 62 logits of SmolLM2, city)"
+    return claim, "below 0", shown(found), verdict, "leaks"
+
+
 def table() -> str:
     """The table as Markdown."""
     head = "| claim | expected | measured, 95 % interval | verdict | more |\n|---|---|---|---|---|\n"
@@ -132,6 +149,8 @@ def table() -> str:
         captions(),
         in_domain(),
         heard(),
+        leaks(),
+        large_k(),
     ]
     return head + "".join(
         f"| {claim} | {expected} | {measured} | {verdict} | [results](docs/results/{page}.md) |\n"

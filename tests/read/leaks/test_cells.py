@@ -69,6 +69,7 @@ def test_the_order_is_that_of_attributes_roles_and_cells(asked: Questions) -> No
     assert told == [(done, 6) for done in range(1, 7)]
 
 
+@pytest.mark.usefixtures("quick")
 def test_cells_of_an_attribute_and_role_share_their_seed(
     asked: Questions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_cells_of_an_attribute_and_role_share_their_seed(
     assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_killed_call_goes_on_and_ends_alike(
     asked: Questions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
