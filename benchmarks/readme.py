@@ -124,16 +124,8 @@ def leaks() -> tuple[str, ...]:
     wanted = {"attribute": "city", "level": "logprobs", "encoding": "served", "k": 20}
     found = next(row for row in rows if wanted.items() <= row.items())
     verdict = "held" if found["low"] > 0 else "did not hold"
-    claim = "Leak audit: bits about a city that nobody asked for, in 20 log-probabilities of SmolLM2"
+    claim = "Leak audit: bits about a city nobody asked for, in 20 log-probabilities (SmolLM2)"
     return claim, "above 0", shown({**found, "value": found["bits"]}), verdict, "leaks"
-
-
-def large_k() -> tuple[str, ...]:
-    rows = read("leaks/real.json")["evidence"]["collapse"]
-    found = next(row for row in rows if row["what"].endswith("city"))
-    verdict = "held" if found["high"] < 0 else "did not hold"
-    claim = "Leak audit: accuracy collapses at very large k (1,500 less 62 logits of SmolLM2, city)"
-    return claim, "below 0", shown(found), verdict, "leaks"
 
 
 def table() -> str:
@@ -150,7 +142,6 @@ def table() -> str:
         in_domain(),
         heard(),
         leaks(),
-        large_k(),
     ]
     return head + "".join(
         f"| {claim} | {expected} | {measured} | {verdict} | [results](docs/results/{page}.md) |\n"
