@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from trimtab.read.leaks.estimate import Leak, clustered_mean
+from trimtab.read.leaks.estimate import Baseline, Leak, clustered_mean
 
 COLOURS, CITIES = ("red", "blue"), ("Cairo", "Rome")
 
@@ -17,14 +17,15 @@ def quick_leak(
     features: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
-    baseline: np.ndarray | None = None,
+    baseline: np.ndarray | Baseline | None = None,
     seed: int = 0,
     **_settings: Any,
 ) -> Leak:
     """Nearest class mean, learned on half of the groups and tested on the other; the baseline is the same without."""
     names, codes = np.unique(labels, return_inverse=True)
     clusters = np.unique(groups, return_inverse=True)[1]
-    plain = np.zeros((len(codes), 0)) if baseline is None else baseline
+    known = baseline.features if isinstance(baseline, Baseline) else baseline
+    plain = np.zeros((len(codes), 0)) if known is None else known
     below, above = (_halves(x, codes, clusters) for x in (plain, np.hstack([features, plain])))
     rows, counts = np.arange(len(codes)), np.bincount(codes)
     correct, anyway = (logp.argmax(1) == codes for logp in (above, below))
