@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -15,12 +16,14 @@ from trimtab.read.leaks.classifiers import (
     ALL,
     CLASSIFIERS,
     NEIGHBOURS,
+    SHRINKAGES,
     STRENGTHS,
     TREES,
     Inputs,
     boosting,
     check_classifiers,
     class_shares,
+    discriminant,
     logistic,
     nearest,
 )
@@ -45,6 +48,27 @@ def test_logistic_is_that_of_scikit_learn(d, classes):
         model = LogisticRegression(C=prior / d * (2 if classes == 2 else 1), tol=1e-9, max_iter=5000)
         theirs = model.fit(scaler.transform(train), labels[:60]).predict_log_proba(scaler.transform(new))
         assert np.abs(np.exp(one) - np.exp(theirs)).max() < 5e-3
+
+
+@pytest.mark.parametrize("d", [6, 90], ids=["tall", "wide"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_discriminants_are_those_of_scikit_learn(d, classes):
+    x, labels = blobs(80, d, classes)
+    inputs, y = Inputs(x[:60], x[60:]), labels[:60]
+    priors = np.exp(class_shares(y, classes))
+    # scikit-learn weighs the covariance of each class by its prior, ours by its rows: the priors enter afterwards.
+    for shrinkage, one in zip(SHRINKAGES, discriminant(inputs, y, classes, range(4)), strict=True):
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(inputs.train, y)
+        theirs = model.predict_proba(inputs.new) * priors / (np.bincount(y) / 60)
+        assert np.allclose(np.exp(one), theirs / theirs.sum(axis=1, keepdims=True), atol=1e-8)
+
+
+def test_discriminants_without_variance():
+    labels = np.array([0, 0, 1, 1])
+    constant = discriminant(Inputs(np.ones((4, 2)), np.ones((3, 2))), labels, 2, [0])
+    exact = discriminant(Inputs(np.eye(2)[labels], np.eye(2)), labels, 2, [0, 1])
+    assert np.allclose(np.exp(constant), 0.5)
+    assert np.allclose(np.exp(exact), np.eye(2))
 
 
 def test_nearest_counts_the_neighbours_of_scikit_learn():

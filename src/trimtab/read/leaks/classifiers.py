@@ -1,4 +1,4 @@
-"""Classifiers that recover an attribute from features: logistic, k-NN, gradient boosting and a small MLP.
+"""Classifiers that recover an attribute from features: logistic, linear discriminants, k-NN, trees and a small MLP.
 
 Each maps training rows and new rows to log-probabilities of the new rows, one set for each setting of its grid. Inputs
 are standardised by the training rows. `DEFAULT` is fast; `ALL` also tries trees and a network.
@@ -125,6 +125,37 @@ def logistic(
     return out
 
 
+SHRINKAGES = (0.001, 0.1, 0.5, 0.9)
+
+
+def discriminant(
+    inputs: Inputs, labels: Int[np.ndarray, " n"], classes: int, settings: Sequence[int], seed: int = 0
+) -> LogProbabilities:
+    """Linear discriminant analysis with a shrunk covariance, for each of `SHRINKAGES` that is asked for.
+
+    The best classifier of Gaussian classes with one covariance, which it learns from fewer rows than a logistic
+    regression (Efron 1975). The covariance within classes is (1 - a) S + a tr(S) / d I, as in scikit-learn's
+    `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=a)`; priors are the smoothed shares. In the principal axes of
+    the training rows, outside of which classes do not differ.
+    """
+    del seed
+    x, new, _ = inputs.rotated
+    shares = class_shares(labels, classes)
+    means = np.zeros((classes, x.shape[1]))
+    np.add.at(means, labels, x)
+    means /= np.maximum(np.bincount(labels, minlength=classes), 1)[:, None]
+    within = x - means[labels]
+    values, axes = np.linalg.eigh(within.T @ within / len(x))
+    values = values.clip(min=CONSTANT)  # of standardised inputs: a class may have one point
+    total = values.sum() / max(inputs.train.shape[1], 1)
+    means, new = means @ axes, new @ axes
+    out = []
+    for setting in settings:
+        scaled = means / ((1 - SHRINKAGES[setting]) * values + SHRINKAGES[setting] * total)
+        out.append(log_softmax(new @ scaled.T - 0.5 * (means * scaled).sum(axis=1) + shares))
+    return np.stack(out)
+
+
 NEIGHBOURS = (3, 10, 30, 100)
 
 
@@ -209,13 +240,14 @@ def _spread(
 
 CLASSIFIERS: dict[str, tuple[Classifier, int]] = {
     "logistic": (logistic, len(STRENGTHS)),
+    "lda": (discriminant, len(SHRINKAGES)),
     "k-nn": (nearest, len(NEIGHBOURS)),
     "boosting": (boosting, len(TREES)),
     "mlp": (perceptron, len(PENALTIES)),
 }
 """Each family with the number of settings in its grid."""
 
-DEFAULT = ("logistic", "k-nn")
+DEFAULT = ("logistic", "lda", "k-nn")
 ALL = tuple(CLASSIFIERS)
 
 
