@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quick_leaks import questions, quick_leak
+from quick_leaks import questions, quick_baseline, quick_leak
 from trimtab.errors import DataError
 from trimtab.read.leaks import cells
-from trimtab.read.leaks.cells import Cell, Measured, dealt, measured, samples_of, words_of
+from trimtab.read.leaks.cells import Baselines, Cell, Measured, dealt, measured, samples_of, words_of
 from trimtab.read.leaks.controls import majority_rows
+from trimtab.read.leaks.estimate import Baseline
 from trimtab.read.leaks.questions import Questions, read_questions
 
 TABLE = np.random.default_rng(0).normal(size=(48, 3))
@@ -119,6 +120,49 @@ def test_kept_cells_of_other_data_or_settings_are_measured_anew(
     assert len(list(tmp_path.iterdir())) > 3
 
 
+def test_a_baseline_is_fitted_once_for_as_long_as_an_audit(
+    asked: Questions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fits: list[int] = []
+
+    def note(*given: Any, **more: Any) -> Baseline:
+        fits.append(1)
+        return quick_baseline(*given, **more)
+
+    monkeypatch.setattr(cells, "estimate_leak", quick_leak)
+    monkeypatch.setattr(cells, "fit_baseline", note)
+    every = [
+        *CELLS,
+        replace(CELLS[0], against="classes"),
+        replace(CELLS[0], shuffled=True, control="shuffled"),
+    ]
+    audit = Baselines()
+    first = measured(every, asked, baselines=audit, store=tmp_path)
+    assert (len(fits), len(audit)) == (2 * 3, 6)  # of the labels and of those dealt out anew, in each role
+    again = measured(every, asked, baselines=audit)
+    assert len(fits) == 6
+    assert all(same(*pair) for pair in zip(first, again, strict=True))
+    measured(every, asked)  # another audit
+    assert len(fits) == 12
+    measured(every, asked, store=tmp_path)  # nothing is left to measure
+    assert len(fits) == 12
+
+
+def test_a_baseline_that_cannot_be_fitted_is_the_reason_of_its_cells(
+    asked: Questions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_given: Any, **_more: Any) -> Baseline:
+        raise DataError("got no fold, expected some")
+
+    monkeypatch.setattr(cells, "fit_baseline", refused)
+    monkeypatch.setattr(cells, "estimate_leak", quick_leak)
+    found = measured([CELLS[0], replace(CELLS[1], against="classes")], asked)
+    assert [(one.leak is None, one.why) for one in found] == [
+        (True, "got no fold, expected some"),
+        (False, ""),
+    ] * 3
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_refused_cell_says_why_and_the_others_are_measured(asked: Questions) -> None:
     def refused(rows: np.ndarray) -> np.ndarray:
@@ -148,6 +192,7 @@ def test_a_role_of_fewer_than_two_classes_is_not_measured(rows: range, left: str
 def test_processes_change_nothing(asked: Questions) -> None:
     settings: dict[str, Any] = {"classifiers": ("logistic",)}
     few = read_questions(questions(), [], background=["city"], group="scene")
+    assert few.known is not None  # so that a baseline goes to the processes
     alone, together = (measured(CELLS[1:], few, jobs=jobs, **settings) for jobs in (1, 2))
     assert all(same(*pair) for pair in zip(alone, together, strict=True))
 

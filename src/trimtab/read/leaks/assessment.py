@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from trimtab.errors import Problem, not_among
 from trimtab.job import Progress
-from trimtab.read.leaks.cells import Against, Cell, Measured, measured, samples_of
+from trimtab.read.leaks.cells import Against, Baselines, Cell, Measured, measured, samples_of
 from trimtab.read.leaks.classifiers import CLASSIFIERS, DEFAULT
 from trimtab.read.leaks.controls import (
     CHECK,
@@ -46,6 +46,7 @@ class Assessment:
         store: folder that keeps every finished cell; None for none.
         stamp: of what was read; kept cells of another stamp are measured again.
         progress: called with the cells done and in all.
+        baselines: those that were fitted; they live as long as the audit.
     """
 
     baseline: Against = "question"
@@ -57,6 +58,7 @@ class Assessment:
     store: Path | None = None
     stamp: str = ""
     progress: Progress | None = None
+    baselines: Baselines = field(default_factory=Baselines, repr=False, compare=False)
 
 
 def assessment_problems(
@@ -151,6 +153,7 @@ def assess(
         store=how.store,
         stamp=how.stamp,
         progress=how.progress,
+        baselines=how.baselines,
     )
     asked = question_only(outcomes, questions, how.baseline)
     told = [one for one in outcomes if one.leak is not None]

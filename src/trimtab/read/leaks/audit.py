@@ -150,6 +150,7 @@ def audit(
                 store=how.store,
                 stamp=f"{reading.stamp} as served",
                 progress=of_cells,
+                baselines=how.baselines,
             )
             result = replace(result, mitigations=tried)
     result = replace(result, recommendation=recommend(result.table, result.mitigations, max_bits))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +148,38 @@ class _Task:
     store: Path | None
     stamp: str
 
+    @cached_property
+    def path(self) -> Path | None:
+        """File that keeps the leak; None where nothing is kept."""
+        return None if self.store is None else self.store / f"{self.key()}.json"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the leak was measured before."""
+        return self.path is not None and self.path.is_file()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(n,) labels that are classified: dealt out anew where the cell is shuffled."""
+        samples = self.samples
+        if not self.cell.shuffled:
+            return samples.labels
+        return dealt(samples.labels, samples.groups, self.seed)
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether it has to be measured, above something that is known anyway."""
+        known = self.cell.against == "question" and self.samples.known is not None
+        return known and len(np.unique(self.samples.labels)) > 1 and not self.is_kept
+
+    @cached_property
+    def baseline_key(self) -> str:
+        """Digest of all that its baseline depends on."""
+        samples = self.samples
+        asked = json.dumps([self.labels.tolist(), samples.groups.tolist(), self.seed, list(self.classifiers)])
+        known = b"" if samples.known is None else samples.known.tobytes()
+        return hashlib.sha256(asked.encode() + known).hexdigest()
+
     def key(self) -> str:
         """Digest of everything that the leak depends on; of the features only their stamp."""
         samples = self.samples
@@ -187,6 +220,7 @@ def measured(
     store: Path | None = None,
     stamp: str = "",
     progress: Progress | None = None,
+    baselines: Baselines | None = None,
 ) -> list[Measured]:
     """Leak of each cell for each attribute and role, in that order; the same for any number of jobs.
 
@@ -201,6 +235,7 @@ def measured(
         store: folder that keeps every finished cell; a call that was killed goes on from there.
         stamp: of the features; kept cells of another stamp, or of other versions, are measured again.
         progress: called with the cells done and in all.
+        baselines: those that this audit has fitted already; None for none.
 
     Returns:
         One per attribute, role and cell; those that could not be estimated have no leak, and say why.
@@ -213,7 +248,8 @@ def measured(
         for cell in cells
     ]
     done: list[Measured] = []
-    for task, (leak, why) in zip(tasks, _each(tasks, jobs), strict=True):
+    outcomes = _each(tasks, jobs, Baselines() if baselines is None else baselines)
+    for task, (leak, why) in zip(tasks, outcomes, strict=True):
         done.append(
             Measured(task.samples.attribute, task.samples.role, task.cell, task.samples.rows, leak, why)
         )
@@ -240,41 +276,77 @@ def words_of(texts: Sequence[str]) -> Float[np.ndarray, "n words"]:
     return bag[:, bag.min(axis=0) < 1]
 
 
-def _each(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[Leak | None, str]]:
-    """The outcome of each task, in order: here, or in processes of one thread each."""
+def _each(tasks: Sequence[_Task], jobs: int, baselines: Baselines) -> Iterator[tuple[Leak | None, str]]:
+    """The outcome of each task, in order: here, or in processes of one thread each, baselines before cells."""
     if jobs == 1:
-        yield from map(_leak_of, tasks)
+        yield from (_leak_of(task, baselines.of(task)) for task in tasks)
         return
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(
-            joblib.delayed(_leak_of)(it) for it in tasks
+        run = joblib.Parallel(n_jobs=jobs, return_as="generator")
+        wanted = baselines.missing(tasks)
+        baselines.add(wanted, run(joblib.delayed(_fitted)(task) for task in wanted.values()))
+        yield from run(joblib.delayed(_leak_of)(task, baselines.of(task)) for task in tasks)
+
+
+class Baselines:
+    """Fitted baselines of an audit, each fitted once: all cells of an attribute in a role share theirs.
+
+    What is kept is small: folds and predictions. The features of a baseline are those of the cell that asks.
+    """
+
+    def __init__(self) -> None:
+        self._fitted: dict[str, Baseline | str] = {}
+
+    def __len__(self) -> int:
+        """Number of baselines that were fitted, or refused."""
+        return len(self._fitted)
+
+    def of(self, task: _Task) -> Baseline | str | None:
+        """Baseline of a task, fitted where it is new; the reason where it cannot be; None where none is needed."""
+        if not task.needs_baseline:
+            return None
+        if task.baseline_key not in self._fitted:
+            self.add([task.baseline_key], [_fitted(task)])
+        known = self._fitted[task.baseline_key]
+        return known if isinstance(known, str) else replace(known, features=task.samples.known)
+
+    def missing(self, tasks: Iterable[_Task]) -> dict[str, _Task]:
+        """Key -> a task of each baseline that tasks need and that was not fitted yet."""
+        wanted = {task.baseline_key: task for task in tasks if task.needs_baseline}
+        return {key: task for key, task in wanted.items() if key not in self._fitted}
+
+    def add(self, keys: Iterable[str], fitted: Iterable[Baseline | str]) -> None:
+        """Keep baselines, without their features."""
+        for key, one in zip(keys, fitted, strict=True):
+            self._fitted[key] = one if isinstance(one, str) else replace(one, features=None)
+
+
+def _fitted(task: _Task) -> Baseline | str:
+    """What is known anyway, fitted; the reason where it cannot be."""
+    samples, names = task.samples, task.classifiers
+    try:
+        return fit_baseline(
+            task.labels, samples.groups, samples.known, task.seed, classifiers=names, folds=FOLDS
         )
+    except TrimtabError as error:
+        return str(error)
 
 
-def _leak_of(task: _Task) -> tuple[Leak | None, str]:
+def _leak_of(task: _Task, baseline: Baseline | str | None) -> tuple[Leak | None, str]:
     """Leak of a cell, from the store where it is there; None with the reason where it is refused."""
-    path = task.store / f"{task.key()}.json" if task.store is not None else None
+    path, samples = task.path, task.samples
     if path is not None and path.is_file():
         return _read(path)
-    samples, cell = task.samples, task.cell
     if (classes := len(np.unique(samples.labels))) < 2:
-        return None, explain(
-            f"{classes} class{'' if classes == 1 else 'es'} in at least {FOLDS} groups",
-            "at least two",
-            "more questions",
-        )
-    labels = dealt(samples.labels, samples.groups, task.seed) if cell.shuffled else samples.labels
+        noun = "class" if classes == 1 else "classes"
+        got = f"{classes} {noun} in at least {FOLDS} groups"
+        return None, explain(got, "at least two", "more questions")
+    if isinstance(baseline, str):
+        return None, baseline
+    how: dict[str, Any] = {"classifiers": task.classifiers, "folds": FOLDS}
     try:
-        baseline = _baseline(task, labels) if cell.against == "question" else None
-        leak = estimate_leak(
-            np.asarray(cell.features(samples.rows)),
-            labels,
-            samples.groups,
-            baseline,
-            task.seed,
-            classifiers=task.classifiers,
-            folds=FOLDS,
-        )
+        features = np.asarray(task.cell.features(samples.rows))
+        leak = estimate_leak(features, task.labels, samples.groups, baseline, task.seed, **how)
     except TrimtabError as error:
         return None, str(error)
     if path is not None:
@@ -282,26 +354,6 @@ def _leak_of(task: _Task) -> tuple[Leak | None, str]:
         values = {one.name: getattr(leak, one.name) for one in fields(leak)}
         write_atomic(path, json.dumps(values, default=lambda it: it.tolist()))
     return leak, ""
-
-
-_LAST: dict[str, Baseline] = {}
-"""The baseline that this process fitted last, by what it depends on: cells of an attribute in a role share theirs."""
-
-
-def _baseline(task: _Task, labels: np.ndarray) -> Baseline | None:
-    """What is known anyway, fitted; None where nothing is."""
-    samples = task.samples
-    if samples.known is None:
-        return None
-    asked = json.dumps([labels.tolist(), samples.groups.tolist(), task.seed, list(task.classifiers)])
-    digest = hashlib.sha256(asked.encode() + samples.known.tobytes()).hexdigest()
-    if digest not in _LAST:
-        fitted = fit_baseline(
-            labels, samples.groups, samples.known, task.seed, classifiers=task.classifiers, folds=FOLDS
-        )
-        _LAST.clear()
-        _LAST[digest] = fitted
-    return _LAST[digest]
 
 
 def _read(path: Path) -> tuple[Leak, str]:

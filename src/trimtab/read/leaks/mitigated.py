@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 
 from trimtab.job import Progress
 from trimtab.models.readout import Readout
-from trimtab.read.leaks.cells import Against, Cell, Measured, measured
+from trimtab.read.leaks.cells import Against, Baselines, Cell, Measured, measured
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.encodings import TopTokens, encode, one_hot
 from trimtab.read.leaks.estimate import leak_difference
@@ -106,6 +106,7 @@ def mitigation_rows(
     store: Path | None = None,
     stamp: str = "",
     progress: Progress | None = None,
+    baselines: Baselines | None = None,
 ) -> pd.DataFrame:
     """Leak and utility under each mitigation: a row per setting, attribute and role, the unmitigated first.
 
@@ -119,7 +120,7 @@ def mitigation_rows(
         mitigations: to try; none gives no rows.
         right: whether each answer was right; None where nobody knows.
         against: what bits are above.
-        classifiers, seed, jobs, store, stamp, progress: as of `trimtab.read.leaks.cells.measured`.
+        classifiers, seed, jobs, store, stamp, progress, baselines: as of `trimtab.read.leaks.cells.measured`.
 
     Returns:
         Columns `COLUMNS`: mitigation and setting ("none" and "" for the unmitigated), the leak and its change in bits,
@@ -135,6 +136,7 @@ def mitigation_rows(
         "jobs": jobs,
         "store": store,
         "stamp": stamp,
+        "baselines": Baselines() if baselines is None else baselines,
     }
     rows = list[dict[str, Any]]()
     for subset in _distinct([served.rows, *(output.served.rows for output in tried)]):

@@ -274,6 +274,7 @@ def assess_transcript(
         store=how.store,
         stamp=f"{how.stamp} as served",
         progress=how.progress,
+        baselines=how.baselines,
     )
     told = recommend(result.table, rows, how.max_bits)
     return replace(result, mitigations=rows, recommendation=told)
