@@ -16,8 +16,7 @@ from tiny_models import build, tokenizer
 from trimtab import Answer, Hidden, Model, TopLogits, TopLogprobs, Trajectory, audit, load
 from trimtab.errors import ConfigProblems
 from trimtab.numerics.bootstrap import wilson
-from trimtab.read.leaks import audit as audits
-from trimtab.read.leaks import cells, model_cells
+from trimtab.read.leaks import assessment, cells, model_cells
 from trimtab.read.leaks.audit import CELL, onward
 from trimtab.read.leaks.mitigations import Round, Truncate
 from trimtab.read.leaks.model_cells import answer_tokens, cells_of, read_for_audit, setting_of, with_lenses
@@ -144,7 +143,7 @@ def test_a_killed_audit_goes_on_and_ends_alike(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(audits, "mitigation_rows", broken)
+        patched.setattr(assessment, "mitigation_rows", broken)
         with pytest.raises(KeyboardInterrupt):
             audit(model, questions(), ["colour"], folder=tmp_path, **few)
     resumed = audit(model, questions(), ["colour"], folder=tmp_path, **few)
@@ -192,6 +191,7 @@ def test_lenses_by_name_are_fitted_once_and_said(
         ),
         ({"max_bits": -1.0}, "max_bits: got -1.0, expected a number of bits, 0 or more"),
         ({"jobs": 0}, "jobs: got 0, expected at least 1"),
+        ({"batch_size": True}, "batch_size: got True, expected at least 1, whole"),
         ({"mitigations": [{"truncate": 0}]}, r"mitigations\[0\].truncate.k: got 0"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from trimtab.errors import Problem, not_among
 from trimtab.job import Progress
@@ -25,8 +26,11 @@ from trimtab.read.leaks.controls import (
     majority_rows,
     shuffled,
 )
+from trimtab.read.leaks.mitigated import mitigation_rows
 from trimtab.read.leaks.questions import Accounting, Questions
+from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import CONTROLS, TABLE, LeaksResult
+from trimtab.read.leaks.served import Mitigation, Served
 from trimtab.report.formats import estimate
 from trimtab.runs.paths import path_problem
 from trimtab.seeds import seed_problem
@@ -172,6 +176,44 @@ def assess(
         findings=(*findings, *_findings(questions, how, controls_table, checks, outcomes)),
         seconds=time.perf_counter() - start,
     )
+
+
+def with_mitigations(
+    result: LeaksResult,
+    served: Served | None,
+    questions: Questions,
+    mitigations: Sequence[Mitigation],
+    *,
+    right: Bool[np.ndarray, " n"] | None = None,
+    how: Assessment,
+) -> LeaksResult:
+    """Result with what each mitigation leaves of its leaks, see `mitigation_rows`, and with its recommendation.
+
+    Args:
+        result: of `assess`.
+        served: unmitigated, of every question; None where no level is served: nothing is tried.
+        questions: labels, roles, groups, and what is known anyway.
+        mitigations: to try.
+        right: whether each answer was right; None where nobody knows.
+        how: settings.
+    """
+    if served is not None:
+        tried = mitigation_rows(
+            served,
+            questions,
+            mitigations,
+            right=right,
+            against=how.baseline,
+            classifiers=how.classifiers,
+            seed=how.seed,
+            jobs=how.jobs,
+            store=how.store,
+            stamp=f"{how.stamp} as served",
+            progress=how.progress,
+            baselines=how.baselines,
+        )
+        result = replace(result, mitigations=tried)
+    return replace(result, recommendation=recommend(result.table, result.mitigations, how.max_bits))
 
 
 def _largest(cells: Sequence[Cell]) -> Cell:

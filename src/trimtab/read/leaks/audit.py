@@ -16,17 +16,16 @@ from trimtab.errors import ConfigProblems, Problem
 from trimtab.job import Progress
 from trimtab.models.batches import check_listed
 from trimtab.models.load import Model, load
-from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems
+from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems, with_mitigations
 from trimtab.read.leaks.cells import Against
 from trimtab.read.leaks.classifiers import DEFAULT as CLASSIFIERS
 from trimtab.read.leaks.levels import DEFAULT as LEVELS
 from trimtab.read.leaks.levels import Level, level_problems
-from trimtab.read.leaks.mitigated import mitigation_rows
 from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
 from trimtab.read.leaks.mitigations import mitigation_of, mitigation_problems
-from trimtab.read.leaks.model_cells import read_for_audit, with_lenses
+from trimtab.read.leaks.model_cells import Reading, read_for_audit, with_lenses
 from trimtab.read.leaks.questions import Questions, listed_names, read_questions
-from trimtab.read.leaks.recommendation import SERVED, recommend
+from trimtab.read.leaks.recommendation import SERVED
 from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.served import Mitigation
 
@@ -88,22 +87,17 @@ def audit(
     """
     start = time.perf_counter()
     progress, of_cells = onward(progress)
-    names = (
-        questions.attributes.columns
-        if isinstance(questions, Questions)
-        else listed_names(attributes, background)
-    )
-    problems = [*setting_problems(levels, mitigations, list(names), max_bits)]
+    known = questions.attributes if isinstance(questions, Questions) else None
+    names = listed_names(attributes, background) if known is None else [*map(str, known)]
+    problems = [*setting_problems(levels, mitigations, names, max_bits, batch_size)]
     problems += assessment_problems(
         baseline=baseline, classifiers=classifiers, seed=seed, jobs=jobs, folder=folder
     )
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        problems.append(Problem("batch_size", repr(batch_size)[:60], "at least 1, whole"))
     if problems:
         raise ConfigProblems(problems)
     if lens_texts is not None:
         check_listed(lens_texts, "lens text")
-    mitigations = [mitigation_of(one) for one in mitigations]
+    tried = [mitigation_of(one) for one in mitigations]
     asked = questions
     if not isinstance(asked, Questions):
         asked = read_questions(asked, attributes, group=group, background=background)
@@ -115,13 +109,14 @@ def audit(
             asked,
             fitted,
             place,
-            mitigations=mitigations,
+            mitigations=tried,
             controls=controls,
             batch_size=batch_size,
             seed=seed,
             progress=progress,
         )
-        how = Assessment(
+        reading = replace(reading, findings=(*told, *reading.findings))
+        assessment = Assessment(
             baseline=baseline,
             classifiers=classifiers,
             controls=controls,
@@ -132,29 +127,20 @@ def audit(
             stamp=reading.stamp,
             progress=of_cells,
         )
-        facts, findings = reading.facts, (*told, *reading.findings)
-        final = reading.readings.plan.depth - 1
-        result = assess(
-            asked, reading.cells, reading.controls, final=final, facts=facts, findings=findings, how=how
-        )
-        if reading.served is not None:
-            tried = mitigation_rows(
-                reading.served,
-                asked,
-                mitigations,
-                right=reading.right,
-                against=baseline,
-                classifiers=classifiers,
-                seed=seed,
-                jobs=jobs,
-                store=how.store,
-                stamp=f"{reading.stamp} as served",
-                progress=of_cells,
-                baselines=how.baselines,
-            )
-            result = replace(result, mitigations=tried)
-    result = replace(result, recommendation=recommend(result.table, result.mitigations, max_bits))
+        result = assess_reading(reading, asked, tried, how=assessment)
     return replace(result, label=Path(handle.name).name, seconds=time.perf_counter() - start)
+
+
+def assess_reading(
+    reading: Reading, questions: Questions, mitigations: Sequence[Mitigation], *, how: Assessment
+) -> LeaksResult:
+    """Result of the audit of a model that was read: its levels and controls, mitigations where a level is served."""
+    final, facts = reading.readings.plan.depth - 1, reading.facts
+    found = reading.findings
+    result = assess(
+        questions, reading.cells, reading.controls, final=final, facts=facts, findings=found, how=how
+    )
+    return with_mitigations(result, reading.served, questions, mitigations, right=reading.right, how=how)
 
 
 def onward(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
@@ -178,12 +164,15 @@ def setting_problems(
     mitigations: Sequence[Mitigation],
     attributes: Sequence[str],
     max_bits: float | None,
+    batch_size: int,
 ) -> Iterator[Problem]:
     """Problems of the settings of an audit of a model that can be seen before anything is read."""
     wrong = [*level_problems(levels)]
     yield from wrong
     yield from mitigation_problems(mitigations, attributes, model=True)
     yield from bound_problems(max_bits, () if wrong else levels)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        yield Problem("batch_size", repr(batch_size)[:60], "at least 1, whole")
 
 
 def bound_problems(max_bits: float | None, levels: Sequence[Level]) -> Iterator[Problem]:

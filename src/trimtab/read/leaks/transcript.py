@@ -19,18 +19,17 @@ from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest,
 from trimtab.job import Progress
 from trimtab.models.chat import is_missing
 from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
-from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems
+from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems, with_mitigations
 from trimtab.read.leaks.audit import bound_problems
 from trimtab.read.leaks.cells import Against
 from trimtab.read.leaks.classifiers import DEFAULT
 from trimtab.read.leaks.encodings import TopTokens
 from trimtab.read.leaks.levels import Level
 from trimtab.read.leaks.levels import level_problems as list_problems
-from trimtab.read.leaks.mitigated import mitigation_rows, served_in
+from trimtab.read.leaks.mitigated import served_in
 from trimtab.read.leaks.mitigations import DEFAULT as MITIGATIONS
 from trimtab.read.leaks.mitigations import mitigation_of, mitigation_problems
 from trimtab.read.leaks.questions import Accounting, Questions, frame_of, label_rows, listed_names
-from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.served import Mitigation
 from trimtab.read.leaks.transcript_cells import level_problems, sampled, transcript_cells
@@ -262,22 +261,8 @@ def assess_transcript(
         findings=(*transcript.findings, *first_alone),
         how=how,
     )
-    rows = mitigation_rows(
-        served_in(transcript.tops[0], transcript.answers[:, 0]),
-        questions,
-        mitigations,
-        right=right,
-        against=how.baseline,
-        classifiers=how.classifiers,
-        seed=how.seed,
-        jobs=how.jobs,
-        store=how.store,
-        stamp=f"{how.stamp} as served",
-        progress=how.progress,
-        baselines=how.baselines,
-    )
-    told = recommend(result.table, rows, how.max_bits)
-    return replace(result, mitigations=rows, recommendation=told)
+    served = served_in(transcript.tops[0], transcript.answers[:, 0])
+    return with_mitigations(result, served, questions, mitigations, right=right, how=how)
 
 
 def _share(right: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"]) -> dict[str, float]:
