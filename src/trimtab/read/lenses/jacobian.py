@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +12,14 @@ from torch import Tensor
 
 from trimtab.models.families import Handle, refusal
 from trimtab.models.inspection import check_model
-from trimtab.models.readout import Readout, readout_of, residual_states
-from trimtab.read.lenses.files import Maps, check_finite, read_maps, write_maps
-from trimtab.read.lenses.lens import Progress, Reading, depth, inputs_of, paired_images
+from trimtab.models.readout import readout_of, residual_states
+from trimtab.read.lenses.affine import AffineLens
+from trimtab.read.lenses.files import Maps, check_finite
+from trimtab.read.lenses.lens import Progress, Reading, inputs_of, paired_images
 
 
 @dataclass(frozen=True, eq=False)
-class JacobianLens:
+class JacobianLens(AffineLens):
     """Jacobian lens: `log softmax(readout(J_l h + c_l))` of the state h at depth l, at the last token of a text.
 
     `J_l` is the mean over texts of the derivative of the last state by the state at depth l, both at the last token
@@ -33,28 +33,14 @@ class JacobianLens:
         made_by: how it was fitted, plain values.
     """
 
-    readout: Readout
-    weight: Float[Tensor, "L d d"] = field(repr=False)
-    bias: Float[Tensor, "L d"] = field(repr=False)
-    made_by: Mapping[str, Any] = field(default_factory=dict)
+    name: ClassVar[str] = "jacobian"
 
-    @property
-    def name(self) -> str:
-        """Always "jacobian"."""
-        return "jacobian"
-
-    @property
-    def states(self) -> int:
-        """L + 1."""
-        return len(self.weight) + 1
-
-    def log_probabilities(self, hidden: Float[Tensor, "*n d"], state: int) -> Float[Tensor, "*n V"]:
-        """Log-probabilities in nats; see `trimtab.read.lenses.lens.Lens`."""
-        number = depth(state, self.states)
-        if number < len(self.weight):
-            hidden = hidden.to(self.weight.device, self.weight.dtype)
-            hidden = hidden @ self.weight[number].T + self.bias[number]
-        return self.readout.log_probabilities(hidden)
+    @staticmethod
+    def mapped(
+        hidden: Float[Tensor, "*n d"], weight: Float[Tensor, "d d"], bias: Float[Tensor, " d"]
+    ) -> Float[Tensor, "*n d"]:
+        """J h + c."""
+        return hidden @ weight.T + bias
 
     @classmethod
     def fit(
@@ -113,21 +99,6 @@ class JacobianLens:
         maps = Maps(weight, bias if centred else torch.zeros_like(bias), made_by)
         check_finite(maps, "Jacobian lens")
         return cls(readout, maps.weight, maps.bias, made_by)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the lens, see `trimtab.read.lenses.files.write_maps`; the folder is there whole or not at all."""
-        return write_maps(self.name, Maps(self.weight, self.bias, self.made_by), self.readout, folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, model: Handle) -> JacobianLens:
-        """Lens that `save_pretrained` wrote, for the model that it was fitted to.
-
-        Raises:
-            ModelError: see `trimtab.read.lenses.files.read_maps`.
-        """
-        readout = readout_of(model)
-        maps = read_maps("jacobian", folder, readout)
-        return cls(readout, maps.weight, maps.bias, maps.made_by)
 
 
 def _jacobians(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from trimtab.models.families import Handle, refusal
 from trimtab.models.inspection import check_model
 from trimtab.models.language import kl
 from trimtab.models.readout import Readout, readout_of
-from trimtab.read.lenses.files import Maps, check_finite, read_maps, write_maps
-from trimtab.read.lenses.lens import CELLS, Progress, Reading, States, depth, paired_images, text_states
+from trimtab.read.lenses.affine import AffineLens
+from trimtab.read.lenses.files import Maps, check_finite
+from trimtab.read.lenses.lens import CELLS, Progress, Reading, States, paired_images, text_states
 from trimtab.seeds import derive
 
 Start = Literal["ridge", "zero"]
@@ -88,7 +88,7 @@ PRESETS: Mapping[Preset, Recipe] = {
 
 
 @dataclass(frozen=True, eq=False)
-class TunedLens:
+class TunedLens(AffineLens):
     """Tuned lens: `log softmax(readout(h + A_l h + b_l))` of the state h at depth l (Belrose et al. 2023, equation 4).
 
     The last state is read as it is: there the lens gives the model's own distribution.
@@ -100,27 +100,14 @@ class TunedLens:
         made_by: how it was fitted, plain values.
     """
 
-    readout: Readout
-    weight: Float[Tensor, "L d d"] = field(repr=False)
-    bias: Float[Tensor, "L d"] = field(repr=False)
-    made_by: Mapping[str, Any] = field(default_factory=dict)
+    name: ClassVar[str] = "tuned"
 
-    @property
-    def name(self) -> str:
-        """Always "tuned"."""
-        return "tuned"
-
-    @property
-    def states(self) -> int:
-        """L + 1."""
-        return len(self.weight) + 1
-
-    def log_probabilities(self, hidden: Float[Tensor, "*n d"], state: int) -> Float[Tensor, "*n V"]:
-        """Log-probabilities in nats; see `trimtab.read.lenses.lens.Lens`."""
-        number = depth(state, self.states)
-        if number < len(self.weight):
-            hidden = _mapped(hidden, self.weight[number], self.bias[number])
-        return self.readout.log_probabilities(hidden)
+    @staticmethod
+    def mapped(
+        hidden: Float[Tensor, "*n d"], weight: Float[Tensor, "d d"], bias: Float[Tensor, " d"]
+    ) -> Float[Tensor, "*n d"]:
+        """h + A h + b."""
+        return hidden + hidden @ weight.T + bias
 
     @classmethod
     def fit(
@@ -177,21 +164,6 @@ class TunedLens:
         check_finite(Maps(weight, bias, made_by), "tuned lens")
         return cls(readout, weight, bias, made_by)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the lens, see `trimtab.read.lenses.files.write_maps`; the folder is there whole or not at all."""
-        return write_maps(self.name, Maps(self.weight, self.bias, self.made_by), self.readout, folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, model: Handle) -> TunedLens:
-        """Lens that `save_pretrained` wrote, for the model that it was fitted to.
-
-        Raises:
-            ModelError: see `trimtab.read.lenses.files.read_maps`.
-        """
-        readout = readout_of(model)
-        maps = read_maps("tuned", folder, readout)
-        return cls(readout, maps.weight, maps.bias, maps.made_by)
-
 
 @dataclass(frozen=True)
 class _Stream:
@@ -218,12 +190,6 @@ class _Stream:
         images = [self.reading.images[place] for place in order]
         reading = Reading(images, self.reading.batch_size)
         return text_states(self.model, self.readout, [self.texts[place] for place in order], reading)
-
-
-def _mapped(hidden: Tensor, weight: Float[Tensor, "d d"], bias: Float[Tensor, " d"]) -> Tensor:
-    """h + A h + b in the maps' precision and on their device."""
-    hidden = hidden.to(weight.device, weight.dtype)
-    return hidden + hidden @ weight.T + bias
 
 
 @dataclass(frozen=True)
@@ -382,7 +348,8 @@ def _add_gradients(
         for state, one in enumerate(hidden[:-1]):
             with torch.enable_grad():
                 weight, bias = (each[state].detach().requires_grad_() for each in maps)
-                said = readout.log_probabilities(_mapped(one[start : start + size], weight, bias))
+                moved = one[start : start + size].to(weight.device, weight.dtype)
+                said = readout.log_probabilities(TunedLens.mapped(moved, weight, bias))
                 loss = kl(target, said).sum()
             for total, gradient in zip(sums, torch.autograd.grad(loss, (weight, bias)), strict=True):
                 total[state] += gradient
