@@ -15,11 +15,10 @@ from quick_leaks import questions, quick_leak
 from tiny_models import build, tokenizer
 from trimtab import Answer, Hidden, Model, TopLogits, TopLogprobs, Trajectory, audit, load
 from trimtab.errors import ConfigProblems
-from trimtab.numerics.bootstrap import wilson
 from trimtab.read.leaks import assessment, cells, model_cells
 from trimtab.read.leaks.audit import CELL, onward
 from trimtab.read.leaks.mitigations import Round, Truncate
-from trimtab.read.leaks.model_cells import answer_tokens, cells_of, read_for_audit, setting_of, with_lenses
+from trimtab.read.leaks.model_cells import cells_of, read_for_audit, setting_of, with_lenses
 from trimtab.read.leaks.questions import read_questions
 from trimtab.read.leaks.result import LeaksResult
 
@@ -79,31 +78,6 @@ def test_mitigations_recommendation_and_accounting_stand_beside(result: LeaksRes
         assert numbers[0] == sum(numbers[1:])
     assert result.facts["states"] == 3
     assert result.max_bits == 0.1
-
-
-def test_how_well_the_model_does_its_own_task(model: Model) -> None:
-    asked = read_questions(questions(), ["colour"], group="scene")
-    tokens = answer_tokens(model, ["yes", "no", "yes", " "])
-    assert set(tokens) == {"yes", "no"}
-    ids = model.need_tokenizer()("yes", add_special_tokens=False)["input_ids"]
-    assert ids[0] in tokens["yes"]
-    assert answer_tokens(load(torch.nn.Linear(2, 2)), ["yes"]) == {}
-    readings = _Logits({token: np.full(48, 1.0) for token in tokens["yes"]}, min(tokens["yes"]))
-    facts = model_cells.task_accuracy(readings, asked, tokens)  # type: ignore[arg-type]
-    assert facts["task_accuracy"]["value"] == facts["task_accuracy_among_answers"]["value"] == 0.5
-    rough = wilson(24, 48)
-    assert facts["task_accuracy"]["low"] == pytest.approx(rough.low, abs=0.15)
-    assert model_cells.task_accuracy(readings, asked, {}) == {}  # type: ignore[arg-type]
-
-
-class _Logits:
-    """Readings of which the answers and some logits are known; other logits are 0."""
-
-    def __init__(self, logits: dict[int, np.ndarray], answer: int) -> None:
-        self.logits, self.answers = logits, np.full(48, answer)
-
-    def tokens(self, ids: list[int]) -> np.ndarray:
-        return np.stack([self.logits.get(token, np.zeros(48)) for token in ids], axis=1)
 
 
 def test_cells_hold_what_the_readings_hold(model: Model, tmp_path: Path) -> None:

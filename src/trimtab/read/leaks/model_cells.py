@@ -1,4 +1,4 @@
-"""Cells of a model: what it is read for in an audit, its levels and controls, and how well it does its own task."""
+"""Cells of a model: what it is read for in an audit, its levels and controls."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from trimtab.job import Progress
 from trimtab.models.load import Model
 from trimtab.models.readout import Readout, readout_of
 from trimtab.models.untrained import untrained
-from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
 from trimtab.read.leaks.cells import Cell
 from trimtab.read.leaks.controls import ANSWER_ONLY, CHECK, RANDOM_TOKENS, UNTRAINED, OneHot
 from trimtab.read.leaks.encodings import encode
@@ -28,6 +26,7 @@ from trimtab.read.leaks.model_pass import read_model
 from trimtab.read.leaks.questions import Questions
 from trimtab.read.leaks.readings import Readings, facts_of
 from trimtab.read.leaks.served import Mitigation, Served
+from trimtab.read.leaks.task import all_known, first_tokens, graded, task_accuracy, texts_of
 from trimtab.read.lenses.choice import NAMES, lens_of
 from trimtab.read.lenses.lens import Lens
 
@@ -89,7 +88,7 @@ def read_for_audit(
     needs: list[Level] = [Hidden((-1,))] if controls or any(one.inside for one in mitigations) else []
     if controls and readout.vocabulary <= EVERY_LOGIT:
         needs.append(TopLogits(None))
-    options = answer_tokens(model, questions.answers or ())
+    options = first_tokens(model, questions.answers or ())
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
     readings = read_model(
         model,
@@ -116,11 +115,14 @@ def read_for_audit(
         else:
             of_controls += _untrained_controls(plain, questions, of_controls, folder / "untrained", how)
     served = served_as(levels, readings, questions, readout, options)
-    right = right_answers(readings, questions, options)
+    said = texts_of(model, readings.answers)
+    grades = graded(said, questions.answers, readings.answers, options)
     facts: dict[str, Any] = {"prompts": readings.n, "states": readings.plan.depth}
     facts |= {"vocabulary": readings.vocabulary, "readings_bytes": readings.plan.bytes}
-    facts |= {"reading_seconds": time.perf_counter() - start} | task_accuracy(readings, questions, options)
-    return Reading(readings, cells, of_controls, facts, tuple(findings), served, right)
+    facts |= {"reading_seconds": time.perf_counter() - start} | task_accuracy(
+        grades, readings, questions, options
+    )
+    return Reading(readings, cells, of_controls, facts, tuple(findings), served, all_known(grades))
 
 
 def _plain_controls(cells: Sequence[Cell], readings: Readings) -> Iterator[Cell]:
@@ -276,67 +278,3 @@ def setting_of(level: Level) -> str:
     )
     heated = "" if level.temperature == 1.0 else f"temperature {level.temperature:g}"
     return ", ".join(filter(None, [rounded, heated]))
-
-
-def answer_tokens(model: Model, answers: Sequence[str]) -> dict[str, set[int]]:
-    """Tokens with which each distinct right answer may start: as it is written, and after a space.
-
-    Answers of which no token is known, and "" for none, are left out.
-    """
-    tokenizer, found = model.tokenizer, dict[str, set[int]]()
-    if tokenizer is None:
-        return found
-    for answer in dict.fromkeys(answers):
-        ids = set()
-        for text in (answer, f" {answer}") if answer.strip() else ():
-            row = tokenizer(text, add_special_tokens=False)["input_ids"]
-            first = next((token for token in row if str(tokenizer.decode([token])).strip()), None)
-            if first is not None and first != tokenizer.unk_token_id:
-                ids.add(int(first))
-        if ids:
-            found[answer] = ids
-    return found
-
-
-def right_answers(
-    readings: Readings, questions: Questions, options: Mapping[str, set[int]]
-) -> Bool[np.ndarray, " n"] | None:
-    """Whether the greedy answer to each question starts as the right one; None where some right answer is not known."""
-    if questions.answers is None or not all(answer in options for answer in questions.answers):
-        return None
-    pairs = zip(readings.answers.tolist(), questions.answers, strict=True)
-    return np.array([token in options[answer] for token, answer in pairs])
-
-
-def task_accuracy(
-    readings: Readings, questions: Questions, options: Mapping[str, set[int]]
-) -> dict[str, dict[str, float]]:
-    """Accuracy of the model in its own task, with Wilson's interval over groups; empty where no right answer is known.
-
-    Args:
-        readings: of the questions.
-        questions: with their right answers.
-        options: tokens with which each right answer may start.
-
-    Returns:
-        `task_accuracy`: the greedy answer starts as the right one does. `task_accuracy_among_answers`: the right answer
-        has the largest logit among all right answers of the file, as yes against no. Each value, low, high and n.
-    """
-    given = questions.answers or ()
-    rows = [row for row, answer in enumerate(given) if answer in options]
-    if not rows:
-        return {}
-    greedy = np.array([int(readings.answers[row]) in options[given[row]] for row in rows])
-    accuracies = {"task_accuracy": _share(greedy, questions.groups[rows])}
-    if len(options) > 1:
-        best = np.stack([readings.tokens(sorted(ids))[rows].max(axis=1) for ids in options.values()], axis=1)
-        chosen = np.array([list(options)[place] for place in best.argmax(axis=1)])
-        right = chosen == np.array([given[row] for row in rows])
-        accuracies["task_accuracy_among_answers"] = _share(right, questions.groups[rows])
-    return accuracies
-
-
-def _share(right: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    clusters = np.unique(groups, return_inverse=True)[1]
-    low, high = wilson_of_clusters(right.astype(float), np.zeros(len(right), dtype=int), clusters, 1)
-    return {"value": float(right.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(right)}

@@ -18,7 +18,6 @@ from trimtab.data.tables import check_columns, label_text, read_table
 from trimtab.errors import ConfigProblems, DataError, Problem, explain, nearest, refusal
 from trimtab.job import Progress
 from trimtab.models.chat import is_missing
-from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
 from trimtab.read.leaks.assessment import Assessment, assess, assessment_problems, with_mitigations
 from trimtab.read.leaks.audit import bound_problems
 from trimtab.read.leaks.cells import Against
@@ -32,6 +31,7 @@ from trimtab.read.leaks.mitigations import mitigation_of, mitigation_problems
 from trimtab.read.leaks.questions import Accounting, Questions, frame_of, label_rows, listed_names
 from trimtab.read.leaks.result import LeaksResult
 from trimtab.read.leaks.served import Mitigation
+from trimtab.read.leaks.task import accuracy, all_known, graded
 from trimtab.read.leaks.transcript_cells import level_problems, sampled, transcript_cells
 from trimtab.read.leaks.transcript_files import Position, Response, Responses, read_responses
 
@@ -64,14 +64,9 @@ class Transcript:
 
     @property
     def right(self) -> Bool[np.ndarray, " n"] | None:
-        """Whether each right answer begins as the written token does, in any case; None where some are not known."""
-        told, vocabulary = self.questions.answers, self.tops[0].vocabulary or ()
-        if told is None or not all(told):
-            return None
-        said = [vocabulary[token].strip().lower() for token in self.answers[:, 0]]
-        return np.array(
-            [bool(one) and it.lower().startswith(one) for one, it in zip(said, told, strict=True)]
-        )
+        """Whether each right answer begins with the written token, see `graded`; None where some are not known."""
+        vocabulary = self.tops[0].vocabulary or ()
+        return all_known(graded([vocabulary[token] for token in self.answers[:, 0]], self.questions.answers))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -252,7 +247,7 @@ def assess_transcript(
     first_alone = first_alone if len(transcript.tops) > 1 else []
     right = transcript.right
     if right is not None:
-        facts["task_accuracy"] = _share(right, questions.groups)
+        facts["task_accuracy"] = accuracy(right.astype(float), questions.groups)
     result = assess(
         questions,
         cells,
@@ -263,12 +258,6 @@ def assess_transcript(
     )
     served = served_in(transcript.tops[0], transcript.answers[:, 0])
     return with_mitigations(result, served, questions, mitigations, right=right, how=how)
-
-
-def _share(right: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"]) -> dict[str, float]:
-    """Accuracy of the answers, with Wilson's interval over groups."""
-    low, high = wilson_of_clusters(right.astype(float), np.zeros(len(right), dtype=int), groups, 1)
-    return {"value": float(right.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(right)}
 
 
 def _labelled(
