@@ -141,3 +141,20 @@ def test_what_could_not_be_measured_is_said() -> None:
         "  Nothing could be measured.",
         "Bound of 0.5 bits: not tested",
     ]
+
+
+def test_an_attribute_that_was_not_measured_ends_with_one(capsys: Capture) -> None:
+    lines = leaky(60, leak=0.0)
+    for row, line in enumerate(lines):  # the city is mentioned in rows of one city alone
+        line["mentioned"] = ["city"] if line["city"] == lines[0]["city"] and row < 40 else []
+    write(Path("half.jsonl"), lines)
+    command = ["audit", "half.jsonl", *CITY, *QUICK]
+    assert main([*command, "--max-bits", "1.5", "--out", "r"]) == 1
+    out = capsys.readouterr().out
+    assert "\n  city (mentioned): not measured\n" in out
+    assert "  Not measured at what is served: city (mentioned).\n" in out
+    held = "Bound of 1.5 bits: not shown to be exceeded; not tested for city (mentioned), so not passed"
+    assert out.splitlines()[-1] == held
+    assert "The bound of 1.5 bits was not tested there" in Path("r/report.html").read_text()
+    assert main(command) == 0
+    assert "city (mentioned): not measured" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from trimtab.read.leaks.recommendation import recommend
 from trimtab.read.leaks.result import ACCOUNTING, CONTROLS, TABLE, LeaksResult
 
 
@@ -43,7 +44,6 @@ ROWS = [
     row("logprobs", 0.3, k=5.0, encoding="served"),
     row("logprobs", 0.2, k=1.0, encoding="served"),
     row("answer", 0.05),
-    row("logprobs", np.nan, k=20.0, encoding="served", role="mentioned"),
 ]
 RESULT = LeaksResult(
     table=pd.DataFrame(ROWS, columns=list(TABLE)),
@@ -75,6 +75,49 @@ def test_a_bound_of_zero_is_exceeded_by_a_shown_leak_alone() -> None:
     assert replace(RESULT, table=barely, max_bits=0.0).passed
 
 
+NOT_MEASURED = ("not measured: logprobs served k 5: got 1 class", "not measured: answer: got 1 class")
+
+
+@pytest.mark.parametrize("pair", [("city", "background"), ("colour", "mentioned"), ("a (b)", "unmentioned")])
+@pytest.mark.parametrize("in_table", [False, True])  # a row without an interval, or no row at all
+def test_an_attribute_that_was_never_measured_passes_no_bound(
+    pair: tuple[str, str], in_table: bool, tmp_path: Path
+) -> None:
+    where, rows = f"{pair[0]} ({pair[1]})", [*ROWS]
+    if in_table:
+        rows.append(
+            row("logprobs", 0.0, np.nan, k=5.0, encoding="served") | {"attribute": pair[0], "role": pair[1]}
+        )
+    # A hidden state, a control or one served row of the others does not matter.
+    rows.append(row("hidden", 0.5) | {"attribute": pair[0], "role": pair[1]})
+    lost = [(where, np.nan, why) for why in NOT_MEASURED]
+    lost += [("colour (unmentioned)", np.nan, "not measured: text: got nothing")]
+    accounting = pd.concat([RESULT.accounting, pd.DataFrame(lost, columns=list(ACCOUNTING))])
+    result = replace(
+        RESULT, table=pd.DataFrame(rows, columns=list(TABLE)), accounting=accounting, max_bits=0.25
+    )
+    assert result.exceeded.empty
+    assert result.unmeasured == [pair]
+    assert not result.passed
+    assert replace(result, max_bits=None).passed
+    assert f"Not measured at what is served: {where}. The bound of 0.25 bits was not" in result.summary()
+    assert "bound" not in replace(result, max_bits=None).summary()
+    told = recommend(result.table, result.mitigations, 0.25, result.unmeasured)
+    assert f"Not measured at what is served: {where}. The bound of 0.25 bits was not tested there" in told
+    assert any(line.startswith(where) and "not measured" in line for line in result.to_text().splitlines())
+    page = LeaksResult.page([result], "leaks")
+    assert page.count(where) > 1
+    assert "so the audit did not pass" in page
+    assert LeaksResult.load(result.save(tmp_path)).unmeasured == [pair]
+
+
+def test_rows_without_an_interval_pass_no_bound() -> None:
+    blind = RESULT.table.assign(low=np.nan, high=np.nan)
+    result = replace(RESULT, table=blind, max_bits=0.25)
+    assert not result.passed
+    assert replace(RESULT, max_bits=0.25).passed
+
+
 def test_hidden_states_exceed_no_bound_and_nothing_served_passes_none() -> None:
     hidden = replace(RESULT, table=RESULT.table[RESULT.table["level"] == "hidden"])
     assert replace(hidden, max_bits=None).passed
@@ -99,7 +142,6 @@ def test_the_summary_is_the_recommendation_where_there_is_one() -> None:
     assert "+0.300 [+0.200, +0.400]" in text
     every = [line for line in text.splitlines() if line.startswith("colour")]  # of folded tables too
     assert {line.partition("  ")[0] for line in every} == {
-        "colour (mentioned)",
         "colour (unmentioned)",
         *(
             f"colour (unmentioned): {words}"

@@ -213,7 +213,8 @@ def with_mitigations(
             baselines=how.baselines,
         )
         result = replace(result, mitigations=tried)
-    return replace(result, recommendation=recommend(result.table, result.mitigations, how.max_bits))
+    told = recommend(result.table, result.mitigations, how.max_bits, result.unmeasured)
+    return replace(result, recommendation=told)
 
 
 def _largest(cells: Sequence[Cell]) -> Cell:

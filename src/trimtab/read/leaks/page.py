@@ -20,11 +20,13 @@ from trimtab.read.leaks.recommendation import (
     NO_LEAK,
     RISK,
     SHOWN,
+    UNKNOWN,
     UNMITIGATED,
     reads,
     risk_of,
     risk_table,
     served_rows,
+    unmeasured,
 )
 from trimtab.report.formats import fixed, missing, number, span
 from trimtab.report.page import (
@@ -107,7 +109,13 @@ BITS = (
     "Bits: how far the cross-entropy of the best classifier is below that of the question alone. "
     "They are a lower bound on what a caller can learn."
 )
-TONES: dict[str, Tone] = {NO_LEAK: "good", SHOWN: "unsure", BY_ESTIMATE: "unsure", ABOVE: "bad"}
+TONES: dict[str, Tone] = {
+    NO_LEAK: "good",
+    SHOWN: "unsure",
+    BY_ESTIMATE: "unsure",
+    ABOVE: "bad",
+    UNKNOWN: "unsure",
+}
 Block = Text | Table | Picture | Gallery | Section
 ESTIMATES: dict[str, Sequence[Any]] = {
     "bits": ("bits", "low", "high", "+.3"),
@@ -151,7 +159,8 @@ def figure(result: Audited) -> Figure:
 
 def _risks(result: Audited) -> Iterator[Block]:
     """The risk of each attribute and role, the recommendation, and the answers' accuracy."""
-    risks = risk_table(result.table, result.max_bits)
+    unknown = unmeasured(result.table, result.accounting)
+    risks = risk_table(result.table, result.max_bits, unknown)
     bound = "" if result.max_bits is None else f" The bound is {number(result.max_bits)} bits."
     if not len(risks):
         yield Text("No level that a caller sees was measured.", "unsure")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,46 @@ def exceeds(low: float, max_bits: float | None) -> bool:
     return max_bits is not None and low > max(max_bits, LEAST_BITS)
 
 
-def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFrame:
+def unmeasured(table: pd.DataFrame, accounting: pd.DataFrame) -> list[tuple[str, str]]:
+    """Attributes with their roles of which nothing that is served was measured, where others were.
+
+    A row without an interval measures nothing. Roles are never pooled: what is known of one says nothing of another.
+
+    Args:
+        table: the headline table of an audit, all levels.
+        accounting: of the audit; rows that are nan name an attribute with its role, and why it was not measured.
+
+    Returns:
+        None where nothing was measured at all.
+    """
+    known = _pairs(served_rows(table).dropna(subset=["bits", "low", "high"]))
+    places = accounting["where"][accounting["rows"].isna()]
+    failed = [str(where).removesuffix(")").rpartition(" (") for where in places]
+    asked = dict.fromkeys([*_pairs(table), *((attribute, role) for attribute, _, role in failed)])
+    return [pair for pair in asked if pair not in known] if known else []
+
+
+def untested(unknown: Sequence[tuple[str, str]], max_bits: float | None = None) -> Iterator[str]:
+    """Sentences on attributes that were not measured, and on a bound that was not tested for them.
+
+    >>> list(untested([("city", "mentioned")], 0.1))[1]
+    'The bound of 0.1 bits was not tested there, so the audit did not pass.'
+    """
+    if unknown:
+        yield f"Not measured at what is served: {', '.join(f'{name} ({role})' for name, role in unknown)}."
+        if max_bits is not None:
+            yield f"The bound of {max_bits:g} bits was not tested there, so the audit did not pass."
+
+
+def risk_table(
+    table: pd.DataFrame, max_bits: float | None = None, unknown: Sequence[tuple[str, str]] = ()
+) -> pd.DataFrame:
     """Risk by attribute and role: the strongest leak among the rows that are served, a row each.
 
     Args:
         table: the headline table of an audit, all levels.
         max_bits: a stated bound.
+        unknown: see `unmeasured`; those that have no row in the table stand last.
 
     Returns:
         Columns `RISK`: bits with interval, accuracy and chance of the row with the most bits among those of the worst
@@ -79,6 +113,9 @@ def risk_table(table: pd.DataFrame, max_bits: float | None = None) -> pd.DataFra
             cells |= {name: row[name] for name in ("bits", "low", "high", "accuracy", "chance")}
             cells["served"] = reads(row)
         rows.append(cells | {"looks": int(group["bits"].notna().sum())})
+    there = {(row["attribute"], row["role"]) for row in rows}
+    absent = [pair for pair in unknown if pair not in there]
+    rows += [{"attribute": name, "role": role, "risk": UNKNOWN, "looks": 0} for name, role in absent]
     return pd.DataFrame(rows, columns=list(RISK))
 
 
@@ -109,7 +146,12 @@ ENCODINGS = {
 """Encodings in words."""
 
 
-def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | None = None) -> str:
+def recommend(
+    table: pd.DataFrame,
+    mitigations: pd.DataFrame,
+    max_bits: float | None = None,
+    unknown: Sequence[tuple[str, str]] = (),
+) -> str:
     """Recommendation in a few sentences, from measured rows alone.
 
     What leaks most at what is served; the cheapest setting tried that keeps every attribute and role within the bound
@@ -121,12 +163,14 @@ def recommend(table: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | 
         table: the headline table of an audit, all levels.
         mitigations: the rows of `mitigation_rows`; may be empty.
         max_bits: a stated bound on the bits of what is served.
+        unknown: see `unmeasured`; they are named.
     """
     served = served_rows(table)
     strongest = _strongest(served)
     if strongest is None:
         return "Nothing that is served could be measured, so nothing is recommended."
-    return " ".join([*_leaking(served, strongest, max_bits), *_remedy(served, mitigations, max_bits)])
+    leaking = [*_leaking(served, strongest, max_bits), *untested(unknown, max_bits)]
+    return " ".join([*leaking, *_remedy(served, mitigations, max_bits)])
 
 
 def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | None) -> Iterator[str]:

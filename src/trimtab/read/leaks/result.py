@@ -13,7 +13,7 @@ import pandas as pd
 from trimtab.data.naming import each_row
 from trimtab.job import Result
 from trimtab.read.leaks import page
-from trimtab.read.leaks.recommendation import exceeds, reads, risk_table, served_rows
+from trimtab.read.leaks.recommendation import exceeds, reads, risk_table, served_rows, unmeasured, untested
 from trimtab.report.formats import estimate, fixed
 from trimtab.report.page import Section
 from trimtab.report.text import plain_table
@@ -96,9 +96,20 @@ class LeaksResult(Result):
         return served[[exceeds(low, self.max_bits) for low in served["low"].astype(float)]]
 
     @property
+    def unmeasured(self) -> list[tuple[str, str]]:
+        """Attributes with their roles of which nothing that is served was measured, where others were."""
+        return unmeasured(self.table, self.accounting)
+
+    @property
     def passed(self) -> bool:
-        """False where a bound is stated and a served row is shown to exceed it, or none could be measured."""
-        return self.max_bits is None or (len(self.served) > 0 and self.exceeded.empty)
+        """False where a bound is stated and a served row is shown to exceed it, or what it is of was not measured.
+
+        Of every attribute in every role that it has, something that is served must have been measured.
+        """
+        if self.max_bits is None:
+            return True
+        known = bool(self.served["low"].notna().any())
+        return known and self.exceeded.empty and not self.unmeasured
 
     def to_frame(self) -> pd.DataFrame:
         """Strongest row of each level, by attribute and role; the whole is `table`."""
@@ -110,7 +121,7 @@ class LeaksResult(Result):
 
     def to_text(self) -> str:
         """Risk by attribute and role, the strongest row of each level, and the summary."""
-        risks, levels = risk_table(self.table, self.max_bits), self.to_frame()
+        risks, levels = risk_table(self.table, self.max_bits, self.unmeasured), self.to_frame()
         names = [f"{row['attribute']} ({row['role']})" for row in risks.to_dict("records")]
         risks = risks.assign(attribute=names).rename(columns={"served": "by", "looks": "picked from"})
         names = [f"{row['attribute']} ({row['role']}): {reads(row)}" for row in levels.to_dict("records")]
@@ -152,6 +163,7 @@ class LeaksResult(Result):
             if (row := _strongest(group)) is not None:
                 text = f"{attribute} ({role}): most at the level {row['level']}, {_bits(row)}"
                 sentences.append(f"{text}, accuracy {fixed(row['accuracy'])}, chance {fixed(row['chance'])}.")
+        sentences += untested(self.unmeasured, self.max_bits)
         return " ".join(sentences) or "No cell could be measured."
 
     def figure(self) -> Figure:
