@@ -61,6 +61,7 @@ def mitigation_rows(attribute: str, role: str) -> Iterator[dict[str, Any]]:
     tried += [("noise", "0.5, 16 queries", 1.1, 0.4, 1.0)]
     for name, setting, bits, error, kept in tried:
         row = estimates(bits * (role != "mentioned"), 0.5) | {"mitigation": name, "setting": setting}
+        row |= {f"change{end}": (bits - 1.2) * (role != "mentioned") for end in ("", "_low", "_high")}
         row |= {f"same_answer{end}": 1.0 for end in ("", "_low", "_high")}
         row |= {f"answer_error_nats{end}": error for end in ("", "_low", "_high")}
         row |= {f"kept{end}": kept for end in ("", "_low", "_high")}

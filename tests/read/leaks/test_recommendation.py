@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimtab.read.leaks.recommendation import (
     ABOVE,
@@ -37,6 +39,7 @@ def tried(mitigation: str, setting: str, bits: float, half: float = 0.05, **more
     useful = UTILITY | {name: more.pop(name) for name in UTILITY if name in more}
     ends = {f"{name}{end}": value for name, value in useful.items() for end in ("_low", "_high")}
     row = {"mitigation": mitigation, "setting": setting, "attribute": "city", "role": "unmentioned", "n": 100}
+    row |= {"change": bits - 0.8, "change_low": bits - 0.8 - half, "change_high": bits - 0.8 + half}
     return row | {"bits": bits, "low": bits - half, "high": bits + half} | useful | ends | more
 
 
@@ -140,6 +143,83 @@ def test_without_a_bound_the_goal_is_what_cannot_be_told_from_0() -> None:
     text = recommend(TABLE, rows)
     assert "Recommended is truncate (top 1): with it no leak is distinguishable from 0." in text
     assert "bound" not in text
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.0004, None])
+def test_a_bound_of_zero_asks_for_what_is_shown(bound: float | None) -> None:
+    table = pd.DataFrame([leak(0.01)])
+    rows = [
+        tried("none", "", 0.01),
+        tried("round", "0 decimals", -0.02, 0.01),
+        tried("truncate", "top 1", 0.0, 0.0),
+    ]
+    text = recommend(table, pd.DataFrame(rows), bound)
+    assert "No mitigation is needed: without one no leak is distinguishable from 0." in text
+    assert "Recommended" not in text
+    shown = [NONE, *rows[1:], tried("temperature", "t = 2", 0.03, 0.02)]
+    text = recommend(TABLE, pd.DataFrame(shown), bound)  # a leak is shown: what brings it to 0 is recommended
+    assert "Recommended is round (0 decimals): with it no leak is distinguishable from 0." in text
+    assert "Of the 3 settings tried, 2 reached this" in text
+
+
+def test_a_wider_interval_alone_is_no_remedy() -> None:
+    erase = tried("erase", "city", 0.6, 0.7, n=50)
+    assert erase["low"] < 0 < erase["change_high"]
+    text = recommend(TABLE, pd.DataFrame([NONE, erase, tried("round", "1 decimal", 0.79)]))
+    assert "Nothing that was tried is shown to be enough. With erase (city) no leak is dis" in text
+    left = "0.60 bits (−0.10 to 1.30) of city (unmentioned)"
+    assert f"It leaves {left}, which is not shown to be less than without it." in text
+    assert "Recommended" not in text
+    less = erase | {"change_high": -0.01}
+    assert "Recommended is erase (city)" in recommend(TABLE, pd.DataFrame([NONE, less]))
+    unknown = erase | {"change_high": np.nan}
+    assert "Recommended" not in recommend(TABLE, pd.DataFrame([NONE, unknown]))
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1), st.floats(-1, 1)), min_size=1, max_size=6),
+    st.floats(-0.5, 1.5),
+    st.sampled_from([None, 0.0, 0.1, 0.5]),
+)
+def test_what_is_recommended_follows_from_intervals(
+    settings: list[tuple[float, float, float]], plain: float, bound: float | None
+) -> None:
+    none = tried("none", "", plain)
+    rows = [
+        tried("round", f"{place} decimals", bits, half) | {"change_high": change}
+        for place, (bits, half, change) in enumerate(settings)
+    ]
+    text = recommend(pd.DataFrame([leak(plain)]), pd.DataFrame([none, *rows]), bound)
+    level = bound or 0.0005
+    fits = [row["high"] <= bound if bound else row["low"] <= level for row in (none, *rows)]
+    lower = [none["low"] <= level or row["change_high"] < 0 for row in rows]
+    named = re.search(r"Recommended is round \((\d) decimals\)", text)
+    if fits[0]:
+        assert "No mitigation is needed" in text
+    assert (named is not None) == (not fits[0] and any(a and b for a, b in zip(fits[1:], lower, strict=True)))
+    if named is not None:
+        assert fits[1:][int(named[1])]
+        assert lower[int(named[1])]
+
+
+@pytest.mark.parametrize("bound", [None, 0.0, 0.1])
+def test_a_leak_elsewhere_is_no_sign_that_nothing_is_needed(bound: float | None) -> None:
+    table = pd.DataFrame([leak(0.01), leak(0.4, level="answer", k=np.nan)])
+    rows = [tried("none", "", 0.01), tried("truncate", "top 1", 0.0)]
+    text = recommend(table, pd.DataFrame(rows), bound)
+    assert "What mitigations were tried on meets the goal that" in text
+    assert "Another served row is shown to miss it, so no mitigation is recommended. The answer alone" in text
+    assert "needed" not in text
+
+
+def test_a_shown_leak_is_told_before_a_larger_one_that_is_not() -> None:
+    table = pd.DataFrame([leak(0.5, 0.6), leak(0.4, 0.1, k=5.0), leak(0.9, 1.0, level="answer")])
+    table = pd.concat([table, pd.DataFrame([leak(0.2, 0.1, level="answer", attribute="age")])])
+    text = recommend(table, pd.DataFrame([NONE, tried("truncate", "top 1", 0.5)]))
+    assert text.startswith(
+        "Served outputs give away city (unmentioned) most: 0.40 bits (0.30 to 0.50) by top 5"
+    )
+    assert "The answer alone gives away 0.20 bits (0.10 to 0.30) of age (unmentioned)" in text
 
 
 def test_noise_is_recommended_only_with_what_asking_again_finds() -> None:

@@ -155,9 +155,10 @@ def recommend(
     """Recommendation in a few sentences, from measured rows alone.
 
     What leaks most at what is served; the cheapest setting tried that keeps every attribute and role within the bound
-    (upper ends of all intervals), or, without a bound, at a level that cannot be told from 0; its cost in utility; how
-    many intervals were looked at. That nothing helped, or nothing was tried, is an answer. Attributes and roles that
-    could not be measured without a mitigation are named, and no setting is judged by them.
+    (upper ends of all intervals), or, without a bound or with one of 0, at a level that cannot be told from 0; its cost
+    in utility; how many intervals were looked at. The setting must also be shown to leave less, by the paired change,
+    of every leak that is shown to miss the goal. That nothing helped, or nothing was tried, is an answer. Attributes
+    and roles that could not be measured without a mitigation are named, and no setting is judged by them.
 
     Args:
         table: the headline table of an audit, all levels.
@@ -166,11 +167,16 @@ def recommend(
         unknown: see `unmeasured`; they are named.
     """
     served = served_rows(table)
-    strongest = _strongest(served)
+    strongest = _strongest(_shown(served)) or _strongest(served)
     if strongest is None:
         return "Nothing that is served could be measured, so nothing is recommended."
     leaking = [*_leaking(served, strongest, max_bits), *untested(unknown, max_bits)]
     return " ".join([*leaking, *_remedy(served, mitigations, max_bits)])
+
+
+def _shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose leak is shown."""
+    return rows[rows["low"].astype(float) > LEAST_BITS]
 
 
 def _leaking(served: pd.DataFrame, row: Mapping[str, Any], max_bits: float | None) -> Iterator[str]:
@@ -203,23 +209,29 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
     if not len(tried):
         yield "No mitigated output could be measured, so none is recommended."
         return
-    pairs = len(set(_pairs(mitigations)))
+    bound = max_bits if max_bits is not None and max_bits > LEAST_BITS else None
     goal = "no leak is distinguishable from 0"
-    if max_bits is not None:
-        goal = f"every leak is within {max_bits:g} bits by its whole interval"
-    settings = [rows for _, rows in tried.groupby(["mitigation", "setting"], sort=False)]
-    reached = [rows for rows in settings if _reaches(rows, pairs, max_bits)]
-    tries = f"{len(settings)} setting{'' if len(settings) == 1 else 's'} tried"
-    if _reaches(mitigations[mitigations["mitigation"] == UNMITIGATED], pairs, max_bits):
-        yield f"No mitigation is needed: without one {goal}."
-        return
-    if not reached:
-        miss = "the only setting misses" if len(settings) == 1 else f"all {len(settings)} settings miss"
-        yield f"Nothing that was tried is enough: {miss} the goal that {goal}."
-        rows = min(settings, key=_worst)
-        if _worst(rows) < np.inf:
-            yield f"Least is left by {_named(rows)}: {_amount(_strongest(rows))}."
+    if bound is not None:
+        goal = f"every leak is within {bound:g} bits by its whole interval"
+    plain = mitigations[mitigations["mitigation"] == UNMITIGATED]
+    if not _reaches(plain, len({*_pairs(plain)}), bound):
+        yield from _settings(tried, plain, bound, goal)
+        yield from _answer_alone(served)
+        count = f"Intervals of {len(tried)} mitigated outputs were compared"
+        yield f"{count}, without correction for multiple comparisons."
+    elif (served["low"].astype(float) > (LEAST_BITS if bound is None else bound)).any():
+        yield f"What mitigations were tried on meets the goal that {goal}."
+        yield "Another served row is shown to miss it, so no mitigation is recommended."
+        yield from _answer_alone(served)
     else:
+        yield f"No mitigation is needed: without one {goal}."
+
+
+def _settings(tried: pd.DataFrame, plain: pd.DataFrame, bound: float | None, goal: str) -> Iterator[str]:
+    """The cheapest setting that is shown to reach the goal, with its cost; else what comes nearest."""
+    settings = [rows for _, rows in tried.groupby(["mitigation", "setting"], sort=False)]
+    near = [rows for rows in settings if _reaches(rows, len({*_pairs(plain)}), bound)]
+    if reached := [rows for rows in near if not _no_less(rows, plain, bound)]:
         rows = min(reached, key=_price)
         yield f"Recommended is {_named(rows)}: with it {goal}."
         widest = rows.sort_values("high", ascending=False, kind="stable").to_dict("records")[0]
@@ -227,9 +239,20 @@ def _remedy(served: pd.DataFrame, mitigations: pd.DataFrame, max_bits: float | N
         yield f"The interval that reaches furthest ends at {fixed(widest['high'], 2)} bits, of {of}."
         yield from _cost(rows.to_dict("records")[0])
         yield from _conditions(rows, tried)
+        tries = f"{len(settings)} setting{'' if len(settings) == 1 else 's'} tried"
         yield f"Of the {tries}, {len(reached)} reached this; it costs a caller least."
-    yield from _answer_alone(served)
-    yield f"Intervals of {len(tried)} mitigated outputs were compared, without correction for multiple comparisons."
+    elif near:
+        rows = min(near, key=_price)
+        attribute, role = _no_less(rows, plain, bound)[0]
+        yield f"Nothing that was tried is shown to be enough. With {_named(rows)} {goal}."
+        left = rows[[pair == (attribute, role) for pair in _pairs(rows)]]
+        yield f"It leaves {_amount(_strongest(left))}, which is not shown to be less than without it."
+    else:
+        miss = "the only setting misses" if len(settings) == 1 else f"all {len(settings)} settings miss"
+        yield f"Nothing that was tried is enough: {miss} the goal that {goal}."
+        rows = min(settings, key=_worst)
+        if _worst(rows) < np.inf:
+            yield f"Least is left by {_named(rows)}: {_amount(_strongest(rows))}."
 
 
 def _pairs(rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -248,6 +271,17 @@ def _reaches(rows: pd.DataFrame, pairs: int, max_bits: float | None) -> bool:
     if not len(known) or len(known) < pairs:
         return False
     return bool((known["low"] <= LEAST_BITS).all() if max_bits is None else (known["high"] <= max_bits).all())
+
+
+def _no_less(rows: pd.DataFrame, plain: pd.DataFrame, bound: float | None) -> list[tuple[str, str]]:
+    """Attributes with their roles that are shown to miss the goal, and of which a setting is not shown to leave less.
+
+    Less is shown where the paired change of bits is below 0 with its whole interval: an interval that merely reaches 0
+    may be a wider one, as of fewer rows.
+    """
+    missed = _pairs(plain[plain["low"].astype(float) > (LEAST_BITS if bound is None else bound)])
+    less = _pairs(rows[rows["change_high"].astype(float) < 0])
+    return [pair for pair in missed if pair not in less]
 
 
 def _worst(rows: pd.DataFrame) -> float:
@@ -305,8 +339,8 @@ def _conditions(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterator[str]:
 
 def _answer_alone(served: pd.DataFrame) -> Iterator[str]:
     """The leak of the answer itself, which no change of what is served with it can hide."""
-    row = _strongest(served[served["level"] == "answer"])
-    if row is not None and row["low"] > LEAST_BITS:
+    row = _strongest(_shown(served[served["level"] == "answer"]))
+    if row is not None:
         yield f"The answer alone gives away {_amount(row)}; no change of what is served with it can hide that."
 
 
