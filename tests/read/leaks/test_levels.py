@@ -33,7 +33,7 @@ _levels = st.one_of(
         TopLogits,
         st.none() | _counts,
         st.lists(st.sampled_from(ENCODINGS), min_size=1, unique=True).map(tuple),
-    ),
+    ).filter(lambda level: level.k is None or level.encodings != ("random",)),
     st.builds(
         TopLogprobs,
         _counts,
@@ -113,6 +113,10 @@ def test_a_trajectory_is_known_by_its_lens(tmp_path):
             r"encodings: got \['fixed', 'fixed'\], expected each encoding once",
         ),
         (
+            [TopLogits((2, 5), ("random",))],
+            r"levels\[0\].encodings: got random alone, expected sorted, .*; try \['fixed', 'random'\]",
+        ),
+        (
             [TopLogprobs(5, decimals=-1)],
             r"levels\[0\].decimals: got -1, expected a whole number from 0 to 12",
         ),
@@ -127,6 +131,13 @@ def test_a_trajectory_is_known_by_its_lens(tmp_path):
 def test_what_is_wrong_is_said(levels, message):
     with pytest.raises(ConfigProblems, match=message):
         check_levels(levels)
+
+
+def test_random_tokens_are_a_control_beside_others():
+    assert list(TopLogits(2, ("fixed", "random")).problems()) == []
+    assert list(TopLogits(None, ("random",)).problems()) == []  # every logit has one encoding
+    with pytest.raises(ConfigProblems, match="got random alone"):
+        levels_of([{"logits": 5, "encodings": "random"}])
 
 
 def test_everything_that_is_wrong_is_said_at_once():

@@ -113,7 +113,8 @@ class TopLogits:
 
     Attributes:
         k: numbers of logits; None, or "all", is every logit.
-        encodings: see `Encoding`; every logit has one encoding, so that `k=None` does not look at them.
+        encodings: see `Encoding`; every logit has one encoding, so that `k=None` does not look at them. Not "random"
+            alone, which is a control and no row of the table.
 
     >>> TopLogits(k=(2, 5))
     TopLogits(k=(2, 5))
@@ -141,6 +142,11 @@ class TopLogits:
                 f"{where}.k", self.k, _is_count, "whole numbers of at least 1, or 'all'"
             )
         yield from _encoding_problems(f"{where}.encodings", self.encodings)
+        if self.k is not None and self.encodings == ("random",):
+            expected = (
+                "sorted, fixed or served beside it: random tokens are a control, not a row of the table"
+            )
+            yield Problem(f"{where}.encodings", "random alone", expected, "['fixed', 'random']")
 
 
 @dataclass(frozen=True, repr=False)
