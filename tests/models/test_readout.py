@@ -13,7 +13,7 @@ import pictured
 import tiny_models
 from trimtab.errors import ModelError
 from trimtab.models.load import load
-from trimtab.models.readout import readout_of, residual_states
+from trimtab.models.readout import picture_tokens, readout_of, residual_states
 
 BASE = tiny_models.SIZES | {"pad_token_id": 2}
 OTHERS: dict[str, dict[str, Any]] = {  # outside the table of families, or with logits of their own kind
@@ -201,3 +201,19 @@ def test_a_model_that_needs_a_picture_is_refused():
         ModelError, match=r"fails on text alone \(You have to specify pixel_values\), expected a model that"
     ):
         readout_of(pictured.ved())
+
+
+def test_tokens_of_pictures_are_those_of_the_configuration():
+    assert picture_tokens(pictured.llava()) == (pictured.IMAGE,)
+    assert picture_tokens(load(pictured.llava(), tokenizer=pictured.words())) == (pictured.IMAGE,)
+    assert picture_tokens(tiny_models.build("llama")) == ()
+    module = torch.nn.Linear(1, 1)
+    for config, expected in (
+        (
+            hf.Qwen2VLConfig(),
+            ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+        ),
+        (hf.Gemma3Config(), ("image_token_id", "boi_token_index", "eoi_token_index")),
+    ):
+        module.config = config  # type: ignore[assignment]
+        assert picture_tokens(module) == tuple(sorted({getattr(config, name) for name in expected}))

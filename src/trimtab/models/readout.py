@@ -28,7 +28,12 @@ TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 """Allowed gap of the logits to the model's own, over the largest, in single precision and in half."""
 _MULTIPLIERS, _DIVISORS = ("logit_scale", "lm_head_multiplier"), ("logits_scaling",)
 """Entries of configurations by which families multiply or divide their logits: Cohere, Falcon-H1; Granite."""
-_PICTURES = ("image_token_id", "image_token_index", "video_token_id", "audio_token_id")
+_PICTURES = tuple(
+    f"{what}_token_{end}"
+    for what in ("image", "video", "audio", "vision_start", "vision_end", "boi", "eoi", "boa", "eoa")
+    for end in ("id", "index")
+)
+"""Entries of configurations that name tokens of pictures, films and sounds, and the marks around them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +185,16 @@ def _candidates(network: nn.Module) -> Iterator[tuple[str, str | None]]:
             yield path, None
 
 
+def picture_tokens(model: Handle | nn.Module) -> tuple[int, ...]:
+    """Tokens that stand for a picture, film or sound, or mark where one begins and ends, by the configuration; rising.
+
+    A model that writes one of them and reads it back looks for a picture that is not there.
+    """
+    config = getattr(unwrapped(network_of(model)), "config", None)
+    named = (getattr(config, name, None) for name in _PICTURES)
+    return tuple(sorted({token for token in named if isinstance(token, int)}))
+
+
 def _dummy(network: nn.Module) -> dict[str, Tensor]:
     """Random tokens, the same each time, none of which stands for a picture."""
     size = embeddings(network)
@@ -188,10 +203,9 @@ def _dummy(network: nn.Module) -> dict[str, Tensor]:
         raise refusal(got, "a model that reads tokens", "its ...ForCausalLM class")
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(0, size, (ROWS, min(TOKENS, longest(network) or TOKENS)), generator=draw)
-    config = getattr(unwrapped(network), "config", None)
-    for picture in (getattr(config, name, None) for name in _PICTURES):
-        if isinstance(picture, int):
-            ids = torch.where(ids == picture, (picture + 1) % size, ids)
+    pictures = picture_tokens(network)
+    word = next((token for token in range(size) if token not in pictures), 0)
+    ids = torch.where(torch.isin(ids, torch.tensor(pictures, dtype=torch.long)), word, ids)
     ids = ids.to(device_of(network))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

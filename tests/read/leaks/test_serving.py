@@ -14,7 +14,9 @@ import torch
 import pictured
 import tiny_models
 from trimtab.errors import CheckpointError, ConfigProblems
+from trimtab.models.answers import answer_states
 from trimtab.models.load import Model, load
+from trimtab.models.readout import readout_of
 from trimtab.read.leaks.encodings import encode
 from trimtab.read.leaks.levels import TopLogprobs
 from trimtab.read.leaks.model_pass import read_model
@@ -172,3 +174,39 @@ def test_answers_about_pictures_are_those_of_the_pictures(tmp_path: Path) -> Non
     content = lines(path)[4]["request"]["messages"][0]["content"]
     assert content[0]["image_url"]["url"].endswith("4.png")
     assert content[1] == {"type": "text", "text": ")Is it?"}
+
+
+def test_a_model_that_would_write_the_pictures_token_says_words(tmp_path: Path) -> None:
+    seeing = load(
+        pictured.llava(), tokenizer=pictured.words(added=False), processor=pictured.clip_processor()
+    )
+    for row, picture in enumerate(pictured.random_pictures(10)):
+        picture.save(tmp_path / f"{row}.png")
+    table = questions().assign(image=[str(tmp_path / f"{row}.png") for row in range(10)], prompt=")Is it?")
+    (read,) = answer_states(seeing, list(table["prompt"]), list(table["image"]))
+    assert read.hidden is not None
+    with torch.no_grad():  # the row of the unembedding that gives every answer position a logit of 50
+        states = readout_of(seeing).normed(read.hidden[:, -1])
+        wanted = torch.linalg.lstsq(
+            states.double(), torch.full((10, 1), 50.0).double(), driver="gelsd"
+        ).solution
+        seeing.module.get_output_embeddings().weight[pictured.IMAGE] = wanted[:, 0].float()
+    (read,) = answer_states(seeing, list(table["prompt"]), list(table["image"]), hidden=False)
+    assert (read.logits.argmax(1) == pictured.IMAGE).all()
+    path = serve_transcript(
+        seeing, table, tmp_path / "s.jsonl", ["city"], group="place", top=63, max_new_tokens=3
+    )
+    names = token_names(seeing.need_tokenizer(), 64)
+    nats = read.logits.double().log_softmax(-1)
+    for row, line in enumerate(lines(path)):
+        content = line["response"]["body"]["choices"][0]["logprobs"]["content"]
+        served = {one["token"]: one["logprob"] for one in content[0]["top_logprobs"]}
+        assert served == pytest.approx(
+            {name: float(nats[row, at]) for at, name in enumerate(names) if at != pictured.IMAGE}, abs=1e-4
+        )
+        assert all(
+            names[pictured.IMAGE] not in (one["token"] for one in at["top_logprobs"]) for at in content
+        )
+        assert content[0]["token"] == names[int(nats[row, :63].argmax())]
+    with pytest.raises(ConfigProblems, match="top: got 64, expected 1 to 63, the tokens of the model"):
+        serve_transcript(seeing, table, tmp_path / "t.jsonl", ["city"], group="place", top=64)

@@ -22,6 +22,7 @@ from trimtab.models.batches import TokenRow
 from trimtab.models.families import Handle
 from trimtab.models.language import ends_of
 from trimtab.models.load import Model, load
+from trimtab.models.readout import picture_tokens
 from trimtab.models.sites import network_fingerprint
 from trimtab.models.tokenizer import predicted
 from trimtab.read.leaks.questions import Questions, read_questions
@@ -53,7 +54,7 @@ def serve_transcript(
     `audit_transcript` reads it: attributes and the group as columns of the same names, with `mentioned`, `question` and
     `answer` where they are known. Without a name the column of groups is `group`. Tokens are texts where a text is one
     token's alone, else `token_id:` and a number, as vLLM writes them. An end token is written like any other and ends
-    the answer.
+    the answer. Tokens of pictures are neither said nor served; log-probabilities are those of the whole vocabulary.
 
     Finished lines stand in `path` with `.part` behind it until all are written; a call that was killed goes on there.
 
@@ -108,6 +109,7 @@ class _Serving:
         rows: tokens of each prompt.
         names: text of each token of the vocabulary.
         ends: tokens that end an answer.
+        pictures: tokens that stand for a picture, which are never said.
         top: log-probabilities of each answer token.
         length: answer tokens, at most.
         model: name of the model.
@@ -119,6 +121,7 @@ class _Serving:
     rows: Sequence[Sequence[int]]
     names: Sequence[str]
     ends: Sequence[int]
+    pictures: Sequence[int]
     top: int
     length: int
     model: str
@@ -128,9 +131,10 @@ class _Serving:
     def of(cls, model: Handle, questions: Questions, group: str, top: int, length: int) -> _Serving:
         tokenizer = model.need_tokenizer()
         size = predicted(model.module) or len(tokenizer)
-        problems = []
-        if not 1 <= top <= size:
-            problems.append(Problem("top", str(top), f"1 to {size}, the tokens of the model"))
+        pictures = [token for token in picture_tokens(model.module) if token < size]
+        problems, words = [], size - len(pictures)
+        if not 1 <= top <= words:
+            problems.append(Problem("top", str(top), f"1 to {words}, the tokens of the model"))
         if length < 1:
             problems.append(Problem("max_new_tokens", str(length), "at least 1"))
         taken, names = {"custom_id", "request", "response"}, set(map(str, questions.attributes))
@@ -143,10 +147,11 @@ class _Serving:
         rows = answer_rows(model, questions.prompts)
         facts = [network_fingerprint(model.module), questions.fingerprint, rows, top, length]
         facts += [group, questions.attributes.values.tolist(), questions.groups.tolist()]
+        facts += [pictures] if pictures else []
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
         texts, ends = token_names(tokenizer, size), ends_of(model.module, tokenizer)
         name = Path(str(getattr(model, "name", "model"))).name
-        return cls(questions, group, rows, texts, ends, top, length, name, f"trimtab-{digest}")
+        return cls(questions, group, rows, texts, ends, pictures, top, length, name, f"trimtab-{digest}")
 
     def check(self, path: Path, *, whole: bool = False) -> int:
         """Number of finished lines of a file that the same call began; a line that was cut off is cut away.
@@ -178,7 +183,9 @@ class _Serving:
             seen = None if images is None else [images[row] for row in live]
             for row, logits in zip(live, _logits(model, given, seen), strict=True):
                 nats = logits - np.logaddexp.reduce(logits)
-                order = np.argsort(-nats, kind="stable")[: self.top]
+                words = nats.copy()
+                words[self.pictures] = -np.inf
+                order = np.argsort(-words, kind="stable")[: self.top]
                 said[row].append(int(order[0]))
                 top = [self._entry(int(token), nats) for token in order]
                 entries[row].append(top[0] | {"top_logprobs": top})
