@@ -39,6 +39,14 @@ NARROWEST = 0.01
 """Bits that an axis shows on both sides of 0 at least: less is nothing."""
 LEAST_AXIS = 0.1
 """Bits that an axis spans at least, so that what is not there does not look large."""
+REFERENCES: dict[str, tuple[str, tuple[int, tuple[float, ...]] | str]] = {
+    "largest class": (figures.INK, (0, (1.0, 2.0))),
+    "question alone": (figures.PALETTE[1], (0, (4.0, 2.5))),
+    "text": (figures.PALETTE[2], (0, (7.0, 2.0, 1.2, 2.0))),
+    "pixels": (figures.PALETTE[2], (0, (7.0, 2.0, 1.2, 2.0))),
+    "untrained model": (figures.PALETTE[4], "-"),
+}
+"""Colour and dashes of the lines of controls, the same in every panel; text and pixels are never together."""
 _GREY: dict[str, Any] = {"color": figures.PALETTE[6], "marker": "x", "linestyle": "--"}
 
 
@@ -84,14 +92,14 @@ def layers_figure(rows: pd.DataFrame, references: Mapping[str, float], title: st
 
     Args:
         rows: of the headline table: one attribute and role, level hidden.
-        references: accuracy of controls by name; at most four.
+        references: accuracy of controls by name, those of `REFERENCES`.
         title: what stands above the axes.
     """
-    styles = (":", "--", "-.", (0, (5, 1)))
     with figures.chart(3.4, title, f"Accuracy by layer: {title}") as (figure, axes):
         _line(axes, rows, "layer", ACCURACY, {"label": "hidden state"} | figures.point(0))
-        for (name, value), style in zip(references.items(), styles, strict=False):
-            axes.axhline(value, color=figures.INK, linestyle=style, linewidth=1.1, label=name)
+        for name, value in references.items():
+            colour, dashes = REFERENCES[name]
+            axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.4, label=name)
         axes.set(xlabel="state (0 before the first block)", ylabel="accuracy", ylim=(0, 1.03))
         figures.in_percent(axes.yaxis)
         figures.finish(axes, None)
@@ -185,4 +193,4 @@ def _line(
 
 def _legend(figure: Figure, entries: int) -> None:
     """A legend of long names, two to a line."""
-    figure.legend(loc="outside lower left", ncols=min(entries, 2), handlelength=1.8, columnspacing=1.2)
+    figure.legend(loc="outside lower left", ncols=min(entries, 2), handlelength=2.8, columnspacing=1.2)
