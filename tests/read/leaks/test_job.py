@@ -100,6 +100,49 @@ def test_the_survey_counts_attributes_in_their_roles(places: Path) -> None:
     assert lab.notes == ("questions: lab:facts is not read before the run, which makes it.",)
 
 
+def few_classes(places: Path, **changed: Any) -> LeaksConfig:
+    """A config whose questions have other columns."""
+    path = places / f"few-{len(list(places.iterdir()))}.jsonl"
+    questions().assign(**changed).to_json(path, orient="records", lines=True)
+    return config(places, questions=str(path))
+
+
+@pytest.mark.parametrize(
+    ("mentioned", "classes"), [(range(0, 12, 4), "0 classes"), (range(0, 40, 4), "1 class")]
+)
+def test_an_attribute_of_fewer_than_two_classes_in_a_role_is_told_before_the_run(
+    places: Path, mentioned: range, classes: str
+) -> None:
+    listed = [["colour"] if row in mentioned else [] for row in range(48)]
+    chosen = few_classes(places, mentioned=listed)
+    told = f"colour (mentioned): {classes} in at least 5 groups, so it will not be measured"
+    for bound, end in ((None, "."), (0.1, "; the bound is not tested there, so the exit code is 1.")):
+        survey = survey_of(replace(chosen, max_bits=bound))
+        assert survey is not None
+        assert survey.problems == ()
+        assert f"{told}{end}" in survey.notes
+    survey = survey_of(config(places))
+    assert survey is not None
+    assert survey.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("colours", "got"),
+    [
+        (["red"] * 48, "1 of 1 classes in at least 5 groups"),
+        ([f"c{row // 8}" for row in range(48)], "0 of 6 classes in at least 5 groups"),
+        (["red"] * 40 + ["blue"] * 8, "1 of 2 classes in at least 5 groups"),
+    ],
+)
+def test_an_attribute_of_fewer_than_two_classes_is_refused_before_the_run(
+    places: Path, colours: list[str], got: str
+) -> None:
+    survey = survey_of(few_classes(places, colour=colours))
+    assert survey is not None
+    (problem,) = survey.problems
+    assert f"attribute 'colour': got {got}, expected at least 2 classes" in str(problem)
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_run_leaves_its_result_and_its_page(places: Path, tmp_path: Path) -> None:
     chosen = config(places, attributes=[], max_bits=0.05)

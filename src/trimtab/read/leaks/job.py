@@ -17,7 +17,7 @@ from trimtab.job import Elsewhere, ModelName, Progress, QuestionFile, Survey, Te
 from trimtab.models.folder import local_folder
 from trimtab.models.load import device_problems, load, name_problems
 from trimtab.read.leaks.audit import audit, bound_problems
-from trimtab.read.leaks.cells import samples_of
+from trimtab.read.leaks.cells import FOLDS, samples_of
 from trimtab.read.leaks.classifiers import ALL, DEFAULT
 from trimtab.read.leaks.levels import DEFAULT as LEVELS
 from trimtab.read.leaks.levels import Hidden, Level, TopLogits, TopLogprobs, levels_of
@@ -169,6 +169,7 @@ class LeaksConfig:
         tables = dict[str, pd.DataFrame]()
         with noting(problems, "transcript" if self.transcript else "questions"):
             questions, notes = self._read()
+            notes += few_class_notes(questions, self.max_bits)
             tables = {"attributes": attribute_table(questions), "rows": questions.accounting.frame}
             cost = self._cost_of(questions)
         return Survey(tables, tuple(notes), problems=tuple(problems), cost=cost)
@@ -251,6 +252,22 @@ def attribute_table(questions: Questions) -> pd.DataFrame:
         largest = float(counts.max() / counts.sum()) if len(counts) else np.nan
         rows.append(row | {"largest class": largest, "set aside": sum(one.aside.values())})
     return pd.DataFrame(rows)
+
+
+def few_class_notes(questions: Questions, max_bits: float | None = None) -> list[str]:
+    """Notes on attributes that have fewer than two classes in a role, which cannot be measured there.
+
+    A class counts where it stands in as many groups as there are folds.
+    """
+    notes, ends = (
+        list[str](),
+        "" if max_bits is None else "; the bound is not tested there, so the exit code is 1",
+    )
+    for one in samples_of(questions):
+        if (classes := len(np.unique(one.labels))) < 2:
+            got = f"{classes} class{'' if classes == 1 else 'es'} in at least {FOLDS} groups"
+            notes.append(f"{one.attribute} ({one.role}): {got}, so it will not be measured{ends}.")
+    return notes
 
 
 def texts_of(path: str) -> list[str]:
