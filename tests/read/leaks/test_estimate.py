@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.stats import norm, ttest_1samp
+from scipy.stats import norm, t, ttest_1samp
 from threadpoolctl import threadpool_limits
 
 from trimtab.errors import ConfigError, DataError, ShapeError
@@ -18,6 +18,7 @@ from trimtab.read.leaks.estimate import (
     clustered_mean,
     estimate_leak,
     fit_baseline,
+    information_upper,
     leak_difference,
     pool_powers,
 )
@@ -282,6 +283,40 @@ def test_no_end_of_bits_is_above_what_the_baseline_leaves_unknown():
     known = estimate_leak(rng.normal(size=(60, 1)), labels, baseline=np.eye(3)[labels], classifiers=LINEAR)
     unknown = clustered_mean(-known.baseline_nats / np.log(2), known.clusters)[2]
     assert known.bits <= known.high <= unknown < 0.5
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.integers(5, 300), st.floats(-0.05, 0.9), st.floats(0.0, 0.1))
+def test_the_upper_end_of_information_has_the_variance_there(seed, n, mean, taught):
+    """The larger root of the equation of the end, from three of its values."""
+    gained = np.random.default_rng(seed).normal(size=n) * 0.2
+    gained += mean - gained.mean()
+    end = information_upper(gained, np.arange(n), taught, 1.0)
+
+    def known(bits):
+        return bits * (1 - bits)
+
+    def beyond(bits):
+        variance = gained.var(ddof=1) + 2 / np.log(2) * (known(bits) - known(max(mean, 0.0)))
+        return (bits - mean - taught) ** 2 - t.ppf(0.975, n - 1) ** 2 * variance / n
+
+    plain = mean + taught + t.ppf(0.975, n - 1) * gained.std(ddof=1) / np.sqrt(n)
+    assert end >= plain - 1e-12
+    if end > plain + 1e-9:
+        points = np.array([0.0, 0.5, 1.0])
+        roots = np.roots(np.polyfit(points, [beyond(one) for one in points], 2))
+        assert end == pytest.approx(roots.max(), abs=1e-8)
+    else:
+        assert beyond(plain) >= -1e-9
+
+
+def test_rows_without_any_gain_leave_room_for_a_small_leak():
+    """By hand: end^2 = grows * end (1 - end / 2)."""
+    end = information_upper(np.zeros(200), np.arange(200), 0.0, 2.0)
+    grows = t.ppf(0.975, 199) ** 2 / 200 * 2 / np.log(2)
+    assert end == pytest.approx(grows / (1 + grows / 2))
+    pairs = information_upper(np.zeros(200), np.arange(200) // 2, 0.0, 2.0)
+    assert pairs > 1.9 * end
 
 
 def test_rows_that_stand_several_times_in_their_group_narrow_no_interval():

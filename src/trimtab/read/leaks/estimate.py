@@ -38,12 +38,14 @@ class Leak:
     """What a caller recovers of an attribute, out of fold, with 95 % intervals over groups.
 
     Attributes:
-        accuracy, accuracy_low, accuracy_high: share of rows whose class is named right; Wilson's interval.
+        accuracy, accuracy_low, accuracy_high: share of rows whose class is named right; Wilson's interval, whose upper
+            end also allows for what half as many rows more would teach.
         gain, gain_low, gain_high: accuracy above that of the baseline, paired by row.
         bits, low, high: cross-entropy of the baseline less that of the attacker, in bits a row. A lower bound of the
             information that the features add, since a trained classifier is not the best one; `high` also allows for
-            what half as many rows more would teach it. It is never below zero, as no information is, and never above
-            the upper end of the baseline's cross-entropy, as no features add more than is not known yet.
+            what half as many rows more would teach it, see `information_upper`. It is never below zero, as no
+            information is, and never above the upper end of the baseline's cross-entropy, as no features add more than
+            is not known yet.
         baseline_accuracy: share of rows that the baseline names right.
         n: rows.
         groups: independent groups of rows.
@@ -266,6 +268,46 @@ def clustered_mean(
     return mean, mean - half, mean + half
 
 
+def information_upper(
+    gained: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], taught: float, unknown: float
+) -> float:
+    """Upper end of the 95 % interval of an information, whose variance is that at the end, as in Wilson's interval.
+
+    A small estimate goes with a small variance of its rows, which says little of what may be there: the information
+    density of a channel of I bits has a variance of 2 I / ln 2 where I is small, whatever the channel. Up from the
+    estimate the variance grows by (2 / ln 2) I (1 - I / U), which falls again towards U, where all is known.
+
+    Args:
+        gained: bits gained by the attacker in each row.
+        clusters: whole numbers from 0; rows of a cluster count as one.
+        taught: bits to allow for beyond the estimate.
+        unknown: U, bits a row that are to be known at all; above 0.
+
+    Returns:
+        Bits, at or above the upper end of Student's interval plus `taught`.
+
+    Source: the variance near independence is that of twice the log-likelihood ratio (Wilks 1938).
+
+    >>> information_upper(np.zeros(384), np.arange(384), 0.0, 1.0) > 0.02
+    True
+    """
+    mean, _, plain = clustered_mean(gained, clusters)
+    count = int(clusters.max()) + 1
+    quantile = float(stdtrit(count - 1, 0.975))
+    grows = quantile**2 / count * 2 / np.log(2)
+
+    def known(bits: float) -> float:
+        return bits * (1 - bits / unknown)
+
+    # (end - centre)^2 = (plain - mean)^2 + grows (known(end) - known(mean)), quadratic in the end.
+    centre, least = mean + taught, min(max(mean, 0.0), unknown)
+    fixed = (plain - mean) ** 2 + grows * (known(centre) - known(least))
+    slope = grows * (1 - 2 * centre / unknown)
+    square = 1 + grows / unknown
+    wider = (slope + np.sqrt(max(slope**2 + 4 * square * fixed, 0.0))) / (2 * square)
+    return centre + max(plain - mean, float(wider))
+
+
 def _split(outer: np.ndarray, fold: int, codes: np.ndarray, clusters: np.ndarray, seed: int) -> _Split:
     train, test = np.flatnonzero(outer != fold), np.flatnonzero(outer == fold)
     seed = derive(seed, "fold", fold)
@@ -368,29 +410,31 @@ def _pooled(logp: Float[np.ndarray, "2 n classes"], powers: np.ndarray, labels: 
 def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     codes, clusters, n, folds = known.codes, known.clusters, len(known.codes), len(attacks)
     correct, anyway = np.empty(n, dtype=bool), np.empty(n, dtype=bool)
-    nats, base, inner = np.empty(n), np.empty(n), np.zeros(n)
+    nats, base, inner, inner_right = np.empty(n), np.empty(n), np.zeros(n), np.zeros(n)
     for split, attack, below in zip(known.splits, attacks, known.predictions, strict=True):
         rows, train, true = np.arange(len(split.test)), np.arange(len(split.train)), codes[split.test]
         correct[split.test], anyway[split.test] = attack.new.argmax(1) == true, below.new.argmax(1) == true
         nats[split.test], base[split.test] = attack.new[rows, true], below.new[rows, true]
         inner[split.train] += (attack.inner - below.inner)[train, split.labels] / (folds - 1)
+        inner_right[split.train] += (attack.inner.argmax(1) == split.labels) / (folds - 1)
     low, high = wilson_of_clusters(correct.astype(float), np.zeros(n, dtype=int), clusters, 1)
     counts, chosen = np.bincount(codes), Counter(attack.classifier for attack in attacks)
     gained = (nats - base) / np.log(2)
-    bits, bits_low, bits_high = clustered_mean(gained, clusters)
+    bits, bits_low, _ = clustered_mean(gained, clusters)
     # The outer folds learn from half as many rows more than the inner ones. What that taught may be taught once more:
     # half of what is missing where a loss falls as 1 / rows.
     taught = max(0.0, float((gained - inner / np.log(2)).mean()))
+    taught_right = max(0.0, float(correct.mean() - inner_right.mean()))
     # I(X; Y | known) <= H(Y | known) <= the cross-entropy of the baseline.
     unknown = clustered_mean(-base / np.log(2), clusters)[2]
     return Leak(
         float(correct.mean()),
         float(low[0]),
-        float(high[0]),
+        min(float(high[0]) + taught_right, 1.0),
         *clustered_mean(correct.astype(float) - anyway, clusters, unit=1.0),
         bits,
         bits_low,
-        min(max(0.0, bits_high + taught), unknown),
+        min(max(0.0, information_upper(gained, clusters, taught, -base.mean() / np.log(2))), unknown),
         baseline_accuracy=float(anyway.mean()),
         n=n,
         groups=int(clusters.max()) + 1,
