@@ -291,7 +291,7 @@ def test_the_upper_end_of_information_has_the_variance_there(seed, n, mean, taug
     """The larger root of the equation of the end, from three of its values."""
     gained = np.random.default_rng(seed).normal(size=n) * 0.2
     gained += mean - gained.mean()
-    end = information_upper(gained, np.arange(n), taught, 1.0)
+    end = information_upper(gained, np.arange(n), np.arange(n) % 2, taught, 1.0)
 
     def known(bits):
         return bits * (1 - bits)
@@ -312,11 +312,14 @@ def test_the_upper_end_of_information_has_the_variance_there(seed, n, mean, taug
 
 def test_rows_without_any_gain_leave_room_for_a_small_leak():
     """By hand: end^2 = grows * end (1 - end / 2)."""
-    end = information_upper(np.zeros(200), np.arange(200), 0.0, 2.0)
+    rows = np.arange(200)
+    end = information_upper(np.zeros(200), rows, rows % 4, 0.0, 2.0)
     grows = t.ppf(0.975, 199) ** 2 / 200 * 2 / np.log(2)
     assert end == pytest.approx(grows / (1 + grows / 2))
-    pairs = information_upper(np.zeros(200), np.arange(200) // 2, 0.0, 2.0)
-    assert pairs > 1.9 * end
+    repeated = information_upper(np.zeros(200), rows // 2, rows // 2 % 4, 0.0, 2.0)
+    others = information_upper(np.zeros(200), rows // 2, rows % 4, 0.0, 2.0)
+    assert repeated > 1.9 * end
+    assert others == pytest.approx(end, rel=0.02)
 
 
 def test_rows_that_stand_several_times_in_their_group_narrow_no_interval():

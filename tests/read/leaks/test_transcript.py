@@ -47,11 +47,12 @@ def audited(served: Path) -> LeaksResult:
 def test_a_leak_of_log_probabilities_is_found(audited: LeaksResult) -> None:
     table = audited.table.set_index("level")
     assert table.loc["logprobs", "low"] > 1.4  # of log2(3) = 1.58 bits
-    assert table.loc["answer", "high"] < 0.1
+    assert table.loc["answer", "bits"] == pytest.approx(0.0, abs=0.01)
+    assert table.loc["answer", "high"] < 0.13  # 90 rows cannot rule out less
     controls = audited.controls.set_index("control")
     assert controls.loc["text", "accuracy"] == 1.0
     assert controls.loc["shuffled labels", "low"] <= 0
-    assert controls.loc["answer-only", "high"] < 0.1
+    assert controls.loc["answer-only", "high"] < 0.13
     assert {"majority", "question-only"} <= set(controls.index)
     assert not audited.passed
     changes = audited.mitigations.set_index("mitigation")["change"]
