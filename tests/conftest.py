@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -53,6 +54,22 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _private_cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the package at the cache of this test session."""
     monkeypatch.setenv("TRIMTAB_CACHE", str(session_cache))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_folders() -> Iterator[None]:
+    """Run folders without their waits: nobody pulls the plug, and git is asked once about this checkout."""
+    from trimtab.runs import environment
+
+    ask, ask_once = environment.has_changed, cache(environment.has_changed)
+
+    def has_changed(commit: str, top: Path, git: Path) -> bool | None:
+        return (ask_once if top == Path(__file__).parents[1] else ask)(commit, top, git)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "has_changed", has_changed)
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import threading
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -160,20 +163,28 @@ def test_two_at_once_train_once(quick, fresh):
     assert len(set(folders)) == 1
 
 
-def test_under_torchrun_the_model_is_built_outside_the_group(trained, fresh, monkeypatch):
-    """The settings of a group that will never meet: training inside it would fail or wait for ever."""
-    group = {
-        "WORLD_SIZE": "2",
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "1",
-    }
+def test_under_torchrun_the_model_is_built_outside_the_group(quick, fresh, monkeypatch):
+    """The settings of a group that will never meet: training inside it would fail or wait for ever.
+
+    What the other process is told to do is done here, with its environment.
+    """
+    cache, group = fresh(), {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}
+    started = []
+
+    def another_process(command, env, check, stdout):
+        assert check
+        started.append((command[:2], set(os.environ) - set(env), set(env) - set(os.environ)))
+        with patch.dict(os.environ, env, clear=True), patch.object(sys, "argv", command[2:]):
+            exec(command[2], {})
+
+    monkeypatch.setattr(under_test.subprocess, "run", another_process)
     for key, value in group.items():
         monkeypatch.setenv(key, value)
-    folder = lab_model("text-tiny", fresh())
-    assert folder.name == trained[0].name
-    assert (folder / "model.safetensors").is_file()
+    folder = lab_model("quick", cache)
+    assert started == [([sys.executable, "-c"], set(group), set())]
+    for key in group:
+        monkeypatch.delenv(key)
+    assert weights(folder) == weights(lab_model("quick", fresh()))
 
 
 def test_an_interrupted_build_leaves_nothing(quick, fresh):

@@ -135,11 +135,6 @@ def test_fingerprint_follows_the_weights(make, tokenizer):
     assert model.fingerprint() != first
 
 
-def test_loading_without_adapter_leaves_peft_alone():
-    check = "import sys, trimtab.models.load; sys.exit('peft' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
-
-
 # Other kinds --------------------------------------------------------------------------------------------
 
 

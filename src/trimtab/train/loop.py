@@ -157,9 +157,10 @@ class Loop:
         self.accelerator = accelerator()
         self.model, self.fit, self.seed, self.step_count = model, fit, seed, 0
         self.steps_taken = 0
+        self.device = model.device  # once: it is found by a walk through the modules
         self.splits: dict[str, TokenSplit] = {name: d.splits["train"] for name, d in domains.items()}
         self.parameters = model.trainable()
-        trained, fused = list(self.parameters.values()), model.device.type in {"cpu", "cuda"}
+        trained, fused = list(self.parameters.values()), self.device.type in {"cpu", "cuda"}
         self.optimizer = torch.optim.AdamW(
             trained, lr=fit.lr, betas=fit.betas, weight_decay=fit.weight_decay, fused=fused
         )
@@ -191,7 +192,7 @@ class Loop:
         rows = self.stream.draw(weights)
         rank = 0 if alone else self.rank
         mine = rows if alone else rows[self.rank :: self.world]
-        seed_draws(derive(self.seed, "step", self.step_count, rank), self.model.device)
+        seed_draws(derive(self.seed, "step", self.step_count, rank), self.device)
         tokens: Counter[str] = Counter()
         for name, row in rows:
             tokens[name] += int(self.splits[name].target_tokens([row])[0])
@@ -233,7 +234,7 @@ class Loop:
         with evaluating(self.model.module), torch.inference_mode():
             for k in mine:
                 split, rows = splits[chunks[k][0]], chunks[k][1]
-                batch = split.batch(rows).to(self.model.device)
+                batch = split.batch(rows).to(self.device)
                 nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64).cpu().numpy()
                 tokens = (batch.labels[:, 1:] != -100).sum(1).cpu().numpy()
                 read.append((k, (nll, tokens, split.records[np.asarray(rows)])))
@@ -260,10 +261,10 @@ class Loop:
         """
         parameters, tokens = list(self.parameters.values()), int(split.target_tokens(rows).sum())
         wide = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
-        total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide, device=self.model.device)
+        total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide, device=self.device)
         with state.rng_kept(), evaluating(self.model.module, gradients=True):
             for chunk in batched(rows, self.fit.micro_batch_size or self.fit.batch_size):
-                nll = self._token_nll(self.model.module, split.batch(chunk).to(self.model.device)).sum()
+                nll = self._token_nll(self.model.module, split.batch(chunk).to(self.device)).sum()
                 parts = torch.autograd.grad(
                     nll / tokens, parameters, allow_unused=True, materialize_grads=True
                 )
@@ -300,13 +301,13 @@ class Loop:
         self.model.module.train()
         module = self.model.module if alone else self._wrapped
         micro = batched(rows, self.fit.micro_batch_size or max(1, len(rows)))
-        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         by_row = []
         for index, chunk in enumerate(micro):
             last = index == len(micro) - 1
             batch = join_batches([self.splits[name].batch([row]) for name, row in chunk])
             with nullcontext() if alone or last else self.accelerator.no_sync(module):
-                per_token = self._token_nll(module, batch.to(self.model.device))
+                per_token = self._token_nll(module, batch.to(self.device))
                 nll = per_token.sum()
                 loss = nll * ((1 if alone else self.world) / tokens)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -322,8 +323,7 @@ class Loop:
 
     def _token_nll(self, module: nn.Module, batch: Batch) -> Tensor:
         """Negative log-likelihood of each predicted token (B, T-1), zero where there is no loss."""
-        device = self.model.device.type
-        amp = torch.autocast(device, torch.bfloat16) if self.fit.precision == "bf16" else nullcontext()
+        amp = torch.autocast(self.device.type, torch.bfloat16) if self.fit.precision == "bf16" else nullcontext()
         with amp:
             logits = module(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         logits = logits[:, :-1]
