@@ -78,5 +78,6 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     seen = {**watched_run(folder / "run"), "mixtures": mixtures(folder)}
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    (folder / f"{rank}.json").write_text(json.dumps({**seen, "world": world}))
+    seen |= {"world": world, "modules": sorted({name.partition(".")[0] for name in sys.modules})}
+    (folder / f"{rank}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.lab import facts_model
+from trimtab.lab import corpora, facts_model
 from trimtab.lab.scene_towers import Schedule
 
 ROOT = Path(__file__).parents[1]
@@ -18,17 +18,23 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 SHORTER = {
-    "discritune.py": {"steps=10": "steps=2", "evaluate_every=5": "evaluate_every=1"},
+    "discritune.py": {
+        "steps=10": "steps=2",
+        "evaluate_every=5": "evaluate_every=1",
+        "test_pictures=60": "test_pictures=20",
+        "watched=30": "watched=5",
+    },
     "dynamics.py": {"steps=20": "steps=4"},
-    "expertlens.py": {"steps=150": "steps=10"},
+    "expertlens.py": {"layers=2, steps=150": "width=32, intermediate=48, layers=1, steps=10"},
     "listener_reward.py": {
         "steps: int = 300": "steps: int = 3",
         "steps: int = 200": "steps: int = 3",
         "(0, 60)": "(0, 2)",
     },
-    "steering.py": {"steps=150": "steps=10", "steps=60": "steps=6"},
+    "leaks.py": {"fact_questions(160)": "fact_questions(80)"},
+    "steering.py": {"layers=2, steps=150": "layers=1, steps=10", "steps=60": "steps=6"},
 }
-"""Fewer steps of training, in the text of an example: it is to run here, not to convince."""
+"""Fewer steps and less to read, in the text of an example: it is to run here, not to convince."""
 
 
 def shortened(example: Path, folder: Path) -> Path:
@@ -49,8 +55,23 @@ def small_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts_model, "FactsModel", small)
 
 
+@pytest.fixture
+def short_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corpora cut to their first documents, for all but the models of the lab."""
+    whole = corpora.corpus
+
+    def short(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        for split in corpora.SPLITS:
+            lines = (whole(name) / f"{split}.jsonl").read_text(encoding="utf-8").split("\n")[:8]
+            (tmp_path / name / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return tmp_path / name
+
+    monkeypatch.setattr(corpora, "corpus", short)
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_facts")
+@pytest.mark.usefixtures("small_facts", "short_corpora")
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL's use of transformers
 @pytest.mark.filterwarnings("ignore:.*completions have no words.*:UserWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

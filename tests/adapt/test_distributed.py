@@ -86,3 +86,10 @@ def test_training_losses_and_gradients_are_those_of_one_process(ranks: list[dict
 @pytest.mark.slow
 def test_both_processes_end_with_the_same_weights(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["weights"] == ranks[1]["weights"]
+
+
+@pytest.mark.slow
+def test_without_trackers_none_is_imported(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert "accelerate" in rank["modules"]
+        assert not {"trackio", "wandb", "tensorboard", "tensorboardX", "mlflow"} & set(rank["modules"])

@@ -174,15 +174,6 @@ def test_a_tracker_that_does_not_start_stops_the_run(listed: type[Listed], tmp_p
     assert run(tmp_path, log_with="listed").status == "feasible"
 
 
-def test_without_trackers_none_is_imported() -> None:
-    code = (
-        "import sys, trimtab; from trimtab.adapt import finetune, tracking;"
-        "print(*{'trackio', 'wandb', 'tensorboard', 'tensorboardX', 'mlflow'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
-
-
 # What they get
 
 
