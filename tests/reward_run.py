@@ -6,6 +6,7 @@ variables, since importing everything takes longer than the run.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -105,6 +106,7 @@ if __name__ == "__main__":
     from trl import GRPOConfig, GRPOTrainer  # noqa: F401  (lazy: before the fork, for both)
 
     torch.set_num_threads(1)
+    gc.freeze()  # what is imported is shared with the forks, not copied by their collections
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -115,5 +117,5 @@ if __name__ == "__main__":
         children.append(os.fork())
         if not children[-1]:
             watched_run(Path(sys.argv[1]))
-            sys.exit()
+            os._exit(0)
     sys.exit(any(os.waitpid(child, 0)[1] for child in children))

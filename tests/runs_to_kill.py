@@ -6,6 +6,7 @@ left beside its folder, as `OUT.json`.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -57,6 +58,7 @@ def kill_at(moment: str, number: signal.Signals = signal.SIGKILL) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    gc.freeze()  # what is imported is shared with the forks, not copied by their collections
     for number in range(1, len(sys.argv), 3):
         out, moment, by = sys.argv[number : number + 3]
         said = Path(f"{out}.stderr")

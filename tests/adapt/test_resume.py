@@ -78,7 +78,7 @@ MOMENTS = [
     *((atomic, "_move_into_place", n) for n in range(1, 13)),
     *((checkpoint.shutil, "rmtree", n) for n in range(1, 8)),
 ]
-EVERY = 3
+EVERY = 5
 """One moment in so many is tried each time; `make exhaustive` tries the others."""
 
 

@@ -124,7 +124,8 @@ class NamingBias(Result):
         looks = [RAW, *[STANDARDISED] * len(self.standardised)]
         if len(self.strata) > 1:
             sizes = self.strata.iloc[:, 1:3].sum(axis=1).sort_values(ascending=False, kind="stable")
-            gaps = pd.concat([gaps, self.strata.loc[sizes.index]])
+            within = self.strata.loc[sizes.index]
+            gaps = pd.concat([gaps, within])
             looks += [WITHIN] * len(self.strata)
         reference, other = self.groups
         gaps = gaps.rename(columns={"stratum": "name"})

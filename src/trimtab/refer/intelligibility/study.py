@@ -267,7 +267,8 @@ class _Study:
             has = record.table["item"].isin(next(iter(of.values()))).to_numpy()
         if has.all():
             return record
-        items = list(dict.fromkeys(record.table.loc[~has, "item"]))
+        without = record.table.loc[~has, "item"]
+        items = list(dict.fromkeys(without))
         self._leave_out(where, items, "items answered without a caption", "captions of every item answered")
         return record.at(has)
 

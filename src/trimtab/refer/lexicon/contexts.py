@@ -278,7 +278,8 @@ def _sides_and_clusters(
 
 def _shares(totals: np.ndarray) -> np.ndarray:
     shares = clustered.quotient(totals[..., 0], totals[..., 1])
-    return np.concatenate([shares, shares[..., 1:] - shares[..., :1]], axis=-1)
+    more = shares[..., 1:] - shares[..., :1]
+    return np.concatenate([shares, more], axis=-1)
 
 
 def _split(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
