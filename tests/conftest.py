@@ -67,13 +67,18 @@ def _quick_folders() -> Iterator[None]:
     """Run folders without their waits: nobody pulls the plug, and git is asked once about this checkout."""
     from trimtab.runs import environment
 
-    ask, ask_once = environment.has_changed, cache(environment.has_changed)
+    has_changed = environment.has_changed
 
-    def has_changed(commit: str, top: Path, git: Path) -> bool | None:
-        return (ask_once if top == Path(__file__).parents[1] else ask)(commit, top, git)
+    @cache
+    def once(path: str | None, commit: str, top: Path, git: Path) -> bool | None:
+        return has_changed(commit, top, git)
+
+    def asked(commit: str, top: Path, git: Path) -> bool | None:
+        ours = top == Path(__file__).parents[1]
+        return once(os.environ.get("PATH"), commit, top, git) if ours else has_changed(commit, top, git)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(environment, "has_changed", has_changed)
+        patch.setattr(environment, "has_changed", asked)
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 

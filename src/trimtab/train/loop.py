@@ -323,7 +323,11 @@ class Loop:
 
     def _token_nll(self, module: nn.Module, batch: Batch) -> Tensor:
         """Negative log-likelihood of each predicted token (B, T-1), zero where there is no loss."""
-        amp = torch.autocast(self.device.type, torch.bfloat16) if self.fit.precision == "bf16" else nullcontext()
+        amp = (
+            torch.autocast(self.device.type, torch.bfloat16)
+            if self.fit.precision == "bf16"
+            else nullcontext()
+        )
         with amp:
             logits = module(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         logits = logits[:, :-1]
