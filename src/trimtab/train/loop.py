@@ -143,6 +143,7 @@ class Loop:
     Run it inside `trimtab.seeds.isolated` to leave the caller's generators alone.
 
     Attributes:
+        device: that of the model, for inputs; it does not move while it trains.
         step_count: steps that the model has behind it.
         steps_taken: steps that this loop took, also those that were undone.
 
@@ -157,7 +158,7 @@ class Loop:
         self.accelerator = accelerator()
         self.model, self.fit, self.seed, self.step_count = model, fit, seed, 0
         self.steps_taken = 0
-        self.device = model.device  # once: it is found by a walk through the modules
+        self.device = model.device  # once, since it takes a walk through the modules
         self.splits: dict[str, TokenSplit] = {name: d.splits["train"] for name, d in domains.items()}
         self.parameters = model.trainable()
         trained, fused = list(self.parameters.values()), self.device.type in {"cpu", "cuda"}
@@ -323,12 +324,8 @@ class Loop:
 
     def _token_nll(self, module: nn.Module, batch: Batch) -> Tensor:
         """Negative log-likelihood of each predicted token (B, T-1), zero where there is no loss."""
-        amp = (
-            torch.autocast(self.device.type, torch.bfloat16)
-            if self.fit.precision == "bf16"
-            else nullcontext()
-        )
-        with amp:
+        half = self.fit.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
             logits = module(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         logits = logits[:, :-1]
         wide = logits if logits.dtype == torch.float64 else logits.float()
