@@ -274,7 +274,6 @@ def information_upper(
     gained: Float[np.ndarray, " n"],
     clusters: Int[np.ndarray, " n"],
     codes: Int[np.ndarray, " n"],
-    taught: float,
     unknown: float,
 ) -> float:
     """Upper end of the 95 % interval of an information, whose variance is that at the end, as in Wilson's interval.
@@ -287,16 +286,15 @@ def information_upper(
         gained: bits gained by the attacker in each row.
         clusters: whole numbers from 0.
         codes: class of each row, whole numbers from 0; rows of one cluster and one class count as one.
-        taught: bits to allow for beyond the estimate.
         unknown: U, bits a row that are to be known at all; above 0.
 
     Returns:
-        Bits, at or above the upper end of Student's interval plus `taught`.
+        Bits, at or above the upper end of Student's interval.
 
     Source: the variance near independence is that of twice the log-likelihood ratio (Wilks 1938).
 
     >>> rows = np.arange(384)
-    >>> round(information_upper(np.zeros(384), rows, rows % 2, 0.0, 1.0), 3)
+    >>> round(information_upper(np.zeros(384), rows, rows % 2, 1.0), 3)
     0.028
     """
     mean, _, plain = clustered_mean(gained, clusters)
@@ -306,13 +304,13 @@ def information_upper(
     def known(bits: float) -> float:
         return bits * (1 - bits / unknown)
 
-    # (end - centre)^2 = (plain - mean)^2 + grows (known(end) - known(mean)), quadratic in the end.
-    centre, least = mean + taught, min(max(mean, 0.0), unknown)
-    fixed = (plain - mean) ** 2 + grows * (known(centre) - known(least))
-    slope = grows * (1 - 2 * centre / unknown)
+    # (end - mean)^2 = (plain - mean)^2 + grows (known(end) - known(least)), quadratic in the end.
+    least = min(max(mean, 0.0), unknown)
+    fixed = (plain - mean) ** 2 + grows * (known(mean) - known(least))
+    slope = grows * (1 - 2 * mean / unknown)
     square = 1 + grows / unknown
     wider = (slope + np.sqrt(max(slope**2 + 4 * square * fixed, 0.0))) / (2 * square)
-    return centre + max(plain - mean, float(wider))
+    return mean + max(plain - mean, float(wider))
 
 
 def _split(outer: np.ndarray, fold: int, codes: np.ndarray, clusters: np.ndarray, seed: int) -> _Split:
@@ -428,20 +426,23 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     counts, chosen = np.bincount(codes), Counter(attack.classifier for attack in attacks)
     gained = (nats - base) / np.log(2)
     bits, bits_low, _ = clustered_mean(gained, clusters)
-    # The outer folds learn from half as many rows more than the inner ones. Where a loss falls as 1 / rows, twice what
-    # that taught is missing still.
-    taught = UNLEARNT * max(0.0, float((gained - inner / np.log(2)).mean()))
-    taught_right = UNLEARNT * max(0.0, float(correct.mean() - inner_right.mean()))
+    high_bits = _taught_more(
+        information_upper(gained, clusters, codes, -base.mean() / np.log(2)),
+        bits,
+        gained - inner / np.log(2),
+        clusters,
+    )
+    high_accuracy = _taught_more(float(high[0]), float(correct.mean()), correct - inner_right, clusters)
     # I(X; Y | known) <= H(Y | known) <= the cross-entropy of the baseline.
     unknown = clustered_mean(-base / np.log(2), clusters)[2]
     return Leak(
         float(correct.mean()),
         float(low[0]),
-        min(float(high[0]) + taught_right, 1.0),
+        min(high_accuracy, 1.0),
         *clustered_mean(correct.astype(float) - anyway, clusters, unit=1.0),
         bits,
         bits_low,
-        min(max(0.0, information_upper(gained, clusters, codes, taught, -base.mean() / np.log(2))), unknown),
+        min(max(0.0, high_bits), unknown),
         baseline_accuracy=float(anyway.mean()),
         n=n,
         groups=int(clusters.max()) + 1,
@@ -453,6 +454,16 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
         baseline_nats=base,
         clusters=clusters,
     )
+
+
+def _taught_more(end: float, value: float, taught: np.ndarray, clusters: np.ndarray) -> float:
+    """Upper end that also allows for what more rows would teach, and for how well that is known.
+
+    The outer folds learn from half as many rows more than the inner ones, and that taught so much in each row. Where a
+    loss falls as 1 / rows, twice as much is missing still.
+    """
+    mean, _, upper = clustered_mean(taught, clusters)
+    return value + UNLEARNT * max(mean, 0.0) + float(np.hypot(end - value, UNLEARNT * (upper - mean)))
 
 
 def _checked(what: str, x: np.ndarray, n: int) -> np.ndarray:
