@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from trimtab.read.leaks.estimate import Baseline, Leak, clustered_mean
+from trimtab.read.leaks.estimate import Baseline, Leak
+from trimtab.read.leaks.intervals import clustered_mean
 
 COLOURS, CITIES = ("red", "blue"), ("Cairo", "Rome")
 

@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from trimtab.numerics.cluster_bootstrap import wilson_of_clusters
 from trimtab.read.leaks.cells import FOLDS, Samples
-from trimtab.read.leaks.estimate import clustered_mean
 from trimtab.read.leaks.folds import grouped_folds
+from trimtab.read.leaks.intervals import clustered_mean
 
 HIDDEN = (64, 48, 32)
 INPUTS = ("raw", "standardised")

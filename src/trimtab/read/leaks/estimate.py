@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from trimtab.errors import ConfigError, ShapeError, explain, refusal
@@ -23,12 +22,11 @@ from trimtab.read.leaks.classifiers import (
     log_softmax,
 )
 from trimtab.read.leaks.folds import grouped_folds
+from trimtab.read.leaks.intervals import clustered_mean, information_upper, upper_with_learning
 from trimtab.seeds import derive
 
 INNER = 3
 """Inner folds, by which the classifier, its setting and its calibration are chosen."""
-UNLEARNT = 1.5
-"""What upper ends allow for, in units of what half as many rows more taught: three quarters of what is missing."""
 STRONGEST = 4.0
 """Largest power of a prediction in the pool."""
 STEPS = 30
@@ -242,77 +240,6 @@ def leak_difference(a: Leak, b: Leak) -> LeakDifference:
     return LeakDifference(*clustered_mean(gained, a.clusters), *clustered_mean(right, a.clusters, unit=1.0))
 
 
-def clustered_mean(
-    values: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], unit: float = 0.0
-) -> tuple[float, float, float]:
-    """Mean with its 95 % interval over clusters: Student's, from the linearised variance of a ratio of totals.
-
-    Args:
-        values: of each row.
-        clusters: whole numbers from 0.
-        unit: the size of one difference. Half a difference each way is added to the variance, so that an interval of
-            equal rows is not empty (Agresti and Min 2005 for paired proportions); 0 for none. A difference is that of a
-            whole cluster of the mean size, so that rows that stand several times in their cluster narrow nothing.
-
-    Returns:
-        The mean and the ends; nan ends where there are fewer than two clusters.
-
-    >>> clustered_mean(np.array([0.0, 1.0]), np.array([0, 1]))[0]
-    0.5
-    """
-    n, sizes = len(values), np.bincount(clusters)
-    mean, count = float(values.mean()), int((sizes > 0).sum())
-    if count < 2:
-        return mean, float("nan"), float("nan")
-    residuals = np.bincount(clusters, weights=values - mean)
-    variance = residuals @ residuals * count / (count - 1) / n**2 + (unit / count) ** 2
-    half = float(stdtrit(count - 1, 0.975) * np.sqrt(variance))
-    return mean, mean - half, mean + half
-
-
-def information_upper(
-    gained: Float[np.ndarray, " n"],
-    clusters: Int[np.ndarray, " n"],
-    codes: Int[np.ndarray, " n"],
-    unknown: float,
-) -> float:
-    """Upper end of the 95 % interval of an information, whose variance is that at the end, as in Wilson's interval.
-
-    A small estimate goes with a small variance of its rows, which says little of what may be there: the information
-    density of a channel of I bits has a variance of 2 I / ln 2 where I is small, whatever the channel. Up from the
-    estimate the variance grows by (2 / ln 2) I (1 - I / U), which falls again towards U, where all is known.
-
-    Args:
-        gained: bits gained by the attacker in each row.
-        clusters: whole numbers from 0.
-        codes: class of each row, whole numbers from 0; rows of one cluster and one class count as one.
-        unknown: U, bits a row that are to be known at all; above 0.
-
-    Returns:
-        Bits, at or above the upper end of Student's interval.
-
-    Source: the variance near independence is that of twice the log-likelihood ratio (Wilks 1938).
-
-    >>> rows = np.arange(384)
-    >>> round(information_upper(np.zeros(384), rows, rows % 2, 1.0), 3)
-    0.028
-    """
-    mean, _, plain = clustered_mean(gained, clusters)
-    quantile = float(stdtrit(clusters.max(), 0.975))
-    grows = quantile**2 / len(np.unique(clusters * (codes.max() + 1) + codes)) * 2 / np.log(2)
-
-    def known(bits: float) -> float:
-        return bits * (1 - bits / unknown)
-
-    # (end - mean)^2 = (plain - mean)^2 + grows (known(end) - known(least)), quadratic in the end.
-    least = min(max(mean, 0.0), unknown)
-    fixed = (plain - mean) ** 2 + grows * (known(mean) - known(least))
-    slope = grows * (1 - 2 * mean / unknown)
-    square = 1 + grows / unknown
-    wider = (slope + np.sqrt(max(slope**2 + 4 * square * fixed, 0.0))) / (2 * square)
-    return mean + max(plain - mean, float(wider))
-
-
 def _split(outer: np.ndarray, fold: int, codes: np.ndarray, clusters: np.ndarray, seed: int) -> _Split:
     train, test = np.flatnonzero(outer != fold), np.flatnonzero(outer == fold)
     seed = derive(seed, "fold", fold)
@@ -426,13 +353,15 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
     counts, chosen = np.bincount(codes), Counter(attack.classifier for attack in attacks)
     gained = (nats - base) / np.log(2)
     bits, bits_low, _ = clustered_mean(gained, clusters)
-    high_bits = _taught_more(
+    high_bits = upper_with_learning(
         information_upper(gained, clusters, codes, -base.mean() / np.log(2)),
         bits,
         gained - inner / np.log(2),
         clusters,
     )
-    high_accuracy = _taught_more(float(high[0]), float(correct.mean()), correct - inner_right, clusters)
+    high_accuracy = upper_with_learning(
+        float(high[0]), float(correct.mean()), correct - inner_right, clusters
+    )
     # I(X; Y | known) <= H(Y | known) <= the cross-entropy of the baseline.
     unknown = clustered_mean(-base / np.log(2), clusters)[2]
     return Leak(
@@ -454,16 +383,6 @@ def _leak(known: Baseline, attacks: Sequence[_Predictions]) -> Leak:
         baseline_nats=base,
         clusters=clusters,
     )
-
-
-def _taught_more(end: float, value: float, taught: np.ndarray, clusters: np.ndarray) -> float:
-    """Upper end that also allows for what more rows would teach, and for how well that is known.
-
-    The outer folds learn from half as many rows more than the inner ones, and that taught so much in each row. Where a
-    loss falls as 1 / rows, twice as much is missing still.
-    """
-    mean, _, upper = clustered_mean(taught, clusters)
-    return value + UNLEARNT * max(mean, 0.0) + float(np.hypot(end - value, UNLEARNT * (upper - mean)))
 
 
 def _checked(what: str, x: np.ndarray, n: int) -> np.ndarray:
