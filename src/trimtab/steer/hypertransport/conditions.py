@@ -63,11 +63,11 @@ class Encoder:
 def encoder_of(source: Encoder | TwoTower | Model | str | Path, generator: Any = None) -> Encoder:
     """Encoder of conditions.
 
-    | source | embedding of a text | pictures |
-    |---|---|---|
-    | CLIP, SigLIP, a pair of towers | its text features | yes |
-    | a causal language model, or "self" for the steered one | mean over tokens of the residual of its middle block | no |
-    | a sentence encoder, or another encoder such as BERT | mean over tokens of the last hidden state, or as `1_Pooling` in its folder says | no |
+    | source | embedding of a text |
+    |---|---|
+    | CLIP, SigLIP, a pair of towers | its text features; the only ones with pictures |
+    | a causal language model; "self" for the steered one | mean over tokens of the middle block's residual |
+    | a sentence encoder, or another such as BERT | mean over tokens of the last state, or as `1_Pooling` says |
 
     Args:
         source: a folder, a hub name or a loaded model.
@@ -83,7 +83,9 @@ def encoder_of(source: Encoder | TwoTower | Model | str | Path, generator: Any =
     if source == SELF:
         if not isinstance(generator, Model) or generator.tokenizer is None or not _speaks(generator):
             got = f"encoder {SELF!r} for {getattr(generator, 'name', type(generator).__name__)}"
-            raise ModelError(explain(got, "a causal language model with a tokenizer", "the folder of an encoder"))
+            raise ModelError(
+                explain(got, "a causal language model with a tokenizer", "the folder of an encoder")
+            )
         return _hidden(generator, SELF)
     model = source if isinstance(source, Model) else load(source)
     kind = str(getattr(getattr(unwrapped(model.module), "config", None), "model_type", ""))
@@ -143,7 +145,9 @@ def _pooling(folder: Path) -> bool:
         modes = [f"pooling_mode_{named}" if named != "mean" else "pooling_mode_mean_tokens"]
     kinds = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True, "pooling_mode_cls": True}
     if len(modes) != 1 or modes[0] not in kinds:
-        raise ModelError(f"{path}: {explain(' and '.join(modes) or 'no mode', 'the mean or the first token')}")
+        raise ModelError(
+            f"{path}: {explain(' and '.join(modes) or 'no mode', 'the mean or the first token')}"
+        )
     return kinds[modes[0]]
 
 
@@ -181,7 +185,9 @@ def unit_mean(vectors: Float[Tensor, "n d"], centre: Float[Tensor, " d"]) -> Flo
     length = float(gap.norm())
     if not length > SHORTEST:
         hint = "an encoder that tells the training concepts apart"
-        raise ModelError(explain("a concept at the centre of all embeddings", "one with a direction from it", hint))
+        raise ModelError(
+            explain("a concept at the centre of all embeddings", "one with a direction from it", hint)
+        )
     return (gap / length).float()
 
 

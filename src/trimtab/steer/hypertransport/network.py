@@ -75,13 +75,17 @@ class HyperNetwork(nn.Module):
         sizes: widths inside.
     """
 
-    def __init__(self, widths: Mapping[str, int], embedding: int, sizes: Sizes | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], embedding: int, sizes: Sizes | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
         self.widths, self.embedding, self.sizes = dict(widths), embedding, sizes or Sizes()
         own, both = self.sizes, self.sizes.concept + self.sizes.query
         distinct = sorted(set(self.widths.values()))
         with isolated(derive(seed, "hypernetwork")):
-            self.adapter = nn.Sequential(nn.Linear(embedding, own.concept, bias=False), nn.LayerNorm(own.concept))
+            self.adapter = nn.Sequential(
+                nn.Linear(embedding, own.concept, bias=False), nn.LayerNorm(own.concept)
+            )
             self.keys = nn.Embedding(KINDS * len(self.widths), own.key)
             self.shapes = nn.Embedding(len(distinct), own.shape)
             self.kinds = nn.Embedding(KINDS, own.kind)
@@ -116,7 +120,9 @@ class HyperNetwork(nn.Module):
             "blocks": (self.blocks,),
             "head": (self.head,),
         }
-        return {name: sum(p.numel() for part in own for p in part.parameters()) for name, own in parts.items()}
+        return {
+            name: sum(p.numel() for part in own for p in part.parameters()) for name, own in parts.items()
+        }
 
     def _queries(self) -> Float[Tensor, "q query"]:
         kinds = torch.arange(KINDS, device=self.places.device).repeat(len(self.widths))

@@ -165,8 +165,8 @@ class LinEAS:
         Raises:
             ConfigError: a setting is wrong; all are named at once.
             DataError: a side is empty or too small.
-            ModelError: a site that is not there, activations that are not finite, a map that no loss site depends on, or
-                a start at other sites or of another model.
+            ModelError: a site that is not there, activations that are not finite, a map that no loss site depends on,
+                or a start at other sites or of another model.
             DivergedError: the loss left the finite numbers.
             CheckpointError: `out` holds another fit.
         """
