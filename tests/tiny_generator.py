@@ -12,14 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from trimtab import HyperTransport
 from trimtab.models.load import Model
 from trimtab.seeds import derive
 from trimtab.steer.hypertransport.conditions import Encoder, unit
+from trimtab.steer.hypertransport.network import Sizes
 
 STYLES, THINGS, PLACES = (
-    "red green blue gold grey".split(),
-    "cross disc star ring box".split(),
-    "left right".split(),
+    ["red", "green", "blue", "gold", "grey"],
+    ["cross", "disc", "star", "ring", "box"],
+    ["left", "right"],
 )
 WORDS = (*STYLES, *THINGS, *PLACES)
 SIDE, HIDDEN = 4, 12
@@ -49,7 +51,10 @@ class TinyHandle:
     name: str = "tiny-generator"
     tokenizer: Any = None
     processor: Any = None
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def prompt_batches(self, prompts: list[str], *, seed: int, batch_size: int) -> list[dict[str, Tensor]]:
         noise = [
@@ -75,31 +80,30 @@ def counts(prompts: list[str]) -> Tensor:
 
 
 def encoder(sees: bool = True) -> Encoder:
-    """Random directions for words, which add up; pictures by their pixels, far from where texts are."""
+    """Random directions for words, which add up; a picture has those of the words that made it, and a gap to texts."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        words, pixels = nn.Linear(len(WORDS), 16), nn.Linear(3 * SIDE * SIDE, 16)
+        words, gap = nn.Linear(len(WORDS), 16, bias=False), nn.Linear(16, 1)
         nn.init.normal_(words.weight)
+    network = TinyGenerator()
+    heard, drawn = (torch.linalg.pinv(part.weight.detach()) for part in (network.words, network.paint))
 
     def pictures(images: Any) -> Tensor:
-        return unit(
-            pixels(torch.stack([torch.from_numpy(np.array(one)).flatten() / 255.0 for one in images]))
-        )
+        pixels = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1).flatten() for one in images])
+        hidden = (pixels / 255.0).logit(1e-3) - network.paint.bias.detach()
+        counted = (hidden @ drawn.T - network.words.bias.detach()) @ heard.T
+        return unit(words(counted) + 20 * gap.weight)
 
-    module = nn.ModuleList([words, pixels])
+    model = Model(nn.ModuleList([words, gap]), None, "tiny-encoder")
     return Encoder(
-        "tiny-encoder",
-        Model(module, None, "tiny-encoder"),
-        lambda given: unit(words(counts(list(given)))),
-        pictures if sees else None,
+        model.name, model, lambda given: unit(words(counts(list(given)))), pictures if sees else None
     )
 
 
 def prompts(style: str, thing: str, n: int = 8) -> list[str]:
     """Prompts of one style and one thing, at a drawn place."""
     draw = random.Random(f"{style} {thing}")
-    rows = [f"{style} {thing} {draw.choice(PLACES)}" + " left" * (k % 3) for k in range(n)]
-    return rows
+    return [f"{style} {thing} {draw.choice(PLACES)}" + " left" * (k % 3) for k in range(n)]
 
 
 HELD_OUT = {"red disc", "gold star", "blue box"}
@@ -114,3 +118,11 @@ def concepts() -> dict[str, list[str]]:
 def source() -> list[str]:
     draw = random.Random(0)
     return [f"{draw.choice(STYLES)} {draw.choice(THINGS)} {draw.choice(PLACES)}" for _ in range(40)]
+
+
+SMALL = Sizes(concept=16, key=8, shape=4, kind=4, query=16, hidden=32, blocks=1)
+
+
+def settings(**more: Any) -> HyperTransport:
+    """A small hypernetwork of the tiny generator, with its own encoder."""
+    return HyperTransport(**{"sites": "norm", "encoder": encoder(), "sizes": SMALL, "steps": 4} | more)

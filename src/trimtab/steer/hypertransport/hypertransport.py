@@ -32,7 +32,7 @@ from trimtab.steer.hypertransport.training import (
     Targets,
     Training,
     prompt_examples,
-    refuse_handle,
+    writer_of,
 )
 from trimtab.steer.lineas.end_to_end import EndToEnd
 from trimtab.steer.samples import Normalisation, Scale, samples
@@ -150,7 +150,7 @@ class HyperTransport:
             CheckpointError: `out` holds another fit.
         """
         refuse(self.problems())
-        refuse_handle(generator)
+        _ = writer_of(generator)
         prompts = Prompts.checked(concepts, source)
         settled = self.settled(len(prompts.names))
         check_model(generator, "gradients")
@@ -283,9 +283,9 @@ def _conditions(
     centre = torch.stack(
         [own[: len(of)].mean(0) for own, of in zip(embeddings, prompts.of, strict=True)]
     ).mean(0)
-    for own in embeddings:
-        _ = unit_mean(own, centre)
-    if encoder.pictures is None or not callable(getattr(generator, "prompt_batches", None)):
+    for own, of in zip(embeddings, prompts.of, strict=True):
+        _ = unit_mean(own[: len(of)], centre)  # refused here, before anything is trained
+    if encoder.pictures is None or writer_of(generator) is None:
         return Conditions(encoder, centre)
     shown = [of[0] for of in prompts.of[:: max(1, len(prompts.of) // MOST_PICTURES)]]
     pictures = generator.generate(shown, seed=derive(seed, "pictures"))

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from trimtab.errors import CheckpointError, DataError, DivergedError, ModelError, explain
 from trimtab.models.families import Handle
-from trimtab.models.sites import network_of
 from trimtab.runs.serialise import differences
 from trimtab.seeds import derive
 from trimtab.steer.hypertransport.conditions import unit_mean
@@ -56,6 +55,24 @@ Progress = Callable[[int, int, float], None]
 """Called with the step, from 1, the number of steps, and the loss before that step."""
 
 
+def writer_of(model: Any) -> Callable[..., list[Mapping[str, Any]]] | None:
+    """What writes prompts as batches of forward keywords, with noise: `write(prompts, seed=, batch_size=)`.
+
+    A generator of pictures has one, and so may a handle of your own, as its `prompt_batches`; None for a model that
+    reads prompts as texts.
+
+    Raises:
+        ModelError: a bare module, or a handle with neither a tokenizer nor a writer.
+    """
+    writes: Any = getattr(model, "prompt_batches", None)
+    if callable(writes):
+        return cast("Any", writes)
+    if isinstance(model, torch.nn.Module) or getattr(model, "tokenizer", None) is None:
+        got = f"a {type(model).__name__} that reads no prompts"
+        raise ModelError(explain(got, "a language model or a generator of pictures", "load(folder)"))
+    return None
+
+
 def prompt_examples(
     model: Handle,
     what: str,
@@ -65,10 +82,7 @@ def prompt_examples(
     batch_size: int,
     max_tokens: int | None = None,
 ) -> Examples:
-    """Prompts as batches of forward keywords.
-
-    A handle with `prompt_batches(prompts, seed=, batch_size=)`, as one of a generator of pictures has, writes its own,
-    with noise from the seed. Any other model reads the prompts as texts.
+    """Prompts as batches of forward keywords: those that `writer_of` gives, or else the prompts read as texts.
 
     Args:
         model: a handle.
@@ -81,9 +95,9 @@ def prompt_examples(
     Raises:
         DataError, ModelError: as `trimtab.steer.samples.prepare`.
     """
-    writes = getattr(model, "prompt_batches", None)
+    writes = writer_of(model)
     given: Any = checked_records(what, prompts)
-    if callable(writes):
+    if writes is not None:
         given = writes(list(prompts), seed=seed, batch_size=batch_size)
     return Examples.of(cast("Any", model), what, given, batch_size, max_tokens)
 
@@ -412,17 +426,3 @@ class KeptTraining:
         moments = copy_moments(learned, optimizer)
         snapshot = Snapshot(len(losses), weights, moments, stream={}, rng={})
         save_checkpoint(self.folder, snapshot, {"identity": dict(self.identity), "losses": list(losses)})
-
-
-def refuse_handle(model: Any) -> None:
-    """Refuse what reads no prompts.
-
-    Raises:
-        ModelError: a bare module, or a handle with neither a tokenizer nor prompts of its own.
-    """
-    network_of(model)
-    if callable(getattr(model, "prompt_batches", None)):
-        return
-    if isinstance(model, torch.nn.Module) or getattr(model, "tokenizer", None) is None:
-        got = f"a {type(model).__name__} that reads no prompts"
-        raise ModelError(explain(got, "a language model or a generator of pictures", "load(folder)"))
