@@ -16,6 +16,10 @@ def network(widths=WIDTHS, embedding=6, sizes=SMALL, seed=0):
     return HyperNetwork(widths, embedding, sizes, seed)
 
 
+def rows(n):
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
+
+
 def moved(seed=0, **more):
     """With a head that is not zero."""
     one = network(seed=seed, **more)
@@ -48,7 +52,7 @@ def test_counts_are_all_parameters():
 
 def test_every_map_starts_at_the_identity_and_the_head_learns_at_once():
     one = network()
-    found = one(torch.randn(4, 6))
+    found = one(rows(4))
     assert {site: tuple(values.shape) for site, values in found.items()} == {
         site: (4, 2, width) for site, width in WIDTHS.items()
     }
@@ -58,25 +62,17 @@ def test_every_map_starts_at_the_identity_and_the_head_learns_at_once():
 
 
 def test_sites_of_one_width_differ_by_their_keys_and_kinds_by_theirs():
-    found = moved()(torch.randn(1, 6))
+    found = moved()(rows(1))
     assert not torch.allclose(found["a:out"], found["c:out"])
     assert not torch.allclose(found["a:out"][:, 0], found["a:out"][:, 1])
 
 
 def test_concepts_of_a_batch_do_not_mix():
-    one, rows = moved(), torch.randn(5, 6)
-    whole = one(rows)
-    for place, row in enumerate(rows):
+    one, given = moved(), rows(5)
+    whole = one(given)
+    for place, row in enumerate(given):
         for site, values in one(row[None]).items():
             torch.testing.assert_close(values[0], whole[site][place])
-
-
-def test_the_length_of_an_embedding_changes_little_and_its_direction_much():
-    """Behind the adapter stands a norm, so an average of many embeddings, which is shorter, means the same."""
-    one, row = moved(), torch.nn.functional.normalize(torch.randn(1, 6))
-    near, far = one(0.5 * row)["b:out"], one(-row)["b:out"]
-    torch.testing.assert_close(near, one(row)["b:out"], rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(far, near, rtol=0.1)
 
 
 def test_the_seed_decides_and_the_caller_s_generator_stays():

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.errors import CheckpointError, DataError, DivergedError, ModelError, explain
+from trimtab.models import pipelines
 from trimtab.models.families import Handle
 from trimtab.runs.serialise import differences
 from trimtab.seeds import derive
@@ -67,6 +69,8 @@ def writer_of(model: Any) -> Callable[..., list[Mapping[str, Any]]] | None:
     writes: Any = getattr(model, "prompt_batches", None)
     if callable(writes):
         return cast("Any", writes)
+    if getattr(model, "pipeline", None) is not None:  # generators of pictures
+        return partial(pipelines.prompt_batches, model)
     if isinstance(model, torch.nn.Module) or getattr(model, "tokenizer", None) is None:
         got = f"a {type(model).__name__} that reads no prompts"
         raise ModelError(explain(got, "a language model or a generator of pictures", "load(folder)"))
