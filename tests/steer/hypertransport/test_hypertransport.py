@@ -264,3 +264,21 @@ def test_a_loss_that_leaves_the_numbers_says_where_and_what_to_do():
     )
     with pytest.raises(DivergedError, match=message):
         settings(lr=1e30, steps=60).fit(tiny.handle(), tiny.concepts(), tiny.source())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_maps_of_the_cpu(tmp_path):
+    concepts = {letters: texts(letters, 6) for letters in ("abcd", "efgh", "ijkl")}
+    hyper, found = HyperTransport(sites="pre_mlp_norm", sizes=SMALL, steps=3), []
+    for device in ("cpu", "cuda"):
+        model = load(build("llama").to(device), tokenizer=tokenizer())
+        fitted = hyper.fit(model, concepts, texts("abcdefghijkl", 12), out=tmp_path / device)
+        fitted.save_pretrained(tmp_path / f"{device}-hyper")
+        again = HyperTransport.from_pretrained(tmp_path / f"{device}-hyper", model)
+        found.append(again("abab").maps)
+        with again("abab").on(model, 0.5):
+            model.generate(["ab"], max_new_tokens=3)
+    for site, pair in found[0].items():
+        for one, other in zip(pair, found[1][site], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)

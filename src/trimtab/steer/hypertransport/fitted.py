@@ -25,7 +25,7 @@ from trimtab.runs.brief import one_line
 from trimtab.runs.environment import versions
 from trimtab.runs.files import read_bytes
 from trimtab.runs.serialise import read_object, to_json
-from trimtab.steer.hypertransport.conditions import Condition, Conditions, encoder_of
+from trimtab.steer.hypertransport.conditions import Condition, Conditions, Encoder, encoder_of
 from trimtab.steer.hypertransport.network import HyperNetwork, Sizes
 from trimtab.steer.maps import Base
 from trimtab.steer.samples import Scale
@@ -39,6 +39,12 @@ def base_of(model: Model | nn.Module, sites: Iterable[str]) -> Base:
     """Base of a whole model: fingerprints of its parts, and of its modules at the sites."""
     parts = [Site(path) for path in modules_of(network_of(model)) if "." not in path]
     return Base.of(model, [*parts, *map(Site.parse, sites)])
+
+
+def encoder_fingerprint(encoder: Encoder) -> str:
+    """16 hex digits that change when the weights of an encoder do, the same in float32 and bfloat16."""
+    parts = base_of(encoder.model, ()).fingerprints
+    return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +194,7 @@ class FittedHyperTransport:
             "sites": self.network.widths,
             "embedding": self.network.embedding,
             "sizes": self.network.sizes,
-            "encoder": {"name": encoder.name, "fingerprint": encoder.model.fingerprint()},
+            "encoder": {"name": encoder.name, "fingerprint": encoder_fingerprint(encoder)},
             "concepts": list(self.concepts),
             "settings": dict(self.settings),
             "losses": list(self.losses),
@@ -222,7 +228,7 @@ class FittedHyperTransport:
         base.check(generator, config["fingerprints"])
         named = config["encoder"]
         words = encoder_of(named["name"] if encoder is None else encoder, generator)
-        if words.model.fingerprint() != named["fingerprint"]:
+        if encoder_fingerprint(words) != named["fingerprint"]:
             got = f"the encoder {words.name!r} with other weights"
             raise _refused(place, got, f"those of {named['name']!r} when this was fitted", "encoder=")
         tensors = _read_weights(place, config["sha256"])

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from trimtab.errors import ModelError, Problem, explain
+from trimtab.errors import Problem
 from trimtab.models.batches import Pool
 from trimtab.models.encoders import TwoTower
 from trimtab.models.inspection import check_model, device_of
@@ -162,7 +162,7 @@ class HyperTransport:
         widths = {site: len(scale.centre) for site, scale in training.problem.scales.items()}
         network = HyperNetwork(widths, len(conditions.text_centre), settled.sizes, settled.seed)
         network = network.to(device_of(network_of(generator)))
-        identity = {
+        identity: dict[str, Any] = {
             "settings": settled.plain_settings(encoder.name),
             "sites": list(widths),
             "prompts": prompts.fingerprint,
@@ -171,20 +171,12 @@ class HyperTransport:
         }
         kept = KeptTraining(None if out is None else Path(out), identity)
         losses = training.run(network, kept, progress)
-        if not all(one.isfinite().all() for one in network.parameters()):
-            raise ModelError(
-                explain("weights that are not finite", "finite ones", f"a lower lr than {settled.lr}")
-            )
-        known = [
-            unit_mean(own[: len(of)], conditions.text_centre)
-            for own, of in zip(embeddings, prompts.of, strict=True)
-        ]
         return FittedHyperTransport(
             network,
             training.problem.scales,
             conditions,
             prompts.names,
-            torch.stack(known),
+            _centred(prompts, embeddings, conditions.text_centre),
             base_of(generator, list(widths)),
             identity["settings"],
             tuple(losses),
@@ -276,6 +268,12 @@ def _embedded(encoder: Encoder, prompts: Prompts, *, with_names: bool) -> tuple[
     return tuple(parts)
 
 
+def _centred(prompts: Prompts, embeddings: tuple[Tensor, ...], centre: Tensor) -> Tensor:
+    """Unit embeddings (n, e) of the concepts, each averaged over its prompts."""
+    pairs = zip(embeddings, prompts.of, strict=True)
+    return torch.stack([unit_mean(own[: len(of)], centre) for own, of in pairs])
+
+
 def _conditions(
     encoder: Encoder, prompts: Prompts, embeddings: tuple[Tensor, ...], generator: Any, seed: int
 ) -> Conditions:
@@ -283,8 +281,9 @@ def _conditions(
     centre = torch.stack(
         [own[: len(of)].mean(0) for own, of in zip(embeddings, prompts.of, strict=True)]
     ).mean(0)
-    for own, of in zip(embeddings, prompts.of, strict=True):
-        _ = unit_mean(own[: len(of)], centre)  # refused here, before anything is trained
+    _ = _centred(
+        prompts, embeddings, centre
+    )  # what cannot be told apart is refused before anything is trained
     if encoder.pictures is None or writer_of(generator) is None:
         return Conditions(encoder, centre)
     shown = [of[0] for of in prompts.of[:: max(1, len(prompts.of) // MOST_PICTURES)]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trimtab.errors import Problem, ShapeError, explain
@@ -73,7 +73,10 @@ class HyperNetwork(nn.Module):
         widths: site name -> number of units.
         embedding: e, the width of embeddings.
         sizes: widths inside.
+        places: which of the distinct widths each query has.
     """
+
+    places: Int[Tensor, " q"]
 
     def __init__(
         self, widths: Mapping[str, int], embedding: int, sizes: Sizes | None = None, seed: int = 0
@@ -127,7 +130,8 @@ class HyperNetwork(nn.Module):
     def _queries(self) -> Float[Tensor, "q query"]:
         kinds = torch.arange(KINDS, device=self.places.device).repeat(len(self.widths))
         embedded = (self.keys.weight, self.shapes(self.places), self.kinds(kinds))
-        return self.query(torch.cat(embedded, dim=-1))
+        projected: Tensor = self.query(torch.cat(embedded, dim=-1))
+        return projected
 
 
 class _Block(nn.Module):
@@ -143,4 +147,5 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.inner(x)
+        change: Tensor = self.inner(x)
+        return x + change

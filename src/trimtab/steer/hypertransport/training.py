@@ -57,7 +57,7 @@ Progress = Callable[[int, int, float], None]
 """Called with the step, from 1, the number of steps, and the loss before that step."""
 
 
-def writer_of(model: Any) -> Callable[..., list[Mapping[str, Any]]] | None:
+def writer_of(model: Any) -> Callable[..., Sequence[Mapping[str, Any]]] | None:
     """What writes prompts as batches of forward keywords, with noise: `write(prompts, seed=, batch_size=)`.
 
     A generator of pictures has one, and so may a handle of your own, as its `prompt_batches`; None for a model that
@@ -68,7 +68,8 @@ def writer_of(model: Any) -> Callable[..., list[Mapping[str, Any]]] | None:
     """
     writes: Any = getattr(model, "prompt_batches", None)
     if callable(writes):
-        return cast("Any", writes)
+        own: Callable[..., Sequence[Mapping[str, Any]]] = writes
+        return own
     if getattr(model, "pipeline", None) is not None:  # generators of pictures
         return partial(pipelines.prompt_batches, model)
     if isinstance(model, torch.nn.Module) or getattr(model, "tokenizer", None) is None:
@@ -265,7 +266,7 @@ class Targets:
 
     def _read(self, concept: int) -> Samples:
         model, name, given = self.problem.model, self.prompts.names[concept], self.prompts.of[concept]
-        limits = {"batch_size": self.batch_size, "max_tokens": self.max_tokens}
+        limits: Any = {"batch_size": self.batch_size, "max_tokens": self.max_tokens}
         seed = derive(self.seed, "target", name)
         examples = prompt_examples(cast("Any", model), f"concept {name!r}", given, seed=seed, **limits)
         values = samples(model, examples, self.problem.loss_sites, self.problem.pool)
@@ -335,6 +336,8 @@ class Training:
                 if progress is not None:
                     progress(step + 1, self.steps, losses[-1])
         put_parameters(learned, average)
+        if not all(one.isfinite().all() for one in average.values()):
+            raise _diverged(self.steps, losses, self.lr)
         return losses
 
     def _slope(self, network: HyperNetwork, step: int, losses: Sequence[float]) -> float:
@@ -359,7 +362,7 @@ class Training:
 
     def _source(self, drawn: Drawn, turn: int) -> Examples:
         given = [self.prompts.source[place] for place in drawn.source]
-        limits = {"batch_size": self.targets.batch_size, "max_tokens": self.targets.max_tokens}
+        limits: Any = {"batch_size": self.targets.batch_size, "max_tokens": self.targets.max_tokens}
         seed = derive(self.targets.seed, "source", turn)
         return prompt_examples(cast("Any", self.problem.model), "source", given, seed=seed, **limits)
 
