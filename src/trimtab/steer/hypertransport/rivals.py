@@ -246,7 +246,8 @@ def leave_one_out(x: Float[Tensor, "n e"], y: Float[Tensor, "n q"], alpha: float
     kept, gap = size.square() / (size.square() + alpha), y - y.mean(0)
     residual = gap - left @ (kept[:, None] * (left.T @ gap))
     leverage = 1 / len(x) + (left.square() * kept).sum(1)
-    return residual / (1 - leverage)[:, None]
+    errors: Tensor = residual / (1 - leverage)[:, None]
+    return errors
 
 
 def _check_alpha(alpha: float) -> None:
