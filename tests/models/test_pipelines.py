@@ -136,6 +136,10 @@ def test_prompts_that_are_none_are_refused(models):
             models["sd"].generate(bad)
     with pytest.raises(ModelError, match="batch_size: got 0, expected at least 1"):
         models["sd"].generate(["red"], batch_size=0)
+    with pytest.raises(
+        ModelError, match=r"temperature: got 0.5, expected 0: noise is what differs; try another seed"
+    ):
+        models["sd"].generate(["red"], temperature=0.5)
     with pytest.raises(ModelError, match="got a LlamaForCausalLM without pipeline, expected a pipeline"):
         prompt_batches(load(build("llama"), tokenizer=tokenizer()), ["red"])
 

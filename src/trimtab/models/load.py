@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
-from trimtab.models import inspection
+from trimtab.models import inspection, pipelines
 from trimtab.models.captioning import Decoding, captions
 from trimtab.models.chat import Prompt
 from trimtab.models.families import Family, family_of, refusal, unwrapped
@@ -34,7 +34,7 @@ from trimtab.models.folder import (
 )
 from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
-from trimtab.models.pipelines import INDEX, Pipeline, pictures, read_pipeline
+from trimtab.models.pipelines import INDEX, Pipeline, read_pipeline
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.speakers import refuse_blind
@@ -232,7 +232,9 @@ class Model:
             decoding = Decoding(max_new_tokens, temperature)
             return captions(self, cast("Any", prompts), images, decoding, seed, batch_size)
         if self.pipeline is not None:  # generators of pictures
-            return pictures(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
+            if temperature:
+                raise refusal(temperature, "0: noise is what differs", "another seed", at="temperature")
+            return pipelines.pictures(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
         refuse_blind(self.module)
         if prompts is None:
             raise refusal("no prompts", "a list of prompts", "generate(prompts)")
