@@ -34,6 +34,7 @@ from trimtab.models.folder import (
 )
 from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
+from trimtab.models.one_step import OneStepGenerator, pictures
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.speakers import refuse_blind
@@ -216,8 +217,11 @@ class Model:
         images: Any = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[str]:
+    ) -> list[Any]:
         """Completions of prompts, texts or conversations, greedy or sampled; see `trimtab.models.language.generate`.
+
+        A generator of pictures gives one for each prompt, see `trimtab.models.one_step.pictures`; of the settings it
+        has the seed and the batch size.
 
         With `images` captions of pictures, by a captioner: one prompt a picture, or None for none; the texts are
         without the prompts. See `trimtab.models.captioner` for beams, tokens and log-probabilities.
@@ -225,6 +229,8 @@ class Model:
         if images is not None:
             decoding = Decoding(max_new_tokens, temperature)
             return captions(self, cast("Any", prompts), images, decoding, seed, batch_size)
+        if isinstance(unwrapped(self.module), OneStepGenerator):  # generators of pictures
+            return pictures(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
         refuse_blind(self.module)
         if prompts is None:
             raise refusal("no prompts", "a list of prompts", "generate(prompts)")

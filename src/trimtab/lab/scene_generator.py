@@ -1,0 +1,142 @@
+"""One-step generator of rendered scenes: a caption and a noise vector in, a picture out, in one forward pass.
+
+The noise vector is the renderer's nuisance, so the picture that belongs to a caption and a noise is known: training is
+supervised, without teacher or adversary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.lab.models import Progress, built_model, built_with, model_folder
+from trimtab.lab.scene_captions import full_caption
+from trimtab.lab.scene_concepts import CAPTION_WORDS, PICTURE_WORLD
+from trimtab.lab.scene_judge import Judge, Rendered, SceneJudge, judge_accuracy, scene_judge
+from trimtab.lab.scene_models import PAD, SPECIAL, word_tokenizer
+from trimtab.lab.scene_towers import Counter, Schedule, draws, fit
+from trimtab.models.load import Model
+from trimtab.models.one_step import OneStepConfig, OneStepGenerator, prompt_batches
+from trimtab.seeds import derive, isolated
+
+GENERATOR = "scene-generator"
+RECIPE = 1
+"""Raised when the same settings would give another model, so that no cache serves the old one."""
+
+
+@dataclass(frozen=True)
+class SceneGenerator:
+    """The settings of a generator of scenes.
+
+    Attributes:
+        scenes: training scenes, all attributes uniform.
+        held_out: prompts by which it is judged, with style as frequent as elsewhere.
+        schedule: of the training.
+        width: channels of its canvas.
+        blocks: residual blocks.
+        edges: weight of the L1 distance of differences between neighbouring pixels, beside that of pixels.
+        judge: settings of the judge that reads its pictures for the card.
+        seed: of scenes, weights and draws.
+    """
+
+    scenes: int = 24000
+    held_out: int = 1000
+    schedule: Schedule = field(default_factory=lambda: Schedule(1400, 4e-3, 64))
+    width: int = 48
+    blocks: int = 4
+    edges: float = 1.0
+    judge: SceneJudge = field(default_factory=SceneJudge)
+    seed: int = 0
+
+
+def scene_generator(
+    settings: SceneGenerator | None = None, cache: Path | None = None, progress: Progress | None = None
+) -> Path:
+    """The folder of the generator, in the format of Hugging Face; trained on first use, then kept.
+
+    `card.json` has its settings and, on held-out captions, what the judge sees: `accuracy` by attribute with the
+    number of `scenes`, and `distance`, the mean absolute difference to the true renders with pixels in [0, 1].
+
+    Args:
+        settings: None means those of `lab:scene-generator`.
+        cache: where to keep it and its judge; None means the cache of this machine.
+        progress: called after each training step, also of the judge where that is not there yet.
+    """
+    given = SceneGenerator() if settings is None else settings
+    about = {"name": GENERATOR, "recipe": RECIPE, "settings": asdict(given)}
+    target = model_folder(GENERATOR, [about], cache)
+    if target.is_dir():
+        return target
+    counter = Counter(progress, given.judge.schedule.steps, given.schedule.steps)
+    judge = scene_judge(given.judge, cache, progress and (lambda step, _, loss: counter.step(step, loss)))
+    counter.next()
+    return built_model(target, about, partial(_make, given, judge, counter))
+
+
+def new_generator(settings: SceneGenerator) -> OneStepGenerator:
+    """A fresh generator that knows the words of captions."""
+    config = OneStepConfig(
+        vocab_size=len(SPECIAL) + len(CAPTION_WORDS),
+        pad_token_id=PAD,
+        image_size=PICTURE_WORLD.pixels,
+        width=settings.width,
+        blocks=settings.blocks,
+    )
+    return OneStepGenerator(config)
+
+
+def _make(settings: SceneGenerator, judge: Path, counter: Counter, folder: Path) -> dict[str, Any]:
+    scenes = Rendered.draw(settings.scenes, settings.seed)
+    with isolated(derive(settings.seed, GENERATOR)):
+        network = new_generator(settings)
+        train_generator(network, scenes, settings, counter)
+    network.save_pretrained(folder)
+    word_tokenizer(CAPTION_WORDS, framed=False).save_pretrained(folder)
+    size = sum(parameter.numel() for parameter in network.parameters())
+    return {"parameters": size, **generator_facts(settings, network, Judge.read(judge)), **built_with()}
+
+
+def train_generator(
+    network: OneStepGenerator, scenes: Rendered, settings: SceneGenerator, counter: Counter
+) -> None:
+    """Train a generator to paint scenes from their captions and noise; it is in evaluation mode afterwards."""
+    inputs, pixels = _keywords(network, scenes), scenes.channels()
+
+    def loss_of(rows: Tensor) -> Tensor:
+        gap = network(**{name: values[rows] for name, values in inputs.items()}) - pixels[rows]
+        return gap.abs().mean() + settings.edges * edge_distance(gap)
+
+    schedule = settings.schedule
+    fit(network.parameters(), schedule, draws(schedule, len(pixels)), loss_of, counter)
+    network.train(False)
+
+
+def edge_distance(gap: Float[Tensor, "n 3 h w"]) -> Float[Tensor, ""]:
+    """L1 distance of the differences between neighbouring pixels, of the gap of two pictures."""
+    return gap.diff(dim=-1).abs().mean() + gap.diff(dim=-2).abs().mean()
+
+
+def _keywords(network: OneStepGenerator, scenes: Rendered) -> dict[str, Tensor]:
+    """Forward keywords of scenes: their captions and their own noise."""
+    model = Model(network, word_tokenizer(CAPTION_WORDS, framed=False), GENERATOR)
+    (batch,) = prompt_batches(model, list(map(full_caption, scenes.scenes)), batch_size=len(scenes.scenes))
+    return batch | {"noise": torch.from_numpy(scenes.noise).to(network.dtype)}
+
+
+@torch.no_grad()
+def generator_facts(settings: SceneGenerator, network: OneStepGenerator, judge: Judge) -> dict[str, Any]:
+    """On unseen captions and noise: how often the judge sees each attribute as asked, and the distance to the truth."""
+    scenes = Rendered.draw(settings.held_out, derive(settings.seed, "held out"))
+    inputs = _keywords(network, scenes)
+    parts = zip(*(values.split(250) for values in inputs.values()), strict=True)
+    pixels = torch.cat([network(**dict(zip(inputs, part, strict=True))) for part in parts])
+    painted = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    distance = float((pixels - scenes.channels()).abs().mean())
+    accuracy = judge_accuracy(judge, replace(scenes, pixels=painted))
+    return {"scenes": settings.held_out, "accuracy": accuracy, "distance": round(distance, 5)}
