@@ -23,13 +23,17 @@ from trimtab.runs.serialise import to_json
 from trimtab.seeds import derive
 
 CONTENT = ("size", "colour", "shape", "position")
-STYLE = ("texture", "outline", "background", "palette")
+STYLE = ("texture", "outline", "material", "background", "palette")
 ATTRIBUTES = (*CONTENT, *STYLE)
+STEERABLE = tuple(name for name in ATTRIBUTES if name != "position")
+"""Attributes that concepts are about. The generator places its object before its first norm, so that no map at a norm
+can move it."""
 PICTURE_WORLD = SceneWorld(
     shape=VALUES["shape"],
     colour=VALUES["colour"],
     position=tuple(PLACES),
     texture=VALUES["texture"],
+    material=VALUES["material"],
     background=VALUES["background"],
     palette=VALUES["palette"],
     objects=(1.0,),
@@ -45,7 +49,6 @@ CAPTION_WORDS = (ON, *(value for values in NAMED.values() for value in values))
 HELD_VALUES = {
     "colour": "purple",
     "shape": "diamond",
-    "position": "south",
     "background": "spotted",
     "palette": "faded",
 }
@@ -107,7 +110,7 @@ class SceneConcepts:
 
 
 def scene_concepts(prompts: int = 64, seed: int = 0) -> SceneConcepts:
-    """Every value of every attribute but the defaults, and every composition of two, as concepts.
+    """Every value of `STEERABLE` attributes but the defaults, and every composition of two, as concepts.
 
     Which values are held out is fixed (`HELD_VALUES`); of the compositions of other values `HELD_SHARE` are, by the
     seed, so that each of their values still occurs in training concepts.
@@ -130,9 +133,9 @@ def scene_concepts(prompts: int = 64, seed: int = 0) -> SceneConcepts:
 
 
 def _singles_and_pairs() -> Iterator[dict[str, str]]:
-    """Every value that captions name, then every pair of values of two attributes."""
+    """Every value that captions name, then every pair of values of two attributes; without positions."""
     for count in (1, 2):
-        for names in combinations(ATTRIBUTES, count):
+        for names in combinations(STEERABLE, count):
             for chosen in product(*(NAMED[name] for name in names)):
                 yield dict(zip(names, chosen, strict=True))
 
@@ -149,7 +152,7 @@ def concept_name(values: Values) -> str:
     >>> concept_name({"shape": "cross", "position": "west"}), concept_name({"palette": "sepia"})
     ('cross west', 'sepia palette')
     """
-    order = ("size", "texture", "outline", "colour")
+    order = ("size", "texture", "outline", "material", "colour")
     thing = [values[name] for name in order if name in values]
     if thing or "shape" in values or "position" in values:
         thing.append(values.get("shape", "object"))

@@ -1,4 +1,4 @@
-"""Judge of generated scenes: a residual network that reads eight attributes of a picture, and rates of what it sees.
+"""Judge of generated scenes: a residual network that reads the attributes of a picture, and rates of what it sees.
 
 No model is trained on what it says: it has data, seeds and an architecture of its own.
 """

@@ -230,6 +230,8 @@ class Model:
             decoding = Decoding(max_new_tokens, temperature)
             return captions(self, cast("Any", prompts), images, decoding, seed, batch_size)
         if isinstance(unwrapped(self.module), OneStepGenerator):  # generators of pictures
+            if temperature:
+                raise refusal(temperature, "0: noise is what differs", "another seed", at="temperature")
             return pictures(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
         refuse_blind(self.module)
         if prompts is None:

@@ -27,6 +27,8 @@ from trimtab.seeds import derive
 
 PATCH = 2
 """Width and height in pixels of what one place of the canvas paints."""
+REACH = 0.5
+"""How far from its centre an object is seen in detail, in halves of the picture."""
 
 
 class OneStepConfig(PreTrainedConfig):
@@ -84,7 +86,7 @@ class OneStepGenerator(PreTrainedModel):
         self.text = nn.Linear(wide, wide)
         self.noise = nn.Linear(config.noise_size, wide)
         self.condition = nn.Linear(wide, wide)
-        self.frames = nn.Linear(config.vocab_size + config.noise_size, 5)
+        self.frames = nn.Linear(config.vocab_size + config.noise_size, 4)
         features = 2 * 4 * 2 * config.frequencies * PATCH**2
         self.canvas = nn.Conv2d(features, config.width, 1)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
@@ -118,28 +120,41 @@ class OneStepGenerator(PreTrainedModel):
             attention_mask: 1 at tokens that count.
             noise: a noise vector each, in [-1, 1].
         """
-        kind = self.words.weight.dtype
-        counts = torch.zeros(len(input_ids), self.config.vocab_size, dtype=kind, device=input_ids.device)
-        counts = counts.scatter_add(1, input_ids, attention_mask.to(kind))  # exact, whatever the padding
-        noise = noise.to(kind)
+        counts, noise = self._counts(input_ids, attention_mask), noise.to(self.words.weight.dtype)
         text = self.text(F.silu(counts @ self.words.weight))
         condition = F.silu(self.condition(F.silu(text + self.noise(noise))))
-        frames = self.frames(torch.cat([counts, noise], dim=1))
-        h = self.canvas(F.pixel_unshuffle(self._coordinates(frames), PATCH))
+        placed = self.frames(torch.cat([counts, noise], dim=1))
+        h = self.canvas(F.pixel_unshuffle(self._coordinates(placed), PATCH))
         for block in self.blocks:
             h = block(h, condition)
         painted: Tensor = self.paint(F.silu(self.norm(h, condition)))
         return F.pixel_shuffle(painted.sigmoid(), PATCH)
 
-    def _coordinates(self, frames: Float[Tensor, "B 5"]) -> Float[Tensor, "B f H W"]:
-        """Fourier features of every pixel in the object's frame (centre, radius) and in the ground's (offset)."""
+    def places(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        noise: Float[Tensor, "B n"],
+    ) -> Float[Tensor, "B 4"]:
+        """Centre of the object, to the right and down, and the ground's offset; the picture reaches from -1 to 1."""
+        counts, noise = self._counts(input_ids, attention_mask), noise.to(self.words.weight.dtype)
+        placed: Tensor = self.frames(torch.cat([counts, noise], dim=1))
+        return placed
+
+    def _counts(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "B vocabulary"]:
+        """How often each word occurs; exact, whatever the padding."""
+        like = self.words.weight
+        counts = torch.zeros(len(input_ids), len(like), dtype=like.dtype, device=like.device)
+        return counts.scatter_add(1, input_ids, attention_mask.to(like.dtype))
+
+    def _coordinates(self, frames: Float[Tensor, "B 4"]) -> Float[Tensor, "B f H W"]:
+        """Fourier features of every pixel, seen from the object's centre and from the ground's."""
         size = self.config.image_size
         line = (torch.arange(size, dtype=frames.dtype, device=frames.device) + 0.5) * 2 / size - 1
         x, y = line.view(1, 1, 1, size), line.view(1, 1, size, 1)
-        right, down, zoom, slide, drop = (frames[:, k].view(-1, 1, 1, 1) for k in range(5))
-        scale = (2 + zoom).exp() / 3
-        u, v = ((x - right) * scale).clamp(-2, 2), ((y - down) * scale).clamp(-2, 2)
-        return torch.cat([self._waves(u, v, 0.5), self._waves(x + slide, y + drop, 2.0)], dim=1)
+        right, down, slide, drop = (frames[:, k].view(-1, 1, 1, 1) for k in range(4))
+        near = [self._waves(((x - right) / REACH).clamp(-1, 1), ((y - down) / REACH).clamp(-1, 1), 0.5)]
+        return torch.cat([*near, self._waves(x + slide, y + drop, 2.0)], dim=1)
 
     def _waves(self, x: Tensor, y: Tensor, base: float) -> Tensor:
         """Sines and cosines along both axes and both diagonals; `base` is the lowest number of half periods a unit."""
