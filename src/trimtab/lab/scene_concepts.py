@@ -23,7 +23,7 @@ from trimtab.runs.serialise import to_json
 from trimtab.seeds import derive
 
 CONTENT = ("size", "colour", "shape", "position")
-STYLE = ("texture", "outline", "material", "background", "palette")
+STYLE = ("texture", "outline", "background", "palette")
 ATTRIBUTES = (*CONTENT, *STYLE)
 STEERABLE = tuple(name for name in ATTRIBUTES if name != "position")
 """Attributes that concepts are about. The generator places its object before its first norm, so that no map at a norm
@@ -33,7 +33,6 @@ PICTURE_WORLD = SceneWorld(
     colour=VALUES["colour"],
     position=tuple(PLACES),
     texture=VALUES["texture"],
-    material=VALUES["material"],
     background=VALUES["background"],
     palette=VALUES["palette"],
     objects=(1.0,),
@@ -152,7 +151,7 @@ def concept_name(values: Values) -> str:
     >>> concept_name({"shape": "cross", "position": "west"}), concept_name({"palette": "sepia"})
     ('cross west', 'sepia palette')
     """
-    order = ("size", "texture", "outline", "material", "colour")
+    order = ("size", "texture", "outline", "colour")
     thing = [values[name] for name in order if name in values]
     if thing or "shape" in values or "position" in values:
         thing.append(values.get("shape", "object"))

@@ -21,6 +21,7 @@ from trimtab.lab.scene_concepts import CAPTION_WORDS, PICTURE_WORLD
 from trimtab.lab.scene_judge import Judge, Rendered, SceneJudge, judge_accuracy, scene_judge
 from trimtab.lab.scene_models import PAD, SPECIAL, word_tokenizer
 from trimtab.lab.scene_towers import Counter, Schedule, draws, fit
+from trimtab.lab.scenes import PLACES
 from trimtab.models.load import Model
 from trimtab.models.one_step import OneStepConfig, OneStepGenerator, prompt_batches
 from trimtab.seeds import derive, isolated
@@ -28,6 +29,8 @@ from trimtab.seeds import derive, isolated
 GENERATOR = "scene-generator"
 RECIPE = 1
 """Raised when the same settings would give another model, so that no cache serves the old one."""
+_COVERED = 0.55
+"""Farthest that an object reaches from its centre, in halves of the picture."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class SceneGenerator:
         width: channels of its canvas.
         blocks: residual blocks.
         edges: weight of the L1 distance of differences between neighbouring pixels, beside that of pixels.
+        near: how much more pixels near the object count.
         judge: settings of the judge that reads its pictures for the card.
         seed: of scenes, weights and draws.
     """
@@ -51,6 +55,7 @@ class SceneGenerator:
     width: int = 48
     blocks: int = 4
     edges: float = 1.0
+    near: float = 4.0
     judge: SceneJudge = field(default_factory=SceneJudge)
     seed: int = 0
 
@@ -105,12 +110,19 @@ def _make(settings: SceneGenerator, judge: Path, counter: Counter, folder: Path)
 def train_generator(
     network: OneStepGenerator, scenes: Rendered, settings: SceneGenerator, counter: Counter
 ) -> None:
-    """Train a generator to paint scenes from their captions and noise; it is in evaluation mode afterwards."""
-    inputs, pixels = _keywords(network, scenes), scenes.channels()
+    """Train a generator to paint scenes from their captions and noise; it is in evaluation mode afterwards.
+
+    The loss is the L1 distance of pixels and of their differences, with a greater weight near the object, and the
+    squared distance of the place where it looks for the object from where that is: without the two it paints grounds.
+    """
+    inputs, pixels, centres = _keywords(network, scenes), scenes.channels(), object_centres(scenes)
 
     def loss_of(rows: Tensor) -> Tensor:
-        gap = network(**{name: values[rows] for name, values in inputs.items()}) - pixels[rows]
-        return gap.abs().mean() + settings.edges * edge_distance(gap)
+        keywords = {name: values[rows] for name, values in inputs.items()}
+        weight = 1 + settings.near * near_object(centres[rows], pixels.shape[-1])
+        gap = (network(**keywords) - pixels[rows]) * weight
+        misplaced = (network.places(**keywords)[:, :2] - centres[rows]).square().mean()
+        return gap.abs().mean() + settings.edges * edge_distance(gap) + misplaced
 
     schedule = settings.schedule
     fit(network.parameters(), schedule, draws(schedule, len(pixels)), loss_of, counter)
@@ -120,6 +132,19 @@ def train_generator(
 def edge_distance(gap: Float[Tensor, "n 3 h w"]) -> Float[Tensor, ""]:
     """L1 distance of the differences between neighbouring pixels, of the gap of two pictures."""
     return gap.diff(dim=-1).abs().mean() + gap.diff(dim=-2).abs().mean()
+
+
+def object_centres(scenes: Rendered) -> Float[Tensor, "n 2"]:
+    """Where each object is, to the right and down; the picture reaches from -1 to 1."""
+    steps = torch.tensor([PLACES[scene.objects[0].position] for scene in scenes.scenes])
+    return 0.5 * steps + 0.06 * torch.from_numpy(scenes.noise[:, 3:5]).float()
+
+
+def near_object(centres: Float[Tensor, "n 2"], size: int) -> Float[Tensor, "n 1 h w"]:
+    """1 at pixels that an object can cover, 0 elsewhere."""
+    line = (torch.arange(size) + 0.5) * 2 / size - 1
+    right, down = (centres[:, k, None, None, None] for k in range(2))
+    return ((line - right).square() + (line[:, None] - down).square() < _COVERED**2).float()
 
 
 def _keywords(network: OneStepGenerator, scenes: Rendered) -> dict[str, Tensor]:

@@ -133,8 +133,9 @@ class Judge(nn.Module):
     def read(cls, folder: Path) -> Judge:
         """The judge of a folder that `scene_judge` made, in evaluation mode."""
         weights = load_file(folder / _WEIGHTS)
-        judge = cls(weights["middle.0.weight"].shape[0])
-        judge.load_state_dict(weights)
+        with torch.device("meta"):  # draws no random number
+            judge = cls(weights["middle.0.weight"].shape[0])
+        judge.load_state_dict(weights, assign=True)
         return judge.eval()
 
 

@@ -54,8 +54,8 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": ("circle", "square", "triangle", "cross", "diamond", "bar"),
     "position": tuple(PLACES),
-    "background": ("plain", "checkered", "striped", "spotted", "gridded", "shaded"),
-    "palette": ("natural", "sepia", "moonlit", "faded", "rosy", "icy", "negative"),
+    "background": ("plain", "checkered", "striped", "spotted", "gridded", "shaded", "wavy"),
+    "palette": ("natural", "sepia", "moonlit", "faded", "rosy", "icy", "mossy", "negative"),
     "noise": ("clean", "grainy", "speckled", "dimmed"),
 }
 """Attribute -> every value that the renderer knows, in the order of a caption's words; no two share a word."""
@@ -275,6 +275,8 @@ def _ground(background: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         dark = np.hypot((2 * x) % 1 - 0.5, (2 * y) % 1 - 0.5) < 0.28
     elif background == "gridded":
         dark = np.minimum((2 * x) % 1, (2 * y) % 1) < 0.25
+    elif background == "wavy":
+        dark = np.floor(2 * y + 0.5 * np.sin(2 * np.pi * x)) % 2
     elif background == "shaded":
         dark = np.clip(y / 2, 0, 1)
     else:
@@ -339,6 +341,7 @@ _PALETTES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "faded": lambda canvas: 0.5 * canvas + 0.4,
     "rosy": lambda canvas: 0.65 * canvas + (0.35, 0.15, 0.2),
     "icy": lambda canvas: 0.5 * canvas + 0.5 * canvas.mean(axis=-1, keepdims=True) * (0.75, 1.0, 1.25),
+    "mossy": lambda canvas: 0.5 * canvas + 0.5 * canvas.mean(axis=-1, keepdims=True) * (0.6, 1.0, 0.5),
     "negative": lambda canvas: 1 - canvas,
 }
 
