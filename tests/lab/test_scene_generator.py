@@ -35,7 +35,7 @@ from trimtab.models.load import load
 
 JUDGE = SceneJudge(scenes=300, held_out=100, schedule=Schedule(40, 4e-3, 32), width=16)
 SMALL = SceneGenerator(
-    scenes=300, held_out=50, schedule=Schedule(60, 6e-3, 16), width=16, blocks=1, judge=JUDGE
+    scenes=300, held_out=50, schedule=Schedule(150, 1e-2, 16), width=16, blocks=1, judge=JUDGE
 )
 HEARD = SceneEncoder(
     scenes=300, held_out=64, vision=Schedule(40, 3e-3, 32), text=Schedule(40, 4e-3, 32), width=32, text_width=32

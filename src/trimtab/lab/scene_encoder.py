@@ -75,7 +75,7 @@ def scene_encoder(
         progress: called after each training step.
     """
     given = SceneEncoder() if settings is None else settings
-    about = {"name": ENCODER, "recipe": RECIPE, "settings": asdict(given)}
+    about = {"name": ENCODER, "recipe": RECIPE, "world": asdict(PICTURE_WORLD), "settings": asdict(given)}
     counter = Counter(progress, given.vision.steps, given.text.steps)
     return built_model(model_folder(ENCODER, [about], cache), about, partial(_make, given, counter))
 

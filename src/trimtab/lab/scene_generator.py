@@ -74,7 +74,7 @@ def scene_generator(
         progress: called after each training step, also of the judge where that is not there yet.
     """
     given = SceneGenerator() if settings is None else settings
-    about = {"name": GENERATOR, "recipe": RECIPE, "settings": asdict(given)}
+    about = {"name": GENERATOR, "recipe": RECIPE, "world": asdict(PICTURE_WORLD), "settings": asdict(given)}
     target = model_folder(GENERATOR, [about], cache)
     if target.is_dir():
         return target

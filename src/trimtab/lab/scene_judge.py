@@ -199,7 +199,7 @@ def scene_judge(
         progress: called after each training step.
     """
     given = SceneJudge() if settings is None else settings
-    about = {"name": JUDGE, "recipe": RECIPE, "settings": asdict(given)}
+    about = {"name": JUDGE, "recipe": RECIPE, "world": asdict(PICTURE_WORLD), "settings": asdict(given)}
     return built_model(model_folder(JUDGE, [about], cache), about, partial(_make, given, progress))
 
 
