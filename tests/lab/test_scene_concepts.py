@@ -122,7 +122,9 @@ def test_a_prompt_says_all_of_its_scene(seed, place):
     rng = np.random.default_rng((seed, place))
     scene = PICTURE_WORLD.draw(rng)
     assert scene_of(full_caption(scene)) == scene
-    values = {name: str(rng.choice(getattr(PICTURE_WORLD, name))) for name in rng.choice(ATTRIBUTES, 2, False)}
+    values = {
+        name: str(rng.choice(getattr(PICTURE_WORLD, name))) for name in rng.choice(ATTRIBUTES, 2, False)
+    }
     new = changed(scene, values).attributes()
     for (name, number), value in scene.attributes().items():
         assert new[name, number] == values.get(name, value)
@@ -148,7 +150,9 @@ def test_true_renders_have_the_noise_of_a_generated_picture():
     "prompt", ["red circle west", "small red circle west and large blue bar north", "", "on sepia"]
 )
 def test_prompts_that_are_no_full_caption_of_one_object_are_refused(prompt):
-    with pytest.raises(DataError, match="expected a caption of one object with its size, colour, shape and position"):
+    with pytest.raises(
+        DataError, match="expected a caption of one object with its size, colour, shape and position"
+    ):
         true_renders([prompt])
 
 

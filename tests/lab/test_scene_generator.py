@@ -17,7 +17,14 @@ from trimtab.errors import DataError
 from trimtab.lab import registry
 from trimtab.lab.corpora import read_card
 from trimtab.lab.scene_captions import full_caption
-from trimtab.lab.scene_concepts import ATTRIBUTES, CAPTION_WORDS, FILLERS, PICTURE_WORLD, plain_prompts, true_renders
+from trimtab.lab.scene_concepts import (
+    ATTRIBUTES,
+    CAPTION_WORDS,
+    FILLERS,
+    PICTURE_WORLD,
+    plain_prompts,
+    true_renders,
+)
 from trimtab.lab.scene_encoder import WORDS, SceneEncoder, encoder_facts, named_values, scene_encoder
 from trimtab.lab.scene_generator import (
     SceneGenerator,
@@ -27,7 +34,15 @@ from trimtab.lab.scene_generator import (
     object_centres,
     scene_generator,
 )
-from trimtab.lab.scene_judge import Judge, Rendered, SceneJudge, attribute_labels, fidelity, judge_accuracy, scene_judge
+from trimtab.lab.scene_judge import (
+    Judge,
+    Rendered,
+    SceneJudge,
+    attribute_labels,
+    fidelity,
+    judge_accuracy,
+    scene_judge,
+)
 from trimtab.lab.scene_models import END, START, word_ids
 from trimtab.lab.scene_towers import Schedule
 from trimtab.models.encoders import two_tower
@@ -38,7 +53,12 @@ SMALL = SceneGenerator(
     scenes=300, held_out=50, schedule=Schedule(150, 1e-2, 16), width=16, blocks=1, judge=JUDGE
 )
 HEARD = SceneEncoder(
-    scenes=300, held_out=64, vision=Schedule(40, 3e-3, 32), text=Schedule(40, 4e-3, 32), width=32, text_width=32
+    scenes=300,
+    held_out=64,
+    vision=Schedule(40, 3e-3, 32),
+    text=Schedule(40, 4e-3, 32),
+    width=32,
+    text_width=32,
 )
 
 
@@ -106,11 +126,18 @@ def test_a_judge_sees_what_it_has_learned(folders, rendered):
     seen = judge.see(rendered.pixels)
     rates = judge_accuracy(judge, rendered)
     for name in ATTRIBUTES:
-        truth = [scene.attributes()[name, -1 if name in ("background", "palette") else 0] for scene in rendered.scenes]
-        assert rates[name] == pytest.approx(np.mean([a == b for a, b in zip(seen[name], truth, strict=True)]), abs=1e-4)
+        truth = [
+            scene.attributes()[name, -1 if name in ("background", "palette") else 0]
+            for scene in rendered.scenes
+        ]
+        assert rates[name] == pytest.approx(
+            np.mean([a == b for a, b in zip(seen[name], truth, strict=True)]), abs=1e-4
+        )
     assert judge.see([Image.fromarray(one) for one in rendered.pixels]) == seen
     assert judge.see([]) == {name: [] for name in ATTRIBUTES}
-    with pytest.raises(DataError, match=r"got a picture of shape \(16, 16, 3\), expected 32 x 32 pixels in RGB"):
+    with pytest.raises(
+        DataError, match=r"got a picture of shape \(16, 16, 3\), expected 32 x 32 pixels in RGB"
+    ):
         judge.see([Image.new("RGB", (16, 16))])
 
 
@@ -127,7 +154,9 @@ def test_fidelity_counts_what_was_asked_and_what_stays():
         "background": ["plain", "plain"],
         "palette": ["icy", "icy"],
     }
-    assert fidelity(right, prompts, values) == replace(fidelity(right, prompts, values), concept=1, others=1, n=2)
+    assert fidelity(right, prompts, values) == replace(
+        fidelity(right, prompts, values), concept=1, others=1, n=2
+    )
     half = right | {"palette": ["icy", "sepia"], "size": ["large", "large"], "shape": ["circle", "cross"]}
     found = fidelity(half, prompts, values)
     assert (found.concept, found.others) == (0.5, pytest.approx(10 / 12))
@@ -174,7 +203,9 @@ def test_made_once_the_same_each_time(tmp_path):
     quick = SceneGenerator(20, 4, Schedule(2), 8, 1, judge=SceneJudge(20, 4, Schedule(1), 8))
     torch.manual_seed(5)
     state, told = torch.get_rng_state(), []
-    first, second = (scene_generator(quick, tmp_path / one, lambda *step: told.append(step[:2])) for one in "ab")
+    first, second = (
+        scene_generator(quick, tmp_path / one, lambda *step: told.append(step[:2])) for one in "ab"
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert told == [(1, 3), (2, 3), (3, 3)] * 2
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()

@@ -33,7 +33,12 @@ def model() -> Model:
     """A small generator with weights at random, those of its conditions too."""
     torch.manual_seed(0)
     config = OneStepConfig(
-        vocab_size=len(SPECIAL) + len(WORDS), image_size=16, noise_size=3, width=16, condition_width=12, blocks=2
+        vocab_size=len(SPECIAL) + len(WORDS),
+        image_size=16,
+        noise_size=3,
+        width=16,
+        condition_width=12,
+        blocks=2,
     )
     network = OneStepGenerator(config).eval()
     with torch.no_grad():
@@ -82,7 +87,10 @@ def test_the_noise_of_a_place_depends_on_nothing_but_seed_and_place(seed, count,
 def test_padding_and_the_batch_change_nothing(model):
     (batch,) = prompt_batches(model, PROMPTS)
     assert (batch["attention_mask"].sum(1) == torch.tensor([3, 2, 1, 3, 3])).all()
-    wide = {name: F.pad(batch[name], (0, 4), value=value) for name, value in (("input_ids", 5), ("attention_mask", 0))}
+    wide = {
+        name: F.pad(batch[name], (0, 4), value=value)
+        for name, value in (("input_ids", 5), ("attention_mask", 0))
+    }
     with torch.no_grad():
         assert torch.equal(model.module(**(batch | wide)), model.module(**batch))
     assert torch.allclose(pixels(model, 1), pixels(model), atol=1e-6)
@@ -94,8 +102,8 @@ def test_the_order_of_words_is_not_heard_and_each_word_is(model):
     assert torch.equal(pixels(model, prompts=swapped), pixels(model))
     first = pixels(model, prompts=["large red circle"])
     for place in range(3):
-        for word in set(WORDS) - {"large red circle".split()[place]}:
-            words = "large red circle".split()
+        for word in set(WORDS) - {["large", "red", "circle"][place]}:
+            words = ["large", "red", "circle"]
             words[place] = word
             assert (pixels(model, prompts=[" ".join(words)]) - first).abs().max() > 1e-4
 
@@ -179,7 +187,11 @@ def test_pictures_of_pixels():
 @pytest.mark.parametrize(
     ("prompts", "settings", "message"),
     [
-        (["red", "reed circle"], {}, r"prompt 1: got the word 'reed', expected words of its vocabulary; try 'red'"),
+        (
+            ["red", "reed circle"],
+            {},
+            r"prompt 1: got the word 'reed', expected words of its vocabulary; try 'red'",
+        ),
         ("red", {}, r"got one string, expected a list of prompts; try \[prompt\]"),
         (["red", " "], {}, "got the prompt ' ', which has no token, expected at least one token"),
         (["red", 3], {}, "prompt 1: got a int, expected a text"),

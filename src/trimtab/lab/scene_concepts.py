@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -52,13 +53,11 @@ HELD_VALUES = {
     "palette": "faded",
 }
 """Values that no training concept has, alone or composed, and no prompt but of a concept that names them."""
-SEEN_WORLD = replace(
-    PICTURE_WORLD,
-    **{
-        name: tuple(value for value in getattr(PICTURE_WORLD, name) if value != held)
-        for name, held in HELD_VALUES.items()
-    },
-)
+_SEEN: Any = {
+    name: tuple(value for value in getattr(PICTURE_WORLD, name) if value != held)
+    for name, held in HELD_VALUES.items()
+}
+SEEN_WORLD = replace(PICTURE_WORLD, **_SEEN)
 """The world of prompts, without the held-out values."""
 HELD_SHARE = 0.15
 """Share of the other compositions that is held out; both of their values occur in training concepts."""

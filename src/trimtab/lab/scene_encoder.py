@@ -118,7 +118,7 @@ class _Reader(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         pooled = self.tower(pixel_values=(pixels - 0.5) / 0.25).pooler_output
-        return self.heads(pooled).split(self.sizes, 1)
+        return torch.split(self.heads(pooled), self.sizes, 1)
 
 
 def _make(settings: SceneEncoder, counter: Counter, folder: Path) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def train_generator(
         weight = 1 + settings.near * near_object(centres[rows], pixels.shape[-1])
         gap = (network(**keywords) - pixels[rows]) * weight
         misplaced = (network.places(**keywords)[:, :2] - centres[rows]).square().mean()
-        return gap.abs().mean() + settings.edges * edge_distance(gap) + misplaced
+        loss: Tensor = gap.abs().mean() + settings.edges * edge_distance(gap) + misplaced
+        return loss
 
     schedule = settings.schedule
     fit(network.parameters(), schedule, draws(schedule, len(pixels)), loss_of, counter)
@@ -159,7 +160,7 @@ def generator_facts(settings: SceneGenerator, network: OneStepGenerator, judge: 
     """On unseen captions and noise: how often the judge sees each attribute as asked, and the distance to the truth."""
     scenes = Rendered.draw(settings.held_out, derive(settings.seed, "held out"))
     inputs = _keywords(network, scenes)
-    parts = zip(*(values.split(250) for values in inputs.values()), strict=True)
+    parts = zip(*(torch.split(values, 250) for values in inputs.values()), strict=True)
     pixels = torch.cat([network(**dict(zip(inputs, part, strict=True))) for part in parts])
     painted = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
     distance = float((pixels - scenes.channels()).abs().mean())

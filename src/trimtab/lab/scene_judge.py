@@ -113,7 +113,7 @@ class Judge(nn.Module):
         h = self.stem((pixels - 0.5) / 0.25)
         h = F.relu(self.down(h + F.relu(self.middle(h))))
         h = F.relu(self.last(h + F.relu(self.deep(h))))
-        return self.heads(h.flatten(1)).split(self.sizes, 1)
+        return torch.split(self.heads(h.flatten(1)), self.sizes, 1)
 
     @torch.no_grad()
     def see(self, pictures: Pixels | Sequence[Image.Image]) -> dict[str, list[str]]:
@@ -124,7 +124,7 @@ class Judge(nn.Module):
         """
         seen: dict[str, list[str]] = {name: [] for name in ATTRIBUTES}
         pixels = torch.from_numpy(as_pixels(pictures)).permute(0, 3, 1, 2).float() / 255
-        for part in pixels.split(250):
+        for part in torch.split(pixels, 250):
             for (name, values), scores in zip(attribute_values().items(), self(part), strict=True):
                 seen[name] += [values[place] for place in scores.argmax(1).tolist()]
         return seen

@@ -31,7 +31,7 @@ REACH = 0.5
 """How far from its centre an object is seen in detail, in halves of the picture."""
 
 
-class OneStepConfig(PreTrainedConfig):
+class OneStepConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of a `OneStepGenerator`.
 
     Attributes:
@@ -64,10 +64,11 @@ class OneStepConfig(PreTrainedConfig):
         self.vocab_size, self.image_size, self.noise_size = vocab_size, image_size, noise_size
         self.width, self.condition_width, self.blocks = width, condition_width, blocks
         self.groups, self.frequencies = groups, frequencies
-        super().__init__(pad_token_id=pad_token_id, **rest)
+        super().__init__(**rest)
+        self.pad_token_id = pad_token_id
 
 
-class OneStepGenerator(PreTrainedModel):
+class OneStepGenerator(PreTrainedModel):  # type: ignore[no-untyped-call]
     """One-step text-to-image generator G(text, noise) -> picture.
 
     The text is a bag of words: their order is not heard. Words and noise place two frames on the canvas, of an object
@@ -92,7 +93,7 @@ class OneStepGenerator(PreTrainedModel):
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
         self.norm = ConditionalNorm(config)
         self.paint = nn.Conv2d(config.width, 3 * PATCH**2, 1)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -167,7 +168,7 @@ class OneStepGenerator(PreTrainedModel):
             for (sx, cx), (sy, cy) in flat
             for part in (sx * cy + cx * sy, cx * cy - sx * sy, sx * cy - cx * sy, cx * cy + sx * sy)
         ]
-        shape = torch.broadcast_shapes(x.shape, y.shape)
+        shape = (-1, -1, y.shape[-2], x.shape[-1])
         return torch.cat([wave.expand(shape) for wave in (*waves, *diagonal)], dim=1)
 
 
