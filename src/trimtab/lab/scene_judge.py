@@ -47,7 +47,7 @@ class SceneJudge:
 
     scenes: int = 24000
     held_out: int = 2000
-    schedule: Schedule = field(default_factory=lambda: Schedule(700, 4e-3, 96))
+    schedule: Schedule = field(default_factory=lambda: Schedule(1200, 4e-3, 96))
     width: int = 48
     seed: int = 1000
 

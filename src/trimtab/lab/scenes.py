@@ -27,7 +27,7 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {
     "cyan": (0.10, 0.78, 0.80),
     "orange": (0.96, 0.52, 0.08),
     "brown": (0.45, 0.28, 0.12),
-    "pink": (0.97, 0.62, 0.75),
+    "pink": (0.97, 0.48, 0.68),
     "lime": (0.62, 0.95, 0.25),
 }
 """Colour word -> red, green and blue in [0, 1]."""
