@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
-from trimtab.models import inspection, pipelines
+from trimtab.models import inspection, one_step, pipelines
 from trimtab.models.captioning import Decoding, captions
 from trimtab.models.chat import Prompt
 from trimtab.models.families import Family, family_of, refusal, unwrapped
@@ -34,6 +34,7 @@ from trimtab.models.folder import (
 )
 from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
+from trimtab.models.one_step import OneStepGenerator
 from trimtab.models.pipelines import INDEX, Pipeline, read_pipeline
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
@@ -222,8 +223,8 @@ class Model:
     ) -> list[Any]:
         """Completions of prompts, texts or conversations, greedy or sampled; see `trimtab.models.language.generate`.
 
-        A pipeline gives a picture for each prompt, see `trimtab.models.pipelines.pictures`; of the settings it has the
-        seed and the batch size.
+        A generator of pictures gives one for each prompt, see `pictures` in `trimtab.models.one_step` and
+        `trimtab.models.pipelines`; of the settings it has the seed and the batch size.
 
         With `images` captions of pictures, by a captioner: one prompt a picture, or None for none; the texts are
         without the prompts. See `trimtab.models.captioner` for beams, tokens and log-probabilities.
@@ -231,10 +232,12 @@ class Model:
         if images is not None:
             decoding = Decoding(max_new_tokens, temperature)
             return captions(self, cast("Any", prompts), images, decoding, seed, batch_size)
-        if self.pipeline is not None:  # generators of pictures
+        own = isinstance(unwrapped(self.module), OneStepGenerator)
+        if own or self.pipeline is not None:  # generators of pictures
             if temperature:
                 raise refusal(temperature, "0: noise is what differs", "another seed", at="temperature")
-            return pipelines.pictures(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
+            draw = one_step.pictures if own else pipelines.pictures
+            return draw(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
         refuse_blind(self.module)
         if prompts is None:
             raise refusal("no prompts", "a list of prompts", "generate(prompts)")

@@ -21,8 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.errors import CheckpointError, DataError, DivergedError, ModelError, explain
-from trimtab.models import pipelines
-from trimtab.models.families import Handle
+from trimtab.models import one_step, pipelines
+from trimtab.models.families import Handle, unwrapped
+from trimtab.models.one_step import OneStepGenerator
+from trimtab.models.sites import network_of
 from trimtab.runs.serialise import differences
 from trimtab.seeds import derive
 from trimtab.steer.hypertransport.conditions import unit_mean
@@ -72,6 +74,8 @@ def writer_of(model: Any) -> Callable[..., Sequence[Mapping[str, Any]]] | None:
         return own
     if getattr(model, "pipeline", None) is not None:  # generators of pictures
         return partial(pipelines.prompt_batches, model)
+    if isinstance(unwrapped(network_of(model)), OneStepGenerator):
+        return partial(one_step.prompt_batches, model)
     if isinstance(model, torch.nn.Module) or getattr(model, "tokenizer", None) is None:
         got = f"a {type(model).__name__} that reads no prompts"
         raise ModelError(explain(got, "a language model or a generator of pictures", "load(folder)"))
