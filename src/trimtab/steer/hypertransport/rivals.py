@@ -222,7 +222,8 @@ def ridge(
     Raises:
         ConfigError: a penalty that is not a finite number above 0.
 
-    >>> ridge(torch.tensor([[0.0], [2.0]]).double(), torch.tensor([[0.0], [4.0]]).double(), 2.0)[0].item()
+    >>> x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [4.0]])
+    >>> round(ridge(x, y, 2.0)[0].item(), 4)
     1.0
     """
     _check_alpha(alpha)
