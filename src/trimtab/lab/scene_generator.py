@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from trimtab.lab.scene_captions import full_caption
 from trimtab.lab.scene_concepts import CAPTION_WORDS, PICTURE_WORLD
 from trimtab.lab.scene_judge import Judge, Rendered, judge_accuracy
 from trimtab.lab.scene_models import PAD, SPECIAL, word_tokenizer
-from trimtab.lab.scene_towers import Counter, Schedule, fit
+from trimtab.lab.scene_towers import Counter, Schedule, draws, fit
 from trimtab.lab.scenes import PLACES
 from trimtab.models.load import Model
 from trimtab.models.one_step import OneStepConfig, OneStepGenerator, prompt_batches
@@ -40,7 +39,7 @@ class SceneGenerator:
 
     Attributes:
         scenes: training scenes.
-        plain: how many of them have rare style; in the first third of the training there are no others.
+        plain: how many of them have rare style; of the others all attributes are uniform.
         held_out: scenes by which it is judged.
         schedule: of the training.
         width: channels of its canvas.
@@ -128,13 +127,8 @@ def train_generator(
         misplaced = (network.places(**keywords)[:, :2] - centres[rows]).square().mean()
         return misplaced + picture_distance(gap, weight, settings.edges)
 
-    schedule, steps = settings.schedule, count()
-
-    def batch() -> Tensor:
-        first = settings.plain and next(steps) < schedule.steps / 3
-        return torch.randint(settings.plain if first else len(pixels), (schedule.batch_size,))
-
-    fit(network.parameters(), schedule, batch, loss_of, counter)
+    schedule = settings.schedule
+    fit(network.parameters(), schedule, draws(schedule, len(pixels)), loss_of, counter)
     network.train(False)
 
 
