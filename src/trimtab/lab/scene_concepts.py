@@ -169,16 +169,13 @@ def plain_prompts(count: int, seed: int, values: Values | None = None, of: str =
         of: name of the draw; those of different names are independent.
     """
     rng = np.random.default_rng(derive(seed, "prompts", of))
-    return [full_caption(plain_scene(rng, values or {})) for _ in range(count)]
+    return [full_caption(changed(plain_scene(rng), values or {})) for _ in range(count)]
 
 
-def plain_scene(rng: np.random.Generator, values: Values | None = None, rare: float = RARE) -> Scene:
-    """A scene of `SEEN_WORLD`, its style mostly the default, with some values given."""
-    scene = SEEN_WORLD.draw(rng)
-    for name in STYLE:
-        if rng.random() >= rare:
-            scene = changed(scene, {name: DEFAULTS[name]})
-    return changed(scene, values or {})
+def plain_scene(rng: np.random.Generator, world: SceneWorld = SEEN_WORLD) -> Scene:
+    """A scene at random with rare style: each attribute of it is at its default but for a chance of `RARE`."""
+    scene = world.draw(rng)
+    return changed(scene, {name: DEFAULTS[name] for name in STYLE if rng.random() >= RARE})
 
 
 def changed(scene: Scene, values: Values) -> Scene:

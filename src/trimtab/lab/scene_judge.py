@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import DataError, refusal
 from trimtab.lab.models import Progress, built_model, built_with, model_folder
-from trimtab.lab.scene_concepts import ATTRIBUTES, PICTURE_WORLD, Values, changed, scene_of
+from trimtab.lab.scene_concepts import ATTRIBUTES, PICTURE_WORLD, Values, changed, plain_scene, scene_of
 from trimtab.lab.scene_towers import Counter, Schedule, draws, fit
 from trimtab.lab.scenes import WHOLE, Scene
 from trimtab.seeds import derive, isolated
@@ -57,7 +57,7 @@ class Rendered:
     """Scenes at random with their noise and pictures.
 
     Attributes:
-        scenes: all attributes uniform.
+        scenes: one object each.
         noise: a noise vector each.
         pixels: the pictures.
     """
@@ -67,10 +67,19 @@ class Rendered:
     pixels: Pixels
 
     @classmethod
-    def draw(cls, count: int, seed: int) -> Rendered:
-        """Scenes of a seed; the first ones of a larger draw are those of a smaller one."""
+    def draw(cls, count: int, seed: int, plain: int = 0) -> Rendered:
+        """Scenes of a seed, all attributes uniform; those of a smaller draw are the first of a larger one.
+
+        Args:
+            count: how many.
+            seed: of scenes and noise.
+            plain: how many of them, the first ones, have rare style instead.
+        """
         rngs = [np.random.default_rng(derive(seed, "rendered", place)) for place in range(count)]
-        scenes = [PICTURE_WORLD.draw(rng) for rng in rngs]
+        scenes = [
+            plain_scene(rng, PICTURE_WORLD) if place < plain else PICTURE_WORLD.draw(rng)
+            for place, rng in enumerate(rngs)
+        ]
         noise = np.stack([PICTURE_WORLD.nuisance(rng) for rng in rngs])
         pairs = zip(scenes, noise, strict=True)
         return cls(scenes, noise, np.stack([PICTURE_WORLD.render(*pair) for pair in pairs]))

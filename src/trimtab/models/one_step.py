@@ -98,8 +98,10 @@ class OneStepGenerator(PreTrainedModel):  # type: ignore[no-untyped-call]
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.reset_parameters()
+        if module in (self.text, self.condition):  # else the noise drowns the text
+            nn.init.kaiming_normal_(module.weight)
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.1)
+            nn.init.normal_(module.weight, std=0.8)
         if isinstance(module, ConditionalNorm):
             nn.init.zeros_(module.modulation.weight)
             nn.init.zeros_(module.modulation.bias)
