@@ -232,11 +232,11 @@ class Model:
         if images is not None:
             decoding = Decoding(max_new_tokens, temperature)
             return captions(self, cast("Any", prompts), images, decoding, seed, batch_size)
-        own = isinstance(unwrapped(self.module), OneStepGenerator)
-        if own or self.pipeline is not None:  # generators of pictures
+        is_one_step = isinstance(unwrapped(self.module), OneStepGenerator)
+        if is_one_step or self.pipeline is not None:  # generators of pictures
             if temperature:
                 raise refusal(temperature, "0: noise is what differs", "another seed", at="temperature")
-            draw = one_step.pictures if own else pipelines.pictures
+            draw = one_step.pictures if is_one_step else pipelines.pictures
             return draw(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
         refuse_blind(self.module)
         if prompts is None:
