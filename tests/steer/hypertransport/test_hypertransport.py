@@ -77,6 +77,18 @@ def test_a_language_model_is_steered_by_its_own_embeddings(alias):
     assert fitted.novelty(concepts["abcd"]) == pytest.approx(0, abs=1e-5)
 
 
+def test_padding_changes_no_map():
+    """One text at a time none is padded; all at once most are."""
+    model, found = load(build("llama"), tokenizer=tokenizer()), []
+    concepts = {letters: texts(letters, 8) for letters in ("abcd", "efgh")}
+    for size in (1, 32):
+        hyper = HyperTransport("residual", sizes=SMALL, steps=3, batch_size=size)
+        found.append(hyper.fit(model, concepts, texts("abcdefgh", 8)))
+    alone, together = found
+    assert together.losses == pytest.approx(alone.losses, rel=1e-5)
+    torch.testing.assert_close(together("ab").maps, alone("ab").maps, rtol=1e-3, atol=1e-4)
+
+
 def test_without_training_every_map_is_the_identity(trained):
     fresh = HyperNetwork(trained.network.widths, trained.network.embedding, SMALL)
     weight, shift = replace(trained, network=fresh)("red cross").maps["norm:out"]
