@@ -126,7 +126,7 @@ def test_where_an_object_is(rendered):
 def test_the_distance_of_a_step():
     gap, even = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     gap[..., 2:] = 0.5
-    each = 0.5 + 10 * 0.25
+    each = 0.5 + 4 * 0.25
     assert picture_distance(gap, even, 0) == pytest.approx(each / 2)
     assert picture_distance(gap, even, 1) == pytest.approx(each / 2 + each / 3)
     assert picture_distance(gap.mT, even, 1) == pytest.approx(each / 2 + each / 3)
