@@ -52,7 +52,9 @@ from trimtab.models.load import load
 from trimtab.seeds import derive
 
 JUDGE = SceneJudge(scenes=300, held_out=100, schedule=Schedule(40, 4e-3, 32), width=16)
-SMALL = SceneGenerator(scenes=300, plain=0, held_out=50, schedule=Schedule(150, 1e-2, 16), width=16, blocks=1)
+SMALL = SceneGenerator(
+    scenes=300, plain=0, held_out=50, schedule=Schedule(150, 1e-2, 16), width=16, blocks=1, grounds=50
+)
 HEARD = SceneEncoder(
     scenes=300,
     held_out=64,
@@ -126,14 +128,15 @@ def test_where_an_object_is(rendered):
 def test_the_distance_of_a_step():
     gap, even = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     gap[..., 2:] = 0.5
-    each = 0.5 + 10 * 0.25
-    assert picture_distance(gap, even, 0) == pytest.approx(each / 2)
-    assert picture_distance(gap, even, 1) == pytest.approx(each / 2 + each / 3)
-    assert picture_distance(gap.mT, even, 1) == pytest.approx(each / 2 + each / 3)
-    assert picture_distance(gap, 3 * even, 1) == pytest.approx(3 * (each / 2 + each / 3))
+    each = 0.5 + 4 * 0.25
+    assert picture_distance(gap, even, 0, 4) == pytest.approx(each / 2)
+    assert picture_distance(gap, even, 1, 4) == pytest.approx(each / 2 + each / 3)
+    assert picture_distance(gap.mT, even, 1, 4) == pytest.approx(each / 2 + each / 3)
+    assert picture_distance(gap, 3 * even, 1, 4) == pytest.approx(3 * (each / 2 + each / 3))
+    assert picture_distance(gap, even, 1, 0) == pytest.approx(0.5 / 2 + 0.5 / 3)
     left = even * torch.tensor([1.0, 0, 0, 0])
-    assert picture_distance(gap, left, 1) == 0
-    assert picture_distance(-gap, even, 1) == picture_distance(gap, even, 1)
+    assert picture_distance(gap, left, 1, 4) == 0
+    assert picture_distance(-gap, even, 1, 4) == picture_distance(gap, even, 1, 4)
 
 
 def test_a_judge_sees_what_it_has_learned(folders, rendered):

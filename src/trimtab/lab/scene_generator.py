@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,21 @@ class SceneGenerator:
         blocks: residual blocks.
         edges: weight of the distance of differences between neighbouring pixels, beside that of pixels.
         near: how much more pixels near the object count.
+        squares: weight of the squared distance of pixels, beside the L1 distance.
+        grounds: first steps, in which there is no squared distance: patterns of grounds are learned.
         seed: of scenes, weights and draws.
     """
 
     scenes: int = 24000
     plain: int = 8000
     held_out: int = 1000
-    schedule: Schedule = field(default_factory=lambda: Schedule(1400, 4e-3, 64))
+    schedule: Schedule = field(default_factory=lambda: Schedule(1000, 4e-3, 64))
     width: int = 48
     blocks: int = 4
     edges: float = 1.0
     near: float = 4.0
+    squares: float = 10.0
+    grounds: int = 300
     seed: int = 0
 
 
@@ -117,15 +122,19 @@ def train_generator(
 
     The loss is a distance of pixels and of their differences, with a greater weight near the object, and the squared
     distance of the place where it looks for the object from where that is: without the two it paints grounds alone.
+    First the L1 distance, in which patterns of little contrast count as much as objects; then also the squared one,
+    without which objects stay grey for long.
     """
     inputs, pixels, centres = _keywords(network, scenes), scenes.channels(), object_centres(scenes)
+    steps = count()
 
     def loss_of(rows: Tensor) -> Tensor:
         keywords = {name: values[rows] for name, values in inputs.items()}
         gap = network(**keywords) - pixels[rows]
         weight = 1 + settings.near * near_object(centres[rows], pixels.shape[-1])
         misplaced = (network.places(**keywords)[:, :2] - centres[rows]).square().mean()
-        return misplaced + picture_distance(gap, weight, settings.edges)
+        squares = 0.0 if next(steps) < settings.grounds else settings.squares
+        return misplaced + picture_distance(gap, weight, settings.edges, squares)
 
     schedule = settings.schedule
     fit(network.parameters(), schedule, draws(schedule, len(pixels)), loss_of, counter)
@@ -133,19 +142,20 @@ def train_generator(
 
 
 def picture_distance(
-    gap: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"], edges: float
+    gap: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"], edges: float, squares: float
 ) -> Float[Tensor, ""]:
-    """Distance |g| + 10 g^2 of pixels and, `edges` times, of differences between neighbours across and down.
-
-    The L1 distance alone leaves objects grey for long: its gradient is as strong where little is wrong.
+    """Distance |g| + `squares` g^2 of pixels and, `edges` times, of differences between neighbours across and down.
 
     Args:
         gap: of two pictures.
         weight: of each pixel; of the first one of two neighbours.
         edges: weight of the differences.
+        squares: weight of the squared distance.
     """
     across, down = (gap.diff(dim=-1), weight[..., :-1]), (gap.diff(dim=-2), weight[..., :-1, :])
-    parts = [(each * (one.abs() + 10 * one.square())).mean() for one, each in ((gap, weight), across, down)]
+    parts = [
+        (each * (one.abs() + squares * one.square())).mean() for one, each in ((gap, weight), across, down)
+    ]
     return parts[0] + edges * (parts[1] + parts[2])
 
 
