@@ -264,6 +264,23 @@ QUESTIONS: Mapping[str, Callable[[Path], object]] = {
 }
 """Name -> what writes its file at a path; what the file names is written next to it."""
 
+JUDGES: Mapping[str, str] = {JUDGE: "trimtab.lab.scene_truth:scene_truth"}
+"""Name -> the reference of what makes a judge of attributes."""
+
+
+def judge(name: str, cache: Path | None = None, progress: Progress | None = None) -> str:
+    """The reference of a judge, `module:name`, whose model is built on first use.
+
+    Raises:
+        ConfigError: there is no such judge.
+    """
+    if name not in JUDGES:
+        raise ConfigError(
+            f"lab judge: {explain(repr(name), f'one of {tuple(JUDGES)}', nearest(name, JUDGES))}"
+        )
+    model(name, cache, progress)
+    return JUDGES[name]
+
 
 def _file(
     name: str, choices: Mapping[str, Any], place: str, write: Callable[[Path], object], cache: Path | None

@@ -60,11 +60,11 @@ _ALIKE = 0.85
 """Similarity to the name of a folder from which a hub name counts as a misspelt path."""
 
 
-def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
+def name_problems(model: str, where: str = "model", *, pipelines: bool = False) -> Iterator[Problem]:
     """Problems of a model's name: a path that is no folder with a config.json; no hub or `lab:` name is looked up.
 
     A possible hub name counts as a misspelt path if a model's folder at that place has a similar name, and the name is
-    in no cache of this machine.
+    in no cache of this machine. With `pipelines` the folder of a text-to-image pipeline will do too.
 
     >>> list(name_problems("Qwen/Qwen3-0.6B"))
     []
@@ -80,7 +80,8 @@ def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
         yield Problem(where, ascii(model)[:80], EXPECTED)
         return
     if folder is not None or is_path(model):
-        if folder is None or not (folder / "config.json").exists():
+        files = ("config.json", INDEX) if pipelines else ("config.json",)
+        if folder is None or not any((folder / name).exists() for name in files):
             hint = nearest_folder(Path(model)) or "the folder that has config.json"
             yield Problem(where, repr(model), EXPECTED, hint)
     elif (near := nearest_folder(Path(model), _ALIKE)) and not _cached(model):

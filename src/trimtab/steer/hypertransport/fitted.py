@@ -223,7 +223,7 @@ class FittedHyperTransport:
                 encoder.
         """
         place = Path(folder).expanduser()
-        config = _read_config(place)
+        config = read_config(place)
         base = Base(config["base_model_name_or_path"], config["fingerprints"])
         base.check(generator, config["fingerprints"])
         named = config["encoder"]
@@ -294,7 +294,12 @@ def _card(fitted: FittedHyperTransport) -> str:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Configuration of a saved hypernetwork, checked.
+
+    Raises:
+        ModelError: no such folder, or one that another version of trimtab wrote.
+    """
     path = folder / CONFIG
     if not path.exists():
         got = f"the folder {folder} without {CONFIG}" if folder.is_dir() else f"{folder}, which is no folder"
