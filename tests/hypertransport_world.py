@@ -62,7 +62,9 @@ def config(folder: Path, **more: Any) -> HyperTransportConfig:
     """A job of a few steps, with its files in a folder."""
     concepts, source = folder / "concepts.jsonl", folder / "source.txt"
     concepts.write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    source.write_text("\n".join(f"{a} {b} {c} {d}" for a in SIDES for b in SHAPES for c in COLOURS for d in WORDS[6:]))
+    source.write_text(
+        "\n".join(f"{a} {b} {c} {d}" for a in SIDES for b in SHAPES for c in COLOURS for d in WORDS[6:])
+    )
     given: dict[str, Any] = {
         "model": str(generator(folder / "generator")),
         "concepts": str(concepts),

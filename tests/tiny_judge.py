@@ -9,7 +9,7 @@ COLOURS, SHAPES, SIDES = ("red", "blue"), ("cross", "ring"), ("left", "right")
 
 
 class TinyJudge:
-    """Says red where the first channel is brighter than the third, and a cross where the second is above a half, the side by the corner."""
+    """Red where the first channel is above the third, a cross where the second is bright, left by a corner."""
 
     def see(self, outputs):
         means = np.array([np.asarray(one).mean((0, 1)) / 255 for one in outputs])
@@ -36,7 +36,7 @@ class TinyJudge:
             for one in prompts
         ]
 
-    def truth(self, prompts, values, seed):  # noqa: ARG002
+    def truth(self, prompts, values, seed):
         red = [values.get("colour", "red" if "red" in one else "blue") == "red" for one in prompts]
         cross = [values.get("shape", "cross" if "cross" in one else "ring") == "cross" for one in prompts]
         fills = [(255 * r, 255 * c, 255 * (not r)) for r, c in zip(red, cross, strict=True)]

@@ -110,7 +110,7 @@ def test_the_page_is_whole_and_escapes_names(done):
     columns = {title.rpartition(": ")[2] for title in pictures}
     assert {"unsteered", "at strength 0.5", "at strength 1", "true picture", "prompting", "LinEAS"} <= columns
     assert {"ridge", "nearest", "mean"} <= columns
-    assert not re.search(r'(?:src|href)="(?!data:image/png|#)', page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert len(page.encode()) < 1_000_000
     for title in ("What it makes", "Concept against input", "Novelty against quality", "When training pays"):
         assert f">{title}</h2>" in page
@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(done, config, tmp_path, monkey
     """Stopped within the hypernetwork's training, within a LinEAS fit, then finished."""
 
     def stopping(at: int):
-        def tell(step: int, total: int) -> None:  # noqa: ARG001
+        def tell(step: int, total: int) -> None:
             if step == at:
                 raise KeyboardInterrupt
 
@@ -184,7 +184,7 @@ def test_what_is_wrong_is_told_before_anything_is_read(config, tmp_path, change,
 
 def test_concepts_that_do_not_do_are_told_by_the_survey_too(config, tmp_path):
     few = replace(config, held_out=5)
-    with pytest.raises(DataError, match="concepts: got 2 held out .* expected at least 5"):
+    with pytest.raises(DataError, match=r"concepts: got 2 held out .* expected at least 5"):
         carry_out(few, tmp_path / "run")
     survey = survey_of(few)
     assert survey is not None
