@@ -144,11 +144,13 @@ def test_a_killed_run_goes_on_to_the_same_numbers(done, config, tmp_path, monkey
 def test_without_a_judge_another_encoder_measures_and_rivals_can_be_left_out(config, tmp_path):
     own = replace(config, judge="", rivals=False, shown_training=0, prompts=3, pictures=0)
     result = carry_out(own, tmp_path / "run")
-    assert set(result.table["method"]) == {"hypertransport", "prompting", "unsteered"}
+    assert set(result.table["method"]) == {"hypertransport", "unsteered"}
     assert result.measured_by == "the encoder of training"
     assert np.isnan(result.break_even)
     assert json.loads(result.to_json())["break_even"] is None
-    assert "Another one is safer" in (tmp_path / "run/report.html").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Another one is safer" in page
+    assert "Prompting was not measured of each concept" in page
 
 
 def test_a_survey_counts_concepts_and_prompts(config):

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from PIL import Image
 
+from trimtab.errors import ModelError
 from trimtab.models.load import Model
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean, wilson
 from trimtab.steer.hypertransport.concept_file import SPLITS, ConceptRow
@@ -86,8 +87,8 @@ class Measure:
             for strength in self.strengths:
                 with steering.on(self.generator, strength):
                     yield method, strength, self._generated(self.prompts)
-        if self.judge is None or concept.values:
-            yield PROMPTING, math.nan, self._generated(self._prompted(concept))
+        if (prompted := self._prompted_outputs(concept)) is not None:
+            yield PROMPTING, math.nan, prompted
         truth = self.judge.truth(self.prompts, concept.values, self.seed) if self.judge else None
         if truth is not None:
             yield ORACLE, math.nan, truth
@@ -95,10 +96,14 @@ class Measure:
             self._kept[UNSTEERED] = self._generated(self.prompts)
         yield UNSTEERED, 0.0, self._kept[UNSTEERED]
 
-    def _prompted(self, concept: ConceptRow) -> Sequence[str]:
+    def _prompted_outputs(self, concept: ConceptRow) -> Outputs | None:
+        """Outputs of prompts that name the concept; None where the generator does not know a word of it."""
         if self.judge is not None:
-            return self.judge.prompted(self.prompts, concept.values)
-        return [f"{prompt}, {concept.name}" for prompt in self.prompts]
+            return self._generated(self.judge.prompted(self.prompts, concept.values))
+        try:
+            return self._generated([f"{prompt}, {concept.name}" for prompt in self.prompts])
+        except ModelError:
+            return None
 
     def _generated(self, prompts: Sequence[str]) -> Outputs:
         outputs: Outputs = self.generator.generate(list(prompts), seed=self.seed)

@@ -174,6 +174,11 @@ def _plane(result: Measured) -> Iterator[Block]:
             "Fidelities are by the encoder that conditions came from. Another one is safer: judge_encoder.",
             "unsure",
         )
+    lacking = result.table.groupby("method")["concept"].nunique()
+    if int(lacking.get(PROMPTING, 0)) < int(lacking.max()):
+        yield Text(
+            "Prompting was not measured of each concept: the generator does not know the words.", "unsure"
+        )
     for split in dict.fromkeys(result.means["split"]):
         if split != ALL_HELD_OUT or result.means["split"].nunique() > 2:
             yield picture(plane_figure(result.means, split))
