@@ -208,8 +208,18 @@ class HyperTransportConfig:
             self.lineas if self.rivals else None,
             Steps(progress, self._cost(len(draw.train))["steps"]),
         )
-        inputs: Any = (generator, folder.artifacts, draw, source, settings, lineas, self.maps)
-        study = Study(*inputs, self.condition, self.seed, steps)
+        study = Study(
+            generator,
+            folder.artifacts,
+            draw,
+            source,
+            settings,
+            lineas=lineas,
+            maps=self.maps,
+            condition=self.condition,
+            seed=self.seed,
+            steps=steps,
+        )
         fitted, seconds = study.fit()
         rivals = study.rivals(fitted)
         pieces = [study.measured(place, fitted, rivals, measure) for place in range(len(draw.measured))]

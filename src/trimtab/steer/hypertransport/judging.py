@@ -104,8 +104,10 @@ class Marks:
 class Fidelity(Protocol):
     """Fidelity of outputs."""
 
-    shares: bool
-    """Whether each mark of a concept is 0 or 1."""
+    @property
+    def shares(self) -> bool:
+        """Whether each mark of a concept is 0 or 1."""
+        ...
 
     def marks(self, outputs: Outputs, prompts: Sequence[str], concept: ConceptRow) -> Marks:
         """Marks of outputs of prompts, in whatever way they were made."""

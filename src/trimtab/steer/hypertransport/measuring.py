@@ -72,7 +72,10 @@ class Measure:
         """Rows of the table, and outputs for the page, of a concept under each method."""
         rows, samples = list[dict[str, Any]](), list[dict[str, Any]]()
         for method, strength, outputs in self._outputs(concept, steerings):
-            about = {"concept": concept.name, "split": SPLITS.get(concept.split, concept.split)}
+            about: dict[str, Any] = {
+                "concept": concept.name,
+                "split": SPLITS.get(concept.split, concept.split),
+            }
             about |= {"method": method, "strength": strength}
             marks = self.fidelity.marks(outputs, self.prompts, concept)
             rows.append(about | scores(marks, shares=self.fidelity.shares) | {"n": len(self.prompts)})
@@ -177,10 +180,10 @@ def at_equal_input(table: pd.DataFrame, budget: float = BUDGET) -> pd.DataFrame:
     rows = list[dict[str, Any]]()
     for (concept, split), group in table.groupby(["concept", "split"], sort=False):
         start = group[group["method"] == UNSTEERED].iloc[0]
-        for method, line in group[~group["method"].isin([PROMPTING, ORACLE, UNSTEERED])].groupby(
+        for method, every in group[~group["method"].isin([PROMPTING, ORACLE, UNSTEERED])].groupby(
             "method", sort=False
         ):
-            line = line[line["strength"] > 0].sort_values("strength")
+            line = every[every["strength"] > 0].sort_values("strength")
             inputs = [float(start["input_fidelity"]), *line["input_fidelity"]]
             reached = within_budget(
                 inputs, [float(start["concept_fidelity"]), *line["concept_fidelity"]], budget
@@ -189,9 +192,9 @@ def at_equal_input(table: pd.DataFrame, budget: float = BUDGET) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["concept", "split", "method", "reached"])
     held = frame[frame["split"] != SPLITS["train"]].assign(split=ALL_HELD_OUT)
     found = []
-    for (split, method), group in pd.concat([held, frame]).groupby(["split", "method"], sort=False):
+    for key, group in pd.concat([held, frame]).groupby(["split", "method"], sort=False):
         interval = bootstrap(mean, group["reached"].to_numpy(float), n_boot=N_BOOT)
-        found.append((split, method, interval.value, interval.low, interval.high, interval.n))
+        found.append((*key, interval.value, interval.low, interval.high, interval.n))
     return pd.DataFrame(found, columns=["split", "method", "concept_fidelity", "low", "high", "n"])
 
 

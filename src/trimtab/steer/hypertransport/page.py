@@ -144,7 +144,7 @@ def _grid(part: pd.DataFrame, title: str) -> Picture:
         (ORACLE, float("nan")),
     ]
     wanted += [(PROMPTING, float("nan")), *((method, dials[-1]) for method in (LINEAS, RIDGE, NEAREST, MEAN))]
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    cells: dict[str, dict[str, str]] = {}
     for row in part.to_dict("records"):
         key = _column(row["method"], row["strength"])
         cells.setdefault(key, {}).setdefault(row["prompt"], row["png"])
@@ -218,8 +218,8 @@ def plane_figure(means: pd.DataFrame, split: str = ALL_HELD_OUT) -> Figure:
         line = part[part["method"] == method]
         if joined := bool(line["strength"].gt(0).any()):
             line = pd.concat([start, line])
-        values = (line[name].tolist() for name in reversed(SCORES))
-        clouds[NAMES[method]] = Cloud(*values, joined=joined)
+        x, y = (line[name].tolist() for name in reversed(SCORES))
+        clouds[NAMES[method]] = Cloud(x, y, joined=joined)
     label = f"Fidelity to the concept against fidelity to the input, {split}, by method and strength"
     return curve_and_clouds(None, clouds, axes_names=AXES, title=split, label=label)
 
@@ -249,7 +249,10 @@ def _novelty(result: Measured) -> Iterator[Block]:
 
 
 def _paying(result: Measured) -> Iterator[Block]:
-    training, each, rival = (result.facts.get(f"{name}_seconds") for name in ("training", HYPER, LINEAS))
+    training, each, rival, maps = (
+        float("nan") if (it := result.facts.get(f"{name}_seconds")) is None else float(it)
+        for name in ("training", HYPER, LINEAS, "maps")
+    )
     columns = {
         "what": [
             "training, once",
@@ -258,7 +261,7 @@ def _paying(result: Measured) -> Iterator[Block]:
             "maps of all training concepts",
         ]
     }
-    times = [training, each, rival, result.facts.get("maps_seconds")]
+    times = [training, each, rival, maps]
     yield Table(pd.DataFrame(columns | {"seconds": times}), "Seconds of this run, on this machine.")
     if missing(result.break_even):
         yield Text(
@@ -268,7 +271,6 @@ def _paying(result: Measured) -> Iterator[Block]:
     yield Text(
         f"From {result.break_even:.0f} concepts on, training once is quicker than fitting LinEAS to each."
     )
-    assert None not in (training, each, rival)  # else there is no such number
     ends = [0.0, 2 * result.break_even]
     clouds = {
         NAMES[HYPER]: Cloud(ends, [training + n * each for n in ends], joined=True),
