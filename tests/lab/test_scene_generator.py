@@ -53,7 +53,7 @@ from trimtab.seeds import derive
 
 JUDGE = SceneJudge(scenes=300, held_out=100, schedule=Schedule(40, 4e-3, 32), width=16)
 SMALL = SceneGenerator(
-    scenes=300, plain=0, held_out=50, schedule=Schedule(150, 1e-2, 16), width=16, blocks=1, grounds=50
+    scenes=300, plain=0, held_out=50, schedule=Schedule(200, 5e-3, 16), width=24, blocks=1, grounds=100
 )
 HEARD = SceneEncoder(
     scenes=300,
