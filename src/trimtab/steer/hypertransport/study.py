@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from trimtab.models.load import Model
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.serialise import read_object, to_json
@@ -25,6 +28,8 @@ from trimtab.steer.lineas.lineas import LinEAS
 from trimtab.steer.samples import Inputs
 from trimtab.steer.steering import Steering
 
+PAUSE = 10
+"""Usual steps that a pause of the machine counts as, at most."""
 HYPERNETWORK = "hypernetwork"
 """Folder of the fitted hypernetwork, in the artifacts of a run."""
 Maps = LinAcT | GaussianAcT | MeanAcT
@@ -99,7 +104,7 @@ class Study:
     def fit(self) -> tuple[FittedHyperTransport, float]:
         """The hypernetwork, and the seconds that its training takes: of a step, times the steps.
 
-        A step's seconds are those of this process; nan where another one did them all.
+        A step's seconds are those of this process, pauses of the machine left out; nan where another one did them all.
         """
         known = self.folder / "training.json"
         started, times = time.perf_counter(), list[float]()
@@ -116,8 +121,7 @@ class Study:
             seconds = read_object(known)["seconds"]
         else:
             setup = times[0] - started if times else math.nan
-            each = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-            seconds = setup + each * (len(fitted.losses) - 1)
+            seconds = setup + usual_mean(np.diff(times)) * (len(fitted.losses) - 1)
             write_atomic(known, to_json({"seconds": seconds}))
         fitted.save_pretrained(self.folder / HYPERNETWORK)
         return fitted, math.nan if seconds is None else float(seconds)
@@ -195,6 +199,17 @@ class Study:
         if row is None:
             self._inputs[what] = batches
         return batches
+
+
+def usual_mean(seconds: Float[np.ndarray, " n"]) -> float:
+    """Mean time of a step, in which a pause of the machine counts as ten usual steps; 0 without any step.
+
+    >>> usual_mean(np.array([1.0, 1.0, 1.0, 600.0]))
+    3.25
+    """
+    if not len(seconds):
+        return 0.0
+    return float(np.minimum(seconds, PAUSE * np.median(seconds)).mean())
 
 
 def facts_of(pieces: Mapping[str, Any]) -> dict[str, Any]:
