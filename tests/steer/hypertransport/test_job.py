@@ -56,6 +56,8 @@ def test_the_oracle_is_perfect_and_nothing_depends_on_the_concept_without_a_stee
     table = done[1].table
     oracle = table[table["method"] == "oracle"]
     assert (oracle[list(SCORES)] == 1).all().all()
+    assert (oracle["truth_distance"] == 0).all()
+    assert (table.loc[table["method"] != "oracle", "truth_distance"] > 0).all()
     judged = table[(table["method"] == "unsteered")]
     assert len(judged) == 3
 
@@ -191,6 +193,8 @@ def test_concepts_that_do_not_do_are_told_by_the_survey_too(config, tmp_path):
     survey = survey_of(few)
     assert survey is not None
     assert survey.problems[0].where == "concepts"
+    with pytest.raises(DataError, match=r"attributes \['size'\], of which no concept is, expected"):
+        carry_out(replace(config, attributes=("size",)), tmp_path / "another")
     bare = tmp_path / "bare.jsonl"
     rows = [{name: value for name, value in row.items() if name != "values"} for row in world.rows()]
     bare.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -84,7 +84,7 @@ def table() -> pd.DataFrame:
     ends = {
         f"{name}_{end}": 0.0 for name in ("concept_fidelity", "input_fidelity") for end in ("low", "high")
     }
-    return frame.assign(**ends, n=4)
+    return frame.assign(**ends, truth_distance=0.25, n=4)
 
 
 def test_means_count_each_concept_once_and_hold_training_apart():

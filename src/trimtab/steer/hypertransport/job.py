@@ -59,6 +59,7 @@ class HyperTransportConfig:
         source: file of generic prompts, one a line.
         encoder: of concepts: a folder or hub name; "self" for the steered language model.
         hypertransport: settings of the hypernetwork; its encoder is the one above.
+        attributes: concepts all of whose values are of these attributes; [] for all concepts.
         train: concepts to train on; null for all that are not held out.
         held_out: concepts to hold out and measure: of the splits other than "train", or drawn where there are none.
         shown_training: training concepts to measure as well.
@@ -82,6 +83,7 @@ class HyperTransportConfig:
     system: Literal["hypertransport"] = "hypertransport"
     encoder: ModelName = SELF
     hypertransport: HyperTransport = field(default_factory=HyperTransport)
+    attributes: tuple[str, ...] = ()
     train: int | None = None
     held_out: int = 8
     shown_training: int = 2
@@ -166,6 +168,13 @@ class HyperTransportConfig:
 
     def _draw(self, rows: list[ConceptRow]) -> ConceptDraw:
         """Concepts of the run, checked as far as it goes without a model."""
+        if self.attributes:
+            chosen = [row for row in rows if row.values and {*row.values} <= {*self.attributes}]
+            if not chosen:
+                known = sorted({name for row in rows for name in row.values})
+                got = f"attributes {list(self.attributes)}, of which no concept is"
+                raise DataError(f"concepts: {explain(got, f'attributes among {known}')}")
+            rows = chosen
         draw = ConceptDraw.of(rows, self.train, self.held_out, self.shown_training, self.seed)
         if self.judge and (bare := next((row for row in draw.measured if not row.values), None)):
             got = f"the concept {bare.name!r:.60} without values, and a judge"

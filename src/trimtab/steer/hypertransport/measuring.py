@@ -26,12 +26,13 @@ PROMPTING, ORACLE, UNSTEERED = "prompting", "oracle", "unsteered"
 METHODS = (HYPER, LINEAS, RIDGE, NEAREST, MEAN, PROMPTING, ORACLE, UNSTEERED)
 """What is measured: the hypernetwork, its rivals, words in the prompt, the true outputs, and nothing at all."""
 SCORES = ("concept_fidelity", "input_fidelity")
+DISTANCE = "truth_distance"
 TABLE = (
     "concept",
     "split",
     "method",
     "strength",
-    *(f"{s}{end}" for s in SCORES for end in ("", "_low", "_high")),
+    *(f"{s}{end}" for s in (*SCORES, DISTANCE) for end in ("", "_low", "_high")),
     "n",
 )
 """Columns of the table; strength is nan where a method has none."""
@@ -71,20 +72,24 @@ class Measure:
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows of the table, and outputs for the page, of a concept under each method."""
         rows, samples = list[dict[str, Any]](), list[dict[str, Any]]()
-        for method, strength, outputs in self._outputs(concept, steerings):
+        truth = self.judge.truth(self.prompts, concept.values, self.seed) if self.judge else None
+        for method, strength, outputs in self._outputs(concept, steerings, truth):
             about: dict[str, Any] = {
                 "concept": concept.name,
                 "split": SPLITS.get(concept.split, concept.split),
             }
             about |= {"method": method, "strength": strength}
             marks = self.fidelity.marks(outputs, self.prompts, concept)
-            rows.append(about | scores(marks, shares=self.fidelity.shares) | {"n": len(self.prompts)})
+            found = scores(marks, shares=self.fidelity.shares)
+            gaps = np.full(len(self.prompts), np.nan) if truth is None else distances(outputs, truth)
+            found |= _columns(DISTANCE, bootstrap(mean, gaps, n_boot=N_BOOT))
+            rows.append(about | found | {"n": len(self.prompts)})
             for prompt, output in zip(self.prompts[: self.shown], outputs, strict=False):
                 samples.append(about | {"prompt": prompt} | _shown(output))
         return rows, samples
 
     def _outputs(
-        self, concept: ConceptRow, steerings: Mapping[str, Steering]
+        self, concept: ConceptRow, steerings: Mapping[str, Steering], truth: Outputs | None
     ) -> Iterator[tuple[str, float, Outputs]]:
         for method, steering in steerings.items():
             for strength in self.strengths:
@@ -92,7 +97,6 @@ class Measure:
                     yield method, strength, self._generated(self.prompts)
         if (prompted := self._prompted_outputs(concept)) is not None:
             yield PROMPTING, math.nan, prompted
-        truth = self.judge.truth(self.prompts, concept.values, self.seed) if self.judge else None
         if truth is not None:
             yield ORACLE, math.nan, truth
         if UNSTEERED not in self._kept:
@@ -125,6 +129,26 @@ def scores(marks: Marks, *, shares: bool) -> dict[str, float]:
     return _columns(SCORES[0], concept) | _columns(SCORES[1], interval(marks.others))
 
 
+def distances(outputs: Outputs, truth: Outputs) -> Float[np.ndarray, " n"]:
+    """Mean absolute difference of pixels in [0, 1] of each picture from the true one; nan for texts and other sizes.
+
+    >>> black, white = (Image.new("RGB", (2, 2), fill) for fill in ("black", "white"))
+    >>> distances([black, white], [white, white]).tolist()
+    [1.0, 0.0]
+    """
+    found = []
+    for one, wanted in zip(outputs, truth, strict=True):
+        if isinstance(one, str) or isinstance(wanted, str):
+            found.append(math.nan)
+            continue
+        pair = [
+            np.asarray(it if isinstance(it, np.ndarray) else it.convert("RGB"), float) for it in (one, wanted)
+        ]
+        alike = pair[0].shape == pair[1].shape
+        found.append(float(np.abs(pair[0] - pair[1]).mean() / 255) if alike else math.nan)
+    return np.array(found)
+
+
 def _columns(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
@@ -146,7 +170,7 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     for split, part in parts:
         for (method, strength), group in part.groupby(["method", "strength"], sort=False, dropna=False):
             row: dict[str, Any] = {"split": split, "method": method, "strength": strength}
-            for name in SCORES:
+            for name in (*SCORES, DISTANCE):
                 row |= _columns(name, bootstrap(mean, group[name].to_numpy(float), n_boot=N_BOOT))
             rows.append(row | {"n": len(group)})
     return pd.DataFrame(rows, columns=[name for name in TABLE if name != "concept"])

@@ -15,6 +15,7 @@ from trimtab.runs.serialise import plain
 from trimtab.steer.hypertransport.measuring import (
     ALL_HELD_OUT,
     BUDGET,
+    DISTANCE,
     HYPER,
     LINEAS,
     MEAN,
@@ -189,8 +190,12 @@ def _plane(result: Measured) -> Iterator[Block]:
     }
     for name, heading in zip(SCORES, ("concept", "input"), strict=True):
         columns[heading] = (name, f"{name}_low", f"{name}_high", ".3")
+    far = ""
+    if result.means[DISTANCE].notna().any():
+        columns["distance"] = (DISTANCE, f"{DISTANCE}_low", f"{DISTANCE}_high", ".3")
+        far = " Distance: mean difference of pixels in [0, 1] from the true picture, lower is better."
     frame = result.means[result.means["split"] == ALL_HELD_OUT]
-    yield Table(written(frame, columns | {"n": "n"}), f"Fidelities are {how}. {COVERS}")
+    yield Table(written(frame, columns | {"n": "n"}), f"Fidelities are {how}.{far} {COVERS}")
     frame = result.equal.assign(method=[NAMES[one] for one in result.equal["method"]])
     columns = {
         "concepts": "split",

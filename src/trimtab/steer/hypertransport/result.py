@@ -13,7 +13,7 @@ from trimtab.report.formats import estimate, fixed, missing
 from trimtab.report.page import Section, Table, written
 from trimtab.report.text import plain_table
 from trimtab.steer.hypertransport import page
-from trimtab.steer.hypertransport.measuring import ALL_HELD_OUT, HYPER, LINEAS, SCORES, break_even
+from trimtab.steer.hypertransport.measuring import ALL_HELD_OUT, DISTANCE, HYPER, LINEAS, SCORES, break_even
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,8 @@ class HyperTransportResult(Result):
     Attributes:
         table: one row per concept, method and strength: concept, split ("held value", "held combination", "training"
             or as the file calls it), method, strength (nan where there is none), concept_fidelity and input_fidelity,
-            each with _low and _high, n (prompts). Intervals are 95 %, over prompts.
+            each with _low and _high, truth_distance likewise (mean difference of pixels from the true picture, nan
+            where that is unknown), n (prompts). Intervals are 95 %, over prompts.
         means: the same over the concepts of each split and of all held-out ones; n is the number of concepts, and
             intervals are over concepts.
         equal: split, method, concept_fidelity, low, high, n: at equal input fidelity, see
@@ -107,6 +108,8 @@ class HyperTransportResult(Result):
         columns: dict[str, Any] = {"method": "method", "strength": "strength"}
         for name in SCORES:
             columns[name] = (*(f"{name}{end}" for end in ("", "_low", "_high")), estimate)
+        if self.means[DISTANCE].notna().any():
+            columns[DISTANCE] = (*(f"{DISTANCE}{end}" for end in ("", "_low", "_high")), estimate)
         table = plain_table(written(self.at_full_strength(), columns | {"concepts": "n"}))
         return f"{table}\n\n{self.summary()}"
 
