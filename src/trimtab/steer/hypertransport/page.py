@@ -45,7 +45,7 @@ AXES = ("fidelity to the input", "fidelity to the concept")
 COVERS = "Intervals are 95 %, over concepts."
 MOST_DIALS = 3
 """Strengths whose pictures are shown, at most."""
-Block = Text | Table | Picture
+Block = Text | Table | Picture | Section
 
 
 class Measured(Protocol):
@@ -125,7 +125,7 @@ def _samples(result: Measured) -> Iterator[Block]:
         part = result.samples[result.samples["concept"] == concept]
         title = f"{concept} ({part['split'].iloc[0]}, novelty {fixed(novelty[concept], 2)})"
         if part["png"].astype(bool).any():
-            yield _grid(part, title)
+            yield Section(title, [_grid(part, title)])
         else:
             wide = part.assign(
                 column=[_column(*pair) for pair in zip(part["method"], part["strength"], strict=True)]
@@ -133,7 +133,7 @@ def _samples(result: Measured) -> Iterator[Block]:
             rows = wide.pivot_table(
                 index="prompt", columns="column", values="text", aggfunc="first", sort=False
             )
-            yield Table(rows.reset_index(), title)
+            yield Section(title, [Table(rows.reset_index())])
 
 
 def _grid(part: pd.DataFrame, title: str) -> Picture:
@@ -152,7 +152,7 @@ def _grid(part: pd.DataFrame, title: str) -> Picture:
     columns = [name for pair in wanted if (name := _column(*pair)) in cells]
     prompts = list(dict.fromkeys(part["prompt"]))
     rows = [(prompt, [cells[name].get(prompt, "") for name in columns]) for prompt in prompts]
-    return picture_grid(rows, columns, label=f"Pictures by strength and method: {title}", caption=title)
+    return picture_grid(rows, columns, label=f"Pictures by strength and method: {title}")
 
 
 def _column(method: str, strength: float) -> str:

@@ -93,7 +93,7 @@ class HyperTransportResult(Result):
             f"On held-out concepts at the largest strength HyperTransport has {page.short_line(rows)} ({n})."
         )
         if rivals := self._of(LINEAS):
-            text += f" LinEAS, fitted to each, has {page.short_line(rivals)}."
+            text += f" That of LinEAS, fitted to each, is {page.short_line(rivals)}."
         held = self.equal[self.equal["split"] == ALL_HELD_OUT]
         told = [
             f"{page.NAMES[row['method']]} {fixed(row['concept_fidelity'])}" for row in held.to_dict("records")
