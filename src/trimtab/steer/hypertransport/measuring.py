@@ -226,14 +226,15 @@ def break_even(training: float, each: float, rival: float) -> float:
     """Fewest concepts from which training once is quicker than fitting each: training + n each < n rival.
 
     Returns:
-        A whole number; nan where a time is not known, or fitting each is as quick.
+        A whole number; nan where a time is not known, or fitting each is as quick but for rounding.
 
     >>> break_even(100.0, 1.0, 11.0), break_even(100.0, 2.0, 1.0)
     (11.0, nan)
     """
     if not rival > each or math.isnan(training):
         return math.nan
-    return float(math.floor(training / (rival - each)) + 1)
+    count = training / (rival - each)
+    return float(math.floor(count) + 1) if math.isfinite(count) else math.nan
 
 
 def _shown(output: Any) -> dict[str, str]:
