@@ -51,6 +51,8 @@ def test_every_recipe_is_right_but_for_paths_to_edit(recipe: systems.Recipe) -> 
         "target",
         "neutral",
         "concepts",
+        "encoder",
+        "judge_encoder",
         "ratings",
         "counts",
         "features",

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from trimtab.steer.estimators import GaussianAcT as GaussianAcT
     from trimtab.steer.estimators import LinAcT as LinAcT
     from trimtab.steer.estimators import MeanAcT as MeanAcT
+    from trimtab.steer.hypertransport.hypertransport import HyperTransport as HyperTransport
     from trimtab.steer.lineas.lineas import LinEAS as LinEAS
     from trimtab.steer.steering import Steering as Steering
     from trimtab.train.settings import Fit as Fit
@@ -80,6 +81,7 @@ _HOMES = {
     "GaussianAcT": "trimtab.steer.estimators",
     "GradientAlignment": "trimtab.adapt.mixers.published",
     "Hidden": "trimtab.read.leaks.levels",
+    "HyperTransport": "trimtab.steer.hypertransport.hypertransport",
     "ITI": "trimtab.steer.directions",
     "JacobianLens": "trimtab.read.lenses.jacobian",
     "Lexicon": "trimtab.refer.lexicon.lexicon",

@@ -58,6 +58,12 @@ _ALL = (
         "arXiv 2503.10679",
     ),
     System(
+        "hypertransport",
+        "trimtab.steer.hypertransport.job:HyperTransportConfig",
+        "a hypernetwork that makes a steering of any concept in one forward pass (HyperTransport)",
+        "arXiv 2605.08254",
+    ),
+    System(
         "forgetting",
         "trimtab.adapt.forgetting.job:ForgettingConfig",
         "scaling laws for forgetting, and the share of pretraining data that keeps it small",
@@ -242,6 +248,8 @@ def _built(kind: str, value: str) -> str:
     return str(min(files, key=lambda path: len(path.name)))
 
 
+_TRAINED = ("model", "judge")
+"""Kinds that are trained on first use, with progress."""
 _FOLDERS = ("model", "corpus", "pictures")
 """Kinds of lab names that stand for a folder; the others stand for the file in one."""
 
@@ -250,8 +258,8 @@ def lab_folder(kind: str, value: str, progress: Callable[[str], Progress] | None
     """A value of a config, or the folder or file that its `lab:` name stands for, built on first use.
 
     Args:
-        kind: of what it names: "model", "corpus", "texts", "table", "pictures", "concepts", "ratings" or
-            "questions".
+        kind: of what it names: "model", "corpus", "texts", "table", "pictures", "concepts", "ratings",
+            "questions" or "judge", which stands for the reference of one.
         value: a `lab:` name; anything else is given back.
         progress: as for `resolve`.
 
@@ -263,7 +271,7 @@ def lab_folder(kind: str, value: str, progress: Callable[[str], Progress] | None
     if (name := value.removeprefix(LAB)) not in (names := _names(kind)):
         raise ConfigProblems([_unknown(kind, value, names)])
     build = imported(f"trimtab.lab.{_LAB[kind][1]}")
-    if kind != "model" or progress is None:
+    if kind not in _TRAINED or progress is None:
         return str(build(name))
     bars: list[Progress] = []
 
@@ -284,6 +292,7 @@ _LAB = {
     "concepts": ("registry:CONCEPTS", "registry:concepts"),
     "ratings": ("registry:RATINGS", "registry:ratings"),
     "questions": ("registry:QUESTIONS", "registry:questions"),
+    "judge": ("registry:JUDGES", "registry:judge"),
 }
 """Kind of a lab name -> the lab's names of it, and what builds one of them."""
 

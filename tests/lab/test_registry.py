@@ -26,5 +26,5 @@ def test_names_that_do_not_exist_are_refused(tmp_path: Path) -> None:
         texts("rud", tmp_path)
     with pytest.raises(ConfigError, match="lab model: got 'gramar'"):
         model("gramar", tmp_path)
-    assert set(TEXTS) == {"rude", "clean", "code-lines", "prose-lines"}
+    assert set(TEXTS) == {"rude", "clean", "code-lines", "prose-lines", "scene-prompts"}
     assert "grammar" in MODELS

@@ -328,12 +328,12 @@ def test_unknown_kind_is_refused_before_the_folder_is_looked_at():
         load("./nowhere", kind="language")
 
 
-def test_pipeline_folder(tmp_path):
+def test_pipeline_folder_where_a_language_model_is_wanted(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(
         ModelError, match=r"but with a pipeline, expected one model; try load\(pipeline\.unet\)"
     ):
-        load(tmp_path)
+        load(tmp_path, kind="language model")
 
 
 def test_processor_that_is_not_there(tmp_path):

@@ -36,7 +36,11 @@ VERBS = {
     "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1", "jobs"),
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2", "jobs"),
     "export": Verb("write the model or adapter a run left", "trimtab export runs/my-1 --out DIR", "export"),
-    "steer": Verb("fit, try, sweep or fuse a steering", "trimtab steer fit steering/quickstart", "steer"),
+    "steer": Verb(
+        "fit, try, sweep or fuse a steering, or make one of a concept",
+        "trimtab steer fit steering/quickstart",
+        "steer",
+    ),
     "plan": Verb(
         "tell the smallest share of pretraining data that keeps a rise small in 95 % of a law's refits",
         "trimtab plan --law law.json --params 1.4e9 --tokens 3e7 --max-rise 0.05",

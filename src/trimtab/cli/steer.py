@@ -1,4 +1,4 @@
-"""`trimtab steer`: fit a steering, try it, measure it over strengths, fold it into weights."""
+"""`trimtab steer`: fit a steering, try it, measure it over strengths, fold it into weights, make one of a concept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.cli.console import Verb, note, parser, say, sentence
 from trimtab.cli.jobs import check_folder, find_run, run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.live import Bars
-from trimtab.runs.paths import missing_source, neighbour, runs_home
+from trimtab.runs.paths import missing_file, missing_source, neighbour, runs_home
 from trimtab.systems import imported, lab_folder
 
 FIT = Verb(
@@ -24,29 +24,34 @@ FIT = Verb(
 
 
 def steer(argv: Sequence[str]) -> int:
-    """Hand over to one of the four; `fit` is `run` for configs of the system steering."""
+    """Hand over to one of the five; `fit` is `run` for configs of the system steering."""
     if argv and argv[0] == "fit":
         return run([*argv[1:], "--system", "steering"], "steer fit", FIT)
     options = parser("steer")
     verbs = options.add_subparsers(dest="action", metavar="ACTION", required=True)
     verbs.add_parser("fit", help="fit one from a config or a recipe: trimtab run of a steering")
     for action, (carry_out, what, example, given) in ACTIONS.items():
-        example = f"Example: trimtab steer {action} runs/my-1 path/to/model {example}"
+        if action != "concept":
+            example = f"runs/my-1 path/to/model {example}"
+        example = f"Example: trimtab steer {action} {example}"
         sub = verbs.add_parser(action, help=what, description=sentence(what), epilog=example)
         sub.set_defaults(carry_out=carry_out)
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
-        for name, settings in {**_BOTH, **given}.items():
-            sub.add_argument(name, **settings)
+        for name, settings in given.items():
+            sub.add_argument(*name.split(), **settings)
     arguments = options.parse_args(argv)
     if problems := list(problems_of(arguments)):
         raise ConfigProblems(problems)
-    arguments.steering = find_steering(arguments.steering)
-    if arguments.action == "fuse":
+    if arguments.action == "concept":
+        arguments.hyper = find_hypernetwork(arguments.hyper)
+    else:
+        arguments.steering = find_steering(arguments.steering)
+    if arguments.action in ("fuse", "concept"):
         arguments.out = check_folder(arguments.out)
     if sys.stderr is None or not sys.stderr.isatty():  # else a download of the model, which may take long
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with Bars() as bars:
-        arguments.model = lab_folder("model", arguments.model, bars.bar)
+        arguments.model = lab_folder("model", arguments.model, bars.bar)  # nothing to build for ""
     code: int = arguments.carry_out(arguments)
     return code
 
@@ -69,6 +74,8 @@ def problems_of(arguments: argparse.Namespace) -> Iterator[Problem]:
                 yield Problem(f"--{name.replace('_', '-')}", f"{value:g}", expected)
     if getattr(arguments, "budget", None) is not None and not arguments.neutral:
         yield Problem("--budget", "no neutral texts", "--neutral FILE")
+    if arguments.action == "concept":
+        yield from concept_problems(arguments)
     for name in ("source", "target", "neutral"):
         if file := getattr(arguments, name, None):
             yield from missing_source(f"--{name}", file, "a file or a glob of texts", folders=False)
@@ -93,6 +100,54 @@ def find_steering(text: str) -> str:
         expected = "the folder of a steering or a run, the name of a run, or a hub name (owner/name)"
         hint = str(error).partition("; try ")[2] or ("" if "/" not in text else neighbour(Path(text)))
         raise CheckpointError(explain(f"no folder {text!r}", expected, hint)) from None
+
+
+def concept_problems(arguments: argparse.Namespace) -> Iterator[Problem]:
+    """Problems of a concept: neither words nor a picture, both, blank words, or no such file."""
+    words, image = arguments.words, arguments.image
+    if (words is None) == (image is None):
+        got = "neither" if words is None else "both"
+        yield Problem("concept", f"{got} words and --image", "one of them", "'a red cross'")
+    elif words is not None and not words.strip():
+        yield Problem("concept", f"blank words {words!r}", "words", "'a red cross'")
+    elif image is not None:
+        yield from missing_file("--image", image, "a picture")
+
+
+def find_hypernetwork(text: str) -> str:
+    """The folder of a hypernetwork, or of a run that fitted one, also by its name in `trimtab runs`.
+
+    Raises:
+        CheckpointError: there is no such folder, or no hypernetwork in it.
+    """
+    folder, file = find_run(text), "hypertransport_config.json"
+    if not any((place / file).is_file() for place in (folder, folder / "artifacts" / "hypernetwork")):
+        hint = "trimtab run hypertransport/quickstart"
+        raise CheckpointError(
+            explain(f"{folder} without {file}", "a hypernetwork, or a run that fitted one", hint)
+        )
+    return str(folder)
+
+
+def concept(arguments: argparse.Namespace) -> int:
+    """Write the steering of a concept that a hypernetwork makes of words or a picture."""
+    make, out, image = (
+        imported("trimtab.steer.hypertransport.job:concept_steering"),
+        arguments.out,
+        arguments.image,
+    )
+    given = arguments.words if image is None else Path(image)
+    steering = make(arguments.hyper, given, arguments.strength, arguments.model)
+    steering.save_pretrained(out)
+    facts = {name: steering.made_by[name] for name in ("novelty", "usual_novelty", "nearest_concept")}
+    if arguments.json:
+        say(json.dumps({"folder": str(out), "strength": arguments.strength, **facts}))
+        return 0
+    say(f"{out}: a steering; novelty {facts['novelty']:.3f}, nearest to {facts['nearest_concept']!r}")
+    if facts["novelty"] > facts["usual_novelty"]:
+        beyond = f"95 % of the training concepts are below {facts['usual_novelty']:.3f}"
+        note(f"The concept lies outside what was trained on: {beyond}. Try it before you trust it.")
+    return 0
 
 
 def try_out(arguments: argparse.Namespace) -> int:
@@ -184,14 +239,14 @@ _BOTH = {
     "steering": _option("STEERING", "a steering's folder, a run's folder or name, or a hub name"),
     "model": _option("MODEL", "the model it was fitted on"),
 }
-_TRY = {
+_TRY = _BOTH | {
     "prompts": _option("PROMPT", "texts to go on with", nargs="+"),
     "--chat": {"action": "store_true", "help": "prompts are what a user says: the model's chat template"},
     "--system-prompt": _option("TEXT", "the system's message before each; implies --chat"),
     "--strengths": _option("S,S,...", "in [0, 1]", type=_numbers, default=(0.0, 0.5, 1.0)),
     "--max-new-tokens": _option("N", "of each completion", type=int, default=32),
 }
-_SWEEP = {
+_SWEEP = _BOTH | {
     "--source": _option("FILE", "texts or chats of the behaviour as it is", required=True),
     "--target": _option("FILE", "texts or chats of the behaviour as it should be", required=True),
     "--neutral": _option("FILE", "texts or chats that should be left alone"),
@@ -201,15 +256,25 @@ _SWEEP = {
     "--max-strength": _option("S", "for the budget; above 1 maps are scaled up", type=float, default=1.0),
     "--strengths": _option("S,S,...", "in [0, 1]", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1)),
 }
-_FUSE = {
+_FUSE = _BOTH | {
     "--out": _option("DIR", "the folder of the checkpoint", type=Path, required=True),
     "--strength": _option("S", "in [0, 1]", type=float, default=1.0),
 }
+_CONCEPT = {
+    "hyper": _option("HYPER", "a hypernetwork's folder, or the folder or name of a run that fitted one"),
+    "words": _option("WORDS", "the concept; or --image", nargs="?"),
+    "--image": _option("FILE", "a picture that shows the concept"),
+    "-o --out": _option("FOLDER", "the folder of the steering", type=Path, required=True),
+    "--strength": _option("S", "in [0, 1]; folded into the steering", type=float, default=1.0),
+    "--model": _option("MODEL", "the generator, where it is not at the place of the fit", default=""),
+}
+_MAKE = "make a steering of a concept, in words or a picture, by a hypernetwork"
 _MEASURE = "effect and side effect over strengths, on texts of yours"
 _FOLD = "fold a steering into the weights of a checkpoint of its own"
 ACTIONS: Mapping[str, tuple[Callable[[argparse.Namespace], int], str, str, Mapping[str, Any]]] = {
     "try": (try_out, "complete prompts at several strengths", "'I went to' --strengths 0,0.5,1", _TRY),
     "sweep": (sweep, _MEASURE, "--source rude.txt --target kind.txt", _SWEEP),
     "fuse": (fuse, _FOLD, "--out path/to/steered", _FUSE),
+    "concept": (concept, _MAKE, "runs/my-hyper 'a red cross' -o red-cross", _CONCEPT),
 }
 """What there is to do with a steering: by whom, what it is for, an example, and its options."""

@@ -25,6 +25,11 @@ from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.models import LAB_MODELS, Progress, lab_model
 from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
 from trimtab.lab.registers import registers
+from trimtab.lab.scene_concepts import plain_prompts, scene_concepts
+from trimtab.lab.scene_encoder import ENCODER as SCENE_ENCODER
+from trimtab.lab.scene_encoder import scene_encoder
+from trimtab.lab.scene_generator import GENERATOR, scene_generator
+from trimtab.lab.scene_judge import JUDGE, scene_judge
 from trimtab.lab.scene_models import SCENE_MODELS, scene_model
 from trimtab.lab.scene_questions import QUESTION_WORLD, question_scenes
 from trimtab.lab.scene_sets import Dialect, SceneSet, held_out_scenes, training_scenes
@@ -34,7 +39,16 @@ from trimtab.runs.paths import built_once, cache_home
 from trimtab.seeds import derive
 
 GRAMMAR, ENCODER = "grammar", "sentence-encoder"
-MODELS = (*LAB_MODELS, GRAMMAR, ENCODER, *SCENE_MODELS, VLM, FACTS_MODEL, SMOLLM2)
+BUILT: Mapping[str, Callable[..., Path]] = {
+    GRAMMAR: grammar_model,
+    VLM: scene_vlm,
+    FACTS_MODEL: facts_model,
+    GENERATOR: scene_generator,
+    SCENE_ENCODER: scene_encoder,
+    JUDGE: scene_judge,
+}
+"""Name -> what builds the model of that name alone."""
+MODELS = (*LAB_MODELS, ENCODER, *SCENE_MODELS, SMOLLM2, *BUILT)
 RECIPE = 1
 """Raised when the same name would give other texts, so that no cache serves the old ones."""
 TABLE_RECIPE = 2
@@ -51,14 +65,10 @@ def model(name: str, cache: Path | None = None, progress: Progress | None = None
     Raises:
         ConfigError: there is no such model, or its package is not installed.
     """
-    if name == GRAMMAR:
-        return grammar_model(cache=cache, progress=progress)
+    if name in BUILT:
+        return BUILT[name](cache=cache, progress=progress)
     if name in SCENE_MODELS:
         return scene_model(name, cache=cache, progress=progress)
-    if name == VLM:
-        return scene_vlm(cache=cache, progress=progress)
-    if name == FACTS_MODEL:
-        return facts_model(cache=cache, progress=progress)
     if name == SMOLLM2:
         return smollm2(cache)
     if name != ENCODER:
@@ -74,7 +84,8 @@ def texts(name: str, cache: Path | None = None) -> Path:
     """A file with 256 texts of one kind, a line each, written on first use.
 
     `rude` and `clean` are documents of the grammar world, which `lab:grammar` speaks; `code-lines` and `prose-lines`
-    are real text of this installation, from splits that no lab model has read.
+    are real text of this installation, from splits that no lab model has read. `scene-prompts` are captions of plain
+    scenes, which `lab:scene-generator` paints.
 
     Raises:
         ConfigError: there are no such texts.
@@ -148,6 +159,7 @@ TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
     "clean": lambda _cache: _documents("clean"),
     "code-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).code,
     "prose-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).prose,
+    "scene-prompts": lambda _cache: plain_prompts(TEXTS_EACH, 0),
 }
 
 
@@ -158,6 +170,9 @@ SENTENCES, NEGATIVES = 24, 60
 
 def concepts(name: str, cache: Path | None = None) -> Path:
     """A file of concepts, written on first use; `nouns`: every noun of the grammar world in the same 24 sentences.
+
+    `scene-concepts`: what `lab:scene-generator` can be steered to, a JSON object a line with the concept's name, its
+    split, example prompts and values; see `trimtab.lab.scene_concepts.SceneConcepts`.
 
     Raises:
         ConfigError: there are no such concepts.
@@ -214,7 +229,10 @@ def _topics(path: Path) -> None:
     path.with_name(f"{path.name}.source").write_text("labels\n", encoding="utf-8")
 
 
-CONCEPTS: Mapping[str, Callable[[Path], object]] = {"nouns": lambda path: noun_concepts().save_jsonl(path)}
+CONCEPTS: Mapping[str, Callable[[Path], object]] = {
+    "nouns": lambda path: noun_concepts().save_jsonl(path),
+    "scene-concepts": lambda path: scene_concepts().save_jsonl(path),
+}
 RATINGS: Mapping[str, Callable[[Path], None]] = {"topics": _topics}
 
 QUESTIONS_RECIPE = 1
@@ -245,6 +263,23 @@ QUESTIONS: Mapping[str, Callable[[Path], object]] = {
     "scene-questions": _scene_questions,
 }
 """Name -> what writes its file at a path; what the file names is written next to it."""
+
+JUDGES: Mapping[str, str] = {JUDGE: "trimtab.lab.scene_truth:scene_truth"}
+"""Name -> the reference of what makes a judge of attributes."""
+
+
+def judge(name: str, cache: Path | None = None, progress: Progress | None = None) -> str:
+    """The reference of a judge, `module:name`, whose model is built on first use.
+
+    Raises:
+        ConfigError: there is no such judge.
+    """
+    if name not in JUDGES:
+        raise ConfigError(
+            f"lab judge: {explain(repr(name), f'one of {tuple(JUDGES)}', nearest(name, JUDGES))}"
+        )
+    model(name, cache, progress)
+    return JUDGES[name]
 
 
 def _file(

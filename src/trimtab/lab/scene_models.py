@@ -154,8 +154,13 @@ def _about(name: str, settings: SceneModels, without: set[str]) -> dict[str, Any
 
 def scene_tokenizer(world: SceneWorld, *, framed: bool) -> PreTrainedTokenizerFast:
     """One token per word of the captions; framed texts begin and end with tokens of their own, as CLIP's do."""
+    return word_tokenizer(vocabulary(world), framed=framed)
+
+
+def word_tokenizer(words: Sequence[str], *, framed: bool) -> PreTrainedTokenizerFast:
+    """One token per word; framed texts begin and end with tokens of their own."""
     pad, start, unknown, end = SPECIAL
-    inner = Tokenizer(models.WordLevel(_numbers(world), unk_token=unknown))
+    inner = Tokenizer(models.WordLevel(_numbers(words), unk_token=unknown))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if framed:
         ends = [(start, START), (end, END)]
@@ -165,13 +170,18 @@ def scene_tokenizer(world: SceneWorld, *, framed: bool) -> PreTrainedTokenizerFa
     return tokenizer
 
 
-def _numbers(world: SceneWorld) -> dict[str, int]:
-    return {word: number for number, word in enumerate((*SPECIAL, *vocabulary(world)))}
+def _numbers(words: Sequence[str]) -> dict[str, int]:
+    return {word: number for number, word in enumerate((*SPECIAL, *words))}
 
 
 def caption_ids(texts: Sequence[str], world: SceneWorld, *, framed: bool) -> Int[Tensor, "n T"]:
     """Token ids of captions and of their end, padded on the right; framed ones begin with the start, as CLIP's do."""
-    number, start = _numbers(world), [START] if framed else []
+    return word_ids(texts, vocabulary(world), framed=framed)
+
+
+def word_ids(texts: Sequence[str], words: Sequence[str], *, framed: bool) -> Int[Tensor, "n T"]:
+    """Token ids of texts as `word_tokenizer` gives them, with the end also where they are not framed."""
+    number, start = _numbers(words), [START] if framed else []
     rows = [torch.tensor([*start, *map(number.__getitem__, text.split()), END]) for text in texts]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
@@ -225,7 +235,7 @@ def new_captioner(settings: SceneModels, tower: CLIPVisionModel) -> VisionEncode
         "attn_pdrop": 0.0,
         "initializer_range": 0.05,
     }
-    words = len(_numbers(settings.world))
+    words = len(SPECIAL) + len(vocabulary(settings.world))
     decoder = GPT2Config(vocab_size=words, add_cross_attention=True, **special, **shape, **rest)
     decoder.is_decoder = True
     model = VisionEncoderDecoderModel(encoder=tower, decoder=GPT2LMHeadModel(decoder))
@@ -265,7 +275,7 @@ def new_listener(settings: SceneModels, tower: CLIPVisionModel | SiglipVisionMod
     """A listener with a fresh text tower and projections: a CLIP, or a BERT beside a tower of SigLIP's."""
     width = settings.text_width
     shape: dict[str, Any] = {
-        "vocab_size": len(_numbers(settings.world)),
+        "vocab_size": len(SPECIAL) + len(vocabulary(settings.world)),
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": 2,

@@ -27,7 +27,7 @@ from trimtab.seeds import derive
 
 QUESTION_WORLD = SceneWorld(
     shape=VALUES["shape"][:3],
-    colour=VALUES["colour"],
+    colour=VALUES["colour"][:8],
     position=tuple(PLACES),
     texture=("solid",),
     outline=("unlined",),

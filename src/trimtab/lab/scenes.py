@@ -27,6 +27,8 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {
     "cyan": (0.10, 0.78, 0.80),
     "orange": (0.96, 0.52, 0.08),
     "brown": (0.45, 0.28, 0.12),
+    "pink": (0.97, 0.48, 0.68),
+    "lime": (0.62, 0.95, 0.25),
 }
 """Colour word -> red, green and blue in [0, 1]."""
 PLACES: Mapping[str, tuple[int, int]] = {
@@ -52,8 +54,8 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": ("circle", "square", "triangle", "cross", "diamond", "bar"),
     "position": tuple(PLACES),
-    "background": ("plain", "checkered", "striped", "spotted"),
-    "palette": ("natural", "sepia", "moonlit", "faded"),
+    "background": ("plain", "checkered", "striped", "spotted", "gridded", "shaded", "wavy"),
+    "palette": ("natural", "sepia", "moonlit", "faded", "rosy", "icy", "mossy", "negative"),
     "noise": ("clean", "grainy", "speckled", "dimmed"),
 }
 """Attribute -> every value that the renderer knows, in the order of a caption's words; no two share a word."""
@@ -142,7 +144,7 @@ class SceneWorld:
     texture: tuple[str, ...] = VALUES["texture"][:3]
     outline: tuple[str, ...] = VALUES["outline"]
     material: tuple[str, ...] = ("matte",)
-    background: tuple[str, ...] = VALUES["background"]
+    background: tuple[str, ...] = VALUES["background"][:4]
     palette: tuple[str, ...] = VALUES["palette"][:3]
     noise: tuple[str, ...] = ("clean",)
     objects: tuple[float, ...] = (0.3, 0.7)
@@ -271,6 +273,12 @@ def _ground(background: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         dark = np.floor(2 * (x + y)) % 2
     elif background == "spotted":
         dark = np.hypot((2 * x) % 1 - 0.5, (2 * y) % 1 - 0.5) < 0.28
+    elif background == "gridded":
+        dark = np.minimum((2 * x) % 1, (2 * y) % 1) < 0.25
+    elif background == "wavy":
+        dark = np.floor(2 * y + 0.5 * np.sin(2 * np.pi * x)) % 2
+    elif background == "shaded":
+        dark = np.clip(y / 2, 0, 1)
     else:
         dark = np.zeros_like(x)
     return np.asarray(0.88 - 0.26 * dark)
@@ -331,6 +339,10 @@ _PALETTES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "sepia": _sepia,
     "moonlit": lambda canvas: canvas * (0.5, 0.6, 0.85),
     "faded": lambda canvas: 0.5 * canvas + 0.4,
+    "rosy": lambda canvas: 0.65 * canvas + (0.35, 0.15, 0.2),
+    "icy": lambda canvas: 0.5 * canvas + 0.5 * canvas.mean(axis=-1, keepdims=True) * (0.75, 1.0, 1.25),
+    "mossy": lambda canvas: 0.5 * canvas + 0.5 * canvas.mean(axis=-1, keepdims=True) * (0.6, 1.0, 0.5),
+    "negative": lambda canvas: 1 - canvas,
 }
 
 

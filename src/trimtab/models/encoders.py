@@ -68,7 +68,8 @@ class TwoTower:
         if batch_size < 1:
             raise refusal(batch_size, "at least 1", at="batch_size")
         network, tokenizer = self._network, self.model.need_tokenizer()
-        rows = [self._closed(row) for row in token_rows(tokenizer, list(texts), empty=True)]
+        limit = longest(network) or math.inf
+        rows = [self._closed(row, limit) for row in token_rows(tokenizer, list(texts), empty=True)]
         refuse_unknown(network.text_model, tokenizer, rows)
         found = list[Tensor]()
         with evaluating(self.model.module):
@@ -114,10 +115,9 @@ class TwoTower:
         """Whether texts are padded to one length, without a mask: SigLIP was trained so, and pools the last token."""
         return str(self._network.config.model_type).startswith("siglip")
 
-    def _closed(self, row: list[int]) -> list[int]:
-        """A row within the model's positions that ends as its texts do."""
+    def _closed(self, row: list[int], limit: float) -> list[int]:
+        """A row within so many positions that ends as the model's texts do."""
         tokenizer = self.model.need_tokenizer()
-        limit = longest(self._network) or math.inf
         if self.end is not None:
             ended = row if row and row[-1] == self.end else [*row, self.end]
             return ended if len(ended) <= limit else [*ended[: int(limit) - 1], self.end]

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from trimtab.errors import ModelError, Problem, TrimtabError, nearest
-from trimtab.models import inspection
+from trimtab.models import inspection, one_step, pipelines
 from trimtab.models.captioning import Decoding, captions
 from trimtab.models.chat import Prompt
 from trimtab.models.families import Family, family_of, refusal, unwrapped
@@ -34,6 +34,8 @@ from trimtab.models.folder import (
 )
 from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
+from trimtab.models.one_step import OneStepGenerator
+from trimtab.models.pipelines import INDEX, Pipeline, read_pipeline
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.speakers import refuse_blind
@@ -58,11 +60,11 @@ _ALIKE = 0.85
 """Similarity to the name of a folder from which a hub name counts as a misspelt path."""
 
 
-def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
+def name_problems(model: str, where: str = "model", *, pipelines: bool = False) -> Iterator[Problem]:
     """Problems of a model's name: a path that is no folder with a config.json; no hub or `lab:` name is looked up.
 
     A possible hub name counts as a misspelt path if a model's folder at that place has a similar name, and the name is
-    in no cache of this machine.
+    in no cache of this machine. With `pipelines` the folder of a text-to-image pipeline will do too.
 
     >>> list(name_problems("Qwen/Qwen3-0.6B"))
     []
@@ -78,7 +80,8 @@ def name_problems(model: str, where: str = "model") -> Iterator[Problem]:
         yield Problem(where, ascii(model)[:80], EXPECTED)
         return
     if folder is not None or is_path(model):
-        if folder is None or not (folder / "config.json").exists():
+        files = ("config.json", INDEX) if pipelines else ("config.json",)
+        if folder is None or not any((folder / name).exists() for name in files):
             hint = nearest_folder(Path(model)) or "the folder that has config.json"
             yield Problem(where, repr(model), EXPECTED, hint)
     elif (near := nearest_folder(Path(model), _ALIKE)) and not _cached(model):
@@ -170,12 +173,14 @@ class Model:
             a module came without.
         name: the hub name, the folder or the class it came from.
         processor: of pictures, with or without text; None for most models.
+        pipeline: the text-to-image pipeline around the network, which is its denoiser; None for most models.
     """
 
     module: nn.Module
     tokenizer: PreTrainedTokenizerBase | None
     name: str
     processor: Any = None
+    pipeline: Pipeline | None = None
 
     def __repr__(self) -> str:
         count = sum(each.numel() for each in self.module.parameters())
@@ -216,8 +221,11 @@ class Model:
         images: Any = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[str]:
+    ) -> list[Any]:
         """Completions of prompts, texts or conversations, greedy or sampled; see `trimtab.models.language.generate`.
+
+        A generator of pictures gives one for each prompt, see `pictures` in `trimtab.models.one_step` and
+        `trimtab.models.pipelines`; of the settings it has the seed and the batch size.
 
         With `images` captions of pictures, by a captioner: one prompt a picture, or None for none; the texts are
         without the prompts. See `trimtab.models.captioner` for beams, tokens and log-probabilities.
@@ -225,6 +233,12 @@ class Model:
         if images is not None:
             decoding = Decoding(max_new_tokens, temperature)
             return captions(self, cast("Any", prompts), images, decoding, seed, batch_size)
+        is_one_step = isinstance(unwrapped(self.module), OneStepGenerator)
+        if is_one_step or self.pipeline is not None:  # generators of pictures
+            if temperature:
+                raise refusal(temperature, "0: noise is what differs", "another seed", at="temperature")
+            draw = one_step.pictures if is_one_step else pipelines.pictures
+            return draw(self, cast("Any", prompts), seed=seed, batch_size=batch_size)
         refuse_blind(self.module)
         if prompts is None:
             raise refusal("no prompts", "a list of prompts", "generate(prompts)")
@@ -287,23 +301,26 @@ def load(
     device: str | torch.device | None = None,
     adapter: Mapping[str, Any] | LoraConfig | None = None,
     kind: Kind = "any",
+    timestep: int | None = None,
 ) -> Model:
     """Loaded model with its tokenizer or processor, ready to read, to steer, to evaluate or to train.
 
     A checkpoint is loaded with the class that saved it: a causal language model, an encoder such as BERT, CLIP or
-    another pair of towers or one of them, a captioner. Parts of a diffusion pipeline are passed in as modules.
+    another pair of towers or one of them, a captioner. The folder of a text-to-image pipeline of diffusers gives its
+    denoiser, which makes pictures in one step; parts of other pipelines are passed in as modules.
 
     Args:
         source: a hub name, a folder written by `save_pretrained` (safetensors), or a module you built.
         tokenizer: replaces the checkpoint's. A folder or name is loaded. Beside a module it is optional; calls that
             need it say so.
         processor: of pictures; replaces the checkpoint's, if it is no language model and has one.
-        dtype: "float32", "bfloat16" or "float64"; None keeps the checkpoint's own.
+        dtype: "float32", "bfloat16" or "float64"; None keeps the checkpoint's own, of a pipeline "float32".
         device: None means the first free accelerator of this process, else the CPU.
         adapter: `{"r": 32, "alpha": 64, "dropout": 0.0, "targets": ["q_proj"], "seed": 0}`, all
             optional, or a peft `LoraConfig`. Only the adapter is trainable then. A module gets it in place.
         kind: "language model" refuses everything that is no causal language model with a tokenizer, before its
             weights are read.
+        timestep: of a pipeline, at which it makes a picture in one step; None for the last one, of pure noise.
 
     Returns:
         A handle whose module is in evaluation mode, unless it was passed in: then its mode is kept.
@@ -322,14 +339,28 @@ def load(
         inspection.check_model(model)
         if kind == "language model":
             model.need_tokenizer()
+    elif (pipeline := _pipeline_folder(source, kind)) is not None:
+        chosen = default_device() if device is None else device
+        found = read_pipeline(pipeline, dtype=DTYPES.get(dtype or ""), device=chosen, timestep=timestep)
+        model = Model(found.denoiser, found.pipe.tokenizer, str(source), None, found)
     else:
         model = _from_checkpoint(source, tokenizer, processor, dtype, device, kind)
+    if timestep is not None and model.pipeline is None:
+        raise refusal(f"timestep={timestep} beside {model.name}", "the folder of a pipeline", at="timestep")
     return model if adapter is None else replace(model, module=wrap(model.module, adapter))
 
 
 def as_model(source: Model | str | Path | nn.Module) -> Model:
     """A handle as it is; a folder, hub name or module loaded with the defaults of `load`."""
     return source if isinstance(source, Model) else load(source)
+
+
+def _pipeline_folder(source: str | Path, kind: Kind) -> Path | None:
+    """The folder of a pipeline, where a source is one and may be."""
+    folder = local_folder(source)
+    if folder is None or kind != "any" or not (folder / INDEX).is_file() or (folder / "config.json").exists():
+        return None
+    return folder
 
 
 def _from_checkpoint(
@@ -418,7 +449,7 @@ def _place(source: str | Path) -> str:
 
 _NO_MODEL = (
     ("adapter_config.json", "an adapter", "a whole model", ADAPTER_HINT),
-    ("model_index.json", "a pipeline", "one model", "load(pipeline.unet) or load(pipeline.transformer)"),
+    (INDEX, "a pipeline", "one model", "load(pipeline.unet) or load(pipeline.transformer)"),
 )
 """Folders that hold no model: a file that shows it, what it holds, what was expected, what to try."""
 

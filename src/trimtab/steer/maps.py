@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -149,6 +150,16 @@ def check_maps(maps: Maps) -> None:
             raise ShapeError(explain(got, "two vectors (d,)"))
         if not (torch.isfinite(weight).all() and torch.isfinite(shift).all()):
             raise ModelError(explain(f"{name} with values that are not finite", "finite maps"))
+
+
+def fingerprint(maps: Maps) -> str:
+    """Fingerprint of maps: 16 hex digits that change when a site or a value does."""
+    digest = hashlib.sha256()
+    for name, pair in maps.items():
+        digest.update(name.encode())
+        for part in pair:
+            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def sparsity(maps: Maps) -> dict[str, float]:

@@ -32,6 +32,7 @@ from trimtab.models.sites import Site, network_of
 from trimtab.numerics.transport import wasserstein_1d
 from trimtab.runs.files import read_text
 from trimtab.seeds import derive, isolated
+from trimtab.steer.maps import AffineMap
 
 if TYPE_CHECKING:
     from trimtab.models.load import Model
@@ -435,6 +436,15 @@ class Scale:
         pooled = (variance + source.var(0, correction=0)) / 2
         floor = FLOOR * pooled[pooled > 0].median() if bool((pooled > 0).any()) else torch.ones_like(mean)
         return cls(mean, (variance + floor).sqrt())
+
+    def map(self, change: Float[Tensor, " d"], move: Float[Tensor, " d"]) -> AffineMap:
+        """Map at coordinates: z to `centre + (1 + change) (z - centre) + spread * move`; gradients flow."""
+        return AffineMap(1 + change, self.spread * move - self.centre * change)
+
+    def coordinates(self, of: AffineMap) -> Float[Tensor, "2 d"]:
+        """Coordinates of a map, which `map` makes that map of."""
+        change = of.weight.to(self.centre) - 1
+        return torch.stack([change, (of.shift.to(self.centre) + self.centre * change) / self.spread])
 
 
 def unit_costs(

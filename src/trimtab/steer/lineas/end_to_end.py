@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -115,6 +115,9 @@ def _check(x: Tensor, *, grouped: bool = False, **amounts: float) -> None:
 
 Optimizer = Literal["adam", "sgd"]
 
+LEAST_COST = 1e-12
+"""Least cost of a unit of which a root is taken."""
+
 BETAS = (0.9, 0.99)
 EPSILON = 1e-12
 
@@ -216,6 +219,7 @@ class EndToEnd:
         scales: at all sites.
         pool: one vector per example.
         p: order of the distance.
+        root: whether costs are distances, W_p, and not their powers, W_p^p.
         stop_gradient: whether each site sees its inputs as constants, so that each map answers for its own site only.
         seed: of models that draw in their forward pass: the same in each step.
         acting: the maps that are in place now.
@@ -230,6 +234,7 @@ class EndToEnd:
     scales: Mapping[str, Scale]
     pool: Pool = "mean"
     p: float = 2.0
+    root: bool = False
     stop_gradient: bool = False
     seed: int = 0
     acting: dict[str, AffineMap] = field(default_factory=dict)
@@ -240,19 +245,22 @@ class EndToEnd:
         with intervene(self.model, {site.name: self._at(site.name) for site in self.sites}):
             yield
 
-    def start(self) -> State:
-        """Initial state: every map is the identity."""
-        return State.start({site.name: self.before[site.name] for site in self.sites})
+    def start(self, maps: Mapping[str, AffineMap] | None = None) -> State:
+        """Initial state: every map is the identity, or that of `maps`."""
+        state = State.start({site.name: self.before[site.name] for site in self.sites})
+        point = {site: self.scales[site].coordinates(one) for site, one in (maps or {}).items()}
+        return replace(state, point=state.point | point)
 
     def maps(self, point: Point) -> dict[str, AffineMap]:
         """The maps at a point, by site name; gradients flow."""
-        at = {site: (self.scales[site], *coordinates) for site, coordinates in point.items()}
-        return {name: AffineMap(1 + w, s.spread * b - s.centre * w) for name, (s, w, b) in at.items()}
+        return {site: self.scales[site].map(*coordinates) for site, coordinates in point.items()}
 
     def loss(self, pooled: Mapping[str, Float[Tensor, "n d"]]) -> Float[Tensor, ""]:
         """The sum over loss sites and units of the transport cost, from samples that ran through the maps."""
         names = [site.name for site in self.loss_sites]
         costs = [unit_costs(precise(pooled[n]), self.target[n], self.scales[n], self.p) for n in names]
+        if self.root and self.p != 1:  # the root has no slope at 0: costs below the floor have none either
+            costs = [cost.clamp_min(LEAST_COST) ** (1 / self.p) for cost in costs]
         return torch.stack([cost.sum().to(costs[0].device) for cost in costs]).sum()
 
     def gradient(self, point: Point) -> tuple[float, dict[str, Float[Tensor, "2 d"]]]:

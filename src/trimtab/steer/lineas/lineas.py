@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from trimtab.errors import CheckpointError, DivergedError, Problem
+from trimtab.errors import CheckpointError, DivergedError, ModelError, Problem, explain
 from trimtab.models.batches import Pool
 from trimtab.models.inspection import check_model
 from trimtab.models.load import Model
@@ -22,6 +22,7 @@ from trimtab.runs.brief import brief
 from trimtab.runs.serialise import differences, plain
 from trimtab.steer.estimators import costs, refuse, setting_problems, steering_of
 from trimtab.steer.lineas.end_to_end import Descent, EndToEnd, Optimizer, State
+from trimtab.steer.maps import AffineMap, fingerprint
 from trimtab.steer.samples import Inputs, Normalisation, Scale, prepare, running, samples
 from trimtab.steer.steering import Steering
 from trimtab.train.state import Snapshot, checkpoints, load_checkpoint, save_checkpoint
@@ -140,6 +141,7 @@ class LinEAS:
         source: Inputs,
         target: Inputs,
         *,
+        start: Steering | None = None,
         out: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Steering:
@@ -151,6 +153,7 @@ class LinEAS:
             model: a handle; a bare module will do where examples are no texts.
             source: how it behaves: two texts at least, or batches of forward keywords.
             target: how it should; the number may differ.
+            start: maps to start from, at the sites of this fit; None starts at the identity.
             out: a folder for checkpoints. A fit that was killed goes on from there, to the same maps bit by bit; a
                 finished one is read.
             progress: called after each step.
@@ -162,7 +165,8 @@ class LinEAS:
         Raises:
             ConfigError: a setting is wrong; all are named at once.
             DataError: a side is empty or too small.
-            ModelError: a site that is not there, activations that are not finite, a map that no loss site depends on.
+            ModelError: a site that is not there, activations that are not finite, a map that no loss site depends on,
+                or a start at other sites or of another model.
             DivergedError: the loss left the finite numbers.
             CheckpointError: `out` holds another fit.
         """
@@ -170,15 +174,17 @@ class LinEAS:
         check_model(model, "gradients")
         first, second = prepare(model, source, target, batch_size=self.batch_size, max_tokens=self.max_tokens)
         problem = settled._problem(model, first, second)
+        begin = problem.start(settled._start(model, problem, start))
         identity = {
             "settings": plain(asdict(settled)),
             "sites": [site.name for site in problem.sites],
             "source": first.fingerprint,
             "target": second.fingerprint,
             "model": Model(network_of(model), None, "").fingerprint(),
+            **({} if start is None else {"start": fingerprint(start.maps)}),
         }
         kept = KeptFit(None if out is None else Path(out), identity)
-        state, losses = settled._descend(problem, kept, progress)
+        state, losses = settled._descend(problem, begin, kept, progress)
         if not all(point.isfinite().all() for point in state.point.values()):
             raise settled._diverged(losses)
         maps = problem.maps(state.point)
@@ -213,13 +219,25 @@ class LinEAS:
         settings: Any = {name: getattr(self, name) for name in ("pool", "p", "stop_gradient", "seed")}
         return EndToEnd(model, sites, loss_sites, source, before, wanted, scales, **settings)
 
+    def _start(
+        self, model: Model | nn.Module, problem: EndToEnd, start: Steering | None
+    ) -> dict[str, AffineMap] | None:
+        if start is None:
+            return None
+        start.check(model)
+        if set(start.maps) != (sites := {site.name for site in problem.sites}):
+            other = min(set(start.maps) ^ sites)
+            got = f"a start {'with' if other in start.maps else 'without'} {other}"
+            raise ModelError(explain(got, "maps at the sites of this fit", "sites=list(start.maps)"))
+        return {site: AffineMap(*pair) for site, pair in start.maps.items()}
+
     def _descend(
-        self, problem: EndToEnd, kept: KeptFit, progress: Progress | None
+        self, problem: EndToEnd, begin: State, kept: KeptFit, progress: Progress | None
     ) -> tuple[State, list[float]]:
         """All steps, from the last checkpoint on."""
         descent = Descent(**{field.name: getattr(self, field.name) for field in fields(Descent)})
-        state, losses = kept.last() or (problem.start(), [])
-        state = state.on_devices_of(problem.start())
+        state, losses = kept.last() or (begin, [])
+        state = state.on_devices_of(begin)
         if state.step == descent.steps:
             return state, losses
         with running(problem.model, grad=True), problem.in_place():

@@ -1,0 +1,201 @@
+"""Fidelities of a steered model's outputs: to the concept, and to what the prompt asked for.
+
+By a judge of attributes they are exact: shares of pictures. Otherwise they are cosines of an encoder, as in the paper.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any, Protocol, cast
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.errors import ConfigError, DataError, ModelError, Problem, explain
+from trimtab.steer.hypertransport.concept_file import ConceptRow
+from trimtab.steer.hypertransport.conditions import Encoder
+
+Outputs = Sequence[Any]
+"""Pictures, or texts: what `generate` gives, one a prompt."""
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+EXPECTED = "module:name of what makes a judge"
+
+
+class Judge(Protocol):
+    """Judge of attributes that is in no loss, with what it knows of prompts; `judge: module:name` gives one.
+
+    Where a value is unknown, a list has "" at its place.
+    """
+
+    def see(self, outputs: Outputs) -> Mapping[str, Sequence[str]]:
+        """Attribute -> the value that is seen in each output."""
+        ...
+
+    def asked(self, prompts: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Attribute -> the value that each prompt asks for."""
+        ...
+
+    def prompted(self, prompts: Sequence[str], values: Mapping[str, str]) -> list[str]:
+        """Prompts that ask for a concept's values as well, and for all else as before."""
+        ...
+
+    def truth(self, prompts: Sequence[str], values: Mapping[str, str], seed: int) -> Outputs | None:
+        """Outputs of a perfect steering, with the noise of `generate(prompts, seed=seed)`; None where unknown."""
+        ...
+
+
+def judge_problem(reference: str, where: str = "judge") -> Problem | None:
+    """Problem of the name of a judge; imports nothing but the package that it is in.
+
+    >>> judge_problem("no-module:judge").expected
+    'module:name of what makes a judge'
+    """
+    module = reference.partition(":")[0]
+    if not _REFERENCE.fullmatch(reference):
+        return Problem(where, repr(reference)[:80], EXPECTED, "lab:scene-judge")
+    try:
+        found = find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    return None if found else Problem(where, f"{reference!r}, but no module {module!r}", EXPECTED)
+
+
+def judge_of(reference: str) -> Judge:
+    """Judge that a reference "module:name" makes when it is called without arguments.
+
+    Raises:
+        ConfigError: no such module or name, or what is made has not the methods of a `Judge`.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        makes: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"judge: {explain(f'{reference!r} ({error})', EXPECTED)}") from error
+    judge: Any = makes() if callable(makes) else makes
+    if lacks := [
+        one for one in ("see", "asked", "prompted", "truth") if not callable(getattr(judge, one, None))
+    ]:
+        got = f"{reference!r}, which makes a {type(judge).__name__} without {lacks[0]}()"
+        raise ConfigError(
+            f"judge: {explain(got, 'the methods of trimtab.steer.hypertransport.judging.Judge')}"
+        )
+    return cast("Judge", judge)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks of each output.
+
+    Attributes:
+        concept: (n,) to the concept; nan where it is not known.
+        others: (n,) to what else the prompt asked for.
+    """
+
+    concept: Float[np.ndarray, " n"]
+    others: Float[np.ndarray, " n"]
+
+
+class Fidelity(Protocol):
+    """Fidelity of outputs."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether each mark of a concept is 0 or 1."""
+        ...
+
+    def marks(self, outputs: Outputs, prompts: Sequence[str], concept: ConceptRow) -> Marks:
+        """Marks of outputs of prompts, in whatever way they were made."""
+        ...
+
+
+@dataclass(frozen=True)
+class ByJudge:
+    """Fidelity by a judge: 1 for an output in which every value of the concept is seen; the share of all other
+    attributes in which what is seen is what the prompt asks for.
+
+    Attributes:
+        judge: of attributes.
+    """
+
+    judge: Judge
+    shares: bool = True
+
+    def marks(self, outputs: Outputs, prompts: Sequence[str], concept: ConceptRow) -> Marks:
+        """Marks of outputs.
+
+        Raises:
+            DataError: a value of an attribute that the judge does not see, or a concept without values.
+        """
+        seen, asked = self.judge.see(outputs), self.judge.asked(prompts)
+        if unknown := next((name for name in concept.values if name not in seen), None):
+            raise DataError(
+                f"concept {concept.name!r:.60}: {explain(f'the attribute {unknown!r:.40}', f'one of {(*seen,)}')}"
+            )
+        if not concept.values:
+            raise DataError(
+                f"concept {concept.name!r:.60}: {explain('no values', 'values that the judge sees')}"
+            )
+        wanted = [np.array(seen[name]) == value for name, value in concept.values.items()]
+        kept = [
+            np.where(np.array(asked[name]) == "", np.nan, np.array(seen[name]) == np.array(asked[name]))
+            for name in seen
+            if name in asked and name not in concept.values
+        ]
+        others = _mean(np.array(kept)) if kept else np.full(len(prompts), np.nan)
+        return Marks(np.all(wanted, axis=0).astype(float), others)
+
+
+def _mean(rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " n"]:
+    """Mean over rows without those that are nan; nan where all are."""
+    known = ~np.isnan(rows)
+    count = known.sum(0)
+    return np.where(count > 0, np.where(known, rows, 0.0).sum(0) / np.maximum(count, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class ByEncoder:
+    """Fidelity by an encoder: the cosine of each output to the words of the concept, and to its prompt.
+
+    Attributes:
+        encoder: of words and of the outputs.
+    """
+
+    encoder: Encoder
+    shares: bool = False
+
+    @cached_property
+    def _words(self) -> dict[tuple[str, ...], Tensor]:
+        return {}
+
+    def marks(self, outputs: Outputs, prompts: Sequence[str], concept: ConceptRow) -> Marks:
+        """Marks of outputs.
+
+        Raises:
+            ModelError: pictures for an encoder of texts alone.
+        """
+        texts = all(isinstance(one, str) for one in outputs)
+        if not texts and self.encoder.pictures is None:
+            got = f"pictures for the encoder {self.encoder.name!r}, which reads texts alone"
+            raise ModelError(
+                explain(got, "an encoder of two towers, such as CLIP", "judge_encoder: its folder")
+            )
+        seen = self.encoder.texts([one or " " for one in outputs]) if texts else self._pictures(outputs)
+        return Marks(
+            (seen @ self._of((concept.name,))[0]).double().numpy(),
+            (seen * self._of(tuple(prompts))).sum(1).double().numpy(),
+        )
+
+    def _pictures(self, outputs: Outputs) -> Tensor:
+        assert self.encoder.pictures is not None
+        return self.encoder.pictures(list(outputs))
+
+    def _of(self, texts: tuple[str, ...]) -> Tensor:
+        if texts not in self._words:
+            self._words[texts] = self.encoder.texts(list(texts))
+        return self._words[texts]
