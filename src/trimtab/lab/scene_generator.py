@@ -55,7 +55,7 @@ class SceneGenerator:
     scenes: int = 24000
     plain: int = 8000
     held_out: int = 1000
-    schedule: Schedule = field(default_factory=lambda: Schedule(1500, 4e-3, 64))
+    schedule: Schedule = field(default_factory=lambda: Schedule(2300, 4e-3, 64))
     width: int = 48
     blocks: int = 4
     edges: float = 1.0
