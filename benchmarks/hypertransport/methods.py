@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -55,17 +56,30 @@ class Chosen:
     iti: tuple[tuple[str, Any], ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A hypernetwork and what it cost.
+
+    Attributes:
+        fitted: it.
+        seconds: CPU seconds of its training: of its set-up, and of a step times the steps; nan where no process took
+            three of them.
+    """
+
+    fitted: FittedHyperTransport
+    seconds: float
+
+
 @cache
-def hypernetwork(
-    world: World, p: int, count: int, settings: tuple[tuple[str, Any], ...]
-) -> FittedHyperTransport:
-    """A hypernetwork of the first training concepts; the CPU seconds of its training are kept beside it."""
+def hypernetwork(world: World, p: int, count: int, settings: tuple[tuple[str, Any], ...]) -> Trained:
+    """A hypernetwork of the first training concepts."""
     rows = world.train[:count]
     asked = HyperTransport(
         sites=SITES, encoder=world.encoder, p=p, steps=world.size.steps, seed=derive(world.seed, "hyper")
     )
     estimator = replace(asked, **dict(settings))
-    place = world.folder / "hypernetworks" / _words(p, len(rows), estimator.steps, *map(_words, settings))
+    words = map(str, (p, len(rows), estimator.steps, *(part for pair in settings for part in pair)))
+    place = world.folder / "hypernetworks" / "-".join(words)
     times = [time.process_time()]
 
     def progress(step: int, steps: int, loss: float) -> None:  # noqa: ARG001
@@ -76,30 +90,14 @@ def hypernetwork(
         world.generator, concepts, list(world.source), out=place / "fit", progress=progress
     )
     question = [world.name, p, len(rows), estimator.steps, settings]
-    kept(place / "training.json", question, lambda: _training_seconds(times, len(fitted.losses)))
-    return fitted
+    seconds = kept(place / "seconds.json", question, lambda: _seconds(times, len(fitted.losses)))
+    return Trained(fitted, math.nan if seconds is None else seconds)
 
 
-def _words(*parts: Any) -> str:
-    return "-".join(str(part) for part in parts)
-
-
-def _training_seconds(times: Sequence[float], steps: int) -> dict[str, float]:
-    """CPU seconds of a training: its set-up, and a step's of this process times the steps."""
-    each = (times[-1] - times[1]) / (len(times) - 2) if len(times) > 2 else float("nan")
-    first = times[1] - times[0] if len(times) > 1 else float("nan")
-    return {"seconds": first + (steps - 1) * each, "step_seconds": each, "steps": steps}
-
-
-def training_seconds(world: World, p: int, count: int, settings: tuple[tuple[str, Any], ...]) -> float:
-    """CPU seconds of a training; nan where none of its steps was taken in one process."""
-    fitted = hypernetwork(world, p, count, settings)
-    steps = len(fitted.losses)
-    rows = min(count, len(world.train))
-    folder = world.folder / "hypernetworks" / _words(p, rows, steps, *map(_words, settings))
-    question = [world.name, p, rows, steps, settings]
-    found = kept(folder / "training.json", question, lambda: {"seconds": None})
-    return float("nan") if found["seconds"] is None else float(found["seconds"])
+def _seconds(times: Sequence[float], steps: int) -> float:
+    if len(times) < 4:
+        return math.nan
+    return times[1] - times[0] + (steps - 1) * (times[-1] - times[1]) / (len(times) - 2)
 
 
 def estimators(world: World, chosen: Chosen) -> dict[str, Any]:
@@ -161,7 +159,11 @@ class Methods:
     def hyper(self, p: int = 1, count: int | None = None) -> FittedHyperTransport:
         """The hypernetwork; of all training concepts, or of fewer."""
         every = len(self.world.train)
-        return hypernetwork(self.world, p, min(count or every, every), self.chosen.hyper)
+        return self.trained(p, min(count or every, every)).fitted
+
+    def trained(self, p: int, count: int) -> Trained:
+        """A hypernetwork with the chosen settings and its cost."""
+        return hypernetwork(self.world, p, count, self.chosen.hyper)
 
     @property
     def few(self) -> FittedHyperTransport:

@@ -25,7 +25,6 @@ from methods import (
     estimators,
     fitted_to,
     hypernetwork,
-    training_seconds,
 )
 from PIL import Image
 from world import World
@@ -50,7 +49,8 @@ def choice(world: World) -> dict[str, Any]:
     inner, scores, best = world.validating(), dict[str, list[Any]](), dict[str, Any]()
     for kind, candidates in CANDIDATES.items():
         scores[kind] = [
-            {"settings": one, "concept_fidelity": _validated(inner, kind, one)} for one in candidates
+            {"settings": one, "concept_fidelity": _validated(inner, kind, one)}
+            for one in candidates[: world.size.candidates]
         ]
         best[kind] = max(scores[kind], key=lambda one: one["concept_fidelity"])["settings"]
     return {"scores": scores, "best": best, "concepts": len(inner.held_out), "trained_on": len(inner.train)}
@@ -59,7 +59,7 @@ def choice(world: World) -> dict[str, Any]:
 def _validated(inner: World, kind: str, settings: tuple[tuple[str, Any], ...]) -> float:
     def reached(row: ConceptRow) -> float:
         if kind == "hyper":
-            steering = hypernetwork(inner, 1, len(inner.train), settings)(list(row.prompts))
+            steering = hypernetwork(inner, 1, len(inner.train), settings).fitted(list(row.prompts))
         else:
             estimator = estimators(inner, Chosen(**{kind: settings}))[METHOD_OF[kind]]
             steering = fitted_to(inner, METHOD_OF[kind], estimator, row)[0]
@@ -148,7 +148,7 @@ def seconds(methods: Methods, row: ConceptRow) -> dict[str, Any]:
     start = time.process_time()
     ridge(embedding)
     told[RIDGE] = time.process_time() - start
-    training = training_seconds(world, 1, len(world.train), methods.chosen.hyper)
+    training = methods.trained(1, len(world.train)).seconds
     return {"concept": row.name, "seconds": told, "training": None if math.isnan(training) else training}
 
 

@@ -50,6 +50,7 @@ class Size:
         oracle: steps of the oracle.
         validation: concepts that settings are chosen on, half of each kind.
         timed: concepts that the seconds are of.
+        candidates: most settings of each kind to choose from; None for all.
     """
 
     steps: int = 2000
@@ -65,10 +66,11 @@ class Size:
     oracle: int = 200
     validation: int = 24
     timed: int = 5
+    candidates: int | None = None
 
 
 FULL = Size()
-SMOKE = Size(3, (8, 12), 8, 2, 1, 2, 8, 6, (1, 2), 2, 2, 2, 1)
+SMOKE = Size(3, (8, 12), 8, 2, 1, 2, 8, 6, (1, 2), 2, 2, 2, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +121,7 @@ class World:
         """The world in which settings are chosen: training concepts alone, some of which are held out instead."""
         rng = np.random.default_rng(derive(self.seed, "validation"))
         rows = [replace(row, split=_validation_split(row, rng)) for row in self.train]
-        draw = ConceptDraw.of(
-            rows, None, self.size.validation, 0, self.seed
-        )  # as many of one kind as of the other
+        draw = ConceptDraw.of(rows, None, self.size.validation, 0, self.seed)  # as many of each kind
         return replace(self, train=draw.train, held_out=draw.held_out, folder=self.folder / "validation")
 
 
