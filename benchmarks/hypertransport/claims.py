@@ -1,9 +1,9 @@
 """Claims about HyperTransport, and the rules by which they held or did not; written before the first full run.
 
-Evidence is a number with its 95 % interval over held-out concepts, mostly a difference that is paired over them. A claim
-is judged over all its evidence, of every seed and split that it names. Three seeds are too few for an interval over
-seeds, so that a claim holds only where it does in each. Concepts of one world share values, so that intervals over
-concepts are rather too narrow.
+Evidence is a number with its 95 % interval over held-out concepts, mostly a difference that is paired over them.
+A claim is judged over all its evidence, of every seed and split that it names. Three seeds are too few for an interval
+over seeds, so that a claim holds only where it does in each. Concepts of one world share values, so that intervals
+over concepts are rather too narrow.
 
 *Equal input* means: concept fidelity at the strength where input fidelity has fallen by the budget of
 `trimtab.steer.hypertransport.measuring`, or the best before it. *Full* means: at strength 1.
@@ -78,11 +78,13 @@ _ABOVE, _NEAR = (
 )
 CLAIMS = (
     Claim("mean", "it does better than the mean map on concepts it never saw", "ours", _ABOVE, above),
+    Claim("nearest", "it does better than the maps of the nearest training concept", "ours", _ABOVE, above),
     Claim(
-        "nearest", "it does better than the maps of the nearest training concept", "ours", _ABOVE, above
-    ),
-    Claim(
-        "ridge", "it does better than ridge regression on closed-form maps of as many concepts", "ours", _ABOVE, above
+        "ridge",
+        "it does better than ridge regression on closed-form maps of as many concepts",
+        "ours",
+        _ABOVE,
+        above,
     ),
     Claim(
         "end to end",
@@ -155,9 +157,7 @@ CLAIMS = (
         "it at full strength less prompting lies above 0",
         above,
     ),
-    Claim(
-        "refined", "20 steps of LinEAS from its maps reach LinEAS", "ours", _NEAR, not_worse
-    ),
+    Claim("refined", "20 steps of LinEAS from its maps reach LinEAS", "ours", _NEAR, not_worse),
     Claim(
         "start",
         "those steps do better than as many from the identity",

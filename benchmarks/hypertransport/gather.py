@@ -6,6 +6,7 @@ import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def _conditions(run: Record) -> Iterator[dict[str, Any]]:
 def _counts(run: Record) -> Iterator[dict[str, Any]]:
     for split, records in groups(list(run.get("counts", ()))):
         numbers = _numbers(records, "")
-        for fewer, more in zip(numbers, numbers[1:], strict=False):
+        for fewer, more in pairwise(numbers):
             what = f"seed {run['seed']}, {split}, {more} less {fewer}"
             yield difference(records, what, str(more), str(fewer))
 

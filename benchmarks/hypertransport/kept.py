@@ -14,14 +14,21 @@ from trimtab.runs.files import read_json
 from trimtab.runs.serialise import plain, to_json
 
 
+def found(path: Path, question: Any) -> Any:
+    """The value that is kept for a question; None where there is none."""
+    if not path.is_file():
+        return None
+    record = read_json(path, "a kept piece")
+    return record["value"] if record["question"] == plain(question) else None
+
+
 def kept(path: Path, question: Any, make: Callable[[], Any]) -> Any:
     """A JSON value, made once for the same question; the file says the question and the CPU seconds too."""
-    asked = plain(question)
-    if path.is_file() and (found := read_json(path, "a kept piece"))["question"] == asked:
-        return found["value"]
+    if (value := found(path, question)) is not None:
+        return value
     start = time.process_time()
     value = plain(make())
-    record = {"question": asked, "value": value, "cpu_s": round(time.process_time() - start, 3)}
+    record = {"question": plain(question), "value": value, "cpu_s": round(time.process_time() - start, 3)}
     write_atomic(path, to_json(record) + "\n")
     return value
 

@@ -1,10 +1,10 @@
 """Benchmark of HyperTransport on a language model of the grammar world: composed concepts, two encoders, three seeds.
 
-    python benchmarks/hypertransport/language.py [--seeds 0 1 2]     writes benchmarks/results/hypertransport/language.json
+    python benchmarks/hypertransport/language.py [--seeds 0 1 2]    writes results/hypertransport/language.json
 
-A concept is a noun and a modifier that documents repeat: with chance one half each place of a noun holds the noun, and
-each place of a modifier the modifier. Composed of 80 nouns and 16 modifiers, some of which, and some of whose
-compositions, no training concept has. A seed is a language model of its own, other documents and another choice of words.
+A concept is a noun and a modifier that documents repeat: with chance one half each place of a noun holds the noun,
+and each place of a modifier the modifier. Composed of 70 nouns and 16 modifiers, some of which, and some of whose
+compositions, no training concept has. A seed is a language model of its own, with other documents and words held out.
 No prompt can ask this model for a concept, so that prompting is not measured. A result of no effect is a result.
 Each fit has checkpoints and each concept is a file in `runs/benchmark-hypertransport`. `--smoke` shows that all runs.
 """
@@ -217,7 +217,9 @@ def methods(language: Language) -> dict[str, Any]:
 def measured(language: Language) -> Iterator[dict[str, Any]]:
     """Records of held-out concepts and of some training ones."""
     every, size = methods(language), language.size
-    chosen = [(split, pair) for split, pairs in language.concepts.items() for pair in pairs[: size.held_out // 2]]
+    chosen = [
+        (split, pair) for split, pairs in language.concepts.items() for pair in pairs[: size.held_out // 2]
+    ]
     for split, pair in chosen:
 
         def make(split: str = split, pair: Concept = pair) -> dict[str, Any]:
@@ -266,7 +268,9 @@ def verdicts(evidence: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes of the first seed, for the code alone")
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny sizes of the first seed, for the code alone"
+    )
     parser.add_argument("--folder", type=Path, default=RUNS)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -305,7 +309,9 @@ def means(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ):
         curves = [one["curves"][method] for one in records if one["split"] == split]
         for points in zip(*curves, strict=True):
-            told = {name: round(float(np.mean([point[name] for point in points])), DIGITS) for name in points[0]}
+            told = {
+                name: round(float(np.mean([point[name] for point in points])), DIGITS) for name in points[0]
+            }
             rows.append({"split": split, "method": method, "n": len(points), **told})
     return rows
 

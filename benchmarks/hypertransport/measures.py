@@ -1,4 +1,4 @@
-"""Measures of the benchmark: fidelity to the concept and to the input by an exact judge, and the distance to the truth."""
+"""Measures of the benchmark: fidelities to the concept and to the input by a judge, and the distance to the truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Beyond 1 a map is carried on in a straight line, so that weak methods can be compared at equal input fidelity."""
 FULL = 1.0
 Point = dict[str, float]
-"""strength; concept and input fidelity; distance to the true render, the mean absolute difference of pixels in [0, 1]."""
+"""strength; concept and input fidelity; distance to the true render: mean absolute difference of pixels in [0, 1]."""
 
 
 def curves(

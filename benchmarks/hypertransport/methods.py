@@ -1,4 +1,4 @@
-"""Methods of the benchmark: hypernetworks, their rivals from maps of training concepts, fits to each concept, the oracle."""
+"""Methods of the benchmark: hypernetworks, rivals from maps of training concepts, fits to each concept, the oracle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from kept import kept, kept_steering
 from torch import nn
-from world import SITES, World
+from world import POOL, SITES, World
 
 from trimtab import CAA, ITI, HyperTransport, LinAcT, LinEAS, MeanAcT, Steering
 from trimtab.lab.scene_concepts import plain_prompts, true_renders
@@ -37,6 +37,7 @@ SHORT = 20
 EACH = (LINEAS, LINEAS_SHORT, LINACT, MEANACT, CAA_, ITI_)
 """Methods fitted to each concept."""
 ORACLE_LR = 2e-2
+LINEAS_STEPS = 90
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def _seconds(times: Sequence[float], steps: int) -> float:
 
 def estimators(world: World, chosen: Chosen) -> dict[str, Any]:
     """Estimators that are fitted to each concept; LinEAS without its penalty, which keeps it from steering here."""
-    lineas = replace(LinEAS(sites=SITES, p=1.0, gamma=0.0, lr=0.05, steps=90), **dict(chosen.lineas))
+    lineas = replace(
+        LinEAS(sites=SITES, p=1.0, gamma=0.0, lr=0.05, steps=LINEAS_STEPS), **dict(chosen.lineas)
+    )
     most = world.size.lineas
     return {
         LINEAS: replace(lineas, steps=most) if most else lineas,
@@ -116,7 +119,8 @@ def estimators(world: World, chosen: Chosen) -> dict[str, Any]:
 
 def batches(world: World, what: str, prompts: Sequence[str], seed: int) -> list[Any]:
     """Prompts as batches of forward keywords."""
-    return list(prompt_examples(world.generator, what, prompts, seed=seed, batch_size=BATCH).batches)
+    given: Any = {"seed": seed, "batch_size": POOL}  # one batch: LinEAS then needs no second forward pass
+    return list(prompt_examples(world.generator, what, prompts, **given).batches)
 
 
 def fitted_to(world: World, name: str, estimator: Any, row: ConceptRow) -> tuple[Steering, float]:

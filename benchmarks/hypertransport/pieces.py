@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import kept
+from kept import found, kept
 from measures import STRENGTHS, at_budget, curves
 from methods import (
     EACH,
@@ -29,6 +30,7 @@ from methods import (
 from PIL import Image
 from world import World
 
+from trimtab.errors import DivergedError
 from trimtab.lab.scene_concepts import true_renders
 from trimtab.seeds import derive
 from trimtab.steer.hypertransport.concept_file import ConceptRow
@@ -52,50 +54,62 @@ def choice(world: World) -> dict[str, Any]:
             {"settings": one, "concept_fidelity": _validated(inner, kind, one)}
             for one in candidates[: world.size.candidates]
         ]
-        best[kind] = max(scores[kind], key=lambda one: one["concept_fidelity"])["settings"]
+        best[kind] = max(scores[kind], key=_score)["settings"]
     return {"scores": scores, "best": best, "concepts": len(inner.held_out), "trained_on": len(inner.train)}
 
 
-def _validated(inner: World, kind: str, settings: tuple[tuple[str, Any], ...]) -> float:
+def _score(candidate: Mapping[str, Any]) -> float:
+    reached = candidate["concept_fidelity"]
+    return -math.inf if reached is None else float(reached)
+
+
+def _validated(inner: World, kind: str, settings: tuple[tuple[str, Any], ...]) -> float | None:
+    """The score of a candidate; None where a fit diverges."""
+
     def reached(row: ConceptRow) -> float:
         if kind == "hyper":
             steering = hypernetwork(inner, 1, len(inner.train), settings).fitted(list(row.prompts))
         else:
             estimator = estimators(inner, Chosen(**{kind: settings}))[METHOD_OF[kind]]
             steering = fitted_to(inner, METHOD_OF[kind], estimator, row)[0]
-        found = curves(inner, row, {kind: steering}, others=False)
-        return at_budget(found[kind], found[UNSTEERED][0])
+        told = curves(inner, row, {kind: steering}, others=False)
+        return at_budget(told[kind], told[UNSTEERED][0])
 
-    path = inner.folder / "choice" / f"{kind}-{'-'.join(map(str, sum(settings, ())))}.json"
+    words = "-".join(str(part) for pair in settings for part in pair)
+    path = inner.folder / "choice" / f"{kind}-{words}.json"
     question = [inner.name, kind, settings, inner.size, STRENGTHS]
-    return float(
-        np.mean([_kept_row(path, question, row, lambda row=row: reached(row)) for row in inner.held_out])
-    )
+    try:
+        scores = [
+            kept(_place(path, row), [*question, row.name], lambda row=row: reached(row))
+            for row in inner.held_out
+        ]
+    except DivergedError:
+        return None
+    return float(np.mean(scores))
 
 
-def _kept_row(path: Any, question: Any, row: ConceptRow, make: Callable[[], Any]) -> Any:
-    place = path.with_name(f"{path.stem}-{row.name.replace(' ', '-')}.json")
-    return kept(place, [question, row.name], make)
+def _place(path: Path, row: ConceptRow) -> Path:
+    return path.with_name(f"{path.stem}-{row.name.replace(' ', '-')}.json")
 
 
 def chosen(world: World) -> Chosen:
     """Settings that the choice of seed 0 made, for all seeds."""
     path = world.folder / "choice.json"
-    found = kept(path, [world.name, world.size, CANDIDATES], lambda: choice(world))["best"]
+    best = kept(path, [world.name, world.size, CANDIDATES], lambda: choice(world))["best"]
     return Chosen(
-        **{kind: tuple((name, value) for name, value in settings) for kind, settings in found.items()}
+        **{kind: tuple((name, value) for name, value in settings) for kind, settings in best.items()}
     )
 
 
 def about(row: ConceptRow, methods: Methods) -> dict[str, Any]:
     """What a concept is and how new it is."""
     network, prompts = methods.hyper(), list(row.prompts)
-    found = network(prompts).made_by
+    made_by = network(prompts).made_by
     said = {"concept": row.name, "split": row.split, "values": len(row.values)}
     return said | {
-        "novelty": found["novelty"],
-        "nearest": found["nearest_concept"],
-        "usual": found["usual_novelty"],
+        "novelty": made_by["novelty"],
+        "nearest": made_by["nearest_concept"],
+        "usual": made_by["usual_novelty"],
     }
 
 
@@ -119,12 +133,12 @@ def conditions(methods: Methods, row: ConceptRow) -> dict[str, Any]:
 
 def counts(methods: Methods, row: ConceptRow) -> dict[str, Any]:
     """Hypernetworks of fewer training concepts, trained for as many steps; how new the concept is to each."""
-    found, novelty = {}, {}
+    steerings, novelty = {}, {}
     for count in methods.world.size.counts:
         steering = methods.hyper(count=count)(list(row.prompts))
         name = str(min(count, len(methods.world.train)))
-        found[name], novelty[name] = steering, steering.made_by["novelty"]
-    told = curves(methods.world, row, found, others=False)
+        steerings[name], novelty[name] = steering, steering.made_by["novelty"]
+    told = curves(methods.world, row, steerings, others=False)
     return about(row, methods) | {"curves": told, "novelty_of": novelty}
 
 
@@ -172,11 +186,21 @@ def concepts_of(world: World, piece: str) -> tuple[ConceptRow, ...]:
 
 def done(methods: Methods, piece: str) -> Iterator[dict[str, Any]]:
     """Records of a piece, a concept each, read where they are kept."""
+    for row, path, question in _questions(methods, piece):
+        yield kept(path, question, lambda row=row: PER_CONCEPT[piece](methods, row))
+
+
+def whole(methods: Methods, piece: str) -> list[dict[str, Any]]:
+    """Records of a piece that is kept whole; none of another."""
+    records = [found(path, question) for _, path, question in _questions(methods, piece)]
+    return [] if None in records else records
+
+
+def _questions(methods: Methods, piece: str) -> Iterator[tuple[ConceptRow, Path, Any]]:
     world = methods.world
-    question = [world.name, world.size, methods.chosen, STRENGTHS]
     for row in concepts_of(world, piece):
-        path = world.folder / piece / "concept.json"
-        yield _kept_row(path, question, row, lambda row=row: PER_CONCEPT[piece](methods, row))
+        question = [world.name, world.size, methods.chosen, STRENGTHS, row.name]
+        yield row, _place(world.folder / piece / "concept.json", row), question
 
 
 def fit(methods: Methods, piece: str) -> None:

@@ -10,7 +10,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from measures import STRENGTHS, curves
-from methods import EACH, HYPER, LINACT, LINEAS, LINEAS_SHORT, Chosen, estimators, hypernetwork, oracle
+from methods import (
+    EACH,
+    HYPER,
+    LINACT,
+    LINEAS,
+    LINEAS_SHORT,
+    Chosen,
+    estimators,
+    fitted_to,
+    hypernetwork,
+    oracle,
+)
 from pieces import CANDIDATES, PIECES
 from world import Size, World
 
@@ -29,11 +40,11 @@ def took(work: Callable[[], Any]) -> float:
 
 def units(world: World) -> dict[str, float]:
     """CPU seconds of a step of the hypernetwork, of its set-up, of a fit to a concept, the oracle's, and of a curve."""
-    from methods import fitted_to
-
     row = world.train[0]
     with TemporaryDirectory() as folder:
-        small = replace(world, folder=Path(folder), size=replace(world.size, steps=STEPS, oracle=STEPS, lineas=STEPS))
+        small = replace(
+            world, folder=Path(folder), size=replace(world.size, steps=STEPS, oracle=STEPS, lineas=STEPS)
+        )
         trained, most = took(lambda: hypernetwork(small, 1, 32, ())), len(small.train)
         more = replace(small, size=replace(small.size, steps=2 * STEPS))
         step = (took(lambda: hypernetwork(more, 1, 32, ())) - trained) / STEPS
@@ -41,8 +52,10 @@ def units(world: World) -> dict[str, float]:
         settings = estimators(small, Chosen())
         for name in EACH:
             found[name] = took(lambda name=name: fitted_to(small, name, settings[name], row))
-        found[LINEAS] *= (estimators(world, Chosen())[LINEAS].steps or STEPS) / STEPS
-        found[LINEAS_SHORT] *= (estimators(world, Chosen())[LINEAS_SHORT].steps or STEPS) / STEPS
+        twice = replace(settings[LINEAS], steps=2 * STEPS)
+        slope = max(0.0, took(lambda: fitted_to(small, LINEAS, twice, row)) - found[LINEAS]) / STEPS
+        for name in (LINEAS, LINEAS_SHORT):
+            found[name] += slope * (estimators(world, Chosen())[name].steps - STEPS)
         found["oracle"] = took(lambda: oracle(small, row)) * world.size.oracle / STEPS
         found["curve"] = _curve(small, row)
     return found
@@ -54,6 +67,11 @@ def _curve(world: World, row: ConceptRow) -> float:
     return whole * len(STRENGTHS) / (len(STRENGTHS) + 1)
 
 
+def _lineas_fits() -> float:
+    """Fits of LinEAS that its candidates are worth, by their steps."""
+    return sum(dict(one).get("steps", LINEAS_STEPS) / LINEAS_STEPS for one in CANDIDATES["lineas"])
+
+
 def planned(world: World, size: Size, seeds: int) -> str:
     """Minutes of each piece, of all seeds: as Markdown."""
     unit = units(replace(world, size=size))
@@ -63,7 +81,7 @@ def planned(world: World, size: Size, seeds: int) -> str:
     numbers = len([one for one in size.counts if one < every])
     minutes = {
         "choice": len(CANDIDATES["hyper"]) * network
-        + size.validation * (4.0 * unit[LINEAS] + sum(map(len, CANDIDATES.values())) * curve),
+        + size.validation * (_lineas_fits() * unit[LINEAS] + sum(map(len, CANDIDATES.values())) * curve),
         "hypernetworks": seeds * (2 + numbers) * network,
         "maps": seeds * (every * unit[LINACT] + size.fitted * unit[LINEAS]),
         "planes": seeds * size.held_out * (each + (5 + 2 * 6 + 1) * curve),

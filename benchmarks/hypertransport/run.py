@@ -1,6 +1,6 @@
-"""Benchmark of HyperTransport on rendered scenes whose truth is known: planes over strengths of every method, three seeds.
+"""Benchmark of HyperTransport on rendered scenes whose truth is known: planes over strengths of every method.
 
-    python benchmarks/hypertransport/run.py [--seeds 0 1 2] [--pieces planes ...]   writes benchmarks/results/hypertransport
+    python benchmarks/hypertransport/run.py [--seeds 0 1 2] [--pieces planes ...]   writes results/hypertransport
 
 | piece | what |
 |---|---|
@@ -13,14 +13,14 @@
 | seconds | CPU seconds of a steering, side by side, and of the training |
 
 Each concept of a piece is a file in `runs/benchmark-hypertransport`, each fit has checkpoints: a killed run goes on.
-Results are written from what is there. `--plan` times one step and prints the CPU minutes of each piece. `--smoke` shows
-in some minutes that all runs; its numbers go nowhere. Held-out concepts are for the final run: nothing is chosen on them.
+Results are written of all pieces that are whole, whichever are asked for. `--plan` times one step and prints the CPU
+minutes of each piece. `--smoke` shows in two minutes that all runs; its numbers go nowhere. Held-out concepts are for
+the final run: nothing is chosen on them.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from gather import RESULTS, gathered
 from methods import Methods
-from pieces import FITS, PIECES, chosen, done, fit
+from pieces import FITS, PER_CONCEPT, PIECES, chosen, done, fit, whole
 from plan import planned
 from world import FULL, SMOKE, Size, world_of
 
@@ -47,16 +47,17 @@ def records_of(seed: int, first: int, pieces: list[str], size: Size, folder: Pat
     """Records of the pieces of one seed."""
     methods = Methods(world_of(seed, size, folder), chosen(world_of(first, size, folder)))
     say(f"seed {seed}: settings {methods.chosen}")
-    found: dict[str, Any] = {"seed": seed, "concepts": [len(methods.world.train), len(methods.world.held_out)]}
+    found: dict[str, Any] = {
+        "seed": seed,
+        "concepts": [len(methods.world.train), len(methods.world.held_out)],
+    }
     for piece in pieces:
         if piece in FITS:
             fit(methods, piece)
         elif piece != "choice":
-            found[piece] = []
-            for record in done(methods, piece):
-                found[piece].append(record)
-                say(f"seed {seed}, {piece}, {len(found[piece])}: {record['concept']}")
-    return found
+            for number, record in enumerate(done(methods, piece), start=1):
+                say(f"seed {seed}, {piece}, {number}: {record['concept']}")
+    return found | {piece: whole(methods, piece) for piece in PER_CONCEPT}
 
 
 def main() -> None:
@@ -64,7 +65,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--first", type=int, default=0, help="seed whose validation concepts choose")
     parser.add_argument("--pieces", nargs="*", choices=PIECES, default=list(PIECES))
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes of the first seed, for the code alone")
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny sizes of the first seed, for the code alone"
+    )
     parser.add_argument("--plan", action="store_true", help="only print the CPU minutes of each piece")
     parser.add_argument("--folder", type=Path, default=RUNS)
     given = parser.parse_args()
@@ -81,9 +84,8 @@ def main() -> None:
         say(to_json(record["evidence"], indent=1))
         return
     command = f"python benchmarks/hypertransport/run.py --seeds {' '.join(map(str, seeds))}"
-    command += "" if given.pieces == list(PIECES) else f" --pieces {' '.join(given.pieces)}"
     write_atomic(RESULTS / "scenes.json", to_json({"command": command, **record}, indent=1) + "\n")
-    say(f"{RESULTS / 'scenes.json'}, {os.path.getsize(RESULTS / 'scenes.json')} bytes")
+    say(RESULTS / "scenes.json")
 
 
 if __name__ == "__main__":

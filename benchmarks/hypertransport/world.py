@@ -1,7 +1,7 @@
 """World of the benchmark: a generator of scenes of each seed, concepts, prompts, and the truth that judges them.
 
-A seed is a generator of its own (some minutes of one core), other example prompts and other held-out combinations, another
-order of training concepts, and the seed of each hypernetwork. Encoder and judge are the same for all.
+A seed is a generator of its own (some minutes of one core), other example prompts and other held-out combinations,
+another order of training concepts, and the seed of each hypernetwork. Encoder and judge are the same for all.
 """
 
 from __future__ import annotations
@@ -122,11 +122,15 @@ class World:
         rng = np.random.default_rng(derive(self.seed, "validation"))
         rows = [replace(row, split=_validation_split(row, rng)) for row in self.train]
         draw = ConceptDraw.of(rows, None, self.size.validation, 0, self.seed)  # as many of each kind
-        return replace(self, train=draw.train, held_out=draw.held_out, folder=self.folder / "validation")
+        prompts = tuple(plain_prompts(len(self.prompts), self.seed, of="validation"))
+        inner = replace(self, train=draw.train, held_out=draw.held_out, prompts=prompts)
+        return replace(inner, folder=self.folder / "validation")
 
 
 def _validation_split(row: ConceptRow, rng: np.random.Generator) -> str:
-    drawn = rng.random() < VALIDATION_SHARE  # also of the others, so that the draws are those of the order alone
+    drawn = (
+        rng.random() < VALIDATION_SHARE
+    )  # also of the others, so that the draws are those of the order alone
     if any(VALIDATION_VALUES.get(name) == value for name, value in row.values.items()):
         return VALIDATION
     return VALIDATION_COMBINATIONS if drawn and len(row.values) > 1 else TRAIN

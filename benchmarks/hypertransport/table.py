@@ -1,0 +1,266 @@
+"""The documentation's page of results of HyperTransport, written from the result files: every number is computed.
+
+python benchmarks/hypertransport/table.py [--write]    prints it; --write puts it and the plane into docs
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gather import RESULTS
+from methods import (
+    HYPER,
+    HYPER_2,
+    LINACT,
+    LINEAS,
+    MEAN,
+    NEAREST,
+    ORACLE,
+    PROMPTING,
+    REFINED,
+    RENDERS,
+    RIDGE,
+    UNSTEERED,
+)
+
+from trimtab.report.figures import to_svg
+from trimtab.report.intervals import Cloud, curve_and_clouds
+from trimtab.runs.files import read_json
+from trimtab.steer.hypertransport.measuring import ALL_HELD_OUT
+from trimtab.steer.hypertransport.network import HyperNetwork
+
+ROOT = Path(__file__).parents[2]
+PAGE, FIGURE = (
+    ROOT / "docs" / "results" / "hypertransport.md",
+    ROOT / "docs" / "images" / "hypertransport.svg",
+)
+Found = Mapping[str, Any]
+DRAWN = (HYPER, HYPER_2, LINEAS, LINACT, RIDGE, NEAREST, MEAN, REFINED, PROMPTING, ORACLE, RENDERS)
+"""Methods of the figure."""
+PAPER = {
+    "U-Net of DMD2": (256, (320, 640, 960, 1280, 1920, 2560), 5.9),
+    "Nitro-1-PixArt": (56, (1152,), 4.7),
+}
+"""Generator -> sites, distinct widths, and the millions of parameters that the paper states of the hypernetwork."""
+PAPER_EMBEDDING = 768
+
+
+def read(name: str) -> Found | None:
+    """A result file; None where it was not made."""
+    path = RESULTS / name
+    return read_json(path, "a result of the benchmark") if path.is_file() else None
+
+
+def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; nothing where there are no rows."""
+    if not rows:
+        return ""
+    return "\n".join(
+        [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
+
+
+def prose(*sentences: str) -> str:
+    """Sentences as one paragraph of lines that fit a screen."""
+    return textwrap.fill(
+        " ".join(filter(None, sentences)), 118, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """A number as text; a dash for none."""
+    return "-" if value is None or value != value else f"{value:{sign}.{digits}f}"
+
+
+def span(one: Found, sign: str = "") -> str:
+    """A value with its interval."""
+    ends = f" [{number(one['low'], 3, sign)}, {number(one['high'], 3, sign)}]" if "low" in one else ""
+    return f"{number(one['value'], 3, sign)}{ends}"
+
+
+def opening(found: Found) -> Iterator[str]:
+    """What was done."""
+    size, seeds = found["settings"]["size"], found["seeds"]
+    train, held = ("/".join(dict.fromkeys(str(one["concepts"][place]) for one in seeds)) for place in (0, 1))
+    yield "# Results: HyperTransport"
+    yield "How it works: [hypertransport.md](../hypertransport.md)."
+    yield prose(
+        "This page is written by `python benchmarks/hypertransport/table.py --write` from the files in",
+        "[benchmarks/results/hypertransport](../../benchmarks/results/hypertransport), which name commands, versions",
+        "and settings.",
+    )
+    yield prose(
+        f"A one-step generator of scenes is steered to concepts that are never trained on. {len(seeds)} seeds,",
+        "each with a generator, prompts and held-out combinations of its own; encoder and judge are the same.",
+        f"Training concepts: {train}. Held-out ones: {held}, of which {size['held_out']} are measured by every method.",
+    )
+    yield prose(
+        "*Concept* is the share of pictures in which an independent judge sees every value of the concept; *input* is",
+        "the share of the other attributes that are as the prompt says.",
+        f"*Equal input* is concept fidelity where input fidelity has fallen by {found['settings']['budget']}, or the",
+        "best before it. Intervals are at 95 %, over concepts, which share values: they are rather too narrow.",
+        f"Strengths are {', '.join(map(str, found['settings']['strengths']))}; beyond 1 a map is carried on in a",
+        "straight line.",
+    )
+    best = {kind: dict(map(tuple, one)) or "defaults" for kind, one in found["settings"]["chosen"].items()}
+    told = "; ".join(f"{kind} {settings}" for kind, settings in best.items())
+    yield prose(f"Settings were chosen on training concepts that were held out for it: {told}.")
+
+
+def claims(found: Found) -> Iterator[str]:
+    """Verdicts, then the evidence."""
+    yield "## Claims"
+    yield "The rules were written before the first full run, in `benchmarks/hypertransport/claims.py`."
+    rows = [[one["text"], one["whose"], one["held if"], f"**{one['verdict']}**"] for one in found["verdicts"]]
+    yield lines(["claim", "whose", "held if", "verdict"], rows)
+    proof = [
+        [key, one["what"], span(one, "+"), str(one["n"])]
+        for key, every in found["evidence"].items()
+        for one in every
+    ]
+    yield lines(["claim", "what", "value", "n"], proof)
+
+
+def over_seeds(rows: Sequence[Found], what: str) -> str:
+    """Mean over seeds of a measure, with the lowest and the highest; a dash where there is none."""
+    values = [one[what]["value"] for one in rows if what in one]
+    if not values:
+        return "-"
+    ends = f" ({number(min(values), 2)} to {number(max(values), 2)})" if len(values) > 1 else ""
+    return f"{number(float(np.mean(values)), 3)}{ends}"
+
+
+def rows_of(found: Found, piece: str, split: str, method: str, strength: float | None) -> list[Found]:
+    """Means of a method at a strength, one a seed; None is at equal input."""
+    wanted = {"split": split, "method": method, "strength": strength}
+    return [one for one in found[piece] if all(one[key] == value for key, value in wanted.items())]
+
+
+def table(found: Found, piece: str) -> str:
+    """Each method of a piece, in each split: at full strength and at equal input."""
+    rows, kinds = [], dict.fromkeys((one["split"], one["method"]) for one in found[piece])
+    for split, method in kinds:
+        full = rows_of(found, piece, split, method, 0.0 if method == UNSTEERED else 1.0)
+        reached = rows_of(found, piece, split, method, None)
+        told = [over_seeds(full, name) for name in ("concept", "input", "distance")]
+        rows.append([split, method, *told, over_seeds(reached, "concept")])
+    return lines(["split", "method", "concept, full", "input, full", "distance, full", "equal input"], rows)
+
+
+def seconds(found: Found) -> Iterator[str]:
+    """CPU seconds side by side."""
+    if not found["seconds"]:
+        return
+    yield "## Seconds"
+    names = found["seconds"][0]["each"]
+    rows = [[name, *(number(one["each"][name]) for one in found["seconds"])] for name in names]
+    rows += [["training, once", *(number(one["training"], 0) for one in found["seconds"])]]
+    rows += [["break-even, concepts", *(number(one["break_even"], 0) for one in found["seconds"])]]
+    yield "CPU seconds of a steering, on one thread."
+    yield lines(["method", *(f"seed {one['seed']}" for one in found["seconds"])], rows)
+
+
+def parameters() -> Iterator[str]:
+    """Parameters of our hypernetwork at the paper's sizes."""
+    yield "## Parameters"
+    rows = []
+    for name, (sites, widths, stated) in PAPER.items():
+        shapes = {str(place): widths[place % len(widths)] for place in range(sites)}
+        count = sum(one.numel() for one in HyperNetwork(shapes, PAPER_EMBEDDING).parameters())
+        rows.append([name, str(sites), f"{count / 1e6:.2f} M", f"{stated} M"])
+    yield lines(["generator", "sites", "parts that the paper states", "its total"], rows)
+    yield "The paper's totals are larger than the sum of the parts that it states; it does not say of what."
+
+
+def language(found: Found | None) -> Iterator[str]:
+    """The language model."""
+    if found is None:
+        return
+    yield "## A language model"
+    yield prose(
+        f"Concepts are a noun and a modifier that documents repeat, {found['settings']['size']['train']} to train on.",
+        f"Compared where KL from the untouched model has risen to {found['settings']['budget_nats']} nats a place.",
+    )
+    verdicts = {one["what"]: one["verdict"] for one in found["verdicts"]}
+    rows = [
+        [key, one["what"], span(one, "+"), str(one["n"]), f"**{verdicts[key]}**"]
+        for key, every in found["evidence"].items()
+        for one in every
+    ]
+    yield lines(["encoder and rival", "what", "difference", "n", "on held-out concepts"], rows)
+
+
+def page(found: Found, spoken: Found | None) -> str:
+    """The whole page."""
+    parts = [
+        *opening(found),
+        *claims(found),
+        f"![Fidelity to the concept against fidelity to the input, by method](../images/{FIGURE.name})",
+        *(
+            part
+            for heading, piece in (
+                ("Methods", "planes"),
+                ("Conditions", "conditions"),
+                ("Training concepts", "counts"),
+                ("Novelty", "novelty"),
+            )
+            for part in (f"## {heading}", table(found, piece))
+            if found[piece]
+        ),
+        *seconds(found),
+        *language(spoken),
+        *parameters(),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def figure(found: Found) -> str:
+    """The plane: concept against input fidelity over strengths, means over seeds, as SVG."""
+    clouds = dict[str, Cloud]()
+    start = _line(found, UNSTEERED)
+    for method in DRAWN:
+        line = _line(found, method)
+        joined = len(line) > 1
+        points = [*start, *line] if joined else line
+        if points:
+            across, up = zip(*points, strict=True)
+            clouds[method] = Cloud(list(across), list(up), joined=joined)
+    names = ("fidelity to the input", "fidelity to the concept")
+    label = (
+        "Fidelity to the concept against fidelity to the input over strengths, by method, means over seeds"
+    )
+    return to_svg(curve_and_clouds(None, clouds, axes_names=names, title=ALL_HELD_OUT, label=label))
+
+
+def _line(found: Found, method: str) -> list[tuple[float, float]]:
+    """Input and concept fidelity at each strength."""
+    rows = [one for one in found["planes"] if one["split"] == ALL_HELD_OUT and one["method"] == method]
+    strengths = sorted({one["strength"] for one in rows if one["strength"] is not None})
+    return [
+        tuple(
+            float(np.mean([one[what]["value"] for one in rows if one["strength"] == strength]))
+            for what in ("input", "concept")
+        )  # type: ignore[misc]
+        for strength in strengths
+    ]
+
+
+def main() -> None:
+    found = read("scenes.json")
+    if found is None:
+        sys.exit("benchmarks/results/hypertransport/scenes.json is missing: run run.py first")
+    text = page(found, read("language.json"))
+    if "--write" not in sys.argv[1:]:
+        print(text)
+        return
+    PAGE.write_text(text, encoding="utf-8")
+    FIGURE.write_text(figure(found) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
