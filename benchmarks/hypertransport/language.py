@@ -20,6 +20,7 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from gather import DIGITS, RESULTS
 from kept import kept, kept_steering
 from measures import FULL, STRENGTHS
 from methods import HYPER, LINACT, LINEAS, MEAN, NEAREST, RIDGE, UNSTEERED, repr_of
+from plan import took
 from torch import Tensor
 
 from trimtab import HyperTransport, LinAcT, LinEAS, Model, Steering, load
@@ -192,8 +194,7 @@ class Language:
 
 def methods(language: Language) -> dict[str, Any]:
     """Each method by name, from a concept to a steering."""
-    linact = LinAcT(sites=SITES, sequential=False)
-    lineas = LinEAS(sites=SITES, p=1.0, gamma=0.0, lr=0.05, steps=language.size.lineas)
+    linact, lineas = _linact(), _lineas(language.size)
     train = language.concepts[TRAIN]
     steerings = tuple(language.fitted(linact, pair) for pair in train)
     found: dict[str, Any] = {}
@@ -229,6 +230,40 @@ def measured(language: Language) -> Iterator[dict[str, Any]]:
 
         path = language.folder / "measured" / f"{'-'.join(pair)}.json"
         yield kept(path, [language.name, split, pair, STRENGTHS, SITES], make)
+
+
+def planned(language: Language, seeds: int) -> str:
+    """Planned CPU minutes of each part, from one timed step of each kind: as Markdown."""
+    size, pair = language.size, language.concepts[TRAIN][0]
+    with TemporaryDirectory() as folder:
+        small = Language(language.seed, replace(size, train=16, steps=4, lineas=4), Path(folder))
+        more = Language(language.seed, replace(size, train=16, steps=8, lineas=8), Path(folder) / "more")
+        each = {
+            one: [took(lambda of=of, one=one: of.network(one)) for of in (small, more)] for one in ENCODERS
+        }
+        lineas = [took(lambda of=of: of.fitted(_lineas(of.size), pair)) for of in (small, more)]
+        linact = took(lambda: small.fitted(_linact(), pair))
+        steering = small.fitted(_linact(), pair)
+        curve = took(lambda: small.curve(pair, steering))
+    concepts = 3 * (size.held_out // 2)
+    slopes = {one: max(0.0, after - before) / 4 for one, (before, after) in each.items()}
+    setup = sum(max(0.0, each[one][0] - 4 * slopes[one]) for one in ENCODERS) * size.train / 16
+    minutes = {
+        "hypernetworks": sum(slopes.values()) * size.steps + setup,
+        "maps": linact * size.train,
+        "LinEAS": (lineas[0] + max(0.0, lineas[1] - lineas[0]) / 4 * (size.lineas - 4)) * concepts,
+        "measuring": curve * concepts * (3 * len(ENCODERS) + 3),
+    }
+    rows = [f"| {name} | {seeds * value / 60:.0f} |" for name, value in minutes.items()]
+    return f"| part | CPU minutes, {seeds} seeds |\n|---|---|\n" + "\n".join(rows)
+
+
+def _linact() -> LinAcT:
+    return LinAcT(sites=SITES, sequential=False)
+
+
+def _lineas(size: Size) -> LinEAS:
+    return LinEAS(sites=SITES, p=1.0, gamma=0.0, lr=0.05, steps=size.lineas)
 
 
 def at_kl(record: Mapping[str, Any], method: str) -> float:
@@ -272,8 +307,12 @@ def main() -> None:
         "--smoke", action="store_true", help="tiny sizes of the first seed, for the code alone"
     )
     parser.add_argument("--folder", type=Path, default=RUNS)
+    parser.add_argument("--plan", action="store_true", help="only print the CPU minutes of each part")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.plan:
+        print(planned(Language(given.seeds[0], FULL_SIZE, given.folder), len(given.seeds)))
+        return
     size, kind = (SMOKE, "language-smoke") if given.smoke else (FULL_SIZE, "language")
     evidence: dict[str, list[Any]] = {}
     runs = []
