@@ -234,21 +234,18 @@ def oracle(world: World, row: ConceptRow) -> Steering:
     free = [parameter for one in maps.values() for parameter in one.parameters()]
     optimizer = torch.optim.Adam(free, lr=ORACLE_LR)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    flags = [(parameter, parameter.requires_grad) for parameter in generator.module.parameters()]
-    generator.module.requires_grad_(False)
     for step in range(steps):
         seed = derive(world.seed, "oracle", row.name, step)
         prompts = plain_prompts(BATCH, seed, of="oracle")
         wanted = torch.from_numpy(true_renders(prompts, row.values, seed)).permute(0, 3, 1, 2).float() / 255
         (batch,) = prompt_batches(generator, prompts, seed=seed, batch_size=BATCH)
-        optimizer.zero_grad()
         with intervene(generator, maps):
             loss = (generator.module(**batch) - wanted).abs().mean()
-        loss.backward()
+        optimizer.zero_grad()
+        for parameter, slope in zip(free, torch.autograd.grad(loss, free), strict=True):
+            parameter.grad = slope  # the generator's own gradients are not touched
         optimizer.step()
         scheduler.step()
-    for parameter, flag in flags:
-        parameter.requires_grad_(flag)
     pairs = {name: (one.weight.detach().clone(), one.shift.detach().clone()) for name, one in maps.items()}
     return Steering(pairs, Base.of(generator, found), {"estimator": ORACLE})
 

@@ -16,6 +16,7 @@ from methods import (
     LINACT,
     LINEAS,
     LINEAS_SHORT,
+    LINEAS_STEPS,
     Chosen,
     estimators,
     fitted_to,
@@ -25,6 +26,7 @@ from methods import (
 from pieces import CANDIDATES, PIECES
 from world import Size, World
 
+from trimtab.runs.files import read_json
 from trimtab.steer.hypertransport.concept_file import ConceptRow
 
 STEPS = 4
@@ -91,6 +93,8 @@ def planned(world: World, size: Size, seeds: int) -> str:
         "seconds": seeds * size.timed * (each - unit["oracle"]),
     }
     assert set(minutes) == set(PIECES)
+    card = read_json(Path(world.generator.name) / "card.json", "the card of a generator")
+    minutes["generators of the other seeds, at most"] = (seeds - 1) * float(card["seconds"])
     rows = [f"| {name} | {value / 60:.0f} |" for name, value in minutes.items()]
     told = ", ".join(f"{name} {value:.3g}" for name, value in unit.items())
     head = f"CPU seconds of one: {told}.\n\n| piece | CPU minutes, {seeds} seeds |\n|---|---|\n"

@@ -15,6 +15,7 @@ import pytest
 FOLDER = Path(__file__).parents[3] / "benchmarks" / "hypertransport"
 SPLITS = ("held_values", "held_combinations")
 CONCEPTS = 12
+FILES = ("kept", "world", "methods", "measures", "claims", "gather", "table")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        for name in ("kept", "world", "methods", "measures", "claims", "gather", "table"):
+        for name in (*FILES, "pieces", "plan", "run", "language"):  # the last are only imported
             spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
             assert spec is not None
             assert spec.loader is not None
