@@ -79,8 +79,8 @@ class HyperTransport:
         encoder: of conditions: "self" for the mean hidden state of the steered language model; a folder, hub name or
             loaded model of two towers, of sentences, or of language; see `trimtab.steer.hypertransport.conditions`.
         preset: "default" or "paper".
-        p: order of the transport distance, 1 or 2. In the paper 1 keeps more of the input and 2 gives more of the
-            concept.
+        p: order of the transport distance, 1 or 2. In the paper 1 gives more of the concept and 2 keeps more of the
+            input.
         steps: of AdamW; the paper has 300 passes over its concepts.
         lr: first step size of a cosine schedule.
         normalisation: "scale-free" counts distances in standard deviations of generic prompts, and shifts likewise
