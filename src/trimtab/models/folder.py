@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from trimtab.errors import ModelError
+from trimtab.errors import ModelError, explain
 from trimtab.models.families import refusal
 from trimtab.models.inspection import loader
 from trimtab.runs.files import check_regular, parse_json, read_json, reading
@@ -46,6 +46,27 @@ class Header:
     def size(self) -> int:
         """How many numbers it has."""
         return math.prod(self.shape)
+
+
+def folder_for(what: str, folder: str | Path, own: Collection[str]) -> Path:
+    """Absolute path of a folder to write to, in which nothing else is lost: new, empty, or with an older one of ours.
+
+    Args:
+        what: that is written, such as "a steering".
+        folder: where.
+        own: names of its files.
+
+    Raises:
+        ModelError: it is a file, or holds something else.
+    """
+    target = Path(folder).expanduser().absolute()
+    if target.is_file():
+        raise ModelError(explain(f"the file {target}", "a folder to write to"))
+    others = [path.name for path in target.iterdir() if path.name not in own] if target.is_dir() else []
+    if others:
+        got = f"the folder {target} with {min(others)!r} in it, which would be lost"
+        raise ModelError(explain(got, f"a new folder, an empty one, or one that holds {what}"))
+    return target
 
 
 def headers_of(folder: Path) -> dict[str, Header]:

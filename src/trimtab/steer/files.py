@@ -27,6 +27,7 @@ from torch import Tensor, bfloat16, float16, float32, float64, nn
 from trimtab.errors import ModelError, ShapeError, TrimtabError, explain, install_hint
 from trimtab.models.batches import evaluating
 from trimtab.models.families import FAMILIES
+from trimtab.models.folder import folder_for
 from trimtab.models.hooks import checked_strength
 from trimtab.models.hub import upload
 from trimtab.models.inspection import check_model
@@ -105,13 +106,7 @@ def save(maps: Maps, base: Base, made_by: Mapping[str, Any], folder: str | Path)
         ModelError: something else is in the folder, or `made_by` holds what JSON cannot.
         CheckpointError: the disk is full; what was there is intact.
     """
-    target = Path(folder).expanduser().absolute()
-    if target.is_file():
-        raise ModelError(explain(f"the file {target}", "a folder to write to"))
-    others = [path.name for path in target.iterdir() if path.name not in FILES] if target.is_dir() else []
-    if others:
-        got = f"the folder {target} with {min(others)!r} in it, which would be lost"
-        raise ModelError(explain(got, "a new folder, an empty one, or one that holds a steering"))
+    target = folder_for("a steering", folder, FILES)
     weights = bytes_of(dict(named_tensors(maps)), metadata={"format": "pt"})
     config = {
         "schema": SCHEMA,

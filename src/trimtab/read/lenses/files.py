@@ -19,6 +19,7 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from trimtab.errors import CheckpointError, ModelError, explain
+from trimtab.models.folder import folder_for
 from trimtab.models.readout import Readout
 from trimtab.models.tokenizer import first_line
 from trimtab.runs.atomic import atomic_directory
@@ -53,13 +54,7 @@ def write_maps(kind: str, maps: Maps, readout: Readout, folder: str | Path) -> P
         ModelError: values that are not finite, or a folder that holds something else.
         CheckpointError: the disk is full; what was there is intact.
     """
-    target = Path(folder).expanduser().absolute()
-    if target.is_file():
-        raise ModelError(explain(f"the file {target}", "a folder to write to"))
-    others = [path.name for path in target.iterdir() if path.name not in FILES] if target.is_dir() else []
-    if others:
-        got = f"the folder {target} with {min(others)!r} in it, which would be lost"
-        raise ModelError(explain(got, "a new folder, an empty one, or one that holds a lens"))
+    target = folder_for("a lens", folder, FILES)
     check_finite(maps, f"{kind} lens")
     tensors = {"weight": maps.weight, "bias": maps.bias}
     weights = bytes_of(

@@ -16,6 +16,7 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 
 from trimtab.errors import CheckpointError, DataError, ModelError, explain
+from trimtab.models.folder import folder_for
 from trimtab.models.inspection import device_of
 from trimtab.models.load import Model
 from trimtab.models.sites import Site, modules_of, network_of
@@ -178,13 +179,7 @@ class FittedHyperTransport:
             ModelError: a folder that holds something else.
             CheckpointError: the disk is full; what was there is intact.
         """
-        target = Path(folder).expanduser().absolute()
-        if target.is_file():
-            raise ModelError(explain(f"the file {target}", "a folder to write to"))
-        others = [path.name for path in target.iterdir() if path.name not in FILES] if target.is_dir() else []
-        if others:
-            got = f"the folder {target} with {min(others)!r} in it, which would be lost"
-            raise ModelError(explain(got, "a new folder, an empty one, or one that holds a hypernetwork"))
+        target = folder_for("a hypernetwork", folder, FILES)
         weights = bytes_of(self._tensors(), metadata={"format": "pt"})
         encoder = self.conditions.encoder
         config = {
