@@ -5,6 +5,7 @@ A claim is judged over all its evidence, of every seed and split that it names. 
 over seeds, so that a claim holds only where it does in each. Concepts of one world share values, so that intervals
 over concepts are rather too narrow.
 
+*Concept fidelity* is the mean share of the concept's values that the judge sees.
 *Equal input* means: concept fidelity at the strength where input fidelity has fallen by the budget of
 `trimtab.steer.hypertransport.measuring`, or the best before it. *Full* means: at strength 1.
 """

@@ -106,7 +106,7 @@ def _means(runs: Sequence[Record], piece: str) -> Iterator[dict[str, Any]]:
                 for points in zip(*curves, strict=True):
                     values = {
                         name: _interval(bootstrap(mean, np.array([point[name] for point in points])))
-                        for name in ("concept", "input", "distance")
+                        for name in ("concept", "whole", "input", "distance")
                     }
                     yield told | {"strength": points[0]["strength"]} | values
                 reached = np.array([equal(one, method) for one in some])

@@ -100,8 +100,8 @@ def opening(found: Found) -> Iterator[str]:
         f"Training concepts: {train}. Held-out ones: {held}, of which {size['held_out']} are measured by every method.",
     )
     yield prose(
-        "*Concept* is the share of pictures in which an independent judge sees every value of the concept; *input* is",
-        "the share of the other attributes that are as the prompt says.",
+        "*Concept* is the share of the concept's values that an independent judge sees, *whole* the share of pictures",
+        "in which it sees all of them; *input* is the share of the other attributes that are as the prompt says.",
         f"*Equal input* is concept fidelity where input fidelity has fallen by {found['settings']['budget']}, or the",
         "best before it. Intervals are at 95 %, over concepts, which share values: they are rather too narrow.",
         f"Strengths are {', '.join(map(str, found['settings']['strengths']))}; beyond 1 a map is carried on in a",
@@ -147,9 +147,12 @@ def table(found: Found, piece: str) -> str:
     for split, method in kinds:
         full = rows_of(found, piece, split, method, 0.0 if method == UNSTEERED else 1.0)
         reached = rows_of(found, piece, split, method, None)
-        told = [over_seeds(full, name) for name in ("concept", "input", "distance")]
+        told = [over_seeds(full, name) for name in ("concept", "whole", "input", "distance")]
         rows.append([split, method, *told, over_seeds(reached, "concept")])
-    return lines(["split", "method", "concept, full", "input, full", "distance, full", "equal input"], rows)
+    return lines(
+        ["split", "method", "concept, full", "whole, full", "input, full", "distance, full", "equal input"],
+        rows,
+    )
 
 
 def seconds(found: Found) -> Iterator[str]:

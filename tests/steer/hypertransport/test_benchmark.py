@@ -36,7 +36,10 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 
 def flat(concept: float, fidelity: float = 0.9) -> list[dict[str, float]]:
     """A curve that is the same at every strength."""
-    return [{"strength": s, "concept": concept, "input": fidelity, "distance": 0.1} for s in (0.5, 1.0, 2.0)]
+    return [
+        {"strength": s, "concept": concept, "whole": 0.0, "input": fidelity, "distance": 0.1}
+        for s in (0.5, 1.0, 2.0)
+    ]
 
 
 def run(modules: dict[str, ModuleType], seed: int, nearest: float) -> dict[str, Any]:
