@@ -1,16 +1,13 @@
-"""A GRPO run of two processes: `reward_run.py OUT`; each leaves what its reward saw as JSON.
+"""One process of a GRPO run, started by torchrun: `reward_run.py OUT`; it leaves what its reward saw as JSON.
 
-Six completions a process and four a picture: a group is spread over both processes. They are forks with torchrun's
-variables, since importing everything takes longer than the run.
+Six completions a process and four a picture: a group is spread over both processes.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import runpy
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,11 +80,11 @@ class Watched:
         return earned
 
 
-def watched_run(out: Path) -> None:
-    """The run of one process, as `RANK` and the like say."""
+if __name__ == "__main__":
     from trl import GRPOTrainer
 
-    watched = Watched(reward())
+    torch.set_num_threads(1)
+    out, watched = Path(sys.argv[1]), Watched(reward())
     trainer = GRPOTrainer(
         EXAMPLE["captioner"](steps=0),
         watched,
@@ -100,27 +97,3 @@ def watched_run(out: Path) -> None:
     seen = {"world": world, "processes": trainer.accelerator.num_processes, "rows": watched.rows}
     (out / f"{rank}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    from trl import GRPOConfig, GRPOTrainer  # noqa: F401  (lazy: before the fork, for both)
-
-    torch.set_num_threads(1)
-    gc.freeze()  # what is imported is shared with the forks, not copied by their collections
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    os.environ |= {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    children = []
-    for rank in ("0", "1"):
-        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
-        children.append(os.fork())
-        if not children[-1]:
-            watched_run(Path(sys.argv[1]))
-            os._exit(0)
-    sys.exit(any(os.waitpid(child, 0)[1] for child in children))

@@ -70,8 +70,9 @@ def test_fewer_than_two_generations_are_refused_by_trl(tmp_path: Path) -> None:
 
 def test_rewards_and_negatives_are_the_same_on_two_processes(tmp_path: Path) -> None:
     """Groups are spread over both; what a completion earns is what it would earn alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = os.environ | {"ACCELERATE_USE_CPU": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    run = [sys.executable, str(TESTS / "reward_run.py"), str(tmp_path)]
+    run = [*command, str(TESTS / "reward_run.py"), str(tmp_path)]
     done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
