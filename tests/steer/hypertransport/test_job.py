@@ -15,6 +15,7 @@ import hypertransport_world as world
 from trimtab import HyperTransport, load
 from trimtab.errors import ConfigProblems, DataError
 from trimtab.job import carry_out, survey_of
+from trimtab.report.formats import estimate
 from trimtab.steer.hypertransport import study
 from trimtab.steer.hypertransport.job import HyperTransportConfig, concept_steering
 from trimtab.steer.hypertransport.measuring import ALL_HELD_OUT, METHODS, SCORES, TABLE
@@ -100,6 +101,10 @@ def test_json_and_disk_have_every_number(done):
     for name in ("table", "means", "equal", "concepts", "samples"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(result, name), check_dtype=False)
     assert again.summary() == result.summary()
+    held = result.equal[result.equal["split"] == ALL_HELD_OUT]
+    assert len(held)
+    for row in held.to_dict("records"):
+        assert estimate(row["concept_fidelity"], row["low"], row["high"]) in result.summary()
     assert again.headline().keys() == {"concept fidelity", "input fidelity"}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from trimtab.job import Result
-from trimtab.report.formats import estimate, fixed, missing
+from trimtab.report.formats import estimate, missing
 from trimtab.report.page import Section, Table, written
 from trimtab.report.text import plain_table
 from trimtab.steer.hypertransport import page
@@ -95,8 +95,10 @@ class HyperTransportResult(Result):
         if rivals := self._of(LINEAS):
             text += f" That of LinEAS, fitted to each, is {page.short_line(rivals)}."
         held = self.equal[self.equal["split"] == ALL_HELD_OUT]
+        ends = ("concept_fidelity", "low", "high")
         told = [
-            f"{page.NAMES[row['method']]} {fixed(row['concept_fidelity'])}" for row in held.to_dict("records")
+            f"{page.NAMES[row['method']]} {estimate(*(row[end] for end in ends))}"
+            for row in held.to_dict("records")
         ]
         text += f" At equal input fidelity, to the concept: {', '.join(told)}." if told else ""
         if not missing(self.break_even):
