@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from methods import (
     HYPER_2,
     HYPER_FEW,
     LINEAS,
+    LINEAS_ALIKE,
     LINEAS_SHORT,
     MEAN,
     NEAREST,
@@ -63,6 +65,7 @@ def gathered(runs: Sequence[Record], chosen: Chosen, size: Size) -> dict[str, An
                 for run in runs
                 for one in run.get("novelty", ())
             ],
+            "attributes": list(_attributes(runs)),
             "seconds": list(_seconds(runs)),
         }
     )
@@ -113,6 +116,20 @@ def _means(runs: Sequence[Record], piece: str) -> Iterator[dict[str, Any]]:
                 yield told | {"strength": None, "concept": _interval(bootstrap(mean, reached))}
 
 
+def _attributes(runs: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """Shares of values that are seen at equal input, by attribute, over held-out concepts of all seeds."""
+    records = [one for run in runs for one in run.get("planes", ()) if one["split"] != TRAIN]
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in records:
+        start = one["curves"][UNSTEERED][0]
+        for method, attribute in product(one["curves"], start["values"]):
+            reached = at_budget(one["curves"][method], start, attribute)
+            found.setdefault((attribute, method), []).append(reached)
+    for (attribute, method), shares in found.items():
+        share = _interval(bootstrap(mean, np.array(shares)))
+        yield {"attribute": attribute, "method": method, "concept": share}
+
+
 def _seconds(runs: Sequence[Record]) -> Iterator[dict[str, Any]]:
     for run in runs:
         if records := run.get("seconds"):
@@ -120,14 +137,14 @@ def _seconds(runs: Sequence[Record]) -> Iterator[dict[str, Any]]:
             each = {name: float(np.mean([one["seconds"][name] for one in records])) for name in names}
             training = records[0]["training"]
             training = math.nan if training is None else float(training)
-            pays = break_even(training, each[HYPER], each[LINEAS])
-            yield {
-                "seed": run["seed"],
-                "each": each,
-                "training": training,
-                "break_even": pays,
-                "n": len(records),
-            }
+            pairs = [[one["seconds"][name] for one in records] for name in (HYPER, LINEAS)]
+            pays = bootstrap(partial(_pays_from, training), *map(np.array, pairs), paired=True)
+            told = {"seed": run["seed"], "each": each, "training": training}
+            yield told | {"break_even": _interval(pays), "n": len(records)}
+
+
+def _pays_from(training: float, each: Any, rival: Any) -> float:
+    return break_even(training, float(np.mean(each)), float(np.mean(rival)))
 
 
 def difference(
@@ -150,6 +167,7 @@ DIFFERENCES: Mapping[str, tuple[str, str, Of]] = {
     "prompting concept": (HYPER, PROMPTING, full("concept")),
     "refined": (REFINED, LINEAS, equal),
     "start": (REFINED, LINEAS_SHORT, equal),
+    "same scenes": (LINEAS_ALIKE, LINEAS, equal),
 }
 """Claim -> the methods of the planes whose difference is its evidence, and the measure."""
 
@@ -207,9 +225,7 @@ def _numbers(records: Sequence[Record], ending: str) -> list[int]:
 
 def _pays(run: Record) -> Iterator[dict[str, Any]]:
     for one in _seconds([run]):
-        if not math.isnan(one["break_even"]):
-            ends = dict.fromkeys(("value", "low", "high"), one["break_even"])
-            yield {"what": f"seed {run['seed']}", **ends, "n": one["n"]}
+        yield {"what": f"seed {run['seed']}"} | one["break_even"]
 
 
 _OTHERS: Mapping[str, Callable[[Record], Iterator[dict[str, Any]]]] = {

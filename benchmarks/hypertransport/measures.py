@@ -17,10 +17,11 @@ from trimtab.steer.hypertransport.measuring import BUDGET, within_budget
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Beyond 1 a map is carried on in a straight line, so that weak methods can be compared at equal input fidelity."""
 FULL = 1.0
-Point = dict[str, float]
-"""strength; concept: mean share of the concept's values that are seen; whole: share of pictures in which all are;
-input: share of the other attributes that are as asked; distance to the true render: mean absolute difference of pixels
-in [0, 1]. Claims are about the first: on validation concepts of two values closed-form maps give hardly any whole.
+Point = dict[str, Any]
+"""strength; concept: mean share of the concept's values that are seen; values: the share of each, by attribute; whole:
+share of pictures in which all are; input: share of the other attributes that are as asked; distance to the true
+render: mean absolute difference of pixels in [0, 1]. Claims are about the second: on validation concepts of two values
+closed-form maps give hardly any whole.
 """
 
 
@@ -58,7 +59,7 @@ def _painted(world: World, prompts: Sequence[str]) -> list[Any]:
 
 def _marked(world: World, row: ConceptRow, strength: float, pictures: Sequence[Any]) -> Point:
     marks, seen = ByJudge(world.truth).marks(pictures, world.prompts, row), world.truth.see(pictures)
-    shares = [np.mean(np.array(seen[name]) == value) for name, value in row.values.items()]
+    shares = {name: float(np.mean(np.array(seen[name]) == value)) for name, value in row.values.items()}
     truth = world.truth.truth(world.prompts, row.values, world.noise)
     gaps = [
         np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() / 255
@@ -66,26 +67,31 @@ def _marked(world: World, row: ConceptRow, strength: float, pictures: Sequence[A
     ]
     return {
         "strength": strength,
-        "concept": float(np.mean(shares)),
+        "concept": float(np.mean(list(shares.values()))),
+        "values": shares,
         "whole": float(marks.concept.mean()),
         "input": float(marks.others.mean()),
         "distance": float(np.mean(gaps)),
     }
 
 
-def at_budget(curve: Sequence[Mapping[str, float]], start: Mapping[str, float]) -> float:
+def at_budget(curve: Sequence[Point], start: Point, attribute: str | None = None) -> float:
     """Best concept fidelity on the way to the strength at which the input fidelity has fallen by the budget.
 
     The best, since a map that is carried on beyond 1 may lose the concept while the input stays.
+
+    Args:
+        curve: of a method.
+        start: the unsteered generator.
+        attribute: whose value counts; None for all of the concept.
     """
     line = [start, *curve]
-    reached = [
-        within_budget([p["input"] for p in line[:n]], [p["concept"] for p in line[:n]], BUDGET)
-        for n in range(2, len(line) + 1)
-    ]
-    return max([float(start["concept"]), *reached])
+    concepts = [float(p["concept"] if attribute is None else p["values"][attribute]) for p in line]
+    inputs = [float(p["input"]) for p in line]
+    reached = [within_budget(inputs[:n], concepts[:n], BUDGET) for n in range(2, len(line) + 1)]
+    return max([concepts[0], *reached])
 
 
-def at_full(curve: Sequence[Mapping[str, float]], what: str) -> float:
+def at_full(curve: Sequence[Point], what: str) -> float:
     """A measure at strength 1."""
     return next(float(point[what]) for point in curve if point["strength"] == FULL)

@@ -30,12 +30,13 @@ HYPER, HYPER_2, HYPER_FEW = "HyperTransport, p = 1", "HyperTransport, p = 2", "H
 RIDGE, NEAREST, MEAN = "ridge on LinAcT", "nearest of LinAcT", "mean of LinAcT"
 RIDGE_FEW, NEAREST_FEW, MEAN_FEW = "ridge on LinEAS, few", "nearest of LinEAS, few", "mean of LinEAS, few"
 LINEAS, LINACT, MEANACT, CAA_, ITI_ = "LinEAS", "LinAcT", "MeanAcT", "CAA", "ITI"
-LINEAS_SHORT, REFINED, ORACLE = "LinEAS, 20 steps", "refined by 20 steps", "affine oracle"
+LINEAS_SHORT, LINEAS_ALIKE = "LinEAS, 20 steps", "LinEAS, same scenes"
+REFINED, ORACLE = "refined by 20 steps", "affine oracle"
 PROMPTING, RENDERS, UNSTEERED = "prompting", "true renders", "unsteered"
 SHORT = 20
 """Steps of LinEAS that refine the hypernetwork's maps, and of LinEAS from the identity beside them."""
-EACH = (LINEAS, LINEAS_SHORT, LINACT, MEANACT, CAA_, ITI_)
-"""Methods fitted to each concept."""
+EACH = (LINEAS, LINEAS_SHORT, LINEAS_ALIKE, LINACT, MEANACT, CAA_, ITI_)
+"""Methods fitted to each concept; the targets of that of the same scenes are the generic prompts with its values."""
 ORACLE_LR = 2e-2
 LINEAS_STEPS = 90
 
@@ -110,6 +111,7 @@ def estimators(world: World, chosen: Chosen) -> dict[str, Any]:
     return {
         LINEAS: replace(lineas, steps=most) if most else lineas,
         LINEAS_SHORT: replace(lineas, steps=min(SHORT, most or SHORT)),
+        LINEAS_ALIKE: replace(lineas, steps=most) if most else lineas,
         LINACT: replace(LinAcT(sites=SITES), **dict(chosen.linact)),
         MEANACT: MeanAcT(sites=SITES),
         CAA_: CAA(sites=SITES, position="mean"),
@@ -128,7 +130,9 @@ def fitted_to(world: World, name: str, estimator: Any, row: ConceptRow) -> tuple
 
     def make() -> Steering:
         source = batches(world, "source", world.source, derive(world.seed, "source"))
-        target = batches(world, row.name, row.prompts, derive(world.seed, "target", row.name))
+        alike = name == LINEAS_ALIKE
+        prompts = world.truth.prompted(world.source, row.values) if alike else row.prompts
+        target = batches(world, row.name, prompts, derive(world.seed, "target", row.name))
         steering: Steering = estimator.fit(world.generator, source, target)
         return steering
 

@@ -36,8 +36,8 @@ from trimtab.seeds import derive
 from trimtab.steer.hypertransport.concept_file import ConceptRow
 
 CANDIDATES: dict[str, tuple[tuple[tuple[str, Any], ...], ...]] = {
-    "hyper": ((), (("lr", 3e-3),), (("lr", 3e-4),), (("conditions", "all"),), (("normalisation", "paper"),)),
-    "lineas": ((), (("steps", 200),), (("lr", 0.02),), (("lr", 0.1),)),
+    "hyper": ((), (("lr", 3e-3),), (("lr", 3e-4),), (("normalisation", "paper"),)),
+    "lineas": ((), (("lr", 0.02),), (("lr", 0.1),)),
     "linact": ((), (("sequential", False),)),
     "iti": ((), (("alpha", 3.0),), (("alpha", 6.0),)),
 }

@@ -15,6 +15,7 @@ from methods import (
     HYPER,
     LINACT,
     LINEAS,
+    LINEAS_ALIKE,
     LINEAS_SHORT,
     LINEAS_STEPS,
     Chosen,
@@ -56,7 +57,7 @@ def units(world: World) -> dict[str, float]:
             found[name] = took(lambda name=name: fitted_to(small, name, settings[name], row))
         twice = replace(settings[LINEAS], steps=2 * STEPS)
         slope = max(0.0, took(lambda: fitted_to(small, LINEAS, twice, row)) - found[LINEAS]) / STEPS
-        for name in (LINEAS, LINEAS_SHORT):
+        for name in (LINEAS, LINEAS_SHORT, LINEAS_ALIKE):
             found[name] += slope * (estimators(world, Chosen())[name].steps - STEPS)
         found["oracle"] = took(lambda: oracle(small, row)) * world.size.oracle / STEPS
         found["curve"] = _curve(small, row)
@@ -86,7 +87,7 @@ def planned(world: World, size: Size, seeds: int) -> str:
         + size.validation * (_lineas_fits() * unit[LINEAS] + sum(map(len, CANDIDATES.values())) * curve),
         "hypernetworks": seeds * (2 + numbers) * network,
         "maps": seeds * (every * unit[LINACT] + size.fitted * unit[LINEAS]),
-        "planes": seeds * size.held_out * (each + (5 + 2 * 6 + 1) * curve),
+        "planes": seeds * size.held_out * (each + (6 + 2 * 6 + 1) * curve),
         "conditions": seeds * size.held_out * (2 * len(size.conditions) + 1) * curve,
         "counts": seeds * size.held_out * len(size.counts) * curve,
         "novelty": seeds * (len(world.held_out) + size.beside) * curve,

@@ -77,10 +77,10 @@ def number(value: float | None, digits: int = 3, sign: str = "") -> str:
     return "-" if value is None or value != value else f"{value:{sign}.{digits}f}"
 
 
-def span(one: Found, sign: str = "") -> str:
-    """A value with its interval."""
-    ends = f" [{number(one['low'], 3, sign)}, {number(one['high'], 3, sign)}]" if "low" in one else ""
-    return f"{number(one['value'], 3, sign)}{ends}"
+def span(one: Found, sign: str = "", digits: int = 3) -> str:
+    """A value with its interval; a dash for none."""
+    value, *ends = (number(one.get(name), digits, sign) for name in ("value", "low", "high"))
+    return f"{value} [{', '.join(ends)}]" if "low" in one else value
 
 
 def opening(found: Found) -> Iterator[str]:
@@ -159,6 +159,25 @@ def table(found: Found, piece: str) -> str:
     )
 
 
+def attributes(found: Found) -> Iterator[str]:
+    """What is easy and what is hard: values by attribute."""
+    if not found["attributes"]:
+        return
+    yield "## Attributes"
+    yield prose(
+        "Share of held-out concepts' values that are seen at equal input, over all seeds; n is the number of concepts."
+    )
+    cells = {(one["method"], one["attribute"]): one["concept"] for one in found["attributes"]}
+    names = sorted({name for _, name in cells})
+    rows = [
+        [method, *(span(cells[method, name]) for name in names)]
+        for method in dict.fromkeys(method for method, _ in cells)
+    ]
+    counts = (cells[HYPER, name]["n"] for name in names)
+    heads = [f"{name} (n = {count})" for name, count in zip(names, counts, strict=True)]
+    yield lines(["method", *heads], rows)
+
+
 def seconds(found: Found) -> Iterator[str]:
     """CPU seconds side by side."""
     if not found["seconds"]:
@@ -167,8 +186,8 @@ def seconds(found: Found) -> Iterator[str]:
     names = found["seconds"][0]["each"]
     rows = [[name, *(number(one["each"][name]) for one in found["seconds"])] for name in names]
     rows += [["training, once", *(number(one["training"], 0) for one in found["seconds"])]]
-    rows += [["break-even, concepts", *(number(one["break_even"], 0) for one in found["seconds"])]]
-    yield "CPU seconds of a steering, on one thread."
+    rows += [["break-even, concepts", *(span(one["break_even"], digits=0) for one in found["seconds"])]]
+    yield "CPU seconds of a steering, on one thread; the break-even with its interval over concepts."
     yield lines(["method", *(f"seed {one['seed']}" for one in found["seconds"])], rows)
 
 
@@ -219,6 +238,7 @@ def page(found: Found, spoken: Found | None) -> str:
             for part in (f"## {heading}", table(found, piece))
             if found[piece]
         ),
+        *attributes(found),
         *seconds(found),
         *language(spoken),
         *parameters(),

@@ -56,15 +56,15 @@ class Size:
     steps: int = 2000
     counts: tuple[int, ...] = (8, 32, 128, 400)
     fitted: int = 128
-    held_out: int = 48
+    held_out: int = 24
     beside: int = 32
-    novel: int | None = None
-    source: int = 64
+    novel: int | None = 96
+    source: int = 32
     prompts: int = 32
-    conditions: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    conditions: tuple[int, ...] = (1, 4, 16, 32)
     lineas: int | None = None
-    oracle: int = 200
-    validation: int = 24
+    oracle: int = 120
+    validation: int = 12
     timed: int = 5
     candidates: int | None = None
 
