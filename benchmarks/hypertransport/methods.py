@@ -9,22 +9,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import torch
 from kept import kept, kept_steering
-from torch import nn
 from world import POOL, SITES, World
 
 from trimtab import CAA, ITI, HyperTransport, LinAcT, LinEAS, MeanAcT, Steering
-from trimtab.lab.scene_concepts import plain_prompts, true_renders
-from trimtab.models.hooks import intervene
-from trimtab.models.one_step import prompt_batches
-from trimtab.models.sites import resolve
+from trimtab.lab.scene_concepts import plain_prompts
 from trimtab.seeds import derive
 from trimtab.steer.hypertransport.concept_file import ConceptRow
 from trimtab.steer.hypertransport.fitted import FittedHyperTransport
-from trimtab.steer.hypertransport.rivals import BATCH, ConceptMaps, refine
+from trimtab.steer.hypertransport.oracle import picture_oracle
+from trimtab.steer.hypertransport.rivals import ConceptMaps, refine
 from trimtab.steer.hypertransport.training import prompt_examples
-from trimtab.steer.maps import AffineMap, Base
 
 HYPER, HYPER_2, HYPER_FEW = "HyperTransport, p = 1", "HyperTransport, p = 2", "HyperTransport, few concepts"
 RIDGE, NEAREST, MEAN = "ridge on LinAcT", "nearest of LinAcT", "mean of LinAcT"
@@ -37,7 +32,7 @@ SHORT = 20
 """Steps of LinEAS that refine the hypernetwork's maps, and of LinEAS from the identity beside them."""
 EACH = (LINEAS, LINEAS_SHORT, LINEAS_ALIKE, LINACT, MEANACT, CAA_, ITI_)
 """Methods fitted to each concept; the targets of that of the same scenes are the generic prompts with its values."""
-ORACLE_LR = 2e-2
+ORACLE_PROMPTS = 512
 LINEAS_STEPS = 90
 
 
@@ -195,7 +190,7 @@ class Methods:
         settings = estimators(world, self.chosen)
         found |= {name: fitted_to(world, name, settings[name], row)[0] for name in EACH}
         found[REFINED] = self.refined(row, found[HYPER])[0]
-        question = [world.name, row.name, world.size.oracle, ORACLE_LR]
+        question = [world.name, row.name, world.size.oracle, ORACLE_PROMPTS]
         found[ORACLE] = kept_steering(
             world.folder / "steerings", ORACLE, question, lambda: oracle(world, row)
         )[0]
@@ -227,37 +222,10 @@ def _rivals(world: World, chosen: Chosen) -> dict[str, Callable[[Any], Steering]
 
 
 def oracle(world: World, row: ConceptRow) -> Steering:
-    """Affine maps at the same sites, trained on the L1 distance to true renders of fresh prompts and noise.
-
-    It is told what no method is, what the steered picture should be: a ceiling, not a rival.
-    """
-    generator, steps = world.generator, world.size.oracle
-    found = resolve(generator, SITES)
-    width = generator.module.config.width
-    maps = {site.name: _Map(width) for site in found}
-    free = [parameter for one in maps.values() for parameter in one.parameters()]
-    optimizer = torch.optim.Adam(free, lr=ORACLE_LR)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        seed = derive(world.seed, "oracle", row.name, step)
-        prompts = plain_prompts(BATCH, seed, of="oracle")
-        wanted = torch.from_numpy(true_renders(prompts, row.values, seed)).permute(0, 3, 1, 2).float() / 255
-        (batch,) = prompt_batches(generator, prompts, seed=seed, batch_size=BATCH)
-        with intervene(generator, maps):
-            loss = (generator.module(**batch) - wanted).abs().mean()
-        optimizer.zero_grad()
-        for parameter, slope in zip(free, torch.autograd.grad(loss, free), strict=True):
-            parameter.grad = slope  # the generator's own gradients are not touched
-        optimizer.step()
-        scheduler.step()
-    pairs = {name: (one.weight.detach().clone(), one.shift.detach().clone()) for name, one in maps.items()}
-    return Steering(pairs, Base.of(generator, found), {"estimator": ORACLE})
-
-
-class _Map(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return AffineMap(self.weight, self.shift)(h)
+    """Affine maps at the same sites, trained on the distance to true renders of fresh noise: a ceiling, not a rival."""
+    truth = lambda prompts, seed: world.truth.truth(prompts, row.values, seed)  # noqa: E731
+    seed = derive(world.seed, "oracle", row.name)
+    prompts = plain_prompts(ORACLE_PROMPTS, seed, of="oracle")
+    found = picture_oracle(world.generator, truth, prompts, SITES, steps=world.size.oracle, seed=seed)
+    assert found is not None
+    return found

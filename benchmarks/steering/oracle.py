@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import nn
 
 from trimtab import Steering
-from trimtab.models.hooks import capture, intervene
-from trimtab.models.sites import resolve
 from trimtab.seeds import derive
-from trimtab.steer.maps import AffineMap, Base
+from trimtab.steer.oracle import affine_oracle
 from worlds import Judge, documents
 
 STEPS, LR, BATCH = 200, 2e-2, 32
@@ -22,32 +17,8 @@ def oracle(judge: Judge, sites: str, seed: int) -> Steering:
 
     It is told what no estimator is: the topic, the style and the grammar. So it is a ceiling, not a rival.
     """
-    found = resolve(judge.model, sites)
-    with torch.no_grad(), capture(judge.model, found, "mean") as taken:
-        judge.model.module(input_ids=judge.rude.ids[:2])
-    maps = {name: _Map(values.shape[1]) for name, values in taken.items()}
-    free = [parameter for one in maps.values() for parameter in one.parameters()]
-    optimizer = torch.optim.Adam(free, lr=LR)
-    judge.model.module.requires_grad_(False)
-    for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        optimizer.zero_grad()
-        with intervene(judge.model, maps):
-            loss = _loss(judge, derive(seed, "oracle", step))
-        loss.backward()
-        optimizer.step()
-    pairs = {name: (one.weight.detach().clone(), one.shift.detach().clone()) for name, one in maps.items()}
-    return Steering(pairs, Base.of(judge.model, found), {"estimator": "oracle"})
-
-
-class _Map(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return AffineMap(self.weight, self.shift)(h)
+    loss = lambda step: _loss(judge, derive(seed, "oracle", step))  # noqa: E731
+    return affine_oracle(judge.model, sites, loss, steps=STEPS, lr=LR)
 
 
 def _loss(judge: Judge, seed: int) -> torch.Tensor:

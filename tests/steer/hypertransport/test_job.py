@@ -42,7 +42,7 @@ def test_every_method_has_both_fidelities_on_held_out_concepts(done, config):
     assert set(held["split"]) == {"held value", "held combination"}
     for _, rows in held.groupby("concept"):
         assert set(rows["method"]) == set(METHODS)
-        assert len(rows) == 5 * len(config.strengths) + 3
+        assert len(rows) == 6 * len(config.strengths) + 3
     for name in SCORES:
         assert table[name].between(0, 1).all()
         assert (table[f"{name}_low"] <= table[name] + 1e-12).all()
@@ -53,12 +53,12 @@ def test_every_method_has_both_fidelities_on_held_out_concepts(done, config):
     assert [step for step, _ in told] == sorted({step for step, _ in told})
 
 
-def test_the_oracle_is_perfect_and_nothing_depends_on_the_concept_without_a_steering(done):
+def test_the_truth_is_perfect_and_nothing_depends_on_the_concept_without_a_steering(done):
     table = done[1].table
-    oracle = table[table["method"] == "oracle"]
-    assert (oracle[list(SCORES)] == 1).all().all()
-    assert (oracle["truth_distance"] == 0).all()
-    assert (table.loc[table["method"] != "oracle", "truth_distance"] > 0).all()
+    truth = table[table["method"] == "truth"]
+    assert (truth[list(SCORES)] == 1).all().all()
+    assert (truth["truth_distance"] == 0).all()
+    assert (table.loc[table["method"] != "truth", "truth_distance"] > 0).all()
     judged = table[(table["method"] == "unsteered")]
     assert len(judged) == 3
 
@@ -91,7 +91,7 @@ def test_numbers_are_those_of_the_library(done, config):
 def test_json_and_disk_have_every_number(done):
     folder, result, _ = done
     told = json.loads(result.to_json())
-    row = next(one for one in told["table"] if one["method"] == "oracle")
+    row = next(one for one in told["table"] if one["method"] == "truth")
     assert set(TABLE) <= set(row)
     assert row["strength"] is None
     assert {one["method"] for one in told["means"] if one["split"] == ALL_HELD_OUT} == set(METHODS)

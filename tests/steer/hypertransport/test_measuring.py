@@ -77,7 +77,7 @@ def table() -> pd.DataFrame:
     ):
         rows.append((concept, split, "unsteered", 0.0, 0.0, 0.9))
         rows.append((concept, split, "hypertransport", 1.0, reached, 0.8))
-        rows.append((concept, split, "oracle", math.nan, 1.0, 1.0))
+        rows.append((concept, split, "truth", math.nan, 1.0, 1.0))
     frame = pd.DataFrame(
         rows, columns=["concept", "split", "method", "strength", "concept_fidelity", "input_fidelity"]
     )
@@ -95,7 +95,7 @@ def test_means_count_each_concept_once_and_hold_training_apart():
     assert held["n"] == 2
     assert told.loc[("training", "hypertransport"), "concept_fidelity"] == 1
     assert math.isnan(told.loc[("training", "hypertransport"), "concept_fidelity_low"])
-    assert told.loc[(ALL_HELD_OUT, "oracle"), "concept_fidelity"] == 1
+    assert told.loc[(ALL_HELD_OUT, "truth"), "concept_fidelity"] == 1
 
 
 def test_at_equal_input_fidelity_half_the_way_has_half_the_effect():

@@ -22,9 +22,10 @@ from trimtab.steer.hypertransport.judging import Fidelity, Judge, Marks, Outputs
 from trimtab.steer.steering import Steering
 
 HYPER, LINEAS, RIDGE, NEAREST, MEAN = "hypertransport", "lineas", "ridge", "nearest", "mean"
-PROMPTING, ORACLE, UNSTEERED = "prompting", "oracle", "unsteered"
-METHODS = (HYPER, LINEAS, RIDGE, NEAREST, MEAN, PROMPTING, ORACLE, UNSTEERED)
-"""What is measured: the hypernetwork, its rivals, words in the prompt, the true outputs, and nothing at all."""
+ORACLE, PROMPTING, TRUTH, UNSTEERED = "oracle", "prompting", "truth", "unsteered"
+METHODS = (HYPER, LINEAS, RIDGE, NEAREST, MEAN, ORACLE, PROMPTING, TRUTH, UNSTEERED)
+"""What is measured: the hypernetwork, its rivals, affine maps that were told the truth, words in the prompt, the true
+outputs, and nothing at all."""
 SCORES = ("concept_fidelity", "input_fidelity")
 DISTANCE = "truth_distance"
 TABLE = (
@@ -98,7 +99,7 @@ class Measure:
         if (prompted := self._prompted_outputs(concept)) is not None:
             yield PROMPTING, math.nan, prompted
         if truth is not None:
-            yield ORACLE, math.nan, truth
+            yield TRUTH, math.nan, truth
         if UNSTEERED not in self._kept:
             self._kept[UNSTEERED] = self._generated(self.prompts)
         yield UNSTEERED, 0.0, self._kept[UNSTEERED]
@@ -204,7 +205,7 @@ def at_equal_input(table: pd.DataFrame, budget: float = BUDGET) -> pd.DataFrame:
     rows = list[dict[str, Any]]()
     for (concept, split), group in table.groupby(["concept", "split"], sort=False):
         start = group[group["method"] == UNSTEERED].iloc[0]
-        for method, every in group[~group["method"].isin([PROMPTING, ORACLE, UNSTEERED])].groupby(
+        for method, every in group[~group["method"].isin([PROMPTING, TRUTH, UNSTEERED])].groupby(
             "method", sort=False
         ):
             line = every[every["strength"] > 0].sort_values("strength")

@@ -24,6 +24,7 @@ from trimtab.steer.hypertransport.measuring import (
     PROMPTING,
     RIDGE,
     SCORES,
+    TRUTH,
     UNSTEERED,
 )
 
@@ -36,8 +37,9 @@ NAMES = {
     RIDGE: "ridge regression",
     NEAREST: "nearest concept",
     MEAN: "mean of all",
+    ORACLE: "affine oracle",
     PROMPTING: "prompting",
-    ORACLE: "true picture",
+    TRUTH: "true picture",
     UNSTEERED: "unsteered",
 }
 """Method -> its name on the page."""
@@ -142,9 +144,10 @@ def _grid(part: pd.DataFrame, title: str) -> Picture:
     wanted: list[tuple[str, float]] = [
         (UNSTEERED, 0.0),
         *((HYPER, one) for one in kept),
-        (ORACLE, float("nan")),
+        (TRUTH, float("nan")),
     ]
-    wanted += [(PROMPTING, float("nan")), *((method, dials[-1]) for method in (LINEAS, RIDGE, NEAREST, MEAN))]
+    fitted = (LINEAS, RIDGE, NEAREST, MEAN, ORACLE)
+    wanted += [(PROMPTING, float("nan")), *((method, dials[-1]) for method in fitted)]
     cells: dict[str, dict[str, str]] = {}
     for row in part.to_dict("records"):
         key = _column(row["method"], row["strength"])
@@ -159,7 +162,7 @@ def _column(method: str, strength: float) -> str:
     """The heading of a column."""
     if method == HYPER:
         return f"at strength {strength:g}"
-    return {LINEAS: "LinEAS", RIDGE: "ridge", NEAREST: "nearest", MEAN: "mean", ORACLE: "true picture"}.get(
+    return {LINEAS: "LinEAS", RIDGE: "ridge", NEAREST: "nearest", MEAN: "mean", TRUTH: "true picture"}.get(
         method, method
     )
 

@@ -27,7 +27,8 @@ class HyperTransportResult(Result):
     """Result of a HyperTransport job.
 
     Methods: hypertransport; lineas (fitted to each concept); ridge, nearest, mean (of the training concepts' maps);
-    prompting; oracle (the true outputs); unsteered.
+    oracle (affine maps trained on the distance to the true outputs, a ceiling); prompting; truth (the true outputs);
+    unsteered. The oracle and the truth are there where a judge knows the true outputs.
 
     Attributes:
         table: one row per concept, method and strength: concept, split ("held value", "held combination", "training"

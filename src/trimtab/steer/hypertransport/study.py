@@ -21,7 +21,9 @@ from trimtab.steer.hypertransport.concept_file import ConceptDraw, ConceptRow
 from trimtab.steer.hypertransport.conditions import Condition
 from trimtab.steer.hypertransport.fitted import FittedHyperTransport
 from trimtab.steer.hypertransport.hypertransport import HyperTransport
-from trimtab.steer.hypertransport.measuring import HYPER, LINEAS, MEAN, NEAREST, RIDGE, Measure
+from trimtab.steer.hypertransport.judging import Judge
+from trimtab.steer.hypertransport.measuring import HYPER, LINEAS, MEAN, NEAREST, ORACLE, RIDGE, Measure
+from trimtab.steer.hypertransport.oracle import picture_oracle
 from trimtab.steer.hypertransport.rivals import BATCH, ConceptMaps, RidgeMaps
 from trimtab.steer.hypertransport.training import prompt_examples
 from trimtab.steer.lineas.lineas import LinEAS
@@ -171,6 +173,12 @@ class Study:
                 steerings[RIDGE] = rivals.ridge(embedding)
                 steerings[NEAREST] = rivals.maps.nearest(embedding)
                 steerings[MEAN] = rivals.maps.mean()
+            if (
+                rivals is not None
+                and measure.judge is not None
+                and (best := self._oracle(row, measure.judge))
+            ):
+                steerings[ORACLE] = best
             rows, samples = measure.of(row, steerings)
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(kept, to_json({"rows": rows, "samples": samples, "facts": facts}))
@@ -187,6 +195,11 @@ class Study:
             out=self.folder / "lineas" / f"{place:05d}",
             progress=lambda step, steps, loss: self.steps.reach(start + step),  # noqa: ARG005
         )
+
+    def _oracle(self, row: ConceptRow, judge: Judge) -> Steering | None:
+        truth = lambda prompts, seed: judge.truth(prompts, row.values, seed)  # noqa: E731
+        given: Any = {"sites": self.settings.sites, "seed": derive(self.seed, "oracle", row.name)}
+        return picture_oracle(self.generator, truth, self.source, **given)
 
     def _of(self, what: str, row: ConceptRow | None = None) -> Inputs:
         """Batches of the generic prompts, or of those of a concept, with noise of their own."""
