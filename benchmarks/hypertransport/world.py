@@ -54,7 +54,7 @@ class Size:
     """
 
     steps: int = 2000
-    counts: tuple[int, ...] = (8, 32, 128, 400)
+    counts: tuple[int, ...] = (8, 128, 400)
     fitted: int = 128
     held_out: int = 24
     beside: int = 32
