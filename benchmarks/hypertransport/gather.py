@@ -58,6 +58,7 @@ def gathered(runs: Sequence[Record], chosen: Chosen, size: Size) -> dict[str, An
             "seeds": [{"seed": run["seed"], "concepts": run["concepts"]} for run in runs],
             "verdicts": judged(evidence),
             "evidence": evidence,
+            "overall": overall(runs),
             **{piece: list(_means(runs, piece)) for piece in PLANES},
             "novel": [
                 {"seed": run["seed"], **{key: one[key] for key in ("concept", "split", "novelty", "usual")}}
@@ -183,6 +184,15 @@ def evidence_of(runs: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
         for key, evidence in _OTHERS.items():
             found[key] += evidence(run)
     return {key: [one for one in every if "low" in one] for key, every in found.items()}
+
+
+def overall(runs: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """The differences again, over held-out concepts of all seeds and splits together."""
+    held = [one for run in runs for one in run.get("planes", ()) if one["split"] != TRAIN]
+    if not held:
+        return {}
+    pairs = {key: difference(held, ALL_HELD_OUT, *methods) for key, methods in DIFFERENCES.items()}
+    return {key: one for key, one in pairs.items() if "low" in one}
 
 
 def _novelty(run: Record) -> Iterator[dict[str, Any]]:

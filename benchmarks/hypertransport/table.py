@@ -112,6 +112,11 @@ def opening(found: Found) -> Iterator[str]:
     yield prose(f"Settings were chosen on training concepts that were held out for it: {told}.")
 
 
+def pooled(one: Found | None) -> str:
+    """A difference over all concepts; a dash where the claim is about none."""
+    return "-" if one is None else f"{span(one, '+')}, n = {one['n']}"
+
+
 def claims(found: Found) -> Iterator[str]:
     """Verdicts, then the evidence."""
     yield "## Claims"
@@ -120,8 +125,12 @@ def claims(found: Found) -> Iterator[str]:
         "*whole* by concept fidelity. That was changed after ten validation concepts and one held-out one had been",
         "looked at under rivals, before any hypernetwork was measured; the file says which.",
     )
-    rows = [[one["text"], one["whose"], one["held if"], f"**{one['verdict']}**"] for one in found["verdicts"]]
-    yield lines(["claim", "whose", "held if", "verdict"], rows)
+    every = found["overall"]
+    rows = [
+        [one["text"], one["whose"], one["held if"], pooled(every.get(one["claim"])), f"**{one['verdict']}**"]
+        for one in found["verdicts"]
+    ]
+    yield lines(["claim", "whose", "held if", "over all seeds and splits", "verdict"], rows)
     proof = [
         [key, one["what"], span(one, "+"), str(one["n"])]
         for key, every in found["evidence"].items()

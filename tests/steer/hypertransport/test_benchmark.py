@@ -37,7 +37,8 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 def flat(concept: float, fidelity: float = 0.9) -> list[dict[str, float]]:
     """A curve that is the same at every strength."""
     return [
-        {"strength": s, "concept": concept, "whole": 0.0, "input": fidelity, "distance": 0.1}
+        {"strength": s, "concept": concept, "values": {"colour": concept}}
+        | {"whole": 0.0, "input": fidelity, "distance": 0.1}
         for s in (0.5, 1.0, 2.0)
     ]
 
@@ -55,6 +56,7 @@ def run(modules: dict[str, ModuleType], seed: int, nearest: float) -> dict[str, 
         names.MEAN: (0.3, 0.9),
         names.LINEAS: (0.82, 0.9),
         names.LINEAS_SHORT: (0.4, 0.9),
+        names.LINEAS_ALIKE: (0.9, 0.9),
         names.REFINED: (0.5, 0.9),
         names.PROMPTING: (0.95, 0.99),
         names.UNSTEERED: (0.1, 0.9),
@@ -68,7 +70,7 @@ def run(modules: dict[str, ModuleType], seed: int, nearest: float) -> dict[str, 
         return [record(place, split, curves(place)) for split in SPLITS for place in range(CONCEPTS)]
 
     seen = {"1 texts": 0.5, "8 texts": 0.8, "1 pictures": 0.42, "8 pictures": 0.78}
-    timed = {names.HYPER: 0.0, names.LINEAS: 1.0}
+    timed = [{names.HYPER: 0.0, names.LINEAS: seconds} for seconds in (0.5, 1.5)]
     return {
         "seed": seed,
         "concepts": [300, 2 * CONCEPTS],
@@ -76,7 +78,7 @@ def run(modules: dict[str, ModuleType], seed: int, nearest: float) -> dict[str, 
         "conditions": records(lambda _: {name: flat(level) for name, level in seen.items()}),
         "counts": records(lambda _: {"8": flat(0.4), "32": flat(0.6), "128": flat(0.6)}),
         "novelty": records(lambda place: {names.HYPER: flat(0.9 - place / 50)}),
-        "seconds": [{"concept": "one", "seconds": timed, "training": 100.0}],
+        "seconds": [{"concept": "one", "seconds": one, "training": 100.0} for one in timed],
     }
 
 
@@ -107,8 +109,17 @@ def test_verdicts_of_made_up_runs(found: dict[str, Any]) -> None:
         "prompting concept": "did not hold",
         "refined": "did not hold",
         "start": "held",
+        "same scenes": "held",
     }
-    assert found["evidence"]["break even"][0]["value"] == 101  # 100 + n * 0 < n * 1
+    paying = found["evidence"]["break even"][
+        0
+    ]  # 100 + n * 0 < n * 1, and of the quicker and the slower concept
+    assert [paying[end] for end in ("value", "low", "high", "n")] == [101, 67, 201, 2]
+    assert found["overall"]["nearest"]["value"] == pytest.approx((0.3 - 0.05) / 2)
+    assert found["overall"]["nearest"]["n"] == 2 * 2 * CONCEPTS
+    colours = {one["method"]: one["concept"] for one in found["attributes"] if one["attribute"] == "colour"}
+    assert [colours[name]["value"] for name in ("LinEAS", "unsteered")] == pytest.approx([0.82, 0.1])
+    assert colours["LinEAS"]["n"] == 2 * 2 * CONCEPTS
     assert [one["value"] for one in found["evidence"]["novelty"]] == pytest.approx([-1, -1])
 
 
