@@ -59,6 +59,13 @@ def steering() -> tuple[str, ...]:
     return claim, "below 0", shown(worst, 3), verdict, "steering"
 
 
+def hypertransport() -> tuple[str, ...]:
+    found = read("hypertransport/scenes.json")
+    verdict = next(one["verdict"] for one in found["verdicts"] if one["claim"] == "ridge")
+    claim = "HyperTransport: share of an unseen concept at equal input, less ridge regression (lab scenes)"
+    return claim, "above 0", shown(found["overall"]["ridge"], 3), verdict, "hypertransport"
+
+
 def experts() -> tuple[str, ...]:
     found = next(
         row
@@ -135,6 +142,7 @@ def table() -> str:
         dynamics(),
         forgetting(),
         steering(),
+        hypertransport(),
         experts(),
         naming(),
         lexicon(),
