@@ -11,6 +11,7 @@ import torch
 
 from pictured import clip, clip_processor, words
 from tiny_generator import SMALL
+from tiny_models import build, tokenizer
 from tiny_judge import COLOURS, SHAPES, SIDES
 from trimtab import HyperTransport, LinEAS, load
 from trimtab.lab.scene_models import SPECIAL, word_tokenizer
@@ -58,10 +59,22 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
+def sentences(folder: Path) -> Path:
+    """An encoder of texts alone."""
+    build("bert").save_pretrained(folder)
+    tokenizer(pad_token="<unk>").save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A file of concepts."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def config(folder: Path, **more: Any) -> HyperTransportConfig:
     """A job of a few steps, with its files in a folder."""
-    concepts, source = folder / "concepts.jsonl", folder / "source.txt"
-    concepts.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    concepts, source = write_rows(folder / "concepts.jsonl", rows()), folder / "source.txt"
     source.write_text(
         "\n".join(f"{a} {b} {c} {d}" for a in SIDES for b in SHAPES for c in COLOURS for d in WORDS[6:])
     )

@@ -39,7 +39,7 @@ def there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_words_become_a_steering_that_says_what_it_is(home, capsys):
     assert main(["steer", "concept", "hyper", "red", "-o", "red", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told.keys() == {"folder", "strength", "novelty", "usual_novelty", "nearest_concept"}
+    assert told.keys() == {"folder", "strength", "novelty", "usual_novelty", "nearest_concept", "unheard"}
     steering = Steering.from_pretrained("red")
     assert steering.made_by["concept"] == "red"
     assert steering.made_by["novelty"] == told["novelty"]
@@ -74,6 +74,17 @@ def test_a_concept_far_from_training_is_told(capsys, monkeypatch):
     assert "lies outside what was trained on" in capsys.readouterr().err
 
 
+def test_an_encoder_that_was_moved_is_named(home, capsys):
+    (home / "clip").rename(home / "moved")
+    try:
+        assert main(["steer", "concept", "hyper", "red", "-o", "elsewhere"]) == 2
+        assert re.search("--encoder: got '.*clip'", capsys.readouterr().err)
+        assert main(["steer", "concept", "hyper", "red", "--encoder", "moved", "-o", "elsewhere"]) == 0
+    finally:
+        (home / "moved").rename(home / "clip")
+    assert Steering.from_pretrained("elsewhere").made_by["concept"] == "red"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -85,6 +96,10 @@ def test_a_concept_far_from_training_is_told(capsys, monkeypatch):
         (["nothing", "red", "-o", "x"], "no folder 'nothing'"),
         (["clip", "red", "-o", "x"], "clip without hypertransport_config.json, expected a hypernetwork"),
         (["hyper", "red", "--model", "./away", "-o", "x"], "--model: got './away'"),
+        (
+            ["hyper", "red", "--encoder", "generator", "-o", "x"],
+            "got a OneStepGenerator|got the encoder|generator",
+        ),
         (["hyper", "red", "-o", "hyper"], "hyper"),
     ],
 )

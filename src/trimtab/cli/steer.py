@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.cli.console import Verb, note, parser, say, sentence
+from trimtab.cli.console import Verb, in_message, note, parser, say, sentence
 from trimtab.cli.jobs import check_folder, find_run, run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.live import Bars
@@ -51,7 +51,9 @@ def steer(argv: Sequence[str]) -> int:
     if sys.stderr is None or not sys.stderr.isatty():  # else a download of the model, which may take long
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with Bars() as bars:
-        arguments.model = lab_folder("model", arguments.model, bars.bar)  # nothing to build for ""
+        for name in ("model", "encoder"):
+            if given := getattr(arguments, name, ""):
+                setattr(arguments, name, lab_folder("model", given, bars.bar))
     code: int = arguments.carry_out(arguments)
     return code
 
@@ -137,9 +139,10 @@ def concept(arguments: argparse.Namespace) -> int:
         arguments.image,
     )
     given = arguments.words if image is None else Path(image)
-    steering = make(arguments.hyper, given, arguments.strength, arguments.model)
+    steering = make(arguments.hyper, given, arguments.strength, arguments.model, arguments.encoder)
     steering.save_pretrained(out)
     facts = {name: steering.made_by[name] for name in ("novelty", "usual_novelty", "nearest_concept")}
+    facts["unheard"] = steering.made_by.get("unheard", [])
     if arguments.json:
         say(json.dumps({"folder": str(out), "strength": arguments.strength, **facts}))
         return 0
@@ -147,6 +150,8 @@ def concept(arguments: argparse.Namespace) -> int:
     if facts["novelty"] > facts["usual_novelty"]:
         beyond = f"95 % of the training concepts are below {facts['usual_novelty']:.3f}"
         note(f"The concept lies outside what was trained on: {beyond}. Try it before you trust it.")
+    if facts["unheard"]:
+        note(f"The encoder does not know {in_message(', '.join(map(repr, facts['unheard'])))}.")
     return 0
 
 
@@ -267,6 +272,7 @@ _CONCEPT = {
     "-o --out": _option("FOLDER", "the folder of the steering", type=Path, required=True),
     "--strength": _option("S", "in [0, 1]; folded into the steering", type=float, default=1.0),
     "--model": _option("MODEL", "the generator, where it is not at the place of the fit", default=""),
+    "--encoder": _option("MODEL", "the encoder, likewise", default=""),
 }
 _MAKE = "make a steering of a concept, in words or a picture, by a hypernetwork"
 _MEASURE = "effect and side effect over strengths, on texts of yours"

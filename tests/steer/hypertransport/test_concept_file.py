@@ -44,6 +44,7 @@ def test_rows_come_in_order_with_what_they_say(tmp_path):
         ([row(prompts="red")], "prompts 'red', expected a list of texts"),
         ([row(values={"colour": 1})], "values .* expected an object of texts"),
         ([row(split="")], "the split ''"),
+        ([row(split="training")], "the split 'training', as results call another, .*; try 'train'"),
         ([row("\ud800")], "half a character"),
     ],
 )

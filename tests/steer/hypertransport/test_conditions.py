@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,30 @@ def test_another_way_of_pooling_is_refused(tmp_path, mode):
         ModelError, match=r"1_Pooling/config.json: got .*, expected the mean or the first token"
     ):
         encoder_of(_sentence_folder(tmp_path, mode))
+
+
+def test_a_sentence_encoder_of_the_hub_pools_as_its_files_say(tmp_path, monkeypatch):
+    """Its files are where the cache has them, not in a folder of its name."""
+    folder = _sentence_folder(tmp_path, '{"pooling_mode_cls_token": true}')
+    named = replace(load(folder), name="somebody/sentences")
+
+    def cached(name, file, **_):
+        assert name == "somebody/sentences"
+        if not (folder / file).is_file():
+            raise OSError(file)
+        return str(folder / file)
+
+    monkeypatch.setattr("trimtab.steer.hypertransport.conditions.cached_file", cached)
+    assert torch.equal(encoder_of(named).texts(["abc"]), encoder_of(folder).texts(["abc"]))
+
+
+def test_a_sentence_encoder_with_further_layers_is_refused(tmp_path):
+    folder = _sentence_folder(tmp_path, "{}")
+    parts = ["Transformer", "Pooling", "Dense"]
+    listed = [{"type": f"sentence_transformers.models.{one}"} for one in parts]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(ModelError, match=r"modules.json: got the part '.*Dense', expected parts that end in"):
+        encoder_of(folder)
 
 
 def _sentence_folder(folder, pooling):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tiny_generator import settings
 from tiny_models import build, tokenizer
 from trimtab import HyperTransport, Steering, load
 from trimtab.errors import DataError, ModelError
+from trimtab.lab.scene_models import word_tokenizer
 
 
 def test_a_steering_is_an_ordinary_one(trained, tmp_path):
@@ -39,6 +42,9 @@ def test_many_at_once_are_those_one_by_one(trained):
         DataError, match=r"concepts: got one string, expected a list of concepts; try \[...\]"
     ):
         trained.many("red")
+    for other in (random_pictures(1)[0], Path("seen.png"), {"a": ["red"]}, None, iter(["red"])):
+        with pytest.raises(DataError, match=f"concepts: got a {type(other).__name__}, expected a list"):
+            trained.many(other)
     with pytest.raises(DataError, match="concepts: got no concept, expected a list"):
         trained.many([])
 
@@ -65,6 +71,36 @@ def test_usual_novelty_leaves_each_concept_out(trained):
         others = torch.cat([trained.embeddings[:place], trained.embeddings[place + 1 :]])
         own.append(1 - float((others @ row).max()))
     assert trained.usual_novelty == pytest.approx(float(torch.quantile(torch.tensor(own), 0.95)), abs=1e-6)
+
+
+def test_training_concepts_that_all_have_a_twin_are_not_new(trained):
+    """Cosines of equal vectors may round above 1; no training concept is newer than usual for that."""
+    twins = replace(trained, embeddings=trained.embeddings.repeat_interleave(2, 0)[:-1])
+    twins = replace(twins, concepts=tuple(str(place) for place in range(len(twins.embeddings))))
+    assert 0 <= twins.usual_novelty <= 1e-6
+    row = trained.embeddings[0] * (1 + 1e-4)
+    (steering,) = twins.of_embeddings([row], ["longer than one by rounding"])
+    assert steering.made_by["novelty"] == 0
+    (steering,) = twins.of_embeddings([-row], ["the other way"])
+    assert steering.made_by["novelty"] <= 2
+
+
+def test_words_that_the_encoder_does_not_know_are_told_or_refused(trained):
+    """Of a word-level vocabulary; what is left of a text decides, and a text without any known word says nothing."""
+    words = word_tokenizer(tiny.WORDS, framed=False)
+    encoder = replace(
+        trained.conditions.encoder, model=replace(trained.conditions.encoder.model, tokenizer=words)
+    )
+    known = replace(trained, conditions=replace(trained.conditions, encoder=encoder))
+    assert "unheard" not in known("red disc").made_by
+    assert known("red zebra disc").made_by["unheard"] == ["zebra"]
+    one, two = known.many(["red", ["gold star", "mauve star"]])
+    assert ("unheard" in one.made_by, two.made_by["unheard"]) == (False, ["mauve"])
+    for lost in ("zebra", ["red", "zebra mauve"]):
+        with pytest.raises(ModelError, match=r"got 'zebra.*', of which the encoder .* knows no word"):
+            known(lost)
+    with pytest.raises(DataError, match="concept: got half a character at place 0, expected whole ones"):
+        known("red \ud800")
 
 
 # Files
@@ -125,7 +161,8 @@ def test_another_generator_or_encoder_is_refused(saved):
     with torch.no_grad():
         other.module.paint.weight += 1
     with pytest.raises(
-        ModelError, match="got a model whose weights at paint are not those of tiny-generator"
+        ModelError,
+        match="a generator whose weights at paint are not those of tiny-generator, .*; try fitting",
     ):
         HyperTransport.from_pretrained(saved, other, tiny.encoder())
     encoder = tiny.encoder()
@@ -144,6 +181,7 @@ def test_another_generator_or_encoder_is_refused(saved):
         ({"sites": {"norm:out": 5}}, "expected the tensors that hypertransport_config.json speaks of"),
         ({"sizes": {"key": 3}}, "got other keys of sizes or encoder"),
         ({"concepts": 3}, "got concepts 3, expected a list"),
+        ({"concepts": ["red"]}, r"got embeddings \(22, 16\), expected \(1, 16\), as hypertransport_config"),
         ({"sha256": "0"}, "cut short or changed after it was saved"),
     ],
 )

@@ -10,6 +10,7 @@ from pictured import clip, clip_processor, words
 from tiny_generator import SMALL
 from tiny_pipelines import KINDS, SITES, pipeline
 from trimtab import HyperTransport, load
+from trimtab.errors import CheckpointError, ModelError
 from trimtab.models.encoders import two_tower
 
 CONCEPTS = {
@@ -17,6 +18,23 @@ CONCEPTS = {
     "blue": ["blue sea", "a blue ring", "so blue"],
 }
 SOURCE = ["a cross", "a ring", "the sea", "one"]
+
+
+def test_the_time_step_is_of_the_fit_and_of_its_file(tmp_path):
+    """A generator at another time step has other activations, though its weights are the same."""
+    pipeline("sd").save_pretrained(tmp_path / "pipe")
+    generator = load(tmp_path / "pipe", timestep=399)
+    hyper = HyperTransport("*norm*", two_tower(clip(), words(), clip_processor()), steps=1, sizes=SMALL)
+    fitted = hyper.fit(generator, CONCEPTS, SOURCE, out=tmp_path / "fit")
+    assert fitted.settings["timestep"] == 399
+    fitted.save_pretrained(tmp_path / "hyper")
+    other = load(tmp_path / "pipe")
+    message = r"got a generator at time step 999, expected 399, .*; try load\(folder, timestep=399\)"
+    with pytest.raises(ModelError, match=message):
+        HyperTransport.from_pretrained(tmp_path / "hyper", other, hyper.encoder)
+    HyperTransport.from_pretrained(tmp_path / "hyper", generator, hyper.encoder)
+    with pytest.raises(CheckpointError, match="holds another fit: settings.timestep"):
+        hyper.fit(other, CONCEPTS, SOURCE, out=tmp_path / "fit")
 
 
 @pytest.mark.parametrize("kind", KINDS)

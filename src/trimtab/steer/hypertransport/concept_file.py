@@ -20,6 +20,8 @@ HELD_OUT = "held out"
 """The split of concepts that were drawn to be held out."""
 SPLITS = {TRAIN: "training", "held_values": "held value", "held_combinations": "held combination"}
 """Split of a file -> its name in results; others keep theirs."""
+TAKEN = ("training", "all held out")
+"""Words of results that no split of a file may be."""
 KEYS = ("concept", "prompts", "split", "values")
 EXPECTED = '{"concept": "...", "prompts": ["...", "..."]}, perhaps with "split" and "values"'
 
@@ -82,6 +84,8 @@ def _row(where: str, given: Any) -> ConceptRow:
     split, values = given.get("split", ""), given.get("values", {})
     if not isinstance(split, str) or ("split" in given and not split.strip()):
         raise refusal(where, f"the split {split!r:.60}", f"a word, such as {TRAIN!r}")
+    if split in TAKEN:
+        raise refusal(where, f"the split {split!r}, as results call another", "another word", repr(TRAIN))
     if not isinstance(values, dict) or not all(isinstance(one, str) for one in values.values()):
         raise refusal(where, f"values {values!r:.60}", "an object of texts by attribute")
     return ConceptRow(name, tuple(prompts), split, values)
@@ -128,7 +132,7 @@ class ConceptDraw:
         wanted = {
             "held out": (unseen, held_out),
             "to train on": (known, train or 2),
-            "to show": (known, shown),
+            "to show": (known[:train], shown),
         }
         for what, (there, least) in wanted.items():
             if len(there) < least:

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from transformers.utils.hub import cached_file
 
 from trimtab.errors import DataError, ModelError, explain
-from trimtab.models.batches import evaluating, text_batches
+from trimtab.models.batches import evaluating, text_batches, token_rows
 from trimtab.models.batches import pool as pooled
 from trimtab.models.encoders import TWO_TOWERS, TwoTower, two_tower
 from trimtab.models.families import unwrapped
@@ -27,7 +28,7 @@ from trimtab.models.load import Model, load
 from trimtab.models.sites import resolve
 from trimtab.models.tokenizer import longest
 from trimtab.runs.brief import one_line
-from trimtab.runs.files import read_json
+from trimtab.runs.files import has_halves, read_json
 
 SELF = "self"
 """Name of the encoder that is the steered model."""
@@ -35,6 +36,8 @@ SELF = "self"
 SHORTEST = 1e-6
 """Length below which the mean of centred unit embeddings has no direction."""
 _AT_ONCE = 64
+_PARTS = ("Transformer", "Pooling", "Normalize")
+"""Parts of sentence encoders that are read, by the ends of their types; vectors are made of length one anyway."""
 
 Condition = str | Image.Image | Path | Sequence[str] | Sequence[Image.Image | Path]
 """A concept: words, or a picture (an image or the path of one); or several examples of one kind."""
@@ -55,6 +58,26 @@ class Encoder:
     model: Model
     texts: Callable[[Sequence[str]], Float[Tensor, "n d"]]
     pictures: Callable[[Any], Float[Tensor, "n d"]] | None = None
+
+    def unheard(self, texts: Sequence[str]) -> set[str]:
+        """Words of texts that the tokenizer does not know, of which an embedding says nothing."""
+        words = sorted({word for text in texts for word in text.split()})
+        tokenizer = self.model.tokenizer
+        if tokenizer is None or tokenizer.unk_token_id is None or not words:
+            return set()
+        rows = token_rows(tokenizer, words, special=False, empty=True)
+        return {word for word, row in zip(words, rows, strict=True) if tokenizer.unk_token_id in row}
+
+    def refuse_unheard(self, texts: Sequence[str]) -> None:
+        """Refuse a text of which the tokenizer knows no word.
+
+        Raises:
+            ModelError: naming it.
+        """
+        unknown = self.unheard(texts)
+        if lost := next((text for text in texts if unknown.issuperset(text.split())), None):
+            got = f"{lost!r:.60}, of which the encoder {self.name!r} knows no word"
+            raise ModelError(explain(got, "words that it knows", "other words"))
 
     def __repr__(self) -> str:
         return one_line("Encoder", repr(self.name), "texts and pictures" if self.pictures else "texts")
@@ -116,8 +139,8 @@ def _hidden(model: Model, name: str) -> Encoder:
 
 def _sentences(model: Model) -> Encoder:
     """Mean over tokens of the last hidden state, or its first token where the folder says so."""
-    first, limit = _pooling(Path(model.name)), longest(model.module)
-    limits = [one for one in (limit, _longest_sentence(Path(model.name))) if one is not None]
+    first, limit = _pooling(model.name), longest(model.module)
+    limits = [one for one in (limit, _longest_sentence(model.name)) if one is not None]
 
     def texts(given: Sequence[str]) -> Tensor:
         found, most = list[Tensor](), min(limits, default=None)
@@ -130,14 +153,28 @@ def _sentences(model: Model) -> Encoder:
     return Encoder(model.name, model, texts)
 
 
-def _pooling(folder: Path) -> bool:
+def _beside(source: str, file: str) -> Path | None:
+    """A file beside the weights of a folder or a hub name; None where there is none."""
+    if not Path(source).is_dir() and source.count("/") != 1:  # the class of a module
+        return None
+    try:
+        return Path(cached_file(source, file))
+    except OSError:
+        return None
+
+
+def _pooling(source: str) -> bool:
     """Whether sentence-transformers' configuration pools the first token; otherwise the mean.
 
     Raises:
-        ModelError: it pools in another way.
+        ModelError: it pools in another way, or has further layers.
     """
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
+    if (path := _beside(source, "modules.json")) is not None:
+        listed = read_json(path, "the parts of a sentence encoder", error=ModelError)
+        kinds_of = [str(one.get("type", "")) for one in listed if isinstance(one, dict)]
+        if other := next((one for one in kinds_of if not one.endswith(_PARTS)), None):
+            raise ModelError(f"{path}: {explain(f'the part {other!r:.80}', f'parts that end in {_PARTS}')}")
+    if (path := _beside(source, "1_Pooling/config.json")) is None:
         return False
     config = read_json(path, "how a sentence encoder pools", error=ModelError)
     modes = [name for name, on in config.items() if name.startswith("pooling_mode") and on is True]
@@ -151,9 +188,9 @@ def _pooling(folder: Path) -> bool:
     return kinds[modes[0]]
 
 
-def _longest_sentence(folder: Path) -> int | None:
-    path = folder / "sentence_bert_config.json"
-    limit = read_json(path, "settings", error=ModelError).get("max_seq_length") if path.is_file() else None
+def _longest_sentence(source: str) -> int | None:
+    path = _beside(source, "sentence_bert_config.json")
+    limit = None if path is None else read_json(path, "settings", error=ModelError).get("max_seq_length")
     return limit if isinstance(limit, int) else None
 
 
@@ -167,7 +204,7 @@ def unit(vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     lengths: Tensor = rows.norm(dim=1, keepdim=True)
     bad = ~(lengths.isfinite() & (lengths > SHORTEST))[:, 0]
     if bool(bad.any()):
-        got = f"an embedding of {int(bad.nonzero()[0])} that is zero, nan or infinite"
+        got = f"example {int(bad.nonzero()[0])} with an embedding that is zero, nan or infinite"
         raise ModelError(explain(got, "a direction", "another encoder"))
     return rows / lengths
 
@@ -224,7 +261,15 @@ class Conditions:
         texts = cast("list[str]", several)
         if blank := [place for place, text in enumerate(texts) if not text.strip()]:
             raise DataError(f"concept: {explain(f'blank words at place {blank[0]}', 'words')}")
+        if halves := [place for place, text in enumerate(texts) if has_halves(text)]:
+            raise DataError(f"concept: {explain(f'half a character at place {halves[0]}', 'whole ones')}")
+        self.encoder.refuse_unheard(texts)
         return unit_mean(self.encoder.texts(texts), self.text_centre)
+
+    def unheard(self, given: Condition) -> list[str]:
+        """Words of a concept that the encoder's tokenizer does not know, sorted; none of a picture."""
+        several = list(given) if isinstance(given, list | tuple) else [given]
+        return sorted(self.encoder.unheard([one for one in several if isinstance(one, str)]))
 
     def _of_pictures(self, pictures: list[Any]) -> Tensor:
         name = self.encoder.name

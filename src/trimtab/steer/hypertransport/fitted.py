@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from trimtab.errors import CheckpointError, DataError, ModelError, explain
 from trimtab.models.folder import folder_for
 from trimtab.models.inspection import device_of
 from trimtab.models.load import Model
-from trimtab.models.sites import Site, modules_of, network_of
+from trimtab.models.sites import Site, modules_of, network_of, resolve
 from trimtab.models.tokenizer import first_line
 from trimtab.runs.atomic import atomic_directory
 from trimtab.runs.brief import one_line
@@ -80,11 +80,12 @@ class FittedHyperTransport:
     def __call__(self, concept: Condition) -> Steering:
         """Steering of a concept: words, a picture (an image, or a Path), or a list of examples to average.
 
-        Its `made_by` says the concept, its novelty, the nearest training concept and the usual novelty.
+        Its `made_by` says the concept, its novelty, the nearest training concept and the usual novelty; and `unheard`,
+        the words that the encoder does not know, where there are any.
 
         Raises:
-            DataError: nothing, blank words, or words beside pictures.
-            ModelError: a picture that the encoder cannot read.
+            DataError: nothing, blank words, half a character, or words beside pictures.
+            ModelError: a picture that the encoder cannot read, or a text of which it knows no word.
         """
         return self.many([concept])[0]
 
@@ -92,12 +93,19 @@ class FittedHyperTransport:
         """Steerings of several concepts, in one forward pass.
 
         Raises:
-            DataError, ModelError: as for one; and a single string, or none at all.
+            DataError, ModelError: as for one; and what is no list, or an empty one.
         """
-        if isinstance(concepts, str) or not len(concepts):
-            got = "one string" if isinstance(concepts, str) else "no concept"
+        given: Any = concepts
+        if not isinstance(given, list | tuple) or not given:
+            kind = "one string" if isinstance(given, str) else f"a {type(given).__name__}"
+            got = "no concept" if isinstance(given, list | tuple) else kind
             raise DataError(f"concepts: {explain(got, 'a list of concepts', '[...]')}")
-        return self.of_embeddings([self.embedding(one) for one in concepts], [_said(one) for one in concepts])
+        made = self.of_embeddings([self.embedding(one) for one in given], [_said(one) for one in given])
+        unheard = [self.conditions.unheard(one) for one in given]
+        return [
+            replace(one, made_by={**one.made_by, "unheard": words}) if words else one
+            for one, words in zip(made, unheard, strict=True)
+        ]
 
     def of_embeddings(self, embeddings: Sequence[Float[Tensor, " e"]], said: Sequence[Any]) -> list[Steering]:
         """Steerings of unit embeddings, such as `embedding` gives.
@@ -142,7 +150,7 @@ class FittedHyperTransport:
         """
         cosines = self.embeddings @ self.embeddings.T
         cosines.fill_diagonal_(-torch.inf)
-        return float(torch.quantile(1 - cosines.amax(1), USUAL))
+        return _novelty(torch.quantile(1 - cosines.amax(1), USUAL))
 
     @property
     def fingerprint(self) -> str:
@@ -152,7 +160,7 @@ class FittedHyperTransport:
     def _nearest(self, row: Float[Tensor, " e"]) -> tuple[float, str]:
         cosines = self.embeddings @ row
         best = int(cosines.argmax())
-        return min(max(1 - float(cosines[best]), 0.0), 2.0), self.concepts[best]
+        return _novelty(1 - cosines[best]), self.concepts[best]
 
     @property
     def _site_base(self) -> Base:
@@ -220,9 +228,15 @@ class FittedHyperTransport:
         place = Path(folder).expanduser()
         config = read_config(place)
         base = Base(config["base_model_name_or_path"], config["fingerprints"])
-        base.check(generator, config["fingerprints"])
+        _check_generator(place, base, generator, config["settings"].get("timestep"))
         named = config["encoder"]
-        words = encoder_of(named["name"] if encoder is None else encoder, generator)
+        try:
+            words = encoder_of(named["name"] if encoder is None else encoder, generator)
+        except ModelError as error:
+            if encoder is not None:
+                raise
+            got = f"no encoder {named['name']!r} ({error})"
+            raise _refused(place, got, "the one that it was fitted with", "encoder=, its folder") from error
         if encoder_fingerprint(words) != named["fingerprint"]:
             got = f"the encoder {words.name!r} with other weights"
             raise _refused(place, got, f"those of {named['name']!r} when this was fitted", "encoder=")
@@ -234,18 +248,23 @@ class FittedHyperTransport:
         }
         try:
             network.load_state_dict(own)
-            scales = {
-                site: Scale(tensors[f"centre.{site}"], tensors[f"spread.{site}"]) for site in config["sites"]
-            }
-            known, centre = tensors["embeddings"], tensors["text_centre"]
-        except (RuntimeError, KeyError) as error:
+        except RuntimeError as error:
             hint = "saving it again"
             raise _refused(place, first_line(error), f"the tensors that {CONFIG} speaks of", hint) from error
+        _check_shapes(place, config, tensors)
+        scales = {
+            site: Scale(tensors[f"centre.{site}"], tensors[f"spread.{site}"]) for site in config["sites"]
+        }
         device = device_of(network_of(generator))
         scales = {site: Scale(one.centre.to(device), one.spread.to(device)) for site, one in scales.items()}
-        conditions = Conditions(words, centre, tensors.get("picture_centre"))
-        concepts, losses = tuple(config["concepts"]), tuple(config["losses"])
+        conditions = Conditions(words, tensors["text_centre"], tensors.get("picture_centre"))
+        concepts, losses, known = tuple(config["concepts"]), tuple(config["losses"]), tensors["embeddings"]
         return cls(network.to(device), scales, conditions, concepts, known, base, config["settings"], losses)
+
+
+def _novelty(gap: Tensor) -> float:
+    """1 - cosine, in [0, 2] in spite of rounding."""
+    return min(max(float(gap), 0.0), 2.0)
 
 
 def _said(concept: Condition) -> Any:
@@ -322,6 +341,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _check_generator(folder: Path, base: Base, generator: Model, timestep: int | None) -> None:
+    own = None if (pipeline := getattr(generator, "pipeline", None)) is None else pipeline.timestep
+    if own != timestep and None not in (own, timestep):
+        hint = f"load(folder, timestep={timestep})"
+        raise _refused(folder, f"a generator at time step {own}", f"{timestep}, as it was fitted at", hint)
+    resolve(generator, list(base.fingerprints))
+    if changed := base.conflicts(base_of(generator, base.fingerprints)):
+        got = f"a generator whose weights at {changed[0]} are not those of {base.name}"
+        raise _refused(folder, got, "the generator that it was fitted on", "fitting it anew on this one")
+
+
 def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
     content = read_bytes(folder / WEIGHTS, "safetensors", error=ModelError)
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -331,6 +361,20 @@ def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
         return tensors_from(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _refused(folder, first_line(error), "safetensors", "saving it again") from error
+
+
+def _check_shapes(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that do not fit the sites, the concepts or the width of embeddings of a configuration."""
+    wide = config["embedding"]
+    shapes = {"embeddings": (len(config["concepts"]), wide), "text_centre": (wide,)}
+    if "picture_centre" in tensors:
+        shapes["picture_centre"] = (wide,)
+    for site, width in config["sites"].items():
+        shapes |= {f"centre.{site}": (width,), f"spread.{site}": (width,)}
+    for name, shape in shapes.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            got = f"{name} {tuple(tensors[name].shape)}" if name in tensors else f"no {name}"
+            raise _refused(folder, got, f"{shape}, as {CONFIG} says", "saving it again")
 
 
 def _refused(where: Path, got: str, expected: str, hint: str) -> ModelError:

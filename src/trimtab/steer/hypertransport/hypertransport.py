@@ -31,6 +31,7 @@ from trimtab.steer.hypertransport.training import (
     Prompts,
     Targets,
     Training,
+    called,
     prompt_examples,
     writer_of,
 )
@@ -154,6 +155,7 @@ class HyperTransport:
         prompts = Prompts.checked(concepts, source)
         settled = self.settled(len(prompts.names))
         check_model(generator, "gradients")
+        _refuse_unreadable(generator, prompts, settled)
         _ = resolve(generator, settled.sites)
         encoder = encoder_of(settled.encoder, generator)
         embeddings = _embedded(encoder, prompts, with_names=bool(settled.with_names))
@@ -162,6 +164,7 @@ class HyperTransport:
         widths = {site: len(scale.centre) for site, scale in training.problem.scales.items()}
         network = HyperNetwork(widths, len(conditions.text_centre), settled.sizes, settled.seed)
         network = network.to(device_of(network_of(generator)))
+        pipeline = getattr(generator, "pipeline", None)
         identity: dict[str, Any] = {
             "settings": settled.plain_settings(encoder.name),
             "sites": list(widths),
@@ -169,6 +172,8 @@ class HyperTransport:
             "model": Model(network_of(generator), None, "").fingerprint(),
             "encoder": encoder.model.fingerprint(),
         }
+        if pipeline is not None:
+            identity["settings"]["timestep"] = pipeline.timestep
         kept = KeptTraining(None if out is None else Path(out), identity)
         losses = training.run(network, kept, progress)
         return FittedHyperTransport(
@@ -258,13 +263,28 @@ class HyperTransport:
         return Training(problem, prompts, embeddings, centre, draws, targets, steps, lr, several)
 
 
+def _refuse_unreadable(generator: Model, prompts: Prompts, settings: HyperTransport) -> None:
+    """Refuse prompts that the generator cannot read before anything is trained; a pipeline cuts what is long."""
+    if getattr(generator, "pipeline", None) is not None:
+        return
+    limits: Any = {"batch_size": settings.batch_size, "max_tokens": settings.max_tokens}
+    for name, given in zip(prompts.names, prompts.of, strict=True):
+        _ = prompt_examples(generator, called(name), given, seed=0, **limits)
+
+
 def _embedded(encoder: Encoder, prompts: Prompts, *, with_names: bool) -> tuple[Tensor, ...]:
-    """Embeddings of each concept: of its prompts, then perhaps of its name."""
+    """Embeddings of each concept: of its prompts, then perhaps of its name if the encoder knows a word of it."""
+    for given in prompts.of:
+        encoder.refuse_unheard(given)
     rows = encoder.texts([one for of in prompts.of for one in of])
     parts: Sequence[Tensor] = torch.split(rows, [len(of) for of in prompts.of])
     if with_names:
         names = encoder.texts(list(prompts.names))
-        parts = [torch.cat([part, name[None]]) for part, name in zip(parts, names, strict=True)]
+        told = [not encoder.unheard([name]).issuperset(name.split()) for name in prompts.names]
+        parts = [
+            torch.cat([part, name[None]]) if heard else part
+            for part, name, heard in zip(parts, names, told, strict=True)
+        ]
     return tuple(parts)
 
 
@@ -286,6 +306,6 @@ def _conditions(
     )  # what cannot be told apart is refused before anything is trained
     if encoder.pictures is None or writer_of(generator) is None:
         return Conditions(encoder, centre)
-    shown = [of[0] for of in prompts.of[:: max(1, len(prompts.of) // MOST_PICTURES)]]
+    shown = [of[0] for of in prompts.of[:: -(-len(prompts.of) // MOST_PICTURES)]]
     pictures = generator.generate(shown, seed=derive(seed, "pictures"))
     return Conditions(encoder, centre, encoder.pictures(pictures).mean(0))

@@ -38,7 +38,7 @@ from trimtab.steer.hypertransport.judging import ByEncoder, ByJudge, Judge, judg
 from trimtab.steer.hypertransport.measuring import HYPER, LINEAS, TABLE, Measure, at_equal_input, means
 from trimtab.steer.hypertransport.result import SAMPLES, HyperTransportResult
 from trimtab.steer.hypertransport.study import HYPERNETWORK, Maps, Rivals, Shown, Steps, Study, facts_of
-from trimtab.steer.hypertransport.training import Prompts, prompt_examples
+from trimtab.steer.hypertransport.training import Prompts, called, prompt_examples
 from trimtab.steer.lineas.lineas import LinEAS
 from trimtab.steer.samples import read_examples
 from trimtab.steer.steering import Steering
@@ -57,6 +57,7 @@ class HyperTransportConfig:
         concepts: JSON lines of `{"concept": "...", "prompts": [...]}`, perhaps with "split" and "values", see
             `trimtab.steer.hypertransport.concept_file`.
         source: file of generic prompts, one a line.
+        timestep: of a pipeline of diffusers, at which it makes a picture in one step; null for the last one.
         encoder: of concepts: a folder or hub name; "self" for the steered language model.
         hypertransport: settings of the hypernetwork; its encoder is the one above.
         attributes: concepts all of whose values are of these attributes; [] for all concepts.
@@ -81,6 +82,7 @@ class HyperTransportConfig:
     concepts: Concepts
     source: Texts
     system: Literal["hypertransport"] = "hypertransport"
+    timestep: int | None = None
     encoder: ModelName = SELF
     hypertransport: HyperTransport = field(default_factory=HyperTransport)
     attributes: tuple[str, ...] = ()
@@ -113,6 +115,7 @@ class HyperTransportConfig:
             got = f"{self.hypertransport.encoder!s:.60}"
             yield Problem("hypertransport.encoder", got, "it one level up", "encoder:")
         least = {"held_out": 2, "shown_training": 0, "prompts": 2, "pictures": 0, "examples": 2, "train": 2}
+        least["timestep"] = 0
         for name, bound in least.items():
             if (value := getattr(self, name)) is not None and value < bound:
                 yield Problem(name, str(value), f"at least {bound}")
@@ -203,13 +206,17 @@ class HyperTransportConfig:
             raise ConfigError(explain("several processes", "one process for a hypernetwork", "trimtab run"))
         start, draw = time.perf_counter(), self._draw(read_concept_rows(self.concepts))
         source, held = self._sources()
-        generator = load(self.model, device=self.device)
+        generator = load(self.model, device=self.device, timestep=self.timestep)
         judge = judge_of(self.judge) if self.judge else None
         encoder = encoder_of(self.encoder, generator)
         measure = self._measure(generator, encoder, judge, held)
-        _ = [
-            prompt_examples(generator, row.name, row.prompts, seed=0, batch_size=32) for row in draw.held_out
-        ]
+        limit = self.hypertransport.max_tokens
+        for row in draw.held_out:
+            given: Any = {"seed": 0, "batch_size": 32, "max_tokens": limit}
+            _ = prompt_examples(generator, called(row.name), row.prompts, **given)
+        for row in draw.measured:
+            encoder.refuse_unheard([row.name] if self.condition == "name" else row.prompts)
+        measure.rehearse(draw.measured)
         settings = replace(
             self.hypertransport, encoder=encoder, seed=derive(self.seed, "fit", self.hypertransport.seed)
         )
@@ -292,7 +299,7 @@ def split_table(rows: list[ConceptRow]) -> pd.DataFrame:
 
 
 def concept_steering(
-    hypernetwork: str, concept: str | Path, strength: float = 1.0, model: str = ""
+    hypernetwork: str, concept: str | Path, strength: float = 1.0, model: str = "", encoder: str = ""
 ) -> Steering:
     """Steering of a concept by a saved hypernetwork.
 
@@ -301,16 +308,22 @@ def concept_steering(
         concept: words, or the path of a picture.
         strength: folded into the maps: at 1 the steering acts as the hypernetwork's does at it.
         model: the generator; "" for the one that it was fitted on, by its name there.
+        encoder: likewise.
 
     Raises:
-        ModelError: a folder without a hypernetwork, or a generator that is not there.
+        ConfigError: a generator or an encoder that is not there.
+        ModelError: a folder without a hypernetwork, or another generator or encoder.
         DataError: blank words, or a picture that cannot be read.
     """
     inside = Path(hypernetwork) / "artifacts" / HYPERNETWORK
     folder = inside if inside.is_dir() else Path(hypernetwork)
-    name = model or read_config(folder)["base_model_name_or_path"]
-    if problems := list(name_problems(name, "--model", pipelines=True)):
+    config = read_config(folder)
+    name, words = model or config["base_model_name_or_path"], encoder or config["encoder"]["name"]
+    problems = list(name_problems(name, "--model", pipelines=True))
+    problems += [] if words == SELF else name_problems(words, "--encoder")
+    if problems:
         raise ConfigProblems(problems)
-    fitted = HyperTransport.from_pretrained(folder, load(name))
+    generator = load(name, timestep=config["settings"].get("timestep"))
+    fitted = HyperTransport.from_pretrained(folder, generator, encoder or None)
     steering = fitted(concept)
     return steering if strength == 1 else steering * strength

@@ -6,20 +6,24 @@ By a judge of attributes they are exact: shares of pictures. Otherwise they are 
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from trimtab.errors import ConfigError, DataError, ModelError, Problem, explain
 from trimtab.steer.hypertransport.concept_file import ConceptRow
 from trimtab.steer.hypertransport.conditions import Encoder
+from trimtab.steer.hypertransport.training import called
 
 Outputs = Sequence[Any]
 """Pictures, or texts: what `generate` gives, one a prompt."""
@@ -61,22 +65,28 @@ def judge_problem(reference: str, where: str = "judge") -> Problem | None:
         return Problem(where, repr(reference)[:80], EXPECTED, "lab:scene-judge")
     try:
         found = find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    return None if found else Problem(where, f"{reference!r}, but no module {module!r}", EXPECTED)
+    except Exception as error:  # whatever a user's package raises when it is imported
+        return Problem(where, f"{reference!r} ({type(error).__name__}: {error})", EXPECTED)
+    hint = f"a file {module}.py on PYTHONPATH"
+    return None if found else Problem(where, f"{reference!r}, but no module {module!r}", EXPECTED, hint)
 
 
 def judge_of(reference: str) -> Judge:
-    """Judge that a reference "module:name" makes when it is called without arguments.
+    """Judge that a reference "module:name" makes when it is called without arguments; what it says is checked.
 
     Raises:
-        ConfigError: no such module or name, or what is made has not the methods of a `Judge`.
+        ConfigError: no such module or name, one that cannot be called so, or what is made has not the methods of a
+            `Judge`.
     """
     module, _, name = reference.partition(":")
     try:
         makes: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"judge: {explain(f'{reference!r} ({error})', EXPECTED)}") from error
+        if callable(makes):
+            with suppress(ValueError):  # builtins without a signature
+                inspect.signature(makes).bind()
+    except Exception as error:  # whatever a user's module raises when it is imported
+        got = f"{reference!r} ({type(error).__name__}: {error})"
+        raise ConfigError(f"judge: {explain(got, EXPECTED)}") from error
     judge: Any = makes() if callable(makes) else makes
     if lacks := [
         one for one in ("see", "asked", "prompted", "truth") if not callable(getattr(judge, one, None))
@@ -85,7 +95,68 @@ def judge_of(reference: str) -> Judge:
         raise ConfigError(
             f"judge: {explain(got, 'the methods of trimtab.steer.hypertransport.judging.Judge')}"
         )
-    return cast("Judge", judge)
+    return CheckedJudge(judge)
+
+
+@dataclass(frozen=True)
+class CheckedJudge:
+    """Judge whose answers are checked: one for each output or prompt, of the kinds that `Judge` has.
+
+    Each method raises DataError where the answer is none of these.
+
+    Attributes:
+        judge: a user's.
+    """
+
+    judge: Judge
+
+    def see(self, outputs: Outputs) -> Mapping[str, Sequence[str]]:
+        """Attribute -> the value that is seen in each output."""
+        return _values("see", self.judge.see(outputs), len(outputs))
+
+    def asked(self, prompts: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Attribute -> the value that each prompt asks for."""
+        return _values("asked", self.judge.asked(prompts), len(prompts))
+
+    def prompted(self, prompts: Sequence[str], values: Mapping[str, str]) -> list[str]:
+        """Prompts that ask for a concept's values as well."""
+        return _texts("prompted", self.judge.prompted(prompts, values), len(prompts))
+
+    def truth(self, prompts: Sequence[str], values: Mapping[str, str], seed: int) -> Outputs | None:
+        """Outputs of a perfect steering; None where unknown."""
+        given: Any = self.judge.truth(prompts, values, seed)
+        if given is None:
+            return None
+        made = _one_each("truth", given, len(prompts), "outputs")
+        if other := next((one for one in made if not isinstance(one, str | Image.Image | np.ndarray)), None):
+            raise _unanswered("truth", f"a {type(other).__name__}", "pictures or texts, or None for all")
+        return made
+
+
+def _values(method: str, given: Any, n: int) -> dict[str, list[str]]:
+    if not isinstance(given, Mapping):
+        raise _unanswered(
+            method, f"a {type(given).__name__}", "a mapping of attributes, each to a list of texts"
+        )
+    return {name: _texts(method, values, n, f" of {name!r:.40}") for name, values in given.items()}
+
+
+def _texts(method: str, given: Any, n: int, of: str = "") -> list[str]:
+    found = _one_each(method, given, n, f"texts{of}")
+    if (other := next((one for one in found if not isinstance(one, str)), "")) != "":
+        raise _unanswered(method, f"a {type(other).__name__}{of}", "texts, '' where a value is unknown")
+    return list(map(str, found))
+
+
+def _one_each(method: str, given: Any, n: int, what: str) -> list[Any]:
+    if isinstance(given, str | Mapping) or not hasattr(given, "__len__") or len(given) != n:
+        got = f"{len(given)} {what}" if isinstance(given, list | tuple) else f"a {type(given).__name__}"
+        raise _unanswered(method, got, f"a list of {n} {what}, one each")
+    return list(given)
+
+
+def _unanswered(method: str, got: str, expected: str) -> DataError:
+    return DataError(f"judge, {method}(): {explain(got, expected)}")
 
 
 @dataclass(frozen=True)
@@ -135,12 +206,10 @@ class ByJudge:
         seen, asked = self.judge.see(outputs), self.judge.asked(prompts)
         if unknown := next((name for name in concept.values if name not in seen), None):
             raise DataError(
-                f"concept {concept.name!r:.60}: {explain(f'the attribute {unknown!r:.40}', f'one of {(*seen,)}')}"
+                f"{called(concept.name)}: {explain(f'the attribute {unknown!r:.40}', f'one of {(*seen,)}')}"
             )
         if not concept.values:
-            raise DataError(
-                f"concept {concept.name!r:.60}: {explain('no values', 'values that the judge sees')}"
-            )
+            raise DataError(f"{called(concept.name)}: {explain('no values', 'values that the judge sees')}")
         wanted = [np.array(seen[name]) == value for name, value in concept.values.items()]
         kept = [
             np.where(np.array(asked[name]) == "", np.nan, np.array(seen[name]) == np.array(asked[name]))

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,16 @@ class Measure:
     seed: int
     shown: int
     _kept: dict[str, Outputs] = field(default_factory=dict)
+
+    def rehearse(self, concepts: Sequence[ConceptRow]) -> None:
+        """Measure two outputs of each concept without a steering, so that what is refused is so before any fit.
+
+        Raises:
+            DataError, ModelError: what the judge, the encoder or the generator refuses.
+        """
+        short = replace(self, prompts=self.prompts[:2], shown=0, _kept={})
+        for concept in concepts:
+            _ = short.of(concept, {})
 
     def of(
         self, concept: ConceptRow, steerings: Mapping[str, Steering]

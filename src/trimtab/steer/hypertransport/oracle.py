@@ -60,6 +60,8 @@ def picture_oracle(
         return (made - _pixels(truth(given, own)).to(made)).abs().mean()
 
     wanted = _pixels(truth(prompts[:2], seed))
+    if not len(wanted):
+        return None
     with torch.no_grad():
         made = painted(prompts[:2], seed)
     if not isinstance(made, Tensor) or made.shape != wanted.shape:

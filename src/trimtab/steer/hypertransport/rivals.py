@@ -16,7 +16,7 @@ from torch import Tensor
 from trimtab.errors import ConfigError, DataError, ModelError, ShapeError, explain
 from trimtab.models.load import Model
 from trimtab.seeds import derive
-from trimtab.steer.hypertransport.training import Prompts, prompt_examples
+from trimtab.steer.hypertransport.training import Prompts, called, prompt_examples
 from trimtab.steer.lineas.lineas import LinEAS
 from trimtab.steer.samples import Inputs
 from trimtab.steer.steering import Steering
@@ -52,7 +52,7 @@ def concept_steerings(
     prompts = Prompts.checked(concepts, source)
     first, found = _inputs(generator, "source", prompts.source, seed), dict[str, Steering]()
     for name, given in zip(prompts.names, prompts.of, strict=True):
-        target = _inputs(generator, f"concept {name!r}", given, derive(seed, "target", name))
+        target = _inputs(generator, called(name), given, derive(seed, "target", name))
         found[name] = estimator.fit(generator, first, target)
         if progress is not None:
             progress(len(found), len(prompts.names))
@@ -129,10 +129,10 @@ class ConceptMaps:
             widths = {site: len(weight) for site, (weight, _) in one.maps.items()}
             if widths != {site: len(weight) for site, (weight, _) in first.maps.items()}:
                 raise ModelError(
-                    f"concept {name!r}: {explain('maps at other sites', f'those of {self.names[0]!r}')}"
+                    f"{called(name)}: {explain('maps at other sites', f'those of {self.names[0]!r:.60}')}"
                 )
             if first.base.conflicts(one.base):
-                raise ModelError(f"concept {name!r}: {explain('a steering of another model', 'one model')}")
+                raise ModelError(f"{called(name)}: {explain('a steering of another model', 'one model')}")
 
     def mean(self) -> Steering:
         """Mean of all maps, whatever the concept: what knowing nothing of it gives."""

@@ -25,7 +25,7 @@ from trimtab.steer.hypertransport.judging import Judge
 from trimtab.steer.hypertransport.measuring import HYPER, LINEAS, MEAN, NEAREST, ORACLE, RIDGE, Measure
 from trimtab.steer.hypertransport.oracle import picture_oracle
 from trimtab.steer.hypertransport.rivals import BATCH, ConceptMaps, RidgeMaps
-from trimtab.steer.hypertransport.training import prompt_examples
+from trimtab.steer.hypertransport.training import called, prompt_examples
 from trimtab.steer.lineas.lineas import LinEAS
 from trimtab.steer.samples import Inputs
 from trimtab.steer.steering import Steering
@@ -208,7 +208,9 @@ class Study:
         seed = derive(self.seed, what, row.name if row else "")
         prompts = row.prompts if row else self.source
         given: Any = {"seed": seed, "batch_size": BATCH, "max_tokens": self.settings.max_tokens}
-        batches = list(prompt_examples(self.generator, row.name if row else what, prompts, **given).batches)
+        batches = list(
+            prompt_examples(self.generator, called(row.name) if row else what, prompts, **given).batches
+        )
         if row is None:
             self._inputs[what] = batches
         return batches

@@ -25,6 +25,7 @@ from trimtab.models import one_step, pipelines
 from trimtab.models.families import Handle, unwrapped
 from trimtab.models.one_step import OneStepGenerator
 from trimtab.models.sites import network_of
+from trimtab.runs.files import has_halves
 from trimtab.runs.serialise import differences
 from trimtab.seeds import derive
 from trimtab.steer.hypertransport.conditions import unit_mean
@@ -107,8 +108,20 @@ def prompt_examples(
     writes = writer_of(model)
     given: Any = checked_records(what, prompts)
     if writes is not None:
-        given = writes(list(prompts), seed=seed, batch_size=batch_size)
+        try:
+            given = writes(list(prompts), seed=seed, batch_size=batch_size)
+        except ModelError as error:
+            raise ModelError(f"{what}, {error}") from error
     return Examples.of(cast("Any", model), what, given, batch_size, max_tokens)
+
+
+def called(name: str) -> str:
+    """What a concept is called in errors.
+
+    >>> called("red")
+    "concept 'red'"
+    """
+    return f"concept {name!r:.60}"
 
 
 @dataclass(frozen=True)
@@ -145,11 +158,14 @@ class Prompts:
         seen: dict[frozenset[str], str] = {}
         for name, prompts in given.items():
             if not isinstance(name, str) or not name.strip():
-                raise DataError(f"concepts: {explain(f'the name {name!r}', 'words')}")
-            hint = "two independent draws are taken of them; add another"
-            key = frozenset(_texts(f"concept {name!r}", prompts, hint))
+                raise DataError(f"concepts: {explain(f'the name {name!r:.60}', 'words')}")
+            if has_halves(name):
+                got = f"half a character (a lone surrogate) in the name {name!r:.60}"
+                raise DataError(f"concepts: {explain(got, 'whole ones')}")
+            hint = "another prompt: two independent draws are taken of them"
+            key = frozenset(_texts(called(name), prompts, hint))
             if key in seen:
-                got = f"{seen[key]!r} and {name!r} with the same prompts"
+                got = f"{seen[key]!r:.60} and {name!r:.60} with the same prompts"
                 raise DataError(f"concepts: {explain(got, 'concepts that differ', 'leaving one out')}")
             seen[key] = name
         plain = _texts("source", source, "more generic prompts")
@@ -168,12 +184,8 @@ def _texts(what: str, given: Any, hint: str) -> list[str]:
         if not isinstance(one, str) or not one.strip():
             got = f"the blank prompt {one!r}" if isinstance(one, str) else f"a {type(one).__name__}"
             raise DataError(f"{what}: {explain(f'{got} at place {place}', 'a text', 'leaving it out')}")
-        try:
-            one.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{what}: {explain(f'half a character at place {place}', 'whole ones')}"
-            ) from error
+        if has_halves(one):
+            raise DataError(f"{what}: {explain(f'half a character at place {place}', 'whole ones')}")
     if len(set(given)) < LEAST_PROMPTS:
         got = f"{len(set(given))} different prompt{'s' * (len(set(given)) != 1)}"
         raise DataError(f"{what}: {explain(got, f'at least {LEAST_PROMPTS}', hint)}")
@@ -272,7 +284,7 @@ class Targets:
         model, name, given = self.problem.model, self.prompts.names[concept], self.prompts.of[concept]
         limits: Any = {"batch_size": self.batch_size, "max_tokens": self.max_tokens}
         seed = derive(self.seed, "target", name)
-        examples = prompt_examples(cast("Any", model), f"concept {name!r}", given, seed=seed, **limits)
+        examples = prompt_examples(cast("Any", model), called(name), given, seed=seed, **limits)
         values = samples(model, examples, self.problem.loss_sites, self.problem.pool)
         found = {site: one.cpu() for site, one in values.items()}
         size = sum(one.numel() * one.element_size() for one in found.values())
