@@ -11,8 +11,8 @@ import torch
 
 from pictured import clip, clip_processor, words
 from tiny_generator import SMALL
-from tiny_models import build, tokenizer
 from tiny_judge import COLOURS, SHAPES, SIDES
+from tiny_models import build, tokenizer
 from trimtab import HyperTransport, LinEAS, load
 from trimtab.lab.scene_models import SPECIAL, word_tokenizer
 from trimtab.models.one_step import OneStepConfig, OneStepGenerator

@@ -50,6 +50,9 @@ def test_words_become_a_steering_that_says_what_it_is(home, capsys):
         wanted = generator.generate(["left red"])
     with steering.on(generator):
         assert generator.generate(["left red"]) == wanted
+    for more in ([], ["--json"]):  # pictures have no place in a terminal
+        assert main(["steer", "try", "red", "generator", "left red", *more]) == 2
+        assert "which makes pictures, expected a language model" in capsys.readouterr().err
     assert generator.generate(["left red"]) == before
 
 

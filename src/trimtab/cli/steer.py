@@ -52,8 +52,8 @@ def steer(argv: Sequence[str]) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with Bars() as bars:
         for name in ("model", "encoder"):
-            if given := getattr(arguments, name, ""):
-                setattr(arguments, name, lab_folder("model", given, bars.bar))
+            if value := getattr(arguments, name, ""):
+                setattr(arguments, name, lab_folder("model", value, bars.bar))
     code: int = arguments.carry_out(arguments)
     return code
 

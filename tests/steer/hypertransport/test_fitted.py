@@ -162,7 +162,7 @@ def test_another_generator_or_encoder_is_refused(saved):
         other.module.paint.weight += 1
     with pytest.raises(
         ModelError,
-        match="a generator whose weights at paint are not those of tiny-generator, .*; try fitting",
+        match=r"a generator whose weights at paint are not those of tiny-generator, .*; try fitting",
     ):
         HyperTransport.from_pretrained(saved, other, tiny.encoder())
     encoder = tiny.encoder()

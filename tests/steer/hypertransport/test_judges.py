@@ -111,7 +111,7 @@ def test_a_prompt_that_cannot_be_read_is_refused_before_any_fit(config, tmp_path
             replace(config, concepts=str(path)),
             tmp_path / split,
             ModelError,
-            "concept '.*', prompt .*'mauve'",
+            "concept '.*': prompt .*'mauve'",
         )
 
 

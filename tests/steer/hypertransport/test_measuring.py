@@ -137,6 +137,10 @@ def test_an_encoder_gives_cosines_to_the_name_and_to_each_prompt():
     seen, name, asked = encoder.pictures(pictures), encoder.texts(["red"]), encoder.texts(prompts)
     assert np.allclose(marks.concept, torch.cosine_similarity(seen, name).numpy(), atol=1e-6)
     assert np.allclose(marks.others, torch.cosine_similarity(seen, asked).numpy(), atol=1e-6)
+    silent = ByEncoder(encoder).marks(["", " \n"], prompts, ConceptRow("red", ("a", "b")))
+    assert (silent.concept.tolist(), silent.others.tolist()) == ([0, 0], [0, 0])
+    half = ByEncoder(encoder).marks(["", prompts[1]], prompts, ConceptRow("red", ("a", "b")))
+    assert (half.others[0], half.others[1]) == (0, pytest.approx(1, abs=1e-6))
     texts = ByEncoder(tiny.encoder(sees=False)).marks(prompts, prompts, ConceptRow("red", ("a", "b")))
     assert np.allclose(texts.others, 1, atol=1e-6)
     with pytest.raises(ModelError, match="which reads texts alone, expected an encoder of two towers"):

@@ -33,7 +33,7 @@ def test_the_time_step_is_of_the_fit_and_of_its_file(tmp_path):
     with pytest.raises(ModelError, match=message):
         HyperTransport.from_pretrained(tmp_path / "hyper", other, hyper.encoder)
     HyperTransport.from_pretrained(tmp_path / "hyper", generator, hyper.encoder)
-    with pytest.raises(CheckpointError, match="holds another fit: settings.timestep"):
+    with pytest.raises(CheckpointError, match=r"holds another fit: settings\.timestep"):
         hyper.fit(other, CONCEPTS, SOURCE, out=tmp_path / "fit")
 
 

@@ -207,7 +207,7 @@ def test_a_model_that_reads_no_prompts_is_refused():
         (PROMPTS | {" ": ["m", "n"]}, r"concepts: got the name ' ', expected words"),
         (
             PROMPTS | {"d": []},
-            r"concept 'd': got 0 different prompts, expected at least 2; try two independent draws",
+            r"concept 'd': got 0 different prompts, expected at least 2; try another prompt: two independent draws",
         ),
         (PROMPTS | {"d": ["m"]}, r"concept 'd': got 1 different prompt, expected at least 2"),
         (PROMPTS | {"d": ["m", "m"]}, r"concept 'd': got 1 different prompt, expected at least 2"),

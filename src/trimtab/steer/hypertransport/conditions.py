@@ -158,9 +158,10 @@ def _beside(source: str, file: str) -> Path | None:
     if not Path(source).is_dir() and source.count("/") != 1:  # the class of a module
         return None
     try:
-        return Path(cached_file(source, file))
+        found = cached_file(source, file)
     except OSError:
         return None
+    return None if found is None else Path(found)
 
 
 def _pooling(source: str) -> bool:

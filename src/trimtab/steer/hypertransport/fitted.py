@@ -233,9 +233,8 @@ class FittedHyperTransport:
         try:
             words = encoder_of(named["name"] if encoder is None else encoder, generator)
         except ModelError as error:
-            if encoder is not None:
-                raise
-            got = f"no encoder {named['name']!r} ({error})"
+            asked = named["name"] if encoder is None else getattr(encoder, "name", encoder)
+            got = f"no encoder {str(asked)!r} ({error})"
             raise _refused(place, got, "the one that it was fitted with", "encoder=, its folder") from error
         if encoder_fingerprint(words) != named["fingerprint"]:
             got = f"the encoder {words.name!r} with other weights"
@@ -346,10 +345,14 @@ def _check_generator(folder: Path, base: Base, generator: Model, timestep: int |
     if own != timestep and None not in (own, timestep):
         hint = f"load(folder, timestep={timestep})"
         raise _refused(folder, f"a generator at time step {own}", f"{timestep}, as it was fitted at", hint)
-    resolve(generator, list(base.fingerprints))
+    expected, hint = "the generator that it was fitted on", "fitting it anew on this one"
+    try:
+        resolve(generator, list(base.fingerprints))
+    except ModelError as error:
+        raise _refused(folder, f"another generator ({error})", expected, hint) from error
     if changed := base.conflicts(base_of(generator, base.fingerprints)):
         got = f"a generator whose weights at {changed[0]} are not those of {base.name}"
-        raise _refused(folder, got, "the generator that it was fitted on", "fitting it anew on this one")
+        raise _refused(folder, got, expected, hint)
 
 
 def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:

@@ -304,7 +304,8 @@ def _conditions(
     _ = _centred(
         prompts, embeddings, centre
     )  # what cannot be told apart is refused before anything is trained
-    if encoder.pictures is None or writer_of(generator) is None:
+    draws = writer_of(generator) is not None and callable(getattr(generator, "generate", None))
+    if encoder.pictures is None or not draws:
         return Conditions(encoder, centre)
     shown = [of[0] for of in prompts.of[:: -(-len(prompts.of) // MOST_PICTURES)]]
     pictures = generator.generate(shown, seed=derive(seed, "pictures"))

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -128,8 +129,8 @@ class CheckedJudge:
         if given is None:
             return None
         made = _one_each("truth", given, len(prompts), "outputs")
-        if other := next((one for one in made if not isinstance(one, str | Image.Image | np.ndarray)), None):
-            raise _unanswered("truth", f"a {type(other).__name__}", "pictures or texts, or None for all")
+        if others := [one for one in made if not isinstance(one, str | Image.Image | np.ndarray)]:
+            raise _unanswered("truth", f"a {type(others[0]).__name__}", "pictures or texts, or None for all")
         return made
 
 
@@ -143,8 +144,8 @@ def _values(method: str, given: Any, n: int) -> dict[str, list[str]]:
 
 def _texts(method: str, given: Any, n: int, of: str = "") -> list[str]:
     found = _one_each(method, given, n, f"texts{of}")
-    if (other := next((one for one in found if not isinstance(one, str)), "")) != "":
-        raise _unanswered(method, f"a {type(other).__name__}{of}", "texts, '' where a value is unknown")
+    if others := [one for one in found if not isinstance(one, str)]:
+        raise _unanswered(method, f"a {type(others[0]).__name__}{of}", "texts, '' where a value is unknown")
     return list(map(str, found))
 
 
@@ -231,6 +232,8 @@ def _mean(rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " n"]:
 class ByEncoder:
     """Fidelity by an encoder: the cosine of each output to the words of the concept, and to its prompt.
 
+    A text without a word has 0 to both.
+
     Attributes:
         encoder: of words and of the outputs.
     """
@@ -254,11 +257,14 @@ class ByEncoder:
             raise ModelError(
                 explain(got, "an encoder of two towers, such as CLIP", "judge_encoder: its folder")
             )
-        seen = self.encoder.texts([one or " " for one in outputs]) if texts else self._pictures(outputs)
-        return Marks(
-            (seen @ self._of((concept.name,))[0]).double().numpy(),
-            (seen * self._of(tuple(prompts))).sum(1).double().numpy(),
-        )
+        name, asked = self._of((concept.name,))[0], self._of(tuple(prompts))
+        if texts:  # one that says nothing has a cosine of 0 to anything
+            seen, said = torch.zeros_like(asked), [place for place, one in enumerate(outputs) if one.strip()]
+            if said:
+                seen[said] = self.encoder.texts([outputs[place] for place in said])
+        else:
+            seen = self._pictures(outputs)
+        return Marks((seen @ name).double().numpy(), (seen * asked).sum(1).double().numpy())
 
     def _pictures(self, outputs: Outputs) -> Tensor:
         assert self.encoder.pictures is not None

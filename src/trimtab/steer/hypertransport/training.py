@@ -107,12 +107,12 @@ def prompt_examples(
     """
     writes = writer_of(model)
     given: Any = checked_records(what, prompts)
-    if writes is not None:
-        try:
-            given = writes(list(prompts), seed=seed, batch_size=batch_size)
-        except ModelError as error:
-            raise ModelError(f"{what}, {error}") from error
-    return Examples.of(cast("Any", model), what, given, batch_size, max_tokens)
+    try:
+        if writes is not None and not (given := writes(list(prompts), seed=seed, batch_size=batch_size)):
+            raise ModelError(explain("no batch of prompts", "forward keywords of each", "prompt_batches"))
+        return Examples.of(cast("Any", model), what, given, batch_size, max_tokens)
+    except ModelError as error:
+        raise error if str(error).startswith(what) else ModelError(f"{what}: {error}") from error
 
 
 def called(name: str) -> str:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.data.records import Columns, LayoutName, Record, column_problems
 from trimtab.data.rows import record_rows
-from trimtab.errors import ConfigProblems, DataError, Problem, problem_of
+from trimtab.errors import ConfigProblems, DataError, ModelError, Problem, explain, problem_of
 from trimtab.job import Elsewhere, ModelName, Progress, Survey, Texts, noting, unread_source
 from trimtab.models.batches import text_batches
 from trimtab.models.chat import Prompt, read_prompt
@@ -286,6 +286,9 @@ def completions(
     for strength in strengths if prompts else ():
         with steering.on(model, strength):
             texts = model.generate(list(prompts), max_new_tokens=tokens)
+        if not isinstance(texts[0], str):
+            hint = "steering.on(model) and model.generate(prompts) in Python, which gives pictures"
+            raise ModelError(explain(f"{model.name}, which makes pictures", "a language model", hint))
         rows += [(prompt, float(strength), text) for prompt, text in zip(shown, texts, strict=True)]
     return pd.DataFrame(rows, columns=["prompt", "strength", "text"])
 
@@ -301,6 +304,9 @@ def complete(
         prompts: to go on with: texts, or conversations as lists of messages.
         strengths: in [0, 1].
         max_new_tokens: of each completion.
+
+    Raises:
+        ModelError: a model that makes pictures, not texts.
     """
     return completions(*_both(steering, model), prompts, strengths, max_new_tokens)
 
