@@ -297,7 +297,11 @@ def checked_strength(strength: float | Tensor) -> float | Tensor:
     Raises:
         ModelError: it is not.
     """
-    values = torch.as_tensor(strength).detach()
+    try:
+        values = torch.as_tensor(strength).detach()
+    except (TypeError, ValueError, RuntimeError) as error:  # what torch says of None, texts and ragged lists
+        got = f"a {type(strength).__name__}"
+        raise refusal(got, "a number or one per row, (B,)", at="strength") from error
     if values.ndim > 1 or values.numel() == 0:
         raise refusal(f"shape {tuple(values.shape)}", "a number or one per row, (B,)", at="strength")
     if not bool(((values >= 0) & (values <= 1)).all()):

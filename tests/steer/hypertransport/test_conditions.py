@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hypertransport_world as world
 import tiny_generator as tiny
 from pictured import clip, clip_processor, random_pictures, words
 from tiny_models import build, tokenizer
@@ -135,6 +136,13 @@ def test_a_sentence_encoder_with_further_layers_is_refused(tmp_path):
     (folder / "modules.json").write_text(json.dumps(listed))
     with pytest.raises(ModelError, match=r"modules.json: got the part '.*Dense', expected parts that end in"):
         encoder_of(folder)
+
+
+def test_a_generator_of_pictures_is_no_encoder(tmp_path):
+    with pytest.raises(
+        ModelError, match="a OneStepGenerator, which needs more than a text, expected an encoder"
+    ):
+        encoder_of(world.generator(tmp_path))
 
 
 def _sentence_folder(folder, pooling):

@@ -24,6 +24,13 @@ def test_a_steering_is_an_ordinary_one(trained, tmp_path):
     again = Steering.from_pretrained(tmp_path)
     assert torch.equal(again.maps["norm:out"][0], steering.maps["norm:out"][0])
     again.check(tiny.handle())
+    for wrong in ("1", None, [[0.1], [0.2, 0.3]]):
+        kind = type(wrong).__name__
+        with (
+            pytest.raises(ModelError, match=f"strength: got a {kind}, expected a number or one per row"),
+            steering.on(tiny.handle(), wrong),
+        ):
+            pass
     made_by = steering.made_by
     assert (made_by["estimator"], made_by["concept"]) == ("HyperTransport", "red disc")
     assert made_by["novelty"] == pytest.approx(trained.novelty("red disc"))

@@ -97,6 +97,9 @@ def test_what_measuring_refuses_is_refused_before_any_fit(config, tmp_path, monk
     with monkeypatch.context() as changed:
         changed.setattr(tiny_judge.TinyJudge, "prompted", lambda _, prompts, values: ["mauve"] * len(prompts))
         refused(config, tmp_path / "b", ModelError, "prompt 0: got the word 'mauve'")
+    rows = [row | {"values": {"size": "big"}} for row in world.rows()]
+    sized = replace(config, concepts=str(world.write_rows(tmp_path / "sized.jsonl", rows)))
+    refused(sized, tmp_path / "d", DataError, r"the attribute 'size', expected one of \('colour'")
     texts = replace(config, judge="", judge_encoder=str(world.sentences(tmp_path / "bert")))
     refused(texts, tmp_path / "c", ModelError, "which reads texts alone, expected an encoder of two towers")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,7 +116,20 @@ def encoder_of(source: Encoder | TwoTower | Model | str | Path, generator: Any =
     if kind in TWO_TOWERS:
         return encoder_of(two_tower(model))
     model.need_tokenizer()
-    return _hidden(model, model.name) if _speaks(model) else _sentences(model)
+    if _speaks(model):
+        return _hidden(model, model.name)
+    _refuse_other(model)
+    return _sentences(model)
+
+
+def _refuse_other(model: Model) -> None:
+    """Refuse a network that needs more than a text, such as a generator of pictures or a decoder beside."""
+    network: Any = unwrapped(model.module)
+    taken = signature(network.forward).parameters.values()
+    needed = {it.name for it in taken if it.default is it.empty and it.kind is it.POSITIONAL_OR_KEYWORD}
+    if needed - {"input_ids", "attention_mask"} or getattr(network.config, "is_encoder_decoder", False):
+        got = f"{model.name}, a {type(network).__name__}, which needs more than a text"
+        raise ModelError(explain(got, "an encoder of texts, or of two towers such as CLIP"))
 
 
 def _speaks(model: Model) -> bool:

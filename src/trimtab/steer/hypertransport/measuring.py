@@ -75,7 +75,9 @@ class Measure:
             DataError, ModelError: what the judge, the encoder or the generator refuses.
         """
         short = replace(self, prompts=self.prompts[:2], shown=0, _kept={})
+        outputs = short._generated(short.prompts)
         for concept in concepts:
+            _ = short.fidelity.marks(outputs, short.prompts, concept)  # first what the judge does not see
             _ = short.of(concept, {})
 
     def of(
