@@ -300,8 +300,8 @@ def checked_strength(strength: float | Tensor) -> float | Tensor:
     try:
         values = torch.as_tensor(strength).detach()
     except (TypeError, ValueError, RuntimeError) as error:  # what torch says of None, texts and ragged lists
-        got = f"a {type(strength).__name__}"
-        raise refusal(got, "a number or one per row, (B,)", at="strength") from error
+        kind = f"a {type(strength).__name__}"
+        raise refusal(kind, "a number or one per row, (B,)", at="strength") from error
     if values.ndim > 1 or values.numel() == 0:
         raise refusal(f"shape {tuple(values.shape)}", "a number or one per row, (B,)", at="strength")
     if not bool(((values >= 0) & (values <= 1)).all()):
