@@ -12,6 +12,7 @@ import pytest
 
 from trimtab.cli.console import VERBS
 from trimtab.cli.main import main
+from trimtab.runs.config import dotted_keys
 from trimtab.runs.files import load_yaml
 from trimtab.runs.schema import DRAFT, keys
 from trimtab.systems import SYSTEMS, recipes
@@ -38,6 +39,16 @@ def test_the_schema_has_every_key_with_its_words(capsys: Capture) -> None:
     assert all("kind" in mixer["required"] for mixer in mixers)
     assert {"dynamics", "feedback"} <= {mixer["properties"]["kind"]["enum"][0] for mixer in mixers}
     assert len(schema_of(capsys)["oneOf"]) == len(SYSTEMS)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_keys_are_those_that_a_file_can_hold(system: str, capsys: Capture) -> None:
+    assert main(["schema", system, "--keys"]) == 0
+    told = capsys.readouterr().out
+    assert "<class" not in told
+    assert ".tokenizer" not in told  # a loaded model is for Python alone
+    dotted = {key.partition("[")[0] for key, _, _ in keys(SYSTEMS[system].job_class())}
+    assert dotted <= set(dotted_keys(SYSTEMS[system].job_class()))
 
 
 def test_every_recipe_is_valid_and_mistakes_are_not(capsys: Capture) -> None:

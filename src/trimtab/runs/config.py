@@ -34,6 +34,7 @@ BAD, MISSING = object(), object()
 """What stands for a value that could not be read, and for one that is not there."""
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _WORDS |= {type(None): "null", Any: "a value"}
+_COLLECTIONS = (Mapping, tuple, list)
 _UNKNOWN = "unexpected_keyword_argument"
 
 
@@ -279,7 +280,7 @@ def words(kind: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(repr, inside))}" if len(inside) > 1 else repr(inside[0])
     if _is_union(kind):
-        return " or ".join(dict.fromkeys(words(member) for member in inside))
+        return " or ".join(dict.fromkeys(words(member) for member in members(kind)))
     if dataclasses.is_dataclass(kind):
         return f"a mapping with keys among {', '.join(_fields(kind))}"
     if not _is_a(origin, object):
@@ -301,9 +302,32 @@ def dotted_keys(cls: Any, where: str = "") -> Iterator[str]:
     """All keys a config of this dataclass can have, those of nested dataclasses dotted."""
     for name, kind in get_type_hints(cls).items():
         yield _join(where, name)
-        for member in get_args(kind) if _is_union(kind) else (kind,):
+        for member in members(kind):
             if dataclasses.is_dataclass(member):
                 yield from dotted_keys(member, _join(where, name))
+
+
+def members(kind: Any) -> tuple[Any, ...]:
+    """The types that a value of a type may have in a file: those of a union, without what only Python can give.
+
+    >>> members(int | Callable[[], int] | None)
+    (<class 'int'>, <class 'NoneType'>)
+    """
+    inside = get_args(kind) if _is_union(kind) else (kind,)
+    return tuple(member for member in inside if not _only_python(member))
+
+
+@cache
+def _only_python(kind: Any) -> bool:
+    """Whether no file can hold a value: functions, objects of other libraries, and what is made of them."""
+    kind = _bare(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        return any(_only_python(hints[each.name]) for each in dataclasses.fields(kind) if each.init)
+    if _is_union(kind):
+        return all(map(_only_python, get_args(kind)))
+    plain_class = not isinstance(kind, type) or kind in _WORDS or issubclass(kind, (Path, *_COLLECTIONS))
+    return _is_a(get_origin(kind), Callable) or not plain_class
 
 
 def _bare(kind: Any) -> Any:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from trimtab.runs.config import words
+from trimtab.runs.config import members, words
 from trimtab.runs.serialise import plain
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -45,11 +45,11 @@ def keys(config: type, where: str = "") -> Iterator[tuple[str, str, str]]:
             continue
         key = f"{where}.{field.name}" if where else field.name
         kind = _bare(hints[field.name])
-        members = [member for member in _members(kind) if dataclasses.is_dataclass(member)]
-        yield key, "a mapping" if members else words(kind), about.get(field.name, "")
-        for member in members:
+        mappings = [member for member in members(kind) if dataclasses.is_dataclass(member)]
+        yield key, "a mapping" if mappings else words(kind), about.get(field.name, "")
+        for member in mappings:
             named = get_args(_bare(get_type_hints(member, include_extras=True).get("kind")))
-            below = f"{key}[{named[0]}]" if len(members) > 1 and named else key
+            below = f"{key}[{named[0]}]" if len(mappings) > 1 and named else key
             yield from keys(member, below)  # type: ignore[arg-type]
 
 
@@ -95,6 +95,7 @@ def _of(kind: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(inside)}
     if origin in (Union, types.UnionType):
+        inside = members(bare)
         mappings = [member for member in inside if dataclasses.is_dataclass(member)]
         by_kind = ("kind",) if len(mappings) > 1 else ()
         return {
@@ -112,10 +113,6 @@ def _of(kind: Any) -> dict[str, Any]:
 
 def _with_kind(cls: Any, names: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in names if any(field.name == name for field in dataclasses.fields(cls)))
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
 def _bare(kind: Any) -> Any:
