@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trimtab.report import figures
-from trimtab.report.formats import NOTHING, fixed, missing, short, short_names
+from trimtab.report import figures, tags
+from trimtab.report.formats import NOTHING, fixed, missing, number, short, short_names, with_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,8 +40,8 @@ def stacked_area(
     with figures.chart(2.9, title, label) as (figure, axes):
         x = np.array([*steps, max([end, *steps[-1:]])], dtype=float)
         names = short_names(list(shares))
-        looks = [figures.filling(number) | {"label": name} for number, name in enumerate(names)]
-        _stacked(axes, x, list(shares.values()), looks)
+        looks = [figures.filling(place) | {"label": name} for place, name in enumerate(names)]
+        _stacked(axes, x, shares, looks)
         axes.set(xlim=(x[0], max(x[-1], x[0] + 1)), ylim=(0, 1), xlabel="training step", ylabel="share")
         figures.in_percent(axes.yaxis)
         figures.finish(axes, marked)
@@ -82,7 +82,7 @@ def heat_map(
     width = max(figures.WIDTH, 1.6 + 0.72 * len(columns))
     with figures.chart(1.0 + 0.42 * len(rows), "", label, width) as (figure, axes):
         for i, j in np.ndindex(value.shape):
-            _cell(axes, i, j, float(value[i, j]), float(error[i, j]), full)
+            _cell(axes, i, j, (rows[i], columns[j]), float(value[i, j]), float(error[i, j]), full)
         axes.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(rows), 1), 0))
         axes.set_title(title, parse_math=False)
         tilt: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
@@ -91,6 +91,8 @@ def heat_map(
         heads = [f"{head}\n{note}" for head, note in zip(heads, notes, strict=True)] if notes else heads
         axes.set_xticks(np.arange(len(columns)) + 0.5, heads, parse_math=False, **tilt)
         axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 14), parse_math=False)
+        figures.name_ticks(axes.xaxis, columns)
+        figures.name_ticks(axes.yaxis, rows)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return figure
@@ -124,15 +126,19 @@ def share_map(
             fill = figures.share_colour(share) if known else "none"
             look: dict[str, Any] = {"facecolor": fill, "hatch": None if known else "////"}
             edge = figures.PAPER if known else figures.GRID
-            figures.tile(axes, i, j, linewidth=1.5, in_layout=False, edgecolor=edge, **look)
-            ink = ("#ffffff" if share > 0.55 else "#111820") if known else figures.INK
             note = notes[i][j] if len(notes) else ""
+            told = f"{rows[i]}, {columns[j]}: {fixed(share)}{f' ({note})' if note else ''}"
+            names = (rows[i], columns[j])
+            figures.tile(axes, i, j, names, told, linewidth=1.5, in_layout=False, edgecolor=edge, **look)
+            ink = ("#ffffff" if share > 0.55 else "#111820") if known else figures.INK
             height = i + (0.36 if note else 0.5)
             axes.text(j + 0.5, height, fixed(share), color=ink, **figures.CENTRED, fontsize=9.5)
             axes.text(j + 0.5, i + 0.73, note, color=ink, **figures.CENTRED, fontsize=7)
         axes.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(rows), 1), 0))
         axes.set_xticks(np.arange(len(columns)) + 0.5, short_names(columns, 13), parse_math=False)
         axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 16), parse_math=False)
+        figures.name_ticks(axes.xaxis, columns)
+        figures.name_ticks(axes.yaxis, rows)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return figure
@@ -150,6 +156,7 @@ def line_band(
     marked: float | None = None,
     axis: str = "",
     across: str = "training step",
+    about: str = "",
     title: str = "",
     label: str = "",
 ) -> Figure:
@@ -166,6 +173,7 @@ def line_band(
         marked: a step to mark with a vertical line.
         axis: what the vertical axis measures.
         across: what the horizontal axis measures.
+        about: the one name, such as a domain, that all of it is about.
         title: what stands above the axes.
         label: the text alternative.
     """
@@ -173,7 +181,10 @@ def line_band(
         for start, stop in spans:
             axes.axvspan(start, stop, color=figures.PALETTE[2], alpha=0.16, linewidth=0)
         axes.fill_between(x, low, high, color=figures.LINE, alpha=0.25, linewidth=0)
-        axes.plot(x, y, color=figures.LINE, marker="o", markersize=3.2, linewidth=1.6)
+        (line,) = axes.plot(x, y, color=figures.LINE, marker="o", markersize=3.2, linewidth=1.6)
+        points = [point for point in zip(x, y, low, high, strict=True) if not missing(point[1])]
+        tags.named(line, [], [f"{across} {number(at)}: {with_ends(*value)}" for at, *value in points])
+        tags.whole(figure, about)
         for height, dashes in ((reference, ":"), (limit, "--")):
             if not missing(height):
                 axes.axhline(height, color=figures.INK, linestyle=dashes, linewidth=1.1)
@@ -206,6 +217,7 @@ def raster(
     with figures.chart(1.1 + 0.26 * max(len(rows), 1), title, label) as (figure, axes):
         shades = axes.pcolormesh(np.ma.masked_invalid(table), vmin=0.0, vmax=1.0, cmap="Purples")
         axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 26), parse_math=False, fontsize=8.5)
+        figures.name_ticks(axes.yaxis, rows)
         axes.set(xlabel=across, ylim=(max(len(rows), 1), 0))
         axes.tick_params(length=0)
         figure.colorbar(shades, ax=axes, aspect=12, label=axis)
@@ -236,10 +248,15 @@ def scatter_identity(
     finite = np.isfinite(x) & np.isfinite(y)
     names = list(dict.fromkeys(groups))
     with figures.chart(4.2, title, label) as (figure, axes):
-        for number, (name, short) in enumerate(zip(names, short_names(names), strict=True)):
+        for place, (name, short) in enumerate(zip(names, short_names(names), strict=True)):
             members = finite & (np.asarray(groups, dtype=object) == name)
-            look = figures.point(number) | {"linestyle": "none", "markersize": 5, "elinewidth": 0.8}
-            axes.errorbar(x[members], y[members], xerr=bars[members], label=short, **look)
+            look = figures.point(place) | {"linestyle": "none", "markersize": 5, "elinewidth": 0.8}
+            drawn = axes.errorbar(x[members], y[members], xerr=bars[members], label=short, **look)
+            for part in drawn.get_children():
+                tags.named(part, [name])
+            pairs = zip(x[members].tolist(), y[members].tolist(), strict=True)
+            told = [f"{name}: predicted {number(a)}, realised {number(b)}" for a, b in pairs]
+            tags.named(drawn.lines[0], [name], told)
         ends = figures.with_margin(np.concatenate([x[finite], y[finite], [0.0]]))
         axes.plot(ends, ends, color=figures.INK, linestyle=":", linewidth=1.1)
         axes.axhline(0, color=figures.GRID, linewidth=0.8, zorder=0)
@@ -252,14 +269,18 @@ def scatter_identity(
     return figure
 
 
-def _cell(axes: Axes, i: int, j: int, value: float, error: float, full: float) -> None:
+def _cell(
+    axes: Axes, i: int, j: int, names: tuple[str, str], value: float, error: float, full: float
+) -> None:
     """One coloured rectangle with its number and standard error."""
     has_value = np.isfinite(value)
     unsure = has_value and abs(value) < _UNSURE * error
     strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if has_value else 0.0
     fill, edge = (figures.signed_colour(strength), figures.PAPER) if has_value else ("none", figures.GRID)
     look: dict[str, Any] = {"facecolor": fill, "edgecolor": edge, "hatch": None if has_value else "////"}
-    figures.tile(axes, i, j, linewidth=1.5, in_layout=False, **look)
+    told = f"{names[0]}, {names[1]}: {number(value, signed=True)}"
+    told += f" ± {number(error)}" if np.isfinite(error) else ""
+    figures.tile(axes, i, j, names, told, linewidth=1.5, in_layout=False, **look)
     text = fixed(value, 1, signed=True) if has_value else NOTHING
     ink = ("#ffffff" if abs(strength) > 0.62 else "#111820") if has_value else figures.INK
     with_error = has_value and np.isfinite(error)
@@ -282,22 +303,27 @@ class Band:
         shares: one per step or row, in [0, 1]; nan is drawn as 0.
         number: which colour of the palette; the same one means the same part in every panel.
         solid: full colour; pale otherwise.
+        note: what the key says of it beside its name.
     """
 
     name: str
     shares: Sequence[float]
     number: int
     solid: bool = True
+    note: str = ""
 
 
 def key(bands: Sequence[Band], label: str = "") -> Figure:
     """Only the names and colours of bands, to stand once above many small areas."""
     with figures.chart(0.12 + 0.24 * -(-len(bands) // 2), "", label) as (figure, axes):
         axes.set_axis_off()
-        for band, name in zip(bands, short_names([band.name for band in bands], 24), strict=True):
-            axes.fill_between([], [], [], label=name, linewidth=0, **_filled(band))
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="center left", ncols=2, handlelength=1.2, borderpad=0)
+        written = [f"{band.name} ({band.note})" if band.note else band.name for band in bands]
+        for band, name in zip(bands, short_names(written, 24), strict=True):
+            area = axes.fill_between([], [], [], label=name, linewidth=0, **_filled(band))
+            tags.named(area, [band.name])
+        if bands:
+            legend = figure.legend(loc="center left", ncols=2, handlelength=1.2, borderpad=0)
+            figures.name_legend(figure, legend)
     return figure
 
 
@@ -328,7 +354,8 @@ def small_area(
         name = "\n".join(wrap(short(title, 44), 24))
         axes.set_title(name, x=-0.24, pad=9, fontsize=9, fontweight="normal", parse_math=False)
         x = np.array([*steps, end], dtype=float)
-        tops = _stacked(axes, x, [band.shares for band in bands], [_filled(band) for band in bands])
+        tops = _stacked(axes, x, {band.name: band.shares for band in bands}, list(map(_filled, bands)))
+        tags.whole(figure, title)
         if solid := [top for top, band in zip(tops, bands, strict=True) if band.solid]:
             axes.step(x, solid[-1], where="post", color=figures.INK, linewidth=1.2)
         figures.finish(axes, marked)
@@ -359,7 +386,9 @@ def share_bars(
         rows, base = np.arange(len(names)), np.zeros(len(names))
         for band in bands:
             wide = np.nan_to_num(np.asarray(band.shares, dtype=float))
-            axes.barh(rows, wide, left=base, height=0.72, linewidth=0, **_filled(band))
+            bars = axes.barh(rows, wide, left=base, height=0.72, linewidth=0, **_filled(band))
+            for bar, name, share in zip(bars, names, band.shares, strict=True):
+                tags.named(bar, [name, band.name], [f"{name}, {band.name}: {number(share)}"])
             base = base + wide
         figures.name_rows(axes, names)
         axes.set(xlim=(0, 1), **_halves("x"))
@@ -369,14 +398,23 @@ def share_bars(
 
 
 def _stacked(
-    axes: Axes, x: npt.NDArray[np.float64], shares: Sequence[Sequence[float]], looks: Sequence[dict[str, Any]]
+    axes: Axes,
+    x: npt.NDArray[np.float64],
+    shares: Mapping[str, Sequence[float]],
+    looks: Sequence[dict[str, Any]],
 ) -> list[npt.NDArray[np.float64]]:
     """Draw shares that hold from each x to the next, one on another; the height at which each ends."""
     tops = [np.zeros(len(x))]
-    for values, look in zip(shares, looks, strict=True):
+    for (name, values), look in zip(shares.items(), looks, strict=True):
         heights = np.nan_to_num(np.asarray(values, dtype=float))
         tops.append(tops[-1] + np.append(heights, heights[-1:] if len(heights) else 0.0))
-        axes.fill_between(x, tops[-2], tops[-1], step="post", linewidth=0, **look)
+        area = axes.fill_between(x, tops[-2], tops[-1], step="post", linewidth=0, **look)
+        ends = (
+            " to ".join(dict.fromkeys(number(share) for share in (values[0], values[-1])))
+            if len(values)
+            else ""
+        )
+        tags.named(area, [name], [f"{name}: {ends}"])
     return tops[1:]
 
 

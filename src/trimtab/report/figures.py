@@ -25,10 +25,13 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from trimtab.report import tags
 from trimtab.report.formats import printable, short_names
+from trimtab.report.slim import slim
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -51,18 +54,12 @@ def inline(drawing: str, label: str, telephone: float) -> str:
         telephone: the widest drawing, in its own units, that is scaled down to fit.
     """
     root = ElementTree.fromstring(drawing)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(_SVG)
-        if _XLINK in element.attrib:
-            element.set("href", element.attrib.pop(_XLINK))
-    for name in ("version", "width", "height"):
-        root.attrib.pop(name, None)
+    _strip(root)
+    tags.write_tags(root)
+    slim(root)
     width = float(root.attrib["viewBox"].split()[2])
-    root.attrib.update({"xmlns": _SVG[1:-1], "role": "img", "style": "stroke-linejoin: round"})
+    root.attrib.update({"xmlns": _SVG[1:-1], "role": "img"})
+    root.attrib["style"] += "; stroke-linejoin: round"
     if width > 1.05 * telephone:
         root.set("data-width", f"{width:.0f}")
         root.attrib["style"] += f"; min-width: {width:.0f}px; max-width: {LARGEST * width:.0f}px"
@@ -73,6 +70,20 @@ def inline(drawing: str, label: str, telephone: float) -> str:
         root.insert(0, title)
     _rename_ids(root)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _strip(root: ElementTree.Element) -> None:
+    """Drop what is of no use inside a page: metadata, styles, the size and the names of namespaces."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        if _XLINK in element.attrib:
+            element.set("href", element.attrib.pop(_XLINK))
+    for name in ("version", "width", "height"):
+        root.attrib.pop(name, None)
 
 
 def _rename_ids(root: ElementTree.Element) -> None:
@@ -88,7 +99,7 @@ def _rename_ids(root: ElementTree.Element) -> None:
         for key, value in element.attrib.items():
             if key == "href" and value.startswith("#"):
                 element.set(key, "#" + prefix + value[1:])
-            elif key != "aria-label":
+            elif key not in ("aria-label", "data-of"):
                 element.set(key, value.replace("url(#", "url(#" + prefix))
 
 
@@ -206,9 +217,11 @@ def in_percent(axis: Axis) -> None:
     axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def tile(axes: Axes, row: int, column: int, **look: Any) -> None:
-    """A square of one by one whose upper left corner is at (column, row)."""
-    axes.add_artist(Rectangle((column, row), 1, 1, **look))  # unlike a patch, it does not ask for room
+def tile(axes: Axes, row: int, column: int, names: Sequence[str], value: str, **look: Any) -> None:
+    """A square of one by one whose upper left corner is at (column, row), with its names and its value in words."""
+    square = Rectangle((column, row), 1, 1, clip_on=False, **look)
+    tags.named(square, names, [value])
+    axes.add_artist(square)  # unlike a patch, it does not ask for room
 
 
 def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> None:
@@ -219,16 +232,33 @@ def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> Non
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names of rows, numbered from 0 at the top, at the left of the axes."""
     axes.set_yticks(np.arange(len(names)), short_names(names, 22), parse_math=False, fontsize=8.5)
+    name_ticks(axes.yaxis, names)
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 
 
-def legend_below(figure: Figure, entries: int) -> None:
-    """A legend under the axes, three names to a line."""
+def name_ticks(axis: Axis, names: Sequence[str]) -> None:
+    """Note whose each tick of an axis is, so that it lights up with the name."""
+    for tick, name in zip(axis.get_major_ticks(len(names)), names, strict=True):
+        tags.key(tick.label1, name)
+
+
+def legend_below(figure: Figure, entries: int, **look: Any) -> None:
+    """A legend under the axes, three names to a line; an entry belongs to the names of what it explains."""
     if entries:
-        columns = min(entries, 3)
-        figure.legend(loc="outside lower left", ncols=columns, handlelength=1.2, columnspacing=1.2)
+        shape = {"ncols": min(entries, 3), "handlelength": 1.2, "columnspacing": 1.2}
+        name_legend(figure, figure.legend(loc="outside lower left", **(shape | look)))
+
+
+def name_legend(figure: Figure, legend: Legend) -> None:
+    """Note whose each entry of a legend is: that of the drawn part, where it has one name."""
+    explained = [handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]]
+    for part, drawn, text in zip(explained, legend.legend_handles, legend.get_texts(), strict=True):
+        names = tags.names_of(part)
+        if len(names) == 1 and drawn is not None:
+            tags.key(drawn, names[0])
+            tags.key(text, names[0])
 
 
 def colour(number: int) -> str:

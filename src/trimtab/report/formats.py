@@ -73,6 +73,16 @@ def span(low: float | None, high: float | None, places: int = 3, *, signed: bool
     return f"{fixed(low, places, signed=signed)} to {fixed(high, places, signed=signed)}"
 
 
+def with_ends(value: float, low: float, high: float) -> str:
+    """A value in words with its interval, alone where it has none.
+
+    >>> with_ends(0.5, 0.25, 0.75), with_ends(2, float("nan"), 1.0)
+    ('0.500 (0.250 to 0.750)', '2')
+    """
+    ends = "" if missing(low) or missing(high) else f" ({number(low)} to {number(high)})"
+    return number(value) + ends
+
+
 def spans(low: Iterable[float], high: Iterable[float], places: int = 3, *, signed: bool = False) -> list[str]:
     """The intervals of a column, see `span`.
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trimtab.report import figures
-from trimtab.report.formats import NOTHING, fixed, missing, short, short_names
+from trimtab.report import figures, tags
+from trimtab.report.formats import NOTHING, fixed, missing, number, short, short_names, with_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,10 +73,14 @@ def interval_rows(
         if limit is not None:
             axes.axvline(limit, color=figures.INK, linestyle="--", linewidth=1.1)
         for row, (value, start, stop, look) in enumerate(zip(values, low, high, looks, strict=True)):
-            _interval(axes, row, (value, start, stop), look, bounds)
+            _interval(axes, row, names[row], (value, start, stop), look, bounds)
         if len(beside):
             stroke: Any = {"marker": "|", "markersize": 9, "markeredgewidth": 1.8, "color": figures.INK}
-            axes.plot(beside, np.arange(len(names)), linestyle="none", label=beside_name, **stroke)
+            (strokes,) = axes.plot(
+                beside, np.arange(len(names)), linestyle="none", label=beside_name, **stroke
+            )
+            known = [(name, value) for name, value in zip(names, beside, strict=True) if not missing(value)]
+            tags.named(strokes, [], [f"{name}, {beside_name}: {number(value)}" for name, value in known])
         figures.legend_below(figure, _meanings(axes, looks) + bool(len(beside)))
     return figure
 
@@ -89,6 +93,7 @@ def gain_against_cost(
     looks: Sequence[Look],
     *,
     names: Sequence[str],
+    of: Sequence[str] = (),
     floor: float,
     axes_names: tuple[str, str],
     title: str = "",
@@ -103,6 +108,7 @@ def gain_against_cost(
         high: upper ends.
         looks: how each point is drawn; a legend says what they mean.
         names: one per point, written beside it; empty for none.
+        of: whose each point is, for those that are not named beside it; by default the names.
         floor: the lowest gain shown.
         axes_names: what is measured along and up.
         title: what stands above the axes.
@@ -117,12 +123,18 @@ def gain_against_cost(
         axes.set(ylim=(bottom, top), xlim=figures.with_margin(np.array([*places, 0.0])))
         axes.axhline(0, color=figures.INK, linestyle=":", linewidth=1.1)
         for k, place in zip(finite, places.tolist(), strict=True):
-            axes.plot([place, place], [low[k], high[k]], color=looks[k].colour, linewidth=1.1, alpha=0.7)
+            (bar,) = axes.plot(
+                [place, place], [low[k], high[k]], color=looks[k].colour, linewidth=1.1, alpha=0.7
+            )
             if y[k] >= bottom:
-                axes.plot([place], [y[k]], **looks[k].style, markersize=5.5, zorder=3)
+                (point,) = axes.plot([place], [y[k]], **looks[k].style, markersize=5.5, zorder=3)
             else:
-                axes.plot([place], [bottom], marker="v", color=looks[k].colour, clip_on=False)
+                (point,) = axes.plot([place], [bottom], marker="v", color=looks[k].colour, clip_on=False)
                 _call(axes, place, bottom, fixed(float(y[k]), 0))
+            name = (of or names)[k]
+            tags.named(bar, [name])
+            sides = f"{axes_names[0]} {number(float(x[k]))}; {axes_names[1]} {with_ends(gain[k], low[k], high[k])}"
+            tags.named(point, [name], [f"{name}: {sides}" if name else sides])
         named = [(y[k], place, names[k]) for k, place in zip(finite, places.tolist(), strict=True)]
         free = top
         for height, place, name in sorted(one for one in named if one[0] >= bottom and one[2])[::-1]:
@@ -135,18 +147,24 @@ def gain_against_cost(
     return figure
 
 
-def _interval(axes: Axes, row: int, ends: Sequence[float], look: Look, bounds: tuple[float, float]) -> None:
+def _interval(
+    axes: Axes, row: int, name: str, ends: Sequence[float], look: Look, bounds: tuple[float, float]
+) -> None:
     value, low, high = ends
     if missing(value):
         axes.text(float(np.clip(0, *bounds)), row, NOTHING, color=figures.INK, **figures.CENTRED)
         return
-    axes.plot([low, high], [row, row], color=look.colour, linewidth=1.6, solid_capstyle="butt")
+    told = [f"{name}: {with_ends(value, low, high)}"]
+    (bar,) = axes.plot([low, high], [row, row], color=look.colour, linewidth=1.6, solid_capstyle="butt")
+    tags.named(bar, [name], told)
     beyond = value > bounds[1], value < bounds[0]
     if not any(beyond):
-        axes.plot([value], [row], **look.style, markersize=5.5, zorder=3)
+        (point,) = axes.plot([value], [row], **look.style, markersize=5.5, zorder=3)
+        tags.named(point, [name], told)
         return
     edge, arrow, side, away = (bounds[1], ">", "right", -7) if beyond[0] else (bounds[0], "<", "left", 7)
-    axes.plot([edge], [row], marker=arrow, color=look.colour, clip_on=False)
+    (point,) = axes.plot([edge], [row], marker=arrow, color=look.colour, clip_on=False)
+    tags.named(point, [name], told)
     figures.text_near(axes, fixed(value, 1), (edge, row), (away, 0), va="center", ha=side, fontsize=8)
 
 
@@ -213,9 +231,10 @@ def curve_and_clouds(
         if curve is not None:
             axes.plot(curve.x, curve.y, color=figures.INK, linewidth=1.4)
         names = short_names(list(clouds), 24)
-        for number, (name, cloud) in enumerate(zip(names, clouds.values(), strict=True)):
+        for place, (name, (own, cloud)) in enumerate(zip(names, clouds.items(), strict=True)):
             line: dict[str, Any] = {"linestyle": "-" if cloud.joined else "none", "linewidth": 1.2}
-            axes.plot(cloud.x, cloud.y, markersize=4.5, label=name, **line, **figures.point(number))
+            (drawn,) = axes.plot(cloud.x, cloud.y, markersize=4.5, label=name, **line, **figures.point(place))
+            tags.named(drawn, [own], _both(own, cloud, axes_names))
         every = [c for c in (curve, *clouds.values()) if c is not None]
         axes.set_xlim(*figures.with_margin(*(cloud.x for cloud in every)))
         axes.set_ylim(*figures.with_margin(*(cloud.y for cloud in every)))
@@ -223,6 +242,12 @@ def curve_and_clouds(
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
         figures.legend_below(figure, len(clouds))
     return figure
+
+
+def _both(name: str, cloud: Cloud, axes_names: tuple[str, str]) -> list[str]:
+    """Both values of each point that is drawn, in words."""
+    known = [ends for ends in zip(cloud.x, cloud.y, strict=True) if not any(map(missing, ends))]
+    return [f"{name}: {axes_names[0]} {number(x)}; {axes_names[1]} {number(y)}" for x, y in known]
 
 
 def small_map(

@@ -1,15 +1,20 @@
-"""Result pages: one self-contained HTML file, without scripts, fonts or network.
+"""Result pages: one self-contained HTML file, without fonts or network.
 
-A page is a title, a summary and sections; a section holds text, tables, pictures and further sections. Everything
-that is text is escaped by the template engine; only the drawings made by `figures.to_svg` go in as they
-are. The page is laid out for a telephone and a desk, light and dark, screen and paper.
+A page is a title, a summary, a contents list and sections; a section holds text, tables, pictures and further
+sections. Everything that is text is escaped by the template engine; only the drawings made by `figures.to_svg` go in
+as they are. The one script is a constant, which the page's security policy names by its hash: it sorts tables, lights
+up a name wherever it is drawn and shows values under the pointer, and without it everything is there to be read. The
+page is laid out for a telephone and a desk, light and dark, screen and paper.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.resources import files
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +23,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from trimtab.report.anchors import placed
 from trimtab.report.figures import to_svg
 from trimtab.report.formats import NOTHING, fixed, missing, number, printable, spans
 
@@ -112,7 +118,9 @@ class Page:
 
     def render(self) -> str:
         """The page as HTML, complete and self-contained."""
-        return _template("page.html").render(page=self)
+        script, digest = page_script()
+        given = {"page": self, "sections": placed(self.sections), "script": Markup(script), "digest": digest}
+        return _template("page.html").render(given)
 
 
 CELL_ROWS = 20
@@ -132,6 +140,13 @@ def cell(heading: str, summary: str = "", table: Table | None = None) -> str:
         marked = [row for row in table.marked if row < CELL_ROWS]
         table = replace(table, frame=table.frame.head(CELL_ROWS), marked=marked, caption="")
     return _template("cell.html").render(heading=heading, summary=summary, item=table, rest=rest)
+
+
+@cache
+def page_script() -> tuple[str, str]:
+    """The script of every page, and its hash as a security policy names it."""
+    script = files("trimtab.report").joinpath("templates/page.js").read_text(encoding="utf-8")
+    return script, f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 @cache

@@ -105,6 +105,7 @@ def loss_figures(result: RunRecord, label: str) -> list[Figure]:
             spans=spans,
             marked=result.step,
             axis="nats per token",
+            about=str(final["domain"]),
             title=who,
             label=f"{label}: validation loss of {who}, {ends}.",
         )
@@ -176,8 +177,9 @@ def evenly(places: Sequence[int], most: int) -> list[int]:
 def mixture_key(results: Sequence[RunRecord]) -> Figure:
     """The colours of the training domains in every mixture of the group."""
     bands = _bands(results)
-    named = [replace(band, name=f"{band.name} (target)") if band.solid else band for band in bands]
-    return charts.key(named, f"Colours of the mixtures: {', '.join(band.name for band in named)}.")
+    named = [replace(band, note="target") if band.solid else band for band in bands]
+    listed = ", ".join(f"{band.name} (target)" if band.solid else band.name for band in bands)
+    return charts.key(named, f"Colours of the mixtures: {listed}.")
 
 
 def moving_mixtures(results: Sequence[RunRecord]) -> list[Figure]:
@@ -278,6 +280,7 @@ def cost_figures(results: Sequence[RunRecord]) -> list[Figure]:
             high,
             [FEASIBLE if one else NOT_FEASIBLE for one in feasible],
             names=[str(run) if k in front else "" for k, run in enumerate(table["run"])],
+            of=[str(run) for run in table["run"]],
             floor=-max(5.0, 0.35 * float(np.nanmax([*high, *gain, 0.0]))),
             axes_names=(along, "target gain on test, %"),
             title=f"Gain against {title}",

@@ -44,6 +44,8 @@ from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, To
 Block = Text | Table | Picture | Gallery | Section
 MAPS, MAPS_OF_OTHERS = 8, 4
 """Slope maps shown per run, and as many more folded: a run may have sixty updates, a group thirty runs."""
+MOST_CELLS = 800
+"""Cells of the slope maps shown per run, where that leaves two: maps of twenty domains make a page heavy."""
 COVERS = (
     "Intervals are 95 % over the choice of test records, paired with the base model on the same sequences; "
     "each run is one training seed, so they do not cover the seed."
@@ -202,6 +204,7 @@ def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
         "not known. Below each column's name is the share that the mixture then gave it. "
         f"{errors} All updates share one colour scale."
     )
+    maps = min(maps, max(2, MOST_CELLS // max(1, result.slopes[0].slopes.size)))
     n, half = len(result.slopes), maps // 2
     ends = range(n) if n <= maps else [*range(half), *range(n - half, n)]
     yield gallery(drawn.slope_figures(result, label, ends))

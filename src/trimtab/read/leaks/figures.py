@@ -18,8 +18,8 @@ from trimtab.read.leaks.recommendation import (
     UNMITIGATED,
     risk_of,
 )
-from trimtab.report import figures
-from trimtab.report.formats import missing
+from trimtab.report import figures, tags
+from trimtab.report.formats import missing, with_ends
 from trimtab.report.intervals import Look, gain_against_cost, interval_rows
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ REFERENCES: dict[str, tuple[str, tuple[int, tuple[float, ...]] | str]] = {
     "untrained model": (figures.PALETTE[4], "-"),
 }
 """Colour and dashes of the lines of controls, the same in every panel; text and pixels are never together."""
+_LONG_NAMES: dict[str, Any] = {"ncols": 2, "handlelength": 2.8}
 _GREY: dict[str, Any] = {"color": figures.PALETTE[6], "marker": "x", "linestyle": "--"}
 
 
@@ -83,7 +84,7 @@ def tokens_figure(
         bottom, top = axes.get_ylim()
         axes.set(xlabel="tokens", ylabel=BITS, ylim=(min(bottom, -0.06 * LEAST_AXIS), max(top, LEAST_AXIS)))
         figures.grid(axes)
-        _legend(figure, len(lines) + bool(len(controls)))
+        figures.legend_below(figure, len(lines) + bool(len(controls)), **_LONG_NAMES)
     return figure
 
 
@@ -103,7 +104,7 @@ def layers_figure(rows: pd.DataFrame, references: Mapping[str, float], title: st
         axes.set(xlabel="state (0 before the first block)", ylabel="accuracy", ylim=(0, 1.03))
         figures.in_percent(axes.yaxis)
         figures.finish(axes, None)
-        _legend(figure, 1 + len(references))
+        figures.legend_below(figure, 1 + len(references), **_LONG_NAMES)
     return figure
 
 
@@ -188,9 +189,9 @@ def _line(
     value, low, high = (known[name].astype(float).to_numpy() for name in columns)
     ends = np.nan_to_num(np.maximum([value - low, high - value], 0.0))
     shape: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.3, "elinewidth": 0.9, "capsize": 2.0}
-    axes.errorbar(known[across].astype(float), value, yerr=ends, **shape, **look)
-
-
-def _legend(figure: Figure, entries: int) -> None:
-    """A legend of long names, two to a line."""
-    figure.legend(loc="outside lower left", ncols=min(entries, 2), handlelength=2.8, columnspacing=1.2)
+    drawn = axes.errorbar(known[across].astype(float), value, yerr=ends, **shape, **look)
+    for part in drawn.get_children():
+        tags.named(part, [look["label"]])
+    points = zip(known[across].tolist(), value.tolist(), low.tolist(), high.tolist(), strict=True)
+    told = [f"{look['label']}, {across} {at:g}: {with_ends(*ends)}" for at, *ends in points]
+    tags.named(drawn.lines[0], [look["label"]], told)
