@@ -22,14 +22,17 @@ class _Blocks(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.blocks: list[str] = []
         self._depth = 0
+        self._in_contents = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _BLOCKS:
+        self._in_contents |= tag == "nav"
+        if tag in _BLOCKS and not self._in_contents:
             self._depth += 1
             self.blocks.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        self._depth -= tag in _BLOCKS
+        self._depth -= tag in _BLOCKS and not self._in_contents
+        self._in_contents &= tag != "nav"
 
     def handle_data(self, data: str) -> None:
         if self._depth:

@@ -81,8 +81,10 @@ def heat_map(
     full = limit or float(finite.max(initial=0.0)) or 1.0
     width = max(figures.WIDTH, 1.6 + 0.72 * len(columns))
     with figures.chart(1.0 + 0.42 * len(rows), "", label, width) as (figure, axes):
+        inside = figures.unclipped(axes)
         for i, j in np.ndindex(value.shape):
-            _cell(axes, i, j, (rows[i], columns[j]), float(value[i, j]), float(error[i, j]), full)
+            names = rows[i], columns[j]
+            _cell(axes, (i, j), names, (float(value[i, j]), float(error[i, j])), full, inside)
         axes.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(rows), 1), 0))
         axes.set_title(title, parse_math=False)
         tilt: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
@@ -120,6 +122,7 @@ def share_map(
     table = np.atleast_2d(np.asarray(shares, dtype=float))
     width = max(figures.WIDTH, 1.9 + 0.95 * len(columns))
     with figures.chart(0.9 + 0.5 * len(rows), title, label, width) as (figure, axes):
+        write: dict[str, Any] = figures.CENTRED | (inside := figures.unclipped(axes))
         for i, j in np.ndindex(table.shape):
             share = float(table[i, j])
             known = np.isfinite(share)
@@ -129,11 +132,12 @@ def share_map(
             note = notes[i][j] if len(notes) else ""
             told = f"{rows[i]}, {columns[j]}: {fixed(share)}{f' ({note})' if note else ''}"
             names = (rows[i], columns[j])
-            figures.tile(axes, i, j, names, told, linewidth=1.5, in_layout=False, edgecolor=edge, **look)
+            look |= {"linewidth": 1.5, "in_layout": False, "edgecolor": edge} | inside
+            figures.tile(axes, i, j, names, told, **look)
             ink = ("#ffffff" if share > 0.55 else "#111820") if known else figures.INK
             height = i + (0.36 if note else 0.5)
-            axes.text(j + 0.5, height, fixed(share), color=ink, **figures.CENTRED, fontsize=9.5)
-            axes.text(j + 0.5, i + 0.73, note, color=ink, **figures.CENTRED, fontsize=7)
+            axes.text(j + 0.5, height, fixed(share), color=ink, **write, fontsize=9.5)
+            axes.text(j + 0.5, i + 0.73, note, color=ink, **write, fontsize=7)
         axes.set(xlim=(0, max(len(columns), 1)), ylim=(max(len(rows), 1), 0))
         axes.set_xticks(np.arange(len(columns)) + 0.5, short_names(columns, 13), parse_math=False)
         axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 16), parse_math=False)
@@ -270,9 +274,15 @@ def scatter_identity(
 
 
 def _cell(
-    axes: Axes, i: int, j: int, names: tuple[str, str], value: float, error: float, full: float
+    axes: Axes,
+    at: tuple[int, int],
+    names: tuple[str, str],
+    estimate: tuple[float, float],
+    full: float,
+    inside: dict[str, Any],
 ) -> None:
     """One coloured rectangle with its number and standard error."""
+    (i, j), (value, error) = at, estimate
     has_value = np.isfinite(value)
     unsure = has_value and abs(value) < _UNSURE * error
     strength = float(np.clip(value / full, -1, 1)) * (0.35 if unsure else 1.0) if has_value else 0.0
@@ -280,14 +290,15 @@ def _cell(
     look: dict[str, Any] = {"facecolor": fill, "edgecolor": edge, "hatch": None if has_value else "////"}
     told = f"{names[0]}, {names[1]}: {number(value, signed=True)}"
     told += f" ± {number(error)}" if np.isfinite(error) else ""
-    figures.tile(axes, i, j, names, told, linewidth=1.5, in_layout=False, **look)
+    figures.tile(axes, i, j, names, told, linewidth=1.5, in_layout=False, **inside, **look)
+    write: dict[str, Any] = figures.CENTRED | inside
     text = fixed(value, 1, signed=True) if has_value else NOTHING
     ink = ("#ffffff" if abs(strength) > 0.62 else "#111820") if has_value else figures.INK
     with_error = has_value and np.isfinite(error)
     label = f"({text})" if unsure else text
-    axes.text(j + 0.5, i + (0.36 if with_error else 0.5), label, color=ink, **figures.CENTRED, fontsize=9.5)
+    axes.text(j + 0.5, i + (0.36 if with_error else 0.5), label, color=ink, **write, fontsize=9.5)
     if with_error:
-        axes.text(j + 0.5, i + 0.73, f"±{fixed(error, 1)}", color=ink, **figures.CENTRED, fontsize=7)
+        axes.text(j + 0.5, i + 0.73, f"±{fixed(error, 1)}", color=ink, **write, fontsize=7)
 
 
 _PALE = 0.42

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 from xml.etree import ElementTree
 
@@ -23,11 +24,12 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import to_hex
+from matplotlib.colors import Colormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import TransformedPatchPath
 
 from trimtab.report import tags
 from trimtab.report.formats import printable, short_names
@@ -217,9 +219,14 @@ def in_percent(axis: Axis) -> None:
     axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
+def unclipped(axes: Axes) -> dict[str, Any]:
+    """How each of many parts is drawn that is inside the axes anyway: what clips them is made once, not for each."""
+    return {"clip_on": False, "clip_path": TransformedPatchPath(axes.patch)}
+
+
 def tile(axes: Axes, row: int, column: int, names: Sequence[str], value: str, **look: Any) -> None:
     """A square of one by one whose upper left corner is at (column, row), with its names and its value in words."""
-    square = Rectangle((column, row), 1, 1, clip_on=False, **look)
+    square = Rectangle((column, row), 1, 1, **look)
     tags.named(square, names, [value])
     axes.add_artist(square)  # unlike a patch, it does not ask for room
 
@@ -273,12 +280,18 @@ def point(number: int) -> dict[str, Any]:
 
 def signed_colour(strength: float) -> str:
     """Blue at -1, pale at 0, red at 1."""
-    return str(to_hex(matplotlib.colormaps["RdBu_r"](0.5 + 0.42 * strength)))
+    return str(to_hex(_colours("RdBu_r")(0.5 + 0.42 * strength)))
 
 
 def share_colour(share: float) -> str:
     """Pale at 0, dark violet at 1."""
-    return str(to_hex(matplotlib.colormaps["Purples"](0.08 + 0.84 * share)))
+    return str(to_hex(_colours("Purples")(0.08 + 0.84 * share)))
+
+
+@cache
+def _colours(name: str) -> Colormap:
+    """A colour map; matplotlib makes a new one each time it is asked."""
+    return matplotlib.colormaps[name]
 
 
 def filling(number: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from finetune_results import EVALUATE, TRAIN, MakeResult, make_result
+from page_script import without_script
 from trimtab.adapt.dynamics.compare import (
     calibration_points,
     calibration_table,
@@ -106,7 +107,7 @@ def test_the_page_says_how_many_points_calibrate_and_how_many_were_left_out(resu
 
 def test_thirty_runs_of_many_updates_stand_side_by_side(thirty: list[FinetuneResult]) -> None:
     text = section(thirty)
-    read = Reader(text)
+    read = Reader(without_script(text))
     words = "".join(read.words)
     assert read.tags["script"] == 0
     assert set(read.ids.values()) == {1}
@@ -133,7 +134,7 @@ def test_sixty_updates_show_eight_maps_and_fold_eight_more() -> None:
 def test_hostile_names_are_text_in_a_group() -> None:
     wide = make_result("<b>bold</b>", train=HOSTILE[:4], evaluate=HOSTILE)
     text = section([wide, replace(wide, label="{{ 7*7 }}<script>"), make_result("x" * 300, probes=False)])
-    read = Reader(text)
+    read = Reader(without_script(text))
     assert read.tags["script"] == read.tags["b"] == 0
     words = "".join(read.words)
     assert all(name.replace("\u202e", "�") in words for name in HOSTILE)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from page_script import without_script
 from page_sentences import sentences
 from trimtab.read.leaks import page
 from trimtab.read.leaks.mitigated import COLUMNS
@@ -240,7 +241,7 @@ def test_names_of_others_are_text(result: LeaksResult) -> None:
         for name in ("table", "controls", "checks", "mitigations")
     }
     html = Page("leaks", "", list(page.sections(replace(one, **frames)))).render()
-    assert "<script>" not in html
+    assert "<script>" not in without_script(html)
     assert "&lt;script&gt;" in html
 
 
