@@ -202,6 +202,7 @@ def raster(
     values: npt.ArrayLike,
     rows: Sequence[str],
     *,
+    of: Sequence[str] = (),
     axis: str = "",
     across: str = "",
     title: str = "",
@@ -212,6 +213,7 @@ def raster(
     Args:
         values: (rows, columns), in [0, 1].
         rows: names from top to bottom.
+        of: whose each row is, where its name is shortened; by default the names.
         axis: what a shade measures.
         across: what the columns are.
         title: what stands above the axes.
@@ -221,7 +223,7 @@ def raster(
     with figures.chart(1.1 + 0.26 * max(len(rows), 1), title, label) as (figure, axes):
         shades = axes.pcolormesh(np.ma.masked_invalid(table), vmin=0.0, vmax=1.0, cmap="Purples")
         axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 26), parse_math=False, fontsize=8.5)
-        figures.name_ticks(axes.yaxis, rows)
+        figures.name_ticks(axes.yaxis, of or rows)
         axes.set(xlabel=across, ylim=(max(len(rows), 1), 0))
         axes.tick_params(length=0)
         figure.colorbar(shades, ax=axes, aspect=12, label=axis)

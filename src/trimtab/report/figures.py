@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -231,9 +232,9 @@ def tile(axes: Axes, row: int, column: int, names: Sequence[str], value: str, **
     axes.add_artist(square)  # unlike a patch, it does not ask for room
 
 
-def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> None:
+def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> Artist:
     """A text so many points away from a place on the axes."""
-    axes.annotate(text, at, away, textcoords="offset points", **look)
+    return axes.annotate(text, at, away, textcoords="offset points", **look)
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from trimtab.report import figures, tags
 from trimtab.report.formats import NOTHING, fixed, missing, number, short, short_names, with_ends
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -140,7 +141,7 @@ def gain_against_cost(
         for height, place, name in sorted(one for one in named if one[0] >= bottom and one[2])[::-1]:
             # A line lower where the name above would touch it.
             free = min(height, free - 0.065 * (top - bottom))
-            _call(axes, place, free, name)
+            tags.key(_call(axes, place, free, name), name)
         figures.grid(axes)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
         figures.legend_below(figure, _meanings(axes, looks))
@@ -168,12 +169,12 @@ def _interval(
     figures.text_near(axes, fixed(value, 1), (edge, row), (away, 0), va="center", ha=side, fontsize=8)
 
 
-def _call(axes: Axes, x: float, y: float, name: str) -> None:
+def _call(axes: Axes, x: float, y: float, name: str) -> Artist:
     """A name beside a point, on the side that has room."""
     left, right = axes.get_xlim()
     inward = x < (left + right) / 2
     side, away = ("left", 6) if inward else ("right", -6)
-    figures.text_near(axes, short(name, 22), (x, y), (away, 5), ha=side, fontsize=8.5)
+    return figures.text_near(axes, short(name, 22), (x, y), (away, 5), ha=side, fontsize=8.5)
 
 
 def _meanings(axes: Axes, looks: Sequence[Look]) -> int:
@@ -266,10 +267,11 @@ def small_map(
         y: one per thing.
         shares: one per thing, in [0, 1]: the area of its disc; things with none are a dot.
         colours: one per thing; None for one colour.
-        title: what stands above.
+        title: what stands above: the name that all of it is about.
         label: the text alternative.
     """
     with figures.chart(2.1, title, label, figures.SMALL) as (figure, axes):
+        tags.whole(figure, title)
         across, up, size = (np.asarray(side, dtype=float) for side in (x, y, shares))
         sized, discs = size > 0, 1.0 + 60.0 * size[size > 0]
         fill: Any = np.asarray(colours, dtype=object)[sized].tolist() if colours is not None else figures.LINE

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -123,6 +124,8 @@ class Page:
         return _template("page.html").render(given)
 
 
+_NUMBER = re.compile(r"[+−]?(\d+(\.\d+)?(e[-−]?\d+)?|∞)(?=$|[\s%×])")
+"""A cell of a column of numbers starts with one: `12 of 20` and `+0.012 kept` do, `1. DynaMiCS` and `7B` do not."""
 CELL_ROWS = 20
 """Rows of a table that a notebook shows, at most."""
 
@@ -165,7 +168,7 @@ def _columns(table: Table) -> list[dict[str, Any]]:
     for place, name in enumerate(table.frame.columns):
         cells = [_cell(value, table.formats.get(str(name))) for value in table.frame.iloc[:, place]]
         written = [cell.text for cell in cells if cell.text != NOTHING]
-        numeric = bool(written) and all(text[0] in "0123456789+−" for text in written)
+        numeric = bool(written) and all(map(_NUMBER.match, written))
         columns.append({"heading": printable(name), "cells": cells, "numeric": numeric})
     return columns
 

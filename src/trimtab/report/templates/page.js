@@ -42,7 +42,7 @@
   const drawn = new Set(parts.keys());
   for (const body of every("figure.table tbody")) {
     let stop = 0;
-    for (const cell of every("th, td", body)) {
+    for (const cell of every("th:not(.number), td:not(.number)", body)) {
       const name = cell.textContent;
       if (!drawn.has(name)) continue;
       const presses = button(name, [...cell.childNodes]);

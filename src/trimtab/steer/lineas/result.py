@@ -213,6 +213,7 @@ def units_figure(steering: Steering) -> Figure:
     return charts.raster(
         table[:, ~np.isnan(table).all(axis=0)],
         without_common_ends(list(steering.maps)),
+        of=list(steering.maps),
         axis="share of units changed",
         across=f"units, in at most {BINS} groups",
         title="Where it acts",
