@@ -21,7 +21,7 @@ def slim(root: ElementTree.Element) -> None:
     for element in root.iter():
         if element.tag not in _WRITTEN and not (element.text or "").strip():
             element.text = None
-        if not (element.tail or "").strip():
+        if element.tag != "tspan" and not (element.tail or "").strip():
             element.tail = None
         _shorten(element.attrib)
     root.attrib["style"] = "; ".join(filter(None, (root.get("style"), "font-family: 'DejaVu Sans'")))

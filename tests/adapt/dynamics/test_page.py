@@ -149,6 +149,19 @@ def test_ids_are_unique_and_nothing_is_fetched(hostile_html: str) -> None:
         assert ElementTree.fromstring(svg).get("aria-label")
 
 
+def test_a_page_of_twenty_domains_is_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under 1.5 MB with all its drawings: slope maps of so many cells are fewer."""
+    import finetune_results
+
+    monkeypatch.setattr(finetune_results, "VALIDATION", (*finetune_results.VALIDATION, *(0.01,) * 6))
+    names = [f"a domain of number {number}" for number in range(20)]
+    result = finetune_results.make_result(train=names, evaluate=names, pulls=(-0.2, -0.1, *(0.01,) * 18))
+    text = FinetuneResult.page([result])
+    assert len(text.encode()) < 1.5e6
+    assert "2 of the 6 updates in between, evenly chosen" in headings(text)
+    assert text.count(", for ") >= 4
+
+
 def test_a_page_is_the_same_every_time(result_of: MakeResult) -> None:
     assert FinetuneResult.page([result_of(probes=False)]) == FinetuneResult.page([result_of(probes=False)])
 

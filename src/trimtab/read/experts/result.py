@@ -17,7 +17,7 @@ from scipy.spatial.distance import squareform
 
 from trimtab.job import Result
 from trimtab.read.experts.baselines import BASELINE, EXPERTS
-from trimtab.report import figures
+from trimtab.report import figures, tags
 from trimtab.report.figures import CENTRED, INK, LINE, ROW, colour
 from trimtab.report.formats import estimate, fixed, missing, number, short_names, span, spans
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
@@ -303,7 +303,8 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
     """
     matrix = similarity.to_numpy(dtype=float)
     places, kept = plane(matrix)
-    names = short_names([str(name) for name in similarity.index], 16)
+    concepts = [str(name) for name in similarity.index]
+    names = short_names(concepts, 16)
     wide = 7.8 if len(names) > MANY else figures.WIDTH
     height = min(max(3.6, 0.062 * len(names)), 14.0)
     clusters = (fcluster(_linkage(matrix), CLUSTERS, "maxclust") - 1).tolist() if len(matrix) > 1 else [0]
@@ -315,12 +316,15 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
         points = (places - low) / (high - low) * paper
         boxes = np.array([[0.66 * LETTERS * len(name), 1.35 * LETTERS] for name in names])
         moved = spread(points, boxes, paper)
-        for place, at, name, cluster in zip(points, moved, names, clusters, strict=True):
+        for place, at, (own, name), cluster in zip(
+            points, moved, zip(concepts, names, strict=True), clusters, strict=True
+        ):
             (x, y), (to_x, to_y) = (low + end / paper * (high - low) for end in (place, at))
             if np.abs(at - place).max() > LETTERS:
                 axes.plot([x, to_x], [y, to_y], color=colour(cluster), alpha=0.5, linewidth=0.8, zorder=1)
-            axes.plot(x, y, ".", color=colour(cluster), markersize=6, zorder=1)
-            axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=INK)
+            (point,) = axes.plot(x, y, ".", color=colour(cluster), markersize=6, zorder=1)
+            tags.named(point, [own])
+            tags.key(axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=INK), own)
         spread_kept = f"two axes with {100 * kept:.0f} % of the spread" if np.isfinite(kept) else "no spread"
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(spread_kept, fontsize=LETTERS + 1)
