@@ -1,6 +1,6 @@
 """Pictures of the docs' gallery: runs the examples, and keeps one drawing of each page as docs/images/example-*.svg.
 
-python benchmarks/gallery.py OUT [NAME ...]        some minutes; an example whose page lies in OUT already is not run again
+python benchmarks/gallery.py OUT [NAME ...]        some minutes; a page that lies in OUT already is not made again
 """
 
 from __future__ import annotations

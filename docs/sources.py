@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\[[^\]]*\])\(((?:\.\./)+[^)\s#]+)\)")
@@ -28,9 +30,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: object, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Point the links there; a link to a folder stays as its text."""
-    file = page.file  # type: ignore[attr-defined]
+    file = page.file
     outside, up = linked(file), "../" * file.src_uri.count("/")
 
     def there(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The section "What a benchmark showed" of docs/caption-rewards.md, from the result of `in_trl.py`.
+"""The section "What a benchmark showed" of docs/method/caption-rewards.md, from the result of `in_trl.py`.
 
 python benchmarks/captions/in_trl_page.py [--write]    prints it; --write puts it between the page's two marks
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "captions" / "trl.json"
-PAGE = ROOT / "docs" / "caption-rewards.md"
+PAGE = ROOT / "docs" / "method" / "caption-rewards.md"
 MARKS = ("<!-- in trl -->\n", "<!-- /in trl -->")
 COLUMNS = {
     "random": "P@1 of 100",
@@ -63,16 +63,16 @@ def section(result: Mapping[str, Any]) -> str:
         spans = [f"{span(row[measure], '+')} {verdict(row[measure])}" for measure in ("random", "hard")]
         gaps.append([f"{row['arm']} less {row['less']}", *spans, str(row["random"]["n"])])
     about = (
-        "[`in_trl.py`](../benchmarks/captions/in_trl.py): a tiny Llava on rendered scenes, tuned from one start by our "
-        f"own loop (`DiscriTune`) and by TRL: {settings['steps']} steps of {settings['pictures a step']} pictures with "
-        f"{settings['captions a picture']} captions each, learning rate {settings['lr']:g}. "
+        "[`in_trl.py`](../../benchmarks/captions/in_trl.py): a tiny Llava on rendered scenes, tuned from one start by "
+        f"our own loop (`DiscriTune`) and by TRL: {settings['steps']} steps of {settings['pictures a step']} pictures "
+        f"with {settings['captions a picture']} captions each, learning rate {settings['lr']:g}. "
         f"{settings['test pictures']} test pictures. Intervals: {result['interval']}; "
         "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for. "
         "*Own batch* takes negatives from TRL's batch, copies of the true picture among them."
     )
     source = (
         f"Measured on {result['date']} with TRL {result['versions']['trl']}: "
-        "[result](../benchmarks/results/captions/trl.json)."
+        "[result](../../benchmarks/results/captions/trl.json)."
     )
     heads = ["arm", *COLUMNS.values(), "words", "CPU s", "seeds"]
     tables = (
