@@ -103,7 +103,7 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notebook:
 
 
 FEW = "steps=200 -> steps=4, eval_sequences=8, probe_sequences=4, test_sequences=8, seq_len=64, eval_points=2"
-CHEAP = "steps=200 -> steps=2, eval_sequences=4, probe_sequences=2, test_sequences=4, eval_points=2"
+CHEAP = "seq_len=512 -> seq_len=64, eval_sequences=4, probe_sequences=2, test_sequences=4, eval_points=2"
 
 
 def test_pages_about_fine_tuning(notebook: Notebook) -> None:
@@ -123,7 +123,7 @@ def test_pages_about_fine_tuning(notebook: Notebook) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*checkpointing.*:FutureWarning")
 def test_pages_about_cards_and_mixers(notebook: Notebook) -> None:
-    notebook.run("howto/one-card.md", few=CHEAP)
+    notebook.run("howto/one-card.md", few=CHEAP, steps="steps=200 -> steps=2")
     assert Path("runs/one-card/model/adapter_config.json").is_file()
     notebook.run("howto/own-mixer.md", few=FEW.replace("steps=4,", "steps=16,"))
     assert set(notebook.names["result"].final["domain"]) == {"math", "web"}
