@@ -1,4 +1,4 @@
-"""Hook of the site: files of the repository that pages link to, such as results and benchmarks, become part of it."""
+"""Hooks of the site: pages of results are found, and files of the repository that pages link to become part of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\[[^\]]*\])\(((?:\.\./)+[^)\s#]+)\)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """List the pages of a pattern in the navigation, by their headings."""
+    docs = ROOT / "docs"
+    for part in config.nav or []:
+        for title, pattern in part.items():
+            if isinstance(pattern, str) and "*" in pattern:
+                heads = {
+                    path: path.read_text(encoding="utf-8").partition("\n")[0] for path in docs.glob(pattern)
+                }
+                names = {path: head.removeprefix(f"# {title}: ") for path, head in heads.items()}
+                part[title] = [
+                    {name[:1].upper() + name[1:]: path.relative_to(docs).as_posix()}
+                    for path, name in sorted(names.items())
+                ]
+    return config
 
 
 def linked(page: File) -> dict[str, Path]:

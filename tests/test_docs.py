@@ -50,7 +50,7 @@ HEADINGS = ("The question", "Reading the report", "Settings that matter", "When 
 def navigated(part: Any = SITE["nav"]) -> Iterator[str]:
     """The pages that the site's navigation names."""
     if isinstance(part, str):
-        yield part
+        yield from [path.relative_to(DOCS).as_posix() for path in DOCS.glob(part)] or [part]
     else:
         for one in part if isinstance(part, list) else part.values():
             yield from navigated(one)
