@@ -88,7 +88,7 @@ def test_a_page_is_short(name: str, limit: int) -> None:
     assert len(re.findall(r"\w[\w'-]*", prose(TEXTS[name]))) <= limit
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", [*LIMITS, *(name for name in PAGES if name.startswith("method/"))])
 def test_sentences_are_short(name: str) -> None:
     found = [re.sub(r"`[^`]*`", "x", sentence) for sentence in sentences(TEXTS[name])]
     assert [one for one in found if len(re.findall(r"\w[\w'-]*", one)) > 25] == []
