@@ -26,6 +26,8 @@ real: .venv
 docs: .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@! grep -rlE '<(script|link|img|iframe)[^>]*(src|href)="(https?:)?//' site --include='*.html' \
+	  || { echo "these pages fetch something from elsewhere"; exit 1; }
 
 lint: .venv
 	$(BIN)/ruff check .
