@@ -84,7 +84,7 @@ def main() -> None:
         say(to_json(record["evidence"], indent=1))
         return
     command = f"python benchmarks/hypertransport/run.py --seeds {' '.join(map(str, seeds))}"
-    write_atomic(RESULTS / "scenes.json", to_json({"command": command, **record}, indent=1) + "\n")
+    write_atomic(RESULTS / "scenes.json", to_json({"command": command, **record}) + "\n")
     say(RESULTS / "scenes.json")
 
 
