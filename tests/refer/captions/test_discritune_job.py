@@ -117,7 +117,7 @@ def test_a_run_from_files_to_a_page(config: DiscriTuneConfig, tmp_path: Path) ->
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 12
     assert "before: " in page
-    assert page.count("hard, independent") == 2
+    assert page.count(">hard, independent</text>") == 2
     assert DiscriTuneResult.load(tmp_path / "run").to_json() == result.to_json()
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f"| listener | random 8 | {result.retrieval['before'][0]:.3f} |" in card
