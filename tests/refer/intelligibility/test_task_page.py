@@ -359,7 +359,7 @@ def test_a_person_answers_reloads_changes_and_sends(page: Tab, folder: Path, tmp
         assert given[trial.id] == trial.candidates[k % 13]
         if k == 3:  # what is not confirmed is no answer; what is, stays
             page.reload()
-            assert page.js(PLACE) == f"4 of {n}"
+            page.wait(f"{PLACE} === '4 of {n}'")
             assert page.js("document.querySelector('#choices input:checked')") is None
             given[trial.id] = choose(page, 5)
         click(page, "next")
