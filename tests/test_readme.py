@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from trimtab.cli.main import main
-from worlds import tokenizer
+from worlds import saved_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,18 +33,7 @@ def lines(letters: str, n: int, seed: int) -> list[str]:
 def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the model and the files that the README names."""
     monkeypatch.chdir(tmp_path)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer()),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained("my-model")
-    tokenizer().save_pretrained("my-model")
+    saved_model("my-model")
     for seed, name in enumerate(("math", "web")):
         rows = [json.dumps({"text": line}) for line in lines(f"{name} 0123456789", 600, seed)]
         Path(f"{name}.jsonl").write_text("\n".join(rows))

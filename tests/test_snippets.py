@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny_listener
 import worlds
@@ -81,18 +79,7 @@ class Notebook:
 def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notebook:
     """A notebook in a folder with the model and the files that pages name."""
     monkeypatch.chdir(tmp_path)
-    config = LlamaConfig(
-        vocab_size=len(worlds.tokenizer()),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained("my-model")
-    worlds.tokenizer().save_pretrained("my-model")
+    worlds.saved_model("my-model")
     for name in ("math", "web"):
         lines = [json.dumps({"text": text}) for text in worlds.texts(name, "train", 400)]
         Path(f"{name}.jsonl").write_text("\n".join(lines))

@@ -105,3 +105,19 @@ def plain_losses(network: Any, domains: Mapping[str, Domain]) -> dict[str, float
         lost = torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), batch.labels[:, 1:].flatten())
         found[name] = float(lost)
     return found
+
+
+def saved_model(folder: str) -> None:
+    """Write a tiny language model of these letters, with its tokenizer."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
