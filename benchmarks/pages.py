@@ -1,0 +1,87 @@
+"""What the scripts that write docs/results have in common: result files, numbers, tables and paragraphs as Markdown.
+
+A script is called as `python benchmarks/SYSTEM/PAGE.py [--write]`: it prints its page, or puts it into docs/results.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ROOT / "docs" / "results"
+
+
+def read(name: str) -> Any:
+    """A result file, as `dynamics/summary.json`; None where it was not made."""
+    path = RESULTS / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def link(name: str, text: str = "file") -> str:
+    """A link from a page of results to a result file."""
+    return f"[{text}](../../benchmarks/results/{name})"
+
+
+def script(path: str) -> str:
+    """A link from a page of results to a script, as `dynamics/run.py`."""
+    return f"[`{Path(path).name}`](../../benchmarks/{path})"
+
+
+def number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    """A number as text, with no zero that is negative; a dash for none."""
+    if value is None:
+        return "-"
+    told = f"{value:{sign}.{digits}f}"
+    return told.replace("-", "+" if sign else "") if float(told) == 0 else told
+
+
+def span(
+    one: Mapping[str, Any] | None,
+    digits: int = 2,
+    *,
+    of: str = "value",
+    ends: tuple[str, str] = ("low", "high"),
+    sign: str = "",
+    scale: float = 1.0,
+) -> str:
+    """A value with its interval, or without where there is none; a dash for no value."""
+    if one is None or one.get(of) is None:
+        return "-"
+    low, high = (one.get(end) for end in ends)
+    value = number(scale * one[of], digits, sign)
+    if low is None or high is None:
+        return value
+    return f"{value} [{number(scale * low, digits, sign)}, {number(scale * high, digits, sign)}]"
+
+
+def lines(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; nothing where there are no rows."""
+    if not rows:
+        return ""
+    told = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(str, row))} |".replace("| --- ", "|---") for row in told)
+
+
+def prose(*sentences: str) -> str:
+    """Sentences as one paragraph of lines that fit a screen."""
+    whole = " ".join(filter(None, sentences))
+    return textwrap.fill(whole, 118, break_long_words=False, break_on_hyphens=False)
+
+
+def joined(parts: Iterable[str]) -> str:
+    """A page of its parts, but for those that are empty."""
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main(name: str, page: str) -> None:
+    """Print a page, or put it into docs/results where the command line says `--write`."""
+    if "--write" in sys.argv[1:]:
+        (PAGES / name).write_text(page, encoding="utf-8")
+    else:
+        print(page, end="")
