@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ROOT / "docs" / "results"
+IMAGES = ROOT / "docs" / "images"
 
 
 def read(name: str) -> Any:
@@ -60,6 +61,17 @@ def span(
     return f"{value} [{number(scale * low, digits, sign)}, {number(scale * high, digits, sign)}]"
 
 
+def verdict(found: Mapping[str, Any]) -> str:
+    """Which side of 0 a difference is on, by its interval.
+
+    >>> verdict({"value": 0.1, "low": -0.1, "high": 0.3}), verdict({"value": 0.2, "low": 0.1, "high": 0.3})
+    ('not told apart', 'higher')
+    """
+    if found["low"] is None or found["high"] is None or found["low"] <= 0 <= found["high"]:
+        return "not told apart"
+    return "higher" if found["value"] > 0 else "lower"
+
+
 def lines(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table; nothing where there are no rows."""
     if not rows:
@@ -79,9 +91,11 @@ def joined(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main(name: str, page: str) -> None:
-    """Print a page, or put it into docs/results where the command line says `--write`."""
-    if "--write" in sys.argv[1:]:
-        (PAGES / name).write_text(page, encoding="utf-8")
-    else:
+def main(name: str, page: str, figures: Mapping[str, Callable[[], str]] | None = None) -> None:
+    """Print a page, or put it and its figures into docs where the command line says `--write`."""
+    if "--write" not in sys.argv[1:]:
         print(page, end="")
+        return
+    (PAGES / name).write_text(page, encoding="utf-8")
+    for figure, drawn in (figures or {}).items():
+        (IMAGES / figure).write_text(drawn() + "\n", encoding="utf-8")
