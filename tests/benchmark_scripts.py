@@ -1,26 +1,31 @@
-"""Scripts of a benchmark as modules, which import each other as they do when one of them is run."""
+"""The scripts of a benchmark as modules, imported as they import each other; `sys.modules` is as before afterwards."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def scripts(system: str, *names: str) -> list[ModuleType]:
-    """Some scripts of a system; other modules of their names are as before."""
-    folders = (BENCHMARKS / system, BENCHMARKS)
+@contextmanager
+def scripts(system: str, *names: str) -> Iterator[list[ModuleType]]:
+    """These scripts of a system's folder; other systems, and the tests, have modules of the same names."""
+    folders = (BENCHMARKS, BENCHMARKS / system)
     known = {path.stem for folder in folders for path in folder.glob("*.py")}
-    hidden = {name: sys.modules.pop(name) for name in known if name in sys.modules}
-    path = list(sys.path)
-    sys.path[:0] = map(str, folders)
+    hidden = {name: sys.modules.pop(name) for name in known & set(sys.modules)}
     try:
-        return [importlib.import_module(name) for name in names]
+        with pytest.MonkeyPatch.context() as patch:
+            for folder in folders:
+                patch.syspath_prepend(str(folder))
+            yield [importlib.import_module(name) for name in names]
     finally:
-        sys.path[:] = path
         for name in known:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)

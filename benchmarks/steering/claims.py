@@ -53,12 +53,10 @@ class Judged:
 
     Attributes:
         key: short name.
-        whose: "paper" or "ours".
     """
 
     key: str
     text: str
-    whose: str
     measured: str
     verdict: str
 
@@ -177,20 +175,20 @@ def judged(found: Mapping[str, Any]) -> Iterator[Judged]:
     names = ("precision", "recall")
     shares = {name: planted["table"][_default(planted)][name] for name in names} if planted else {}
     told_shares = "; ".join(f"{name} {span(one)}, n = {one['n']}" for name, one in shares.items())
-    text = "the units that the default touches are those that were changed"
-    yield Judged("planted", text, "ours", told_shares or "-", both_whole(list(shares.values())))
+    text = "the units that the default touches are those that were changed (ours)"
+    yield Judged("planted", text, told_shares or "-", both_whole(list(shares.values())))
     n = real["table"][0][real_score(real)]["n"] if real else 0
     for key, text, rival in (
         ("real", "real registers: it does more than `MeanAcT`", MEANS),
         ("real, local", "real registers: end to end beats local fits", LOCAL[DEFAULT]),
     ):
         sides = list(real_sides(real, rival).values())
-        yield Judged(key, text, "paper", counted(sides, n, "kinds of site") if sides else "-", below(sides))
+        yield Judged(key, text, counted(sides, n, "kinds of site") if sides else "-", below(sides))
 
 
 def _over_sites(key: str, text: str, rows: Sequence[Row]) -> Judged:
     """A claim about the mean over all kinds of site, in every world."""
-    return Judged(key, text, "paper", over_sites(rows), below([side(row["all"]) for row in rows]))
+    return Judged(key, text, over_sites(rows), below([side(row["all"]) for row in rows]))
 
 
 def _of_sites(summary: Found | None) -> Iterator[Judged]:
@@ -199,13 +197,13 @@ def _of_sites(summary: Found | None) -> Iterator[Judged]:
     sides = [side(one) for one in every]
     measured = "; ".join([*means, counted(sides, every[0]["n"])]) if every else "-"
     text = "it is less sensitive to the kind of site: best to worst, less that of each rival"
-    yield Judged("sites", text, "paper", measured, below(sides))
+    yield Judged("sites", text, measured, below(sides))
     rows = gaps(summary, "default_less_others", DEFAULT, MEANS)
     yield _over_sites("means", "it does more than `MeanAcT` at the same cost", rows)
     cells = each_site(summary)
     sides = [side(one) for one in cells]
-    text = "no rival does better at any kind of site, at the same cost"
-    yield Judged("each", text, "ours", counted(sides, cells[0]["n"]) if cells else "-", below(sides))
+    text = "no rival does better at any kind of site, at the same cost (ours)"
+    yield Judged("each", text, counted(sides, cells[0]["n"]) if cells else "-", below(sides))
 
 
 def _default(planted: Found) -> str:

@@ -12,9 +12,8 @@ import pytest
 from benchmark_scripts import scripts
 from trimtab import LinEAS
 
-CLAIMS, PAGE, MORE, PEERS, TABLE, METHODS = scripts(
-    "steering", "claims", "page", "more_page", "peer_page", "table", "methods"
-)
+with scripts("steering", "claims", "page", "table", "methods") as found_scripts:
+    CLAIMS, PAGE, TABLE, METHODS = found_scripts
 FILES = PAGE.files()
 
 
