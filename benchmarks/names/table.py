@@ -1,4 +1,4 @@
-"""The tables of the names benchmarks as Markdown, from whatever results there are.
+"""The tables of the naming bias benchmark as Markdown, from whatever results there are.
 
 python benchmarks/names/table.py        prints them; the documentation's are these
 """
@@ -118,53 +118,8 @@ def coverage(found: dict[str, Any]) -> Iterator[str]:
     yield markdown(["photographs", "intervals", "gap", "held the truth", "mean width", "in .92 to .98"], rows)
 
 
-def chinese(found: dict[str, Any]) -> Iterator[str]:
-    rows = [
-        (r["context"], span(r["success"], r["low"], r["high"]), r["trials"], r["published"])
-        for r in found["success"]
-    ]
-    yield markdown(["context", "success", "trials", "published"], rows)
-    rows = [
-        (
-            r["treatment"],
-            r["smoothing"],
-            r["comparison"],
-            f"{r['easy']:.2f}",
-            f"{r['hard']:.2f}",
-            span(r["difference"], r["low"], r["high"], "+"),
-            r["n_messages"],
-        )
-        for r in found["in_context"]
-        if r["pair"] == "close less far" and ("both" in r["comparison"] or "all" in r["comparison"])
-    ]
-    yield markdown(
-        ["modifiers", "smoothing", "compared", "far", "close", "close less far, bits", "messages"], rows
-    )
-
-
-def wcs(found: dict[str, Any]) -> Iterator[str]:
-    summary = found["summary"]
-    rows = [
-        (k, span(v["value"], v["low"], v["high"]) + f" (n {v['n']})" if isinstance(v, dict) else v)
-        for k, v in summary.items()
-    ]
-    yield markdown(["what", "value"], rows)
-    rows = [
-        (
-            r["words"],
-            r["shape"],
-            f"{r['flexibility']:g}",
-            span(r["success"], r["success_low"], r["success_high"]),
-            span(r["info_bits"], r["info_low"], r["info_high"]),
-        )
-        for r in found["simulated"]
-        if r["flexibility"] in (0.0, 1.0)
-    ]
-    yield markdown(["words", "shape", "flexibility", "success", "bits"], rows)
-
-
 def main() -> None:
-    for name, parts in (("manynames", manynames), ("coverage", coverage), ("chinese", chinese), ("wcs", wcs)):
+    for name, parts in (("manynames", manynames), ("coverage", coverage)):
         found = read(name)
         print(f"\n## {name}\n")
         print("\n\n".join(parts(found)) if found else "no result yet")
