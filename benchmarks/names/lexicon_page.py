@@ -14,13 +14,14 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))
 
 from pages import joined, lines, main, number, prose, read, script, span
+from verdicts import FAILED, HELD, OPEN, PARTLY, UNKNOWN, side
 
 from trimtab.refer.lexicon.contexts import Trials
 
 Found = Mapping[str, Any]
 Row = Mapping[str, Any]
-HELD, PARTLY, FAILED, OPEN, UNKNOWN = "held", "partly", "did not hold", "open", "not measured"
-BELOW, ABOVE = -1, 1
+BELOW, ABOVE, UNCLEAR = "below", "above", "not told apart from"
+"""What `verdicts.side` says of an interval."""
 EASY, HARD = "far", "close"
 ALL, SAME = "all messages", "same referents, both contexts' mix"
 CORRECTED, KEPT = "corrected", "kept"
@@ -37,12 +38,7 @@ def files() -> dict[str, Any]:
 # Rules ---------------------------------------------------------------------------------------------------------------
 
 
-def side(one: Row) -> int:
-    """Where an interval lies: below zero, above it, or neither."""
-    return BELOW if one["high"] < 0 else ABOVE if one["low"] > 0 else 0
-
-
-def settled(sides: Sequence[int]) -> str:
+def settled(sides: Sequence[str]) -> str:
     """The verdict on a difference by several settings.
 
     Held where every interval lies above zero, did not where some lie below and none above, partly where some lie above
@@ -53,14 +49,14 @@ def settled(sides: Sequence[int]) -> str:
     if ABOVE in sides and BELOW in sides:
         return OPEN
     if ABOVE in sides:
-        return HELD if all(sides) else PARTLY
+        return PARTLY if UNCLEAR in sides else HELD
     return FAILED if BELOW in sides else OPEN
 
 
-def beyond(one: Row, two: Row, ends: tuple[str, str]) -> int:
-    """Where the first interval lies, by the second; 0 where they share a point."""
+def beyond(one: Row, two: Row, ends: tuple[str, str]) -> str:
+    """Where the first interval lies, by the second; unclear where they share a point."""
     low, high = ends
-    return BELOW if one[high] < two[low] else ABOVE if one[low] > two[high] else 0
+    return BELOW if one[high] < two[low] else ABOVE if one[low] > two[high] else UNCLEAR
 
 
 def best_for_bits(shapes: Mapping[str, Row]) -> str:
@@ -225,7 +221,7 @@ def by_treatment(chinese: Found) -> Iterator[str]:
         both = (span(own[treatment, smoothing], 3, of="difference", sign="+") for own in cells.values())
         rows.append([treatment, number(smoothing, 0), *both, row["n_messages"]])
     yield lines(["modifiers", "smoothing", *cells, "messages"], rows)
-    sides: dict[str, list[int]] = {}
+    sides: dict[str, list[str]] = {}
     for (treatment, _), row in cells[SAME].items():
         sides.setdefault(treatment, []).append(side(row))
     unclear = [treatment for treatment, own in sides.items() if settled(own) in (OPEN, PARTLY)]
@@ -272,11 +268,11 @@ def told_of_cells(cells: Mapping[Any, Mapping[Any, Row]], smooth: Sequence[float
         yield "Finer cells and less smoothing raise every mean, as they do for any word that is said a few times."
     elif finer:
         yield "Finer cells raise every mean."
-    where: dict[int, list[str]] = {}
+    where: dict[str, list[str]] = {}
     for own in cells.values():
         if CORRECTED in own:
             where.setdefault(side(own[CORRECTED]), []).append(str(own[CORRECTED]["cells"]))
-    words = {ABOVE: "above zero", BELOW: "below zero", 0: "not told apart from zero"}
+    words = {ABOVE: "above zero", BELOW: "below zero", UNCLEAR: "not told apart from zero"}
     parts = [f"{words[at]} at {', '.join(names)} cells" for at, names in where.items()]
     if parts:
         yield f"Corrected, it is {'; '.join(parts)}."
@@ -373,9 +369,9 @@ def _bits(row: Row) -> str:
 def told_of_shapes(sizes: Mapping[int, Mapping[str, Row]]) -> Iterator[str]:
     """How soft and nested words do beside hard ones, all in context; differences were not measured."""
     yield "Speakers weigh all words in context; differences were not measured, only whether intervals meet."
-    words = {ABOVE: "more often", BELOW: "less often", 0: "not told apart"}
+    words = {ABOVE: "more often", BELOW: "less often", UNCLEAR: "not told apart"}
     for shape in (SOFT, NESTED):
-        where: dict[int, list[str]] = {}
+        where: dict[str, list[str]] = {}
         for size, shapes in sizes.items():
             where.setdefault(beyond(shapes[shape], shapes[HARD_WORDS], SUCCESS), []).append(str(size))
         fewer = sum(beyond(own[shape], own[HARD_WORDS], BITS) == BELOW for own in sizes.values())

@@ -13,25 +13,21 @@ from typing import Any
 from methods import DEFAULT, LOCAL, METHODS, UNPENALISED
 from pages import span
 from table import MATCHED
+from verdicts import FAILED, HELD, OPEN, PARTLY, UNKNOWN, side
 
-HELD, PARTLY, FAILED, OPEN, UNKNOWN = "held", "partly", "did not hold", "open", "not measured"
-BELOW, ABOVE = -1, 1
+BELOW, ABOVE, UNCLEAR = "below", "above", "not told apart from"
+"""What `verdicts.side` says of an interval."""
 MEANS = "MeanAcT"
 Found = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def side(one: Row) -> int:
-    """Where an interval lies: below zero, above it, or neither."""
-    return BELOW if one["high"] < 0 else ABOVE if one["low"] > 0 else 0
+def apart(one: Row, two: Row) -> str:
+    """Where the first interval lies, by the second; unclear where they share a point."""
+    return BELOW if one["high"] < two["low"] else ABOVE if one["low"] > two["high"] else UNCLEAR
 
 
-def apart(one: Row, two: Row) -> int:
-    """Where the first interval lies, by the second where they share no point."""
-    return BELOW if one["high"] < two["low"] else ABOVE if one["low"] > two["high"] else 0
-
-
-def below(sides: Sequence[int]) -> str:
+def below(sides: Sequence[str]) -> str:
     """Held where all lie below, did not where one lies above; partly where some lie below, else open."""
     if not sides:
         return UNKNOWN
@@ -78,7 +74,7 @@ def told(one: Row) -> str:
     return f"{span(one, 3, sign='+')}, n = {one['n']}"
 
 
-def counted(sides: Sequence[int], n: int, what: str = "differences") -> str:
+def counted(sides: Sequence[str], n: int, what: str = "differences") -> str:
     """How many of several lie below and above zero, or below and above another."""
     return f"of {len(sides)} {what}: {sides.count(BELOW)} below, {sides.count(ABOVE)} above, n = {n}"
 
@@ -137,7 +133,7 @@ def _at(name: str) -> float:
     return float(name.split()[-1])
 
 
-def real_sides(real: Found | None, rival: str) -> dict[str, int]:
+def real_sides(real: Found | None, rival: str) -> dict[str, str]:
     """Where the default's interval lies by that of a rival, by kind of site."""
     cells = real_cells(real, real_score(real))
     return {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from claims import ABOVE, BELOW, apart, real_cells, real_score, real_sides, side, untouched_score
+from claims import ABOVE, BELOW, UNCLEAR, apart, real_cells, real_score, real_sides, untouched_score
 from methods import DEFAULT, LABELS, LOCAL, METHODS
 from pages import lines, link, number, prose, script, span
 from table import MATCHED
+from verdicts import side
 
 from trimtab import LinEAS
 from worlds import PLACES, WEAK
@@ -40,8 +41,8 @@ def planted(found: Found | None) -> Iterator[str]:
     yield lines(["`gamma`, fit", "units touched", "precision", "recall"], rows)
     default = f"{METHODS[DEFAULT]('residual').gamma:g}"
     ours, theirs = (table[f"{how}, {default}"]["precision"] for how in ("end to end", "local"))
-    where = {BELOW: "below", ABOVE: "above"}.get(apart(ours, theirs))
-    told = f"lies {where} that of local fits" if where else "overlaps that of local fits"
+    where = apart(ours, theirs)
+    told = "overlaps that of local fits" if where == UNCLEAR else f"lies {where} that of local fits"
     yield prose(
         f"At the default the interval of precision, end to end, {told}.",
         _not_a_detector(ours, means["precision"]),
@@ -113,10 +114,12 @@ def _against(found: Found, rival: str) -> str:
     """Where the default's interval lies by that of a rival."""
     sides = real_sides(found, rival)
     name = LABELS[rival]
-    named = {where: [NAMES[p] for p, one in sides.items() if one == where] for where in (BELOW, ABOVE, 0)}
+    named = {
+        where: [NAMES[p] for p, one in sides.items() if one == where] for where in (BELOW, ABOVE, UNCLEAR)
+    }
     parts = [
         f"{word} at {', '.join(named[where])}"
-        for where, word in ((BELOW, "below"), (ABOVE, "above"), (0, "overlapping"))
+        for where, word in ((BELOW, "below"), (ABOVE, "above"), (UNCLEAR, "overlapping"))
         if named[where]
     ]
     return f"The default's interval against {name}: {'; '.join(parts)}."
@@ -225,14 +228,14 @@ def _helped(gaps: list[Row]) -> Iterator[str]:
     """For whom more examples help, by the interval."""
     names = {
         where: [_plain(one["method"]) for one in gaps if side(one["gap"]) == where]
-        for where in (BELOW, ABOVE, 0)
+        for where in (BELOW, ABOVE, UNCLEAR)
     }
     if names[BELOW]:
         yield f"More examples help {' and '.join(names[BELOW])}."
     if names[ABOVE]:
         yield f"They hurt {' and '.join(names[ABOVE])}."
-    if names[0]:
-        yield f"For {' and '.join(names[0])} no difference is told apart from none."
+    if names[UNCLEAR]:
+        yield f"For {' and '.join(names[UNCLEAR])} no difference is told apart from none."
 
 
 def inverses(found: Found | None) -> Iterator[str]:
@@ -307,7 +310,8 @@ def _composed(cells: Mapping[Any, Row], fits: list[tuple[str, str]]) -> Iterator
     orders = [name for name in names if "then" in name]
     near = {
         score: sum(
-            not apart(cells[(*fit, "composition", order)][score], cells[(*fit, "composition", one)][score])
+            apart(cells[(*fit, "composition", order)][score], cells[(*fit, "composition", one)][score])
+            == UNCLEAR
             for fit in fits
             for order in orders
         )

@@ -14,9 +14,10 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from claims import (
     ABOVE,
-    HELD,
+    BELOW,
     MEANS,
     RULE,
+    UNCLEAR,
     Row,
     each_site,
     gaps,
@@ -24,13 +25,13 @@ from claims import (
     real_cells,
     real_score,
     rivals,
-    side,
 )
 from methods import DEFAULT, LABELS, LOCAL, METHODS, ORACLE, UNPENALISED, VARIANTS
 from more_page import fewer_and_more, inverses, planted, rates, registers
 from pages import RESULTS, joined, lines, link, main, number, prose, read, script, span
 from peer_page import packages
 from table import BUDGETS, MATCHED
+from verdicts import HELD, side
 
 from worlds import GRAMMARS, JUDGED, PLACES, STRONG, WEAK
 
@@ -186,7 +187,7 @@ def by_place(row: Row) -> list[str]:
 
 def verdict_of(one: Row) -> str:
     """A difference of insults in words, by its interval."""
-    return {0: "not told apart from", ABOVE: "worse than"}.get(side(one), "better than")
+    return {ABOVE: "worse than", BELOW: "better than"}.get(side(one), UNCLEAR)
 
 
 def sites(found: Found) -> Iterator[str]:

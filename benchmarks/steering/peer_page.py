@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from claims import ABOVE, BELOW, side
+from claims import ABOVE, BELOW, UNCLEAR
 from pages import lines, link, number, prose, span
 from peer_effect import N
 from peer_table import BUDGETS, OURS
+from verdicts import side
 
 Found = Mapping[str, Any]
 COST = f"KL {BUDGETS[1]:g}"
@@ -63,9 +64,10 @@ def effects(found: Found) -> Iterator[str]:
     yield prose(f"Not fitted: {'; '.join(failed)}." if failed else "")
     first = [row for row in rows if row[gap] and row["contestant"] != OURS and row["way"] == rows[0]["way"]]
     names = {
-        where: [row["contestant"] for row in first if side(row[gap]) == where] for where in (BELOW, ABOVE, 0)
+        where: [row["contestant"] for row in first if side(row[gap]) == where]
+        for where in (BELOW, ABOVE, UNCLEAR)
     }
-    for where, word in ((BELOW, "Better than"), (ABOVE, "Worse than"), (0, "Not told apart from")):
+    for where, word in ((BELOW, "Better than"), (ABOVE, "Worse than"), (UNCLEAR, "Not told apart from")):
         if names[where]:
             yield prose(f"{word} {ours} there, as their dials say: {'; '.join(names[where])}.")
 

@@ -50,7 +50,7 @@ def test_intervals_of_two_means_tell_only_where_they_do_not_meet() -> None:
     low, middle, high = interval(0.1, 0.2), interval(0.2, 0.4), interval(0.3, 0.5)
     assert CLAIMS.apart(low, high) == CLAIMS.BELOW
     assert CLAIMS.apart(high, low) == CLAIMS.ABOVE
-    assert CLAIMS.apart(low, middle) == CLAIMS.apart(middle, high) == 0
+    assert CLAIMS.apart(low, middle) == CLAIMS.apart(middle, high) == CLAIMS.UNCLEAR
 
 
 def test_a_claim_flips_with_the_interval_of_one_world(found: dict[str, Any]) -> None:
