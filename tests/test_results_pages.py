@@ -19,6 +19,8 @@ SCRIPTS = {
     "hypertransport": "hypertransport/table.py",
     "intelligibility": "intelligibility/table.py",
     "leaks": "leaks/page.py",
+    "lexicon": "names/lexicon_page.py",
+    "steering": "steering/page.py",
 }
 HELPERS = runpy.run_path(str(FOLDER / "pages.py"))
 
