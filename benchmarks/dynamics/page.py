@@ -41,16 +41,20 @@ NAMES = {
     YARDSTICK: "best of five fixed runs",
     "best of eight fixed": "best of eight fixed runs",
     HINDSIGHT: "best of five fixed, chosen by its test losses (nobody can)",
-    DEFAULTS: "**`DynaMiCS`, defaults**",
+    DEFAULTS: "**DynaMiCS, defaults**",
     ROLLED_BACK: "our planning on rolled-back probes",
-    PUBLISHED: "`DynaMiCS` as published, light",
+    PUBLISHED: "DynaMiCS as published, light",
     SHUFFLED: "defaults with shuffled slopes (control)",
     "oracle": "as published, robust solver, longer probes (oracle)",
 }
 
 
+KEPT = "kept on test (worst excess, nats)"
+GAIN_HEADS = (KEPT, "constrained gain, %", "gain, whatever broke")
+
+
 def name_of(method: str, group: Group) -> str:
-    """A method in words, or in code where it is a class."""
+    """A method in words, or by its class."""
     if method in NAMES:
         return NAMES[method]
     facts = group.facts(method)
@@ -61,8 +65,8 @@ def name_of(method: str, group: Group) -> str:
     if facts["role"] == "rival":
         scenario = next(iter(group.scenarios))
         mixer = methods(scenario, SCENARIOS[scenario].train)[method].mixer
-        part = f"(share={facts['mixer']['share']:g})" if "share" in facts["mixer"] else ""
-        return f"`{type(mixer).__name__}{part}`"
+        part = f", share {facts['mixer']['share']:g}" if "share" in facts["mixer"] else ""
+        return f"{type(mixer).__name__}{part}"
     return f"defaults, {setting(group, method)}"
 
 
@@ -143,11 +147,14 @@ def measured(group: Group) -> Iterator[str]:
         f"Tolerances are {told_of(group.tolerances)} nats per token.",
         f"Each of {len(group.scenarios)} scenarios was run on {len(group.seeds())} training seeds:",
     )
-    told = [f"`{name}`: {one['why']}." for name, one in group.scenarios.items()]
-    told += [
+    yield "\n".join(f"- `{name}`: {one['why']}." for name, one in group.scenarios.items())
+    yield "What the words mean, and how runs were chosen:"
+    told = [
         "*Kept*: on test, no constraint's loss rose by more than its tolerance.",
         "*Constrained gain*: the fall of target perplexity on test, or zero for a run that broke a constraint.",
         f"*Less best of five*: paired with the best of the fixed target masses {told_of(SWEEP)}.",
+        "*Above*, *below*: the whole interval lies there; else a difference is not told apart from zero.",
+        "*Worst excess*: the largest change beyond a tolerance; negative where all stay inside.",
         "A search chooses among its runs on validation, and pays for all of them.",
         "*Steps*: optimiser steps in multiples of one fixed run. *All-in* counts every sequence read, too.",
         f"Intervals are 95 % bootstrap intervals over the {len(group.blocks)} pairs of scenario and seed.",
@@ -165,21 +172,19 @@ def every_method(group: Group) -> Iterator[str]:
     """All methods over all pairs, then by scenario."""
     rows = {name: row for name, row in group.rows().items() if shown(name, row, group)}
     yield "### All methods"
-    heads = ["method", "kept on test", "constrained gain, %", "less best of five", "by its interval"]
-    table = [
+    yield lines(
+        ["method", KEPT, "constrained gain, %", "less best of five", "steps (all-in)"],
         [
-            name_of(name, group),
-            kept_of(row),
-            percent(row["constrained"]),
-            less_yardstick(name, row),
-            "-" if name == YARDSTICK else side(row["over_best_of_five"]).removesuffix(" from"),
-            number(row["worst_excess_nats"], 4, "+"),
-            times(row["steps"]),
-            times(row["all_in"]),
-        ]
-        for name, row in rows.items()
-    ]
-    yield lines([*heads, "worst excess, nats", "steps", "all-in"], table)
+            [
+                name_of(name, group),
+                kept_worst(row),
+                percent(row["constrained"]),
+                less_yardstick(name, row),
+                f"{times(row['steps'])} ({number(row['all_in'])})",
+            ]
+            for name, row in rows.items()
+        ],
+    )
     others = [side(row["over_best_of_five"]) for name, row in rows.items() if name != YARDSTICK]
     yield prose(
         f"By their intervals, {others.count('above')} of {len(others)} methods lie above the best of five",
@@ -198,8 +203,15 @@ def shown(name: str, row: Found, group: Group) -> bool:
 
 
 def less_yardstick(name: str, row: Found) -> str:
-    """The difference to the best of five; a dash for itself."""
-    return "-" if name == YARDSTICK else percent(row["over_best_of_five"], "+")
+    """The difference to the best of five, and which side it is on if it is on one; a dash for itself."""
+    less = row["over_best_of_five"]
+    told = percent(less, "+") if side(less) == "not told apart from" else f"{percent(less, '+')} {side(less)}"
+    return "-" if name == YARDSTICK else told
+
+
+def kept_worst(row: Found) -> str:
+    """How many runs kept everything on test, with the largest change beyond a tolerance."""
+    return f"{kept_of(row)} ({number(row['worst_excess_nats'], 4, '+')})"
 
 
 def by_scenario(group: Group, rows: Mapping[str, Found]) -> str:
@@ -237,20 +249,19 @@ def settings(group: Group) -> Iterator[str]:
     if len(kept) > 1:
         yield "## Which settings matter?"
         yield "The same pairs, learning rates of the family, one setting changed at a time."
-        yield changed(group, kept)
+        yield from changed(group, kept)
         yield from matter(group, kept)
     others = [name for name in own if name not in kept and name != PUBLISHED]
     if others and PUBLISHED in own:
         yield "### Of the published form"
         yield lines(
-            ["of the published form, changed", *GAIN_HEADS, "worst excess, nats", "steps"],
+            ["of the published form, changed", *GAIN_HEADS, "steps"],
             [
                 [
                     setting(group, name, PUBLISHED),
-                    kept_of(rows[name]),
+                    kept_worst(rows[name]),
                     percent(rows[name]["constrained"]),
                     percent(rows[name]["gain"]),
-                    number(rows[name]["worst_excess_nats"], 4, "+"),
                     times(rows[name]["steps"]),
                 ]
                 for name in rows
@@ -266,33 +277,48 @@ def settings(group: Group) -> Iterator[str]:
         )
 
 
-GAIN_HEADS = ("kept on test", "constrained gain, %", "gain, whatever broke")
-
-
-def changed(group: Group, names: Sequence[str]) -> str:
-    """Each setting beside the defaults."""
+def changed(group: Group, names: Sequence[str]) -> Iterator[str]:
+    """Each setting beside the defaults: what it came to, then where it comes from."""
     rows, parts = group.rows(), [group.rows(name) for name in group.scenarios]
-    heads = ["of the defaults, changed", "kept on test", "constrained gain, %", "less best of five"]
-    heads += ["gain, whatever broke, less the defaults", "step of the checkpoint, less the defaults"]
-    table = []
-    for name in (one for one in rows if one in names):
-        less = [
-            "-" if name == DEFAULTS else span(group.difference(name, DEFAULTS, of), digits, sign="+")
+    ordered = [name for name in rows if name in names]
+    less = {
+        name: ("-", "-")
+        if name == DEFAULTS
+        else tuple(
+            span(group.difference(name, DEFAULTS, of), digits, sign="+")
             for of, digits in (("gain", 1), ("step", 0))
-        ]
-        gains = [number(part[name]["constrained"]["value"], 1) for part in parts]
-        table.append(
+        )
+        for name in ordered
+    }
+    yield lines(
+        ["of the defaults, changed", KEPT, "constrained gain, %", "less best of five"],
+        [
             [
                 setting(group, name),
-                kept_of(rows[name]),
+                kept_worst(rows[name]),
                 percent(rows[name]["constrained"]),
-                percent(rows[name]["over_best_of_five"], "+"),
-                *less,
-                *gains,
-                number(rows[name]["worst_excess_nats"], 4, "+"),
+                less_yardstick(name, rows[name]),
             ]
-        )
-    return lines([*heads, *(f"`{name}`" for name in group.scenarios), "worst excess, nats"], table)
+            for name in ordered
+        ],
+    )
+    yield "The constrained gain in each scenario, and differences to the defaults whatever broke:"
+    yield lines(
+        [
+            "changed",
+            *(f"gain, `{name}`" for name in group.scenarios),
+            "gain, less the defaults",
+            "step of the checkpoint, less the defaults",
+        ],
+        [
+            [
+                setting(group, name),
+                *(number(part[name]["constrained"]["value"], 1) for part in parts),
+                *less[name],
+            ]
+            for name in ordered
+        ],
+    )
 
 
 def matter(group: Group, names: Sequence[str]) -> Iterator[str]:
@@ -343,15 +369,14 @@ def fresh_pairs(first: Group, fresh: Group | None) -> Iterator[str]:
         f"({link('dynamics/confirmation/summary.json', 'summary')})."
     )
     yield lines(
-        ["method", *GAIN_HEADS, "less best of five", "worst excess, nats", "steps"],
+        ["method", *GAIN_HEADS, "less best of five", "steps"],
         [
             [
                 name_of(name, fresh),
-                kept_of(rows[name]),
+                kept_worst(rows[name]),
                 percent(rows[name]["constrained"]),
                 percent(rows[name]["gain"]),
                 less_yardstick(name, rows[name]),
-                number(rows[name]["worst_excess_nats"], 4, "+"),
                 times(rows[name]["steps"]),
             ]
             for name in some

@@ -140,7 +140,7 @@ def adapted(group: Group, name: str, scenario: Found, single: Any) -> Iterator[s
     labels = {
         DEFAULTS: "defaults",
         SHUFFLED: "defaults with shuffled slopes (control)",
-        FEEDBACK: "`Feedback`",
+        FEEDBACK: "Feedback",
     }
     masses = [method for method, row in rows.items() if row["role"] == "sweep"]
     labels |= (
