@@ -255,7 +255,7 @@ def claims(first: Group, fresh: Group | None) -> list[Claim]:
             difference(fresh, best_setting(first), DEFAULTS),
         ),
         Claim(
-            "a stricter choice of checkpoints (two standard errors) costs that setting no gain",
+            f"a stricter choice of checkpoints ({MARGINS[STRICT]:g} standard errors) costs that setting no gain",
             "ours",
             gains,
             not_below,

@@ -367,7 +367,7 @@ def care(group: Group | None, others: Collection[str]) -> Iterator[str]:
     told = [
         *means(group),
         "The defaults were developed on `two targets` and on the tuning seed of both scenarios.",
-        "Three of them were changed after a first version had been run on one pair: "
+        "Some were changed after a first version had been run on one pair of scenario and seed: "
         "shrinking, no leaning after the first blocks, and the margin.",
         "Learning rates were chosen before standard errors were taken over documents.",
         *(
