@@ -16,10 +16,12 @@ FOLDER = ROOT / "benchmarks"
 SCRIPTS = {
     "caption-scores": "captions/scores_page.py",
     "discritune": "captions/discritune_page.py",
+    "dynamics": "dynamics/page.py",
     "hypertransport": "hypertransport/table.py",
     "intelligibility": "intelligibility/table.py",
     "leaks": "leaks/page.py",
     "lexicon": "names/lexicon_page.py",
+    "naming-bias": "names/naming_bias_page.py",
     "steering": "steering/page.py",
 }
 HELPERS = runpy.run_path(str(FOLDER / "pages.py"))
