@@ -86,6 +86,11 @@ def prose(*sentences: str) -> str:
     return textwrap.fill(whole, 118, break_long_words=False, break_on_hyphens=False)
 
 
+def bullets(items: Iterable[str]) -> str:
+    """A list, an item a line."""
+    return "\n".join(f"- {item}" for item in items)
+
+
 def joined(parts: Iterable[str]) -> str:
     """A page of its parts, but for those that are empty."""
     return "\n\n".join(part for part in parts if part) + "\n"
