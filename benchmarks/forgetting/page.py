@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,34 +118,39 @@ def removal(domains: Mapping[str, Found]) -> Iterator[str]:
         for domain, told in domains.items()
         for row in told["share removed"]
     }
-    injected = {(d, row["inject"]): row for d, told in domains.items() for row in told["injected"]}
     shares = sorted({inject for _, inject, _ in cells})
     columns = [(domain, tokens) for domain in domains for tokens in (None, most)]
     heads = [
         f"{d}, {'all' if tokens is None else f'{tokens:,} tokens'} (n = {cells[d, shares[0], tokens]['n']})"
         for d, tokens in columns
     ]
-    heads += [f"sequences injected, {domain}" for domain in domains]
     rows = [
         [
             share(inject),
             *(percent(cells[domain, inject, tokens]) for domain, tokens in columns),
-            *(sequences(injected[domain, inject]) for domain in domains),
         ]
         for inject in shares
     ]
     yield "Share of forgetting removed, over pairs of runs that differ in nothing else:"
     yield lines(["injected", *heads], rows)
-    yield prose(
-        "Sequences are the mean over runs, up to the minimum of the target loss.",
-        f"The paper goes up to {PAPER_TOKENS / most:.0f} times as many tokens.",
-    )
     yield from apart(cells, list(domains), shares, most)
+    yield from sequences(domains, shares)
+    yield f"The paper's runs go up to {PAPER_TOKENS / most:.0f} times as many tokens."
 
 
-def sequences(row: Found) -> str:
-    """Mean number of injected sequences, and in how many runs less than one is expected."""
-    return f"{number(row['mean'], 1)} (less than one in {row['below_one']} of {row['runs']} runs)"
+def sequences(domains: Mapping[str, Found], shares: Sequence[float]) -> Iterator[str]:
+    """How many sequences were injected."""
+    injected = {(domain, row["inject"]): row for domain, told in domains.items() for row in told["injected"]}
+    heads = [
+        f"{domain}, {what}" for domain in domains for what in ("mean", "runs with less than one expected")
+    ]
+    rows = []
+    for inject in shares:
+        told = [injected[domain, inject] for domain in domains]
+        cells = ([number(row["mean"], 1), f"{row['below_one']} of {row['runs']}"] for row in told)
+        rows.append([share(inject), *chain.from_iterable(cells)])
+    yield "Sequences of pretraining data that a run meets until the minimum of its target loss:"
+    yield lines(["injected", *heads], rows)
 
 
 def apart(
