@@ -72,6 +72,24 @@ def verdict(found: Mapping[str, Any]) -> str:
     return "higher" if found["value"] > 0 else "lower"
 
 
+def percent(
+    one: Mapping[str, Any] | None,
+    digits: int = 0,
+    *,
+    of: str = "value",
+    ends: tuple[str, str] = ("low", "high"),
+) -> str:
+    """A share with its interval in per cent; a dash for none."""
+    value, _, interval = span(one, digits, of=of, ends=ends, scale=100).partition(" ")
+    return value if value == "-" else f"{value} % {interval}".strip()
+
+
+def listed(values: Iterable[object]) -> str:
+    """One or more values in a row, as words have it: "a, b and c"."""
+    *most, last = map(str, values)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def lines(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table; nothing where there are no rows."""
     if not rows:

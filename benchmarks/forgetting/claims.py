@@ -7,8 +7,7 @@ it names; it holds only where it does in each.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ import numpy as np
 from trimtab.numerics.bootstrap import bootstrap, mean
 
 sys.path.append(str(Path(__file__).parents[1]))
-from pages import span
+from claims_table import Claim, of_all, touch, within
+from pages import listed, percent, span
+from verdicts import above, below, side
 
-HELD, PARTLY, FAILED, OPEN, UNKNOWN = "held", "partly", "did not hold", "open", "not measured"
-ABOVE, BELOW, UNCLEAR = "above", "below", "not distinguishable"
 CLAIMED = 0.01
 """Share of pretraining data that prevents forgetting, in the paper (Bethune et al. 2025)."""
 LOSS_ERROR, TARGET_ERROR = 0.0083, 0.0201
@@ -29,74 +28,12 @@ LEAST_B, MOST_B = 829.0, 10_000.0
 """Range of the paper's B over its domains."""
 MEDIAN = 0.5
 """Confidence of a share that the fitted coefficients themselves give."""
+EQUIVALENCE = 0.9
+"""Level of the interval that two one-sided tests compare with the margin."""
 LAW = "injection"
 """Name of the law among the forms."""
 NOTHING = "nothing forgotten"
 Found = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim, what was measured, and the verdict by its rule."""
-
-    text: str
-    whose: str
-    rule: str
-    measured: str
-    verdict: str
-
-
-def side(one: Found) -> str:
-    """The side of 0 on which an interval lies.
-
-    >>> side({"low": 0.1, "high": 0.3}), side({"low": -0.1, "high": 0.3}), side({"low": None, "high": None})
-    ('above', 'not distinguishable', 'not distinguishable')
-    """
-    low, high = one["low"], one["high"]
-    if low is None or high is None:
-        return UNCLEAR
-    return ABOVE if low > 0 else BELOW if high < 0 else UNCLEAR
-
-
-def of_all(each: Sequence[bool]) -> str:
-    """Held where all are true, partly where some are."""
-    if not each:
-        return UNKNOWN
-    return HELD if all(each) else PARTLY if any(each) else FAILED
-
-
-def all_above(evidence: Sequence[Found]) -> str:
-    """Held where every interval lies above 0, partly where one does; open where none does and none lies below."""
-    sides = [side(one) for one in evidence]
-    return (
-        OPEN if sides and ABOVE not in sides and BELOW not in sides else of_all([it == ABOVE for it in sides])
-    )
-
-
-def all_within(evidence: Sequence[Found], margin: float) -> str:
-    """Held where every interval lies within the margin, did not where one lies beyond it; else open."""
-    if any(one["low"] > margin or one["high"] < -margin for one in evidence):
-        return FAILED
-    return HELD if all(-margin < one["low"] and one["high"] < margin for one in evidence) else OPEN
-
-
-def listed(values: Iterable[object]) -> str:
-    """A list as words have it."""
-    *most, last = map(str, values)
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def touch(one: Found, other: Found) -> bool:
-    """Whether two intervals have a point in common."""
-    return bool(one["low"] <= other["high"] and other["low"] <= one["high"])
-
-
-def percent(
-    one: Found | None, digits: int = 0, of: str = "value", ends: tuple[str, str] = ("low", "high")
-) -> str:
-    """A share with its interval in per cent."""
-    value, _, interval = span(one, digits, of=of, ends=ends, scale=100).partition(" ")
-    return value if value == "-" else f"{value} % {interval}".strip()
 
 
 def share(value: float, digits: int = 1) -> str:
@@ -147,7 +84,7 @@ def of_runs(domains: Mapping[str, Found]) -> Iterator[Claim]:
         "paper",
         "the rise lies above zero in each domain",
         each(told, {domain: one["n"] for domain, one in rises.items()}),
-        all_above(list(rises.values())),
+        above(list(rises.values())),
     )
     removed = {domain: told[f"share removed at {share(CLAIMED)}"] for domain, told in domains.items()}
     yield Claim(
@@ -162,9 +99,9 @@ def of_runs(domains: Mapping[str, Found]) -> Iterator[Claim]:
     yield Claim(
         f"{share(CLAIMED)} leaves the target loss as it is",
         "paper",
-        f"the log ratio of target losses lies within {margin:g} of zero, with its 90 % interval, in each domain",
+        f"the {share(EQUIVALENCE)} interval of the log ratio of target losses lies within {margin:g} of zero in each domain",
         each({d: span(one, 4) for d, one in paid.items()}, {d: one["n"] for d, one in paid.items()}),
-        all_within(list(paid.values()), margin),
+        within(list(paid.values()), margin),
     )
 
 
@@ -199,8 +136,8 @@ def of_laws(domains: Mapping[str, Found]) -> Iterator[Claim]:
         "it predicts rises of runs that were held out better than each rival form",
         "ours",
         "the rival's error less that of the law lies above zero for each rival and fit",
-        f"above zero in {sides.count(ABOVE)} of {len(sides)}, below in {sides.count(BELOW)}",
-        all_above(gaps),
+        f"above zero in {sides.count('above')} of {len(sides)}, below in {sides.count('below')}",
+        above(gaps),
     )
     target = {domain: told["fine-tuning error, held out"] for domain, told in domains.items()}
     yield Claim(
@@ -266,16 +203,15 @@ def of_promises(promise: Found | None, planned: Found | None) -> Iterator[Claim]
         "ours",
         "the difference of the shares kept lies above zero, promise by promise",
         f"{span(more, sign='+')}, n = {more['n']}",
-        all_above([more]),
+        above([more]),
     )
     target = promise["summary"]["target change, dynamics less"]["stopped"]
-    turned = {**target, "low": -target["high"], "high": -target["low"]}
     yield Claim(
         "DynaMiCS reaches a lower target loss than an early stop within the promise",
         "ours",
         "the difference of the target losses lies below zero, run by run",
         f"{span(target, 3, sign='+')} nats, n = {target['n']}",
-        all_above([turned]),
+        below([target]),
     )
 
 

@@ -13,28 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import bases
-from claims import (
-    ABOVE,
-    BELOW,
-    CLAIMED,
-    LAW,
-    NOTHING,
-    UNCLEAR,
-    behind,
-    ends_of,
-    judged,
-    laws,
-    listed,
-    percent,
-    rivals_less_law,
-    share,
-    side,
-    touch,
-)
+from claims import CLAIMED, LAW, NOTHING, behind, ends_of, judged, laws, rivals_less_law, share
 from promise_page import promises
 
 sys.path.append(str(Path(__file__).parents[1]))
-from pages import bullets, joined, lines, link, main, number, prose, read, script, span
+from claims_table import table, touch
+from pages import bullets, joined, lines, link, listed, main, number, percent, prose, read, script, span
+from verdicts import side
 
 PAPER_TOKENS = 30_000_000
 """The largest number of unique tokens of the paper (Bethune et al. 2025)."""
@@ -45,7 +30,8 @@ TEXTS = {
     "stubs": "type stubs (Python without bodies)",
     "headers": "C++ headers",
 }
-DIRECTIONS = {ABOVE: "too high", BELOW: "too low", UNCLEAR: "not distinguishable from what came"}
+DIRECTIONS = {"above": "too high", "below": "too low"}
+NEITHER = "not distinguishable from what came"
 Found = Mapping[str, Any]
 
 
@@ -78,11 +64,7 @@ def opening(points: Mapping[str, Found]) -> Iterator[str]:
 def verdicts(found: Found, promise: Found | None, planned: Found | None) -> Iterator[str]:
     """Each claim with its verdict."""
     yield "## What a benchmark of real runs showed"
-    rows = [
-        [claim.text, claim.whose, claim.rule, claim.measured, f"**{claim.verdict}**"]
-        for claim in judged(found, promise, planned)
-    ]
-    yield lines(["claim", "whose", "held if", "measured", "verdict"], rows)
+    yield table(judged(found, promise, planned))
     yield prose(
         "A claim of the paper holds here where it does on these small models; the rules stand in",
         f"{script('forgetting/claims.py')}.",
@@ -222,7 +204,7 @@ def extrapolation(domains: Mapping[str, Found], points: Mapping[str, Found]) -> 
         "So a small error of the loss alone says little.",
         "Mean rises that the law predicts are:",
     )
-    sides = ((DIRECTIONS[side(one["predicted less real"])], *key) for key, one in rises.items())
+    sides = ((DIRECTIONS.get(side(one["predicted less real"]), NEITHER), *key) for key, one in rises.items())
     yield bullets([f"{word}: {names}" for word, names in grouped(sides).items()])
     yield from target_errors(domains)
 
@@ -273,7 +255,7 @@ def rivals(domains: Mapping[str, Found]) -> Iterator[str]:
         (f"*{form}*", *key)
         for key, forms in every.items()
         for form, gap in rivals_less_law(forms).items()
-        if side(gap) == BELOW
+        if side(gap) == "below"
     )
     yield bullets([f"{form}: {where}" for form, where in grouped(better).items()] or ["of no form"])
 

@@ -10,14 +10,14 @@ from statistics import fmean
 from typing import Any
 
 import bases
-from claims import ABOVE, BELOW, UNCLEAR, less, listed, pairs, percent, share, side
+from claims import less, pairs, share
 
 sys.path.append(str(Path(__file__).parents[1]))
-from pages import bullets, lines, number, prose, span
+from pages import bullets, lines, listed, number, percent, prose, span
+from verdicts import side
 
 OTHERS = {"dynamics": "DynaMiCS", "stopped": "early stop"}
 """What stands beside planned shares."""
-WORDS = {ABOVE: "higher than", BELOW: "lower than", UNCLEAR: "not distinguishable from"}
 Found = Mapping[str, Any]
 
 
@@ -61,11 +61,16 @@ def promises(promise: Found, points: Mapping[str, Found]) -> Iterator[str]:
     )
     none = [plan for plan in promise["plans"] if plan["inject"] is None]
     yield prose(
-        f"The target loss of DynaMiCS is {WORDS[side(gains['planned'])]} that of planned shares, where both were run.",
+        f"The target loss of DynaMiCS is {compared(gains['planned'])} that of planned shares, where both were run.",
         f"For {len(none)} of {len(promise['plans'])} promises the law finds no share that keeps them: none was run.",
     )
     yield from where_broken(promise, points)
     yield from by_promise(promise)
+
+
+def compared(gap: Found) -> str:
+    """What the interval of a difference says of the first beside the second."""
+    return {"above": "higher than", "below": "lower than"}.get(side(gap), "not distinguishable from")
 
 
 def broken(rows: Sequence[Found]) -> str:
@@ -90,7 +95,7 @@ def where_broken(promise: Found, points: Mapping[str, Found]) -> Iterator[str]:
     ways = [pair for pair in pairs(rows, "dynamics", "stopped") if pair[0]["promise"] == tight]
     gap, steps = less(ways, "target_change"), [row["step"] for row, _ in ways]
     told.append(
-        f"at {tight:g} nats the target loss of DynaMiCS is {WORDS[side(gap)]} that of the early stop: "
+        f"at {tight:g} nats the target loss of DynaMiCS is {compared(gap)} that of the early stop: "
         f"{span(gap, sign='+')}, n = {gap['n']}; its checkpoints are of steps {min(steps)} to {max(steps)}"
     )
     inside = [row for row in rows if row["how"] == "planned" and row["share"] <= most]

@@ -20,7 +20,7 @@ FILES = ("laws", "promise", "planned", "devices", "points-near", "points-far")
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[dict[str, ModuleType]]:
-    names = ("claims", "promise_page", "page", "pages")
+    names = ("claims", "promise_page", "page", "pages", "claims_table")
     with scripts("forgetting", *names) as found:
         yield dict(zip(names, found, strict=True))
 
@@ -46,19 +46,21 @@ def verdict(modules: dict[str, ModuleType], found: Any, start: str, *others: Any
 
 
 def test_verdicts_need_every_interval(modules: dict[str, ModuleType]) -> None:
-    all_above, all_within = modules["claims"].all_above, modules["claims"].all_within
-    assert all_above([ends(0.1, 0.2), ends(0.3, 0.4)]) == "held"
-    assert all_above([ends(0.1, 0.2), ends(-0.3, 0.4)]) == "partly"
-    assert all_above([ends(-0.1, 0.2), ends(-0.3, 0.4)]) == "open"
-    assert all_above([ends(-0.1, 0.2), ends(-0.4, -0.3)]) == "did not hold"
-    assert all_above([]) == "not measured"
-    assert all_within([ends(-0.01, 0.01)], 0.02) == "held"
-    assert all_within([ends(-0.01, 0.03)], 0.02) == "open"
-    assert all_within([ends(-0.01, 0.01), ends(0.03, 0.04)], 0.02) == "did not hold"
+    within = modules["claims_table"].within
+    assert within([ends(-0.01, 0.01)], 0.02) == "held"
+    assert within([ends(-0.01, 0.03)], 0.02) == "open"
+    assert within([ends(-0.01, 0.01), ends(0.03, 0.04)], 0.02) == "did not hold"
+    of_all = modules["claims_table"].of_all
+    assert [of_all(each) for each in ([True, True], [True, False], [False], [])] == [
+        "held",
+        "partly",
+        "did not hold",
+        "not measured",
+    ]
 
 
 def test_intervals_touch_where_they_have_a_point_in_common(modules: dict[str, ModuleType]) -> None:
-    touch = modules["claims"].touch
+    touch = modules["claims_table"].touch
     assert touch(ends(0, 1), ends(1, 2))
     assert not touch(ends(0, 1), ends(1.1, 2))
     assert not touch(ends(1.1, 2), ends(0, 1))
