@@ -235,16 +235,17 @@ def rivals(domains: Mapping[str, Found]) -> Iterator[str]:
     yield "## Do rival forms do better?"
     yield "Error of the rise of each form less that of the law, in points of per cent, over the same runs:"
     rows = [
-        [name, domain, *(span(rivals_less_law(forms)[rival], 1, sign="+", scale=100) for rival in names)]
-        for (name, domain), forms in every.items()
+        [", ".join(key), *(span(rivals_less_law(forms)[rival], 1, sign="+", scale=100) for rival in names)]
+        for key, forms in every.items()
     ]
-    yield lines(["held out", "domain", *names], rows)
+    yield lines(["held out", *names], rows)
     every_gap = {key: behind(forms) for key, forms in every.items()}
     yield "AICc of each form less that of the law, on the runs that were fitted:"
     rows = [
-        [*key, *(number(gaps[form], 1, "+") for form in (*names, NOTHING))] for key, gaps in every_gap.items()
+        [", ".join(key), *(number(gaps[form], 1, "+") for form in (*names, NOTHING))]
+        for key, gaps in every_gap.items()
     ]
-    yield lines(["held out", "domain", *names, NOTHING], rows)
+    yield lines(["held out", *names, NOTHING], rows)
     nearest = min(names, key=lambda form: max(gaps[form] for gaps in every_gap.values()))
     told = [gaps[nearest] for gaps in every_gap.values()]
     yield prose(
@@ -274,16 +275,19 @@ def coefficients(domains: Mapping[str, Found]) -> Iterator[str]:
     for kind in ("forgetting", "fine-tuning"):
         for domain, told in domains.items():
             own = {row["coefficient"]: row for row in told[kind]}
-            rows.append([kind, domain, *(coefficient(own.get(name)) for name in names), told[kind][0]["n"]])
-    yield lines(["law", "domain", *names, "n"], rows)
+            cells = [coefficient(own.get(name)) for name in names]
+            rows.append([f"{kind}, {domain} (n = {told[kind][0]['n']})", *cells])
+    yield lines(["law", *names], rows)
     ended = [
         f"{name} of the {kind} law ({domain})"
         for domain, told in domains.items()
         for kind, names in told["at bounds"].items()
         for name in names
     ]
-    yield "They are those of the runs left when the largest size and token count are held out."
-    yield f"At a bound ended: {listed(ended)}." if ended else "None ended at a bound."
+    yield prose(
+        "They are those of the runs left when the largest size and token count are held out.",
+        f"At a bound ended {listed(ended)}." if ended else "None ended at a bound.",
+    )
 
 
 def coefficient(row: Found | None) -> str:
@@ -302,6 +306,11 @@ def devices(found: Found) -> Iterator[str]:
     )
 
 
+def on_device(name: str) -> str:
+    """The name of a device as it is written."""
+    return name.upper() if name == "cpu" else name
+
+
 def settings(points: Mapping[str, Found]) -> Iterator[str]:
     """What was run, and where."""
     yield "## Settings"
@@ -317,10 +326,10 @@ def settings(points: Mapping[str, Found]) -> Iterator[str]:
             [
                 f"{base['parameters']:,}",
                 f"{with_fit.batch_size} x {with_fit.seq_len}, rate {with_fit.lr:g}",
-                base["device"],
+                on_device(base["device"]),
                 sum(on[size].values()) // len(points),
                 seeds[size],
-                ", ".join(f"{count} {device}" for device, count in on[size].items()),
+                ", ".join(f"{count} {on_device(device)}" for device, count in on[size].items()),
             ]
         )
     heads = [

@@ -117,8 +117,8 @@ def by_promise(promise: Found) -> Iterator[str]:
         key = (plan["domain"], plan["tokens"], plan["max_rise"])
         own = [row for row in rows if (row["domain"], row["tokens"], row["promise"]) == key]
         planned = "none" if plan["inject"] is None else share(plan["inject"])
-        cells = [cell for how in ("planned", *OTHERS) for cell in kept_and_target(own, how)]
-        table.append([key[0], f"{key[1]:,}", f"{key[2]:g}", planned, *cells])
+        cells = [kept_and_target(own, how) for how in ("planned", *OTHERS)]
+        table.append([f"{key[0]}, {key[1]:,}", f"{key[2]:g}", planned, *cells])
     yield "Rise without injection, mean over runs (lowest to highest):"
     yield lines(
         ["domain", "tokens", "by the law, nats", "real, nats", "runs"],
@@ -134,22 +134,20 @@ def by_promise(promise: Found) -> Iterator[str]:
     after = listed([share(part) for part in reversed(parts)])
     early = [f"{rise:g}" for rise, count in fixed.items() if count > 1]
     yield prose(
-        "Each promise, with promises kept and the mean change of the target loss in nats.",
         f"Promises of {listed(early)} nats were set before anything was known.",
         f"The others are {after} of the rise by the law, and were set when that was known.",
+        "Promises kept, and the mean change of the target loss in nats:",
     )
-    ways = [f"{name}: {what}" for name in ("planned", *OTHERS.values()) for what in ("kept", "target")]
-    yield lines(["domain", "tokens", "promise, nats", "share planned", *ways], table)
+    yield lines(["domain, tokens", "promise, nats", "share planned", "planned", *OTHERS.values()], table)
 
 
-def kept_and_target(rows: Sequence[Found], how: str) -> tuple[str, str]:
+def kept_and_target(rows: Sequence[Found], how: str) -> str:
     """How many runs of a way kept their promise, and the mean change of the target loss."""
     some = [row for row in rows if row["how"] == how]
     if not some:
-        return "-", "-"
-    return f"{sum(row['kept'] for row in some)} of {len(some)}", number(
-        fmean(row["target_change"] for row in some)
-    )
+        return "-"
+    change = number(fmean(row["target_change"] for row in some), sign="+")
+    return f"{sum(row['kept'] for row in some)} of {len(some)}, {change}"
 
 
 def real_rise(rows: Sequence[Found], domain: str, tokens: int) -> tuple[str, str]:
