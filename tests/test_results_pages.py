@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark_scripts import scripts
 from site_pages import PAGES, ROOT, TEXTS, sentences
 
 FOLDER = ROOT / "benchmarks"
@@ -17,6 +18,8 @@ SCRIPTS = {
     "caption-scores": "captions/scores_page.py",
     "discritune": "captions/discritune_page.py",
     "dynamics": "dynamics/page.py",
+    "expertlens": "experts/page.py",
+    "forgetting": "forgetting/page.py",
     "hypertransport": "hypertransport/table.py",
     "intelligibility": "intelligibility/table.py",
     "leaks": "leaks/page.py",
@@ -31,15 +34,9 @@ HELPERS = runpy.run_path(str(FOLDER / "pages.py"))
 def test_a_page_is_what_its_script_prints(
     name: str, script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = set(sys.modules)
     monkeypatch.setattr(sys, "argv", [script])
-    monkeypatch.setattr(sys, "path", [str((FOLDER / script).parent), *sys.path])
-    try:
+    with scripts(Path(script).parent.name):
         runpy.run_path(str(FOLDER / script), run_name="__main__")
-    finally:
-        for added in set(sys.modules) - known:  # scripts of two systems have files of one name
-            if (getattr(sys.modules[added], "__file__", None) or "").startswith(str(FOLDER)):
-                del sys.modules[added]
     assert capsys.readouterr().out == TEXTS[f"results/{name}.md"]
 
 
