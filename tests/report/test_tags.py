@@ -55,6 +55,23 @@ def test_a_cell_is_of_its_row_and_of_its_column() -> None:
     assert owners(shares) == {"web"}
 
 
+def test_a_point_of_a_cloud_says_what_it_is_of_and_its_interval() -> None:
+    line = Cloud([0, 1, NONE], [2, 3, 4], True, ["dial 0", "dial 1", "dial 2"], [1, NONE, 3], [5, NONE, 6])
+    figure = intervals.curve_and_clouds(
+        None, {"ours": line, "plain": Cloud([0], [0])}, axes_names=("cost", "gain")
+    )
+    root = read(figure)
+    assert [one for one in told(root) if ":" in one] == [
+        "ours, dial 0: cost 0; gain 2 (1 to 5)",
+        "ours, dial 1: cost 1; gain 3",
+        "plain: cost 0; gain 0",
+    ]
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0
+    assert high > 6  # the intervals are inside
+    assert owners(root) == {"ours", "plain"}
+
+
 def test_a_row_of_a_forest_is_of_one_name_that_its_legend_is_not() -> None:
     rows = intervals.interval_rows(
         ["x" * 90, "b", "c"], [0.5, 9, NONE], [0.25, 8, NONE], [1, 10, NONE], [LOOK] * 3, bounds=(0, 2)

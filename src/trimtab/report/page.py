@@ -37,10 +37,17 @@ Tone = Literal["", "good", "bad", "unsure"]
 
 @dataclass(frozen=True)
 class Mark:
-    """A word in a cell with a tone; the colour repeats what the word says, never replaces it."""
+    """A word in a cell with a tone; the colour repeats what the word says, never replaces it.
+
+    Args:
+        text: the whole text.
+        tone: of all of it.
+        parts: runs of its words, each with whether it is marked; empty for a text without a marked word.
+    """
 
     text: str
     tone: Tone = ""
+    parts: tuple[tuple[str, bool], ...] = ()
 
 
 Format = Callable[[Any], "str | Mark"]
@@ -178,7 +185,8 @@ def _cell(value: object, write: Format | None) -> Mark:
         return Mark(NOTHING)
     written = write(value) if write is not None else value
     if isinstance(written, Mark):
-        return Mark(printable(written.text) or NOTHING, written.tone)
+        parts = tuple((printable(words), marked) for words, marked in written.parts)
+        return Mark(printable(written.text) or NOTHING, written.tone, parts)
     if isinstance(written, (bool, np.bool_)):
         return Mark("yes" if written else "no")
     if isinstance(written, Real):
