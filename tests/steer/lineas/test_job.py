@@ -105,6 +105,12 @@ def test_a_budget_suggests_a_strength_from_half_of_the_texts(config: SteeringCon
     assert SteeringResult.load(tmp_path / "run").suggestion == result.suggestion
     written = json.loads(result.to_json())["suggestion"]
     assert written["strength"] == result.suggestion.strength
+    marked = replace(
+        result, suggestion=replace(result.suggestion, strength=0.5), curve=result.curve.iloc[::-1]
+    )
+    blocks = [block for section in page.sections(marked) for block in section.blocks]
+    (table,) = [block for block in blocks if getattr(block, "marked", ())]
+    assert table.frame.iloc[list(table.marked)]["strength"].tolist() == ["0.5"]
     assert " ".join(result.suggestion.sentences()) in result.to_text()
     none = carry_out(replace(config, budget=1e-9), tmp_path / "none")
     assert none.suggestion.strength is None

@@ -190,7 +190,10 @@ def _trade_off(result: Measured) -> Iterator[Text | Picture | Table]:
         yield picture(trade_off_figure(curves, budget), caption)
     frame = pd.concat([curve.assign(**{METHOD: name}) for name, curve in curves.items()])
     method: dict[str, Any] = {METHOD: METHOD} if len(curves) > 1 else {}
-    yield Table(written(frame, method | _headings(frame, ("lean", "kl"))), f"In nats per token. {COVERS}")
+    strengths = curves[result.label]["strength"].tolist()  # of the steering itself, which comes first
+    marked = [place for place, one in enumerate(strengths) if suggestion and one == suggestion.strength]
+    shown = written(frame, method | _headings(frame, ("lean", "kl")))
+    yield Table(shown, f"In nats per token. {COVERS}", marked=marked)
 
 
 def _by_strength(result: Measured) -> Iterator[Gallery | Table]:
@@ -245,7 +248,7 @@ def units_figure(steering: Steering) -> Figure:
         table[:, ~np.isnan(table).all(axis=0)],
         without_common_ends(list(steering.maps)),
         of=list(steering.maps),
-        axis="share of units changed",
+        axis="share changed",
         across=f"units, in at most {BINS} groups",
         title="Where it acts",
         label="Share of units that the map of each site changes, along its units",
