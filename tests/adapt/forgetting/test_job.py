@@ -175,6 +175,8 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
             b"params,tokens\n1,2\n",
             "points: .*columns params, tokens, expected params, tokens, inject, loss_pt",
         ),
+        (b"params,tokens,inject,loss_pt,loss_pt0\n1,2,0,3,3\n", "points: .*loss_ft; try adding 'loss_ft'"),
+        (b"params,tokens,inject,loss_pt,loss_pt0,ft_loss\n1,2,0,3,3,3\n", "points: .*; try 'ft_loss'"),
         (
             b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n1,2,0,3,3,3\n1,2,0,,3,3\n",
             r"points: got loss_pt: no value \(nan\) in row 1, expected above 0 nats",

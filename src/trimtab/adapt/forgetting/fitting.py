@@ -42,7 +42,8 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
     missing = [name for name in columns if name not in frame]
     if missing:
         got = f"columns {', '.join(map(str, frame.columns))}"
-        hint = nearest(missing[0], map(str, frame.columns))
+        others = [str(name) for name in frame.columns if name not in columns]
+        hint = nearest(missing[0], others) or f"adding {missing[0]!r}"
         raise DataError(f"frame: {explain(got, ', '.join(columns), hint)}")
     if twice := [name for name in columns if (frame.columns == name).sum() > 1]:
         raise DataError(f"frame: {explain(f'several columns {twice[0]}', 'one column of each name')}")
