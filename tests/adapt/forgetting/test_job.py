@@ -253,7 +253,7 @@ def test_frames_that_earlier_versions_wrote_as_rows_are_read(own: Any, tmp_path:
     again = ForgettingResult.load(tmp_path)
     for name in ("points", "forms"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(expected, name), check_dtype=False)
-    assert ForgettingResult.page([again]).count("<svg") == 3
+    assert ForgettingResult.page([again]).count("<svg") == 1 + 3 + 3
 
 
 def test_runs_that_tell_no_law_stand_beside_others(own: Any) -> None:

@@ -61,14 +61,14 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
 def numeric(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The frame with some columns as floats, whatever type held their numbers: text, objects, whole numbers.
 
-    Columns that runs may have beside these are read likewise where they are there: `rise_low` and `injected` as floats,
-    nan where nothing stands, and `reached` as booleans.
+    Columns that runs may have beside these are read likewise where they are there: `rise_low`, `rise_high` and
+    `injected` as floats, nan where nothing stands, and `reached` as booleans.
 
     Raises:
         DataError: as `points_of`, or one of those columns holds something else.
     """
     read: dict[str, Any] = dict(points_of(frame, columns))
-    for name in {"rise_low", "injected"} & set(frame):
+    for name in {"rise_low", "rise_high", "injected"} & set(frame):
         read[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
         nothing = frame[name].isna() | frame[name].astype(str).isin(["", "nan"])
         _refuse(frame[name], read[name].notna() | nothing, "numbers, or nothing")
