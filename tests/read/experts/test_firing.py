@@ -230,6 +230,6 @@ def test_a_concept_of_one_example_a_side_fires_at_both():
     assert (table.groupby(["concept", "site", "unit"]).size() == 2).all()
     (block,) = firing_blocks(table, "", "max")
     assert block.caption.startswith(
-        "For each concept: 2 units of highest average precision, and the 2 examples"
+        "8 rows: the 2 units of highest average precision of each concept, and the 2 examples"
     )
     assert f"{int(table['positive'].sum())} of {len(table)} examples have the concept" in block.caption

@@ -302,9 +302,8 @@ def _mitigations(result: Audited) -> Iterator[Block]:
     forests, trades = [], []
     for pair in (shown := _pairs(plain)[:MOST_PANELS]):
         of = _of(rows, pair)
-        names = [" ".join(filter(None, (row["mitigation"], row["setting"]))) for row in of.to_dict("records")]
         label = f"Bits under each mitigation: {_title(pair)}"
-        forests.append(drawn.bits_figure(names, of, _title(pair), label, result.max_bits))
+        forests.append(drawn.bits_figure(drawn.served_as(of), of, _title(pair), label, result.max_bits))
         if (_of(plain, pair)["low"].astype(float) > LEAST_BITS).all():
             trades.append(drawn.trade_figure(of, _title(pair)))
     caption = (
