@@ -288,7 +288,7 @@ def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> Art
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names of rows, numbered from 0 at the top, at the left of the axes."""
-    axes.set_yticks(np.arange(len(names)), short_names(names, 22), parse_math=False, fontsize=8.5)
+    axes.set_yticks(np.arange(len(names)), short_names(names, 24), parse_math=False, fontsize=8.5)
     name_ticks(axes.yaxis, names)
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
