@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from page_script import without_script
 from pictured import words
@@ -16,7 +19,8 @@ from tiny_models import build, tokenizer
 from trimtab import ConceptSet, ExpertLens, load
 from trimtab.data.concept import Concept
 from trimtab.job import carry_out
-from trimtab.read.experts.firing import AROUND, firing, firing_blocks
+from trimtab.models.tokenizer import Added
+from trimtab.read.experts.firing import AROUND, TokenPlaces, firing, firing_blocks
 from trimtab.read.experts.job import ExpertLensConfig
 from trimtab.read.experts.places import by_block, layers_figure, places_figure
 from trimtab.read.experts.result import ExpertsResult
@@ -233,3 +237,58 @@ def test_a_concept_of_one_example_a_side_fires_at_both():
         "8 rows: the 2 units of highest average precision of each concept, and the 2 examples"
     )
     assert f"{int(table['positive'].sum())} of {len(table)} examples have the concept" in block.caption
+
+
+def pieces(kind):
+    """A tokenizer of word pieces between [CLS] and [SEP], or of bytes with the blank before a word in its token."""
+    texts = ["The naïve cats sleep", "a cat, sleeping", "数据 🙂 cats"]
+    if kind == "bytes":
+        inner = Tokenizer(models.BPE(unk_token=None))
+        inner.pre_tokenizer, inner.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+        )
+        trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    else:
+        inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=60, special_tokens=["[UNK]", "[CLS]", "[SEP]"])
+    inner.train_from_iterator(texts, trainer)
+    if kind == "words":
+        marks = [("[CLS]", 1), ("[SEP]", 2)]
+        inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=marks)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token=None), texts
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes"])
+def test_tokens_of_real_tokenizers_are_found_in_their_text(kind):
+    named, texts = pieces(kind)
+    rows = [named(text)["input_ids"] for text in texts]
+    found = TokenPlaces(named, Added.of(named), texts, rows)
+    for number, (text, row) in enumerate(zip(texts, rows, strict=True)):
+        seen, inside = [], range(1, len(row) - 1) if kind == "words" else range(len(row))
+        for place in inside:
+            before, token, after = found.parted(number, place)
+            assert before + token + after == text
+            assert token
+            assert not token[0].isspace() or token.isspace()
+            seen.append((len(before), token))
+            spelled = named.decode([row[place]]).strip().removeprefix("##")
+            if "�" not in spelled and spelled != "[UNK]":  # a byte of a letter stands for the letter
+                plain = unicodedata.normalize("NFD", token.lower()) if kind == "words" else token
+                assert "".join(one for one in plain if not unicodedata.combining(one)) == spelled
+        assert seen == sorted(seen, key=lambda one: one[0])
+        assert sum(len(token) for _, token in dict.fromkeys(seen)) == len(text.replace(" ", ""))
+    if kind == "words":
+        assert found.parted(0, 0) == ("", "[CLS]", f" {texts[0]}")
+        assert found.parted(0, len(rows[0]) - 1) == (f"{texts[0]} ", "[SEP]", "")
+
+
+def test_a_special_token_that_the_text_has_itself_is_part_of_the_text():
+    named, _ = pieces("words")
+    text = "[CLS] a cat"
+    row = Added.of(named).once(named(text)["input_ids"])
+    found = TokenPlaces(named, Added.of(named), [text], [row])
+    assert found.parted(0, 0) == ("", "[CLS]", " a cat")
+    assert found.parted(0, 1) == ("[CLS] ", "a", " cat")

@@ -80,7 +80,7 @@ def firing(lens: ExpertLens) -> Firing:
         values = lens.responses.by_token(lens.units.sites[owner], rows, units)
         pairs = ((one.row, one.unit) for one in members)
         activations.update(zip(pairs, values, strict=True))
-    texts = _Texts(tokenizer, Added.of(tokenizer), lens.responses.examples, lens.responses.token_ids)
+    texts = TokenPlaces(tokenizer, Added.of(tokenizer), lens.responses.examples, lens.responses.token_ids)
     named = lens.units.named(np.array([one.unit for one in chosen]))
     found = []
     for one, (site, unit) in zip(chosen, named.itertuples(index=False), strict=True):
@@ -110,8 +110,15 @@ def _strongest(lens: ExpertLens) -> Iterator[_Shown]:
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """Texts, their tokens as they are read, and where each token stands."""
+class TokenPlaces:
+    """Places of tokens in their texts, by the offsets that a fast tokenizer keeps.
+
+    Attributes:
+        tokenizer: only read.
+        added: special tokens that it puts around every text.
+        texts: any number.
+        ids: token ids of each as a model reads it, whole or cut.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     added: Added
@@ -119,7 +126,7 @@ class _Texts:
     ids: Sequence[Sequence[int]]
 
     def parted(self, row: int, place: int) -> tuple[str, str, str]:
-        """A text in three parts: before a token, the token, after it; a special token stands before or after it all."""
+        """A text in three parts: before a token, the token, after it; a special token stands at an end of it."""
         text, ids = self.texts[row], list(self.ids[row])
         settings: Mapping[str, Any] = {
             "add_special_tokens": False,
