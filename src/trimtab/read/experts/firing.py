@@ -172,8 +172,7 @@ def firing_blocks(table: pd.DataFrame, reason: str, pool: str) -> Iterator[Text 
     if pool != "max":
         columns["response"] = shown["response"]
     columns["example"] = shown["positive"].map({True: "positive", False: "negative"})
-    columns["unit"] = shown["site"].str.removesuffix(":out") + ", " + shown["unit"].astype(str)
-    columns["AP"] = shown["ap"]
+    columns |= {"AP": shown["ap"], "unit": shown["unit"], "site": shown["site"].str.removesuffix(":out")}
     tones: dict[str, Any] = {
         "AP": fixed,
         "example": lambda side: Mark(side, "" if side == "positive" else "unsure"),

@@ -83,6 +83,7 @@ def layers_figure(layers: pd.DataFrame, *, several: bool = False) -> Figure:
         middle, half = float(layers["block"].mean()), max(3.0, 0.5 * len(layers)) + 0.2
         axes.set_xlim(middle - half, middle + half)
         figures.finish(axes, None)
+        axes.set_xticks(layers["block"].tolist()[:: -(-len(layers) // 12)])
     return figure
 
 
