@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.models.tokenizer import Added
 from trimtab.read.experts.lens import ExpertLens
+from trimtab.read.experts.places import place_names
 from trimtab.report.formats import fixed, number
 from trimtab.report.page import Mark, Passage, Table, Text
 
@@ -172,7 +173,7 @@ def firing_blocks(table: pd.DataFrame, reason: str, pool: str) -> Iterator[Text 
     if pool != "max":
         columns["response"] = shown["response"]
     columns["example"] = shown["positive"].map({True: "positive", False: "negative"})
-    columns |= {"AP": shown["ap"], "unit": shown["unit"], "site": shown["site"].str.removesuffix(":out")}
+    columns |= {"AP": shown["ap"], "unit": shown["unit"], "place": place_names(shown["site"])}
     tones: dict[str, Any] = {
         "AP": fixed,
         "example": lambda side: Mark(side, "" if side == "positive" else "unsure"),

@@ -47,6 +47,18 @@ def by_block(counts: pd.DataFrame, units: Units) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def place_names(sites: pd.Series[str]) -> pd.Series[str]:
+    """Names of sites by block and kind; whole where they name no block, or where blocks are those of several towers.
+
+    >>> place_names(pd.Series(["model.layers.0.mlp.up_proj:out", "model.norm:out"])).tolist()
+    ['block 0, mlp.up_proj', 'model.norm:out']
+    """
+    parts = sites.str.extract(BLOCK)
+    if parts["tower"].nunique() > 1:
+        return sites
+    return ("block " + parts["block"] + ", " + parts["kind"]).fillna(sites)
+
+
 def places_blocks(layers: pd.DataFrame, counts: pd.DataFrame) -> Iterator[Picture | Gallery]:
     """Histogram of experts over blocks, one for each tower, and the map of the share of units by kind of site."""
     if len(layers):
