@@ -228,6 +228,22 @@ def test_blocks_of_two_towers_are_kept_apart_and_sites_without_a_block_left_out(
         assert f"{told}</title>" in drawing
 
 
+def test_a_map_of_many_blocks_has_a_key_instead_of_numbers():
+    def written(blocks):
+        sites = [f"layers.{n}.mlp:out" for n in range(blocks)]
+        drawing = to_svg(places_figure(pd.DataFrame({"site": sites, "share": np.linspace(0.1, 0.4, blocks)})))
+        return re.findall(r">([^<]+)</text>", drawing), "mlp, block 3: " in drawing
+
+    few, told = written(4)
+    assert {"10.0", "40.0"} < set(few)
+    assert told
+    many, told = written(40)
+    assert "% of units" in many
+    assert "40" in many[many.index("% of units") - 9 :]
+    assert not {"10.0", "40.0"} & set(many)
+    assert told
+
+
 def test_a_concept_of_one_example_a_side_fires_at_both():
     few = [Concept(name, (f"a {name}",), (f"no {name}",), name) for name in ("cat", "dog")]
     table = firing(lens_of("llama", concepts=ConceptSet(tuple(few)))).table

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLOCK = re.compile(r"^(?P<tower>.*?)\.(?P<block>\d+)\.(?P<kind>.*):(?:out|in)$")
+WRITTEN = 16
+"""Blocks up to which the map has its values written in it."""
 COLUMNS = ["tower", "block", "units", "experts", "low", "high", "n"]
 LAYERS = "Experts of a concept in each block, mean over {} concepts; bars are 95 % intervals over concepts."
 PLACES = "Percent of the units there that are experts of a concept, mean over concepts."
@@ -122,13 +124,15 @@ def places_figure(counts: pd.DataFrame) -> Figure:
         return f"{names[i]}, block {columns[j]}: {number(100 * shares[i, j])} %"
 
     with figures.chart(height, "Where experts are", "Share of experts by place") as (figure, axes):
-        figures.shaded(axes, shares, of_cell, of_row, most)
+        shades = figures.shaded(axes, 100 * shares, of_cell, of_row, 100 * most)
+        if len(columns) > WRITTEN:
+            figure.colorbar(shades, ax=axes, aspect=16).set_label("% of units")
         for (row, column), share in np.ndenumerate(shares):
-            if np.isfinite(share) and len(columns) <= 16:
+            if np.isfinite(share) and len(columns) <= WRITTEN:
                 ink = "#ffffff" if share > 0.6 * most else "#111820"
                 axes.text(column + 0.5, row + 0.5, f"{100 * share:.1f}", color=ink, **CENTRED, fontsize=8)
         axes.set_yticks(np.arange(len(table)) + 0.5, short_names(names, 26), fontsize=8.5)
-        step = -(-len(columns) // 16)
+        step = -(-len(columns) // WRITTEN)
         axes.set_xticks(np.arange(0, len(columns), step) + 0.5, map(str, columns[::step]), fontsize=8.5)
         axes.set(xlabel="block", ylim=(len(table), 0))
         axes.tick_params(length=0, colors=INK)
