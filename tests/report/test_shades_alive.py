@@ -21,7 +21,11 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     folder = tmp_path_factory.mktemp("shades")
     grids = [raster(SMALL, ["a", "b"], label="small")]
     grids += [raster(LARGE, [f"row {n}" for n in range(32)], label="large")]
-    table = Table(pd.DataFrame({"x": ["y"], "text": [Passage("an ", "old", " cat", "activation 2")]}))
+    table = Table(
+        pd.DataFrame(
+            {"x": ["y"], "text": [Passage((("an ", False), ("old", True), (" cat", False)), "activation 2")]}
+        )
+    )
     blocks = [*map(picture, grids), table]
     (folder / "page.html").write_text(Page("t", "s", [Section("x", blocks)]).render(), encoding="utf-8")
     with tab(folder) as browser:

@@ -37,33 +37,22 @@ Tone = Literal["", "good", "bad", "unsure"]
 
 @dataclass(frozen=True)
 class Mark:
-    """A word in a cell with a tone; the colour repeats what the word says, never replaces it.
-
-    Args:
-        text: the whole text.
-        tone: of all of it.
-        parts: runs of its words, each with whether it is marked; empty for a text without a marked word.
-    """
+    """A word in a cell with a tone; the colour repeats what the word says, never replaces it."""
 
     text: str
     tone: Tone = ""
-    parts: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A text in a cell with one part of it marked.
+    """A text in a cell with parts of it marked.
 
     Attributes:
-        before: the part, in the text.
-        marked: the part.
-        after: it.
-        told: what is said of the part where it is pointed at.
+        parts: the text piece by piece, each with whether it is marked.
+        told: what is said of the marked parts where they are pointed at.
     """
 
-    before: str
-    marked: str
-    after: str = ""
+    parts: tuple[tuple[str, bool], ...]
     told: str = ""
 
     tone: ClassVar[Tone] = ""
@@ -72,10 +61,10 @@ class Passage:
     def text(self) -> str:
         """The whole text.
 
-        >>> Passage("a ", "cat", " ran").text
+        >>> Passage((("a ", False), ("cat", True), (" ran", False))).text
         'a cat ran'
         """
-        return self.before + self.marked + self.after
+        return "".join(piece for piece, _ in self.parts)
 
 
 Format = Callable[[Any], "str | Mark | Passage"]
@@ -214,11 +203,10 @@ def _cell(value: object, write: Format | None) -> Mark | Passage:
         return Mark(NOTHING)
     written = write(value) if write is not None else value
     if isinstance(written, Passage):
-        before, marked, after = map(_inside_a_line, (written.before, written.marked, written.after))
-        return Passage(before, marked, after, printable(written.told))
+        parts = tuple((_inside_a_line(piece), marked) for piece, marked in written.parts)
+        return Passage(parts, printable(written.told)) if written.text.strip() else Mark(NOTHING)
     if isinstance(written, Mark):
-        parts = tuple((printable(words), marked) for words, marked in written.parts)
-        return Mark(printable(written.text) or NOTHING, written.tone, parts)
+        return Mark(printable(written.text) or NOTHING, written.tone)
     if isinstance(written, (bool, np.bool_)):
         return Mark("yes" if written else "no")
     if isinstance(written, Real):

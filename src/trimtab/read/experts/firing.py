@@ -163,7 +163,7 @@ def firing_blocks(table: pd.DataFrame, reason: str, pool: str) -> Iterator[Text 
     names = table["concept"].unique()
     shown = table[table["concept"].isin(names[:CONCEPTS])]
     marked = [
-        Passage(before, token, after, f"activation {number(value)}")
+        Passage(((before, False), (token, True), (after, False)), f"activation {number(value)}")
         for before, token, after, value in shown[["before", "token", "after", "activation"]]
         .to_numpy()
         .tolist()
