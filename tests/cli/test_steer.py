@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from trimtab import Steering, load
 from trimtab.cli.main import main
 from trimtab.cli.steer import find_steering
 from trimtab.errors import CheckpointError
+from trimtab.runs.config import read_config
+from trimtab.steer.lineas import job
+from trimtab.steer.samples import TextPool
 
 
 @pytest.fixture
@@ -102,6 +106,32 @@ def test_sweep_measures_and_keeps_a_budget(fitted: Path, capsys: pytest.CaptureF
     assert "largest strength within 1e+09 nats: 1.000" in capsys.readouterr().out
 
 
+def test_sweep_leaves_out_what_a_run_was_fitted_with(
+    fitted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, drawn = job.read_examples, dict[str, set[Any]]()
+
+    def noted(source: Any, name: str, *given: Any, **more: Any) -> TextPool:
+        pool = read(source, name, *given, **more)
+        drawn.setdefault(name, set()).update(pool.held_out if given[0] == 0 else ())
+        return pool
+
+    monkeypatch.setattr(job, "read_examples", noted)
+    config = read_config(yaml.safe_load((fitted / "run" / "config.yaml").read_text()), job.SteeringConfig)
+    used = {name: set(side.fit) for name, side in job.examples_of(config).items()}
+    drawn.clear()
+    files = ["--source", "rude.txt", "--target", "polite.txt", "--texts", str(12 - config.examples)]
+    assert main(["steer", "sweep", "run", "model", *files, "--strengths", "0"]) == 0
+    for name in ("source", "target"):
+        assert len(used[name]) == config.examples
+        assert drawn[name].isdisjoint(used[name])
+        assert len(drawn[name]) == 12 - config.examples
+    (fitted / "rude.txt").rename(fitted / "elsewhere.txt")
+    files[1] = "elsewhere.txt"
+    with pytest.warns(UserWarning, match="may be among what it was fitted with"):
+        assert main(["steer", "sweep", "run", "model", *files, "--strengths", "0"]) == 0
+
+
 def test_fuse_writes_a_plain_checkpoint(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["steer", "fuse", "run", "model", "--out", "fused", "--strength", "0.5"]) == 0
     assert "fused: a plain checkpoint" in capsys.readouterr().out
@@ -129,7 +159,7 @@ def test_fuse_writes_a_plain_checkpoint(fitted: Path, capsys: pytest.CaptureFixt
         ),
         (
             ["steer", "sweep", "run", "model", "--source", "rude.txt", "--target", "polite.txt"],
-            "source: got 12 different texts in rude.txt, expected 64; try fewer of each, or more text",
+            "source: got 8 different texts in rude.txt beside 4 .* fitted with, expected 64; try fewer of each",
         ),
         (
             [

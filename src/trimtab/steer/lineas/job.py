@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,15 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.data.records import Columns, LayoutName, Record, column_problems
 from trimtab.data.rows import record_rows
-from trimtab.errors import ConfigProblems, DataError, ModelError, Problem, explain, problem_of
+from trimtab.errors import (
+    ConfigProblems,
+    DataError,
+    ModelError,
+    Problem,
+    TrimtabError,
+    explain,
+    problem_of,
+)
 from trimtab.job import Elsewhere, ModelName, Progress, Survey, Texts, noting, unread_source
 from trimtab.models.batches import text_batches
 from trimtab.models.chat import Prompt, read_prompt
@@ -25,7 +34,8 @@ from trimtab.models.language import prompt_rows
 from trimtab.models.load import Model, load, name_problems
 from trimtab.models.tokenizer import local_tokenizer
 from trimtab.runs.brief import brief
-from trimtab.runs.folder import RunFolder
+from trimtab.runs.config import read_config
+from trimtab.runs.folder import RunFolder, read_config_of
 from trimtab.runs.paths import missing_source
 from trimtab.runs.serialise import plain
 from trimtab.steer.directions import CAA, ITI
@@ -49,6 +59,8 @@ from trimtab.steer.strength import STRENGTHS, Calibration, calibrate, curve_text
 
 AnyEstimator = LinEAS | AurA | CAA | GaussianAcT | ITI | LinAcT | MeanAcT
 MOST_STRENGTHS = 101
+_STEERING = Path("artifacts", "steering")
+"""Where a run keeps its steering."""
 
 
 @dataclass(frozen=True)
@@ -396,6 +408,8 @@ def measure(
 ) -> tuple[pd.DataFrame, Calibration | None]:
     """Strength curve on texts of the user's, and the largest strength within a budget of KL on neutral text.
 
+    Of a run's folder the texts that its steering was fitted with are left out.
+
     Args:
         steering: see `complete`.
         model: see `complete`.
@@ -412,14 +426,35 @@ def measure(
     """
     if budget is not None and "neutral" not in files:
         raise ConfigProblems([Problem("--budget", "no neutral texts", "--neutral FILE")])
+    fitted = fitted_texts(Path(steering))
     read: dict[str, Any] = {
-        n: read_examples(file, n, 0, texts, columns=columns).held_out for n, file in files.items()
+        n: read_examples(file, n, 0, texts, without=fitted, columns=columns).held_out
+        for n, file in files.items()
     }
     steered = _both(steering, model)
     curve = strength_curve(*steered, **read, strengths=strengths)
     if budget is None:
         return curve, None
     return curve, calibrate(*steered, read["neutral"], budget, max_strength=max_strength)
+
+
+def fitted_texts(run: Path) -> frozenset[str | bytes]:
+    """Keys of the texts that a run fitted its steering with; none, with a warning, where its files are not there.
+
+    A folder or hub name of a steering alone does not say what it was fitted with: none.
+    """
+    if not (run / _STEERING).is_dir():
+        return frozenset()
+    content = {key: value for key, value in read_config_of(run).items() if key != "system"}
+    try:
+        sides = examples_of(read_config(content, SteeringConfig))
+    except (TrimtabError, OSError) as error:
+        told = (
+            f"{run}: its texts cannot be read, so those given may be among what it was fitted with ({error})"
+        )
+        warnings.warn(told, stacklevel=2)
+        return frozenset()
+    return frozenset(key_of(one) for name in ("source", "target") for one in sides[name].fit)
 
 
 def fuse(steering: str, model: str, strength: float, out: Path) -> None:
@@ -434,6 +469,6 @@ def fuse(steering: str, model: str, strength: float, out: Path) -> None:
 
 def _both(steering: str, model: str) -> tuple[Steering, Model]:
     """The steering is read first, since it is the smaller."""
-    inside = Path(steering) / "artifacts" / "steering"
+    inside = Path(steering) / _STEERING
     fitted = Steering.from_pretrained(str(inside) if inside.is_dir() else steering)
     return fitted, load(model)
