@@ -26,8 +26,8 @@ def test_the_target_is_large_and_framed_and_the_chosen_have_dashes() -> None:
     assert float(target.get("width", 0)) == 132.0
     assert len({(one.get("x"), one.get("y")) for one in rest}) == 5
     groups = root.findall(f"{SVG}g")
-    frames = [[one.get("stroke-dasharray") for one in group.iter(f"{SVG}rect")] for group in groups]
-    assert frames == [[None], [], ["4 3"], [], [], []]
+    frames = [(one.get("stroke-width"), one.get("stroke-dasharray")) for one in root.iter(f"{SVG}rect")]
+    assert frames == [("3", None), ("0.6", None), ("2", "4 3"), *[("0.6", None)] * 3]
     assert texts(root) == ["target", "after ●", "before ●"]
     assert groups[0].findtext(f"{SVG}title") == "t, the target; chosen"
     assert groups[2].findtext(f"{SVG}title") == "d1"

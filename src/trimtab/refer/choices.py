@@ -88,7 +88,7 @@ def drawn_sets(
         listeners: in the order of their `symbols`.
         captions: item -> what stands below its set.
     """
-    marks, names = symbols(listeners), dict(zip(speakers, short_names(speakers, _LINE - 4), strict=True))
+    marks, names = symbols(listeners), dict(zip(speakers, short_names(speakers, _LINE - 2), strict=True))
     drawn = []
     for item, names_of_set in sets.groupby("item", sort=False)["candidate"]:
         own = choices[choices["item"] == item]

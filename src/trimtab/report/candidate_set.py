@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from trimtab.report.formats import printable, short
 from trimtab.report.page import Picture
 
-LARGE, SMALL, GAP, LINE = 132, 62, 8, 11
-"""Units of the target's side and of a distractor's, between pictures, and of a line of text."""
+LARGE, SMALL, GAP, LINE, EDGE = 132, 62, 8, 11, 2
+"""Units: the target's side, a distractor's, between pictures, a line of text, from a picture to its frame."""
 BESIDE = 3
 """Distractors in a row."""
 WIDTH = LARGE + BESIDE * (SMALL + GAP) + 2 * GAP
@@ -69,17 +69,21 @@ def _drawn(
     (x, y), group = at, ElementTree.SubElement(root, "g")
     ElementTree.SubElement(group, "title").text = printable(one.told or one.name)
     place = {"x": f"{x:g}", "y": f"{y:g}", "width": str(side), "height": str(side)}
-    if _EMBEDDED.fullmatch(one.picture):
-        look = {"style": "image-rendering: pixelated", "preserveAspectRatio": "xMidYMid meet"}
-        ElementTree.SubElement(group, "image", place | {"href": one.picture} | look)
+    if drawn := _EMBEDDED.fullmatch(one.picture):
+        sharp = {"style": "image-rendering: pixelated"} if drawn[1] == "png" else {}
+        ElementTree.SubElement(group, "image", place | {"href": one.picture} | sharp)
     else:
         _text(group, short(one.name, side // 6), x + side / 2, y + side / 2 + 3)
-        frame = frame or {"stroke-width": "0.6"}
-    if frame:
-        shape = {"fill": "none", "stroke": "var(--ink, #1d2530)"}
-        ElementTree.SubElement(group, "rect", place | shape | frame)
+    # Outside the picture, so that it is seen on pictures as light or as dark as it is.
+    around = {"x": f"{x - EDGE:g}", "y": f"{y - EDGE:g}"} | dict.fromkeys(
+        ("width", "height"), f"{side + 2 * EDGE:g}"
+    )
+    thin = {"stroke-width": "0.6", "stroke": "var(--grid, #cfd6de)"}
+    ElementTree.SubElement(
+        group, "rect", around | {"fill": "none", "stroke": "var(--ink, #1d2530)"} | (frame or thin)
+    )
     for line, mark in enumerate(one.marks):
-        _text(group, mark, x + side / 2, y + side + LINE * (line + 1))
+        _text(group, mark, x + side / 2, y + side + LINE * (line + 1) + EDGE)
     return y + side + LINE * len(one.marks) + (4 if one.marks else 0)
 
 
