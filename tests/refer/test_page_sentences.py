@@ -41,6 +41,7 @@ BIAS_DEFINITIONS = (
 LEXICON_DEFINITIONS = (
     r"A disc is a referent by the first two features, as large as the word's share there\.",
     r"The line is the best for these referents that annealing finds; what it misses could lie a little above\.",
+    r"It holds of whole lexicons: a word alone may lie above it\.",
     r"Success: a listener who hears a word picks the referent among all of them\.",
     r"Effective words: 2 to the power of the entropy of a referent's names\.",
     r"Modifiers stripped: taken off names; .*",
@@ -327,6 +328,13 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
     def trials(n: str) -> bool:
         return int(n) in {int(one.config["trials"]) for one in results}
 
+    def at_the_mean() -> bool:
+        return all(
+            np.isclose(one.plane["probability"] @ one.plane[name], one.systems[name].iloc[0], atol=1e-9)
+            for one in results
+            for name in ("complexity_bits", "accuracy_bits")
+        )
+
     def by_frequency() -> bool:
         tables = html.split("Words by bits")[-len(results) :]
         tops = [one.words.sort_values("probability", ascending=False)["name"].head(2) for one in results]
@@ -346,6 +354,10 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
             int(n) in {len(one.places.columns) - 4 for one in results}
         ),
         r"The most frequent words first\.": by_frequency,
+        r"A disc is one of all (\d+) words, as large as its share of what is said\.": lambda n: (
+            int(n) in {one.systems["n_words"].iloc[0] for one in results}
+        ),
+        r"The lexicon of all names stands at the mean of its words, weighted by these shares\.": at_the_mean,
         r"Each line goes from flexibility ([\d.]+) to ([\d.]+): at 0 speakers have one word per referent, at 1 they "
         r"choose among all its words in context\.": flexible,
         r"Intervals are 95 % percentile bootstrap intervals over (\d+) trials, the same for every lexicon\.": trials,

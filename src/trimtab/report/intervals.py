@@ -1,4 +1,4 @@
-"""Charts of intervals and of two quantities: rows, gain against cost, curves with points, small maps."""
+"""Charts of intervals and of two quantities: rows, waterfalls, gain against cost, curves with points, small maps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from trimtab.report import figures, tags
 from trimtab.report.formats import NOTHING, fixed, missing, number, short, short_names, span, with_ends
+from trimtab.report.named_points import NamedPoint, name_points
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -290,34 +291,49 @@ class Cloud:
 def curve_and_clouds(
     curve: Cloud | None,
     clouds: Mapping[str, Cloud],
+    named: Sequence[NamedPoint] = (),
     *,
     axes_names: tuple[str, str],
+    curve_name: str = "",
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Clouds of points, each with a colour and a marker, beside a curve.
+    """Clouds of points, each with a colour and a marker, and points with names, beside a curve.
 
     Args:
-        curve: drawn as a line without points; None for none.
+        curve: drawn as a line without points; None for none. Named points leave it to end at the edges.
         clouds: name -> points.
+        named: discs, each in its own colour; the first ones are the first to have their names written.
         axes_names: what is measured along and up.
+        curve_name: of the curve, for the legend; "" for no entry.
         title: what stands above the axes.
         label: the text alternative.
     """
     with figures.chart(3.6, title, label) as (figure, axes):
         if curve is not None:
-            axes.plot(curve.x, curve.y, color=figures.INK, linewidth=1.4)
+            line_name = curve_name or "_nolegend_"
+            axes.plot(curve.x, curve.y, color=figures.INK, linewidth=1.4, label=line_name)
         names = short_names(list(clouds), 24)
-        for place, (name, (own, cloud)) in enumerate(zip(names, clouds.items(), strict=True)):
+        # Discs are the named points', so that a cloud beside them begins with the next marker.
+        for place, (name, (own, cloud)) in enumerate(
+            zip(names, clouds.items(), strict=True), bool(len(named))
+        ):
             line: dict[str, Any] = {"linestyle": "-" if cloud.joined else "none", "linewidth": 1.2}
             (drawn,) = axes.plot(cloud.x, cloud.y, markersize=4.5, label=name, **line, **figures.point(place))
             tags.named(drawn, [own], _both(own, cloud, axes_names))
-        every = [c for c in (curve, *clouds.values()) if c is not None]
-        axes.set_xlim(*figures.with_margin(*(cloud.x for cloud in every)))
-        axes.set_ylim(*figures.with_margin(*(cloud.y for cloud in every)))
+        points = [Cloud([one.x for one in named], [one.y for one in named])] if len(named) else []
+        every = [c for c in (None if points else curve, *clouds.values(), *points) if c is not None]
+        ends = [figures.with_margin(*side) for side in ([c.x for c in every], [c.y for c in every])]
+        room = [figures.with_margin(one) for one in ends] if points else ends  # for names at the edges
+        axes.set(xlim=room[0], ylim=room[1])
+        taken = [place for cloud in clouds.values() for place in zip(cloud.x, cloud.y, strict=True)]
+        if curve is not None and points:
+            along = np.linspace(*room[0], 100)
+            taken += zip(along.tolist(), np.interp(along, curve.x, curve.y).tolist(), strict=True)
+        name_points(axes, named, taken, axes_names)
         figures.grid(axes)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
-        figures.legend_below(figure, len(clouds))
+        figures.legend_below(figure, len(clouds) + bool(curve is not None and curve_name))
     return figure
 
 
