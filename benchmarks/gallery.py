@@ -22,7 +22,7 @@ DRAWINGS = {
     "forgetting": 0,
     "intelligibility": 0,
     "leaks": 2,
-    "lexicon": 9,
+    "lexicon": 8,
     "naming_bias": 0,
     "steering": 0,
 }

@@ -16,7 +16,7 @@ from trimtab.models.save import HERE
 from trimtab.refer.choices import CHOICES, SETS, drawn_sets, symbols
 from trimtab.report import charts
 from trimtab.report.figures import PALETTE
-from trimtab.report.formats import estimate, fixed, from_zero, printable, span
+from trimtab.report.formats import NOTHING, estimate, fixed, from_zero, printable, span
 from trimtab.report.intervals import Look, interval_rows
 from trimtab.report.page import (
     Gallery,
@@ -43,13 +43,13 @@ FOUND = (
 )
 WHO = {"listener": "the listener of the training", "independent": "the independent listener"}
 CURVES: Mapping[str, tuple[str, str]] = {
-    "reward": ("Reward", "mean reward of a step's captions"),
-    "found": ("Found", "share found among the negatives"),
+    "reward": ("Reward", "mean reward"),
+    "found": ("Found", "share among negatives"),
     "advantage_sd": ("Spread of advantages", "standard deviation"),
     "kl_nats": ("Distance from the start", "KL, nats per token"),
     "length": ("Length", "words"),
     "repetition": ("Repetition", "share of word pairs"),
-    "vocabulary": ("Vocabulary", "different words in a step"),
+    "vocabulary": ("Vocabulary", "different words"),
 }
 """Column of the history -> title and axis of its figure."""
 
@@ -183,9 +183,10 @@ class DiscriTuneResult(Result):
             yield Section("Training", list(self._training()))
         yield settings_section(self.config.items())
 
-    def _examples(self) -> Iterator[Text | Gallery | Table]:
+    def _examples(self) -> Iterator[Text | Gallery]:
         said = {
-            row["item"]: f"before: {row['before']} · after: {row['after']}"
+            row["item"]: f"before: {row['before'] or NOTHING} · after: {row['after'] or NOTHING}"
+            + (f" · reference: {row['reference']}" if row["reference"] else "")
             for row in self.captions.to_dict("records")
         }
         sets = self.sets
@@ -193,13 +194,11 @@ class DiscriTuneResult(Result):
             sets = pd.DataFrame([(name, 1, name) for name in self.shown], columns=list(SETS))
         listeners = list(dict.fromkeys(self.retrieval["listener"]))
         drawn = drawn_sets(sets, self.choices, self.shown, ("before", "after"), listeners, said)
-        yield Text(self._sets_caption(listeners))
-        yield Gallery(drawn)
         changed = float((self.captions["before"] != self.captions["after"]).mean())
-        caption = (
-            f"Captions of the first test pictures; {100 * changed:.0f} % of all {len(self.captions)} changed."
+        yield Text(
+            f"{100 * changed:.0f} % of all {len(self.captions)} captions changed. {self._sets_caption(listeners)}"
         )
-        yield Table(self.captions.head(max(sets["item"].nunique(), 12)), caption)
+        yield Gallery(drawn)
 
     def _sets_caption(self, listeners: Sequence[str]) -> str:
         """What is drawn of the candidate sets, and what the marks mean."""
@@ -226,11 +225,11 @@ class DiscriTuneResult(Result):
             )
             table = Table(written(self.truth, headings | {"named": ("named", ".2"), "n": "n"}), caption)
             yield Section("What is in the picture", [table])
-        blocks: list[Table] = []
+        blocks: list[Table | Section] = []
         if len(self.scores):
             headings = {"references": "references", "score": "score"}
             headings |= {when: (when, f"{when}_low", f"{when}_high", ".3") for when in ("before", "after")}
-            headings |= {"pictures": "n", "signature": "signature"}
+            headings |= {"pictures": "n"}
             blocks.append(
                 Table(written(self.scores, headings), f"Scores against captions by people. {COVERS}")
             )
@@ -241,6 +240,12 @@ class DiscriTuneResult(Result):
             "words."
         )
         blocks.append(Table(written(self.wording, form), caption))
+        if len(self.scores):
+            told = self.scores[["references", "score", "signature"]]
+            caption = (
+                "What each score was computed with, in full: scores of other signatures are other numbers."
+            )
+            blocks.append(Section("Signatures of the scores", [Table(told, caption)], collapsed=True))
         yield Section("Beside captions by people", blocks)
 
     def _training(self) -> Iterator[Gallery | Table]:
@@ -263,7 +268,8 @@ class DiscriTuneResult(Result):
         yield gallery(figures, "Diagnostics of every step, of the captions that were drawn in it.")
         if len(self.evaluations):
             caption = "Greedy captions of watched test pictures while it trained; cross-entropy of people's captions."
-            yield Table(self.evaluations, caption, {"p_at_1": fixed})
+            headings = {"p_at_1": "P@1", "cross_entropy_nats": "cross-entropy, nats"}
+            yield Table(self.evaluations.rename(columns=headings), caption, {"P@1": fixed})
 
     @classmethod
     def compared(cls, results: Sequence[DiscriTuneResult], labels: Sequence[str]) -> Iterator[Section]:

@@ -19,7 +19,7 @@ from trimtab.refer.choices import CHOICES, SETS, drawn_sets, symbols
 from trimtab.refer.intelligibility.matrix import Interaction
 from trimtab.report.charts import share_map
 from trimtab.report.figures import colour, point, with_margin
-from trimtab.report.formats import estimate, fixed, from_zero, missing, span
+from trimtab.report.formats import NOTHING, estimate, fixed, from_zero, missing, span
 from trimtab.report.intervals import Cloud, Look, curve_and_clouds, interval_rows
 from trimtab.report.page import Gallery, Section, Table, Text, picture, settings_section, written
 from trimtab.report.text import plain_table
@@ -215,7 +215,7 @@ def _examples(result: Intelligibility) -> Iterator[Text | Gallery | Table]:
     if len(result.sets):
         rows = result.examples.groupby("item", sort=False)
         said = {
-            str(item): " · ".join(f"{row.speaker}: {row.caption}" for row in each_row(own))
+            str(item): " · ".join(f"{row.speaker}: {row.caption or NOTHING}" for row in each_row(own))
             for item, own in rows
         }
         who = ", ".join(f"{mark} {name}" for name, mark in symbols(result.listeners).items())
