@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from trimtab.refer.choices import CHOICES, MOST, SETS, drawn_sets, shown_sets, symbols, thumbnail
+from trimtab.refer.choices import CHOICES, MOST, SETS, drawn_sets, lettered, shown_sets, symbols, thumbnail
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -38,7 +38,7 @@ def test_a_set_keeps_its_target_and_what_was_chosen() -> None:
 def marks(chose: pd.DataFrame, speakers: list[str], listeners: list[str]) -> dict[str, list[str]]:
     """The words under each picture, by the name that is drawn in its place."""
     sets = pd.DataFrame([("a", 3, name) for name in "tde"], columns=list(SETS))
-    (picture,) = drawn_sets(sets, chose, {}, speakers, listeners, {"a": "said"})
+    (picture,) = drawn_sets(sets, chose, {}, {one: one for one in speakers}, listeners, {"a": "said"})
     assert picture.caption == "said"
     groups = ElementTree.fromstring(picture.svg).findall(f"{SVG}g")
     found = [[text.text or "" for text in group.findall(f"{SVG}text")] for group in groups]
@@ -62,17 +62,25 @@ def test_marks_tell_who_chose_what() -> None:
 
 def test_ties_and_several_answers_have_numbers() -> None:
     tie = choices(("a", "s", "x", "t", 0.5), ("a", "s", "x", "d", 0.5), ("a", "s", "y", "t", 1.0))
-    assert marks(tie, ["s"], ["x", "y"]) == {"t": ["s ●0.50○"], "d": ["s ●0.50"], "e": []}
+    assert marks(tie, ["s"], ["x", "y"]) == {"t": ["s ●½○"], "d": ["s ●½"], "e": []}
+    three = choices(*(("a", "s", "x", one, 1 / 3) for one in "tde"))
+    assert marks(three, ["s"], ["x"]) == {one: ["s ●⅓"] for one in "tde"}
     several = choices(("a", "s", "x", "t", 3.0), ("a", "s", "x", "e", 1.0))
     assert marks(several, ["s"], ["x"]) == {"t": ["s ●3"], "d": [], "e": ["s ●1"]}
 
 
+def test_a_wide_tie_has_no_mark() -> None:
+    wide = choices(*(("a", "s", "x", one, 0.25) for one in ("t", "d", "e", "f")), ("a", "s", "y", "d", 1.0))
+    assert marks(wide, ["s"], ["x", "y"]) == {"t": [], "d": ["s ○"], "e": []}
+
+
 def test_a_long_line_under_a_small_picture_is_broken() -> None:
-    tie = choices(*(("a", "speaker", one, "d", 0.25) for one in "xyz"))
-    assert marks(tie, ["speaker"], list("xyz"))["d"] == ["speaker", "●0.25", "○0.25", "■0.25"]
+    many = choices(*(("a", "speaker", one, "d", 1.0) for one in "wxyz"))
+    assert marks(many, ["speaker"], list("wxyz"))["d"] == ["speaker", "●", "○", "■", "□"]
 
 
-def test_no_two_listeners_share_a_mark() -> None:
+def test_no_two_listeners_share_a_mark_and_no_two_speakers_a_letter() -> None:
+    assert len(set(lettered([str(k) for k in range(40)]).values())) == 40
     assert len(set(symbols([str(k) for k in range(20)]).values())) == 20
 
 

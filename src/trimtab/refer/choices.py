@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 
 import pandas as pd
 from PIL import Image
 
 from trimtab.data.naming import each_row
 from trimtab.report.candidate_set import Candidate, candidate_set
-from trimtab.report.formats import number, short, short_names
+from trimtab.report.formats import number, short
 from trimtab.report.page import Picture
 
 MOST = 10
@@ -23,6 +24,8 @@ SETS = ("item", "size", "candidate")
 CHOICES = ("item", "speaker", "listener", "candidate", "answers")
 _LINE = 11
 """Letters of a line under a distractor."""
+_TIES = {1 / 2: "½", 1 / 3: "⅓"}
+TIES = "A tie of two or three candidates is marked ½ or ⅓, a wider one not at all; a whole number counts answers."
 
 
 def thumbnail(image: Image.Image, side: int = SIDE) -> str:
@@ -69,11 +72,23 @@ def symbols(listeners: Sequence[str]) -> dict[str, str]:
     return {name: SYMBOLS[k] if k < len(SYMBOLS) else f"({k + 1})" for k, name in enumerate(listeners)}
 
 
+def lettered(speakers: Sequence[str]) -> dict[str, str]:
+    """A letter for each speaker, where names would be too long or too many.
+
+    >>> lettered(["people", "captioner"])
+    {'people': 'a', 'captioner': 'b'}
+    """
+    return {
+        name: ascii_lowercase[k] if k < len(ascii_lowercase) else str(k + 1)
+        for k, name in enumerate(speakers)
+    }
+
+
 def drawn_sets(
     sets: pd.DataFrame,
     choices: pd.DataFrame,
     pictures: Mapping[str, str],
-    speakers: Sequence[str],
+    speakers: Mapping[str, str],
     listeners: Sequence[str],
     captions: Mapping[str, str],
 ) -> list[Picture]:
@@ -84,18 +99,19 @@ def drawn_sets(
         choices: columns `CHOICES`: how many answers of a listener to a speaker's caption chose a candidate; ties share
             an answer.
         pictures: candidate -> data URI.
-        speakers: in the order of the lines under a picture.
+        speakers: what is written of each, in the order of the lines under a picture.
         listeners: in the order of their `symbols`.
         captions: item -> what stands below its set.
     """
-    marks, names = symbols(listeners), dict(zip(speakers, short_names(speakers, _LINE - 2), strict=True))
-    drawn = []
+    marks, drawn = symbols(listeners), []
     for item, names_of_set in sets.groupby("item", sort=False)["candidate"]:
         own = choices[choices["item"] == item]
         given = own.groupby(["speaker", "listener"])["answers"].transform("sum")
-        own = own.assign(alone=(own["answers"] == 1) & (given == 1))
+        own = own[(given > 1 + 1e-9) | (own["answers"] > 0.99 / 3)].assign(given=given)
         target, *others = (
-            _candidate(name, place == 0, own[own["candidate"] == name], pictures.get(name, ""), marks, names)
+            _candidate(
+                name, place == 0, own[own["candidate"] == name], pictures.get(name, ""), marks, speakers
+            )
             for place, name in enumerate(names_of_set)
         )
         drawn.append(candidate_set(target, others, caption=captions.get(str(item), "")))
@@ -110,7 +126,7 @@ def _candidate(
     for speaker, written in names.items():
         chose = {row.listener: row for row in each_row(own[own["speaker"] == speaker])}
         parts = [
-            mark + ("" if chose[listener].alone else number(chose[listener].answers, 2))
+            mark + _amount(chose[listener].answers, chose[listener].given)
             for listener, mark in marks.items()
             if listener in chose
         ]
@@ -120,3 +136,10 @@ def _candidate(
         lines += [whole] if target or len(whole) <= _LINE else [written, *parts]
         told.append(f"chosen with {speaker} by {', '.join(one for one in marks if one in chose)}")
     return Candidate(name, uri, lines, short("; ".join(told), 200))
+
+
+def _amount(answers: float, given: float) -> str:
+    """Nothing of a single answer that is whole, a fraction of one at a tie, else how many answers."""
+    if given > 1 + 1e-9:
+        return number(answers, 2)
+    return next((sign for tie, sign in _TIES.items() if abs(answers - tie) < 1e-9), "")

@@ -108,7 +108,10 @@ def test_a_run_from_files_to_a_page(config: IntelligibilityConfig, tmp_path: Pat
         "Calibration",
     ):
         assert f">{title}<" in page
-    assert page.count("<svg") == 3 + 8  # of the examples
+    heard = list(dict.fromkeys(result.reliability["listener"]))
+    assert heard == ["A", "other", "rule"]  # choices alone have no calibration
+    assert all(f">Reliability of {name}</text>" in page for name in heard)
+    assert page.count("<svg") == 2 + len(heard) + 8  # of the examples
     assert page.count("data:image/png;base64,") == len(result.sets)
     sizes = {name: 4 if name[0] in "rb" else 8 for name in result.sets["item"]}  # green and grey are one set
     assert result.sets.groupby("item")["candidate"].nunique().to_dict() == sizes

@@ -13,7 +13,7 @@ import yaml
 
 from trimtab.job import Result
 from trimtab.models.save import HERE
-from trimtab.refer.choices import CHOICES, SETS, drawn_sets, symbols
+from trimtab.refer.choices import CHOICES, SETS, TIES, drawn_sets, symbols
 from trimtab.report import charts
 from trimtab.report.figures import PALETTE
 from trimtab.report.formats import NOTHING, estimate, fixed, from_zero, printable, span
@@ -193,7 +193,9 @@ class DiscriTuneResult(Result):
         if not len(sets):  # of a run that kept no choices
             sets = pd.DataFrame([(name, 1, name) for name in self.shown], columns=list(SETS))
         listeners = list(dict.fromkeys(self.retrieval["listener"]))
-        drawn = drawn_sets(sets, self.choices, self.shown, ("before", "after"), listeners, said)
+        drawn = drawn_sets(
+            sets, self.choices, self.shown, {"before": "before", "after": "after"}, listeners, said
+        )
         changed = float((self.captions["before"] != self.captions["after"]).mean())
         yield Text(
             f"{100 * changed:.0f} % of all {len(self.captions)} captions changed. {self._sets_caption(listeners)}"
@@ -210,7 +212,7 @@ class DiscriTuneResult(Result):
         who = ", ".join(f"{mark} {WHO[name]}" for name, mark in symbols(listeners).items())
         return (
             f"{first} Beside each stand the distractors of its {kind} set{whole}. Marks tell which picture a listener "
-            f"chose with the caption before and after: {who}. A number beside a mark is its share of a tie."
+            f"chose with the caption before and after: {who}. {TIES}"
         )
 
     def _people(self) -> Iterator[Section]:

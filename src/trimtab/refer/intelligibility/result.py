@@ -15,13 +15,13 @@ import pandas as pd
 
 from trimtab.data.naming import each_row
 from trimtab.job import Result
-from trimtab.refer.choices import CHOICES, SETS, drawn_sets, symbols
+from trimtab.refer.choices import CHOICES, SETS, TIES, drawn_sets, lettered, symbols
 from trimtab.refer.intelligibility.matrix import Interaction
 from trimtab.report.charts import share_map
 from trimtab.report.figures import colour, point, with_margin
 from trimtab.report.formats import NOTHING, estimate, fixed, from_zero, missing, span
 from trimtab.report.intervals import Cloud, Look, curve_and_clouds, interval_rows
-from trimtab.report.page import Gallery, Section, Table, Text, picture, settings_section, written
+from trimtab.report.page import Gallery, Section, Table, Text, gallery, picture, settings_section, written
 from trimtab.report.text import plain_table
 from trimtab.runs.serialise import checked
 
@@ -213,9 +213,11 @@ def _examples(result: Intelligibility) -> Iterator[Text | Gallery | Table]:
     """Captions of a few items beside their candidates, with who chose what, and their scores."""
     formats = {name: lambda score: fixed(score, 2) for name in result.listeners}
     if len(result.sets):
-        rows = result.examples.groupby("item", sort=False)
+        rows, marks = result.examples.groupby("item", sort=False), lettered(result.speakers)
         said = {
-            str(item): " · ".join(f"{row.speaker}: {row.caption or NOTHING}" for row in each_row(own))
+            str(item): " · ".join(
+                f"{marks[row.speaker]}, {row.speaker}: {row.caption or NOTHING}" for row in each_row(own)
+            )
             for item, own in rows
         }
         who = ", ".join(f"{mark} {name}" for name, mark in symbols(result.listeners).items())
@@ -223,10 +225,9 @@ def _examples(result: Intelligibility) -> Iterator[Text | Gallery | Table]:
         whole = f" {most} of {sizes.max()} candidates are drawn." if (sizes > most).any() else ""
         yield Text(
             f"Beside each target stand its distractors.{whole} Marks tell which candidate a listener chose with a "
-            f"speaker's caption: {who}. A number beside a mark counts answers, where ties share one."
+            f"speaker's caption: {who}. {TIES}"
         )
-        speakers, listeners = result.speakers, result.listeners
-        yield Gallery(drawn_sets(result.sets, result.choices, result.pictures, speakers, listeners, said))
+        yield Gallery(drawn_sets(result.sets, result.choices, result.pictures, marks, result.listeners, said))
     caption = "Items drawn by the seed; under each listener the mean score of its answers."
     yield Table(result.examples, caption, formats)
 
@@ -376,16 +377,16 @@ def _matched(result: Intelligibility) -> Iterator[Table]:
 
 
 def _calibration(result: Intelligibility) -> Iterator[Any]:
-    clouds = {
-        f"{listener}, {speaker}": Cloud(rows["confidence"].tolist(), rows["accuracy"].tolist(), joined=True)
-        for (speaker, listener), rows in result.reliability.groupby(["speaker", "listener"], sort=False)
-    }
-    axes = ("mean probability of the first candidate", "accuracy")
-    label = "Accuracy by confidence"
-    figure = curve_and_clouds(
-        Cloud([0, 1], [0, 1]), clouds, axes_names=axes, title="Reliability", label=label
-    )
-    yield picture(figure, "The line is perfect calibration; each point is a bin of confidence.")
+    axes, drawn = ("mean probability of the first candidate", "accuracy"), []
+    for listener, own in result.reliability.groupby("listener", sort=False):
+        clouds = {
+            str(speaker): Cloud(rows["confidence"].tolist(), rows["accuracy"].tolist(), joined=True)
+            for speaker, rows in own.groupby("speaker", sort=False)
+        }
+        title, label = f"Reliability of {listener}", f"Accuracy by confidence of {listener}, by speaker"
+        line = Cloud([0, 1], [0, 1])
+        drawn.append(curve_and_clouds(line, clouds, axes_names=axes, title=title, label=label))
+    yield gallery(drawn, "The line is perfect calibration; each point is a bin of confidence.")
     headings: dict[str, Sequence[str]] = {"speaker": "speaker", "listener": "listener"}
     headings |= {"accuracy": ("accuracy", ".3"), "confidence": ("confidence", ".3")}
     headings |= {"p(target)": ("p_target", ".3"), "calibration error": ("ece", "ece_low", "ece_high", ".3")}
