@@ -361,7 +361,7 @@ def _other_labels_and_models(result: NamingBias) -> Iterator[Section]:
     headings = {"model": "model", "gap": "gap", "given names": ("people", "people_low", "people_high", "+.3")}
     headings |= {"model's": ("model_gap", "model_low", "model_high", "+.3"), "amplification": (*ends, "+.3")}
     gaps = written(result.amplification, headings | {"objects": "n_objects"})
-    blocks: list[Text | Table | Picture] = [text, picture(drawn, covers), Table(gaps, covers)]
+    blocks: list[Text | Table | Picture] = [text, picture(drawn), Table(gaps, covers)]
     if len(result.misnaming):
         headings = {"model": "model", "group": "group", "share": RATE, "objects": "n_objects"}
         caption = "Members of a group to whom a model gives a name of the other group (Wilson's interval)."
