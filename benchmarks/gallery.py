@@ -20,6 +20,7 @@ DRAWINGS = {
     "dynamics": 2,
     "expertlens": 1,
     "forgetting": 0,
+    "hypertransport": 2,
     "intelligibility": 0,
     "leaks": 2,
     "lexicon": 8,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from trimtab import LinEAS, Model, Steering, load
+from trimtab import CAA, LinEAS, MeanAcT, Model, Steering, load
 from trimtab.job import carry_out
 from trimtab.lab.grammar import Grammar, World
 from trimtab.lab.grammar_model import GrammarModel, grammar_model, insult_rate
@@ -43,9 +43,12 @@ def main(out: Path) -> None:
         target=str(texts("clean")),
         neutral=str(texts("clean")),
         estimator=estimator,
+        rivals=(MeanAcT(sites="attention_out"), CAA()),
+        budget=0.01,
         prompts=("lout heckler heckler every", "troll troll lout the"),
     )
-    carry_out(config, out / "run")
+    result = carry_out(config, out / "run")
+    print(result)
     print(out / "run/report.html")
 
 

@@ -26,6 +26,14 @@ SHORTER = {
     },
     "dynamics.py": {"steps=20": "steps=4"},
     "expertlens.py": {"layers=2, steps=150": "width=32, intermediate=48, layers=1, steps=10"},
+    "hypertransport.py": {
+        "scenes=2000, plain=0, schedule=Schedule(700": "scenes=100, plain=0, held_out=8, schedule=Schedule(5",
+        '"scenes": 2000': '"held_out": 64, "scenes": 300',
+        "Schedule(120)": "Schedule(3)",
+        "Schedule(200, 2e-3, 128)": "Schedule(20, 2e-3, 128)",
+        "steps=300": "steps=5",
+        "lr=0.1, steps=30": "lr=0.1, steps=3",
+    },
     "listener_reward.py": {
         "steps: int = 300": "steps: int = 3",
         "steps: int = 200": "steps: int = 3",

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,6 +126,7 @@ def test_pages_about_steering(notebook: Notebook) -> None:
     notebook.run("howto/save.md", 2)
     notebook.run("howto/serving.md")
     assert Path("polite-model/config.json").is_file()
+    assert list(gguf.GGUFReader("polite.gguf").tensors)
 
 
 def test_pages_about_laws(notebook: Notebook) -> None:

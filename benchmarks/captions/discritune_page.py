@@ -5,7 +5,6 @@ python benchmarks/captions/discritune_page.py [--write]    prints it; --write pu
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import textwrap
@@ -28,39 +27,13 @@ from arms import (
     main_arms,
 )
 
-ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "benchmarks" / "results" / "captions" / "discritune.json"
-PAGE = ROOT / "docs" / "results" / "discritune.md"
-FILE = "../../benchmarks/results/captions/discritune.json"
-FIGURE = ROOT / "docs" / "images" / "discritune.svg"
+sys.path.append(str(Path(__file__).parents[1]))
+import pages
+from pages import lines, link, number, prose, span
+
+FIGURE = "discritune.svg"
+RESULT = "captions/discritune.json"
 Found = Mapping[str, Any]
-
-
-def number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    """A number as text; a dash for none."""
-    if value is None:
-        return "-"
-    told = f"{value:{sign}.{digits}f}"
-    if float(told) == 0:
-        told = told.replace("-", "+" if sign else "")
-    return told
-
-
-def span(one: Mapping[str, Any] | None, digits: int = 2, sign: str = "") -> str:
-    """A value with its interval."""
-    if one is None or one["value"] is None:
-        return "-"
-    value = number(one["value"], digits, sign)
-    if one["low"] is None:
-        return value
-    return f"{value} [{number(one['low'], digits, sign)}, {number(one['high'], digits, sign)}]"
-
-
-def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown."""
-    return "\n".join(
-        [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    )
 
 
 def key(name: str, full: float = MAIN) -> str:
@@ -115,11 +88,6 @@ TRUTH = {
 }
 
 
-def prose(*sentences: str) -> str:
-    """Sentences as one paragraph of lines that fit a screen."""
-    return textwrap.fill(" ".join(sentences), 118, break_long_words=False, break_on_hyphens=False)
-
-
 def opening(found: Found) -> Iterator[str]:
     """What was done."""
     sizes, seeds = found["sizes"], found["seeds"]
@@ -127,7 +95,7 @@ def opening(found: Found) -> Iterator[str]:
     yield "How it works: [discritune.md](../discritune.md)."
     yield prose(
         "This page is written by `python benchmarks/captions/discritune_page.py --write`.",
-        f"Its numbers are those of the [result file]({FILE}), which names versions, machine and settings.",
+        f"Its numbers are those of the {link(RESULT, 'result file')}, which names versions, machine and settings.",
         f"`{found['command']}` makes that file, in {number(found['cpu_minutes'], 0)} CPU minutes beside the models.",
     )
     yield prose(
@@ -148,8 +116,8 @@ def claims(found: Found) -> Iterator[str]:
     yield "## Claims of the paper"
     yield prose(
         "The rules were written before the first run.",
-        f"{NEAR} (the quickstart's settings) joined when {LEAVE_ONE_OUT} alone had been seen on seed 0;",
-        "the quickstart's were found on the world of that seed too.",
+        f"{NEAR} (the quickstart's settings) joined when {LEAVE_ONE_OUT} alone had been seen on the first seed.",
+        "The quickstart's were found on the world of that seed too.",
         "Differences are to the speaker of the same seed before tuning.",
     )
     each = {text: [one for one in found["claims"] if one["claim"] == text] for text in _claims(found)}
@@ -163,7 +131,7 @@ def claims(found: Found) -> Iterator[str]:
         for measure in own[0]["differences"]:
             relative = ", relative" if own[0]["relative"] else ""
             digits = 0 if "CIDEr" in measure and not relative else 2
-            told = (span(verdict(own, name)["differences"][measure], digits, "+") for name in TUNED)
+            told = (span(verdict(own, name)["differences"][measure], digits, sign="+") for name in TUNED)
             rows.append([titled(measure) + relative, *told])
     yield lines(["difference", *TUNED], rows)
     yield from seed_by_seed(found)
@@ -216,25 +184,23 @@ def warnings(found: Found) -> Iterator[str]:
             else "gains, which is a fault"
         )
         rows.append(
-            f"Against a listener who is shown another picture the speaker {told}: {span(one, 2, '+')}."
+            f"Against a listener who is shown another picture the speaker {told}: {span(one, 2, sign='+')}."
         )
     if key(COLLAPSE) in table:
         own, before = table[key(COLLAPSE)], table[key(START)]
         parts = [
-            f"{name} {span(own[m], d)} (start {span(before[m], d)})"
+            f"{name} {span(own[m], d)} ({span(before[m], d)})"
             for name, m, d in (
                 ("words", "test length", 1),
                 ("repetition", "test repetition", 2),
                 ("hallucinated attributes", "test hallucinated", 2),
-                ("P@1 among 100", measure, 2),
+                ("P@1", measure, 2),
             )
         ]
-        rows.append(f"At a rate of 1e-3: {', '.join(parts)}.")
+        rows.append(f"*{COLLAPSE}* (start): {'; '.join(parts)}.")
     if key(PAPER_RATE) in table:
         one = gains(found, PAPER_RATE, measure)
-        rows.append(
-            f"The paper's rate of 1e-7 changes P@1 among 100 by {span(one, 3, '+')} in these few steps."
-        )
+        rows.append(f"*{PAPER_RATE}* changes P@1 by {span(one, 3, sign='+')} in these few steps.")
     yield "\n".join(textwrap.fill(f"- {row}", 118, subsequent_indent="  ") for row in rows)
 
 
@@ -253,7 +219,7 @@ def ablated(found: Found) -> Iterator[str]:
             "seconds": ("seconds", 0),
         }
         rows = [
-            [name, *(span(own.get(m), d, "+") for m, d in compared.values()), seeds_of(own)]
+            [name, *(span(own.get(m), d, sign="+") for m, d in compared.values()), seeds_of(own)]
             for name, own in told.items()
         ]
         yield "Differences, paired by seed:"
@@ -367,14 +333,6 @@ def figure(found: Found) -> str:
     return to_svg(drawing)
 
 
-def main() -> None:
-    found = json.loads(RESULT.read_text(encoding="utf-8"))
-    if "--write" not in sys.argv[1:]:
-        print(page(found))
-        return
-    PAGE.write_text(page(found), encoding="utf-8")
-    FIGURE.write_text(figure(found) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    result = pages.read(RESULT)
+    pages.main("discritune.md", page(result), {FIGURE: lambda: figure(result)})

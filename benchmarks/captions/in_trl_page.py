@@ -5,15 +5,15 @@ python benchmarks/captions/in_trl_page.py [--write]    prints it; --write puts i
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "benchmarks" / "results" / "captions" / "trl.json"
+sys.path.append(str(Path(__file__).parents[1]))
+from pages import ROOT, joined, lines, link, prose, read, span, verdict
+
+RESULT = "captions/trl.json"
 PAGE = ROOT / "docs" / "method" / "caption-rewards.md"
 MARKS = ("<!-- in trl -->\n", "<!-- /in trl -->")
 COLUMNS = {
@@ -22,33 +22,6 @@ COLUMNS = {
     "random, independent": "P@1 of 100, independent",
     "hard, independent": "P@1, hard, independent",
 }
-
-
-def number(value: float | None, sign: str = "") -> str:
-    """A number to two places; "-" where there is none."""
-    return "-" if value is None else f"{value:{sign}.2f}"
-
-
-def span(found: Mapping[str, Any], sign: str = "") -> str:
-    """A value with its interval."""
-    value, low, high = (number(found[part], sign) for part in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def verdict(found: Mapping[str, Any]) -> str:
-    """Which side of 0 a difference is on, by its interval.
-
-    >>> verdict({"value": 0.1, "low": -0.1, "high": 0.3}), verdict({"value": 0.2, "low": 0.1, "high": 0.3})
-    ('not told apart', 'higher')
-    """
-    if found["low"] is None or found["high"] is None or found["low"] <= 0 <= found["high"]:
-        return "not told apart"
-    return "higher" if found["value"] > 0 else "lower"
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def section(result: Mapping[str, Any]) -> str:
@@ -60,30 +33,27 @@ def section(result: Mapping[str, Any]) -> str:
         arms.append([arm, *spans, *ends])
     gaps = []
     for row in result["differences"]:
-        spans = [f"{span(row[measure], '+')} {verdict(row[measure])}" for measure in ("random", "hard")]
+        spans = [f"{span(row[measure], sign='+')} {verdict(row[measure])}" for measure in ("random", "hard")]
         gaps.append([f"{row['arm']} less {row['less']}", *spans, str(row["random"]["n"])])
-    about = (
-        "[`in_trl.py`](../../benchmarks/captions/in_trl.py): a tiny Llava on rendered scenes, tuned from one start by "
-        f"our own loop (`DiscriTune`) and by TRL: {settings['steps']} steps of {settings['pictures a step']} pictures "
-        f"with {settings['captions a picture']} captions each, learning rate {settings['lr']:g}. "
-        f"{settings['test pictures']} test pictures. Intervals: {result['interval']}; "
-        "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for. "
-        "*Own batch* takes negatives from TRL's batch, copies of the true picture among them."
+    about = prose(
+        "[`in_trl.py`](../../benchmarks/captions/in_trl.py): a tiny Llava on rendered scenes, tuned from one start by",
+        f"our own loop (`DiscriTune`) and by TRL: {settings['steps']} steps of {settings['pictures a step']} pictures",
+        f"with {settings['captions a picture']} captions each, learning rate {settings['lr']:g}.",
+        f"{settings['test pictures']} test pictures. Intervals: {result['interval']};",
+        "so few seeds make them wide. *Independent* is a listener of another architecture that no arm was tuned for.",
+        "*Own batch* takes negatives from TRL's batch, copies of the true picture among them.",
     )
-    source = (
-        f"Measured on {result['date']} with TRL {result['versions']['trl']}: "
-        "[result](../../benchmarks/results/captions/trl.json)."
-    )
+    source = f"Measured on {result['date']} with TRL {result['versions']['trl']}: {link(RESULT, 'result')}."
     heads = ["arm", *COLUMNS.values(), "words", "CPU s", "seeds"]
     tables = (
-        table(heads, arms),
-        table(["difference, paired by seed", "P@1 of 100", "P@1, hard", "seeds"], gaps),
+        lines(heads, arms),
+        lines(["difference, paired by seed", "P@1 of 100", "P@1, hard", "seeds"], gaps),
     )
-    return "\n".join([fill(about, 130) + "\n", *tables, source + "\n"])
+    return joined([about, *tables, source])
 
 
 def main() -> None:
-    told = section(json.loads(RESULT.read_text(encoding="utf-8")))
+    told = section(read(RESULT))
     if "--write" not in sys.argv[1:]:
         print(told, end="")
         return

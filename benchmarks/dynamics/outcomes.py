@@ -32,12 +32,15 @@ def outcomes(folder: Path) -> pd.DataFrame:
     Columns: scenario, seed, method, role; gain (fall of target perplexity on test in per cent, whatever was broken);
     claimed (a checkpoint was returned as feasible); kept (every constraint, on test; base weights keep all);
     constrained (the gain if kept, else 0); excess (largest change beyond a tolerance on test, nats, negative
-    inside); steps, all_in (multiples of one fixed run); seconds; relaxed (share of updates).
+    inside); steps, all_in (multiples of one fixed run); seconds; relaxed (share of updates); step (of the checkpoint);
+    run (whose outcome it is: for a search, the run that it chose).
     """
     rows: list[dict[str, Any]] = []
     for block in blocks(folder):
         scenario, seed, runs = block["scenario"]["name"], block["seed"], block["runs"]
-        own = {name: outcome(run, block["scenario"]["targets"]) for name, run in runs.items()}
+        own = {
+            name: {"run": name, **outcome(run, block["scenario"]["targets"])} for name, run in runs.items()
+        }
         own |= dict(_searches(own))
         rows += [{"scenario": scenario, "seed": seed, "method": name, **row} for name, row in own.items()]
     return pd.DataFrame(rows).drop(columns="validation")
@@ -60,6 +63,7 @@ def outcome(run: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
         "role": run["role"],
         "gain": gain,
         "claimed": run["step"] > 0,
+        "step": run["step"],
         "kept": kept,
         "constrained": gain if kept else 0.0,
         "excess": excess,

@@ -2,6 +2,7 @@
 
     python benchmarks/dynamics/run.py --scenarios fonts "three targets" --seeds 0 1 2 --jobs 2
     python benchmarks/dynamics/table.py
+    python benchmarks/dynamics/page.py --write
 
 For each scenario the learning rate of each family is chosen first, on a seed that is not used again: the rate at which
 the best of a few members gained most within the constraints on *validation*. Then every method runs with its family's
@@ -38,7 +39,7 @@ from typing import Any
 import cells
 import torch
 from cells import Cell
-from methods import TUNED_BY, Method, methods
+from methods import TUNED_BY, TUNING_SEED, Method, methods
 from scenarios import FIT, MODEL, SCENARIOS
 
 from trimtab.lab.corpora import corpus, read_card
@@ -49,7 +50,6 @@ from trimtab.runs.serialise import plain, to_json
 from trimtab.runs.sweep import sweep
 
 RESULTS = Path(__file__).parents[1] / "results" / "dynamics"
-TUNING_SEED = 100
 ROLES = ("sweep", "rival", "ours", "paper", "control", "ablation", "choice")
 
 

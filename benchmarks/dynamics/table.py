@@ -1,8 +1,7 @@
-"""The tables of the DynaMiCS benchmark, from whatever results there are.
+"""The summary of the DynaMiCS benchmark, from whatever results there are: `summary.json` beside them.
 
     python benchmarks/dynamics/table.py [--results confirmation]
-
-It prints Markdown and writes `summary.json` beside the results.
+    python benchmarks/dynamics/page.py --write
 
 Intervals are 95 % bootstrap intervals. Units are pairs of scenario and seed; over several scenarios whole scenarios
 are drawn, so that seeds of one scenario do not pass for independent evidence.
@@ -44,11 +43,11 @@ def _row(name: str, own: pd.DataFrame, yard: pd.Series) -> dict[str, Any]:
         "method": name,
         "role": own["role"].iloc[0],
         "n": len(own),
-        "kept": _told(wilson(int(own["kept"].sum()), len(own))),
-        "false_feasible": _told(false),
-        "constrained": _told(_interval(own, own["constrained"])),
-        "gain": _told(_interval(own, own["gain"])),
-        "over_best_of_five": _told(_interval(paired.index.to_frame(index=False), paired)),
+        "kept": told(wilson(int(own["kept"].sum()), len(own))),
+        "false_feasible": told(false),
+        "constrained": told(interval(own, own["constrained"])),
+        "gain": told(interval(own, own["gain"])),
+        "over_best_of_five": told(interval(paired.index.to_frame(index=False), paired)),
         "worst_excess_nats": float(own["excess"].max()),
         "steps": float(own["steps"].mean()),
         "all_in": float(own["all_in"].mean()),
@@ -56,7 +55,7 @@ def _row(name: str, own: pd.DataFrame, yard: pd.Series) -> dict[str, Any]:
     }
 
 
-def _interval(units: pd.DataFrame, values: pd.Series) -> Interval:
+def interval(units: pd.DataFrame, values: pd.Series) -> Interval:
     if values.empty:
         return Interval(math.nan, math.nan, math.nan, 0)
     scenarios = units["scenario"].to_numpy()
@@ -64,8 +63,8 @@ def _interval(units: pd.DataFrame, values: pd.Series) -> Interval:
     return bootstrap(mean, values.to_numpy(dtype=float), clusters=clusters)
 
 
-def _told(interval: Interval) -> dict[str, Any]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+def told(one: Interval) -> dict[str, Any]:
+    return {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
 
 
 def calibration(folder: Path) -> list[dict[str, Any]]:
@@ -92,37 +91,8 @@ def _calibrated(points: pd.DataFrame) -> dict[str, Any]:
         "rmse_nats": float(np.sqrt(np.mean(off**2))),
         "realised_rms_nats": float(np.sqrt(np.mean(points["realised"] ** 2))),
         "correlation": float(points["predicted"].corr(points["realised"])),
-        "within_two_errors": _told(within),
+        "within_two_errors": told(within),
     }
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The summary as a table."""
-    lines = [
-        "| method | n | kept on test | false feasible | constrained gain, % | less best of five | worst excess, nats "
-        "| steps x | all-in x |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        kept, false = row["kept"], row["false_feasible"]
-        cells = (
-            row["method"],
-            str(row["n"]),
-            f"{round(kept['value'] * kept['n'])}/{kept['n']}",
-            f"{round((false['value'] or 0) * false['n'])}/{false['n']}" if false["n"] else "none claimed",
-            _span(row["constrained"]),
-            _span(row["over_best_of_five"], signed=True),
-            f"{row['worst_excess_nats']:+.3f}",
-            f"{row['steps']:.2f}",
-            f"{row['all_in']:.2f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _span(value: dict[str, Any], signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    return f"{value['value']:{sign}.1f} [{value['low']:{sign}.1f}, {value['high']:{sign}.1f}]"
 
 
 def main() -> None:
@@ -142,8 +112,6 @@ def main() -> None:
         "calibration": calibration(results),
     }
     write_atomic(results / "summary.json", to_json(record, indent=1) + "\n")
-    for title, rows in {"all": whole, **parts}.items():
-        print(f"\n## {title}\n\n{markdown(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the runs of `run.py` say: was anything forgotten, does the law predict it, what injection did and cost.
 
     python benchmarks/forgetting/table.py         writes benchmarks/results/forgetting/laws.json and law-<domain>.json
+    python benchmarks/forgetting/page.py          the page of results from these and the other files
 
 Per domain: forgetting without injection; both laws fitted to all but the largest size and the largest token count and
 judged there; rival forms with AICc and errors on the largest size, on the largest token count and on both; the share of
@@ -66,12 +67,13 @@ def fitted(frame: pd.DataFrame, kept_out: dict[str, pd.Series[bool]], out: pd.Se
     }
 
 
-def mean_rise(frame: pd.DataFrame, out: pd.Series[bool]) -> dict[str, float]:
-    """What the law of the other runs predicts for these, and what came."""
+def mean_rise(frame: pd.DataFrame, out: pd.Series[bool]) -> dict[str, Any]:
+    """What the law of the other runs predicts for these, what came, and the difference run by run."""
     law, rows = ForgettingLaw.fit(frame[~out], n_boot=0), frame[out]
     inputs = {name: rows[name].to_numpy() for name in ("params", "tokens", "inject")}
-    real = rows["loss_pt"] - rows["loss_pt0"]
-    return {"predicted": float(np.mean(law.rise(**inputs))), "real": float(real.mean())}
+    predicted, real = law.rise(**inputs), (rows["loss_pt"] - rows["loss_pt0"]).to_numpy()
+    means = {"predicted": float(np.mean(predicted)), "real": float(np.mean(real))}
+    return {**means, "predicted less real": asdict(bootstrap(mean, predicted - real))}
 
 
 def removed(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -121,18 +123,7 @@ def main() -> None:
     there = [domain for domain in text.DOMAINS if (RESULTS / f"points-{domain}.json").exists()]
     found = {domain: judged(domain) for domain in there}
     write("laws", {"domains": found})
-    for domain, told in found.items():
-        print(f"\n{domain}: {told['runs']} runs, {told['minimum not reached']} without a minimum")
-        for name in ("forgetting without injection", "share removed at 1 %", "target at 1 %"):
-            print(f"  {name}: {told[name]}")
-        if "not fitted" in told:
-            print(f"  not fitted: {told['not fitted']}")
-            continue
-        print(pd.DataFrame(told["share removed"]).to_string(index=False))
-        print(pd.DataFrame(told["forgetting"]).to_string(index=False))
-        beyond = told.get("a size beyond", {}).get("forms", {})
-        for name, rows in {**told["forms"], **beyond}.items():
-            print(f"held out: {name}\n{pd.DataFrame(rows).to_string(index=False)}")
+    print("next: python benchmarks/forgetting/page.py --write")
 
 
 if __name__ == "__main__":

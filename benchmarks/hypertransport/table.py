@@ -6,13 +6,11 @@ python benchmarks/hypertransport/table.py [--write]    prints it; --write puts i
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gather import RESULTS
 from methods import (
     HYPER,
     HYPER_2,
@@ -30,15 +28,14 @@ from methods import (
 
 from trimtab.report.figures import to_svg
 from trimtab.report.intervals import Cloud, curve_and_clouds
-from trimtab.runs.files import read_json
 from trimtab.steer.hypertransport.measuring import ALL_HELD_OUT
 from trimtab.steer.hypertransport.network import HyperNetwork
 
-ROOT = Path(__file__).parents[2]
-PAGE, FIGURE = (
-    ROOT / "docs" / "results" / "hypertransport.md",
-    ROOT / "docs" / "images" / "hypertransport.svg",
-)
+sys.path.append(str(Path(__file__).parents[1]))
+import pages
+from pages import joined, lines, number, prose, read
+
+FIGURE = "hypertransport.svg"
 Found = Mapping[str, Any]
 DRAWN = (HYPER, HYPER_2, LINEAS, LINACT, RIDGE, NEAREST, MEAN, REFINED, PROMPTING, ORACLE, RENDERS)
 """Methods of the figure."""
@@ -50,37 +47,9 @@ PAPER = {
 PAPER_EMBEDDING = 768
 
 
-def read(name: str) -> Found | None:
-    """A result file; None where it was not made."""
-    path = RESULTS / name
-    return read_json(path, "a result of the benchmark") if path.is_file() else None
-
-
-def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; nothing where there are no rows."""
-    if not rows:
-        return ""
-    return "\n".join(
-        [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    )
-
-
-def prose(*sentences: str) -> str:
-    """Sentences as one paragraph of lines that fit a screen."""
-    return textwrap.fill(
-        " ".join(filter(None, sentences)), 118, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def number(value: float | None, digits: int = 3, sign: str = "") -> str:
-    """A number as text; a dash for none."""
-    return "-" if value is None or value != value else f"{value:{sign}.{digits}f}"
-
-
 def span(one: Found, sign: str = "", digits: int = 3) -> str:
     """A value with its interval; a dash for none."""
-    value, *ends = (number(one.get(name), digits, sign) for name in ("value", "low", "high"))
-    return f"{value} [{', '.join(ends)}]" if "low" in one else value
+    return pages.span(one, digits, sign=sign)
 
 
 def opening(found: Found) -> Iterator[str]:
@@ -100,12 +69,13 @@ def opening(found: Found) -> Iterator[str]:
         f"Training concepts: {train}. Held-out ones: {held}, of which {size['held_out']} are measured by every method.",
     )
     yield prose(
-        "*Concept* is the share of the concept's values that an independent judge sees, *whole* the share of pictures",
-        "in which it sees all of them; *input* is the share of the other attributes that are as the prompt says.",
+        "*Concept* is the share of the concept's values that an independent judge sees.",
+        "*Whole* is the share of pictures in which it sees all of them.",
+        "*Input* is the share of the other attributes that are as the prompt says.",
         f"*Equal input* is concept fidelity where input fidelity has fallen by {found['settings']['budget']}, or the",
         "best before it. Intervals are at 95 %, over concepts, which share values: they are rather too narrow.",
-        f"Strengths are {', '.join(map(str, found['settings']['strengths']))}; beyond 1 a map is carried on in a",
-        "straight line.",
+        f"Strengths are {', '.join(map(str, found['settings']['strengths']))}.",
+        "Beyond a whole step a map is carried on in a straight line.",
     )
     best = {kind: dict(map(tuple, one)) or "defaults" for kind, one in found["settings"]["chosen"].items()}
     told = "; ".join(f"{kind} {settings}" for kind, settings in best.items())
@@ -123,7 +93,7 @@ def claims(found: Found) -> Iterator[str]:
     yield prose(
         "The rules were written before the first full run, in `benchmarks/hypertransport/claims.py`. They first meant",
         "*whole* by concept fidelity. That was changed after ten validation concepts and one held-out one had been",
-        "looked at under rivals, before any hypernetwork was measured; the file says which.",
+        "looked at under rivals. No hypernetwork had been measured then; the file says which.",
     )
     every = found["overall"]
     rows = [
@@ -193,7 +163,7 @@ def seconds(found: Found) -> Iterator[str]:
         return
     yield "## Seconds"
     names = found["seconds"][0]["each"]
-    rows = [[name, *(number(one["each"][name]) for one in found["seconds"])] for name in names]
+    rows = [[name, *(number(one["each"][name], 3) for one in found["seconds"])] for name in names]
     rows += [["training, once", *(number(one["training"], 0) for one in found["seconds"])]]
     rows += [["break-even, concepts", *(span(one["break_even"], digits=0) for one in found["seconds"])]]
     yield "CPU seconds of a steering, on one thread; the break-even with its interval over concepts."
@@ -235,7 +205,7 @@ def page(found: Found, spoken: Found | None) -> str:
     parts = [
         *opening(found),
         *claims(found),
-        f"![Fidelity to the concept against fidelity to the input, by method](../images/{FIGURE.name})",
+        f"![Fidelity to the concept against fidelity to the input, by method](../images/{FIGURE})",
         *(
             part
             for heading, piece in (
@@ -252,7 +222,7 @@ def page(found: Found, spoken: Found | None) -> str:
         *language(spoken),
         *parameters(),
     ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return joined(parts)
 
 
 def figure(found: Found) -> str:
@@ -261,11 +231,11 @@ def figure(found: Found) -> str:
     start = _line(found, UNSTEERED)
     for method in DRAWN:
         line = _line(found, method)
-        joined = len(line) > 1
-        points = [*start, *line] if joined else line
+        connected = len(line) > 1
+        points = [*start, *line] if connected else line
         if points:
             across, up = zip(*points, strict=True)
-            clouds[method] = Cloud(list(across), list(up), joined=joined)
+            clouds[method] = Cloud(list(across), list(up), joined=connected)
     names = ("fidelity to the input", "fidelity to the concept")
     label = (
         "Fidelity to the concept against fidelity to the input over strengths, by method, means over seeds"
@@ -287,15 +257,11 @@ def _line(found: Found, method: str) -> list[tuple[float, float]]:
 
 
 def main() -> None:
-    found = read("scenes.json")
+    found = read("hypertransport/scenes.json")
     if found is None:
         sys.exit("benchmarks/results/hypertransport/scenes.json is missing: run run.py first")
-    text = page(found, read("language.json"))
-    if "--write" not in sys.argv[1:]:
-        print(text)
-        return
-    PAGE.write_text(text, encoding="utf-8")
-    FIGURE.write_text(figure(found) + "\n", encoding="utf-8")
+    text = page(found, read("hypertransport/language.json"))
+    pages.main("hypertransport.md", text, {FIGURE: lambda: figure(found)})
 
 
 if __name__ == "__main__":

@@ -1,39 +1,31 @@
 """The page of results as Markdown, from whatever results there are.
 
-python benchmarks/intelligibility/table.py > docs/results/intelligibility.md
+python benchmarks/intelligibility/table.py [--write]    prints it; --write puts it into docs/results
 """
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results" / "intelligibility"
+sys.path.append(str(Path(__file__).parents[1]))
+import pages
+from pages import lines, link, read
+
 Row = dict[str, Any]
-
-
-def read(name: str) -> Row | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+TANGRAMS = 12
+BAND = (0.92, 0.98)
+"""Shares of intervals that hold the truth, as the column `within_92_98` counts them."""
 
 
 def span(row: Row, value: str = "accuracy", start: str = "", sign: str = "") -> str:
-    low, high = row[f"{start}low"], row[f"{start}high"]
-    if row[value] is None:
-        return "-"
-    told = f"{row[value]:{sign}.3f}"
-    return told if low is None or high is None else f"{told} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+    return pages.span(row, 3, of=value, ends=(f"{start}low", f"{start}high"), sign=sign)
 
 
 def file(name: str) -> str:
-    return f"([file](../../benchmarks/results/intelligibility/{name}.json))"
+    return f"({link(f'intelligibility/{name}.json')})"
 
 
 def by(study: Row, column: str) -> list[Row]:
@@ -50,7 +42,7 @@ def scenes(found: Row) -> Iterator[str]:
     listeners = list(dict.fromkeys(row["listener"] for row in found["accuracy"]))
     speakers = list(dict.fromkeys(row["speaker"] for row in found["accuracy"]))
     at = {(row["speaker"], row["listener"]): row for row in found["accuracy"]}
-    yield markdown(
+    yield lines(
         ["speaker", *listeners],
         [[speaker, *(span(at[speaker, listener]) for listener in listeners)] for speaker in speakers],
     )
@@ -59,7 +51,7 @@ def scenes(found: Row) -> Iterator[str]:
          span(row, "value", sign="+"))
         for row in found["interactions"]
     ]  # fmt: skip
-    yield markdown(["kind", "pair", "other pair", "interaction"], rows)
+    yield lines(["kind", "pair", "other pair", "interaction"], rows)
     own, beyond = found["interactions"][0], [r for r in found["interactions"] if r["kind"] == "less control"]
     yield f"The interaction of own pairs is {span(own, 'value', sign='+')}. True full captions adapted to nobody:"
     for row in beyond:
@@ -67,7 +59,7 @@ def scenes(found: Row) -> Iterator[str]:
         yield f"- beyond them, {row['speaker']} adds {span(row, 'value', sign='+')} of it{apart}."
     rows = [(row["speaker"], row["listener"], row["control"], span(row)) for row in found["controls"]]
     kept = [row for row in rows if row[2] in ("shuffled captions", "no caption")]
-    yield markdown(["speaker", "listener", "control", "accuracy"], kept)
+    yield lines(["speaker", "listener", "control", "accuracy"], kept)
     yield captions(found["captions"])
 
 
@@ -87,27 +79,27 @@ def captions(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     heads = ["speaker", "captions", "words", "types", "types, equal text", "entropy, bits", "said before"]
-    return markdown([*heads, "of several items", "overlap with distractors"], table)
+    return lines([*heads, "of several items", "overlap with distractors"], table)
 
 
 def tangrams(found: Row) -> Iterator[str]:
     yield "## Real people and real models: tangrams"
     yield (
-        "Reference games over twelve tangrams (Boyce et al. 2024, 2025; Tan et al. 2025): messages of people, heard by "
-        "the people of the game, by readers without its history, and by two vision-language models. Intervals over "
-        "games; chance 0.083. No neural speaker "
+        f"Reference games over {TANGRAMS} tangrams (Boyce et al. 2024, 2025; Tan et al. 2025). "
+        "Messages of people are heard by the people of the game, by readers without its history, and by two "
+        f"vision-language models. Intervals over games; chance {1 / TANGRAMS:.3f}. No neural speaker "
         f"is heard by people in this set, so **there is no interaction to measure**. {file('tangrams')}"
     )
     rows = [
         (r["anchor"], f"{r['published']:.3f}", f"{r['found']:.3f}", "yes" if r["agrees"] else "no")
         for r in found["anchors"]
     ]
-    yield markdown(["accuracy of", "data's page", "here", "agrees"], rows)
+    yield lines(["accuracy of", "data's page", "here", "agrees"], rows)
     rows = [(r["stratum"], span(r), r["n"], r["n_groups"]) for r in found["people_of_the_game_by_block"]]
     yield "People of the game, by repetition of the figures (an empty choice is wrong):"
-    yield markdown(["repetition", "accuracy", "choices", "games"], rows)
+    yield lines(["repetition", "accuracy", "choices", "games"], rows)
     yield "Readers without history, by experiment:"
-    yield markdown(
+    yield lines(
         ["experiment", "accuracy", "choices", "games"],
         [(r["stratum"], span(r), r["n"], r["n_groups"]) for r in by(found["readers"], "experiment")],
     )
@@ -133,7 +125,7 @@ def tangrams(found: Row) -> Iterator[str]:
         "two come "
         "from different runs:"
     )
-    yield markdown(
+    yield lines(
         ["condition", "model", "accuracy", "messages", "mean top p", "calibration error", "Brier"], rows
     )
     rows = []
@@ -142,7 +134,7 @@ def tangrams(found: Row) -> Iterator[str]:
             if row["control"] == "shuffled captions":
                 rows.append((name.replace("_", " "), row["listener"], span(row)))
     yield "Shuffled control (the target beside the answers to all other messages):"
-    yield markdown(["study", "listener", "accuracy"], rows)
+    yield lines(["study", "listener", "accuracy"], rows)
     rows = []
     for name in ("people_of_the_game", "readers", "models_no_context"):
         rows += [
@@ -150,7 +142,7 @@ def tangrams(found: Row) -> Iterator[str]:
             for row in by(found[name], "length")
         ]
     yield "By length of the message:"
-    yield markdown(["study", "listener", "length", "accuracy", "answers"], rows)
+    yield lines(["study", "listener", "length", "accuracy", "answers"], rows)
     row = found["first_and_last_block"]["matched"][0]
     yield (
         f"From {row['speaker']} to {row['other']} messages shorten and accuracy rises by "
@@ -175,12 +167,10 @@ def imagecode(found: Row) -> Iterator[str]:
         return f"{row['share']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]"
 
     yield "Share of captions with a word of a list:"
-    yield markdown(
-        ["speaker", *kinds], [[one, *(share(at[one, kind]) for kind in kinds)] for one in speakers]
-    )
+    yield lines(["speaker", *kinds], [[one, *(share(at[one, kind]) for kind in kinds)] for one in speakers])
     yield "Phenomena that ImageCoDe's annotators found (codes as in the source), and how the lists agree with them:"
-    yield markdown(["code", "share"], [(row["code"], share(row)) for row in found["phenomena"]])
-    yield markdown(
+    yield lines(["code", "share"], [(row["code"], share(row)) for row in found["phenomena"]])
+    yield lines(
         ["code", "list", "agreement"],
         [(r["code"], r["words_of"], f"{r['agreement']:.3f}") for r in found["agreement"]],
     )
@@ -193,7 +183,7 @@ def coverage(found: Row) -> Iterator[str]:
     yield (
         f"Planted matrices, {settings['data_sets']} data sets each, seeds {settings['seeds'][0]} to "
         f"{settings['seeds'][1]}: {inside} of "
-        f"{len(rows)} coverages of 95 % intervals lie in 0.92 to 0.98. {file('coverage')}"
+        f"{len(rows)} coverages of 95 % intervals lie in {BAND[0]} to {BAND[1]}. {file('coverage')}"
     )
     table = [
         (
@@ -206,14 +196,15 @@ def coverage(found: Row) -> Iterator[str]:
         )
         for row in rows
     ]
-    yield markdown(["world", "groups", "statistic", "truth", "covered", "mean width"], table)
+    yield lines(["world", "groups", "statistic", "truth", "covered", "mean width"], table)
 
 
-def main() -> None:
+def page() -> str:
+    """The whole page."""
     parts = [
         "# Results: mutual intelligibility",
         "How it works: [intelligibility.md](../intelligibility.md). "
-        "Made by `python benchmarks/intelligibility/table.py`.",
+        "Made by `python benchmarks/intelligibility/table.py --write`.",
     ]
     for name, tell in (
         ("scenes", scenes),
@@ -221,10 +212,10 @@ def main() -> None:
         ("imagecode", imagecode),
         ("coverage", coverage),
     ):
-        found = read(name)
+        found = read(f"intelligibility/{name}.json")
         parts += list(tell(found)) if found else []
-    print("\n\n".join(parts))
+    return pages.joined(parts)
 
 
 if __name__ == "__main__":
-    main()
+    pages.main("intelligibility.md", page())

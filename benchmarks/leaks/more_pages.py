@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from tables import lines, number, prose, span
+from tables import span
+
+sys.path.append(str(Path(__file__).parents[1]))
+from pages import lines, number, prose
 
 Found = Mapping[str, Any]
 MEGABYTE = 2**20
@@ -23,7 +28,8 @@ def served(found: Found | None) -> Iterator[str]:
         "Its log-probabilities differ from those that the audit of the model read by",
         f"{read['largest_nats']:.1e} nats at most (median {read['median_nats']:.1e}).",
         f"{read['distinct_tokens_served']} distinct tokens were served, of {read['distinct_tokens_model']} that the",
-        "model ranked so high; tokens that print alike are one in a transcript that names them by text.",
+        "model ranked so high.",
+        "Tokens that print alike are one in a transcript that names them by text.",
         f"Over {found['cells']} cells that both audits have, accuracies differ by at most",
         f"{number(apart['accuracy'], 4)} and bits by {number(apart['bits'], 4)}.",
     )
@@ -50,9 +56,9 @@ def memory(found: Found | None) -> Iterator[str]:
         return
     yield "## Memory"
     yield prose(
-        f"Reading {found['states']} states of {found['prompts']} short prompts of SmolLM2 (width {found['width']},",
-        f"float32) raised the peak of the process from {found['peak_mb_before']} to {found['peak_mb']} MiB;",
-        f"the states alone are {number(found['states_bytes'] / MEGABYTE, 0)} MiB.",
+        f"Reading {found['states']} states of {found['prompts']} short prompts (width {found['width']})",
+        f"raised the peak of the process from {found['peak_mb_before']} to {found['peak_mb']} MiB.",
+        f"The states alone are {number(found['states_bytes'] / MEGABYTE, 0)} MiB.",
         f"{number(found['planned_bytes'] / MEGABYTE, 0)} MiB of files were announced,",
         f"{number(found['file_bytes'] / MEGABYTE, 0)} were written.",
         f"It took {number(found['cpu_s'] / 60, 1)} CPU minutes.",

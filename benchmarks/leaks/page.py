@@ -5,7 +5,6 @@ python benchmarks/leaks/page.py [--write]    prints it; --write puts it into doc
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,21 +12,15 @@ from typing import Any
 
 from claims import CLAIMS, CONTROL, judged
 from more_pages import channels, lenses, memory, served
-from tables import lines, number, prose, span
+from tables import span
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.append(str(Path(__file__).parents[1]))
+from pages import joined, lines, main, number, prose, read
+
 NOTHING = 0.001
 """Bits that are those of rounding."""
-PAGE = ROOT / "docs" / "results" / "leaks.md"
 Found = Mapping[str, Any]
 Row = Mapping[str, Any]
-
-
-def read(name: str) -> Any:
-    """A result file; None where it was not made."""
-    path = RESULTS / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def name_of(run: Row) -> str:
@@ -50,8 +43,8 @@ def opening(scenes: Found | None, real: Found | None) -> Iterator[str]:
         "[benchmarks/results/leaks](../../benchmarks/results/leaks), which name commands, versions and settings.",
     )
     yield prose(
-        "Bits are the cross-entropy of what the words of the question tell, less that of an attacker who reads the",
-        "level too, in bits a question: a lower bound of what leaks.",
+        "Bits are a difference of cross-entropies, per question: of an attacker who reads the words of the question,",
+        "less one who reads the level too. They are a lower bound of what leaks.",
         "Intervals are at 95 %, over scenes. Differences are paired over the same questions.",
         "Attributes that a question mentions, that it does not mention, and those of the background stay apart.",
     )
@@ -232,7 +225,8 @@ def written(transcript: Found | None) -> Iterator[str]:
         parts = [
             f"{token!r} in {count} of {read['rows']} replies" for token, count in read["written"].items()
         ]
-        yield f"It wrote {', '.join(parts)}; in any case of letters {span(read['right'], 3)} are right."
+        yield f"It wrote {', '.join(parts)}."
+        yield f"In any case of letters {span(read['right'], 3)} are right."
         if read["right"]["low"] <= 0.5:  # half of the answers are yes
             yield "That is no more than guessing: it leaks what it does not use."
 
@@ -248,8 +242,8 @@ def of_real(real: Found, transcript: Found | None) -> Iterator[str]:
         if name in facts
     ]
     yield prose(
-        f"In its own task it is right {', '.join(parts)}, where answers count as they are written, yes or no;",
-        "half of them are yes.",
+        f"In its own task it is right {', '.join(parts)}.",
+        "Answers count as they are written, yes or no. Half of them are yes.",
         *written(transcript),
     )
     for pair in (("colour", "unmentioned"), ("colour", "mentioned"), ("city", "background")):
@@ -296,8 +290,9 @@ def network(columns: Mapping[str, Row]) -> Iterator[str]:
     """The paper's network at large numbers of logits."""
     yield "## Large numbers of logits"
     yield prose(
-        "The network of the paper (64, 48 and 32 hidden units; ours has no dropout), trained on logits of fixed",
-        "tokens, with inputs as they are and standardised. The classifiers of the audit always standardise theirs.",
+        f"The network of the paper has {', '.join(map(str, HIDDEN))} hidden units; ours has no dropout.",
+        "It is trained on logits of fixed tokens, with inputs as they are and standardised.",
+        "The classifiers of the audit always standardise theirs.",
     )
     rows = []
     for name, run in columns.items():
@@ -315,6 +310,8 @@ def network(columns: Mapping[str, Row]) -> Iterator[str]:
     yield lines(["model", "attribute", "inputs", "logits", "accuracy", "n"], rows)
 
 
+HIDDEN = (64, 48, 32)
+"""Units of each hidden layer of the paper's network, arXiv 2604.09885."""
 UTILITY = {
     "same answer": "same_answer",
     "error of its log-probability, nats": "answer_error_nats",
@@ -326,10 +323,11 @@ def mitigations(columns: Mapping[str, Row]) -> Iterator[str]:
     """Bits against utility."""
     yield "## Mitigations"
     yield prose(
-        "Each is put on the 20 log-probabilities that are served, and the attacker is trained anew on what is left.",
+        "Each is put on the log-probabilities that are served, and the attacker is trained anew on what is left.",
         "Change: bits with it less without it, of the same questions.",
-        "Utility: the share of replies whose most likely token is the same; the mean absolute error of the answer's",
-        "log-probability; the share of the served tokens, or of their mass, that is still there.",
+        "There are three utilities. *Same answer*: the share of replies whose most likely token is the same.",
+        "*Error*: the mean absolute error of the answer's log-probability.",
+        "*Kept*: the share of the served tokens, or of their mass, that is still there.",
     )
     for name, run in columns.items():
         rows = run["mitigations"]
@@ -363,9 +361,10 @@ def left_out(scenes: Found | None, real: Found | None) -> Iterator[str]:
     seeds = len(audited(scenes, colour=True))
     yield prose(
         f"Seeds of models: {seeds} of the scenes, one of the real model's questions.",
-        "Not measured here: other vision-language models, pictures of the world, the tuned and the Jacobian lens of",
-        "SmolLM2, all of its 49,152 logits at once, networks with dropout, gradient boosting (which `classifiers`",
-        "can name), and answers beyond their first token.",
+        "Not measured here: other vision-language models, and pictures of the world.",
+        "Of the real model neither its tuned and Jacobian lenses nor all of its logits at once were read.",
+        "Neither networks with dropout nor gradient boosting (which `classifiers` can name) attacked.",
+        "Answers beyond their first token were left out.",
         *(
             ["Models that never learned to answer what colour something is were not run, for want of time."]
             if not audited(scenes, colour=False)
@@ -394,15 +393,8 @@ def page() -> str:
         *lenses(read("lenses/tuned.json")),
         *left_out(scenes, real),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def main() -> None:
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(page(), encoding="utf-8")
-    else:
-        print(page())
+    return joined(parts)
 
 
 if __name__ == "__main__":
-    main()
+    main("leaks.md", page())

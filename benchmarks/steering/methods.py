@@ -8,6 +8,9 @@ from typing import Any
 from trimtab import CAA, ITI, AurA, GaussianAcT, LinAcT, LinEAS, MeanAcT
 
 ORACLE = "affine oracle"
+DEFAULT, UNPENALISED = "LinEAS, gamma .3", "LinEAS"
+LOCAL = {name: f"{name}, local" for name in (DEFAULT, UNPENALISED)}
+"""End-to-end fit -> the same with gradients stopped between sites."""
 METHODS: dict[str, Callable[[str], Any]] = {
     "LinEAS": lambda sites: LinEAS(sites=sites, gamma=0.0),
     "LinEAS, local": lambda sites: LinEAS(sites=sites, gamma=0.0, stop_gradient=True),
@@ -33,3 +36,20 @@ VARIANTS: dict[str, Callable[[str], Any]] = {
 """Further forms of LinEAS."""
 
 HOME = {"CAA": "residual", "CAA, mean": "residual", "ITI": "attention out", "AurA": "MLP out"}
+
+LABELS = {
+    ORACLE: "affine oracle (a ceiling)",
+    DEFAULT: f"**`LinEAS`, the default (`gamma={METHODS[DEFAULT]('residual').gamma:g}`)**",
+    LOCAL[DEFAULT]: "the default, gradients stopped between sites",
+    UNPENALISED: "`LinEAS(gamma=0)`",
+    LOCAL[UNPENALISED]: "`LinEAS(gamma=0)`, gradients stopped between sites",
+    "MeanAcT": "`MeanAcT`",
+    "LinAcT": "`LinAcT`",
+    "LinAcT, at once": "`LinAcT(sequential=False)`",
+    "GaussianAcT": "`GaussianAcT`",
+    "CAA": "`CAA`",
+    "CAA, mean": '`CAA(position="mean")`',
+    "ITI": "`ITI`",
+    "AurA": "`AurA`",
+}
+"""How the page of results names them, in its order."""

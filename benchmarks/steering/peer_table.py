@@ -1,4 +1,4 @@
-"""Tables of the comparison with other packages, and its record as JSON with one fit a line."""
+"""The comparison with other packages over models, and its record as JSON with one fit a line; see `peer_page.py`."""
 
 from __future__ import annotations
 
@@ -109,54 +109,3 @@ def compact(record: dict[str, Any]) -> str:
     head = to_json({name: value for name, value in record.items() if name != "fits"}, indent=1)
     lines = ",\n".join(f"  {json.dumps(fit)}" for fit in record["fits"])
     return f'{head.rstrip().removesuffix("}").rstrip()},\n "fits": [\n{lines}\n ]\n}}\n'
-
-
-# Markdown ------------------------------------------------------------------------------------------------------------
-
-
-def markdown(record: dict[str, Any]) -> str:
-    parts = [effect_table(record["effect"]), *map(speed_table, record["speed"])]
-    return "\n\n".join([*parts, behaviour_table(record["behaviour"])])
-
-
-def effect_table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"| contestant | dial | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for row in rows:
-        told = [row["failed"]] if "failed" in row else [span(row[name]) for name in COLUMNS]
-        lines.append(f"| {row['contestant']} | {row.get('way', '-')} | {' | '.join(told)} |")
-    return "\n".join(lines)
-
-
-def speed_table(block: dict[str, Any]) -> str:
-    title = f"{block['width']} wide, {block['layers']} blocks, batch {block['batch']}, {block['tokens']} new tokens"
-    lines = [
-        f"### {title}, {block['rounds']} rounds",
-        "",
-        "| | ms per token | ratio | CPU ratio | on and off, ms |",
-    ]
-    lines.append("|---|---|---|---|---|")
-    for name, row in block["rows"].items():
-        told = (
-            f"{row['ms_per_token']:.2f}",
-            span(row["ratio"]),
-            span(row["cpu_ratio"]),
-            f"{row['switch_ms']:.1f}",
-        )
-        lines.append(f"| {name} | {' | '.join(told)} |")
-    lines += [f"| {name} | {why} | | | |" for name, why in block["failed"].items()]
-    return "\n".join(lines)
-
-
-def behaviour_table(matrix: dict[str, dict[str, dict[str, Any]]]) -> str:
-    names = list(next(iter(matrix.values()), {}))
-    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for question, answers in matrix.items():
-        told = [f"{'yes' if answers[n]['ok'] else 'no'}: {answers[n]['outcome'][:90]}" for n in names]
-        lines.append(f"| {question} | {' | '.join(told)} |")
-    return "\n".join(lines)
-
-
-def span(value: dict[str, float]) -> str:
-    if not value["n"] > 1:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

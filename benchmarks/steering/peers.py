@@ -1,6 +1,7 @@
 """Steerings beside repeng, steering-vectors and pyreft: effect, cost of decoding, behaviour, in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/steering/peers.py      writes benchmarks/results/steering/peers.json
+    python benchmarks/steering/page.py --write                 makes the page of it
 
 The packages are none of our dependencies; see `peer_packages.py` for how to install them. Kill it whenever you like:
 fits and timings are kept in `runs/benchmark-peers`, and the same command goes on. `--fresh` measures anew.
@@ -91,7 +92,6 @@ def main() -> None:
     record["load_average"] = {"before": before, "after": os.getloadavg()}
     if asked.parts == ["effect", "speed", "behaviour"]:
         write_atomic(RESULT, peer_table.compact(record))
-    print(peer_table.markdown(record))
 
 
 if __name__ == "__main__":

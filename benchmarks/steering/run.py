@@ -2,6 +2,7 @@
 
     python benchmarks/steering/run.py --parts main --seeds 0 1 2 3 4 --jobs 2
     python benchmarks/steering/table.py
+    python benchmarks/steering/page.py --write
 
 Kill it whenever you like; the same command goes on. Runs are kept in `runs/benchmark-steering`, results in
 `benchmarks/results/steering`, one file per part and model seed.
@@ -30,7 +31,7 @@ from trimtab.runs.atomic import write_atomic
 from trimtab.runs.environment import hardware
 from trimtab.runs.serialise import plain, to_json
 from trimtab.runs.sweep import sweep
-from worlds import GRAMMARS, PLACES, WEAK
+from worlds import GRAMMARS, PLACES, STRONG, WEAK
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 NORM = "pre-MLP norm"
@@ -54,9 +55,9 @@ def variants_part(seed: int) -> Iterator[Cell]:
 def strong_part(seed: int) -> Iterator[Cell]:
     """End to end against local where the head of a document gives its style away."""
     for place in PLACES:
-        yield Cell("strong cues", seed, seed, place, ORACLE)
+        yield Cell(STRONG, seed, seed, place, ORACLE)
         for method in ("LinEAS, gamma .3", "LinEAS, gamma .3, local", "MeanAcT", "LinAcT"):
-            yield Cell("strong cues", seed, seed, place, method)
+            yield Cell(STRONG, seed, seed, place, method)
 
 
 def examples_part(seed: int) -> Iterator[Cell]:

@@ -1,6 +1,6 @@
-"""The tables of the steering benchmark, from whatever results there are.
+"""The summary of the steering benchmark, from whatever results there are; `page.py` makes the page of it.
 
-    python benchmarks/steering/table.py        prints Markdown, writes benchmarks/results/steering/summary.json
+    python benchmarks/steering/table.py        writes benchmarks/results/steering/summary.json
 
 Units are models (seeds): draws of examples are averaged first, and intervals are 95 % bootstrap intervals over models.
 """
@@ -8,23 +8,25 @@ Units are models (seeds): draws of examples are averaged first, and intervals ar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from methods import ORACLE
+from methods import DEFAULT, LOCAL, UNPENALISED
 
 from trimtab.numerics.bootstrap import bootstrap, mean
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.serialise import to_json
-from worlds import PLACES, WEAK
+from worlds import GRAMMARS
 
 RESULTS = Path(__file__).parents[1] / "results" / "steering"
 BUDGETS = (0.02, 0.05)
 """KL on clean text, nats per token, at which effects are compared."""
 SCORES = ("insult_rate", "topic_fidelity", "kl_to_clean", "kl_moved")
+MATCHED = f"insult_rate at KL {BUDGETS[1]:g}"
+COMPARED = ("main", "strong")
+"""Parts in which every method is fitted at every kind of site."""
 GROUP = ["part", "world", "place", "method", "n", "changes"]
 
 
@@ -87,7 +89,7 @@ def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def paired(table: pd.DataFrame, one: str, two: str, world: str, score: str) -> dict[str, Any]:
     """The score of one method less that of another, by place and over all places, on the same models and examples."""
-    own = table[(table["world"] == world) & table["part"].isin(["main", "strong"])]
+    own = table[(table["world"] == world) & table["part"].isin(COMPARED)]
     sides = [own[own["method"] == name].set_index(["place", "seed", "draw"])[score] for name in (one, two)]
     gap = sides[0].sub(sides[1]).dropna()
     if gap.empty:
@@ -100,17 +102,38 @@ def paired(table: pd.DataFrame, one: str, two: str, world: str, score: str) -> d
     }
 
 
-def sensitivity(table: pd.DataFrame, score: str) -> list[dict[str, Any]]:
-    """How far each method's score lies apart between its best and its worst kind of site, model by model."""
-    own = table[table["part"] == "main"]
-    rows = []
+def sensitivity(table: pd.DataFrame, world: str, score: str) -> list[dict[str, Any]]:
+    """How far each method's score lies apart between its best and its worst kind of site, model by model.
+
+    Beside it the default's spread and worst score less that of the method, on the same models.
+    """
+    own = table[(table["world"] == world) & table["part"].isin(COMPARED)]
+    found = {}
     for method, of_method in own.groupby("method", sort=False):
         by_place = of_method.groupby(["seed", "place"])[score].mean().unstack()
-        spread = (by_place.max(axis=1) - by_place.min(axis=1)).dropna()
-        worst = by_place.max(axis=1).dropna()
-        if len(spread):
-            told = {"spread": _interval(spread.to_numpy()), "worst": _interval(worst.to_numpy())}
-            rows.append({"method": method, "score": score, **told})
+        worst = by_place.max(axis=1)
+        found[method] = {"spread": (worst - by_place.min(axis=1)).dropna(), "worst": worst.dropna()}
+    rows = []
+    for method, sides in found.items():
+        told = {name: _interval(values.to_numpy()) for name, values in sides.items()}
+        gaps = {
+            f"default less it, {name}": _interval((found[DEFAULT][name] - values).dropna().to_numpy())
+            for name, values in sides.items()
+            if method != DEFAULT
+        }
+        rows.append({"world": world, "method": method, "score": score, **told, **gaps})
+    return rows
+
+
+def most_less_fewest(table: pd.DataFrame, score: str) -> list[dict[str, Any]]:
+    """Each method's score with the most examples less that with the fewest, on the same models."""
+    own = table[table["part"] == "examples"]
+    ends = (own["n"].max(), own["n"].min())
+    rows = []
+    for method, of_method in own.groupby("method", sort=False):
+        most, fewest = (of_method[of_method["n"] == n].set_index("seed")[score] for n in ends)
+        gap = _interval(most.sub(fewest).dropna().to_numpy())
+        rows.append({"method": method, "score": score, "most": ends[0], "fewest": ends[1], "gap": gap})
     return rows
 
 
@@ -121,56 +144,47 @@ def _interval(values: np.ndarray) -> dict[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
-def markdown(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> str:
-    """Some groups as a table."""
-    lines = [f"| site | method | {' | '.join(scores)} |", "|---" * (len(scores) + 2) + "|"]
-    for row in rows:
-        label = ", ".join(part for part in (row["method"], f"n {row['n']}", row["changes"]) if part)
-        lines.append(f"| {row['place']} | {label} | {' | '.join(_span(row.get(name)) for name in scores)} |")
-    return "\n".join(lines)
-
-
-def _span(value: dict[str, Any] | None) -> str:
-    if value is None or not value["n"]:
-        return "-"
-    return (
-        f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-        if value["n"] > 1
-        else f"{value['value']:.3f}"
-    )
-
-
 def main() -> None:
     table = fits(RESULTS)
-    rows = summary(table)
-    matched = f"insult_rate at KL {BUDGETS[1]:g}"
-    asked = ("insult_rate", "kl_moved", "kl_to_clean", matched)
+    asked = ("insult_rate", "kl_moved", "kl_to_clean", MATCHED)
+    worlds = [
+        (world, list(table[(table["world"] == world) & table["part"].isin(COMPARED)]["method"].unique()))
+        for world in GRAMMARS
+    ]
     record = {
         "command": "python benchmarks/steering/table.py",
         "units": "models; draws of examples averaged first",
         "budgets_nats": BUDGETS,
-        "groups": rows,
+        "groups": summary(table),
         "end_to_end_less_local": [
-            paired(table, method, f"{method}, local", world, score)
-            for world in (WEAK, "strong cues")
-            for method in ("LinEAS", "LinEAS, gamma .3")
+            paired(table, method, LOCAL[method], world, score)
+            for world, methods in worlds
+            for method in (UNPENALISED, DEFAULT)
+            if {method, LOCAL[method]} <= set(methods)
             for score in asked
         ],
-        "sparse_less_others": [
-            paired(table, "LinEAS, gamma .3", other, WEAK, score)
-            for other in ("MeanAcT", "LinAcT", "CAA, mean", "LinEAS")
+        "default_less_others": [
+            paired(table, DEFAULT, other, world, score)
+            for world, methods in worlds
+            for other in methods
+            if other != DEFAULT
             for score in asked
+        ],
+        "unpenalised_less_others": [
+            paired(table, UNPENALISED, other, world, MATCHED)
+            for world, methods in worlds
+            for other in methods
+            if UNPENALISED in methods and other not in (UNPENALISED, DEFAULT)
         ],
         "sensitivity_to_the_site": [
-            row for score in ("insult_rate", "kl_to_clean", matched) for row in sensitivity(table, score)
+            row
+            for world, _ in worlds
+            for score in ("insult_rate", "kl_to_clean", MATCHED)
+            for row in sensitivity(table, world, score)
         ],
+        "most_less_fewest_examples": most_less_fewest(table, MATCHED),
     }
     write_atomic(RESULTS / "summary.json", to_json(record, indent=1) + "\n")
-    order = list(PLACES)
-    for part in table["part"].unique():
-        own = [row for row in rows if row["part"] == part]
-        own.sort(key=lambda row: (order.index(row["place"]), row["method"] != ORACLE))
-        print(f"\n## {part}\n\n{markdown(own, (*SCORES, matched, 'diverged'))}")
 
 
 if __name__ == "__main__":

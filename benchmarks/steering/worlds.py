@@ -14,8 +14,8 @@ from trimtab.lab.grammar_model import grammar_model, insult_rate, topic_fidelity
 from trimtab.models.language import kl
 from trimtab.seeds import derive
 
-WEAK = "weak cues"
-GRAMMARS = {WEAK: Grammar(), "strong cues": Grammar(cue_strength=0.95)}
+WEAK, STRONG = "weak cues", "strong cues"
+GRAMMARS = {WEAK: Grammar(), STRONG: Grammar(cue_strength=0.95)}
 """The world of the benchmark, and one in which the head of a document gives its style away."""
 
 PLACES = {

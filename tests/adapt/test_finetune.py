@@ -540,13 +540,18 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     ),
     "domain shorter than a sequence": (
         DataError,
-        r"domain 'web', split 'train': got .*, expected enough for one row of seq_len=16",
+        r"domain 'web', split 'train': got .*, expected enough for one sequence of seq_len=16",
         {"train": {**trainable(), "web": Domain("web", train=["ij"], **SHORT)}},
     ),
     "domain shorter than a batch": (
         ConfigProblems,
         r"web, split train: got 3 sequences of 16 tokens, expected at least 4, one batch; try more data",
         {"train": {**trainable(), "web": Domain("web", train=["ijkl" * 14], **SHORT)}},
+    ),
+    "short texts that packing joins to less than a batch": (
+        ConfigProblems,
+        r"web, split train: got 1 sequences of 16 tokens, .* try packing: padded, more data, or a smaller seq",
+        {"train": {**trainable(), "web": Domain("web", train=[f"ij{'kl' * n}" for n in range(4)], **SHORT)}},
     ),
     "domain without test split": (
         ConfigProblems,

@@ -129,7 +129,7 @@ def test_fuse_writes_a_plain_checkpoint(fitted: Path, capsys: pytest.CaptureFixt
         ),
         (
             ["steer", "sweep", "run", "model", "--source", "rude.txt", "--target", "polite.txt"],
-            "source: got 12 different texts in rude.txt, expected 64",
+            "source: got 12 different texts in rude.txt, expected 64; try fewer of each, or more text",
         ),
         (
             [

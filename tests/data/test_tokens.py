@@ -201,7 +201,11 @@ def test_batches_follow_the_indices_and_refuse_others(tokenizer):
     [
         (
             ["the cat"],
-            r"domain 'a', split 'train': got 1 records without a row \(\d+ tokens of text\), expected enou",
+            r"got 1 records without a sequence \(\d+ tokens of text\), expected enough .*=64; try a smaller seq_len",
+        ),
+        (
+            ["the cat", "a dog"],
+            r"got 2 records without a sequence .*; try packing: padded, a smaller seq_len",
         ),
         ([{"prompt": "a", "completion": ""}], r"\(1 without a token that carries loss in the first 64\)"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from page_script import without_script
 from trimtab.report.charts import line_band
 from trimtab.report.figures import to_svg
-from trimtab.report.page import Gallery, Mark, Page, Picture, Section, Table, Text, page_script
+from trimtab.report.page import Gallery, Mark, Page, Passage, Picture, Section, Table, Text, page_script
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>{{ 7*7 }}$x$\x00" + "é" * 200
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -45,6 +45,19 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def test_a_part_of_a_cell_is_marked_and_nothing_in_it_is_markup() -> None:
+    texts = [Passage("3 old ", "cats", " ran"), Passage(HOSTILE, HOSTILE, HOSTILE, HOSTILE)]
+    frame = pd.DataFrame({"n": ["a", "b"], "text": texts})
+    html = without_script(Page("x", "", [Section("x", [Table(frame)])]).render())
+    assert '3 old <mark title="">cats</mark> ran</td>' in html
+    reader = Reader(html)
+    assert reader.tags.count("mark") == 2
+    assert "img" not in reader.tags
+    (told,) = [value for tag, key, value in reader.attributes if (tag, key) == ("mark", "title") and value]
+    assert told.startswith("<script>alert(1)</script>\"'&<img src=x")
+    assert '<td class="number' not in html  # a text that begins with a number is no number
 
 
 @pytest.fixture

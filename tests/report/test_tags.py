@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from trimtab.report import charts, intervals
@@ -53,6 +54,23 @@ def test_a_cell_is_of_its_row_and_of_its_column() -> None:
     shares = read(charts.share_map([[0.5]], ["web"], ["web"], notes=[["0.4 to 0.6"]]))
     assert told(shares) == ["web, web: 0.500 (0.4 to 0.6)"]
     assert owners(shares) == {"web"}
+
+
+def test_a_point_of_a_cloud_says_what_it_is_of_and_its_interval() -> None:
+    line = Cloud([0, 1, NONE], [2, 3, 4], True, ["dial 0", "dial 1", "dial 2"], [1, NONE, 3], [5, NONE, 6])
+    figure = intervals.curve_and_clouds(
+        None, {"ours": line, "plain": Cloud([0], [0])}, axes_names=("cost", "gain")
+    )
+    root = read(figure)
+    assert [one for one in told(root) if ":" in one] == [
+        "ours, dial 0: cost 0; gain 2 (1 to 5)",
+        "ours, dial 1: cost 1; gain 3",
+        "plain: cost 0; gain 0",
+    ]
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0
+    assert high > 6  # the intervals are inside
+    assert owners(root) == {"ours", "plain"}
 
 
 def test_a_row_of_a_forest_is_of_one_name_that_its_legend_is_not() -> None:
@@ -106,6 +124,29 @@ def test_bands_are_of_the_same_name_whatever_the_key_adds() -> None:
     small = read(charts.small_area([0, 5], bands, end=9, limit=9, title="run a"))
     assert small.attrib["data-of"] == "run a"
     assert told(small) == ["web: 0.250 to 1", "math: 0.750 to 0"]
+
+
+def test_every_cell_of_a_small_grid_says_its_value_and_a_blank_one_nothing() -> None:
+    root = read(charts.raster([[0.25, NONE], [0.5, 1.0]], ["a", "b"], of=["whole a", "whole b"], label="x"))
+    assert told(root) == ["whole a, 1 of 2: 0.250", "whole b, 1 of 2: 0.500", "whole b, 2 of 2: 1"]
+    cells = [one for one in root.iter(f"{SVG}path") if one.find(f"{SVG}title") is not None]
+    shades = [one.attrib["style"] for one in cells]
+    assert len(set(shades)) == 3  # the title of a shade is of that shade alone
+
+
+def test_rows_speak_for_a_grid_of_many_cells_which_stays_small() -> None:
+    table = np.linspace(0, 1, 32 * 32).reshape(32, 32)
+    table[3] = NONE
+    drawing = to_svg(charts.raster(table, [f"row {n}" for n in range(32)], label="x"))
+    root = ElementTree.fromstring(drawing)
+    words = told(root)
+    assert len(words) == 32
+    assert words[0] == f"row 0: mean {table[0].mean():.4f}, 0 to {table[0].max():.4f}"
+    assert words[3] == "row 3: –"
+    assert len(drawing) < 40_000
+    assert len(list(root.iter(f"{SVG}image"))) == 2  # the grid, and its key
+    few = charts.raster(table[:12, :32], [f"row {n}" for n in range(12)], label="x")
+    assert len(told(read(few))) == 11 * 32
 
 
 @pytest.mark.parametrize(

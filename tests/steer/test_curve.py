@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -8,7 +9,7 @@ from steerings import random_steering
 from tiny_models import build, tokenizer
 from trimtab import load
 from trimtab.errors import ModelError
-from trimtab.steer.strength import strength_curve
+from trimtab.steer.strength import curve_texts, strength_curve
 
 SOURCE, TARGET, NEUTRAL = ["abc", "abcd e", "b"], ["xyz", "zy"], ["hello", "world!"]
 
@@ -77,3 +78,19 @@ def test_what_cannot_be_measured_is_refused(model, changes, message):
     steering = random_steering(model.module, "llama", "residual")
     with pytest.raises(ModelError, match=message):
         strength_curve(steering, model, **{"source": SOURCE, "target": TARGET, **changes})
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, None, 2), slice(1, None, 2)])
+def test_a_part_of_the_texts_has_the_curve_of_those_texts_alone(model, part):
+    steering = random_steering(model.module, "llama", "residual")
+    texts = {
+        "source": ["abc", "abcd e", "bd", "abe"],
+        "target": ["xyz", "zy", "y", "xx y"],
+        "neutral": NEUTRAL * 2,
+    }
+    measured = curve_texts(steering, model, texts, (0.0, 1.0))
+    alone = {name: side[part] for name, side in texts.items()}
+    expected = strength_curve(steering, model, strengths=(0.0, 1.0), **alone)
+    pd.testing.assert_frame_equal(measured.curve(part), expected, rtol=1e-5, atol=1e-6)
+    counts = {name: sum(len(text) > 1 or name == "neutral" for text in side) for name, side in alone.items()}
+    assert measured.counts(part) == counts

@@ -298,6 +298,8 @@ def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -
         if rows is not None:
             got += f" ({rows.counts.dropped} records dropped)" * bool(rows.counts.dropped)
             got += f" ({rows.counts.skipped} left out)" * bool(rows.counts.skipped)
+            if rows.counts.left_over and rows.counts.records >= needs[split]:
+                hint = f"packing: padded, {hint}"
             hint = "a larger seq_len, or more data" if rows.counts.beyond else hint
         expected = f"at least {needs[split]}{', one batch' if split == 'train' else ''}"
         yield Problem(f"{name}, split {split}", got, expected, hint)

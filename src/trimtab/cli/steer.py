@@ -252,11 +252,11 @@ _TRY = _BOTH | {
     "--max-new-tokens": _option("N", "of each completion", type=int, default=32),
 }
 _SWEEP = _BOTH | {
-    "--source": _option("FILE", "texts or chats of the behaviour as it is", required=True),
-    "--target": _option("FILE", "texts or chats of the behaviour as it should be", required=True),
+    "--source": _option("FILE", "as it is: texts or chats that were not fitted with", required=True),
+    "--target": _option("FILE", "the same, as it should be", required=True),
     "--neutral": _option("FILE", "texts or chats that should be left alone"),
     "--columns": _option("NAME", "sharegpt, alpaca, or {text: body}: the files' own keys", type=_columns),
-    "--texts": _option("N", "of each file", type=int, default=64),
+    "--texts": _option("N", "of each file; 64", type=int, default=64),
     "--budget": _option("NATS", "KL on neutral text to stay within", type=float),
     "--max-strength": _option("S", "for the budget; above 1 maps are scaled up", type=float, default=1.0),
     "--strengths": _option("S,S,...", "in [0, 1]", type=_numbers, default=(0, 0.25, 0.5, 0.75, 1)),

@@ -237,9 +237,10 @@ def _build(
             }
             lost = "".join(f" ({number} {what})" for what, number in parts.items() if number)
             hint = "a smaller seq_len, or more data" if count.left_over else "more data"
+            hint = f"packing: padded, {hint}" if count.left_over and count.records > 1 else hint
             hint = "a larger seq_len" if count.beyond else hint
-            expected = f"enough for one row of seq_len={seq_len}"
-            raise refusal(where, f"{count.records} records without a row{lost}", expected, hint)
+            expected = f"enough for one sequence of seq_len={seq_len}"
+            raise refusal(where, f"{count.records} records without a sequence{lost}", expected, hint)
     card = {
         "splits": {split: asdict(count) for split, count in counts.items()},
         "pad_id": encoding.pad_id(tokenizer),

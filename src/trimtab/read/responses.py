@@ -231,6 +231,39 @@ class Responses:
             responses[:, inside] = values[np.ix_(rows, columns[inside] - units.start)]
         return responses
 
+    @property
+    def token_ids(self) -> Sequence[Sequence[int]]:
+        """Token ids of each example as they are read; none where the examples are pictures."""
+        return self._tokens or []
+
+    def by_token(
+        self, site: str, rows: Sequence[int], units: Sequence[int]
+    ) -> list[Float[np.ndarray, " tokens"]]:
+        """Activation of a unit at every token of a text, one array for each pair of an example and a unit.
+
+        Args:
+            site: its name, as in `units`.
+            rows: numbers of examples; their texts are read again, with the activations of this site alone.
+            units: one for each, numbered within the site.
+
+        Returns:
+            Empty arrays where the site has no place for each token, as one behind pooling.
+        """
+        (where,) = (one for one in self._sites if one.name == site)
+        different = list(dict.fromkeys(rows))
+        read: dict[int, Tensor] = {}
+        for start in range(0, len(different), self.batch_size):
+            batch = different[start : start + self.batch_size]
+            ids = [self.token_ids[row] for row in batch]
+            (padded,) = row_batches(self.model, ids, batch_size=self.batch_size)
+            with evaluating(self.model.module), capture(self.model, where) as taken:
+                self.model.module(**padded.arguments(self.model.module))
+            values = taken[site].float().cpu()
+            if values.ndim != 3 or values.shape[1] != padded.ids.shape[1]:
+                return [np.empty(0, dtype=np.float32)] * len(rows)
+            read |= {row: values[k, : len(ids[k])] for k, row in enumerate(batch)}
+        return [read[row][:, unit].numpy() for row, unit in zip(rows, units, strict=True)]
+
     def _pass(self, first: int, last: int, number: int, passes: int) -> Float[np.ndarray, "examples units"]:
         """Responses of all examples at neighbouring sites, in one pass."""
         width = sum(self.units.widths[first:last])

@@ -221,13 +221,28 @@ def raster(
     """
     table = np.atleast_2d(np.asarray(values, dtype=float))
     with figures.chart(1.1 + 0.26 * max(len(rows), 1), title, label) as (figure, axes):
-        shades = axes.pcolormesh(np.ma.masked_invalid(table), vmin=0.0, vmax=1.0, cmap="Purples")
+        names, wide = of or rows, table.shape[1]
+        shades = figures.shaded(
+            axes,
+            table,
+            lambda i, j: f"{names[i]}, {j + 1} of {wide}: {number(float(table[i, j]))}",
+            lambda i: f"{names[i]}: {_range(table[i])}",
+            most=1.0,
+        )
         axes.set_yticks(np.arange(len(rows)) + 0.5, short_names(rows, 26), parse_math=False, fontsize=8.5)
-        figures.name_ticks(axes.yaxis, of or rows)
+        figures.name_ticks(axes.yaxis, names)
         axes.set(xlabel=across, ylim=(max(len(rows), 1), 0))
         axes.tick_params(length=0)
         figure.colorbar(shades, ax=axes, aspect=12, label=axis)
     return figure
+
+
+def _range(values: npt.NDArray[np.float64]) -> str:
+    """Mean of what is known, with the least and the largest of it."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return NOTHING
+    return f"mean {number(float(known.mean()))}, {number(float(known.min()))} to {number(float(known.max()))}"
 
 
 def scatter_identity(

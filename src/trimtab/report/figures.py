@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -232,6 +233,54 @@ def tile(axes: Axes, row: int, column: int, names: Sequence[str], value: str, **
     axes.add_artist(square)  # unlike a patch, it does not ask for room
 
 
+CELLS = 400
+"""Cells of a grid of shades that say their values one by one, at most."""
+
+
+def shaded(
+    axes: Axes, table: npt.ArrayLike, cell: Callable[[int, int], str], row: Callable[[int], str], most: float
+) -> QuadMesh:
+    """Grid of shades, 0 pale to `most` dark, each with its value in words; nan is left blank and says nothing.
+
+    A grid of more than `CELLS` cells is drawn as one picture, and its rows say what is in them.
+
+    Args:
+        axes: the first row is at the bottom of them, unless they are turned over.
+        table: (rows, columns), at least 0.
+        cell: what a cell says, by row and column.
+        row: what a row says.
+        most: the value of full colour.
+    """
+    values = np.asarray(table, dtype=float)
+    look: Any = {"vmin": 0.0, "vmax": most, "cmap": "Purples", "rasterized": values.size > CELLS}
+    drawn = axes.pcolormesh(np.ma.masked_invalid(values), **look)
+    if values.size > CELLS:
+        told = [[row(i)] for i in range(len(values))]
+        saying(axes, [0, values.shape[1]], np.arange(len(values) + 1), told)
+    else:
+        known = np.isfinite(values)
+        tags.named(drawn, [], [cell(i, j) if known[i, j] else "" for i, j in np.ndindex(values.shape)])
+    return drawn
+
+
+def saying(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike, told: Sequence[Sequence[str]]) -> None:
+    """Unseen cells over a picture, each with a value in words, where the picture itself cannot say any.
+
+    Args:
+        axes: with the picture.
+        x: edges of the columns, one more than there are.
+        y: edges of the rows.
+        told: what each cell says, row by row.
+    """
+    look: Any = {"cmap": "gray", "alpha": _UNSEEN, "zorder": 5, "clip_on": False}
+    drawn = axes.pcolormesh(x, y, np.zeros((len(told), len(told[0]))), **look)
+    tags.named(drawn, [], [text for row in told for text in row])
+
+
+_UNSEEN = 0.003
+"""Opacity of what is not seen but found by a pointer, which passes over what is not painted at all."""
+
+
 def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> Artist:
     """A text so many points away from a place on the axes."""
     return axes.annotate(text, at, away, textcoords="offset points", **look)
@@ -239,7 +288,7 @@ def text_near(axes: Axes, text: str, at: Point, away: Point, **look: Any) -> Art
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names of rows, numbered from 0 at the top, at the left of the axes."""
-    axes.set_yticks(np.arange(len(names)), short_names(names, 22), parse_math=False, fontsize=8.5)
+    axes.set_yticks(np.arange(len(names)), short_names(names, 24), parse_math=False, fontsize=8.5)
     name_ticks(axes.yaxis, names)
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

@@ -46,6 +46,19 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
     return _sign(text, positive=signed and value > 0)
 
 
+def count(value: float) -> str:
+    """A number of parameters or tokens in at most three digits and a letter.
+
+    >>> count(1.5e9), count(8e5), count(1234), count(96)
+    ('1.5B', '800k', '1.23k', '96')
+    """
+    unit, letter = next(((unit, letter) for unit, letter in _UNITS if abs(value) >= 0.9995 * unit), (1.0, ""))
+    return f"{value / unit:.3g}{letter}"
+
+
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
 def fixed(value: float | None, places: int = 3, *, signed: bool = False) -> str:
     """A number with a fixed number of decimals, for columns that are compared; a dash for nan and None.
 

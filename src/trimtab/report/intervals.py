@@ -281,11 +281,21 @@ class Cloud:
     Attributes:
         x, y: one each per point; a point with a nan is left out.
         joined: a line from each to the next.
+        called: what each point is of, such as its strength, for its value in words; empty for none.
+        low, high: ends of the interval of each y, drawn as upright strokes; empty for none.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     joined: bool = False
+    called: Sequence[str] = ()
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+    @property
+    def heights(self) -> list[float]:
+        """Every y, and the ends of their intervals."""
+        return [*self.y, *self.low, *self.high]
 
 
 def curve_and_clouds(
@@ -321,9 +331,14 @@ def curve_and_clouds(
             line: dict[str, Any] = {"linestyle": "-" if cloud.joined else "none", "linewidth": 1.2}
             (drawn,) = axes.plot(cloud.x, cloud.y, markersize=4.5, label=name, **line, **figures.point(place))
             tags.named(drawn, [own], _both(own, cloud, axes_names))
+            for at, low, high in zip(cloud.x, cloud.low, cloud.high, strict=bool(cloud.low)):
+                (bar,) = axes.plot(
+                    [at, at], [low, high], color=figures.colour(place), linewidth=1.1, alpha=0.6
+                )
+                tags.named(bar, [own])
         points = [Cloud([one.x for one in named], [one.y for one in named])] if len(named) else []
         every = [c for c in (None if points else curve, *clouds.values(), *points) if c is not None]
-        ends = [figures.with_margin(*side) for side in ([c.x for c in every], [c.y for c in every])]
+        ends = [figures.with_margin(*side) for side in ([c.x for c in every], [c.heights for c in every])]
         room = [figures.with_margin(one) for one in ends] if points else ends  # for names at the edges
         axes.set(xlim=room[0], ylim=room[1])
         taken = [place for cloud in clouds.values() for place in zip(cloud.x, cloud.y, strict=True)]
@@ -339,8 +354,14 @@ def curve_and_clouds(
 
 def _both(name: str, cloud: Cloud, axes_names: tuple[str, str]) -> list[str]:
     """Both values of each point that is drawn, in words."""
-    known = [ends for ends in zip(cloud.x, cloud.y, strict=True) if not any(map(missing, ends))]
-    return [f"{name}: {axes_names[0]} {number(x)}; {axes_names[1]} {number(y)}" for x, y in known]
+    n, nan = len(cloud.x), float("nan")
+    called, low, high = cloud.called or [""] * n, cloud.low or [nan] * n, cloud.high or [nan] * n
+    told = []
+    for x, y, of, *ends in zip(cloud.x, cloud.y, called, low, high, strict=True):
+        if not (missing(x) or missing(y)):
+            whose = f"{name}, {of}" if of else name
+            told.append(f"{whose}: {axes_names[0]} {number(x)}; {axes_names[1]} {with_ends(y, *ends)}")
+    return told
 
 
 def small_map(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,13 +37,48 @@ Tone = Literal["", "good", "bad", "unsure"]
 
 @dataclass(frozen=True)
 class Mark:
-    """A word in a cell with a tone; the colour repeats what the word says, never replaces it."""
+    """A word in a cell with a tone; the colour repeats what the word says, never replaces it.
+
+    Args:
+        text: the whole text.
+        tone: of all of it.
+        parts: runs of its words, each with whether it is marked; empty for a text without a marked word.
+    """
 
     text: str
     tone: Tone = ""
+    parts: tuple[tuple[str, bool], ...] = ()
 
 
-Format = Callable[[Any], "str | Mark"]
+@dataclass(frozen=True)
+class Passage:
+    """A text in a cell with one part of it marked.
+
+    Attributes:
+        before: the part, in the text.
+        marked: the part.
+        after: it.
+        told: what is said of the part where it is pointed at.
+    """
+
+    before: str
+    marked: str
+    after: str = ""
+    told: str = ""
+
+    tone: ClassVar[Tone] = ""
+
+    @property
+    def text(self) -> str:
+        """The whole text.
+
+        >>> Passage("a ", "cat", " ran").text
+        'a cat ran'
+        """
+        return self.before + self.marked + self.after
+
+
+Format = Callable[[Any], "str | Mark | Passage"]
 
 
 @dataclass(frozen=True)
@@ -168,22 +203,33 @@ def _columns(table: Table) -> list[dict[str, Any]]:
     for place, name in enumerate(table.frame.columns):
         cells = [_cell(value, table.formats.get(str(name))) for value in table.frame.iloc[:, place]]
         written = [cell.text for cell in cells if cell.text != NOTHING]
-        numeric = bool(written) and all(map(_NUMBER.match, written))
+        numeric = all(map(_NUMBER.match, written)) and {type(cell) for cell in cells} == {Mark}
+        numeric = numeric and bool(written)
         columns.append({"heading": printable(name), "cells": cells, "numeric": numeric})
     return columns
 
 
-def _cell(value: object, write: Format | None) -> Mark:
+def _cell(value: object, write: Format | None) -> Mark | Passage:
     if not isinstance(value, Mark) and missing(value):
         return Mark(NOTHING)
     written = write(value) if write is not None else value
+    if isinstance(written, Passage):
+        before, marked, after = map(_inside_a_line, (written.before, written.marked, written.after))
+        return Passage(before, marked, after, printable(written.told))
     if isinstance(written, Mark):
-        return Mark(printable(written.text) or NOTHING, written.tone)
+        parts = tuple((printable(words), marked) for words, marked in written.parts)
+        return Mark(printable(written.text) or NOTHING, written.tone, parts)
     if isinstance(written, (bool, np.bool_)):
         return Mark("yes" if written else "no")
     if isinstance(written, Real):
         return Mark(number(float(written)))
     return Mark(printable(written) or NOTHING)
+
+
+def _inside_a_line(text: str) -> str:
+    """A part of a line made printable, with a blank at either end where it has one."""
+    ends = [" " if end.isspace() else "" for end in (text[:1], text[-1:])]
+    return printable(text).join(ends) if text.strip() else ends[0]
 
 
 def settings_section(rows: Iterable[tuple[str, object]]) -> Section:

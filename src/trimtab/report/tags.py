@@ -30,7 +30,7 @@ def named(artist: Artist, names: Sequence[str], values: Sequence[str] = ()) -> N
     Args:
         artist: a line, a patch, an area or points.
         names: of its series; of its row and its column if it is a cell.
-        values: one for each point that is drawn, or one for all of it. By default the names.
+        values: one for each point or cell that is drawn, or one for all of it. By default the names.
     """
     _note(artist, _MARK, names, values)
 
@@ -77,9 +77,12 @@ def write_tags(root: ElementTree.Element) -> None:
 
 def _title(element: ElementTree.Element, names: Sequence[str], values: Sequence[str]) -> None:
     points = list(element.iter("use"))
+    if not points and len(values) > 1:  # the cells of a grid
+        points = list(element.iter("path"))
     if values and len(points) == len(values):
         for point, value in zip(points, values, strict=True):
-            _first(point, value)
+            if value:
+                _first(point, value)
     elif len(values) == 1:
         _first(element, values[0])
     elif names:

@@ -361,7 +361,7 @@ def read_examples(
     if len(kept) < fit + held_out:
         got = f"{len(kept)} different texts in {source}"
         got += f" beside {shared} that stand on another side" if shared else ""
-        expected = f"{fit + held_out}: {fit} to fit with and {held_out} held out"
+        expected = f"{fit + held_out}: {fit} to fit with and {held_out} held out" if fit else f"{held_out}"
         raise DataError(f"{name}: {explain(got, expected, 'fewer of each, or more text')}")
     order = np.random.default_rng(derive(seed, "examples", name)).permutation(len(kept))
     drawn = [kept[place] for place in order[: fit + held_out]]

@@ -17,7 +17,7 @@ from trimtab.errors import ModelError, Problem, explain, not_among
 from trimtab.models.batches import TokenRow
 from trimtab.models.hooks import checked_strength
 from trimtab.models.inspection import require_language_model
-from trimtab.models.language import kl_divergence, log_likelihood
+from trimtab.models.language import Divergence, LogLikelihood, kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean_difference, ratio_of_sums
 from trimtab.runs.brief import brief
 from trimtab.steer.samples import rows_to_measure
@@ -70,30 +70,82 @@ def strength_curve(
         checked_strength(strength)
     given = {"source": source, "target": target, "neutral": neutral}
     read = {name: rows_to_measure(model, texts, name, max_tokens) for name, texts in given.items()}
-    sides = (read["source"], read["target"])
-    before = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in sides]
-    rows = []
+    return curve_texts(steering, model, read, strengths, max_tokens).curve()
+
+
+@dataclass(frozen=True, eq=False)
+class CurveTexts:
+    """Nats of each held-out text at each strength: what curves over all of them, and over parts of them, are of.
+
+    Attributes:
+        before: source and target texts without the steering.
+        after: strength -> the same with it.
+        moved: strength -> KL on neutral texts; none where there are no such texts.
+    """
+
+    before: tuple[LogLikelihood, LogLikelihood]
+    after: Mapping[float, tuple[LogLikelihood, LogLikelihood]]
+    moved: Mapping[float, Divergence]
+
+    def counts(self, part: slice = slice(None)) -> dict[str, int]:
+        """Texts of a part by side; those of a single token have no likelihood and are not counted."""
+        texts = zip(("source", "target"), self.before, strict=True)
+        counted = {name: int((side.tokens[part] > 0).sum()) for name, side in texts}
+        for one in list(self.moved.values())[:1]:
+            counted["neutral"] = len(one.tokens[part])
+        return counted
+
+    def curve(self, part: slice = slice(None)) -> pd.DataFrame:
+        """Strength curve over a part of each side's texts; see `strength_curve`."""
+        rows = []
+        for strength, after in self.after.items():
+            pairs = zip(self.before, after, strict=True)
+            rises = [(a.nats[part] - b.nats[part]) / a.tokens[part].mean() for b, a in pairs]
+            kl = Interval(math.nan, math.nan, math.nan, 0)
+            if strength in self.moved:
+                kl = _per_token(self.moved[strength].nats[part], self.moved[strength].tokens[part])
+            source, target = (_per_token(-one.nats[part], one.tokens[part]) for one in after)
+            lean = bootstrap(mean_difference, rises[1], rises[0])  # each side's texts are drawn apart
+            row = {"strength": strength}
+            measured = {"lean": lean, "kl": kl, "source_loss": source, "target_loss": target}
+            for name, interval in measured.items():
+                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def curve_texts(
+    steering: Steering,
+    model: Model,
+    texts: Mapping[str, list[str] | list[TokenRow]],
+    strengths: Sequence[float],
+    max_tokens: int | None = None,
+) -> CurveTexts:
+    """Nats of texts at each strength.
+
+    Args:
+        steering: what to try.
+        model: the language model that it belongs to.
+        texts: source, target and neutral ones, as `trimtab.steer.samples.rows_to_measure` gives them.
+        strengths: in [0, 1].
+        max_tokens: longer texts are cut.
+    """
+
+    def scored() -> tuple[LogLikelihood, LogLikelihood]:
+        source, target = (
+            log_likelihood(model, texts[name], max_tokens=max_tokens) for name in ("source", "target")
+        )
+        return source, target
+
+    before, neutral = scored(), texts["neutral"]
+    after, moved = dict[float, tuple[LogLikelihood, LogLikelihood]](), dict[float, Divergence]()
     for strength in strengths:
         with steering.on(model, strength):
-            after = [log_likelihood(model, texts, max_tokens=max_tokens) for texts in sides]
-        rises = [(a.nats - b.nats) / a.tokens.mean() for b, a in zip(before, after, strict=True)]
-        kl = Interval(math.nan, math.nan, math.nan, 0)
-        if read["neutral"]:
-            moved = kl_divergence(
-                model, read["neutral"], partial(steering.on, model, strength), max_tokens=max_tokens
-            )
-            kl = _per_token(moved.nats, moved.tokens)
-        measured = {
-            "lean": bootstrap(mean_difference, rises[1], rises[0]),  # each side's texts are drawn apart
-            "kl": kl,
-            "source_loss": _per_token(-after[0].nats, after[0].tokens),
-            "target_loss": _per_token(-after[1].nats, after[1].tokens),
-        }
-        row = {"strength": strength}
-        for name, interval in measured.items():
-            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+            after[strength] = scored()
+        if neutral:
+            on = partial(steering.on, model, strength)
+            moved[strength] = kl_divergence(model, neutral, on, max_tokens=max_tokens)
+    return CurveTexts(before, after, moved)
 
 
 def _per_token(nats: np.ndarray, tokens: np.ndarray, seed: int = 0) -> Interval:

@@ -175,6 +175,8 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
             b"params,tokens\n1,2\n",
             "points: .*columns params, tokens, expected params, tokens, inject, loss_pt",
         ),
+        (b"params,tokens,inject,loss_pt,loss_pt0\n1,2,0,3,3\n", "points: .*loss_ft; try adding 'loss_ft'"),
+        (b"params,tokens,inject,loss_pt,loss_pt0,ft_loss\n1,2,0,3,3,3\n", "points: .*; try 'ft_loss'"),
         (
             b"params,tokens,inject,loss_pt,loss_pt0,loss_ft\n1,2,0,3,3,3\n1,2,0,,3,3\n",
             r"points: got loss_pt: no value \(nan\) in row 1, expected above 0 nats",
@@ -251,7 +253,7 @@ def test_frames_that_earlier_versions_wrote_as_rows_are_read(own: Any, tmp_path:
     again = ForgettingResult.load(tmp_path)
     for name in ("points", "forms"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(expected, name), check_dtype=False)
-    assert ForgettingResult.page([again]).count("<svg") == 3
+    assert ForgettingResult.page([again]).count("<svg") == 1 + 3 + 3
 
 
 def test_runs_that_tell_no_law_stand_beside_others(own: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -89,11 +90,56 @@ def rises(it: ForgettingResult, inject: float = 0.0) -> np.ndarray:
     return (rows["loss_pt"] - rows["loss_pt0"]).to_numpy()
 
 
+def true_of_one(results: Sequence[ForgettingResult], check: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda *groups: any(_tried(check, it, groups) for it in results)
+
+
+def drawn_rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]:
+    """What is said below the pictures of rise against share."""
+    any_of = partial(true_of_one, results)
+
+    def main_runs(it: ForgettingResult, n: str) -> bool:
+        most = it.points[["params", "tokens"]].max()
+        return int(n) == (it.points[["params", "tokens"]] == most).all(axis=1).sum()
+
+    def shares_planned(it: ForgettingResult) -> list[float]:
+        """NaN where none is; empty where the law plans none."""
+        if it.law is None or it.law.undetermined:
+            return []
+        where = {"params": it.points["params"].max(), "tokens": it.points["tokens"].max()}
+        without = it.law.rise(**where, inject=0.0)
+        return [it.law.inject_for(rise=part * without, **where) for part in (0.5, 0.25, 0.1)]
+
+    def hollow(it: ForgettingResult) -> int:
+        return int((np.array(shares_planned(it)) > it.points["inject"].max()).sum())
+
+    def unplanned(it: ForgettingResult, some: str, of: str) -> bool:
+        found = shares_planned(it)
+        return (int(some), int(of)) == (np.isnan(found).sum(), len(found))
+
+    return {
+        r"Points are the runs of the largest size with the most unique tokens: (\d+)\.": any_of(main_runs),
+        r"Their bars are 95 % intervals over test records\.": any_of(lambda it: "rise_high" in it.points),
+        r"The curve is the law of all (\d+) runs, with its 95 % band from refits\.": any_of(
+            lambda it, n: it.law is not None and int(n) == len(it.points)
+        ),
+        r"Diamonds are the shares that keep a promise in 95 % of the refits\.": any_of(
+            lambda it: np.isfinite(shares_planned(it)).any()
+        ),
+        r"The hollow one lies beyond the shares of the runs, as does the dashed part of the curve\.": any_of(
+            lambda it: hollow(it) == 1
+        ),
+        r"For (\d+) of (\d+) promises no share is planned\.": any_of(unplanned),
+        r"The same for every size and count of unique tokens\.": any_of(
+            lambda it: it.points["params"].nunique() < 7 and it.points["tokens"].nunique() < 6
+        ),
+    }
+
+
 def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]:
     """What each sentence claims, computed from the runs; on a page of several it is true of one of them."""
 
-    def any_of(check: Callable[..., bool]) -> Callable[..., bool]:
-        return lambda *groups: any(_tried(check, it, groups) for it in results)
+    any_of = partial(true_of_one, results)
 
     def rose(it: ForgettingResult, kind: str, value: str, low: str, high: str, n: str, end: str) -> bool:
         found = bootstrap(mean, rises(it))
@@ -156,7 +202,7 @@ def rules(results: Sequence[ForgettingResult]) -> dict[str, Callable[..., bool]]
         told = 0 if unseen == "none" else int(unseen)
         return int(fitted) == len(it.points) - held and told == held
 
-    return {
+    return drawn_rules(results) | {
         r"(\d+) runs\.": any_of(lambda it, n: int(n) == len(it.points)),
         r"Without injection (nothing was forgotten: |)their pretraining loss rose by (\S+) \((\S+) to (\S+); "
         r"n = (\d+)\) nats per token in the mean(: not distinguishable from nothing forgotten|)\.": any_of(rose),

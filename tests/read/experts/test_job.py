@@ -31,7 +31,7 @@ from trimtab.read.experts.result import ExpertsResult, plane
 
 WORDS = ["cat", "dog", "cow", "pig", "hen"]
 FRAMES_OF = ["a {} ran", "the {} sat there", "no {}", "some {} is here", "one {} and it", "my old {} sleeps"]
-TABLES = ("table", "concepts", "counts", "similarity", "experts", "differences")
+TABLES = ("table", "concepts", "counts", "similarity", "experts", "differences", "layers", "firing")
 CONCEPTS = ConceptSet.from_templates(WORDS, FRAMES_OF, negatives=12)
 
 
@@ -83,7 +83,7 @@ def test_a_job_gives_the_whole_table_and_a_page(result, folder):
     known = table[table["rho"].notna()]
     assert (known["low"] <= known["rho"]).all()
     text = (folder / "report.html").read_text()
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert "TF-IDF" in text
     printed = result.to_text()
     assert re.search(r"of both halves of the examples +0\.", printed)

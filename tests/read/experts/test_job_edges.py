@@ -54,7 +54,7 @@ def test_two_concepts_have_a_page(config, tmp_path):
     every = ConceptSet.from_templates(["cat", "dog", "cow"], FRAMES_OF, negatives=6)
     result = job(config, ConceptSet((every["cat"], every["dog"])), tmp_path)
     text = (tmp_path / "run/report.html").read_text()
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert "Tree and similarities" in text
     assert result.figure() is not None
     assert result.to_text().lstrip().startswith("concept")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,7 @@ DEFINITIONS = (
     r"With permuted labels every expert is false: the share of such concepts with any expert should be at most the "
     r"rate\.",
     r"Intervals are 95 %, over concepts\.",
+    r"Percent of the units there that are experts of a concept, mean over concepts\.",
     r"\w+: rows of experts beside baselines, with paired intervals as above\.",
     r"The experts that each run's settings name\.",
 )
@@ -113,6 +116,21 @@ def best(own, row, rho, gap, low, high):
     return top["row"] == row and same(rho, top["rho"]) and shown
 
 
+def fired(result, rows, units, n):
+    """So many rows: of every concept so many units with so many examples each, at most."""
+    groups = result.firing.groupby(["concept", "site", "unit"]).size()
+    right = int(rows) == len(result.firing) and int(n) == groups.max()
+    return right and int(units) == groups.groupby("concept").size().max()
+
+
+def held(result):
+    """Examples that are among the positive ones of the concept of their row, by the file of concepts."""
+    lines = map(json.loads, Path(result.config["concepts"]).read_text().splitlines())
+    positive = {one["name"]: set(one["positive"]) for one in lines}
+    texts = result.firing["before"] + result.firing["token"] + result.firing["after"]
+    return sum(text in positive[name] for text, name in zip(texts, result.firing["concept"], strict=True))
+
+
 def rules(*results):
     """Sentence -> whether it is true of one of the results; several on a page are told in the same words."""
     tables = [own for result in results for _, own in result.table.groupby("ratings")]
@@ -157,6 +175,14 @@ def rules(*results):
         ),
         r"The runs have (\d+) different sets of concepts: their rho need not be of the same pairs\.": (
             lambda n: int(n) == len(sets)
+        ),
+        r"Experts of a concept in each block, mean over (\d+) concepts; bars are 95 % intervals over concepts\.": (
+            lambda n: any(int(n) == len(one.concepts) for one in results)
+        ),
+        r"(\d+) rows: the (\d+) units of highest average precision of each concept, and the (\d+) examples each "
+        r"responds to most\.": lambda rows, units, n: any(fired(one, rows, units, n) for one in results),
+        r"(\d+) of (\d+) examples have the concept of their row\.": (
+            lambda some, n: any((int(some), int(n)) == (held(one), len(one.firing)) for one in results)
         ),
         r"(.+)": lambda text: any(text in one.findings for one in results),
     }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from trimtab.read.leaks.figures import REFERENCES, layers_figure
+from trimtab.read.leaks.figures import REFERENCES, layers_figure, trade_figure
+from trimtab.report.figures import to_svg
 
 ROWS = pd.DataFrame(
     {"layer": [0.0, 1.0], "accuracy": [0.3, 0.5], "accuracy_low": [0.2, 0.4], "accuracy_high": [0.4, 0.6]}
@@ -42,3 +46,22 @@ def test_a_control_looks_alike_where_others_are_missing() -> None:
         ["text", "untrained model"],
     )
     assert looks(few) == {name: every[name] for name in few}
+
+
+def test_every_point_of_a_trade_is_named_with_its_values_also_one_without_a_setting() -> None:
+    tried = [("none", "", 1.2, np.nan), ("round", "1 decimal", 1.1, 0.4), ("answer-only", "", 0.0, 0.2)]
+    rows = pd.DataFrame(tried, columns=["mitigation", "setting", "bits", "answer_error_nats"])
+    rows = rows.assign(low=rows["bits"] - 0.1, high=rows["bits"] + 0.1)
+    root = ElementTree.fromstring(to_svg(trade_figure(rows, "city")))
+    svg = "{http://www.w3.org/2000/svg}"
+    titles = [str(one.text) for one in root.iter(f"{svg}title")]
+    written = ["".join(one.itertext()) for one in root.iter(f"{svg}text")]
+    for name, cost, bits in (
+        ("none", 0, "1.20"),
+        ("round 1 decimal", 0.4, "1.10"),
+        ("answer-only", 0.2, "0"),
+    ):
+        (told,) = [one for one in titles if one.startswith(f"{name}: ")]
+        costs, left = re.findall(r"nats (\S+); .* alone (\S+) \(", told)[0]
+        assert (float(costs), left) == (cost, bits)
+        assert name in written

@@ -172,6 +172,7 @@ def test_a_caption_names_the_encodings_that_are_drawn(result: LeaksResult) -> No
 def test_what_is_drawn(html: str) -> None:
     labels = re.findall(r'aria-label="([^"]*)"', html)
     for start in (
+        "Bits by level",
         "Bits by number of tokens",
         "Accuracy by layer",
         "Bits of trajectories",
@@ -252,6 +253,34 @@ def test_the_main_figure_is_of_what_leaks_most(result: LeaksResult) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_one_number_of_tokens_is_no_curve(result: LeaksResult) -> None:
+    one = replace(result, table=result.table[result.table["k"].isna() | (result.table["k"] == 20.0)])
+    one = replace(one, table=one.table[one.table["level"] != "trajectory"])
+    assert "By number of tokens" not in [section.title for section in page.sections(one)]
+    assert page.figure(one).get_label() == "Bits by level: city (background)"
+
+
+def test_the_strongest_row_of_each_level_is_drawn_with_its_value(
+    made: list[Section], result: LeaksResult
+) -> None:
+    levels = next(section for section in made if section.title == "Levels")
+    assert isinstance(levels.blocks[0], Gallery)
+    rows = result.table.query("attribute == 'city'")
+    strongest = rows.groupby("level")["bits"].max()
+    drawing = to_svg(page._by_level(result, ("city", "background")))
+    for level, name in (
+        ("hidden", "hidden 3"),
+        ("logprobs", "top 20, ids with values"),
+        ("answer", "answer"),
+    ):
+        bits = strongest[level]
+        (told,) = set(re.findall(rf"<title>{name}: ([^<]*)</title>", drawing))
+        value, low, high = (float(text) for text in re.findall(r"[\d.]+", told.replace("−", "")))
+        assert (value, high) == pytest.approx((bits, bits + 0.05))
+        assert abs(low) == pytest.approx(abs(bits - 0.05))
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_one_layer_is_no_curve(result: LeaksResult) -> None:
     one = of_city(replace(result, table=result.table[~(result.table["layer"] < 3)]))
     assert "By layer" not in [section.title for section in page.sections(one)]
@@ -266,4 +295,4 @@ def test_what_is_not_drawn_is_said(result: LeaksResult, monkeypatch: pytest.Monk
         for block in section.blocks
         if hasattr(block, "pictures")
     ]
-    assert sum("Drawn are 1 of 2 attributes with their roles" in one for one in captions) == 4
+    assert sum("Drawn are 1 of 2 attributes with their roles" in one for one in captions) == 5

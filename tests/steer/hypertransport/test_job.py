@@ -16,10 +16,12 @@ from page_script import without_script
 from trimtab import HyperTransport, load
 from trimtab.errors import ConfigProblems, DataError
 from trimtab.job import carry_out, survey_of
-from trimtab.report.formats import estimate
+from trimtab.report.figures import to_svg
+from trimtab.report.formats import estimate, number
 from trimtab.steer.hypertransport import study
 from trimtab.steer.hypertransport.job import HyperTransportConfig, concept_steering
 from trimtab.steer.hypertransport.measuring import ALL_HELD_OUT, METHODS, SCORES, TABLE
+from trimtab.steer.hypertransport.page import plane_figure
 from trimtab.steer.hypertransport.result import HyperTransportResult
 
 
@@ -116,7 +118,7 @@ def test_the_page_is_whole_and_escapes_names(done):
     assert "&lt;script&gt;" in page
     pictures = re.findall(r'<image [^>]*href="data:image/png;base64,[^"]+"[^>]*><title>([^<]+)</title>', page)
     columns = {title.rpartition(": ")[2] for title in pictures}
-    assert {"unsteered", "at strength 0.5", "at strength 1", "true picture", "prompting", "LinEAS"} <= columns
+    assert {"unsteered", "strength 0.5", "strength 1", "true picture", "prompting", "LinEAS"} <= columns
     assert {"ridge", "nearest", "mean"} <= columns
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert len(page.encode()) < 1_000_000
@@ -124,6 +126,30 @@ def test_the_page_is_whole_and_escapes_names(done):
         assert f">{title}</h2>" in page
     both = HyperTransportResult.page([done[1], done[1]])
     assert "Compared" in both
+
+
+def test_a_point_of_the_plane_says_its_strength_and_the_line_goes_by_rising_strength(done):
+    result = done[1]
+    drawing = to_svg(plane_figure(result.means.iloc[::-1]))
+    told = re.findall(r"<title>HyperTransport(, strength [^:]*)?: fidelity to the input ([^;]*);", drawing)
+    held = result.means[(result.means["split"] == ALL_HELD_OUT)]
+    rows = held[held["method"].isin(["hypertransport", "unsteered"])].sort_values("strength")
+    assert told == [(f", strength {row.strength:g}", number(row.input_fidelity)) for row in rows.itertuples()]
+    assert [dial for dial, _ in told] == [", strength 0", ", strength 0.5", ", strength 1"]
+    assert re.search(r"<title>prompting: fidelity to the input", drawing)  # which has no strength
+
+
+def test_words_of_texts_that_the_unsteered_model_does_not_write_are_marked(done):
+    result = done[1]
+    dials = result.samples["strength"].map({1.0: "<red> ring"}).fillna("a ring")
+    texts = dials.where(result.samples["method"] == "hypertransport", "a ring")
+    html = without_script(
+        HyperTransportResult.page([replace(result, samples=result.samples.assign(png="", text=texts))])
+    )
+    cells = (result.samples["method"] == "hypertransport") & (result.samples["strength"] == 1)
+    assert html.count("<mark>") == cells.sum() > 0
+    assert "<mark>&lt;red&gt;</mark> ring" in html
+    assert "Marked: words that differ from those of the unsteered model." in html
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(done, config, tmp_path, monkeypatch):

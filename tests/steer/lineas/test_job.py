@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from page_script import without_script
 from trimtab import CAA, LinEAS, MeanAcT, Steering, load
 from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out
+from trimtab.report.formats import number
+from trimtab.steer.lineas import page
 from trimtab.steer.lineas.job import SteeringConfig
 from trimtab.steer.lineas.result import SteeringResult
 from trimtab.steer.samples import read_examples
@@ -48,7 +51,7 @@ def test_a_job_fits_judges_and_reports(config: SteeringConfig, tmp_path: Path) -
     for name, (weight, shift) in outcome.steering.maps.items():
         assert torch.equal(loaded.steering.maps[name][0], weight)
         assert torch.equal(loaded.steering.maps[name][1], shift)
-    assert (tmp_path / "run/report.html").read_text().count("<svg") == 5
+    assert (tmp_path / "run/report.html").read_text().count("<svg") == 6
     assert len(loaded.samples) == 6
     assert json.loads(outcome.to_json())["curve"][2]["strength"] == 1.0
 
@@ -68,6 +71,53 @@ def test_its_numbers_are_those_of_the_library(config: SteeringConfig, tmp_path: 
     )
     pd.testing.assert_frame_equal(result.curve, curve)
     assert not {*texts["source"].fit} & {*texts["source"].held_out}
+
+
+def test_rivals_are_fitted_and_judged_on_the_same_texts(config: SteeringConfig, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    rivals = (MeanAcT(sites="residual"), LinEAS(sites="mlp_out", steps=2))
+    with_rivals = replace(config, rivals=rivals)
+    result = carry_out(with_rivals, tmp_path / "run", lambda done, total: told.append((done, total)))
+    assert told == [
+        (n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11)
+    ]  # a closed form is one step, which is not told
+    assert with_rivals.cost() == {"steps": 11, "texts": (8 * 3 * 3 + 2) * 3}
+    texts = {n: read_examples(getattr(config, n), n, 6, 8) for n in ("source", "target")}
+    held = {name: side.held_out for name, side in texts.items()}
+    held["neutral"] = read_examples(config.neutral, "neutral", 0, 8).held_out
+    model = load(config.model, device="cpu")
+    for name, rival in zip(("MeanAcT", "LinEAS 2"), rivals, strict=True):
+        fitted = replace(rival, max_tokens=128).fit(
+            model, list(texts["source"].fit), list(texts["target"].fit)
+        )
+        curve = strength_curve(fitted, model, **held, strengths=config.strengths, max_tokens=128)
+        measured = result.rivals[result.rivals["method"] == name].drop(columns="method")
+        pd.testing.assert_frame_equal(measured.reset_index(drop=True), curve)
+    loaded = SteeringResult.load(tmp_path / "run")
+    pd.testing.assert_frame_equal(loaded.rivals, result.rivals)
+    pd.testing.assert_frame_equal(loaded.curve, carry_out(config, tmp_path / "alone").curve)
+
+
+def test_a_budget_suggests_a_strength_from_half_of_the_texts(config: SteeringConfig, tmp_path: Path) -> None:
+    result = carry_out(replace(config, budget=100.0), tmp_path / "run")
+    assert result.suggestion is not None
+    assert result.suggestion.chosen_on == {"source": 4, "target": 4, "neutral": 4}
+    assert SteeringResult.load(tmp_path / "run").suggestion == result.suggestion
+    written = json.loads(result.to_json())["suggestion"]
+    assert written["strength"] == result.suggestion.strength
+    marked = replace(
+        result, suggestion=replace(result.suggestion, strength=0.5), curve=result.curve.iloc[::-1]
+    )
+    blocks = [block for section in page.sections(marked) for block in section.blocks]
+    (table,) = [block for block in blocks if getattr(block, "marked", ())]
+    assert table.frame.iloc[list(table.marked)]["strength"].tolist() == ["0.5"]
+    assert " ".join(result.suggestion.sentences()) in result.to_text()
+    none = carry_out(replace(config, budget=1e-9), tmp_path / "none")
+    assert none.suggestion.strength is None
+    loaded = SteeringResult.load(tmp_path / "none").suggestion
+    assert list(loaded.sentences()) == list(none.suggestion.sentences())
+    assert json.loads(none.to_json())["suggestion"]["strength"] is None
+    assert json.loads(carry_out(config, tmp_path / "without").to_json())["suggestion"] is None
 
 
 def test_the_costs_are_of_held_out_texts_and_fall_where_maps_help(
@@ -102,6 +152,23 @@ def test_an_interrupted_fit_goes_on_where_it_was(config: SteeringConfig, tmp_pat
         assert torch.equal(resumed.steering.maps[name][1], shift)
 
 
+def test_a_rival_that_was_interrupted_goes_on_where_it_was(config: SteeringConfig, tmp_path: Path) -> None:
+    config = replace(config, rivals=(LinEAS(sites="mlp_out", steps=4),))
+    whole = carry_out(config, tmp_path / "whole")
+
+    def stop(done: int, total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(config, tmp_path / "run", stop)
+    told: list[int] = []
+    resumed = carry_out(config, tmp_path / "run", lambda done, total: told.append(done))
+    assert 8 not in told  # the fit that was finished is read
+    assert told[-1] == 12
+    pd.testing.assert_frame_equal(resumed.rivals, whole.rivals)
+
+
 # What is wrong with a config
 
 
@@ -119,6 +186,11 @@ def test_an_interrupted_fit_goes_on_where_it_was(config: SteeringConfig, tmp_pat
         ({"source": "no/such/file.txt"}, "source"),
         ({"neutral": "nothing*.txt"}, "neutral"),
         ({"model": "./no-folder"}, "model"),
+        ({"budget": 0.0}, "budget"),
+        ({"budget": 0.1, "neutral": ""}, "budget"),
+        ({"budget": 0.1, "held_out": 3}, "held_out"),
+        ({"rivals": (CAA(), LinEAS(steps=0))}, "rivals[1].steps"),
+        ({"rivals": (LinEAS(sites="residual", steps=8),)}, "rivals[0]"),
     ],
 )
 def test_each_mistake_is_named_before_anything_starts(
@@ -126,7 +198,7 @@ def test_each_mistake_is_named_before_anything_starts(
 ) -> None:
     wrong = replace(config, **changes)
     assert [problem.where for problem in wrong.problems()] == [where]
-    with pytest.raises(ConfigProblems, match=where):
+    with pytest.raises(ConfigProblems, match=re.escape(where)):
         carry_out(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -196,7 +268,9 @@ def test_several_results_are_compared_and_none_is_refused(result: SteeringResult
 
 
 def test_a_result_draws_its_curve(result: SteeringResult) -> None:
-    assert result.figure().axes[0].get_xlabel() == "strength"
+    assert result.figure().axes[0].get_xlabel() == "KL on neutral text, nats per token"
+    alone = replace(result, curve=result.curve.assign(kl=np.nan))
+    assert alone.figure().axes[0].get_xlabel() == "strength"
     assert list(result.to_frame()["strength"]) == [0.0, 0.5, 1.0]
     assert isinstance(result.steering, Steering)
 
@@ -209,3 +283,61 @@ def test_a_result_that_lacks_a_part_is_named(result: SteeringResult, tmp_path: P
     path.write_text(json.dumps(found))
     with pytest.raises(CheckpointError, match=f"result.json: got values that are no result .*{name}"):
         SteeringResult.load(tmp_path / "copy")
+
+
+# Effect against side effect
+
+
+def points(html: str, name: str) -> list[tuple[str, str]]:
+    """Points of a method in the picture of effect against side effect, in the order of its line."""
+    drawings = re.findall(r"<svg\b.*?</svg>", without_script(html), re.DOTALL)
+    drawing = next(one for one in drawings if "effect against side effect" in one)
+    told = rf"<title>{name}, strength ([^:]*): KL on neutral text, nats per token ([^;]*); lean"
+    return re.findall(told, drawing)
+
+
+def test_a_point_of_each_method_and_strength_is_drawn_by_rising_strength(result: SteeringResult) -> None:
+    """Strengths come in the order of the config; a line through them in that order would go to and fro."""
+    mixed = result.curve.iloc[[2, 0, 1]]
+    other = result.curve.assign(method="<b>CAA</b>", kl=3 * result.curve["kl"]).iloc[[1, 2, 0]]
+    html = SteeringResult.page([replace(result, curve=mixed, rivals=other)])
+    wanted = [(f"{row.strength:g}", number(row.kl)) for row in result.curve.itertuples()]
+    assert points(html, "LinEAS") == wanted
+    assert [one for one, _ in wanted] == ["0", "0.5", "1"]
+    tripled = [(f"{row.strength:g}", number(3 * row.kl)) for row in result.curve.itertuples()]
+    assert points(html, "&lt;b&gt;CAA&lt;/b&gt;") == tripled
+    assert "<b>CAA" not in html
+    several = SteeringResult.page([replace(result, curve=mixed), replace(result, label="other")])
+    assert [one for one, _ in points(several, "2. other")] == ["0", "0.5", "1"]
+
+
+def test_the_table_of_the_picture_has_all_methods_by_rising_strength(result: SteeringResult) -> None:
+    it = replace(result, curve=result.curve.iloc[::-1], rivals=result.curve.assign(method="CAA"))
+    table = page.sections(it)
+    (shown,) = [
+        one
+        for section in table
+        if section.title == "Effect against side effect"
+        for one in section.blocks
+        if hasattr(one, "frame")
+    ]
+    assert shown.frame[["method", "strength"]].to_numpy().tolist() == [
+        [method, strength] for method in ("LinEAS", "CAA") for strength in ("0", "0.5", "1")
+    ]
+
+
+def test_without_neutral_text_there_is_no_side_effect_to_draw(result: SteeringResult) -> None:
+    ends = dict.fromkeys(("kl", "kl_low", "kl_high"), np.nan)
+    html = without_script(SteeringResult.page([replace(result, curve=result.curve.assign(**ends))]))
+    assert "The side effect was not measured" in html
+    assert ", strength 0.5:" not in html
+
+
+def test_words_that_changed_are_marked_at_their_strength(result: SteeringResult) -> None:
+    rows = [("a <b>", 1.0, "the <hen> sees"), ("a <b>", 0.0, "the pig sees"), ("a <b>", 0.5, "the pig sees")]
+    samples = pd.DataFrame(rows, columns=["prompt", "strength", "text"])
+    html = without_script(SteeringResult.page([replace(result, samples=samples)]))
+    assert html.count("<mark>") == 1
+    assert "the <mark>&lt;hen&gt;</mark> sees" in html
+    assert "differ from the completion at strength 0." in html
+    assert "differ from" not in without_script(SteeringResult.page([replace(result, samples=samples[:1])]))

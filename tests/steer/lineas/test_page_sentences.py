@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ import torch
 
 from page_script import without_script
 from page_sentences import hold
-from trimtab import LinEAS, MeanAcT, load
+from trimtab import CAA, LinEAS, MeanAcT, Model, load
 from trimtab.job import carry_out
 from trimtab.models.language import kl_divergence, log_likelihood
 from trimtab.numerics.bootstrap import bootstrap, mean_difference, ratio_of_sums
@@ -28,6 +30,9 @@ DEFINITIONS = (
     r"Squared 1-D Wasserstein distance .*; at strength 0 and at 1, on held-out texts\.",
     r"Greedy completions of the same prompts at each strength; nothing is chosen or left out\.",
     r"At the largest strength of each\.",
+    r"A point is a strength; up is more effect, right is more side effect\.",
+    r"The upright line is the suggested strength, and the dashed one the budget\.",
+    r"No strength is suggested, since no budget is stated\.",
     r"Share of .*",
 )
 MOST = 12
@@ -49,11 +54,19 @@ def configs(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     first = SteeringConfig(
         model=str(llama_folder), **files, estimator=MeanAcT(sites="residual"), examples=7, held_out=8, prompts=("you",),
         strengths=(1.0, 0.0, 0.5), max_tokens=MOST, max_new_tokens=2, device="cpu",
+        budget=10.0, rivals=(CAA(),),
     )  # fmt: skip
     other = replace(
-        first, estimator=LinEAS(sites="mlp_out", steps=2, gamma=0.0), neutral="", held_out=11, max_tokens=60
+        first,
+        estimator=LinEAS(sites="mlp_out", steps=2, gamma=0.0),
+        neutral="",
+        held_out=11,
+        max_tokens=60,
+        budget=None,
+        rivals=(),
     )
-    return {"mean": first, "lineas": other}
+    third = replace(other, neutral=first.neutral, held_out=8, budget=10.0)
+    return {"mean": first, "lineas": other, "suggested": third}
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +102,44 @@ class Measured:
             moved = kl_divergence(model, self.sides["neutral"].held_out, on, max_tokens=config.max_tokens)
             self.kl = bootstrap(ratio_of_sums, moved.nats, moved.tokens.astype(float), paired=True)
 
+        self.by_strength = dict[float, Any]()
+        if config.budget is not None:
+            for half in (0, 1):
+                self._measure_half(model, result, half)
+
+    def _measure_half(self, model: Model, result: SteeringResult, half: int) -> None:
+        """Lean and KL of every second text at each strength, from the library and not from the page's parts."""
+        texts = {name: list(side.held_out)[half::2] for name, side in self.sides.items()}
+        most = self.config.max_tokens
+        for strength in (0.5, 1.0):
+            on = partial(result.steering.on, model, strength)
+            gains = []
+            for name in ("source", "target"):
+                before = log_likelihood(model, texts[name], max_tokens=most)
+                with on():
+                    after = log_likelihood(model, texts[name], max_tokens=most)
+                gains.append((after.nats - before.nats) / after.tokens.mean())
+            moved = kl_divergence(model, texts["neutral"], on, max_tokens=most)
+            kl = bootstrap(ratio_of_sums, moved.nats, moved.tokens.astype(float), paired=True)
+            self.by_strength[strength, half] = bootstrap(mean_difference, gains[1], gains[0]), kl
+
     def scored(self, side: str) -> int:
         return sum(length > 1 for length in self.tokens[side][1])
+
+    def halves(self, half: int) -> tuple[int, int, int]:
+        """Texts of one half that are scored, of source, target and neutral."""
+        lengths = [self.tokens[name][1][half::2] for name in ("source", "target", "neutral")]
+        source, target = (sum(length > 1 for length in side) for side in lengths[:2])
+        return source, target, len(lengths[2])
+
+    def suggested(self) -> float | None:
+        """The rule by hand: the largest lean above 0 whose KL is within the budget, by their intervals."""
+        fine = {
+            strength: lean.value
+            for (strength, half), (lean, kl) in self.by_strength.items()
+            if half == 0 and lean.low > 0 and kl.high <= self.config.budget
+        }
+        return max(fine, key=fine.__getitem__) if fine else None
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +195,34 @@ def rules(all_of: Sequence[Measured]) -> dict[str, Callable[..., bool]]:
         short = {name: len(it.tokens[name][1]) - it.scored(name) for name in ("source", "target")}
         return told == ", ".join(f"{count} {name}" for name, count in short.items() if count)
 
+    def suggested(it: Measured, strength: str, budget: str) -> bool:
+        return float(strength) == it.suggested() and float(budget) == it.config.budget
+
+    def chosen(it: Measured, *counts: str) -> bool:
+        return tuple(map(int, counts)) == it.halves(0)
+
+    def apart(it: Measured, *groups: str) -> bool:
+        counts, values = groups[:3], groups[3:]
+        lean, kl = it.by_strength[it.suggested(), 1]
+        ends = (lean.value, lean.low, lean.high, kl.value, kl.low, kl.high)
+        return tuple(map(int, counts)) == it.halves(1) and all(map(near, values, ends))
+
     return {
+        r"Suggested strength: (\S+), with the largest lean at a KL within (\S+) nats per token, "
+        r"by the upper end of its interval\.": any_of(suggested),
+        r"No strength is suggested: none has a lean above (0) and a KL within (\S+) nats per token, "
+        r"each by its interval\.": any_of(
+            lambda it, zero, budget: it.suggested() is None and (float(zero), float(budget)) == (0, it.config.budget)
+        ),
+        r"That was chosen on (\d+) source, (\d+) target and (\d+) neutral texts\.": any_of(chosen),
+        r"On (\d+) source, (\d+) target and (\d+) neutral texts apart the lean is (\S+) \((\S+) to (\S+)\) "
+        r"and KL (\S+) \((\S+) to (\S+)\)\.": any_of(apart),
+        r"The upright line is the budget, (\S+) nats per token\.": any_of(
+            lambda it, budget: float(budget) == it.config.budget
+        ),
+        r"Marked: words that differ from the completion at strength (\S+)\.": any_of(
+            lambda it, strength: float(strength) == min(it.config.strengths)
+        ),
         r"(\d+) runs side by side\.": lambda n: int(n) == len(all_of),
         r"At strength (\S+) the model leans (\S+) nats per token (towards|away from) the target \(lean (\S+) to (\S+); "
         r"n = (\d+) source and (\d+) target texts\)(: within what chance explains|)\.": any_of(leans),
@@ -165,12 +241,14 @@ def _tried(check: Callable[..., bool], it: Measured, groups: Sequence[str]) -> b
         return False
 
 
-@pytest.mark.parametrize("name", ["mean", "lineas"])
+@pytest.mark.parametrize("name", ["mean", "lineas", "suggested"])
 def test_every_sentence_of_one_page_is_true(
     results: dict[str, SteeringResult], measured: dict[str, Measured], name: str
 ) -> None:
     held = hold(SteeringResult.page([results[name]]), rules([measured[name]]), definitions=DEFINITIONS)
     assert sum(count > 0 for count in held.values()) >= 3
+    told = [rule for rule in held if rule.startswith("Suggested") and held[rule]]
+    assert bool(told) == (name == "suggested")
 
 
 def test_every_sentence_of_a_page_of_two_is_true(

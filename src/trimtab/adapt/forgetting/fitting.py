@@ -42,7 +42,8 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
     missing = [name for name in columns if name not in frame]
     if missing:
         got = f"columns {', '.join(map(str, frame.columns))}"
-        hint = nearest(missing[0], map(str, frame.columns))
+        others = [str(name) for name in frame.columns if name not in columns]
+        hint = nearest(missing[0], others) or f"adding {missing[0]!r}"
         raise DataError(f"frame: {explain(got, ', '.join(columns), hint)}")
     if twice := [name for name in columns if (frame.columns == name).sum() > 1]:
         raise DataError(f"frame: {explain(f'several columns {twice[0]}', 'one column of each name')}")
@@ -60,14 +61,14 @@ def points_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Float[np
 def numeric(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The frame with some columns as floats, whatever type held their numbers: text, objects, whole numbers.
 
-    Columns that runs may have beside these are read likewise where they are there: `rise_low` and `injected` as floats,
-    nan where nothing stands, and `reached` as booleans.
+    Columns that runs may have beside these are read likewise where they are there: `rise_low`, `rise_high` and
+    `injected` as floats, nan where nothing stands, and `reached` as booleans.
 
     Raises:
         DataError: as `points_of`, or one of those columns holds something else.
     """
     read: dict[str, Any] = dict(points_of(frame, columns))
-    for name in {"rise_low", "injected"} & set(frame):
+    for name in {"rise_low", "rise_high", "injected"} & set(frame):
         read[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
         nothing = frame[name].isna() | frame[name].astype(str).isin(["", "nan"])
         _refuse(frame[name], read[name].notna() | nothing, "numbers, or nothing")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -11,10 +12,49 @@ from trimtab.adapt.forgetting import effects
 from trimtab.adapt.forgetting.laws import CONFIDENCE, ForgettingLaw
 from trimtab.errors import DataError
 from trimtab.report.formats import fixed, number, span
-from trimtab.report.page import Table, Text
+from trimtab.report.page import Table
 
 PROMISES = (0.5, 0.25, 0.1)
 """Parts of the rise without injection that a planned share is to keep the rise within."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A promised rise, and the shares of pretraining data that a law plans for it.
+
+    Attributes:
+        part: of the rise without injection.
+        rise: nats per token.
+        median: share by the fitted coefficients; nan where none below 1 keeps the promise.
+        safe: share that keeps the promise in `CONFIDENCE` of the refits; nan likewise.
+        kept: share of the refits in which `safe` keeps it.
+        beyond: whether `safe` is beyond the shares of the runs.
+    """
+
+    part: float
+    rise: float
+    median: float
+    safe: float
+    kept: float
+    beyond: bool
+
+
+def promises(law: ForgettingLaw | None) -> list[Promise]:
+    """Promises for the largest size and token count of a law's runs.
+
+    None without a law, and by a law that has no refits or a coefficient which the runs do not determine.
+    """
+    if law is None or law.undetermined or not len(law.fitted.draws):
+        return []
+    params, tokens = law.ranges["params"][1], law.ranges["tokens"][1]
+    without, most = law.rise(params=params, tokens=tokens, inject=0.0), law.ranges["inject"][1]
+    found = []
+    for part in PROMISES:
+        where = {"rise": part * without, "params": params, "tokens": tokens}
+        safe, median = law.inject_for(**where), law.inject_for(**where, confidence=0.5)
+        kept = law.kept(**where, inject=safe) if not math.isnan(safe) else math.nan
+        found.append(Promise(part, where["rise"], median, safe, kept, safe > most))
+    return found
 
 
 def undetermined_sentence(law: ForgettingLaw | None) -> str:
@@ -55,21 +95,19 @@ def measured_shares(points: pd.DataFrame, *, seed: int = 0) -> Table:
     return Table(pd.DataFrame(rows, columns=headings), caption)
 
 
-def planned_shares(law: ForgettingLaw) -> Iterator[Text | Table]:
-    """Shares that the law plans for the largest size and token count of its runs; none where it has no refits."""
-    if not len(law.fitted.draws):
+def planned_shares(law: ForgettingLaw, promised: Sequence[Promise]) -> Iterator[Table]:
+    """Table of what a law plans for the largest size and token count of its runs; nothing where it plans nothing."""
+    if not promised:
         return
     params, tokens = law.ranges["params"][1], law.ranges["tokens"][1]
-    without, most = law.rise(params=params, tokens=tokens, inject=0.0), law.ranges["inject"][1]
     rows = []
-    for part in PROMISES:
-        where = {"rise": part * without, "params": params, "tokens": tokens}
-        safe, median = law.inject_for(**where), law.inject_for(**where, confidence=0.5)
-        kept = law.kept(**where, inject=safe) if not math.isnan(safe) else math.nan
-        beyond = "yes" if safe > most else ("no" if safe <= most else "")
-        rows.append((f"{100 * part:g} %", part * without, _share(median), _share(safe), kept, beyond))
+    for one in promised:
+        beyond = "" if math.isnan(one.safe) else "yes" if one.beyond else "no"
+        planned = (share_text(one.median), share_text(one.safe), one.kept, beyond)
+        rows.append((f"{100 * one.part:g} %", one.rise, *planned))
     headings = ["rise kept within", "nats", "median share", f"share kept in {100 * CONFIDENCE:g} % of refits"]
     frame = pd.DataFrame(rows, columns=[*headings, "kept in refits", "beyond the runs"])
+    without = law.rise(params=params, tokens=tokens, inject=0.0)
     caption = (
         f"Planned for {number(params)} parameters and {number(tokens)} unique tokens, the largest of the runs. Without "
         f"injection the law predicts a rise of {number(without)} nats. A dash: no share below 100 % keeps the promise "
@@ -78,5 +116,6 @@ def planned_shares(law: ForgettingLaw) -> Iterator[Text | Table]:
     yield Table(frame, caption)
 
 
-def _share(value: float) -> str | None:
+def share_text(value: float) -> str | None:
+    """A share in percent; None for nan."""
     return None if math.isnan(value) else f"{100 * value:.3g} %"

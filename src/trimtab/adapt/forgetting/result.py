@@ -12,12 +12,18 @@ import pandas as pd
 
 from trimtab.adapt.forgetting import effects
 from trimtab.adapt.forgetting.laws import FinetuningLaw, ForgettingLaw
-from trimtab.adapt.forgetting.replay import measured_shares, planned_shares, undetermined_sentence
+from trimtab.adapt.forgetting.replay import (
+    measured_shares,
+    planned_shares,
+    promises,
+    undetermined_sentence,
+)
+from trimtab.adapt.forgetting.share_figure import every_size, largest, main_picture, share_figure
+from trimtab.adapt.forgetting.surface import share_surface, size_surface
 from trimtab.errors import DataError
 from trimtab.job import Result
 from trimtab.numerics.bootstrap import bootstrap, mean
-from trimtab.report import charts, figures
-from trimtab.report.figures import GRID, INK
+from trimtab.report import charts
 from trimtab.report.formats import estimate, fixed, missing, number, span, spans
 from trimtab.report.page import Section, Table, Text, gallery, picture, settings_section
 from trimtab.report.text import plain_table
@@ -106,8 +112,10 @@ class ForgettingResult(Result):
         return words
 
     def figure(self) -> Figure:
-        """Predicted against observed rises."""
-        return predicted_figure(self)
+        """Rise against share of pretraining data, at the largest size and token count."""
+        place = largest(self.points, self.law)
+        promised = promises(self.law)
+        return share_figure(self.points, self.law, place.params, [place.tokens], promised)
 
     def summary(self) -> str:
         """Verdict: forgetting, the share that injection removed, and the law against its rivals on unseen runs."""
@@ -129,8 +137,10 @@ class ForgettingResult(Result):
         if self.refused:
             reasons = [Text(f"{name}: {why}", "unsure") for name, why in self.refused.items()]
             yield Section("What the runs cannot tell", reasons)
-        planned = [] if self.law is None or self.law.undetermined else list(planned_shares(self.law))
-        yield Section("How much pretraining data to replay", [measured_shares(self.points), *planned])
+        planned = [] if self.law is None else list(planned_shares(self.law, promises(self.law)))
+        first, panels = main_picture(self.points, self.law), every_size(self.points, self.law)
+        replay: list[Any] = [first, measured_shares(self.points), *planned, *panels]
+        yield Section("How much pretraining data to replay", replay)
         yield Section("What injection did", list(_effects(self.facts)))
         if self.law is not None:
             yield Section("The law", list(_law(self, self.law)))
@@ -207,13 +217,6 @@ def _numbers(points: pd.DataFrame, *names: str) -> dict[str, np.ndarray]:
     return {name: points[name].to_numpy(dtype=float) for name in names}
 
 
-BEYOND = 10.0
-"""How far a surface reaches beyond what was fitted, as a factor."""
-CELLS = 60
-LEAST_SHARE = 1e-4
-Ends = tuple[float, float]
-
-
 def predicted_figure(result: ForgettingResult, law: ForgettingLaw | None = None) -> Figure:
     """Rises that a law of the runs which were not held out predicts, beside the observed ones; none without a law."""
     points = result.points
@@ -236,57 +239,6 @@ def judging_law(result: ForgettingResult) -> ForgettingLaw | None:
         return ForgettingLaw.fit(result.points[~out], n_boot=0) if out.any() else result.law
     except DataError:
         return result.law
-
-
-def share_surface(law: ForgettingLaw, params: float) -> Figure:
-    """The predicted rise over token counts and shares, at one size; beyond the dashed frame it is extrapolated."""
-    low, high = law.ranges["inject"]
-    x, y = _beyond(law.ranges["tokens"]), np.geomspace(LEAST_SHARE, max(0.3, high), CELLS)
-    rise = law.rise(params=params, tokens=x[None], inject=y[:, None])
-    frame = (law.ranges["tokens"], (max(low, LEAST_SHARE), high))
-    return _surface(x, y, rise, frame, f"Rise at {params:.3g} parameters", "share injected")
-
-
-def size_surface(law: ForgettingLaw) -> Figure:
-    """The predicted rise over token counts and sizes without injection; beyond the dashed frame it is extrapolated."""
-    x, y = (_beyond(law.ranges[name]) for name in ("tokens", "params"))
-    rise = law.rise(params=y[:, None], tokens=x[None], inject=0.0)
-    frame = (law.ranges["tokens"], law.ranges["params"])
-    return _surface(x, y, rise, frame, "Rise without injection", "parameters")
-
-
-def _beyond(ends: Ends) -> np.ndarray:
-    return np.geomspace(ends[0] / BEYOND, ends[1] * BEYOND, CELLS)
-
-
-def _surface(
-    x: np.ndarray, y: np.ndarray, rise: np.ndarray, frame: tuple[Ends, Ends], title: str, upwards: str
-) -> Figure:
-    """A map of rises on two logarithmic axes, shaded by the logarithm, with lines of equal rise."""
-    (left, right), (bottom, top) = frame
-    steps = [m * 10.0**k for k in range(-5, 3) for m in (1, 2, 5)]
-    levels = [level for level in steps if rise.min() < level < rise.max()]
-    with figures.house_style():
-        figure, axes = figures.one_axes(3.6, title, f"{title}, by unique tokens and {upwards}")
-        axes.set(xscale="log", yscale="log", xlabel="unique tokens", ylabel=upwards)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, place: f"{value:g}")  # noqa: ARG005
-            axis.set_minor_formatter(lambda value, place: "")  # noqa: ARG005
-        shade = np.log10(np.maximum(rise, 1e-6))
-        axes.pcolormesh(x, y, shade, cmap="Purples", shading="nearest", rasterized=True)
-        if levels:
-            few = levels[:: -(-len(levels) // 8)]
-            lines = axes.contour(x, y, rise, levels=few, colors=INK, linewidths=0.8)
-            axes.clabel(lines, fmt=lambda value: f"{value:g}", fontsize=7.5)
-        look: dict[str, Any] = {"facecolor": "none", "edgecolor": GRID, "hatch": "///", "linewidth": 0.0}
-        sides = [(x[0], left, y[0], y[-1]), (right, x[-1], y[0], y[-1])]
-        for a, b, c, d in (*sides, (left, right, y[0], bottom), (left, right, top, y[-1])):
-            if b > a and d > c:
-                axes.fill_between([a, b], c, d, zorder=3, **look)
-        corners = ([left, right, right, left, left], [bottom, bottom, top, top, bottom])
-        axes.plot(*corners, "--", color=INK, lw=1.2)
-        axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
-    return figure
 
 
 FORMS = (

@@ -20,7 +20,9 @@ from trimtab.models.batches import Pool
 from trimtab.models.load import load, name_problems
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean
 from trimtab.read.experts.baselines import alignment, false_discoveries, rows
+from trimtab.read.experts.firing import firing
 from trimtab.read.experts.lens import ExpertLens
+from trimtab.read.experts.places import by_block
 from trimtab.read.experts.ratings import Judged, RatingsFile, judged, most_rated, ratings_file
 from trimtab.read.experts.result import ExpertsResult
 from trimtab.runs.brief import brief
@@ -177,7 +179,7 @@ def _concepts_table(concepts: ConceptSet) -> pd.DataFrame:
 
 
 def measured(lens: ExpertLens, tau: float, fdr: float) -> dict[str, Any]:
-    """Measurements of a lens as fields of `ExpertsResult`: concepts, experts by site, best experts, single numbers."""
+    """Measurements of a lens as fields of `ExpertsResult`: concepts, where experts are, what they fire at, numbers."""
     names = lens.concepts.names
     stable = lens.stability(tau=tau) if lens.can_be_halved else None
     concepts = pd.DataFrame(
@@ -195,6 +197,7 @@ def measured(lens: ExpertLens, tau: float, fdr: float) -> dict[str, Any]:
     by_site = lens.counts(tau=tau).sum()
     counts = pd.DataFrame({"site": by_site.index, "units": lens.units.widths, "experts": by_site.to_numpy()})
     counts["share"] = counts["experts"] / (counts["units"] * len(names))
+    fires = firing(lens)
     best = [lens.experts(name, top=min(SHOWN, len(lens.units))).assign(concept=name) for name in names]
     unknown = Interval(np.nan, np.nan, np.nan, 0)
     intervals = {
@@ -210,6 +213,9 @@ def measured(lens: ExpertLens, tau: float, fdr: float) -> dict[str, Any]:
         "concepts": concepts,
         "counts": counts,
         "experts": pd.concat(best, ignore_index=True)[["concept", "site", "unit", "ap", "q"]],
+        "layers": by_block(lens.counts(tau=tau), lens.units),
+        "firing": fires.table,
+        "unfired": fires.reason,
         "facts": sizes | {name: asdict(it) for name, it in intervals.items()} | {"tau": tau, "fdr": fdr},
     }
 

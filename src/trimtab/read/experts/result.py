@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +16,8 @@ from scipy.spatial.distance import squareform
 
 from trimtab.job import Result
 from trimtab.read.experts.baselines import BASELINE, EXPERTS
+from trimtab.read.experts.firing import firing_blocks
+from trimtab.read.experts.places import places_blocks
 from trimtab.report import figures, tags
 from trimtab.report.figures import CENTRED, INK, LINE, ROW, colour
 from trimtab.report.formats import estimate, fixed, missing, number, short_names, span, spans
@@ -44,6 +45,11 @@ class ExpertsResult(Result):
         differences: between the rho of rows of experts and of baselines, see
             `trimtab.read.experts.baselines.Alignment`; empty without ratings, and for runs of versions that did not
             measure them.
+        layers: experts of a concept by block, see `trimtab.read.experts.places.by_block`; empty where sites name no
+            block, and for runs of versions that did not count them.
+        firing: what the best units fire at, see `trimtab.read.experts.firing.Firing`; empty for runs of versions that
+            did not read it.
+        unfired: why there is none.
     """
 
     table: pd.DataFrame
@@ -54,6 +60,9 @@ class ExpertsResult(Result):
     facts: Mapping[str, Any]
     findings: tuple[str, ...]
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    firing: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unfired: str = ""
 
     def to_frame(self) -> pd.DataFrame:
         """Alignment table, or the concepts where nothing was rated."""
@@ -108,7 +117,10 @@ class ExpertsResult(Result):
         return " ".join(sentences)
 
     def sections(self) -> Iterator[Section]:
-        """Sections of the page: agreement with ratings, concepts, sites of experts, the best experts, uncertainty."""
+        """Sections of the page: where experts are and what they fire at, agreement, concepts, the best, uncertainty."""
+        yield Section("Where experts are", list(places_blocks(self.layers, self.counts)))
+        if fires := list(firing_blocks(self.firing, self.unfired, self.config.get("pool", "max"))):
+            yield Section("What the best experts fire at", fires)
         if len(self.table):
             nouns = {_whose(rows).removeprefix("the ") for _, rows in self.table.groupby("ratings")}
             noun = nouns.pop() if len(nouns) == 1 else "ratings"
@@ -120,7 +132,6 @@ class ExpertsResult(Result):
         several = len(self.similarity) > 1
         map_of_concepts = [picture(concept_map(self.similarity), MAP)] if several else []
         yield Section("Concepts", [*map_of_concepts, concepts])
-        yield Section("Where experts are", [picture(places_figure(self.counts), PLACES)])
         if several:
             drawn = [similarity_figure(self.similarity), tree_figure(self.similarity)]
             yield Section("Tree and similarities", [gallery(drawn)], collapsed=True)
@@ -187,11 +198,10 @@ HALVES = (
 )
 Q_VALUE = "q: the false discovery rate at which the unit would be found among all units."
 MAP = (
-    "Dots and lines have the colours of clusters of the tree. Names that would cover one another are moved apart, with "
-    "a line to where they belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
+    "Points and lines have the colours of clusters of the tree. Names that would cover one another are moved apart, "
+    "with a line to where they belong. Two axes cannot hold all distances: what is near here may not be elsewhere, and "
     "the share of the spread that they keep is written below."
 )
-PLACES = "Percent of the units there that are experts of a concept, mean over concepts."
 
 
 def agreement_in_words(name: str, rows: pd.DataFrame) -> Iterator[str]:
@@ -285,13 +295,14 @@ def _value(it: Mapping[str, Any], places: int) -> str:
     return f"{fixed(it['value'], places)}{interval}"
 
 
-BLOCK = re.compile(r"^(?P<before>.*?)\.(?P<block>\d+)\.(?P<kind>.*):(out|in)$")
 MANY = 24
 """Concepts above which the map is wider than a telephone."""
 CLUSTERS = 8
 """Colours of the map: so many clusters of the tree."""
 LETTERS = 9.0
 """Size of the names on the map, in points."""
+NEAREST = 4
+"""Concepts that a row of many similarities names."""
 TRIES = 200
 """Rings in which a free place for a name is looked for, the nearest first."""
 
@@ -315,14 +326,16 @@ def concept_map(similarity: pd.DataFrame) -> Figure:
         low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
         points = (places - low) / (high - low) * paper
         boxes = np.array([[0.66 * LETTERS * len(name), 1.35 * LETTERS] for name in names])
-        moved = spread(points, boxes, paper)
-        for place, at, (own, name), cluster in zip(
-            points, moved, zip(concepts, names, strict=True), clusters, strict=True
+        above = points + np.array([0.0, 0.95 * LETTERS])  # names stand on their points, not over them
+        moved = spread(above, boxes, paper)
+        for place, wished, at, (own, name), cluster in zip(
+            points, above, moved, zip(concepts, names, strict=True), clusters, strict=True
         ):
             (x, y), (to_x, to_y) = (low + end / paper * (high - low) for end in (place, at))
-            if np.abs(at - place).max() > LETTERS:
-                axes.plot([x, to_x], [y, to_y], color=colour(cluster), alpha=0.5, linewidth=0.8, zorder=1)
-            (point,) = axes.plot(x, y, ".", color=colour(cluster), markersize=6, zorder=1)
+            if np.abs(at - wished).max() > LETTERS:
+                axes.plot([x, to_x], [y, to_y], color=colour(cluster), alpha=0.7, linewidth=0.8, zorder=1)
+            look: dict[str, Any] = figures.point(cluster) | {"markeredgecolor": INK, "markeredgewidth": 0.3}
+            (point,) = axes.plot(x, y, **look, markersize=3.8, zorder=1)
             tags.named(point, [own])
             tags.key(axes.text(to_x, to_y, name, **CENTRED, fontsize=LETTERS, color=INK), own)
         spread_kept = f"two axes with {100 * kept:.0f} % of the spread" if np.isfinite(kept) else "no spread"
@@ -379,36 +392,27 @@ def similarity_figure(similarity: pd.DataFrame) -> Figure:
     """Similarity matrix in the order of the tree; pale is nothing shared, dark as alike as the most alike two."""
     matrix = similarity.to_numpy(dtype=float)
     order = leaves_list(_linkage(matrix))
+    names = [str(similarity.index[place]) for place in order.tolist()]
     table = matrix[np.ix_(order, order)].copy()
     np.fill_diagonal(table, np.nan)
     most = float(np.nanmax(table)) or 1.0
     label = f"Similarity of {len(table)} concepts, each with each"
+
+    def nearest(i: int) -> str:
+        likest = np.argsort(-np.nan_to_num(table[i], nan=-np.inf), kind="stable")[
+            : min(NEAREST, len(names) - 1)
+        ]
+        return (
+            f"{names[i]}: {', '.join(f'{names[j]} {number(float(table[i, j]), 2)}' for j in likest.tolist())}"
+        )
+
     with figures.chart(4.6, "How alike concepts are", label) as (figure, axes):
-        cells = np.ma.masked_invalid(table)
-        shades = axes.pcolormesh(cells, vmin=0.0, vmax=most, cmap="Purples", rasterized=True)
+        cells = figures.shaded(
+            axes, table, lambda i, j: f"{names[i]}, {names[j]}: {number(float(table[i, j]))}", nearest, most
+        )
         axes.set(xticks=[], yticks=[], aspect="equal", ylim=(len(table), 0))
         axes.set_xlabel("concepts in the order of the tree, both ways")
-        figure.colorbar(shades, ax=axes, aspect=16).set_label("Jaccard of experts")
-    return figure
-
-
-def places_figure(counts: pd.DataFrame) -> Figure:
-    """Heat map of the share of units that are experts, mean over concepts, by block and kind of site."""
-    parts = counts["site"].astype(str).str.extract(BLOCK)
-    kinds, blocks = parts["kind"].fillna(counts["site"].astype(str)), parts["block"].fillna(0).astype(int)
-    table = counts["share"].groupby([kinds, blocks]).last().unstack().reindex(kinds.unique())
-    most = float(np.nanmax(table)) or 1.0
-    height = 1.2 + 0.3 * len(table)
-    with figures.chart(height, "Where experts are", "Share of experts by place") as (figure, axes):
-        axes.pcolormesh(np.ma.masked_invalid(table), vmin=0.0, vmax=most, cmap="Purples")
-        for (row, column), share in np.ndenumerate(table.to_numpy()):
-            if np.isfinite(share) and len(table.columns) <= 16:
-                ink = "#ffffff" if share > 0.6 * most else "#111820"
-                axes.text(column + 0.5, row + 0.5, f"{100 * share:.1f}", color=ink, **CENTRED, fontsize=7.5)
-        axes.set_yticks(np.arange(len(table)) + 0.5, short_names(list(table.index), 26), fontsize=8.5)
-        axes.set_xticks(np.arange(len(table.columns)) + 0.5, map(str, table.columns), fontsize=8.5)
-        axes.set(xlabel="block", ylim=(len(table), 0))
-        axes.tick_params(length=0, colors=INK)
+        figure.colorbar(cells, ax=axes, aspect=16).set_label("Jaccard of experts")
     return figure
 
 

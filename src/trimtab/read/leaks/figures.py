@@ -148,6 +148,16 @@ def bits_figure(
     )
 
 
+def served_as(rows: pd.DataFrame) -> list[str]:
+    """Name of each row of the mitigations: the mitigation with its setting, if it has one.
+
+    >>> served_as(pd.DataFrame({"mitigation": ["none", "round"], "setting": ["", "1 decimal"]}))
+    ['none', 'round 1 decimal']
+    """
+    pairs = zip(rows["mitigation"], rows["setting"], strict=True)
+    return [" ".join(filter(None, map(str, pair))) for pair in pairs]
+
+
 def trade_figure(rows: pd.DataFrame, title: str) -> Figure:
     """Bits that are left against the error of the answer's log-probability, a point for each setting.
 
@@ -165,7 +175,6 @@ def trade_figure(rows: pd.DataFrame, title: str) -> Figure:
     ]
     floor = min([0.0, *(value for value in low if np.isfinite(value))])
     axes_names = ("error of the answer's log-probability, nats", BITS)
-    names = [str(setting) for setting in rows["setting"]]
     label = f"Bits left against utility: {title}"
     return gain_against_cost(
         cost,
@@ -173,7 +182,7 @@ def trade_figure(rows: pd.DataFrame, title: str) -> Figure:
         low,
         high,
         looks,
-        names=names,
+        names=served_as(rows),
         floor=floor,
         axes_names=axes_names,
         title=title,

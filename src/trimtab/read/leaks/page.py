@@ -145,16 +145,15 @@ def sections(result: Audited) -> Iterator[Section]:
 
 
 def figure(result: Audited) -> Figure:
-    """The main figure: bits by number of tokens of the attribute that leaks most, else its levels."""
+    """The main figure, of the attribute that leaks most: bits by number of tokens, or by level where that is one."""
     pairs = _pairs(result.table)
-    rows = _of(result.table, pairs[0]) if pairs else result.table
-    title = _title(pairs[0]) if pairs else "nothing measured"
+    if not pairs:
+        return drawn.bits_figure([], result.table, "nothing measured", "Bits by level", result.max_bits)
+    rows = _of(result.table, pairs[0])
     with_tokens = rows[rows["k"].notna() & rows["level"].isin(["logits", "logprobs"])]
-    if len(with_tokens):
-        return drawn.tokens_figure(with_tokens, _random(result, pairs[0]), title, result.max_bits)
-    best = _best(rows)
-    names = [drawn.short_name(row) for row in best.to_dict("records")]
-    return drawn.bits_figure(names, best, title, f"Bits by level: {title}", result.max_bits)
+    if with_tokens["k"].nunique() > 1:
+        return drawn.tokens_figure(with_tokens, _random(result, pairs[0]), _title(pairs[0]), result.max_bits)
+    return _by_level(result, pairs[0])
 
 
 def _risks(result: Audited) -> Iterator[Block]:
@@ -200,10 +199,14 @@ FACTS = {
 
 
 def _levels(result: Audited) -> Iterator[Block]:
-    """The strongest row of each level, then every row."""
+    """The strongest row of each level, drawn and as a table, then every row."""
     if not len(result.table):
         yield Text("Nothing could be measured.", "unsure")
         return
+    if shown := _pairs(result.table)[:MOST_PANELS]:
+        drawn_ones = f"The strongest row of each level. Dotted: the question alone.{_dashed(result)} {COVERS}"
+        panels = [_by_level(result, pair) for pair in shown]
+        yield gallery(panels, drawn_ones + _left_out(result.table, shown))
     best = pd.concat([_best(_of(result.table, pair)) for pair in _pairs(result.table, in_order=True)])
     caption = (
         "The strongest row of each level. Question alone: accuracy of a classifier of its words, which needs no model. "
@@ -212,6 +215,12 @@ def _levels(result: Audited) -> Iterator[Block]:
     yield Table(_rows(best).drop(columns=["groups", "classifier"]), caption)
     every = Table(_rows(result.table), f"Classifier: the one chosen in most folds. {COVERS}")
     yield Section("Every row", [every], collapsed=True)
+
+
+def _by_level(result: Audited, pair: tuple[str, str]) -> Figure:
+    best = _best(_of(result.table, pair))
+    names = [drawn.short_name(row) for row in best.to_dict("records")]
+    return drawn.bits_figure(names, best, _title(pair), f"Bits by level: {_title(pair)}", result.max_bits)
 
 
 def _rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -223,6 +232,8 @@ def _rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _by_tokens(result: Audited) -> Iterator[Block]:
     rows = result.table[result.table["k"].notna() & result.table["level"].isin(["logits", "logprobs"])]
+    if rows["k"].nunique() < 2:
+        return
     panels = []
     for pair in (shown := _pairs(rows)[:MOST_PANELS]):
         panels.append(
@@ -302,9 +313,8 @@ def _mitigations(result: Audited) -> Iterator[Block]:
     forests, trades = [], []
     for pair in (shown := _pairs(plain)[:MOST_PANELS]):
         of = _of(rows, pair)
-        names = [" ".join(filter(None, (row["mitigation"], row["setting"]))) for row in of.to_dict("records")]
         label = f"Bits under each mitigation: {_title(pair)}"
-        forests.append(drawn.bits_figure(names, of, _title(pair), label, result.max_bits))
+        forests.append(drawn.bits_figure(drawn.served_as(of), of, _title(pair), label, result.max_bits))
         if (_of(plain, pair)["low"].astype(float) > LEAST_BITS).all():
             trades.append(drawn.trade_figure(of, _title(pair)))
     caption = (

@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
+from trimtab.report.changes import changed_words
 from trimtab.report.formats import fixed, missing, number
 from trimtab.report.intervals import Cloud, curve_and_clouds
-from trimtab.report.page import Picture, Section, Table, Text, picture, settings_section, written
+from trimtab.report.page import (
+    Gallery,
+    Picture,
+    Section,
+    Table,
+    Text,
+    gallery,
+    picture,
+    settings_section,
+    written,
+)
 from trimtab.report.picture_grid import picture_grid
 from trimtab.runs.serialise import plain
 from trimtab.steer.hypertransport.measuring import (
@@ -47,7 +58,7 @@ AXES = ("fidelity to the input", "fidelity to the concept")
 COVERS = "Intervals are 95 %, over concepts."
 MOST_DIALS = 3
 """Strengths whose pictures are shown, at most."""
-Block = Text | Table | Picture | Section
+Block = Text | Table | Picture | Gallery | Section
 
 
 class Measured(Protocol):
@@ -129,13 +140,20 @@ def _samples(result: Measured) -> Iterator[Block]:
         if part["png"].astype(bool).any():
             yield Section(title, [_grid(part, title)])
         else:
-            wide = part.assign(
-                column=[_column(*pair) for pair in zip(part["method"], part["strength"], strict=True)]
-            )
-            rows = wide.pivot_table(
-                index="prompt", columns="column", values="text", aggfunc="first", sort=False
-            )
-            yield Section(title, [Table(rows.reset_index())])
+            yield Section(title, [_texts(part)])
+
+
+def _texts(part: pd.DataFrame) -> Table:
+    """Texts of each method and strength; words that the unsteered model does not write there are marked."""
+    columns = [_column(*pair) for pair in zip(part["method"], part["strength"], strict=True)]
+    wide = part.assign(column=columns).pivot_table(
+        index="prompt", columns="column", values="text", aggfunc="first", sort=False
+    )
+    marked: dict[str, list[Any]] = {"prompt": wide.index.tolist()}
+    for name in wide.columns:
+        pairs = zip(wide[UNSTEERED], wide[name], strict=True)
+        marked[str(name)] = [changed_words(*pair) for pair in pairs]
+    return Table(pd.DataFrame(marked), "Marked: words that differ from those of the unsteered model.")
 
 
 def _grid(part: pd.DataFrame, title: str) -> Picture:
@@ -161,7 +179,7 @@ def _grid(part: pd.DataFrame, title: str) -> Picture:
 def _column(method: str, strength: float) -> str:
     """The heading of a column."""
     if method == HYPER:
-        return f"at strength {strength:g}"
+        return f"strength {strength:g}"
     return {LINEAS: "LinEAS", RIDGE: "ridge", NEAREST: "nearest", MEAN: "mean", TRUTH: "true picture"}.get(
         method, method
     )
@@ -183,11 +201,11 @@ def _plane(result: Measured) -> Iterator[Block]:
         yield Text(
             "Prompting was not measured of each concept: the generator does not know the words.", "unsure"
         )
-    for split in dict.fromkeys(result.means["split"]):
-        if split != ALL_HELD_OUT or result.means["split"].nunique() > 2:
-            yield picture(plane_figure(result.means, split))
+    splits = dict.fromkeys(result.means["split"])
+    drawn = [one for one in splits if one != ALL_HELD_OUT or len(splits) > 2]
+    caption = f"A point is a strength; up is more of the concept, right is more of the input. {COVERS}"
+    yield gallery([plane_figure(result.means, split) for split in drawn], caption)
     columns: dict[str, Any] = {
-        "concepts": "split",
         "method": ("method", NAMES.__getitem__),
         "strength": ("strength", _dial),
     }
@@ -198,7 +216,9 @@ def _plane(result: Measured) -> Iterator[Block]:
         columns["distance"] = (DISTANCE, f"{DISTANCE}_low", f"{DISTANCE}_high", ".3")
         far = " Distance: mean difference of pixels in [0, 1] from the true picture, lower is better."
     frame = result.means[result.means["split"] == ALL_HELD_OUT]
-    yield Table(written(frame, columns | {"n": "n"}), f"Fidelities are {how}.{far} {COVERS}")
+    yield Table(
+        written(frame, columns | {"n": "n"}), f"Of all held-out concepts. Fidelities are {how}.{far} {COVERS}"
+    )
     frame = result.equal.assign(method=[NAMES[one] for one in result.equal["method"]])
     columns = {
         "concepts": "split",
@@ -226,8 +246,11 @@ def plane_figure(means: pd.DataFrame, split: str = ALL_HELD_OUT) -> Figure:
         line = part[part["method"] == method]
         if joined := bool(line["strength"].gt(0).any()):
             line = pd.concat([start, line])
+        line = line.sort_values("strength", kind="stable")
         x, y = (line[name].tolist() for name in reversed(SCORES))
-        clouds[NAMES[method]] = Cloud(x, y, joined=joined)
+        called = ["" if missing(dial) else f"strength {dial:g}" for dial in line["strength"]]
+        low, high = (line[f"{SCORES[0]}_{end}"].tolist() for end in ("low", "high"))
+        clouds[NAMES[method]] = Cloud(x, y, joined, called, low, high)
     label = f"Fidelity to the concept against fidelity to the input, {split}, by method and strength"
     return curve_and_clouds(None, clouds, axes_names=AXES, title=split, label=label)
 

@@ -31,7 +31,9 @@ from trimtab.runs.serialise import plain
 from trimtab.steer.directions import CAA, ITI
 from trimtab.steer.estimators import AurA, GaussianAcT, LinAcT, MeanAcT, costs
 from trimtab.steer.lineas.lineas import LinEAS
+from trimtab.steer.lineas.page import METHOD
 from trimtab.steer.lineas.result import SteeringResult
+from trimtab.steer.lineas.suggestion import LEAST, Suggestion
 from trimtab.steer.samples import (
     TextPool,
     checked_records,
@@ -39,10 +41,11 @@ from trimtab.steer.samples import (
     key_of,
     prepare,
     read_examples,
+    rows_to_measure,
     samples,
 )
 from trimtab.steer.steering import Steering
-from trimtab.steer.strength import STRENGTHS, Calibration, calibrate, strength_curve
+from trimtab.steer.strength import STRENGTHS, Calibration, calibrate, curve_texts, strength_curve
 
 AnyEstimator = LinEAS | AurA | CAA | GaussianAcT | ITI | LinAcT | MeanAcT
 MOST_STRENGTHS = 101
@@ -79,10 +82,12 @@ class SteeringConfig:
         target: the same for the behaviour as it should be; the two need not be paired.
         neutral: the same for text that should be left alone; empty for none, then KL is not measured.
         estimator: how maps are fitted.
+        rivals: other estimators, which are fitted and judged on the same texts.
         examples: texts of each side to fit with.
         held_out: further texts of each side, and of neutral text, to judge by.
         prompts: to complete at each strength, for the page: texts, lists of messages, or mappings with "messages".
         strengths: to try, in [0, 1].
+        budget: nats per token of KL on neutral text that the suggested strength may cost; null suggests none.
         max_tokens: longer texts are cut.
         max_new_tokens: of each completion.
         dtype: "float32", "bfloat16" or "float64"; null for the checkpoint's own.
@@ -96,10 +101,12 @@ class SteeringConfig:
     system: Literal["steering"] = "steering"
     neutral: Texts | ExampleFile = ""
     estimator: AnyEstimator = field(default_factory=LinEAS)
+    rivals: tuple[AnyEstimator, ...] = ()
     examples: int = 32
     held_out: int = 64
     prompts: tuple[Any, ...] = ()
     strengths: tuple[float, ...] = STRENGTHS
+    budget: float | None = None
     max_tokens: int = 128
     max_new_tokens: int = 32
     dtype: Literal["float32", "bfloat16", "float64"] | None = None
@@ -112,8 +119,7 @@ class SteeringConfig:
 
     def problems(self) -> Iterator[Problem]:
         """Problems of the configuration that show without loading a model or downloading anything."""
-        for problem in self.estimator.problems():
-            yield replace(problem, where=f"estimator.{problem.where}")
+        yield from self._estimator_problems()
         for name, least in (("examples", 2), ("held_out", 2), ("max_tokens", 2), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 yield Problem(name, str(getattr(self, name)), f"at least {least}")
@@ -121,6 +127,7 @@ class SteeringConfig:
             yield Problem("strengths", f"{len(self.strengths)} of them", f"1 to {MOST_STRENGTHS}")
         if not all(0 <= strength <= 1 for strength in self.strengths):
             yield Problem("strengths", str(list(self.strengths)), "numbers in [0, 1]")
+        yield from self._budget_problems()
         for name in ("source", "target", *(["neutral"] if self.neutral else [])):
             if not (source := _place(getattr(self, name))[0]).startswith("lab:"):
                 yield from missing_source(name, source, "a file or a glob of texts", folders=False)
@@ -133,13 +140,32 @@ class SteeringConfig:
                 yield problem_of(str(error).partition(": got ")[0], error)
         yield from name_problems(self.model)
 
+    def _estimator_problems(self) -> Iterator[Problem]:
+        named = {f"rivals[{place}]": rival for place, rival in enumerate(self.rivals)}
+        for name, estimator in {"estimator": self.estimator, **named}.items():
+            for problem in estimator.problems():
+                yield replace(problem, where=f"{name}.{problem.where}")
+        for name, rival in named.items():
+            if (self.estimator, *self.rivals).count(rival) > 1:
+                yield Problem(name, "an estimator that is there twice", "each estimator once")
+
+    def _budget_problems(self) -> Iterator[Problem]:
+        if self.budget is None:
+            return
+        if not 0 < self.budget < math.inf:
+            yield Problem("budget", f"{self.budget}", "a number above 0, or null")
+        if not self.neutral:
+            yield Problem("budget", "no neutral texts", "neutral: FILE")
+        if self.held_out < LEAST:
+            yield Problem(
+                "held_out", str(self.held_out), f"at least {LEAST}, as half of them choose a strength"
+            )
+
     def cost(self) -> Mapping[str, Any]:
-        """Planned cost: steps of the fit, and texts that are read afterwards."""
-        steps = getattr(self.estimator, "steps", None)
-        if not steps:
-            steps = self.estimator.settled().steps or 0 if isinstance(self.estimator, LinEAS) else 1
-        texts = self.held_out * (3 if self.neutral else 2) + len(self.prompts)
-        return {"steps": int(steps), "texts": texts * len(self.strengths)}
+        """Planned cost: steps of the fits, and texts that are read afterwards."""
+        steps = sum(map(_steps, (self.estimator, *self.rivals)))
+        texts = self.held_out * (3 if self.neutral else 2) * (1 + len(self.rivals)) + len(self.prompts)
+        return {"steps": steps, "texts": texts * len(self.strengths)}
 
     def survey(self) -> Survey:
         """Survey of the examples of each side: read, left out and cut. Loads no weights and downloads nothing."""
@@ -178,27 +204,74 @@ class SteeringConfig:
         prompt_rows(model.need_tokenizer(), self.prompts)  # refused now, not after the fit
         read = reading_table(self, model, sides)
         neutral = sides.pop("neutral", TextPool((), ())).held_out
-        start, estimator = time.perf_counter(), self.estimator
-        settings: dict[str, Any] = {name: list(side.fit) for name, side in sides.items()}
-        if estimator.max_tokens is None:
-            estimator = replace(estimator, max_tokens=self.max_tokens)
-        if isinstance(estimator, LinEAS):
-            settings["out"] = folder.artifacts / "fit" if isinstance(folder, RunFolder) else None
-            settings["progress"] = lambda step, steps, loss: progress(step, steps)  # noqa: ARG005
-        steering = estimator.fit(model, **settings)
+        fits = Fits(self, model, {name: list(side.fit) for name, side in sides.items()}, folder, progress)
+        start = time.perf_counter()
+        steering = fits.fit(self.estimator, "fit", 0)
         seconds = time.perf_counter() - start
         judged: dict[str, Any] = {name: side.held_out for name, side in sides.items()}
-        judged["max_tokens"] = self.max_tokens
+        held = {
+            name: rows_to_measure(model, texts, name, self.max_tokens)
+            for name, texts in {**judged, "neutral": neutral}.items()
+        }
+        measured = curve_texts(steering, model, held, self.strengths, self.max_tokens)
+        curves = []
+        for label, place in zip(rival_names(self), range(len(self.rivals)), strict=True):
+            done = sum(map(_steps, (self.estimator, *self.rivals[:place])))
+            rival = fits.fit(self.rivals[place], f"rival-{place + 1}", done)
+            curve = curve_texts(rival, model, held, self.strengths, self.max_tokens).curve()
+            curves.append(curve.assign(**{METHOD: label}))
         return SteeringResult(
             label=type(self.estimator).__name__,
             steering=steering,
-            curve=strength_curve(steering, model, neutral=neutral, strengths=self.strengths, **judged),
-            costs=_transport_costs(steering, model, **judged),
+            curve=measured.curve(),
+            costs=_transport_costs(steering, model, **judged, max_tokens=self.max_tokens),
             samples=completions(steering, model, self.prompts, self.strengths, self.max_new_tokens),
             config=plain(self),
             seconds=seconds,
             read=read,
+            rivals=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+            suggestion=None if self.budget is None else Suggestion.of(measured, self.budget),
         )
+
+
+def rival_names(config: SteeringConfig) -> list[str]:
+    """Names of the rivals: their types, numbered where one is there before.
+
+    >>> rival_names(SteeringConfig(model="m", source="a", target="b", rivals=(CAA(), LinEAS(gamma=0.0))))
+    ['CAA', 'LinEAS 2']
+    """
+    kinds = [type(one).__name__ for one in (config.estimator, *config.rivals)]
+    counts = [kinds[:place].count(kind) + 1 for place, kind in enumerate(kinds)]
+    return [kind if n == 1 else f"{kind} {n}" for kind, n in zip(kinds, counts, strict=True)][1:]
+
+
+def _steps(estimator: AnyEstimator) -> int:
+    """Steps of a fit; 1 of a closed form."""
+    if isinstance(estimator, LinEAS):
+        return int(estimator.settled().steps or 0)
+    return 1
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """Fits of a job: the same texts for each estimator, progress over all of them, and a folder for each descent."""
+
+    config: SteeringConfig
+    model: Model
+    texts: Mapping[str, list[Record]]
+    folder: RunFolder | Elsewhere
+    progress: Progress
+
+    def fit(self, estimator: AnyEstimator, name: str, done: int) -> Steering:
+        """Steering of an estimator, after so many steps of others; one that was killed goes on where it was."""
+        settings: dict[str, Any] = dict(self.texts)
+        total = self.config.cost()["steps"]
+        if estimator.max_tokens is None:
+            estimator = replace(estimator, max_tokens=self.config.max_tokens)
+        if isinstance(estimator, LinEAS):
+            settings["out"] = self.folder.artifacts / name if isinstance(self.folder, RunFolder) else None
+            settings["progress"] = lambda step, _, __: self.progress(done + step, total)
+        return estimator.fit(self.model, **settings)
 
 
 def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
@@ -283,7 +356,7 @@ def completions(
 ) -> pd.DataFrame:
     """Greedy completions of prompts at each strength: columns prompt (messages with their roles), strength, text."""
     rows, shown = [], [str(read_prompt(one, f"prompt {number}")) for number, one in enumerate(prompts)]
-    for strength in strengths if prompts else ():
+    for strength in dict.fromkeys(strengths) if prompts else ():
         with steering.on(model, strength):
             texts = model.generate(list(prompts), max_new_tokens=tokens)
         if not isinstance(texts[0], str):
