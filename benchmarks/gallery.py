@@ -23,7 +23,7 @@ DRAWINGS = {
     "hypertransport": 2,
     "intelligibility": 0,
     "leaks": 2,
-    "lexicon": 9,
+    "lexicon": 8,
     "naming_bias": 0,
     "steering": 0,
 }

@@ -11,11 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image, ImageDraw
 
 from trimtab import intelligibility
 from trimtab.refer.intelligibility.rules import RuleListener
 
 SHAPES, COLOURS = ("disc", "star", "box", "bar"), ("red", "green", "blue")
+
+
+def figure(colour: str, shape: str) -> Image.Image:
+    """A picture of one figure."""
+    picture = Image.new("RGB", (48, 48), "white")
+    draw = ImageDraw.Draw(picture)
+    if shape == "disc":
+        draw.ellipse((8, 8, 40, 40), colour)
+    elif shape == "star":
+        for turn in (0, 60):
+            draw.regular_polygon((24, 24, 18), 3, turn, colour)
+    else:
+        draw.rectangle((8, 8, 40, 40) if shape == "box" else (18, 4, 30, 44), colour)
+    return picture
 
 
 def main(out: Path) -> None:
@@ -42,6 +57,7 @@ def main(out: Path) -> None:
         speakers={"true full": full, "people": people, "code": code},
         listeners={"rule": rule, "partner": partner},
         candidates=sets,
+        pictures={name: figure(*name.split("-")) for name in names},
         own={"people": "rule", "code": "partner"},
         control="true full",
         n_boot=500,

@@ -37,7 +37,6 @@ def main(out: Path) -> None:
         cluster="game",
         heads="colours-en",
         modifiers="modifiers-en",
-        frontier=False,
         n_boot=500,
     )
     carry_out(config, out)

@@ -32,6 +32,7 @@ BIAS_DEFINITIONS = (
     r"A rate of 0 or 1 has Wilson's interval, and a gap with such a rate Newcombe's\.",
     r"A standardised gap is what would be seen if both groups came in one mix of strata\.",
     r"Composition is the raw gap less it, .*",
+    r"An upright line is the interval of its bar, at the bar's end\.",
     r"Amplification is a model's gap less that of the given names of the same objects, .* the model widens it\.",
     r"\S+ against \S+\.",
     r"The share of \S+ among the objects compared \(Wilson's interval\)\.",
@@ -40,6 +41,7 @@ BIAS_DEFINITIONS = (
 LEXICON_DEFINITIONS = (
     r"A disc is a referent by the first two features, as large as the word's share there\.",
     r"The line is the best for these referents that annealing finds; what it misses could lie a little above\.",
+    r"It holds of whole lexicons: a word alone may lie above it\.",
     r"Success: a listener who hears a word picks the referent among all of them\.",
     r"Effective words: 2 to the power of the entropy of a referent's names\.",
     r"Modifiers stripped: taken off names; .*",
@@ -137,6 +139,26 @@ def bias_rules(results: list[NamingBias]) -> Rules:
         row = result.standardised.set_index("mix").loc[mix]
         return mix == result.groups[place] and gap(*told, (row["gap"], row["low"], row["high"]))  # type: ignore[arg-type]
 
+    def alone(told: str) -> bool:
+        """What part of each mix is in strata of one group, from the numbers of objects."""
+        each = []
+        for result in results:
+            numbers = result.strata.iloc[:, 1:3].to_numpy(dtype=float)
+            weights = {
+                **dict(zip(result.groups, numbers.T, strict=True)),
+                "both groups together": numbers.sum(axis=1),
+            }
+            outside = {
+                mix: float(w[(numbers == 0).any(axis=1)].sum() / w.sum()) for mix, w in weights.items()
+            }
+            each.append({mix: share for mix, share in outside.items() if share})
+        found = re.findall(r"([\d.]+) of the mix of ([^;]+)", told)
+        return any(
+            len(found) == len(shares) and all(near(value, shares[mix]) for value, mix in found)
+            for shares in each
+            if shares
+        )
+
     def models(k: str, n: str, names: str) -> bool:
         raw = results[0].amplification.query("gap == 'raw'")
         apart = raw[(raw["amplification_low"] > 0) | (raw["amplification_high"] < 0)]["model"].tolist()
@@ -156,6 +178,10 @@ def bias_rules(results: list[NamingBias]) -> Rules:
         rf"objects weighing the same: a gap of {told}\.": rates,
         rf"With both groups in the mix of strata of (\S+) it is {told}\.": partial(at_mix, 1),
         rf"In the mix of (\S+) it is {told}\.": partial(at_mix, 0),
+        r"At the right: objects, (\S+) \+ (\S+); of a common mix, its objects in strata with both groups\.": (
+            lambda *groups: groups in {one.groups for one in results}
+        ),
+        r"Strata with one group only count as composition: (.*)\.": alone,
         r"Intervals are (\d+) % percentile bootstrap intervals over clusters\.": lambda level: (
             int(level) in {round(100 * float(one.config["confidence"])) for one in results}
         ),
@@ -302,6 +328,13 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
     def trials(n: str) -> bool:
         return int(n) in {int(one.config["trials"]) for one in results}
 
+    def at_the_mean() -> bool:
+        return all(
+            np.isclose(one.plane["probability"] @ one.plane[name], one.systems[name].iloc[0], atol=1e-9)
+            for one in results
+            for name in ("complexity_bits", "accuracy_bits")
+        )
+
     def by_frequency() -> bool:
         tables = html.split("Words by bits")[-len(results) :]
         tops = [one.words.sort_values("probability", ascending=False)["name"].head(2) for one in results]
@@ -321,6 +354,10 @@ def lexicon_rules(results: list[LexiconResult], html: str) -> Rules:
             int(n) in {len(one.places.columns) - 4 for one in results}
         ),
         r"The most frequent words first\.": by_frequency,
+        r"A disc is one of all (\d+) words, as large as its share of what is said\.": lambda n: (
+            int(n) in {one.systems["n_words"].iloc[0] for one in results}
+        ),
+        r"The lexicon of all names stands at the mean of its words, weighted by these shares\.": at_the_mean,
         r"Each line goes from flexibility ([\d.]+) to ([\d.]+): at 0 speakers have one word per referent, at 1 they "
         r"choose among all its words in context\.": flexible,
         r"Intervals are 95 % percentile bootstrap intervals over (\d+) trials, the same for every lexicon\.": trials,

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from trimtab.report.figures import to_svg
-from trimtab.report.intervals import Look, gain_against_cost, interval_rows
+from trimtab.report.intervals import Look, Part, gain_against_cost, interval_rows, waterfall
 
 GOOD, BAD = Look("kept", "#009e73"), Look("over", "#d55e00", "X", filled=False)
 
@@ -63,6 +63,51 @@ def test_a_legend_says_once_what_each_look_means() -> None:
 
 def test_no_rows_can_be_drawn() -> None:
     assert to_svg(drawn([]))
+
+
+def test_notes_stand_beside_their_rows_under_their_name() -> None:
+    figure = interval_rows(
+        ["a", "b"],
+        [0, 1],
+        [0, 1],
+        [0, 1],
+        [GOOD] * 2,
+        bounds=(0, 2),
+        notes=["7 + 5", "3 + 9"],
+        notes_name="objects",
+    )
+    found = {text.get_text(): text.xy for text in figure.axes[0].texts}
+    assert found["7 + 5"] == (2, 0)
+    assert found["3 + 9"] == (2, 1)
+    assert {"objects", "7 + 5", "3 + 9"} <= set(words(figure))
+
+
+def bars(figure: Figure) -> list[tuple[float, float]]:
+    """Where each bar of a waterfall starts and ends."""
+    return [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in figure.axes[0].patches]
+
+
+def test_a_waterfall_starts_each_part_where_the_one_before_ended() -> None:
+    total = Part("whole", -0.5, -0.75, -0.25, "#0072b2")
+    parts = [Part("one", -0.75, -1.0, -0.5, "#e69f00"), Part("two", 0.25, math.nan, math.nan, "#d55e00")]
+    figure = waterfall(total, parts, bounds=(-1, 0.25))
+    assert bars(figure) == [(0, -0.5), (0, -0.75), (-0.75, -0.5)]
+    upright = [line for line in figure.axes[0].lines if len(set(np.asarray(line.get_xdata()).tolist())) == 1]
+    assert [np.asarray(line.get_ydata()).tolist() for line in upright] == [[-0.75, -0.25], [-1.0, -0.5]]
+    assert {"whole", "−0.500", "−0.750 to −0.250", "two", "+0.250"} <= set(words(figure))
+    assert "<title>one: −0.750 (−1.000 to −0.500)</title>" in to_svg(figure)
+
+
+def test_parts_that_do_not_add_up_are_seen() -> None:
+    parts = [Part("one", 0.5, 0.4, 0.6, "#e69f00"), Part("two", 0.25, 0.2, 0.3, "#d55e00")]
+    assert bars(waterfall(Part("whole", 1.0, 0.9, 1.1, "#0072b2"), parts, bounds=(0, 1)))[-1] == (0.5, 0.75)
+
+
+def test_a_part_that_is_not_known_is_a_dash() -> None:
+    unknown = [Part("one", math.nan, math.nan, math.nan, "#e69f00"), Part("two", 0.25, 0.2, 0.3, "#d55e00")]
+    figure = waterfall(Part("whole", 1.0, 0.9, 1.1, "#0072b2"), unknown, bounds=(0, 1))
+    assert bars(figure) == [(0, 1.0)]
+    assert words(figure).count("–") >= 2
 
 
 def trade(

@@ -153,6 +153,26 @@ def plane(
     return mutual_information_bits(joint), mutual_information_bits(joint.T @ meanings)
 
 
+def plane_of_words(
+    prior: Float[np.ndarray, " m"], lexicon: Float[np.ndarray, "m w"], meanings: Float[np.ndarray, "m u"]
+) -> tuple[Float[np.ndarray, " w"], Float[np.ndarray, " w"]]:
+    """Specific surprise of each word in bits: KL(p(m|w) || p(m)) and KL(p(u|w) || p(u)).
+
+    Their means, weighted by p(w), are the complexity and the accuracy of `plane`; one word may lie above the frontier.
+    nan for a word that is never said.
+
+    Source: DeWeese and Meister 1999, "How to measure the information gained from one symbol", the specific surprise.
+    """
+    joint = (prior[:, None] * lexicon).T
+    words = joint.sum(axis=1, keepdims=True)
+    given = np.divide(joint, words, out=np.full_like(joint, np.nan), where=words > 0)
+    told = [
+        rel_entr(one, base).sum(axis=1) / np.log(2)
+        for one, base in ((given, prior), (given @ meanings, prior @ meanings))
+    ]
+    return np.maximum(told[0], 0.0), np.maximum(told[1], 0.0)
+
+
 def _settled(
     lexicon: np.ndarray, prior: np.ndarray, meanings: np.ndarray, beta: float, most: int, tolerance: float
 ) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Charts of intervals and of two quantities: rows, gain against cost, curves with points, small maps."""
+"""Charts of intervals and of two quantities: rows, waterfalls, gain against cost, curves with points, small maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trimtab.report import figures, tags
-from trimtab.report.formats import NOTHING, fixed, missing, number, short, short_names, with_ends
+from trimtab.report.formats import NOTHING, fixed, missing, number, short, short_names, span, with_ends
+from trimtab.report.named_points import NamedPoint, name_points
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -45,6 +46,8 @@ def interval_rows(
     limit: float | None = None,
     beside: Sequence[float] = (),
     beside_name: str = "",
+    notes: Sequence[str] = (),
+    notes_name: str = "",
     axis: str = "",
     title: str = "",
     label: str = "",
@@ -61,6 +64,8 @@ def interval_rows(
         limit: a dashed vertical line.
         beside: a second value per row, drawn as an upright stroke.
         beside_name: what that is, for the legend.
+        notes: what stands at the right end of each row, such as how many it is of.
+        notes_name: what that is, above them.
         axis: what is measured.
         title: what stands above the axes.
         label: the text alternative.
@@ -82,8 +87,80 @@ def interval_rows(
             )
             known = [(name, value) for name, value in zip(names, beside, strict=True) if not missing(value)]
             tags.named(strokes, [], [f"{name}, {beside_name}: {number(value)}" for name, value in known])
+        heights = [-0.9, *np.arange(len(notes)).tolist()]
+        for height, note in zip(heights, [notes_name, *notes], strict=True) if len(notes) else []:
+            write: dict[str, Any] = {"va": "center", "fontsize": 8.5, "annotation_clip": False}
+            figures.text_near(axes, short(note, 24), (bounds[1], height), (6, 0), **write)
         figures.legend_below(figure, _meanings(axes, looks) + bool(len(beside)))
     return figure
+
+
+@dataclass(frozen=True)
+class Part:
+    """A bar of a waterfall: its name, its value with the ends of its interval (nan for none), and its colour."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    colour: str
+
+
+def waterfall(
+    total: Part,
+    parts: Sequence[Part],
+    *,
+    bounds: tuple[float, float],
+    axis: str = "",
+    title: str = "",
+    label: str = "",
+) -> Figure:
+    """Waterfall: a total beside its parts, each of which starts where the one before it ended.
+
+    Each bar has its interval at its end and its value below. A dotted line leads from the end of the total to the last
+    part, which ends there if the parts add up.
+
+    Args:
+        total: the first bar, from 0.
+        parts: from left to right, the first one from 0; one with a nan is a dash.
+        bounds: ends of the vertical axis.
+        axis: what is measured.
+        title: what stands above the axes.
+        label: the text alternative.
+    """
+    values = np.array([part.value for part in parts], dtype=float)
+    starts = [0.0, 0.0, *np.cumsum(values)[:-1].tolist()]
+    dotted: dict[str, Any] = {"color": figures.INK, "linestyle": ":", "linewidth": 1.0}
+    with figures.chart(2.9, title, label) as (figure, axes):
+        for place, (part, start) in enumerate(zip([total, *parts], starts, strict=False)):
+            if missing(start + part.value):
+                axes.text(place, float(np.clip(0, *bounds)), NOTHING, color=figures.INK, **figures.CENTRED)
+                continue
+            _bar(axes, place, part, start)
+            until = place + 1 if place else len(parts)
+            if until <= len(parts):
+                axes.plot([place + 0.28, until + 0.28], [start + part.value] * 2, **dotted)
+        axes.axhline(0, color=figures.INK, linewidth=0.9)
+        figures.grid(axes, "y")
+        axes.set(xlim=(-0.5, len(parts) + 0.5), ylim=bounds, ylabel=axis)
+        told = [
+            (p.name, fixed(p.value, signed=True), span(p.low, p.high, signed=True)) for p in (total, *parts)
+        ]
+        below = ["\n".join((short(name, 20), *ends)) for name, *ends in told]
+        axes.set_xticks(range(len(below)), below, parse_math=False, fontsize=8.5)
+        axes.tick_params(axis="x", length=0)
+    return figure
+
+
+def _bar(axes: Axes, place: int, part: Part, start: float) -> None:
+    told = [f"{part.name}: {fixed(part.value, signed=True)} ({span(part.low, part.high, signed=True)})"]
+    (bar,) = axes.bar([place], [part.value], 0.56, start, color=part.colour, alpha=0.75)
+    tags.named(bar, [part.name], told)
+    if not missing(part.low + part.high):
+        (whisker,) = axes.plot(
+            [place] * 2, [start + part.low, start + part.high], color=figures.INK, linewidth=1.4
+        )
+        tags.named(whisker, [part.name], told)
 
 
 def gain_against_cost(
@@ -224,25 +301,33 @@ class Cloud:
 def curve_and_clouds(
     curve: Cloud | None,
     clouds: Mapping[str, Cloud],
+    named: Sequence[NamedPoint] = (),
     *,
     axes_names: tuple[str, str],
+    curve_name: str = "",
     title: str = "",
     label: str = "",
 ) -> Figure:
-    """Clouds of points, each with a colour and a marker, beside a curve.
+    """Clouds of points, each with a colour and a marker, and points with names, beside a curve.
 
     Args:
-        curve: drawn as a line without points; None for none.
+        curve: drawn as a line without points; None for none. Named points leave it to end at the edges.
         clouds: name -> points.
+        named: discs, each in its own colour; the first ones are the first to have their names written.
         axes_names: what is measured along and up.
+        curve_name: of the curve, for the legend; "" for no entry.
         title: what stands above the axes.
         label: the text alternative.
     """
     with figures.chart(3.6, title, label) as (figure, axes):
         if curve is not None:
-            axes.plot(curve.x, curve.y, color=figures.INK, linewidth=1.4)
+            line_name = curve_name or "_nolegend_"
+            axes.plot(curve.x, curve.y, color=figures.INK, linewidth=1.4, label=line_name)
         names = short_names(list(clouds), 24)
-        for place, (name, (own, cloud)) in enumerate(zip(names, clouds.items(), strict=True)):
+        # Discs are the named points', so that a cloud beside them begins with the next marker.
+        for place, (name, (own, cloud)) in enumerate(
+            zip(names, clouds.items(), strict=True), bool(len(named))
+        ):
             line: dict[str, Any] = {"linestyle": "-" if cloud.joined else "none", "linewidth": 1.2}
             (drawn,) = axes.plot(cloud.x, cloud.y, markersize=4.5, label=name, **line, **figures.point(place))
             tags.named(drawn, [own], _both(own, cloud, axes_names))
@@ -251,12 +336,19 @@ def curve_and_clouds(
                     [at, at], [low, high], color=figures.colour(place), linewidth=1.1, alpha=0.6
                 )
                 tags.named(bar, [own])
-        every = [c for c in (curve, *clouds.values()) if c is not None]
-        axes.set_xlim(*figures.with_margin(*(cloud.x for cloud in every)))
-        axes.set_ylim(*figures.with_margin(*(cloud.heights for cloud in every)))
+        points = [Cloud([one.x for one in named], [one.y for one in named])] if len(named) else []
+        every = [c for c in (None if points else curve, *clouds.values(), *points) if c is not None]
+        ends = [figures.with_margin(*side) for side in ([c.x for c in every], [c.heights for c in every])]
+        room = [figures.with_margin(one) for one in ends] if points else ends  # for names at the edges
+        axes.set(xlim=room[0], ylim=room[1])
+        taken = [place for cloud in clouds.values() for place in zip(cloud.x, cloud.y, strict=True)]
+        if curve is not None and points:
+            along = np.linspace(*room[0], 100)
+            taken += zip(along.tolist(), np.interp(along, curve.x, curve.y).tolist(), strict=True)
+        name_points(axes, named, taken, axes_names)
         figures.grid(axes)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
-        figures.legend_below(figure, len(clouds))
+        figures.legend_below(figure, len(clouds) + bool(curve is not None and curve_name))
     return figure
 
 

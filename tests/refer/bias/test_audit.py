@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import StratifiedTable, Table2x2
 
+from page_script import without_script
 from trimtab import naming_bias
 from trimtab.data.wordlist import WordList
 from trimtab.errors import ConfigError, DataError
@@ -19,7 +20,7 @@ from trimtab.lab.naming import NamingWorld
 from trimtab.numerics.cluster_bootstrap import bootstrap_totals
 from trimtab.refer.bias.audit import gaps_of, object_units
 from trimtab.refer.bias.objects import Columns, objects_of
-from trimtab.refer.bias.result import NamingBias
+from trimtab.refer.bias.result import NamingBias, waterfall_figures
 
 WORLD = NamingWorld()
 ALL = {"object": "referent", "group": "gender", "strata": "sport", "cluster": "image", "weight": "count"}
@@ -122,6 +123,52 @@ def test_a_large_gap_is_found_and_no_gap_is_not(result: NamingBias) -> None:
         assert at["low"][mix] < truth[mix] < at["high"][mix]
         parts = at["gap"][mix] + at["composition"][mix]
         assert parts == pytest.approx(result.gap.value, abs=1e-12)
+
+
+@pytest.mark.parametrize("lonely", [False, True])
+def test_composition_and_rest_add_up_to_the_raw_gap(lonely: bool) -> None:
+    frame = votes(2)
+    frame = (
+        frame.assign(s=frame["s"].where((frame["g"] == "a") | (frame["s"] != "x"), "w")) if lonely else frame
+    )
+    found = naming_bias(frame, outcome="yes", group="g", strata="s", reference="a", n_boot=50)
+    table = found.decomposition()
+    assert table["mix"].tolist() == [mix for mix in ("a", "b", "pooled") for _ in range(3)]
+    rates = frame.groupby("g")["yes"].mean()
+    for mix, rows in table.groupby("mix"):
+        value = rows.set_index("part")["value"]
+        assert value["composition"] + value["rest"] == pytest.approx(rates["b"] - rates["a"], abs=1e-12)
+        assert value["raw gap"] == pytest.approx(rates["b"] - rates["a"], abs=1e-12)
+        at = found.standardised.set_index("mix").loc[mix]
+        kept = rows.set_index("part")[["low", "high"]].to_numpy().tolist()
+        ends = [[found.gap.low, found.gap.high], [at["composition_low"], at["composition_high"]]]
+        assert kept == [*ends, [at["low"], at["high"]]]
+    text = without_script(NamingBias.page([found]))
+    assert ("Strata with one group only count as composition" in text) == lonely
+
+
+def test_a_waterfall_ends_at_the_raw_gap(result: NamingBias) -> None:
+    for figure in waterfall_figures(result):
+        whole, composition, rest = [
+            (bar.get_y(), bar.get_y() + bar.get_height()) for bar in figure.axes[0].patches
+        ]
+        assert whole == (0, pytest.approx(result.gap.value, abs=1e-12))
+        assert composition[0] == 0
+        assert rest == (composition[1], pytest.approx(result.gap.value, abs=1e-12))
+        low, high = figure.axes[0].get_ylim()
+        assert all(
+            low <= end <= high for line in figure.axes[0].lines for end in np.asarray(line.get_ydata())
+        )
+
+
+def test_numbers_of_objects_stand_beside_the_gaps(result: NamingBias) -> None:
+    figure = result.figure()
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    notes = {int(text.xy[1]): text.get_text() for text in figure.axes[0].texts if text.xy[1] >= 0}
+    beside = dict(zip(names, (notes[row] for row in range(len(names))), strict=True))
+    assert beside["raw gap"] == " + ".join(map(str, result.rates["n_objects"]))
+    for row in result.strata.to_dict("records"):
+        assert beside[row["stratum"]] == f"{row['n_male']} + {row['n_female']}"
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: NamingBiasConfig
     told = json.loads(outcome.to_json())
     assert told["gap"]["value"] == by_hand.gap.value
     assert "objects weighing the same: a gap of" in outcome.to_text()
-    assert (tmp_path / "run/report.html").read_text().count("<svg") == 2
+    assert (tmp_path / "run/report.html").read_text().count("<svg") == 2 + len(by_hand.standardised)
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "done"
 
 

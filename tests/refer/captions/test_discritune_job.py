@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import small_speakers as small
 from trimtab.errors import ConfigError, ConfigProblems, DataError
 from trimtab.job import Elsewhere, carry_out
 from trimtab.numerics.bootstrap import wilson
 from trimtab.refer.captions import evaluation
-from trimtab.refer.captions.evaluation import TestSet
+from trimtab.refer.captions.evaluation import Judge, TestSet
 from trimtab.refer.captions.job import DiscriTuneConfig, sets_of
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.result import DiscriTuneResult
+from trimtab.refer.choices import CHOICES, thumbnail
 
 HEARS = {
     "ear": {},
@@ -115,14 +117,72 @@ def test_a_run_from_files_to_a_page(config: DiscriTuneConfig, tmp_path: Path) ->
     assert truth.loc["people", ["hallucinated", "omitted"]].tolist() == [0, 0]
     assert truth.loc["after", "omitted"] < truth.loc["before", "omitted"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 12
-    assert "before: " in page
+    assert page.count("data:image/png;base64,") == 12 * 4  # a target and three distractors each
+    for row in result.captions.head(12).itertuples():
+        before, after = row.before or "–", row.after or "–"
+        assert f"before: {before} · after: {after} · reference: {row.reference}<" in page
+    changed = (result.captions["before"] != result.captions["after"]).mean()
+    signatures = page.partition("Signatures of the scores</h3>")[2]
+    assert all(f">{one}<" in signatures for one in result.scores["signature"])
+    assert f"{100 * changed:.0f} % of all 16 captions changed." in page
+    assert page.index("● the listener of the training, ○ the independent listener") < page.index(
+        ">target</text>"
+    )
     assert page.count(">hard, independent</text>") == 2
     assert DiscriTuneResult.load(tmp_path / "run").to_json() == result.to_json()
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f"| listener | random 8 | {result.retrieval['before'][0]:.3f} |" in card
     assert "`from_pretrained` of the class that `config.json` names reads it" in card
     assert "P@1" in repr(result)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_choices_are_those_that_p_at_1_counts(config: DiscriTuneConfig, hard: bool) -> None:
+    _, test = sets_of(config if hard else replace(config, candidates=""))
+    judges = [
+        Judge.of(role, small.listener(**HEARS[name]), test)
+        for role, name in (("listener", "ear"), ("independent", "other"))
+    ]
+    before = {name: name.split("-")[0] for name in test.names}
+    after = small.full_captions()
+    sets, choices = evaluation.choices(test, judges, before, after, 16)
+    assert (choices.groupby(["item", "speaker", "listener"])["answers"].sum().round(12) == 1).all()
+    found = (
+        choices[choices["candidate"] == choices["item"]].groupby(["listener", "speaker"])["answers"].sum()
+        / 16
+    )
+    rows = evaluation.retrieval(test, judges, before, after).set_index(["candidates", "listener"])
+    for role in ("listener", "independent"):
+        for when in ("before", "after"):
+            expected = rows.loc[("hard" if hard else "random", role), when]
+            assert found.get((role, when), 0.0) == pytest.approx(expected, abs=1e-12)
+    assert found["listener", "before"] < 0.5 < found["listener", "after"]
+    assert [len(names) for names in sets["candidates"]] == [4 if hard else 8] * 16
+    by_item = sets.set_index("item")["candidates"]
+    assert all(row.candidate in by_item[row.item] for row in choices.itertuples())
+
+
+def test_a_page_of_photographs_stays_small(config: DiscriTuneConfig, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    result = carry_out(replace(config, steps=2), tmp_path / "run")
+    noise = [Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)) for _ in range(120)]
+    names = [f"{item}-{place}" for item in range(12) for place in range(10)]
+    sets = pd.DataFrame(
+        {"item": np.repeat(result.captions["item"].head(12), 10), "size": 100, "candidate": names}
+    )
+    shown = dict(zip(names, map(thumbnail, noise), strict=True))
+    page = DiscriTuneResult.page([replace(result, sets=sets, shown=shown)])
+    assert page.count("data:image/jpeg;base64,") == 120
+    assert len(page.encode()) < 1.5 * 2**20
+    assert "hard set, 10 of 100 drawn" in page
+
+
+def test_a_run_that_kept_no_choices_shows_its_pictures(config: DiscriTuneConfig, tmp_path: Path) -> None:
+    result = carry_out(replace(config, steps=2), tmp_path / "run")
+    bare = replace(result, sets=pd.DataFrame(), choices=pd.DataFrame(columns=list(CHOICES)))
+    page = DiscriTuneResult.page([bare])
+    assert page.count("data:image/png;base64,") == len(result.shown)
+    assert "Marks tell" not in page
 
 
 def test_killed_anywhere_it_ends_in_the_same_result(

@@ -108,7 +108,21 @@ def test_a_run_from_files_to_a_page(config: IntelligibilityConfig, tmp_path: Pat
         "Calibration",
     ):
         assert f">{title}<" in page
-    assert page.count("<svg") == 3
+    heard = list(dict.fromkeys(result.reliability["listener"]))
+    assert heard == ["A", "other", "rule"]  # choices alone have no calibration
+    assert all(f">Reliability of {name}</text>" in page for name in heard)
+    assert page.count("<svg") == 2 + len(heard) + 8  # of the examples
+    assert page.count("data:image/png;base64,") == len(result.sets)
+    sizes = {name: 4 if name[0] in "rb" else 8 for name in result.sets["item"]}  # green and grey are one set
+    assert result.sets.groupby("item")["candidate"].nunique().to_dict() == sizes
+    assert dict(zip(result.sets["item"], result.sets["size"], strict=True)) == sizes
+    of_target = result.choices["candidate"] == result.choices["item"]
+    found = result.choices[of_target].set_index(["item", "speaker", "listener"])["answers"]
+    scores = result.examples.set_index(["item", "speaker"])
+    for (item, speaker), row in scores[result.listeners].iterrows():
+        for listener, score in row.dropna().items():
+            assert found.get((item, speaker, listener), 0.0) == pytest.approx(score, abs=1e-12)
+    assert not {"chosen", "answers"} & set(result.answers)
     assert "full, who adapted to nobody" in page
     assert steps[-1][0] == steps[-1][1] == config.cost()["steps"]
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from trimtab.errors import ConfigError, DataError
 from trimtab.refer.candidates import hard_candidates
-from trimtab.refer.intelligibility.answers import MEASURES, Sets
+from trimtab.refer.intelligibility.answers import CHOSEN, MEASURES, Sets
 from trimtab.refer.intelligibility.statistics import caption_statistics, overlap, words_of
 from trimtab.refer.intelligibility.study import intelligibility
 
@@ -30,7 +30,7 @@ def study(**changed: Any) -> Any:
     return intelligibility(**(told | {"candidates": CANDIDATES, "n_boot": 20} | changed))
 
 
-@pytest.mark.parametrize("column", [*MEASURES, "words", "cluster", "speaker", "listener", "caption"])
+@pytest.mark.parametrize("column", [*MEASURES, CHOSEN, "words", "cluster", "speaker", "listener", "caption"])
 @pytest.mark.parametrize("whose", ["captions", "answers"])
 def test_a_column_of_any_name_makes_strata_and_groups(column: str, whose: str) -> None:
     values = CAPTIONS["caption"] if column == "caption" else pd.Series(["people", "other"] * 2)

@@ -17,7 +17,9 @@ from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out
 from trimtab.lab.naming import chips, colour_names
 from trimtab.refer.lexicon.job import LexiconConfig
-from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
+from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex, mean_colour
+from trimtab.report.figures import to_svg
+from trimtab.report.formats import number
 
 NAMES = colour_names(games=20, rounds=30).assign(language=lambda frame: frame["game"] % 2)
 
@@ -48,7 +50,7 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, t
     outcome = carry_out(config, tmp_path / "run", lambda done, total: told.append((done, total)))
     assert told == [(k, config.cost()["steps"]) for k in range(1, config.cost()["steps"] + 1)]
     loaded = LexiconResult.load(tmp_path / "run")
-    for name in ("words", "systems", "frontier", "simulation", "contexts", "accounting", "places"):
+    for name in ("words", "systems", "frontier", "simulation", "contexts", "accounting", "places", "plane"):
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(outcome, name), check_dtype=False)
     bare = NAMES[NAMES["referent"] % 3 == 0].assign(
         name=lambda f: f["name"].str.replace("(dark|light) ", "", regex=True)
@@ -63,6 +65,13 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, t
     assert set(loaded.contexts["treatment"]) == {"stripped", "kept", "bare"}
     assert set(loaded.simulation["lexicon"]) == {"as observed", "hard", "soft", "nested"}
     assert (tmp_path / "run/report.html").read_text().count("<svg") == 8 + 2
+    said = lexicon.naming[:, lexicon.names.index("blue")]
+    assert loaded.plane.set_index("name")["colour"]["blue"] == mean_colour(lab_to_hex(lexicon.features), said)
+    svg = to_svg(outcome.figure())
+    for row in loaded.plane.to_dict("records"):
+        told = f"complexity I(M;W), bits {number(row['complexity_bits'])}; accuracy I(W;U), bits "
+        assert f"<title>{row['name']}: {told}{number(row['accuracy_bits'])}</title>" in svg
+        assert f"fill: {row['colour']}" in svg
     assert json.loads(outcome.to_json())["systems"][0]["lexicon"] == "all"
     assert "stripped" in outcome.to_text()
     text = LexiconResult.page([replace(loaded, label="<b>"), loaded], title="<i>")
@@ -70,6 +79,14 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, t
     assert "1. &lt;b&gt;" in text
     wide = loaded.contexts.assign(low=-1.0, high=1.0)
     assert replace(loaded, contexts=wide).summary().count("of 2 smoothings, not distinguishable from 0.") == 3
+    one = loaded.contexts[loaded.contexts["smoothing"] == 0]
+    alone = replace(loaded, contexts=one.assign(difference=0.5, low=0.25, high=0.75)).summary()
+    assert alone.count("+0.50 (+0.25 to +0.75) at smoothing 0, distinguishable from 0.") == 3
+    unsure = replace(loaded, contexts=one.assign(difference=0.5, low=-0.25, high=0.75)).summary()
+    assert unsure.count("at smoothing 0, not distinguishable from 0.") == 3
+    many = pd.concat([loaded.plane] * 5, ignore_index=True).assign(name=lambda frame: frame.index.astype(str))
+    text = LexiconResult.page([replace(loaded, plane=many)])
+    assert f"A disc is one of the 40 most frequent of {len(many)} words" in text
     with pytest.raises(DataError, match="no result"):
         LexiconResult.page([])
 
@@ -91,6 +108,8 @@ def test_features_that_are_no_colours_and_no_contexts_no_frontier(
     assert not len(result.frontier)
     assert not len(result.contexts)
     assert (result.places["colour"] == "").all()
+    assert (result.plane["colour"] == "").all()
+    assert "var(--line" in to_svg(result.figure())
     assert result.systems["inefficiency_bits"].isna().all()
     assert result.figure().axes[0].get_xlabel().startswith("complexity")
     assert len(LexiconResult.load(tmp_path / "small").frontier) == 0

@@ -88,6 +88,12 @@ def test_the_laws_of_a_lexicon(seed: int) -> None:
     system = lexicon.system()
     assert lexicon.words @ lexicon.info_bits == pytest.approx(system.complexity_bits, abs=1e-10)
     assert 0 <= system.accuracy_bits <= system.complexity_bits + 1e-10
+    words = lexicon.plane()
+    for name in ("complexity_bits", "accuracy_bits"):
+        assert words["probability"] @ words[name] == pytest.approx(getattr(system, name), abs=1e-10)
+    bits = dict(zip(lexicon.names, lexicon.info_bits, strict=True))
+    np.testing.assert_allclose(words["complexity_bits"], words["name"].map(bits), atol=1e-10)
+    assert (words["accuracy_bits"] <= words["complexity_bits"] + 1e-10).all()
     assert 1 / 12 - 1e-12 <= system.success_rate <= 1
     assert 1 - 1e-12 <= system.effective_words <= system.words_per_referent + 1e-9
     # Two words made one tell less, about meanings and about the world.
@@ -105,6 +111,19 @@ def test_names_and_order_do_not_matter(seed: int) -> None:
     here = Lexicon.fit(counts, features).informativeness().replace({"w0": "zebra"}).set_index("name")
     there = Lexicon.fit(NamingCounts.from_frame(other), features).informativeness().set_index("name")
     pd.testing.assert_frame_equal(here.sort_index(), there.sort_index())
+
+
+def test_a_word_on_the_plane_by_hand() -> None:
+    """Two referents far apart: a word for one tells a bit at the cost of one; a word for both tells and costs none."""
+    rows = [(0, "near", 1), (1, "far", 1), (0, "thing", 1), (1, "thing", 1)]
+    counts = NamingCounts.from_frame(pd.DataFrame(rows, columns=["referent", "name", "count"]))
+    apart = pd.DataFrame({"x": [0.0, 100.0]})
+    plane = Lexicon.fit(counts, apart, bandwidth=1.0).plane().set_index("name")
+    assert plane["probability"].to_dict() == {"thing": 0.5, "far": 0.25, "near": 0.25}
+    np.testing.assert_allclose(plane.loc[["near", "far", "thing"], "complexity_bits"], [1, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(plane.loc[["near", "far", "thing"], "accuracy_bits"], [1, 1, 0], atol=1e-12)
+    blurred = Lexicon.fit(counts, apart, bandwidth=1e6).plane()
+    np.testing.assert_allclose(blurred["accuracy_bits"], 0, atol=1e-6)
 
 
 def test_smoothing_takes_certainty_from_rare_words_only() -> None:

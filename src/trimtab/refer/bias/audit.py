@@ -18,7 +18,7 @@ from trimtab.data.tables import Label
 from trimtab.numerics import cluster_bootstrap as clustered
 from trimtab.numerics.bootstrap import Resampling, p_value, wilson
 from trimtab.refer.bias.objects import Columns, Objects, objects_of
-from trimtab.refer.bias.result import Estimate, NamingBias
+from trimtab.refer.bias.result import POOLED, Estimate, NamingBias
 
 SUMMARY = ("gap", "odds_ratio", "risk_ratio", "mantel_haenszel", "mantel_haenszel_risk")
 FIRST_MIX = len(SUMMARY)
@@ -204,9 +204,6 @@ def power_table(intervals: clustered.Intervals, mixes: tuple[str, ...], draws: R
     errors = intervals.errors[list(places.values())]
     columns = {"gap": list(places), "standard_error": errors, "detectable": factor * errors}
     return pd.DataFrame(columns | {"power": POWER})
-
-
-POOLED = "pooled"
 
 
 def naming_bias(

@@ -17,8 +17,18 @@ from trimtab.data.naming import each_row
 from trimtab.job import Result
 from trimtab.report.figures import PALETTE, with_margin
 from trimtab.report.formats import estimate, fixed, from_zero, number, span
-from trimtab.report.intervals import Look, interval_rows
-from trimtab.report.page import Picture, Section, Table, Text, picture, settings_section, written
+from trimtab.report.intervals import Look, Part, interval_rows, waterfall
+from trimtab.report.page import (
+    Gallery,
+    Picture,
+    Section,
+    Table,
+    Text,
+    gallery,
+    picture,
+    settings_section,
+    written,
+)
 from trimtab.report.text import plain_table
 from trimtab.runs.serialise import checked
 
@@ -30,6 +40,9 @@ RAW = Look("raw", PALETTE[0], "o")
 STANDARDISED = Look("at a common mix of strata", PALETTE[4], "s")
 WITHIN = Look("within one stratum", PALETTE[6], "^", filled=False)
 WIDENS = Look("model less given names", PALETTE[2], "D")
+PART_COLOURS = {"raw gap": PALETTE[0], "composition": PALETTE[1], "rest": PALETTE[4]}
+POOLED = "pooled"
+"""The mix of both groups together."""
 GAP, RATE = ("gap", "low", "high", "+.3"), ("rate", "low", "high", ".3")
 
 
@@ -118,18 +131,34 @@ class NamingBias(Result):
         raw = {"mix": "raw", "gap": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
         return pd.concat([pd.DataFrame([raw]), at], ignore_index=True)
 
+    def decomposition(self) -> pd.DataFrame:
+        """Raw gap in two parts that add up to it, at each mix of strata (Kitagawa 1955).
+
+        Columns mix, part ("raw gap", "composition", "rest": the standardised gap), value, low, high; three rows a mix.
+        """
+        rows = []
+        for row in each_row(self.standardised):
+            composition = row.composition, row.composition_low, row.composition_high
+            rows.append((row.mix, "raw gap", *self.gap.ends()))
+            rows.append((row.mix, "composition", *composition))
+            rows.append((row.mix, "rest", row.gap, row.low, row.high))
+        return pd.DataFrame(rows, columns=["mix", "part", "value", "low", "high"])
+
     def figure(self) -> Figure:
         """Forest plot of the gaps: raw, standardised, and by stratum with most objects first."""
         gaps = self._gaps().replace({"mix": {"raw": "raw gap"}}).rename(columns={"mix": "stratum"})
         looks = [RAW, *[STANDARDISED] * len(self.standardised)]
+        sides = " + ".join(str(int(n)) for n in self.rates["n_objects"])
+        numbers = [sides, *(str(int(n)) for n in self.standardised["n_objects"])]
         if len(self.strata) > 1:
             sizes = self.strata.iloc[:, 1:3].sum(axis=1).sort_values(ascending=False, kind="stable")
             within = self.strata.loc[sizes.index]
             gaps = pd.concat([gaps, within])
             looks += [WITHIN] * len(self.strata)
+            numbers += [f"{n} + {m}" for n, m in within.iloc[:, 1:3].to_numpy(dtype=int)]
         reference, other = self.groups
         gaps = gaps.rename(columns={"stratum": "name"})
-        return _forest(gaps, looks, f"{other} less {reference}, share of names", "Gaps")
+        return _forest(gaps, looks, f"{other} less {reference}, share of names", "Gaps", numbers)
 
     def values(self) -> dict[str, Any]:
         """Fields of the result, estimates marked as such."""
@@ -188,9 +217,11 @@ class NamingBias(Result):
         headings = {"group": "group", "rate": RATE, "objects": "n_objects", "names": "n_tokens"}
         yield Section("Rates", [Table(written(self.rates, headings), covers)])
         rate = (
-            "A group's rate is the mean over its objects of the share of their names that have the outcome."
+            "A group's rate is the mean over its objects of the share of their names that have the outcome. At the "
+            f"right: objects, {self.groups[0]} + {other}; of a common mix, its objects in strata with both groups."
         )
-        yield Section("Gaps", [picture(self.figure(), f"{rate} {covers}"), *_gap_tables(self)])
+        parts = [_waterfalls(self)] if len(self.strata) > 1 else []
+        yield Section("Gaps", [picture(self.figure(), f"{rate} {covers}"), *parts, *_gap_tables(self)])
         if len(self.strata) > 1:
             sides: dict[str, Sequence[str]] = {"stratum": "stratum"}
             for group in self.groups:
@@ -202,15 +233,17 @@ class NamingBias(Result):
         headings = {"stratum": "stratum", "objects": "n_objects", "share": ("share", "low", "high", ".3")}
         caption = f"The share of {other} among the objects compared (Wilson's interval)."
         yield Section("Who is there", [Table(written(members, headings), caption)])
-        formats = dict.fromkeys(("standard_error", "detectable"), fixed)
+        power = self.power.rename(columns={"standard_error": "standard error"})
+        formats = dict.fromkeys(("standard error", "detectable"), fixed)
         caption = "The smallest true gap that such data would show four times in five"
-        table = Table(self.power, f"{caption}, by the standard error found here.", formats)
+        table = Table(power, f"{caption}, by the standard error found here.", formats)
         yield Section("What could have been found", [table])
         yield from _other_labels_and_models(self)
         notes = [Text(f"Note: {note}.", "unsure") for note in self.notes]
         counts = self.accounting.set_index("reason")["n_objects"]
         compared = f"{counts['used']} of {counts.sum()} objects are compared"
-        table = Table(self.accounting, f"{compared}; every object that was given has its reason.")
+        accounting = self.accounting.rename(columns={"n_objects": "objects", "n_tokens": "names"})
+        table = Table(accounting, f"{compared}; every object that was given has its reason.")
         yield Section("Accounting", [table, *notes])
         yield settings_section(self.config.items())
 
@@ -223,12 +256,60 @@ def _covers(*results: NamingBias) -> str:
     return f"Intervals are {100 * levels.pop():g} % percentile bootstrap intervals over clusters. {EXTREMES}"
 
 
-def _forest(gaps: pd.DataFrame, looks: Sequence[Look], axis: str, title: str) -> Figure:
-    """Forest plot of gaps with their intervals: columns name, gap, low, high."""
+def _forest(
+    gaps: pd.DataFrame, looks: Sequence[Look], axis: str, title: str, numbers: Sequence[str]
+) -> Figure:
+    """Forest plot of gaps with their intervals (columns name, gap, low, high), and the objects behind each."""
     ends = gaps[["gap", "low", "high"]].to_numpy(dtype=float)
     names, (value, low, high) = [str(name) for name in gaps["name"]], ends.T.tolist()
     bounds, label = with_margin(np.append(ends.ravel(), 0.0)), f"{title}: {axis}, with intervals"
-    return interval_rows(names, value, low, high, looks, bounds=bounds, axis=axis, title=title, label=label)
+    return interval_rows(
+        names,
+        value,
+        low,
+        high,
+        looks,
+        bounds=bounds,
+        notes=numbers,
+        notes_name="objects",
+        axis=axis,
+        title=title,
+        label=label,
+    )
+
+
+def waterfall_figures(result: NamingBias) -> list[Figure]:
+    """Waterfall of the decomposition at each mix, all on one axis: the raw gap, its composition, and the rest."""
+    table, (reference, other) = result.decomposition(), result.groups
+    starts = table["value"].shift().where(table["part"] == "rest", 0.0)
+    bounds = with_margin(*(table[end] + starts for end in ("value", "low", "high")), [0.0])
+    drawn = []
+    for mix, rows in table.groupby("mix", sort=False):
+        total, *parts = (
+            Part(row.part, row.value, row.low, row.high, PART_COLOURS[row.part]) for row in each_row(rows)
+        )
+        title, axis = f"At the mix of {_mix(str(mix))}", f"{other} less {reference}"
+        label = f"Raw gap, its composition and the rest at the mix of {_mix(str(mix))}"
+        drawn.append(waterfall(total, parts, bounds=bounds, axis=axis, title=title, label=label))
+    return drawn
+
+
+def _mix(mix: str) -> str:
+    return "both groups together" if mix == POOLED else mix
+
+
+def _waterfalls(result: NamingBias) -> Gallery:
+    """Waterfalls, and what composition holds besides where strata have one group only."""
+    lacking = result.standardised[result.standardised["support"] < 1]
+    others = "; ".join(
+        f"{fixed(1 - row.support, 2)} of the mix of {_mix(row.mix)}" for row in each_row(lacking)
+    )
+    alone = f" Strata with one group only count as composition: {others}." if others else ""
+    return gallery(
+        waterfall_figures(result),
+        "Composition is what the groups' mixes of strata account for; the rest is the standardised gap. "
+        f"Both add up to the raw gap.{alone} An upright line is the interval of its bar, at the bar's end.",
+    )
 
 
 def _gap_tables(result: NamingBias) -> Iterator[Table]:
@@ -275,11 +356,12 @@ def _other_labels_and_models(result: NamingBias) -> Iterator[Section]:
         f"The raw gap is distinguishable from that of the given names for {len(apart)} of {len(raw)} models{listed}."
     )
     axis = "model's raw gap less that of given names"
-    drawn = _forest(widening, [WIDENS] * len(raw), axis, "Amplification")
+    numbers = [str(int(n)) for n in raw["n_objects"]]
+    drawn = _forest(widening, [WIDENS] * len(raw), axis, "Amplification", numbers)
     headings = {"model": "model", "gap": "gap", "given names": ("people", "people_low", "people_high", "+.3")}
     headings |= {"model's": ("model_gap", "model_low", "model_high", "+.3"), "amplification": (*ends, "+.3")}
     gaps = written(result.amplification, headings | {"objects": "n_objects"})
-    blocks: list[Text | Table | Picture] = [text, picture(drawn, covers), Table(gaps, covers)]
+    blocks: list[Text | Table | Picture] = [text, picture(drawn), Table(gaps, covers)]
     if len(result.misnaming):
         headings = {"model": "model", "group": "group", "share": RATE, "objects": "n_objects"}
         caption = "Members of a group to whom a model gives a name of the other group (Wilson's interval)."

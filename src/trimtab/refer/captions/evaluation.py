@@ -19,8 +19,9 @@ from trimtab.data.pictures import Pictures
 from trimtab.errors import refusal
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean, mean_difference, ratio_of_sums, wilson
 from trimtab.refer.captions.faithfulness import Truth, faithfulness, values_said
-from trimtab.refer.captions.listener import Gallery, Listener, given_sets
+from trimtab.refer.captions.listener import Gallery, Listener, given_sets, random_sets
 from trimtab.refer.captions.training import words_of
+from trimtab.refer.choices import CHOICES
 
 RANDOM, HARD = "random", "hard"
 FIRST, OTHER = "listener", "independent"
@@ -133,6 +134,35 @@ def retrieval(test: TestSet, judges: Sequence[Judge], before: Captions, after: C
             ends = _pair(test.interval(first), test.interval(second), test.change(first, second))
             rows.append(row | ends | {"n": len(first)})
     return pd.DataFrame(rows)
+
+
+def choices(
+    test: TestSet, judges: Sequence[Judge], before: Captions, after: Captions, most: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Candidate sets of the first test pictures, and what each listener chose with the captions before and after.
+
+    The sets are those of `retrieval`: the hard ones where there are any, else the random ones.
+
+    Returns:
+        item, candidates, target; and the columns of `refer.choices.CHOICES`, ties sharing an answer.
+    """
+    names = test.names[:most]
+    if test.candidates is not None:
+        sets = test.candidates[["item", "candidates", "target"]].head(most).reset_index(drop=True)
+    else:
+        gallery = judges[0].targets
+        n = min(test.n, len(set(gallery.keys)))
+        drawn = random_sets(gallery, n, test.seed)[: len(names)]
+        listed = [[gallery.names[row] for row in (target, *others)] for target, others in drawn]
+        sets = pd.DataFrame({"item": names, "candidates": listed, "target": names})
+    rows = []
+    for judge in judges:
+        for when, captions in (("before", before), ("after", after)):
+            texts = [captions[name] for name in names]
+            near = judge.listener.nearest(texts, sets, judge.shown)
+            for item, chosen in zip(names, near, strict=True):
+                rows += [(item, when, judge.role, name, 1 / len(chosen)) for name in chosen]
+    return sets, pd.DataFrame(rows, columns=list(CHOICES))
 
 
 def place_name(name: str) -> str:

@@ -32,9 +32,10 @@ from trimtab.refer.captions.discritune import check_references, prepared, tuned
 from trimtab.refer.captions.evaluation import FIRST, OTHER, Judge, TestSet
 from trimtab.refer.captions.faithfulness import truths
 from trimtab.refer.captions.listener import Gallery, Listener
-from trimtab.refer.captions.result import DiscriTuneResult, thumbnail
+from trimtab.refer.captions.result import DiscriTuneResult
 from trimtab.refer.captions.training import captions_of, check_number
 from trimtab.refer.captions.tuning import Tuning
+from trimtab.refer.choices import shown_sets, thumbnail
 from trimtab.refer.scores.scores import caption_scores
 from trimtab.runs.brief import brief
 from trimtab.runs.config import typed_problems
@@ -181,9 +182,13 @@ class DiscriTuneConfig(Tuning):
             after = self._captions(folder, "after", speaker, test)
         done = tuned(training)
         result = judged(test, judges, before, after)
-        shown = {name: thumbnail(test.pictures[name]) for name in test.names[:SHOWN]}
+        sets, choices = evaluation.choices(test, judges, before, after, SHOWN)
+        sets = shown_sets(sets, choices)
+        shown = {name: thumbnail(test.pictures[name]) for name in dict.fromkeys(sets["candidate"])}
         result = replace(
             result,
+            sets=sets,
+            choices=choices,
             label=f"discritune: {self.setting('estimator')}",
             config=plain(self),
             history=done.history,

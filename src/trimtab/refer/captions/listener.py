@@ -184,6 +184,27 @@ class Listener:
         vectors = gallery.vectors.double()
         return [_nearest(vectors[of] @ word)[0] for of, word in zip(rows, heard, strict=True)]
 
+    def nearest(self, captions: Sequence[str], candidates: pd.DataFrame, pictures: Shown) -> list[list[str]]:
+        """Names of the nearest candidates of each caption, all that are equally near; copies of a target are masked.
+
+        Args:
+            captions: one a candidate set, in order.
+            candidates: item, candidates and target (see `read_candidates`).
+            pictures: what the names stand for.
+
+        Raises:
+            DataError: not a caption for each, or what `gallery` raises.
+        """
+        gallery, given = self.gallery(pictures), read_candidates(candidates)
+        heard = self._heard(_texts_of(captions, list(given["item"])), gallery)
+        vectors, found = gallery.vectors.double(), []
+        for (target, others), word in zip(given_sets(gallery, given), heard, strict=True):
+            rows = [target, *others]
+            cosines = vectors[rows] @ word
+            near = (cosines >= cosines.max() - TIE).tolist()
+            found.append([gallery.names[row] for row, is_near in zip(rows, near, strict=True) if is_near])
+        return found
+
     def hits(
         self,
         k: int,
@@ -216,7 +237,7 @@ class Listener:
         given = None if candidates is None else read_candidates(candidates)
         texts = _texts_of(captions, gallery.names if given is None else list(given["item"]))
         heard = self._heard(texts, gallery)
-        sets = _random_sets(gallery, n, seed) if given is None else given_sets(gallery, given)
+        sets = random_sets(gallery, n, seed) if given is None else given_sets(gallery, given)
         least = min((len(others) for _, others in sets), default=n - 1) + 1
         if not 1 <= k < max(least, 2):
             got, expected = f"k={k} of {least} candidates", "at least 1 and fewer than the candidates"
@@ -312,8 +333,12 @@ def _texts_of(captions: Sequence[str] | Mapping[str, str], items: Sequence[str])
     return captions
 
 
-def _random_sets(gallery: Gallery, n: int, seed: int) -> list[tuple[int, list[int]]]:
-    """Rows of each target and of n - 1 different pictures beside it."""
+def random_sets(gallery: Gallery, n: int, seed: int) -> list[tuple[int, list[int]]]:
+    """Rows of each target and of n - 1 different pictures beside it.
+
+    Raises:
+        ConfigError: n above the number of different pictures, or below 2.
+    """
     codes = gallery.codes
     first = np.unique(codes, return_index=True)[1]
     if not 2 <= n <= len(first):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import yaml
-from PIL import Image
 
 from trimtab.job import Result
 from trimtab.models.save import HERE
+from trimtab.refer.choices import CHOICES, SETS, TIES, drawn_sets, symbols
 from trimtab.report import charts
 from trimtab.report.figures import PALETTE
-from trimtab.report.formats import estimate, fixed, from_zero, missing, printable, short, span
+from trimtab.report.formats import NOTHING, estimate, fixed, from_zero, printable, span
 from trimtab.report.intervals import Look, interval_rows
 from trimtab.report.page import (
     Gallery,
-    Picture,
     Section,
     Table,
     Text,
@@ -44,18 +41,17 @@ FOUND = (
     "P@1 is how often the picture of a caption is the nearest of its candidates for a listener; m pictures at one "
     "similarity count 1/m each. Random sets hold other test pictures, hard sets the given candidates."
 )
+WHO = {"listener": "the listener of the training", "independent": "the independent listener"}
 CURVES: Mapping[str, tuple[str, str]] = {
-    "reward": ("Reward", "mean reward of a step's captions"),
-    "found": ("Found", "share found among the negatives"),
+    "reward": ("Reward", "mean reward"),
+    "found": ("Found", "share among negatives"),
     "advantage_sd": ("Spread of advantages", "standard deviation"),
     "kl_nats": ("Distance from the start", "KL, nats per token"),
     "length": ("Length", "words"),
     "repetition": ("Repetition", "share of word pairs"),
-    "vocabulary": ("Vocabulary", "different words in a step"),
+    "vocabulary": ("Vocabulary", "different words"),
 }
 """Column of the history -> title and axis of its figure."""
-SIDE = 96
-"""Pixels of the longer side of a picture on the page."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -74,7 +70,9 @@ class DiscriTuneResult(Result):
         history: diagnostics of each step, see `discritune.Tuned`.
         evaluations: scores on watched test pictures as it trained.
         signs: of reward hacking, a sentence each.
-        shown: the first test pictures as data URIs.
+        sets: candidate sets of the first test pictures, see `refer.choices.shown_sets`.
+        choices: what each listener chose of them with the caption before and after, see `evaluation.choices`.
+        shown: the pictures of these sets as data URIs.
         notes: on the listeners, and on test pictures that were trained on.
     """
 
@@ -88,6 +86,8 @@ class DiscriTuneResult(Result):
     signs: tuple[str, ...] = ()
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     evaluations: pd.DataFrame = field(default_factory=pd.DataFrame)
+    sets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    choices: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CHOICES)))
     shown: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -117,11 +117,7 @@ class DiscriTuneResult(Result):
         """P@1 before and after, for the listener of the training and for the independent one."""
         parts = []
         for row in self.retrieval.to_dict("records"):
-            who = (
-                "the listener of the training"
-                if row["listener"] == "listener"
-                else "the independent listener"
-            )
+            who = WHO[row["listener"]]
             change = estimate(row["change"], row["change_low"], row["change_high"], signed=True)
             verdict = from_zero(row["change_low"], row["change_high"])
             ends = f"{fixed(row['before'])} to {fixed(row['after'])}"
@@ -187,18 +183,37 @@ class DiscriTuneResult(Result):
             yield Section("Training", list(self._training()))
         yield settings_section(self.config.items())
 
-    def _examples(self) -> Iterator[Text | Gallery | Table]:
-        rows = {row["item"]: row for row in self.captions.to_dict("records")}
-        pictures = [
-            Picture(_drawn(uri, item), f"before: {rows[item]['before']} · after: {rows[item]['after']}")
-            for item, uri in self.shown.items()
-        ]
-        yield Gallery(pictures, "The first test pictures; nothing is chosen or left out.", small=True)
-        changed = float((self.captions["before"] != self.captions["after"]).mean())
-        caption = (
-            f"Captions of the first test pictures; {100 * changed:.0f} % of all {len(self.captions)} changed."
+    def _examples(self) -> Iterator[Text | Gallery]:
+        said = {
+            row["item"]: f"before: {row['before'] or NOTHING} · after: {row['after'] or NOTHING}"
+            + (f" · reference: {row['reference']}" if row["reference"] else "")
+            for row in self.captions.to_dict("records")
+        }
+        sets = self.sets
+        if not len(sets):  # of a run that kept no choices
+            sets = pd.DataFrame([(name, 1, name) for name in self.shown], columns=list(SETS))
+        listeners = list(dict.fromkeys(self.retrieval["listener"]))
+        drawn = drawn_sets(
+            sets, self.choices, self.shown, {"before": "before", "after": "after"}, listeners, said
         )
-        yield Table(self.captions.head(max(len(self.shown), 12)), caption)
+        changed = float((self.captions["before"] != self.captions["after"]).mean())
+        yield Text(
+            f"{100 * changed:.0f} % of all {len(self.captions)} captions changed. {self._sets_caption(listeners)}"
+        )
+        yield Gallery(drawn)
+
+    def _sets_caption(self, listeners: Sequence[str]) -> str:
+        """What is drawn of the candidate sets, and what the marks mean."""
+        first = "The first test pictures; nothing is chosen or left out."
+        if not len(self.choices):
+            return first
+        kind, most = self.retrieval["candidates"].iloc[-1], int(self.sets["item"].value_counts().max())
+        whole = f", {most} of {self.sets['size'].max()} drawn" if (self.sets["size"] > most).any() else ""
+        who = ", ".join(f"{mark} {WHO[name]}" for name, mark in symbols(listeners).items())
+        return (
+            f"{first} Beside each stand the distractors of its {kind} set{whole}. Marks tell which picture a listener "
+            f"chose with the caption before and after: {who}. {TIES}"
+        )
 
     def _people(self) -> Iterator[Section]:
         if len(self.truth):
@@ -212,11 +227,11 @@ class DiscriTuneResult(Result):
             )
             table = Table(written(self.truth, headings | {"named": ("named", ".2"), "n": "n"}), caption)
             yield Section("What is in the picture", [table])
-        blocks: list[Table] = []
+        blocks: list[Table | Section] = []
         if len(self.scores):
             headings = {"references": "references", "score": "score"}
             headings |= {when: (when, f"{when}_low", f"{when}_high", ".3") for when in ("before", "after")}
-            headings |= {"pictures": "n", "signature": "signature"}
+            headings |= {"pictures": "n"}
             blocks.append(
                 Table(written(self.scores, headings), f"Scores against captions by people. {COVERS}")
             )
@@ -227,6 +242,12 @@ class DiscriTuneResult(Result):
             "words."
         )
         blocks.append(Table(written(self.wording, form), caption))
+        if len(self.scores):
+            told = self.scores[["references", "score", "signature"]]
+            caption = (
+                "What each score was computed with, in full: scores of other signatures are other numbers."
+            )
+            blocks.append(Section("Signatures of the scores", [Table(told, caption)], collapsed=True))
         yield Section("Beside captions by people", blocks)
 
     def _training(self) -> Iterator[Gallery | Table]:
@@ -249,7 +270,8 @@ class DiscriTuneResult(Result):
         yield gallery(figures, "Diagnostics of every step, of the captions that were drawn in it.")
         if len(self.evaluations):
             caption = "Greedy captions of watched test pictures while it trained; cross-entropy of people's captions."
-            yield Table(self.evaluations, caption, {"p_at_1": fixed})
+            headings = {"p_at_1": "P@1", "cross_entropy_nats": "cross-entropy, nats"}
+            yield Table(self.evaluations.rename(columns=headings), caption, {"P@1": fixed})
 
     @classmethod
     def compared(cls, results: Sequence[DiscriTuneResult], labels: Sequence[str]) -> Iterator[Section]:
@@ -311,26 +333,3 @@ def _curve(step: pd.Series[Any], values: pd.Series[Any], title: str, axis: str) 
     return charts.line_band(
         step.tolist(), y, y, y, axis=axis, title=title, label=f"{title} by training step: {axis}"
     )
-
-
-def thumbnail(image: Image.Image) -> str:
-    """A picture as a data URI of a PNG, its longer side at most `SIDE` pixels."""
-    small = image.copy()
-    small.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _drawn(uri: str, name: str) -> str:
-    """A picture as SVG; its name is escaped by the characters that are left."""
-    label = "".join(letter for letter in short(name, 40) if letter not in "<>&\"'")
-    look = 'style="image-rendering: pixelated; max-width: 8rem" preserveAspectRatio="xMidYMid meet"'
-    kind = (
-        uri
-        if not missing(uri) and uri.startswith("data:image/png;base64,") and uri.isascii() and '"' not in uri
-        else ""
-    )
-    inner = f'<image href="{kind}" width="{SIDE}" height="{SIDE}" {look}/>'
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{label}">'
-    return f"{opening}<title>{label}</title>{inner}</svg>"

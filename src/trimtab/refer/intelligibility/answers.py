@@ -34,6 +34,8 @@ LISTED = 5
 """Items that a message lists."""
 SCORES = ("score", "shuffled", "silent", "chance")
 MEASURES = (*SCORES, "p_target", "confidence", "brier")
+CHOSEN = "chosen"
+"""Places of the candidates that an answer chose: several at a tie, none where nothing was answered."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +330,7 @@ def live_answers(
         speaker: whose captions they are.
 
     Returns:
-        Columns item and `MEASURES`; a row per caption.
+        Columns item, `MEASURES` and `CHOSEN`; a row per caption.
     """
     items, texts = captions["item"].tolist(), captions["caption"].tolist()
     candidates = [list(sets.candidates[item]) for item in items]
@@ -350,7 +352,7 @@ def record_answers(record: Record, sets: Sets) -> pd.DataFrame:
     exact, nothing is drawn.
 
     Returns:
-        The columns of the record and `MEASURES`; a row per answer.
+        The columns of the record, `MEASURES` and `CHOSEN`; a row per answer.
     """
     items = record.table["item"].tolist()
     places = [sets.place(item) for item in items]
@@ -391,7 +393,9 @@ def _scored(
     """Rows of item and measures; probabilities are nan for choices, and controls nan until someone knows them."""
     nothing = np.full(len(items), np.nan)
     table = pd.DataFrame({"item": list(items), "score": _scores(beliefs, places), "shuffled": nothing})
+    chosen = [tuple(np.flatnonzero(decision(one)).tolist()) for one in beliefs]
     table = table.assign(silent=nothing, chance=[1.0 / len(one) for one in beliefs])
+    table[CHOSEN] = pd.Series(chosen, dtype=object)
     if not gives_probabilities:
         return table.assign(p_target=nothing, confidence=nothing, brier=nothing)
     p_target = np.array([one[place] for one, place in zip(beliefs, places, strict=True)])

@@ -15,12 +15,13 @@ import pandas as pd
 
 from trimtab.data.naming import each_row
 from trimtab.job import Result
+from trimtab.refer.choices import CHOICES, SETS, TIES, drawn_sets, lettered, symbols
 from trimtab.refer.intelligibility.matrix import Interaction
 from trimtab.report.charts import share_map
 from trimtab.report.figures import colour, point, with_margin
-from trimtab.report.formats import estimate, fixed, from_zero, missing, span
+from trimtab.report.formats import NOTHING, estimate, fixed, from_zero, missing, span
 from trimtab.report.intervals import Cloud, Look, curve_and_clouds, interval_rows
-from trimtab.report.page import Section, Table, Text, picture, settings_section, written
+from trimtab.report.page import Gallery, Section, Table, Text, gallery, picture, settings_section, written
 from trimtab.report.text import plain_table
 from trimtab.runs.serialise import checked
 
@@ -56,6 +57,9 @@ class Intelligibility(Result):
         calibration: see `calibration.calibration_table`.
         reliability: see `calibration.reliability_table`.
         examples: item, speaker, caption, and the mean score of each listener.
+        sets: candidate sets of the examples, see `refer.choices.shown_sets`.
+        choices: how many answers of each listener to each speaker's caption chose a candidate of these sets.
+        pictures: the pictures of these sets as data URIs; empty where candidates are not pictures.
         answers: speaker, listener, item, cluster, words, and the scores of every answer.
         notes: what a reader should know.
     """
@@ -73,6 +77,9 @@ class Intelligibility(Result):
     reliability: pd.DataFrame
     examples: pd.DataFrame
     answers: pd.DataFrame
+    sets: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SETS)))
+    choices: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CHOICES)))
+    pictures: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property
@@ -110,11 +117,11 @@ class Intelligibility(Result):
         return "\n\n".join([*(plain_table(one) for one in parts if len(one)), self.summary()])
 
     def json_values(self) -> dict[str, Any]:
-        """Every field but the config and the answers one by one, which are in the result file; `p_at_1` first."""
+        """Every field but the config, pictures and answers one by one, which are in the result file; `p_at_1` first."""
         values = super().json_values()
         return {
             "p_at_1": values.pop("p_at_1"),
-            **{name: it for name, it in values.items() if name != "answers"},
+            **{name: it for name, it in values.items() if name not in ("answers", "pictures")},
         }
 
     def values(self) -> dict[str, Any]:
@@ -196,12 +203,33 @@ class Intelligibility(Result):
         yield Section("Captions", [_captions(self), *_matched(self)])
         if len(self.calibration):
             yield Section("Calibration", list(_calibration(self)))
-        formats = {name: lambda score: fixed(score, 2) for name in self.listeners}
-        caption = "Items drawn by the seed; under each listener the mean score of its answers."
-        yield Section("Examples", [Table(self.examples, caption, formats)], collapsed=True)
+        yield Section("Examples", list(_examples(self)))
         if self.notes:
             yield Section("Notes", [Text(f"Note: {note}.", "unsure") for note in self.notes])
         yield settings_section(self.config.items())
+
+
+def _examples(result: Intelligibility) -> Iterator[Text | Gallery | Table]:
+    """Captions of a few items beside their candidates, with who chose what, and their scores."""
+    formats = {name: lambda score: fixed(score, 2) for name in result.listeners}
+    if len(result.sets):
+        rows, marks = result.examples.groupby("item", sort=False), lettered(result.speakers)
+        said = {
+            str(item): " · ".join(
+                f"{marks[row.speaker]}, {row.speaker}: {row.caption or NOTHING}" for row in each_row(own)
+            )
+            for item, own in rows
+        }
+        who = ", ".join(f"{mark} {name}" for name, mark in symbols(result.listeners).items())
+        sizes, most = result.sets["size"], int(result.sets["item"].value_counts().max())
+        whole = f" {most} of {sizes.max()} candidates are drawn." if (sizes > most).any() else ""
+        yield Text(
+            f"Beside each target stand its distractors.{whole} Marks tell which candidate a listener chose with a "
+            f"speaker's caption: {who}. {TIES}"
+        )
+        yield Gallery(drawn_sets(result.sets, result.choices, result.pictures, marks, result.listeners, said))
+    caption = "Items drawn by the seed; under each listener the mean score of its answers."
+    yield Table(result.examples, caption, formats)
 
 
 def interaction_text(result: Intelligibility) -> str:
@@ -349,16 +377,16 @@ def _matched(result: Intelligibility) -> Iterator[Table]:
 
 
 def _calibration(result: Intelligibility) -> Iterator[Any]:
-    clouds = {
-        f"{listener}, {speaker}": Cloud(rows["confidence"].tolist(), rows["accuracy"].tolist(), joined=True)
-        for (speaker, listener), rows in result.reliability.groupby(["speaker", "listener"], sort=False)
-    }
-    axes = ("mean probability of the first candidate", "accuracy")
-    label = "Accuracy by confidence"
-    figure = curve_and_clouds(
-        Cloud([0, 1], [0, 1]), clouds, axes_names=axes, title="Reliability", label=label
-    )
-    yield picture(figure, "The line is perfect calibration; each point is a bin of confidence.")
+    axes, drawn = ("mean probability of the first candidate", "accuracy"), []
+    for listener, own in result.reliability.groupby("listener", sort=False):
+        clouds = {
+            str(speaker): Cloud(rows["confidence"].tolist(), rows["accuracy"].tolist(), joined=True)
+            for speaker, rows in own.groupby("speaker", sort=False)
+        }
+        title, label = f"Reliability of {listener}", f"Accuracy by confidence of {listener}, by speaker"
+        line = Cloud([0, 1], [0, 1])
+        drawn.append(curve_and_clouds(line, clouds, axes_names=axes, title=title, label=label))
+    yield gallery(drawn, "The line is perfect calibration; each point is a bin of confidence.")
     headings: dict[str, Sequence[str]] = {"speaker": "speaker", "listener": "listener"}
     headings |= {"accuracy": ("accuracy", ".3"), "confidence": ("confidence", ".3")}
     headings |= {"p(target)": ("p_target", ".3"), "calibration error": ("ece", "ece_low", "ece_high", ".3")}

@@ -198,7 +198,7 @@ def length_labels(lengths: np.ndarray, bins: int = LENGTH_BINS) -> tuple[np.ndar
     names = []
     for number in range(int(place.max()) + 1):
         low, high = int(lengths[place == number].min()), int(lengths[place == number].max())
-        names.append(f"{low} words" if low == high else f"{low} to {high} words")
+        names.append(f"{low} word{'s' * (low != 1)}" if low == high else f"{low} to {high} words")
     return np.array(names, dtype=object)[place], names
 
 

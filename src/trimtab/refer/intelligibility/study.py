@@ -13,13 +13,16 @@ import pandas as pd
 import torch
 
 from trimtab.data.captions import CaptionSource, speaker_captions
+from trimtab.data.naming import each_row
 from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.data.tables import labels
 from trimtab.errors import ConfigError, DataError, explain, nearest, refusal
 from trimtab.numerics.bootstrap import Resampling, check_choice
 from trimtab.refer.candidates import names_in, read_candidates, read_rows
 from trimtab.refer.captions.listener import TIE, Listener
+from trimtab.refer.choices import CHOICES, shown_sets, thumbnail
 from trimtab.refer.intelligibility.answers import (
+    CHOSEN,
     MEASURES,
     Hears,
     Record,
@@ -141,6 +144,9 @@ def intelligibility(
         "strata": list(strata),
     }
     settings |= {"missing": missing, "n_boot": n_boot, "confidence": confidence, "seed": seed}
+    examples = _examples(answers, captions, sets, seed)
+    shown, choices = _choices(answers, sets, list(dict.fromkeys(examples["item"])))
+    seen = sets.pictures
     return Intelligibility(
         label="intelligibility",
         accuracy=accuracy,
@@ -152,8 +158,11 @@ def intelligibility(
         matched=length_matched(answers, draws),
         calibration=calibration_table(answers, cells, draws),
         reliability=reliability_table(answers, cells, draws),
-        examples=_examples(answers, captions, sets, seed),
-        answers=answers.drop(columns=[BY + one for one in dict.fromkeys(strata)]),
+        examples=examples,
+        sets=shown,
+        choices=choices,
+        pictures={name: thumbnail(seen[name]) for name in dict.fromkeys(shown["candidate"])} if seen else {},
+        answers=answers.drop(columns=[CHOSEN, *(BY + one for one in dict.fromkeys(strata))]),
         notes=tuple(study.notes),
         config=plain({"speakers": names[0], "listeners": names[1], "items": len(sets.target), **settings}),
         seconds=time.perf_counter() - start,
@@ -341,7 +350,7 @@ class _Study:
     ) -> pd.DataFrame:
         """Measures of answers, with strata and clusters by what the answers' own rows, captions or candidates say."""
         words = table["item"].map(captions.set_index("item")[WORDS])
-        kept = table[["item", *MEASURES]].assign(words=words.to_numpy())
+        kept = table[["item", *MEASURES, CHOSEN]].assign(words=words.to_numpy())
         for column in self.strata:
             values = kept["words"].map(lengths) if column == LENGTH else self._values(column, own, captions)
             kept[BY + column] = list(values)
@@ -430,3 +439,17 @@ def _examples(
                 scores = {name: means.get((item, speaker, name), np.nan) for name in listeners}
                 rows.append({"item": item, "speaker": speaker, "caption": texts[speaker][item], **scores})
     return pd.DataFrame(rows)
+
+
+def _choices(answers: pd.DataFrame, sets: Sets, items: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Candidate sets of a few items as a page shows them, and how many answers chose each candidate; ties share one."""
+    some = answers[answers["item"].isin(items)]
+    rows = [
+        (row.item, row.speaker, row.listener, sets.candidates[row.item][place], 1 / len(row.chosen))
+        for row in each_row(some)
+        for place in row.chosen
+    ]
+    choices = pd.DataFrame(rows, columns=list(CHOICES))
+    choices = choices.groupby([*CHOICES[:-1]], sort=False)["answers"].sum().reset_index()
+    listed = [(item, list(sets.candidates[item]), sets.target[item]) for item in items]
+    return shown_sets(pd.DataFrame(listed, columns=["item", "candidates", "target"]), choices), choices

@@ -27,7 +27,7 @@ from trimtab.job import Elsewhere, Progress, Survey, TableFile, noting, unread_s
 from trimtab.numerics.bootstrap import check_choice
 from trimtab.refer.lexicon.contexts import Treatment, Trials, set_aside, treated
 from trimtab.refer.lexicon.lexicon import FLEXIBILITIES, Frontier, Kind, Lexicon, Volume, bandwidth_of
-from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex
+from trimtab.refer.lexicon.result import LexiconResult, lab_to_hex, mean_colour
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file
@@ -234,6 +234,7 @@ class LexiconConfig:
             contexts=contexts,
             accounting=pd.concat(accounts, ignore_index=True)[["step", "reason", "n_messages"]],
             places=_places(whole, features),
+            plane=_plane(whole, features),
             config=config,
             seconds=time.perf_counter() - start,
             aside=aside,
@@ -391,3 +392,16 @@ def _places(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
     shares = {lexicon.names[word]: lexicon.naming[:, word] for word in top}
     base = {"referent": list(lexicon.referents), "x": x, "y": y, "colour": colours}
     return pd.DataFrame(base).join(pd.DataFrame(shares), rsuffix=" (word)")
+
+
+def _plane(lexicon: Lexicon, features: pd.DataFrame) -> pd.DataFrame:
+    """Words on the plane of complexity and accuracy, each with the mean colour of what it names, "" without colours."""
+    frame = lexicon.plane()
+    if not is_lab(features):
+        return frame.assign(colour="")
+    chips = lab_to_hex(lexicon.features)
+    own = {
+        name: mean_colour(chips, lexicon.naming[:, word] * lexicon.prior)
+        for word, name in enumerate(lexicon.names)
+    }
+    return frame.assign(colour=frame["name"].map(own))

@@ -23,7 +23,7 @@ from trimtab.data.naming import NamingCounts, check_cells, is_lab
 from trimtab.data.tables import check_known, find_label, label_text, show
 from trimtab.errors import DataError, explain, nearest
 from trimtab.numerics.bootstrap import check_choice
-from trimtab.numerics.information import Bottleneck, bottleneck, plane
+from trimtab.numerics.information import Bottleneck, bottleneck, plane, plane_of_words
 from trimtab.refer.lexicon import contexts
 from trimtab.refer.lexicon.contexts import Speaker, Trials
 from trimtab.report.page import Table, cell
@@ -226,6 +226,17 @@ class Lexicon:
         columns |= {"denotation": (self.naming > 0).sum(axis=0), "probability": self.words}
         frame = pd.DataFrame(columns)
         return frame.sort_values(["info_bits", "name"], ascending=[False, True], ignore_index=True)
+
+    def plane(self) -> pd.DataFrame:
+        """Words on the plane of complexity and accuracy, whose means weighted by probability are those of `system`.
+
+        Columns name, complexity_bits (of `plane_of_words`: unsmoothed, whatever the kind), accuracy_bits, probability;
+        the most probable first.
+        """
+        complexity, accuracy = plane_of_words(self.prior, self.naming, self.meanings())
+        frame = pd.DataFrame({"name": self.names, "complexity_bits": complexity, "accuracy_bits": accuracy})
+        frame = frame.assign(probability=self.words)
+        return frame.sort_values(["probability", "name"], ascending=[False, True], ignore_index=True)
 
     def system(self) -> System:
         """Measures of the lexicon as a whole: complexity, accuracy, success and effective words."""

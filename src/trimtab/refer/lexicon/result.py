@@ -19,6 +19,7 @@ from trimtab.job import Result
 from trimtab.refer.lexicon.contexts import HARD_LESS_EASY
 from trimtab.report.formats import fixed, from_zero, span
 from trimtab.report.intervals import Cloud, curve_and_clouds, small_map
+from trimtab.report.named_points import NamedPoint
 from trimtab.report.page import Gallery, Section, Table, gallery, picture, settings_section, written
 from trimtab.report.text import plain_table
 
@@ -45,6 +46,7 @@ class LexiconResult(Result):
         contexts: treatment of modifiers, smoothing, then the columns of `InContext.comparison`; empty without contexts.
         accounting: step, reason, n_messages.
         places: referent, x, y, colour ("" where features are not colours), then p(w|m) of the words that are drawn.
+        plane: the columns of `Lexicon.plane`, and the colour of each word ("" where features are not colours).
         aside: treatment, then the columns of `contexts.set_aside`: how many messages are not compared, by context.
     """
 
@@ -55,6 +57,7 @@ class LexiconResult(Result):
     contexts: pd.DataFrame
     accounting: pd.DataFrame
     places: pd.DataFrame
+    plane: pd.DataFrame = field(default_factory=pd.DataFrame)
     aside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
@@ -77,15 +80,21 @@ class LexiconResult(Result):
         return {"words": f"{int(first['n_words'])} for {int(first['n_referents'])} referents"} | bits
 
     def figure(self) -> Figure:
-        """Plane of complexity and accuracy: the lexicons under the frontier."""
+        """Plane of complexity and accuracy: the lexicons under the frontier, among the words of the first one."""
         names, x, y = ("complexity I(M;W), bits", "accuracy I(W;U), bits"), "complexity_bits", "accuracy_bits"
         parts = {"all names": self.systems[:1], "each lexicon": self.systems[1:]}
         clouds = {
             name: Cloud(part[x].tolist(), part[y].tolist()) for name, part in parts.items() if len(part)
         }
         curve = Cloud(self.frontier[x].tolist(), self.frontier[y].tolist()) if len(self.frontier) else None
-        title, label = "What words cost and tell", "Lexicons and frontier"
-        return curve_and_clouds(curve, clouds, axes_names=names, title=title, label=label)
+        words = [
+            NamedPoint(str(row.name), row.complexity_bits, row.accuracy_bits, row.probability, row.colour)
+            for row in each_row(self.plane.head(MOST_WORDS))
+        ]
+        title, label = "What words cost and tell", "Words, lexicons and frontier"
+        return curve_and_clouds(
+            curve, clouds, words, axes_names=names, curve_name="frontier", title=title, label=label
+        )
 
     def summary(self) -> str:
         """The lexicon as a whole, each treatment of modifiers by context, and what was set aside."""
@@ -118,17 +127,10 @@ class LexiconResult(Result):
     def sections(self) -> Iterator[Section]:
         """Sections of the page: words, the plane with its frontier, the simulation, contexts and the accounting."""
         yield Section("Where words are", [_maps(self.places)])
-        words = self.words.sort_values("probability", ascending=False)
-        rest = len(words) - MOST_WORDS
-        tail = f" The {rest} rarer ones are in the result file." if rest > 0 else ""
-        headings = {"word": "name", "bits": ("info_bits", ".2"), "referents": "denotation"}
-        headings["share of what is said"] = ("probability", ".3")
-        frame = written(words.head(MOST_WORDS), headings)
-        yield Section("Words by bits", [Table(frame, f"The most frequent words first.{tail}")])
-        caption = "The line is the best for these referents that annealing finds"
-        caption += "; what it misses could lie a little above."
-        plane_caption = caption if len(self.frontier) else "Without a frontier, which was not asked for."
-        yield Section("Cost and accuracy", [picture(self.figure(), plane_caption), _systems(self.systems)])
+        yield Section("Words by bits", [_words(self)])
+        yield Section(
+            "Cost and accuracy", [picture(self.figure(), _plane_caption(self)), _systems(self.systems)]
+        )
         flexible, n = self.simulation["flexibility"], int(self.simulation["n"].iloc[0])
         caption = (
             f"Each line goes from flexibility {flexible.min():g} to {flexible.max():g}: at 0 speakers have one word "
@@ -143,7 +145,8 @@ class LexiconResult(Result):
         if len(self.contexts):
             yield Section("Easy and hard contexts", list(_contexts(self)))
         caption = "Every name that was given, by what became of it."
-        yield Section("Accounting", [Table(self.accounting, caption, {"n_messages": str})])
+        accounting = self.accounting.rename(columns={"n_messages": "messages"})
+        yield Section("Accounting", [Table(accounting, caption, {"messages": str})])
         yield settings_section(self.config.items())
 
     @classmethod
@@ -153,6 +156,38 @@ class LexiconResult(Result):
         yield Section("Compared", [_systems(pd.concat(rows))])
 
 
+def _words(result: LexiconResult) -> Table:
+    """Table of the most frequent words: what they convey, and what of it tells of the world."""
+    words = result.words.sort_values("probability", ascending=False)
+    rest = len(words) - MOST_WORDS
+    tail = f" The {rest} rarer ones are in the result file." if rest > 0 else ""
+    headings: dict[str, Any] = {"word": "name", "bits": ("info_bits", ".2")}
+    if len(result.plane):
+        words = words.merge(result.plane[["name", "accuracy_bits"]], on="name", how="left")
+        headings["tell of the world"] = ("accuracy_bits", ".2")
+    headings |= {"referents": "denotation", "share of what is said": ("probability", ".3")}
+    return Table(written(words.head(MOST_WORDS), headings), f"The most frequent words first.{tail}")
+
+
+def _plane_caption(result: LexiconResult) -> str:
+    """What the discs, the point and the line are."""
+    n, parts = len(result.plane), []
+    if n:
+        which = f"the {MOST_WORDS} most frequent of {n}" if n > MOST_WORDS else f"all {n}"
+        parts.append(f"A disc is one of {which} words, as large as its share of what is said.")
+        parts.append("The lexicon of all names stands at the mean of its words, weighted by these shares.")
+        if (result.plane["colour"] != "").any():
+            parts.append("A disc has the mean colour of the referents that the word names.")
+    if len(result.frontier):
+        parts.append(
+            "The line is the best for these referents that annealing finds; what it misses could lie a little above."
+        )
+        parts.append("It holds of whole lexicons: a word alone may lie above it.")
+    else:
+        parts.append("Without a frontier, which was not asked for.")
+    return " ".join(parts)
+
+
 def _smoothings(rows: pd.DataFrame) -> str:
     """Difference of contexts at each smoothing, and whether its signs agree."""
     each = [
@@ -160,6 +195,8 @@ def _smoothings(rows: pd.DataFrame) -> str:
         f"at smoothing {row.smoothing:g}"
         for row in each_row(rows)
     ]
+    if len(rows) == 1:
+        return f"{each[0]}, {from_zero(rows['low'].iloc[0], rows['high'].iloc[0])}."
     above, below = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
     text = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(rows)} smoothings"
     if above and below:
