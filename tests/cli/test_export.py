@@ -136,7 +136,7 @@ def test_what_leaves_no_model_says_so(there: Path, capsys: Capture) -> None:
             "got steered, which has not finished, expected a finished run; try trimtab resume steered",
         ),
         ("base", "got base, which is no run, expected the folder of one run, or of a group"),
-        ("nothing", "got no folder 'nothing', expected a run in"),
+        ("nothing", "got no folder 'nothing' here, and no run of that name in "),
     ):
         assert main(["export", run, "--out", "x"]) == 2
         assert message in capsys.readouterr().err

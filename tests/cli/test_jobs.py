@@ -263,6 +263,30 @@ def test_report(capsys: Capture, tmp_path: Path) -> None:
     assert "got no finished run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "got", "hint"),
+    [
+        ("me-1", "no folder 'me-1' here, and no run of that name in {here}/runs", "'my-1'"),
+        ("runs/me-1", "no folder 'runs/me-1' here, and no run of that name in {here}/runs", "runs/my-1"),
+        ("./gone", "no folder './gone'", "trimtab runs, which lists them"),
+        ("{here}/runs/me-1", "no folder '{here}/runs/me-1'", "{here}/runs/my-1"),
+        ("runs/my-1/report.html", "'runs/my-1/report.html', a file", "runs/my-1"),
+        ("my.yaml", "'my.yaml', a file", "trimtab runs, which lists them"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["resume", "report", "export"])
+def test_a_run_that_is_not_there_is_told_with_what_was_looked_for(
+    verb: str, given: str, got: str, hint: str, capsys: Capture, tmp_path: Path
+) -> None:
+    main(["run", "my.yaml"])
+    capsys.readouterr()
+    given, got, hint = (text.format(here=tmp_path) for text in (given, got, hint))
+    assert main([verb, given, *(["--out", "new"] * (verb == "export"))]) == 2
+    told = capsys.readouterr().err
+    assert f"got {got}, expected the folder or name of a" in told
+    assert told.strip().endswith(f"; try {hint}")
+
+
 def test_overrides_may_stand_anywhere() -> None:
     options = parser("run")
     options.add_argument("file")

@@ -209,10 +209,10 @@ def test_bad_input_is_told_in_one_line(
             ["sweep", "run", "no", "--source", "rude.txt", "--target", "polite.txt", "--columns", "sharegtp"],
             ["--columns: got 'sharegtp', expected 'sharegpt', 'alpaca', or a mapping of our keys to theirs; try"],
         ),
-        (["try", "runs/run", "no", "x"], ["got no folder 'runs/run', expected the folder of a steering or a run"]),
-        (["try", "./run2", "no", "x"], ["got no folder './run2', expected the folder of a steering or a run, "]),
-        (["try", "rum", "no", "x"], ["got no folder 'rum', expected the folder of a steering or a run, the name"]),
-        (["try", "", "no", "x"], ["run: got '', expected the folder or name of a run"]),
+        (["try", "runs/run", "no", "x"], ["got no folder 'runs/run' here, and no run of that name in "]),
+        (["try", "./run2", "no", "x"], ["got no folder './run2', expected the folder or name of a steering or a run, "]),
+        (["try", "rum", "no", "x"], ["expected the folder or name of a steering or a run, or a hub name (owner/name)"]),
+        (["try", "", "no", "x"], ["run: got '', expected the folder or name of a steering"]),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_told_before_a_model_is_loaded(

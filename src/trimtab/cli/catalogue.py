@@ -137,7 +137,7 @@ def report(argv: Sequence[str]) -> int:
     options.add_argument("runs", metavar="RUN", nargs="+", help="folder or name of a run, a group or a sweep")
     options.add_argument("-o", "--out", type=Path, metavar="PAGE.html", help=default)
     arguments = options.parse_args(argv)
-    folders = [find_run(text) for text in arguments.runs]
+    folders = [find_run(text, "a run, a group or a sweep") for text in arguments.runs]
     if arguments.out is None and len(folders) > 1:
         raise ConfigProblems([Problem("-o", "nothing", "a file for a page of several runs", "-o page.html")])
     out = as_path(arguments.out or folders[0] / "report.html", "-o", "a file to write")

@@ -32,7 +32,7 @@ def export(argv: Sequence[str]) -> int:
 
     from trimtab.runs.folder import read_config_of
 
-    folder = find_run(arguments.run)
+    folder = find_run(arguments.run, "a finished run, or of a group")
     is_run = (folder / "config.yaml").exists()
     system = system_of_run(read_config_of(folder)).name if is_run else "dynamics"
     kinds = {"steering": _steering, "discritune": _captioner}

@@ -16,7 +16,17 @@ from trimtab.cli.console import Verb, for_command, note, parser, say, split_over
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, TrimtabError, explain, nearest
 from trimtab.runs.files import MOST, bound_problems
 from trimtab.runs.live import Bars
-from trimtab.runs.paths import MODEL, RESULT, as_path, is_first, path_problem, processes, runs_home, safe_name
+from trimtab.runs.paths import (
+    MODEL,
+    RESULT,
+    as_path,
+    is_first,
+    neighbour,
+    path_problem,
+    processes,
+    runs_home,
+    safe_name,
+)
 from trimtab.systems import LAB, already_built, find_config, imported, lab_problems, resolve, system_of
 
 if TYPE_CHECKING:
@@ -373,20 +383,33 @@ def new_folder(name: str) -> Path:
             return folder
 
 
-def find_run(text: str) -> Path:
+def find_run(text: str, what: str = "a run") -> Path:
     """The folder of a run: a path, or a name in the home of runs.
 
+    Args:
+        text: what was given.
+        what: what it should be the folder or name of.
+
     Raises:
-        CheckpointError: there is none; the message has the nearest name.
+        CheckpointError: there is none; the message says what was looked for, and has the nearest run or path.
         ConfigProblems: it is what no path can be.
     """
     from trimtab.runs.folder import list_runs
 
-    expected = "the folder or name of a run"
+    home, expected = runs_home(), f"the folder or name of {what}"
     if not text.strip():
         raise ConfigProblems([Problem("run", repr(text), expected, "trimtab runs")])
-    for path in (as_path(text, "run", expected), runs_home() / text):
-        if path.is_dir():
-            return path
-    names = [run.name for run in list_runs(runs_home())]
-    raise CheckpointError(explain(f"no folder {text!r}", f"a run in {runs_home()}", nearest(text, names)))
+    path = as_path(text, "run", expected)
+    for place in (path, home / text):
+        if place.is_dir():
+            return place
+    listed = "trimtab runs, which lists them"
+    if path.exists():
+        run = next((place for place in path.parents if (place / "run.json").is_file()), None)
+        raise CheckpointError(explain(f"{text!r}, a file", expected, listed if run is None else f"{run}"))
+    local = path.is_absolute() or text.startswith((".", "~"))
+    got = f"no folder {text!r}" + ("" if local else f" here, and no run of that name in {home}")
+    hint = nearest(text, [run.name for run in list_runs(home)])
+    if not hint and (near := neighbour(path)) and Path(near).is_dir():
+        hint = near
+    raise CheckpointError(explain(got, expected, hint or listed))

@@ -15,7 +15,7 @@ from trimtab.cli.console import Verb, in_message, note, parser, say, sentence
 from trimtab.cli.jobs import check_folder, find_run, run
 from trimtab.errors import CheckpointError, ConfigProblems, Problem, explain
 from trimtab.runs.live import Bars
-from trimtab.runs.paths import missing_file, missing_source, neighbour, runs_home
+from trimtab.runs.paths import missing_file, missing_source, runs_home
 from trimtab.systems import imported, lab_folder
 
 FIT = Verb(
@@ -93,15 +93,13 @@ def find_steering(text: str) -> str:
         CheckpointError: there is no such folder, and it is no hub name: without owner, or with a folder for an owner.
     """
     try:
-        return str(find_run(text))
-    except CheckpointError as error:
+        return str(find_run(text, "a steering or a run, or a hub name (owner/name)"))
+    except CheckpointError:
         owner = Path(text).parent
         local = text.startswith((".", "/", "~")) or text.count("/") != 1
         if not (local or owner.is_dir() or owner == runs_home()):
             return text
-        expected = "the folder of a steering or a run, the name of a run, or a hub name (owner/name)"
-        hint = str(error).partition("; try ")[2] or ("" if "/" not in text else neighbour(Path(text)))
-        raise CheckpointError(explain(f"no folder {text!r}", expected, hint)) from None
+        raise
 
 
 def concept_problems(arguments: argparse.Namespace) -> Iterator[Problem]:
@@ -122,7 +120,7 @@ def find_hypernetwork(text: str) -> str:
     Raises:
         CheckpointError: there is no such folder, or no hypernetwork in it.
     """
-    folder, file = find_run(text), "hypertransport_config.json"
+    folder, file = find_run(text, "a hypernetwork, or of a run that fitted one"), "hypertransport_config.json"
     if not any((place / file).is_file() for place in (folder, folder / "artifacts" / "hypernetwork")):
         hint = "trimtab run hypertransport/quickstart"
         raise CheckpointError(
