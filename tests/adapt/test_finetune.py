@@ -35,6 +35,7 @@ from worlds import EVALUATE, QUICK, TRAIN, domain, evaluated, model, texts, toke
 LOOSE = {"web": 5.0, "safety": 5.0}
 KEPT = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3})
 PROBING = replace(KEPT, schedule=4)
+WRITES_NOTHING = "No completions are shown: the model, a Letters, has no generate()."
 
 
 class Letters(nn.Module):
@@ -271,6 +272,7 @@ def test_when_every_probe_diverges_the_run_stops_with_the_base_weights() -> None
     assert same(weights(handle), base)
     assert result.notes == (
         "Stopped at step 0 of 12: diverged: every probe of step 0 diverged; try a lower lr.",
+        WRITES_NOTHING,
     )
     assert result.cost.probe_steps > 0
 
@@ -438,7 +440,10 @@ def test_an_early_stop_costs_less_than_one() -> None:
 def test_a_weight_that_rounds_to_no_sequence_is_reported() -> None:
     mixer = Fixed(weights={"math": 1, "web": 0.005}, targets=["math"])
     result = run(letters(), mixer)
-    assert result.notes == ("From step 0 to 12 the weight of web rounds to no sequence of 48.",)
+    assert result.notes == (
+        "From step 0 to 12 the weight of web rounds to no sequence of 48.",
+        WRITES_NOTHING,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Data. .* evaluation records of")

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from trimtab.adapt.call import DATA, LATER, call
+from trimtab.adapt.completions import HeldOut, held_out
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.export import leave_model
 from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line, shown_problems
@@ -142,6 +143,7 @@ def finetune(
         kept = types if save_model and out is not None else None
         if finished:
             return read_back(run, path, kept)
+        prompts = held_out({name: {**train, **evaluate}[name] for name in roles.evaluate}, model, fit.seq_len)
         name = label if out is None else path.name
         with (
             live_line(progress) as line,
@@ -150,7 +152,7 @@ def finetune(
             run.pause = ticks = Ticks(check, line or progress or None, lambda: loop.steps_taken, total)
             run.watchers = [ticks, *([LiveRun(line, roles, fit)] if line else []), *trackers]
             try:
-                return train_and_judge(run, path, label, config, domains, notes, kept)
+                return train_and_judge(run, path, label, config, domains, notes, kept, prompts)
             except Paused:
                 raise KeyboardInterrupt(how_to_go_on(run, out)) from None
 
@@ -398,6 +400,7 @@ def train_and_judge(
     domains: Mapping[str, TokenDomain],
     notes: Sequence[str] = (),
     types: Mapping[str, torch.dtype] | None = None,
+    prompts: Sequence[HeldOut] = (),
 ) -> FinetuneResult:
     """Train to the end; save the model before the result, and that before the status says that it is done.
 
@@ -409,9 +412,11 @@ def train_and_judge(
         domains: tokenised, by name.
         notes: further sentences on the data.
         types: that the weights of `model/` are saved in; None leaves it out.
+        prompts: held-out ones, that the base and the tuned model complete.
     """
     progress = run.train()
     final = run.finish(progress)
+    completions, untold = run.completions(prompts, progress.best_step)
     roles, fit = run.roles, run.loop.fit
     data = data_table(domains, roles.train, fit)
     result = make_result(
@@ -426,6 +431,8 @@ def train_and_judge(
         data=data,
         data_notes=(*data_notes(domains, data, fit), *notes),
         examples=examples(domains, roles.train, run.loop.model.tokenizer),
+        completions=completions,
+        untold=untold,
     )
     if run.folder:
         if types is not None:

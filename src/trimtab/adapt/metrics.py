@@ -18,6 +18,7 @@ from trimtab.adapt.cost import Ledger, cost_report
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Decision
 from trimtab.adapt.record import (
+    COMPLETION_COLUMNS,
     LOSS_COLUMNS,
     RECORD_COLUMNS,
     ROUNDED,
@@ -235,6 +236,8 @@ def make_result(
     data: pd.DataFrame | None = None,
     data_notes: Iterable[str] = (),
     examples: Mapping[str, tuple[Stretch, ...]] | None = None,
+    completions: pd.DataFrame | None = None,
+    untold: Iterable[str] = (),
 ) -> FinetuneResult:
     """The result of a finished run.
 
@@ -250,6 +253,8 @@ def make_result(
         data: what became of the records, from `trimtab.adapt.record.data_table`.
         data_notes: what of it the reader has to know.
         examples: what is learned of each training domain, shown on its first sequence.
+        completions: of held-out prompts, from `trimtab.adapt.completions.completions_frame`.
+        untold: why there are none.
     """
     mixtures = [row for row in rows if row["event"] == "mixture"]
     readings = [row for row in rows if row["event"] == "evaluation"]
@@ -276,9 +281,15 @@ def make_result(
         config=config,
         seconds=sum(progress.ledger.seconds.values()),
         target_records=pd.concat(changes, ignore_index=True)[list(RECORD_COLUMNS)],
-        notes=(*data_notes, *rounding_notes(rows, progress), *_notes(progress, mixtures, roles, fit)),
+        notes=(
+            *data_notes,
+            *rounding_notes(rows, progress),
+            *_notes(progress, mixtures, roles, fit),
+            *untold,
+        ),
         data=pd.DataFrame() if data is None else data,
         examples=examples or {},
+        completions=pd.DataFrame(columns=list(COMPLETION_COLUMNS)) if completions is None else completions,
     )
 
 

@@ -30,6 +30,7 @@ Stretch = tuple[str, bool]
 CHANGE_COLUMNS = ("change", "change_low", "change_high")
 LOSS_COLUMNS = ("step", "domain", "split", "loss_nats", "standard_error", *CHANGE_COLUMNS)
 RECORD_COLUMNS = ("domain", "record", "tokens", "change")
+COMPLETION_COLUMNS = ("domain", "prompt", "reference", "before", "after")
 COLUMNS = (
     *("domain", "split", "records", "blank", "skipped", "dropped", "beyond"),
     *("sequences", "truncated", "tokens", "left_over", "read", "read_records", "probe"),
@@ -101,6 +102,9 @@ class RunRecord(Result):
         data: what became of the records of each domain and split; see `data_table`. Empty for a result that an
             earlier version wrote.
         examples: per training domain, its first sequence as stretches of text, each with whether it carries loss.
+        completions: per held-out prompt: domain, prompt, reference (how its record goes on), before and after (what the
+            base model and the model of the run write); see `trimtab.adapt.completions`. Empty in results of earlier
+            versions, and of models that write no text.
     """
 
     status: Status
@@ -114,6 +118,9 @@ class RunRecord(Result):
     target_records: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RECORD_COLUMNS)))
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
     examples: Mapping[str, tuple[Stretch, ...]] = field(default_factory=dict)
+    completions: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(COMPLETION_COLUMNS), dtype=object)
+    )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per evaluation domain on test, in seven columns that 80 characters hold; `final` has all numbers.
@@ -204,6 +211,15 @@ def from_mapping(cls: type[Record], value: Mapping[str, Any]) -> Record:
         frames["target_records"] = _frame(records)
     if "data" in value and value["data"]["columns"]:
         frames["data"] = _frame(value["data"])
+    texts = value.get("completions")
+    if texts is not None:
+        if texts["columns"] != list(COMPLETION_COLUMNS):
+            raise TypeError(f"completions has columns {texts['columns']}")
+        if not all(len(row) == len(COMPLETION_COLUMNS) for row in texts["rows"]):
+            raise TypeError("completions has rows of another length")
+        if not all(isinstance(text, str) for row in texts["rows"] for text in row):
+            raise TypeError("completions has values that are no texts")
+        frames["completions"] = pd.DataFrame(texts["rows"], columns=texts["columns"], dtype=object)
     cost = checked(CostReport, value["cost"])
     values = {
         **{name: value[name] for name in ("label", "status", "step", "config")},

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import safe_open
 
 from trimtab.adapt import metrics
+from trimtab.adapt.completions import HeldOut, completed, completions_frame
 from trimtab.adapt.metrics import Progress, Row
 from trimtab.adapt.mixer import Mixer, not_finite
 from trimtab.adapt.session import Clock, Roles, Session
@@ -114,6 +116,25 @@ class Run:
         self._flush_timings()
         self._wait()
         return losses
+
+    def completions(self, prompts: Sequence[HeldOut], step: int) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """What the base weights and those of `step`, which are in the model, write; a note where they write nothing."""
+        model, batch_size = self.loop.model, self.loop.fit.eval_batch_size
+        before = after = list[str]()
+        untold = ""
+        with self.clock.time("completions"):
+            if prompts:
+                after, untold = completed(model, prompts, batch_size)
+                before = after
+            if step and after:
+                self.put_weights(0)
+                try:
+                    before, untold = completed(model, prompts, batch_size)
+                finally:
+                    self.put_weights(step)
+        if untold:
+            return completions_frame([], [], []), (untold,)
+        return completions_frame(prompts, before, after), ()
 
     def put_weights(self, step: int) -> None:
         """Load the kept weights of `step` into the model."""

@@ -88,6 +88,28 @@ def generate(
     _check(module, prompts, max_new_tokens, batch_size, temperature)
     rows = prompt_rows(tokenizer, prompts)
     refuse_unknown(module, tokenizer, rows, "prompt")
+    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    completions = continuations(module, tokenizer, rows, **sizes, temperature=temperature, seed=seed)
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in completions]
+
+
+def continuations(
+    module: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """New token ids after each row of token ids, without the token that ends them; all else as in `generate`.
+
+    Fewer than `max_new_tokens` of them say that the model ended the row itself.
+
+    Raises:
+        ModelError: a row that leaves no room for `max_new_tokens`.
+    """
     limit = longest(module) or math.inf
     for number, row in enumerate(rows):
         length = len(row) + max_new_tokens - 1  # the last new token is never read
@@ -108,7 +130,7 @@ def generate(
             )
             for row in written[:, batch.ids.shape[1] :].tolist():  # after an end token comes padding
                 completions.append(list(takewhile(lambda token: token not in ends, row)))
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in completions]
+    return completions
 
 
 def prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -21,6 +21,7 @@ from page_script import without_script
 from trimtab.adapt.dynamics.compare import calibration, calibration_sentence
 from trimtab.adapt.dynamics.figures import feasible_spans, loss_figures
 from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.record import COMPLETION_COLUMNS
 from trimtab.errors import DataError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -65,7 +66,10 @@ def hostile_html() -> str:
     names = [*HOSTILE, *(f"domain {number}" for number in range(8))]
     wide = make_result("<b>bold</b>", train=names[:8], evaluate=names, pulls=PULLS)
     plain = make_result("<b>bold</b>", probes=False, evaluate=names[:6])
-    return FinetuneResult.page([replace(wide, slopes=wide.slopes[:2]), plain], title="<i>title</i>")
+    runs = [replace(wide, slopes=wide.slopes[:2]), plain]
+    written = [(name, f"{name}\x00\n<b>prompt", f"{name}</td>", name, f"</table>{name}") for name in HOSTILE]
+    texts = pd.DataFrame(written, columns=list(COMPLETION_COLUMNS), dtype=object)
+    return FinetuneResult.page([replace(run, completions=texts) for run in runs], title="<i>title</i>")
 
 
 def test_a_page_of_one_run_has_every_part(result_of: MakeResult) -> None:
@@ -136,6 +140,7 @@ def test_hostile_names_are_text_everywhere(hostile_html: str) -> None:
     for name in HOSTILE:
         assert name.replace("\u202e", "�") in words
     assert "<b>bold</b> (2)" in words
+    assert words.count(f"</table>{HOSTILE[0]}") == 3  # of the first run alone, and side by side
     assert "49" not in re.findall(r"(?<![\d.])49(?![\d.])", words)
 
 
@@ -150,13 +155,18 @@ def test_ids_are_unique_and_nothing_is_fetched(hostile_html: str) -> None:
 
 
 def test_a_page_of_twenty_domains_is_light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under 1.5 MB with all its drawings: slope maps of so many cells are fewer."""
+    """Under 1.5 MB with all its drawings and completions: slope maps of so many cells are fewer."""
     import finetune_results
 
     monkeypatch.setattr(finetune_results, "VALIDATION", (*finetune_results.VALIDATION, *(0.01,) * 6))
     names = [f"a domain of number {number}" for number in range(20)]
     result = finetune_results.make_result(train=names, evaluate=names, pulls=(-0.2, -0.1, *(0.01,) * 18))
+    rows = [
+        (name, f"{name} {'prompt ' * 45}", *("completion " * 24,) * 3) for name in names for _ in range(2)
+    ]
+    result = replace(result, completions=pd.DataFrame(rows, columns=list(COMPLETION_COLUMNS), dtype=object))
     text = FinetuneResult.page([result])
+    assert text.count("completion completion") >= 3 * len(rows)
     assert len(text.encode()) < 1.5e6
     assert "2 of the 6 updates in between, evenly chosen" in headings(text)
     assert text.count(", for ") >= 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from finetune_results import MakeResult
 from page_sentences import hold
 from trimtab.adapt.dynamics.compare import gain_difference
 from trimtab.adapt.dynamics.result import FinetuneResult
-from trimtab.adapt.record import COLUMNS
+from trimtab.adapt.record import COLUMNS, COMPLETION_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at in test_page.py
 
@@ -83,6 +84,13 @@ def with_data(result: FinetuneResult, seed: int) -> FinetuneResult:
     return replace(result, data=pd.DataFrame(rows).assign(**dict.fromkeys(counts, 400))[list(COLUMNS)])
 
 
+def with_completions(result: FinetuneResult, domains: Sequence[str], changed: int) -> FinetuneResult:
+    """The result with two prompts of each of some domains, of which so many are answered otherwise by its weights."""
+    asked = [(name, f"{name} {k}", "reference", f"before {k}") for name in domains for k in range(2)]
+    rows = [(*row, f"after {result.label}" if k < changed else row[3]) for k, row in enumerate(asked)]
+    return replace(result, completions=pd.DataFrame(rows, columns=list(COMPLETION_COLUMNS), dtype=object))
+
+
 def broken(result: FinetuneResult) -> FinetuneResult:
     """The result with a constraint broken from the first step on, more and more."""
     losses = result.losses.copy()
@@ -109,30 +117,34 @@ def named(text: str) -> list[str]:
 
 DEFINITIONS = (
     r"Green: steps at which every constraint holds \(each evaluation speaks for half the way to the next\)\.",
-    r"What one training step on a domain \(column\) does to the loss of a domain \(row\), in thousandths of a nat\.",
-    r"Pale and in parentheses: below 1\.28 standard errors, so the sign is not known\.",
-    r"All updates share one colour scale\.",
-    r"One point per interval between updates and evaluation domain; bars are one standard error .*",
+    r"What one step on a domain \(column\) does to the loss of a domain \(row\), in thousandths of a nat\.",
+    r"Pale and in parentheses: below 1\.28 standard errors, the sign is not known\.",
+    r"One colour scale for all\.",
+    r"One point per interval between updates and evaluation domain\.",
+    r"Bars: one standard error of the slopes\.",
     r"A price says how many nats the sum of predicted target losses would fall per nat of extra tolerance: .*",
     r"Wall-clock on one machine, once \(n = 1\)\.",
-    r"Intervals are 95 % over the choice of test records, paired with the base model on the same .*",
-    r"Costs are multiples of one fixed-mixture run on the same evaluation grid: .*",
-    r"Up: reduction of test perplexity on the targets .*",
-    r"Along: multiples of one fixed-mixture run; runs of nearly the same cost are set side by .*",
+    r"Intervals: 95 % over test records, paired with the base model on the same sequences\.",
+    r"They are of one training seed and do not cover the seed\.",
+    r"Costs: multiples of one fixed-mixture run\.",
+    r"Bars: 95 % intervals of the gain over test records\.",
+    r"Costs are multiples of one fixed-mixture run; runs of nearly the same cost stand side by side\.",
     r"Filled: trained weights that kept every constraint on test\.",
     r"Named: those of them that no other estimate beats in gain and in cost\.",
-    r"Change of loss on test in tolerances: 0 \(dotted\) is the base model, 1 \(dashed\) the limit; .*",
-    r"An arrow at the edge with a number is a value outside the axes, which are the same in every panel\.",
-    r"The first panel shows, for each run, the constraint that used most of its tolerance; .*",
+    r"Change of loss on test in tolerances: 0 \(dotted\) is the base model, 1 \(dashed\) the limit\.",
+    r"Bars: 95 % intervals over test records, one training seed per run\.",
+    r"The first panel has each run's worst constraint; picked by the same sequences, .*",
     r"The largest violation of each run on test; below 0 nats there was room left\.",
     r"The same colour is the same training domain in every drawing\.",
     r"Targets are at the bottom \(left\) in full colour, .*",
     r"Vertical line: the checkpoint kept, where there is one\.",
-    r"By length: the error of the predictions with its 95 % interval .*",
+    r"By length: the error with its 95 % interval .*",
     r"Standard errors are the slopes', carried to the whole interval; about 95 % within two of them would be honest\.",
     r"The Wilson interval takes points as independent, .*",
     r"Cut: sequences that were longer\.",
-    r"Read: by each evaluation of that split; a sequence of packed text counts as of one record, .*",
+    r"Read: by each evaluation of that split; a packed sequence counts as of one record\.",
+    r"Each token is the most likely one; “…” stands where a text was cut\.",
+    r"The run returned the base weights, so before and after are one\.",
     r"At the right of each bar: the share of the targets together\.",
 )
 
@@ -203,6 +215,28 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
         expected = sum(len(one.slopes) * first.losses["domain"].nunique() for one in probing)
         return (int(runs), int(n), int(left_out)) == (len(probing), expected, 0)
 
+    def asked(n: str, told: str) -> bool:
+        """Whether as many prompts are shown as one of the runs has, and of each domain as many."""
+        every = [dict(Counter(one.completions["domain"])) for one in results]
+        if told.endswith(" per domain"):
+            return any(sum(one.values()) == int(n) and set(one.values()) == {int(told[0])} for one in every)
+        pairs = {name: int(k) for k, name in (each.split(" of ") for each in told.split(", "))}
+        return int(n) == sum(pairs.values()) and pairs in every
+
+    def differ(k: str, n: str) -> bool:
+        return any(
+            (int(k), int(n))
+            == (sum(b != a for b, a in one.completions[["before", "after"]].to_numpy()), len(one.completions))
+            for one in results
+        )
+
+    def side_by_side(n: str, domains: str) -> bool:
+        """By hand: of the runs with tuned weights, all were asked the first one's prompts; one is shown per domain."""
+        return (int(n), int(domains)) == (
+            sum(one.step > 0 for one in results),
+            first.completions["domain"].nunique(),
+        )
+
     def moving(count: str, n: str) -> bool:
         return (int(count), int(n)) == (sum(len(one.mixtures) > 1 for one in results), len(results))
 
@@ -228,6 +262,14 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
         rf"median absolute error {NUMBER} nats, correlation {NUMBER}\.": points,
         r"(\d+) runs on test; the status is the verdict on validation\.": lambda n: int(n) == len(results),
         r"n = (\d+) runs, one training seed each\.": lambda n: int(n) == len(results),
+        r"n = (\d+) held-out prompts: (.*)\.": asked,
+        r"None that fits was found in (.*)\.": (
+            lambda told: set(named(told)) == set(first.final["domain"]) - set(first.completions["domain"])
+        ),
+        r"Prompt: (.*)": lambda text: text in list(first.completions.drop_duplicates("domain")["prompt"]),
+        r"After: the checkpoint of step (\d+)\.": lambda step: int(step) in {one.step for one in results},
+        r"For (\d+) of (\d+) the two texts differ\.": differ,
+        r"(\d+) runs that left tuned weights are asked (\d+) prompts, one per domain\.": side_by_side,
         r"Runs whose mixture changes, (\d+) of (\d+): share over training steps, the same axes for all\.": moving,
         r"Runs with slopes: (\d+); n = (\d+) points \(.*\); (\d+) more were not read at both ends .*": counted,
     }
@@ -254,8 +296,7 @@ def counts(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
 
     band = "the band is the 95 % interval of the paired change over their records, one seed"
     covers = "the probe's own choice of training batches may not be in it"
-    share = "Below each column's name is the share that the mixture then gave it"
-    errors = rf"{share}\. ± is the standard error over the records"
+    errors = "Below a column's name: its share of the mixture\\. ± is the standard error over the records"
     return {
         r"The checkpoint of step (\d+) on test, in nats per token; every test sequence of each domain\.": (
             lambda step: int(step) in {one.step for one in results if not len(one.data)}
@@ -307,7 +348,7 @@ def _predictions(result: FinetuneResult, n: int, error: str, r: str) -> bool:
 @pytest.fixture
 def results(result_of: MakeResult) -> list[FinetuneResult]:
     """Three that gained (one clearly most, one hardly more than another), one that was infeasible."""
-    return [
+    made = [
         with_data(with_records(result_of("Planned"), -0.140, 1), 5),
         with_records(
             result_of("Uniform", probes=False, pulls=(-0.3, -0.1, 0.031, 0.049, 0.027, 0.012)), -0.2, 2
@@ -315,6 +356,8 @@ def results(result_of: MakeResult) -> list[FinetuneResult]:
         with_records(result_of("Near", pulls=(-0.3, -0.098, 0.02, 0.01, 0.0, 0.012)), -0.1995, 3),
         broken(with_data(with_records(result_of("Never", status="infeasible"), 0.0, 4), 6)),
     ]
+    domains = made[0].final["domain"].to_list()[:4]
+    return [with_completions(one, domains, changed) for one, changed in zip(made, (5, 3, 8, 0), strict=True)]
 
 
 @pytest.mark.parametrize("which", range(4))

@@ -29,6 +29,7 @@ from trimtab.adapt.dynamics.compare import (
     working_seconds,
 )
 from trimtab.adapt.dynamics.figures import evenly, percent
+from trimtab.adapt.dynamics.writing import compared_completions, completions_section
 from trimtab.adapt.record import (
     RunRecord,
     counted,
@@ -47,8 +48,8 @@ MAPS, MAPS_OF_OTHERS = 8, 4
 MOST_CELLS = 800
 """Cells of the slope maps shown per run, where that leaves two: maps of twenty domains make a page heavy."""
 COVERS = (
-    "Intervals are 95 % over the choice of test records, paired with the base model on the same sequences; "
-    "each run is one training seed, so they do not cover the seed."
+    "Intervals: 95 % over test records, paired with the base model on the same sequences. They are of one training "
+    "seed and do not cover the seed."
 )
 UNCHANGED = "base weights"
 """In the place of a verdict on a constraint, where nothing was changed that could have broken it."""
@@ -66,8 +67,13 @@ _STATUS: dict[str, Tone] = {"feasible": "good", "infeasible": "bad", "diverged":
 
 
 def chapter(result: RunRecord, label: str, maps: int, first: pd.DataFrame | None = None) -> Iterator[Section]:
-    """Everything about one run; slopes only where it has some, data only where other than `first`, the first run's."""
+    """Everything about one run; slopes only where it has some, data only where other than `first`, the first run's.
+
+    Completions are those of a run alone, or of the first; `comparison_section` has those of the others.
+    """
     yield Section("Result on test", list(_result(result)))
+    if first is None:
+        yield from completions_section(result)
     if result.notes:
         title = f"Notes of the run ({len(result.notes)})"
         yield Section(title, [Text(note) for note in result.notes], collapsed=len(result.notes) > _OPEN)
@@ -158,8 +164,8 @@ def _result(result: RunRecord) -> Iterator[Block]:
 def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
     yield Section("Slopes at each update", list(_slopes(result, label, maps)))
     caption = (
-        "One point per interval between updates and evaluation domain; bars are one standard error of the slopes, "
-        "carried to the interval. On the dotted line the prediction came true. "
+        "One point per interval between updates and evaluation domain. Bars: one standard error of the slopes. On the "
+        "dotted line the prediction came true. "
         f"{calibration_sentence(calibration(result))}"
     )
     yield Section("Did the slopes predict?", [picture(drawn.calibration_figure(result, label), caption)])
@@ -189,9 +195,7 @@ def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
 
 
 def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
-    errors = (
-        "No probe was rolled back: slopes and their standard errors (±) are estimated from the run itself."
-    )
+    errors = "No probe was rolled back: slopes and standard errors (±) are estimated from the run itself."
     if result.cost.probe_steps:
         errors = (
             "± is the standard error over the records of "
@@ -199,10 +203,9 @@ def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
             "the probe's own choice of training batches may not be in it."
         )
     yield Text(
-        "What one training step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. "
-        "Blue lowers the loss, red raises it. Pale and in parentheses: below 1.28 standard errors, so the sign is "
-        "not known. Below each column's name is the share that the mixture then gave it. "
-        f"{errors} All updates share one colour scale."
+        "What one step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. Blue lowers "
+        "it, red raises it. Pale and in parentheses: below 1.28 standard errors, the sign is not known. Below a "
+        f"column's name: its share of the mixture. {errors} One colour scale for all."
     )
     maps = min(maps, max(2, MOST_CELLS // max(1, result.slopes[0].slopes.size)))
     n, half = len(result.slopes), maps // 2
@@ -222,10 +225,9 @@ def _data(result: RunRecord) -> Iterator[Block]:
     columns |= {"sequences": "sequences", "cut": ("truncated", "sequences", _part), "tokens": "tokens"}
     columns |= {"tokens left over": "left_over", "sequences read": "read", "records read": "read_records"}
     caption = (
-        "Blank records are skipped, and not among the records. Left out: conversations that the chat template refuses "
-        "or does not write as they are. Dropped: without a predicted token that carries loss within a sequence. Cut: "
-        "sequences that were longer. Left over: tokens of packed text after the last full sequence. Read: by each "
-        "evaluation of that split; a sequence of packed text counts as of one record, that of most of it."
+        "Blank records are not among the records. Left out: conversations that the chat template does not write as "
+        "they are. Dropped: no predicted token carries loss. Cut: sequences that were longer. Left over: tokens after "
+        "the last full sequence. Read: by each evaluation of that split; a packed sequence counts as of one record."
     )
     yield Table(written(result.data, columns), caption)
     tables = []
@@ -281,17 +283,17 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def comparison_section(results: Sequence[RunRecord]) -> Section:
     """Several runs side by side: a table, gain against cost, constraints, mixtures, and calibration."""
     caption = (
-        f"n = {len(results)} runs, one training seed each. Up: reduction of test perplexity on the targets (geometric "
-        "mean) with its 95 % interval over test records. Along: multiples of one fixed-mixture run; runs of nearly "
-        "the same cost are set side by side, lowest gain first. Filled: trained weights that kept every constraint on "
-        "test. Named: those of them that no other estimate beats in gain and in cost. Dotted: no gain. An arrow at the "
-        "edge with a number is a value outside the axes."
+        f"n = {len(results)} runs, one training seed each. Bars: 95 % intervals of the gain over test records. Costs "
+        "are multiples of one fixed-mixture run; runs of nearly the same cost stand side by side. Filled: trained "
+        "weights that kept every constraint on test. Named: those of them that no other estimate beats in gain and in "
+        "cost. Arrow: a value outside the axes."
     )
     blocks: list[Block] = [
         _summary(results),
         Section("Gain against cost", [gallery(drawn.cost_figures(results), caption)]),
         *_constraints(results),
         Section("Mixtures side by side", list(_mixtures(results))),
+        *compared_completions(results),
         *_calibration(results),
     ]
     return Section("Comparison", blocks)
@@ -321,13 +323,9 @@ def _summary(results: Sequence[RunRecord]) -> Table:
     columns |= {"training steps, ×": ("training_multiple", ".2"), "all-in cost, ×": ("all_in_multiple", ".2")}
     columns["seconds"] = ("seconds", ".0")
     caption = (
-        f"{len(results)} runs on test; the status is the verdict on validation. "
-        "Gain: reduction of perplexity on the targets (geometric mean); the "
-        "largest of several is flattered by being picked on these same sequences. Constraints: "
-        "change of loss in nats per token, and whether it stays within the tolerance in the heading, with the number "
-        "of test records where those are few. Costs are "
-        "multiples of one fixed-mixture run on the same evaluation grid: training and probe steps alone, and with "
-        f"every evaluation, a forward pass counted as a third of a step. {COVERS}"
+        f"{len(results)} runs on test; the status is the verdict on validation. Gain: fall of target perplexity "
+        "(geometric mean); the largest is flattered by being picked on these sequences. Constraints: change of loss, "
+        f"nats per token, and whether it is within the tolerance. Costs: multiples of one fixed-mixture run. {COVERS}"
     )
     return Table(written(frame, columns), caption, marked=[0])
 
@@ -337,10 +335,9 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
     if constraints.empty:
         return
     caption = (
-        "Change of loss on test in tolerances: 0 (dotted) is the base model, 1 (dashed) the limit; bars are 95 % "
-        "intervals over test records, paired with the base model, one training seed per run. An arrow at the edge "
-        "with a number is a value outside the axes, which are the same in every panel. The first panel shows, for each "
-        "run, the constraint that used most of its tolerance; picked by the same sequences, it leans to the bad side."
+        "Change of loss on test in tolerances: 0 (dotted) is the base model, 1 (dashed) the limit. Bars: 95 % "
+        "intervals over test records, one training seed per run. Arrow: a value outside the axes. The first panel has "
+        "each run's worst constraint; picked by the same sequences, it leans to the bad side."
     )
     if (constraints["tolerance"] == 0).any():
         caption += f" Where the tolerance is 0, a unit is {LEAST_SCALE_NATS} nats and the limit stays at 1."
@@ -357,8 +354,8 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
         "interval": ("used_low", "used_high", ".2"),
     }
     caption = (
-        "The largest violation of each run on test; below 0 nats there was room left. Where a run was not feasible on "
-        "validation the base weights were returned, which keep everything and gain nothing. "
+        "The largest violation of each run on test; below 0 nats there was room left. Base weights that were returned "
+        "keep everything and gain nothing. "
         f"{COVERS}"
     )
     table = Table(written(violations[violations["constraints"] > 0], columns), caption)
@@ -417,8 +414,8 @@ def _calibration(results: Sequence[RunRecord]) -> Iterator[Section]:
     caption = (
         f"Runs with slopes: {runs}; n = {n} points (intervals between updates × evaluation domains, not independent "
         f"of each other){thinned}; {left_out} more were not read at both ends and are left out. On the dotted diagonal "
-        "the prediction came true. By length: the error of the predictions with its 95 % interval (bootstrap over "
-        "whole intervals); the upright stroke is how far the losses moved at all, the error of predicting no change."
+        "the prediction came true. By length: the error with its 95 % interval (bootstrap over whole intervals). "
+        "Upright stroke: how far the losses moved, the error of predicting no change."
     )
     figures = [drawn.calibration_scatter(points), drawn.calibration_rows(by_length)] if n else []
     blocks: list[Block] = [gallery(figures, caption), _calibrated(by_length, "length", "interval, steps")]
