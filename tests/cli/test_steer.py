@@ -210,7 +210,7 @@ def test_bad_input_is_told_in_one_line(
             ["--columns: got 'sharegtp', expected 'sharegpt', 'alpaca', or a mapping of our keys to theirs; try"],
         ),
         (["try", "runs/run", "no", "x"], ["got no folder 'runs/run' here, and no run of that name in "]),
-        (["try", "./run2", "no", "x"], ["got no folder './run2', expected the folder or name of a steering or a run, "]),
+        (["try", "./run2", "no", "x"], ["got no folder './run2', expected the folder or name of a steering or a run"]),
         (["try", "rum", "no", "x"], ["expected the folder or name of a steering or a run, or a hub name (owner/name)"]),
         (["try", "", "no", "x"], ["run: got '', expected the folder or name of a steering"]),
     ],

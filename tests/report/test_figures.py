@@ -101,6 +101,13 @@ def rectangles(svg: str) -> int:
     return len(re.findall(r"fill: #[0-9a-f]{6}", svg))
 
 
+def test_a_mixture_that_changes_often_is_as_wide_as_a_desk() -> None:
+    few, many = ([k / count for k in range(count)] for count in (10, 11))
+    widths = [to_svg(stacked_area(steps, {"a": [1.0] * len(steps)}, end=1)) for steps in (few, many)]
+    assert ["data-width" in svg for svg in widths] == [False, True]
+    assert 'viewBox="0 0 540' in widths[1]
+
+
 @every_shape
 def test_a_drawing_is_the_same_every_time(draw: Draw) -> None:
     assert to_svg(draw(["a", "b"])) == to_svg(draw(["a", "b"]))

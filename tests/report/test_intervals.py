@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from trimtab.report.figures import to_svg
 from trimtab.report.intervals import Look, Part, gain_against_cost, interval_rows, waterfall
@@ -152,8 +154,46 @@ def test_a_point_with_a_gap_is_left_out(nothing: tuple[list[float], list[float]]
     assert points(trade(*nothing)) == []
 
 
+def boxes(figure: Figure) -> tuple[list[Bbox], list[Bbox]]:
+    """Where names and where points with their intervals come to lie, as the drawing measures them."""
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    names = [Text.get_window_extent(text) for text in axes.texts]  # without the line to its point
+    drawn = [line for line in axes.lines if np.asarray(line.get_xdata()).size]
+    upright = [line for line in drawn if len(set(np.asarray(line.get_xdata()).tolist())) == 1]
+    return names, [line.get_window_extent() for line in upright]
+
+
+def touching(figure: Figure) -> int:
+    """Pairs of a name with another name, or with a point or an interval, that share some of the drawing."""
+    names, marks = boxes(figure)
+    pairs = [(one, other) for k, one in enumerate(names) for other in [*names[k + 1 :], *marks]]
+    return sum(Bbox.intersection(one, other) is not None for one, other in pairs)
+
+
 def test_names_beside_points_do_not_touch() -> None:
-    figure = trade([1.0, 1.5, 2.0], [5.0, 5.01, 5.02], ["one", "two", "three"])
-    bottom, top = figure.axes[0].get_ylim()
-    heights = sorted(text.xy[1] for text in figure.axes[0].texts)  # type: ignore[attr-defined]
-    assert min(np.diff(heights)) >= 0.06 * (top - bottom)
+    assert not touching(trade([1.0, 1.5, 2.0], [5.0, 5.01, 5.02], ["one", "two", "three"]))
+
+
+def test_a_name_stands_on_no_other_point() -> None:
+    """A front of two among six that cost and gain nearly as much, with intervals that reach up and down."""
+    cost, gain = [0.6, 0.9, 0.95, 1.0, 1.02, 1.1, 2.5], [19.5, 19.1, 21.5, 23.9, 24.6, 28.3, 23.4]
+    names = ["early-stopped-target", "", "", "", "", "uniform", ""]
+    figure = gain_against_cost(
+        cost,
+        gain,
+        [value - 1.5 for value in gain],
+        [value + 1.5 for value in gain],
+        [GOOD] * len(cost),
+        names=names,
+        floor=-5.0,
+        axes_names=("cost", "gain"),
+    )
+    assert [text.get_text() for text in figure.axes[0].texts] == ["uniform", "early-stopped-target"]
+    assert not touching(figure)
+
+
+def test_a_name_stays_within_the_axes() -> None:
+    figure = trade([0.05, 3.0], [5.0, 9.0], ["a name of some length", "another name as long"])
+    inside = figure.axes[0].get_window_extent()
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes(figure)[0])

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_NARROW = 10
+"""Rows of shares that a drawing of a telephone's width has room for."""
+
+
 def stacked_area(
     steps: Sequence[float],
     shares: Mapping[str, Sequence[float]],
@@ -29,6 +33,8 @@ def stacked_area(
 ) -> Figure:
     """Stacked area of shares that hold from one step to the next and sum to one.
 
+    More than `_NARROW` rows of shares are drawn as wide as a desk's page, where a telephone scrolls.
+
     Args:
         steps: where each row of shares starts, ascending.
         shares: name -> one share per step, in [0, 1]; nan is drawn as 0.
@@ -37,7 +43,8 @@ def stacked_area(
         title: what stands above the axes.
         label: the text alternative.
     """
-    with figures.chart(2.9, title, label) as (figure, axes):
+    wide = len(steps) > _NARROW
+    with figures.chart(2.9, title, label, figures.WIDE if wide else figures.WIDTH) as (figure, axes):
         x = np.array([*steps, max([end, *steps[-1:]])], dtype=float)
         names = short_names(list(shares))
         looks = [figures.filling(place) | {"label": name} for place, name in enumerate(names)]
@@ -45,7 +52,7 @@ def stacked_area(
         axes.set(xlim=(x[0], max(x[-1], x[0] + 1)), ylim=(0, 1), xlabel="training step", ylabel="share")
         figures.in_percent(axes.yaxis)
         figures.finish(axes, marked)
-        figures.legend_below(figure, len(shares))
+        figures.legend_below(figure, len(shares), ncols=min(len(shares), 5 if wide else 3))
     return figure
 
 

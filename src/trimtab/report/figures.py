@@ -122,6 +122,7 @@ _VARIABLES = {
 }
 Point = tuple[float, float]
 WIDTH = 5.0  # inches of 72 units: 360 units, the width of a telephone
+WIDE = 7.5  # inches: most of the width of a desk's page; a telephone scrolls it
 SMALL = 2.4  # inches: two to a telephone's width
 ROW = 0.21  # inches for each of many rows with a name
 _STYLE: Any = {

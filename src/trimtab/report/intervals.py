@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,12 +214,12 @@ def gain_against_cost(
             tags.named(bar, [name])
             sides = f"{axes_names[0]} {number(float(x[k]))}; {axes_names[1]} {with_ends(gain[k], low[k], high[k])}"
             tags.named(point, [name], [f"{name}: {sides}" if name else sides])
-        named = [(y[k], place, names[k]) for k, place in zip(finite, places.tolist(), strict=True)]
-        free = top
-        for height, place, name in sorted(one for one in named if one[0] >= bottom and one[2])[::-1]:
-            # A line lower where the name above would touch it.
-            free = min(height, free - 0.065 * (top - bottom))
-            tags.key(_call(axes, place, free, name), name)
+        ends = np.array([[low[k], y[k], high[k]] for k in finite], dtype=float).reshape(-1, 3)
+        bars = np.column_stack(
+            [places, np.fmin(ends[:, 0], ends[:, 1]), places, np.fmax(ends[:, 2], ends[:, 1])]
+        )
+        called = [(y[k], place, names[k]) for k, place in zip(finite, places.tolist(), strict=True)]
+        _call_all(axes, bars, sorted(one for one in called if one[0] >= bottom and one[2])[::-1])
         figures.grid(axes)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
         figures.legend_below(figure, _meanings(axes, looks))
@@ -252,6 +253,50 @@ def _call(axes: Axes, x: float, y: float, name: str) -> Artist:
     inward = x < (left + right) / 2
     side, away = ("left", 6) if inward else ("right", -6)
     return figures.text_near(axes, short(name, 22), (x, y), (away, 5), ha=side, fontsize=8.5)
+
+
+_ACROSS, _UP, _LETTER, _LINE = 310.0, 185.0, 4.9, 9.0
+"""Points along and up the axes of `gain_against_cost`, and of a letter and a line of its names, roughly."""
+_HEIGHTS = (5.0, -4.0, -13.0, 15.0, -23.0, 25.0, -33.0)
+"""Points above its own point at which a name may stand; the first that is free is taken."""
+
+
+def _call_all(axes: Axes, bars: npt.NDArray[np.float64], named: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside their points, each where it covers least of the points and of the names before it.
+
+    Args:
+        axes: with limits.
+        bars: (n, 4) left, lower, right and upper end of each point's interval.
+        named: height, place along and name of the points that have one, in the order in which places are given.
+    """
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    scale = np.array([_ACROSS / (right - left), _UP / (top - bottom)] * 2)
+    taken = (bars - [left, bottom, left, bottom]) * scale + [-4, -4, 4, 4]
+    for height, place, name in named:
+        text, inward = short(name, 22), place < (left + right) / 2
+        x, y = (place - left) * scale[0], (height - bottom) * scale[1]
+        wide, choices = _LETTER * len(text), list[tuple[int, int, bool, float]]()
+        boxes = []
+        for above, ahead in product(_HEIGHTS, (inward, not inward)):
+            start = x + 6 if ahead else x - 6 - wide
+            box = np.array([start, y + above, start + wide, y + above + _LINE])
+            covered = (taken[:, :2] < box[2:]).all(axis=1) & (taken[:, 2:] > box[:2]).all(axis=1)
+            outside = start < 0 or start + wide > _ACROSS or box[1] < 0 or box[3] > _UP
+            choices.append((int(covered.sum()) + 2 * outside, len(choices), ahead, above))
+            boxes.append(box)
+        _, best, ahead, above = min(choices)
+        taken = np.vstack([taken, boxes[best]])
+        tags.key(_beside(axes, text, (place, height), ahead, above), name)
+
+
+def _beside(axes: Axes, text: str, at: figures.Point, ahead: bool, above: float) -> Artist:
+    """A text to the right of a point (or to its left), so many points above, joined to it where it is far."""
+    look: dict[str, Any] = {"ha": "left" if ahead else "right", "fontsize": 8.5}
+    if abs(above) > _LINE:
+        corner = (0.0 if ahead else 1.0, 0.0 if above > 0 else 1.0)
+        line = {"arrowstyle": "-", "linewidth": 0.7, "color": figures.INK, "shrinkA": 0, "shrinkB": 4}
+        look["arrowprops"] = line | {"relpos": corner}
+    return figures.text_near(axes, text, at, (6 if ahead else -6, above), **look)
 
 
 def _meanings(axes: Axes, looks: Sequence[Look]) -> int:
