@@ -48,8 +48,8 @@ MAPS, MAPS_OF_OTHERS = 8, 4
 MOST_CELLS = 800
 """Cells of the slope maps shown per run, where that leaves two: maps of twenty domains make a page heavy."""
 COVERS = (
-    "Intervals: 95 % over test records, paired with the base model on the same sequences. They are of one training "
-    "seed and do not cover the seed."
+    "Intervals: 95 % over test records, paired with the base model on the same sequences; they do not cover the "
+    "training seed."
 )
 UNCHANGED = "base weights"
 """In the place of a verdict on a constraint, where nothing was changed that could have broken it."""
