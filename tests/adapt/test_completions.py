@@ -134,6 +134,20 @@ def test_before_is_what_the_base_model_writes_and_after_what_the_tuned_one_does(
     assert (shown["before"] != shown["after"]).any()
 
 
+def test_before_a_lora_is_the_base_model_without_it() -> None:
+    handle, base = model(adapter={"r": 4}), model()
+    result = finetune(handle, **DOMAINS, mixer=MIXER, fit=FIT, progress=False)
+    assert result.step > 0
+    prompts = held_out({**DOMAINS["train"], **DOMAINS["evaluate"]}, base, FIT.seq_len)
+    handle.module.eval()
+    base.module.eval()
+    before = [greedy(base, list(one.ids), one.room) for one in prompts]
+    after = [greedy(handle, list(one.ids), one.room) for one in prompts]
+    assert list(result.completions["before"]) == before
+    assert list(result.completions["after"]) == after
+    assert before != after
+
+
 def test_completions_change_no_number_and_no_weight(
     whole: tuple[Path, Model, FinetuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
