@@ -141,7 +141,7 @@ DEFINITIONS = (
     r"Standard errors are the slopes', carried to the whole interval; about 95 % within two of them would be honest\.",
     r"The Wilson interval takes points as independent, .*",
     r"Cut: sequences that were longer\.",
-    r"Read: by each evaluation of that split; a packed sequence counts as of one record\.",
+    r"Read: by each evaluation; a packed sequence counts as of one record, that of most of it\.",
     r"Each token is the most likely one; “…” stands where a text was cut\.",
     r"The run returned the base weights, so before and after are one\.",
     r"At the right of each bar: the share of the targets together\.",

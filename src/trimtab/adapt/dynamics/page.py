@@ -227,7 +227,7 @@ def _data(result: RunRecord) -> Iterator[Block]:
     caption = (
         "Blank records are not among the records. Left out: conversations that the chat template does not write as "
         "they are. Dropped: no predicted token carries loss. Cut: sequences that were longer. Left over: tokens after "
-        "the last full sequence. Read: by each evaluation of that split; a packed sequence counts as of one record."
+        "the last full row. Read: by each evaluation; a packed sequence counts as of one record, that of most of it."
     )
     yield Table(written(result.data, columns), caption)
     tables = []
