@@ -134,18 +134,22 @@ NEAR = 0.65
 """Least similarity of a spelling that is offered in the place of another, as `difflib` counts it."""
 
 
+def _words(name: str) -> list[str]:
+    return sorted(re.split(r"[^A-Za-z0-9]+", name))
+
+
 def nearest(name: str, choices: Iterable[str], alike: float = NEAR) -> str:
-    """The closest spelling to `name` among the choices, or else one that has it as a word; quoted, or empty.
+    """The closest spelling to `name` among the choices, else one of the same words or with it as a word; or empty.
 
     Args:
         name: what was got.
         choices: what it may be.
         alike: the least similarity.
 
-    >>> nearest("mth", ["math", "code"]), nearest("half", ["whole", "second-half"])
-    ("'math'", "'second-half'")
+    >>> nearest("mth", ["math", "code"]), nearest("half", ["whole", "second-half"]), nearest("loss_ft", ["ft_loss"])
+    ("'math'", "'second-half'", "'ft_loss'")
     """
     listed = list(choices)
     close = get_close_matches(name, listed, n=1, cutoff=alike)
-    close = close or [choice for choice in listed if name in re.split(r"[^A-Za-z0-9]+", choice)]
+    close = close or [choice for choice in listed if name in _words(choice) or _words(name) == _words(choice)]
     return repr(close[0]) if close else ""
