@@ -9,16 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from trimtab.data import splits as sources
+from trimtab.data.contents import SplitContents, check_contents, survey, unread, unused_names, why_skipped
 from trimtab.data.record_files import Kind, kind_of_table, refuse_source
-from trimtab.data.records import KEYS, Columns, Item, LayoutName, Record, column_problems, excerpt, whole
-from trimtab.data.splits import ALSO_CALLED, SPLITS, Files, Given, Paths, SplitContents, Without, complete
+from trimtab.data.records import KEYS, Columns, Item, LayoutName, Record, column_problems, whole
+from trimtab.data.splits import ALSO_CALLED, SPLITS, Files, Given, Paths, Without, complete
 from trimtab.errors import (
     ConfigError,
     ConfigProblems,
@@ -48,7 +47,8 @@ class Domain:
     """Domain: a named data set with train, validation and test splits.
 
     A record is a text, a mapping with "text", one with "prompt" and "completion", texts or messages (loss on the
-    completion only), or one with "messages", a list of {"role", "content"} (loss on what the assistant says only).
+    completion only), or one with "messages", a list of {"role", "content"} (loss on what the assistant says only). Its
+    "group", a text or a number, names those it is not independent of: `trimtab.data.groups`.
     Blank texts and records whose fields have no value (null, nan) are skipped and counted; `unread` says so.
     Splits are read lazily, more than once, never held in memory.
 
@@ -102,30 +102,19 @@ class Domain:
         """
         if split not in self.splits:
             raise refusal(f"domain {self.name!r}", split, f"one of {self.splits}")
-        return (whole(item) for item in self._source(split) if not sources.why_skipped(item))
+        return (whole(item) for item in self._source(split) if not why_skipped(item))
 
     @cached_property
     def contents(self) -> dict[str, SplitContents]:
         """Counts, hashes and fingerprint of every split, from one checked reading of each; cached.
 
         Raises:
-            DataError: a malformed record, a split without records, or a record in two splits.
+            DataError: a malformed record, a split without records, a record in two splits, or records without a group
+                beside others that have one.
         """
-        contents = {split: sources.survey(self._source(split)) for split in self.splits}
-        for split, content in contents.items():
-            if not content.records:
-                what = [f" ({one})" for one in sources.unread(contents.values()) if one.endswith("skipped")]
-                hint = "more records, or files of its own for each split"
-                got = f"no record in {self._source(split)!r}{''.join(what)}"
-                raise refusal(f"domain {self.name!r}, split {split!r}", got, "at least one", hint)
-        for first, second in combinations(self.splits, 2):
-            shared = np.intersect1d(contents[first].hashes, contents[second].hashes)
-            if len(shared):
-                common = set(shared.tolist())
-                example = next(item for item in self.items(first) if sources.short_hash(item) in common)
-                got = f"{len(shared)} records in both {first} and {second} (such as {excerpt(example)})"
-                hint = "domain.without_overlap(), or in a config {path: ..., overlap: drop}"
-                raise refusal(f"domain {self.name!r}", got, "splits without a common record", hint)
+        splits = {split: self._source(split) for split in self.splits}
+        contents = {split: survey(source) for split, source in splits.items()}
+        check_contents(f"domain {self.name!r}", splits, contents)
         return contents
 
     @property
@@ -142,9 +131,9 @@ class Domain:
         seen: list[SplitContents] = list(self.__dict__.get("contents", {}).values())
         if not seen:
             pools = [sources.pool_of(self._source(split)) for split in self.splits]
-            looks = [sources.survey(_first(pool)) for pool in pools]
+            looks = [survey(_first(pool)) for pool in pools]
             seen = [replace(look, blank=0, without_value=0, repeated=0) for look in looks]
-        return (*map(str, self.left_out), *sources.unread(seen))
+        return (*map(str, self.left_out), *unread(seen))
 
     @property
     def fingerprint(self) -> str:
@@ -182,8 +171,8 @@ class Domain:
     ) -> Domain:
         """Domain of text files: a file is a document.
 
-        Splits that are not given are taken from `paths` by a hash of each record's content, so that equal
-        records land together; text files are then cut into records of some 8192 characters, at blank lines
+        Splits that are not given are taken from `paths` by a hash of each record's group, or else of its content, so
+        that equal records land together; text files are then cut into records of some 8192 characters, at blank lines
         where there are any.
 
         Args:
@@ -291,6 +280,7 @@ class Domain:
             path: what to read.
             fractions: as in `from_text`.
             columns: our keys -> those of the data, others unread; or "sharegpt", "alpaca" (`trimtab.data.layouts`).
+                The group alone renames it alone; text files have one column, "file", for it.
 
         Raises:
             DataError: missing files, a folder without splits, or an ending that cannot be read.
@@ -322,7 +312,7 @@ class Domain:
         by_split = {split: Files(files, columns=columns) for split, files in paths.items()}
         used = {one.relative_to(folder).parts[0] for files in paths.values() for one in files}
         unused = [entry for entry in entries if entry not in used]
-        left_out = (sources.unused_names("file", unused),) if unused else ()
+        left_out = (unused_names("file", unused),) if unused else ()
         return cls(name, **complete(name, by_split, fractions), left_out=left_out)
 
     def _source(self, split: str) -> Iterable[Item]:
@@ -363,7 +353,7 @@ def _from_splits(name: str, data: Any, columns: Columns, fractions: Shares) -> D
         hint = nearest(first, SPLITS) if nearest(first, SPLITS) == first else f"split={first!r}, as a pool"
         raise refusal(f"domain {name!r}", f"splits {list(given)}", f"some of {SPLITS}", hint)
     others = [str(split) for split in given if ALSO_CALLED.get(str(split), str(split)) not in SPLITS]
-    left_out = (sources.unused_names("split", others),) if others else ()
+    left_out = (unused_names("split", others),) if others else ()
     return Domain(name, **complete(name, by_split, fractions), left_out=left_out)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,12 +37,14 @@ class Encoded:
         loss: (n,) bool.
         is_text: a plain document, which may share a row with others.
         skipped: why the record is left out; it then has no tokens.
+        group: that of the record; "" for none.
     """
 
     ids: NDArray[np.int32]
     loss: NDArray[np.bool_]
     is_text: bool
     skipped: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> Iterato
         others = [item for item in batch if not isinstance(item, Text)]
         dialogues = _encode_dialogues(others, ends, marker)
         for item in batch:
-            yield next(texts) if isinstance(item, Text) else next(dialogues)
+            encoded = next(texts) if isinstance(item, Text) else next(dialogues)
+            yield replace(encoded, group=item.group) if item.group else encoded
 
 
 def _encode_texts(texts: Sequence[Text], ends: Ends) -> Iterator[Encoded]:
@@ -290,6 +294,8 @@ def _touched(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_
 Packing = Literal["packed", "padded"]
 ARRAYS = {"ids": np.int32, "loss": np.bool_, "offsets": np.int64, "targets": np.int32, "records": np.int64}
 """The files of a split and their types."""
+GROUPS = "groups"
+"""The file of the group of each row, in splits whose records have groups."""
 
 
 @dataclass(frozen=True)
@@ -306,6 +312,7 @@ class SplitCounts:
         skipped: conversations that the chat template refuses, or in which the assistant's turns are not certain.
         first_skipped: number of the first of them and why; "" without one.
         blank: blank records, left out; not among `records`.
+        groups: groups of the records; 0 where they have none.
     """
 
     records: int
@@ -317,6 +324,7 @@ class SplitCounts:
     skipped: int = 0
     first_skipped: str = ""
     blank: int = 0
+    groups: int = 0
 
 
 def write_rows(
@@ -325,15 +333,17 @@ def write_rows(
     """Write a split's rows to `folder` as they come, and count.
 
     Packed texts are joined and cut into rows of exactly `seq_len` tokens; the rest after the last is left
-    out; a row counts as that of the record at its middle. All other records make a row each, cut at `seq_len`.
-    Memory holds one row and one record.
+    out; a row counts as that of the record at its middle, and of its group. All other records make a row each, cut at
+    `seq_len`. Memory holds one row and one record; with groups, also their names and eight bytes a record.
     """
     records = truncated = dropped = beyond = skipped = 0
-    why = ""
+    why, numbers, groups = "", dict[str, int](), array("q")
     waiting, owners = np.empty(0, np.int32), np.empty(0, np.int64)
     with RowFiles(folder, split) as files:
         for record in encoded:
             records += 1
+            if record.group:
+                groups.append(numbers.setdefault(record.group, len(numbers)))
             if record.skipped:
                 skipped += 1
                 why = why or f"record {records - 1}, {record.skipped}"
@@ -351,7 +361,12 @@ def write_rows(
             else:
                 dropped += 1
                 beyond += bool(record.loss[seq_len:].any())
-        return SplitCounts(records, files.tokens, truncated, dropped, len(waiting), beyond, skipped, why)
+        tokens = files.tokens
+    if numbers:
+        owners = np.load(array_file(folder, split, "records"))
+        np.save(array_file(folder, split, GROUPS), np.asarray(groups, np.int64)[owners])
+    counts = SplitCounts(records, tokens, truncated, dropped, len(waiting), beyond, skipped, why)
+    return replace(counts, groups=len(numbers))
 
 
 class RowFiles(ExitStack):
@@ -371,8 +386,8 @@ class RowFiles(ExitStack):
         ends = self.tokens + ids.shape[1] * np.arange(1, len(ids) + 1)
         targets = np.count_nonzero(loss[:, 1:], axis=1)
         rows = (ids.ravel(), loss.ravel(), ends, targets, records)
-        for array, values in zip(self._arrays.values(), rows, strict=True):
-            array.append(values)
+        for growing, values in zip(self._arrays.values(), rows, strict=True):
+            growing.append(values)
         self.tokens += ids.size
 
 
@@ -390,9 +405,9 @@ class GrowingArray(AbstractContextManager["GrowingArray"]):
 
     def append(self, values: Sequence[int] | NDArray[Any]) -> None:
         """Write more values after those before."""
-        array = np.asarray(values, self._dtype)
-        self._length += len(array)
-        self._file.write(array.tobytes())
+        more = np.asarray(values, self._dtype)
+        self._length += len(more)
+        self._file.write(more.tobytes())
 
     def _write_header(self) -> None:
         # numpy leaves room in the header for the first axis to grow, so that it can be written over.

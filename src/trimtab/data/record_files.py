@@ -17,6 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
+from trimtab.data.groups import FILE, GROUP, file_group
 from trimtab.data.records import Columns, Item, Text, has_record, named, parse, used_columns
 from trimtab.errors import TrimtabError, refusal
 from trimtab.models.chat import without_nulls
@@ -62,7 +63,7 @@ def read_records(path: Path, kind: Kind, *, cut: bool = False, columns: Columns 
         path: a regular file; one that ends in .gz is unpacked on the way.
         kind: what it holds.
         cut: of text files.
-        columns: our keys -> the file's; None for the same.
+        columns: our keys -> the file's; None for the same. `{"group": "file"}` makes a group of a text file.
 
     Raises:
         DataError: it is missing, damaged, no regular file or not in UTF-8, or a record in it is malformed or longer
@@ -83,12 +84,22 @@ def read_records(path: Path, kind: Kind, *, cut: bool = False, columns: Columns 
     elif kind != "text":
         yield from _json(path, kind, columns)
     else:
-        for text in _blocks(path) if cut else [_whole(path, kind, DOCUMENT_LIMIT)]:
-            if "\0" in text:
-                got = "NUL characters, as binary files and UTF-16 without its mark hold them"
-                hint = "another format by the file's ending, or iconv -f utf-16le -t utf-8"
-                raise refusal(path, got, expected, hint)
-            yield Text(text)
+        yield from _texts(path, columns, cut=cut)
+
+
+def _texts(path: Path, columns: Columns, *, cut: bool) -> Iterator[Text]:
+    """The records of a text file; blocks of one file are records of their own unless `columns` groups them."""
+    column = columns.get(GROUP) if isinstance(columns, Mapping) else None
+    if column not in (None, FILE):
+        raise refusal(path, f"columns.group {column!r}", f"{FILE!r}, for a text file", repr(FILE))
+    group = ""
+    for text in _blocks(path) if cut else [_whole(path, "text", DOCUMENT_LIMIT)]:
+        if "\0" in text:
+            got = "NUL characters, as binary files and UTF-16 without its mark hold them"
+            hint = "another format by the file's ending, or iconv -f utf-16le -t utf-8"
+            raise refusal(path, got, _EXPECTED["text"], hint)
+        group = group or (file_group(text) if column else "")
+        yield Text(text, group=group)
 
 
 def refuse_records(path: Path) -> None:

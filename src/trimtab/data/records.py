@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
+from trimtab.data.groups import GROUP, group_text
 from trimtab.data.layouts import LAYOUTS, looks_like
 from trimtab.errors import Problem, nearest, refusal
 from trimtab.models.chat import (
@@ -25,7 +26,7 @@ from trimtab.runs.files import has_halves
 
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
-"""The keys that make a record; `trimtab.models.chat.BESIDE_MESSAGES` may stand beside messages."""
+"""The keys that make a record; `GROUP` may stand beside them, `trimtab.models.chat.BESIDE_MESSAGES` beside messages."""
 
 _SAME_KEYS = dict(zip(KEYS, KEYS, strict=True))
 LayoutName = Literal["sharegpt", "alpaca"]
@@ -49,8 +50,15 @@ _TEXTS = ("content", "body", "document", "article", "raw_content", "sentence", "
 """What others call a text."""
 
 
+@dataclass(frozen=True)
 class _Digested:
-    """A record that is identified by the digest of its content."""
+    """A record that is identified by the digest of its content.
+
+    Attributes:
+        group: what it has in common with others, see `trimtab.data.groups`; no part of its content. "" for none.
+    """
+
+    group: str = field(default="", kw_only=True, compare=False, repr=False)
 
     @cached_property
     def digest(self) -> bytes:
@@ -58,9 +66,15 @@ class _Digested:
         text = json.dumps(self._content(), sort_keys=True, ensure_ascii=True, default=str)
         return hashlib.sha256(text.encode()).digest()
 
+    @property
+    def grouped_digest(self) -> bytes:
+        """Digest of content and group, 32 bytes; `digest` itself without a group."""
+        return hashlib.sha256(self.digest + self.group.encode()).digest() if self.group else self.digest
+
     def _content(self) -> tuple[Any, ...]:
         kind: Any = type(self)
-        return (kind.__name__.lower(), *(getattr(self, name) for name in kind.__dataclass_fields__))
+        names = (name for name in kind.__dataclass_fields__ if name != GROUP)
+        return (kind.__name__.lower(), *(getattr(self, name) for name in names))
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,7 @@ def whole(item: Item) -> Item:
 def parse(raw: object, where: str, *, columns: Columns = None, unused: tuple[str, ...] = ()) -> Item:
     """Record in its checked form: `Text`, `Completion` or `Chat`.
 
-    Keys other than `KEYS` are ignored, and so are keys without a value; beside "messages", those of
+    Keys other than `KEYS` and `GROUP` are ignored, and so are keys without a value; beside "messages", those of
     `BESIDE_MESSAGES` are kept for the chat template (`tools` also as a JSON text, as trl takes it).
 
     A prompt and a completion are both texts, or both lists of messages, as trl's conversational records have them.
@@ -141,34 +155,42 @@ def parse(raw: object, where: str, *, columns: Columns = None, unused: tuple[str
     Args:
         raw: a text or a mapping; a checked record passes through.
         where: what to call the record in an error: file and line, or its number.
-        columns: our keys -> those of the record, or "sharegpt" or "alpaca"; None for the same.
+        columns: our keys -> those of the record, or "sharegpt" or "alpaca"; None for the same. Those of `KEYS` are the
+            same, too, where only the group is named.
         unused: columns of the record's table that were not read, to be noted.
 
     Raises:
-        DataError: neither a text nor one of the three kinds of mapping, or a field of the wrong type. Half of a
+        DataError: neither a text nor one of the three kinds of mapping, a field of the wrong type, or a record without
+            a value in the column that `columns` names for the group. Half of a
             character (a lone surrogate) is refused by `whole`, where the record is used.
 
     >>> parse({"prompt": "2 + 2 =", "completion": " 4", "id": 7}, "line 1")
     Completion(prompt='2 + 2 =', completion=' 4')
     """
     if isinstance(raw, Text | Completion | Chat):
-        return _marked(raw, where)
+        return _marked(_grouped(raw, raw.group, f"{where}, {GROUP!r}"), where)
     if isinstance(raw, str):
         return _marked(Text(str(raw)), where)
     if is_missing(raw):
         return NOTHING
     if not isinstance(raw, Mapping):
         raise refusal(where, type(raw).__name__, _KINDS)
+    record_columns, name = _without_group(columns)
     try:
-        item, used = _item(raw, columns, where)
-        if item is not None:
-            _marked(item, where)
+        item, used = _item(raw, record_columns, where)
+        if item is not None and item is not NOTHING:
+            group = raw.get(name) if name else None
+            _need_group(raw, columns, where)
+            item = _marked(_grouped(item, group, f"{where}, {name!r}"), where)
     except RecursionError as error:
         raise refusal(where, "values nested too deep", _KINDS) from error
     if item is None:
-        expected, hint = missing_column(columns, raw) if columns else (_KINDS, hint_for(raw, raw))
+        expected, hint = (
+            missing_column(record_columns, raw) if record_columns else (_KINDS, hint_for(raw, raw))
+        )
         got = f"a mapping with {named(raw)}" if raw else "an empty mapping"
         raise refusal(where, got, expected, hint)
+    used |= {name} if name and name in raw else set()
     if len(raw) > len(used):
         unused += tuple(str(key) for key in raw if key not in used and not is_missing(raw[key]))
     if unused and item is not NOTHING:
@@ -194,7 +216,7 @@ def column_problems(columns: object) -> Iterator[Problem]:
     """Problems of a mapping of our keys to those of somebody's data, or of the name of a layout.
 
     >>> print(*column_problems({"txt": "body"}))
-    columns.txt: got 'txt', expected one of 'text', 'prompt', 'completion', 'messages'; try 'text'
+    columns.txt: got 'txt', expected one of 'text', 'prompt', 'completion', 'messages', 'group'; try 'text'
     """
     if isinstance(columns, str):
         if columns not in LAYOUTS:
@@ -205,9 +227,9 @@ def column_problems(columns: object) -> Iterator[Problem]:
         yield Problem("columns", repr(columns), "a mapping of our keys to theirs", "{'text': 'body'}")
         return
     for key, name in columns.items():
-        if key not in KEYS:
-            expected = f"one of {', '.join(map(repr, KEYS))}"
-            yield Problem(f"columns.{key}", repr(key), expected, nearest(str(key), KEYS))
+        if key not in (*KEYS, GROUP):
+            expected = f"one of {', '.join(map(repr, (*KEYS, GROUP)))}"
+            yield Problem(f"columns.{key}", repr(key), expected, nearest(str(key), (*KEYS, GROUP)))
         if not isinstance(name, str) or not name:
             yield Problem(f"columns.{key}", repr(name), "the name of a column")
     for one, other in (("prompt", "completion"), ("completion", "prompt")):
@@ -287,13 +309,15 @@ def used_columns(
     """
     talks = "messages" in names or {"prompt", "completion"} <= set(names)
     keys = KEYS + BESIDE_MESSAGES * talks
-    used = list(dict.fromkeys(_needed(columns) if columns else (name for name in names if name in keys)))
-    if isinstance(columns, str):
-        used += [name for name in LAYOUTS[columns].optional if name in names]
-    got = f"columns [{named(names)}]"
-    if columns and not set(used) <= set(names):
+    record_columns, group = _without_group(columns)
+    needed, got = _needed(columns) if columns else [], f"columns [{named(names)}]"
+    if columns and not set(needed) <= set(names):
         raise refusal(where, got, *missing_column(columns, names))
-    if not columns and not has_record(set(used)):
+    optional = [name for name in names if name in keys] if not record_columns else []
+    if isinstance(columns, str):
+        optional = [name for name in LAYOUTS[columns].optional if name in names]
+    used = list(dict.fromkeys([*needed, *optional, *(name for name in names if name == group)]))
+    if not record_columns and not has_record(set(used)):
         expected = "a column 'text', 'prompt' and 'completion', or 'messages'"
         raise refusal(where, got, expected, hint_for(names) or "columns={'text': ...}")
     if twice := [name for name in used if names.count(name) > 1]:
@@ -311,6 +335,36 @@ def named(names: Iterable[Any]) -> str:
     more = f" and {len(every) - _MOST} more" if len(every) > _MOST else ""
     shortened = (name if len(str(name)) <= _LONG else f"{str(name)[:_LONG]}..." for name in every[:_MOST])
     return ", ".join(map(repr, shortened)) + more
+
+
+def _without_group(columns: Columns) -> tuple[Columns, str]:
+    """Columns of what makes a record (None: the same as ours), and that of its group; "" where it is not read.
+
+    >>> _without_group({"text": "body"}), _without_group({"group": "play"})
+    (({'text': 'body'}, ''), (None, 'play'))
+    """
+    if columns is None or isinstance(columns, str):
+        return columns, GROUP
+    return {key: name for key, name in columns.items() if key != GROUP} or None, columns.get(GROUP, "")
+
+
+def _need_group(raw: Mapping[Any, Any], columns: Columns, where: str) -> None:
+    """Refuse a record without a value in the column that is named for the group."""
+    if (
+        not isinstance(columns, Mapping)
+        or not is_missing(raw.get(name := columns.get(GROUP, "")))
+        or not name
+    ):
+        return
+    if name not in raw:
+        raise refusal(where, f"a mapping with {named(raw)}", *missing_column({GROUP: name}, raw))
+    raise refusal(f"{where}, {name!r}", "no value", "a text or a number, the record's group")
+
+
+def _grouped(item: Item, value: object, where: str) -> Item:
+    """The record with its group, itself where it has that already."""
+    group = group_text(value, where)
+    return item if group == item.group else replace(item, group=group)
 
 
 def _item(raw: Mapping[Any, Any], columns: Columns, where: str) -> tuple[Item | None, set[str]]:

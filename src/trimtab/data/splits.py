@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
+from trimtab.data.groups import group_digest
 from trimtab.data.record_files import Kind, Rows, kind_of_table, read_records, refuse_records, refuse_source
-from trimtab.data.records import NOTHING, Columns, Completion, Item, Text, named, parse, unused_of, whole
+from trimtab.data.records import Columns, Completion, Item, Text, named, parse
 from trimtab.errors import ConfigError, refusal
 from trimtab.runs.paths import neighbour
 
@@ -51,7 +47,7 @@ class Files:
         kind: "text" (a file is one record), "jsonl", "json", "csv", "tsv", "parquet", or None to go
             by each file's ending.
         cut: cut text files into records of some 8192 characters, at blank lines where there are any.
-        columns: our keys -> those of the files; None for the same.
+        columns: our keys -> those of the files; None for the same. Text files have one, "file", for the group.
     """
 
     paths: tuple[Path, ...]
@@ -116,7 +112,7 @@ class Given:
 
 @dataclass(frozen=True, repr=False)
 class Part:
-    """The records of a pool whose content hashes into [lower, upper) of the unit interval."""
+    """The records of a pool whose content, or group, hashes into [lower, upper) of the unit interval."""
 
     pool: Iterable[Item]
     lower: float
@@ -220,7 +216,7 @@ class Head:
             if self.is_cut:
                 return
             if isinstance(item, Text) and len(item.text) > SURVEYED_CHARACTERS:  # a file that is one document
-                self.is_cut, item = True, Text(item.text[:SURVEYED_CHARACTERS])
+                self.is_cut, item = True, replace(item, text=item.text[:SURVEYED_CHARACTERS])
             characters += characters_of(item)
             yield item
             if self.is_cut:
@@ -241,12 +237,15 @@ def characters_of(item: Item) -> int:
 
 
 def position(item: Item) -> float:
-    """Hash position of a record's content in [0, 1): uniform, and the same for equal records.
+    """Hash position of a record's group, or else of its content, in [0, 1): uniform, and the same for equal ones.
 
     >>> position(Text("a")) == position(Text("a")) != position(Text("b"))
     True
+    >>> position(Text("a", group="play")) == position(Text("b", group="play"))
+    True
     """
-    return (int.from_bytes(item.digest[8:16], "big") >> 11) / 2**53
+    digest = group_digest(item.group) if item.group else item.digest
+    return (int.from_bytes(digest[8:16], "big") >> 11) / 2**53
 
 
 def find(paths: Paths, name: str) -> tuple[Path, ...]:
@@ -321,99 +320,8 @@ def is_pattern(path: str | Path) -> bool:
 
 
 SPLITS = ("train", "validation", "test")
-_FATES = {
-    "without_value": "record{} without a value skipped",
-    "repeated": "record{} left out, which a later split has too",
-    "blank": "blank record{} skipped",
-}
 ALSO_CALLED = {"val": "validation", "valid": "validation"}
 """Names that others give a split."""
-
-
-_MOST_NAMES = 100
-"""Keys that are remembered as unused; data whose every record has keys of its own would fill the memory."""
-
-
-@dataclass(frozen=True)
-class SplitContents:
-    """Contents of a split, from one reading: counts, fingerprint and hashes.
-
-    Attributes:
-        records: how many, those that were skipped not counted.
-        fingerprint: sha256 of the records' sha256, in order.
-        hashes: (records,) uint64, sorted, to find a record in two splits.
-        blank: texts without a letter, skipped.
-        without_value: records whose fields have no value (null), skipped.
-        repeated: records left out because another split has them.
-        unused: keys or columns that have no part in any record, sorted.
-    """
-
-    records: int
-    fingerprint: str
-    hashes: NDArray[np.uint64]
-    blank: int = 0
-    without_value: int = 0
-    repeated: int = 0
-    unused: tuple[str, ...] = ()
-
-
-def survey(items: Iterable[Item]) -> SplitContents:
-    """Contents of a split by reading it once, skipped records counted; memory holds eight bytes a record.
-
-    Raises:
-        DataError: a malformed record, or one with half of a character.
-    """
-    content, counts, unused = hashlib.sha256(), Counter[str](), set[str]()
-
-    def hashes() -> Iterator[int]:
-        for item in items:
-            unused.update(unused_of(item)[: _MOST_NAMES - len(unused)])
-            if skipped := why_skipped(item):
-                counts[skipped] += 1
-            else:
-                content.update(whole(item).digest)
-                yield short_hash(item)
-
-    kept = np.fromiter(hashes(), dtype=np.uint64)
-    names = tuple(sorted(unused)[:_MOST_NAMES])
-    return SplitContents(len(kept), content.hexdigest(), np.sort(kept), unused=names, **counts)
-
-
-def why_skipped(item: Item) -> str:
-    """Why a record is skipped, as a name of `SplitContents`; empty for one that is kept."""
-    if item is NOTHING:
-        return "without_value"
-    if item is REPEATED:
-        return "repeated"
-    return "blank" if isinstance(item, Text) and not item.text.strip() else ""
-
-
-def unread(contents: Iterable[SplitContents]) -> Iterator[str]:
-    """Unread parts of several splits, as sentences without a full stop.
-
-    >>> list(unread([SplitContents(8, "", np.array([], np.uint64), blank=2, unused=("id",))]))
-    ["column 'id' not used", '2 blank records skipped']
-    """
-    every = list(contents)
-    if unused := sorted({name for one in every for name in one.unused}):
-        yield unused_names("column", unused)
-    for why, what in _FATES.items():
-        if count := sum(getattr(one, why) for one in every):
-            yield f"{count} {what.format('s' * (count > 1))}"
-
-
-def unused_names(what: str, names: Sequence[str]) -> str:
-    """The sentence on names that are not used.
-
-    >>> unused_names("file", ["a.txt", "b.txt"])
-    "files 'a.txt', 'b.txt' not used"
-    """
-    return f"{what}{'s' * (len(names) > 1)} {named(names)} not used"
-
-
-def short_hash(item: Item) -> int:
-    """64 bits of a record's digest, enough to tell records of one domain apart."""
-    return int.from_bytes(item.digest[:8], "big")
 
 
 def complete(

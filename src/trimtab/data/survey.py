@@ -1,4 +1,4 @@
-"""Survey of domains before a run: their first records, and records that stand in more than one place."""
+"""Survey of domains before a run: their first records, and records and groups that stand in more than one place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.data.contents import shared_groups
 from trimtab.data.domains import Domain
 from trimtab.data.records import Item
 from trimtab.data.splits import Head, Part, Without, pool_of, source_of
@@ -66,7 +67,7 @@ def repeated_records(domains: Mapping[str, Domain], train: Collection[str]) -> I
     """Phrases on records that stand twice: more than 5 % of a split, or any in splits of several domains.
 
     Of two domains it is told how many records that one trains on are among those that the other is evaluated on, or
-    else how many both train on, or are evaluated on.
+    else how many both train on, or are evaluated on. Of one it is told how many groups have records in two splits.
 
     Args:
         domains: by name.
@@ -89,6 +90,9 @@ def repeated_records(domains: Mapping[str, Domain], train: Collection[str]) -> I
         again = place.records - len(place.hashes)
         if again > REPEATED_SHARE * place.records:
             yield f"{again} of {place.records} {place.split} records of {place.domain} repeat another"
+    for name, domain in domains.items():
+        used = {split: one for split, one in domain.contents.items() if split != "train" or name in train}
+        yield from shared_groups(name, used)
     values, counts = np.unique(np.concatenate([place.hashes for place in places]), return_counts=True)
     shared = values[counts > 1]
     common = (

@@ -69,6 +69,7 @@ class TokenSplit:
         records: (rows,) int64, the number of the record that each row is of, or mostly of where texts are packed.
         pad_id: token id under the padding; the attention mask hides it.
         counts: what became of the records.
+        groups: (rows,) int64, the number of the group that each row is of, or mostly of; None where records have none.
     """
 
     ids: NDArray[np.int32]
@@ -78,6 +79,7 @@ class TokenSplit:
     records: NDArray[np.int64]
     pad_id: int
     counts: SplitCounts
+    groups: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -116,6 +118,11 @@ class TokenSplit:
         return tuple(zip(excerpts, (bool(marks[0]) for marks in np.split(loss, borders)), strict=True))
 
     @property
+    def clusters(self) -> NDArray[np.int64]:
+        """(rows,) int64: the group that each row is of, or its record where there are no groups."""
+        return self.records if self.groups is None else self.groups
+
+    @property
     def mean_target_tokens(self) -> float:
         """Predicted tokens that carry loss, per row; nan without rows."""
         return float(self.targets.mean()) if len(self) else float("nan")
@@ -133,7 +140,7 @@ class TokenDomain:
     Attributes:
         name: the domain's name.
         splits: "train", "validation" and "test", those the domain has.
-        fingerprint: hex digest of the text, the tokenizer, the row length and the packing.
+        fingerprint: hex digest of the text, its groups, the tokenizer, the row length and the packing.
         unread: what of the domain's files was not used, a sentence each.
     """
 
@@ -166,9 +173,9 @@ def tokenise(
     left out and counted; more than half of a split like that are refused. A warning tells of records left out,
     and of more than 5 % of a split's sequences cut or of its records without a token to learn.
 
-    An entry of the cache is known by the text, the tokenizer, `seq_len` and `packing`; names and paths have no part
-    in it. Entries appear whole or not at all and carry checksums, which are compared when one is opened. Any number of
-    processes may build the same one, and a damaged one is built again, which a warning tells.
+    An entry of the cache is known by the text, its groups, the tokenizer, `seq_len` and `packing`; names and paths have
+    no part in it. Entries appear whole or not at all and carry checksums, which are compared when one is opened. Any
+    number of processes may build the same one, and a damaged one is built again, which a warning tells.
 
     Args:
         domain: what to tokenise.
@@ -257,7 +264,7 @@ def _unchanged(domain: Domain, split: str) -> Iterator[Item]:
     """The split's records; an error at the end if they differ from those of its fingerprint."""
     whole = hashlib.sha256()
     for item in domain.items(split):
-        whole.update(item.digest)
+        whole.update(item.grouped_digest)
         yield item
     if whole.hexdigest() != domain.contents[split].fingerprint:
         got, where = "records that changed while they were read", f"domain {domain.name!r}, split {split!r}"
@@ -318,6 +325,9 @@ def _open(entry: Path) -> dict[str, TokenSplit] | None:
         for name, counts in card["splits"].items():
             paths = {part: encoding.array_file(entry, name, part) for part in encoding.ARRAYS}
             arrays: Any = {part: np.load(path, mmap_mode="r") for part, path in paths.items()}
+            if counts.get("groups"):
+                path = encoding.array_file(entry, name, encoding.GROUPS)
+                arrays[encoding.GROUPS] = np.load(path, mmap_mode="r")
             splits[name] = TokenSplit(**arrays, pad_id=int(card["pad_id"]), counts=SplitCounts(**counts))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise CheckpointError(explain(f"damaged {entry} ({error})", "the files that were written")) from error
@@ -330,10 +340,11 @@ def _open(entry: Path) -> dict[str, TokenSplit] | None:
 def _fits(split: TokenSplit) -> bool:
     """Whether the arrays are of the types and sizes that rows one after the other have."""
     arrays = [(getattr(split, part), dtype) for part, dtype in encoding.ARRAYS.items()]
+    arrays.append((split.clusters, np.int64))
     if not all(array.dtype == dtype and array.ndim == 1 for array, dtype in arrays) or not len(split.offsets):
         return False
     ends = split.offsets[0] == 0 and split.offsets[-1] == len(split.ids) == len(split.loss)
-    rows = len(split.offsets) - 1 == len(split.targets) == len(split.records)
+    rows = len(split.offsets) - 1 == len(split.targets) == len(split.records) == len(split.clusters)
     return bool(ends and rows and (np.diff(split.offsets) > 0).all())
 
 
@@ -368,7 +379,9 @@ def first_tokens(domain: Domain, model_or_tokenizer: Any, tokens: int) -> Domain
         before = len(ends.before(ids, item.text))
         last = left - before - 2  # the last of its own tokens that has room beside the one that closes it
         left -= before + len(ids) + len(ends.after(ids, item.text))
-        taken.append(item if left >= 0 else Text(item.text[: spans[last][1]] if last >= 0 else ""))
+        if left < 0:
+            item = replace(item, text=item.text[: spans[last][1]] if last >= 0 else "")
+        taken.append(item)
         if left < 2:
             return replace(domain, train=taken)
     raise refusal(f"domain {domain.name!r}", f"{tokens - left} tokens", f"{tokens} or more to train on")
