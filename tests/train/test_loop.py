@@ -115,6 +115,16 @@ def test_readings_are_those_of_the_twin() -> None:
             np.testing.assert_array_equal(read[name].tokens, tokens)
 
 
+def test_readings_know_the_group_of_each_sequence_else_its_record() -> None:
+    loop = unigram_loop(replace(FIT, eval_batch_size=2))
+    numbers = np.array([7, 7, 3, 7, 3])
+    grouped = replace(loop.splits["web"], groups=numbers)
+    read = loop.evaluate({"math": loop.splits["math"], "web": grouped}, 4)
+    np.testing.assert_array_equal(read["web"].records, numbers[list(evaluation_rows("web", 5, 4))])
+    np.testing.assert_array_equal(read["math"].records, list(evaluation_rows("math", 4, 4)))
+    assert (read["web"].units, read["math"].units) == (2, 4)
+
+
 def test_weights_follow_the_order_of_the_domains() -> None:
     loop = unigram_loop()
     assert loop.domains == ("math", "web")

@@ -116,6 +116,56 @@ def test_sequences_of_a_single_record_count_one_by_one() -> None:
     assert (one.units, one.standard_error) == (12, free.standard_error)
 
 
+def grouped(seed: int, n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Losses and tokens of sequences of groups of very different sizes, and the group of each."""
+    draw = np.random.default_rng(seed)
+    groups, tokens = draw.geometric(0.08, n), draw.integers(3, 60, n)
+    return tokens * (draw.gamma(9.0, 0.3, 400)[groups] + draw.normal(0, 0.3, n)), tokens, groups
+
+
+def test_over_groups_the_error_is_the_cluster_robust_one_of_a_weighted_regression() -> None:
+    """The sandwich of a regression on a constant, weights the tokens, with G / (G - 1) (Cameron & Miller 2015)."""
+    nll, tokens, groups = grouped(7)
+    names = np.unique(groups)
+    ones, weights, y = np.ones((len(nll), 1)), np.diag(tokens.astype(float)), nll / tokens
+    bread = np.linalg.inv(ones.T @ weights @ ones)
+    residual = y - (ones @ bread @ ones.T @ weights @ y)
+    meat = np.zeros((1, 1))
+    for name in names:
+        of = groups == name
+        score = ones[of].T @ weights[np.ix_(of, of)] @ residual[of]
+        meat += np.outer(score, score)
+    expected = math.sqrt((len(names) / (len(names) - 1) * bread @ meat @ bread).item())
+    read = SequenceLosses(nll, tokens, groups)
+    assert read.units == len(names)
+    assert read.standard_error == pytest.approx(expected, rel=1e-10)
+    assert read.standard_error > 1.3 * SequenceLosses(nll, tokens).standard_error
+
+
+def test_groups_of_one_record_each_change_no_bit() -> None:
+    """Records and groups are numbered by first appearance, whatever the order in which sequences are read."""
+    nll, tokens, records = grouped(8)
+    order = np.unique(records)
+    for groups in (np.searchsorted(order, records), records + 100):
+        ours, theirs = SequenceLosses(nll, tokens, records), SequenceLosses(nll, tokens, groups)
+        assert (ours.standard_error, ours.units) == (theirs.standard_error, theirs.units)
+
+
+def test_only_over_groups_does_the_interval_cover_as_often_as_it_says() -> None:
+    """24 groups of five sequences with normal effects: Student's interval is exact, so its count is binomial."""
+    draw, tokens, groups, runs = np.random.default_rng(9), np.full(120, 10), np.repeat(np.arange(24), 5), 2000
+    covered = np.zeros(2, int)
+    for _ in range(runs):
+        shift = 0.1 + np.repeat(draw.normal(0, 0.3, 24), 5) + draw.normal(0, 0.3, 120)
+        for which, parts in enumerate((groups, np.arange(120))):
+            before = SequenceLosses(tokens * 3.0, tokens, parts)
+            moved = change(SequenceLosses(before.nll + tokens * shift, tokens, parts), before)
+            covered[which] += moved.low <= 0.1 <= moved.high
+    least, most = stats.binom.ppf([1e-4, 1 - 1e-4], runs, 0.95)
+    assert least <= covered[0] <= most
+    assert covered[1] < stats.binom.ppf(1e-9, runs, 0.9)
+
+
 def test_the_interval_covers_the_true_change_as_often_as_it_says() -> None:
     draw = np.random.default_rng(4)
     covered = 0

@@ -238,7 +238,7 @@ class Loop:
                 batch = split.batch(rows).to(self.device)
                 nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64).cpu().numpy()
                 tokens = (batch.labels[:, 1:] != -100).sum(1).cpu().numpy()
-                read.append((k, (nll, tokens, split.records[np.asarray(rows)])))
+                read.append((k, (nll, tokens, split.clusters[np.asarray(rows)])))
         if self.world > 1 and not alone:
             read = sorted(gather_object(read), key=lambda item: item[0])
         parts = {name: [part for k, part in read if chunks[k][0] == name] for name in splits}

@@ -19,7 +19,8 @@ class SequenceLosses:
     Attributes:
         nll: summed negative log-likelihood of each sequence, in nats.
         tokens: loss-carrying tokens of each sequence.
-        records: which record each sequence is of, any numbers; by default each is of its own.
+        records: which record each sequence is of, or which group where records have groups (`trimtab.data.groups`);
+            any numbers. By default each is of its own.
     """
 
     nll: Float[np.ndarray, " n"]
@@ -41,7 +42,7 @@ class SequenceLosses:
     def standard_error(self) -> float:
         """Standard error of `loss` over `units` (ratio estimator); nan for fewer than two, or an infinite loss.
 
-        Sequences of one record are not independent, so their residuals are added up before they are squared
+        Sequences of one record or group are not independent, so their residuals are added up before they are squared
         (linearised cluster estimator: Binder 1983; Cameron & Miller 2015, section II).
         """
         units, total = self.units, int(self.tokens.sum())
@@ -54,7 +55,7 @@ class SequenceLosses:
 
     @property
     def units(self) -> int:
-        """The number of independent parts: records, or sequences where all are of one record."""
+        """The number of independent parts: groups, else records; sequences where all are of a single one."""
         records = len(np.unique(self.records))
         return records if records > 1 else len(self.nll)
 
@@ -71,7 +72,7 @@ class Change:
         value: the change.
         standard_error: of it, over the units.
         n: sequences.
-        units: independent parts, records as a rule; the interval is Student's with one degree of freedom less.
+        units: independent parts, groups or records; the interval is Student's with one degree of freedom less.
     """
 
     value: float
@@ -98,7 +99,7 @@ def change(after: SequenceLosses, before: SequenceLosses) -> Change:
     """Paired change of loss between two readings of the same sequences.
 
     Pairing removes what makes one sequence harder than another, so the interval is far narrower than that of
-    either loss. It covers the choice of records only: not the training seed.
+    either loss. It covers the choice of records, or of groups, only: not the training seed.
 
     Raises:
         ShapeError: the two readings are not of the same sequences.
