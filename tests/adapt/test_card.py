@@ -72,7 +72,7 @@ def test_it_says_how_it_was_trained_loaded_and_what_it_is_not(result_of: MakeRes
     assert "[DynaMiCS](https://arxiv.org/abs/2605.10770)" in card
     assert "Seed: 0" in card
     assert f'AutoModelForCausalLM.from_pretrained("{HERE}", dtype="auto")' in card
-    assert "Judged on fewer than 30 test records (a packed sequence counts as one): python (7)" in card
+    assert "Judged on fewer than 30 records (a packed sequence counts as one): python test (7)" in card
     assert "do not cover the training seed" in card
     assert "license" not in card
 

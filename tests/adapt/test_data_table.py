@@ -14,7 +14,8 @@ import pytest
 from finetune_results import EVALUATE, TRAIN, MakeResult
 from trimtab.adapt.dynamics.result import Comparison, FinetuneResult
 from trimtab.adapt.finetune import set_aside
-from trimtab.adapt.record import COLUMNS, data_notes, data_table, example_line, few_evaluated, few_records
+from trimtab.adapt.record import COLUMNS, data_notes, data_table, example_line
+from trimtab.adapt.units import Units, few_evaluated, few_units
 from trimtab.data.domains import Domain
 from trimtab.data.tokens import TokenDomain
 from trimtab.train.settings import Fit
@@ -133,19 +134,24 @@ def test_an_older_result_claims_no_number_that_it_does_not_know(result_of: MakeR
 
 
 def test_a_verdict_on_few_records_is_marked(told: FinetuneResult) -> None:
-    assert few_records(told) == {"python": 28, "docstrings": 22}
+    few = {("python", 28), ("docstrings", 22)}
+    assert few_units(told) == {
+        (name, split): Units(n, "record") for name, n in few for split in ("validation", "test")
+    }
     text = html.unescape(FinetuneResult.page([told]))
     assert re.search(r'unsure">\s*kept, on 28 records</td>', text)
     assert "kept, within the noise, on 22 records" in text
     assert "on 30 records" not in text
-    few = "Judged on fewer than 30 test records (a packed sequence counts as one)"
-    sentence = f"{few}: python (28), docstrings (22). Their intervals say little about"
+    listed = "python validation (28), python test (28), docstrings validation (22), docstrings test (22)"
+    sentence = (
+        f"Judged on fewer than 30 records (a packed sequence counts as one): {listed}. Their intervals say li"
+    )
     assert sentence in text
     assert sentence in told.to_text()
     group = html.unescape(FinetuneResult.page([told, replace(told, label="other")]))
     assert len(re.findall(r'unsure">\s*\+0.031 kept, on 28 records</td>', group)) == 2
     older = replace(told, data=pd.DataFrame(), final=told.final.assign(units=[99, 99, 7, 50, 50, 50]))
-    assert few_records(older) == {"python": 7}
+    assert few_units(older) == {("python", "test"): Units(7, "record")}
 
 
 def test_the_page_and_the_terminal_show_counts_and_what_is_learned(told: FinetuneResult) -> None:
@@ -198,9 +204,10 @@ def test_few_records_of_a_domain_whose_pool_is_set_aside(tmp_path: Path) -> None
     assert set_aside({"docs": pool, "own": whole, "held": held}) == ["docs"]
     table = pd.DataFrame({"domain": ["docs"], "split": ["test"], "read_records": [7.0]})
     (told,) = few_evaluated(table, ["docs", "large"])
+    assert ": docs test (7). " in told
     assert told.endswith(
-        ": docs test (7). Never trained on, yet most of it is set aside for that: docs; try the path in "
-        "place of a Domain, or fractions=(0, 0.5, 0.5)."
+        "Never trained on, yet most of it is set aside for that: docs; try the path in place of a Domain, or "
+        "fractions=(0, 0.5, 0.5)."
     )
     (told,) = few_evaluated(table, ["large"])
-    assert told.endswith("docs test (7).")
+    assert told.endswith("docs test (7). Its interval says little about other data of its kind.")

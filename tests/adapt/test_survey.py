@@ -60,7 +60,7 @@ def test_counts_of_every_split(job: DynamicsConfig) -> None:
     assert table.loc["web", "records"].sum() == 24
     assert (table["cut_share"] == 0).all()
     assert "Data of maths: column 'id' not used." in survey.notes
-    assert any(note.startswith("Fewer than 30 records to judge by") for note in survey.notes)
+    assert any(note.startswith("Judged on fewer than 30 records") for note in survey.notes)
     assert survey.examples["maths, what is learned in [[ ]]"].endswith("[[1 <eos>]]")
     assert survey.problems == ()
 

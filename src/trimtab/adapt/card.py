@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from trimtab.adapt.record import RunRecord, domain_of, few_records, few_records_note, records_read
+from trimtab.adapt.record import RunRecord, domain_of
+from trimtab.adapt.units import groups_read, records_read, unit_notes
 from trimtab.models.save import HERE
 from trimtab.report.formats import NOTHING, fixed, missing, printable, span
 from trimtab.runs.environment import versions
@@ -60,13 +61,16 @@ def on_the_hub(name: str) -> bool:
 
 
 def _rows(result: RunRecord) -> Iterator[str]:
-    counts = records_read(result)
+    counts, groups = records_read(result), groups_read(result, "test")
+    counted = {
+        name: f"{n}{f' in {groups[name]} groups' if name in groups else ''}" for name, n in counts.items()
+    }
     for row in result.final.to_dict("records"):
         kept = NOTHING if missing(row["kept"]) else ("yes" if row["kept"] else "**no**")
         cells = (
             *(row["domain"], row["role"], fixed(row["tolerance"]), fixed(row["change"], signed=True)),
             span(row["change_low"], row["change_high"], signed=True),
-            counts.get(row["domain"], NOTHING),
+            counted.get(row["domain"], NOTHING),
         )
         yield f"| {' | '.join([*map(_escaped, cells), kept])} |"
 
@@ -107,13 +111,13 @@ def _how(result: RunRecord, base: str) -> Iterator[str]:
 
 
 def _limits(result: RunRecord) -> Iterator[str]:
-    if few := few_records(result):
-        yield _escaped(few_records_note(few))
+    yield from map(_escaped, unit_notes(result))
     yield (
         "Constraints are judged on these test records. “Kept” means that the estimate is within the tolerance, not "
         "that its interval is. Other data of the same kind may rise more."
     )
-    yield "Intervals are over records. They do not cover the training seed, of which there is one."
+    over = " or, where they have groups, over groups" if groups_read(result, "test") else ""
+    yield f"Intervals are over records{over}. They do not cover the training seed, of which there is one."
     yield "Nothing else was measured: no other domain, and no behaviour beyond the loss."
 
 

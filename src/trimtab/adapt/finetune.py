@@ -27,10 +27,11 @@ from trimtab.adapt.export import leave_model
 from trimtab.adapt.live import LiveRun, Shown, Ticks, live_line, shown_problems
 from trimtab.adapt.metrics import make_result, read_losses
 from trimtab.adapt.mixer import LEAST_SEQUENCES, Mixer
-from trimtab.adapt.record import data_notes, data_table, examples, few_evaluated, read_metrics
+from trimtab.adapt.record import data_notes, data_table, examples, read_metrics
 from trimtab.adapt.run import Run
 from trimtab.adapt.session import Clock, Roles, make_roles, role_problems
 from trimtab.adapt.tracking import LogWith, log_problems, loggers
+from trimtab.adapt.units import few_evaluated, group_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.splits import Part
 from trimtab.data.survey import repeated_records
@@ -289,7 +290,7 @@ def set_aside(evaluate: Mapping[str, Domain]) -> list[str]:
 
 
 def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -> Iterator[Problem]:
-    """Splits with too few sequences: one batch to train on, two to read a standard error off."""
+    """Splits with too few sequences or groups: one batch to train on, two to read a standard error off."""
     needs = {"validation": LEAST_SEQUENCES, "test": LEAST_SEQUENCES, "train": fit.batch_size}
     for name, split in product(tokens, needs):
         rows = tokens[name].splits.get(split)
@@ -305,6 +306,7 @@ def length_problems(tokens: Mapping[str, TokenDomain], roles: Roles, fit: Fit) -
             hint = "a larger seq_len, or more data" if rows.counts.beyond else hint
         expected = f"at least {needs[split]}{', one batch' if split == 'train' else ''}"
         yield Problem(f"{name}, split {split}", got, expected, hint)
+    yield from group_problems(data_table(tokens, roles.train, fit))
 
 
 @contextmanager

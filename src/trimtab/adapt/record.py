@@ -6,7 +6,7 @@ Tables of the run's data belong to it: records read, left out and cut, and an ex
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.adapt.cost import CostReport
+from trimtab.adapt.units import units_read
 from trimtab.data.tokens import TokenDomain, left_out
 from trimtab.errors import CheckpointError, explain
 from trimtab.job import Result
@@ -34,10 +35,9 @@ COMPLETION_COLUMNS = ("domain", "prompt", "reference", "before", "after")
 COLUMNS = (
     *("domain", "split", "records", "blank", "skipped", "dropped", "beyond"),
     *("sequences", "truncated", "tokens", "left_over", "read", "read_records", "probe"),
+    *("groups", "read_groups"),
 )
 """Columns of `data_table`."""
-FEW_RECORDS = 30
-"""Records below which a verdict on a constraint is marked: an interval over them says little."""
 ROUNDED = "Trained in float32"
 """How the note on rounding to a checkpoint's type begins."""
 _NEEDED = {
@@ -91,14 +91,15 @@ class RunRecord(Result):
             named "step" has the column "step (share)" (see `share_column`).
         slopes: one `SlopeUpdate` per update of a probing mixer.
         losses: columns step, domain, split, loss_nats, standard_error, change, change_low, change_high: the readings
-            of the evaluation grid; changes are paired with step 0, intervals 95 % over records.
+            of the evaluation grid; changes are paired with step 0, intervals 95 % over records, or over groups of them.
         final: per evaluation domain, on *test*: domain, role, reference (the base model's loss), tolerance, loss,
-            change, change_low, change_high, units (records read, over which the interval is; sequences where all are
-            of one record), kept (True / False; None unless a constraint).
+            change, change_low, change_high, units (records read, or groups where records have them, over which the
+            interval is; sequences where all are of one record), kept (True / False; None unless a constraint).
         cost: steps, evaluations and seconds, beside a fixed-mixture run.
         notes: what the run wants its reader to know, one sentence each.
-        target_records: per test record of each target: domain, record, tokens, change (nats, summed over the record's
-            tokens). Paired comparisons between runs rest on it; empty in results of earlier versions.
+        target_records: per test record of each target, or per group where records have groups: domain, record,
+            tokens, change (nats, summed over its tokens). Paired comparisons between runs rest on it; empty in results
+            of earlier versions.
         data: what became of the records of each domain and split; see `data_table`. Empty for a result that an
             earlier version wrote.
         examples: per training domain, its first sequence as stretches of text, each with whether it carries loss.
@@ -127,13 +128,13 @@ class RunRecord(Result):
 
         Returns:
             Columns: domain, role, change (nats per token), interval (95 %, text), tolerance (nan unless a constraint),
-            n (records read; sequences where those were not counted), kept (True or False of a constraint, None where
-            there is no answer; "" of other domains).
+            n (groups read, else records; sequences where those were not counted), kept (True or False of a constraint,
+            None where there is no answer; "" of other domains).
         """
-        final, counts = self.final, records_read(self)
+        final, units = self.final, units_read(self, "test")
         judged = final["role"] == "constraint"
         ends = zip(final["change_low"], final["change_high"], strict=True)
-        numbers = [counts.get(name, np.nan) for name in final["domain"]]
+        numbers = [units[name].count if name in units else np.nan for name in final["domain"]]
         answers = zip(final["kept"], judged, strict=True)
         kept = ["" if not one else None if missing(it) else bool(it) for it, one in answers]
         columns = {
@@ -292,7 +293,8 @@ def data_table(domains: Mapping[str, TokenDomain], train: Sequence[str], fit: Fi
         Columns: domain, split; records (read, blank ones not counted), blank, skipped (conversations left out), dropped
         (without a predicted token that carries loss), beyond (of those, how many a longer sequence would keep);
         sequences, truncated, tokens, left_over; read (sequences that an evaluation reads), read_records (records that
-        they are of), probe (sequences that a probe reads); the last three are nan for a train split.
+        they are of), probe (sequences that a probe reads), groups (of the records), read_groups (of those sequences).
+        The four of what is read are nan for a train split, those of groups where records have none.
     """
     rows = []
     for name, domain in domains.items():
@@ -301,10 +303,14 @@ def data_table(domains: Mapping[str, TokenDomain], train: Sequence[str], fit: Fi
                 continue
             row: dict[str, Any] = {part: getattr(tokens.counts, part, np.nan) for part in COLUMNS}
             row |= {"domain": name, "split": split, "sequences": len(tokens)}
+            row["groups"] = float(tokens.counts.groups or np.nan)
             if split != "train":
                 limit = fit.eval_sequences if split == "validation" else fit.test_sequences
                 read = evaluation_rows(name, len(tokens), limit)
                 row |= {"read": float(len(read)), "read_records": float(len(np.unique(tokens.records[read])))}
+                row["read_groups"] = (
+                    np.nan if tokens.groups is None else float(len(np.unique(tokens.groups[read])))
+                )
             if split == "validation":
                 row["probe"] = float(min(len(tokens), fit.probe_sequences))
             rows.append(row)
@@ -323,69 +329,6 @@ def data_notes(domains: Mapping[str, TokenDomain], table: pd.DataFrame, fit: Fit
         used = table.loc[table["domain"] == name, "split"].to_list()
         for phrase in (*left_out(domain, used, fit.seq_len), *domain.unread):
             yield f"Data of {name}: {phrase.rstrip('.')}."
-
-
-def few_evaluated(table: pd.DataFrame, set_aside: Collection[str] = ()) -> Iterator[str]:
-    """The sentence on evaluation splits with fewer than `FEW_RECORDS` records; none where there is no such split.
-
-    Args:
-        table: from `data_table`.
-        set_aside: domains to evaluate only of whose records a part is set aside for training.
-    """
-    few = table[table["read_records"] < FEW_RECORDS]
-    parts = zip(few["domain"], few["split"], few["read_records"], strict=True)
-    if listed := ", ".join(f"{domain} {split} ({count:.0f})" for domain, split, count in parts):
-        told = f"Fewer than {FEW_RECORDS} records to judge by (a packed sequence counts as one): {listed}."
-        if unread := ", ".join(name for name in set_aside if name in set(few["domain"])):
-            told += f" Never trained on, yet most of it is set aside for that: {unread}; try the path in place of a "
-            told += "Domain, or fractions=(0, 0.5, 0.5)."
-        yield told
-
-
-def few_records_note(names: Mapping[str, int]) -> str:
-    """The sentence on constraints that are judged on few records.
-
-    >>> few_records_note({"web": 7})
-    'Judged on fewer than 30 test records (a packed sequence counts as one): web (7). Its interval says little ...'
-    """
-    listed = ", ".join(f"{name} ({count})" for name, count in names.items())
-    intervals, their = ("Its interval says", "its") if len(names) == 1 else ("Their intervals say", "their")
-    few = f"Judged on fewer than {FEW_RECORDS} test records (a packed sequence counts as one)"
-    return f"{few}: {listed}. {intervals} little about other data of {their} kind."
-
-
-def few_records(result: RunRecord) -> dict[str, int]:
-    """The constraints whose verdict on test is over fewer than `FEW_RECORDS` records, and how many there are."""
-    counts = records_read(result)
-    constraints = result.final.loc[result.final["role"] == "constraint", "domain"]
-    return {name: int(counts[name]) for name in constraints if name in counts and counts[name] < FEW_RECORDS}
-
-
-def records_read(result: RunRecord) -> dict[str, Any]:
-    """Per evaluation domain, the test records that its final loss is over; {} where an earlier version did not say."""
-    counts = read_counts(result, "test", "read_records")
-    if counts or "units" not in result.final:
-        return counts
-    return dict(zip(result.final["domain"], result.final["units"], strict=True))
-
-
-def read_counts(result: RunRecord, split: str, column: str) -> dict[str, int]:
-    """Per evaluation domain, a column of `data_table` for a split; empty for a result of an earlier version."""
-    if not len(result.data):
-        return {}
-    rows = result.data[(result.data["split"] == split) & result.data["domain"].isin(result.final["domain"])]
-    return {str(name): int(count) for name, count in zip(rows["domain"], rows[column], strict=True)}
-
-
-def counted(numbers: Mapping[str, int], what: str) -> str:
-    """The count of something in each domain; one number where all are alike.
-
-    >>> counted({"a": 8, "b": 8}, "test sequences"), counted({"a": 8, "b": 5}, "test sequences")
-    ('n = 8 test sequences per domain', 'n test sequences: 8 of a, 5 of b')
-    """
-    if len(set(numbers.values())) == 1:
-        return f"n = {next(iter(numbers.values()))} {what} per domain"
-    return f"n {what}: {', '.join(f'{value} of {name}' for name, value in numbers.items())}"
 
 
 def examples(

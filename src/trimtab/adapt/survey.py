@@ -14,8 +14,9 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.adapt.finetune import length_problems
-from trimtab.adapt.record import data_notes, data_table, example_line, examples, few_evaluated
+from trimtab.adapt.record import data_notes, data_table, example_line, examples
 from trimtab.adapt.session import Roles
+from trimtab.adapt.units import few_evaluated, units_of
 from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Origin, path_of, read_domain
 from trimtab.data.splits import characters_of
 from trimtab.data.survey import cut_after, first_records, repeated_records
@@ -90,19 +91,20 @@ class DataSurvey:
         if self.tokenizer is None:
             return records_table(self.domains, self.roles.train)
         table = data_table(self.tokens, self.roles.train, self.fit)
-        return pd.DataFrame(
-            {
-                "domain": table["domain"],
-                "split": table["split"],
-                "records": table["records"],
-                "tokens": table["tokens"],
-                "sequences": table["sequences"],
-                "cut_share": table["truncated"] / table["sequences"],
-                "no_loss_share": table["dropped"] / table["records"],
-                "skipped": table["blank"] + table["skipped"],
-                "judged_on": table["read_records"],
-            }
-        )
+        units = units_of(table)
+        judged_on = [units.get(key) for key in zip(table["domain"], table["split"], strict=True)]
+        columns: dict[str, Any] = {
+            "domain": table["domain"],
+            "split": table["split"],
+            "records": table["records"],
+            "tokens": table["tokens"],
+            "sequences": table["sequences"],
+            "cut_share": table["truncated"] / table["sequences"],
+            "no_loss_share": table["dropped"] / table["records"],
+            "skipped": table["blank"] + table["skipped"],
+            "judged_on": [np.nan if one is None else float(one.count) for one in judged_on],
+        }
+        return pd.DataFrame(columns)
 
     def finished(self) -> Survey:
         """The survey, its problems those of all domains at once."""
@@ -112,7 +114,7 @@ class DataSurvey:
             self.problems.append(Problem(where, problem.got, problem.expected, problem.hint))
         self.problems += self.position_problems()
         return Survey(
-            tables={"data": self.table()},
+            tables={"data": self.table(), **groups_table(self.domains, self.roles.train)},
             notes=(*self.notes, *self.data_notes()),
             examples=self.examples(),
             problems=tuple(self.problems),
@@ -192,3 +194,14 @@ def records_table(domains: Mapping[str, Domain], train: Sequence[str]) -> pd.Dat
                 skipped = content.blank + content.without_value
                 rows.append({**row, "characters": characters, "skipped": skipped})
     return pd.DataFrame(rows)
+
+
+def groups_table(domains: Mapping[str, Domain], train: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Records and groups of each split whose records have groups, as the table "groups"; none where there are none."""
+    rows = [
+        {"domain": name, "split": split, "records": content.records, "groups": len(content.groups)}
+        for name, domain in domains.items()
+        for split, content in domain.contents.items()
+        if len(content.groups) and (split != "train" or name in train)
+    ]
+    return {"groups": pd.DataFrame(rows)} if rows else {}

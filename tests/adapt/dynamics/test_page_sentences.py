@@ -63,8 +63,8 @@ def with_records(result: FinetuneResult, shift: float, seed: int) -> FinetuneRes
     return replace(result, target_records=pd.concat(parts, ignore_index=True))
 
 
-def with_data(result: FinetuneResult, seed: int) -> FinetuneResult:
-    """The result with a table of data in which every domain has other numbers."""
+def with_data(result: FinetuneResult, seed: int, *, grouped: Sequence[str] = ()) -> FinetuneResult:
+    """The result with a table of data in which every domain has other numbers, and some have groups."""
     random = np.random.default_rng(seed)
     rows = [
         {
@@ -73,6 +73,8 @@ def with_data(result: FinetuneResult, seed: int) -> FinetuneResult:
             "read": read,
             "read_records": max(1, read // 3),
             "probe": min(read, 32),
+            "groups": 90 if name in grouped else math.nan,
+            "read_groups": 1 + read // 7 if name in grouped else math.nan,
         }
         for name in result.final["domain"]
         for split, read in (
@@ -279,13 +281,22 @@ def counts(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
 
     def has(split: str, column: str, told: str) -> bool:
         """Whether "8 of a, 5 of b" is what the table of data of one of the runs says."""
-        pairs = {name: int(n) for n, name in (one.split(" of ") for one in told.split(", "))}
+        parts = re.findall(r"(\d+) of (\w+)(?: \((\d+) groups?\))?(?:, |$)", told)
+        pairs = {name: (int(n), int(groups or 0)) for n, name, groups in parts}
         tables = [one.data[one.data["split"] == split] for one in results if len(one.data)]
-        return any(pairs == dict(zip(table["domain"], table[column], strict=True)) for table in tables)
+        groups = [one["read_groups"].fillna(0) * (column != "probe") for one in tables]
+        expected = [
+            dict(zip(table["domain"], zip(table[column], known, strict=True), strict=True))
+            for table, known in zip(tables, groups, strict=True)
+        ]
+        return len(parts) == len(told.split(", ")) and pairs in expected
 
-    def few(told: str) -> bool:
-        pairs = {name: int(n) for name, n in re.findall(r"(\w+) \((\d+)\)", told)}
-        return any(pairs == _few_records(one) for one in results if len(one.data))
+    def few(what: str, told: str) -> bool:
+        """Constraints judged on fewer than 30 groups or records, and which of the two, from the table of data."""
+        parts = re.findall(r"(\w+) (validation|test) \((\d+)(?: (group|record)s?)?\)", told)
+        only = what.split("s")[0] if " or " not in what else ""
+        pairs = {(name, split): (int(n), kind or only) for name, split, n, kind in parts}
+        return any(pairs == _few_units(one) for one in results if len(one.data))
 
     def at_most(n: str) -> bool:
         return any(one.config["fit"]["eval_sequences"] == int(n) for one in results if not len(one.data))
@@ -309,15 +320,23 @@ def counts(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
         r"Vertical line: the checkpoint kept\. at most n = (\d+) validation sequences per domain at .*": at_most,
         rf"{errors} of n probe sequences: (.*); {covers}\.": lambda told: has("validation", "probe", told),
         rf"{errors} of at most n = (\d+) probe sequences per domain; {covers}\.": at_most_probe,
-        r"Judged on fewer than 30 test records \(a packed sequence counts as one\): (.*)\.": few,
+        r"Judged on fewer than 30 (.*?): (.*)\.": few,
+        r"Where a domain has (groups), they are over its groups\.": (
+            lambda _: any(one.data["read_groups"].notna().any() for one in results if len(one.data))
+        ),
     }
 
 
-def _few_records(result: FinetuneResult) -> dict[str, int]:
-    """Constraints judged on fewer than 30 test records, from the table of data."""
-    table = result.data[result.data["split"] == "test"].set_index("domain")["read_records"]
-    constraints = result.final.loc[result.final["role"] == "constraint", "domain"]
-    return {name: int(table[name]) for name in constraints if table[name] < 30}
+def _few_units(result: FinetuneResult) -> dict[tuple[str, str], tuple[int, str]]:
+    """Constraints judged on fewer than 30 groups, or records without groups, from the table of data."""
+    constraints = list(result.final.loc[result.final["role"] == "constraint", "domain"])
+    units = {}
+    for row in result.data.itertuples():
+        grouped = row.read_groups == row.read_groups
+        units[row.domain, row.split] = (
+            (int(row.read_groups), "group") if grouped else (int(row.read_records), "record")
+        )
+    return {key: one for key, one in units.items() if key[0] in constraints and one[0] < 30}
 
 
 def _predictions(result: FinetuneResult, n: int, error: str, r: str) -> bool:
@@ -353,7 +372,13 @@ def results(result_of: MakeResult) -> list[FinetuneResult]:
             result_of("Uniform", probes=False, pulls=(-0.3, -0.1, 0.031, 0.049, 0.027, 0.012)), -0.2, 2
         ),
         with_records(result_of("Near", pulls=(-0.3, -0.098, 0.02, 0.01, 0.0, 0.012)), -0.1995, 3),
-        broken(with_data(with_records(result_of("Never", status="infeasible"), 0.0, 4), 6)),
+        broken(
+            with_data(
+                with_records(result_of("Never", status="infeasible"), 0.0, 4),
+                6,
+                grouped=("python", "headers"),
+            )
+        ),
     ]
     domains = made[0].final["domain"].to_list()[:4]
     return [with_completions(one, domains, changed) for one, changed in zip(made, (5, 3, 8, 0), strict=True)]

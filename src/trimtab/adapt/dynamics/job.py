@@ -263,7 +263,8 @@ def read_domains(job: DynamicsConfig) -> tuple[dict[str, Domain], dict[str, Doma
 def _member(member: tuple[str, DynamicsConfig], folder: Path, log_with: LogWith = None) -> str:
     label, job = member
     with warnings.catch_warnings(), short_warnings():
-        warnings.filterwarnings("ignore", "domain '|Fewer than|Data: ", UserWarning)  # the group has told it
+        # The group has told it.
+        warnings.filterwarnings("ignore", "domain '|Judged on fewer than|Data: ", UserWarning)
         # The group keeps one model.
         result = job.finetuned(folder, label, log_with=log_with, save_model=False)
     result.report(folder / "report.html")

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from trimtab.adapt.record import ROUNDED, RunRecord, domain_of, read_counts
+from trimtab.adapt.record import ROUNDED, RunRecord, domain_of
 from trimtab.adapt.session import LEAST_SCALE_NATS
+from trimtab.adapt.units import read_counts, units_read
 from trimtab.report.formats import fixed
 
 
@@ -73,8 +74,11 @@ def constraint_readings(result: RunRecord) -> pd.DataFrame:
     rows = losses.loc[used, ["step", "domain", "change", "change_high"]].copy()
     fit = result.config.get("fit")
     margin = fit.get("margin") if isinstance(fit, Mapping) else None
-    records, read = (read_counts(result, "validation", name) for name in ("read_records", "read"))
-    units = {name: count if count > 1 else read[name] for name, count in records.items()}
+    read = read_counts(result, "validation", "read")
+    units = {
+        name: one.count if one.count > 1 else read[name]
+        for name, one in units_read(result, "validation").items()
+    }
     students = {name: float(stdtrit(n - 1, 0.975)) for name, n in units.items() if n > 1}
     half = rows["domain"].map(lambda name: students.get(name, 1.96)).astype(float)
     reserve = (margin or 0.0) * (rows["change_high"] - rows["change"]) / half

@@ -30,15 +30,17 @@ from trimtab.adapt.dynamics.compare import (
 )
 from trimtab.adapt.dynamics.figures import evenly, percent
 from trimtab.adapt.dynamics.writing import compared_completions, completions_section
-from trimtab.adapt.record import (
-    RunRecord,
+from trimtab.adapt.record import RunRecord
+from trimtab.adapt.session import LEAST_SCALE_NATS
+from trimtab.adapt.units import (
     counted,
-    few_records,
-    few_records_note,
+    few_note,
+    few_units,
+    few_words,
+    groups_read,
     read_counts,
     records_read,
 )
-from trimtab.adapt.session import LEAST_SCALE_NATS
 from trimtab.report.formats import NOTHING, fixed, missing, number
 from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, Tone, gallery, picture, written
 
@@ -113,9 +115,15 @@ def _sequences(result: RunRecord, what: str) -> str:
     """How many test, validation or probe sequences were read: as counted, else at most as set; "" if not known."""
     split, column = ("validation", "probe") if what == "probe" else (what, "read")
     if counts := read_counts(result, split, column):
-        return counted(counts, f"{what} sequences")
+        return counted(counts, f"{what} sequences", groups_read(result, what))
     most = _setting(result, "fit", f"{'eval' if what == 'validation' else what}_sequences")
     return f"at most n = {most} {what} sequences per domain" if most else ""
+
+
+def _covers(results: Sequence[RunRecord]) -> str:
+    """What intervals on test are over, in sentences."""
+    grouped = any(groups_read(one, "test") for one in results)
+    return f"{COVERS} Where a domain has groups, they are over its groups." if grouped else COVERS
 
 
 def _tone(kept: object) -> Tone:
@@ -123,15 +131,13 @@ def _tone(kept: object) -> Tone:
     return "" if missing(kept) else ("good" if kept else "bad")
 
 
-def _verdict(word: str, kept: object, few: int | None, *, unclear: bool = False) -> Mark:
-    """What a constraint came to; unsure where the interval, or the number of records, leaves open that it is kept."""
-    if few is not None:
-        word += f", on {few} record{'s' * (few != 1)}"
-    return Mark(word, "unsure" if kept and (unclear or few is not None) else _tone(kept))
+def _verdict(word: str, kept: object, few: str, *, unclear: bool = False) -> Mark:
+    """What a constraint came to; unsure where the interval, or few records or groups, leave open that it is kept."""
+    return Mark(word + few, "unsure" if kept and (unclear or few) else _tone(kept))
 
 
 def _result(result: RunRecord) -> Iterator[Block]:
-    few = few_records(result)
+    few, groups = few_units(result), groups_read(result, "test")
 
     def judged(name: str, role: str, kept: object, tolerance: float, low: float, high: float) -> Mark | None:
         if role != "constraint" or missing(kept):
@@ -140,7 +146,7 @@ def _result(result: RunRecord) -> Iterator[Block]:
             return Mark(UNCHANGED)
         unclear = low <= tolerance < high
         word = kept_word(kept) + (", within the noise" if unclear else "")
-        return _verdict(word, kept, few.get(name), unclear=unclear)
+        return _verdict(word, kept, few_words(few, name), unclear=unclear)
 
     columns = {
         "domain": "domain",
@@ -150,14 +156,15 @@ def _result(result: RunRecord) -> Iterator[Block]:
         "interval of the change": ("change_low", "change_high", "+.3"),
         "role": "role",
         "records": ("domain", records_read(result).get),
+        **({"groups": ("domain", groups.get)} if groups else {}),
         "perplexity, %": ("change", lambda change: fixed(-percent_gain(change), 1, signed=True)),
         "base loss": ("reference", ".3"),
         "loss": ("loss", ".3"),
     }
     if few:
-        yield Text(few_records_note(few), "unsure")
+        yield Text(few_note(few), "unsure")
     n = _sequences(result, "test") or "every test sequence of each domain"
-    caption = f"The checkpoint of step {result.step} on test, in nats per token; {n}. {COVERS}"
+    caption = f"The checkpoint of step {result.step} on test, in nats per token; {n}. {_covers([result])}"
     yield Table(written(result.final, columns), caption)
 
 
@@ -220,10 +227,13 @@ def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
 
 
 def _data(result: RunRecord) -> Iterator[Block]:
-    columns: dict[str, Any] = {name: name for name in ("domain", "split", "records", "blank")}
+    grouped = "groups" in result.data and (result.data["groups"] > 0).any()
+    names = ("domain", "split", "records", *(["groups"] if grouped else []), "blank")
+    columns: dict[str, Any] = {name: name for name in names}
     columns |= {"left out": ("skipped", "records", _part), "dropped": ("dropped", "records", _part)}
     columns |= {"sequences": "sequences", "cut": ("truncated", "sequences", _part), "tokens": "tokens"}
     columns |= {"tokens left over": "left_over", "sequences read": "read", "records read": "read_records"}
+    columns |= {"groups read": "read_groups"} if grouped else {}
     caption = (
         "Blank records are not among the records. Left out: conversations that the chat template does not write as "
         "they are. Dropped: no predicted token carries loss. Cut: sequences that were longer. Left over: tokens after "
@@ -301,13 +311,13 @@ def comparison_section(results: Sequence[RunRecord]) -> Section:
 
 def _summary(results: Sequence[RunRecord]) -> Table:
     frame = comparison_table(results)
-    few = dict(zip(frame["run"], map(few_records, results), strict=True))
+    few = dict(zip(frame["run"], map(few_units, results), strict=True))
 
     def held(name: str, run: str, step: int, change: float, kept: object) -> Mark | None:
         if not step and not missing(change):
             return Mark(UNCHANGED)
         word = f"{fixed(change, signed=True)} {kept_word(kept)}"
-        return None if missing(change) else _verdict(word, kept, few[run].get(name))
+        return None if missing(change) else _verdict(word, kept, few_words(few[run], name))
 
     columns: dict[str, Any] = {
         "run": "run",
@@ -325,7 +335,8 @@ def _summary(results: Sequence[RunRecord]) -> Table:
     caption = (
         f"{len(results)} runs on test; the status is the verdict on validation. Gain: fall of target perplexity "
         "(geometric mean); the largest is flattered by being picked on these sequences. Constraints: change of loss, "
-        f"nats per token, and whether it is within the tolerance. Costs: multiples of one fixed-mixture run. {COVERS}"
+        f"nats per token, and whether it is within the tolerance. Costs: multiples of one fixed-mixture run. "
+        f"{_covers(results)}"
     )
     return Table(written(frame, columns), caption, marked=[0])
 
@@ -356,7 +367,7 @@ def _constraints(results: Sequence[RunRecord]) -> Iterator[Section]:
     caption = (
         "The largest violation of each run on test; below 0 nats there was room left. Base weights that were returned "
         "keep everything and gain nothing. "
-        f"{COVERS}"
+        f"{_covers(results)}"
     )
     table = Table(written(violations[violations["constraints"] > 0], columns), caption)
     yield Section("Constraints side by side", [panels, table])

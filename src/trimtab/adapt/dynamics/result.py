@@ -26,11 +26,10 @@ from trimtab.adapt.dynamics.text import headline, run_text, text_table
 from trimtab.adapt.record import (
     RunRecord,
     example_line,
-    few_records,
-    few_records_note,
     from_mapping,
     to_mapping,
 )
+from trimtab.adapt.units import unit_notes
 from trimtab.errors import CheckpointError, DataError, explain
 from trimtab.job import Result, titles
 from trimtab.report.formats import fixed, missing, span
@@ -135,8 +134,7 @@ class FinetuneResult(RunRecord):
 
     def to_text(self) -> str:
         """Status, gain and cost, a row per domain, notes, and what is learned of its first training domain."""
-        lines = [run_text(self), "", READING, *last_lines(self), *self.notes]
-        lines += [few_records_note(few)] if (few := few_records(self)) else []
+        lines = [run_text(self), "", READING, *last_lines(self), *self.notes, *unit_notes(self)]
         for name, stretches in list(self.examples.items())[:1]:
             lines.append(f"Learned of {name}, first sequence, in double brackets: {example_line(stretches)}")
         return "\n".join(lines)
@@ -234,7 +232,7 @@ class Comparison(Result):
         lines = [text_table(self.to_frame()), "", READING, *last_lines(self.runs[0]), self.choice()]
         if self.chosen is not None and self.chosen is not self.runs[0]:
             lines.append(f"On test: {sentence_about(self.chosen, self.chosen.label)}")
-        lines += [few_records_note(few)] if (few := few_records(self.runs[0])) else []
+        lines += unit_notes(self.runs[0])
         lines += [f"{label} failed: {error}" for label, error in self.failures.items()]
         if notes := sum(len(run.notes) for run in self.runs):
             lines.append(f"Notes of the runs ({notes}), and what is learned of each domain, are on the page.")
