@@ -98,4 +98,6 @@ if __name__ == "__main__":
     (out / f"{rank}.json").write_text(json.dumps(seen))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    os._exit(0)  # all is written; threads of gloo that are left make the interpreter's own end abort now and then
+    os._exit(
+        0
+    )  # all is written; threads of gloo that are left make the interpreter's own end abort now and then

@@ -122,6 +122,7 @@ def read_losses(path: Path) -> dict[str, SequenceLosses]:
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "weights": (list, tuple),
     "ask_at": (int, type(None)),
+    "read_at": (int, type(None)),
     "stop": (str, type(None)),
     "best_change": (int, float),
     "ledger": (dict,),
@@ -144,6 +145,9 @@ class Progress:
             training domain.
         training_tokens: the loss-carrying tokens behind it.
         probed: whether the mixture has just been chosen by probes, which cost too much to lose.
+        last: step and changes of the constraints of the last reading of all validation sequences.
+        read_at: the step at which the run is read once more, off the grid; None for nowhere.
+        crossings: how often that was.
         stop: why the run ends here; None while it goes on.
         offset: bytes of metrics.jsonl that belong to it.
         ledger: what it has cost.
@@ -158,6 +162,9 @@ class Progress:
     best_change: float = 0.0
     kept_once: bool = False
     probed: bool = False
+    last: Mapping[str, Any] = field(default_factory=dict)
+    read_at: int | None = None
+    crossings: int = 0
     stop: str | None = None
     offset: int = 0
     ledger: Ledger = field(default_factory=Ledger)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from trimtab.adapt.cost import CostReport, Ledger, cost_report
@@ -60,7 +60,7 @@ class Needs:
         return Ledger(
             training_steps=fit.steps,
             probe_steps=self.probe_steps,
-            monitoring_sequences=len(grid) * whole,
+            monitoring_sequences=(len(grid) + fit.crossings) * whole,
             probe_sequences=self.whole_readings * whole + self.sampled_readings * sampled,
             gradient_sequences=self.gradient_sequences,
         )
@@ -84,7 +84,8 @@ class Needs:
             else [sequences]
         )
         ledgers = [self.ledger(fit, roles, one) for one in known]
-        grids = [Needs().ledger(fit, roles, one).monitoring_sequences for one in known]
+        fixed = replace(fit, crossings=0)
+        grids = [Needs().ledger(fixed, roles, one).monitoring_sequences for one in known]
         reports = [
             cost_report(ledger, fit.steps, grid, fit.batch_size)
             for ledger, grid in zip(ledgers, grids, strict=True)

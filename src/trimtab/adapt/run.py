@@ -17,8 +17,9 @@ from safetensors import safe_open
 
 from trimtab.adapt import metrics
 from trimtab.adapt.completions import HeldOut, completed, completions_frame
+from trimtab.adapt.crossing import Reading, next_reading
 from trimtab.adapt.metrics import Progress, Row
-from trimtab.adapt.mixer import Mixer, not_finite
+from trimtab.adapt.mixer import Mixer, left, not_finite
 from trimtab.adapt.session import Clock, Roles, Session
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import CheckpointError, DivergedError, explain
@@ -30,6 +31,9 @@ from trimtab.train.loop import Loop, Paused
 from trimtab.train.losses import SequenceLosses, change
 from trimtab.train.settings import evaluation_steps
 from trimtab.train.state import Rounding, as_saved, rounded, rounding
+
+LEAST_PART = 64
+"""A reading off the grid is at least this part of the run behind the last one, and before the next."""
 
 
 class Watcher(Protocol):
@@ -222,11 +226,12 @@ class Run:
         )
         rows: list[Row] = []
         try:
-            if session.step in self.grid:
+            if session.step in self.grid or session.step == progress.read_at:
                 rows.append(self._evaluate(session))
                 progress = progress.spent(monitoring_sequences=_sequences(session.losses()))
                 self._refuse_infinity(session)
                 progress = self._judge(progress, session, rows)
+                progress = self._look_ahead(progress, session)
             if session.step == self.loop.fit.steps:
                 progress = replace(progress, stop="done")
             elif progress.ask_at == session.step:
@@ -299,6 +304,21 @@ class Run:
                 self._keep_weights(session.step)
             progress = replace(progress, best_step=session.step, best_change=gain)
         return replace(progress, kept_once=True)
+
+    def _look_ahead(self, progress: Progress, session: Session) -> Progress:
+        """Where the run is read once more before the next point of the grid; see `trimtab.adapt.crossing`."""
+        step, fit, grid = session.step, self.loop.fit, session.grid
+        used = progress.crossings + (step not in self.grid)
+        changes = {
+            name: change(session.losses()[name], self.reference[name]).value for name in self.roles.tolerances
+        }
+        read_at = None
+        if progress.last and step < fit.steps and used < fit.crossings:
+            room = {name: left(session, name) for name in self.roles.tolerances}
+            until = next(point for point in grid if point > step)
+            least = max(1, fit.steps // LEAST_PART)
+            read_at = next_reading(Reading(**progress.last), Reading(step, changes), room, until, least)
+        return replace(progress, last=asdict(Reading(step, changes)), read_at=read_at, crossings=used)
 
     def _rounding_row(self, session: Session, saved: Mapping[str, SequenceLosses]) -> Row:
         """A checkpoint that might be chosen, with what rounding to the checkpoint's types does to it.

@@ -382,7 +382,7 @@ def dump_yaml(value: Any) -> str:
 
 _MOST = {
     1024: ("jobs",),
-    10**4: ("blocks", "distractors", "eval_points", "rounds", "sweeps"),
+    10**4: ("blocks", "crossings", "distractors", "eval_points", "rounds", "sweeps"),
     10**5: ("batch_size", "eval_batch_size", "micro_batch_size"),
     10**6: ("max_new_tokens", "n_boot", "sequences"),
     10**7: ("max_tokens", "seq_len", "steps", "trials"),

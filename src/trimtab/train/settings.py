@@ -15,8 +15,12 @@ Packing = Literal["packed", "padded"]
 Shares = Literal["examples", "tokens"]
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "bf16"]
-_LEAST = {"eval_sequences": 2, "probe_sequences": 2, "test_sequences": 2} | dict.fromkeys(
-    ("steps", "batch_size", "micro_batch_size", "eval_batch_size", "eval_points", "checkpoint_every"), 1
+_LEAST = (
+    {"eval_sequences": 2, "probe_sequences": 2, "test_sequences": 2}
+    | dict.fromkeys(
+        ("steps", "batch_size", "micro_batch_size", "eval_batch_size", "eval_points", "checkpoint_every"), 1
+    )
+    | {"crossings": 0}
 )
 """The least value of each count; one sequence does not show how noisy a loss is."""
 MOST_LR = 100.0
@@ -50,6 +54,8 @@ class Fit:
         test_sequences: test sequences per domain, read before and after the run; None for all.
         eval_batch_size: sequences per forward pass in evaluation.
         eval_points: points of the geometric evaluation grid (see `evaluation_steps`).
+        crossings: readings between points of the grid, at most: each just before a constraint is foreseen to cross its
+            limit (see `trimtab.adapt.crossing`), so that the last checkpoint which keeps it is not lost.
         margin: standard errors by which a checkpoint must keep each constraint on validation data in order to be
             chosen; 0 takes the estimate at its word.
         checkpoint_every: steps between resumable checkpoints.
@@ -73,6 +79,7 @@ class Fit:
     test_sequences: int | None = None
     eval_batch_size: int = 16
     eval_points: int = 16
+    crossings: int = 0
     margin: float = 0.0
     checkpoint_every: int = 100
 
