@@ -89,7 +89,7 @@ def sentences(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A linear classifier of two registers on character n-grams of length one to three."""
+    """A linear classifier of two registers on character n-grams of length one to three, or on words."""
 
     features: HashingVectorizer
     classifier: LogisticRegression
@@ -102,8 +102,14 @@ class Detector:
         return np.asarray(scores, dtype=np.float64)
 
 
-def fit_detector(first: Sequence[str], second: Sequence[str]) -> Detector:
+def fit_detector(first: Sequence[str], second: Sequence[str], *, words: bool = False) -> Detector:
     """A logistic regression on hashed characters; fit it on texts that nothing else is judged by.
+
+    Args:
+        first: texts of the first register.
+        second: texts of the second register.
+        words: use which words are there, in small letters, instead. Where each register has few wordings, this says
+            more about others.
 
     Raises:
         DataError: a register without texts.
@@ -113,6 +119,8 @@ def fit_detector(first: Sequence[str], second: Sequence[str]) -> Detector:
     features = HashingVectorizer(
         analyzer="char", ngram_range=(1, 3), n_features=2**15, lowercase=False, alternate_sign=False
     )
+    if words:
+        features = HashingVectorizer(n_features=2**15, binary=True, norm=None, alternate_sign=False)
     classifier = LogisticRegression(C=10.0, max_iter=1000)
     labels = [1] * len(first) + [0] * len(second)
     classifier.fit(features.transform([*first, *second]), labels)

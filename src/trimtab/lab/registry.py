@@ -6,6 +6,7 @@ Sentences of a grammar-world concept differ from those of the others in one word
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from itertools import combinations, product
@@ -25,6 +26,7 @@ from trimtab.lab.grammar_model import grammar_model
 from trimtab.lab.models import LAB_MODELS, Progress, lab_model
 from trimtab.lab.naming import NamingWorld, chips, colour_names, predictions
 from trimtab.lab.registers import registers
+from trimtab.lab.requests import prose_chat, requests
 from trimtab.lab.scene_concepts import plain_prompts, scene_concepts
 from trimtab.lab.scene_encoder import ENCODER as SCENE_ENCODER
 from trimtab.lab.scene_encoder import scene_encoder
@@ -81,20 +83,25 @@ def model(name: str, cache: Path | None = None, progress: Progress | None = None
 
 
 def texts(name: str, cache: Path | None = None) -> Path:
-    """A file with 256 texts of one kind, a line each, written on first use.
+    """A file with texts of one kind, written on first use: 256 of them, a line each, or conversations in JSONL.
 
     `rude` and `clean` are documents of the grammar world, which `lab:grammar` speaks; `code-lines` and `prose-lines`
     are real text of this installation, from splits that no lab model has read. `scene-prompts` are captions of plain
-    scenes, which `lab:scene-generator` paints.
+    scenes, which `lab:scene-generator` paints. `rude-requests` and `polite-requests` are conversations with a chat
+    model, to fit with; those that end in `-test` have other words and wordings, see `trimtab.lab.requests`.
+    `prose-chat` are conversations that end in the sentences of `prose-lines`.
 
     Raises:
         ConfigError: there are no such texts.
     """
 
     def write(path: Path) -> None:
-        path.write_text("\n".join(TEXTS[name](cache)) + "\n", encoding="utf-8")
+        lines = CHATS[name](cache) if name in CHATS else TEXTS[name](cache)
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
 
-    return _file(name, TEXTS, f"texts/{name}-{RECIPE}/texts.txt", write, cache)
+    kind = "jsonl" if name in CHATS else "txt"
+    return _file(name, {**TEXTS, **CHATS}, f"texts/{name}-{RECIPE}/texts.{kind}", write, cache)
 
 
 def _documents(style: Style) -> list[str]:
@@ -161,6 +168,16 @@ TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
     "prose-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).prose,
     "scene-prompts": lambda _cache: plain_prompts(TEXTS_EACH, 0),
 }
+REQUESTS = 80
+"""Requests of each register and part."""
+CHATS: Mapping[str, Callable[[Path | None], list[dict[str, Any]]]] = {
+    "rude-requests": lambda _cache: requests("rude", "fit", REQUESTS),
+    "polite-requests": lambda _cache: requests("polite", "fit", REQUESTS),
+    "rude-requests-test": lambda _cache: requests("rude", "judge", REQUESTS),
+    "polite-requests-test": lambda _cache: requests("polite", "judge", REQUESTS),
+    "prose-chat": lambda cache: prose_chat(TEXTS["prose-lines"](cache)),
+}
+"""Name -> its conversations, as records with `messages`."""
 
 
 CONCEPTS_RECIPE = 2

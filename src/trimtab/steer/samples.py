@@ -315,7 +315,7 @@ class TextPool:
         different: texts that the file holds, each once.
         blank: lines and records of white space alone, left out.
         repeated: further copies of a text, left out.
-        shared: different texts that stand on another side too, left out.
+        shared: different texts that stand on another side, or among those to fit with, left out.
     """
 
     fit: tuple[Example, ...]

@@ -120,6 +120,47 @@ def test_a_budget_suggests_a_strength_from_half_of_the_texts(config: SteeringCon
     assert json.loads(carry_out(config, tmp_path / "without").to_json())["suggestion"] is None
 
 
+def test_held_out_texts_come_from_files_of_their_own(config: SteeringConfig, tmp_path: Path) -> None:
+    """Curve and counts are of the other files; texts to fit with, and those on both sides, judge nothing."""
+    files = {
+        "source": [f"oh you {a} clod" for a in "stuvwxyz"],
+        "target": [f"thanks, {a}!" for a in "stuvwxyz"],
+    }
+    first = Path(config.source).read_text().splitlines()[0]
+    extra = {"source": [first, "both of them"], "target": ["both of them"]}
+    for name, lines in files.items():
+        (tmp_path / f"{name}-test.txt").write_text("\n".join([*lines, *extra[name]]))
+    own = {f"held_out_{name}": str(tmp_path / f"{name}-test.txt") for name in files}
+    result = carry_out(replace(config, **own), tmp_path / "run")
+    curve = strength_curve(
+        result.steering,
+        load(config.model, device="cpu"),
+        **files,
+        neutral=read_examples(config.neutral, "neutral", 0, 8).held_out,
+        strengths=config.strengths,
+        max_tokens=128,
+    )
+    for column in ("lean", "kl", "source_loss", "target_loss"):
+        np.testing.assert_allclose(result.curve[column], curve[column], rtol=1e-5, atol=1e-7)
+    plain = carry_out(config, tmp_path / "plain")
+    assert not np.allclose(plain.curve["source_loss"], result.curve["source_loss"])
+    shifts = [one.steering.maps["model.layers.0:out"][1] for one in (plain, result)]
+    assert torch.equal(*shifts)  # the same examples were fitted with
+    read = result.read.set_index("side")
+    assert read.loc["source", ["fit", "held_out", "different", "shared"]].tolist() == [6, 8, 28, 2]
+    survey = replace(config, **own).survey()
+    assert survey.problems == ()
+    shown = survey.tables["texts"].set_index("side")
+    assert shown["different"].to_dict() == read["different"].to_dict()
+    few = replace(config, **own, held_out=9)
+    wrong = [one.where for one in few.survey().problems]
+    assert wrong == ["source, held_out_source", "target, held_out_target", "neutral"]
+    with pytest.raises(DataError, match=r"held_out_source: got 8 different texts in .*, expected 9"):
+        carry_out(few, tmp_path / "few")
+    with pytest.raises(ConfigProblems, match=r"held_out_target: got 'nowhere\.txt'"):
+        carry_out(replace(config, held_out_target="nowhere.txt"), tmp_path / "none")
+
+
 def test_the_costs_are_of_held_out_texts_and_fall_where_maps_help(
     config: SteeringConfig, tmp_path: Path
 ) -> None:

@@ -230,7 +230,7 @@ def rules(all_of: Sequence[Measured]) -> dict[str, Callable[..., bool]]:
         r"(Source: .* held-out texts)\.": any_of(counted),
         r"Longer than the limit of tokens, and cut there: (.*)\.": any_of(cut),
         r"Held-out texts of a single token, of which no loss is told: (.*)\.": any_of(single),
-        r"Blank and repeated ones, and those that stand on another side too, were left out\.": lambda: True,
+        r"Blank and repeated ones were left out, and those of another side or to fit with\.": lambda: True,
     }  # fmt: skip
 
 

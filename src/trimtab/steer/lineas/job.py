@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -61,6 +61,8 @@ AnyEstimator = LinEAS | AurA | CAA | GaussianAcT | ITI | LinAcT | MeanAcT
 MOST_STRENGTHS = 101
 _STEERING = Path("artifacts", "steering")
 """Where a run keeps its steering."""
+SIDES = ("source", "target", "neutral")
+"""Names of the sides, and of the files whose texts they are."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ class SteeringConfig:
             or Parquet (text, prompt and completion, or messages); or an `ExampleFile`, `{path: ..., columns: ...}`.
         target: the same for the behaviour as it should be; the two need not be paired.
         neutral: the same for text that should be left alone; empty for none, then KL is not measured.
+        held_out_source: the same for texts of the source behaviour that judge; empty for further ones of `source`. With
+            other words and wordings there, nothing that the fit read is judged by.
+        held_out_target: likewise for the target behaviour.
         estimator: how maps are fitted.
         rivals: other estimators, which are fitted and judged on the same texts.
         examples: texts of each side to fit with.
@@ -112,6 +117,8 @@ class SteeringConfig:
     target: Texts | ExampleFile
     system: Literal["steering"] = "steering"
     neutral: Texts | ExampleFile = ""
+    held_out_source: Texts | ExampleFile = ""
+    held_out_target: Texts | ExampleFile = ""
     estimator: AnyEstimator = field(default_factory=LinEAS)
     rivals: tuple[AnyEstimator, ...] = ()
     examples: int = 32
@@ -140,8 +147,8 @@ class SteeringConfig:
         if not all(0 <= strength <= 1 for strength in self.strengths):
             yield Problem("strengths", str(list(self.strengths)), "numbers in [0, 1]")
         yield from self._budget_problems()
-        for name in ("source", "target", *(["neutral"] if self.neutral else [])):
-            if not (source := _place(getattr(self, name))[0]).startswith("lab:"):
+        for name, (source, _) in _places(self).items():
+            if not source.startswith("lab:"):
                 yield from missing_source(name, source, "a file or a glob of texts", folders=False)
         if self.source == self.target:
             yield Problem("target", "the same file as source", "another behaviour")
@@ -181,8 +188,7 @@ class SteeringConfig:
 
     def survey(self) -> Survey:
         """Survey of the examples of each side: read, left out and cut. Loads no weights and downloads nothing."""
-        given = {name: getattr(self, name) for name in ("source", "target", "neutral") if getattr(self, name)}
-        places = {name: _place(file) for name, file in given.items()}
+        places = _places(self)
         notes = tuple(filter(None, (unread_source(name, path) for name, (path, _) in places.items())))
         here = {name: place for name, place in places.items() if not unread_source(name, place[0])}
         problems, sides = list[Problem](), dict[str, TextPool]()
@@ -190,17 +196,16 @@ class SteeringConfig:
         for name, (path, columns) in here.items():
             with noting(problems, name):
                 texts[name] = different_texts(path, name, columns)
-        both = texts.get("source", frozenset()) & texts.get("target", frozenset())
         tokenizer = None
         with noting(problems, "model"):
             tokenizer = local_tokenizer(self.model)
         rows = list[dict[str, Any]]()
-        for name in texts:
-            path, columns = here[name]
-            counts = (0 if name == "neutral" else self.examples, self.held_out, self.seed)
-            without = frozenset[str | bytes]() if name == "neutral" else both
+        for name in SIDES:
+            if not {one for one in places if one.endswith(name)} <= {*texts} or name not in texts:
+                continue
+            without = frozenset[str | bytes]() if name == "neutral" else on_both_sides(texts)
             with noting(problems, name):
-                sides[name] = read_examples(path, name, *counts, without=without, columns=columns)
+                sides[name] = _pool(self, name, without, texts[name])
                 rows.append(text_counts(name, sides[name], tokenizer, self.max_tokens))
         notes += () if tokenizer else ("Texts cut are unknown: the model is not on this machine.",)
         return Survey({"texts": pd.DataFrame(rows)}, notes, problems=tuple(problems))
@@ -295,24 +300,54 @@ def examples_of(config: SteeringConfig) -> dict[str, TextPool]:
     Raises:
         DataError: fewer texts than asked for, or a file that cannot be read.
     """
-    files = {name: _place(getattr(config, name)) for name in ("source", "target")}
-    each = (different_texts(path, name, columns) for name, (path, columns) in files.items())
-    both = frozenset.intersection(*each)
-    counts = (config.examples, config.held_out, config.seed)
-    sides = {
-        name: read_examples(path, name, *counts, without=both, columns=columns)
-        for name, (path, columns) in files.items()
-    }
+    files = _places(config)
+    texts = {name: different_texts(path, name, columns) for name, (path, columns) in files.items()}
+    both = on_both_sides(texts)
+    sides = {name: _pool(config, name, both, texts[name]) for name in ("source", "target")}
     if config.neutral:
         fitted = {key_of(one) for side in sides.values() for one in side.fit}
-        counts, (path, columns) = (0, config.held_out, config.seed), _place(config.neutral)
-        sides["neutral"] = read_examples(path, "neutral", *counts, without=fitted, columns=columns)
+        sides["neutral"] = _pool(config, "neutral", fitted, frozenset())
     return sides
 
 
-def _place(file: str | ExampleFile) -> tuple[str, Columns]:
-    """Path and columns of a file of examples."""
-    return (file, None) if isinstance(file, str) else (file.path, file.columns or None)
+def on_both_sides(texts: Mapping[str, frozenset[str | bytes]]) -> frozenset[str | bytes]:
+    """Texts of the source, those held out too, that are also texts of the target; by file, see `different_texts`.
+
+    >>> sorted(on_both_sides({"source": {"a", "b"}, "target": {"a"}, "held_out_target": {"b", "c"}}))
+    ['a', 'b']
+    """
+    nothing = frozenset[str | bytes]()
+    source, target = (
+        texts.get(name, nothing) | texts.get(f"held_out_{name}", nothing) for name in ("source", "target")
+    )
+    return frozenset(source & target)
+
+
+def _pool(
+    config: SteeringConfig, name: str, without: Collection[str | bytes], every: frozenset[str | bytes]
+) -> TextPool:
+    """Texts of a side; held-out ones of a file of their own are none of `every`, those to fit with."""
+    files, fit = _places(config), 0 if name == "neutral" else config.examples
+    path, columns = files[name]
+    if (held_out := f"held_out_{name}") not in files:
+        counts = (fit, config.held_out, config.seed)
+        return read_examples(path, name, *counts, without=without, columns=columns)
+    first = read_examples(path, name, fit, 0, config.seed, without=without, columns=columns)
+    path, columns = files[held_out]
+    counts, without = (0, config.held_out, config.seed), {*without, *every}
+    other = read_examples(path, held_out, *counts, without=without, columns=columns)
+    sums = (getattr(first, key) + getattr(other, key) for key in ("different", "blank", "repeated", "shared"))
+    return TextPool(first.fit, other.held_out, *sums)
+
+
+def _places(config: SteeringConfig) -> dict[str, tuple[str, Columns]]:
+    """Path and columns of each file of examples that there is, by the name of its field."""
+    fields = (*SIDES, "held_out_source", "held_out_target")
+    given = {name: getattr(config, name) for name in fields if getattr(config, name)}
+    return {
+        name: (file, None) if isinstance(file, str) else (file.path, file.columns or None)
+        for name, file in given.items()
+    }
 
 
 def text_counts(
@@ -330,7 +365,7 @@ def text_counts(
 def reading_table(config: SteeringConfig, model: Model, sides: Mapping[str, TextPool]) -> pd.DataFrame:
     """Counts of texts by side: read, used, left out and cut.
 
-    Columns: side; fit, held_out: texts used; different: texts in the file; blank, repeated, shared: left out, see
+    Columns: side; fit, held_out: texts used; different: texts in its files; blank, repeated, shared: left out, see
     `TextPool`; fit_cut, held_out_cut: longer than max_tokens, and cut there; scored: held-out texts of two tokens or
     more, which have a likelihood.
 

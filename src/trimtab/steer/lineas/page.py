@@ -47,8 +47,8 @@ CURVES = {
 }
 """Column of the strength curve -> heading in tables, title and axis of its figure."""
 READ = {"side": "side", "fit": "fitted with", "held_out": "held out"}
-READ |= {"different": "different texts in the file", "blank": "blank", "repeated": "repeated"}
-READ |= {"shared": "on another side too", "fit_cut": "cut, of those fitted with"}
+READ |= {"different": "different texts", "blank": "blank", "repeated": "repeated"}
+READ |= {"shared": "elsewhere too", "fit_cut": "cut, of those fitted with"}
 READ |= {"held_out_cut": "cut, of those held out"}
 """Column of `SteeringResult.read` -> heading."""
 
@@ -290,7 +290,7 @@ def _read(read: pd.DataFrame) -> Iterator[Text | Table]:
     if short:
         text = f"Held-out texts of a single token, of which no loss is told: {', '.join(short)}."
         yield Text(text, "unsure")
-    caption = "Texts. Blank and repeated ones, and those that stand on another side too, were left out."
+    caption = "Texts. Blank and repeated ones were left out, and those of another side or to fit with."
     yield Table(read[list(READ)].rename(columns=READ), caption)
 
 

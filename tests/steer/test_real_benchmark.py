@@ -1,0 +1,119 @@
+"""The benchmark on the real model: its cells on a tiny one, and its table on made-up results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from templates import DEFAULT_SYSTEM
+from tiny_models import build, chat_tokenizer
+from trimtab import CAA, LinEAS, MeanAcT, load
+from trimtab.runs.serialise import to_json
+from trimtab.runs.sweep import sweep
+
+PATH = Path(__file__).parents[2] / "benchmarks" / "real" / "steering.py"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location("real_steering", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, "real_steering", module)
+    spec.loader.exec_module(module)
+    network = build("llama", vocab_size=264, max_position_embeddings=1024)
+    tiny = load(network, tokenizer=chat_tokenizer(DEFAULT_SYSTEM))
+    monkeypatch.setattr(module, "model_of", lambda _folder: tiny)
+    sites = ["residual.0", "residual.1"]
+    methods = {"LinEAS": LinEAS(sites=sites, steps=2), "MeanAcT": MeanAcT(sites=sites), "CAA": CAA()}
+    monkeypatch.setattr(module, "METHODS", methods)
+    yield module
+    module.pair_of.cache_clear()
+
+
+def test_cells_run_and_are_gathered_before_all_are_there(bench: ModuleType, tmp_path: Path) -> None:
+    size = bench.Size(examples=3, judge=40, prompts=3, neutral=2, tokens=3, length=600, history=1)
+    every = {name: cell for name, cell in bench.cells(1, size, "tiny").items() if name.startswith("rude")}
+    assert list(every)[0] == "rude to polite, untouched"
+    assert len(every) == 1 + 3 + 2
+    first = dict(list(every.items())[:4])
+    done = sweep(bench.run, first, tmp_path / "cells")
+    assert not done.failures
+    assert bench.kept(every, tmp_path / "cells") == done.results
+    found = bench.gathered(every, done.results, "command", size)
+    assert found["cells"] == {"there": 4, "planned": 6}
+    assert found["model"]["weights"] == "dequantised Q4_1"
+    assert found["untouched"][0]["accuracy"]["n"] == 80
+    assert {(row["method"], row["budget"]) for row in found["table"]} == {
+        (method, budget) for method in bench.METHODS for budget in bench.BUDGETS
+    }
+    for run in found["runs"]:
+        for point in run["budgets"]:
+            assert len(point["scores"]) == len(point["completions"]) == 3
+            assert 0 <= point["kl"] <= point["budget"]
+    assert json.loads(to_json(found)) == found
+
+
+def made(method: str, scores: list[float], draw: int = 0, *, shuffled: bool = False) -> dict[str, Any]:
+    point = {"budget": 0.1, "strength": 1.0, "kl": 0.1, "reached": True, "repeats": [0.0, 0.5]}
+    return {"pair": "p", "method": method, "draw": draw, "shuffled": shuffled} | {
+        "budgets": [{**point, "scores": scores}]
+    }
+
+
+def test_differences_are_of_the_same_prompts_and_over_draws(bench: ModuleType) -> None:
+    base = {"pair": "p", "method": None, "draw": 0, "shuffled": False, "source": {"scores": [0.9, 0.8]}}
+    runs = [
+        base,
+        made("LinEAS", [0.2, 0.4]),
+        made("LinEAS", [0.4, 0.4], 1),
+        made("MeanAcT", [0.5, 0.5]),
+        made("MeanAcT", [0.9, 0.8], shuffled=True),
+    ]
+    rows = {(row["method"], row["shuffled"]): row for row in bench.table(runs)}
+    lineas, mean, control = rows["LinEAS", False], rows["MeanAcT", False], rows["MeanAcT", True]
+    assert (lineas["score"]["value"], lineas["score"]["n"], lineas["draws"]) == (0.35, 2, 2)
+    assert lineas["by_draw"] == [0.3, 0.4]
+    assert lineas["less_than_untouched"]["value"] == -0.5
+    assert "less_lineas" not in lineas
+    assert mean["less_lineas"]["value"] == pytest.approx(0.15)
+    assert (mean["less_lineas"]["low"], mean["less_lineas"]["high"]) == (0.1, 0.2)
+    assert control["less_than_untouched"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 2}
+    assert lineas["repeats"] == 0.25
+
+
+def test_a_draw_has_other_examples_and_a_control_has_both_registers_on_each_side(bench: ModuleType) -> None:
+    source, target = [f"s{n}" for n in range(20)], [f"t{n}" for n in range(20)]
+    pair = bench.Pair(source, target, [], [], [], ([], []), ([], []))
+    first, other = (bench.examples(pair, 10, draw, shuffled=False) for draw in (0, 1))
+    assert [{one[0] for one in side} for side in first] == [{"s"}, {"t"}]
+    assert first != other
+    mixed = bench.examples(pair, 10, 0, shuffled=True)
+    assert sorted([*mixed[0], *mixed[1]]) == sorted([*first[0], *first[1]])
+    assert all({one[0] for one in side} == {"s", "t"} for side in mixed)
+
+
+def test_prompts_share_no_request_with_the_examples(bench: ModuleType) -> None:
+    size = bench.Size(examples=8, judge=20, prompts=4, neutral=2)
+    pair = bench.manners(size)
+    fitted = {one["messages"][-1]["content"] for side in (pair.source, pair.target) for one in side}
+    shown = {m["content"] for p in (*pair.prompts, *pair.contrast) for m in p if m["role"] == "assistant"}
+    assert not fitted & (shown | set(pair.judge[0]) | set(pair.judge[1]))
+    asked = [[prompt[-1] for prompt in prompts] for prompts in (pair.prompts, pair.contrast)]
+    assert asked[0] == asked[1]
+    assert all(prompt[-1]["role"] == "user" for prompt in pair.prompts)
+    assert len({json.dumps(prompt) for prompt in pair.prompts}) == 4
+
+
+def test_repeats_are_of_word_pairs(bench: ModuleType) -> None:
+    assert bench.repeats("I am sorry, I am sorry, I am") == pytest.approx(4 / 7)
+    assert bench.repeats("") == 0.0
+    assert np.isclose(bench.repeats("one two"), 0.0)
