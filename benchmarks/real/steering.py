@@ -149,6 +149,7 @@ def code(size: Size) -> Pair:
     drawn = registers(2 * size.examples, 0, split="validation")
     judged, judge = registers(size.prompts, 0, split="test"), registers(10 * size.judge, 0)
     unseen = registers(size.judge, 2, split="test")
+    seen = {*drawn.code, *drawn.prose, *judged.code, *judged.prose, *unseen.code, *unseen.prose}
     lines = [
         line for text in read_texts(corpus("metadata"), "validation", 200_000) for line in text.splitlines()
     ]
@@ -158,7 +159,10 @@ def code(size: Size) -> Pair:
         prompts=beginnings(judged.code),
         contrast=beginnings(judged.prose),
         neutral=[line for line in dict.fromkeys(lines) if len(line) > 40][: size.neutral],
-        judge=(judge.code, judge.prose),
+        judge=(
+            [one for one in judge.code if one not in seen],
+            [one for one in judge.prose if one not in seen],
+        ),
         unseen=(unseen.code, unseen.prose),
     )
 

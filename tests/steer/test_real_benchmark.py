@@ -42,7 +42,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_cells_run_and_are_gathered_before_all_are_there(bench: ModuleType, tmp_path: Path) -> None:
     size = bench.Size(examples=3, judge=40, prompts=3, neutral=2, tokens=3, length=600, history=1)
     every = {name: cell for name, cell in bench.cells(1, size, "tiny").items() if name.startswith("rude")}
-    assert list(every)[0] == "rude to polite, untouched"
+    assert next(iter(every)) == "rude to polite, untouched"
     assert len(every) == 1 + 3 + 2
     first = dict(list(every.items())[:4])
     done = sweep(bench.run, first, tmp_path / "cells")

@@ -19,7 +19,7 @@ from trimtab.errors import CheckpointError, ConfigProblems, DataError
 from trimtab.job import carry_out
 from trimtab.report.formats import number
 from trimtab.steer.lineas import page
-from trimtab.steer.lineas.job import SteeringConfig
+from trimtab.steer.lineas.job import SteeringConfig, completions
 from trimtab.steer.lineas.result import SteeringResult
 from trimtab.steer.samples import read_examples
 from trimtab.steer.strength import strength_curve
@@ -81,7 +81,7 @@ def test_rivals_are_fitted_and_judged_on_the_same_texts(config: SteeringConfig, 
     assert told == [
         (n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11)
     ]  # a closed form is one step, which is not told
-    assert with_rivals.cost() == {"steps": 11, "texts": (8 * 3 * 3 + 2) * 3}
+    assert with_rivals.cost() == {"steps": 11, "texts": (8 * 3 + 2) * 3 * 3}
     texts = {n: read_examples(getattr(config, n), n, 6, 8) for n in ("source", "target")}
     held = {name: side.held_out for name, side in texts.items()}
     held["neutral"] = read_examples(config.neutral, "neutral", 0, 8).held_out
@@ -93,8 +93,12 @@ def test_rivals_are_fitted_and_judged_on_the_same_texts(config: SteeringConfig, 
         curve = strength_curve(fitted, model, **held, strengths=config.strengths, max_tokens=128)
         measured = result.rivals[result.rivals["method"] == name].drop(columns="method")
         pd.testing.assert_frame_equal(measured.reset_index(drop=True), curve)
+        texts_of = completions(fitted, model, config.prompts, config.strengths, config.max_new_tokens)
+        written = result.rival_samples[result.rival_samples["method"] == name].drop(columns="method")
+        pd.testing.assert_frame_equal(written.reset_index(drop=True), texts_of)
     loaded = SteeringResult.load(tmp_path / "run")
     pd.testing.assert_frame_equal(loaded.rivals, result.rivals)
+    pd.testing.assert_frame_equal(loaded.rival_samples, result.rival_samples)
     pd.testing.assert_frame_equal(loaded.curve, carry_out(config, tmp_path / "alone").curve)
 
 
@@ -382,3 +386,21 @@ def test_words_that_changed_are_marked_at_their_strength(result: SteeringResult)
     assert "the <mark>&lt;hen&gt;</mark> sees" in html
     assert "differ from the completion at strength 0." in html
     assert "differ from" not in without_script(SteeringResult.page([replace(result, samples=samples[:1])]))
+
+
+def test_completions_of_rivals_stand_under_their_names(result: SteeringResult) -> None:
+    rows = [("a", 0.0, "the pig"), ("a", 1.0, "the hen")]
+    samples = pd.DataFrame(rows, columns=["prompt", "strength", "text"])
+    theirs = samples.assign(text=["the pig", "that <ox>"], method="CAA <1>")
+    it = replace(result, samples=samples, rival_samples=theirs)
+    (section,) = [one for one in page.sections(it) if one.title == "What the model writes"]
+    _, first, second = section.blocks
+    assert [table.caption.split(" Marked")[0] for table in (first, second)] == ["LinEAS.", "CAA <1>."]
+    html = without_script(SteeringResult.page([it]))
+    assert html.count("<mark>") == 2
+    assert "<mark>that &lt;ox&gt;</mark>" in html
+    assert "<1>" not in html
+    (alone,) = [
+        one for one in page.sections(replace(it, rival_samples=samples[:0])) if one.title == section.title
+    ]
+    assert alone.blocks[1].caption.startswith("Marked")

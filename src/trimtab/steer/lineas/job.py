@@ -183,7 +183,7 @@ class SteeringConfig:
     def cost(self) -> Mapping[str, Any]:
         """Planned cost: steps of the fits, and texts that are read afterwards."""
         steps = sum(map(_steps, (self.estimator, *self.rivals)))
-        texts = self.held_out * (3 if self.neutral else 2) * (1 + len(self.rivals)) + len(self.prompts)
+        texts = (self.held_out * (3 if self.neutral else 2) + len(self.prompts)) * (1 + len(self.rivals))
         return {"steps": steps, "texts": texts * len(self.strengths)}
 
     def survey(self) -> Survey:
@@ -231,12 +231,14 @@ class SteeringConfig:
             for name, texts in {**judged, "neutral": neutral}.items()
         }
         measured = curve_texts(steering, model, held, self.strengths, self.max_tokens)
-        curves = []
+        curves, written = [], []
         for label, place in zip(rival_names(self), range(len(self.rivals)), strict=True):
             done = sum(map(_steps, (self.estimator, *self.rivals[:place])))
             rival = fits.fit(self.rivals[place], f"rival-{place + 1}", done)
             curve = curve_texts(rival, model, held, self.strengths, self.max_tokens).curve()
             curves.append(curve.assign(**{METHOD: label}))
+            texts = completions(rival, model, self.prompts, self.strengths, self.max_new_tokens)
+            written.append(texts.assign(**{METHOD: label}))
         return SteeringResult(
             label=type(self.estimator).__name__,
             steering=steering,
@@ -247,6 +249,7 @@ class SteeringConfig:
             seconds=seconds,
             read=read,
             rivals=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+            rival_samples=pd.concat(written, ignore_index=True) if written else pd.DataFrame(),
             suggestion=None if self.budget is None else Suggestion.of(measured, self.budget),
         )
 

@@ -82,6 +82,11 @@ class Measured(Protocol):
         ...
 
     @property
+    def rival_samples(self) -> pd.DataFrame:
+        """Completions with other methods."""
+        ...
+
+    @property
     def suggestion(self) -> Suggestion | None:
         """The suggested strength."""
         ...
@@ -123,7 +128,7 @@ def sections(result: Measured) -> Iterator[Section]:
     yield Section("Effect against side effect", list(_trade_off(result)))
     yield Section("By strength", list(_by_strength(result)))
     if len(result.samples):
-        yield Section("What the model writes", list(_completions(result.samples)))
+        yield Section("What the model writes", list(_completions(result)))
     yield Section("Where it acts", [_costs(result), picture(units_figure(result.steering))])
     facts = (("model", result.steering.base.name), ("seconds of the fit", f"{result.seconds:.1f}"))
     yield settings_section([*plain(dict(result.config)).items(), *facts])
@@ -222,9 +227,18 @@ def _texts(result: Measured) -> str:
     return f" {texts[0].upper()}{texts[1:]}." if texts else ""
 
 
-def _completions(samples: pd.DataFrame) -> Iterator[Text | Table]:
-    """Completions side by side, a column for each strength; words that differ from those at the smallest are marked."""
+def _completions(result: Measured) -> Iterator[Text | Table]:
+    """Completions side by side, a table for each method and a column for each strength."""
     yield Text("Greedy completions of the same prompts at each strength; nothing is chosen or left out.")
+    every = result.rival_samples.groupby(METHOD, sort=False) if len(result.rival_samples) else ()
+    others = {str(name): part for name, part in every}
+    yield _completed(result.samples, f"{result.label}." if others else "")
+    for name, samples in others.items():
+        yield _completed(samples, f"{name}.")
+
+
+def _completed(samples: pd.DataFrame, title: str) -> Table:
+    """Completions of one method; words that differ from those at the smallest strength are marked."""
     # Two prompts may read alike: conversations that differ in variables of their template.
     numbered = samples.assign(number=samples.groupby("strength").cumcount())
     wide = numbered.pivot(index=["number", "prompt"], columns="strength", values="text")
@@ -234,7 +248,9 @@ def _completions(samples: pd.DataFrame) -> Iterator[Text | Table]:
         pairs = zip(wide[first], wide[strength], strict=True)
         marked[f"strength {float(strength):g}"] = [changed_words(*pair) for pair in pairs]
     caption = f"Marked: words that differ from the completion at strength {float(first):g}."
-    yield Table(pd.DataFrame(marked), caption if len(wide.columns) > 1 else "")
+    return Table(
+        pd.DataFrame(marked), " ".join(filter(None, [title, caption if len(wide.columns) > 1 else ""]))
+    )
 
 
 def units_figure(steering: Steering) -> Figure:

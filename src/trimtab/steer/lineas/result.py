@@ -38,6 +38,7 @@ class SteeringResult(Result):
         read: one row per side: what was read, used and left out, see `trimtab.steer.lineas.job.reading_table`; empty
             for a run of an earlier version.
         rivals: strength curves of other estimators on the same texts, as `curve`, after a column method; maybe empty.
+        rival_samples: what the model writes with those estimators, as `samples`, after a column method; maybe empty.
         suggestion: the suggested strength; None where the config states no budget.
     """
 
@@ -47,6 +48,7 @@ class SteeringResult(Result):
     samples: pd.DataFrame
     read: pd.DataFrame = field(default_factory=pd.DataFrame)
     rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rival_samples: pd.DataFrame = field(default_factory=pd.DataFrame)
     suggestion: Suggestion | None = None
 
     def to_frame(self) -> pd.DataFrame:
