@@ -6,7 +6,7 @@ import pytest
 
 from trimtab.errors import ConfigError
 from trimtab.lab.grammar import Grammar, World
-from trimtab.lab.registry import MODELS, TEXTS, TEXTS_EACH, model, texts
+from trimtab.lab.registry import CHATS, MODELS, TEXTS, TEXTS_EACH, model, texts
 
 
 @pytest.mark.parametrize("name", ["rude", "clean"])
@@ -26,5 +26,5 @@ def test_names_that_do_not_exist_are_refused(tmp_path: Path) -> None:
         texts("rud", tmp_path)
     with pytest.raises(ConfigError, match="lab model: got 'gramar'"):
         model("gramar", tmp_path)
-    assert set(TEXTS) == {"rude", "clean", "code-lines", "prose-lines", "scene-prompts"}
+    assert {*TEXTS} - {*CHATS} == {"rude", "clean", "code-lines", "prose-lines", "scene-prompts"}
     assert "grammar" in MODELS

@@ -96,12 +96,11 @@ def texts(name: str, cache: Path | None = None) -> Path:
     """
 
     def write(path: Path) -> None:
-        lines = CHATS[name](cache) if name in CHATS else TEXTS[name](cache)
-        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        texts = [json.dumps(one) if name in CHATS else one for one in TEXTS[name](cache)]
         path.write_text("\n".join(texts) + "\n", encoding="utf-8")
 
     kind = "jsonl" if name in CHATS else "txt"
-    return _file(name, {**TEXTS, **CHATS}, f"texts/{name}-{RECIPE}/texts.{kind}", write, cache)
+    return _file(name, TEXTS, f"texts/{name}-{RECIPE}/texts.{kind}", write, cache)
 
 
 def _documents(style: Style) -> list[str]:
@@ -161,13 +160,10 @@ def pictures(name: str, cache: Path | None = None) -> Path:
     return built_once(home / f"{name}-{PICTURES_RECIPE}", lambda folder: PICTURES[name]().save(folder))
 
 
-TEXTS: Mapping[str, Callable[[Path | None], list[str]]] = {
-    "rude": lambda _cache: _documents("rude"),
-    "clean": lambda _cache: _documents("clean"),
-    "code-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).code,
-    "prose-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).prose,
-    "scene-prompts": lambda _cache: plain_prompts(TEXTS_EACH, 0),
-}
+def _prose(cache: Path | None) -> list[str]:
+    return registers(TEXTS_EACH, 0, split="validation", cache=cache).prose
+
+
 REQUESTS = 80
 """Requests of each register and part."""
 CHATS: Mapping[str, Callable[[Path | None], list[dict[str, Any]]]] = {
@@ -175,9 +171,18 @@ CHATS: Mapping[str, Callable[[Path | None], list[dict[str, Any]]]] = {
     "polite-requests": lambda _cache: requests("polite", "fit", REQUESTS),
     "rude-requests-test": lambda _cache: requests("rude", "judge", REQUESTS),
     "polite-requests-test": lambda _cache: requests("polite", "judge", REQUESTS),
-    "prose-chat": lambda cache: prose_chat(TEXTS["prose-lines"](cache)),
+    "prose-chat": lambda cache: prose_chat(_prose(cache)),
 }
 """Name -> its conversations, as records with `messages`."""
+TEXTS: Mapping[str, Callable[[Path | None], list[Any]]] = {
+    "rude": lambda _cache: _documents("rude"),
+    "clean": lambda _cache: _documents("clean"),
+    "code-lines": lambda cache: registers(TEXTS_EACH, 0, split="validation", cache=cache).code,
+    "prose-lines": _prose,
+    **CHATS,
+    "scene-prompts": lambda _cache: plain_prompts(TEXTS_EACH, 0),
+}
+"""Name -> its texts."""
 
 
 CONCEPTS_RECIPE = 2
