@@ -4,8 +4,8 @@
     python benchmarks/real/steering.py --gather            writes it from the cells that are there
 
 The model is `lab:smollm2`, SmolLM2-135M-Instruct with dequantised Q4_1 weights. A cell is a pair of registers, a
-method and a draw of 32 + 32 examples. Each steering is tried at the largest strengths whose KL on neutral text is
-within the budgets. There it goes on after prompts of the source register, greedily. A classifier of words (of requests)
+method and a draw of 32 + 32 examples. Each steering is tried at strengths whose KL on neutral text is near each of
+two budgets. There it goes on after prompts of the source register, greedily. A classifier of words (of requests)
 or of characters (of code), fitted on register texts that no fit reads, says how much the completions are still of the
 source register. The control is the same fit on both registers shuffled together, which should change nothing but by
 chance. Kill it whenever you like; the same command goes on.
@@ -14,14 +14,16 @@ chance. Kill it whenever you like; the same command goes on.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from trimtab.lab.models import read_texts
 from trimtab.lab.registers import Detector, beginnings, fit_detector, registers, separation
 from trimtab.lab.requests import PARTS, SYSTEM, Part, Register, instruction, prose_chat, requests
 from trimtab.lab.smollm2 import PACKAGE, VERSION, WEIGHTS, smollm2
+from trimtab.models.language import kl_divergence
 from trimtab.models.load import Model
 from trimtab.numerics.bootstrap import Interval, bootstrap, mean
 from trimtab.runs.atomic import write_atomic
@@ -42,13 +45,14 @@ from trimtab.runs.paths import safe_name
 from trimtab.runs.serialise import plain, to_json
 from trimtab.runs.sweep import read_cell, sweep
 from trimtab.seeds import derive
-from trimtab.steer.strength import calibrate
+from trimtab.steer.samples import rows_to_measure
+from trimtab.steer.steering import Steering
 
 RESULT = Path(__file__).parents[1] / "results" / "real" / "steering.json"
 BLOCKS = range(7, 23, 2)
 RESIDUAL = [f"residual.{block}" for block in BLOCKS]
 METHODS: dict[str, Any] = {
-    "LinEAS": LinEAS(sites=RESIDUAL, gamma=0.0, lr=0.1, steps=15),
+    "LinEAS": LinEAS(sites=RESIDUAL, gamma=0.0, lr=0.03, steps=15),
     "MeanAcT": MeanAcT(sites=RESIDUAL),
     "LinAcT": LinAcT(sites=RESIDUAL),
     "CAA": CAA(sites="residual.15", position="mean"),
@@ -60,6 +64,8 @@ CONTROLLED = ("LinEAS", "MeanAcT")
 """Methods of which the control is fitted too."""
 BUDGETS = (0.1, 0.3)
 """KL on neutral text, nats per token, at which methods are compared."""
+NEAR, TRIES = 0.1, 6
+"""How near to the budget KL has to be, as a share of it, and how many strengths are tried for that."""
 MOST = 16.0
 """The largest strength; beyond 1 a map is carried on in a straight line."""
 MANNERS, CODE = "rude to polite", "code to prose"
@@ -72,7 +78,7 @@ class Size:
     examples: int = 32
     judge: int = 80
     prompts: int = 24
-    neutral: int = 16
+    neutral: int = 12
     tokens: int = 28
     length: int = 96
     history: int = 3
@@ -212,14 +218,39 @@ def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG00
     steering = METHODS[cell["method"]].fit(model, source=source, target=target)
     seconds, tried = time.process_time() - start, []
     for budget in cell["budgets"]:
-        found = calibrate(
-            steering, model, pair.neutral, budget, max_strength=MOST, tolerance=0.1, max_tokens=size.length
-        )
-        with found.on(steering, model):
+        point = matched(steering, model, pair.neutral, budget, size.length)
+        with at(steering, model, point["strength"]):
             texts = model.generate(list(pair.prompts), max_new_tokens=size.tokens)
-        point = {"budget": budget, "strength": found.strength, "kl": found.cost, "reached": found.reached}
         tried.append(point | judged(detector, texts))
     return {"cpu_s": round(seconds, 1), "cost": steering.made_by["cost"], "budgets": tried}
+
+
+def at(steering: Steering, model: Model, strength: float) -> AbstractContextManager[None]:
+    """The steering at any strength; beyond 1 its maps are scaled."""
+    return (steering * max(strength, 1.0)).on(model, min(strength, 1.0))
+
+
+def matched(
+    steering: Steering, model: Model, neutral: Sequence[Any], budget: float, length: int
+) -> dict[str, Any]:
+    """A strength whose KL on neutral texts is near the budget, in a few tries: KL grows about as strength squared.
+
+    Each try is scaled from the nearest one so far. The nearest in the end is taken; `reached` says whether its KL is
+    near enough.
+    """
+    rows = rows_to_measure(model, list(neutral), "neutral", length)
+    strength, best = 1.0, {"budget": budget, "strength": 0.0, "kl": 0.0, "reached": False}
+    for _ in range(TRIES):
+        kl = kl_divergence(
+            model, rows, lambda s=strength: at(steering, model, s), max_tokens=length
+        ).mean_nats
+        if abs(kl - budget) < abs(best["kl"] - budget):
+            best |= {"strength": round(strength, 5), "kl": round(kl, 5)}
+            best["reached"] = abs(kl - budget) <= NEAR * budget
+        if best["reached"] or (strength == MOST and kl < budget):
+            break
+        strength = min(strength * math.sqrt(budget / max(kl, 1e-9)), MOST)
+    return best
 
 
 def untouched(model: Model, pair: Pair, detector: Detector, size: Size) -> dict[str, Any]:
@@ -258,22 +289,14 @@ def repeats(text: str) -> float:
 
 
 def cells(draws: int, size: Size, model: str) -> dict[str, dict[str, Any]]:
-    """Every cell by name, draw by draw, so that what is there first is of all methods."""
+    """Every cell by name, draw by draw, controls last, so that what is there first is of all methods."""
     fixed = {"size": asdict(size), "model": model, "budgets": list(BUDGETS)}
     alone = {"method": None, "draw": 0, "shuffled": False}
     every = {f"{pair}, untouched": {"pair": pair, **alone, **fixed} for pair in PAIRS}
-    for draw in range(draws):
-        for pair in PAIRS:
-            for shuffled in (False, True):
-                for method in CONTROLLED if shuffled else METHODS:
-                    name = f"{pair}, {method}, {draw}{', shuffled' * shuffled}"
-                    every[name] = {
-                        "pair": pair,
-                        "method": method,
-                        "draw": draw,
-                        "shuffled": shuffled,
-                        **fixed,
-                    }
+    for shuffled, draw, pair in product((False, True), range(draws), PAIRS):
+        for method in CONTROLLED if shuffled else METHODS:
+            cell = {"pair": pair, "method": method, "draw": draw, "shuffled": shuffled}
+            every[f"{pair}, {method}, {draw}{', shuffled' * shuffled}"] = cell | fixed
     return every
 
 

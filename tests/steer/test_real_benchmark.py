@@ -15,8 +15,10 @@ import pytest
 from templates import DEFAULT_SYSTEM
 from tiny_models import build, chat_tokenizer
 from trimtab import CAA, LinEAS, MeanAcT, load
+from trimtab.models.language import kl_divergence
 from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
+from trimtab.steer.samples import rows_to_measure
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "real" / "steering.py"
 
@@ -58,7 +60,8 @@ def test_cells_run_and_are_gathered_before_all_are_there(bench: ModuleType, tmp_
     for run in found["runs"]:
         for point in run["budgets"]:
             assert len(point["scores"]) == len(point["completions"]) == 3
-            assert 0 <= point["kl"] <= point["budget"]
+            assert point["reached"] == (abs(point["kl"] - point["budget"]) <= 0.1 * point["budget"])
+            assert 0 < point["strength"] <= bench.MOST
     assert json.loads(to_json(found)) == found
 
 
@@ -117,3 +120,20 @@ def test_repeats_are_of_word_pairs(bench: ModuleType) -> None:
     assert bench.repeats("I am sorry, I am sorry, I am") == pytest.approx(4 / 7)
     assert bench.repeats("") == 0.0
     assert np.isclose(bench.repeats("one two"), 0.0)
+
+
+def test_the_matched_strength_has_the_kl_that_it_says(bench: ModuleType) -> None:
+    """Measured again, and refused as reached where no strength comes near: the identity moves nothing."""
+    model, size = bench.model_of("tiny"), bench.Size(examples=4, judge=20, prompts=2, neutral=3)
+    pair = bench.manners(size)
+    steering = bench.METHODS["MeanAcT"].fit(model, source=pair.source, target=pair.target)
+    rows = rows_to_measure(model, pair.neutral, "neutral", 600)
+    for budget in (1e-3, 1e-2):
+        found = bench.matched(steering, model, pair.neutral, budget, 600)
+        scaled = steering * found["strength"]
+        again = kl_divergence(model, rows, lambda s=scaled: s.on(model), max_tokens=600).mean_nats
+        assert found["reached"]
+        assert abs(again - budget) <= 0.1 * budget
+        assert again == pytest.approx(found["kl"], rel=0.02)
+    still = bench.matched(steering * 0.0, model, pair.neutral, 0.1, 600)
+    assert (still["strength"], still["kl"], still["reached"]) == (0.0, 0.0, False)
