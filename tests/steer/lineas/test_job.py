@@ -404,3 +404,26 @@ def test_completions_of_rivals_stand_under_their_names(result: SteeringResult) -
         one for one in page.sections(replace(it, rival_samples=samples[:0])) if one.title == section.title
     ]
     assert alone.blocks[1].caption.startswith("Marked")
+
+
+def test_a_long_prompt_is_shown_by_its_end_and_in_full_further_down(result: SteeringResult) -> None:
+    turns = "\n".join(
+        [f"user: Question {n}, of some length?\nassistant: <i>Answer</i> {n}." for n in range(4)]
+    )
+    long = f"{turns}\nuser: And who are you?"
+    samples = pd.DataFrame([(long, 0.0, "a"), (long, 1.0, "b")], columns=["prompt", "strength", "text"])
+    it = replace(result, samples=samples, rival_samples=samples.assign(method="CAA"))
+    (section,) = [one for one in page.sections(it) if one.title == "What the model writes"]
+    _, first, second, folded = section.blocks
+    assert first.frame["prompt"].tolist() == second.frame["prompt"].tolist() == ["… user: And who are you?"]
+    assert folded.collapsed
+    assert folded.blocks[0].frame.to_dict("records") == [
+        {"prompt": "… user: And who are you?", "in full": long}
+    ]
+    html = without_script(SteeringResult.page([it]))
+    assert html.count("Question 0") == 1
+    assert "<i>" not in html
+    (short,) = [one for one in page.sections(result) if one.title == section.title]
+    assert len(short.blocks) == 2
+    assert page.ending("word " * 100).startswith("… word word")
+    assert len(page.ending("x" * 500)) == page.LONGEST_PROMPT + 2

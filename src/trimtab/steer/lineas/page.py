@@ -30,6 +30,8 @@ from trimtab.steer.steering import Steering
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LONGEST_PROMPT = 120
+"""Characters of a prompt beside its completions; a conversation of several turns would fill the page."""
 BINS = 32
 """Columns of the map of changed units, at most."""
 COVERS = (
@@ -227,7 +229,7 @@ def _texts(result: Measured) -> str:
     return f" {texts[0].upper()}{texts[1:]}." if texts else ""
 
 
-def _completions(result: Measured) -> Iterator[Text | Table]:
+def _completions(result: Measured) -> Iterator[Text | Table | Section]:
     """Completions side by side, a table for each method and a column for each strength."""
     yield Text("Greedy completions of the same prompts at each strength; nothing is chosen or left out.")
     every = result.rival_samples.groupby(METHOD, sort=False) if len(result.rival_samples) else ()
@@ -235,6 +237,26 @@ def _completions(result: Measured) -> Iterator[Text | Table]:
     yield _completed(result.samples, f"{result.label}." if others else "")
     for name, samples in others.items():
         yield _completed(samples, f"{name}.")
+    prompts = pd.DataFrame({"in full": list(dict.fromkeys(result.samples["prompt"]))})
+    prompts.insert(0, "prompt", [ending(prompt) for prompt in prompts["in full"]])
+    if (prompts["prompt"] != prompts["in full"]).any():
+        yield Section("Prompts in full", [Table(prompts)], collapsed=True)
+
+
+def ending(prompt: str) -> str:
+    """End of a long prompt: its last line where that is short, such as the last message; a short one is whole.
+
+    >>> ending("system: " + 60 * "Be short. " + "\\nuser: Who are you?")
+    '… user: Who are you?'
+    >>> ending("Who are you?")
+    'Who are you?'
+    """
+    if len(prompt) <= LONGEST_PROMPT:
+        return prompt
+    last = prompt.rstrip().rpartition("\n")[2]
+    if len(last) > LONGEST_PROMPT:
+        last = last[-LONGEST_PROMPT:].partition(" ")[2] or last[-LONGEST_PROMPT:]
+    return f"… {last}"
 
 
 def _completed(samples: pd.DataFrame, title: str) -> Table:
@@ -243,7 +265,9 @@ def _completed(samples: pd.DataFrame, title: str) -> Table:
     numbered = samples.assign(number=samples.groupby("strength").cumcount())
     wide = numbered.pivot(index=["number", "prompt"], columns="strength", values="text")
     first = wide.columns[0]
-    marked: dict[str, list[Any]] = {"prompt": wide.index.get_level_values("prompt").tolist()}
+    marked: dict[str, list[Any]] = {
+        "prompt": [ending(prompt) for prompt in wide.index.get_level_values("prompt")]
+    }
     for strength in wide.columns:
         pairs = zip(wide[first], wide[strength], strict=True)
         marked[f"strength {float(strength):g}"] = [changed_words(*pair) for pair in pairs]
