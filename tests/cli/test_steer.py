@@ -19,7 +19,7 @@ from trimtab.cli.main import main
 from trimtab.cli.steer import find_steering
 from trimtab.errors import CheckpointError
 from trimtab.runs.config import read_config
-from trimtab.steer.lineas import job
+from trimtab.steer.lineas import job, on_disk
 from trimtab.steer.samples import TextPool
 
 
@@ -109,14 +109,14 @@ def test_sweep_measures_and_keeps_a_budget(fitted: Path, capsys: pytest.CaptureF
 def test_sweep_leaves_out_what_a_run_was_fitted_with(
     fitted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, drawn = job.read_examples, dict[str, set[Any]]()
+    read, drawn = on_disk.read_examples, dict[str, set[Any]]()
 
     def noted(source: Any, name: str, *given: Any, **more: Any) -> TextPool:
         pool = read(source, name, *given, **more)
         drawn.setdefault(name, set()).update(pool.held_out if given[0] == 0 else ())
         return pool
 
-    monkeypatch.setattr(job, "read_examples", noted)
+    monkeypatch.setattr(on_disk, "read_examples", noted)
     config = read_config(yaml.safe_load((fitted / "run" / "config.yaml").read_text()), job.SteeringConfig)
     used = {name: set(side.fit) for name, side in job.examples_of(config).items()}
     drawn.clear()

@@ -155,7 +155,7 @@ def concept(arguments: argparse.Namespace) -> int:
 
 def try_out(arguments: argparse.Namespace) -> int:
     """Complete prompts at several strengths."""
-    complete = imported("trimtab.steer.lineas.job:complete")
+    complete = imported("trimtab.steer.lineas.on_disk:complete")
     prompts: list[Any] = arguments.prompts
     if arguments.chat or arguments.system_prompt is not None:
         opening = [] if arguments.system_prompt is None else [_message("system", arguments.system_prompt)]
@@ -179,7 +179,7 @@ def _message(role: str, content: str) -> dict[str, str]:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """Measure effect and side effect over strengths."""
-    measure = imported("trimtab.steer.lineas.job:measure")
+    measure = imported("trimtab.steer.lineas.on_disk:measure")
     files = {n: getattr(arguments, n) for n in ("source", "target", "neutral") if getattr(arguments, n)}
     files = {name: lab_folder("texts", value) for name, value in files.items()}
     given = (files, arguments.texts, arguments.strengths, arguments.budget, arguments.max_strength)
@@ -203,7 +203,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 def fuse(arguments: argparse.Namespace) -> int:
     """Fold a steering into the weights of a checkpoint of its own."""
-    write, out = imported("trimtab.steer.lineas.job:fuse"), arguments.out
+    write, out = imported("trimtab.steer.lineas.on_disk:fuse"), arguments.out
     write(arguments.steering, arguments.model, arguments.strength, out)
     if arguments.json:
         say(json.dumps({"folder": str(out), "strength": arguments.strength}))
