@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.report.formats import NOTHING, fixed, missing, number, span
+from trimtab.report.formats import NOTHING, fixed, missing, number, percent, span
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,15 @@ def test_an_interval_without_an_end_is_a_dash() -> None:
 def test_what_is_missing() -> None:
     assert all(missing(value) for value in (None, math.nan, pd.NA, pd.NaT))
     assert not any(missing(value) for value in (0, 0.0, "", False, math.inf))
+
+
+@given(st.floats(min_value=0, max_value=1))
+def test_only_none_is_no_per_cent_and_only_all_a_hundred(share: float) -> None:
+    text = percent(share)
+    assert (text == "0 %") == (share == 0)
+    assert (text == "100 %") == (share == 1)
+    assert abs(float(text.strip("<> %")) - 100 * share) <= 1
+
+
+def test_a_share_that_is_missing_is_a_dash() -> None:
+    assert percent(None) == percent(math.nan) == NOTHING

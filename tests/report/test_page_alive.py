@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from browser import CHROMIUM, Tab, tab
 from trimtab.report.charts import heat_map, line_band, stacked_area
 from trimtab.report.intervals import Look, interval_rows
-from trimtab.report.page import Mark, Page, Section, Table, Text, gallery, picture
+from trimtab.report.page import Mark, Page, Passage, Section, Table, Text, gallery, picture
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 HOSTILE = "__proto__</script><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
@@ -29,9 +29,8 @@ def forest(title: str = "Forest") -> Figure:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    table = Table(
-        pd.DataFrame({"run": NAMES, "gain": VALUES, "n": [9, 10, 100, 2], "seconds": [1e-9, math.inf, 3, -1]})
-    )
+    columns = {"run": NAMES, "gain": VALUES, "n": [9, 10, 100, 2], "seconds": [1e-9, math.inf, 3, -1]}
+    table = Table(pd.DataFrame(columns | {"share": ["<1 %", ">99 %", "99 %", "0 %"]}))
     shares = {name: [0.25, 0.25] for name in NAMES}
     area = stacked_area([0, 10], shares, end=20, title="Area", label="Area")
     loss = line_band([0, 10], [1.5, 1.25], [1, 1], [2, 2], about="web", title="web", label="web")
@@ -82,6 +81,7 @@ def press(opened: Tab, number: int) -> None:
         (1, [1, 0, 3, 2], [3, 0, 1, 2]),  # by the value, whatever its interval; what is missing is last
         (2, [3, 0, 1, 2], [2, 1, 0, 3]),  # as numbers
         (3, [3, 0, 2, 1], [1, 2, 0, 3]),  # 1.00e-9, infinity and below zero
+        (4, [3, 0, 2, 1], [1, 2, 0, 3]),  # rounded shares
         (0, [1, 2, 3, 0], [0, 3, 2, 1]),  # as text
     ],
 )
@@ -93,7 +93,7 @@ def test_a_heading_sorts_up_then_down_then_as_it_was(
     for way, order in (("ascending", upwards), ("descending", downwards), ("none", range(4))):
         press(opened, number)
         assert column(opened, 0) == [before[place] for place in order]
-        assert ways(opened) == [way if place == number else "none" for place in range(4)]
+        assert ways(opened) == [way if place == number else "none" for place in range(5)]
 
 
 def test_a_heading_is_a_button_for_the_keyboard(opened: Tab) -> None:
@@ -101,7 +101,7 @@ def test_a_heading_is_a_button_for_the_keyboard(opened: Tab) -> None:
     opened.key("Enter", 13)
     assert column(opened, 2) == ["2", "9", "10", "100"]
     press(opened, 1)
-    assert ways(opened) == ["none", "ascending", "none", "none"]
+    assert ways(opened) == ["none", "ascending", "none", "none", "none"]
 
 
 def lit(opened: Tab) -> list[str]:
@@ -168,6 +168,28 @@ def test_a_link_to_what_is_folded_opens_it(opened: Tab) -> None:
     opened.wait("document.querySelector('main > details').open")
     opened.js("location.hash = '%__proto__'")
     opened.js("location.hash = ''")
+
+
+WIDEST = "Math.max(...[...document.querySelectorAll('main *')].map(e => e.getBoundingClientRect().right))"
+
+
+def test_paper_holds_a_table_and_a_drawing_that_a_screen_scrolls(browser: Tab, tmp_path: Path) -> None:
+    cells = {f"interval: column {k}": ["−0.123 to +0.456", HOSTILE * 3] for k in range(12)}
+    marked = [Passage(((HOSTILE, False), ("token", True)))]
+    wide = Table(pd.DataFrame({"run": NAMES[:2], "sentence": marked * 2} | cells))
+    many = heat_map([[0.5] * 20] * 20, [f"domain {k}" for k in range(20)], [f"domain {k}" for k in range(20)])
+    path = tmp_path / "wide.html"
+    sections = [Section("Runs", [wide, picture(many)]), Section("Folded", [wide], collapsed=True)]
+    path.write_text(Page("t", "s", sections).render(), encoding="utf-8")
+    browser.open(path.as_uri(), width=680)  # of a sheet of A4
+    assert browser.js(WIDEST) > 1000
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert browser.js(WIDEST) <= 680
+        boxes = "[...document.querySelectorAll('.box')].map(e => e.scrollHeight - e.clientHeight)"
+        assert max(browser.js(boxes)) <= 0
+    finally:
+        browser.send("Emulation.setEmulatedMedia", media="")
 
 
 @pytest.mark.parametrize("width", [375, 1280])

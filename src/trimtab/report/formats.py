@@ -46,6 +46,20 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
     return _sign(text, positive=signed and value > 0)
 
 
+def percent(share: float | None) -> str:
+    """A share in whole per cent; a dash for nan and None. Only none is written as 0, and only all as 100.
+
+    >>> percent(0.254), percent(0.001), percent(0.0), percent(0.999), percent(1)
+    ('25 %', '<1 %', '0 %', '>99 %', '100 %')
+    """
+    if share is None or missing(share):
+        return NOTHING
+    text = f"{100 * share:.0f} %"
+    if text == "0 %" and share > 0:
+        return "<1 %"
+    return ">99 %" if text == "100 %" and share < 1 else text
+
+
 def count(value: float) -> str:
     """A number of parameters or tokens in at most three digits and a letter.
 

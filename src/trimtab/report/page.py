@@ -148,8 +148,8 @@ class Page:
         return _template("page.html").render(given)
 
 
-_NUMBER = re.compile(r"[+−]?(\d+(\.\d+)?(e[-−]?\d+)?|∞)(?=$|[\s%×])")
-"""A cell of a column of numbers starts with one: `12 of 20` and `+0.012 kept` do, `1. DynaMiCS` and `7B` do not."""
+_NUMBER = re.compile(r"[<>+−]?(\d+(\.\d+)?(e[-−]?\d+)?|∞)(?=$|[\s%×])")
+"""A cell of a column of numbers starts with one: `12 of 20`, `<1 %`, `+0.1 kept` do, `1. DynaMiCS` and `7B` do not."""
 CELL_ROWS = 20
 """Rows of a table that a notebook shows, at most."""
 

@@ -25,7 +25,7 @@ from trimtab.adapt.record import RunRecord, domain_of, share_column
 from trimtab.report import charts, intervals
 from trimtab.report.charts import Band
 from trimtab.report.figures import PALETTE
-from trimtab.report.formats import NOTHING, fixed, missing, number
+from trimtab.report.formats import fixed, missing, number, percent
 from trimtab.report.intervals import Look
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def slope_figures(result: RunRecord, label: str, updates: Sequence[int]) -> list
             [str(name) for name in update.slopes.index],
             columns,
             errors=1e3 * update.standard_errors.to_numpy(dtype=float),
-            notes=[f"{100 * update.weights.get(name, math.nan):.0f} %" for name in columns],
+            notes=[percent(update.weights.get(name)) for name in columns],
             limit=1e3 * float(finite.max()) if finite.size else None,
             title=f"Step {update.step}, for {steps} ({update.solver_status})",
             label=f"{label}: slopes at step {update.step} {mixture}.",
@@ -161,7 +161,7 @@ def last_step(result: RunRecord) -> float:
 
 
 def _listed(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+    return ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
 
 
 def evenly(places: Sequence[int], most: int) -> list[int]:
@@ -378,8 +378,3 @@ def _on_targets(bands: Sequence[Band], row: int) -> str:
     """The share of all targets together in a row of a mixture."""
     shares = [band.shares[row] for band in bands if band.solid and len(band.shares)]
     return percent(sum(shares) if shares else math.nan)
-
-
-def percent(share: float) -> str:
-    """A share in whole per cent; a dash where there is none."""
-    return NOTHING if missing(share) else f"{100 * share:.0f} %"

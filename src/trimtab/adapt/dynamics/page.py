@@ -28,7 +28,7 @@ from trimtab.adapt.dynamics.compare import (
     violation_table,
     working_seconds,
 )
-from trimtab.adapt.dynamics.figures import evenly, percent
+from trimtab.adapt.dynamics.figures import evenly
 from trimtab.adapt.dynamics.writing import compared_completions, completions_section
 from trimtab.adapt.record import RunRecord
 from trimtab.adapt.session import LEAST_SCALE_NATS
@@ -41,7 +41,7 @@ from trimtab.adapt.units import (
     read_counts,
     records_read,
 )
-from trimtab.report.formats import NOTHING, fixed, missing, number
+from trimtab.report.formats import NOTHING, fixed, missing, number, percent
 from trimtab.report.page import Gallery, Mark, Picture, Section, Table, Text, Tone, gallery, picture, written
 
 Block = Text | Table | Picture | Gallery | Section
@@ -274,7 +274,7 @@ def _costs(result: RunRecord) -> Iterator[Block]:
     parts = sorted(cost.seconds.items(), key=lambda part: (part[0] in APART, -part[1]))
     parts.append(("all but checkpoints and report", total))
     rows = [
-        (name, fixed(value, 1), NOTHING if name in APART or not total else f"{100 * value / total:.0f} %")
+        (name, fixed(value, 1), NOTHING if name in APART or not total else percent(value / total))
         for name, value in parts
     ]
     frame = pd.DataFrame(rows, columns=["part", "seconds", "share"])

@@ -13,7 +13,7 @@ from trimtab.adapt.forgetting.laws import CONFIDENCE, ForgettingLaw
 from trimtab.adapt.forgetting.replay import Promise, promises, share_text
 from trimtab.report import figures, tags
 from trimtab.report.figures import INK
-from trimtab.report.formats import count, missing, number, with_ends
+from trimtab.report.formats import count, missing, number, percent, with_ends
 from trimtab.report.page import Gallery, Picture, gallery, picture
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _promise(axes: Axes, one: Promise) -> None:
         "zorder": 4,
     }
     (mark,) = axes.plot([one.safe], [one.rise], "D", **look)
-    kept = f"kept in {100 * one.kept:.0f} % of refits"
+    kept = f"kept in {percent(one.kept)} of refits"
     tags.named(mark, [], [f"planned share {share_text(one.safe)}: rise within {number(one.rise)}, {kept}"])
     figures.text_near(axes, str(share_text(one.safe)), (one.safe, one.rise), (6, 4), fontsize=8.5)
 

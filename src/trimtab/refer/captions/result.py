@@ -196,10 +196,8 @@ class DiscriTuneResult(Result):
         drawn = drawn_sets(
             sets, self.choices, self.shown, {"before": "before", "after": "after"}, listeners, said
         )
-        changed = float((self.captions["before"] != self.captions["after"]).mean())
-        yield Text(
-            f"{100 * changed:.0f} % of all {len(self.captions)} captions changed. {self._sets_caption(listeners)}"
-        )
+        changed = int((self.captions["before"] != self.captions["after"]).sum())
+        yield Text(f"{changed} of {len(self.captions)} captions changed. {self._sets_caption(listeners)}")
         yield Gallery(drawn)
 
     def _sets_caption(self, listeners: Sequence[str]) -> str:

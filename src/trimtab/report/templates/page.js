@@ -12,7 +12,8 @@
   };
 
   // Numbers before words, what is missing last in both directions; a value with an interval counts as the value.
-  const valueOf = text => parseFloat(text.replace("−", "-").replace("∞", "Infinity"));
+  const BEYOND = {"<": -0.5, ">": 0.5};
+  const valueOf = text => parseFloat(text.replace(/^[<>]/, "").replace("−", "-").replace("∞", "Infinity")) + (BEYOND[text[0]] || 0);
   const compare = (a, b, way) => {
     const [x, y] = [valueOf(a), valueOf(b)];
     return (a === "–") - (b === "–") || isNaN(x) - isNaN(y)

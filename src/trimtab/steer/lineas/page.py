@@ -10,7 +10,7 @@ import pandas as pd
 
 from trimtab.report import charts
 from trimtab.report.changes import changed_words
-from trimtab.report.formats import NOTHING, fixed, missing, number
+from trimtab.report.formats import NOTHING, fixed, missing, number, percent
 from trimtab.report.intervals import Cloud, curve_and_clouds
 from trimtab.report.page import (
     Gallery,
@@ -340,7 +340,7 @@ def _costs(result: Measured) -> Table:
         NOTHING if missing(before) or before == 0 else fixed(after / before, 2)
         for before, after in zip(frame["before"], frame["after"], strict=True)
     ]
-    frame["units left alone"] = [f"{100 * untouched[site]:.0f} %" for site in frame["site"]]
+    frame["units left alone"] = [percent(untouched[site]) for site in frame["site"]]
     caption = (
         "Squared 1-D Wasserstein distance between pooled activations of source texts and of target texts, mean over "
         "units, each in units of the target's variance; at strength 0 and at 1, on held-out texts."
