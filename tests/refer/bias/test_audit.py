@@ -464,3 +464,12 @@ def test_a_seed_below_zero_and_no_frame_are_refused(frame: pd.DataFrame) -> None
         naming_bias(frame, outcome="is_sport", seed=-1, **ALL)
     with pytest.raises(DataError, match="a list, expected a pandas DataFrame"):
         naming_bias([1], outcome="is_sport", **ALL)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [0, 1])
+def test_a_group_with_the_name_of_the_common_mix_is_refused(name: int) -> None:
+    groups = ROWS["g"].replace({name: "pooled"})
+    with pytest.raises(DataError, match=r"a group 'pooled', expected another name.* try renaming the group"):
+        naming_bias(
+            ROWS.assign(g=groups), outcome="yes", group="g", reference="1" if name == 0 else "0", n_boot=20
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,29 @@ def test_a_column_of_any_name_makes_strata_and_groups(column: str, whose: str) -
     assert result.accuracy["n_groups"].tolist() == [values.nunique()]
     assert result.answers["score"].tolist() == [1.0, 1.0, 1.0, 0.0]
     assert result.answers["words"].tolist() == [3] * 4
+
+
+@pytest.mark.parametrize("column", ["speaker", "listener", "accuracy", "answers", "groups", "chance", "game"])
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_tells_strata_of_a_column_of_any_name(column: str) -> None:
+    captions = CAPTIONS.assign(**{column: ["first kind", "second kind"] * 2})
+    result = study(speakers={"people": captions}, strata=(column,))
+    page = result.page([result])
+    strata = page.partition('<section id="strata">')[2].partition("</section>")[0]
+    assert strata.count(">first kind</th>") == strata.count(">second kind</th>") == 1
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', strata)
+    assert len(heads) == len(set(heads)) == 8
+    assert heads[0].removesuffix(" (stratum)") == column
+
+
+@pytest.mark.parametrize("name", ["item", "speaker", "caption", "machine"])
+@pytest.mark.usefixtures("undrawn")
+def test_a_listener_of_any_name_takes_no_caption_away(name: str) -> None:
+    result = study(listeners={name: CHOICES})
+    assert sorted(result.examples["caption"]) == sorted(CAPTIONS["caption"])
+    assert result.examples["item"].tolist() == FOUR
+    assert result.examples.iloc[:, 3].tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert result.page([result]).count(">caption of a<") == 1
 
 
 def test_a_group_that_one_table_tells_holds_for_all() -> None:

@@ -17,8 +17,8 @@ from scipy.special import ndtri
 from trimtab.data.tables import Label
 from trimtab.numerics import cluster_bootstrap as clustered
 from trimtab.numerics.bootstrap import Resampling, p_value, wilson
-from trimtab.refer.bias.objects import Columns, Objects, objects_of
-from trimtab.refer.bias.result import POOLED, Estimate, NamingBias
+from trimtab.refer.bias.objects import POOLED, Columns, Objects, objects_of
+from trimtab.refer.bias.result import Estimate, NamingBias
 
 SUMMARY = ("gap", "odds_ratio", "risk_ratio", "mantel_haenszel", "mantel_haenszel_risk")
 FIRST_MIX = len(SUMMARY)

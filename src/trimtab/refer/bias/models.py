@@ -16,8 +16,7 @@ from trimtab.errors import DataError, explain
 from trimtab.numerics.bootstrap import Resampling, wilson
 from trimtab.numerics.cluster_bootstrap import bootstrap_totals, spread, units_of
 from trimtab.refer.bias.audit import gaps_of, naming_bias
-from trimtab.refer.bias.objects import USED, Columns, Objects, Outcome, objects_of, outcomes_of
-from trimtab.refer.bias.result import POOLED
+from trimtab.refer.bias.objects import POOLED, USED, Columns, Objects, Outcome, objects_of, outcomes_of
 
 
 @dataclass(frozen=True)

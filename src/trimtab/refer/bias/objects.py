@@ -18,6 +18,8 @@ from trimtab.errors import DataError, explain, nearest
 Outcome = str | Callable[[str], bool]
 USED, ASIDE = "used", "names that were not asked about, of objects used"
 ALL = "all"
+POOLED = "pooled"
+"""The mix of strata of both groups together."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,9 @@ def _two_groups(table: pd.DataFrame, reference: Label) -> tuple[str, str]:
     if not others:
         got = f"no members of another group than {first!r}"
         raise DataError(explain(got, "two groups with members", "another source of labels"))
+    if POOLED in (first, others[0]):
+        expected = "another name: it stands for the mix of strata of both groups together"
+        raise DataError(explain(f"a group {POOLED!r}", expected, "renaming the group"))
     return first, str(others[0])
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from trimtab.data.naming import each_row
 from trimtab.job import Result
+from trimtab.refer.bias.objects import POOLED
 from trimtab.report.figures import PALETTE, with_margin
 from trimtab.report.formats import estimate, fixed, from_zero, number, span
 from trimtab.report.intervals import Look, Part, interval_rows, waterfall
@@ -41,8 +42,6 @@ STANDARDISED = Look("at a common mix of strata", PALETTE[4], "s")
 WITHIN = Look("within one stratum", PALETTE[6], "^", filled=False)
 WIDENS = Look("model less given names", PALETTE[2], "D")
 PART_COLOURS = {"raw gap": PALETTE[0], "composition": PALETTE[1], "rest": PALETTE[4]}
-POOLED = "pooled"
-"""The mix of both groups together."""
 GAP, RATE = ("gap", "low", "high", "+.3"), ("rate", "low", "high", ".3")
 
 

@@ -211,7 +211,7 @@ class Intelligibility(Result):
 
 def _examples(result: Intelligibility) -> Iterator[Text | Gallery | Table]:
     """Captions of a few items beside their candidates, with who chose what, and their scores."""
-    formats = {name: lambda score: fixed(score, 2) for name in result.listeners}
+    formats = {name: lambda score: fixed(score, 2) for name in result.examples.columns[3:]}
     if len(result.sets):
         rows, marks = result.examples.groupby("item", sort=False), lettered(result.speakers)
         said = {
@@ -337,9 +337,11 @@ def _strata(result: Intelligibility) -> Iterator[Section]:
     if not len(result.strata):
         return
     blocks = []
-    for by, rows in result.strata.groupby("by", sort=False):
-        headings = {str(by): "stratum", "speaker": "speaker", "listener": "listener", "accuracy": ACCURACY}
-        headings |= {"answers": "n", "groups": "n_groups", "chance": ("chance", ".3")}
+    for name, rows in result.strata.groupby("by", sort=False):
+        by = str(name)
+        fixed_ones = {"speaker": "speaker", "listener": "listener", "accuracy": ACCURACY}
+        fixed_ones |= {"answers": "n", "groups": "n_groups", "chance": ("chance", ".3")}
+        headings = {f"{by} (stratum)" if by in fixed_ones else by: "stratum"} | fixed_ones
         blocks.append(Table(written(rows, headings), f"By {by}. {_covers(result)}"))
     yield Section("Strata", blocks, collapsed=len(result.strata) > 40)
 

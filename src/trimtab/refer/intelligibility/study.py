@@ -437,8 +437,9 @@ def _examples(
         for speaker in captions:
             if item in texts[speaker]:
                 scores = {name: means.get((item, speaker, name), np.nan) for name in listeners}
-                rows.append({"item": item, "speaker": speaker, "caption": texts[speaker][item], **scores})
-    return pd.DataFrame(rows)
+                rows.append(({"item": item, "speaker": speaker, "caption": texts[speaker][item]}, scores))
+    texts_of, scores_of = (pd.DataFrame([row[part] for row in rows]) for part in (0, 1))
+    return texts_of.join(scores_of, rsuffix=" (listener)")
 
 
 def _choices(answers: pd.DataFrame, sets: Sets, items: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
