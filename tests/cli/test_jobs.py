@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -479,6 +480,23 @@ def test_tabs_of_pages_can_be_told_from_one_another(capsys: Capture, tmp_path: P
     assert title.startswith("one, two · one-llama, two-llama · coin · ")
     CoinResult.load("one").report(tmp_path / "elsewhere.html")
     assert "<title>coin 0</title>" in (tmp_path / "elsewhere.html").read_text()
+
+
+def test_a_report_goes_where_a_link_points_and_in_the_place_of_no_pipe(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    main(["run", "my.yaml", "--out", "mine"])
+    file, link, pipe = tmp_path / "page.html", tmp_path / "link.html", tmp_path / "pipe"
+    file.write_text("old")
+    link.symlink_to(file)
+    os.mkfifo(pipe)
+    assert main(["report", "mine", "-o", str(link)]) == 0
+    assert link.is_symlink()
+    assert file.read_text().startswith("<!doctype html>")
+    capsys.readouterr()
+    assert main(["report", "mine", "-o", str(pipe)]) == 2
+    assert "a pipe or a device, expected a file to write" in capsys.readouterr().err
+    assert pipe.is_fifo()
 
 
 def test_cp_and_report_print_json(capsys: Capture) -> None:

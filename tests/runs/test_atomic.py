@@ -24,6 +24,19 @@ def no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(CheckpointError, match="a pipe or a device, expected a file to write"):
+            write_atomic(path, "text")
+    assert names(tmp_path) == ["link", "pipe"]
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomic(tmp_path / "deep/a.txt", "one")
     write_atomic(tmp_path / "deep/a.txt", "two")

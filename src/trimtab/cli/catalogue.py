@@ -145,6 +145,8 @@ def report(argv: Sequence[str]) -> int:
         problem = Problem("-o", f"{str(out)!r}, a folder", "a file to write", f"{out}/page.html")
         raise ConfigProblems([problem])
     check_folder(out.parent, "-o")
+    if out.is_symlink():  # what it points at is written, as by a shell's redirection
+        out = out.resolve()
 
     from trimtab.runs.atomic import write_atomic
     from trimtab.runs.folder import find_below

@@ -43,7 +43,13 @@ def full_disk_is_clear(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Atomic write of a text file by a temporary one; readers see the old or the new, never a part."""
+    """Atomic write of a text file by a temporary one; readers see the old or the new, never a part.
+
+    Raises:
+        CheckpointError: the disk is full, or there is a pipe or a device, which a file would take the place of.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise CheckpointError(explain(f"{path}, a pipe or a device", "a file to write"))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_path(path, "new")
     try:
