@@ -315,3 +315,15 @@ def test_a_page_of_an_earlier_result_says_that_forms_were_not_compared(
     it = results["law"]
     text = replace(it, forms=it.forms.drop(columns=["rise_more", "more_low", "more_high"])).summary()
     assert re.search(r"the law errs by \d+ % of the rise .*this run did not compare it", text)
+
+
+def test_an_estimate_without_an_interval_is_not_compared_with_nothing(
+    results: dict[str, ForgettingResult],
+) -> None:
+    it = next(one for one in results.values() if (one.facts["removed"] or {}).get("value") is not None)
+    ends = {"low": None, "high": None, "n": 1}
+    facts = {**it.facts, **{name: {**it.facts[name], **ends} for name in ("forgotten", "removed")}}
+    told = replace(it, facts=facts).summary()
+    assert re.search(r"rose by [^ ]+ \(n = 1\) nats per token in the mean, without an interval\.", told)
+    assert re.search(r"removed [^ ]+ % \(n = 1\) of that, without an interval\.", told)
+    assert "not distinguishable from nothing" not in told

@@ -84,6 +84,9 @@ def test_a_job_is_the_library_and_its_result_reads_back(config: LexiconConfig, t
     assert alone.count("+0.50 (+0.25 to +0.75) at smoothing 0, distinguishable from 0.") == 3
     unsure = replace(loaded, contexts=one.assign(difference=0.5, low=-0.25, high=0.75)).summary()
     assert unsure.count("at smoothing 0, not distinguishable from 0.") == 3
+    endless = replace(loaded, contexts=loaded.contexts.assign(low=math.nan, high=math.nan)).summary()
+    assert endless.count("of 2 smoothings, 2 without an interval.") == 3
+    assert "smoothings, not distinguishable" not in endless
     many = pd.concat([loaded.plane] * 5, ignore_index=True).assign(name=lambda frame: frame.index.astype(str))
     text = LexiconResult.page([replace(loaded, plane=many)])
     assert f"A disc is one of the 40 most frequent of {len(many)} words" in text

@@ -125,8 +125,10 @@ class ForgettingResult(Result):
         removed = facts["removed"]
         if removed and not missing(removed["value"]):
             value, low, high = 100 * pd.Series(removed, dtype=float)[["value", "low", "high"]]
-            share = f"{fixed(value, 0)} % ({span(low, high, 0)}; n = {removed['n']})"
-            unclear = "" if _apart(removed) else ": not distinguishable from nothing"
+            ends = "" if _endless(removed) else f"{span(low, high, 0)}; "
+            share = f"{fixed(value, 0)} % ({ends}n = {removed['n']})"
+            unclear = ", without an interval" if _endless(removed) else ": not distinguishable from nothing"
+            unclear = "" if _apart(removed) else unclear
             sentences.append(f"Injecting {100 * facts['inject']:g} % removed {share} of that{unclear}.")
         if len(self.forms) and facts["held_out"]:
             sentences.append(_rivalry(self.forms))
@@ -260,8 +262,11 @@ def _forgotten(rise: Mapping[str, Any]) -> str:
     """Forgetting without injection, and whether its interval excludes 0."""
     if missing(rise["value"]):
         return "None is without injection, so what they forgot cannot be told."
-    value = f"{number(rise['value'])} ({span(rise['low'], rise['high'])}; n = {rise['n']})"
+    ends = "" if _endless(rise) else f"{span(rise['low'], rise['high'])}; "
+    value = f"{number(rise['value'])} ({ends}n = {rise['n']})"
     rose = f"their pretraining loss rose by {value} nats per token in the mean"
+    if _endless(rise):
+        return f"Without injection {rose}, without an interval."
     if not _apart(rise):
         return f"Without injection {rose}: not distinguishable from nothing forgotten."
     return f"Without injection {'' if rise['value'] > 0 else 'nothing was forgotten: '}{rose}."
@@ -288,7 +293,12 @@ def _rivalry(forms: pd.DataFrame) -> str:
 
 def _apart(it: Mapping[str, Any]) -> bool:
     """Whether an interval excludes 0."""
-    return not missing(it["low"]) and not missing(it["high"]) and (it["low"] > 0 or it["high"] < 0)
+    return not _endless(it) and (it["low"] > 0 or it["high"] < 0)
+
+
+def _endless(it: Mapping[str, Any]) -> bool:
+    """Whether an estimate has no interval, as one of a single run."""
+    return missing(it["low"]) or missing(it["high"])
 
 
 def _effects(facts: Mapping[str, Any]) -> Iterator[Text | Table]:

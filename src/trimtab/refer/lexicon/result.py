@@ -201,6 +201,8 @@ def _smoothings(rows: pd.DataFrame) -> str:
     text = f"{', '.join(each)}: above 0 at {above} and below 0 at {below} of {len(rows)} smoothings"
     if above and below:
         return f"{text}, so the sign depends on the smoothing."
+    if lacking := int(rows[["low", "high"]].isna().any(axis=1).sum()):
+        return f"{text}, {lacking} without an interval."
     return f"{text}." if above + below else f"{text}, not distinguishable from 0."
 
 
