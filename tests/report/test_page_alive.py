@@ -176,7 +176,7 @@ WIDEST = "Math.max(...[...document.querySelectorAll('main *')].map(e => e.getBou
 def test_paper_holds_a_table_and_a_drawing_that_a_screen_scrolls(browser: Tab, tmp_path: Path) -> None:
     cells = {f"interval: column {k}": ["−0.123 to +0.456", HOSTILE * 3] for k in range(12)}
     marked = [Passage(((HOSTILE, False), ("token", True)))]
-    wide = Table(pd.DataFrame({"run": NAMES[:2], "sentence": marked * 2} | cells))
+    wide = Table(pd.DataFrame({"run": NAMES[:2], "sentence": marked * 2, "n": [1234567, 7]} | cells))
     many = heat_map([[0.5] * 20] * 20, [f"domain {k}" for k in range(20)], [f"domain {k}" for k in range(20)])
     path = tmp_path / "wide.html"
     sections = [Section("Runs", [wide, picture(many)]), Section("Folded", [wide], collapsed=True)]
@@ -186,6 +186,8 @@ def test_paper_holds_a_table_and_a_drawing_that_a_screen_scrolls(browser: Tab, t
     browser.send("Emulation.setEmulatedMedia", media="print")
     try:
         assert browser.js(WIDEST) <= 680
+        whole = "(() => { const r = document.createRange(); r.selectNodeContents(document.querySelector('td.number'));"
+        assert browser.js(f"{whole} return r.toString() + r.getClientRects().length }})()") == "12345671"
         boxes = "[...document.querySelectorAll('.box')].map(e => e.scrollHeight - e.clientHeight)"
         assert max(browser.js(boxes)) <= 0
     finally:
