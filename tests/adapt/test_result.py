@@ -123,6 +123,15 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
         FinetuneResult.load(tmp_path / "result.json")
 
 
+def test_a_status_of_the_solver_that_none_has_is_damage(result_of: MakeResult, tmp_path: Path) -> None:
+    path = result_of().save(tmp_path / "result.json")
+    content = json.loads(path.read_text())
+    content["slopes"][0]["status"] = "optimal\x01"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"result\.json"):
+        FinetuneResult.load(path)
+
+
 def test_a_result_of_another_version_is_told(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"schema": 99}')
     with pytest.raises(CheckpointError, match="got result schema 99, expected schema 1"):

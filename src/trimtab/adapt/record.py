@@ -239,6 +239,8 @@ def from_mapping(cls: type[Record], value: Mapping[str, Any]) -> Record:
 
 def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -> SlopeUpdate:
     """The update that a row of metrics.jsonl records."""
+    if row["status"] not in ("optimal", "relaxed"):
+        raise ValueError(f"an update has the status {row['status']!r:.80}")
     return SlopeUpdate(
         step=row["step"],
         horizon=row["horizon"],
