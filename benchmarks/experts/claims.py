@@ -24,6 +24,8 @@ EXPERTS, BASELINE, CONTROL = "experts", "baseline", "control"
 WORDS = "shared words (TF-IDF centroids)"
 MEASURED = f"AP above {TAU:g}"
 """The similarity of the first column of the causal model's table, at the cut of the settings."""
+NAME = "SmolLM2"
+"""What the real language model is called in a claim."""
 Found = Mapping[str, Any]
 
 
@@ -162,6 +164,31 @@ def of_causal(causal: Found | None) -> Iterator[Claim]:
     )
 
 
-def judged(encoder: Found, differences: Found | None, causal: Found | None) -> list[Claim]:
+def of_language_model(found: Found | None) -> Iterator[Claim]:
+    """The paper's two claims about causal models, on a real one."""
+    if found is None:
+        return
+    row = headline(found)
+    men = rows_of(found["table"], EXPERTS)[row]["men"]
+    yield Claim(
+        f"{NAME}: on MEN the overlap of experts correlates at {number(LEAST_RHO)} to {number(MOST_RHO)}",
+        "paper",
+        "the interval of rho overlaps that range",
+        f"{rated(men)} words",
+        of_all([touch(men, {"low": LEAST_RHO, "high": MOST_RHO})]),
+    )
+    each = {against: gap for (own, against, _), gap in gaps(found).items() if own == row and against != WORDS}
+    yield Claim(
+        f"{NAME}: experts agree more with people than embeddings do",
+        "paper",
+        "the difference on MEN lies above zero for each embedding",
+        "; ".join(f"less {against} {rated(gap, '+')}" for against, gap in each.items()),
+        of_all([gap["side"] == "above" for gap in each.values()]),
+    )
+
+
+def judged(
+    encoder: Found, differences: Found | None, causal: Found | None, language: Found | None = None
+) -> list[Claim]:
     """Every claim with its verdict."""
-    return [*of_encoder(encoder, differences), *of_causal(causal)]
+    return [*of_encoder(encoder, differences), *of_language_model(language), *of_causal(causal)]

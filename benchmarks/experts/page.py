@@ -53,14 +53,16 @@ def opening(encoder: Found, causal: Found | None) -> Iterator[str]:
     )
 
 
-def verdicts(encoder: Found, differences: Found | None, causal: Found | None) -> Iterator[str]:
+def verdicts(
+    encoder: Found, differences: Found | None, causal: Found | None, language: Found | None
+) -> Iterator[str]:
     """Each claim with its verdict."""
     yield "## Claims"
-    yield table(judged(encoder, differences, causal))
+    yield table(judged(encoder, differences, causal, language))
     yield prose(
         f"The rules stand in {script('experts/claims.py')}.",
         "Partly: for some of what the rule names.",
-        "What was seen is of one encoder and of one small model; yours gets baselines and differences of its own.",
+        "What was seen is of a few models; yours gets baselines and differences of its own.",
     )
 
 
@@ -81,6 +83,35 @@ def agreement(encoder: Found) -> Iterator[str]:
         "The ceiling takes the ratings as free of error.",
         f"On MEN the {len(men)} rows of experts lie between {number(min(men))} and {number(max(men))}.",
         f"The paper has {number(LEAST_RHO)} to {number(MOST_RHO)} there, for causal models and other sentences.",
+    )
+
+
+def real_model(found: Found | None) -> Iterator[str]:
+    """The same questions to a real language model."""
+    if found is None:
+        return
+    yield "## What does a real language model say?"
+    own, facts = found["settings"], found["facts"]
+    yield prose(
+        f"{found['model'].partition(', of')[0]} ({found['model'].rpartition(', ')[2]}) reads WordNet's sentences:",
+        f"{facts['concepts']} words, {facts['units']:,} units of {listed([f'`{site}`' for site in own['sites']])}.",
+        f"It took {number(found['wall_s'] / 60, 0)} minutes ({link('experts/smollm2.json')}).",
+    )
+    rows = [
+        [role, name, *cells(one["men"])[:2]]
+        for role in (EXPERTS, BASELINE, CONTROL)
+        for name, one in rows_of(found["table"], role).items()
+    ]
+    men = next(iter(rows_of(found["table"], EXPERTS).values()))["men"]
+    yield lines(
+        ["", "similarity by", f"MEN (n = {men['n_concepts']} words, {men['n_pairs']} pairs)", "Mantel p"],
+        rows,
+    )
+    every = gaps(found)
+    names, against = (list(dict.fromkeys(key[place] for key in every)) for place in (0, 1))
+    yield "Rho of each row of experts less that of each baseline, drawn in pairs:"
+    yield lines(
+        ["MEN", *against], [[row, *(told(every[row, one, "men"]) for one in against)] for row in names]
     )
 
 
@@ -298,13 +329,15 @@ def page() -> str:
     if encoder is None:
         sys.exit("benchmarks/results/experts/minilm.json is missing: run run.py first")
     differences, causal = read("experts/minilm-differences.json"), read("experts/causal.json")
+    language = read("experts/smollm2.json")
     return joined(
         [
             *opening(encoder, causal),
-            *verdicts(encoder, differences, causal),
+            *verdicts(encoder, differences, causal, language),
             *agreement(encoder),
             *beside(encoder, differences),
             *controls(encoder),
+            *real_model(language),
             *sentences(encoder, read("experts/minilm-nouns-48.json")),
             *(topics(causal) if causal is not None else ()),
             *(effects(causal) if causal is not None else ()),

