@@ -96,14 +96,6 @@ def test_a_control_that_agrees_and_permuted_labels_with_experts_are_told(
 
 
 @pytest.mark.parametrize(
-    ("start", "way", "difference", "told"),
-    [
-        ("to force", "step 320, force", {"low": -0.1}, "partly"),
-        ("to silence", "step 320, silence", {"low": 0.1, "high": 0.2}, "partly"),
-        ("with random weights", "step 0, force", {"low": 0.1, "high": 0.2}, "partly"),
-    ],
-)
-@pytest.mark.parametrize(
     ("ends", "embedding", "told"),
     [
         ((0.6, 0.71), (0.1, 0.2), ("held", "held")),
@@ -133,6 +125,14 @@ def test_the_claims_about_a_real_language_model(
     assert list(modules["claims"].of_language_model(None)) == []
 
 
+@pytest.mark.parametrize(
+    ("start", "way", "difference", "told"),
+    [
+        ("to force", "step 320, force", {"low": -0.1}, "partly"),
+        ("to silence", "step 320, silence", {"low": 0.1, "high": 0.2}, "partly"),
+        ("with random weights", "step 0, force", {"low": 0.1, "high": 0.2}, "partly"),
+    ],
+)
 def test_effects_decide_their_claims(
     modules: dict[str, ModuleType],
     files: dict[str, Any],
