@@ -1,6 +1,6 @@
 """How far rows of ExpertLens lie apart on a real sentence encoder: paired differences between experts and baselines.
 
-    python benchmarks/experts/differences.py --data ../shared/data
+    python benchmarks/experts/differences.py --data DATA
 
 The setting is that of `run.py` (the same encoder, sentences, words and seed), without its controls: only the rows of
 experts and of baselines, and each difference between the two with an interval over words, drawn in pairs. The result
