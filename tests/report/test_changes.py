@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from page_script import without_script
-from trimtab.report.changes import changed_words
-from trimtab.report.page import Page, Section, Table
+from trimtab.report.page import Page, Section, Table, changed_words
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "<b>", "&"]), max_size=9).map(" ".join)
 

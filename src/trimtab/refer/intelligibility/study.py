@@ -144,9 +144,6 @@ def intelligibility(
         "strata": list(strata),
     }
     settings |= {"missing": missing, "n_boot": n_boot, "confidence": confidence, "seed": seed}
-    examples = _examples(answers, captions, sets, seed)
-    shown, choices = _choices(answers, sets, list(dict.fromkeys(examples["item"])))
-    seen = sets.pictures
     return Intelligibility(
         label="intelligibility",
         accuracy=accuracy,
@@ -158,10 +155,7 @@ def intelligibility(
         matched=length_matched(answers, draws),
         calibration=calibration_table(answers, cells, draws),
         reliability=reliability_table(answers, cells, draws),
-        examples=examples,
-        sets=shown,
-        choices=choices,
-        pictures={name: thumbnail(seen[name]) for name in dict.fromkeys(shown["candidate"])} if seen else {},
+        **_shown(answers, captions, sets, seed),
         answers=answers.drop(columns=[CHOSEN, *(BY + one for one in dict.fromkeys(strata))]),
         notes=tuple(study.notes),
         config=plain({"speakers": names[0], "listeners": names[1], "items": len(sets.target), **settings}),
@@ -417,6 +411,16 @@ def hearing(listener: Listener, pictures: Pictures, sets: Sets) -> Hears:
         return answers
 
     return hears
+
+
+def _shown(
+    answers: pd.DataFrame, captions: Mapping[str, pd.DataFrame], sets: Sets, seed: int
+) -> dict[str, Any]:
+    """The fields of the result that show some items: captions, candidates, who chose what, and pictures."""
+    examples, seen = _examples(answers, captions, sets, seed), sets.pictures
+    shown, choices = _choices(answers, sets, list(dict.fromkeys(examples["item"])))
+    drawn = {name: thumbnail(seen[name]) for name in dict.fromkeys(shown["candidate"])} if seen else {}
+    return {"examples": examples, "sets": shown, "choices": choices, "pictures": drawn}
 
 
 def _examples(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from trimtab.report.changes import changed_words
 from trimtab.report.formats import fixed, missing, number
 from trimtab.report.intervals import Cloud, curve_and_clouds
 from trimtab.report.page import (
@@ -16,6 +15,7 @@ from trimtab.report.page import (
     Section,
     Table,
     Text,
+    changed_words,
     gallery,
     picture,
     settings_section,

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from trimtab.report import charts
-from trimtab.report.changes import changed_words
 from trimtab.report.formats import NOTHING, fixed, missing, number, percent
 from trimtab.report.intervals import Cloud, curve_and_clouds
 from trimtab.report.page import (
@@ -18,6 +17,7 @@ from trimtab.report.page import (
     Section,
     Table,
     Text,
+    changed_words,
     gallery,
     picture,
     settings_section,
