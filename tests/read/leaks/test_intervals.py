@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.stats import t, ttest_1samp
 
 from trimtab.read.leaks.intervals import clustered_mean, information_upper
@@ -31,6 +32,7 @@ def test_clusters_of_equal_size_have_the_interval_of_their_means():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.integers(5, 300), st.floats(-0.05, 0.9))
+@example(seed=0, n=83, mean=-0.046875)
 def test_the_upper_end_of_information_has_the_variance_there(seed, n, mean):
     """The larger root of the equation of the end, from three of its values."""
     gained = np.random.default_rng(seed).normal(size=n) * 0.2
@@ -49,7 +51,10 @@ def test_the_upper_end_of_information_has_the_variance_there(seed, n, mean):
     if end > plain + 1e-9:
         points = np.array([0.0, 0.5, 1.0])
         roots = np.roots(np.polyfit(points, [beyond(one) for one in points], 2))
-        assert end == pytest.approx(roots.max(), abs=1e-8)
+        if np.isreal(roots).all():
+            assert end == pytest.approx(roots.real.max(), abs=1e-8)
+        else:  # nothing solves the equation: the end is where it is nearest to
+            assert end == pytest.approx(minimize_scalar(beyond).x, abs=1e-7)
     else:
         assert beyond(plain) >= -1e-9
 
