@@ -4,6 +4,8 @@ import json
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimtab.errors import DataError
 from trimtab.lab import corpora as sources
@@ -12,6 +14,7 @@ from trimtab.lab.corpora import (
     _ROOTS,
     SOURCES,
     SPLITS,
+    Cleaner,
     CleanFile,
     Source,
     clean,
@@ -19,11 +22,13 @@ from trimtab.lab.corpora import (
     corpus,
     deal,
     docstrings,
+    excerpt,
     fingerprint,
     in_order,
     read_card,
     requirements,
     whole,
+    widened,
 )
 
 ANYWHERE = sorted(set(SOURCES) - {"decimals"})
@@ -51,7 +56,7 @@ def test_real_corpora(name):
         assert card["splits"][split]["bytes"] == sum(len(text.encode()) for text in its) > 30_000
     files = Counter(file for split in card["splits"].values() for file in split["files"])
     assert set(files.values()) == {1}
-    assert 600_000 < sum(split["bytes"] for split in card["splits"].values()) <= 2_000_000
+    assert 600_000 < sum(split["bytes"] for split in card["splits"].values()) <= 2_100_000
     lines = {
         split: {line.strip() for text in its for line in text.split("\n") if len(line.strip()) > 40}
         for split, its in by_split.items()
@@ -182,6 +187,42 @@ def test_deal_is_eight_to_one_to_one_and_loses_nothing():
     dealt = deal(files)
     assert {split: len(its) for split, its in dealt.items()} == {"train": 80, "validation": 10, "test": 10}
     assert sorted(file.key for its in dealt.values() for file in its) == sorted(file.key for file in files)
+
+
+def test_a_verdict_is_over_many_files():
+    files = iter([(str(number), f"{number} of the files\n" * 50) for number in range(600)])
+    cleaner = Cleaner(whole)
+    dealt = deal(cleaner.up_to(100_000, files))
+    wide = widened(dealt, cleaner, files)
+    assert wide["train"] == dealt["train"]
+    assert {split: len(its) for split, its in wide.items() if split != "train"} == {
+        "validation": 200,
+        "test": 200,
+    }
+    keys = [file.key for its in wide.values() for file in its]
+    assert len(keys) == len(set(keys))
+    assert max(file.size for split in ("validation", "test") for file in wide[split]) <= 1_000
+
+
+def test_few_files_give_longer_excerpts():
+    files = [CleanFile(str(number), ("a line of text\n" * 4000,)) for number in range(40)]
+    wide = widened(deal(files), Cleaner(whole), iter(()))
+    assert [len(wide[split]) for split in ("validation", "test")] == [4, 4]
+    assert all(49_900 < file.size <= 50_000 for file in wide["test"])
+
+
+@given(st.lists(st.integers(20, 400), min_size=1, max_size=6), st.integers(150, 2000), st.text(max_size=4))
+def test_an_excerpt_is_a_run_of_whole_lines(lengths, most, key):
+    documents = tuple(
+        "\n".join(f"{document} line é {line}" for line in range(n)) for document, n in enumerate(lengths)
+    )
+    whole_file = CleanFile(key, documents)
+    part = excerpt(whole_file, most)
+    lines = [line for document in part.documents for line in document.split("\n")]
+    assert part.size <= most
+    assert set(lines) <= {line for document in documents for line in document.split("\n")}
+    assert "\0".join(part.documents) in "\0".join(documents)
+    assert excerpt(whole_file, whole_file.size) == whole_file
 
 
 def test_docstrings_are_found_and_dedented():

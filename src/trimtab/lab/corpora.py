@@ -17,7 +17,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,12 @@ SOURCES: dict[str, Source] = {
         missing="no tests in numpy, scipy or pandas (some distributions strip them)",
         packages=lambda: _TESTED,
     ),
+    "networks": Source(
+        what="Python source of the models in transformers",
+        files=lambda: package_files(("transformers",), ".py", lambda key: "/modeling_" in key),
+        missing="no modeling files in transformers",
+        packages=lambda: ("transformers",),
+    ),
     "stubs": Source(
         what="type stubs of torch, numpy, matplotlib, pandas and tokenizers",
         files=lambda: package_files(_STUBBED, ".pyi"),
@@ -239,11 +245,13 @@ SOURCES: dict[str, Source] = {
 
 
 SPLITS = ("train", "validation", "test")
-RECIPE = 1
+RECIPE = 2
 """Raised when the same installation would give other text, so that no cache serves the old one."""
 
 _CAP = 2_000_000
 _FILE_CAP = 64_000
+_JUDGED = 200_000
+_EXCERPT = 1_000
 _LONG_LINE = 40
 _SHORTEST = 100
 _LEAST = 200_000
@@ -268,9 +276,11 @@ def corpus(name: str, cache: Path | None = None) -> Path:
     """A folder with real text of one domain, made on first use (seconds) and kept.
 
     `train.jsonl`, `validation.jsonl` and `test.jsonl` hold one `{"text": ...}` a line, about 8 : 1 : 1, together
-    at most 2 MB. No file of the installation is in two splits, no document occurs twice, and no line longer than
-    40 characters stands in two files (licences, boilerplate). `card.json` has versions, sizes, the files of each
-    split and a fingerprint of the text.
+    at most 2 MB. Training has long pieces of some files. The other two, by which something is judged, have short
+    excerpts of up to 200 files each, since a verdict over few files says little about the next one. No file of the
+    installation is in two splits, no document occurs twice, and no line longer than 40 characters stands in two
+    files (licences, boilerplate). `card.json` has versions, sizes, the files of each split and a fingerprint of the
+    text.
 
     Args:
         name: one of `corpora()`.
@@ -300,12 +310,13 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
 def _build(name: str, folder: Path) -> None:
     source = source_of(name)
-    files = clean(in_order(find(name)), source.documents)
+    cleaner, texts = Cleaner(source.documents), in_order(find(name))
+    files = cleaner.up_to(_CAP, texts)
     size = sum(file.size for file in files)
     if size < _LEAST:
         got = f"{size} bytes of text in {len(files)} files"
         raise DataError(f"corpus {name!r}: {explain(got, f'at least {_LEAST}', f'one of {corpora()}')}")
-    dealt = deal(files)
+    dealt = widened(deal(files), cleaner, texts)
     sizes = {}
     for split, its in dealt.items():
         documents = [document for file in its for document in file.documents]
@@ -332,37 +343,94 @@ def in_order(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
             continue
 
 
+@dataclass
+class Cleaner:
+    """Takes repeated long lines, duplicate and tiny documents out of one file after another.
+
+    A line of more than 40 characters stays only in the first file that has it. A file gives at most 64 kB.
+
+    Attributes:
+        documents: the documents in the text of one file.
+        lines, seen: the long lines and the documents of earlier files.
+    """
+
+    documents: Callable[[str], list[str]]
+    lines: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
+
+    def file(self, key: str, text: str, cap: int = _FILE_CAP) -> CleanFile:
+        """The next file, at most `cap` bytes of it; perhaps without a document."""
+        raw = [document.splitlines() for document in self.documents(text)]
+        fresh = [[line.rstrip() for line in document if line.strip() not in self.lines] for document in raw]
+        stripped = (line.strip() for document in raw for line in document)
+        self.lines.update(line for line in stripped if len(line) > _LONG_LINE)
+        distinct = dict.fromkeys("\n".join(document).strip("\n") for document in fresh)
+        unseen = [document for document in distinct if document not in self.seen]
+        file = CleanFile(key, tuple(_within(min(cap, _FILE_CAP), unseen)))
+        self.seen.update(file.documents)
+        return file
+
+    def up_to(self, cap: int, files: Iterable[tuple[str, str]]) -> list[CleanFile]:
+        """The next files that have documents, until `cap` bytes are there."""
+        kept: list[CleanFile] = []
+        for key, text in files:
+            file = self.file(key, text, cap)
+            if file.documents:
+                kept.append(file)
+                cap -= file.size
+            if cap < _SHORTEST:
+                break
+        return kept
+
+
 def clean(
     files: Iterable[tuple[str, str]], documents: Callable[[str], list[str]], cap: int = _CAP
 ) -> list[CleanFile]:
-    """Files with repeated long lines, duplicate and tiny documents removed, until `cap` bytes are there.
-
-    A line of more than 40 characters stays only in the first file that has it. A file gives at most 64 kB.
-    """
-    lines: set[str] = set()
-    seen: set[str] = set()
-    kept: list[CleanFile] = []
-    for key, text in files:
-        raw = [document.splitlines() for document in documents(text)]
-        fresh = [[line.rstrip() for line in document if line.strip() not in lines] for document in raw]
-        stripped = (line.strip() for document in raw for line in document)
-        lines.update(line for line in stripped if len(line) > _LONG_LINE)
-        distinct = dict.fromkeys("\n".join(document).strip("\n") for document in fresh)
-        unseen = [document for document in distinct if document not in seen]
-        file = CleanFile(key, tuple(_within(min(cap, _FILE_CAP), unseen)))
-        seen.update(file.documents)
-        if file.documents:
-            kept.append(file)
-            cap -= file.size
-        if cap < _SHORTEST:
-            break
-    return kept
+    """The first files, cleaned, until `cap` bytes are there; see `Cleaner`."""
+    return Cleaner(documents).up_to(cap, files)
 
 
 def deal(files: Sequence[CleanFile]) -> dict[str, list[CleanFile]]:
     """Split of whole files: of every ten, eight to train and one each to validation and test."""
     turns = list(zip(files, cycle(_DEAL), strict=False))
     return {split: [file for file, turn in turns if turn == split] for split in SPLITS}
+
+
+def widened(
+    dealt: Mapping[str, Sequence[CleanFile]], cleaner: Cleaner, texts: Iterable[tuple[str, str]]
+) -> dict[str, list[CleanFile]]:
+    """Splits whose validation and test have excerpts of many files: their own, and by turns those not yet dealt.
+
+    An excerpt has at least 1 kB, or a file's part of 200 kB where files are fewer.
+    """
+    judged = {split: list(dealt[split]) for split in SPLITS[1:]}
+    most = _JUDGED // _EXCERPT
+    for key, text in texts:
+        fewest = min(judged.values(), key=len)
+        if len(fewest) >= most:
+            break
+        if (file := cleaner.file(key, text)).documents:
+            fewest.append(file)
+    return {"train": list(dealt["train"])} | {
+        split: [part for file in its[:most] if (part := excerpt(file, _JUDGED // len(its[:most]))).documents]
+        for split, its in judged.items()
+    }
+
+
+def excerpt(file: CleanFile, most: int) -> CleanFile:
+    """At most so many bytes in a row from somewhere in a file, by its name, in whole lines; tiny documents left out."""
+    if file.size <= most:
+        return file
+    start = int(hashlib.sha256(file.key.encode()).hexdigest(), 16) % (file.size - most + 1)
+    parts: list[str] = []
+    for document in file.documents:
+        raw = document.encode()
+        text = raw[max(0, start) : max(0, start + most)].decode(errors="ignore")
+        text = text.partition("\n")[2] if start > 0 else text
+        text = text.rpartition("\n")[0] if start + most < len(raw) else text
+        parts += [text] if len(text) >= _SHORTEST else []
+        start -= len(raw)
+    return CleanFile(file.key, tuple(parts))
 
 
 def _within(cap: int, documents: Sequence[str]) -> Iterator[str]:
