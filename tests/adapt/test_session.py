@@ -290,7 +290,8 @@ def test_a_sampled_reading_is_the_first_sequences_and_is_made_once() -> None:
         nll, tokens = read_by_twin(twin, name, 3)
         np.testing.assert_allclose(losses.nll, nll, rtol=0, atol=1e-10)
         np.testing.assert_array_equal(losses.tokens, tokens)
-    assert session.sampled_losses() is found
+    again = session.sampled_losses()
+    assert all(again[name] is losses for name, losses in found.items())
     assert (session.probe_sequences, session.probe_steps) == (12, 0)
     assert set(session.clock.seconds) == {"probe evaluation"}
 

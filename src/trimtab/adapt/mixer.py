@@ -28,12 +28,14 @@ class Needs:
         whole_readings: how often `Fit.eval_sequences` of every evaluation domain are read off the evaluation grid; a
             question at a point of the grid finds them read.
         sampled_readings: how often `Fit.probe_sequences` of them are read, between points of the grid and on trial.
+        judged_readings: how often as many of the targets and constraints alone are read between points of the grid.
         gradient_sequences: sequences read forward and backward for gradients that train nothing.
     """
 
     probe_steps: int = 0
     whole_readings: int = 0
     sampled_readings: int = 0
+    judged_readings: int = 0
     gradient_sequences: int = 0
 
     def ledger(self, fit: Fit, roles: Roles, sequences: Mapping[str, int] | None = None) -> Ledger:
@@ -53,15 +55,21 @@ class Needs:
         48
         """
         there, grid = sequences or {}, evaluation_steps(fit.steps, fit.eval_points)
-        whole, sampled = (
-            sum(min(limit, there.get(name, limit)) for name in roles.evaluate)
-            for limit in (fit.eval_sequences, fit.probe_sequences)
+        judged = [name for name in roles.evaluate if roles.role(name) != "monitored"]
+        whole, sampled, told = (
+            sum(min(limit, there.get(name, limit)) for name in names)
+            for limit, names in (
+                (fit.eval_sequences, roles.evaluate),
+                (fit.probe_sequences, roles.evaluate),
+                (fit.probe_sequences, judged),
+            )
         )
+        read = self.whole_readings * whole + self.sampled_readings * sampled + self.judged_readings * told
         return Ledger(
             training_steps=fit.steps,
             probe_steps=self.probe_steps,
             monitoring_sequences=(len(grid) + fit.crossings) * whole,
-            probe_sequences=self.whole_readings * whole + self.sampled_readings * sampled,
+            probe_sequences=read,
             gradient_sequences=self.gradient_sequences,
         )
 

@@ -212,7 +212,7 @@ class Session:
         self.probe_steps = self.probe_sequences = self.gradient_sequences = 0
         self._loop, self._splits, self._pause = loop, splits, pause
         self._losses: Mapping[str, SequenceLosses] | None = None
-        self._sampled: Mapping[str, SequenceLosses] | None = None
+        self._sampled: dict[str, SequenceLosses] = {}
         self.momentum, self.margin = loop.fit.betas[0], loop.fit.margin
 
     def know(self, losses: Mapping[str, SequenceLosses]) -> None:
@@ -250,21 +250,25 @@ class Session:
         self.gradient_sequences += sequences * len(training) + sum(map(len, judged.values()))
         return GradientProducts(products, names, sequences)
 
-    def sampled_losses(self) -> Mapping[str, SequenceLosses]:
+    def sampled_losses(self, of: Sequence[str] | None = None) -> Mapping[str, SequenceLosses]:
         """Sampled losses, a cheaper reading: those of the first `probe_sequences` validation sequences.
 
         Free where all validation sequences have been read at this step.
-        """
-        limit = self._loop.fit.probe_sequences
-        if self._losses is not None:
-            return {name: losses.first(limit) for name, losses in self._losses.items()}
-        if self._sampled is None:
-            self._sampled = self._read(limit)
-        return self._sampled
 
-    def _read(self, limit: int) -> Mapping[str, SequenceLosses]:
+        Args:
+            of: the evaluation domains; all of them if None.
+        """
+        names, limit = self.roles.evaluate if of is None else of, self._loop.fit.probe_sequences
+        if self._losses is not None:
+            return {name: self._losses[name].first(limit) for name in names}
+        if unread := [name for name in names if name not in self._sampled]:
+            self._sampled |= self._read(limit, unread)
+        return {name: self._sampled[name] for name in names}
+
+    def _read(self, limit: int, of: Sequence[str] | None = None) -> Mapping[str, SequenceLosses]:
+        splits = self._splits if of is None else {name: self._splits[name] for name in of}
         with self.clock.time("probe evaluation"):
-            losses = self._loop.evaluate(self._splits, limit)
+            losses = self._loop.evaluate(splits, limit)
         self.probe_sequences += sum(len(read.nll) for read in losses.values())
         return losses
 

@@ -18,6 +18,7 @@ from trimtab.adapt.dynamics.planning import (
     make_update,
     solve,
 )
+from trimtab.adapt.dynamics.sides import Sides
 from trimtab.adapt.dynamics.slopes import (
     Blocks,
     SlopeRule,
@@ -46,9 +47,11 @@ from trimtab.train.settings import MOST_MARGIN, Fit
 
 Preset = Literal["default", "paper"]
 Probes = Literal["kept", "rolled-back"]
+Mass = Literal["feedback", "planned"]
 
 _SETTINGS: Mapping[str, tuple[Any, Any]] = {
     "probes": ("kept", "rolled-back"),
+    "mass": ("feedback", "planned"),
     "schedule": ("light", "light"),
     "slopes": ("momentum", "whole"),
     "solver": ("lp", "grid"),
@@ -65,8 +68,19 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "paper": {name: papers for name, (_, papers) in _SETTINGS.items()},
 }
 """What a setting that is None stands for."""
+_PLANS = ("solver", "ridge", "reach", "returns", "margin", "cap")
+"""Settings of a planned mixture, each of which asks for one."""
+_BLOCKS: Mapping[str, tuple[Any, Any]] = {"blocks": (20, 40), "lean": (0.5, 0.0)}
+"""Setting of kept probes -> its value where the targets' mass is fed back, and where the mixture is planned."""
 
-_CHOICES = {"preset": Preset, "probes": Probes, "solver": Solver, "slopes": SlopeRule, "reach": Reach}
+_CHOICES = {
+    "preset": Preset,
+    "probes": Probes,
+    "mass": Mass,
+    "solver": Solver,
+    "slopes": SlopeRule,
+    "reach": Reach,
+}
 _MARGIN: Range = (lambda x: 0 <= x <= MOST_MARGIN, f"a number from 0 to {MOST_MARGIN}")
 _RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("kappa", "ridge", "margin"), _MARGIN),
@@ -92,6 +106,10 @@ class DynaMiCS(Goals):
         probes: "kept" measures slopes from the run itself, cut into blocks that lean towards one domain each, so
             that no step is spent on measuring; "rolled-back" trains on each domain on trial and undoes it. Giving
             a `schedule` or `probe_steps` asks for the latter.
+        mass: "feedback" moves the share of the targets by the tightest constraint and composes the rest by slopes
+            (see `trimtab.adapt.dynamics.sides`); "planned" solves for the whole mixture, as the paper does. Rolled-back
+            probes and any of `solver`, `ridge`, `reach`, `returns`, `margin`, `cap` and `protect_targets` ask for the
+            latter. So does a run without a constraint, without a target to train on, or with nothing else.
         schedule: when rolled-back probes are run: "none", "light", "dense" (the paper's, scaled to the run), a fixed
             gap in steps, or the steps themselves.
         probe_steps: longest rolled-back probe; None for the paper's 128 steps of a run of 2048, scaled to the run.
@@ -99,7 +117,8 @@ class DynaMiCS(Goals):
             optimiser's first moment carries over, with errors that cover the choice of training batches).
         solver: "grid" (the paper's 45 candidates), "lp" (hard constraints), "robust" (hard constraints with a
             margin of `kappa` standard errors of the slopes).
-        kappa: margin of the robust solver, in standard errors.
+        kappa: margin of the robust solver, in standard errors; and what a departure from the rest's first shares has
+            to be worth.
         ridge: pull towards an even mixture, relative to the largest target slope; 0 for none.
         reach: until when constraints must hold in the plan: the "next" update (the paper), the "end" of the run, or
             whichever reading of the evaluation grid is "best" to stop at.
@@ -110,13 +129,16 @@ class DynaMiCS(Goals):
         shrink: draw each loss's slopes towards their mean over the training domains as far as noise explains how they
             differ, before planning.
         protect_targets: also keep every target from getting worse than the base model.
-        lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all. The first blocks,
-            which have to tell the domains apart, always lean by half at least.
-        blocks: how many blocks a run of kept probes is cut into, hence how often it is read.
+        lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all. With mass "feedback"
+            it is a domain of the rest, and None stands for 0.5. With mass "planned" None stands for 0, and the first
+            blocks, which have to tell the domains apart, lean by half at least.
+        blocks: how many blocks a run of kept probes is cut into, hence how often it is read; None for 20, or 40 with
+            mass "planned".
     """
 
     preset: Preset = "default"
     probes: Probes | None = None
+    mass: Mass | None = None
     schedule: Schedule | int | Sequence[int] | None = None
     probe_steps: int | None = None
     slopes: SlopeRule | None = None
@@ -129,8 +151,8 @@ class DynaMiCS(Goals):
     cap: float | None = None
     shrink: bool | None = None
     protect_targets: bool = False
-    lean: float = 0.0
-    blocks: int = 40
+    lean: float | None = None
+    blocks: int | None = None
     kind: Literal["dynamics"] = "dynamics"
 
     __repr__ = brief
@@ -148,10 +170,18 @@ class DynaMiCS(Goals):
             if (word := getattr(self, name)) is not None and word not in get_args(choices):
                 yield not_among(f"mixer.{name}", word, get_args(choices))
         yield from range_problems(self, _RANGES)
-        for name in ("schedule", "probe_steps", "slopes") if self.probes == "kept" else ():
+        yield from self._strays("probes", "kept", ("schedule", "probe_steps", "slopes"), "rolled-back")
+        yield from self._strays("mass", "feedback", _PLANS, "planned")
+        if self.mass == "feedback" and self.settled("probes") == "rolled-back":
+            yield Problem("mixer.mass", "'feedback'", "'planned', where probes are rolled back")
+
+    def _strays(self, of: str, chosen: str, names: Sequence[str], other: str) -> Iterator[Problem]:
+        """Settings that do nothing with what was chosen."""
+        for name in names if getattr(self, of) == chosen else ():
             if (value := getattr(self, name)) is not None:
-                expected = "nothing: it is a setting of rolled-back probes"
-                yield Problem(f"mixer.{name}", repr(value), expected, 'probes: "rolled-back"')
+                words = {"rolled-back": "rolled-back probes", "planned": "a planned mixture"}
+                expected = f"nothing: it is a setting of {words[other]}"
+                yield Problem(f"mixer.{name}", repr(value), expected, f'{of}: "{other}"')
 
     def settled(self, name: str) -> Any:
         """A setting, or the preset's value for it where it is None."""
@@ -160,7 +190,23 @@ class DynaMiCS(Goals):
             return "rolled-back"
         if value is None and name in ("schedule", "slopes") and self.settled("probes") == "kept":
             return None  # settings of rolled-back probes
+        if value is None and name == "mass" and self._asks_for_a_plan:
+            return "planned"
+        if value is None and name in _BLOCKS:
+            return _BLOCKS[name][self.settled("mass") == "planned"]
         return PRESETS[self.preset].get(name) if value is None else value
+
+    @property
+    def _asks_for_a_plan(self) -> bool:
+        given = any(getattr(self, name) is not None for name in _PLANS)
+        return given or self.protect_targets or self.settled("probes") == "rolled-back"
+
+    def sides(self, roles: Roles) -> Sides | None:
+        """How the run is steered on two sides; None where the whole mixture is planned."""
+        trained, rest = roles.trainable_targets, set(roles.train) - set(roles.targets)
+        if self.settled("mass") == "planned" or not (trained and rest and roles.tolerances):
+            return None
+        return Sides(self.settled("blocks"), self.settled("lean"), self.kappa, self.settled("shrink"))
 
     @property
     def planning(self) -> Planning:
@@ -174,9 +220,11 @@ class DynaMiCS(Goals):
         return intervals(self.settled("schedule"), steps, self.probe_steps)
 
     def needs(self, fit: Fit, roles: Roles) -> Needs:
-        """A sampled reading at each border of kept blocks, or the trials of each interval."""
+        """Readings at the borders of kept blocks, or the trials of each interval."""
+        if sides := self.sides(roles):
+            return sides.needs(fit)
         if self.settled("probes") == "kept":
-            return block_needs(fit, roles, self.blocks, self.lean)
+            return block_needs(fit, roles, self.settled("blocks"), self.settled("lean"))
         return probe_needs(self.plan(fit.steps), self.settled("slopes"), fit, roles)
 
     def decide(self, session: Session, state: State) -> Decision:
@@ -185,19 +233,22 @@ class DynaMiCS(Goals):
         Raises:
             DivergedError: a loss, or every slope, is not finite.
         """
+        if sides := self.sides(session.roles):
+            return sides.decide(session, state)
         if self.settled("probes") == "kept":
             return self._from_blocks(session, state)
         return self._from_trials(session, state)
 
     def _from_blocks(self, session: Session, state: State) -> Decision:
         """The mixture by slopes that are read off the run itself; that of a first block while these last."""
-        blocks = Blocks.of(session.roles, session.steps, session.grid, self.blocks, self.lean)
+        number, lean = self.settled("blocks"), self.settled("lean")
+        blocks = Blocks.of(session.roles, session.steps, session.grid, number, lean)
         history, now = read_block(session, self.planning, state)
         _refuse_infinity(session, now)
         later = blocks.next_border(session.step)
         weights, credit, update = blocks.first_mixture(session.step), history.credit, None
         if weights is None:
-            measured = fitted(session, history, self.blocks)
+            measured = fitted(session, history, number)
             solution = solve(session, self.planning, measured, now, later)
             weights, credit = blocks.lean_towards(session.step, solution.weights, credit)
             solution = replace(solution, weights=weights)

@@ -11,6 +11,7 @@ At returns = 1, e(n) = n: the linear programme of the paper (arXiv 2605.10770).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -99,15 +100,20 @@ class MeasuredSlopes:
         return moved
 
 
-def shrink_slopes(roles: Roles, measured: MeasuredSlopes) -> MeasuredSlopes:
+def shrink_slopes(roles: Roles, measured: MeasuredSlopes, of: Sequence[str] | None = None) -> MeasuredSlopes:
     """Shrunken slopes (empirical Bayes, row by row): domains that differ by no more than noise differ no more.
 
     Each loss's slopes are shrunk towards their mean over the training domains, its own domain apart, which is known to
     be a case of its own.
+
+    Args:
+        roles: the domains by role.
+        measured: the slopes.
+        of: the M evaluation domains that they are of; all of them if None.
     """
     slopes, errors = measured.slopes.copy(), measured.errors.copy()
     finite = measured.finite & (errors > 0).all(axis=0)
-    for row, name in enumerate(roles.evaluate):
+    for row, name in enumerate(roles.evaluate if of is None else of):
         pool = finite & np.array([other != name for other in roles.train])
         if pool.sum() > 1:
             slopes[row, pool], errors[row, pool] = shrunk(slopes[row, pool], errors[row, pool])

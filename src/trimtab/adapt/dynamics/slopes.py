@@ -149,7 +149,7 @@ class BlockHistory:
         before, steps = np.array(self.exposure), shares.sum(axis=0)
         moved = [
             change(sampled[name], replace(sampled[name], nll=np.array(nll)))
-            for name, nll in zip(session.roles.evaluate, self.nll, strict=True)
+            for name, nll in zip(sampled, self.nll, strict=True)
         ]
         return replace(
             self,
@@ -168,13 +168,22 @@ def block_needs(fit: Fit, roles: Roles, blocks: int, lean: float) -> Needs:
     return Needs(sampled_readings=off_grid(plan.borders(), fit))
 
 
-def read_block(session: Session, planning: Planning, state: State) -> tuple[BlockHistory, LossState]:
+def read_block(
+    session: Session, planning: Planning, state: State, of: Sequence[str] | None = None
+) -> tuple[BlockHistory, LossState]:
     """The history with the block that ends here, and the loss state.
 
     Between points of the evaluation grid only the sampled sequences are read; what they leave out is taken from the
     last time all were.
+
+    Args:
+        session: the run.
+        planning: what steps are worth.
+        state: the history so far, as plain numbers.
+        of: the M evaluation domains to read; all of them if None, and always the same.
     """
-    names, sampled = session.roles.evaluate, session.sampled_losses()
+    names = session.roles.evaluate if of is None else of
+    sampled = session.sampled_losses(names)
     n, m = [0.0] * len(session.roles.train), [0.0] * len(names)
     start = {"average": n, "exposure": n, "credit": n, "offset": m, "error": m}
     history = BlockHistory(**(state or start))
@@ -190,9 +199,9 @@ def read_block(session: Session, planning: Planning, state: State) -> tuple[Bloc
     return history, LossState(moved + np.array(history.offset), np.array(history.error))
 
 
-def fitted(session: Session, history: BlockHistory, blocks: int) -> MeasuredSlopes:
+def fitted(session: Session, history: BlockHistory, blocks: int, memory: float = MEMORY) -> MeasuredSlopes:
     """Slopes from all blocks so far, older ones counting less: recursive least squares with forgetting."""
-    trust = np.exp((np.array(history.ends) - session.step) / (MEMORY * session.steps))
+    trust = np.exp((np.array(history.ends) - session.step) / (memory * session.steps))
     fit = fit_slopes(np.array(history.worths), np.array(history.changes), np.array(history.errors), trust)
     steps = max(1, round(session.steps / blocks))
     return MeasuredSlopes(fit.slopes, fit.standard_errors, np.array(history.exposure), steps)
