@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.dynamics.planning import LossState, MeasuredSlopes, Planning, shrink_slopes
-from trimtab.adapt.dynamics.slopes import SETTLED, fitted, read_block
+from trimtab.adapt.dynamics.slopes import SETTLED, BlockHistory, fitted, read_block
 from trimtab.adapt.mixer import Decision, Needs, State, Update, not_finite, off_grid, scale
 from trimtab.adapt.session import Roles, Session, SlopeEstimate
 from trimtab.errors import DivergedError
@@ -97,8 +97,7 @@ class Sides:
         if len(history.ends) < SEEN:
             log_odds += PACE / 2 * gone / session.steps * max(-1.0, min(1.0, tightest))
         else:
-            measured = fitted(session, history, self.blocks, RECENT)
-            measured = shrink_slopes(roles, measured, names) if self.shrink else measured
+            measured = self.measured(session, history, names)
             outlook = Outlook(names, measured.slopes, measured.errors, room)
             near = min(session.steps, session.step + math.ceil(AHEAD * session.steps))
             steps = _share(log_odds, -1) * float(session.rates(session.step, near).sum())
@@ -117,6 +116,11 @@ class Sides:
         kept = {**history.with_mixture(weights, credit), "log_odds": log_odds, "floored": floored}
         shares, ask_at = tuple(map(float, weights)), later if later < session.steps else None
         return Decision(shares, ask_at, kept, update or None, given_up(session, slack, floored))
+
+    def measured(self, session: Session, history: BlockHistory, names: Sequence[str]) -> MeasuredSlopes:
+        """Slopes of what is judged, from all blocks so far, older ones counting less."""
+        found = fitted(session, history, self.blocks, RECENT)
+        return shrink_slopes(session.roles, found, names) if self.shrink else found
 
     def needs(self, fit: Fit) -> Needs:
         """Planned cost: a reading of some sequences of what is judged at each border off the evaluation grid."""
