@@ -1,0 +1,327 @@
+"""DynaMiCS and its rivals on a real language model with LoRA: learn word problems, keep three other kinds of text.
+
+    python benchmarks/real/dynamics.py --tune --jobs 2 --data data     chooses learning rates, on a seed of its own
+    python benchmarks/real/dynamics.py --jobs 2 --data data            writes benchmarks/results/real/dynamics.json
+    python benchmarks/real/dynamics.py --gather                        writes it from the cells that are there
+
+The model is `lab:smollm2`, SmolLM2-135M-Instruct with dequantised Q4_1 weights, held in bfloat16. A LoRA of rank 16 is
+trained in float32 on the maps of attention and MLP. The target is GSM8K. Three constraints may rise by 0.05 nats per
+token: WikiText and BBQ, which can be trained on too, and Shakespeare, which cannot (`dynamics_texts.py`). The model may
+have seen any of these texts in its pretraining, and BBQ and GSM8K are benchmarks: nothing here is a score on them.
+
+A cell is a method and a seed. The learning rate of a family is that of two at which its member gained most on
+validation, on the tuning seed; a family that was not tuned takes the first. The control trains on no target data and
+should gain next to nothing. Kill it whenever you like; the same command goes on, with a cell's last checkpoint.
+
+COST
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# The record of a run and what it came to are those of the benchmark on small models.
+sys.path.append(str(Path(__file__).parents[1] / "dynamics"))
+from cells import record
+from dynamics_table import differences, rows, searched
+from dynamics_texts import EVALUATED, MOST, TARGET, TRAINED, WATCHED, counted, domains
+
+from trimtab import DynaMiCS, EarlyStoppedTarget, Feedback, FinetuneResult, Fit, Fixed, Uniform, finetune, load
+from trimtab.adapt.mixer import Mixer
+from trimtab.lab import registry
+from trimtab.lab.smollm2 import PACKAGE, VERSION, WEIGHTS
+from trimtab.runs.atomic import write_atomic
+from trimtab.runs.environment import hardware
+from trimtab.runs.paths import safe_name
+from trimtab.runs.serialise import plain, to_json
+from trimtab.runs.sweep import read_cell, sweep
+
+RESULT = Path(__file__).parents[1] / "results" / "real" / "dynamics.json"
+MODEL, DTYPE, ADAPTER = "lab:smollm2", "bfloat16", {"r": 16}
+TOLERANCE = 0.05
+"""Nats per token by which each constraint may rise."""
+FIT = Fit(
+    steps=96,
+    batch_size=8,
+    seq_len=128,
+    eval_sequences=80,
+    probe_sequences=32,
+    test_sequences=128,
+    eval_points=5,
+    crossings=4,
+    margin=1.0,
+    checkpoint_every=24,
+)
+"""Settings that all methods share, but for the learning rate. With 64 validation sequences fewer than 100 items of BBQ
+would be read."""
+OLD_DEFAULTS = DynaMiCS(
+    probes="kept",
+    solver="lp",
+    ridge=0.5,
+    reach="best",
+    returns=0.5,
+    margin=1.0,
+    cap=0.5,
+    shrink=True,
+    lean=0.0,
+    blocks=40,
+)
+"""The defaults of version 0.1.0, spelled out, so that they stay what they were."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A mixer, without targets and constraints; methods of one family share a learning rate."""
+
+    mixer: Mixer
+    family: str
+    role: str
+
+
+OURS = "ours"
+METHODS = {
+    OURS: Method(DynaMiCS(), "ours", "ours"),
+    "fixed 0.5": Method(Fixed(target_mass=0.5), "fixed", "sweep"),
+    "feedback": Method(Feedback(), "adaptive", "rival"),
+    "fixed 0.2": Method(Fixed(target_mass=0.2), "fixed", "sweep"),
+    "fixed 0.8": Method(Fixed(target_mass=0.8), "fixed", "sweep"),
+    "ours, old defaults": Method(OLD_DEFAULTS, "ours", "ablation"),
+    "early-stopped target": Method(EarlyStoppedTarget(), "fixed", "rival"),
+    "uniform": Method(Uniform(), "fixed", "rival"),
+    "no target data": Method(Fixed(target_mass=0.0), "fixed", "control"),
+}
+"""In the order in which they are run."""
+RATES = {"ours": (3e-4, 1e-3), "fixed": (3e-4, 1e-3), "adaptive": (3e-4, 1e-3)}
+"""Learning rates that each family chooses from."""
+TUNED_BY = {"ours": OURS, "fixed": "fixed 0.5", "adaptive": "feedback"}
+"""The member of each family whose runs on the tuning seed choose its rate."""
+TUNING_SEED = 100
+"""No result comes from it."""
+
+
+def cell(method: str, rate: float, seed: int, asked: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A cell by its name."""
+    facts = {"method": method, "rate": rate, "seed": seed, "mixer": plain(METHODS[method].mixer)}
+    return f"{seed}, {method}, {rate:g}", facts | dict(asked)
+
+
+def tuning_cells(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The cells that choose learning rates."""
+    wanted = [(TUNED_BY[family], rate) for family, rates in RATES.items() for rate in rates]
+    return dict(cell(method, rate, TUNING_SEED, asked) for method, rate in wanted)
+
+
+def cells(
+    seeds: Iterable[int], wanted: Collection[str], rates: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The cells of these methods by name, seed by seed."""
+    return dict(
+        cell(name, rates[method.family]["rate"], seed, asked)
+        for seed in seeds
+        for name, method in METHODS.items()
+        if name in wanted
+    )
+
+
+def chosen(results: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The learning rate of each family, with the validation gains that chose it; its first rate without them."""
+    found: dict[str, dict[str, Any]] = {}
+    for family, rates in RATES.items():
+        names = {rate: cell(TUNED_BY[family], rate, TUNING_SEED, asked)[0] for rate in rates}
+        gains = {
+            rate: validation_gain(results[name]["run"]) for rate, name in names.items() if name in results
+        }
+        whole = len(gains) == len(rates)
+        rate = max(rates, key=lambda one: gains[one]) if whole else rates[0]
+        told = {f"{one:g}": round(gain, 5) for one, gain in gains.items()}
+        found[family] = {"rate": rate, "tuned": whole, "validation_gain_nats": told}
+    return found
+
+
+def validation_gain(run: Mapping[str, Any]) -> float:
+    """Fall of the target loss at the checkpoint that was kept, nats per token, on validation sequences."""
+    return -float(run["validation"][str(run["step"])][TARGET]) if run["step"] else 0.0
+
+
+@cache
+def texts(data: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The domains of a folder, read once."""
+    return domains(Path(data))
+
+
+def folder_of(model: str) -> str:
+    """The folder of a model, `lab:NAME` or a path."""
+    return str(registry.model(model.removeprefix("lab:"))) if model.startswith("lab:") else model
+
+
+def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One method on one seed; a killed cell goes on from its last checkpoint."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    train, evaluate = texts(cell["data"])
+    start, cpu = time.perf_counter(), time.process_time()
+    result = finetune(
+        load(folder_of(cell["model"]), device=device, dtype=cell["dtype"], adapter=cell["adapter"]),
+        train=train,
+        evaluate=evaluate,
+        mixer=replace(METHODS[cell["method"]].mixer, targets=(TARGET,), constraints=cell["constraints"]),  # type: ignore[call-arg]
+        fit=Fit(**{**cell["fit"], "lr": cell["rate"], "betas": tuple(cell["fit"]["betas"])}),
+        seed=cell["seed"],
+        out=folder / "run",
+        label=cell["method"],
+        progress=False,
+        save_model=False,
+    )
+    found = kept(result) | {
+        "device": torch.cuda.get_device_name() if device == "cuda" else hardware(),
+        "seconds": {
+            "wall": round(time.perf_counter() - start, 1),
+            "cpu": round(time.process_time() - cpu, 1),
+        },
+    }
+    shutil.rmtree(folder / "run")
+    return found
+
+
+def kept(result: FinetuneResult) -> dict[str, Any]:
+    """The record of a run, with what its verdicts are over and how its texts go on."""
+    data = result.data[["domain", "split", "records", "groups", "sequences", "read", "read_groups"]]
+    each = result.target_records[["record", "tokens", "change"]].round({"change": 4})
+    return {
+        "run": record(result),
+        "data": plain(data.to_dict("records")),
+        "target_records": plain(each.to_numpy().tolist()),
+        "completions": plain(result.completions.to_dict("records")),
+    }
+
+
+def gathered(
+    every: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, Any],
+    rates: Mapping[str, Any],
+    command: str,
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The result: what each method came to, and differences between ours and the others on the same problems."""
+    there = [told(every[name], results[name]) for name in every if name in results]
+    judged = [*there, *searched(there)]
+    return plain(
+        {
+            "command": command,
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "model": model_facts(asked),
+            "versions": {one: version(one) for one in ("trimtab", "torch", "transformers", "peft")}
+            | {"python": platform.python_version()},
+            "seeds": {"runs": sorted({one["seed"] for one in there}), "tuning": TUNING_SEED},
+            "settings": {
+                "fit": asked["fit"],
+                "constraints": asked["constraints"],
+                "methods": {name: vars(method) for name, method in METHODS.items()},
+                "rates": rates,
+                "groups": {"evaluated": EVALUATED, "most_records_each": MOST},
+            },
+            "data": results[next(name for name in every if name in results)]["data"] if there else [],
+            "interval": (
+                "95 %, over test records or their groups, each end the mean over seeds; "
+                "it does not cover the choice of the seed"
+            ),
+            "cells": {"there": len(there), "planned": len(every)},
+            "table": rows(judged),
+            "differences": differences(judged, OURS),
+            "runs": [{key: one[key] for key in one if key not in ("target_records", "data")} for one in there],
+        }
+    )
+
+
+def told(cell: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell with its result."""
+    method = METHODS[cell["method"]]
+    whose = {"method": cell["method"], "role": method.role, "family": method.family}
+    return {**whose, "seed": cell["seed"], "rate": cell["rate"], **result}
+
+
+def model_facts(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The model and its adapter; the weights and package of the one that results are of."""
+    facts = {"name": asked["model"], "dtype": asked["dtype"], "adapter": asked["adapter"]}
+    real = {"name": "SmolLM2-135M-Instruct", "weights": WEIGHTS, "package": f"{PACKAGE} {VERSION}"}
+    return facts | real if asked["model"] == MODEL else facts
+
+
+def ended(every: Iterable[str], folder: Path) -> dict[str, Any]:
+    """Results of the cells that have ended, read from their files; another sweep may be at work."""
+    records = {name: read_cell(folder / safe_name(name)) for name in every}
+    return {name: one["result"] for name, one in records.items() if one and one["status"] == "done"}
+
+
+def carried_out(every: Mapping[str, Any], folder: Path, jobs: int) -> dict[str, Any]:
+    """Results of these cells, run where they are not there yet."""
+    done = sweep(run, every, folder, jobs=jobs, progress=_tell, may_change=("data",))
+    for name, error in done.failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return done.results
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("shared/data"), help="the folder that holds text/")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--model", default=MODEL, help="lab:NAME or a folder; a tiny one for trials")
+    parser.add_argument("--steps", type=int, default=FIT.steps)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-real-dynamics"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--tune", action="store_true", help="only the runs that choose learning rates")
+    parser.add_argument(
+        "--gather", action="store_true", help="run nothing; the result of the cells that are there"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    asked = {
+        "model": given.model,
+        "dtype": DTYPE,
+        "adapter": ADAPTER,
+        "constraints": dict.fromkeys((*TRAINED, *WATCHED), TOLERANCE),
+        "fit": asdict(replace(FIT, steps=given.steps)),
+        "data": str(given.data),
+    }
+    if not given.gather:
+        train, evaluate = texts(asked["data"])
+        for name, splits in counted({**train, **evaluate}).items():
+            print(f"{name}: {splits}", file=sys.stderr)
+    tuning = tuning_cells(asked)
+    if given.tune:
+        carried_out(tuning, given.folder, given.jobs)
+    rates = chosen(ended(tuning, given.folder), asked)
+    print(to_json(rates), file=sys.stderr)
+    if given.tune:
+        return
+    every = cells(given.seeds, given.methods, rates, asked)
+    gather = ended(every, given.folder) if given.gather else carried_out(every, given.folder, given.jobs)
+    listed = " ".join(map(str, given.seeds))
+    command = f"python benchmarks/real/dynamics.py --jobs {given.jobs} --seeds {listed} --data shared/data"
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    result = gathered(every, gather, rates, command, asked)
+    write_atomic(given.out, to_json(result, indent=1) + "\n")
+
+
+def _tell(done: int, total: int) -> None:
+    print(f"{time.strftime('%H:%M:%S', time.gmtime())} {done} of {total} cells", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
