@@ -38,7 +38,17 @@ from cells import record
 from dynamics_table import differences, rows, searched
 from dynamics_texts import EVALUATED, MOST, TARGET, TRAINED, WATCHED, counted, domains
 
-from trimtab import DynaMiCS, EarlyStoppedTarget, Feedback, FinetuneResult, Fit, Fixed, Uniform, finetune, load
+from trimtab import (
+    DynaMiCS,
+    EarlyStoppedTarget,
+    Feedback,
+    FinetuneResult,
+    Fit,
+    Fixed,
+    Uniform,
+    finetune,
+    load,
+)
 from trimtab.adapt.mixer import Mixer
 from trimtab.lab import registry
 from trimtab.lab.smollm2 import PACKAGE, VERSION, WEIGHTS
@@ -239,7 +249,9 @@ def gathered(
             "cells": {"there": len(there), "planned": len(every)},
             "table": rows(judged),
             "differences": differences(judged, OURS),
-            "runs": [{key: one[key] for key in one if key not in ("target_records", "data")} for one in there],
+            "runs": [
+                {key: one[key] for key in one if key not in ("target_records", "data")} for one in there
+            ],
         }
     )
 

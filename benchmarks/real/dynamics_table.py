@@ -30,9 +30,7 @@ def searched(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         came_to = [summed(one) for one in members]
         best = min(range(len(members)), key=lambda place: came_to[place]["validation"])
         paid = {cost: sum(one[cost] for one in came_to) for cost in COSTS}
-        seconds = {
-            clock: sum(one["seconds"][clock] for one in members) for clock in members[best]["seconds"]
-        }
+        seconds = {clock: sum(one["seconds"][clock] for one in members) for clock in members[best]["seconds"]}
         whose = {"method": SEARCH, "role": "search", "chose": members[best]["method"]}
         yield {**members[best], **whose, "paid": paid, "seconds": seconds}
 
@@ -81,9 +79,7 @@ def row(name: str, own: Sequence[Run]) -> dict[str, Any]:
             for domain in tests[0]
         },
         "steps_kept": [one["step"] for one in came_to],
-        "seconds": {
-            clock: _mean([one["seconds"][clock] for one in own], 1) for clock in own[0]["seconds"]
-        },
+        "seconds": {clock: _mean([one["seconds"][clock] for one in own], 1) for clock in own[0]["seconds"]},
         **({"chose": [one["chose"] for one in own]} if "chose" in own[0] else {}),
     }
 
