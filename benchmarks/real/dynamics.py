@@ -1,8 +1,8 @@
 """DynaMiCS and its rivals on a real language model with LoRA: learn word problems, keep three other kinds of text.
 
-    python benchmarks/real/dynamics.py --tune --jobs 2 --data data     chooses learning rates, on a seed of its own
-    python benchmarks/real/dynamics.py --jobs 2 --data data            writes benchmarks/results/real/dynamics.json
-    python benchmarks/real/dynamics.py --gather                        writes it from the cells that are there
+    python benchmarks/real/dynamics.py --tune --jobs 2 --data DIR     chooses learning rates, on a seed of its own
+    python benchmarks/real/dynamics.py --jobs 2 --data DIR            writes benchmarks/results/real/dynamics.json
+    python benchmarks/real/dynamics.py --gather                       writes it from the cells that are there
 
 The model is `lab:smollm2`, SmolLM2-135M-Instruct with dequantised Q4_1 weights, held in bfloat16. A LoRA of rank 16 is
 trained in float32 on the maps of attention and MLP. The target is GSM8K. Three constraints may rise by 0.05 nats per
@@ -13,106 +13,36 @@ A cell is a method and a seed. The learning rate of a family is that of two at w
 validation, on the tuning seed; a family that was not tuned takes the first. The control trains on no target data and
 should gain next to nothing. Kill it whenever you like; the same command goes on, with a cell's last checkpoint.
 
-COST
+A quiet core takes about 4.8 s for a step and 0.175 s to read a sequence. So a run of a fixed mixture takes up to 20
+minutes, one of Feedback 33 and one of DynaMiCS 36, the last two for the readings that steer them. All nine methods on a
+seed are 3.8 hours of one core, and tuning is 3. A GPU is used where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-# The record of a run and what it came to are those of the benchmark on small models.
-sys.path.append(str(Path(__file__).parents[1] / "dynamics"))
-from cells import record
+from dynamics_cells import ADAPTER, DTYPE, FIT, METHODS, MODEL, OURS, TOLERANCE, run, texts
 from dynamics_table import differences, rows, searched
-from dynamics_texts import EVALUATED, MOST, TARGET, TRAINED, WATCHED, counted, domains
+from dynamics_texts import EVALUATED, MOST, TARGET, TRAINED, WATCHED, counted
 
-from trimtab import (
-    DynaMiCS,
-    EarlyStoppedTarget,
-    Feedback,
-    FinetuneResult,
-    Fit,
-    Fixed,
-    Uniform,
-    finetune,
-    load,
-)
-from trimtab.adapt.mixer import Mixer
-from trimtab.lab import registry
+from trimtab import Fit
+from trimtab.adapt.call import settled
 from trimtab.lab.smollm2 import PACKAGE, VERSION, WEIGHTS
 from trimtab.runs.atomic import write_atomic
-from trimtab.runs.environment import hardware
 from trimtab.runs.paths import safe_name
 from trimtab.runs.serialise import plain, to_json
 from trimtab.runs.sweep import read_cell, sweep
 
 RESULT = Path(__file__).parents[1] / "results" / "real" / "dynamics.json"
-MODEL, DTYPE, ADAPTER = "lab:smollm2", "bfloat16", {"r": 16}
-TOLERANCE = 0.05
-"""Nats per token by which each constraint may rise."""
-FIT = Fit(
-    steps=96,
-    batch_size=8,
-    seq_len=128,
-    eval_sequences=80,
-    probe_sequences=32,
-    test_sequences=128,
-    eval_points=5,
-    crossings=4,
-    margin=1.0,
-    checkpoint_every=24,
-)
-"""Settings that all methods share, but for the learning rate. With 64 validation sequences fewer than 100 items of BBQ
-would be read."""
-OLD_DEFAULTS = DynaMiCS(
-    probes="kept",
-    solver="lp",
-    ridge=0.5,
-    reach="best",
-    returns=0.5,
-    margin=1.0,
-    cap=0.5,
-    shrink=True,
-    lean=0.0,
-    blocks=40,
-)
-"""The defaults of version 0.1.0, spelled out, so that they stay what they were."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A mixer, without targets and constraints; methods of one family share a learning rate."""
-
-    mixer: Mixer
-    family: str
-    role: str
-
-
-OURS = "ours"
-METHODS = {
-    OURS: Method(DynaMiCS(), "ours", "ours"),
-    "fixed 0.5": Method(Fixed(target_mass=0.5), "fixed", "sweep"),
-    "feedback": Method(Feedback(), "adaptive", "rival"),
-    "fixed 0.2": Method(Fixed(target_mass=0.2), "fixed", "sweep"),
-    "fixed 0.8": Method(Fixed(target_mass=0.8), "fixed", "sweep"),
-    "ours, old defaults": Method(OLD_DEFAULTS, "ours", "ablation"),
-    "early-stopped target": Method(EarlyStoppedTarget(), "fixed", "rival"),
-    "uniform": Method(Uniform(), "fixed", "rival"),
-    "no target data": Method(Fixed(target_mass=0.0), "fixed", "control"),
-}
-"""In the order in which they are run."""
 RATES = {"ours": (3e-4, 1e-3), "fixed": (3e-4, 1e-3), "adaptive": (3e-4, 1e-3)}
 """Learning rates that each family chooses from."""
 TUNED_BY = {"ours": OURS, "fixed": "fixed 0.5", "adaptive": "feedback"}
@@ -122,8 +52,13 @@ TUNING_SEED = 100
 
 
 def cell(method: str, rate: float, seed: int, asked: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A cell by its name."""
-    facts = {"method": method, "rate": rate, "seed": seed, "mixer": plain(METHODS[method].mixer)}
+    """A cell by its name.
+
+    What settings that are left open come to is part of it, so that no cell of earlier defaults passes for one of these.
+    """
+    mixer = METHODS[method].mixer
+    settings = plain(mixer) | settled(mixer, Fit(**asked["fit"]) if asked else FIT)
+    facts = {"method": method, "rate": rate, "seed": seed, "mixer": settings}
     return f"{seed}, {method}, {rate:g}", facts | dict(asked)
 
 
@@ -163,57 +98,6 @@ def chosen(results: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, di
 def validation_gain(run: Mapping[str, Any]) -> float:
     """Fall of the target loss at the checkpoint that was kept, nats per token, on validation sequences."""
     return -float(run["validation"][str(run["step"])][TARGET]) if run["step"] else 0.0
-
-
-@cache
-def texts(data: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The domains of a folder, read once."""
-    return domains(Path(data))
-
-
-def folder_of(model: str) -> str:
-    """The folder of a model, `lab:NAME` or a path."""
-    return str(registry.model(model.removeprefix("lab:"))) if model.startswith("lab:") else model
-
-
-def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One method on one seed; a killed cell goes on from its last checkpoint."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train, evaluate = texts(cell["data"])
-    start, cpu = time.perf_counter(), time.process_time()
-    result = finetune(
-        load(folder_of(cell["model"]), device=device, dtype=cell["dtype"], adapter=cell["adapter"]),
-        train=train,
-        evaluate=evaluate,
-        mixer=replace(METHODS[cell["method"]].mixer, targets=(TARGET,), constraints=cell["constraints"]),  # type: ignore[call-arg]
-        fit=Fit(**{**cell["fit"], "lr": cell["rate"], "betas": tuple(cell["fit"]["betas"])}),
-        seed=cell["seed"],
-        out=folder / "run",
-        label=cell["method"],
-        progress=False,
-        save_model=False,
-    )
-    found = kept(result) | {
-        "device": torch.cuda.get_device_name() if device == "cuda" else hardware(),
-        "seconds": {
-            "wall": round(time.perf_counter() - start, 1),
-            "cpu": round(time.process_time() - cpu, 1),
-        },
-    }
-    shutil.rmtree(folder / "run")
-    return found
-
-
-def kept(result: FinetuneResult) -> dict[str, Any]:
-    """The record of a run, with what its verdicts are over and how its texts go on."""
-    data = result.data[["domain", "split", "records", "groups", "sequences", "read", "read_groups"]]
-    each = result.target_records[["record", "tokens", "change"]].round({"change": 4})
-    return {
-        "run": record(result),
-        "data": plain(data.to_dict("records")),
-        "target_records": plain(each.to_numpy().tolist()),
-        "completions": plain(result.completions.to_dict("records")),
-    }
 
 
 def gathered(
@@ -270,10 +154,21 @@ def model_facts(asked: Mapping[str, Any]) -> dict[str, Any]:
     return facts | real if asked["model"] == MODEL else facts
 
 
-def ended(every: Iterable[str], folder: Path) -> dict[str, Any]:
-    """Results of the cells that have ended, read from their files; another sweep may be at work."""
+def ended(every: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Results of the cells that have ended, read from their files; another sweep may be at work.
+
+    A cell of other settings is left out.
+    """
     records = {name: read_cell(folder / safe_name(name)) for name in every}
-    return {name: one["result"] for name, one in records.items() if one and one["status"] == "done"}
+    return {
+        name: one["result"]
+        for name, one in records.items()
+        if one and one["status"] == "done" and _fixed(one["cell"]) == _fixed(plain(every[name]))
+    }
+
+
+def _fixed(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cell.items() if key != "data"}
 
 
 def carried_out(every: Mapping[str, Any], folder: Path, jobs: int) -> dict[str, Any]:
@@ -286,7 +181,7 @@ def carried_out(every: Mapping[str, Any], folder: Path, jobs: int) -> dict[str, 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("shared/data"), help="the folder that holds text/")
+    parser.add_argument("--data", type=Path, help="the folder that holds text/; not needed to gather")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--model", default=MODEL, help="lab:NAME or a folder; a tiny one for trials")
@@ -298,7 +193,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--gather", action="store_true", help="run nothing; the result of the cells that are there"
     )
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.data is None and not given.gather:
+        parser.error("--data: got nothing, expected the folder that holds text/")
+    return given
 
 
 def main() -> None:
@@ -325,7 +223,7 @@ def main() -> None:
     every = cells(given.seeds, given.methods, rates, asked)
     gather = ended(every, given.folder) if given.gather else carried_out(every, given.folder, given.jobs)
     listed = " ".join(map(str, given.seeds))
-    command = f"python benchmarks/real/dynamics.py --jobs {given.jobs} --seeds {listed} --data shared/data"
+    command = f"python benchmarks/real/dynamics.py --jobs {given.jobs} --seeds {listed} --data DIR"
     given.out.parent.mkdir(parents=True, exist_ok=True)
     result = gathered(every, gather, rates, command, asked)
     write_atomic(given.out, to_json(result, indent=1) + "\n")

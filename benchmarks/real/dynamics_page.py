@@ -171,7 +171,7 @@ def methods(found: Found) -> str:
             number(row["reached"], 3, "+"),
             number(row["steps"]),
             number(row["all_in"]),
-            number(row["seconds"]["wall"] / 3600),
+            number(row["seconds"] / 3600),
         ]
         for row in found["table"]
     ]

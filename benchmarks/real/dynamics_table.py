@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dynamics_texts import TARGET
+
+sys.path.append(str(Path(__file__).parents[1] / "dynamics"))
 from outcomes import outcome
 
 from trimtab.train.losses import Change, SequenceLosses
@@ -15,10 +19,10 @@ from trimtab.train.losses import Change, SequenceLosses
 SEARCH = "best of three fixed"
 MEMBERS = ("fixed 0.2", "fixed 0.5", "fixed 0.8")
 """The search runs all three, keeps the one that gained most on validation, and pays for all."""
-COSTS = ("steps", "all_in")
+COSTS = ("steps", "all_in", "seconds")
 
 Run = Mapping[str, Any]
-"""A cell: method, role, seed, run (as `cells.record` makes it), target_records, seconds."""
+"""A cell: method, role, seed, run (as `cells.record` makes it), target_records."""
 
 
 def searched(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
@@ -30,9 +34,8 @@ def searched(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         came_to = [summed(one) for one in members]
         best = min(range(len(members)), key=lambda place: came_to[place]["validation"])
         paid = {cost: sum(one[cost] for one in came_to) for cost in COSTS}
-        seconds = {clock: sum(one["seconds"][clock] for one in members) for clock in members[best]["seconds"]}
         whose = {"method": SEARCH, "role": "search", "chose": members[best]["method"]}
-        yield {**members[best], **whose, "paid": paid, "seconds": seconds}
+        yield {**members[best], **whose, "paid": paid}
 
 
 def summed(one: Run) -> dict[str, Any]:
@@ -79,7 +82,6 @@ def row(name: str, own: Sequence[Run]) -> dict[str, Any]:
             for domain in tests[0]
         },
         "steps_kept": [one["step"] for one in came_to],
-        "seconds": {clock: _mean([one["seconds"][clock] for one in own], 1) for clock in own[0]["seconds"]},
         **({"chose": [one["chose"] for one in own]} if "chose" in own[0] else {}),
     }
 
@@ -140,5 +142,7 @@ def _told(change: Change) -> dict[str, Any]:
     return {end: None if math.isnan(at) else round(at, 5) for end, at in ends.items()} | {"n": change.n}
 
 
-def _mean(values: Sequence[float], digits: int = 5) -> float:
-    return round(math.fsum(values) / len(values), digits)
+def _mean(values: Sequence[float | None], digits: int = 5) -> float | None:
+    """Mean of the values; None where one is missing."""
+    known = [one for one in values if one is not None]
+    return round(math.fsum(known) / len(known), digits) if len(known) == len(values) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 
 import worlds
 from benchmark_scripts import scripts
+from site_pages import sentences
 from trimtab import Domain, DynaMiCS
 from trimtab.adapt.session import make_roles
 from trimtab.runs.serialise import to_json
 
 with (
     scripts("dynamics", "cells"),
-    scripts("real", "dynamics_texts", "dynamics_table", "dynamics") as found_scripts,
+    scripts(
+        "real", "dynamics_texts", "dynamics_table", "dynamics_cells", "dynamics", "page"
+    ) as found_scripts,
 ):
-    TEXTS, TABLE, BENCH = found_scripts
+    TEXTS, TABLE, CELLS, BENCH, PAGE = found_scripts
 
 ARTICLES = 12
 PARAGRAPH = (
@@ -186,11 +190,11 @@ def test_the_old_defaults_leave_nothing_open() -> None:
     settings = {
         name for name in asdict(DynaMiCS()) if name not in ("preset", "schedule", "probe_steps", "slopes")
     }
-    assert not [name for name in settings if getattr(BENCH.OLD_DEFAULTS, name) is None]
-    mixers = [replace(one.mixer, targets=("math",)) for one in BENCH.METHODS.values()]  # type: ignore[type-var]
+    assert not [name for name in settings if getattr(CELLS.OLD_DEFAULTS, name) is None]
+    mixers = [replace(one.mixer, targets=("math",)) for one in CELLS.METHODS.values()]  # type: ignore[type-var]
     roles = make_roles(["math", *TEXTS.TRAINED], TEXTS.WATCHED, ["math"], {"wikitext": 0.05})
     assert [problem for mixer in mixers for problem in mixer.problems(roles)] == []
-    assert {one.family for one in BENCH.METHODS.values()} == set(BENCH.RATES) == set(BENCH.TUNED_BY)
+    assert {one.family for one in CELLS.METHODS.values()} == set(BENCH.RATES) == set(BENCH.TUNED_BY)
 
 
 def test_the_rate_of_a_family_is_that_at_which_its_member_gained_most() -> None:
@@ -235,11 +239,15 @@ def test_cells_run_on_a_tiny_model_and_are_gathered(data: Path, tmp_path: Path) 
     results = BENCH.carried_out(two, tmp_path / "cells", 1)
     assert results.keys() == two.keys()
     assert BENCH.ended(every, tmp_path / "cells") == results
+    others = BENCH.cells([0], ["ours"], rates, {**asked, "constraints": {"wikitext": 0.1}})
+    assert (
+        BENCH.ended(others, tmp_path / "cells") == {}
+    )  # a cell of other settings does not pass for this one
     assert not (tmp_path / "cells" / "0-ours-0.0003" / "run").exists()
     found = BENCH.gathered(every, results, rates, "command", asked)
     assert found["cells"] == {"there": 2, "planned": 3}
     assert "weights" not in found["model"]  # those of another model are not claimed for this one
-    assert BENCH.model_facts({**asked, "model": BENCH.MODEL})["weights"] == "dequantised Q4_1"
+    assert BENCH.model_facts({**asked, "model": CELLS.MODEL})["weights"] == "dequantised Q4_1"
     data_rows = {(row["domain"], row["split"]): row for row in found["data"]}
     assert data_rows["wikitext", "test"]["groups"] == 4
     assert data_rows["math", "test"]["groups"] is None
@@ -255,6 +263,41 @@ def test_cells_run_on_a_tiny_model_and_are_gathered(data: Path, tmp_path: Path) 
     }
     assert str(data) not in json.dumps(found)
     assert json.loads(to_json(found)) == found
+    shown(found)
+
+
+def verdict(page: str, claim: str) -> str:
+    """The last cell of a claim's row."""
+    row = next(line for line in page.splitlines() if line.startswith(f"| {claim}"))
+    return row.split("|")[-2].strip(" *")
+
+
+def shown(found: dict[str, Any]) -> None:
+    """A page of this result: its verdicts follow the numbers, and a missing method is not measured."""
+    page = PAGE.page({"dynamics": found})
+    assert page.index("| claim |") < page.index("### Methods") < page.index("### Data")
+    kept = next(row["kept"] for row in found["table"] if row["method"] == "ours")
+    assert verdict(page, "the defaults keep") == ("held" if kept == 1 else "did not hold")
+    assert verdict(page, "they gain no less than Feedback") == "not measured"
+    assert "Of 3 planned runs, 2 are there." in page
+    assert "Not tuned: ours, fixed and adaptive." in page
+    ends = {"value": 0.1, "low": 0.0, "high": 0.2, "n": 9}
+    found["differences"].append({"other": "feedback", "seeds": [0], "gain": ends, "constrained": ends})
+    assert verdict(PAGE.page({"dynamics": found}), "they gain no less than Feedback") == "held"
+    ends.update(low=-0.3, high=-0.1)
+    assert verdict(PAGE.page({"dynamics": found}), "they gain no less than Feedback") == "did not hold"
+    told = parts_of(page)
+    assert [one for one in told if len(re.findall(r"[A-Za-z][\w'-]*", one)) > 25] == []
+
+
+def test_a_page_without_results_has_no_section() -> None:
+    assert "##" not in PAGE.page({})
+    assert "##" not in PAGE.page({"dynamics": {"table": []}})
+
+
+def parts_of(text: str) -> list[str]:
+    plain = (re.sub(r"`[^`]*`|\[[^\]]*\]|\([^)]*\)", " ", one) for one in sentences(text))
+    return [part for one in plain for part in one.split(";")]
 
 
 def made(
@@ -290,7 +333,6 @@ def made(
         "seed": seed,
         "run": record,
         "target_records": [[number, 100, 100 * at] for number, at in enumerate(changes)],
-        "seconds": {"wall": 3.0, "cpu": 2.0},
         **more,
     }
 
@@ -301,7 +343,7 @@ def test_the_search_takes_the_best_on_validation_and_pays_for_all() -> None:
     (found,) = TABLE.searched(runs)  # the second seed has one member only
     assert (found["method"], found["chose"], found["seed"]) == (TABLE.SEARCH, "fixed 0.5", 0)
     row = TABLE.row(TABLE.SEARCH, [found])
-    assert (row["steps"], row["all_in"], row["seconds"]["cpu"]) == (3.0, 4.5, 6.0)
+    assert (row["steps"], row["all_in"], row["seconds"]) == (3.0, 4.5, 6.0)
     assert row["chose"] == ["fixed 0.5"]
 
 
