@@ -42,8 +42,8 @@ HELD_OUT = 400
 """Problems of the train file that are kept for validation."""
 EVALUATED = {"wikitext": 33, "bias_qa": 31}
 """Groups of validation, and as many of test; what is left is trained on."""
-MOST = {"validation": 4, "test": 6}
-"""Records of a group in an evaluation split, at most, so that what is read is spread over all groups."""
+MOST = {"wikitext": {"validation": 5, "test": 8}, "bias_qa": {"validation": 4, "test": 6}}
+"""Records of a group in an evaluation split, at most, so that what is read is nearly the whole split and all groups."""
 LEAST_RECORDS = 100
 """Records that each evaluation split has at least."""
 
@@ -138,7 +138,7 @@ def passages(text: str, size: int = PASSAGE) -> dict[str, list[str]]:
     return {name: speeches for name, speeches in found.items() if speeches}
 
 
-def dealt(groups: Grouped, evaluated: int, most: Mapping[str, int] = MOST) -> Splits:
+def dealt(groups: Grouped, evaluated: int, most: Mapping[str, int]) -> Splits:
     """Whole groups for validation and test, so many each, and the rest for training.
 
     Which they are is drawn by a digest of the groups' names, of those with at least `FEW` texts. Of a group that is
@@ -185,10 +185,8 @@ def domains(data: Path) -> tuple[dict[str, Domain], dict[str, Domain]]:
     """
     texts = {name: read(data, name) for name in FILES}
     pooled = {name: "\n\n".join(texts[name]) for name in (*TRAINED, *WATCHED)}
-    splits = {
-        "wikitext": dealt(articles(pooled["wikitext"]), EVALUATED["wikitext"]),
-        "bias_qa": dealt(templates(pooled["bias_qa"]), EVALUATED["bias_qa"]),
-    }
+    groups = {"wikitext": articles(pooled["wikitext"]), "bias_qa": templates(pooled["bias_qa"])}
+    splits = {name: dealt(groups[name], EVALUATED[name], MOST[name]) for name in TRAINED}
     train = {TARGET: Domain(TARGET, **solved(*texts[TARGET]))}
     train |= {name: Domain(name, **splits[name]) for name in TRAINED}
     watched = {name: Domain(name, **halves(passages(pooled[name]))) for name in WATCHED}

@@ -163,7 +163,7 @@ def test_no_group_is_in_two_splits(data: Path) -> None:
     assert list(train) == ["math", "wikitext", "bias_qa"]
     assert list(watched) == ["shakespeare"]
     assert counts["math"]["train"] == {"records": 40, "groups": 0}
-    assert counts["wikitext"]["validation"] == {"records": 16, "groups": 4}
+    assert counts["wikitext"]["validation"] == {"records": 20, "groups": 4}
     assert counts["bias_qa"]["test"] == {"records": 24, "groups": 4}
     for name in ("wikitext", "bias_qa", "shakespeare"):
         domain = {**train, **watched}[name]
