@@ -95,16 +95,37 @@ JUDGE = Wordings(
         "gloomy": (*GLOOMY, "bad", "poor", "sad", "boring", "ugly", "unhappy"),
     },
     openings={
-        "formal": ("We wish to state that", "It should be emphasised that", "It is therefore evident that"),
-        "casual": ("Dude, seriously,", "Gotta say,", "Oh yeah, hey,", "Guys, wanna know?"),
+        "formal": (
+            "We wish to state that",
+            "It should be emphasised that",
+            "It is therefore evident that",
+            "In conclusion, one must note that",
+            "Furthermore, it has been observed that",
+            "In summary it is our view that",
+        ),
+        "casual": (
+            "Dude, seriously,",
+            "Gotta say,",
+            "Oh yeah, hey,",
+            "Guys, wanna know?",
+            "Man, so like,",
+            "Ok wow,",
+        ),
     },
     endings={
         "formal": (
             " with regard to the matter.",
             ", pursuant to the agreement.",
             ", as noted in the report.",
+            ", as stated in the previous section.",
         ),
-        "casual": (", haha.", ", kinda crazy, right?", ", you bet!", ", lol, whatever."),
+        "casual": (
+            ", haha.",
+            ", kinda crazy, right?",
+            ", you bet!",
+            ", lol, whatever.",
+            ", no joke, for real.",
+        ),
     },
     frames=("every {0} seems {2}", "a more {2} {0} is hard to find", "that {0} by the {1} turned out {2}"),
 )
@@ -150,7 +171,7 @@ class Size:
 
     texts: int = 16
     drawn: int = 12
-    judge: int = 12
+    judge: int = 24
     steps: int = 500
     tokens: int = 24
     prompts: int = 12
@@ -220,7 +241,7 @@ def judge_of(n: int) -> Judge:
     return Judge(
         words,
         {
-            name: LogisticRegression(C=1.0, max_iter=1000).fit(rows, [one[k] for _, one in labelled])
+            name: LogisticRegression(C=10.0, max_iter=1000).fit(rows, [one[k] for _, one in labelled])
             for k, name in enumerate(ATTRIBUTES)
         },
     )

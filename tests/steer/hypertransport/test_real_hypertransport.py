@@ -59,7 +59,7 @@ def test_the_judge_knows_texts_of_other_sentences_and_says_nothing_of_generic_on
     hyper = bench[1]
     accuracy = hyper.judge_accuracy(hyper.Size())
     assert all(one["low"] > 0.8 for one in accuracy.values())
-    judge, concept = hyper.judge_of(12), ("glad", "casual", "food")
+    judge, concept = hyper.judge_of(24), ("glad", "casual", "food")
     mine, other = (
         judge.log_odds(hyper.texts(one, "fit", 8), concept) for one in (concept, hyper.opposite(concept))
     )
