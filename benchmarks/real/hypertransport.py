@@ -46,7 +46,8 @@ BUDGETS = (0.1, 0.4)
 HYPER, NAMED, CONTROL = "HyperTransport", "HyperTransport, name alone", "texts of another concept"
 NEAREST, MEAN, RIDGE = "nearest training concept", "mean map", "ridge"
 MEANACT, CAA_, PROMPTING, UNSTEERED = "MeanAcT on it", "CAA on it", "prompting", "unsteered"
-OF_NETWORKS = (HYPER, NAMED, CONTROL)
+EVERY_SEED = (HYPER, CONTROL)
+"""Methods that are measured with every seed; the others with the first one."""
 TRAIN, TOPIC, COMBINATION = "train", "new topic", "new combination"
 Concept = tuple[str, str, str]
 """Sentiment, formality and topic."""
@@ -175,7 +176,7 @@ class Size:
     steps: int = 500
     tokens: int = 24
     prompts: int = 12
-    trained: int = 3
+    trained: int = 2
     length: int = 64
 
 
@@ -256,19 +257,19 @@ def judge_accuracy(size: Size) -> dict[str, Any]:
     return {name: span(wilson(int(right[:, k].sum()), len(right))) for k, name in enumerate(ATTRIBUTES)}
 
 
-def network(cell: Mapping[str, Any], folder: Path) -> FittedHyperTransport:
+@cache
+def network(model: str, size: Size, seed: int, folder: Path) -> FittedHyperTransport:
     """The hypernetwork of a seed; one that is finished in the folder is read."""
-    size = Size(**cell["size"])
-    estimator = HyperTransport(sites=SITES, steps=size.steps, examples=size.drawn, seed=cell["seed"])
+    estimator = HyperTransport(sites=SITES, steps=size.steps, examples=size.drawn, seed=seed)
     trained = {
         name_of(one): texts(one, "fit", size.texts) for one, split in concepts().items() if split == TRAIN
     }
-    return estimator.fit(model_of(cell["model"], "bfloat16"), trained, SOURCE, out=folder / "fit")
+    return estimator.fit(model_of(model, "bfloat16"), trained, SOURCE, out=folder / "fit")
 
 
 def train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A cell of the first kind: a hypernetwork, and how new concepts are to it."""
-    found = network(cell, folder)
+    found = network(cell["model"], Size(**cell["size"]), cell["seed"], folder)
     texts_of = {one: texts(one, "fit", Size(**cell["size"]).texts) for one in concepts()}
     return {
         "losses": list(found.losses[:: max(1, len(found.losses) // 20)]),
@@ -278,21 +279,18 @@ def train(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def steerings(cell: Mapping[str, Any], folder: Path) -> dict[str, Callable[[], Steering]]:
-    """Steerings of a cell's concept by method; those that need no hypernetwork only of the first seed."""
+    """Steerings of a cell's concept by method; after the first seed only those of `EVERY_SEED`."""
     size, model, concept = Size(**cell["size"]), model_of(cell["model"], "bfloat16"), tuple(cell["concept"])
-    hyper = network(cell, folder)
+    hyper = network(cell["model"], size, cell["seed"], folder)
     mine, other = (texts(one, "fit", size.texts) for one in (concept, opposite(concept)))
-    found: dict[str, Callable[[], Steering]] = {
-        HYPER: lambda: hyper(mine),
-        NAMED: lambda: hyper(name_of(concept)),
-        CONTROL: lambda: hyper(other),
-    }
+    found: dict[str, Callable[[], Steering]] = {HYPER: lambda: hyper(mine), CONTROL: lambda: hyper(other)}
     if cell["seed"]:
         return found
     known = maps_of(hyper, cell["model"], size)
     embedding = hyper.embedding(mine)
     caa = CAA(sites=MIDDLE, position="mean")
     return found | {
+        NAMED: lambda: hyper(name_of(concept)),
         NEAREST: lambda: known.nearest(embedding),
         MEAN: known.mean,
         RIDGE: lambda: known.ridge()(embedding),

@@ -83,7 +83,7 @@ def test_cells_run_and_are_gathered_before_all_are_there(bench: Modules, tmp_pat
     assert list(done) == list(chosen)
     methods = [{point["method"] for point in one["points"]} for one in done.values()]
     assert len(methods[0]) == 10
-    assert methods[1] == set(hyper.OF_NETWORKS)
+    assert methods[1] == set(hyper.EVERY_SEED)
     for one in done.values():
         for point in one["points"]:
             assert len(point["scores"]) == 2
