@@ -79,7 +79,7 @@ class Size:
     points: int = 6
     judged: int = 32
     rank: int = 8
-    lr: float = 1e-3
+    lr: float = 2e-3
     problems: int = 1200
 
 
@@ -121,7 +121,7 @@ def together(text: str) -> str:
 
 
 def domains(data: Path, size: Size) -> dict[str, Domain]:
-    """Both domains; those that judge are of the test files, halved into validation and test."""
+    """Both domains; those that judge are of the test files: most to read runs by, an eighth beside."""
     texts = data / "text"
     read = {TARGET: (records, "math_word_problems"), PRETRAINING: (prose, "wikitext")}
     found = {}
@@ -129,8 +129,9 @@ def domains(data: Path, size: Size) -> dict[str, Domain]:
         train, test = (reader(texts / f"{stem}_{part}.txt.gz") for part in ("train", "test"))
         seen = set(test)
         train = [one for one in dict.fromkeys(train) if one not in seen][: size.problems]
-        test = list(dict.fromkeys(test))
-        found[name] = Domain(name, train=train, validation=test[::2], test=test[1::2])
+        judged, beside = list(dict.fromkeys(test)), set(test[::8])
+        read_by = [one for one in judged if one not in beside]
+        found[name] = Domain(name, train=train, validation=read_by, test=sorted(beside))
     return found
 
 
@@ -357,9 +358,11 @@ def main() -> None:
     parser = options("forgetting", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with text/*.txt.gz")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=Size.lr, help="another one needs another --folder")
     asked = parser.parse_args()
-    size = Size()
+    size = Size(lr=asked.lr)
     command = f"python benchmarks/real/forgetting.py --data DIR --jobs {asked.jobs} --seeds {asked.seeds}"
+    command += f" --lr {asked.lr:g}" * (asked.lr != Size.lr)
     every = cells(asked.seeds, size, asked.data, str(smollm2()))
     write(asked.out, gathered(every, results_of(run, every, asked), command, size))
 
