@@ -45,12 +45,14 @@ FIT = Fit(
     test_sequences=128,
     eval_points=5,
     crossings=4,
-    margin=1.0,
+    margin=2.0,
+    warmup_steps=8,
     checkpoint_every=24,
 )
 """Settings that all methods share, but for the learning rate. With 64 validation sequences fewer than 100 items of BBQ
 would be read."""
 OLD_DEFAULTS = DynaMiCS(
+    mass="planned",
     probes="kept",
     solver="lp",
     ridge=0.5,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmark_scripts import scripts
 from templates import DEFAULT_SYSTEM
 from tiny_models import build, chat_tokenizer
 from trimtab import CAA, LinEAS, MeanAcT, load
@@ -20,25 +21,23 @@ from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
 from trimtab.steer.samples import rows_to_measure
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "real" / "steering.py"
-
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("real_steering", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "real_steering", module)
-    spec.loader.exec_module(module)
+    with scripts("real", "runs", "steering_texts", "steering") as (runs, texts, module):
+        yield from _with_a_tiny_model(module, monkeypatch)
+        texts.pair_of.cache_clear()
+        runs.model_of.cache_clear()
+
+
+def _with_a_tiny_model(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     network = build("llama", vocab_size=264, max_position_embeddings=1024)
     tiny = load(network, tokenizer=chat_tokenizer(DEFAULT_SYSTEM))
-    monkeypatch.setattr(module, "model_of", lambda _folder: tiny)
+    monkeypatch.setattr(module, "model_of", lambda _folder, _dtype: tiny)
     sites = ["residual.0", "residual.1"]
     methods = {"LinEAS": LinEAS(sites=sites, steps=2), "MeanAcT": MeanAcT(sites=sites), "CAA": CAA()}
     monkeypatch.setattr(module, "METHODS", methods)
     yield module
-    module.pair_of.cache_clear()
 
 
 def test_cells_run_and_are_gathered_before_all_are_there(bench: ModuleType, tmp_path: Path) -> None:
@@ -49,7 +48,8 @@ def test_cells_run_and_are_gathered_before_all_are_there(bench: ModuleType, tmp_
     first = dict(list(every.items())[:4])
     done = sweep(bench.run, first, tmp_path / "cells")
     assert not done.failures
-    assert bench.kept(every, tmp_path / "cells") == done.results
+    asked = Namespace(gather=True, folder=tmp_path / "cells")
+    assert bench.results_of(bench.run, every, asked) == done.results
     found = bench.gathered(every, done.results, "command", size)
     assert found["cells"] == {"there": 4, "planned": 6}
     assert found["model"]["weights"] == "dequantised Q4_1"
@@ -106,7 +106,7 @@ def test_a_draw_has_other_examples_and_a_control_has_both_registers_on_each_side
 
 def test_prompts_share_no_request_with_the_examples(bench: ModuleType) -> None:
     size = bench.Size(examples=8, judge=20, prompts=4, neutral=2)
-    pair = bench.manners(size)
+    pair = bench.PAIRS["rude to polite"](size)
     fitted = {one["messages"][-1]["content"] for side in (pair.source, pair.target) for one in side}
     shown = {m["content"] for p in (*pair.prompts, *pair.contrast) for m in p if m["role"] == "assistant"}
     assert not fitted & (shown | set(pair.judge[0]) | set(pair.judge[1]))
@@ -125,7 +125,7 @@ def test_repeats_are_of_word_pairs(bench: ModuleType) -> None:
 def test_the_matched_strength_has_the_kl_that_it_says(bench: ModuleType) -> None:
     """Measured again, and refused as reached where no strength comes near: the identity moves nothing."""
     model, size = bench.model_of("tiny"), bench.Size(examples=4, judge=20, prompts=2, neutral=3)
-    pair = bench.manners(size)
+    pair = bench.PAIRS["rude to polite"](size)
     steering = bench.METHODS["MeanAcT"].fit(model, source=pair.source, target=pair.target)
     rows = rows_to_measure(model, pair.neutral, "neutral", 600)
     for budget in (1e-3, 1e-2):
