@@ -7,8 +7,8 @@ The model is `lab:smollm2`, SmolLM2-135M-Instruct with dequantised Q4_1 weights,
 registers, a method and a draw of 32 + 32 examples. Each steering is tried at strengths whose KL on neutral text is near
 each of two budgets. There it goes on after prompts of the source register, greedily. A classifier of words (of
 requests) or of characters (of code), fitted on register texts that no fit reads, says how much the completions are
-still of the source register. The control is the same fit on both registers shuffled together, which should change nothing but by
-chance. Kill it whenever you like; the same command goes on.
+still of the source register. The control is the same fit on both registers shuffled together, which should change
+nothing but by chance. Kill it whenever you like; the same command goes on.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_repeats_are_of_word_pairs(bench: ModuleType) -> None:
 
 def test_the_matched_strength_has_the_kl_that_it_says(bench: ModuleType) -> None:
     """Measured again, and refused as reached where no strength comes near: the identity moves nothing."""
-    model, size = bench.model_of("tiny"), bench.Size(examples=4, judge=20, prompts=2, neutral=3)
+    model, size = bench.model_of("tiny", "float32"), bench.Size(examples=4, judge=20, prompts=2, neutral=3)
     pair = bench.PAIRS["rude to polite"](size)
     steering = bench.METHODS["MeanAcT"].fit(model, source=pair.source, target=pair.target)
     rows = rows_to_measure(model, pair.neutral, "neutral", 600)
