@@ -98,7 +98,7 @@ class Straight:
             grid=self.grid,
             reference=dict.fromkeys(self.roles.evaluate, same),
             losses=lambda: whole,
-            sampled_losses=lambda: sampled,
+            sampled_losses=lambda of=None: {name: sampled[name] for name in of or self.roles.evaluate},
             trials=self.trials,
             clock=Clock(),
             margin=0.0,

@@ -105,13 +105,18 @@ def test_open_settings_are_told_as_they_come_to() -> None:
     ours = settled(DynaMiCS(ridge=0.1), Fit())
     assert ours == {
         "probes": "kept",
+        "mass": "planned",
         "solver": "lp",
         "reach": "best",
         "returns": 0.5,
         "margin": 1.0,
         "cap": 0.5,
         "shrink": True,
+        "lean": 0.0,
+        "blocks": 40,
     }
+    fed_back = settled(DynaMiCS(), Fit())
+    assert (fed_back["mass"], fed_back["lean"], fed_back["blocks"]) == ("feedback", 0.5, 20)
     papers = settled(DynaMiCS(preset="paper"), Fit())
     assert (papers["solver"], papers["schedule"], papers["slopes"], papers["margin"]) == (
         "grid",

@@ -359,12 +359,13 @@ def rounding_notes(rows: Sequence[Row], progress: Progress) -> Iterator[str]:
 
 
 def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
-    """One line per kind: an early stop, domains too rare to be drawn, probes that diverged, relaxed updates."""
+    """One line per kind: a stop, domains too rare to be drawn, diverged probes, relaxed updates, broken ones."""
     if progress.stop and progress.stop != "done":
         yield f"Stopped at step {progress.ledger.training_steps} of {fit.steps}: {progress.stop}."
     yield from _too_rare(mixtures, roles, fit)
     yield from _diverged_probes(mixtures, roles)
     yield from _relaxed(mixtures)
+    yield from _broken(mixtures)
 
 
 def _too_rare(mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
@@ -421,6 +422,17 @@ def _relaxed(mixtures: Sequence[Row]) -> Iterator[str]:
             f"{len(relaxed)} of {len(updates)} updates were relaxed, as no mixture was predicted to keep every "
             f"constraint: {over}."
         )
+
+
+def _broken(mixtures: Sequence[Row]) -> Iterator[str]:
+    """Updates at which a constraint was broken, where the mass of the targets is fed back."""
+    broken = [row for row in mixtures if row.get("status") == "broken"]
+    if len(broken) == 1:
+        yield f"At the update of step {broken[0]['step']} a constraint was broken: {', '.join(broken[0]['conflicts'])}."
+    elif broken:
+        updates = sum("status" in row for row in mixtures)
+        names = _counted(row["conflicts"] for row in broken)
+        yield f"At {len(broken)} of {updates} updates a constraint was broken: {names}."
 
 
 def _counted(names: Iterable[Sequence[str]]) -> str:

@@ -278,7 +278,7 @@ def _update(
         broken[every.index(name)] = max(0.0, -room)
     conflicts = tuple(int(k) for k in np.flatnonzero(np.nan_to_num(broken) > 0))
     fallen = float(measured.moved(horizon * weights)[[name in session.roles.targets for name in names]].sum())
-    status: Literal["relaxed", "optimal"] = "relaxed" if conflicts else "optimal"
+    status: Literal["broken", "kept"] = "broken" if conflicts else "kept"
     prices = np.full(len(every), math.nan)
     solution = MixtureSolution(weights, predicted, status, broken, conflicts, prices, fallen)
     return Update(horizon, SlopeEstimate(slopes, errors, measured.steps), solution)
