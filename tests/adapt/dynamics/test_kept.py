@@ -1,4 +1,4 @@
-"""Kept probes of planned mixtures: how a run is cut into blocks, what is read off them, and that nothing is rolled back."""
+"""Kept probes of planned mixtures: how a run is cut into blocks, what is read off them; nothing is rolled back."""
 
 from __future__ import annotations
 

@@ -1,0 +1,464 @@
+"""Two sides: the rest's first shares, departures that pay, feedback on the tightest constraint, when a run gives up."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from fake_run import Straight
+from fake_session import CONSTRAINTS, ROLES, TARGETS
+from trimtab import DynaMiCS, finetune
+from trimtab.adapt.dynamics import sides
+from trimtab.adapt.dynamics.compare import calibration
+from trimtab.adapt.dynamics.figures import unread
+from trimtab.adapt.dynamics.result import FinetuneResult
+from trimtab.adapt.dynamics.sides import (
+    EXPLORED,
+    FLOOR,
+    GAIN,
+    MOST_WORTH,
+    PATIENCE,
+    SEEN,
+    STRANGER,
+    Outlook,
+    fed_back,
+    first_rest,
+    given_up,
+    judged,
+    rest_mixture,
+)
+from trimtab.adapt.session import Roles, make_roles
+from trimtab.errors import DivergedError
+from worlds import QUICK, evaluated, model, trainable
+
+few = settings(max_examples=60, deadline=None)
+ASKED: dict[str, Any] = {"targets": TARGETS, "constraints": CONSTRAINTS}
+TRAINED = [name in ("code", "web") for name in ROLES.train]
+"""The rest of `ROLES`."""
+
+
+# First shares
+
+parts = st.lists(st.sampled_from(["target", "constraint", "monitored"]), min_size=1, max_size=5)
+
+
+@given(train=parts, evaluate=parts)
+@few
+def test_first_shares_follow_the_roles(train: list[str], evaluate: list[str]) -> None:
+    """A constraint to train on has one part; a stranger a quarter of it where something judged is not trained on."""
+    role = {f"train {k}": one for k, one in enumerate(train)} | {
+        f"judged {k}": one for k, one in enumerate(evaluate)
+    }
+    names, more = list(role)[: len(train)], list(role)[len(train) :]
+    tolerances = {name: 0.1 for name, one in role.items() if one == "constraint"}
+    assume(set(train) != {"target"})
+    roles = make_roles(names, more, [name for name, one in role.items() if one == "target"], tolerances)
+    shares = dict(zip(names, first_rest(roles), strict=True))
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-12)
+    assert all(shares[name] == 0 for name in names if role[name] == "target")
+    own = [shares[name] for name in names if role[name] == "constraint"]
+    strangers = [shares[name] for name in names if role[name] == "monitored"]
+    if own:
+        untrained = set(evaluate) & {"target", "constraint"}
+        assert own == pytest.approx([own[0]] * len(own))
+        assert strangers == pytest.approx([(STRANGER if untrained else 0.0) * own[0]] * len(strangers))
+    else:
+        assert strangers == pytest.approx([1 / len(strangers)] * len(strangers))
+
+
+# Departures from them
+
+REST = ["a", "b", "c"]
+WIDE = make_roles(["aim", *REST], ["far", "second"], ["aim", "second"], {"a": 0.1, "far": 0.1})
+"""Two targets, of which one is not trained on, and two constraints, of which one is not."""
+
+
+def outlook(seed: int, *, roles: Roles = WIDE, noise: float = 0.3, slack: Sequence[float] = ()) -> Outlook:
+    """Random slopes and errors of what is judged; training on a domain lowers its own loss."""
+    random, names = np.random.default_rng(seed), judged(roles)
+    slopes = 1e-3 * random.normal(size=(len(names), len(roles.train)))
+    for row, name in enumerate(names):
+        if name in roles.train:
+            slopes[row, roles.train.index(name)] -= 3e-3
+    errors = 1e-3 * noise * random.uniform(0.2, 1.0, slopes.shape)
+    room = iter(slack or random.uniform(-0.05, 0.1, len(names)))
+    left = np.array([next(room) if name in roles.tolerances else math.nan for name in names])
+    return Outlook(names, slopes, errors, left, 40.0, 1.28)
+
+
+def worth(roles: Roles, ahead: Outlook) -> float:
+    """Target nats per nat of the tightest constraint when mass moves from the first rest to the targets, by hand."""
+    first, trained = first_rest(roles), roles.trainable_targets
+    moved = {}
+    for name, row in zip(ahead.names, ahead.slopes, strict=True):
+        to = sum(row[roles.train.index(target)] for target in trained) / len(trained)
+        moved[name] = to - sum(share * slope for share, slope in zip(first, row, strict=True))
+    gain = -sum(moved[name] for name in roles.targets) / len(roles.targets)
+    tightest = min(roles.tolerances, key=lambda name: ahead.slack[ahead.names.index(name)])
+    if gain <= 0:
+        return 0.0
+    return min(MOST_WORTH, gain / moved[tightest]) if moved[tightest] > 0 else MOST_WORTH
+
+
+def value(roles: Roles, ahead: Outlook, mixture: np.ndarray) -> float:
+    """The objective of a mixture of the rest: the least slack that is surely left, less what the targets surely lose.
+
+    The targets' mean has one error, that of a mean of independent ones.
+    """
+    departure, surely = mixture - first_rest(roles), ahead.kappa * ahead.steps
+    left, lost, error = [], [], []
+    for name, slopes, errors, slack in zip(ahead.names, ahead.slopes, ahead.errors, ahead.slack, strict=True):
+        moved = ahead.steps * sum(slope * d for slope, d in zip(slopes, departure, strict=True))
+        if name in roles.tolerances:
+            spread = math.sqrt(sum((e * d) ** 2 for e, d in zip(errors, departure, strict=True)))
+            left.append(slack - moved - surely * spread)
+        else:
+            lost.append(moved)
+            error.append([(e * d) ** 2 for e, d in zip(errors, departure, strict=True)])
+    spread = math.sqrt(sum(map(sum, error))) / len(lost)
+    return worth(roles, ahead) * min(left) - sum(lost) / len(lost) - surely * spread
+
+
+def grid(roles: Roles, parts: int) -> list[np.ndarray]:
+    """Mixtures of the rest in steps of 1 / parts."""
+    rest = [k for k, name in enumerate(roles.train) if name not in roles.targets]
+    found = []
+    for counts in itertools.product(range(parts + 1), repeat=len(rest) - 1):
+        if sum(counts) <= parts:
+            mixture = np.zeros(len(roles.train))
+            mixture[rest] = np.array([*counts, parts - sum(counts)]) / parts
+            found.append(mixture)
+    return found
+
+
+TWO = make_roles(["aim", "a", "b"], ["far"], ["aim"], {"a": 0.1, "far": 0.1})
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("roles", "parts"), [(TWO, 200), (WIDE, 40)], ids=["two", "three"])
+def test_the_rest_is_the_best_of_all_mixtures(roles: Roles, parts: int, seed: int) -> None:
+    ahead = outlook(seed, roles=roles)
+    found = rest_mixture(roles, ahead)
+    values = [value(roles, ahead, mixture) for mixture in grid(roles, parts)]
+    assert found.min() >= 0
+    assert found.sum() == pytest.approx(1, abs=1e-9)
+    assert found[0] == 0
+    assert value(roles, ahead, found) >= max(values) - 1e-4 * (max(values) - min(values))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_slopes_are_noise_the_rest_stays_as_it_was(seed: int) -> None:
+    found = rest_mixture(WIDE, outlook(seed, noise=100.0, slack=(-0.05, 0.1)))
+    np.testing.assert_allclose(found, first_rest(WIDE), rtol=0, atol=1e-4)
+
+
+def test_a_domain_that_surely_mends_the_tightest_constraint_gets_the_rest() -> None:
+    """`b` is a stranger; nothing else does anything to `far`, which is broken."""
+    ahead = outlook(0, roles=TWO, slack=(0.1, -0.05))
+    slopes = np.zeros_like(ahead.slopes)
+    slopes[list(ahead.names).index("far")] = [2e-3, 0.0, -2e-3]
+    slopes[list(ahead.names).index("aim"), 0] = -2e-3
+    clear = replace(ahead, slopes=slopes, errors=np.full_like(slopes, 1e-5))
+    assert rest_mixture(TWO, clear)[2] > 0.95
+    np.testing.assert_allclose(
+        rest_mixture(TWO, replace(clear, errors=np.full_like(slopes, 1e-1))), first_rest(TWO), atol=1e-4
+    )
+
+
+@given(seed=st.integers(0, 99), order=st.permutations(range(4)))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_domains_only_orders_the_rest(seed: int, order: list[int]) -> None:
+    ahead = outlook(seed)
+    turned = make_roles([WIDE.train[k] for k in order], ["far", "second"], WIDE.targets, WIDE.tolerances)
+    rows = [list(ahead.names).index(name) for name in judged(turned)]
+    again = Outlook(
+        judged(turned),
+        ahead.slopes[np.ix_(rows, order)],
+        ahead.errors[np.ix_(rows, order)],
+        ahead.slack[rows],
+        ahead.steps,
+        ahead.kappa,
+    )
+    expected = rest_mixture(WIDE, ahead)[order]
+    np.testing.assert_allclose(rest_mixture(turned, again), expected, rtol=0, atol=2e-3)
+
+
+@given(seed=st.integers(0, 99), unit=st.floats(-3, 3))
+@settings(max_examples=20, deadline=None)
+def test_the_unit_of_losses_does_not_matter(seed: int, unit: float) -> None:
+    ahead, c = outlook(seed), 10**unit
+    other = replace(ahead, slopes=c * ahead.slopes, errors=c * ahead.errors, slack=c * ahead.slack)
+    np.testing.assert_allclose(rest_mixture(WIDE, other), rest_mixture(WIDE, ahead), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("which", ["slopes", "errors"])
+def test_a_domain_whose_slopes_are_not_known_gets_nothing(which: str) -> None:
+    ahead = outlook(1)
+    known = getattr(ahead, which).copy()
+    known[:, 2] = math.nan
+    found = rest_mixture(WIDE, replace(ahead, **{which: known}))
+    assert found[2] == 0
+    assert found.sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_with_one_known_domain_or_no_step_ahead_there_is_no_departure() -> None:
+    ahead = outlook(1)
+    lone = ahead.slopes.copy()
+    lone[:, 2:] = math.nan
+    for one in (replace(ahead, slopes=lone), replace(ahead, steps=0.0)):
+        np.testing.assert_array_equal(rest_mixture(WIDE, one), first_rest(WIDE))
+
+
+# Feedback
+
+
+@given(log_odds=st.floats(-3, 3), tightest=st.floats(-1e3, 1e3), gain=st.floats(0, 2))
+@few
+def test_the_share_of_the_targets_moves_with_the_slack_and_stays_between_its_bounds(
+    log_odds: float, tightest: float, gain: float
+) -> None:
+    bound = math.log((1 - FLOOR) / FLOOR)
+    start = max(-bound, min(bound, log_odds))
+    moved = fed_back(start, tightest, gain)
+    assert abs(moved) <= bound
+    assert abs(moved - start) <= gain + 1e-12
+    assert (moved - start) * tightest >= 0
+    assert fed_back(start, tightest + 1.0, gain) >= moved
+    assert FLOOR - 1e-12 <= 1 / (1 + math.exp(-moved)) <= 1 - FLOOR + 1e-12
+
+
+def mass(weights: Sequence[float]) -> float:
+    """The share of the one target of `ROLES`."""
+    return weights[0]
+
+
+HURT = np.array([[-0.02, 0.0, 0.0], [0.0, -0.01, 0.0], [0.002, 0.0, -0.01], [0.02, 0.0, -0.004]])
+"""math harms safety, web mends it; code is only monitored and does nothing else."""
+
+
+def asked_of(slopes: np.ndarray, steps: int = 160, **options: Any) -> list[tuple[int, Any, np.ndarray]]:
+    """Every question of a run in a straight world: its step, the answer, and the changes of losses then."""
+    world, mixer = Straight(slopes, steps=steps, tilt=0.2, points=8), DynaMiCS(**ASKED, **options)
+    found, state, ask_at = [], {}, 0
+    while world.step < steps:
+        decision = mixer.decide(world.session(), state)
+        found.append((world.step, decision, world.moved()))
+        state, ask_at = decision.state, decision.ask_at
+        world.train(decision.weights, (ask_at or steps) - world.step)
+    return found
+
+
+def tightest(moved: np.ndarray) -> float:
+    """The least slack, in tolerances."""
+    now = dict(zip(ROLES.evaluate, moved, strict=True))
+    return min((limit - now[name]) / limit for name, limit in CONSTRAINTS.items())
+
+
+@pytest.fixture(scope="module")
+def hurt() -> list[tuple[int, Any, np.ndarray]]:
+    return asked_of(HURT)
+
+
+def test_it_begins_with_half_and_the_first_shares(hurt: list[tuple[int, Any, np.ndarray]]) -> None:
+    _, decision, _ = asked_of(HURT, lean=0.0)[0]
+    assert mass(decision.weights) == pytest.approx(0.5)
+    np.testing.assert_allclose(np.array(decision.weights)[1:] / 0.5, first_rest(ROLES)[1:], atol=1e-12)
+    assert [one.update is None for _, one, _ in hurt] == [k < SEEN for k in range(len(hurt))]
+
+
+def test_the_mass_falls_while_a_constraint_is_broken_and_rises_while_none_is(
+    hurt: list[tuple[int, Any, np.ndarray]],
+) -> None:
+    seen = set()
+    for (before, old, _), (step, new, moved) in itertools.pairwise(hurt):
+        rate = np.diff([math.log(mass(one.weights) / (1 - mass(one.weights))) for one in (old, new)])[0]
+        expected = GAIN * (step - before) / 160 * max(-1.0, min(1.0, tightest(moved)))
+        at_a_bound = not FLOOR + 1e-9 < mass(new.weights) < 1 - FLOOR - 1e-9
+        assert at_a_bound or rate == pytest.approx(expected, abs=0.1 * GAIN * (step - before) / 160)
+        seen.add(np.sign(tightest(moved)))
+    assert seen == {-1.0, 1.0}
+
+
+def test_an_update_is_broken_where_a_constraint_is_and_monitored_domains_have_no_slopes(
+    hurt: list[tuple[int, Any, np.ndarray]],
+) -> None:
+    for _, decision, moved in hurt:
+        if decision.update is None:
+            continue
+        solution, estimate = decision.update.solution, decision.update.estimate
+        if abs(tightest(moved)) > 0.1:
+            assert solution.status == ("broken" if tightest(moved) < 0 else "kept")
+        assert (solution.status == "broken") == bool(solution.conflicts)
+        assert {ROLES.evaluate[k] for k in solution.conflicts} <= set(CONSTRAINTS)
+        watched = [ROLES.role(name) == "monitored" for name in ROLES.evaluate]
+        np.testing.assert_array_equal(np.isnan(estimate.slopes).all(axis=1), watched)
+        np.testing.assert_array_equal(np.isnan(solution.predicted), watched)
+        assert np.isnan(solution.shadow_prices).all()
+        assert solution.weights.tolist() == pytest.approx(list(decision.weights))
+
+
+def test_what_leans_keeps_the_mixture_on_average_but_for_what_is_explored() -> None:
+    """Beside each answer the one that does not lean, from the same state."""
+    world, mixer, steps = Straight(HURT, steps=200, tilt=0.2, points=8), DynaMiCS(**ASKED), 200
+    even = np.array(TRAINED) / sum(TRAINED)
+    lean, state, leant, expected = mixer.settled("lean"), {}, np.zeros(3), np.zeros(3)
+    while world.step < steps:
+        decision, plain = (one.decide(world.session(), state) for one in (mixer, replace(mixer, lean=0.0)))
+        share = mass(decision.weights)
+        assert mass(plain.weights) == share
+        given, rest = (np.array(one.weights) * [0.0, 1.0, 1.0] / (1 - share) for one in (decision, plain))
+        if world.step < (1 - sides.SETTLED) * steps:
+            leant += given
+            expected += (1 - lean * EXPLORED) * rest + lean * EXPLORED * even
+        else:
+            assert decision.weights == plain.weights
+        assert np.abs(leant - expected).max() < 2 * lean
+        assert abs(sum(decision.state["credit"])) < 1e-9
+        assert min(decision.state["credit"]) > -1
+        assert max(decision.state["credit"]) < 2
+        state = decision.state
+        world.train(decision.weights, (decision.ask_at or steps) - world.step)
+
+
+@pytest.mark.parametrize(("code", "web", "low", "high"), [(-0.02, 0.0, 0.6, 1.0), (0.02, -0.02, 0.0, 0.1)])
+def test_the_rest_goes_to_the_stranger_that_mends_what_cannot_be_trained_on(
+    code: float, web: float, low: float, high: float
+) -> None:
+    """And away from one that harms it. What math does to safety is more than the first shares mend."""
+    slopes = HURT.copy()
+    slopes[3, 1:] = code, web
+    _, last, _ = asked_of(slopes)[-1]
+    assert low <= last.weights[1] / (1 - mass(last.weights)) <= high
+
+
+def test_constraints_are_nearly_kept_and_the_target_gains() -> None:
+    *_, (_, _, moved) = asked_of(HURT, 320)
+    assert moved[0] < -0.2
+    assert tightest(moved) > -0.5
+
+
+def test_the_state_survives_json_in_the_middle() -> None:
+    world, mixer, state = Straight(HURT, steps=96, tilt=0.2), DynaMiCS(**ASKED), {}
+    while world.step < 50:
+        decision = mixer.decide(world.session(), state)
+        state = decision.state
+        world.train(decision.weights, (decision.ask_at or 96) - world.step)
+    one, two = (mixer.decide(world.session(), each) for each in (state, json.loads(json.dumps(state))))
+    assert one.weights == two.weights
+    assert json.dumps(one.state) == json.dumps(two.state)
+
+
+def test_a_judged_loss_that_left_the_finite_numbers_ends_the_run() -> None:
+    world, mixer = Straight(HURT), DynaMiCS(**ASKED)
+    ((_, asked),) = world.run(mixer, until=1)[:1]
+    world.slopes = np.where(HURT == -0.02, np.inf, HURT)
+    with pytest.raises(DivergedError, match=r"the loss of math at step 1 is not finite; try a lower lr"):
+        mixer.decide(world.session(), asked.state)
+
+
+# Giving up
+
+
+def readings(*slack: float, every: int = 5) -> list[tuple[int, float]]:
+    """Readings in a row, the last at step 50 of 100."""
+    return [(50 - every * (len(slack) - 1 - k), one) for k, one in enumerate(slack)]
+
+
+HALF: Any = SimpleNamespace(step=50, steps=100)
+LOST = {"web": 0.02, "safety": -0.1}
+
+
+@pytest.mark.parametrize("n", range(PATIENCE))
+def test_it_does_not_give_up_before_it_has_been_patient(n: int) -> None:
+    assert given_up(HALF, LOST, readings(*[-1.0] * n)) is None
+
+
+@pytest.mark.parametrize("trend", [0.0, 0.1, -0.1 / PATIENCE])
+def test_it_gives_up_what_does_not_come_back_until_the_end(trend: float) -> None:
+    """At -5 tolerances with at most .1 of them won back per reading, of which ten are left."""
+    slack = [-5.0 - trend * (PATIENCE - 1 - k) for k in range(PATIENCE)]
+    told = given_up(HALF, LOST, readings(*slack))
+    first = readings(*slack)[0][0]
+    assert told == f"safety stays broken with the least target training there is, since step {first}"
+
+
+@given(now=st.floats(-4, -0.01), won=st.floats(0.001, 2))
+@few
+def test_it_goes_on_while_the_trend_brings_the_constraint_back(now: float, won: float) -> None:
+    """The trend of the last few readings, carried to the end of the run: ten readings more."""
+    slack = [now - won * (PATIENCE - 1 - k) for k in range(PATIENCE)]
+    assume(abs(now + 10 * won) > 1e-6)
+    told = given_up(HALF, LOST, readings(-9.0, *slack))
+    assert (told is None) == (now + 10 * won >= 0)
+
+
+def test_a_run_that_no_mixture_can_mend_is_given_up_and_one_that_can_be_is_not(
+    hurt: list[tuple[int, Any, np.ndarray]],
+) -> None:
+    """All that one trains on harms safety."""
+    doomed = HURT.copy()
+    doomed[3] = [0.02, 0.01, 0.01]
+    stops = [(step, one) for step, one, _ in asked_of(doomed) if one.stop]
+    assert stops
+    step, first = stops[0]
+    assert re.fullmatch(
+        r"safety stays broken with the least target training there is, since step \d+", first.stop
+    )
+    assert mass(first.weights) == pytest.approx(FLOOR)
+    assert len(first.state["floored"]) == PATIENCE
+    assert step < 160
+    assert not any(one.stop for _, one, _ in hurt)
+
+
+# In a run
+
+FED_BACK = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3})
+DOMAINS = {"train": trainable(), "evaluate": evaluated()}
+
+
+@pytest.fixture(scope="module")
+def result() -> FinetuneResult:
+    return finetune(model(), **DOMAINS, mixer=FED_BACK, fit=QUICK)
+
+
+def test_monitored_domains_cost_nothing_between_readings_of_the_grid(result: FinetuneResult) -> None:
+    """Borders are at every step; those off the grid read 4 sequences of math, web and safety."""
+    assert result.mixtures["step"].tolist() == list(range(12))
+    assert (result.cost.probe_steps, result.cost.training_multiple) == (0, 1.0)
+    assert result.cost.evaluation_batches == (5 * 5 * 8 + 8 * 3 * 4) / 4
+    assert [update.step for update in result.slopes] == list(range(SEEN, 12))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_its_page_speaks_of_feedback_and_has_no_rows_without_slopes(result: FinetuneResult) -> None:
+    text = html.unescape(FinetuneResult.page([result]))
+    headings = re.findall(r"<h[23]>(.*?)</h[23]>", text)
+    assert "Constraints at each update" in headings
+    assert "What the solver said" not in headings
+    assert "price" not in text
+    assert "share of the targets" in text
+    assert unread(result) == ["code", "facts"]
+    assert "Without a row, as between evaluations only targets and constraints are read: code, facts." in text
+    points = calibration(result)
+    assert set(points["domain"]) == {"math", "web", "safety"}
+    assert np.isfinite(points[["predicted", "realised"]].to_numpy(dtype=float)[:-3]).all()
+
+
+def test_a_run_that_gives_up_says_so_and_keeps_its_best_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "web stays broken with the least target training there is, since step 2"
+    monkeypatch.setattr(sides, "given_up", lambda session, *_: told if session.step == 6 else None)
+    stopped = finetune(model(), **DOMAINS, mixer=FED_BACK, fit=QUICK)
+    assert stopped.notes[0] == f"Stopped at step 6 of 12: {told}."
+    assert (stopped.status, stopped.step, stopped.cost.training_steps) == ("feasible", 5, 6)
