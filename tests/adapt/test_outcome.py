@@ -212,9 +212,8 @@ def test_what_happened_often_is_one_line_with_a_count() -> None:
 
 
 def test_broken_constraints_of_a_run_that_feeds_back_are_noted() -> None:
-    """Slopes of monitored domains are nan throughout, and no probe is said to have diverged."""
-    slopes = [None, 0.1, 0.1, 0.1]
-    rows = [update(step, slopes, status="kept", shadow_prices={}) for step in (0, 2, 4)]
+    """A domain that got no share yet has no slopes, and no probe of it is said to have diverged."""
+    rows = [update(step, [None] * 4, status="kept", shadow_prices={}) for step in (0, 2, 4)]
     assert result(rows).notes == ()
     rows[1] |= {"status": "broken", "conflicts": ["web"]}
     assert result(rows).notes == ("At the update of step 2 a constraint was broken: web.",)

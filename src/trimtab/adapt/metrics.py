@@ -388,10 +388,11 @@ def _too_rare(mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
 
 
 def _diverged_probes(mixtures: Sequence[Row], roles: Roles) -> Iterator[str]:
-    """Probes whose column of slopes is empty."""
+    """Probes whose column of slopes is empty; where the mass is fed back, that is of a domain not trained on yet."""
     diverged = []
     for row in mixtures:
-        columns = zip(roles.train, zip(*row.get("slopes", []), strict=True), strict=False)
+        probed = [] if row.get("status") in ("kept", "broken") else row.get("slopes", [])
+        columns = zip(roles.train, zip(*probed, strict=True), strict=False)
         diverged.append([name for name, column in columns if all(slope is None for slope in column)])
     steps = [row["step"] for row, names in zip(mixtures, diverged, strict=True) if names]
     if len(steps) == 1:
