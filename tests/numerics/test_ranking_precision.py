@@ -186,6 +186,23 @@ def test_untied_ranks_keep_the_order_of_different_scores(case):
     np.testing.assert_array_equal(has_ties(scores), [len(set(row)) < len(row) for row in scores])
 
 
+@given(case=cases(), seed=st.integers(0, 9))
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
+def test_untied_ranks_are_those_of_a_lexical_sort_by_score_and_coin(kind, case, seed):
+    scores = case[0].astype(kind)
+    order = np.lexsort((np.random.default_rng(seed).random(scores.shape), scores), axis=-1)
+    np.testing.assert_array_equal(untied(scores, seed), np.argsort(order, axis=-1))
+
+
+def test_coins_that_differ_in_their_last_bits_alone_still_decide():
+    draw = np.random.default_rng(7)
+    scores = draw.integers(0, 2, size=(50, 30)).astype(np.float32)
+    scores[0, :3] = np.nan, -np.inf, np.inf
+    coins = np.floor(4 * draw.random(scores.shape)) / 4 + 1e-13 * draw.random(scores.shape)
+    order = ranking._random_order(scores, coins)
+    np.testing.assert_array_equal(order, np.lexsort((coins, scores), axis=-1))
+
+
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="positives 0, expected at least 1"):
         average_precision_null(0, 3)

@@ -215,6 +215,11 @@ class Session:
         self._sampled: dict[str, SequenceLosses] = {}
         self.momentum, self.margin = loop.fit.betas[0], loop.fit.margin
 
+    def rates(self, start: int, stop: int) -> Float[np.ndarray, " n"]:
+        """The learning rate of each step from `start` to before `stop`, as a share of the peak."""
+        fit = self._loop.fit
+        return np.array([fit.lr_at(step) / fit.lr for step in range(start, stop)])
+
     def know(self, losses: Mapping[str, SequenceLosses]) -> None:
         """Take the losses that the evaluation grid has just read, so that they are not read again."""
         self._losses = losses

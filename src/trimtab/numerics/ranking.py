@@ -18,6 +18,8 @@ BLOCK = 2**16
 """Scores sorted at once: what fits into the cache of one core."""
 DRAWS = 2**20
 """Draws of a null table: with a million, one of 20,000 units can be found at a false discovery rate of .05."""
+SMALL = (np.float32, np.float16)
+"""Types of scores that fit into the upper half of a key."""
 _SIGN = np.uint32(0x8000_0000)
 
 
@@ -158,10 +160,30 @@ def untied(scores: Float[np.ndarray, "units samples"], seed: int = 0) -> Int[np.
     [0, 1, 2]
     """
     coins = np.random.default_rng(seed).random(scores.shape)
-    order = np.lexsort((coins, scores), axis=-1)
     ranks = np.empty(scores.shape, dtype=np.int32)
-    np.put_along_axis(ranks, order, np.arange(scores.shape[-1], dtype=np.int32)[None], axis=-1)
+    for rows in _blocks(*scores.shape):
+        order = _random_order(scores[rows], coins[rows])
+        np.put_along_axis(ranks[rows], order, np.arange(scores.shape[-1], dtype=np.int32)[None], axis=-1)
     return ranks
+
+
+def _random_order(
+    scores: Float[np.ndarray, "units samples"], coins: Float[np.ndarray, "units samples"]
+) -> Int[np.ndarray, "units samples"]:
+    """Order of each unit's scores, those of equal scores by their coins: `np.lexsort((coins, scores))`."""
+    place = max(scores.shape[-1] - 1, 1).bit_length()
+    if scores.dtype not in SMALL or place > 16:
+        return np.lexsort((coins, scores), axis=-1)
+    # One number holds a score, the first bits of its coin and its place, so that one sort of numbers does.
+    keys = _sortable(scores) << np.uint64(32)
+    keys |= (coins * 2.0 ** (32 - place)).astype(np.uint64) << np.uint64(place)
+    keys |= np.arange(scores.shape[-1], dtype=np.uint64)
+    keys.sort(axis=-1)
+    order = (keys & np.uint64(2**place - 1)).astype(np.int64)
+    keys >>= np.uint64(place)
+    unsure = (keys[:, 1:] == keys[:, :-1]).any(-1) | np.isnan(scores).any(-1)
+    order[unsure] = np.lexsort((coins[unsure], scores[unsure]), axis=-1)
+    return order
 
 
 def has_ties(scores: Float[np.ndarray, "units samples"]) -> Bool[np.ndarray, " units"]:
@@ -196,18 +218,21 @@ def _on_host(
     precisions = np.full(len(scores), np.nan)
     if not count:
         return precisions
-    small = scores.dtype in (np.float32, np.float16)
+    small = scores.dtype in SMALL
     for rows in _blocks(*scores.shape):
         block = scores[rows]
         if small:
-            # The bits of single-precision numbers as integers in the same order: -0 and 0 are one number.
-            bits = (block.astype(np.float32) + np.float32(0)).view(np.uint32)
-            keys = np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint64)
-            precisions[rows] = _of_keys(keys << np.uint64(1) | positive, count)
+            precisions[rows] = _of_keys(_sortable(block) << np.uint64(1) | positive, count)
         else:
             precisions[rows] = _of_classes(block[:, positive], block[:, ~positive])
         precisions[rows][np.isnan(block).any(-1)] = np.nan
     return precisions
+
+
+def _sortable(scores: Shaped[np.ndarray, "units samples"]) -> UInt[np.ndarray, "units samples"]:
+    """The bits of single-precision numbers as integers in the same order: -0 and 0 are one number."""
+    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint64)
 
 
 def _of_keys(keys: UInt[np.ndarray, "units samples"], count: int) -> Float[np.ndarray, " units"]:
@@ -215,21 +240,20 @@ def _of_keys(keys: UInt[np.ndarray, "units samples"], count: int) -> Float[np.nd
     keys.sort(axis=-1)
     units, samples = keys.shape
     # Every unit has `count` positives, so that their places from the bottom up make a table.
-    places = np.nonzero(keys & np.uint64(1))[1].reshape(units, count)
+    flat = np.flatnonzero((keys & np.uint64(1)).astype(bool))
+    places = (flat % samples).reshape(units, count)
     hits = np.broadcast_to(count - np.arange(count), places.shape)
     score = keys >> np.uint64(1)
-    same = score[:, 1:] == score[:, :-1]
-    if tied := np.nonzero(same.any(-1))[0].tolist():
+    apart = np.ones(keys.shape, dtype=bool)
+    np.not_equal(score[:, 1:], score[:, :-1], out=apart[:, 1:])
+    if not apart.all():
         # Equal scores pass a threshold together: each takes the place of the lowest of them, and counts all of them.
-        starts = np.zeros((len(tied), samples), dtype=np.int64)
-        starts[:, 1:] = np.where(same[tied], 0, np.arange(1, samples))
-        np.maximum.accumulate(starts, axis=-1, out=starts)
-        lowest = np.take_along_axis(starts, places[tied], axis=-1)
-        begins = np.ones_like(lowest, dtype=bool)
-        begins[:, 1:] = lowest[:, 1:] != lowest[:, :-1]
-        places, hits = places.copy(), hits.copy()
-        places[tied] = lowest
-        hits[tied] = count - np.maximum.accumulate(np.where(begins, np.arange(count), 0), axis=-1)
+        group = (np.cumsum(apart, dtype=np.int32) - 1)[flat]
+        places = (np.flatnonzero(apart)[group] % samples).reshape(units, count)
+        begins = np.ones(len(group), dtype=bool)
+        np.not_equal(group[1:], group[:-1], out=begins[1:])
+        first = np.flatnonzero(begins)[np.cumsum(begins, dtype=np.int32) - 1] % count
+        hits = count - first.reshape(units, count)
     return np.asarray((hits / (samples - places)).mean(-1))
 
 

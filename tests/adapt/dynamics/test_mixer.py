@@ -102,9 +102,9 @@ def test_a_setting_of_plans_asks_for_a_planned_mixture(asked: Any) -> None:
     assert mixer.settled("mass") == ("planned" if planned else "feedback")
     assert (mixer.sides(ROLES) is None) == planned
     if planned:
-        assert (mixer.settled("blocks"), mixer.settled("lean")) == (40, 0.0)
+        assert [mixer.settled(name) for name in ("blocks", "lean", "kappa")] == [40, 0.0, 1.28]
     assert plain.settled("mass") == "feedback"
-    assert plain.sides(ROLES) == Sides(20, 0.5, plain.kappa, shrink=True)
+    assert plain.sides(ROLES) == Sides(20, 1.0, 0.64, shrink=True)
 
 
 @pytest.mark.parametrize(

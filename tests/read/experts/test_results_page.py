@@ -125,6 +125,13 @@ def test_the_claims_about_a_real_language_model(
     assert list(modules["claims"].of_language_model(None)) == []
 
 
+def test_the_cost_of_a_run_names_its_cpu_time_where_it_is_known(modules: dict[str, ModuleType]) -> None:
+    found = {"wall_s": 600, "cpu_s": 240, "threads": {"torch": 1}, "load_average_at_the_end": [3.14, 2, 1]}
+    told = "It took 10 minutes of a machine with a load of 3.1, and 4 minutes of CPU time on 1 thread"
+    assert modules["page"].cost_of(found) == told
+    assert modules["page"].cost_of(found | {"cpu_s": None}) == "It took 10 minutes"
+
+
 @pytest.mark.parametrize(
     ("start", "way", "difference", "told"),
     [
@@ -200,6 +207,7 @@ def test_the_page_says_what_there_is(
     monkeypatch.setattr(modules["pages"], "RESULTS", tmp_path)
     assert modules["page"].page() == whole
     for name, told in {
+        "smollm2": "## What does a real language model say?",
         "causal": "## Do experts of a causal model",
         "minilm-differences": "## Do experts agree more",
         "minilm-nouns-48": "## Do other sentences",

@@ -70,8 +70,8 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 """What a setting that is None stands for."""
 _PLANS = ("solver", "ridge", "reach", "returns", "margin", "cap", "protect_targets")
 """Settings of a planned mixture, each of which asks for one."""
-_BLOCKS: Mapping[str, tuple[Any, Any]] = {"blocks": (20, 40), "lean": (0.5, 0.0)}
-"""Setting of kept probes -> its value where the targets' mass is fed back, and where the mixture is planned."""
+_BY_MASS: Mapping[str, tuple[Any, Any]] = {"blocks": (20, 40), "lean": (1.0, 0.0), "kappa": (0.64, 1.28)}
+"""Setting -> its value where the targets' mass is fed back, and where the mixture is planned."""
 
 _CHOICES = {
     "preset": Preset,
@@ -106,8 +106,9 @@ class DynaMiCS(Goals):
         probes: "kept" measures slopes from the run itself, cut into blocks that lean towards one domain each, so
             that no step is spent on measuring; "rolled-back" trains on each domain on trial and undoes it. Giving
             a `schedule` or `probe_steps` asks for the latter.
-        mass: "feedback" moves the share of the targets by the tightest constraint and composes the rest by slopes
-            (see `trimtab.adapt.dynamics.sides`); "planned" solves for the whole mixture, as the paper does. Rolled-back
+        mass: "feedback" plans the share of the targets anew at every reading, moves it there by bounded steps, and
+            composes the rest by slopes (see `trimtab.adapt.dynamics.sides`); "planned" solves for the whole mixture, as
+            the paper does. Rolled-back
             probes and any of `solver`, `ridge`, `reach`, `returns`, `margin`, `cap` and `protect_targets` ask for the
             latter. So does a run without a constraint, without a target to train on, or with nothing else.
         schedule: when rolled-back probes are run: "none", "light", "dense" (the paper's, scaled to the run), a fixed
@@ -117,8 +118,8 @@ class DynaMiCS(Goals):
             optimiser's first moment carries over, with errors that cover the choice of training batches).
         solver: "grid" (the paper's 45 candidates), "lp" (hard constraints), "robust" (hard constraints with a
             margin of `kappa` standard errors of the slopes).
-        kappa: margin of the robust solver, in standard errors; and what a departure from the rest's first shares has
-            to be worth.
+        kappa: standard errors of the slopes: that a departure from the rest's first shares has to be worth with mass
+            "feedback", where None stands for 0.64, and that the robust solver keeps as a margin, where it is 1.28.
         ridge: pull towards an even mixture, relative to the largest target slope; 0 for none.
         reach: until when constraints must hold in the plan: the "next" update (the paper), the "end" of the run, or
             whichever reading of the evaluation grid is "best" to stop at.
@@ -130,7 +131,7 @@ class DynaMiCS(Goals):
             differ, before planning.
         protect_targets: also keep every target from getting worse than the base model.
         lean: how far a kept block leans towards one domain beyond the mixture; 0 for not at all. With mass "feedback"
-            it is a domain of the rest, and None stands for 0.5. With mass "planned" None stands for 0, and the first
+            it is a domain of the rest, and None stands for 1. With mass "planned" None stands for 0, and the first
             blocks, which have to tell the domains apart, lean by half at least.
         blocks: how many blocks a run of kept probes is cut into, hence how often it is read; None for 20, or 40 with
             mass "planned".
@@ -143,7 +144,7 @@ class DynaMiCS(Goals):
     probe_steps: int | None = None
     slopes: SlopeRule | None = None
     solver: Solver | None = None
-    kappa: float = 1.28
+    kappa: float | None = None
     ridge: float | None = None
     reach: Reach | None = None
     returns: float | None = None
@@ -192,8 +193,8 @@ class DynaMiCS(Goals):
             return None  # settings of rolled-back probes
         if value is None and name == "mass" and self._asks_for_a_plan:
             return "planned"
-        if value is None and name in _BLOCKS:
-            return _BLOCKS[name][self.settled("mass") == "planned"]
+        if value is None and name in _BY_MASS:
+            return _BY_MASS[name][self.settled("mass") == "planned"]
         return PRESETS[self.preset].get(name) if value is None else value
 
     def _given(self, name: str) -> bool:
@@ -209,7 +210,9 @@ class DynaMiCS(Goals):
         trained, rest = roles.trainable_targets, set(roles.train) - set(roles.targets)
         if self.settled("mass") == "planned" or not (trained and rest and roles.tolerances):
             return None
-        return Sides(self.settled("blocks"), self.settled("lean"), self.kappa, self.settled("shrink"))
+        return Sides(
+            self.settled("blocks"), self.settled("lean"), self.settled("kappa"), self.settled("shrink")
+        )
 
     @property
     def planning(self) -> Planning:

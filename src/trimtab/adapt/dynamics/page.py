@@ -202,7 +202,9 @@ def _fed_back(result: RunRecord) -> Section:
         "constraints": [Mark(status, "good" if status == "kept" else "unsure") for status in statuses],
         "broken": [", ".join(update.conflicts) or NOTHING for update in result.slopes],
     }
-    caption = "Broken: its validation loss at that step, with the reserve of `fit.margin`, was above its limit."
+    caption = (
+        "Broken: its validation loss at that step, with the reserve of `fit.margin`, was above its limit."
+    )
     rows = Section("Every update", [Table(pd.DataFrame(columns, dtype=object), caption)], collapsed=True)
     return Section("Constraints at each update", [text, rows])
 

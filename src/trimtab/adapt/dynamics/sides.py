@@ -1,17 +1,19 @@
-"""Two sides of a mixture: how much goes to the targets is fed back, what the rest is made of is read off slopes.
+"""Two sides of a mixture: how much goes to the targets is one number, what the rest is made of is another question.
 
-How much target training the constraints bear is one number. Integral feedback on the tightest constraint finds it
-without a model of the run. Which of the other domains mend that constraint is what slopes know and feedback does not.
+How much target training the constraints bear is planned from now to the end of the run (`best_share`): of all shares,
+the one whose targets fall furthest before a constraint meets its limit, along the slopes as last measured. It is
+planned again at every reading, and the share moves there by a bounded step, so that an error of the plan shows up as
+slack and is taken back.
 
-The rest starts from shares that roles suggest (`first_rest`). Slopes may depart from them only as far as a lower
-confidence bound of what is gained says that it pays, which is safe policy improvement. So where slopes are noise, the
-rest stays as it was. With d = q - e the departure of the rest's mixture q from the first shares e, n the steps of the
-rest ahead, and g_i(d) = n S_i d + kappa n ||se_i * d|| the pessimistic change of loss i that it brings:
+The rest starts from shares that roles suggest (`first_rest`). Slopes may depart from them only as far as a confidence
+bound of what is gained says that it pays, which is safe policy improvement. So where slopes are noise, the rest stays
+as it was. With d = q - e the departure of the rest's mixture q from the first shares e, n the steps of the rest ahead,
+and g_i(d) = n S_i d + kappa n ||se_i * d|| the pessimistic change of loss i that it brings:
 
     maximise over q   worth * t - mean over targets i of g_i(d)
     subject to        g_i(d) <= slack_i - t      for each constraint i
 
-Slopes need a rest that varies: each block leans towards one of its domains, in turn, so that shares are kept on
+Slopes need a rest that varies: in each block one of its domains stands for it, in turn, so that shares are kept on
 average and no step is spent on measuring. Blocks that are long past say little of what mends a constraint now.
 """
 
@@ -28,7 +30,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.adapt.dynamics.planning import LossState, MeasuredSlopes, Planning, shrink_slopes
-from trimtab.adapt.dynamics.slopes import SETTLED, fitted, read_block
+from trimtab.adapt.dynamics.slopes import SETTLED, BlockHistory, fitted, read_block
 from trimtab.adapt.mixer import Decision, Needs, State, Update, not_finite, off_grid, scale
 from trimtab.adapt.session import Roles, Session, SlopeEstimate
 from trimtab.errors import DivergedError
@@ -36,22 +38,28 @@ from trimtab.numerics.cone import cone_solution, on_simplex
 from trimtab.numerics.simplex import MixtureSolution, spread
 from trimtab.train.settings import Fit, evaluation_steps
 
-GAIN = 8.0
-"""How far the log-odds of the targets' share rise over a run whose constraints all stay untouched."""
+PACE = 16.0
+"""How far the log-odds of the targets' share move over a run, at most; half of it while there are no slopes yet."""
 FLOOR = 0.05
-"""Neither side gets less than this share, so that the log-odds cannot run away."""
+"""Neither side gets less than this share: from a side that is never trained on nothing is learned."""
+SHARES = 41
+"""Shares of the targets that a plan considers, evenly spaced in log-odds."""
 STRANGER = 0.25
 """First share of a domain that is neither target nor constraint, beside 1 of a constraint to train on."""
-EXPLORED = 0.3
-"""Part of the blocks that lean by turns, whatever slopes say, so that what was set aside is seen again."""
-RECENT = 0.3
+EXPLORED = 0.2
+"""Part of the blocks that go by turns, whatever slopes say, so that what was set aside is seen again."""
+GLANCE = 0.25
+"""Part of its lean that a block keeps where it leans towards a domain which was set aside."""
+RECENT = 0.5
 """Share of a run after which what a block taught counts 1 / e."""
 SEEN = 3
 """Blocks before slopes are asked."""
 AHEAD = 0.25
-"""Share of a run that a departure is judged over, at most."""
+"""Share of a run that a departure of the rest is judged over, at most."""
 MOST_WORTH = 10.0
 """Nats of the targets that a nat of the tightest constraint is taken to buy, at most."""
+RESERVE = 0.15
+"""Part of each tolerance that a plan leaves unused, for what it gets wrong."""
 PATIENCE = 4
 """Readings in a row at the least share of the targets, with a constraint broken, before a run may be given up."""
 STRAIGHT = Planning()
@@ -82,17 +90,23 @@ class Sides:
         ]:
             raise DivergedError(not_finite(", ".join(lost), session.step))
         slack = left_of(session, names, now)
+        reserve = {name: RESERVE * scale(roles, name) for name in slack}
+        room = np.array([slack[name] - reserve[name] if name in slack else math.nan for name in names])
         tightest = min(slack[name] / scale(roles, name) for name in roles.tolerances)
-        log_odds = fed_back(log_odds, tightest, GAIN * gone / session.steps)
-        mass = 1 / (1 + math.exp(-log_odds))
         rest, measured = first_rest(roles), None
-        if len(history.ends) >= SEEN:
-            measured = fitted(session, history, self.blocks, RECENT)
-            measured = shrink_slopes(roles, measured, names) if self.shrink else measured
-            steps = (1 - mass) * min(session.steps - session.step, AHEAD * session.steps)
-            room = np.array([slack.get(name, math.nan) for name in names])
-            outlook = Outlook(names, measured.slopes, measured.errors, room, steps, self.kappa)
-            rest = rest_mixture(roles, outlook)
+        if len(history.ends) < SEEN:
+            log_odds += PACE / 2 * gone / session.steps * max(-1.0, min(1.0, tightest))
+        else:
+            measured = self.measured(session, history, names)
+            outlook = Outlook(names, measured.slopes, measured.errors, room)
+            near = min(session.steps, session.step + math.ceil(AHEAD * session.steps))
+            steps = _share(log_odds, -1) * float(session.rates(session.step, near).sum())
+            rest = rest_mixture(roles, outlook, steps, self.kappa)
+            ahead = float(session.rates(session.step, session.steps).sum())
+            aim, most = _log_odds(best_share(roles, outlook, rest, ahead)), PACE * gone / session.steps
+            log_odds += max(-most, min(most, aim - log_odds))
+        log_odds = max(_log_odds(FLOOR), min(-_log_odds(FLOOR), log_odds))
+        mass = _share(log_odds)
         leaning, credit = self._leaning(session, rest, history.credit)
         on_targets = np.array(spread(roles.train, roles.trainable_targets, mass))
         weights = on_targets + (1 - mass) * leaning
@@ -102,6 +116,11 @@ class Sides:
         kept = {**history.with_mixture(weights, credit), "log_odds": log_odds, "floored": floored}
         shares, ask_at = tuple(map(float, weights)), later if later < session.steps else None
         return Decision(shares, ask_at, kept, update or None, given_up(session, slack, floored))
+
+    def measured(self, session: Session, history: BlockHistory, names: Sequence[str]) -> MeasuredSlopes:
+        """Slopes of what is judged, from all blocks so far, older ones counting less."""
+        found = fitted(session, history, self.blocks, RECENT)
+        return shrink_slopes(session.roles, found, names) if self.shrink else found
 
     def needs(self, fit: Fit) -> Needs:
         """Planned cost: a reading of some sequences of what is judged at each border off the evaluation grid."""
@@ -125,11 +144,12 @@ class Sides:
         """The rest's mixture in this block, leaning to the domain that is owed most, and each domain's credit then."""
         if session.step >= (1 - SETTLED) * session.steps:
             return rest, list(credit)
-        known = first_rest(session.roles) > 0
-        balances = np.array(credit) + (1 - EXPLORED) * rest + EXPLORED * known / known.sum()
+        first = first_rest(session.roles)
+        balances = np.array(credit) + (1 - EXPLORED) * rest + EXPLORED * (first > 0) / (first > 0).sum()
         richest = int(balances.argmax())
         balances[richest] -= 1
-        mixture: np.ndarray = (1 - self.lean) * rest + self.lean * np.eye(len(rest))[richest]
+        lean = self.lean * max(GLANCE, min(1.0, float(rest[richest] / first.max())))
+        mixture: np.ndarray = (1 - lean) * rest + lean * np.eye(len(rest))[richest]
         return mixture, balances.tolist()
 
 
@@ -147,14 +167,43 @@ def left_of(session: Session, names: Sequence[str], now: LossState) -> dict[str,
     }
 
 
-def fed_back(log_odds: float, tightest: float, gain: float) -> float:
-    """The log-odds of the targets' share after a look at the tightest constraint's slack, in tolerances.
+def best_share(roles: Roles, outlook: Outlook, rest: Float[np.ndarray, " N"], ahead: float) -> float:
+    """The share of the targets at which they fall furthest while every constraint is kept.
 
-    >>> fed_back(0.0, 0.5, 0.4), fed_back(0.0, -3.0, 0.4)
-    (0.2, -0.4)
+    A share is worth the fall of the targets up to the last step, of those ahead, at which all constraints are kept.
+    Where a constraint is broken at all of them, the share that ends nearest to its limits is best.
+
+    Args:
+        roles: the domains by role.
+        outlook: slopes and slack; slopes that are not known count as 0.
+        rest: (N,) the mixture of the other side.
+        ahead: steps to the end of the run, at the peak of the learning rate.
     """
-    bound = math.log((1 - FLOOR) / FLOOR)
-    return max(-bound, min(bound, log_odds + gain * max(-1.0, min(1.0, tightest))))
+    bound = -_log_odds(FLOOR)
+    shares = np.array([_share(odds) for odds in np.linspace(-bound, bound, SHARES)])
+    on_targets = np.array(spread(roles.train, roles.trainable_targets))
+    mixtures = shares[:, None] * on_targets + (1 - shares[:, None]) * rest
+    moved = mixtures @ np.nan_to_num(outlook.slopes).T
+    limited = np.isfinite(outlook.slack)
+    slack, rates = outlook.slack[limited], moved[:, limited]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = slack / rates
+    until = np.where((slack >= 0) & (rates > 0), crossing, math.inf).min(axis=1).clip(max=ahead)
+    mended = np.where(rates < 0, crossing, math.inf)
+    since = np.where(slack < 0, mended, 0.0).max(axis=1)
+    fallen = -moved[:, ~limited].mean(axis=1) * until
+    excess = (rates * ahead - slack).max(axis=1)
+    kept = since <= until
+    worth = np.where(kept, fallen, -math.inf) if kept.any() else -excess
+    return float(shares[worth.argmax()])
+
+
+def _share(log_odds: float, sign: int = 1) -> float:
+    return 1 / (1 + math.exp(-sign * log_odds))
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))
 
 
 def first_rest(roles: Roles) -> Float[np.ndarray, " N"]:
@@ -179,26 +228,28 @@ def first_rest(roles: Roles) -> Float[np.ndarray, " N"]:
 
 @dataclass(frozen=True, eq=False)
 class Outlook:
-    """What a choice of the rest's mixture is judged by.
+    """What a choice is judged by.
 
     Attributes:
         names: the M targets and constraints.
         slopes, errors: (M, N) change of each loss per step on each domain, nats per token.
         slack: (M,) nats by which each constraint may still rise; nan for targets.
-        steps: of the rest that are looked ahead.
-        kappa: standard errors that a departure has to be worth.
     """
 
     names: Sequence[str]
     slopes: Float[np.ndarray, "M N"]
     errors: Float[np.ndarray, "M N"]
     slack: Float[np.ndarray, " M"]
-    steps: float
-    kappa: float
 
 
-def rest_mixture(roles: Roles, outlook: Outlook) -> Float[np.ndarray, " N"]:
+def rest_mixture(roles: Roles, outlook: Outlook, steps: float, kappa: float) -> Float[np.ndarray, " N"]:
     """The rest's mixture: its first shares, but for departures that clearly pay.
+
+    Args:
+        roles: the domains by role.
+        outlook: slopes and slack.
+        steps: of the rest that are looked ahead.
+        kappa: standard errors that a departure has to be worth.
 
     Returns:
         (N,) shares that sum to one; zero for targets, and for domains whose slopes are not known.
@@ -206,10 +257,13 @@ def rest_mixture(roles: Roles, outlook: Outlook) -> Float[np.ndarray, " N"]:
     first = first_rest(roles)
     known = np.isfinite(outlook.slopes).all(axis=0) & np.isfinite(outlook.errors).all(axis=0)
     usable = known & np.array([name not in roles.targets for name in roles.train])
-    if usable.sum() < 2 or not first[usable].sum() > 0 or outlook.steps <= 0:
+    if usable.sum() < 2 or not first[usable].sum() > 0 or steps <= 0:
         return first
     even = first[usable] / first[usable].sum()
-    found = _safest(outlook, usable, even, _worth(roles, outlook, first))
+    noise = kappa * steps * outlook.errors[:, usable]
+    found = _safest(
+        steps * outlook.slopes[:, usable], noise, outlook.slack, even, _worth(roles, outlook, first)
+    )
     if found is None:
         return first
     mixture = np.zeros(len(first))
@@ -229,13 +283,15 @@ def _worth(roles: Roles, outlook: Outlook, rest: Float[np.ndarray, " N"]) -> flo
 
 
 def _safest(
-    outlook: Outlook, usable: np.ndarray, first: Float[np.ndarray, " n"], worth: float
+    change: Float[np.ndarray, "M n"],
+    noise: Float[np.ndarray, "M n"],
+    slack: Float[np.ndarray, " M"],
+    first: Float[np.ndarray, " n"],
+    worth: float,
 ) -> Float[np.ndarray, " n"] | None:
     """The cone programme in (q, t, s), where s bounds the pessimistic change of the targets' mean; None if it fails."""
-    n, targets = len(first), np.isnan(outlook.slack)
-    change = outlook.steps * outlook.slopes[:, usable]
-    noise = outlook.kappa * outlook.steps * outlook.errors[:, usable]
-    rows = [(change[i], noise[i], outlook.slack[i], (1.0, 0.0)) for i in np.flatnonzero(~targets)]
+    n, targets = len(first), np.isnan(slack)
+    rows = [(change[i], noise[i], slack[i], (1.0, 0.0)) for i in np.flatnonzero(~targets)]
     error = np.sqrt((noise[targets] ** 2).sum(axis=0)) / targets.sum()
     rows.append((change[targets].mean(axis=0), error, 0.0, (0.0, -1.0)))
     size = max(float(np.abs([change, noise]).max()), 1e-12)
@@ -266,18 +322,20 @@ def _update(
     later: int,
     weights: Float[np.ndarray, " N"],
 ) -> Update:
-    """The record of the update; what is not read between two points of the grid is nan."""
+    """The record of the update, slopes at the learning rates until the next; what is not read then is nan."""
     every, horizon = session.roles.evaluate, later - session.step
     rows = [every.index(name) for name in names]
     slopes, errors = np.full((2, len(every), len(weights)), math.nan)
-    slopes[rows], errors[rows] = measured.slopes, measured.errors
+    rate = float(session.rates(session.step, later).mean())
+    slopes[rows], errors[rows] = rate * measured.slopes, rate * measured.errors
     predicted, broken = np.full(len(every), math.nan), np.full(len(every), math.nan)
     base = np.array([session.reference[name].loss for name in names])
-    predicted[rows] = base + now.change + measured.moved(horizon * weights)
+    moved = measured.moved(horizon * rate * weights)
+    predicted[rows] = base + now.change + moved
     for name, room in slack.items():
         broken[every.index(name)] = max(0.0, -room)
     conflicts = tuple(int(k) for k in np.flatnonzero(np.nan_to_num(broken) > 0))
-    fallen = float(measured.moved(horizon * weights)[[name in session.roles.targets for name in names]].sum())
+    fallen = float(moved[[name in session.roles.targets for name in names]].sum())
     status: Literal["broken", "kept"] = "broken" if conflicts else "kept"
     prices = np.full(len(every), math.nan)
     solution = MixtureSolution(weights, predicted, status, broken, conflicts, prices, fallen)

@@ -112,7 +112,8 @@ class BlockHistory:
         step: of the last reading.
         weights: the mixture since then.
         average: (N,) the mixtures in the optimiser's first moment then (see `blended`).
-        exposure: (N,) steps on each domain until then, as the optimiser's first moment saw them.
+        exposure: (N,) steps on each domain until then, as the optimiser's first moment saw them, each counted as its
+            learning rate's share of the peak.
         credit: (N,) the sum of mixtures so far less the blocks that leaned towards each domain, in blocks.
         nll: (M, n) summed negative log-likelihood of each sampled sequence then.
         offset: (M,) by how much a change on all validation sequences exceeds that on the sampled ones, when last known.
@@ -146,7 +147,8 @@ class BlockHistory:
         """The history with the steps since the last reading as one more block."""
         mixtures = [np.array(self.weights)] * (session.step - self.step)
         shares, average = blended(np.array(self.average), self.step, mixtures, session.momentum)
-        before, steps = np.array(self.exposure), shares.sum(axis=0)
+        before = np.array(self.exposure)
+        steps = (shares * session.rates(self.step, session.step)[:, None]).sum(axis=0)
         moved = [
             change(sampled[name], replace(sampled[name], nll=np.array(nll)))
             for name, nll in zip(sampled, self.nll, strict=True)
