@@ -176,12 +176,8 @@ def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
         f"{calibration_sentence(calibration(result))}"
     )
     yield Section("Did the slopes predict?", [picture(drawn.calibration_figure(result, label), caption)])
-    yield _fed_back(result) if fed_back(result) else _solved(result)
-
-
-def fed_back(result: RunRecord) -> bool:
-    """Whether the mass of the targets was moved by feedback, so that no update solved for a whole mixture."""
-    return any(update.solver_status in ("kept", "broken") for update in result.slopes)
+    told = {update.solver_status for update in result.slopes}
+    yield _fed_back(result) if told & {"kept", "broken"} else _solved(result)
 
 
 def _fed_back(result: RunRecord) -> Section:
