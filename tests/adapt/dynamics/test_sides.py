@@ -386,10 +386,9 @@ def test_the_rest_goes_to_the_stranger_that_mends_what_cannot_be_trained_on(
     assert low <= last.weights[1] / (1 - mass(last.weights)) <= high
 
 
-def test_constraints_are_nearly_kept_and_the_target_gains() -> None:
-    *_, (_, _, moved) = asked_of(HURT, 320)
-    assert moved[0] < -0.2
-    assert tightest(moved) > -0.5
+def test_at_some_update_the_target_has_gained_and_every_constraint_is_kept() -> None:
+    """Not at the last: a plan counts up to the last step at which all are kept."""
+    assert any(moved[0] < -0.2 and tightest(moved) >= 0 for _, _, moved in asked_of(HURT, 320))
 
 
 def test_the_state_survives_json_in_the_middle() -> None:
