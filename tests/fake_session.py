@@ -76,6 +76,8 @@ def session(
         grid=tuple(grid),
         reference={name: reading(BASE) for name in roles.evaluate},
         losses=lambda: now,
+        rates=lambda start, stop: np.ones(stop - start),
+        sampled_losses=lambda of=None: {name: now[name] for name in of or roles.evaluate},
         clock=Clock(),
         margin=margin,
         momentum=momentum,

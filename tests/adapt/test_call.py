@@ -105,13 +105,19 @@ def test_open_settings_are_told_as_they_come_to() -> None:
     ours = settled(DynaMiCS(ridge=0.1), Fit())
     assert ours == {
         "probes": "kept",
+        "mass": "planned",
         "solver": "lp",
         "reach": "best",
         "returns": 0.5,
         "margin": 1.0,
         "cap": 0.5,
         "shrink": True,
+        "kappa": 1.28,
+        "lean": 0.0,
+        "blocks": 40,
     }
+    fed_back = settled(DynaMiCS(), Fit())
+    assert [fed_back[name] for name in ("mass", "kappa", "lean", "blocks")] == ["feedback", 0.64, 1.0, 20]
     papers = settled(DynaMiCS(preset="paper"), Fit())
     assert (papers["solver"], papers["schedule"], papers["slopes"], papers["margin"]) == (
         "grid",

@@ -33,8 +33,9 @@ from trimtab.train.settings import evaluation_steps
 from worlds import EVALUATE, QUICK, TRAIN, domain, evaluated, model, texts, tokenizer, trainable
 
 LOOSE = {"web": 5.0, "safety": 5.0}
-KEPT = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3})
-PROBING = replace(KEPT, schedule=4)
+FED_BACK = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3})
+KEPT = replace(FED_BACK, mass="planned")
+PROBING = replace(FED_BACK, schedule=4)
 WRITES_NOTHING = "No completions are shown: the model, a Letters, has no generate()."
 
 
@@ -100,6 +101,7 @@ def best_by_table(result: FinetuneResult, tolerances: Mapping[str, float], targe
 @pytest.mark.parametrize(
     ("mixer", "best"),
     [
+        (FED_BACK, 12),
         (KEPT, 12),
         (PROBING, 7),
         (replace(PROBING, preset="paper"), 12),

@@ -209,3 +209,13 @@ def test_what_happened_often_is_one_line_with_a_count() -> None:
     assert result(rows).notes == (rare, probes, f"{relaxed}: all of them over web.")
     rows[2] |= {"status": "relaxed", "conflicts": ["safety", "web"]}
     assert result(rows).notes[-1] == f"{relaxed.replace('2 of', '3 of')}: over web (3), safety (1)."
+
+
+def test_broken_constraints_of_a_run_that_feeds_back_are_noted() -> None:
+    """A domain that got no share yet has no slopes, and no probe of it is said to have diverged."""
+    rows = [update(step, [None] * 4, status="kept", shadow_prices={}) for step in (0, 2, 4)]
+    assert result(rows).notes == ()
+    rows[1] |= {"status": "broken", "conflicts": ["web"]}
+    assert result(rows).notes == ("At the update of step 2 a constraint was broken: web.",)
+    rows[2] |= {"status": "broken", "conflicts": ["web", "safety"]}
+    assert result(rows).notes == ("At 2 of 3 updates a constraint was broken: web (2), safety (1).",)

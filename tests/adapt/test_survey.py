@@ -156,8 +156,14 @@ def test_the_first_records_of_large_files(job: DynamicsConfig, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     "mixer",
-    [Uniform(), Feedback(every=5), DynaMiCS(blocks=6), DynaMiCS(schedule=6, probe_steps=2)],
-    ids=["uniform", "feedback", "kept", "rolled-back"],
+    [
+        Uniform(),
+        Feedback(every=5),
+        DynaMiCS(blocks=6),
+        DynaMiCS(blocks=6, mass="planned"),
+        DynaMiCS(schedule=6, probe_steps=2),
+    ],
+    ids=["uniform", "feedback", "fed back", "kept", "rolled-back"],
 )
 def test_planned_is_booked(job: DynamicsConfig, mixer: Any, tmp_path: Path) -> None:
     """Validation splits of 12 to 16 sequences and fewer than a reading asks for, as of small domains."""

@@ -359,12 +359,13 @@ def rounding_notes(rows: Sequence[Row], progress: Progress) -> Iterator[str]:
 
 
 def _notes(progress: Progress, mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
-    """One line per kind: an early stop, domains too rare to be drawn, probes that diverged, relaxed updates."""
+    """One line per kind: a stop, domains too rare to be drawn, diverged probes, relaxed updates, broken ones."""
     if progress.stop and progress.stop != "done":
         yield f"Stopped at step {progress.ledger.training_steps} of {fit.steps}: {progress.stop}."
     yield from _too_rare(mixtures, roles, fit)
     yield from _diverged_probes(mixtures, roles)
     yield from _relaxed(mixtures)
+    yield from _broken(mixtures)
 
 
 def _too_rare(mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
@@ -387,10 +388,11 @@ def _too_rare(mixtures: Sequence[Row], roles: Roles, fit: Fit) -> Iterator[str]:
 
 
 def _diverged_probes(mixtures: Sequence[Row], roles: Roles) -> Iterator[str]:
-    """Probes whose column of slopes is empty."""
+    """Probes whose column of slopes is empty; where the mass is fed back, that is of a domain not trained on yet."""
     diverged = []
     for row in mixtures:
-        columns = zip(roles.train, zip(*row.get("slopes", []), strict=True), strict=False)
+        probed = [] if row.get("status") in ("kept", "broken") else row.get("slopes", [])
+        columns = zip(roles.train, zip(*probed, strict=True), strict=False)
         diverged.append([name for name, column in columns if all(slope is None for slope in column)])
     steps = [row["step"] for row, names in zip(mixtures, diverged, strict=True) if names]
     if len(steps) == 1:
@@ -421,6 +423,17 @@ def _relaxed(mixtures: Sequence[Row]) -> Iterator[str]:
             f"{len(relaxed)} of {len(updates)} updates were relaxed, as no mixture was predicted to keep every "
             f"constraint: {over}."
         )
+
+
+def _broken(mixtures: Sequence[Row]) -> Iterator[str]:
+    """Updates at which a constraint was broken, where the mass of the targets is fed back."""
+    broken = [row for row in mixtures if row.get("status") == "broken"]
+    if len(broken) == 1:
+        yield f"At the update of step {broken[0]['step']} a constraint was broken: {', '.join(broken[0]['conflicts'])}."
+    elif broken:
+        updates = sum("status" in row for row in mixtures)
+        names = _counted(row["conflicts"] for row in broken)
+        yield f"At {len(broken)} of {updates} updates a constraint was broken: {names}."
 
 
 def _counted(names: Iterable[Sequence[str]]) -> str:

@@ -55,13 +55,15 @@ class SlopeUpdate:
     Attributes:
         step: when it was made.
         horizon: steps until the next one.
-        slopes: evaluation domains x training domains, nats per token and step; nan where a probe diverged.
+        slopes: evaluation domains x training domains, nats per token and step; nan where a probe diverged, and of
+            domains that were not read.
         standard_errors: of the slopes, over evaluation sequences.
         predicted: loss at the horizon by evaluation domain, nats per token.
         weights: the mixture chosen, by training domain.
-        solver_status: "optimal", or "relaxed" when no mixture keeps all constraints.
-        conflicts: constraints that cannot be kept together (or alone).
-        shadow_prices: target nats that one nat of tolerance would buy, by constraint; nan when relaxed.
+        solver_status: "optimal", or "relaxed" when no mixture keeps all constraints; where the mass of the targets is
+            fed back, "kept", or "broken" when a constraint is broken at this step.
+        conflicts: constraints that cannot be kept together (or alone); where the mass is fed back, those broken.
+        shadow_prices: target nats that one nat of tolerance would buy, by constraint; nan when relaxed or fed back.
     """
 
     step: int
@@ -239,7 +241,7 @@ def from_mapping(cls: type[Record], value: Mapping[str, Any]) -> Record:
 
 def read_update(row: Mapping[str, Any], train: list[str], evaluate: list[str]) -> SlopeUpdate:
     """The update that a row of metrics.jsonl records."""
-    if row["status"] not in ("optimal", "relaxed"):
+    if row["status"] not in ("optimal", "relaxed", "kept", "broken"):
         raise ValueError(f"an update has the status {row['status']!r:.80}")
     return SlopeUpdate(
         step=row["step"],

@@ -87,7 +87,8 @@ class MixtureSolution:
     Attributes:
         weights: share of each training domain, at least 0, summing to 1.
         predicted: loss of every evaluation domain at the horizon, nats, *without* a margin.
-        status: "optimal" when every constraint is kept as the method poses it, else "relaxed".
+        status: "optimal" when every constraint is kept as the method poses it, else "relaxed". Of a mixture that no
+            programme was solved for: "kept", or "broken" where a constraint was broken when it was chosen.
         violation: nats by which each constraint is broken as the method poses it (so with the margin for
             "robust"); 0 where kept, nan for non-constraints.
         conflicts: the constraints that cannot be kept together, in order; empty when optimal. They are the
@@ -103,7 +104,7 @@ class MixtureSolution:
 
     weights: Float[np.ndarray, " N"]
     predicted: Float[np.ndarray, " M"]
-    status: Literal["optimal", "relaxed"]
+    status: Literal["optimal", "relaxed", "kept", "broken"]
     violation: Float[np.ndarray, " M"]
     conflicts: tuple[int, ...]
     shadow_prices: Float[np.ndarray, " M"]

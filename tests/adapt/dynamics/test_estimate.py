@@ -61,6 +61,8 @@ MIXERS: list[Any] = [
     DualAscent(every=5),
     DynaMiCS(),
     *(DynaMiCS(blocks=blocks) for blocks in (1, 2, 3, 5)),
+    DynaMiCS(mass="planned"),
+    *(DynaMiCS(mass="planned", blocks=blocks) for blocks in (1, 2, 3, 5)),
     DynaMiCS(blocks=4, lean=0.0, preset="paper", probes="kept"),
     DynaMiCS(preset="paper"),
     EarlyStoppedTarget(patience=99),

@@ -1,4 +1,4 @@
-"""Kept probes: how a run is cut into blocks, what is read off them, and that nothing is rolled back."""
+"""Kept probes of planned mixtures: how a run is cut into blocks, what is read off them; nothing is rolled back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trimtab.train.settings import evaluation_steps
 from worlds import QUICK, evaluated, model, trainable
 
 few = settings(max_examples=60, deadline=None)
-ASKED: dict[str, Any] = {"targets": TARGETS, "constraints": CONSTRAINTS}
+ASKED: dict[str, Any] = {"targets": TARGETS, "constraints": CONSTRAINTS, "mass": "planned"}
 NAMES = ["a", "b", "c", "d", "e"]
 
 
@@ -300,7 +300,7 @@ def test_a_loss_that_left_the_finite_numbers_ends_the_run() -> None:
 # In a run
 
 
-KEPT = DynaMiCS(targets=["math"], constraints={"web": 0.3, "safety": 0.3}, blocks=4, lean=0.5)
+KEPT = DynaMiCS(**ASKED | {"constraints": {"web": 0.3, "safety": 0.3}}, blocks=4, lean=0.5)
 DOMAINS = {"train": trainable(), "evaluate": evaluated()}
 EACH_STEP = replace(QUICK, checkpoint_every=1)
 

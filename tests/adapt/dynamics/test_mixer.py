@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fake_run import Straight
 from fake_session import BASE, CONSTRAINTS, ROLES, TARGETS, ask, session
 from trimtab.adapt.dynamics.mixer import PRESETS, DynaMiCS
 from trimtab.adapt.dynamics.planning import Planning
+from trimtab.adapt.dynamics.sides import Sides
 from trimtab.adapt.finetune import refuse
+from trimtab.adapt.mixer import Needs
 from trimtab.adapt.session import SlopeEstimate, make_roles
 from trimtab.errors import ConfigProblems, DivergedError
 from trimtab.numerics.simplex import MixtureProblem, solve_mixture
+from trimtab.train.settings import Fit
 
 ASKED: dict[str, Any] = {"targets": TARGETS, "constraints": CONSTRAINTS}
 HELPS_AND_HURTS = [[-0.02, 0.0, 0.0], [0.0, -0.01, 0.0], [0.01, 0.0, -0.01], [0.01, 0.0, -0.01]]
@@ -30,6 +34,7 @@ def estimate(slopes: list[list[float]], errors: float = 0.0, steps: int = 3) -> 
 
 PUBLISHED = {
     "probes": "rolled-back",
+    "mass": "planned",
     "schedule": "light",
     "slopes": "whole",
     "solver": "grid",
@@ -42,6 +47,7 @@ PUBLISHED = {
 }
 OURS = {
     "probes": "kept",
+    "mass": "feedback",
     "schedule": "light",
     "slopes": "momentum",
     "solver": "lp",
@@ -83,6 +89,44 @@ def test_a_schedule_or_a_probe_length_asks_for_rolled_back_probes_and_for_nothin
     assert mixer.settled("probes") == "rolled-back"
     assert mixer.planning == DynaMiCS().planning
     assert mixer.settled("slopes") == "momentum"
+
+
+@pytest.mark.parametrize(
+    "asked", [*({name: OTHER[name]} for name in OTHER), {"protect_targets": True}, {"probe_steps": 2}]
+)
+def test_a_setting_of_plans_asks_for_a_planned_mixture(asked: Any) -> None:
+    """Rolled-back probes, too; and what is left open then is what it was before there was feedback."""
+    mixer, plain = DynaMiCS(**asked), DynaMiCS()
+    rolls_back = asked.keys() & {"schedule", "slopes", "probe_steps"}
+    planned = mixer.settled("probes") == "rolled-back" or not rolls_back
+    assert mixer.settled("mass") == ("planned" if planned else "feedback")
+    assert (mixer.sides(ROLES) is None) == planned
+    if planned:
+        assert [mixer.settled(name) for name in ("blocks", "lean", "kappa")] == [40, 0.0, 1.28]
+    assert plain.settled("mass") == "feedback"
+    assert plain.sides(ROLES) == Sides(20, 1.0, 0.64, shrink=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "targets", "tolerances"),
+    [
+        (["math", "code", "web"], ["math"], {}),
+        (["code", "web"], ["math"], {"web": 0.1}),
+        (["math", "code"], ["math", "code"], {"safety": 0.1}),
+    ],
+    ids=["no constraint", "no target to train on", "targets alone"],
+)
+def test_without_two_sides_the_mixture_is_planned(train: Any, targets: Any, tolerances: Any) -> None:
+    roles, mixer = make_roles(train, ["math", "safety"], targets, tolerances), DynaMiCS()
+    assert mixer.settled("mass") == "feedback"
+    assert mixer.sides(roles) is None
+    slopes = np.random.default_rng(0).normal(0, 0.01, (len(roles.evaluate), len(train)))
+    found = Straight(slopes, roles=roles).run(mixer)
+    assert all(min(one.weights) >= 0 for _, one in found)
+    assert found[-1][1].update is not None
+    assert found[-1][1].update.solution.status in ("optimal", "relaxed")
+    off_the_grid = [step for step, _ in found if step not in (0, 1, 4, 16, 64)]
+    assert mixer.needs(Fit(steps=64, eval_points=4), roles) == Needs(sampled_readings=len(off_the_grid))
 
 
 def test_the_papers_plan_is_linear_and_without_reserves() -> None:
@@ -229,6 +273,7 @@ def test_targets_are_protected_where_asked() -> None:
 
 
 POSITIVE = ", expected a number from 0 to 1000"
+PLANNED = {"solver": "lp", "ridge": 0.0, "reach": "end", "returns": 1.0, "margin": 0.0, "cap": 1.0}
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"schedule": 0}, "mixer.schedule: got 0, expected a gap of at least one step; try 'light'"),
     (
@@ -256,6 +301,22 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"lean": -0.1}, "mixer.lean: got -0.1, expected a share between 0 and 1"),
     ({"lean": 1.1}, "mixer.lean: got 1.1, expected a share between 0 and 1"),
     ({"blocks": 0}, "mixer.blocks: got 0, expected at least 1"),
+    ({"mass": "feedbac"}, "mixer.mass: got 'feedbac', expected 'feedback' or 'planned'; try 'feedback'"),
+    *(
+        (
+            {"mass": "feedback", **settings},
+            "mixer.mass: got 'feedback', expected 'planned', where probes are rolled back",
+        )
+        for settings in ({"schedule": 4}, {"probe_steps": 2}, {"probes": "rolled-back"}, {"preset": "paper"})
+    ),
+    *(
+        (
+            {"mass": "feedback", name: value},
+            f"mixer.{name}: got {value!r}, expected nothing: it is a setting of a planned mixture; "
+            'try mass: "planned"',
+        )
+        for name, value in {**PLANNED, "protect_targets": True}.items()
+    ),
     *(
         (
             {"probes": "kept", name: value},
@@ -288,6 +349,9 @@ def test_each_impossible_setting_is_named(settings: dict[str, Any], message: str
             "blocks": 1,
         },
         {"lean": 1.0, "probes": "kept"},
+        {"mass": "planned", "solver": "lp", "protect_targets": True},
+        {"mass": "feedback", "kappa": 0.0, "shrink": False, "blocks": 3, "lean": 1.0},
+        {"mass": "feedback", "preset": "paper", "probes": "kept"},
     ],
     ids=str,
 )

@@ -17,7 +17,7 @@ from finetune_results import MakeResult
 from page_sentences import hold
 from trimtab.adapt.dynamics.compare import gain_difference
 from trimtab.adapt.dynamics.result import FinetuneResult
-from trimtab.adapt.record import COLUMNS, COMPLETION_COLUMNS
+from trimtab.adapt.record import COLUMNS, COMPLETION_COLUMNS, SlopeUpdate
 
 pytestmark = pytest.mark.usefixtures("undrawn")  # what is drawn is looked at in test_page.py
 
@@ -101,6 +101,26 @@ def broken(result: FinetuneResult) -> FinetuneResult:
     return replace(result, losses=losses)
 
 
+def feeding_back(result: FinetuneResult, broken_at: Sequence[int]) -> FinetuneResult:
+    """The result as if the mass had been fed back, `metadata` broken at some updates, and `tests` not read there."""
+
+    def fed(update: SlopeUpdate) -> SlopeUpdate:
+        lost = update.step in broken_at
+        slopes, errors = (each.copy() for each in (update.slopes, update.standard_errors))
+        slopes.loc["tests"] = errors.loc["tests"] = math.nan
+        return replace(
+            update,
+            slopes=slopes,
+            standard_errors=errors,
+            predicted={**update.predicted, "tests": math.nan},
+            solver_status="broken" if lost else "kept",
+            conflicts=("metadata",) if lost else (),
+            shadow_prices=dict.fromkeys(update.shadow_prices, math.nan),
+        )
+
+    return replace(result, slopes=[fed(update) for update in result.slopes])
+
+
 def paired(a: FinetuneResult, b: FinetuneResult) -> tuple[float, float]:
     """The 95 % paired t interval of the mean difference in nats per token; all records have as many tokens."""
     apart = a.target_records.assign(d=(a.target_records["change"] - b.target_records["change"]) / 100)
@@ -125,6 +145,7 @@ DEFINITIONS = (
     r"One point per interval between updates and evaluation domain\.",
     r"Bars: one standard error of the slopes\.",
     r"A price says how many nats the sum of predicted target losses would fall per nat of extra tolerance: .*",
+    r"Broken: its validation loss at that step, with the reserve of `fit\.margin`, was above its limit\.",
     r"Wall-clock on one machine, once \(n = 1\)\.",
     r"Intervals: 95 % over test records, paired with the base model on the same sequences; .* training seed\.",
     r"Costs: multiples of one fixed-mixture run\.",
@@ -276,6 +297,25 @@ def rules(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
     }
 
 
+def feedback(result: FinetuneResult) -> dict[str, Callable[..., bool]]:
+    """What each sentence about a run that feeds the mass back must say, from its updates."""
+    lost = [update for update in result.slopes if update.conflicts]
+    slopes = [update.slopes for update in result.slopes]
+    without = [name for name in result.final["domain"] if all(each.loc[name].isna().all() for each in slopes)]
+    return {
+        r"At each of (\d+) updates every constraint was kept at that moment\.": (
+            lambda n: not lost and int(n) == len(slopes)
+        ),
+        r"At (\d+) of (\d+) updates a constraint was broken at that moment \(“broken”\): "
+        r"the share of the targets falls while one is, and rises while none is\.": (
+            lambda k, n: (int(k), int(n)) == (len(lost), len(slopes))
+        ),
+        r"Without a row, as between evaluations only targets and constraints are read: (.*)\.": (
+            lambda names: names.split(", ") == without
+        ),
+    }
+
+
 def counts(results: Sequence[FinetuneResult]) -> dict[str, Callable[..., bool]]:
     """What each sentence with a number of sequences or records must say."""
 
@@ -347,7 +387,7 @@ def _predictions(result: FinetuneResult, n: int, error: str, r: str) -> bool:
     made: dict[tuple[int, str], float] = {}
     read: dict[tuple[int, str], float] = {}
     for update in result.slopes:
-        for name in update.slopes.index:
+        for name in update.slopes.index[update.slopes.notna().any(axis=1)]:
             used = [column for column in update.slopes if update.weights[column] > 0]
             moved = sum(update.slopes.loc[name, column] * update.weights[column] for column in used)
             made[update.step, name] = update.horizon * moved
@@ -391,6 +431,19 @@ def test_every_sentence_about_one_run(results: list[FinetuneResult], which: int)
         FinetuneResult.page([result]), {**rules([result]), **counts([result])}, definitions=DEFINITIONS
     )
     assert sum(held.values()) >= 2
+
+
+@pytest.mark.parametrize("broken_at", [(), (5, 160)])
+def test_every_sentence_about_a_run_that_feeds_back(
+    results: list[FinetuneResult], broken_at: Sequence[int]
+) -> None:
+    result = feeding_back(results[0], broken_at)
+    every = {**rules([result]), **counts([result]), **feedback(result)}
+    held = hold(FinetuneResult.page([result]), every, definitions=DEFINITIONS)
+    told = "was kept at that moment" if not broken_at else "was broken at that moment"
+    assert sum(n for rule, n in held.items() if told in rule) == 1
+    assert sum(n for rule, n in held.items() if rule.startswith("Without a row")) == 1
+    assert sum(n for rule, n in held.items() if "no mixture was predicted" in rule) == 0
 
 
 def test_every_sentence_about_several_runs(results: list[FinetuneResult]) -> None:

@@ -50,6 +50,7 @@ MIXERS: list[Mixer] = [
     DualAscent(**ASKED, every=2),
     DynaMiCS(**ASKED),
     DynaMiCS(**ASKED, blocks=3, lean=0.9),
+    DynaMiCS(**ASKED, blocks=6, mass="planned"),
     DynaMiCS(**ASKED, schedule=4, probe_steps=2),
     DynaMiCS(**ASKED, preset="paper", schedule=4, probe_steps=2),
     EarlyStoppedTarget(**ASKED, patience=9),

@@ -255,7 +255,7 @@ def calibration(result: RunRecord, label: str = "") -> pd.DataFrame:
 
     The prediction is H * sum_j S_ij w_j, without the solver's safety margin; a column without slopes counts only
     if it has weight. What happened is the difference of the validation losses read at the interval's two ends, on
-    the same sequences; nan where an end was not read.
+    the same sequences; nan where an end was not read. Domains that have no slopes are left out.
 
     Args:
         result: a run; without slopes the frame is empty.
@@ -269,7 +269,10 @@ def calibration(result: RunRecord, label: str = "") -> pd.DataFrame:
     rows = []
     for update in result.slopes:
         end, which = update.step + update.horizon, (label or result.label, update.step, update.horizon)
+        without = update.slopes.isna().all(axis=1)
         for name, change, error in zip(update.slopes.index, *predicted_change(update), strict=True):
+            if without[name]:
+                continue
             realised = read.get((end, name), math.nan) - read.get((update.step, name), math.nan)
             rows.append((*which, str(name), float(change), float(error), realised))
     return pd.DataFrame(rows, columns=list(POINT_COLUMNS))

@@ -59,8 +59,13 @@ def mixture_figure(result: RunRecord, label: str = "") -> Figure:
 
 
 def slope_figures(result: RunRecord, label: str, updates: Sequence[int]) -> list[Figure]:
-    """One heat map per named update, on the colour scale of all updates, in thousandths of a nat per step."""
-    slopes = [update.slopes.to_numpy(dtype=float) for update in result.slopes]
+    """One heat map per named update, on the colour scale of all updates, in thousandths of a nat per step.
+
+    Domains that have no slopes in any update have no row.
+    """
+    without = set(unread(result))
+    rows = [name for name in result.slopes[0].slopes.index if name not in without]
+    slopes = [update.slopes.loc[rows].to_numpy(dtype=float) for update in result.slopes]
     sizes = np.concatenate([np.zeros(0), *(np.abs(each).ravel() for each in slopes)])
     finite = sizes[np.isfinite(sizes)]
     maps = []
@@ -71,9 +76,9 @@ def slope_figures(result: RunRecord, label: str, updates: Sequence[int]) -> list
         mixture = f"for the next {steps}, mixture {_listed(update.weights)}"
         drawn = charts.heat_map(
             1e3 * slopes[place],
-            [str(name) for name in update.slopes.index],
+            [str(name) for name in rows],
             columns,
-            errors=1e3 * update.standard_errors.to_numpy(dtype=float),
+            errors=1e3 * update.standard_errors.loc[rows].to_numpy(dtype=float),
             notes=[percent(update.weights.get(name)) for name in columns],
             limit=1e3 * float(finite.max()) if finite.size else None,
             title=f"Step {update.step}, for {steps} ({update.solver_status})",
@@ -81,6 +86,13 @@ def slope_figures(result: RunRecord, label: str, updates: Sequence[int]) -> list
         )
         maps.append(drawn)
     return maps
+
+
+def unread(result: RunRecord) -> list[str]:
+    """Evaluation domains without slopes at any update, as the mixer did not read them; none where no other has some."""
+    slopes = [update.slopes for update in result.slopes]
+    without = [name for name in slopes[0].index if all(one.loc[name].isna().all() for one in slopes)]
+    return [] if len(without) == len(slopes[0]) else without
 
 
 def loss_figures(result: RunRecord, label: str) -> list[Figure]:

@@ -68,7 +68,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "paper": {name: papers for name, (_, papers) in _SETTINGS.items()},
 }
 """What a setting that is None stands for."""
-_PLANS = ("solver", "ridge", "reach", "returns", "margin", "cap")
+_PLANS = ("solver", "ridge", "reach", "returns", "margin", "cap", "protect_targets")
 """Settings of a planned mixture, each of which asks for one."""
 _BY_MASS: Mapping[str, tuple[Any, Any]] = {"blocks": (20, 40), "lean": (1.0, 0.0), "kappa": (0.64, 1.28)}
 """Setting -> its value where the targets' mass is fed back, and where the mixture is planned."""
@@ -179,10 +179,10 @@ class DynaMiCS(Goals):
     def _strays(self, of: str, chosen: str, names: Sequence[str], other: str) -> Iterator[Problem]:
         """Settings that do nothing with what was chosen."""
         for name in names if getattr(self, of) == chosen else ():
-            if (value := getattr(self, name)) is not None:
+            if self._given(name):
                 words = {"rolled-back": "rolled-back probes", "planned": "a planned mixture"}
                 expected = f"nothing: it is a setting of {words[other]}"
-                yield Problem(f"mixer.{name}", repr(value), expected, f'{of}: "{other}"')
+                yield Problem(f"mixer.{name}", repr(getattr(self, name)), expected, f'{of}: "{other}"')
 
     def settled(self, name: str) -> Any:
         """A setting, or the preset's value for it where it is None."""
@@ -197,10 +197,13 @@ class DynaMiCS(Goals):
             return _BY_MASS[name][self.settled("mass") == "planned"]
         return PRESETS[self.preset].get(name) if value is None else value
 
+    def _given(self, name: str) -> bool:
+        value = getattr(self, name)
+        return value is not None and value is not False
+
     @property
     def _asks_for_a_plan(self) -> bool:
-        given = any(getattr(self, name) is not None for name in _PLANS)
-        return given or self.protect_targets or self.settled("probes") == "rolled-back"
+        return any(map(self._given, _PLANS)) or self.settled("probes") == "rolled-back"
 
     def sides(self, roles: Roles) -> Sides | None:
         """How the run is steered on two sides; None where the whole mixture is planned."""

@@ -176,6 +176,37 @@ def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
         f"{calibration_sentence(calibration(result))}"
     )
     yield Section("Did the slopes predict?", [picture(drawn.calibration_figure(result, label), caption)])
+    told = {update.solver_status for update in result.slopes}
+    yield _fed_back(result) if told & {"kept", "broken"} else _solved(result)
+
+
+def _fed_back(result: RunRecord) -> Section:
+    """What feedback on the constraints saw at each update, and the share of the targets that it chose."""
+    statuses, n = [update.solver_status for update in result.slopes], len(result.slopes)
+    text = Text(f"At each of {n} updates every constraint was kept at that moment.")
+    if broken := statuses.count("broken"):
+        told = f"At {broken} of {n} updates a constraint was broken at that moment (“broken”): the share of the targets"
+        text = Text(f"{told} falls while one is, and rises while none is.", "unsure")
+    targets = set(result.final.loc[result.final["role"] == "target", "domain"])
+    shares = [
+        sum(share for name, share in update.weights.items() if name in targets) for update in result.slopes
+    ]
+    columns = {
+        "at step": [update.step for update in result.slopes],
+        "for steps": [update.horizon for update in result.slopes],
+        "share of the targets": [percent(share) for share in shares],
+        "constraints": [Mark(status, "good" if status == "kept" else "unsure") for status in statuses],
+        "broken": [", ".join(update.conflicts) or NOTHING for update in result.slopes],
+    }
+    caption = (
+        "Broken: its validation loss at that step, with the reserve of `fit.margin`, was above its limit."
+    )
+    rows = Section("Every update", [Table(pd.DataFrame(columns, dtype=object), caption)], collapsed=True)
+    return Section("Constraints at each update", [text, rows])
+
+
+def _solved(result: RunRecord) -> Section:
+    """What the solver said at each update."""
     statuses = [update.solver_status for update in result.slopes]
     blocks: list[Block] = []
     if relaxed := sum(status != "optimal" for status in statuses):
@@ -198,7 +229,7 @@ def _probes(result: RunRecord, label: str, maps: int) -> Iterator[Section]:
         "the constraint did not bind, a dash where there is none (relaxed, or the grid solver)."
     )
     rows = Section("Every update", [Table(pd.DataFrame(columns, dtype=object), caption)], collapsed=True)
-    yield Section("What the solver said", [*(blocks or [Text(_ALL_OPTIMAL.format(len(statuses)))]), rows])
+    return Section("What the solver said", [*(blocks or [Text(_ALL_OPTIMAL.format(len(statuses)))]), rows])
 
 
 def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
@@ -209,10 +240,17 @@ def _slopes(result: RunRecord, label: str, maps: int) -> Iterator[Block]:
             f"{_sequences(result, 'probe') or 'the probe sequences'}; "
             "the probe's own choice of training batches may not be in it."
         )
+    names = ", ".join(map(str, drawn.unread(result)))
+    without = (
+        f" Without a row, as between evaluations only targets and constraints are read: {names}."
+        if names
+        else ""
+    )
     yield Text(
         "What one step on a domain (column) does to the loss of a domain (row), in thousandths of a nat. Blue lowers "
         "it, red raises it. Pale and in parentheses: below 1.28 standard errors, the sign is not known. Below a "
         f"column's name: its share of the mixture. {errors} One colour scale for all."
+        f"{without}"
     )
     maps = min(maps, max(2, MOST_CELLS // max(1, result.slopes[0].slopes.size)))
     n, half = len(result.slopes), maps // 2

@@ -322,20 +322,21 @@ def _update(
     later: int,
     weights: Float[np.ndarray, " N"],
 ) -> Update:
-    """The record of the update; what is not read between two points of the grid is nan."""
+    """The record of the update, slopes at the learning rates until the next; what is not read then is nan."""
     every, horizon = session.roles.evaluate, later - session.step
     rows = [every.index(name) for name in names]
     slopes, errors = np.full((2, len(every), len(weights)), math.nan)
-    slopes[rows], errors[rows] = measured.slopes, measured.errors
+    rate = float(session.rates(session.step, later).mean())
+    slopes[rows], errors[rows] = rate * measured.slopes, rate * measured.errors
     predicted, broken = np.full(len(every), math.nan), np.full(len(every), math.nan)
     base = np.array([session.reference[name].loss for name in names])
-    moved = measured.moved(float(session.rates(session.step, later).sum()) * weights)
+    moved = measured.moved(horizon * rate * weights)
     predicted[rows] = base + now.change + moved
     for name, room in slack.items():
         broken[every.index(name)] = max(0.0, -room)
     conflicts = tuple(int(k) for k in np.flatnonzero(np.nan_to_num(broken) > 0))
     fallen = float(moved[[name in session.roles.targets for name in names]].sum())
-    status: Literal["relaxed", "optimal"] = "relaxed" if conflicts else "optimal"
+    status: Literal["broken", "kept"] = "broken" if conflicts else "kept"
     prices = np.full(len(every), math.nan)
     solution = MixtureSolution(weights, predicted, status, broken, conflicts, prices, fallen)
     return Update(horizon, SlopeEstimate(slopes, errors, measured.steps), solution)
