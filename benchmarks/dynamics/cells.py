@@ -70,7 +70,7 @@ def record(result: FinetuneResult) -> dict[str, Any]:
         "test": plain(result.final[columns].round(DIGITS).to_dict("records")),
         "validation": {str(step): row for step, row in plain(changes.round(DIGITS).to_dict("index")).items()},
         "mixtures": plain(result.mixtures.round(3).to_dict("split")["data"]),
-        "relaxed": sum(update.solver_status == "relaxed" for update in result.slopes),
+        "relaxed": sum(update.solver_status in ("relaxed", "broken") for update in result.slopes),
         "updates": len(result.slopes),
         "calibration": plain(
             points[["horizon", "predicted", "standard_error", "realised"]].round(DIGITS).to_numpy()

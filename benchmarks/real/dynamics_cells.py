@@ -55,6 +55,7 @@ OLD_DEFAULTS = DynaMiCS(
     mass="planned",
     probes="kept",
     solver="lp",
+    kappa=1.28,
     ridge=0.5,
     reach="best",
     returns=0.5,

@@ -87,7 +87,7 @@ def test_a_setting_that_is_given_counts(preset: Any, name: str) -> None:
 def test_a_schedule_or_a_probe_length_asks_for_rolled_back_probes_and_for_nothing_else(asked: Any) -> None:
     mixer = DynaMiCS(**asked)
     assert mixer.settled("probes") == "rolled-back"
-    assert mixer.planning == DynaMiCS().planning
+    assert mixer.planning == DynaMiCS(mass="planned").planning
     assert mixer.settled("slopes") == "momentum"
 
 

@@ -24,6 +24,7 @@ from trimtab.adapt.dynamics.sides import (
     EXPLORED,
     FLOOR,
     GLANCE,
+    MENDED,
     MOST_WORTH,
     PACE,
     PATIENCE,
@@ -231,7 +232,7 @@ def log_odds(share: float) -> float:
 def outcome(roles: Roles, ahead: Outlook, rest: np.ndarray, share: float) -> tuple[bool, float]:
     """Whether all constraints are ever kept, walked through in small steps; and the targets' fall when last they are.
 
-    Else by how much the worst one is broken at the end, negative.
+    Where they are not within the first part of the steps: by how much the worst one is broken at the end, negative.
     """
     trained, fall, rates = roles.trainable_targets, 0.0, {}
     for name, row in zip(ahead.names, ahead.slopes, strict=True):
@@ -240,7 +241,7 @@ def outcome(roles: Roles, ahead: Outlook, rest: np.ndarray, share: float) -> tup
     limits = {name: ahead.slack[ahead.names.index(name)] for name in roles.tolerances}
     walked = np.linspace(0, STEPS, 4001)
     kept = np.all([rates[name] * walked <= limits[name] for name in limits], axis=0)
-    if not kept.any():
+    if not kept[walked <= MENDED * STEPS].any():
         return False, -max(rates[name] * STEPS - limits[name] for name in limits)
     fall = -sum(rates[name] for name in roles.targets) / len(roles.targets)
     return True, float(fall * walked[kept][-1])

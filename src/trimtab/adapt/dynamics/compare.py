@@ -269,7 +269,8 @@ def calibration(result: RunRecord, label: str = "") -> pd.DataFrame:
     rows = []
     for update in result.slopes:
         end, which = update.step + update.horizon, (label or result.label, update.step, update.horizon)
-        without = update.slopes.isna().all(axis=1)
+        # Of a run without a solver; a trial that diverged leaves a solver with gaps, which are counted.
+        without = update.slopes.isna().all(axis=1) & (update.solver_status in ("kept", "broken"))
         for name, change, error in zip(update.slopes.index, *predicted_change(update), strict=True):
             if without[name]:
                 continue

@@ -10,7 +10,7 @@ bound of what is gained says that it pays, which is safe policy improvement. So 
 as it was. With d = q - e the departure of the rest's mixture q from the first shares e, n the steps of the rest ahead,
 and g_i(d) = n S_i d + kappa n ||se_i * d|| the pessimistic change of loss i that it brings:
 
-    maximise over q   worth * t - mean over targets i of g_i(d)
+    maximise over q   worth * t - g(d) of the targets' mean loss
     subject to        g_i(d) <= slack_i - t      for each constraint i
 
 Slopes need a rest that varies: in each block one of its domains stands for it, in turn, so that shares are kept on
@@ -56,10 +56,12 @@ SEEN = 3
 """Blocks before slopes are asked."""
 AHEAD = 0.25
 """Share of a run that a departure of the rest is judged over, at most."""
-MOST_WORTH = 10.0
-"""Nats of the targets that a nat of the tightest constraint is taken to buy, at most."""
+LEAST_WORTH, MOST_WORTH = 1e-3, 10.0
+"""Nats of the targets that a nat of the tightest constraint is taken to buy, at least and at most."""
 RESERVE = 0.15
 """Part of each tolerance that a plan leaves unused, for what it gets wrong."""
+MENDED = 0.3
+"""Part of the steps ahead within which a plan has to bring a broken constraint back."""
 PATIENCE = 4
 """Readings in a row at the least share of the targets, with a constraint broken, before a run may be given up."""
 STRAIGHT = Planning()
@@ -170,8 +172,9 @@ def left_of(session: Session, names: Sequence[str], now: LossState) -> dict[str,
 def best_share(roles: Roles, outlook: Outlook, rest: Float[np.ndarray, " N"], ahead: float) -> float:
     """The share of the targets at which they fall furthest while every constraint is kept.
 
-    A share is worth the fall of the targets up to the last step, of those ahead, at which all constraints are kept.
-    Where a constraint is broken at all of them, the share that ends nearest to its limits is best.
+    A share is worth the fall of the targets up to the last step, of those ahead, at which all constraints are kept. One
+    that is broken has to be mended within the first three tenths of them: a plan that mends it just in time comes late.
+    Where no share does, the one that ends nearest to the limits is best.
 
     Args:
         roles: the domains by role.
@@ -193,7 +196,7 @@ def best_share(roles: Roles, outlook: Outlook, rest: Float[np.ndarray, " N"], ah
     since = np.where(slack < 0, mended, 0.0).max(axis=1)
     fallen = -moved[:, ~limited].mean(axis=1) * until
     excess = (rates * ahead - slack).max(axis=1)
-    kept = since <= until
+    kept = since <= np.minimum(until, MENDED * ahead)
     worth = np.where(kept, fallen, -math.inf) if kept.any() else -excess
     return float(shares[worth.argmax()])
 
@@ -278,8 +281,8 @@ def _worth(roles: Roles, outlook: Outlook, rest: Float[np.ndarray, " N"]) -> flo
     gained = -float(moved[np.isnan(outlook.slack)].mean())
     paid = float(moved[int(np.nanargmin(outlook.slack))])
     if gained <= 0:
-        return 0.0
-    return min(MOST_WORTH, gained / paid) if paid > 0 else MOST_WORTH
+        return LEAST_WORTH
+    return max(LEAST_WORTH, min(MOST_WORTH, gained / paid)) if paid > 0 else MOST_WORTH
 
 
 def _safest(
