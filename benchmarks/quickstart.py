@@ -12,10 +12,12 @@ from pathlib import Path
 
 import yaml
 
+import trimtab
 from trimtab import FinetuneResult
 
 OWN_WORK = ("solver", "snapshot", "bookkeeping")
 APART = ("checkpoint", "test evaluation")
+RECIPE = Path(trimtab.__file__).parent / "recipes" / "dynamics" / "quickstart.yaml"
 RESULTS = Path(__file__).parent / "results" / "quickstart.json"
 
 
@@ -44,9 +46,9 @@ def main(group: Path) -> None:
         **json.loads((group / "artifacts" / "comparison.json").read_text()),
         "parts": members,
     }
-    record["config"]["model"] = "lab:text-small"
-    for key in ("train", "evaluate"):
-        record["config"][key] = {name: f"lab:{name}" for name in record["config"][key]}
+    # The run has paths in place of the recipe's names.
+    named = yaml.safe_load(RECIPE.read_text())
+    record["config"] |= {key: named[key] for key in ("model", "train", "evaluate")}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps({label: round(m["overhead"]["share"], 5) for label, m in members.items()}, indent=1))
 
