@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ def outcomes(folder: Path) -> pd.DataFrame:
 
     Columns: scenario, seed, method, role; gain (fall of target perplexity on test in per cent, whatever was broken);
     claimed (a checkpoint was returned as feasible); kept (every constraint, on test; base weights keep all);
-    constrained (the gain if kept, else 0); excess (largest change beyond a tolerance on test, nats, negative
-    inside); steps, all_in (multiples of one fixed run); seconds; relaxed (share of updates); step (of the checkpoint);
-    run (whose outcome it is: for a search, the run that it chose).
+    constrained (the gain if kept, else 0); smooth (see `smooth_gain`); excess (largest change beyond a tolerance on
+    test, nats, negative inside); steps, all_in (multiples of one fixed run); seconds; relaxed (share of updates); step
+    (of the checkpoint); run (whose outcome it is: for a search, the run that it chose, but `smooth` is the best of
+    all its runs).
     """
     rows: list[dict[str, Any]] = []
     for block in blocks(folder):
@@ -66,6 +68,7 @@ def outcome(run: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
         "step": run["step"],
         "kept": kept,
         "constrained": gain if kept else 0.0,
+        "smooth": smooth_gain(run["validation"].values(), targets, limited),
         "excess": excess,
         "steps": run["cost"]["training_multiple"],
         "all_in": run["cost"]["all_in_multiple"],
@@ -73,6 +76,37 @@ def outcome(run: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
         "relaxed": run["relaxed"] / run["updates"] if run["updates"] else math.nan,
         "validation": _mean(read[name] for name in targets) if read else 0.0,
     }
+
+
+def smooth_gain(
+    readings: Iterable[Mapping[str, float | None]],
+    targets: Sequence[str],
+    limited: Sequence[Mapping[str, Any]],
+) -> float:
+    """The most that a run gained on validation within all tolerances, per cent, had it been read all the time.
+
+    Between two readings of which one keeps all constraints and one does not, losses are taken to move in a straight
+    line, up to where the largest excess (in tolerances) is 0. The best of these crossings and of all readings that
+    keep everything; at least 0, as base weights do. A constrained gain moves with the reading that a checkpoint
+    falls on; this does not, but it is of validation, and chosen there.
+
+    Args:
+        readings: changes by domain, nats per token, in the order of steps; one that lacks a loss is left out.
+        targets: domains to improve.
+        limited: rows of constraints with `domain` and `tolerance`.
+    """
+    points = [(0.0, -1.0)]
+    for read in readings:
+        fall = [read.get(name) for name in targets]
+        rise = [(read.get(row["domain"]), row["tolerance"]) for row in limited]
+        if all(one is not None for one in (*fall, *(change for change, _ in rise))):
+            excess = max((change - most) / (most or 1.0) for change, most in rise)  # type: ignore[operator]
+            points.append((_mean(one for one in fall if one is not None), excess))
+    falls = [change for change, excess in points if excess <= 0]
+    for (before, e), (after, f) in itertools.pairwise(points):
+        if (e <= 0) != (f <= 0):
+            falls.append(before + (after - before) * e / (e - f))
+    return percent_gain(min(falls))
 
 
 def _searches(own: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -87,9 +121,9 @@ def _searches(own: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[
 
 def _paid(best: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     costs = {name: sum(run[name] for run in runs) for name in ("steps", "all_in", "seconds")}
-    return {**best, "role": "search", **costs}
+    return {**best, "role": "search", "smooth": max(run["smooth"] for run in runs), **costs}
 
 
-def _mean(values: Iterator[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
     listed = list(values)
     return math.fsum(listed) / len(listed)

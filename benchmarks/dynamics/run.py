@@ -1,27 +1,18 @@
 """DynaMiCS and its rivals on real text: every method, scenario and seed, in pieces and as long as there is time.
 
-    python benchmarks/dynamics/run.py --scenarios fonts "three targets" --seeds 0 1 2 --jobs 2
+    python benchmarks/dynamics/run.py --jobs 2
     python benchmarks/dynamics/table.py
     python benchmarks/dynamics/page.py --write
 
 For each scenario the learning rate of each family is chosen first, on a seed that is not used again: the rate at which
 the best of a few members gained most within the constraints on *validation*. Then every method runs with its family's
 rate. Kill it whenever you like; the same command goes on. Runs are kept in `runs/benchmark-dynamics`, results in
-`benchmarks/results/dynamics`, one file per scenario and seed. Rates and runs that a file holds already, of the same
+`benchmarks/results/dynamics/lab`, one file per scenario and seed. Rates and runs that a file holds already, of the same
 model, text and settings, stay as they are; after a change of the method itself take them out first.
 
-What looks best among many may be luck. `--methods` and `--results` repeat a few on seeds of their own:
-
-    python benchmarks/dynamics/run.py --scenarios fonts "three targets" --seeds 3 4 5 --jobs 2 --results confirmation \
-        --methods "ours, robust" ours feedback "fixed 0.0" "fixed 0.2" "fixed 0.5" "fixed 0.8" "fixed 1.0"
-    python benchmarks/dynamics/table.py --results confirmation
-
-Scenarios that were run on one seed only are kept apart, so that the tables of the others stay balanced:
-
-    python benchmarks/dynamics/run.py --scenarios "fonts lora" infeasible --seeds 0 --jobs 2 --results further \
-        --methods "ours, robust" ours shuffled feedback uniform "replay 5 %" "fixed 0.0" "fixed 0.2" "fixed 0.5" \
-        "fixed 0.8" "fixed 1.0" "ours, robust, by two errors"
-    python benchmarks/dynamics/table.py --results further
+`--scenarios`, `--seeds` and `--methods` run a part, and the page says how much is there. `--results` keeps a question
+of its own apart, in a folder beside `lab`. The folders `planned`, `confirmation` and `further` hold what was measured
+on former corpora and with former defaults: "ours" there is today's `DynaMiCS(mass="planned")`.
 """
 
 from __future__ import annotations
@@ -188,7 +179,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[10, 11, 12])
     parser.add_argument("--roles", nargs="+", choices=ROLES, default=list(ROLES))
     parser.add_argument("--methods", nargs="+", help="of these roles; all")
-    parser.add_argument("--results", default="", help="a folder in the results")
+    parser.add_argument("--results", default="lab", help="a folder in the results")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-dynamics"))
     asked = parser.parse_args()

@@ -1,6 +1,6 @@
 """The summary of the DynaMiCS benchmark, from whatever results there are: `summary.json` beside them.
 
-    python benchmarks/dynamics/table.py [--results confirmation]
+    python benchmarks/dynamics/table.py [--results lab]
     python benchmarks/dynamics/page.py --write
 
 Intervals are 95 % bootstrap intervals. Units are pairs of scenario and seed; over several scenarios whole scenarios
@@ -23,36 +23,45 @@ from trimtab.runs.atomic import write_atomic
 from trimtab.runs.serialise import to_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "dynamics"
-YARDSTICK = "best of five fixed"
+YARDSTICK, FEEDBACK = "best of five fixed", "feedback"
 LENGTHS = (8, 16, 32, 64, 128)
 """Upper ends, in steps, of the classes of interval length in the calibration table."""
 
 
 def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
     """One row per method over all its units, best constrained gain first."""
-    yard = table[table["method"] == YARDSTICK].set_index(["scenario", "seed"])["constrained"]
-    rows = [_row(str(name), own, yard) for name, own in table.groupby("method", sort=False)]
+    rows = [_row(str(name), own, table) for name, own in table.groupby("method", sort=False)]
     return sorted(rows, key=lambda row: -row["constrained"]["value"])
 
 
-def _row(name: str, own: pd.DataFrame, yard: pd.Series) -> dict[str, Any]:
-    claimed = own[own["claimed"]]
-    paired = own.set_index(["scenario", "seed"])["constrained"].sub(yard).dropna()
-    false = wilson(int((~claimed["kept"].astype(bool)).sum()), len(claimed))
+def _row(name: str, own: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    claimed = own[own["claimed"].astype(bool)]
+    kept = int(claimed["kept"].sum())
     return {
         "method": name,
         "role": own["role"].iloc[0],
         "n": len(own),
         "kept": told(wilson(int(own["kept"].sum()), len(own))),
-        "false_feasible": told(false),
+        "kept_of_claimed": told(wilson(kept, len(claimed))),
+        "false_feasible": told(wilson(len(claimed) - kept, len(claimed))),
         "constrained": told(interval(own, own["constrained"])),
+        "smooth": told(interval(own, own["smooth"])),
         "gain": told(interval(own, own["gain"])),
-        "over_best_of_five": told(interval(paired.index.to_frame(index=False), paired)),
+        "over_best_of_five": less(table, name, YARDSTICK),
+        "over_feedback": less(table, name, FEEDBACK),
         "worst_excess_nats": float(own["excess"].max()),
         "steps": float(own["steps"].mean()),
         "all_in": float(own["all_in"].mean()),
         "seconds": float(own["seconds"].mean()),
     }
+
+
+def less(table: pd.DataFrame, first: str, second: str, of: str = "constrained") -> dict[str, Any]:
+    """The first method less the second over the pairs of scenario and seed that both were run on."""
+    pair = ["scenario", "seed"]
+    own, other = (table[table["method"] == one][[*pair, of]] for one in (first, second))
+    both = own.merge(other, on=pair, suffixes=("", " other"))
+    return told(interval(both, (both[of] - both[f"{of} other"]).astype(float)))
 
 
 def interval(units: pd.DataFrame, values: pd.Series) -> Interval:
@@ -64,7 +73,8 @@ def interval(units: pd.DataFrame, values: pd.Series) -> Interval:
 
 
 def told(one: Interval) -> dict[str, Any]:
-    return {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
+    ends = {"value": one.value, "low": one.low, "high": one.high}
+    return {**{end: None if math.isnan(at) else at for end, at in ends.items()}, "n": one.n}
 
 
 def calibration(folder: Path) -> list[dict[str, Any]]:
@@ -97,7 +107,7 @@ def _calibrated(points: pd.DataFrame) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--results", default="", help="a folder in the results")
+    parser.add_argument("--results", default="lab", help="a folder in the results")
     results = RESULTS / parser.parse_args().results
     table = outcomes(results)
     whole = summary(table)
