@@ -94,7 +94,9 @@ def _ours(lab: Group | None) -> list[Claim]:
             (f"read at most {number(ALL_IN, 1)} times the sequences", "all_in", ALL_IN),
         )
     ]
-    where = f"where it matters what else is trained on ({', '.join(f'`{name}`' for name in MATTERS)}) they beat Feedback"
+    where = (
+        f"where the other domains matter ({', '.join(f'`{name}`' for name in MATTERS)}) they beat Feedback"
+    )
     return [
         Claim(text, "ours", f"at least {number(100 * KEEP, 0)} % of them do", count(kept), reaches(kept)),
         _compared(lab, "they gain no less than the best of five fixed runs", YARDSTICK),

@@ -72,7 +72,7 @@ def limits(group: Group) -> Iterator[str]:
     ]
     if half:
         told.append(
-            f"Intervals of constraints on test reach {number(statistics.median(half))} tolerances (median)."
+            f"Intervals of constraints on test reach {number(statistics.median(half))} tolerances to each side, in the median."
         )
     told += [
         f"Scenarios: {len(group.scenarios)}. Whole scenarios are drawn for intervals, as seeds of one are alike.",
