@@ -82,7 +82,6 @@ def claims(lab: Group | None, before: Found | None) -> list[Claim]:
 
 def _ours(lab: Group | None) -> list[Claim]:
     row = lab.rows.get(DEFAULTS) if lab else None
-    there = lab.part(MATTERS) if lab else None
     kept = row["kept_of_claimed"] if row else {"n": 0}
     text = "DynaMiCS, defaults: constraints are kept on test where a run claims it"
     costs = [
@@ -103,7 +102,7 @@ def _ours(lab: Group | None) -> list[Claim]:
         _compared(lab, "they gain no less than Feedback", FEEDBACK),
         _compared(lab, "they gain no less than the target alone, stopped early", STOPPED),
         *costs,
-        _compared(there, where, FEEDBACK, True),
+        _compared(lab.part(MATTERS) if lab else None, where, FEEDBACK, True),
         _compared(lab, "slopes matter: they beat a run that never obeys its slopes", FIRST_REST, True),
         _compared(lab, "slopes matter: they beat a run with shuffled slopes", SHUFFLED, True),
     ]

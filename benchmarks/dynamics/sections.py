@@ -71,9 +71,8 @@ def limits(group: Group) -> Iterator[str]:
         if row["role"] == "constraint" and row["change_low"] is not None and row["tolerance"]
     ]
     if half:
-        told.append(
-            f"Intervals of constraints on test reach {number(statistics.median(half))} tolerances to each side, in the median."
-        )
+        wide = number(statistics.median(half))
+        told.append(f"Intervals of constraints on test reach {wide} tolerances to each side, in the median.")
     told += [
         f"Scenarios: {len(group.scenarios)}. Whole scenarios are drawn for intervals, as seeds of one are alike.",
         "In one scenario chance alone puts one method above another on every seed in "
