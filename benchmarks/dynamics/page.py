@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from claims import MATTERS, claims, points
+from claims import SCENARIOS as ENOUGH
 from groups import DEFAULTS, FIRST_REST, PUBLISHED, SHUFFLED, STOPPED, Found, Group, read_group
 from methods import MARGINS, SWEEP, TUNING_SEED, methods
 from outcomes import HINDSIGHT
@@ -39,7 +40,10 @@ def there(group: Group) -> Iterator[str]:
     yield prose(
         f"Pairs of scenario and seed: {len(group.blocks)}. Scenarios: {len(seeds)}.",
         f"Seeds: {listed(group.seeds())}" + (f" ({each})." if some else "."),
-        f"Not run yet: {listed(missing)}. Verdicts are of what was run." if missing else "",
+        f"Not run yet: {listed(missing)}." if missing else "",
+        f"Until {ENOUGH} scenarios are there, verdicts on the defaults are open."
+        if len(seeds) < ENOUGH
+        else "",
         "Gains are falls of target perplexity in per cent, differences are in points.",
         "Verdicts on gains are by constrained gain; smooth gain is explained below.",
         "Open: the interval is too wide to say.",
