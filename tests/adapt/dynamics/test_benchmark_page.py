@@ -33,7 +33,9 @@ ROLES = {"ours": "ours", "ours, no lean": "ablation", "shuffled": "control"}
 def modules() -> Iterator[dict[str, ModuleType]]:
     """The benchmark's files by name."""
     with scripts("dynamics", *FILES) as found:
-        yield dict(zip(FILES, found, strict=True))
+        named = dict(zip(FILES, found, strict=True))
+        named["claims"].SCENARIOS = named["page"].ENOUGH = 2  # planted runs are of two
+        yield named
 
 
 def one(low: float | None, high: float | None, value: float = 0.0, n: int = 6) -> dict[str, Any]:
@@ -217,6 +219,16 @@ def test_the_page_says_what_runs_came_to(page: str) -> None:
     assert "1,234 parameters" in page
     assert "128 steps of 8 x 64 tokens" in flat(page)
     assert "Not run yet: `helper`" in page
+
+
+def test_few_scenarios_leave_verdicts_open(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules["claims"], "SCENARIOS", 6)
+    monkeypatch.setattr(modules["page"], "ENOUGH", 6)
+    page = made(modules, tmp_path)
+    assert row(page, "they gain no less than Feedback")[-1] == "**open**"
+    assert "Until 6 scenarios are there, verdicts on the defaults are open." in flat(page)
 
 
 def test_a_broken_limit_turns_what_is_said(modules: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import ConfigError, DataError
@@ -142,6 +142,8 @@ def test_a_shuffle_moves_everything(n: int, seed: int) -> None:
 @given(st.lists(st.floats(-50, 5), min_size=2, max_size=8), st.floats(-10, 10))
 @settings(max_examples=50, deadline=None)
 def test_log_probabilities_count_up_to_a_constant(row: list[float], shift: float) -> None:
+    for numbers in (np.array(row), np.array(row) + shift):  # what may be probabilities is refused
+        assume(not ((numbers >= 0).all() and abs(numbers.sum() - 1) < 1e-2))
     names = [str(k) for k in range(len(row))]
     one, other = belief_of(row, names, "x"), belief_of(np.array(row) + shift, names, "x")
     assert one.sum() == pytest.approx(1)
