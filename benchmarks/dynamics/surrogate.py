@@ -7,8 +7,8 @@ A run of the benchmark takes a minute, so that single settings of a mixer cannot
 points for incidental reasons. Here a domain is a quadratic bowl in `SIZE` weights, random within a world. The base
 weights are the least of what pretraining mixes. A target's bowl lies away from them, deep in directions of its own;
 others feel these directions, too. Sequences of a domain differ in how a move of the weights changes their loss, which
-makes readings noisy. Amplitudes were set by eye, so that 64 steps on one domain move each loss about as much as on the real
-model. The mixers are the real ones, and ask the real questions.
+makes readings noisy. Amplitudes were set by eye, so that 64 steps on one domain move each loss about as much as on the
+real model. The mixers are the real ones, and ask the real questions.
 
 What it is for: settings of DynaMiCS were chosen on it, on other worlds than those here. What it is not: evidence on
 language models.

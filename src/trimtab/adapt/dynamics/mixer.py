@@ -98,8 +98,8 @@ class DynaMiCS(Goals):
 
     How much a step on each training domain moves each evaluation loss is measured while training goes on, and the
     mixture is solved for that lowers the target losses most while every constraint stays at or below its reference.
-    The defaults are ours, chosen on a surrogate and on a seed for tuning; `preset="paper"` gives the published settings. Settings
-    that are None are the preset's.
+    The defaults are ours, chosen on a surrogate and on a seed for tuning; `preset="paper"` gives the published
+    settings. Settings that are None are the preset's.
 
     Attributes:
         preset: "default" or "paper".
