@@ -270,6 +270,16 @@ def test_slopes_that_are_not_known_count_as_nothing() -> None:
     assert one == two
 
 
+def test_of_shares_that_are_worth_the_same_the_least_is_taken_whatever_the_last_digits_say() -> None:
+    ahead, generator = outlook(3, roles=TWO), np.random.default_rng(0)
+    slopes, slack = ahead.slopes.copy(), ahead.slack.copy()
+    limited = np.flatnonzero(np.isfinite(slack))
+    slopes[limited], slack[limited] = 0.01, -1.0  # nothing mends, and every domain does the same harm
+    for _ in range(20):
+        noisy = replace(ahead, slopes=slopes * (1 + 1e-14 * generator.normal(size=slopes.shape)), slack=slack)
+        assert best_share(TWO, noisy, first_rest(TWO), STEPS) == pytest.approx(FLOOR)
+
+
 def mass(weights: Sequence[float]) -> float:
     """The share of the one target of `ROLES`."""
     return weights[0]

@@ -62,6 +62,8 @@ RESERVE = 0.15
 """Part of each tolerance that a plan leaves unused, for what it gets wrong."""
 MENDED = 0.3
 """Part of the steps ahead within which a plan has to bring a broken constraint back."""
+ALIKE = 1e-9
+"""Nats by which two plans have to differ to be told apart; where slopes do not say which domain matters, none does."""
 PATIENCE = 4
 """Readings in a row at the least share of the targets, with a constraint broken, before a run may be given up."""
 STRAIGHT = Planning()
@@ -174,7 +176,7 @@ def best_share(roles: Roles, outlook: Outlook, rest: Float[np.ndarray, " N"], ah
 
     A share is worth the fall of the targets up to the last step, of those ahead, at which all constraints are kept. One
     that is broken has to be mended within the first three tenths of them: a plan that mends it just in time comes late.
-    Where no share does, the one that ends nearest to the limits is best.
+    Where no share does, the one that ends nearest to the limits is best. Of shares that are worth the same, the least.
 
     Args:
         roles: the domains by role.
@@ -198,7 +200,7 @@ def best_share(roles: Roles, outlook: Outlook, rest: Float[np.ndarray, " N"], ah
     excess = (rates * ahead - slack).max(axis=1)
     kept = since <= np.minimum(until, MENDED * ahead)
     worth = np.where(kept, fallen, -math.inf) if kept.any() else -excess
-    return float(shares[worth.argmax()])
+    return float(shares[(worth >= worth.max() - ALIKE).argmax()])
 
 
 def _share(log_odds: float, sign: int = 1) -> float:
