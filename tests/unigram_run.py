@@ -9,7 +9,8 @@ from torch import nn
 
 import unigram as uni
 from trimtab.adapt.session import Clock, Roles, Session, make_roles
-from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
+from trimtab.train.loop import Loop
 from trimtab.train.settings import Fit
 from unigram import Rows, Twin, counts, row_losses, shuffled
 

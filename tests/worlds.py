@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trimtab import Domain, Fit, load
 from trimtab.data.tokens import tokenise
 from trimtab.models.load import Model
-from trimtab.train.loop import evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
 
 LETTERS = {"math": "abcd ", "code": "efgh ", "web": "ijkl ", "safety": "mnop ", "facts": "qrst "}
 TRAIN = ("math", "code", "web")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab import EarlyStoppedTarget, Fit, finetune
-from trimtab.adapt import run as runs
+from trimtab.adapt import choosing
 from trimtab.adapt.crossing import NEAR, Reading, next_reading
 from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.mixer import Needs
@@ -113,7 +113,7 @@ def test_a_run_that_was_killed_reads_at_the_same_steps(
 
 
 def test_readings_are_a_part_of_the_run_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runs, "LEAST_PART", 8)
+    monkeypatch.setattr(choosing, "LEAST_PART", 8)
     steps = read_steps(tuned(tmp_path, 9))
     extra = set(steps) - set(evaluation_steps(FIT.steps, FIT.eval_points))
     assert all(step - before >= 8 for before, step in pairwise(steps) if step in extra)

@@ -27,7 +27,8 @@ from trimtab.data.tokens import tokenise
 from trimtab.errors import CheckpointError, ConfigProblems, DataError, ModelError
 from trimtab.models.load import Model
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
+from trimtab.train.loop import Loop
 from trimtab.train.losses import change
 from trimtab.train.settings import evaluation_steps
 from worlds import EVALUATE, QUICK, TRAIN, domain, evaluated, model, texts, tokenizer, trainable

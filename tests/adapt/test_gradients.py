@@ -16,7 +16,8 @@ from trimtab.adapt.session import Clock, Session, make_roles
 from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import TokenSplit, tokenise
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
+from trimtab.train.loop import Loop
 from trimtab.train.settings import Fit
 from trimtab.train.state import Snapshot
 from unigram import Rows, Twin, counts

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unigram as uni
-from trimtab.train.loop import batched, evaluation_rows, join_batches
+from trimtab.train.evaluation import batched, evaluation_rows
+from trimtab.train.loop import join_batches
 
 
 def test_which_rows_are_read_depends_on_the_name_alone() -> None:

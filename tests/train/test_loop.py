@@ -20,7 +20,8 @@ from trimtab.data.tokens import tokenise
 from trimtab.errors import DivergedError
 from trimtab.models.load import Model
 from trimtab.seeds import isolated
-from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
+from trimtab.train.loop import Loop
 from trimtab.train.settings import Fit
 from unigram import Twin, Unigram, counts, row_losses
 

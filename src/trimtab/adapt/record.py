@@ -22,7 +22,7 @@ from trimtab.job import Result
 from trimtab.report.formats import NOTHING, missing, span
 from trimtab.runs.brief import brief
 from trimtab.runs.serialise import checked, read_lines
-from trimtab.train.loop import evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
 from trimtab.train.settings import Fit
 
 Status = Literal["feasible", "infeasible", "no gain", "diverged"]

@@ -10,16 +10,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
 
-from trimtab.adapt import metrics
+from trimtab.adapt import choosing, metrics
 from trimtab.adapt.completions import HeldOut, completed, completions_frame
-from trimtab.adapt.crossing import Reading, next_reading
 from trimtab.adapt.metrics import Progress, Row
-from trimtab.adapt.mixer import Mixer, left, not_finite
+from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.session import Clock, Roles, Session
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import CheckpointError, DivergedError, explain
@@ -28,12 +26,8 @@ from trimtab.runs.folder import RunFolder
 from trimtab.runs.serialise import digest
 from trimtab.train import state
 from trimtab.train.loop import Loop, Paused
-from trimtab.train.losses import SequenceLosses, change
-from trimtab.train.settings import evaluation_steps
+from trimtab.train.losses import SequenceLosses
 from trimtab.train.state import Rounding, as_saved, rounded, rounding
-
-LEAST_PART = 64
-"""A reading off the grid is at least this part of the run behind the last one, and before the next."""
 
 
 class Watcher(Protocol):
@@ -84,7 +78,6 @@ class Run:
         self.loop, self.roles, self.mixer, self.folder = loop, roles, mixer, folder
         self.artifacts = path / "artifacts"
         self.clock, self.pause = clock, pause
-        self.grid = frozenset(evaluation_steps(loop.fit.steps, loop.fit.eval_points))
         self.validation = {name: domains[name].splits["validation"] for name in roles.evaluate}
         self.test = {name: domains[name].splits["test"] for name in roles.evaluate}
         self.reference: dict[str, SequenceLosses] = {}
@@ -226,12 +219,12 @@ class Run:
         )
         rows: list[Row] = []
         try:
-            if session.step in self.grid or session.step == progress.read_at:
+            if choosing.is_read(progress, session):
                 rows.append(self._evaluate(session))
                 progress = progress.spent(monitoring_sequences=_sequences(session.losses()))
-                self._refuse_infinity(session)
+                choosing.refuse_infinity(session)
                 progress = self._judge(progress, session, rows)
-                progress = self._look_ahead(progress, session)
+                progress = choosing.look_ahead(progress, session, self.loop.fit)
             if session.step == self.loop.fit.steps:
                 progress = replace(progress, stop="done")
             elif progress.ask_at == session.step:
@@ -254,21 +247,9 @@ class Run:
         return self._book(progress, rows)
 
     def _ask(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
-        """Ask the mixer; losses that its arithmetic cannot take, or that give no mixture, have diverged."""
-        try:
-            decision = self.mixer.decide(session, progress.state)
-            if not all(map(math.isfinite, decision.weights)):
-                raise FloatingPointError("its weights are not finite")
-        except (DivergedError, ZeroDivisionError):
-            raise
-        except (ArithmeticError, np.linalg.LinAlgError) as error:  # no convergence, an overflow
-            losses = ", ".join(f"{name} {read.loss:.3g}" for name, read in session.losses().items())
-            got = f"{self.mixer.kind} finds no mixture at step {session.step} ({error}; losses: {losses})"
-            raise DivergedError(f"{got}; try a lower lr") from error
+        progress, decision = choosing.ask(progress, session, self.mixer)
         rows.append(metrics.decision_row(self.roles, session.step, decision))
-        answers = {name: getattr(decision, name) for name in ("weights", "ask_at", "state", "stop")}
-        probed = session.probe_steps > 0
-        return replace(progress, **answers, training_nll={}, training_tokens={}, probed=probed)
+        return progress
 
     def _evaluate(self, session: Session) -> Row:
         losses = self.reference
@@ -278,47 +259,19 @@ class Run:
         session.know(losses)
         return metrics.evaluation_row(session.step, "validation", losses, self.reference)
 
-    def _refuse_infinity(self, session: Session) -> None:
-        """Raise where a loss is not finite: since the base model, or in it where the run has to judge by it."""
-        judged = () if session.step else (*self.roles.targets, *self.roles.tolerances)
-        base = [name for name in judged if not math.isfinite(self.reference[name].loss)]
-        if names := base or metrics.lost(session.losses(), self.reference):
-            raise DivergedError(not_finite(", ".join(names), session.step))
-
     def _judge(self, progress: Progress, session: Session, rows: list[Row]) -> Progress:
         """Keep the weights if, as saved, they keep all constraints and the targets gained more than ever before."""
-        moved = {name: change(read, self.reference[name]) for name, read in session.losses().items()}
-        if not session.step or not metrics.keeps_all(self.roles, moved, self.loop.fit.margin):
-            return progress
-        if self.stored and metrics.target_change(self.roles, moved) < progress.best_change:
+        judged, best = choosing.judge(progress, session, session.losses())
+        if best and self.stored:
             with self.clock.time("evaluation"), rounded(self.loop.parameters, self.stored):
                 losses = self.loop.evaluate(self.validation, self.loop.fit.eval_sequences)
             progress = progress.spent(monitoring_sequences=_sequences(losses))
             rows.append(self._rounding_row(session, losses))
-            moved = {name: change(read, self.reference[name]) for name, read in losses.items()}
-            if not metrics.keeps_all(self.roles, moved, self.loop.fit.margin):
-                return progress
-        gain = metrics.target_change(self.roles, moved)
-        if gain < progress.best_change:
+            judged, best = choosing.judge(progress, session, losses)
+        if best:
             with self.clock.time("checkpoint"):
                 self._keep_weights(session.step)
-            progress = replace(progress, best_step=session.step, best_change=gain)
-        return replace(progress, kept_once=True)
-
-    def _look_ahead(self, progress: Progress, session: Session) -> Progress:
-        """Where the run is read once more before the next point of the grid; see `trimtab.adapt.crossing`."""
-        step, fit, grid = session.step, self.loop.fit, session.grid
-        used = progress.crossings + (step not in self.grid)
-        changes = {
-            name: change(session.losses()[name], self.reference[name]).value for name in self.roles.tolerances
-        }
-        read_at = None
-        if progress.last and step < fit.steps and used < fit.crossings:
-            room = {name: left(session, name) for name in self.roles.tolerances}
-            until = next(point for point in grid if point > step)
-            least = max(1, fit.steps // LEAST_PART)
-            read_at = next_reading(Reading(**progress.last), Reading(step, changes), room, until, least)
-        return replace(progress, last=asdict(Reading(step, changes)), read_at=read_at, crossings=used)
+        return judged
 
     def _rounding_row(self, session: Session, saved: Mapping[str, SequenceLosses]) -> Row:
         """A checkpoint that might be chosen, with what rounding to the checkpoint's types does to it.

@@ -18,7 +18,8 @@ from jaxtyping import Float
 
 from trimtab.data.tokens import TokenSplit
 from trimtab.errors import ConfigProblems, DivergedError, Problem, nearest
-from trimtab.train.loop import Loop, evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
+from trimtab.train.loop import Loop
 from trimtab.train.losses import SequenceLosses, change
 from trimtab.train.settings import evaluation_steps
 
@@ -217,8 +218,7 @@ class Session:
 
     def rates(self, start: int, stop: int) -> Float[np.ndarray, " n"]:
         """The learning rate of each step from `start` to before `stop`, as a share of the peak."""
-        fit = self._loop.fit
-        return np.array([fit.lr_at(step) / fit.lr for step in range(start, stop)])
+        return np.array([self._loop.lr_at(step) / self._loop.fit.lr for step in range(start, stop)])
 
     def know(self, losses: Mapping[str, SequenceLosses]) -> None:
         """Take the losses that the evaluation grid has just read, so that they are not read again."""

@@ -10,17 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
-from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from trimtab.data.stream import MixtureStream, permutation
+from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import Batch, TokenDomain, TokenSplit
 from trimtab.errors import ConfigError, DivergedError, explain
 from trimtab.models.batches import evaluating
@@ -28,6 +27,7 @@ from trimtab.models.load import Model
 from trimtab.runs.paths import processes
 from trimtab.seeds import derive, seed_draws
 from trimtab.train import state
+from trimtab.train.evaluation import batched, sequence_losses, token_nll
 from trimtab.train.losses import SequenceLosses
 from trimtab.train.settings import Fit
 from trimtab.train.state import Snapshot
@@ -89,19 +89,6 @@ def interruptible() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-T = TypeVar("T")
-
-
-def evaluation_rows(name: str, size: int, limit: int | None) -> list[int]:
-    """The rows of a split that evaluations read, in an order fixed by the domain's name alone."""
-    return [int(row) for row in permutation(size, derive(0, "evaluation", name))[:limit]]
-
-
-def batched(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """`items` in runs of `size`; the last may be shorter."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
 def join_batches(batches: Sequence[Batch]) -> Batch:
     """One batch from several, padded on the right to the longest."""
     width = max(batch.input_ids.shape[1] for batch in batches)
@@ -146,15 +133,25 @@ class Loop:
         device: that of the model, for inputs; it does not move while it trains.
         step_count: steps that the model has behind it.
         steps_taken: steps that this loop took, also those that were undone.
+        sharded: whether processes hold parts of the parameters, so that they have to make forward passes together.
 
     Args:
         model: the model to train in place; only `model.trainable()` changes.
         domains: training domains by name, each with a "train" split; their order is the order of weights.
         fit: the settings.
         seed: of the sample order and of dropout.
+        optimizer: someone else's, who takes the steps that stay; this loop then makes trials only. None for AdamW.
     """
 
-    def __init__(self, model: Model, domains: Mapping[str, TokenDomain], fit: Fit, *, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        domains: Mapping[str, TokenDomain],
+        fit: Fit,
+        *,
+        seed: int,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         self.accelerator = accelerator()
         self.model, self.fit, self.seed, self.step_count = model, fit, seed, 0
         self.steps_taken = 0
@@ -162,20 +159,30 @@ class Loop:
         self.splits: dict[str, TokenSplit] = {name: d.splits["train"] for name, d in domains.items()}
         self.parameters = model.trainable()
         trained, fused = list(self.parameters.values()), self.device.type in {"cpu", "cuda"}
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = optimizer or torch.optim.AdamW(
             trained, lr=fit.lr, betas=fit.betas, weight_decay=fit.weight_decay, fused=fused
         )
         sizes = {name: len(split) for name, split in self.splits.items()}
         self.stream = MixtureStream(sizes, fit.batch_size, seed)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.sharded = False
         self._wrapped: nn.Module = model.module
-        if self.world > 1:
+        if self.world > 1 and optimizer is None:
             self._wrapped = self.accelerator.prepare_model(model.module, device_placement=False)
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The training domains, in the order of mixture weights."""
         return tuple(self.splits)
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of optimiser step `step` (0-based)."""
+        return self.fit.lr_at(step)
+
+    def set_rate(self) -> None:
+        """Give the optimiser the learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr_at(self.step_count)
 
     def step(self, weights: Sequence[float], *, alone: bool = False) -> StepStats:
         """One optimiser step on a global batch drawn with these mixture weights.
@@ -203,8 +210,7 @@ class Loop:
             self.optimizer.zero_grad()
             got = f"the loss or the gradient of step {self.step_count} is not finite"
             raise DivergedError(f"{got}; try a lower lr")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.fit.lr_at(self.step_count)
+        self.set_rate()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step_count += 1
@@ -225,27 +231,10 @@ class Loop:
             limit: sequences per domain at most; None for all.
             alone: this process reads everything by itself.
         """
-        chunks = [
-            (name, chunk)
-            for name, split in splits.items()
-            for chunk in batched(evaluation_rows(name, len(split), limit), self.fit.eval_batch_size)
-        ]
-        mine = range(len(chunks)) if alone else range(self.rank, len(chunks), self.world)
-        read = []
+        nll_of, size = partial(self._token_nll, self.model.module), self.fit.eval_batch_size
+        shared = (0, 1) if alone else (self.rank, self.world)
         with evaluating(self.model.module), torch.inference_mode():
-            for k in mine:
-                split, rows = splits[chunks[k][0]], chunks[k][1]
-                batch = split.batch(rows).to(self.device)
-                nll = self._token_nll(self.model.module, batch).sum(1, dtype=torch.float64).cpu().numpy()
-                tokens = (batch.labels[:, 1:] != -100).sum(1).cpu().numpy()
-                read.append((k, (nll, tokens, split.clusters[np.asarray(rows)])))
-        if self.world > 1 and not alone:
-            read = sorted(gather_object(read), key=lambda item: item[0])
-        parts = {name: [part for k, part in read if chunks[k][0] == name] for name in splits}
-        return {
-            name: SequenceLosses(*map(np.concatenate, zip(*pieces, strict=True)))
-            for name, pieces in parts.items()
-        }
+            return sequence_losses(nll_of, splits, limit, size, self.device, *shared, even=self.sharded)
 
     def gradient(self, split: TokenSplit, rows: Sequence[int]) -> Tensor:
         """The gradient of the mean loss on these rows at the present weights, flat over the trainable parameters.
@@ -327,8 +316,4 @@ class Loop:
         half = self.fit.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
             logits = module(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        logits = logits[:, :-1]
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        labels = batch.labels[:, 1:]
-        nll = F.cross_entropy(wide.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
-        return nll.view_as(labels)
+        return token_nll(logits, batch.labels)

@@ -39,7 +39,8 @@ from trimtab.refer.captions.tuning import Tuning
 from trimtab.runs.folder import RunFolder
 from trimtab.seeds import derive, isolated
 from trimtab.train import state
-from trimtab.train.loop import Paused, batched, interruptible
+from trimtab.train.evaluation import batched
+from trimtab.train.loop import Paused, interruptible
 
 Row = dict[str, Any]
 AT_ONCE = 64
