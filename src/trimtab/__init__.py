@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trimtab.adapt.mixers.published import Aioli as Aioli
     from trimtab.adapt.mixers.published import Exp3 as Exp3
     from trimtab.adapt.mixers.published import GradientAlignment as GradientAlignment
+    from trimtab.adapt.trainer.mixture import TrainerMixture as TrainerMixture
     from trimtab.data.concepts import ConceptSet as ConceptSet
     from trimtab.data.domains import Domain as Domain
     from trimtab.data.naming import NamingCounts as NamingCounts
@@ -99,6 +100,7 @@ _HOMES = {
     "Steering": "trimtab.steer.steering",
     "TopLogits": "trimtab.read.leaks.levels",
     "TopLogprobs": "trimtab.read.leaks.levels",
+    "TrainerMixture": "trimtab.adapt.trainer.mixture",
     "Trajectory": "trimtab.read.leaks.levels",
     "TunedLens": "trimtab.read.lenses.tuned",
     "Uniform": "trimtab.adapt.mixers.fixed",

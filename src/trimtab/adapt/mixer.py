@@ -197,10 +197,16 @@ def range_problems(mixer: Any, ranges: Mapping[str, Range]) -> Iterator[Problem]
 
 @dataclass(frozen=True)
 class Goals:
-    """Goals of a mixer: the targets to improve, and the tolerance of each constraint in nats per token."""
+    """Goals of a mixer: the targets to improve, and the tolerance of each constraint in nats per token.
+
+    Attributes:
+        hears: whether it reads the losses of what is trained on (`Session.training_losses`), which cost another trainer
+            a little.
+    """
 
     targets: Sequence[str] = ()
     constraints: Mapping[str, float] = field(default_factory=dict)
+    hears: ClassVar[bool] = False
 
 
 class NoProbes:

@@ -42,6 +42,7 @@ class Exp3(mixer.Goals, mixer.NoProbes):
     every: int = 4
     decay: float = 0.9
     kind: Literal["exp3"] = "exp3"
+    hears: ClassVar[bool] = True
     ranges: ClassVar[Mapping[str, mixer.Range]] = {"every": mixer.COUNT, "decay": mixer.SHARE}
 
     __repr__ = brief

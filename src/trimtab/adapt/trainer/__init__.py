@@ -1,0 +1,1 @@
+"""Dynamic mixtures inside `transformers.Trainer` and TRL."""

@@ -1,0 +1,75 @@
+"""What the arguments of `transformers.Trainer` say in our words, and those that a mixture cannot work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from transformers import DataCollatorForLanguageModeling, TrainingArguments
+
+from trimtab.adapt.mixer import Needs
+from trimtab.errors import Problem
+from trimtab.train.hosted import HostedLoop
+from trimtab.train.settings import Fit
+
+
+def argument_problems(args: TrainingArguments, *, load_best: bool) -> Iterator[Problem]:
+    """Arguments that assume epochs, another order of rows, or another rule for the best checkpoint."""
+    if args.max_steps <= 0:
+        yield Problem("max_steps", str(args.max_steps), "the steps of the run: a mixture has no epoch")
+    for name in ("logging_strategy", "eval_strategy", "save_strategy"):
+        if str(getattr(getattr(args, name), "value", "")) == "epoch":
+            yield Problem(name, "'epoch'", "'steps' or 'no': a mixture has no epoch")
+    for name in ("auto_find_batch_size", *(("load_best_model_at_end",) if load_best else ())):
+        if getattr(args, name):
+            hint = "load_best=False in the mixture" if name.startswith("load") else ""
+            yield Problem(name, "True", "False", hint)
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(args.accelerator_config, name, None):
+            yield Problem(f"accelerator_config.{name}", "True", "False or None: each process picks its rows")
+    parallel = getattr(args, "parallelism_config", None)
+    for name in ("tp_size", "cp_size", "sp_size"):
+        if (size := getattr(parallel, name, 1) or 1) > 1:
+            yield Problem(f"parallelism_config.{name}", str(size), "1: every process has rows of its own")
+
+
+def loader_problems(loader: Any) -> Iterator[Problem]:
+    """A loader whose sampler cannot be set, or a collator that writes the labels anew."""
+    if not callable(getattr(loader, "set_sampler", None)):
+        yield Problem(
+            "the training loader", type(loader).__name__, "one of Accelerate, whose sampler can be set"
+        )
+    if isinstance(getattr(loader, "collate_fn", None), DataCollatorForLanguageModeling):
+        got = "DataCollatorForLanguageModeling, which writes the labels anew"
+        yield Problem("data_collator", got, "one that keeps the labels of the rows", "default_data_collator")
+
+
+def fit_of(args: TrainingArguments, asked: Fit) -> Fit:
+    """The settings of a trainer, with what the mixture was asked for: readings, their margin, and the rows' length."""
+    return replace(
+        asked,
+        steps=args.max_steps,
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        micro_batch_size=args.train_batch_size,
+        lr=args.learning_rate,
+        weight_decay=args.weight_decay,
+        betas=(args.adam_beta1, args.adam_beta2),
+        clip_norm=args.max_grad_norm or None,
+        eval_batch_size=args.per_device_eval_batch_size,
+    )
+
+
+def trial_problems(needs: Needs, loop: HostedLoop, args: TrainingArguments) -> Iterator[Problem]:
+    """Trials to be undone, or gradients, where the weights and moments of this trainer cannot be taken and put back."""
+    if not (needs.probe_steps or needs.gradient_sequences):
+        return
+    optimizer = type(loop.optimizer)
+    reasons = {
+        "parameters that are sharded": loop.sharded,
+        f"the optimizer {optimizer.__name__}": not optimizer.__module__.startswith("torch.optim"),
+        "float16 with a loss scaler": args.fp16,
+    }
+    for reason in [reason for reason, holds in reasons.items() if holds]:
+        got = f"rolled-back probes or gradients with {reason}"
+        yield Problem("mixer", got, "a mixer that rolls nothing back", "DynaMiCS(probes='kept') or Feedback")

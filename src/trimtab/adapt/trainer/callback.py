@@ -1,0 +1,241 @@
+"""The events of a trainer, told to a mixture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from trimtab.adapt.finetune import refuse
+from trimtab.adapt.metrics import Row
+from trimtab.adapt.mixer import Mixer
+from trimtab.adapt.session import Roles
+from trimtab.adapt.tracking import scalars
+from trimtab.adapt.trainer.arguments import fit_of, loader_problems, trial_problems
+from trimtab.adapt.trainer.logs import TrainerLogs
+from trimtab.adapt.trainer.run import HostedRun, Saved
+from trimtab.data.mixture_rows import MixtureSampler
+from trimtab.data.tokens import TokenDomain
+from trimtab.errors import CheckpointError, ConfigError, DivergedError, explain
+from trimtab.models.load import load
+from trimtab.train.evaluation import token_nll
+from trimtab.train.hosted import HostedLoop
+from trimtab.train.loop import join_batches
+from trimtab.train.losses import Change
+from trimtab.train.settings import Fit
+
+
+class Mixture(Protocol):
+    """What a callback needs of its mixture."""
+
+    fit: Fit
+    roles: Roles
+    mixer: Mixer
+    seed: int | None
+    load_best: bool
+    tokens: dict[str, TokenDomain]
+    sampler: MixtureSampler
+    run: HostedRun | None
+    changes: dict[str, Change]
+
+    @property
+    def key(self) -> str:
+        """What it is known by in checkpoints."""
+
+    def prepare(self, args: TrainingArguments, processing_class: Any) -> None:
+        """Look at the arguments of a trainer."""
+
+
+_LIVE: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""Mixtures by key: a trainer that restores its callbacks makes them anew from what a checkpoint holds."""
+
+
+class MixtureCallback(TrainerCallback, ExportableState):
+    """The callback of a mixture.
+
+    Args:
+        key: of a mixture of this process.
+    """
+
+    def __init__(self, key: str) -> None:
+        if key not in _LIVE:
+            got = "a checkpoint of a mixture with other roles, mixer or readings"
+            raise CheckpointError(explain(got, "those it began with", "a run from the start"))
+        self.key, self.mixture, self.saved = key, _LIVE[key], dict[str, Any]()
+        self._heard: list[dict[int, tuple[float, int]]] = []
+        self._hook: Any = None
+        self._logs: TrainerLogs | None = None
+
+    @classmethod
+    def of(cls, mixture: Mixture) -> MixtureCallback:
+        """The callback of a mixture."""
+        _LIVE[mixture.key] = mixture
+        return cls(mixture.key)
+
+    def state(self) -> dict[str, Any]:
+        """What the trainer writes into its checkpoints."""
+        run = self.mixture.run
+        return {"args": {"key": self.key}, "attributes": {"saved": {} if run is None else run.state()}}
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> None:
+        """Refuse arguments that cannot work; make the rows."""
+        self.mixture.prepare(args, kwargs.get("processing_class"))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read the base model and ask for the first mixture, or go on; set the order of rows."""
+        loader, mixture = kwargs["train_dataloader"], self.mixture
+        refuse(loader_problems(loader))
+        saved = self._found(state) if state.global_step else None
+        run = self._begun(args, kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
+        if saved is None:
+            run.start()
+        else:
+            run.restore(saved)
+        mixture.run, mixture.changes = run, {}
+        loader.set_sampler(mixture.sampler)
+        # Without a generator of its own, each iteration of a loader draws from torch's, and dropout from what is left.
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        self._logs = TrainerLogs(args, state)
+        if getattr(mixture.mixer, "hears", True):
+            self._hook = kwargs["model"].register_forward_hook(self._hear, with_kwargs=True)
+        if saved is None:
+            self._at_step(run, state, control, kwargs["model"])
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Follow the step; read, judge and ask where that is due."""
+        run = self._run()
+        run.follow(self._all_heard(run))
+        state.epoch = run.passes
+        before = run.progress
+        try:
+            self._at_step(run, state, control, kwargs["model"])
+        except DivergedError as error:
+            warnings.warn(f"training stops at step {state.global_step}: {error}", stacklevel=2)
+            control.should_training_stop = True
+        # The rows fetched under the former mixture are let go: the trainer's loader begins anew.
+        control.should_epoch_stop |= run.progress.weights != before.weights
+        control.should_training_stop |= run.progress.stop is not None
+        if self.mixture.load_best and run.progress.best_step == state.global_step:
+            state.best_global_step, state.best_metric = state.global_step, -run.progress.best_change
+            control.should_save = True
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Tell the trainer where the best checkpoint is, also where it saves none of its own accord."""
+        if self.mixture.load_best and state.best_global_step:
+            best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else state.best_model_checkpoint
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Judge the weights that are in the model on the test split."""
+        run, mixture = self._run(), self.mixture
+        if self._hook is not None:
+            self._hook.remove()
+        if mixture.load_best and not run.progress.best_step:
+            warnings.warn(
+                "no checkpoint kept every constraint and improved the targets: the weights are those of the last step, "
+                "and `changes` says what they broke",
+                stacklevel=2,
+            )
+        row, mixture.changes = run.finish()
+        self._log(row, state, control, kwargs["model"])
+        if self._logs is not None:
+            self._logs.close(state, control, kwargs["model"])
+
+    def _begun(self, args: TrainingArguments, module: nn.Module, optimizer: Any, scheduler: Any) -> HostedRun:
+        mixture, fit = self.mixture, fit_of(args, self.mixture.fit)
+        seeds = (mixture.seed, args.data_seed, args.seed)
+        loop = HostedLoop(
+            load(module),
+            {name: mixture.tokens[name] for name in mixture.roles.train},
+            fit,
+            seed=next(seed for seed in seeds if seed is not None),
+            optimizer=getattr(optimizer, "optimizer", optimizer),
+            scheduler=scheduler,
+        )
+        refuse(trial_problems(mixture.mixer.needs(fit, mixture.roles), loop, args))
+        return HostedRun(loop, mixture.roles, mixture.tokens, mixture.mixer)
+
+    def _found(self, state: TrainerState) -> Saved:
+        """The state of the mixture in the checkpoint that the trainer goes on from."""
+        every: Any = (
+            state.stateful_callbacks or {}
+        )  # a list of callbacks at first, a mapping once it was read back
+        noted = every.get(type(self).__name__) if isinstance(every, Mapping) else None
+        if not isinstance(noted, Mapping) or noted.get("args") != {"key": self.key}:
+            got = "a checkpoint of no mixture" if noted is None else "a checkpoint of another mixture"
+            raise CheckpointError(
+                explain(got, "one with the same roles, mixer and readings", "a run from the start")
+            )
+        saved: Saved = noted["attributes"]["saved"]
+        return saved
+
+    def _run(self) -> HostedRun:
+        run: HostedRun | None = self.mixture.run
+        assert run is not None  # training has begun
+        return run
+
+    def _at_step(self, run: HostedRun, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        for row in run.at_step():
+            self._log(row, state, control, model)
+
+    def _log(self, row: Row, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        if self._logs is not None and (named := scalars(row, self.mixture.roles, self._run().loop.fit)):
+            self._logs.add(state, control, named, model)
+
+    def _hear(self, module: nn.Module, _: Any, __: Any, outputs: Any) -> None:
+        """Take note of what a training pass lost on each of its rows, whose labels a trainer may keep to itself."""
+        run = self._run()
+        if not module.training:
+            return
+        size, world, rank = run.loop.fit.micro_batch_size or 1, run.loop.world, run.loop.rank
+        first = (len(self._heard) * world + rank) * size
+        rows = next(run.ahead())[first : first + size]
+        labels = join_batches([run.loop.splits[name].batch([row]) for name, row in rows]).labels
+        logits = outputs.logits.detach()
+        if len(logits) != len(labels) or logits.shape[1] < labels.shape[1]:
+            got = f"logits of shape {tuple(logits.shape)} for {len(labels)} rows"
+            hint = "no padding_free, or a mixer that does not read training losses"
+            raise ConfigError(explain(got, "one row of logits for each", hint))
+        nll = token_nll(logits[:, : labels.shape[1]], labels.to(logits.device)).sum(1)
+        tokens = (labels[:, 1:] != -100).sum(1)
+        self._heard.append({first + k: (float(nll[k]), int(tokens[k])) for k in range(len(rows))})
+
+    def _all_heard(self, run: HostedRun) -> dict[int, tuple[float, int]]:
+        """Nats and tokens of the rows of the last step, of all processes, by their places in the global batch."""
+        mine = [pair for heard in self._heard for pair in heard.items()]
+        self._heard = []
+        return dict(gather_object(mine) if run.loop.world > 1 and self._hook is not None else mine)
