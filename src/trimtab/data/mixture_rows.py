@@ -23,14 +23,14 @@ class MixtureRows(datasets.Dataset):  # type: ignore[misc]
     are padded to the longest of them. Iterated over it gives each row of each domain once.
 
     Args:
-        splits: the rows of each domain.
+        splits: the rows of each domain; a mapping that may be filled later.
         columns: of each row, some of "input_ids", "attention_mask" and "labels".
     """
 
     def __init__(self, splits: Mapping[str, TokenSplit], columns: Sequence[str] = COLUMNS) -> None:
         empty = datasets.Dataset.from_dict({name: [] for name in columns})
         super().__init__(empty.data, info=empty.info)
-        self.rows, self.columns = dict(splits), tuple(columns)
+        self.rows, self.columns = splits, tuple(columns)
 
     def __len__(self) -> NoReturn:
         raise TypeError("a mixture has no length; give the trainer max_steps")

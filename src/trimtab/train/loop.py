@@ -233,7 +233,8 @@ class Loop:
         """
         nll_of, size = partial(self._token_nll, self.model.module), self.fit.eval_batch_size
         shared = (0, 1) if alone else (self.rank, self.world)
-        with evaluating(self.model.module), torch.inference_mode():
+        # Buffers into which shards are gathered outlive a pass; those made in inference mode could not be trained with.
+        with evaluating(self.model.module), nullcontext() if self.sharded else torch.inference_mode():
             return sequence_losses(nll_of, splits, limit, size, self.device, *shared, even=self.sharded)
 
     def gradient(self, split: TokenSplit, rows: Sequence[int]) -> Tensor:

@@ -62,14 +62,12 @@ def fit_of(args: TrainingArguments, asked: Fit) -> Fit:
 
 def trial_problems(needs: Needs, loop: HostedLoop, args: TrainingArguments) -> Iterator[Problem]:
     """Trials to be undone, or gradients, where the weights and moments of this trainer cannot be taken and put back."""
-    if not (needs.probe_steps or needs.gradient_sequences):
-        return
-    optimizer = type(loop.optimizer)
+    optimizer, trials = type(loop.optimizer), needs.probe_steps > 0
     reasons = {
-        "parameters that are sharded": loop.sharded,
-        f"the optimizer {optimizer.__name__}": not optimizer.__module__.startswith("torch.optim"),
-        "float16 with a loss scaler": args.fp16,
+        "parameters that are sharded": loop.sharded and (trials or needs.gradient_sequences > 0),
+        f"the optimizer {optimizer.__name__}": trials and not optimizer.__module__.startswith("torch.optim"),
+        "float16 and a loss scaler": trials and args.fp16,
     }
     for reason in [reason for reason, holds in reasons.items() if holds]:
-        got = f"rolled-back probes or gradients with {reason}"
+        got = f"{'rolled-back probes' if trials else 'gradients'} with {reason}"
         yield Problem("mixer", got, "a mixer that rolls nothing back", "DynaMiCS(probes='kept') or Feedback")

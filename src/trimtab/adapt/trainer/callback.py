@@ -10,7 +10,9 @@ from weakref import WeakValueDictionary
 
 import torch
 from accelerate.utils import gather_object
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -72,6 +74,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         self.key, self.mixture, self.saved = key, _LIVE[key], dict[str, Any]()
         self._heard: list[dict[int, tuple[float, int]]] = []
         self._hook: Any = None
+        self._loads_itself = False
         self._logs: TrainerLogs | None = None
 
     @classmethod
@@ -108,6 +111,8 @@ class MixtureCallback(TrainerCallback, ExportableState):
         else:
             run.restore(saved)
         mixture.run, mixture.changes = run, {}
+        if mixture.load_best and getattr(kwargs["model"], "is_distributed_loading_by_transformers", False):
+            args.load_best_model_at_end, self._loads_itself = False, True  # the trainer cannot yet
         loader.set_sampler(mixture.sampler)
         # Without a generator of its own, each iteration of a loader draws from torch's, and dropout from what is left.
         getattr(loader, "base_dataloader", loader).generator = torch.Generator()
@@ -164,6 +169,8 @@ class MixtureCallback(TrainerCallback, ExportableState):
         run, mixture = self._run(), self.mixture
         if self._hook is not None:
             self._hook.remove()
+        if self._loads_itself and state.best_model_checkpoint:
+            load_sharded(kwargs["model"], Path(state.best_model_checkpoint))
         if mixture.load_best and not run.progress.best_step:
             warnings.warn(
                 "no checkpoint kept every constraint and improved the targets: the weights are those of the last step, "
@@ -239,3 +246,21 @@ class MixtureCallback(TrainerCallback, ExportableState):
         mine = [pair for heard in self._heard for pair in heard.items()]
         self._heard = []
         return dict(gather_object(mine) if run.loop.world > 1 and self._hook is not None else mine)
+
+
+def load_sharded(module: nn.Module, folder: Path) -> None:
+    """Load whole weights that were saved into a network of which each process holds a part.
+
+    Args:
+        module: sharded by transformers when it was loaded.
+        folder: of a checkpoint, with safetensors.
+    """
+    weights = dict[str, Tensor]()
+    for file in sorted(folder.glob("model*.safetensors")):
+        weights |= load_file(file)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            value = weights[name].to(parameter.device)
+            if isinstance(parameter, DTensor):
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            parameter.copy_(value)
