@@ -54,6 +54,8 @@ def scalars(row: Row, roles: Roles, fit: Fit) -> dict[str, float]:
         named |= {f"train/loss/{name}": loss for name, loss in losses.items()}
     elif row["event"] == "mixture":
         named = {f"mixture/{name}": share for name, share in row["weights"].items()}
+        if "status" in row:
+            named["mixture/relaxed"] = float(row["status"] in ("relaxed", "broken"))
     elif row["event"] == "evaluation":
         split = "test" if row["split"] == "test" else "eval"
         moved = {name: change[0] for name, change in row["change"].items()}

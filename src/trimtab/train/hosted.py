@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -67,6 +69,13 @@ class HostedLoop(Loop):
         """Return to `snapshot`, bit for bit, also of the learning rates."""
         super().restore(snapshot)
         self.set_rate()
+
+
+def reshard(module: nn.Module) -> None:
+    """Let go of whole parameters that FSDP2 has gathered: they would hide the parts, which are what is written to."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def is_sharded(model: Model) -> bool:

@@ -72,7 +72,7 @@ def copy_moments(
 
 
 @torch.no_grad()
-def put_parameters(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+def put_parameters(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Write `values` into the parameters of the same names, in place and bit for bit.
 
     Raises:

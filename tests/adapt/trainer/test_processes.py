@@ -19,7 +19,11 @@ from worlds import llama
 
 TESTS = Path(__file__).parents[2]
 NAMES = ("kept probes", "feedback", "exp3")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:no checkpoint kept every constraint")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:no checkpoint kept every constraint"),
+    pytest.mark.filterwarnings("ignore:training ends at step"),
+]
 
 
 def process(kind: str, out: Path, *launcher: str) -> subprocess.CompletedProcess[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,13 +17,17 @@ from transformers import default_data_collator as collator
 
 from hosted_run import FIT, MIXERS, TIGHT, arguments, losses, mixture, mixtures, train
 from trimtab import DynaMiCS, FinetuneResult, Fixed, GradientAlignment, TrainerMixture, finetune
+from trimtab.adapt.cost import CostReport
 from trimtab.data.mixture_rows import MixtureRows
 from trimtab.errors import CheckpointError, ConfigError, ConfigProblems
 from trimtab.train.hosted import HostedLoop
 from trimtab.train.loop import Loop
 from worlds import TRAIN, domain, evaluated, llama, model, plain_losses, tokenizer, trainable
 
-pytestmark = pytest.mark.filterwarnings("ignore:no checkpoint kept every constraint")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no checkpoint kept every constraint"),
+    pytest.mark.filterwarnings("ignore:training ends at step"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,11 @@ def assert_alike(found: list[tuple[int, list[float]]], expected: list[tuple[int,
     np.testing.assert_allclose([w for _, w in found], [w for _, w in expected], atol=1e-6, rtol=0)
 
 
+def untimed(result: FinetuneResult) -> CostReport:
+    """The cost of a run in steps and sequences."""
+    return replace(result.cost, seconds={}, solver_seconds=0.0)
+
+
 @pytest.mark.parametrize("name", MIXERS)
 def test_rows_mixtures_losses_and_weights_are_those_of_finetune(
     name: str, alone: dict[str, Any], tmp_path: Path
@@ -89,12 +100,16 @@ def test_rows_mixtures_losses_and_weights_are_those_of_finetune(
         assert loss == pytest.approx(expected["losses"][step], abs=1e-5)
     result: FinetuneResult = expected["result"]
     assert mixed.progress.best_step == result.step
-    if result.step:
-        for key, value in trainer.model.state_dict().items():
-            torch.testing.assert_close(value, expected["weights"][key], atol=1e-9, rtol=0)
-        tested = result.losses[(result.losses["split"] == "test") & (result.losses["step"] == result.step)]
-        for row in tested.itertuples():
-            assert mixed.changes[row.domain].value == pytest.approx(row.change, abs=1e-9)
+    for key, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(value, expected["weights"][key], atol=1e-9, rtol=0)
+    assert mixed.result is not None
+    pd.testing.assert_frame_equal(mixed.result.final, result.final, atol=1e-8)
+    pd.testing.assert_frame_equal(mixed.result.mixtures, result.mixtures, atol=1e-6)
+    pd.testing.assert_frame_equal(mixed.result.losses, result.losses, atol=1e-8)
+    assert (mixed.result.status, mixed.result.notes) == (result.status, result.notes)
+    assert untimed(mixed.result) == untimed(result)
+    changes = {domain: change.value for domain, change in mixed.changes.items()}
+    assert dict(zip(result.final["domain"], result.final["change"], strict=True)) == pytest.approx(changes)
 
 
 def test_with_workers_no_row_is_lost_or_repeated_and_every_batch_follows_its_decision(
@@ -108,39 +123,47 @@ def test_with_workers_no_row_is_lost_or_repeated_and_every_batch_follows_its_dec
     assert_alike(mixtures(trainer), alone["kept probes"]["mixtures"])
 
 
+class Leaves(TrainerCallback):
+    """Ends training after a step, between two checkpoints and two of the mixer's questions."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop there."""
+        control.should_training_stop |= state.global_step == self.step
+
+
+SAVED: dict[str, Any] = {"save_strategy": "steps", "save_steps": 7}
+
+
 @pytest.mark.parametrize("restored", [False, True])
-def test_a_run_that_stopped_goes_on_with_the_same_rows_and_mixtures(
+def test_a_run_that_stopped_goes_on_with_the_same_rows_mixtures_and_result(
     restored: bool, alone: dict[str, Any], tmp_path: Path
 ) -> None:
-    class Leaves(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop = state.global_step == 8  # between two of the mixer's questions
-
-    saved = {"save_strategy": "steps", "save_steps": 7}
-    mixer = MIXERS["feedback"]
-    train(tmp_path, mixer, also=Leaves(), **saved)
-    trainer, mixed, rows = train(
-        tmp_path, mixer, resume=True, restore_callback_states_from_checkpoint=restored, **saved
-    )
+    train(tmp_path, MIXERS["feedback"], also=Leaves(8), **SAVED)
+    kept = {"restore_callback_states_from_checkpoint": restored}
+    trainer, mixed, rows = train(tmp_path, MIXERS["feedback"], resume=True, **kept, **SAVED)
+    whole = alone["feedback"]["result"]
     assert rows == alone["feedback"]["rows"][7:]
     assert_alike(mixtures(trainer), alone["feedback"]["mixtures"])
-    assert mixed.progress.best_step == alone["feedback"]["result"].step
+    assert mixed.result is not None
+    pd.testing.assert_frame_equal(mixed.result.losses, whole.losses, atol=1e-8)
+    assert untimed(mixed.result) == untimed(whole)
+    assert mixed.result.config["mixer"] == whole.config["mixer"]
+    page = Path(mixed.result.report(tmp_path / "page.html")).read_text(encoding="utf-8")
+    assert "safety" in page
 
 
 def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
-    def left(out: Path, stop: int | None) -> Any:
-        class Leaves(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                control.should_training_stop |= state.global_step == stop
-
-        network = llama(dtype=torch.float64, dropout=0.3)
-        saved = {"save_strategy": "steps", "save_steps": 7}
-        asked = {"load_best": False}
-        mixer = MIXERS["feedback"]
-        return train(out, mixer, network=network, also=Leaves(), resume=stop == 0, asked=asked, **saved)[0]
+    def left(out: Path, stop: int | None, *, resume: bool = False) -> Any:
+        network, asked = llama(dtype=torch.float64, dropout=0.3), {"load_best": False}
+        return train(
+            out, MIXERS["feedback"], network=network, also=Leaves(stop), resume=resume, asked=asked, **SAVED
+        )[0]
 
     whole, _ = left(tmp_path / "whole", None), left(tmp_path / "parts", 8)
-    parts = left(tmp_path / "parts", 0)
+    parts = left(tmp_path / "parts", None, resume=True)
     for key, value in parts.model.state_dict().items():
         torch.testing.assert_close(value, whole.model.state_dict()[key], atol=0, rtol=0)
 
@@ -153,6 +176,8 @@ def test_a_checkpoint_of_another_mixture_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=got):
             train(tmp_path, MIXERS["feedback"], resume=True, **more)
+    with pytest.raises(CheckpointError, match="with other fit: steps"):
+        train(tmp_path, MIXERS["feedback"], resume=True, max_steps=48)
     plain = Trainer(
         llama(dtype=torch.float64),
         arguments(tmp_path / "plain", max_steps=4, save_strategy="steps", save_steps=2),
@@ -175,12 +200,31 @@ def test_the_best_checkpoint_that_kept_every_constraint_is_in_the_model(tmp_path
         assert change.value == pytest.approx(by_hand[name] - base[name], abs=1e-9)
 
 
-def test_without_a_checkpoint_that_kept_all_a_warning_says_so(tmp_path: Path) -> None:
-    mixer = Fixed(targets=["math"], constraints={"web": 0.0, "safety": 0.0}, target_mass=1.0)
-    with pytest.warns(UserWarning, match="no checkpoint kept every constraint"):
-        trainer, mixed, _ = train(tmp_path, mixer, asked={"margin": 999.0})
-    assert mixed.progress.best_step == 0
-    assert trainer.state.global_step == FIT.steps
+NEVER = Fixed(targets=["math"], constraints={"web": 0.0, "safety": 0.0}, target_mass=1.0)
+"""With a margin of 999 errors no checkpoint keeps this."""
+
+
+def test_without_a_checkpoint_that_kept_all_the_base_weights_come_back_and_a_warning_says_so(
+    tmp_path: Path,
+) -> None:
+    with pytest.warns(
+        UserWarning, match="no checkpoint kept every constraint.*base weights are in the model"
+    ):
+        trainer, mixed, _ = train(tmp_path, NEVER, asked={"margin": 999.0})
+    assert (mixed.progress.best_step, trainer.state.global_step) == (0, FIT.steps)
+    for key, value in llama(dtype=torch.float64).state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[key], value, atol=0, rtol=0)
+    assert mixed.result is not None
+    assert mixed.result.status == "infeasible"
+    assert not list(tmp_path.glob("*weights*"))
+
+
+def test_the_last_weights_stay_where_nothing_is_loaded(tmp_path: Path) -> None:
+    trainer, mixed, _ = train(tmp_path, NEVER, asked={"margin": 999.0, "load_best": False})
+    assert mixed.result is None
+    assert mixed.changes["math"].value < -0.1
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert trainer.args.load_best_model_at_end is False
 
 
 def test_logs_are_in_the_trainers_history_and_in_the_folder_that_it_reports_to(tmp_path: Path) -> None:
@@ -229,6 +273,24 @@ def test_a_mixture_can_take_the_tokenizer_of_the_trainer_and_a_collator_that_pad
     )
     trainer.train()
     assert [step for step, _ in mixtures(trainer)] == [step for step, _ in alone["feedback"]["mixtures"]]
+
+
+@pytest.mark.parametrize("name", ["kept probes", "rolled-back probes", "exp3"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"bf16": True},
+        {"activation_checkpointing": True},
+        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_half_precision_recomputed_activations_and_compilation_change_next_to_nothing(
+    more: dict[str, Any], name: str, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    _, mixed, _ = train(tmp_path, MIXERS[name], network=llama(), **more)
+    for row in alone[name]["result"].final.itertuples():
+        assert mixed.changes[row.domain].value == pytest.approx(row.change, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -13,9 +15,16 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.finetune import refuse
 from trimtab.adapt.metrics import Row
 from trimtab.adapt.mixer import Mixer
@@ -29,9 +38,9 @@ from trimtab.data.tokens import TokenDomain
 from trimtab.errors import CheckpointError, ConfigError, DivergedError, explain
 from trimtab.models.load import load
 from trimtab.train.evaluation import token_nll
-from trimtab.train.hosted import HostedLoop
+from trimtab.train.hosted import HostedLoop, reshard
 from trimtab.train.loop import join_batches
-from trimtab.train.losses import Change
+from trimtab.train.losses import Change, change
 from trimtab.train.settings import Fit
 
 
@@ -43,10 +52,12 @@ class Mixture(Protocol):
     mixer: Mixer
     seed: int | None
     load_best: bool
+    tokenizer: PreTrainedTokenizerBase | None
     tokens: dict[str, TokenDomain]
     sampler: MixtureSampler
     run: HostedRun | None
     changes: dict[str, Change]
+    result: FinetuneResult | None
 
     @property
     def key(self) -> str:
@@ -54,6 +65,9 @@ class Mixture(Protocol):
 
     def prepare(self, args: TrainingArguments, processing_class: Any) -> None:
         """Look at the arguments of a trainer."""
+
+    def config(self, run: HostedRun) -> dict[str, Any]:
+        """What is needed to do a run again."""
 
 
 _LIVE: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -86,7 +100,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What the trainer writes into its checkpoints."""
         run = self.mixture.run
-        return {"args": {"key": self.key}, "attributes": {"saved": {} if run is None else run.state()}}
+        return {"args": {"key": self.key}, "attributes": {"saved": {} if run is None else run.exported()}}
 
     def on_init_end(
         self,
@@ -108,9 +122,11 @@ class MixtureCallback(TrainerCallback, ExportableState):
         run = self._begun(args, kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
         if saved is None:
             run.start()
+            if mixture.load_best:
+                run.keep_base(base_folder(args))
         else:
             run.restore(saved)
-        mixture.run, mixture.changes = run, {}
+        mixture.run, mixture.changes, mixture.result = run, {}, None
         if mixture.load_best and getattr(kwargs["model"], "is_distributed_loading_by_transformers", False):
             args.load_best_model_at_end, self._loads_itself = False, True  # the trainer cannot yet
         loader.set_sampler(mixture.sampler)
@@ -137,11 +153,12 @@ class MixtureCallback(TrainerCallback, ExportableState):
         try:
             self._at_step(run, state, control, kwargs["model"])
         except DivergedError as error:
-            warnings.warn(f"training stops at step {state.global_step}: {error}", stacklevel=2)
-            control.should_training_stop = True
+            run.progress = replace(run.progress, stop=f"diverged: {error}")
         # The rows fetched under the former mixture are let go: the trainer's loader begins anew.
         control.should_epoch_stop |= run.progress.weights != before.weights
-        control.should_training_stop |= run.progress.stop is not None
+        if run.progress.stop is not None:
+            warnings.warn(f"training ends at step {state.global_step}: {run.progress.stop}", stacklevel=2)
+            control.should_training_stop = True
         if self.mixture.load_best and run.progress.best_step == state.global_step:
             state.best_global_step, state.best_metric = state.global_step, -run.progress.best_change
             control.should_save = True
@@ -160,33 +177,37 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     def on_train_end(
         self,
-        args: TrainingArguments,  # noqa: ARG002
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Judge the weights that are in the model on the test split."""
-        run, mixture = self._run(), self.mixture
+        """Bring the best weights into the model, or those of the base; judge them on the test split."""
+        run, mixture, model = self._run(), self.mixture, kwargs["model"]
         if self._hook is not None:
             self._hook.remove()
         if self._loads_itself and state.best_model_checkpoint:
-            load_sharded(kwargs["model"], Path(state.best_model_checkpoint))
+            load_sharded(model, Path(state.best_model_checkpoint))
         if mixture.load_best and not run.progress.best_step:
-            warnings.warn(
-                "no checkpoint kept every constraint and improved the targets: the weights are those of the last step, "
-                "and `changes` says what they broke",
-                stacklevel=2,
-            )
-        row, mixture.changes = run.finish()
-        self._log(row, state, control, kwargs["model"])
+            gone = "no checkpoint kept every constraint and improved the targets"
+            warnings.warn(f"{gone}: the base weights are in the model again", stacklevel=2)
+            run.put_base(base_folder(args))
+        losses = run.tested()
+        mixture.changes = {name: change(read, run.base[name]) for name, read in losses.items()}
+        if mixture.load_best:
+            mixture.result = run.result(losses, mixture.mixer.kind, mixture.config(run))
+            ended = state.global_step >= state.max_steps or run.progress.stop is not None
+            if ended and state.is_world_process_zero:  # all have read it, since they read losses together
+                shutil.rmtree(base_folder(args), ignore_errors=True)
+        self._log(run.rows[-1], state, control, model)
         if self._logs is not None:
-            self._logs.close(state, control, kwargs["model"])
+            self._logs.close(state, control, model)
 
     def _begun(self, args: TrainingArguments, module: nn.Module, optimizer: Any, scheduler: Any) -> HostedRun:
         mixture, fit = self.mixture, fit_of(args, self.mixture.fit)
         seeds = (mixture.seed, args.data_seed, args.seed)
         loop = HostedLoop(
-            load(module),
+            load(module, tokenizer=mixture.tokenizer),
             {name: mixture.tokens[name] for name in mixture.roles.train},
             fit,
             seed=next(seed for seed in seeds if seed is not None),
@@ -248,6 +269,11 @@ class MixtureCallback(TrainerCallback, ExportableState):
         return dict(gather_object(mine) if run.loop.world > 1 and self._hook is not None else mine)
 
 
+def base_folder(args: TrainingArguments) -> Path:
+    """Where the weights that training starts from are kept while it goes on."""
+    return Path(str(args.output_dir)) / "base-weights"
+
+
 def load_sharded(module: nn.Module, folder: Path) -> None:
     """Load whole weights that were saved into a network of which each process holds a part.
 
@@ -258,6 +284,7 @@ def load_sharded(module: nn.Module, folder: Path) -> None:
     weights = dict[str, Tensor]()
     for file in sorted(folder.glob("model*.safetensors")):
         weights |= load_file(file)
+    reshard(module)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             value = weights[name].to(parameter.device)

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from trimtab.adapt.call import call
+from trimtab.adapt.dynamics.result import FinetuneResult
 from trimtab.adapt.finetune import length_problems, problems, refuse, type_problems
 from trimtab.adapt.metrics import Progress
 from trimtab.adapt.mixer import Mixer
@@ -59,13 +61,16 @@ class TrainerMixture:
         margin: standard errors by which a checkpoint must keep each constraint to be chosen.
         seed: of the order of rows; None takes the trainer's `data_seed`, or else its `seed`.
         load_best: save a checkpoint wherever the targets gained more than ever while all constraints were kept, and
-            load the last such at the end. Without one a warning says so, and the weights are those of the last step.
+            load the last such at the end, or else the base weights, which are kept in the output folder meanwhile.
+            False leaves the weights of the last step.
 
     Attributes:
         dataset: for `train_dataset`.
         sampler: the order of its rows, for a loader of one's own.
         callback: for `callbacks`.
         changes: after training, the paired change of each domain's test loss, nats per token; empty before.
+        result: after training, the result with its tables and page, as of `trimtab.finetune`; None before, and where
+            `load_best` is off.
 
     Raises:
         ConfigProblems, DataError: as `trimtab.finetune`, before any work; of the trainer's arguments, when it is made.
@@ -104,11 +109,13 @@ class TrainerMixture:
         domains = as_domains("train", train), as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
         self.roles = make_roles(list(domains[0]), list(domains[1]), mixer.targets, mixer.constraints)
         refuse(problems(self.roles, *domains, mixer, self.fit))
-        self._domains = {**domains[0], **domains[1]}
+        self._domains, self._given = domains, {**train, **(evaluate or {})}
+        self.tokenizer: PreTrainedTokenizerBase | None = None
         self.tokens: dict[str, TokenDomain] = {}
         self._rows: dict[str, TokenSplit] = {}
         self.run: HostedRun | None = None
         self.changes: dict[str, Change] = {}
+        self.result: FinetuneResult | None = None
         if tokenizer is not None:
             self._tokenise(tokenizer)
         self.dataset, self.sampler = MixtureRows(self._rows), MixtureSampler(self._ahead)
@@ -150,9 +157,17 @@ class TrainerMixture:
         args.load_best_model_at_end = args.load_best_model_at_end or self.load_best
         args.ignore_data_skip = True  # the order of rows goes on by itself where a checkpoint left it
 
+    def config(self, run: HostedRun) -> dict[str, Any]:
+        """What is needed to do a run again, as `trimtab.finetune` notes it."""
+        loop, (train, evaluate) = run.loop, self._domains
+        told: dict[str, Any] = {"given": self._given, "domains": self.tokens}
+        return call(loop.model, train, evaluate, self.mixer, loop.fit, loop.stream.seed, **told)
+
     def _tokenise(self, tokenizer: PreTrainedTokenizerBase) -> None:
         shape: dict[str, Any] = {"seq_len": self.fit.seq_len, "packing": self.fit.packing}
-        self.tokens |= {name: tokenise(domain, tokenizer, **shape) for name, domain in self._domains.items()}
+        every = {**self._domains[0], **self._domains[1]}
+        self.tokens |= {name: tokenise(domain, tokenizer, **shape) for name, domain in every.items()}
+        self.tokenizer = tokenizer
         refuse(length_problems(self.tokens, self.roles, replace(self.fit, batch_size=1)))
         self._rows |= {name: self.tokens[name].splits["train"] for name in self.roles.train}
 
