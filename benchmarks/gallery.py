@@ -26,6 +26,7 @@ DRAWINGS = {
     "lexicon": 8,
     "naming_bias": 0,
     "steering": 0,
+    "trainer": 0,
 }
 """Which drawing of the example's page is kept."""
 STYLE = "<style>svg { background: #ffffff; font-family: sans-serif }</style>"

@@ -1,6 +1,6 @@
 """A dynamic mixture inside `transformers.Trainer`: improve one domain, keep two others, with a LoRA.
 
-python examples/trainer.py [OUT]        under half a minute; the best checkpoint is in OUT
+python examples/trainer.py [OUT]        under half a minute; writes OUT/report.html
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def main(out: Path) -> None:
         callbacks=[mixture.callback],
     )
     trainer.train()
-    print("best step", mixture.progress.best_step, "in", trainer.state.best_model_checkpoint)
-    for name, change in mixture.changes.items():
-        print(f"{name}: {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}] nats per token")
+    print(mixture.result)
+    print(mixture.result.status, "at step", mixture.result.step)
+    print(mixture.result.report(out / "report.html"))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def short_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_facts", "short_corpora")
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL's use of transformers
 @pytest.mark.filterwarnings("ignore:.*completions have no words.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:training ends at step .* with the least target training:UserWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(
     example: Path,

@@ -364,5 +364,6 @@ def given_up(
     rate = (now - before) / (step - start)
     if now + rate * (session.steps - step) >= 0:
         return None
-    broken = " and ".join(name for name, room in slack.items() if room < 0)
-    return f"{broken} stays broken with the least target training there is, since step {floored[0][0]}"
+    names = [name for name, room in slack.items() if room < 0]
+    broken = f"{' and '.join(names)} {'stays' if len(names) == 1 else 'stay'} broken"
+    return f"{broken} with the least target training there is, since step {floored[0][0]}"

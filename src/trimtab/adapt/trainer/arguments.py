@@ -25,6 +25,9 @@ def argument_problems(args: TrainingArguments, *, load_best: bool) -> Iterator[P
         if getattr(args, name):
             hint = "load_best=False in the mixture" if name.startswith("load") else ""
             yield Problem(name, "True", "False", hint)
+    if load_best and args.metric_for_best_model is not None:
+        got, hint = repr(args.metric_for_best_model), "load_best=False in the mixture"
+        yield Problem("metric_for_best_model", got, "none: targets and constraints say which is best", hint)
     for name in ("split_batches", "dispatch_batches"):
         if getattr(args.accelerator_config, name, None):
             yield Problem(f"accelerator_config.{name}", "True", "False or None: each process picks its rows")

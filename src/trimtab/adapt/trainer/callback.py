@@ -127,8 +127,10 @@ class MixtureCallback(TrainerCallback, ExportableState):
         else:
             run.restore(saved)
         mixture.run, mixture.changes, mixture.result = run, {}, None
-        if mixture.load_best and getattr(kwargs["model"], "is_distributed_loading_by_transformers", False):
-            args.load_best_model_at_end, self._loads_itself = False, True  # the trainer cannot yet
+        self._loads_itself = getattr(kwargs["model"], "is_distributed_loading_by_transformers", False)
+        if mixture.load_best:
+            # Only now: a trainer that is made with it wants a metric. Weights that it has sharded it cannot load.
+            args.load_best_model_at_end = not self._loads_itself
         loader.set_sampler(mixture.sampler)
         # Without a generator of its own, each iteration of a loader draws from torch's, and dropout from what is left.
         getattr(loader, "base_dataloader", loader).generator = torch.Generator()
@@ -186,7 +188,9 @@ class MixtureCallback(TrainerCallback, ExportableState):
         run, mixture, model = self._run(), self.mixture, kwargs["model"]
         if self._hook is not None:
             self._hook.remove()
-        if self._loads_itself and state.best_model_checkpoint:
+        if mixture.load_best:
+            args.load_best_model_at_end = False  # as it was given
+        if self._loads_itself and mixture.load_best and state.best_model_checkpoint:
             load_sharded(model, Path(state.best_model_checkpoint))
         if mixture.load_best and not run.progress.best_step:
             gone = "no checkpoint kept every constraint and improved the targets"

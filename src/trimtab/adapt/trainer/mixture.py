@@ -154,7 +154,6 @@ class TrainerMixture:
                 raise ConfigError(explain(got, "one of both", "TrainerMixture(..., tokenizer=tokenizer)"))
             self._tokenise(processing_class)
         refuse(length_problems(self.tokens, self.roles, fit))
-        args.load_best_model_at_end = args.load_best_model_at_end or self.load_best
         args.ignore_data_skip = True  # the order of rows goes on by itself where a checkpoint left it
 
     def config(self, run: HostedRun) -> dict[str, Any]:
