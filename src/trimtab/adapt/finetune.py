@@ -36,7 +36,7 @@ from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.splits import Part
 from trimtab.data.survey import repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
-from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
+from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, ModelError, Problem, explain
 from trimtab.job import Elsewhere
 from trimtab.models.adapter import has_adapter
 from trimtab.models.batches import evaluating
@@ -48,6 +48,7 @@ from trimtab.runs.folder import RunFolder, read_config_of
 from trimtab.runs.paths import MODEL, RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
+from trimtab.train.hosted import is_sharded
 from trimtab.train.loop import Loop, Paused, accelerator, interruptible
 from trimtab.train.settings import Fit
 from trimtab.train.state import float32_weights, in_types, types_of
@@ -104,7 +105,7 @@ def finetune(
     Raises:
         ConfigProblems: unknown, doubled or contradictory domains, or settings that cannot work: all at once,
             before any work; then domains without enough sequences for a batch or a reading, all at once.
-        ModelError: the model is no causal language model, or has no tokenizer: before any work.
+        ModelError: the model is no causal language model, has no tokenizer or sharded parameters: before any work.
         DataError: a malformed or empty domain, one shorter than a sequence, or with a record in two splits.
         CheckpointError: `out` holds another run, or a damaged one.
         KeyboardInterrupt: at Ctrl-C, after a resumable checkpoint was written; it says how to go on.
@@ -112,6 +113,9 @@ def finetune(
     model = as_model(model)
     require_language_model(model)
     check_model(model, "training")
+    if is_sharded(model):
+        hint = "TrainerMixture inside transformers.Trainer"
+        raise ModelError(explain(f"{model.name} with sharded parameters", "whole ones on each process", hint))
     fit = Fit() if fit is None else fit
     refuse([*type_problems(mixer, fit), *shown_problems(progress)])
     given = train, evaluate or {}
