@@ -33,6 +33,7 @@ from cells import Cell
 from methods import TUNED_BY, TUNING_SEED, Method, methods
 from scenarios import FIT, LIKE, MODEL, SCENARIOS
 
+from trimtab import Fit
 from trimtab.lab.corpora import corpus, read_card
 from trimtab.lab.models import lab_model
 from trimtab.runs.atomic import write_atomic
@@ -134,14 +135,20 @@ def question(scenario: str, seed: int) -> dict[str, Any]:
 def written(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """The result file, if it answers the same question."""
     block = json.loads(path.read_text()) if path.exists() else {}
-    return block if all(block.get(key) == value for key, value in asked.items()) else {}
+    return block if answers(block, asked) else {}
+
+
+def answers(block: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether a file is of this question; settings that it does not name yet were as they are by default."""
+    whole = block | {"fit": plain(Fit()) | block.get("fit", {})}
+    return all(whole.get(key) == value for key, value in asked.items())
 
 
 def held_rates(asked: dict[str, Any], results: Path) -> dict[str, Any]:
     """The rates that another seed of the same scenario, model, text and settings ran with; {} where there is none."""
     for path in sorted(results.glob(f"{asked['scenario']['name'].replace(' ', '-')}-*.json")):
         block = json.loads(path.read_text())
-        if all(block.get(key) == value for key, value in asked.items() if key != "seed"):
+        if answers(block, {key: value for key, value in asked.items() if key != "seed"}):
             rates: dict[str, Any] = block["rates"]
             return rates
     return {}

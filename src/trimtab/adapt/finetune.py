@@ -42,6 +42,7 @@ from trimtab.models.adapter import has_adapter
 from trimtab.models.batches import evaluating
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
+from trimtab.models.recompute import activation_checkpointing
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
 from trimtab.runs.config import typed_problems
 from trimtab.runs.folder import RunFolder, read_config_of
@@ -137,6 +138,7 @@ def finetune(
         interruptible() as check,
         isolated(seed),
         evaluating(model.module, gradients=True),
+        activation_checkpointing(model.module) if fit.activation_checkpointing else nullcontext(),
         float32_weights(model) as stored,
         open_run(out, path, config, identity, processes) as folder,
     ):
