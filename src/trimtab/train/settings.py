@@ -50,7 +50,7 @@ class Fit:
         clip_norm: largest gradient norm; None leaves gradients alone.
         precision: "bf16" runs forward passes under autocast; weights and moments are float32 while they are trained.
         activation_checkpointing: keep one tensor per layer and compute the rest again in the backward pass: less
-            memory, about a third more time a step, the same gradients.
+            memory, one more forward pass a step, the same gradients.
         eval_sequences: validation sequences per domain, the same ones at every evaluation.
         probe_sequences: how many of them a probe is judged on.
         test_sequences: test sequences per domain, read before and after the run; None for all.
