@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, Trainer, TrainerCallback
 from transformers import default_data_collator as collator
 
-from hosted_run import FIT, MIXERS, TIGHT, arguments, losses, mixture, mixtures, train
+from hosted_run import FIT, MIXERS, TIGHT, arguments, exact_loss, losses, mixture, mixtures, train
 from trimtab import DynaMiCS, FinetuneResult, Fixed, GradientAlignment, TrainerMixture, finetune
 from trimtab.adapt.cost import CostReport
 from trimtab.data.mixture_rows import MixtureRows
@@ -273,6 +274,47 @@ def test_a_mixture_can_take_the_tokenizer_of_the_trainer_and_a_collator_that_pad
     )
     trainer.train()
     assert [step for step, _ in mixtures(trainer)] == [step for step, _ in alone["feedback"]["mixtures"]]
+
+
+def test_data_sets_of_token_ids_need_no_tokenizer_and_train_alike(
+    alone: dict[str, Any], tmp_path: Path
+) -> None:
+    text = mixture(MIXERS["feedback"])
+
+    def ids(name: str) -> datasets.DatasetDict:
+        found = {}
+        for split, rows in text.tokens[name].splits.items():
+            pairs = zip(rows.offsets, rows.offsets[1:], strict=False)
+            found[split] = datasets.Dataset.from_list(
+                [{"input_ids": rows.ids[a:b].tolist()} for a, b in pairs]
+            )
+        return datasets.DatasetDict(found)
+
+    mixed = TrainerMixture(
+        {name: ids(name) for name in TRAIN},
+        {name: ids(name) for name in ("safety", "facts")},
+        mixer=MIXERS["feedback"],
+        seq_len=16,
+        eval_sequences=8,
+        probe_sequences=4,
+        test_sequences=8,
+        eval_points=5,
+        seed=3,
+    )
+    trainer = Trainer(
+        llama(dtype=torch.float64),
+        arguments(tmp_path),
+        train_dataset=mixed.dataset,
+        callbacks=[mixed.callback],
+        compute_loss_func=exact_loss,
+    )
+    trainer.train()
+    assert_alike(mixtures(trainer), alone["feedback"]["mixtures"])
+    assert mixed.result is not None
+    assert mixed.result.status == alone["feedback"]["result"].status
+    assert "DatasetDict" in repr(mixed.result.config["data"]) or "Dataset" in repr(
+        mixed.result.config["data"]
+    )
 
 
 @pytest.mark.parametrize("name", ["kept probes", "rolled-back probes", "exp3"])

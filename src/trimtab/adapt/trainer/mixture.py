@@ -19,8 +19,9 @@ from trimtab.adapt.session import make_roles
 from trimtab.adapt.trainer.arguments import argument_problems, fit_of
 from trimtab.adapt.trainer.callback import MixtureCallback
 from trimtab.adapt.trainer.run import HostedRun
-from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
+from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Shares, as_domains
 from trimtab.data.mixture_rows import Key, MixtureRows, MixtureSampler
+from trimtab.data.token_rows import TokenRows
 from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
 from trimtab.errors import ConfigError, explain
 from trimtab.runs.serialise import plain
@@ -47,11 +48,12 @@ class TrainerMixture:
     the end the same of the test split. Checkpoints are the trainer's own, with the state of the mixture inside.
 
     Args:
-        train: domains to train on, by name, as `trimtab.finetune` takes them.
+        train: domains to train on, by name, as `trimtab.finetune` takes them, or data sets with `input_ids`, which are
+            taken as they are (`trimtab.data.token_rows.TokenRows`).
         evaluate: domains to evaluate only.
         mixer: names the targets and constraints, and chooses the mixture.
-        tokenizer: of the model; None takes the trainer's `processing_class`.
-        seq_len: tokens per row, at most.
+        tokenizer: of the model; None takes the trainer's `processing_class`, where there is text.
+        seq_len: tokens per row, at most; rows of token ids that are longer are refused.
         packing: "packed" fills every row with text; "padded" keeps one record per row.
         eval_sequences: validation sequences per domain, the same ones at every reading.
         probe_sequences: how many of them are read between points of the grid; None for at most 128.
@@ -106,17 +108,21 @@ class TrainerMixture:
         )
         self.mixer, self.seed, self.load_best = mixer, seed, load_best
         refuse(type_problems(mixer, self.fit))
-        domains = as_domains("train", train), as_domains("evaluate", evaluate or {}, fractions=EVALUATE_ONLY)
-        self.roles = make_roles(list(domains[0]), list(domains[1]), mixer.targets, mixer.constraints)
-        refuse(problems(self.roles, *domains, mixer, self.fit))
-        self._domains, self._given = domains, {**train, **(evaluate or {})}
+        self._domains = (
+            _domains("train", train, FRACTIONS),
+            _domains("evaluate", evaluate or {}, EVALUATE_ONLY),
+        )
+        names = (list(self._domains[0]), list(self._domains[1]))
+        self.roles = make_roles(*names, mixer.targets, mixer.constraints)
+        refuse(problems(self.roles, *self._domains, mixer, self.fit))
+        self._given = {**train, **(evaluate or {})}
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.tokens: dict[str, TokenDomain] = {}
         self._rows: dict[str, TokenSplit] = {}
         self.run: HostedRun | None = None
         self.changes: dict[str, Change] = {}
         self.result: FinetuneResult | None = None
-        if tokenizer is not None:
+        if tokenizer is not None or not self._texts:
             self._tokenise(tokenizer)
         self.dataset, self.sampler = MixtureRows(self._rows), MixtureSampler(self._ahead)
         self.callback = MixtureCallback.of(self)
@@ -162,10 +168,19 @@ class TrainerMixture:
         told: dict[str, Any] = {"given": self._given, "domains": self.tokens}
         return call(loop.model, train, evaluate, self.mixer, loop.fit, loop.stream.seed, **told)
 
-    def _tokenise(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        shape: dict[str, Any] = {"seq_len": self.fit.seq_len, "packing": self.fit.packing}
-        every = {**self._domains[0], **self._domains[1]}
-        self.tokens |= {name: tokenise(domain, tokenizer, **shape) for name, domain in every.items()}
+    @property
+    def _texts(self) -> bool:
+        """Whether some domain is still to be tokenised."""
+        return any(isinstance(domain, Domain) for part in self._domains for domain in part.values())
+
+    def _tokenise(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        length, packing = self.fit.seq_len, self.fit.packing
+        for part, fractions in zip(self._domains, (FRACTIONS, EVALUATE_ONLY), strict=True):
+            for name, domain in part.items():
+                if isinstance(domain, Domain):
+                    self.tokens[name] = tokenise(domain, tokenizer, seq_len=length, packing=packing)
+                else:
+                    self.tokens[name] = domain.tokens(length, fractions)
         self.tokenizer = tokenizer
         refuse(length_problems(self.tokens, self.roles, replace(self.fit, batch_size=1)))
         self._rows |= {name: self.tokens[name].splits["train"] for name in self.roles.train}
@@ -180,3 +195,13 @@ class TrainerMixture:
                 explain("a mixture outside training", "a trainer that has begun to train", hint)
             )
         return self.run
+
+
+def _domains(where: str, given: Any, fractions: Shares) -> dict[str, Any]:
+    """Domains by name, in the order given: rows of token ids where data has them, else as `trimtab.finetune`."""
+    rows = (
+        {name: TokenRows.of(name, data) for name, data in given.items()} if isinstance(given, Mapping) else {}
+    )
+    texts = {name: data for name, data in given.items() if rows[name] is None} if rows else given
+    made = as_domains(where, texts, fractions=fractions)
+    return {name: rows.get(name) or made[name] for name in given}
