@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.adapt.compare.compare import compare as compare
     from trimtab.adapt.dynamics.mixer import DynaMiCS as DynaMiCS
     from trimtab.adapt.dynamics.result import FinetuneResult as FinetuneResult
     from trimtab.adapt.finetune import finetune as finetune
@@ -107,6 +108,7 @@ _HOMES = {
     "audit": "trimtab.read.leaks.audit",
     "audit_transcript": "trimtab.read.leaks.transcript",
     "caption_scores": "trimtab.refer.scores.scores",
+    "compare": "trimtab.adapt.compare.compare",
     "finetune": "trimtab.adapt.finetune",
     "hard_candidates": "trimtab.refer.candidates",
     "intelligibility": "trimtab.refer.intelligibility.study",

@@ -25,13 +25,13 @@ LAB = "lab:"
 
 @dataclass(frozen=True)
 class System:
-    """A published method as jobs that run from a config.
+    """A published method, or a tool of ours, as jobs that run from a config.
 
     Attributes:
         name: what a config says under `system`.
         job: "module:class" of the frozen dataclass that a config fills; a `trimtab.job.Job`.
         title: one line for people.
-        paper: the paper it reproduces.
+        paper: the paper it reproduces; empty for a tool.
     """
 
     name: str
@@ -68,6 +68,12 @@ _ALL = (
         "trimtab.adapt.forgetting.job:ForgettingConfig",
         "scaling laws for forgetting, and the share of pretraining data that keeps it small",
         "arXiv 2502.06042",
+    ),
+    System(
+        "compare",
+        "trimtab.adapt.compare.job:CompareConfig",
+        "what a change of a model broke and what it kept, domain by domain, wherever it was made",
+        "",
     ),
     System(
         "expertlens",

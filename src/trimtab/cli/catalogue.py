@@ -51,7 +51,10 @@ def ls(argv: Sequence[str]) -> int:
         return 0
     width = max(len(recipe.name) for recipe in shipped) + 2
     lines = ["recipes", *(f"  {recipe.name:<{width}}{recipe.description}" for recipe in shipped)]
-    lines += ["systems", *(f"  {each.name:<{width}}{each.title}; {each.paper}" for each in systems)]
+    lines += [
+        "systems",
+        *(f"  {each.name:<{width}}{'; '.join(filter(None, (each.title, each.paper)))}" for each in systems),
+    ]
     say("\n".join(lines))
     return 0
 

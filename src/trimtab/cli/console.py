@@ -36,6 +36,11 @@ VERBS = {
     "resume": Verb("go on with a run that was interrupted", "trimtab resume runs/my-1", "jobs"),
     "sweep": Verb("run a config over a grid", "trimtab sweep my.yaml --over seed=0..4 --jobs 2", "jobs"),
     "export": Verb("write the model or adapter a run left", "trimtab export runs/my-1 --out DIR", "export"),
+    "compare": Verb(
+        "tell what a change of a model broke, domain by domain",
+        "trimtab compare path/to/base path/to/tuned --domains domains.yaml",
+        "compare",
+    ),
     "steer": Verb(
         "fit, try, sweep or fuse a steering, or make one of a concept",
         "trimtab steer fit steering/quickstart",

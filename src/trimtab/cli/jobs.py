@@ -211,7 +211,12 @@ def _read(arguments: Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def read_job(
-    content: Mapping[str, Any], overrides: Mapping[str, Any], *, here: bool = True, jobs: int | None = None
+    content: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    *,
+    here: bool = True,
+    jobs: int | None = None,
+    job_class: Any = None,
 ) -> Job:
     """The job that a config describes, checked.
 
@@ -220,6 +225,7 @@ def read_job(
         overrides: dotted keys and their values.
         here: whether it is to run on this machine, which then must have its device.
         jobs: runs at a time; only of a system whose job is several runs.
+        job_class: of the job; by default that of its system.
 
     Raises:
         ConfigProblems: everything that is wrong with it.
@@ -240,7 +246,7 @@ def read_job(
         return list(dict.fromkeys(wrong))
 
     system = system_of({**content, **overrides})
-    job_class = system.job_class()
+    job_class = job_class or system.job_class()
     if "jobs" in job_class.__dataclass_fields__:
         overrides = {**overrides, "jobs": jobs} if jobs is not None else overrides
     elif jobs not in (None, 1):

@@ -240,9 +240,16 @@ class Marker:
         """Per text, (n,) token ids without special tokens around them, and (n,) whether each carries loss."""
         if not self.tokenizer.is_fast:
             return [self._by_beginnings(marked) for marked in texts]
-        encodings = self._backend.encode_batch([marked.text for marked in texts], add_special_tokens=False)
-        pairs = zip(encodings, texts, strict=True)
-        return [(np.array(one.ids, np.int64), _touched(one.offsets, marked.spans)) for one, marked in pairs]
+        pairs = zip(self.ids_and_offsets([marked.text for marked in texts]), texts, strict=True)
+        return [(ids, _touched(offsets, marked.spans)) for (ids, offsets), marked in pairs]
+
+    def ids_and_offsets(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int64], list[Span]]]:
+        """Per text, (n,) token ids without special tokens, and where the characters of each token begin and end.
+
+        Of fast tokenizers only. White space belongs to the token that it is a part of.
+        """
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [(np.array(one.ids, np.int64), list(one.offsets)) for one in encodings]
 
     @cached_property
     def _backend(self) -> Any:

@@ -27,6 +27,8 @@ from trimtab.runs.files import has_halves
 _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or with 'messages'"
 KEYS = ("text", "prompt", "completion", "messages")
 """The keys that make a record; `GROUP` may stand beside them, `trimtab.models.chat.BESIDE_MESSAGES` beside messages."""
+CHOICES = "choices"
+"""May stand beside a prompt and a completion: a list of texts among which the completion is. Training reads none of it."""
 
 _SAME_KEYS = dict(zip(KEYS, KEYS, strict=True))
 LayoutName = Literal["sharegpt", "alpaca"]
@@ -73,7 +75,7 @@ class _Digested:
 
     def _content(self) -> tuple[Any, ...]:
         kind: Any = type(self)
-        names = (name for name in kind.__dataclass_fields__ if name != GROUP)
+        names = (name for name in kind.__dataclass_fields__ if name not in (GROUP, CHOICES))
         return (kind.__name__.lower(), *(getattr(self, name) for name in names))
 
 
@@ -86,10 +88,16 @@ class Text(_Digested):
 
 @dataclass(frozen=True)
 class Completion(_Digested):
-    """A prompt and what should follow it; only the completion carries loss."""
+    """A prompt and what should follow it; only the completion carries loss.
+
+    Attributes:
+        choices: texts to choose the completion from, itself among them but for white space at its ends; no part of the
+            content, as nothing but `trimtab compare` asks for them. Empty for none.
+    """
 
     prompt: str
     completion: str
+    choices: tuple[str, ...] = field(default=(), kw_only=True, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -314,6 +322,8 @@ def used_columns(
     if columns and not set(needed) <= set(names):
         raise refusal(where, got, *missing_column(columns, names))
     optional = [name for name in names if name in keys] if not record_columns else []
+    asked = "completion" in (record_columns if isinstance(record_columns, Mapping) else names)
+    optional += [name for name in names if name == CHOICES and asked]
     if isinstance(columns, str):
         optional = [name for name in LAYOUTS[columns].optional if name in names]
     used = list(dict.fromkeys([*needed, *optional, *(name for name in names if name == group)]))
@@ -385,7 +395,9 @@ def _item(raw: Mapping[Any, Any], columns: Columns, where: str) -> tuple[Item | 
             prompt, completion = (read_messages(fields[key], where, key) for key in ("prompt", "completion"))
             messages = (*prompt, *completion)
             return Chat(messages, read_given(given, messages, where), len(prompt)), used | set(given)
-        return Completion(*_texts(fields, where)), used
+        prompt, completion = _texts(fields, where)
+        choices = _choices(raw.get(CHOICES), completion)
+        return Completion(prompt, completion, choices=choices), used | ({CHOICES} if choices else set())
     if "text" in fields:
         return Text(read_field(fields, "text", where)), {names["text"]}
     if "text" in there or "messages" in there or len(there) == 2:
@@ -404,6 +416,17 @@ def _texts(fields: Mapping[str, Any], where: str) -> Iterator[str]:
             hint = "[{'role': ..., 'content': ...}]"
             raise refusal(f"{where}, {other!r}", got, "a list of messages, too", hint)
     return (read_field(fields, key, where) for key in ("prompt", "completion"))
+
+
+def _choices(value: Any, completion: str) -> tuple[str, ...]:
+    """Texts among which the completion is; none where a column of that name holds something else.
+
+    >>> _choices(["yes", "no"], " no"), _choices({"text": ["yes"]}, "yes"), _choices(["a", "b"], "c")
+    (('yes', 'no'), (), ())
+    """
+    texts = as_lists(value)
+    listed = isinstance(texts, list) and len(texts) > 1 and all(isinstance(text, str) for text in texts)
+    return tuple(texts) if listed and completion.strip() in [text.strip() for text in texts] else ()
 
 
 def _laid_out(raw: Mapping[Any, Any], columns: str, where: str) -> tuple[Item | None, set[str]]:

@@ -30,6 +30,41 @@ def has_adapter(network: nn.Module) -> bool:
     return any(hasattr(part, "peft_config") or hasattr(part, "base_layer") for part in network.modules())
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter alone, without a model."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
+
+
+def with_adapter(network: nn.Module, folder: Path) -> nn.Module:
+    """Copy of a base network with the adapter of a folder on it; the network itself is left as it was.
+
+    Args:
+        network: without an adapter; the copy takes as much memory again.
+        folder: as `write_adapter` or peft leaves it, with weights in safetensors.
+
+    Raises:
+        ModelError: the network has an adapter, there are no such weights, or they do not fit the network.
+    """
+    from peft import PeftModel
+
+    if has_adapter(network):
+        raise refusal(
+            "a base model with an adapter", "one without, to put this adapter on", "the plain model"
+        )
+    if not (folder / WEIGHTS).is_file():
+        hint = "saving the adapter again with a current peft"
+        raise refusal(f"no {WEIGHTS} in {folder}", "the adapter's weights in safetensors", hint)
+    with _quiet(), isolated(0):
+        try:
+            adapted: nn.Module = PeftModel.from_pretrained(deepcopy(network), str(folder))
+        except (
+            Exception
+        ) as error:  # whatever peft raises on damaged files; it has no list of what that may be
+            got, expected = f"{folder}: {first_line(error)}", "an adapter that fits the base model"
+            raise refusal(got, expected, "the base model that it was trained on") from error
+    return adapted.eval()
+
+
 def merged_copy(network: nn.Module) -> nn.Module:
     """Copy of the base network with the adapter folded into its weights; the network itself is left as it was.
 
