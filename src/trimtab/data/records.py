@@ -28,7 +28,7 @@ _KINDS = "a text, or a mapping with 'text', with 'prompt' and 'completion', or w
 KEYS = ("text", "prompt", "completion", "messages")
 """The keys that make a record; `GROUP` may stand beside them, `trimtab.models.chat.BESIDE_MESSAGES` beside messages."""
 CHOICES = "choices"
-"""May stand beside a prompt and a completion: a list of texts among which the completion is. Training reads none of it."""
+"""May stand beside a prompt and a completion: texts among which the completion is. Training reads none of it."""
 
 _SAME_KEYS = dict(zip(KEYS, KEYS, strict=True))
 LayoutName = Literal["sharegpt", "alpaca"]

@@ -138,10 +138,9 @@ class CompareResult(Result):
         """The changes that are called so, with their intervals."""
         each = []
         for row in _rows(self.changes[self.changes["shown"] == word]):
-            ends = (row[name] for name in ("change", "low", "high"))
-            each.append(
-                f"{row['domain']} {estimate(*ends, PLACES[row['measure']], signed=True)} {row['unit']}"
-            )
+            places = PLACES[row["measure"]]
+            text = estimate(row["change"], row["low"], row["high"], places, signed=True)
+            each.append(f"{row['domain']} {text} {row['unit']}")
         return _few(each, "; ")
 
     def figure(self) -> Figure:
@@ -326,8 +325,8 @@ def changes_figure(rows: pd.DataFrame) -> Figure:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = frame.to_dict("records")
-    return rows
+    rows: Any = frame.to_dict("records")
+    return list(rows)
 
 
 def _called(row: Mapping[str, Any]) -> str:
