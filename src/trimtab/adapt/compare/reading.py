@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,13 +19,14 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.data.domains import Domain
 from trimtab.data.encode import Ends, Marker, SplitCounts, pad_id
 from trimtab.data.records import Completion, Text
-from trimtab.data.tokens import Batch, TokenSplit
+from trimtab.data.tokens import NO_LOSS, Batch, TokenSplit
 from trimtab.data.turns import Span
-from trimtab.errors import refusal
+from trimtab.errors import ModelError, refusal
 from trimtab.models.batches import evaluating
 from trimtab.models.load import Model
 from trimtab.train.losses import SequenceLosses
 
+_ELEMENTS = 2**24
 _CHARACTERS = 16
 """Characters of a text that are tokenised for each token that is read, where tokenizers differ."""
 
@@ -104,7 +106,7 @@ def read_tokens(
 ) -> Reading:
     """Losses of two models with the same tokens, KL(base || tuned) and changed greedy tokens, row by row.
 
-    Two batches of logits are held at a time, distributions of one row. In float32 at least, sums in float64.
+    Two batches of logits are held at a time. Probabilities are in float32 at least, sums in float64.
 
     Args:
         base, tuned: the two sides.
@@ -124,13 +126,9 @@ def read_tokens(
         with torch.inference_mode():
             p_logits, q_logits = _logits(base, batch), _logits(tuned, batch)
         comparable &= p_logits.shape[-1] <= q_logits.shape[-1]
-        for place, p, q, labels in zip(places, p_logits, q_logits, batch.labels[:, 1:], strict=True):
-            keep = labels != -100
-            at = keep.nonzero()[:, 0]
-            sums[:, place] = _row(
-                p[at.to(p.device)], q[at.to(q.device)].to(p.device), labels[keep].to(p.device)
-            )
-            tokens[place] = len(at)
+        labels = batch.labels[:, 1:]
+        sums[:, places] = _sums(p_logits, q_logits, labels)
+        tokens[places] = (labels != NO_LOSS).sum(1).numpy()
         progress(len(places))
     clusters = split.clusters[np.asarray(rows)]
     nll_base, nll_tuned, kl, changed = (SequenceLosses(sum_, tokens, clusters) for sum_ in sums)
@@ -147,21 +145,35 @@ def _logits(side: Side, batch: Batch) -> Float[Tensor, "B T V"]:
         logits = getattr(module(input_ids=here.input_ids, attention_mask=here.attention_mask), "logits", None)
     if not isinstance(logits, Tensor):
         got = f"a {type(module).__name__} that returns no logits"
-        raise refusal("", got, "a causal language model", "its ...ForCausalLM class")
+        raise refusal("", got, "a causal language model", "its ...ForCausalLM class", error=ModelError)
     return logits[:, :-1]
 
 
-def _row(
-    p_logits: Float[Tensor, "n V"], q_logits: Float[Tensor, "n W"], labels: Int[Tensor, " n"]
-) -> tuple[float, float, float, float]:
-    """Summed nats of both models, KL(p || q) over the tokens of p, and how many of the likeliest tokens differ."""
+def _sums(
+    p_logits: Float[Tensor, "B T V"], q_logits: Float[Tensor, "B T W"], labels: Int[Tensor, "B T"]
+) -> Float[np.ndarray, "4 B"]:
+    """Sums of each row: nats of both models, KL(p || q) over the tokens of p, positions with another likeliest token.
+
+    In float32 at least, so many positions at a time that no more than `_ELEMENTS` log-probabilities of each are held.
+    """
     wide = torch.float64 if torch.float64 in (p_logits.dtype, q_logits.dtype) else torch.float32
-    p, q = p_logits.to(wide).log_softmax(-1), q_logits.to(wide).log_softmax(-1)
-    shared = min(p.shape[-1], q.shape[-1])
-    gap = torch.where(p[:, :shared] == -torch.inf, 0.0, p[:, :shared] - q[:, :shared])
-    kl = (p[:, :shared].exp() * gap).sum(-1).clamp(min=0)
-    nats = (-logs.gather(-1, labels[:, None]).double().sum() for logs in (p, q))
-    return *map(float, nats), float(kl.double().sum()), float((p.argmax(-1) != q.argmax(-1)).sum())  # type: ignore[return-value]
+    rows, places = (labels != NO_LOSS).nonzero(as_tuple=True)
+    shared = min(p_logits.shape[-1], q_logits.shape[-1])
+    sums = torch.zeros(4, len(labels), dtype=torch.float64)
+    step = max(1, _ELEMENTS // p_logits.shape[-1])
+    for start in range(0, len(rows), step):
+        row, place = rows[start : start + step], places[start : start + step]
+        p, q = (
+            it[row.to(it.device), place.to(it.device)].to(wide).log_softmax(-1) for it in (p_logits, q_logits)
+        )
+        q = q.to(p.device)
+        label = labels[row, place].to(p.device)[:, None]
+        gap = torch.where(p[:, :shared] == -torch.inf, 0.0, p[:, :shared] - q[:, :shared])
+        kl = (p[:, :shared].exp() * gap).sum(-1).clamp(min=0)
+        changed = p.argmax(-1) != q.argmax(-1)
+        values = [-p.gather(-1, label)[:, 0], -q.gather(-1, label)[:, 0], kl, changed]
+        sums.index_add_(1, row, torch.stack([value.double().cpu() for value in values]))
+    return sums.numpy()
 
 
 def sequence_nll(side: Side, split: TokenSplit, batch_size: int) -> Float[np.ndarray, " rows"]:
@@ -172,9 +184,10 @@ def sequence_nll(side: Side, split: TokenSplit, batch_size: int) -> Float[np.nda
         batch = split.batch(rows)
         with torch.inference_mode():
             logits = _logits(side, batch)
-        for row, one, labels in zip(rows, logits, batch.labels[:, 1:].to(logits.device), strict=True):
-            kept = labels != -100
-            found[row] = _row(one[kept], one[kept], labels[kept])[0]
+            wide = logits if logits.dtype == torch.float64 else logits.float()
+            labels = batch.labels[:, 1:].to(logits.device)
+            nll = F.cross_entropy(wide.mT, labels, ignore_index=NO_LOSS, reduction="none")
+        found[rows] = nll.sum(1, dtype=torch.float64).cpu().numpy()
     return found
 
 
@@ -273,7 +286,8 @@ def read_bytes(
     for tokenizer in tokenizers:
         if not tokenizer.is_fast:
             expected = "a fast tokenizer, to compare losses per byte"
-            raise refusal("tokenizer", type(tokenizer).__name__, expected, "a model with the same tokenizer")
+            got, hint = type(tokenizer).__name__, "a model with the same tokenizer"
+            raise refusal("tokenizer", got, expected, hint, error=ModelError)
     markers, wanted = [Marker(tokenizer) for tokenizer in tokenizers], set(rows)
     read: list[ByteRow] = []
     groups: list[str] = []

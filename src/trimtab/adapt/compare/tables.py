@@ -14,6 +14,7 @@ from trimtab.adapt.compare.reading import Reading
 from trimtab.adapt.compare.tasks import Answers
 from trimtab.adapt.compare.verdicts import (
     LEVEL,
+    RESOLUTION,
     Harm,
     accuracy_harm,
     holm,
@@ -80,7 +81,8 @@ def _judged(rows: Sequence[dict[str, Any]], harms: Sequence[Harm]) -> Iterator[d
         if row["measure"] == "accuracy":  # harm is what is lost of it
             change, low, high = 0.0 - change, 0.0 - high, 0.0 - low
         worse = harm.lost or harm.value > 0
-        shown = ("worse" if worse else "better") if harm.lost or p < LEVEL else "no"
+        moved = harm.lost or (p < LEVEL and abs(harm.value) > RESOLUTION)
+        shown = ("worse" if worse else "better") if moved else "no"
         judged = {"change": change, "low": low, "high": high, "shown": shown, "p": harm.p, "p_holm": p}
         yield {**row, **judged, "units": harm.units, "verdict": harm.verdict(row["tolerance"], p_over)}
 

@@ -18,6 +18,8 @@ from trimtab.train.losses import SequenceLosses, change
 Verdict = Literal["kept", "broken", "open"]
 LEVEL = 0.05
 """Of two-sided tests, after the correction."""
+RESOLUTION = 1e-6
+"""Nats per token, or points, up to which a change is rounding, as of sums in another order; never called a change."""
 _Z = float(ndtri(1 - LEVEL / 2))
 
 
@@ -55,9 +57,9 @@ class Harm:
         """
         if tolerance is None:
             return None
-        if self.lost or (self.low > tolerance and p_over < LEVEL / 2):
+        if self.lost or (self.low > tolerance + RESOLUTION and p_over < LEVEL / 2):
             return "broken"
-        return "kept" if self.high <= tolerance else "open"
+        return "kept" if self.high <= tolerance + RESOLUTION else "open"
 
 
 def loss_harm(tuned: SequenceLosses, base: SequenceLosses, tolerance: float | None) -> Harm:
