@@ -70,12 +70,12 @@ def swapped(model: Model, pairs: list[str]) -> Model:
 
 
 def worse_on(model: Model, alphabet: str, by: float) -> Model:
-    """The model with the input embeddings of some letters moved up the gradient of their loss; others never read them.
+    """The model with the input embeddings of some letters moved up the gradient of their loss; no other text has them.
 
     Args:
         model: left as it is.
         alphabet: of the domain that is to suffer.
-        by: the rise in nats per token on a batch of its texts; bisection finds the step.
+        by: the rise in nats per token on a batch of its texts; bisection finds the length of the last step.
     """
     tuned, words = copied(model), tokenizer()
     batch = words(texts(alphabet, 64, "planted"), return_tensors="pt")["input_ids"]
@@ -84,12 +84,18 @@ def worse_on(model: Model, alphabet: str, by: float) -> Model:
     def loss() -> torch.Tensor:
         return tuned.module(input_ids=batch, labels=batch).loss
 
-    start = loss()
-    (gradient,) = torch.autograd.grad(start, embedding)
-    before, low, high = embedding[ids].detach().clone(), 0.0, 1e4
-    with torch.no_grad():
-        for _ in range(40):
-            middle = (low + high) / 2
-            embedding[ids] = before + middle * gradient[ids]
-            low, high = (middle, high) if float(loss() - start) < by else (low, middle)
-    return tuned
+    start = float(loss().detach())
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(loss(), embedding)
+        before, step = embedding[ids].detach().clone(), 0.05 * gradient[ids] / gradient[ids].norm()
+        with torch.no_grad():
+            embedding[ids] = before + step
+            if float(loss()) - start < by:
+                continue
+            low, high = 0.0, 1.0
+            for _ in range(30):
+                middle = (low + high) / 2
+                embedding[ids] = before + middle * step
+                low, high = (middle, high) if float(loss()) - start < by else (low, middle)
+        return tuned
+    raise AssertionError(f"no rise by {by}")
