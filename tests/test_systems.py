@@ -45,6 +45,9 @@ def test_every_recipe_is_right_but_for_paths_to_edit(recipe: systems.Recipe) -> 
     wrong = [*job.problems(), *systems.lab_problems(job)]
     places = (
         "model",
+        "base",
+        "tuned",
+        "domains.",
         "train.",
         "evaluate.",
         "source",
