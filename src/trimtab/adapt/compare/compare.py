@@ -38,7 +38,7 @@ Source = Model | str | Path | nn.Module
 """A handle, a hub name or a folder; as the tuned model also the folder of an adapter of the base model."""
 Tuned = Source | Switchable | tuple[Model, Switchable]
 """A model; or a change of the base model, such as a steering; or a model with a change of it."""
-SEQUENCES, SEQ_LEN, BATCH_SIZE = 200, 256, 8
+SEQUENCES, SEQ_LEN, BATCH_SIZE = 100, 256, 8
 """Sequences per domain, tokens in each, and sequences at a time."""
 LEAST = {"sequences": 2, "seq_len": 8, "batch_size": 1}
 OTHER_TOKENS = "the tokenizers differ, so the models have no next tokens in common"
