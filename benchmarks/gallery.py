@@ -16,6 +16,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DRAWINGS = {
+    "compare": 0,
     "discritune": 0,
     "dynamics": 2,
     "expertlens": 1,

@@ -40,7 +40,7 @@ SYSTEMS += ("naming-bias", "hypertransport")
 TOOLS = ("caption-rewards", "caption-scores", "listen")
 GUIDES = tuple(f"{name}.md" for name in (*SYSTEMS, *TOOLS))
 HOW_TO = tuple(name for name in PAGES if name.startswith("howto/"))
-SHORT = {"start.md": 600, "index.md": 400, "gallery.md": 400, "errors.md": 700}
+SHORT = {"start.md": 600, "index.md": 400, "gallery.md": 430, "errors.md": 700}
 LIMITS = dict.fromkeys(GUIDES, 600) | dict.fromkeys(HOW_TO, 450) | SHORT
 HEADINGS = ("The question", "Reading the report", "Settings that matter", "When it fails")
 

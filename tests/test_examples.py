@@ -18,6 +18,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 SHORTER = {
+    "compare.py": {"steps=100": "steps=2"},
     "discritune.py": {
         "steps=10": "steps=2",
         "evaluate_every=5": "evaluate_every=1",

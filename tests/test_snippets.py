@@ -109,6 +109,12 @@ def test_pages_about_fine_tuning(notebook: Notebook) -> None:
     assert f"# {notebook.printed.strip()} records" in PLACES["howto/tolerances.md"]
 
 
+def test_page_about_comparisons(notebook: Notebook) -> None:
+    notebook.run("howto/compare.md")
+    assert "No change is shown in web." in notebook.printed
+    assert Path("compared.html").is_file()
+
+
 @pytest.mark.filterwarnings("ignore:.*checkpointing.*:FutureWarning")
 def test_pages_about_cards_and_mixers(notebook: Notebook) -> None:
     notebook.run("howto/one-card.md", few=CHEAP, steps="steps=200 -> steps=2")
