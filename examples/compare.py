@@ -12,9 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trimtab import Model, compare, load
-from trimtab.adapt.compare.domains import ComparedDomain
-from trimtab.data.domains import Domain
+from trimtab import Domain, Model, compare, load
 from trimtab.lab import corpora, models
 
 
@@ -33,13 +31,14 @@ def trained_elsewhere(base: Model, texts: list[str], steps: int) -> Model:
 
 def main(out: Path) -> None:
     base = load(models.lab_model("text-tiny"))
-    headers = Domain.from_path("headers", corpora.corpus("headers"))
-    texts = [item.text for item in islice(headers.items("train"), 200)]
-    tuned = trained_elsewhere(base, texts, steps=100)
-    # Nats per token by which each loss may rise. Of a corpus with splits the test split is read.
+    # Nats per token by which each loss may rise.
     allowed = {"headers": 0.0, "python": 0.05, "docstrings": 0.05, "tests": 0.05}
-    domains = {name: ComparedDomain(str(corpora.corpus(name)), tolerance=it) for name, it in allowed.items()}
-    result = compare(base, tuned, domains, sequences=60, seq_len=128)
+    domains = {name: Domain.from_path(name, corpora.corpus(name)) for name in allowed}
+    texts = [item.text for item in islice(domains["headers"].items("train"), 200)]
+    tuned = trained_elsewhere(base, texts, steps=100)
+    result = compare(
+        base, tuned, domains, tolerances=allowed, sequences=60, seq_len=128
+    )  # of their test splits
     print(result)
     kl = result.predictions.set_index("domain")["kl"]
     print("KL at step 100:", ", ".join(f"{name} {value:.3f}" for name, value in kl.items()))
