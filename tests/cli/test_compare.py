@@ -85,6 +85,12 @@ def test_an_adapter(capsys: Capture) -> None:
     code, told = compared(capsys, "base", "adapter")
     assert code in (0, 1)
     assert told["facts"]["adapter"] == "default (LORA) on 1 layers"
+    config = json.loads(Path("adapter/adapter_config.json").read_text())
+    Path("adapter/adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "owner/other"})
+    )
+    told = compared(capsys, "base", "adapter")[1]
+    assert "The adapter names other as its base model; here it is on base." in told["notes"]
     assert {row["name"] for row in told["weights"] if row["changed"]} == {"model.layers.0.mlp.up_proj.weight"}
     Path("adapter/adapter_model.safetensors").unlink()
     assert main(["compare", "base", "adapter", "--domains", "domains.yaml"]) == 2
@@ -175,6 +181,18 @@ def test_every_mistake_in_a_domains_file_is_told_at_once(capsys: Capture) -> Non
         assert re.search(message, told), (message, told)
 
 
+def test_check_tells_which_record_is_no_task(capsys: Capture) -> None:
+    lines = ['{"prompt": "a", "completion": "b"}'] * 9 + ['{"text": "c"}']
+    Path("sums.jsonl").write_text("\n".join(lines))
+    Path("c.yaml").write_text(
+        "system: compare\nbase: base\ntuned: tuned\ndomains:\n  sums: {path: sums.jsonl, task: exact}\n"
+    )
+    assert main(["check", "c.yaml"]) == 2
+    assert re.search(r"domains.sums, record 9\n +got +a text", capsys.readouterr().out)
+    assert main(["run", "c.yaml"]) == 2
+    assert "record 9: got a text, expected 'prompt' and 'completion'" in capsys.readouterr().err
+
+
 def test_help_is_fast_and_tells_the_exit_codes(capsys: Capture) -> None:
     start = time.perf_counter()
     assert main(["compare", "--help"]) == 0
@@ -187,7 +205,9 @@ def test_a_config_says_the_same(capsys: Capture) -> None:
         "system: compare\nbase: base\ntuned: tuned\nsequences: 20\nbatch_size: 16\ndomains: {bad: bad.jsonl}\n"
     )
     assert main(["check", "c.yaml"]) == 0
-    assert "sequences  20" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "sequences  20" in told
+    assert re.search(r"bad +20 +20 +-", told)
     assert main(["run", "c.yaml", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["changes"][0]["shown"] == "worse"

@@ -395,9 +395,9 @@ def _item(raw: Mapping[Any, Any], columns: Columns, where: str) -> tuple[Item | 
             prompt, completion = (read_messages(fields[key], where, key) for key in ("prompt", "completion"))
             messages = (*prompt, *completion)
             return Chat(messages, read_given(given, messages, where), len(prompt)), used | set(given)
-        prompt, completion = _texts(fields, where)
-        choices = _choices(raw.get(CHOICES), completion)
-        return Completion(prompt, completion, choices=choices), used | ({CHOICES} if choices else set())
+        asked, answer = _texts(fields, where)
+        choices = _choices(raw.get(CHOICES), answer)
+        return Completion(asked, answer, choices=choices), used | ({CHOICES} if choices else set())
     if "text" in fields:
         return Text(read_field(fields, "text", where)), {names["text"]}
     if "text" in there or "messages" in there or len(there) == 2:

@@ -182,6 +182,13 @@ def test_kl_has_an_interval_that_ends_at_none() -> None:
     assert (value, low, high) == pytest.approx((1 / 3, 0.0, each.high))
 
 
+def test_one_record_has_no_interval() -> None:
+    assert np.isnan(mean_with_ends(losses([4.0]))[1:]).all()
+    harm = loss_harm(losses([4.0]), losses([3.0]), 0.5)
+    assert math.isnan(harm.low)
+    assert harm.verdict(0.5, harm.p_over) == "open"
+
+
 def test_a_share_has_wilsons_interval() -> None:
     counts = SequenceLosses(np.array([0.0, 0.0, 0.0, 0.0]), np.array([3, 4, 5, 6]))
     quantile = stats.t.ppf(0.975, 3)

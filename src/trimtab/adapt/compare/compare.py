@@ -18,7 +18,7 @@ from trimtab.adapt.compare.reading import Reading, Side, Switchable, read_bytes,
 from trimtab.adapt.compare.result import CompareResult
 from trimtab.adapt.compare.tables import answers_frame, changes_frame, examples_frame, predictions_frame
 from trimtab.adapt.compare.tasks import Answers, Task, ask
-from trimtab.adapt.compare.weights import adapter_of, moved_weights
+from trimtab.adapt.compare.weights import adapter_of, base_of_adapter, moved_weights
 from trimtab.adapt.completions import HeldOut, completed, completions_frame, held_out
 from trimtab.data.tokens import left_out, tokenise
 from trimtab.errors import ConfigProblems, ModelError, Problem, explain
@@ -238,6 +238,9 @@ class Pair:
         """What of the two models a reader of the numbers has to know."""
         if self.room < self.seq_len:
             yield f"Sequences have at most {self.room} tokens, as many as both models have positions for."
+        trained_on, base = base_of_adapter(self.tuned.model.module), name_of(self.base)
+        if trained_on and trained_on != base:
+            yield f"The adapter names {trained_on} as its base model; here it is on {base}."
         if not self.same:
             yield "The tokenizers differ: losses are per byte of the same text, and conversations are left out."
             return

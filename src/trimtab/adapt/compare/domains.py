@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal, get_args
 
 from trimtab.adapt.compare.tasks import Task, question_of
@@ -118,7 +117,7 @@ def read_domains(
     tasks: Mapping[str, Task],
     points: Mapping[str, float],
 ) -> dict[str, Asked]:
-    """Domains by name, their records opened and the first of them checked.
+    """Domains by name, with the records of tasks checked.
 
     Args:
         domains: name -> a `ComparedDomain`, or what `trimtab.data.domains.as_domains` takes. Of a `Domain` its test
@@ -136,14 +135,11 @@ def read_domains(
         domain = evaluated(name, given)
         task = tasks.get(name, own.task)
         if task is not None:
-            for number, item in enumerate(islice(domain.items("test"), _LOOKED_AT)):
+            for number, item in enumerate(domain.items("test")):
                 question_of(item, task, f"domain {name!r}, record {number}")
         limits = tolerances.get(name, own.tolerance), points.get(name, own.points)
         asked[name] = Asked(domain, limits[0], task, limits[1])
     return asked
-
-
-_LOOKED_AT = 4
 
 
 def evaluated(name: str, given: Any) -> Domain:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import pandas as pd
+
 from trimtab.adapt.compare.compare import BATCH_SIZE, SEQ_LEN, SEQUENCES, compare, size_problems
-from trimtab.adapt.compare.domains import ComparedDomain, domain_problems
+from trimtab.adapt.compare.domains import ComparedDomain, domain_problems, read_domains
 from trimtab.adapt.compare.reading import Switchable
 from trimtab.adapt.compare.result import CompareResult
+from trimtab.data.domains import path_of
 from trimtab.errors import Problem
-from trimtab.job import Corpus, Elsewhere, ModelName, Progress
+from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Survey, noting, unread_source
 from trimtab.models.adapter import is_adapter
 from trimtab.models.folder import local_folder
 from trimtab.models.load import device_problems, load, name_problems
@@ -84,6 +87,21 @@ class CompareConfig:
         """Sequences that both models read at most, in batches."""
         sequences = len(self.domains) * self.sequences
         return {"steps": 2 * -(-sequences // self.batch_size), "sequences": sequences}
+
+    def survey(self) -> Survey:
+        """Survey of the domains: their records, and every record of a task that is none."""
+        problems, rows, notes = list[Problem](), list[dict[str, Any]](), list[str]()
+        for name, given in self.domains.items():
+            where = f"domains.{name}"
+            if note := unread_source(where, path_of(given)):
+                notes.append(note)
+                continue
+            with noting(problems, where):
+                asked = read_domains({name: given}, {}, {}, {})[name]
+                records = asked.domain.contents["test"].records
+                read = min(records, self.sequences)
+                rows.append({"domain": name, "records": records, "read": read, "task": asked.task or "-"})
+        return Survey({"data": pd.DataFrame(rows)} if rows else {}, tuple(notes), problems=tuple(problems))
 
     def run(self, folder: RunFolder | Elsewhere, progress: Progress) -> CompareResult:  # noqa: ARG002
         """Load both models, read the domains, and judge.

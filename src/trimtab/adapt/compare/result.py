@@ -247,6 +247,7 @@ class CompareResult(Result):
             "parameters": ("entries", count),
         }
         caption = "Frobenius norm of the change, in per cent of that of the base model's weights."
+        caption += f" The first {MOST_PARTS} of {len(parts)}." if len(parts) > MOST_PARTS else ""
         yield Table(written(parts.head(MOST_PARTS), columns), caption)
         top = moved.sort_values("relative_change", ascending=False, kind="stable").head(10)
         columns = {"tensor": "name"} | {key: columns[key] for key in ("change by norm", "parameters changed")}

@@ -160,7 +160,7 @@ def _units(clusters: Int[np.ndarray, " n"]) -> int:
 def mean_with_ends(sums: SequenceLosses) -> tuple[float, float, float]:
     """Mean per token of what is never below 0, with Student's 95 % interval over groups or records, cut off at 0."""
     moved = change(sums, SequenceLosses(np.zeros_like(sums.nll), sums.tokens, sums.records))
-    return moved.value, max(0.0, moved.low), moved.high
+    return moved.value, float(np.maximum(0.0, moved.low)), moved.high
 
 
 def share_with_ends(counts: SequenceLosses) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trimtab.models.families import unwrapped
 from trimtab.models.inspection import quantised, stored
 from trimtab.models.sites import canonical
+from trimtab.runs.brief import model_of
 
 COLUMNS = ("part", "name", "entries", "changed", "relative_change", "norm", "change_norm")
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
@@ -124,6 +125,13 @@ def by_part(weights: pd.DataFrame) -> pd.DataFrame:
         changed = float((these["changed"] * these["entries"]).sum()) / max(1, entries)
         rows.append((str(part), entries, changed, change / norm if norm else math.nan))
     return pd.DataFrame(rows, columns=["part", "entries", "changed", "relative_change"])
+
+
+def base_of_adapter(network: nn.Module) -> str:
+    """Name of the base model that an adapter says it was trained on, without its folders; empty where it says none."""
+    configs = getattr(network, "peft_config", None) or {}
+    names = [getattr(config, "base_model_name_or_path", None) for config in configs.values()]
+    return model_of({"model": str(names[0])}) if names and names[0] else ""
 
 
 def adapter_of(network: nn.Module) -> str:
