@@ -55,7 +55,7 @@ VERDICTS = (
     "Kept: the whole interval is within the tolerance. Broken: the whole interval is beyond it, also after Holm's "
     "correction over all tolerances, or the loss is not finite. Open: neither."
 )
-MOST_PARTS, MOST_NAMES = 40, 8
+MOST_PARTS, MOST_NAMES, FOLDED = 40, 8, 15
 PLACES = {"loss": 3, "accuracy": 1}
 """Decimals of a change in a table."""
 
@@ -99,12 +99,12 @@ class CompareResult(Result):
             shown.
         """
         table = self.changes
-        ends = zip(table["low"], table["high"], strict=True)
+        ends = zip(table["low"], table["high"], table["measure"].map(PLACES), strict=True)
         columns = {
             "domain": table["domain"],
             "measure": table["measure"],
             "change": [round(value, 4) for value in table["change"].astype(float)],
-            "interval": [span(low, high, signed=True).replace("−", "-") for low, high in ends],
+            "interval": [span(*it, signed=True).replace("−", "-") for it in ends],
             "tolerance": table["tolerance"].astype(float),
             "n": table["units"],
             "verdict": table["verdict"],
@@ -154,7 +154,8 @@ class CompareResult(Result):
             yield Section("Next tokens", list(self._predicted()))
         yield Section("What moved in the model", list(self._moved()))
         if len(self.examples):
-            yield Section("Examples that changed most", [self._exemplified()])
+            many = len(self.examples) > FOLDED
+            yield Section("Examples that changed most", [self._exemplified()], collapsed=many)
         if len(self.answers):
             yield Section("Answers that changed", [self._answered()])
         yield Section("What the models write", list(self._completed()), collapsed=True)
@@ -175,24 +176,28 @@ class CompareResult(Result):
             return fixed(value, PLACES[measure], signed=signed)
 
         columns: dict[str, Any] = {
-            "domain": "domain",
-            "measure": ("measure", "unit", "{}, {}".format),
+            "domain": (
+                "domain",
+                "measure",
+                lambda *of: _called(dict(zip(("domain", "measure"), of, strict=True))),
+            ),
             "change": ("measure", "change", lambda measure, it: fixed_by(measure, it, True)),
             "interval": (
                 "measure",
                 "low",
                 "high",
-                lambda m, low, high: span(low, high, PLACES[m], signed=True),
+                lambda of, low, high: span(low, high, PLACES[of], signed=True),
             ),
             "called": (
                 "shown",
-                lambda word: Mark("no change shown" if word == "no" else word, TONES.get(word, "")),
+                lambda word: Mark("not shown" if word == "no" else word, TONES.get(word, "")),
             ),
-            "tolerance": ("tolerance", lambda it: None if missing(it) else number(it)),
+            "tolerance": ("tolerance", lambda it: None if missing(it) else f"{it:g}"),
             "verdict": ("verdict", lambda word: None if missing(word) else Mark(word, TONES[word])),
+            "judged on": ("units", "of", "{} {}".format),
             "base": ("measure", "base", fixed_by),
             "tuned": ("measure", "tuned", fixed_by),
-            "judged on": ("units", "of", "{} {}".format),
+            "unit": "unit",
         }
         yield Table(written(self.changes, columns), f"{INTERVALS} {SHOWN} {VERDICTS}")
         few = _rows(self.changes[self.changes["units"] < FEW])
