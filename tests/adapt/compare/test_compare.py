@@ -278,6 +278,26 @@ def test_files_are_read_whole_and_splits_as_they_are(tmp_path: Path) -> None:
     assert changed(result, "held out")["tolerance"] == 0.5
 
 
+def test_domains_may_be_given_as_in_a_domains_file(tmp_path: Path) -> None:
+    (tmp_path / "web.jsonl").write_text("\n".join(f'{{"text": "{text}"}}' for text in cw.texts("cdef", 12)))
+    file = tmp_path / "domains.yaml"
+    file.write_text(f"web: {{path: {tmp_path}/web.jsonl, tolerance: 0.5}}\n")
+    mapping = {"web": {"path": tmp_path / "web.jsonl", "tolerance": 0.5}}
+    one, two, three = (
+        compare(ONE, ONE, given, **FEW)
+        for given in (file, mapping, {"web": ComparedDomain(str(tmp_path / "web.jsonl"), tolerance=0.5)})
+    )
+    pd.testing.assert_frame_equal(one.changes, two.changes)
+    pd.testing.assert_frame_equal(one.changes, three.changes)
+    assert changed(one, "web")["tolerance"] == 0.5
+    with pytest.raises(
+        ConfigProblems, match=r"domains\['web'\].tolerence: got an unknown key.*try 'tolerance'"
+    ):
+        compare(ONE, ONE, {"web": {"path": "web.jsonl", "tolerence": 0.5}})
+    columns = {"text": cw.texts("cdef", 5)}  # a table of columns is none
+    assert changed(compare(ONE, ONE, {"table": columns}), "table")["n"] == 5
+
+
 def test_sequences_are_cut_to_what_both_models_have_positions_for() -> None:
     result = compare(ONE, ONE, {"long": ["cdef" * 40, "cd" * 50]}, seq_len=200)
     assert result.config["seq_len"] == 64

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from trimtab.adapt.compare.domains import Asked, given_problems, read_domains
+from trimtab.adapt.compare.domains import Asked, given_domains, given_problems, read_domains
 from trimtab.adapt.compare.reading import Reading, Side, Switchable, read_bytes, read_tokens, same_tokens
 from trimtab.adapt.compare.result import CompareResult
 from trimtab.adapt.compare.tables import answers_frame, changes_frame, examples_frame, predictions_frame
@@ -32,7 +32,7 @@ from trimtab.models.speakers import refuse_blind
 from trimtab.models.tokenizer import longest
 from trimtab.runs.brief import model_of
 from trimtab.runs.paths import MODEL
-from trimtab.train.loop import evaluation_rows
+from trimtab.train.evaluation import evaluation_rows
 
 Source = Model | str | Path | nn.Module
 """A handle, a hub name or a folder; as the tuned model also the folder of an adapter of the base model."""
@@ -48,7 +48,7 @@ FEWER_TOKENS = "the base model predicts tokens that the tuned model has not"
 def compare(
     base: Source | tuple[Model, Switchable],
     tuned: Tuned,
-    domains: Mapping[str, Any],
+    domains: Mapping[str, Any] | str | Path,
     *,
     tolerances: Mapping[str, float] | None = None,
     tasks: Mapping[str, Task] | None = None,
@@ -70,8 +70,8 @@ def compare(
         base: a handle, hub name or folder; or `(model, steering)`.
         tuned: the same; the folder of an adapter of the base model; or a steering, or anything else with `.on(model)`,
             which is then switched on in the base model.
-        domains: name -> a `Domain`, of which the test split is read; or a file, list or table, read whole; or a
-            `trimtab.adapt.compare.domains.ComparedDomain`.
+        domains: name -> a `Domain`, of which the test split is read; or a file, list or table, read whole; or a mapping
+            as in a domains file, `{"path": "web.jsonl", "tolerance": 0.02}`. A path is that of such a file.
         tolerances: domain -> nats per token by which its loss may rise, or per byte where tokenizers differ.
         tasks: domain -> "exact" or "choice", where records are prompts with answers that can be checked.
         points: domain -> points of accuracy that its task may lose.
@@ -90,10 +90,11 @@ def compare(
     """
     start = time.perf_counter()
     limits, kinds, lost = tolerances or {}, tasks or {}, points or {}
+    given = given_domains(domains)
     sizes = {"sequences": sequences, "seq_len": seq_len, "batch_size": batch_size}
-    if problems := [*given_problems(domains, limits, kinds, lost), *size_problems(sizes)]:
+    if problems := [*given_problems(given, limits, kinds, lost), *size_problems(sizes)]:
         raise ConfigProblems(problems)
-    asked = read_domains(domains, limits, kinds, lost)
+    asked = read_domains(given, limits, kinds, lost)
     one = side_of(base)
     two = side_of(tuned, one)
     models = Pair(one, two, **sizes)

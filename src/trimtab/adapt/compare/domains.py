@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trimtab.adapt.compare.tasks import Task, question_of
 from trimtab.data.domains import Domain, Origin, as_domains, origin_problems, read_domain
 from trimtab.data.splits import Part, pool_of, source_of
-from trimtab.errors import Problem, nearest, not_among
+from trimtab.errors import ConfigProblems, Problem, nearest, not_among
+from trimtab.runs.config import read_config, read_mapping
 
 Records = Literal["all", "test"]
 _HELD_OUT = ("test", "validation", "train")
@@ -90,6 +92,30 @@ def limit_problems(
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def given_domains(domains: Any) -> Any:
+    """Domains of a call with the mappings that have a `path` read as a domains file has them; a path is such a file.
+
+    Raises:
+        ConfigProblems: every mistake in them.
+    """
+    if isinstance(domains, str | Path):
+        domains = read_mapping(Path(domains).expanduser())
+    if not isinstance(domains, Mapping):
+        return domains
+    read, problems = dict[Any, Any](), list[Problem]()
+    for name, given in domains.items():
+        read[name] = given
+        if isinstance(given, Mapping) and isinstance(given.get("path"), str | Path):
+            try:
+                read[name] = read_config({**given, "path": str(given["path"])}, ComparedDomain)
+            except ConfigProblems as error:
+                where = f"domains[{name!r}]"
+                problems += [replace(one, where=f"{where}.{one.where}") for one in error.problems]
+    if problems:
+        raise ConfigProblems(problems)
+    return read
 
 
 def given_problems(

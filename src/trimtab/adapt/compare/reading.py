@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,6 +23,7 @@ from trimtab.data.turns import Span
 from trimtab.errors import ModelError, refusal
 from trimtab.models.batches import evaluating
 from trimtab.models.load import Model
+from trimtab.train.evaluation import batched, token_nll
 from trimtab.train.losses import SequenceLosses
 
 _ELEMENTS = 2**24
@@ -118,13 +118,14 @@ def read_tokens(
     Raises:
         ModelError: a model that returns no logits.
     """
-    order = np.argsort([split.offsets[row] - split.offsets[row + 1] for row in rows], kind="stable")
+    order = sorted(
+        range(len(rows)), key=lambda place: int(split.offsets[rows[place]] - split.offsets[rows[place] + 1])
+    )
     sums, tokens, comparable = np.zeros((4, len(rows))), np.zeros(len(rows), np.int64), True
-    for start in range(0, len(rows), batch_size):
-        places = order[start : start + batch_size]
+    for places in batched(order, batch_size):
         batch = split.batch([rows[place] for place in places])
         with torch.inference_mode():
-            p_logits, q_logits = _logits(base, batch), _logits(tuned, batch)
+            p_logits, q_logits = (_logits(side, batch)[:, :-1] for side in (base, tuned))
         comparable &= p_logits.shape[-1] <= q_logits.shape[-1]
         labels = batch.labels[:, 1:]
         sums[:, places] = _sums(p_logits, q_logits, labels)
@@ -139,14 +140,14 @@ def read_tokens(
 
 
 def _logits(side: Side, batch: Batch) -> Float[Tensor, "B T V"]:
-    """Logits of the next token at every position of a batch but the last."""
+    """Logits of the next token at every position of a batch."""
     module, here = side.model.module, batch.to(side.model.device)
     with evaluating(module), side.read():
         logits = getattr(module(input_ids=here.input_ids, attention_mask=here.attention_mask), "logits", None)
     if not isinstance(logits, Tensor):
         got = f"a {type(module).__name__} that returns no logits"
         raise refusal("", got, "a causal language model", "its ...ForCausalLM class", error=ModelError)
-    return logits[:, :-1]
+    return logits
 
 
 def _sums(
@@ -178,17 +179,14 @@ def _sums(
 
 def sequence_nll(side: Side, split: TokenSplit, batch_size: int) -> Float[np.ndarray, " rows"]:
     """Summed negative log-likelihood of each row of a split, in nats."""
-    found = np.zeros(len(split))
-    for start in range(0, len(split), batch_size):
-        rows = list(range(start, min(start + batch_size, len(split))))
+    found = []
+    for rows in batched(range(len(split)), batch_size):
         batch = split.batch(rows)
         with torch.inference_mode():
             logits = _logits(side, batch)
-            wide = logits if logits.dtype == torch.float64 else logits.float()
-            labels = batch.labels[:, 1:].to(logits.device)
-            nll = F.cross_entropy(wide.mT, labels, ignore_index=NO_LOSS, reduction="none")
-        found[rows] = nll.sum(1, dtype=torch.float64).cpu().numpy()
-    return found
+            nll = token_nll(logits, batch.labels.to(logits.device))
+        found.append(nll.sum(1, dtype=torch.float64).cpu().numpy())
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)
