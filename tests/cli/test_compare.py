@@ -153,6 +153,19 @@ def test_a_steering_and_a_run_that_left_one(capsys: Capture) -> None:
             "sequence: got an unknown key, .* try 'sequences'",
         ),
         ("base tuned --domains empty.yaml", "domains: got none, expected at least one"),
+        (
+            "~nobody-here/x tuned --domains domains.yaml",
+            "base: got '~nobody-here/x' .no such user., expected a folder",
+        ),
+        (
+            "base ~nobody-here/x --domains domains.yaml",
+            "tuned: got '~nobody-here/x' .no such user., expected a folder",
+        ),
+        (
+            "base tuned --domains ~nobody-here/x",
+            "--domains: got '~nobody-here/x' .no such user., expected a YAML",
+        ),
+        ("lab:bse tuned --domains domains.yaml", "base: got 'lab:bse', expected one of lab:"),
         ("base tuned", "the following arguments are required: --domains"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,10 +40,14 @@ def compare(argv: Sequence[str]) -> int:
         raise ConfigProblems(problems)
     domains = imported("trimtab.runs.config:read_mapping")(Path(arguments.domains).expanduser())
     content = {"system": "compare", "base": base, "tuned": tuned, "domains": domains}
-    steering, job_class = None, imported("trimtab.adapt.compare.job:CompareConfig")
+    if (
+        all(map(is_here, (base, tuned))) or sys.stderr is None or not sys.stderr.isatty()
+    ):  # else a download, which may take long
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    job_class = None
     if is_steering(tuned):
         steering = imported("trimtab.steer.steering:Steering").from_pretrained(tuned)
-        job_class = job_class.changed_by(steering)
+        job_class = imported("trimtab.adapt.compare.job:CompareConfig").changed_by(steering)
     job = read_job(content, imported("trimtab.runs.config:parse_overrides")(more), job_class=job_class)
     name = f"compare-{Path(arguments.tuned.removeprefix(LAB)).name}"
     _, outcome = outcome_of(job, arguments.out, name=name)
@@ -69,6 +75,11 @@ def model_place(where: str, text: str) -> str:
             )
             raise ConfigProblems([problem])
     return text
+
+
+def is_here(text: str) -> bool:
+    """Whether a model is of the lab or a folder of this machine, so that loading it downloads nothing."""
+    return text.startswith(LAB) or (path_problem("path", text) is None and Path(text).expanduser().exists())
 
 
 def is_steering(text: str) -> bool:

@@ -98,7 +98,9 @@ def rules(it: CompareResult) -> dict[str, Callable[..., bool]]:
 
     def few(text: str) -> bool:
         rows = it.changes[it.changes["units"] < 30].to_dict("records")
-        return text == ", ".join(f"{row['domain']} ({row['units']} {row['of']})" for row in rows)
+        return text.split(", ") == [
+            *dict.fromkeys(f"{row['domain']} ({row['units']} {row['of']})" for row in rows)
+        ]
 
     def differ(some: str, of: str) -> bool:
         texts = it.completions

@@ -201,7 +201,7 @@ class CompareResult(Result):
         }
         yield Table(written(self.changes, columns), f"{INTERVALS} {SHOWN} {VERDICTS}")
         few = _rows(self.changes[self.changes["units"] < FEW])
-        if which := [f"{row['domain']} ({row['units']} {row['of']})" for row in few]:
+        if which := list(dict.fromkeys(f"{row['domain']} ({row['units']} {row['of']})" for row in few)):
             yield Text(
                 f"Judged on fewer than {FEW}: {_few(which)}. An interval over so few says little.", "unsure"
             )
