@@ -199,6 +199,15 @@ def test_an_adapter_is_compared_with_its_base(tmp_path: Path, undrawn: None) -> 
         compare(adapted, tmp_path / "adapter", domains(12, 2))
 
 
+@pytest.mark.filterwarnings("ignore:.*checkpointing.*:FutureWarning")
+def test_a_base_model_that_holds_the_adapter_is_refused() -> None:
+    adapted = load(cw.copied(ONE).module, tokenizer=tokenizer(), adapter={"r": 2, "targets": ["up_proj"]})
+    inner = load(adapted.module.get_base_model(), tokenizer=tokenizer())  # type: ignore[operator]
+    with pytest.raises(ModelError, match="got a base model that holds the adapter of the tuned one"):
+        compare(inner, adapted, domains(4, 1))
+    assert compare(adapted, adapted, domains(4, 1)).changes["change"].iloc[0] == 0
+
+
 def steering(by: float) -> Steering:
     sites = resolve(ONE.module, "residual")
     return Steering(

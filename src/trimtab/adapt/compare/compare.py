@@ -24,6 +24,7 @@ from trimtab.data.tokens import left_out, tokenise
 from trimtab.errors import ConfigProblems, ModelError, Problem, explain
 from trimtab.job import Progress
 from trimtab.models.adapter import is_adapter, with_adapter
+from trimtab.models.families import unwrapped
 from trimtab.models.folder import local_folder
 from trimtab.models.inspection import require_language_model
 from trimtab.models.language import prompt_rows
@@ -184,6 +185,11 @@ def side_of(given: Any, base: Side | None = None) -> Side:
         model = load(given, kind="language model")
     refuse_blind(model)
     require_language_model(model)
+    if base is not None and base.model.module is not model.module:
+        networks = [unwrapped(it.module) for it in (base.model, model)]
+        if networks[0] is networks[1]:  # peft puts an adapter into the network that it wraps
+            got, expected = "a base model that holds the adapter of the tuned one", "a base model of its own"
+            raise ModelError(explain(got, expected, "its folder or name"))
     return Side(model, change)
 
 
