@@ -33,7 +33,9 @@ class MixtureRows(datasets.Dataset):  # type: ignore[misc]
         self.rows, self.columns = splits, tuple(columns)
 
     def __len__(self) -> NoReturn:
-        raise TypeError("a mixture has no length; give the trainer max_steps")
+        raise TypeError(
+            "a mixture has no length; give the trainer max_steps and callbacks=[mixture.callback]"
+        )
 
     def __bool__(self) -> bool:
         return True

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import datasets
 from transformers import DataCollatorForLanguageModeling, TrainingArguments
 
 from trimtab.adapt.mixer import Needs
+from trimtab.data.mixture_rows import MixtureRows
 from trimtab.errors import Problem
 from trimtab.train.hosted import HostedLoop
 from trimtab.train.settings import Fit
@@ -37,8 +39,12 @@ def argument_problems(args: TrainingArguments, *, load_best: bool) -> Iterator[P
             yield Problem(f"parallelism_config.{name}", str(size), "1: every process has rows of its own")
 
 
-def loader_problems(loader: Any) -> Iterator[Problem]:
-    """A loader whose sampler cannot be set, or a collator that writes the labels anew."""
+def loader_problems(loader: Any, rows: MixtureRows) -> Iterator[Problem]:
+    """A loader whose sampler cannot be set, or that is of other rows; a collator that writes the labels anew."""
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, datasets.Dataset | list) and getattr(dataset, "rows", None) is not rows.rows:
+        got = "rows of another mixture" if isinstance(dataset, MixtureRows) else f"a {type(dataset).__name__}"
+        yield Problem("train_dataset", got, "the rows of the mixture", "train_dataset=mixture.dataset")
     if not callable(getattr(loader, "set_sampler", None)):
         yield Problem(
             "the training loader", type(loader).__name__, "one of Accelerate, whose sampler can be set"

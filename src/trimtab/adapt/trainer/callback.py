@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from accelerate.utils import gather_object
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -33,8 +34,8 @@ from trimtab.adapt.tracking import scalars
 from trimtab.adapt.trainer.arguments import fit_of, loader_problems, trial_problems
 from trimtab.adapt.trainer.logs import TrainerLogs
 from trimtab.adapt.trainer.run import HostedRun, Saved
-from trimtab.data.mixture_rows import MixtureSampler
-from trimtab.data.tokens import TokenDomain
+from trimtab.data.mixture_rows import MixtureRows, MixtureSampler
+from trimtab.data.tokens import NO_LOSS, TokenDomain
 from trimtab.errors import CheckpointError, ConfigError, DivergedError, explain
 from trimtab.models.load import load
 from trimtab.train.evaluation import token_nll
@@ -54,6 +55,7 @@ class Mixture(Protocol):
     load_best: bool
     tokenizer: PreTrainedTokenizerBase | None
     tokens: dict[str, TokenDomain]
+    dataset: MixtureRows
     sampler: MixtureSampler
     run: HostedRun | None
     changes: dict[str, Change]
@@ -86,8 +88,10 @@ class MixtureCallback(TrainerCallback, ExportableState):
             got = "a checkpoint of a mixture with other roles, mixer or readings"
             raise CheckpointError(explain(got, "those it began with", "a run from the start"))
         self.key, self.mixture, self.saved = key, _LIVE[key], dict[str, Any]()
-        self._heard: list[dict[int, tuple[float, int]]] = []
+        self._heard: dict[int, dict[int, tuple[float, int]] | None] = {}
+        self._part = 0
         self._hook: Any = None
+        self._base = Path()
         self._loads_itself = False
         self._logs: TrainerLogs | None = None
 
@@ -99,8 +103,9 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What the trainer writes into its checkpoints."""
-        run = self.mixture.run
-        return {"args": {"key": self.key}, "attributes": {"saved": {} if run is None else run.exported()}}
+        run, base = self.mixture.run, str(self._base.absolute())
+        saved = {} if run is None else {**run.exported(), "base_weights": base}
+        return {"args": {"key": self.key}, "attributes": {"saved": saved}}
 
     def on_init_end(
         self,
@@ -117,20 +122,22 @@ class MixtureCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Read the base model and ask for the first mixture, or go on; set the order of rows."""
         loader, mixture = kwargs["train_dataloader"], self.mixture
-        refuse(loader_problems(loader))
+        if self._hook is not None:  # of a training that an error ended
+            self._hook.remove()
+            self._hook = None
+        refuse(loader_problems(loader, mixture.dataset))
         saved = self._found(state) if state.global_step else None
         run = self._begun(args, kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
+        self._base = base_folder(args)
         if saved is None:
             run.start()
             if mixture.load_best:
-                run.keep_base(base_folder(args))
+                run.keep_base(self._base)
         else:
             run.restore(saved)
+            self._find_kept(args, state, run, saved)
         mixture.run, mixture.changes, mixture.result = run, {}, None
         self._loads_itself = getattr(kwargs["model"], "is_distributed_loading_by_transformers", False)
-        if mixture.load_best:
-            # Only now: a trainer that is made with it wants a metric. Weights that it has sharded it cannot load.
-            args.load_best_model_at_end = not self._loads_itself
         loader.set_sampler(mixture.sampler)
         # Without a generator of its own, each iteration of a loader draws from torch's, and dropout from what is left.
         getattr(loader, "base_dataloader", loader).generator = torch.Generator()
@@ -139,6 +146,49 @@ class MixtureCallback(TrainerCallback, ExportableState):
             self._hook = kwargs["model"].register_forward_hook(self._hear, with_kwargs=True)
         if saved is None:
             self._at_step(run, state, control, kwargs["model"])
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Leave the arguments as they were given, in case an error ends training."""
+        if self.mixture.load_best:
+            args.load_best_model_at_end = False
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Let the trainer load the best checkpoint, if this was the end."""
+        if self.mixture.load_best:
+            # Only now: a trainer that is made with it wants a metric. Weights that it has sharded it cannot load.
+            args.load_best_model_at_end = not self._loads_itself
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Begin to listen to a step."""
+        self._heard, self._part = {}, 0
+
+    def on_substep_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Listen to the next micro-batch."""
+        self._part += 1
 
     def on_step_end(
         self,
@@ -188,6 +238,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         run, mixture, model = self._run(), self.mixture, kwargs["model"]
         if self._hook is not None:
             self._hook.remove()
+            self._hook = None
         if mixture.load_best:
             args.load_best_model_at_end = False  # as it was given
         if self._loads_itself and mixture.load_best and state.best_model_checkpoint:
@@ -195,7 +246,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         if mixture.load_best and not run.progress.best_step:
             gone = "no checkpoint kept every constraint and improved the targets"
             warnings.warn(f"{gone}: the base weights are in the model again", stacklevel=2)
-            run.put_base(base_folder(args))
+            run.put_base(self._base)
         losses = run.tested()
         mixture.changes = {name: change(read, run.base[name]) for name, read in losses.items()}
         if mixture.load_best:
@@ -248,29 +299,82 @@ class MixtureCallback(TrainerCallback, ExportableState):
         if self._logs is not None and (named := scalars(row, self.mixture.roles, self._run().loop.fit)):
             self._logs.add(state, control, named, model)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _hear(self, module: nn.Module, _: Any, __: Any, outputs: Any) -> None:
-        """Take note of what a training pass lost on each of its rows, whose labels a trainer may keep to itself."""
-        run = self._run()
-        if not module.training:
+        """Take note of what a training pass lost on each of its rows, whose labels a trainer may keep to itself.
+
+        A second pass over a micro-batch is not heard, nor one without gradients. An error waits for the end of the
+        step: training may have been ended by one, and the hook be in a model that somebody else now trains.
+        """
+        if not (module.training and torch.is_grad_enabled()) or self._part in self._heard:
             return
+        run = self._run()
         size, world, rank = run.loop.fit.micro_batch_size or 1, run.loop.world, run.loop.rank
-        first = (len(self._heard) * world + rank) * size
+        first = (self._part * world + rank) * size
         rows = next(run.ahead())[first : first + size]
+        if not rows:
+            return
         labels = join_batches([run.loop.splits[name].batch([row]) for name, row in rows]).labels
-        logits = outputs.logits.detach()
-        if len(logits) != len(labels) or logits.shape[1] < labels.shape[1]:
-            got = f"logits of shape {tuple(logits.shape)} for {len(labels)} rows"
-            hint = "no padding_free, or a mixer that does not read training losses"
-            raise ConfigError(explain(got, "one row of logits for each", hint))
-        nll = token_nll(logits[:, : labels.shape[1]], labels.to(logits.device)).sum(1)
-        tokens = (labels[:, 1:] != -100).sum(1)
-        self._heard.append({first + k: (float(nll[k]), int(tokens[k])) for k in range(len(rows))})
+        nll, tokens = nll_of_rows(outputs, labels), (labels[:, 1:] != NO_LOSS).sum(1)
+        self._heard[self._part] = (
+            None if nll is None else {first + k: (float(nll[k]), int(tokens[k])) for k in range(len(rows))}
+        )
 
     def _all_heard(self, run: HostedRun) -> dict[int, tuple[float, int]]:
         """Nats and tokens of the rows of the last step, of all processes, by their places in the global batch."""
-        mine = [pair for heard in self._heard for pair in heard.items()]
-        self._heard = []
+        mine = list[tuple[int, tuple[float, int]]]()
+        for heard in self._heard.values():
+            if heard is None:
+                hint = "no padding_free and no Liger kernel, or a mixer that does not read training losses"
+                got = "a model that returns neither logits nor log_probs of each row"
+                raise ConfigError(explain(got, "one row of them for each", hint))
+            mine += heard.items()
         return dict(gather_object(mine) if run.loop.world > 1 and self._hook is not None else mine)
+
+    def _find_kept(self, args: TrainingArguments, state: TrainerState, run: HostedRun, saved: Saved) -> None:
+        """Find what is loaded at the end: the best checkpoint, or the base weights while there is none.
+
+        Raises:
+            CheckpointError: it is neither in this output folder nor in that of the run so far.
+        """
+        if not self.mixture.load_best:
+            return
+        best, former = run.progress.best_step, Path(str(saved.get("base_weights", self._base)))
+        if not best and not run.has_base(self._base):
+            self._base = former
+        here = Path(str(args.output_dir)) / f"checkpoint-{best}"
+        if best and here.is_dir():
+            state.best_model_checkpoint = str(here)
+        if state.best_model_checkpoint is None if best else not run.has_base(self._base):
+            what = here.name if best else self._base.name
+            got = f"a run that goes on without {what}, which is loaded at its end"
+            hint = "copying it there from the run's former folder, or load_best=False in the mixture"
+            raise CheckpointError(explain(got, f"{what} in {args.output_dir}", hint))
+
+
+def nll_of_rows(outputs: Any, labels: Int[Tensor, "B T"]) -> Float[Tensor, " B"] | None:
+    """Negative log-likelihood of each row of a batch in nats, from the outputs of a model.
+
+    Args:
+        outputs: with `logits` (B, T or more, V), or with `log_probs` (B, T - 1 or more) of the labels, as of the fused
+            head that TRL's `SFTTrainer` trains with; 0 where a label carries no loss.
+        labels: of the rows, -100 where they carry no loss.
+
+    Returns:
+        None for outputs that have neither, or another number of rows.
+
+    >>> from types import SimpleNamespace
+    >>> fused = SimpleNamespace(log_probs=torch.tensor([[0.0, -0.5, -1.5]]))
+    >>> nll_of_rows(fused, torch.tensor([[7, -100, 8, 9]]))
+    tensor([2.])
+    """
+    rows, width = labels.shape
+    logits, log_probs = getattr(outputs, "logits", None), getattr(outputs, "log_probs", None)
+    if isinstance(logits, Tensor) and len(logits) == rows and logits.shape[1] >= width:
+        return token_nll(logits.detach()[:, :width], labels.to(logits.device)).sum(1)
+    if isinstance(log_probs, Tensor) and len(log_probs) == rows and log_probs.shape[1] >= width - 1:
+        return -log_probs.detach()[:, : width - 1].sum(1)
+    return None
 
 
 def base_folder(args: TrainingArguments) -> Path:

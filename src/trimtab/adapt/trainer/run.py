@@ -169,6 +169,10 @@ class HostedRun:
             values = {name: local(one).clone() for name, one in self.loop.parameters.items()}
             state.save_weights(self._base(folder), values)
 
+    def has_base(self, folder: Path) -> bool:
+        """Whether `keep_base` has kept weights there."""
+        return self._base(folder).is_dir()
+
     def put_base(self, folder: Path) -> None:
         """Put the kept weights back.
 

@@ -1,0 +1,135 @@
+"""Trainings that an error ended, and runs that go on in another folder or without what is loaded at the end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback, default_data_collator
+
+from hosted_run import MIXERS, arguments, mixture, train
+from trimtab import TrainerMixture
+from trimtab.adapt.mixers.fixed import Fixed
+from trimtab.errors import CheckpointError, ConfigProblems
+from worlds import llama
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no checkpoint kept every constraint"),
+    pytest.mark.filterwarnings("ignore:training ends at step"),
+]
+SAVED: dict[str, Any] = {"save_strategy": "steps", "save_steps": 7}
+NEVER = Fixed(targets=["math"], constraints={"web": 0.0, "safety": 0.0}, target_mass=1.0)
+"""With a margin of 999 errors no checkpoint keeps this."""
+NONE_KEPT: dict[str, Any] = {"margin": 999.0}
+
+
+class Raises(TrainerCallback):
+    """An error at the end of a step, once."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Raise there."""
+        if state.global_step == self.step:
+            self.step = -1
+            raise KeyboardInterrupt
+
+
+class Fails(Trainer):
+    """A trainer whose loss fails in the second micro-batch of its fourth step, once."""
+
+    micro_batches = 0
+
+    def compute_loss(self, *given: Any, **more: Any) -> Any:
+        """Fail then."""
+        self.micro_batches += 1
+        if self.micro_batches == 8:
+            raise RuntimeError("out of memory")
+        return super().compute_loss(*given, **more)
+
+
+def trainer(kind: type[Trainer], network: Any, args: Any, mixed: TrainerMixture, *also: Any) -> Trainer:
+    return kind(
+        network,
+        args,
+        train_dataset=mixed.dataset,
+        data_collator=default_data_collator,
+        callbacks=[mixed.callback, *also],
+    )
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["the same trainer", "another with the same arguments"])
+@pytest.mark.parametrize("name", ["exp3", "feedback"])
+def test_after_an_error_the_same_cell_of_a_notebook_can_be_run_again(
+    name: str, anew: bool, tmp_path: Path
+) -> None:
+    network, mixed, args = llama(), mixture(MIXERS[name]), arguments(tmp_path)
+    first = trainer(Fails, network, args, mixed)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        first.train()
+    assert args.load_best_model_at_end is False
+    again = trainer(Trainer, network, args, mixed) if anew else first
+    again.train()
+    assert again.state.global_step == 24
+    assert mixed.result is not None
+    assert not network._forward_hooks
+    assert not list(tmp_path.glob("*weights*"))
+
+
+def test_a_model_whose_training_was_interrupted_can_be_trained_by_others(tmp_path: Path) -> None:
+    network = llama()
+    hosted = trainer(Fails, network, arguments(tmp_path), mixture(MIXERS["exp3"]))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        hosted.train()
+    rows = torch.randint(1, 200, (3, 5))
+    assert torch.isfinite(network.train()(input_ids=rows, labels=rows).loss)
+
+
+def test_rows_of_another_mixture_or_of_none_are_refused(tmp_path: Path) -> None:
+    mixed, other = mixture(MIXERS["feedback"]), mixture(MIXERS["feedback"])
+    hosted = trainer(Trainer, llama(), arguments(tmp_path), mixed)
+    for rows, got in ((other.dataset, "rows of another mixture"), ([{"input_ids": [1, 2]}] * 9, "a list")):
+        hosted.train_dataset = rows
+        with pytest.raises(ConfigProblems, match=rf"train_dataset: got {got}.*mixture\.dataset"):
+            hosted.train()
+
+
+def interrupted(out: Path, mixer: Any, step: int, **asked: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(out, mixer, also=Raises(step), asked=asked, **SAVED)
+
+
+def test_a_run_that_goes_on_without_its_best_checkpoint_is_refused_and_in_a_moved_folder_finds_it(
+    tmp_path: Path,
+) -> None:
+    mixer = MIXERS["kept probes"]
+    _, whole, _ = train(tmp_path / "whole", mixer, **SAVED)
+    assert 0 < whole.progress.best_step < 7
+    interrupted(tmp_path / "first", mixer, 9)
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "first", moved)
+    shutil.copytree(moved / "checkpoint-7", tmp_path / "alone" / "checkpoint-7")
+    with pytest.raises(CheckpointError, match=rf"without checkpoint-{whole.progress.best_step}, .*load_best"):
+        train(tmp_path / "alone", mixer, resume=True, **SAVED)
+    _, left, _ = train(tmp_path / "alone", mixer, resume=True, asked={"load_best": False}, **SAVED)
+    assert left.result is None
+    _, mixed, _ = train(moved, mixer, resume=True, **SAVED | {"save_strategy": "no"})
+    for name, change in whole.changes.items():
+        assert mixed.changes[name].value == pytest.approx(change.value, abs=1e-9)
+
+
+def test_a_run_that_goes_on_in_another_folder_takes_the_base_weights_of_the_former(tmp_path: Path) -> None:
+    former, other = tmp_path / "former", tmp_path / "other"
+    interrupted(former, NEVER, 15, **NONE_KEPT)
+    shutil.copytree(former / "checkpoint-14", other / "checkpoint-14")
+    hosted, mixed, _ = train(other, NEVER, resume=True, asked=NONE_KEPT, **SAVED)
+    assert mixed.progress.best_step == 0
+    for key, value in llama(dtype=torch.float64).state_dict().items():
+        torch.testing.assert_close(hosted.model.state_dict()[key], value, atol=0, rtol=0)
+    shutil.rmtree(former)
+    with pytest.raises(CheckpointError, match=r"without base-weights, .*load_best=False"):
+        train(other, NEVER, resume=True, asked=NONE_KEPT, **SAVED)
