@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,28 @@ def test_a_model_that_gives_nan_breaks_its_tolerances() -> None:
     assert changed(result, "d1")["shown"] == "worse"
     assert not result.passed
     assert "–" in CompareResult.page([result])
+    assert "Worse: d0 (loss not finite); d1 (loss not finite)." in result.summary()
+
+
+def test_a_domain_whose_loss_moved_and_whose_task_did_not_is_not_called_unchanged() -> None:
+    worse = cw.worse_on(ONE, cw.ALPHABETS[0], 0.3)
+    records = [{"prompt": text[:6], "completion": text[6:]} for text in cw.texts(cw.ALPHABETS[0], 40)]
+    result = compare(ONE, worse, {"sums": records}, tasks={"sums": "exact"}, **FEW)
+    assert result.changes["shown"].tolist() == ["worse", "no"]
+    assert "No change is shown in sums (accuracy)." in result.summary()
+
+
+def test_a_conversation_to_answer_needs_two_chat_templates_before_anything_is_read() -> None:
+    talk = [{"role": "user", "content": "cd"}, {"role": "assistant", "content": "ef"}]
+    words = deepcopy(tokenizer())
+    words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    instruct = load(deepcopy(ONE.module), tokenizer=words)
+    given: dict[str, Any] = {"talk": [{"messages": talk}] * 9}
+    read = list[int]()
+    for pair, which in (((ONE, instruct), "base"), ((instruct, ONE), "tuned")):
+        with pytest.raises(DataError, match=f"domain 'talk': .* a {which} model without a chat template"):
+            compare(*pair, given, tasks={"talk": "exact"}, progress=lambda done, _: read.append(done))
+    assert not read
 
 
 def test_groups_are_what_intervals_are_over() -> None:

@@ -107,7 +107,9 @@ def rules(it: CompareResult) -> dict[str, Callable[..., bool]]:
         return (int(some), int(of)) == ((texts["before"] != texts["after"]).sum(), len(texts))
 
     def unchanged(names: str) -> bool:
-        return names.split(", ") == list(dict.fromkeys(row["domain"] for row in changes(it, "no")))
+        moved = {row["domain"] for word in ("worse", "better") for row in changes(it, word)}
+        rows = [called(row) if row["domain"] in moved else row["domain"] for row in changes(it, "no")]
+        return names.split(", ") == list(dict.fromkeys(rows))
 
     return {
         r".* against .* on (\d+) domains?\.": lambda n: int(n) == it.changes["domain"].nunique(),

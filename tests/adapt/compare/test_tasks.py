@@ -76,6 +76,16 @@ def test_the_likeliest_choice_per_byte_is_the_answer() -> None:
     assert 0 < answers.base.mean() < 1
 
 
+def test_a_model_that_gives_nan_chooses_nothing() -> None:
+    broken = cw.copied(ONE)
+    with torch.no_grad():
+        broken.module.model.norm.weight[0] = torch.nan
+    records = [{"prompt": prompt, "completion": "c", "choices": ["c", "dd"]} for prompt in PROMPTS]
+    answers = ask(Side(ONE), Side(broken), Domain("quiz", test=records), "choice", range(12), 4)
+    assert not answers.tuned.any()
+    assert set(answers.texts[1]) == {""}
+
+
 def test_rows_and_groups_of_questions() -> None:
     records = [{"prompt": p, "completion": "c", "group": number // 3} for number, p in enumerate(PROMPTS)]
     answers = ask(Side(ONE), Side(ONE), Domain("own", test=records), "exact", [7, 0, 1], 4)

@@ -49,6 +49,16 @@ def test_known_edits() -> None:
     assert parts.loc["lm_head", "changed"] == 0
 
 
+def test_a_block_with_a_weight_that_is_nan_has_no_norm_of_its_change() -> None:
+    one = cw.base()
+    other = cw.copied(one)
+    with torch.no_grad():
+        other.module.get_parameter(UP)[0, 0] = math.nan
+    parts = by_part(moved_weights(one.module, other.module)[0]).set_index("part")
+    assert math.isnan(parts.loc["model.layers.0", "relative_change"])
+    assert parts.loc["lm_head", "relative_change"] == 0
+
+
 @pytest.mark.filterwarnings("ignore:.*checkpointing.*:FutureWarning")
 def test_an_adapter_counts_folded_in() -> None:
     one = cw.base()

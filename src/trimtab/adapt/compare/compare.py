@@ -20,8 +20,9 @@ from trimtab.adapt.compare.tables import answers_frame, changes_frame, examples_
 from trimtab.adapt.compare.tasks import Answers, Task, ask
 from trimtab.adapt.compare.weights import adapter_of, base_of_adapter, moved_weights
 from trimtab.adapt.completions import HeldOut, completed, completions_frame, held_out
+from trimtab.data.records import Chat
 from trimtab.data.tokens import left_out, tokenise
-from trimtab.errors import ConfigProblems, ModelError, Problem, explain
+from trimtab.errors import ConfigProblems, ModelError, Problem, explain, refusal
 from trimtab.job import Progress
 from trimtab.models.adapter import is_adapter, with_adapter
 from trimtab.models.families import unwrapped
@@ -99,6 +100,7 @@ def compare(
     one = side_of(base)
     two = side_of(tuned, one)
     models = Pair(one, two, **sizes)
+    models.refuse_unasked(asked)
     readings, notes = models.read(asked, progress or (lambda *_: None))
     answers = models.ask(asked)
     completions, unwritten = models.complete(asked)
@@ -290,6 +292,21 @@ class Pair:
             tokens = tokenise(asked.domain, self.reader, seq_len=self.room, packing="padded")
         notes += [f"{tokens.name}: {phrase}." for phrase in left_out(tokens, ["test"], self.room)]
         return tokens.splits["test"]
+
+    def refuse_unasked(self, asked: Mapping[str, Asked]) -> None:
+        """Refuse conversations as tasks of a model without a chat template.
+
+        Raises:
+            DataError: naming the model.
+        """
+        for one in asked.values():
+            if one.task is None or not any(isinstance(item, Chat) for item in one.domain.items("test")):
+                continue
+            for which, side in (("base", self.base), ("tuned", self.tuned)):
+                if not side.model.need_tokenizer().chat_template:
+                    got = f"conversations to answer, and a {which} model without a chat template"
+                    hint = "tokenizer.chat_template = ..., or no task"
+                    raise refusal(f"domain {one.domain.name!r}", got, "one in both models", hint)
 
     def ask(self, asked: Mapping[str, Asked]) -> dict[str, Answers]:
         """Answers of both models in the domains with a task."""

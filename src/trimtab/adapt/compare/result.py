@@ -103,7 +103,7 @@ class CompareResult(Result):
         columns = {
             "domain": table["domain"],
             "measure": table["measure"],
-            "change": [round(value, 4) for value in table["change"].astype(float)],
+            "change": [round(value, 4) + 0.0 for value in table["change"].astype(float)],
             "interval": [span(*it, signed=True).replace("−", "-") for it in ends],
             "tolerance": table["tolerance"].astype(float),
             "n": table["units"],
@@ -126,7 +126,9 @@ class CompareResult(Result):
         )
         for word in ("worse", "better"):
             text += f" {word.capitalize()}: {named}." if (named := self._named(word)) else ""
-        still = list(dict.fromkeys(self.changes.loc[self.changes["shown"] == "no", "domain"]))
+        moved = set(self.changes.loc[self.changes["shown"] != "no", "domain"])
+        rows = _rows(self.changes[self.changes["shown"] == "no"])
+        still = list(dict.fromkeys(_called(row) if row["domain"] in moved else row["domain"] for row in rows))
         text += f" No change is shown in {_few(still)}." if still else ""
         judged = self.changes[self.changes["verdict"].notna()]
         for word in ("broken", "open", "kept"):
@@ -140,7 +142,8 @@ class CompareResult(Result):
         for row in _rows(self.changes[self.changes["shown"] == word]):
             places = PLACES[row["measure"]]
             text = estimate(row["change"], row["low"], row["high"], places, signed=True)
-            each.append(f"{row['domain']} {text} {row['unit']}")
+            text = f"{text} {row['unit']}" if math.isfinite(row["change"]) else "(loss not finite)"
+            each.append(f"{row['domain']} {text}")
         return _few(each, "; ")
 
     def figure(self) -> Figure:

@@ -167,7 +167,7 @@ def chosen(
 ) -> tuple[Float[np.ndarray, " n"], list[str]]:
     """Whether the right choice is the likeliest after each prompt, in nats per byte of the choice; and the choices.
 
-    Of equal ones the first counts.
+    Of equal ones the first counts. A likelihood that is not a number counts as none: without any the answer is wrong.
     """
     prompts = [str(question.prompt) for question in questions for _ in question.choices]
     choices = [choice for question in questions for choice in question.choices]
@@ -176,10 +176,12 @@ def chosen(
     per_byte = scores / [len(choice.encode()) for choice in choices]
     right, texts, start = [], list[str](), 0
     for question in questions:
-        best = int(np.argmax(per_byte[start : start + len(question.choices)]))
+        likely = per_byte[start : start + len(question.choices)]
         start += len(question.choices)
-        right.append(best == question.right)
-        texts.append(question.choices[best])
+        known = ~np.isnan(likely)
+        best = int(np.argmax(np.where(known, likely, -np.inf)))
+        right.append(best == question.right and known[best])
+        texts.append(question.choices[best] if known[best] else "")
     return np.array(right, dtype=float), texts
 
 

@@ -120,7 +120,9 @@ def by_part(weights: pd.DataFrame) -> pd.DataFrame:
     """Change of each block, and of each module outside of blocks: part, entries, changed, relative_change."""
     rows = []
     for part, these in weights.groupby("part", sort=False):
-        norm, change = (math.sqrt(float(these[column].pow(2).sum())) for column in ("norm", "change_norm"))
+        norm, change = (
+            math.sqrt(float(these[column].pow(2).sum(skipna=False))) for column in ("norm", "change_norm")
+        )
         entries = int(these["entries"].sum())
         changed = float((these["changed"] * these["entries"]).sum()) / max(1, entries)
         rows.append((str(part), entries, changed, change / norm if norm else math.nan))
