@@ -85,11 +85,37 @@ def test_padding_is_left_out_and_masks_say_what_carries_loss() -> None:
         ([{"input_ids": [1, 2], "labels": [1]}], r"row 0: got labels of shape \(1,\).* beside 2 tokens"),
         ([{"input_ids": [0.5, 2.0]}], r"row 0: got input_ids of shape .*float64"),
         ([{"input_ids": [1, 2], "labels": [1, 3]}], r"row 0: got labels of other tokens"),
+        ([{"input_ids": [1, 2, 3]}, {"input_ids": [1] * 9}], r"got 3 tokens.*try seq_len=9 for the longest"),
+        ([{"input_ids": [1, -1]}], r"row 0: got the token -1, expected token ids of at least 0"),
+        ([{"input_ids": None}], r"row 0: got input_ids of shape \(\)"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(rows: list[dict[str, Any]], told: str) -> None:
     with pytest.raises(DataError, match=told):
         TokenRows("a", rows).tokens(2, SHARES)
+
+
+def test_masks_may_be_truth_values_and_rows_may_be_empty() -> None:
+    rows = [{"input_ids": [], "completion_mask": []}]
+    rows += [{"input_ids": [k, 4, 5, -1], "completion_mask": [False, False, True, True]} for k in range(9)]
+    one = TokenRows("a", [{**row, "attention_mask": [i >= 0 for i in row["input_ids"]]} for row in rows])
+    numbers = [{name: [int(it) for it in values] for name, values in row.items()} for row in rows]
+    two = TokenRows(
+        "a", [{**row, "attention_mask": [1, 1, 1, 0][: len(row["input_ids"])]} for row in numbers]
+    )
+    splits, others = (it.tokens(4, (1.0, 0.0, 0.0)).splits["train"] for it in (one, two))
+    assert rows_of(splits) == rows_of(others) == [[k, 4, 5] for k in range(9)]
+    assert splits.targets.tolist() == [1] * 9
+    assert (splits.counts.records, splits.counts.dropped) == (10, 1)
+
+
+def test_a_stream_that_does_not_know_its_columns_is_looked_into() -> None:
+    rows = [{"input_ids": [k, k + 1]} for k in range(9)]
+    stream = datasets.IterableDataset.from_generator(lambda: iter(rows))
+    assert stream.column_names is None
+    found = TokenRows.of("a", stream)
+    assert found is not None
+    assert sum(map(len, found.tokens(2, SHARES).splits.values())) == 9
 
 
 def test_a_row_in_two_splits_and_a_domain_without_rows_are_refused() -> None:

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.adapt.call import DATA, LATER, call
 from trimtab.adapt.completions import HeldOut, held_out
@@ -250,19 +252,43 @@ def tokenise_all(
         for name, domain in domains.items()
     }
     refuse(length_problems(tokens, roles, fit))
-    network, tokenizer = model.module, model.need_tokenizer()
+    tokenizer = model.need_tokenizer()
+    refuse_unreadable(
+        tokens, model.module, tokenizer, ids=lacks_tokens(model.module, tokenizer), key="fit.seq_len"
+    )
+    return tokens
+
+
+def refuse_unreadable(
+    tokens: Mapping[str, TokenDomain],
+    network: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    ids: bool,
+    key: str,
+) -> None:
+    """Refuse rows that a network has no positions or no embeddings for.
+
+    Args:
+        tokens: domains by name.
+        network: that is to read them.
+        tokenizer: that they are of; None where nobody knows.
+        ids: whether there may be tokens without an embedding.
+        key: name of the setting of the length of rows.
+
+    Raises:
+        ModelError: naming the split.
+    """
     parts = [(name, *part) for name, domain in tokens.items() for part in domain.splits.items()]
     for name, split, rows in parts:
         where, lengths = f"{name}, split {split}", np.diff(rows.offsets)
         length = int(lengths.max(initial=0))
-        got = f"{length} tokens in a row of {where} (fit.seq_len={fit.seq_len})"
-        refuse_longer(network, length, got, "fit.seq_len={limit}")
-        if lacks_tokens(network, tokenizer):
+        refuse_longer(network, length, f"{length} tokens in a row of {where}", f"{key}={{limit}}")
+        if ids:
             padded = length > lengths.min(initial=length)
             largest = max(int(rows.ids.max(initial=0)), rows.pad_id if padded else 0)
             if largest >= (vocabulary(network) or largest + 1):
                 raise unknown_token(network, tokenizer, largest, where)
-    return tokens
 
 
 def warn_of_data(

@@ -19,7 +19,8 @@ from trimtab.errors import refusal
 IDS = "input_ids"
 _MASKS = ("completion_mask", "assistant_masks")
 """Columns of TRL that say which tokens carry loss, beside `labels`."""
-_READ = (IDS, "attention_mask", "labels", *_MASKS)
+_IDS = (IDS, "labels")
+_READ = (*_IDS, "attention_mask", *_MASKS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,8 @@ class TokenRows:
             where = f"domain {self.name!r}, split {split!r}, row {number}"
             read = _row(row, where)
             if len(read.ids) > seq_len:
-                hint = f"seq_len={len(read.ids)}, or shorter rows"
+                longest = max(len(_row(row, where).ids) for row in getattr(self, split))
+                hint = f"seq_len={longest} for the longest row, or shorter rows"
                 raise refusal(where, f"{len(read.ids)} tokens", f"at most seq_len={seq_len}", hint)
             yield read
 
@@ -113,11 +115,15 @@ class _Row:
 
 def _row(row: Any, where: str) -> _Row:
     """A checked row, without its padding."""
-    ids = np.asarray(row[IDS])
-    columns = {name: np.asarray(row[name]) for name in _READ[1:] if row.get(name) is not None}
+    given = {name: np.asarray(row[name]) for name in _READ if row.get(name) is not None}
+    columns = {
+        name: values if values.size and (values.dtype != bool or name in _IDS) else values.astype(np.int64)
+        for name, values in given.items()
+    }
+    ids = columns.pop(IDS, np.asarray(None))
     for name, values in {IDS: ids, **columns}.items():
         if values.ndim != 1 or values.shape != ids.shape or not np.issubdtype(values.dtype, np.integer):
-            got = f"{name} of shape {values.shape} and type {values.dtype} beside {len(ids)} tokens"
+            got = f"{name} of shape {values.shape} and type {values.dtype} beside {ids.size} tokens"
             raise refusal(where, got, "whole numbers, one for each token")
     labels = columns.pop("labels", ids)
     loss = labels != NO_LOSS
@@ -126,6 +132,8 @@ def _row(row: Any, where: str) -> _Row:
     for name in _MASKS:
         loss &= columns.get(name, np.ones_like(ids)).astype(bool)
     kept = columns.get("attention_mask", np.ones_like(ids)).astype(bool)
+    if (least := ids[kept].min(initial=0)) < 0:
+        raise refusal(where, f"the token {least}", "token ids of at least 0", "labels of -100 for no loss")
     return _Row(ids[kept].astype(np.int32), loss[kept])
 
 
@@ -134,7 +142,8 @@ def _has_ids(rows: Any) -> bool:
     names = getattr(rows, "column_names", None)
     if isinstance(names, list):
         return IDS in names
-    first = rows[0] if isinstance(rows, list | tuple) and rows else None
+    streamed = hasattr(rows, "column_names")  # a data set that does not know its columns before it is read
+    first = next(iter(rows), None) if isinstance(rows, list | tuple) or streamed else None
     return isinstance(first, Mapping) and IDS in first
 
 

@@ -65,16 +65,18 @@ def refuse_unknown(
 
 
 def unknown_token(
-    network: nn.Module, tokenizer: PreTrainedTokenizerBase, token: int, where: str
+    network: nn.Module, tokenizer: PreTrainedTokenizerBase | None, token: int, where: str
 ) -> ModelError:
-    """ModelError about a token that the network has no place for; both sizes are named."""
+    """ModelError about a token that the network has no place for; both sizes are named, where they are known."""
     reads, writes = embeddings(network), predicted(network)
     size = f"embeddings for {reads}" if reads is not None else "no embeddings"
     if writes is not None and writes != reads:
         size += f" and outputs for {writes}"
+    expected = f"tokens that the model has a place for: it has {size}"
+    if tokenizer is None:
+        return refusal(f"token {token} in {where}", expected, "the tokenizer of this model")
     word = repr(tokenizer.convert_ids_to_tokens([token])[0])
     got = f"token {token} ({word}) in {where}, of a tokenizer with {len(tokenizer)} tokens"
-    expected = f"tokens that the model has a place for: it has {size}"
     return refusal(got, expected, f"model.module.resize_token_embeddings({len(tokenizer)})")
 
 

@@ -11,9 +11,9 @@ import torch
 from transformers import Trainer, TrainerCallback, default_data_collator
 
 from hosted_run import MIXERS, arguments, mixture, train
-from trimtab import TrainerMixture
+from trimtab import TrainerMixture, Uniform
 from trimtab.adapt.mixers.fixed import Fixed
-from trimtab.errors import CheckpointError, ConfigProblems
+from trimtab.errors import CheckpointError, ConfigProblems, ModelError
 from worlds import llama
 
 pytestmark = [
@@ -133,3 +133,15 @@ def test_a_run_that_goes_on_in_another_folder_takes_the_base_weights_of_the_form
     shutil.rmtree(former)
     with pytest.raises(CheckpointError, match=r"without base-weights, .*load_best=False"):
         train(other, NEVER, resume=True, asked=NONE_KEPT, **SAVED)
+
+
+def test_rows_that_the_model_has_no_place_for_are_refused_before_any_step(tmp_path: Path) -> None:
+    far = [{"input_ids": [k, 5000, 7]} for k in range(90)]
+    near = [{"input_ids": [k % 9, *range(80), k]} for k in range(90)]
+    for rows, told in (
+        (far, r"token 5000 in math, split .*embeddings for 258"),
+        (near, r"at most 64, .*seq_len=64"),
+    ):
+        mixed = TrainerMixture({"math": rows}, mixer=Uniform(targets=["math"]), seq_len=96, eval_points=3)
+        with pytest.raises(ModelError, match=told):
+            trainer(Trainer, llama(), arguments(tmp_path), mixed).train()

@@ -14,6 +14,8 @@ from trl import SFTConfig, SFTTrainer
 
 from hosted_run import MIXERS, mixture, mixtures
 from trimtab import Domain, TrainerMixture, finetune, load
+from trimtab.adapt.trainer.run import HostedRun
+from trimtab.data.stream import MixtureStream
 from trimtab.errors import ConfigError
 from worlds import QUICK, llama, tokenizer
 
@@ -74,6 +76,31 @@ def test_an_adapter_on_packed_rows_trains_as_in_finetune(packing: bool, tmp_path
     adapted = {name for name, one in hosted.model.named_parameters() if one.requires_grad}
     assert adapted
     assert all("lora_" in name for name in adapted)
+
+
+@pytest.mark.filterwarnings("ignore:.label_smoothing_factor. is deprecated:FutureWarning")
+@pytest.mark.parametrize("more", [{}, {"label_smoothing_factor": 0.1}], ids=["fused head", "two passes"])
+def test_training_losses_are_heard_from_the_head_of_trl(more: dict[str, Any], tmp_path: Path) -> None:
+    mixed = mixture(MIXERS["exp3"])
+    hosted = trainer(tmp_path, mixed, llama(dtype=torch.float64), max_steps=1, **more)
+    heard, follow = list[dict[int, tuple[float, int]]](), HostedRun.follow
+
+    def noted(self: HostedRun, said: dict[int, tuple[float, int]]) -> None:
+        heard.append(said)
+        follow(self, said)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HostedRun, "follow", noted)
+        hosted.train()
+    assert mixed.run is not None
+    fresh = MixtureStream(mixed.run.loop.stream.sizes, 4, mixed.run.loop.stream.seed)
+    keys, network = fresh.draw((1 / 3,) * 3), llama(dtype=torch.float64)
+    assert sorted(heard[0]) == [0, 1, 2, 3]
+    for place, key in enumerate(keys):
+        ids = torch.tensor([mixed.dataset[key]["input_ids"]])
+        with torch.no_grad():
+            expected = float(network(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        assert heard[0][place] == (pytest.approx(expected, rel=1e-6), ids.shape[1] - 1)
 
 
 def test_a_lora_that_the_trainer_makes_itself_is_read_and_saved(tmp_path: Path) -> None:

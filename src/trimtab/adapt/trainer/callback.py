@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from trimtab.adapt.dynamics.result import FinetuneResult
-from trimtab.adapt.finetune import refuse
+from trimtab.adapt.finetune import refuse, refuse_unreadable
 from trimtab.adapt.metrics import Row
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.session import Roles
@@ -260,6 +260,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     def _begun(self, args: TrainingArguments, module: nn.Module, optimizer: Any, scheduler: Any) -> HostedRun:
         mixture, fit = self.mixture, fit_of(args, self.mixture.fit)
+        refuse_unreadable(mixture.tokens, module, None, ids=True, key="seq_len")
         seeds = (mixture.seed, args.data_seed, args.seed)
         loop = HostedLoop(
             load(module, tokenizer=mixture.tokenizer),
