@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,24 @@ from trimtab.data.mixture_rows import MixtureRows
 from trimtab.errors import Problem
 from trimtab.train.hosted import HostedLoop
 from trimtab.train.settings import Fit
+
+WORDS = {
+    "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "lr": "learning_rate",
+    "betas": "adam_beta1, adam_beta2",
+    "clip_norm": "max_grad_norm",
+}
+"""Settings of `Fit` that a trainer calls otherwise; a mixture calls the rest as they are."""
+
+
+def in_words_of_trainer(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Problems of a `Fit` under the names that a trainer or its mixture has for the settings."""
+    for problem in problems:
+        name = problem.where.removeprefix("fit.")
+        yield replace(problem, where=WORDS.get(name, name))
 
 
 def argument_problems(args: TrainingArguments, *, load_best: bool) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from trimtab.adapt.finetune import length_problems, problems, refuse, type_probl
 from trimtab.adapt.metrics import Progress
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.session import make_roles
-from trimtab.adapt.trainer.arguments import argument_problems, fit_of
+from trimtab.adapt.trainer.arguments import argument_problems, fit_of, in_words_of_trainer
 from trimtab.adapt.trainer.callback import MixtureCallback
 from trimtab.adapt.trainer.run import HostedRun
 from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Shares, as_domains
@@ -107,14 +107,14 @@ class TrainerMixture:
             margin=margin,
         )
         self.mixer, self.seed, self.load_best = mixer, seed, load_best
-        refuse(type_problems(mixer, self.fit))
+        refuse(in_words_of_trainer(type_problems(mixer, self.fit)))
         self._domains = (
             _domains("train", train, FRACTIONS),
             _domains("evaluate", evaluate or {}, EVALUATE_ONLY),
         )
         names = (list(self._domains[0]), list(self._domains[1]))
         self.roles = make_roles(*names, mixer.targets, mixer.constraints)
-        refuse(problems(self.roles, *self._domains, mixer, self.fit))
+        refuse(in_words_of_trainer(problems(self.roles, *self._domains, mixer, self.fit)))
         self._given = {**train, **(evaluate or {})}
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.tokens: dict[str, TokenDomain] = {}
@@ -151,7 +151,7 @@ class TrainerMixture:
         """
         refuse(argument_problems(args, load_best=self.load_best))
         fit = fit_of(args, self.fit)
-        refuse(fit.problems("args"))
+        refuse(in_words_of_trainer(fit.problems()))
         if not self.tokens:
             if not isinstance(processing_class, PreTrainedTokenizerBase):
                 got = (

@@ -19,6 +19,7 @@ from trimtab.adapt.metrics import Progress, Row
 from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.record import data_notes, data_table, examples
 from trimtab.adapt.session import Clock, Roles, Session
+from trimtab.adapt.trainer.arguments import WORDS
 from trimtab.data.mixture_rows import Key
 from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import TokenDomain
@@ -213,7 +214,10 @@ class HostedRun:
             for part, others in (("data", dict(saved["data"])), ("fit", dict(saved["fit"]))):
                 for name, value in now[part].items():
                     if others.get(name) != value:
-                        got = f"a checkpoint of a run with other {part}: {name}"
+                        got = f"a checkpoint of a run with other data in {name}"
+                        if part == "fit":
+                            got = f"a checkpoint of a run with another {WORDS.get(name, name)}"
+                            got += f" (was {others.get(name)}, now {value})"
                         raise CheckpointError(explain(got, "the same", "a run from the start"))
             self.loop.stream.restore(saved["stream"])
             self.progress = replace(Progress.read(saved["progress"]), stop=None)
