@@ -169,6 +169,10 @@ def test_a_model_that_gives_nan_breaks_its_tolerances() -> None:
     assert not result.passed
     assert "–" in CompareResult.page([result])
     assert "Worse: d0 (loss not finite); d1 (loss not finite)." in result.summary()
+    assert not any("not finite" in note for note in result.notes)
+    back = compare(broken, ONE, domains(10, 1), tolerances={"d0": 5.0}, **FEW)
+    assert changed(back, "d0")["verdict"] == "open"
+    assert "d0: the base model's loss is not finite, so nothing can be said of its change." in back.notes
 
 
 def test_a_domain_whose_loss_moved_and_whose_task_did_not_is_not_called_unchanged() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, default_data_collator
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, default_data_collator
 
 from hosted_run import MIXERS, arguments, mixture, train
 from trimtab import TrainerMixture, Uniform
 from trimtab.adapt.mixers.fixed import Fixed
 from trimtab.errors import CheckpointError, ConfigProblems, ModelError
-from worlds import llama
+from worlds import llama, tokenizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:no checkpoint kept every constraint"),
@@ -52,13 +55,14 @@ class Fails(Trainer):
         return super().compute_loss(*given, **more)
 
 
-def trainer(kind: type[Trainer], network: Any, args: Any, mixed: TrainerMixture, *also: Any) -> Trainer:
+def trainer(kind: type[Trainer], network: Any, args: Any, mixed: TrainerMixture, **more: Any) -> Trainer:
     return kind(
         network,
         args,
         train_dataset=mixed.dataset,
         data_collator=default_data_collator,
-        callbacks=[mixed.callback, *also],
+        callbacks=[mixed.callback],
+        **more,
     )
 
 
@@ -133,6 +137,17 @@ def test_a_run_that_goes_on_in_another_folder_takes_the_base_weights_of_the_form
     shutil.rmtree(former)
     with pytest.raises(CheckpointError, match=r"without base-weights, .*load_best=False"):
         train(other, NEVER, resume=True, asked=NONE_KEPT, **SAVED)
+
+
+def test_a_trainer_with_another_tokenizer_than_the_mixture_is_refused(tmp_path: Path) -> None:
+    vocabulary = {letter: number for number, letter in enumerate("abcdefghijklmnopqrst ")}
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary)), eos_token="t")
+    more = deepcopy(tokenizer())
+    more.add_special_tokens({"pad_token": "<pad>"})
+    mixed = mixture(MIXERS["feedback"])
+    trainer(Trainer, llama(), arguments(tmp_path), mixed, processing_class=more)
+    with pytest.raises(ConfigProblems, match=r"processing_class: got a tokenizer with another id for '.'"):
+        trainer(Trainer, llama(), arguments(tmp_path), mixed, processing_class=other)
 
 
 def test_rows_that_the_model_has_no_place_for_are_refused_before_any_step(tmp_path: Path) -> None:

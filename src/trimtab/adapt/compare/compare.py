@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -138,10 +139,17 @@ def compare(
         completions=completions,
         weights=weights,
         facts=facts,
-        notes=(*models.notes(), *notes, *left),
+        notes=(*models.notes(), *notes, *left, *unread(readings)),
         config={"base": facts["base"], "tuned": facts["tuned"], "domains": list(asked), **settings},
         seconds=time.perf_counter() - start,
     )
+
+
+def unread(readings: Mapping[str, Reading]) -> Iterator[str]:
+    """Notes on domains whose change nothing can be said of, since a loss of the base model is not finite."""
+    for name, reading in readings.items():
+        if not np.isfinite(reading.base.nll).all():
+            yield f"{name}: the base model's loss is not finite, so nothing can be said of its change."
 
 
 def size_problems(sizes: Mapping[str, Any]) -> Iterator[Problem]:

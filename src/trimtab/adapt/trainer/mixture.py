@@ -23,7 +23,7 @@ from trimtab.data.domains import EVALUATE_ONLY, FRACTIONS, Domain, Shares, as_do
 from trimtab.data.mixture_rows import Key, MixtureRows, MixtureSampler
 from trimtab.data.token_rows import TokenRows
 from trimtab.data.tokens import TokenDomain, TokenSplit, tokenise
-from trimtab.errors import ConfigError, explain
+from trimtab.errors import ConfigError, Problem, explain
 from trimtab.runs.serialise import plain
 from trimtab.train.losses import Change
 from trimtab.train.settings import Fit, Packing
@@ -159,6 +159,8 @@ class TrainerMixture:
                 )
                 raise ConfigError(explain(got, "one of both", "TrainerMixture(..., tokenizer=tokenizer)"))
             self._tokenise(processing_class)
+        elif self.tokenizer is not None and isinstance(processing_class, PreTrainedTokenizerBase):
+            refuse(_other_ids(self.tokenizer, processing_class))
         refuse(length_problems(self.tokens, self.roles, fit))
         args.ignore_data_skip = True  # the order of rows goes on by itself where a checkpoint left it
 
@@ -195,6 +197,19 @@ class TrainerMixture:
                 explain("a mixture outside training", "a trainer that has begun to train", hint)
             )
         return self.run
+
+
+def _other_ids(mine: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> Iterator[Problem]:
+    """A token for which two tokenizers have different ids; that one has more tokens is no problem."""
+    known = other.get_vocab()
+    token = next(
+        (token for token, number in mine.get_vocab().items() if known.get(token, number) != number), None
+    )
+    if token is not None:
+        got = f"a tokenizer with another id for {token!r} than that of the mixture"
+        yield Problem(
+            "processing_class", got, "one tokenizer for both", "a mixture with the tokenizer of this model"
+        )
 
 
 def _domains(where: str, given: Any, fractions: Shares) -> dict[str, Any]:
