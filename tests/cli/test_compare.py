@@ -63,6 +63,19 @@ def test_a_broken_tolerance_ends_with_one(capsys: Capture) -> None:
     assert Path("again.html").is_file()
 
 
+def test_a_finished_comparison_does_not_answer_for_a_model_or_file_that_came_later(capsys: Capture) -> None:
+    command = ["compare", "base", "new", "--domains", "domains.yaml", "--out", "new/compared", *FEW]
+    shutil.copytree("base", "new")
+    assert main(command) == 0
+    assert main(command) == 0  # its own page is no part of the model
+    for change in (lambda: shutil.copytree("tuned", "new", dirs_exist_ok=True), Path("same.jsonl").touch):
+        change()
+        assert main(command) == 2
+        assert re.search(r"--out: got a comparison that is older than \S+, expected", capsys.readouterr().err)
+        shutil.rmtree("new/compared")
+        assert main(command) == 1
+
+
 def test_kept_and_open_tolerances_end_with_zero(capsys: Capture) -> None:
     code, told = compared(capsys, "base", "base")
     assert code == 0

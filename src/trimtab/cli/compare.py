@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trimtab.cli.console import CRITERION_FAILED, DONE, note, parser, say, split_overrides
 from trimtab.cli.jobs import outcome_of, read_job
 from trimtab.errors import ConfigProblems, Problem
-from trimtab.runs.paths import MODEL, missing_file, path_problem, runs_home
+from trimtab.runs.paths import MODEL, RESULT, missing_file, path_problem, runs_home
 from trimtab.systems import LAB, imported
 
 STEERING = "artifacts/steering"
@@ -49,11 +49,39 @@ def compare(argv: Sequence[str]) -> int:
         steering = imported("trimtab.steer.steering:Steering").from_pretrained(tuned)
         job_class = imported("trimtab.adapt.compare.job:CompareConfig").changed_by(steering)
     job = read_job(content, imported("trimtab.runs.config:parse_overrides")(more), job_class=job_class)
+    paths = [one.get("path") if isinstance(one, Mapping) else one for one in domains.values()]
+    refuse_stale(arguments.out, [base, tuned, *paths])
     name = f"compare-{Path(arguments.tuned.removeprefix(LAB)).name}"
     _, outcome = outcome_of(job, arguments.out, name=name)
     say(json.dumps(outcome["json"], indent=2) if arguments.json else outcome["table"])
     note(f"report {outcome['report']}")
     return DONE if outcome["passed"] else CRITERION_FAILED
+
+
+def refuse_stale(out: Path | None, sources: Sequence[object]) -> None:
+    """Refuse the folder of a finished comparison that is older than a model or a file it was of.
+
+    A pipeline would be told the verdict on the former model. Files that were copied count from when they came.
+
+    Raises:
+        ConfigProblems: naming what changed.
+    """
+    folder = None if out is None or path_problem("--out", str(out)) is not None else out.expanduser()
+    if folder is None or not (folder / RESULT).is_file():
+        return
+    at, inside = (folder / RESULT).stat().st_mtime, folder.resolve()
+    for source in sources:
+        if not isinstance(source, str) or path_problem("path", source) is not None:
+            continue
+        place = Path(source).expanduser()
+        for file in [place, *place.rglob("*")] if place.is_dir() else [place]:
+            if not file.is_file() or inside in file.resolve().parents:
+                continue
+            if max(file.stat().st_mtime, file.stat().st_ctime) > at:
+                problem = Problem(
+                    "--out", f"a comparison that is older than {file}", "a folder of its own", "a new one"
+                )
+                raise ConfigProblems([problem])
 
 
 def model_place(where: str, text: str) -> str:
