@@ -384,6 +384,14 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path: Path, planted: Any) -
             lambda: compare(ONE, ONE, {"web": ["a"]}, tasks={"web": "exact"}, points={"web": 101}),
             "points: got 101, expected a number from 0 to 100",
         ),
+        (
+            lambda: compare(ONE, ONE, {"web": ["a"]}, tolerances=0.1),  # type: ignore[arg-type]
+            "tolerances: got 0.1, expected a mapping of names of domains; try {'web': 0.1}",
+        ),
+        (
+            lambda: compare(ONE, ONE, {"web": ["a"]}, tasks="exact"),  # type: ignore[arg-type]
+            "tasks: got 'exact', expected a mapping of names of domains; try {'web': 'exact'}",
+        ),
         (lambda: compare(ONE, ONE, {"web": ["a"]}, sequences=1), "sequences: got 1, expected a whole number"),
     ],
 )

@@ -126,7 +126,13 @@ def given_problems(
         got = f"a {type(domains).__name__}" if domains else "no domain"
         yield Problem("domains", got, "a mapping of names to domains, at least one", "{'web': 'web.jsonl'}")
         return
-    for key, limits in (("tolerances", tolerances), ("tasks", tasks), ("points", points)):
+    every = {"tolerances": tolerances, "tasks": tasks, "points": points}
+    if wrong := {key: limits for key, limits in every.items() if not isinstance(limits, Mapping)}:
+        for key, limits in wrong.items():
+            hint = f"{{{next(iter(domains))!r}: {limits!r:.20}}}"
+            yield Problem(key, f"{limits!r:.60}", "a mapping of names of domains", hint)
+        return
+    for key, limits in every.items():
         for name in limits:
             if name not in domains:
                 expected = f"one of the domains, {', '.join(map(repr, domains))}"
