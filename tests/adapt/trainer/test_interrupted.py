@@ -102,9 +102,9 @@ def test_rows_of_another_mixture_or_of_none_are_refused(tmp_path: Path) -> None:
             hosted.train()
 
 
-def interrupted(out: Path, mixer: Any, step: int, **asked: Any) -> None:
+def interrupted(out: Path, mixer: Any, step: int, network: Any = None, **asked: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(out, mixer, also=Raises(step), asked=asked, **SAVED)
+        train(out, mixer, network=network, also=Raises(step), asked=asked, **SAVED)
 
 
 def test_a_run_that_goes_on_without_its_best_checkpoint_is_refused_and_in_a_moved_folder_finds_it(
@@ -129,6 +129,9 @@ def test_a_run_that_goes_on_without_its_best_checkpoint_is_refused_and_in_a_move
 def test_a_run_that_goes_on_in_another_folder_takes_the_base_weights_of_the_former(tmp_path: Path) -> None:
     former, other = tmp_path / "former", tmp_path / "other"
     interrupted(former, NEVER, 15, **NONE_KEPT)
+    interrupted(other, NEVER, 15, network=llama(seed=1, dtype=torch.float64), **NONE_KEPT)
+    for left in other.glob("checkpoint-*"):
+        shutil.rmtree(left)
     shutil.copytree(former / "checkpoint-14", other / "checkpoint-14")
     hosted, mixed, _ = train(other, NEVER, resume=True, asked=NONE_KEPT, **SAVED)
     assert mixed.progress.best_step == 0

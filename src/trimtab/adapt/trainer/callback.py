@@ -341,7 +341,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         if not self.mixture.load_best:
             return
         best, former = run.progress.best_step, Path(str(saved.get("base_weights", self._base)))
-        if not best and not run.has_base(self._base):
+        if run.has_base(former):  # first, for another run may have left weights in this output folder
             self._base = former
         here = Path(str(args.output_dir)) / f"checkpoint-{best}"
         if best and here.is_dir():
