@@ -254,7 +254,11 @@ def tokenise_all(
     refuse(length_problems(tokens, roles, fit))
     tokenizer = model.need_tokenizer()
     refuse_unreadable(
-        tokens, model.module, tokenizer, ids=lacks_tokens(model.module, tokenizer), key="fit.seq_len"
+        tokens,
+        model.module,
+        tokenizer,
+        ids=lacks_tokens(model.module, tokenizer),
+        seq_len=("fit.seq_len", fit.seq_len),
     )
     return tokens
 
@@ -265,7 +269,7 @@ def refuse_unreadable(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     ids: bool,
-    key: str,
+    seq_len: tuple[str, int],
 ) -> None:
     """Refuse rows that a network has no positions or no embeddings for.
 
@@ -274,7 +278,7 @@ def refuse_unreadable(
         network: that is to read them.
         tokenizer: that they are of; None where nobody knows.
         ids: whether there may be tokens without an embedding.
-        key: name of the setting of the length of rows.
+        seq_len: name and value of the setting of the length of rows.
 
     Raises:
         ModelError: naming the split.
@@ -283,7 +287,10 @@ def refuse_unreadable(
     for name, split, rows in parts:
         where, lengths = f"{name}, split {split}", np.diff(rows.offsets)
         length = int(lengths.max(initial=0))
-        refuse_longer(network, length, f"{length} tokens in a row of {where}", f"{key}={{limit}}")
+        key, value = seq_len
+        refuse_longer(
+            network, length, f"{length} tokens in a row of {where} ({key}={value})", f"{key}={{limit}}"
+        )
         if ids:
             padded = length > lengths.min(initial=length)
             largest = max(int(rows.ids.max(initial=0)), rows.pad_id if padded else 0)

@@ -260,7 +260,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     def _begun(self, args: TrainingArguments, module: nn.Module, optimizer: Any, scheduler: Any) -> HostedRun:
         mixture, fit = self.mixture, fit_of(args, self.mixture.fit)
-        refuse_unreadable(mixture.tokens, module, None, ids=True, key="seq_len")
+        refuse_unreadable(mixture.tokens, module, None, ids=True, seq_len=("seq_len", fit.seq_len))
         seeds = (mixture.seed, args.data_seed, args.seed)
         loop = HostedLoop(
             load(module, tokenizer=mixture.tokenizer),
