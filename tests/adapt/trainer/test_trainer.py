@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,53 @@ def test_a_run_that_stopped_goes_on_with_the_same_rows_mixtures_and_result(
     assert mixed.result.config["mixer"] == whole.config["mixer"]
     page = Path(mixed.result.report(tmp_path / "page.html")).read_text(encoding="utf-8")
     assert "safety" in page
+
+
+def test_a_run_goes_on_with_smaller_batches_of_the_same_rows(alone: dict[str, Any], tmp_path: Path) -> None:
+    train(tmp_path, MIXERS["feedback"], also=Leaves(8), **SAVED)
+    smaller = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    _, _, rows = train(
+        tmp_path, MIXERS["feedback"], resume=True, per_device_eval_batch_size=3, **smaller, **SAVED
+    )
+    assert rows == alone["feedback"]["rows"][7:]
+
+
+def test_a_checkpoint_without_the_base_weights_is_refused_before_training(tmp_path: Path) -> None:
+    train(tmp_path, MIXERS["feedback"], also=Leaves(8), **SAVED)
+    shutil.rmtree(tmp_path / "base-weights")
+    with pytest.raises(CheckpointError, match=r"without base-weights.*or load_best=False"):
+        train(tmp_path, MIXERS["feedback"], resume=True, **SAVED)
+    _, mixed, _ = train(tmp_path, MIXERS["feedback"], resume=True, asked={"load_best": False}, **SAVED)
+    assert mixed.changes
+
+
+def test_after_an_exception_a_trainer_trains_again_and_hears_only_what_is_new(
+    alone: dict[str, Any], tmp_path: Path
+) -> None:
+    class Breaks(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                raise RuntimeError("broken off")
+
+    mixed, network = mixture(MIXERS["exp3"]), llama(dtype=torch.float64)
+
+    def made(*also: TrainerCallback) -> Trainer:
+        return Trainer(
+            network,
+            arguments(tmp_path),
+            train_dataset=mixed.dataset,
+            data_collator=collator,
+            callbacks=[mixed.callback, *also],
+            compute_loss_func=exact_loss,
+        )
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        made(Breaks()).train()
+    network.load_state_dict(llama(dtype=torch.float64).state_dict())
+    again = made()
+    again.train()
+    assert_alike(mixtures(again), alone["exp3"]["mixtures"])
+    assert not network._forward_hooks
 
 
 def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
             mixture.result = run.result(losses, mixture.mixer.kind, mixture.config(run))
             ended = state.global_step >= state.max_steps or run.progress.stop is not None
             if ended and state.is_world_process_zero:  # all have read it, since they read losses together
-                shutil.rmtree(base_folder(args), ignore_errors=True)
+                shutil.rmtree(self._base, ignore_errors=True)
         self._log(run.rows[-1], state, control, model)
         if self._logs is not None:
             self._logs.close(state, control, model)
@@ -275,9 +275,8 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     def _found(self, state: TrainerState) -> Saved:
         """The state of the mixture in the checkpoint that the trainer goes on from."""
-        every: Any = (
-            state.stateful_callbacks or {}
-        )  # a list of callbacks at first, a mapping once it was read back
+        # A list of callbacks at first, a mapping once it was read back.
+        every: Any = state.stateful_callbacks or {}
         noted = every.get(type(self).__name__) if isinstance(every, Mapping) else None
         if not isinstance(noted, Mapping) or noted.get("args") != {"key": self.key}:
             got = "a checkpoint of no mixture" if noted is None else "a checkpoint of another mixture"

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from trimtab.data.mixture_rows import Key
 from trimtab.data.stream import MixtureStream
 from trimtab.data.tokens import TokenDomain
 from trimtab.errors import CheckpointError, explain
+from trimtab.runs.atomic import CHECKSUMS
 from trimtab.runs.serialise import plain
 from trimtab.train import state
 from trimtab.train.hosted import HostedLoop, reshard
@@ -32,6 +34,8 @@ from trimtab.train.losses import SequenceLosses
 
 Saved = Mapping[str, Any]
 _LOSSES = ("reference", "base")
+FREE = ("micro_batch_size", "eval_batch_size")
+"""Settings in which a run may go on otherwise: how many of the same rows are computed at a time."""
 
 
 class HostedRun:
@@ -62,6 +66,7 @@ class HostedRun:
         self.progress = Progress(weights=(1 / len(roles.train),) * len(roles.train))
         self.reference: dict[str, SequenceLosses] = {}
         self.base: dict[str, SequenceLosses] = {}
+        self.base_mark = ""
 
     @property
     def passes(self) -> float:
@@ -169,10 +174,11 @@ class HostedRun:
         if self.loop.sharded or not self.loop.rank:
             values = {name: local(one).clone() for name, one in self.loop.parameters.items()}
             state.save_weights(self._base(folder), values)
+        self.base_mark = mark_of(folder)
 
     def has_base(self, folder: Path) -> bool:
-        """Whether `keep_base` has kept weights there."""
-        return self._base(folder).is_dir()
+        """Whether the weights that this run began with are kept there, and not those of another run."""
+        return self._base(folder).is_dir() and self.base_mark in ("", mark_of(folder))
 
     def put_base(self, folder: Path) -> None:
         """Put the kept weights back.
@@ -194,6 +200,7 @@ class HostedRun:
             "data": self.fingerprints,
             "fit": plain(self.loop.fit),
             "step": self.loop.step_count,
+            "base_mark": self.base_mark,
             "stream": self.loop.stream.state(),
             "progress": plain(asdict(self.progress)),
             "rows": self.rows,
@@ -213,7 +220,7 @@ class HostedRun:
             now = self.exported()
             for part, others in (("data", dict(saved["data"])), ("fit", dict(saved["fit"]))):
                 for name, value in now[part].items():
-                    if others.get(name) != value:
+                    if name not in FREE and others.get(name) != value:
                         got = f"a checkpoint of a run with other data in {name}"
                         if part == "fit":
                             got = f"a checkpoint of a run with another {WORDS.get(name, name)}"
@@ -222,11 +229,17 @@ class HostedRun:
             self.loop.stream.restore(saved["stream"])
             self.progress = replace(Progress.read(saved["progress"]), stop=None)
             self.rows = [_in_order(row, self.roles.evaluate) for row in saved["rows"]]
-            self.loop.step_count = int(saved["step"])
+            self.loop.step_count, self.base_mark = int(saved["step"]), str(saved["base_mark"])
             self.reference, self.base = (_read(saved[part]) for part in _LOSSES)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             got = f"a state of the mixture that cannot be read ({error!r:.80})"
             raise CheckpointError(explain(got, "that of a checkpoint")) from error
+
+
+def mark_of(folder: Path) -> str:
+    """What kept base weights are known by: the checksums of the first part; "" where this process sees none."""
+    file = folder / "part-0" / CHECKSUMS
+    return sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def _in_order(row: Row, domains: Sequence[str]) -> Row:
