@@ -6,6 +6,8 @@ Both train the same model on the same rows in the same order with the same colla
 and its own order of rows. A pair of runs goes ABBA, so that a drift of the machine hits both alike. Steps at which
 losses are read or the mixer is asked are left out, with the step after each, whose batch a loader fetches anew: what
 they cost is told apart. `--workers 2` is with loader workers that stay alive.
+
+A shared machine changes its pace from one run to the next, so the ratio is also told in seconds of processor time.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ STEPS, EVERY, PAIRS, WARM = 72, 24, 6, 4
 
 
 class Watch(TrainerCallback):
-    """The moments at which steps begin."""
+    """The moments at which steps begin, by the clock and in processor time of this process."""
 
     def __init__(self) -> None:
-        self.moments: list[float] = []
+        self.moments: list[tuple[float, float]] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.moments.append(time.perf_counter())
+        self.moments.append((time.perf_counter(), time.process_time()))
 
 
 def arguments(folder: str, workers: int) -> TrainingArguments:
@@ -80,7 +82,7 @@ def mixed(tokenizer: Any) -> TrainerMixture:
     )
 
 
-def run(workers: int, rows: list[list[Key]] | None, mixture: TrainerMixture) -> list[float]:
+def run(workers: int, rows: list[list[Key]] | None, mixture: TrainerMixture) -> np.ndarray:
     """The moments of one run; of the plain trainer where it is told the rows."""
     watch, model = Watch(), load(lab_model("text-small"))
     if rows is None:
@@ -98,10 +100,10 @@ def run(workers: int, rows: list[list[Key]] | None, mixture: TrainerMixture) -> 
             callbacks=callbacks,
         )
         trainer.train()
-    return watch.moments
+    return np.array(watch.moments)
 
 
-def between(moments: list[float]) -> list[float]:
+def between(moments: np.ndarray) -> list[float]:
     """Seconds of the steps that lie between borders."""
     taken = np.diff(moments)
     return [
@@ -109,7 +111,7 @@ def between(moments: list[float]) -> list[float]:
     ]
 
 
-def at_borders(moments: list[float]) -> list[float]:
+def at_borders(moments: np.ndarray) -> list[float]:
     """Seconds from the start of the last step before a border to that of the first after it."""
     taken = np.diff(moments)
     return [float(taken[step - 1]) for step in range(EVERY, STEPS, EVERY)]
@@ -142,9 +144,13 @@ def main() -> None:
     for number in range(asked.pairs):
         order = ("plain", "mixture") if number % 2 else ("mixture", "plain")
         moments = {name: run(asked.workers, rows if name == "plain" else None, mixture) for name in order}
-        steps = {name: statistics.median(between(one)) for name, one in moments.items()}
-        extra = statistics.median(at_borders(moments["mixture"])) - steps["mixture"]
-        pairs.append({**steps, "ratio": steps["mixture"] / steps["plain"], "border_seconds": extra})
+        steps, work = (
+            {name: statistics.median(between(one[:, part])) for name, one in moments.items()}
+            for part in (0, 1)
+        )
+        extra = statistics.median(at_borders(moments["mixture"][:, 0])) - steps["mixture"]
+        ratios = {"ratio": steps["mixture"] / steps["plain"], "work_ratio": work["mixture"] / work["plain"]}
+        pairs.append({**steps, **ratios, "border_seconds": extra})
         print(pairs[-1], file=sys.stderr)
     found = {
         "command": f"python benchmarks/trainer/overhead.py --workers {asked.workers} --pairs {asked.pairs}",
@@ -157,6 +163,7 @@ def main() -> None:
         "pairs": pairs,
         "seconds_per_step": {name: interval([pair[name] for pair in pairs]) for name in ("plain", "mixture")},
         "ratio_of_seconds_per_step": interval([pair["ratio"] for pair in pairs]),
+        "ratio_of_processor_seconds_per_step": interval([pair["work_ratio"] for pair in pairs]),
         "seconds_at_a_border_beyond_a_step": interval([pair["border_seconds"] for pair in pairs]),
     }
     name = RESULT if not asked.workers else RESULT.with_stem(f"overhead-{asked.workers}-workers")
