@@ -12,7 +12,7 @@ from torch import nn
 from tiny_models import build
 from trimtab import Feedback, Fit, finetune
 from trimtab.errors import ModelError
-from trimtab.models.recompute import activation_checkpointing
+from trimtab.models.batches import activation_checkpointing
 from trimtab.train.loop import Loop
 from worlds import QUICK, domain, model
 

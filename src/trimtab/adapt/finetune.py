@@ -38,20 +38,19 @@ from trimtab.data.domains import EVALUATE_ONLY, Domain, as_domains
 from trimtab.data.splits import Part
 from trimtab.data.survey import repeated_records
 from trimtab.data.tokens import TokenDomain, tokenise
-from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, ModelError, Problem, explain
+from trimtab.errors import CheckpointError, ConfigError, ConfigProblems, Problem, explain
 from trimtab.job import Elsewhere
 from trimtab.models.adapter import has_adapter
-from trimtab.models.batches import evaluating
+from trimtab.models.batches import activation_checkpointing, evaluating
 from trimtab.models.inspection import check_model, require_language_model
 from trimtab.models.load import Model, as_model
-from trimtab.models.recompute import activation_checkpointing
 from trimtab.models.tokenizer import lacks_tokens, refuse_longer, unknown_token, vocabulary
 from trimtab.runs.config import typed_problems
 from trimtab.runs.folder import RunFolder, read_config_of
 from trimtab.runs.paths import MODEL, RESULT
 from trimtab.runs.serialise import is_sealed, plain, read_object, seal
 from trimtab.seeds import isolated
-from trimtab.train.hosted import is_sharded
+from trimtab.train.hosted import refuse_sharded
 from trimtab.train.loop import Loop, Paused, accelerator, interruptible
 from trimtab.train.settings import Fit
 from trimtab.train.state import float32_weights, in_types, types_of
@@ -116,9 +115,7 @@ def finetune(
     model = as_model(model)
     require_language_model(model)
     check_model(model, "training")
-    if is_sharded(model):
-        hint = "TrainerMixture inside transformers.Trainer"
-        raise ModelError(explain(f"{model.name} with sharded parameters", "whole ones on each process", hint))
+    refuse_sharded(model)
     fit = Fit() if fit is None else fit
     refuse([*type_problems(mixer, fit), *shown_problems(progress)])
     given = train, evaluate or {}
@@ -153,10 +150,9 @@ def finetune(
         if finished:
             return read_back(run, path, kept)
         prompts = held_out({name: {**train, **evaluate}[name] for name in roles.evaluate}, model, fit.seq_len)
-        name = label if out is None else path.name
         with (
             live_line(progress) as line,
-            loggers(log_with, folder, name, config, roles, fit) as trackers,
+            loggers(log_with, folder, label if out is None else path.name, config, roles, fit) as trackers,
         ):
             run.pause = ticks = Ticks(check, line or progress or None, lambda: loop.steps_taken, total)
             run.watchers = [ticks, *([LiveRun(line, roles, fit)] if line else []), *trackers]

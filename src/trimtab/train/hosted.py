@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from trimtab.data.tokens import TokenDomain
+from trimtab.errors import ModelError, explain
 from trimtab.models.load import Model
 from trimtab.train.loop import Loop
 from trimtab.train.settings import Fit
@@ -76,6 +77,17 @@ def reshard(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
+
+
+def refuse_sharded(model: Model) -> None:
+    """Refuse a model of whose parameters this process holds only parts.
+
+    Raises:
+        ModelError: it is one, and where it trains.
+    """
+    if is_sharded(model):
+        got, hint = f"{model.name} with sharded parameters", "TrainerMixture inside transformers.Trainer"
+        raise ModelError(explain(got, "whole ones on each process", hint))
 
 
 def is_sharded(model: Model) -> bool:

@@ -106,23 +106,7 @@ def compare(
     answers = models.ask(asked)
     completions, unwritten = models.complete(asked)
     weights, unmoved = moved_weights(one.model.module, two.model.module)
-    reason = "" if models.same else OTHER_TOKENS
-    if not reason and any(reading.kl is None for reading in readings.values()):
-        reason = FEWER_TOKENS
-    left = [
-        f"{name}: {it.left_out} prompts leave no room for an answer."
-        for name, it in answers.items()
-        if it.left_out
-    ]
-    facts = {
-        "base": name_of(one),
-        "tuned": name_of(two, one),
-        "unit": models.unit,
-        "sites": [site.name for site in getattr(two.change, "sites", ())],
-        "adapter": adapter_of(two.model.module),
-        "same_network": two.model.module is one.model.module,
-        "without": {"predictions": reason, "weights": unmoved, "completions": unwritten},
-    }
+    facts = models.facts() | {"without": models.without(readings, unmoved, unwritten)}
     settings = {
         **sizes,
         "seq_len": models.room,
@@ -139,10 +123,17 @@ def compare(
         completions=completions,
         weights=weights,
         facts=facts,
-        notes=(*models.notes(), *notes, *left, *unread(readings)),
+        notes=(*models.notes(), *notes, *unasked(answers), *unread(readings)),
         config={"base": facts["base"], "tuned": facts["tuned"], "domains": list(asked), **settings},
         seconds=time.perf_counter() - start,
     )
+
+
+def unasked(answers: Mapping[str, Answers]) -> Iterator[str]:
+    """Notes on prompts that fill the models' positions, so that no answer was asked for."""
+    for name, one in answers.items():
+        if one.left_out:
+            yield f"{name}: {one.left_out} prompts leave no room for an answer."
 
 
 def unread(readings: Mapping[str, Reading]) -> Iterator[str]:
@@ -265,6 +256,30 @@ class Pair:
         if len(templates) > 1:
             whose = "tuned" if self.reader is self.tuned.model else "base"
             yield f"The chat templates differ: conversations are written by that of the {whose} model for both."
+
+    def facts(self) -> dict[str, Any]:
+        """What the two sides are."""
+        one, two = self.base, self.tuned
+        return {
+            "base": name_of(one),
+            "tuned": name_of(two, one),
+            "unit": self.unit,
+            "sites": [site.name for site in getattr(two.change, "sites", ())],
+            "adapter": adapter_of(two.model.module),
+            "same_network": two.model.module is one.model.module,
+        }
+
+    def without(self, readings: Mapping[str, Reading], weights: str, completions: str) -> dict[str, str]:
+        """Why a part of the comparison is left out, by part; "" where it is there.
+
+        Args:
+            readings: without KL where the models have no next tokens in common.
+            weights, completions: the reasons for these two.
+        """
+        reason = "" if self.same else OTHER_TOKENS
+        if not reason and any(reading.kl is None for reading in readings.values()):
+            reason = FEWER_TOKENS
+        return {"predictions": reason, "weights": weights, "completions": completions}
 
     def read(self, asked: Mapping[str, Asked], progress: Progress) -> tuple[dict[str, Reading], list[str]]:
         """Both models on every domain, and notes on records that were cut or left out."""

@@ -87,7 +87,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         if key not in _LIVE:
             got = "a checkpoint of a mixture with other roles, mixer or readings"
             raise CheckpointError(explain(got, "those it began with", "a run from the start"))
-        self.key, self.mixture, self.saved = key, _LIVE[key], dict[str, Any]()
+        self.key, self.mixture = key, _LIVE[key]
         self._heard: dict[int, dict[int, tuple[float, int]] | None] = {}
         self._part = 0
         self._hook: Any = None
@@ -107,13 +107,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         saved = {} if run is None else {**run.exported(), "base_weights": base}
         return {"args": {"key": self.key}, "attributes": {"saved": saved}}
 
-    def on_init_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> None:
+    def on_init_end(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         """Refuse arguments that cannot work; make the rows."""
         self.mixture.prepare(args, kwargs.get("processing_class"))
 
@@ -147,46 +141,22 @@ class MixtureCallback(TrainerCallback, ExportableState):
         if saved is None:
             self._at_step(run, state, control, kwargs["model"])
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Leave the arguments as they were given, in case an error ends training."""
         if self.mixture.load_best:
             args.load_best_model_at_end = False
 
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Let the trainer load the best checkpoint, if this was the end."""
         if self.mixture.load_best:
             # Only now: a trainer that is made with it wants a metric. Weights that it has sharded it cannot load.
             args.load_best_model_at_end = not self._loads_itself
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Begin to listen to a step."""
         self._heard, self._part = {}, 0
 
-    def on_substep_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
         """Listen to the next micro-batch."""
         self._part += 1
 
