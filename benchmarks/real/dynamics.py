@@ -14,9 +14,8 @@ validation, on the tuning seed; a family that was not tuned takes the first. The
 should gain next to nothing. Kill it whenever you like; the same command goes on, with a cell's last checkpoint.
 
 Foretold: a forward pass of eight sequences takes about 1.4 s of a quiet core, and a LoRA step 3.4 times that. So a run
-of a fixed mixture takes up to 20 minutes, one of Feedback 33 and one of DynaMiCS 36, the last two for the readings that
-steer them. All nine methods on a seed are about 3.8 hours of one core, and tuning is 3. A GPU is used where there is
-one.
+of a fixed mixture takes about 12 minutes, one of Feedback 18 and one of DynaMiCS 20: most of it are readings. All nine
+methods on a seed are about two hours of one core, and so is tuning. A GPU is used where there is one.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ MODEL, DTYPE, ADAPTER = "lab:smollm2", "bfloat16", {"r": 16}
 TOLERANCE = 0.05
 """Nats per token by which each constraint may rise."""
 FIT = Fit(
-    steps=96,
+    steps=48,
     batch_size=8,
     seq_len=128,
     eval_sequences=80,
