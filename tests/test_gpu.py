@@ -75,6 +75,23 @@ def test_probes_measure_the_slopes_of_the_cpu() -> None:
     assert there.status == here.status
 
 
+def test_a_lora_on_a_base_in_4_bits_trains_as_on_the_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    worlds.saved_model(str(tmp_path), width=64)
+    found = {}
+    for device in ("cuda", "cpu"):
+        model = load(tmp_path, load_in_4bit=True, device=device, adapter={"r": 4})
+        found[device] = finetune(
+            model,
+            train=worlds.trainable(),
+            evaluate=worlds.evaluated(),
+            mixer=Uniform(targets=["math"]),
+            fit=replace(worlds.QUICK, lr=3e-2),
+        ).final["change"]
+    assert found["cpu"].abs().max() > 0.05
+    np.testing.assert_allclose(found["cuda"], found["cpu"], atol=1e-2)
+
+
 def test_a_restored_loop_takes_the_same_step_with_dropout() -> None:
     training = loop()
     training.step([1 / 3] * 3)

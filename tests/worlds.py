@@ -107,12 +107,12 @@ def plain_losses(network: Any, domains: Mapping[str, Domain]) -> dict[str, float
     return found
 
 
-def saved_model(folder: str) -> None:
+def saved_model(folder: str, width: int = 16) -> None:
     """Write a tiny language model of these letters, with its tokenizer."""
     config = LlamaConfig(
         vocab_size=len(tokenizer()),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,

@@ -21,7 +21,7 @@ import text
 
 from trimtab.lab.corpora import read_card
 from trimtab.lab.models import LabModel, pretrain
-from trimtab.models.load import default_device
+from trimtab.models.devices import default_device
 from trimtab.runs.paths import built_once, cache_home
 from trimtab.train.settings import Fit
 

@@ -36,7 +36,8 @@ from trimtab.adapt.forgetting.laws import SharePlan, plan_share
 from trimtab.adapt.mixers.fixed import EarlyStoppedTarget, ReplayUntilRise
 from trimtab.data.domains import Domain
 from trimtab.data.tokens import first_tokens
-from trimtab.models.load import device_name, load
+from trimtab.models.devices import device_name
+from trimtab.models.load import load
 from trimtab.numerics.bootstrap import bootstrap, mean, wilson
 from trimtab.runs.sweep import sweep
 

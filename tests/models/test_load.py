@@ -348,7 +348,9 @@ def test_unknown_dtype_is_refused_before_the_folder_is_looked_at():
 
 
 def test_dtype_beside_a_module(make, tokenizer):
-    with pytest.raises(ModelError, match=r"got dtype= or device= beside a module, .*try module\.to"):
+    with pytest.raises(
+        ModelError, match=r"got dtype=, device= or load_in_4bit= beside a module, .*try module\.to"
+    ):
         load(make("llama"), tokenizer=tokenizer, dtype="float64")
 
 

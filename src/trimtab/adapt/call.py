@@ -14,11 +14,12 @@ from trimtab.data.domains import Domain, Origin
 from trimtab.data.splits import Files, Given, Part, Pool, Without
 from trimtab.data.tokens import TokenDomain
 from trimtab.models.load import Model
+from trimtab.models.quantization import in_four_bits
 from trimtab.models.sites import modules_of
 from trimtab.runs.serialise import plain
 from trimtab.train.settings import Fit
 
-LATER = ("dtype", "adapter", "data", "settled")
+LATER = ("dtype", "load_in_4bit", "adapter", "data", "settled")
 """Keys that earlier versions did not write; a run of theirs goes on without them."""
 DATA = "data"
 """The key that says where data came from; whether it is the same data is asked of its fingerprints."""
@@ -48,9 +49,9 @@ def call(
         domains: all of them, tokenised.
 
     Returns:
-        JSON values. model (name), dtype, adapter (peft's configuration, what differs from its defaults; None without),
-        train, evaluate (names), data (per domain: its source, records per split, fingerprint), mixer and fit (as they
-        were given), settled (what settings of the mixer that were left open came to), seed.
+        JSON values. model (name), dtype, load_in_4bit, adapter (peft's configuration, what differs from its defaults;
+        None without), train, evaluate (names), data (per domain: its source, records per split, fingerprint), mixer
+        and fit (as they were given), settled (what settings of the mixer that were left open came to), seed.
     """
     data = {
         name: {
@@ -64,6 +65,7 @@ def call(
         {
             "model": model.name,
             "dtype": dtype_of(model),
+            "load_in_4bit": in_four_bits(model.module),
             "adapter": adapter_settings(model),
             "train": list(train),
             "evaluate": list(evaluate),
@@ -78,9 +80,10 @@ def call(
 
 
 def dtype_of(model: Model) -> str | None:
-    """The type of the base model's parameters, without an adapter's; None where they are of several."""
+    """The type of the base model's parameters, without an adapter's and packed ones; None where they are of several."""
     named = model.module.named_parameters()
-    types = {str(one.dtype).removeprefix("torch.") for name, one in named if "lora_" not in name}
+    plain_ones = (one for name, one in named if "lora_" not in name and one.is_floating_point())
+    types = {str(one.dtype).removeprefix("torch.") for one in plain_ones}
     return types.pop() if len(types) == 1 else None
 
 

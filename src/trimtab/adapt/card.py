@@ -43,7 +43,7 @@ def model_card(result: RunRecord, verdict: str, *, adapter: bool) -> str:
         title=title,
         verdict=_escaped(verdict),
         rows="\n".join(_rows(result)),
-        load=_loading(base, adapter=adapter),
+        load=_loading(base, result.config, adapter=adapter),
         how="\n".join(f"- {line}" for line in _how(result, shown)),
         limits="\n".join(f"- {line}" for line in _limits(result)),
     )
@@ -75,7 +75,7 @@ def _rows(result: RunRecord) -> Iterator[str]:
         yield f"| {' | '.join([*map(_escaped, cells), kept])} |"
 
 
-def _loading(base: str, *, adapter: bool) -> str:
+def _loading(base: str, config: Mapping[str, Any], *, adapter: bool) -> str:
     kind, package = (
         ("AutoPeftModelForCausalLM", "peft") if adapter else ("AutoModelForCausalLM", "transformers")
     )
@@ -83,6 +83,13 @@ def _loading(base: str, *, adapter: bool) -> str:
     if not adapter:
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     model = f'{kind}.from_pretrained("{HERE}", dtype="auto")'
+    if adapter and config.get("load_in_4bit"):
+        lines[1] = lines[1].replace("AutoTokenizer", "AutoTokenizer, BitsAndBytesConfig")
+        held = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        held |= {"bnb_4bit_compute_dtype": config["dtype"]} if config.get("dtype") else {}
+        settings = ", ".join(f"{name}={value!r}" for name, value in {"load_in_4bit": True, **held}.items())
+        lines.append(f"four_bits = BitsAndBytesConfig({settings})")
+        model = model.replace(', dtype="auto"', ', dtype="auto", quantization_config=four_bits')
     if adapter and not (on_the_hub(base) or Path(base).is_dir() or _HUB_NAME.fullmatch(f"x/{base}")):
         lines[0] = "from peft import PeftModel"
         model = f'PeftModel.from_pretrained(base, "{HERE}")  # base: the model that was fine-tuned'
@@ -97,7 +104,8 @@ def _how(result: RunRecord, base: str) -> Iterator[str]:
         yield f"Base model: `{base.replace('`', chr(39))}`"
     if adapter:
         rank, alpha = adapter.get("r"), adapter.get("lora_alpha", adapter.get("alpha"))
-        yield f"Trained: a LoRA of rank {rank}, alpha {2 * rank if alpha is None and rank else alpha}"
+        held = ", on the base model in 4 bits" if config.get("load_in_4bit") else ""
+        yield f"Trained: a LoRA of rank {rank}, alpha {2 * rank if alpha is None and rank else alpha}{held}"
     names = ", ".join(_escaped(domain_of(str(name))) for name in result.mixtures.columns[1:])
     yield f"Trained on: {names}"
     kind = _escaped(mixer.get("kind", result.label))
@@ -118,6 +126,8 @@ def _limits(result: RunRecord) -> Iterator[str]:
     )
     over = " or, where they have groups, over groups" if groups_read(result, "test") else ""
     yield f"Intervals are over records{over}. They do not cover the training seed, of which there is one."
+    if result.config.get("load_in_4bit"):
+        yield "Losses are those on the base model in 4 bits. With the adapter on the unquantised one they differ."
     yield "Nothing else was measured: no other domain, and no behaviour beyond the loss."
 
 

@@ -242,7 +242,7 @@ def read_job(
     def problems(job: Any) -> list[Problem]:
         wrong = [*bound_problems(job), *job.problems(), *lab_problems(job)]
         if here and getattr(job, "device", None) is not None:
-            wrong += imported("trimtab.models.load:device_problems")(job.device)
+            wrong += imported("trimtab.models.devices:device_problems")(job.device)
         return list(dict.fromkeys(wrong))
 
     system = system_of({**content, **overrides})

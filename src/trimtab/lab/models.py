@@ -25,7 +25,8 @@ from trimtab.data.domains import Domain
 from trimtab.data.tokens import tokenise
 from trimtab.errors import ConfigError, explain, nearest
 from trimtab.lab.corpora import corpus, read_card, write_card
-from trimtab.models.load import device_name, load
+from trimtab.models.devices import device_name
+from trimtab.models.load import load
 from trimtab.runs.paths import built_once, cache_home, processes
 from trimtab.seeds import derive, isolated
 from trimtab.train.loop import Loop

@@ -19,8 +19,9 @@ from transformers import GenerationConfig
 from trimtab.errors import ShapeError, explain
 from trimtab.models.batches import TokenRow, check_listed, evaluating, pad_token, padded, token_rows
 from trimtab.models.decoding import Draws, neutral
+from trimtab.models.devices import device_of
 from trimtab.models.families import Handle, refusal, unwrapped
-from trimtab.models.inspection import check_model, device_of, module_of
+from trimtab.models.inspection import check_model, module_of
 from trimtab.models.pictures import pixel_batches
 from trimtab.models.speakers import (
     Blip,

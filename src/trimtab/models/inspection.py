@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,9 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreT
 from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
+from trimtab.models.devices import accelerate_hooks
 from trimtab.models.families import Handle, refusal, unwrapped
+from trimtab.models.quantization import refuse_repacked
 
 
 def module_of(model: Handle | nn.Module) -> nn.Module:
@@ -26,20 +27,6 @@ def module_of(model: Handle | nn.Module) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise refusal(f"a {type(model).__name__}", "a loaded model or a torch module", "load(...)")
     return network
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Device for inputs: that of the first weights, also where accelerate has offloaded them.
-
-    The CPU for a network without weights.
-    """
-    for part in network.modules():
-        for hook in _hooks(part):
-            device = getattr(hook, "execution_device", None)
-            if device is not None:
-                return torch.device(device)
-    tensors = chain(network.parameters(), network.buffers())
-    return next((one.device for one in tensors if not one.is_meta), torch.device("cpu"))
 
 
 def stored(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
@@ -58,19 +45,13 @@ def stored(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
     parts = name.split(".")
     for depth in range(len(parts) - 1, -1, -1):  # a hook of the module, or of one around it, keeps them
         key = ".".join(parts[depth:])
-        for hook in _hooks(network.get_submodule(".".join(parts[:depth]))):
+        for hook in accelerate_hooks(network.get_submodule(".".join(parts[:depth]))):
             kept: Any = getattr(hook, "weights_map", None)
             if kept is not None and key in kept:
                 values: Tensor = kept[key]
                 return values
     hint = "from_pretrained, or load_state_dict(..., assign=True)"
     raise refusal(f"{name} without values (on the meta device)", "weights that are loaded", hint)
-
-
-def _hooks(part: nn.Module) -> tuple[Any, ...]:
-    """What accelerate has attached to a module; several hooks may be in one."""
-    hook = getattr(part, "_hf_hook", None)
-    return tuple(getattr(hook, "hooks", (hook,))) if hook is not None else ()
 
 
 Use = Literal["reading", "gradients", "training", "folding", "saving"]
@@ -105,7 +86,7 @@ def check_model(model: Handle | nn.Module, use: Use = "reading") -> None:
         return
     here = ("weights on one device", "loading it without device_map")
     if use != "gradients" and any(
-        getattr(hook, "offload", False) for part in network.modules() for hook in _hooks(part)
+        getattr(hook, "offload", False) for part in network.modules() for hook in accelerate_hooks(part)
     ):
         got = f"{_VERBS[use]} for a model whose weights accelerate has offloaded"
         raise refusal(got, "weights that stay on one device", here[1])
@@ -168,6 +149,8 @@ def _refuse_quantised(network: nn.Module, use: Use) -> None:
         hint = "" if lasting or use != "training" else "adapter={'r': 16}, or "
         got = f"a quantised model ({what}) for {_VERBS[use]}"
         raise refusal(got, "weights that are plain numbers", f"{hint}the unquantised model")
+    if use in ("gradients", "training"):
+        refuse_repacked(network)
 
 
 def _is_quantised(part: nn.Module) -> bool:

@@ -34,8 +34,9 @@ from trimtab.models.batches import (
 from trimtab.models.captioning import caption_nats
 from trimtab.models.chat import Prompt, is_talk, read_prompt
 from trimtab.models.decoding import Draws, neutral
+from trimtab.models.devices import device_of
 from trimtab.models.families import Handle, refusal, unwrapped
-from trimtab.models.inspection import check_model, device_of, refuse_module, require_language_model
+from trimtab.models.inspection import check_model, refuse_module, require_language_model
 from trimtab.models.speakers import need_speaker, refuse_blind
 from trimtab.models.tokenizer import (
     Added,
@@ -479,9 +480,8 @@ def _scored(model: Handle, batches: Iterator[TextBatch], starts: Sequence[int] =
     tokens: list[int] = []
     with evaluating(model.module):
         for batch in batches:
-            begins = torch.tensor(
-                starts[len(nats) : len(nats) + len(batch.ids)] or [0], device=batch.ids.device
-            )
+            mine = starts[len(nats) : len(nats) + len(batch.ids)] or [0]
+            begins = torch.tensor(mine, device=batch.ids.device)
             after = batch.positions >= begins[:, None]
             scored = (batch.scored.bool() & after)[:, 1:] & batch.mask[:, :-1].bool()
             for keep, ids, logits in zip(

@@ -5,7 +5,6 @@ Names of models and devices are checked without loading anything.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from trimtab.errors import ModelError, Problem, TrimtabError, nearest
 from trimtab.models import inspection, one_step, pipelines
 from trimtab.models.captioning import Decoding, captions
 from trimtab.models.chat import Prompt
+from trimtab.models.devices import default_device, device_of
 from trimtab.models.families import Family, family_of, refusal, unwrapped
 from trimtab.models.folder import (
     ADAPTER_HINT,
@@ -36,6 +36,7 @@ from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
 from trimtab.models.one_step import OneStepGenerator
 from trimtab.models.pipelines import INDEX, Pipeline, read_pipeline
+from trimtab.models.quantization import four_bits, keep_differentiable
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.speakers import refuse_blind
@@ -131,35 +132,6 @@ def _cached(name: str) -> bool:
         return False
 
 
-def device_problems(device: str | None, where: str = "device") -> Iterator[Problem]:
-    """Problems of a device's name: torch does not know it, or this machine does not have it; None is any.
-
-    >>> list(device_problems("cpu")), [problem.got for problem in device_problems("gpu")]
-    ([], ["'gpu'"])
-    """
-    if device is None or device in ("cpu", "cpu:0"):
-        return
-    here = available_devices()
-    expected = f"{', '.join(map(repr, here))}, or null for the first accelerator, else the CPU"
-    try:
-        named = str(torch.device(device))
-    except (RuntimeError, ValueError):
-        named = ""
-    if named not in here and named not in {one.partition(":")[0] for one in here}:
-        got = repr(device if len(device) <= 60 else f"{device[:57]}...")
-        got += ", which is not on this machine" if named else ""
-        yield Problem(where, got, expected, nearest(device[:60], here))
-
-
-def available_devices() -> list[str]:
-    """Devices of this machine: the CPU, and each accelerator with its number."""
-    if not torch.accelerator.is_available():
-        return ["cpu"]
-    kind = torch.accelerator.current_accelerator()
-    assert kind is not None
-    return ["cpu", *(f"{kind.type}:{number}" for number in range(torch.accelerator.device_count()))]
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -198,7 +170,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Device for inputs: that of the parameters, also where accelerate has offloaded them."""
-        return inspection.device_of(self.module)
+        return device_of(self.module)
 
     def need_tokenizer(self) -> PreTrainedTokenizerBase:
         """Tokenizer, for calls that need one.
@@ -302,6 +274,7 @@ def load(
     adapter: Mapping[str, Any] | LoraConfig | None = None,
     kind: Kind = "any",
     timestep: int | None = None,
+    load_in_4bit: bool = False,
 ) -> Model:
     """Loaded model with its tokenizer or processor, ready to read, to steer, to evaluate or to train.
 
@@ -321,6 +294,8 @@ def load(
         kind: "language model" refuses everything that is no causal language model with a tokenizer, before its
             weights are read.
         timestep: of a pipeline, at which it makes a picture in one step; None for the last one, of pure noise.
+        load_in_4bit: hold linear maps in 4 bits, see `trimtab.models.quantization`: to read, or with `adapter` to
+            train. A module that is in 4 bits can be passed in as well.
 
     Returns:
         A handle whose module is in evaluation mode, unless it was passed in: then its mode is kept.
@@ -331,7 +306,7 @@ def load(
             one that the configuration asks for, or have one more in its layers; or a module's weights were never
             loaded. Settings are checked before files, and files before weights. No code of a checkpoint is run.
     """
-    _check_settings(source, dtype, device, adapter, kind)
+    _check_settings(source, dtype, device, adapter, kind, load_in_4bit)
     if isinstance(source, nn.Module):
         words = None if tokenizer is None else read_tokenizer(tokenizer)
         name = str(getattr(getattr(source, "config", None), "name_or_path", "") or type(source).__name__)
@@ -339,12 +314,13 @@ def load(
         inspection.check_model(model)
         if kind == "language model":
             model.need_tokenizer()
+        keep_differentiable(source)
     elif (pipeline := _pipeline_folder(source, kind)) is not None:
         chosen = default_device() if device is None else device
         found = read_pipeline(pipeline, dtype=DTYPES.get(dtype or ""), device=chosen, timestep=timestep)
         model = Model(found.denoiser, found.pipe.tokenizer, str(source), None, found)
     else:
-        model = _from_checkpoint(source, tokenizer, processor, dtype, device, kind)
+        model = _from_checkpoint(source, tokenizer, processor, dtype, device, kind, load_in_4bit)
     if timestep is not None and model.pipeline is None:
         raise refusal(f"timestep={timestep} beside {model.name}", "the folder of a pipeline", at="timestep")
     return model if adapter is None else replace(model, module=wrap(model.module, adapter))
@@ -364,7 +340,13 @@ def _pipeline_folder(source: str | Path, kind: Kind) -> Path | None:
 
 
 def _from_checkpoint(
-    source: str | Path, tokenizer: TokenizerSource | None, processor: Any, dtype: Any, device: Any, kind: Kind
+    source: str | Path,
+    tokenizer: TokenizerSource | None,
+    processor: Any,
+    dtype: Any,
+    device: Any,
+    kind: Kind,
+    load_in_4bit: bool,
 ) -> Model:
     where = _place(source)
     folder = local_folder(where)
@@ -379,6 +361,12 @@ def _from_checkpoint(
     words = optional_tokenizer(where) if given is None else read_tokenizer(given)
     pictures = read_processor(processor) if processor is not None or causal else optional_processor(where)
     hint = "save_pretrained again with a current transformers, or check the name"
+    place, options = default_device() if device is None else device, {}
+    if load_in_4bit:
+        options = {
+            "quantization_config": four_bits(DTYPES.get(dtype, config.dtype)),
+            "device_map": {"": place},
+        }
     with _refusing(where, "weights in safetensors", hint):
         if folder:
             check_size(where, config, held)
@@ -388,9 +376,11 @@ def _from_checkpoint(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
         refuse_partly(where, module, report)
-        module = module.to(default_device() if device is None else device)
+        module = module if load_in_4bit else module.to(place)
+        keep_differentiable(module)
     return Model(module, words, str(source), pictures)
 
 
@@ -405,7 +395,9 @@ def _refusing(where: str, expected: str, hint: str) -> Iterator[None]:
         raise refusal(f"{where}: {first_line(error)}", expected, hint) from error
 
 
-def _check_settings(source: Any, dtype: Any, device: Any, adapter: Any, kind: str) -> None:
+def _check_settings(
+    source: Any, dtype: Any, device: Any, adapter: Any, kind: str, load_in_4bit: bool
+) -> None:
     if kind not in get_args(Kind):
         raise refusal(repr(kind), f"one of {get_args(Kind)}", nearest(kind, get_args(Kind)), at="kind")
     if isinstance(adapter, Mapping):
@@ -413,9 +405,11 @@ def _check_settings(source: Any, dtype: Any, device: Any, adapter: Any, kind: st
     if dtype is not None and dtype not in DTYPES:
         hint = nearest(str(dtype).removeprefix("torch."), DTYPES)
         raise refusal(repr(dtype), f"one of {tuple(DTYPES)}", hint, at="dtype")
+    if load_in_4bit and dtype == "float64":
+        raise refusal("'float64' beside load_in_4bit=True", "'bfloat16', 'float32' or None", at="dtype")
     if isinstance(source, nn.Module):
-        if dtype is not None or device is not None:
-            got = "dtype= or device= beside a module"
+        if dtype is not None or device is not None or load_in_4bit:
+            got = "dtype=, device= or load_in_4bit= beside a module"
             raise refusal(got, "a module that is as you want it", "module.to(...) before load")
         if kind == "language model":
             inspection.refuse_module(source)
@@ -461,19 +455,3 @@ def _config(where: str) -> PreTrainedConfig:
     if not isinstance(config, PreTrainedConfig):
         raise refusal(f"{where}: a {type(config).__name__}", "a model's configuration")
     return config
-
-
-def device_name(device: torch.device) -> str:
-    """Name of a GPU; the kind of any other device.
-
-    >>> device_name(torch.device("cpu"))
-    'cpu'
-    """
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def default_device() -> torch.device:
-    """Default device: this process's GPU, under torchrun too; the CPU without one or if ACCELERATE_USE_CPU is set."""
-    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")

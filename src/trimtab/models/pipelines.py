@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from trimtab.errors import install_hint
 from trimtab.models.batches import check_listed, evaluating
+from trimtab.models.devices import device_of
 from trimtab.models.families import Handle, refusal, unwrapped
-from trimtab.models.inspection import device_of
 from trimtab.models.tokenizer import first_line
 from trimtab.seeds import derive, isolated
 

@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.models.batches import evaluating
+from trimtab.models.devices import device_of
 from trimtab.models.families import Handle, refusal, text_config, towers, unwrapped
 from trimtab.models.hooks import VISION, capture, intervene
-from trimtab.models.inspection import check_model, device_of, module_of
+from trimtab.models.inspection import check_model, module_of
 from trimtab.models.sites import Site, canonical, modules_of, network_of, site_fingerprints
 from trimtab.models.tokenizer import embeddings, first_line, longest
 

@@ -26,8 +26,9 @@ from trimtab.data.splits import Files, find, kind_of
 from trimtab.errors import DataError, ModelError, explain
 from trimtab.models.batches import Pool, TokenRow, check_listed, evaluating, text_batches
 from trimtab.models.chat import Conversation, is_talk, read_prompt
+from trimtab.models.devices import device_of
 from trimtab.models.hooks import Intervention, Taken, capture, intervene
-from trimtab.models.inspection import check_model, device_of
+from trimtab.models.inspection import check_model
 from trimtab.models.sites import Site, network_of
 from trimtab.numerics.transport import wasserstein_1d
 from trimtab.runs.files import read_text

@@ -17,8 +17,9 @@ from trimtab.data.domains import path_of
 from trimtab.errors import Problem
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Survey, noting, unread_source
 from trimtab.models.adapter import is_adapter
+from trimtab.models.devices import device_problems
 from trimtab.models.folder import local_folder
-from trimtab.models.load import device_problems, load, name_problems
+from trimtab.models.load import load, name_problems
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import path_problem

@@ -23,10 +23,11 @@ from trimtab.adapt.session import Roles, make_roles
 from trimtab.adapt.survey import read_data
 from trimtab.adapt.tracking import LogWith, log_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain
-from trimtab.errors import ModelError, Problem, TrimtabError, problem_of
+from trimtab.errors import ModelError, Problem, TrimtabError, install_hint, problem_of
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result, Survey
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
+from trimtab.models.quantization import BYTES_PER_PARAMETER, PACKAGE, is_installed
 from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
@@ -68,6 +69,7 @@ class DynamicsConfig:
         fit: training and evaluation settings.
         adapter: LoRA instead of full-parameter training.
         dtype: "float32", "bfloat16" or "float64"; null for the checkpoint's own.
+        load_in_4bit: hold the base model's linear maps in 4 bits (QLoRA), beside an adapter.
         device: where to train; null for the first accelerator, else the CPU.
         seed: of sample order and dropout.
         jobs: runs at a time when there is something to compare, each in a process of one thread.
@@ -85,6 +87,7 @@ class DynamicsConfig:
     fit: Fit = field(default_factory=Fit)
     adapter: Lora | None = None
     dtype: Literal["float32", "bfloat16", "float64"] | None = None
+    load_in_4bit: bool = False
     device: str | None = None
     seed: int = 0
     jobs: int = 1
@@ -131,10 +134,7 @@ class DynamicsConfig:
                 yield from origin_problems(f"{key}.{name}", source)
         yield from name_problems(self.model)
         yield from log_problems(self.log_with)
-        try:
-            read_adapter(plain(self.adapter) if self.adapter else {})
-        except ModelError as error:
-            yield problem_of(str(error).partition(":")[0].replace(" ", "."), error)
+        yield from _adapter_problems(self)
 
     def cost(self) -> Mapping[str, Any]:
         """Steps, memory and disk, at most; nan where the model is not on this machine.
@@ -230,6 +230,7 @@ class DynamicsConfig:
             dtype=self.dtype,
             device=self.device,
             adapter=plain(self.adapter) if self.adapter else None,
+            load_in_4bit=self.load_in_4bit,
             kind="language model",
         )
         train, evaluate = read_domains(self)
@@ -247,6 +248,23 @@ class DynamicsConfig:
             log_with=log_with,
             save_model=save_model,
         )
+
+
+def _adapter_problems(job: DynamicsConfig) -> Iterator[Problem]:
+    """Problems of the adapter, and of base weights in 4 bits beside it and on this machine."""
+    try:
+        read_adapter(plain(job.adapter) if job.adapter else {})
+    except ModelError as error:
+        yield problem_of(str(error).partition(":")[0].replace(" ", "."), error)
+    if not job.load_in_4bit:
+        return
+    if job.adapter is None:
+        yield Problem("load_in_4bit", "true without an adapter", "an adapter to train", "adapter: {r: 16}")
+    if job.dtype == "float64":
+        yield Problem("dtype", "'float64' beside load_in_4bit", "'bfloat16', 'float32' or null")
+    if not is_installed():
+        hint = install_hint("quantization")
+        yield Problem("load_in_4bit", f"true without {PACKAGE}", "the package that holds them", hint)
 
 
 MOST_COMPARED = 100
@@ -297,6 +315,9 @@ def _bytes(job: DynamicsConfig, needs: Sequence[Needs]) -> tuple[float, float]:
     if job.adapter is not None:
         trainable = _lora_parameters(headers, job.adapter)
         weights, kept = width * parameters, trained
+    if job.load_in_4bit:
+        maps = sum(header.size for name, header in headers.items() if _is_map(name, header))
+        weights -= (width - BYTES_PER_PARAMETER) * maps
     snapshot, gradients = _SNAPSHOT_COPIES * trained, _GRADIENT_COPIES * len(job.train) * trained
     held = max(
         max(snapshot * bool(need.probe_steps), gradients * bool(need.gradient_sequences)) for need in needs
@@ -316,10 +337,16 @@ def _lora_parameters(headers: Mapping[str, Header], lora: Lora) -> float:
     """Parameters of a LoRA: r (in + out) for each linear map it is on, all but embeddings unless told which."""
     total = 0
     for name, header in headers.items():
-        module = name.removesuffix(".weight")
-        adapted = not any(word in module for word in ("embed", "wte", "wpe", "lm_head"))
+        adapted = _is_map(name, header)
         if lora.targets is not None:
-            adapted = any(f".{module}".endswith(f".{target}") for target in lora.targets)
-        if adapted and len(header.shape) == 2:
+            module = name.removesuffix(".weight")
+            adapted = len(header.shape) == 2 and any(f".{module}".endswith(f".{it}") for it in lora.targets)
+        if adapted:
             total += lora.r * sum(header.shape)
     return float(total)
+
+
+def _is_map(name: str, header: Header) -> bool:
+    """Whether a tensor is a linear map's, but for embeddings and the output layer."""
+    apart = any(word in name for word in ("embed", "wte", "wpe", "lm_head"))
+    return len(header.shape) == 2 and not apart

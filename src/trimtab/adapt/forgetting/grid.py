@@ -21,7 +21,8 @@ from trimtab.adapt.mixers.fixed import ReplayUntilRise
 from trimtab.data.domains import Origin, read_domain
 from trimtab.data.tokens import first_tokens
 from trimtab.errors import ConfigError, Problem, explain
-from trimtab.models.load import device_name, load
+from trimtab.models.devices import device_name
+from trimtab.models.load import load
 from trimtab.runs.atomic import write_atomic
 from trimtab.runs.paths import RESULT, safe_name
 from trimtab.runs.serialise import plain, read_object, to_json

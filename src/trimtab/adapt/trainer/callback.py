@@ -38,6 +38,7 @@ from trimtab.data.mixture_rows import MixtureRows, MixtureSampler
 from trimtab.data.tokens import NO_LOSS, TokenDomain
 from trimtab.errors import CheckpointError, ConfigError, DivergedError, explain
 from trimtab.models.load import load
+from trimtab.models.quantization import refuse_repacked
 from trimtab.train.evaluation import token_nll
 from trimtab.train.hosted import HostedLoop, reshard
 from trimtab.train.loop import join_batches
@@ -231,9 +232,11 @@ class MixtureCallback(TrainerCallback, ExportableState):
     def _begun(self, args: TrainingArguments, module: nn.Module, optimizer: Any, scheduler: Any) -> HostedRun:
         mixture, fit = self.mixture, fit_of(args, self.mixture.fit)
         refuse_unreadable(mixture.tokens, module, None, ids=True, seq_len=("seq_len", fit.seq_len))
+        model = load(module, tokenizer=mixture.tokenizer)
+        refuse_repacked(module)
         seeds = (mixture.seed, args.data_seed, args.seed)
         loop = HostedLoop(
-            load(module, tokenizer=mixture.tokenizer),
+            model,
             {name: mixture.tokens[name] for name in mixture.roles.train},
             fit,
             seed=next(seed for seed in seeds if seed is not None),

@@ -14,8 +14,9 @@ from transformers import AutoConfig
 
 from trimtab.errors import ConfigError, ConfigProblems, DataError, Problem, explain, not_among
 from trimtab.job import Elsewhere, ModelName, Progress, QuestionFile, Survey, Texts, noting, unread_source
+from trimtab.models.devices import device_problems
 from trimtab.models.folder import local_folder
-from trimtab.models.load import device_problems, load, name_problems
+from trimtab.models.load import load, name_problems
 from trimtab.read.leaks.audit import audit, bound_problems
 from trimtab.read.leaks.cells import FOLDS, samples_of
 from trimtab.read.leaks.classifiers import ALL, DEFAULT

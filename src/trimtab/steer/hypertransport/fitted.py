@@ -16,8 +16,8 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 
 from trimtab.errors import CheckpointError, DataError, ModelError, explain
+from trimtab.models.devices import device_of
 from trimtab.models.folder import folder_for
-from trimtab.models.inspection import device_of
 from trimtab.models.load import Model
 from trimtab.models.sites import Site, modules_of, network_of, resolve
 from trimtab.models.tokenizer import first_line

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from trimtab.errors import Problem
 from trimtab.models.batches import Pool
+from trimtab.models.devices import device_of
 from trimtab.models.encoders import TwoTower
-from trimtab.models.inspection import check_model, device_of
+from trimtab.models.inspection import check_model
 from trimtab.models.load import Model
 from trimtab.models.sites import network_of, resolve
 from trimtab.runs.brief import brief

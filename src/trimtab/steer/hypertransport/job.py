@@ -23,7 +23,8 @@ from trimtab.job import (
     noting,
     unread_source,
 )
-from trimtab.models.load import Model, device_problems, load, name_problems
+from trimtab.models.devices import device_problems
+from trimtab.models.load import Model, load, name_problems
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import missing_file, missing_source

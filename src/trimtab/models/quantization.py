@@ -1,0 +1,86 @@
+"""Linear maps in 4 bits, by bitsandbytes: a base for a LoRA that takes an eighth of float32.
+
+The format is that of QLoRA (Dettmers et al., 2023): NormalFloat of 4 bits in blocks of 64, whose scales have 8 bits in
+blocks of 256.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimtab.errors import install_hint
+from trimtab.models.families import refusal
+
+PACKAGE = "bitsandbytes"
+BYTES_PER_PARAMETER = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Of a map in 4 bits, its scales and theirs included."""
+
+
+def is_installed() -> bool:
+    """Whether bitsandbytes is there."""
+    return find_spec(PACKAGE) is not None
+
+
+def in_four_bits(network: nn.Module) -> bool:
+    """Whether a network has linear maps of bitsandbytes in 4 bits."""
+    return any(hasattr(one, "quant_state") and hasattr(one, "quant_type") for one in network.parameters())
+
+
+def four_bits(dtype: str | torch.dtype | None) -> Any:
+    """The setting for `from_pretrained` that reads linear maps as 4 bits, all but the output layer.
+
+    Args:
+        dtype: in which the maps are multiplied, or its name; None for float32.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if not is_installed():
+        got = f"load_in_4bit=True without {PACKAGE}"
+        raise refusal(got, "the package that holds weights in 4 bits", install_hint("quantization"))
+    config: Any = BitsAndBytesConfig
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def keep_differentiable(network: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit maps on the CPU, in place; what they compute stays the same.
+
+    On a CPU with bfloat16 instructions it repacks each map when it is first read in evaluation mode. From then on the
+    map passes no gradient to what lies before it, without an error, and the model's fingerprint is another.
+    """
+    for part in network.modules():
+        if hasattr(part, _REPACKS):
+            setattr(part, _REPACKS, False)
+
+
+def refuse_repacked(network: nn.Module) -> None:
+    """Refuse a network with 4-bit maps that pass no gradient, or will not after a reading.
+
+    Raises:
+        ModelError: there is one; see `keep_differentiable`.
+    """
+    for name, part in network.named_modules():
+        weight = getattr(part, "weight", None)
+        if not isinstance(weight, torch.Tensor) or weight.device.type != "cpu":
+            continue
+        repacked = getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False)
+        if repacked or getattr(part, _REPACKS, False):
+            got = (
+                f"4-bit weights at {name} that {PACKAGE} repacks for reading on this CPU, without a gradient"
+            )
+            raise refusal(got, "weights that keep one", "load(module) before its first forward pass")
+
+
+_REPACKS = "support_avx512bf16_for_cpu"
+"""Attribute of a 4-bit map of bitsandbytes: whether it may repack its weights."""
