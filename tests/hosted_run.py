@@ -1,7 +1,7 @@
 """Runs of a mixture inside `transformers.Trainer`, also as a process of its own: `hosted_run.py KIND OUT`.
 
-KIND is "two" or "sharded" (a process of torchrun), or "killed" (kills itself after 8 steps). Each process leaves
-what it saw as JSON.
+KIND is "two" (a process of torchrun), or "killed" (kills itself after 8 steps). Each process leaves what it saw as
+JSON.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ MIXERS: dict[str, Mixer] = {
     "feedback": Feedback(targets=["math"], constraints={"web": 0.05, "safety": 0.005}, every=3),
     "exp3": Exp3(targets=["math"], constraints={"web": 0.05}),
 }
+
+
+PROCESSES = {"whole": ("kept probes", "feedback", "exp3"), "sharded": ("kept probes", "exp3")}
+"""Mixers by how two processes hold the weights. Starting a process takes longer than its runs."""
 
 
 def mixture(mixer: Mixer, **more: Any) -> TrainerMixture:
@@ -162,8 +166,11 @@ if __name__ == "__main__":
         train(folder / "run", MIXERS["kept probes"], also=Killed(8), save_strategy="steps", save_steps=3)
         raise SystemExit("it was not killed")
     rank = int(os.environ["RANK"])
-    for name in ("kept probes", "feedback", "exp3"):
-        network = sharded(folder / "base") if kind == "sharded" else None
-        found = told(*train(folder / name, MIXERS[name], network=network, per_device_train_batch_size=1))
-        (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
+    for way, names in PROCESSES.items():
+        for name in names:
+            network = sharded(folder / "base") if way == "sharded" else None
+            found = told(
+                *train(folder / way / name, MIXERS[name], network=network, per_device_train_batch_size=1)
+            )
+            (folder / f"{way}-{name}-{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from hosted_run import MIXERS, mixtures, train
+from hosted_run import MIXERS, PROCESSES, mixtures, train
 from worlds import llama
 
 TESTS = Path(__file__).parents[2]
-NAMES = ("kept probes", "feedback", "exp3")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:no checkpoint kept every constraint"),
@@ -42,32 +41,38 @@ def process(kind: str, out: Path, *launcher: str) -> subprocess.CompletedProcess
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process saw with each mixer."""
     found = {}
-    for name in NAMES:
+    for name in PROCESSES["whole"]:
         trainer, mixed, rows = train(tmp_path_factory.mktemp("alone"), MIXERS[name])
         found[name] = (json.loads(json.dumps(rows)), mixtures(trainer), mixed)
     return found
 
 
-@pytest.mark.parametrize("kind", ["two", "sharded"])
-def test_two_processes_do_what_one_does(kind: str, alone: dict[str, Any], tmp_path: Path) -> None:
-    llama(dtype=torch.float64).save_pretrained(tmp_path / "base")
-    done = process(kind, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes left what they saw."""
+    made = tmp_path_factory.mktemp("together")
+    llama(dtype=torch.float64).save_pretrained(made / "base")
+    done = process("two", made, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     assert done.returncode == 0, done.stderr[-4000:]
-    for name in NAMES:
-        ranks = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
-        rows, chosen, mixed = alone[name]
-        # Each process trains on every second micro-batch of one row.
-        micro = [[row for batch in rank["seen"] for row in batch] for rank in ranks]
-        dealt = [row for pair in zip(*micro, strict=True) for row in pair]
-        expected = [mixed.dataset[tuple(key)]["input_ids"] for batch in rows for key in batch]
-        assert dealt == expected
-        for rank in ranks:
-            assert rank["rows"] == rows
-            assert [step for step, _ in rank["mixtures"]] == [step for step, _ in chosen]
-            np.testing.assert_allclose([w for _, w in rank["mixtures"]], [w for _, w in chosen], atol=1e-5)
-            assert rank["best"] == mixed.progress.best_step
-            for domain, change in rank["changes"].items():
-                assert change == pytest.approx(mixed.changes[domain].value, abs=1e-9)
+    return made
+
+
+@pytest.mark.parametrize(("way", "name"), [(way, name) for way, names in PROCESSES.items() for name in names])
+def test_two_processes_do_what_one_does(way: str, name: str, together: Path, alone: dict[str, Any]) -> None:
+    ranks = [json.loads((together / f"{way}-{name}-{rank}.json").read_text()) for rank in (0, 1)]
+    rows, chosen, mixed = alone[name]
+    # Each process trains on every second micro-batch of one row.
+    micro = [[row for batch in rank["seen"] for row in batch] for rank in ranks]
+    dealt = [row for pair in zip(*micro, strict=True) for row in pair]
+    expected = [mixed.dataset[tuple(key)]["input_ids"] for batch in rows for key in batch]
+    assert dealt == expected
+    for rank in ranks:
+        assert rank["rows"] == rows
+        assert [step for step, _ in rank["mixtures"]] == [step for step, _ in chosen]
+        np.testing.assert_allclose([w for _, w in rank["mixtures"]], [w for _, w in chosen], atol=1e-5)
+        assert rank["best"] == mixed.progress.best_step
+        for domain, change in rank["changes"].items():
+            assert change == pytest.approx(mixed.changes[domain].value, abs=1e-9)
 
 
 def test_a_killed_run_goes_on_to_the_same_mixture(alone: dict[str, Any], tmp_path: Path) -> None:
