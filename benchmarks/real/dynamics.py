@@ -1,6 +1,6 @@
 """DynaMiCS and its rivals on a real language model with LoRA: learn word problems, keep three other kinds of text.
 
-    python benchmarks/real/dynamics.py --tune --jobs 2 --data DIR     chooses learning rates, on a seed of its own
+    python benchmarks/real/dynamics.py --tune --jobs 2 --data DIR     chooses the learning rate, on a seed of its own
     python benchmarks/real/dynamics.py --jobs 2 --data DIR            writes benchmarks/results/real/dynamics.json
     python benchmarks/real/dynamics.py --gather                       writes it from the cells that are there
 
@@ -9,13 +9,13 @@ trained in float32 on the maps of attention and MLP. The target is GSM8K. Three 
 token: WikiText and BBQ, which can be trained on too, and Shakespeare, which cannot (`dynamics_texts.py`). The model may
 have seen any of these texts in its pretraining, and BBQ and GSM8K are benchmarks: nothing here is a score on them.
 
-A cell is a method and a seed. The learning rate of a family is that of two at which its member gained most on
-validation, on the tuning seed; a family that was not tuned takes the first. The control trains on no target data and
-should gain next to nothing. Kill it whenever you like; the same command goes on, with a cell's last checkpoint.
+A cell is a method and a seed. All methods take one learning rate: that of two at which a fixed mixture, and so a rival,
+gained most on validation, on the tuning seed; without tuning the first. The control trains on no target data and should
+gain next to nothing. Kill it whenever you like; the same command goes on, with a cell's last checkpoint.
 
 Foretold: a forward pass of eight sequences takes about 1.4 s of a quiet core, and a LoRA step 3.4 times that. So a run
 of a fixed mixture takes about 12 minutes, one of Feedback 18 and one of DynaMiCS 20: most of it are readings. All nine
-methods on a seed are about two hours of one core, and so is tuning. A GPU is used where there is one.
+methods on a seed are about two hours of one core, and tuning is 25 minutes. A GPU is used where there is one.
 """
 
 from __future__ import annotations
@@ -43,10 +43,8 @@ from trimtab.runs.serialise import plain, to_json
 from trimtab.runs.sweep import read_cell, sweep
 
 RESULT = Path(__file__).parents[1] / "results" / "real" / "dynamics.json"
-RATES = {"ours": (3e-4, 1e-3), "fixed": (3e-4, 1e-3), "adaptive": (3e-4, 1e-3)}
-"""Learning rates that each family chooses from."""
-TUNED_BY = {"ours": OURS, "fixed": "fixed 0.5", "adaptive": "feedback"}
-"""The member of each family whose runs on the tuning seed choose its rate."""
+RATES, TUNED_BY = (3e-4, 1e-3), "fixed 0.5"
+"""Learning rates to choose from, and the method whose runs on the tuning seed choose."""
 TUNING_SEED = 100
 """No result comes from it."""
 
@@ -63,36 +61,28 @@ def cell(method: str, rate: float, seed: int, asked: Mapping[str, Any]) -> tuple
 
 
 def tuning_cells(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The cells that choose learning rates."""
-    wanted = [(TUNED_BY[family], rate) for family, rates in RATES.items() for rate in rates]
-    return dict(cell(method, rate, TUNING_SEED, asked) for method, rate in wanted)
+    """The cells that choose the learning rate."""
+    return dict(cell(TUNED_BY, rate, TUNING_SEED, asked) for rate in RATES)
 
 
 def cells(
-    seeds: Iterable[int], wanted: Collection[str], rates: Mapping[str, Any], asked: Mapping[str, Any]
+    seeds: Iterable[int], wanted: Collection[str], rate: float, asked: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """The cells of these methods by name, seed by seed."""
-    return dict(
-        cell(name, rates[method.family]["rate"], seed, asked)
-        for seed in seeds
-        for name, method in METHODS.items()
-        if name in wanted
-    )
+    return dict(cell(name, rate, seed, asked) for seed in seeds for name in METHODS if name in wanted)
 
 
-def chosen(results: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The learning rate of each family, with the validation gains that chose it; its first rate without them."""
-    found: dict[str, dict[str, Any]] = {}
-    for family, rates in RATES.items():
-        names = {rate: cell(TUNED_BY[family], rate, TUNING_SEED, asked)[0] for rate in rates}
-        gains = {
-            rate: validation_gain(results[name]["run"]) for rate, name in names.items() if name in results
-        }
-        whole = len(gains) == len(rates)
-        rate = max(rates, key=lambda one: gains[one]) if whole else rates[0]
-        told = {f"{one:g}": round(gain, 5) for one, gain in gains.items()}
-        found[family] = {"rate": rate, "tuned": whole, "validation_gain_nats": told}
-    return found
+def chosen(results: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The learning rate, with the validation gains that chose it; the first rate without them."""
+    names = {rate: cell(TUNED_BY, rate, TUNING_SEED, asked)[0] for rate in RATES}
+    gains = {rate: validation_gain(results[name]["run"]) for rate, name in names.items() if name in results}
+    whole = len(gains) == len(RATES)
+    return {
+        "rate": max(RATES, key=lambda one: gains[one]) if whole else RATES[0],
+        "tuned": whole,
+        "tuned_by": TUNED_BY,
+        "validation_gain_nats": {f"{one:g}": round(gain, 5) for one, gain in gains.items()},
+    }
 
 
 def validation_gain(run: Mapping[str, Any]) -> float:
@@ -103,7 +93,7 @@ def validation_gain(run: Mapping[str, Any]) -> float:
 def gathered(
     every: Mapping[str, Mapping[str, Any]],
     results: Mapping[str, Any],
-    rates: Mapping[str, Any],
+    rate: Mapping[str, Any],
     command: str,
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -122,7 +112,7 @@ def gathered(
                 "fit": asked["fit"],
                 "constraints": asked["constraints"],
                 "methods": {name: vars(method) for name, method in METHODS.items()},
-                "rates": rates,
+                "rate": rate,
                 "groups": {"evaluated": EVALUATED, "most_records_each": MOST},
             },
             "data": results[next(name for name in every if name in results)]["data"] if there else [],
@@ -143,7 +133,7 @@ def gathered(
 def told(cell: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     """A cell with its result."""
     method = METHODS[cell["method"]]
-    whose = {"method": cell["method"], "role": method.role, "family": method.family}
+    whose = {"method": cell["method"], "role": method.role}
     return {**whose, "seed": cell["seed"], "rate": cell["rate"], **result}
 
 
@@ -189,7 +179,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-real-dynamics"))
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--tune", action="store_true", help="only the runs that choose learning rates")
+    parser.add_argument("--tune", action="store_true", help="only the runs that choose the learning rate")
     parser.add_argument(
         "--gather", action="store_true", help="run nothing; the result of the cells that are there"
     )
@@ -216,16 +206,16 @@ def main() -> None:
     tuning = tuning_cells(asked)
     if given.tune:
         carried_out(tuning, given.folder, given.jobs)
-    rates = chosen(ended(tuning, given.folder), asked)
-    print(to_json(rates), file=sys.stderr)
+    rate = chosen(ended(tuning, given.folder), asked)
+    print(to_json(rate), file=sys.stderr)
     if given.tune:
         return
-    every = cells(given.seeds, given.methods, rates, asked)
+    every = cells(given.seeds, given.methods, rate["rate"], asked)
     gather = ended(every, given.folder) if given.gather else carried_out(every, given.folder, given.jobs)
     listed = " ".join(map(str, given.seeds))
     command = f"python benchmarks/real/dynamics.py --jobs {given.jobs} --seeds {listed} --data DIR"
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    result = gathered(every, gather, rates, command, asked)
+    result = gathered(every, gather, rate, command, asked)
     write_atomic(given.out, to_json(result, indent=1) + "\n")
 
 

@@ -70,24 +70,23 @@ OLD_DEFAULTS = DynaMiCS(
 
 @dataclass(frozen=True)
 class Method:
-    """A mixer, without targets and constraints; methods of one family share a learning rate."""
+    """A mixer, without targets and constraints."""
 
     mixer: Mixer
-    family: str
     role: str
 
 
 OURS = "ours"
 METHODS = {
-    OURS: Method(DynaMiCS(), "ours", "ours"),
-    "fixed 0.5": Method(Fixed(target_mass=0.5), "fixed", "sweep"),
-    "feedback": Method(Feedback(), "adaptive", "rival"),
-    "fixed 0.2": Method(Fixed(target_mass=0.2), "fixed", "sweep"),
-    "fixed 0.8": Method(Fixed(target_mass=0.8), "fixed", "sweep"),
-    "ours, old defaults": Method(OLD_DEFAULTS, "ours", "ablation"),
-    "early-stopped target": Method(EarlyStoppedTarget(), "fixed", "rival"),
-    "uniform": Method(Uniform(), "fixed", "rival"),
-    "no target data": Method(Fixed(target_mass=0.0), "fixed", "control"),
+    OURS: Method(DynaMiCS(), "ours"),
+    "fixed 0.5": Method(Fixed(target_mass=0.5), "sweep"),
+    "feedback": Method(Feedback(), "rival"),
+    "fixed 0.2": Method(Fixed(target_mass=0.2), "sweep"),
+    "fixed 0.8": Method(Fixed(target_mass=0.8), "sweep"),
+    "ours, old defaults": Method(OLD_DEFAULTS, "ablation"),
+    "early-stopped target": Method(EarlyStoppedTarget(), "rival"),
+    "uniform": Method(Uniform(), "rival"),
+    "no target data": Method(Fixed(target_mass=0.0), "control"),
 }
 """In the order in which they are run."""
 

@@ -36,7 +36,7 @@ def section(found: Found | None) -> str:
             "## Fine-tuning within constraints: DynaMiCS",
             *opening(found),
             table(claims(found)),
-            prose(*pressure(found), *rates(found), *missing(found)),
+            prose(*pressure(found), *rate(found), *missing(found)),
             "### Methods",
             methods(found),
             "### Differences of gain",
@@ -140,14 +140,14 @@ def pressure(found: Found) -> Iterator[str]:
     )
 
 
-def rates(found: Found) -> Iterator[str]:
-    chosen = found["settings"]["rates"]
-    every = listed(f"{family} {one['rate']:g}" for family, one in chosen.items())
-    yield f"Learning rates by family: {every}."
-    if untuned := [family for family, one in chosen.items() if not one["tuned"]]:
-        yield f"Not tuned: {listed(untuned)}."
+def rate(found: Found) -> Iterator[str]:
+    chosen = found["settings"]["rate"]
+    yield f"All methods take the learning rate {chosen['rate']:g}."
+    if chosen["tuned"]:
+        where = f"on validation, seed {found['seeds']['tuning']}"
+        yield f"It is that of two at which `{chosen['tuned_by']}` gained most {where}."
     else:
-        yield f"Each was chosen from two, on validation of seed {found['seeds']['tuning']}."
+        yield "It was not tuned."
 
 
 def missing(found: Found) -> Iterator[str]:
