@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import dynamics_page
+import steering_page
 
 sys.path.append(str(Path(__file__).parents[1]))
 from pages import joined, main, prose, read
 
 from trimtab.runs.files import read_json
 
-SECTIONS: Mapping[str, Callable[[Any], str]] = {"dynamics": dynamics_page.section}
+SECTIONS: Mapping[str, Callable[[Any], str]] = {
+    "dynamics": dynamics_page.section,
+    "steering": steering_page.section,
+}
 """By the name of the result file in `benchmarks/results/real`; each gives "" where there is nothing to tell."""
 
 

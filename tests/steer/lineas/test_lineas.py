@@ -193,6 +193,14 @@ def test_a_loss_that_leaves_the_numbers_says_where_and_what_to_do():
         LinEAS("0", preset="paper", lr=1e38, steps=1).fit(network, source, target)
 
 
+def test_a_fit_that_ends_worse_than_it_began_says_so():
+    network, source, target = planted()
+    message = r"LinEAS: the mean cost rose from [\d.]+ to [\d.e+]+ in 3 steps; try a lower lr than 30, or more steps"
+    with pytest.warns(UserWarning, match=message):
+        LinEAS("0", gamma=0.0, lr=30.0, steps=3).fit(network, source, target)
+    LinEAS("0", gamma=0.0, lr=0.1, steps=3).fit(network, source, target)  # a warning would be an error
+
+
 def test_a_gradient_that_leaves_the_numbers_is_told_too():
     class Root(nn.Module):
         def forward(self, x):

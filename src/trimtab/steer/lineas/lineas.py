@@ -6,9 +6,11 @@ A fit that was killed goes on from its last checkpoint.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -190,6 +192,7 @@ class LinEAS:
         maps = problem.maps(state.point)
         after = samples(model, problem.source, problem.loss_sites, settled.pool, maps)
         cost = costs(problem.before, after, problem.target)
+        settled._warn_of_a_rise(cost)
         return steering_of(settled, model, maps, cost, losses=losses)
 
     def problems(self) -> Iterator[Problem]:
@@ -251,6 +254,13 @@ class LinEAS:
                 if progress is not None:
                     progress(state.step, descent.steps, loss)
         return state, losses
+
+    def _warn_of_a_rise(self, cost: Mapping[str, tuple[float, float]]) -> None:
+        """Warn where the maps make source and target less alike, over all sites."""
+        before, after = (fmean(pair[end] for pair in cost.values()) for end in (0, 1))
+        if after > before:
+            got = f"LinEAS: the mean cost rose from {before:.3g} to {after:.3g} in {self.steps} steps"
+            warnings.warn(f"{got}; try a lower lr than {self.lr:g}, or more steps", stacklevel=3)
 
     def _diverged(self, losses: Sequence[float]) -> DivergedError:
         n = len(losses)

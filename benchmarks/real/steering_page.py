@@ -1,0 +1,201 @@
+"""The section on steerings of the page on real models, from `benchmarks/results/real/steering.json`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
+from claims_table import Claim, table
+from pages import joined, lines, link, listed, number, percent, prose, script, span
+from verdicts import UNKNOWN, above, below
+
+OURS = "LinEAS"
+SITE_BY_SITE, ONE_DIRECTION = ("MeanAcT", "LinAcT"), ("CAA", "ITI")
+Found = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def section(found: Found | None) -> str:
+    """Claims first, then the rows behind them; "" without a result or without a steering learned end to end."""
+    if found is None or not rows(found, OURS):
+        return ""
+    return joined(
+        [
+            "## Steering a chat model between two registers",
+            *opening(found),
+            table(claims(found)),
+            prose(*judge(found), *misses(found), *missing(found)),
+            "### Scores at equal KL",
+            scores(found),
+            "### Completions",
+            *completions(found),
+        ]
+    ).rstrip()
+
+
+def opening(found: Found) -> Iterator[str]:
+    size, pairs = found["settings"]["size"], [one["pair"] for one in found["untouched"]]
+    yield prose(
+        f"{found['model']['name']}, {found['model']['weights']} weights, held in {found['settings']['dtype']},",
+        f"is steered from {listed(pairs)}.",
+        f"Each steering is fitted on {size['examples']} and {size['examples']} examples, and goes on after",
+        f"{size['prompts']} prompts of the source register.",
+        f"Draws of examples: {len(found['seeds']['draws'])}.",
+        f"Scripts: {script('real/steering.py')}, {script('real/steering_texts.py')}.",
+        f"Numbers and all completions: {link('real/steering.json')}.",
+    )
+    yield prose(
+        f"The score is the {found['score']}.",
+        "Methods are compared where KL on neutral text is near",
+        f"{listed(f'{one:g}' for one in found['settings']['budgets'])} nats per token.",
+        "Brackets are 95 % intervals over prompts, each the mean over draws.",
+        "They do not cover the choice of examples.",
+    )
+
+
+def claims(found: Found) -> list[Claim]:
+    """Rules were written before the first full run."""
+    largest = max(found["settings"]["budgets"])
+    true, control = rows(found, OURS), rows(found, OURS, shuffled=True)
+    whole = f"for each, in each pair, at KL {largest:g}, its score less that of LinEAS lies above 0"
+    return [
+        judged(
+            "LinEAS takes completions out of the source register",
+            "paper",
+            "its score less that of the untouched model lies below 0, in each pair at each KL",
+            true,
+            "less_than_untouched",
+            below,
+        ),
+        judged(
+            "maps learned end to end do more than maps fitted site by site",
+            "paper",
+            whole,
+            at(largest, *(rows(found, name) for name in SITE_BY_SITE)),
+            "less_lineas",
+            above,
+        ),
+        judged(
+            "and more than one added direction",
+            "paper",
+            whole,
+            at(largest, *(rows(found, name) for name in ONE_DIRECTION)),
+            "less_lineas",
+            above,
+        ),
+        judged(
+            "control: fitted on shuffled registers it does less",
+            "ours",
+            whole.replace("for each, ", ""),
+            at(largest, control),
+            "less_lineas",
+            above,
+        ),
+    ]
+
+
+def judged(text: str, whose: str, held_if: str, every: Sequence[Row], key: str, rule: Any) -> Claim:
+    """A claim on a difference of scores, not measured where one is missing."""
+    measured = "; ".join(
+        f"{row['pair']}, {row['method']}, {row['budget']:g}: {told(row[key])}" for row in every if key in row
+    )
+    whole = bool(every) and all(key in row for row in every)
+    return Claim(
+        text, whose, held_if, measured or "-", rule([row[key] for row in every]) if whole else UNKNOWN
+    )
+
+
+def told(one: Mapping[str, Any]) -> str:
+    return f"{span(one, 3, sign='+')}, n = {one['n']}"
+
+
+def rows(found: Found, method: str, *, shuffled: bool = False) -> list[Row]:
+    return [row for row in found["table"] if (row["method"], row["shuffled"]) == (method, shuffled)]
+
+
+def at(budget: float, *groups: Sequence[Row]) -> list[Row]:
+    return [row for group in groups for row in group if row["budget"] == budget]
+
+
+def judge(found: Found) -> Iterator[str]:
+    """How well the classifier tells registers apart: of texts that it has not read, and of completions."""
+    for one in found["untouched"]:
+        yield (
+            f"In {one['pair']} the classifier is right on {percent(one['accuracy'])} of {one['accuracy']['n']} unseen "
+            "texts."
+        )
+        yield (
+            "Untouched, the model's completions after prompts of the two registers lie "
+            f"{span(one['separation'], 2)} apart."
+        )
+
+
+def misses(found: Found) -> Iterator[str]:
+    """Methods whose KL did not come near the budget."""
+    if missed := [row for row in found["table"] if row["reached"] < 1]:
+        every = listed(f"{row['method']} in {row['pair']} at {row['budget']:g}" for row in missed)
+        yield f"KL did not come near the budget in every draw: {every}."
+    else:
+        yield "KL came near the budget in every draw."
+
+
+def missing(found: Found) -> Iterator[str]:
+    cells = found["cells"]
+    if cells["there"] < cells["planned"]:
+        yield f"Of {cells['planned']} planned cells, {cells['there']} are there."
+
+
+def scores(found: Found) -> str:
+    heads = [
+        "pair",
+        "KL asked",
+        "method",
+        "score",
+        "less untouched",
+        "less LinEAS",
+        "strength",
+        "KL",
+        "repeats",
+    ]
+    every = sorted(found["table"], key=lambda row: (row["pair"], row["budget"], row["shuffled"]))
+    told_rows = [
+        [
+            row["pair"],
+            f"{row['budget']:g}",
+            row["method"] + " (shuffled)" * row["shuffled"],
+            span(row["score"], 3),
+            span(row.get("less_than_untouched"), 3, sign="+"),
+            span(row.get("less_lineas"), 3, sign="+"),
+            number(row["strength"]),
+            number(row["kl"], 3),
+            number(row["repeats"]),
+        ]
+        for row in every
+    ]
+    about = prose(
+        "A lower score is further from the source register.",
+        "Repeats are the share of word pairs that a completion has had before.",
+        "Beyond strength 1 a map is carried on in a straight line.",
+    )
+    return f"{about}\n\n{lines(heads, told_rows)}"
+
+
+def completions(found: Found) -> Iterator[str]:
+    """How the first prompt goes on, by the first draw, at the largest budget."""
+    largest, draw = max(found["settings"]["budgets"]), min(found["seeds"]["draws"])
+    yield prose(f"After the first prompt, draw {draw}, KL {largest:g}; all others are in the file.")
+    for base in found["untouched"]:
+        texts = {"untouched": base["source"]["completions"][0]}
+        for run in found["runs"]:
+            if (run["pair"], run["draw"], run["shuffled"]) == (base["pair"], draw, False):
+                points = [one for one in run["budgets"] if one["budget"] == largest]
+                texts |= {run["method"]: one["completions"][0] for one in points}
+        yield f"{base['pair'].capitalize()}:"
+        yield "\n\n".join(f"{name}:\n\n{_block(text)}" for name, text in texts.items())
+
+
+def _block(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip().splitlines() or [""])
