@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ DTYPE = "bfloat16"
 """Of the weights; maps are fitted in float32."""
 BLOCKS = range(7, 23, 2)
 RESIDUAL = [f"residual.{block}" for block in BLOCKS]
+OURS, LR = "LinEAS", 0.003
 METHODS: dict[str, Any] = {
-    "LinEAS": LinEAS(sites=RESIDUAL, gamma=0.0, lr=0.03, steps=15),
+    OURS: LinEAS(sites=RESIDUAL, gamma=0.0, lr=LR, steps=40),
     "MeanAcT": MeanAcT(sites=RESIDUAL),
     "LinAcT": LinAcT(sites=RESIDUAL),
     "CAA": CAA(sites="residual.15", position="mean"),
@@ -49,7 +50,9 @@ METHODS: dict[str, Any] = {
 }
 """Transport maps at eight blocks of the middle. CAA at one block and ITI behind attention, as in their papers; but with
 the mean over tokens, since the last one closes a sentence in every register."""
-CONTROLLED = ("LinEAS", "MeanAcT")
+RATES, TUNING_DRAW = (0.001, 0.003, 0.01, 0.03), 100
+"""Learning rates of LinEAS, tried on a draw of examples of their own: that with the least cost afterwards is taken."""
+CONTROLLED = (OURS, "MeanAcT")
 """Methods of which the control is fitted too."""
 BUDGETS = (0.1, 0.3)
 """KL on neutral text, nats per token, at which methods are compared."""
@@ -66,6 +69,10 @@ def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG00
     if cell["method"] is None:
         return untouched(model, pair, detector, size)
     source, target = examples(pair, size.examples, cell["draw"], shuffled=cell["shuffled"])
+    if cell.get("lr"):
+        tried = replace(METHODS[OURS], lr=cell["lr"]).fit(model, source=source, target=target)
+        before, after = np.mean(list(tried.made_by["cost"].values()), axis=0)
+        return {"cost": [round(float(before), 4), round(float(after), 4)]}
     start = time.process_time()
     steering = METHODS[cell["method"]].fit(model, source=source, target=target)
     seconds, tried = time.process_time() - start, []
@@ -140,6 +147,35 @@ def repeats(text: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
+def tuning_cells(size: Size, model: str) -> dict[str, dict[str, Any]]:
+    """Cells that choose the learning rate of LinEAS, by cost alone: nothing is judged."""
+    alone = {"method": OURS, "draw": TUNING_DRAW, "shuffled": False, "size": asdict(size), "model": model}
+    return {
+        f"{pair}, {OURS}, lr {lr:g}, {TUNING_DRAW}": {
+            "pair": pair,
+            "lr": lr,
+            **alone,
+            "settings": _settings(OURS),
+        }
+        for pair, lr in product(PAIRS, RATES)
+    }
+
+
+def least(tuning: Sequence[Mapping[str, Any]]) -> float:
+    """The learning rate with the least mean cost over the pairs.
+
+    >>> least([{"lr": 0.1, "cost": [1.0, 0.9]}, {"lr": 0.2, "cost": [1.0, 0.5]}, {"lr": 0.1, "cost": [1.0, 0.3]}])
+    0.2
+    """
+    rates = sorted({one["lr"] for one in tuning})
+    return min(rates, key=lambda lr: np.mean([one["cost"][1] for one in tuning if one["lr"] == lr]))
+
+
+def _settings(method: str) -> dict[str, Any]:
+    """So that no cell of other settings passes for one of these."""
+    return asdict(METHODS[method])
+
+
 def cells(draws: int, size: Size, model: str) -> dict[str, dict[str, Any]]:
     """Every cell by name, draw by draw, controls last, so that what is there first is of all methods."""
     fixed = {"size": asdict(size), "model": model, "budgets": list(BUDGETS)}
@@ -148,6 +184,7 @@ def cells(draws: int, size: Size, model: str) -> dict[str, dict[str, Any]]:
     for shuffled, draw, pair in product((False, True), range(draws), PAIRS):
         for method in CONTROLLED if shuffled else METHODS:
             cell = {"pair": pair, "method": method, "draw": draw, "shuffled": shuffled}
+            cell |= {"settings": _settings(method)}
             every[f"{pair}, {method}, {draw}{', shuffled' * shuffled}"] = cell | fixed
     return every
 
@@ -156,7 +193,8 @@ def gathered(
     every: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], command: str, size: Size
 ) -> dict[str, Any]:
     """The result: scores by pair, budget and method, and differences from the untouched model and from LinEAS."""
-    there = [{**every[name], **results[name], "cell": name} for name in every if name in results]
+    whole = [{**every[name], **results[name], "cell": name} for name in every if name in results]
+    tuning, there = ([one for one in whole if ("lr" in one) == tuned] for tuned in (True, False))
     settings = {
         "size": size,
         "methods": METHODS,
@@ -169,7 +207,8 @@ def gathered(
             "seeds": {"draws": sorted({one["draw"] for one in there}), "registers": 0},
             "score": "probability, by the classifier, that a completion is of the source register",
             "interval": "95 %, over prompts, each the mean over draws; it does not cover the choice of examples",
-            "cells": {"there": len(there), "planned": len(every)},
+            "cells": {"there": len(whole), "planned": len(every)},
+            "tuning": [{name: one[name] for name in ("pair", "lr", "draw", "cost")} for one in tuning],
             "untouched": [_bare(one) for one in there if one["method"] is None],
             "table": table(there),
             "runs": [_completed(one) for one in there if one["method"] is not None],
@@ -191,13 +230,13 @@ def table(there: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     }
     for key, points in grouped.items():
         pair, budget, method, shuffled = key
-        scores, reference = over_draws[key], over_draws.get((pair, budget, "LinEAS", False))
+        scores, reference = over_draws[key], over_draws.get((pair, budget, OURS, False))
         row = {"pair": pair, "budget": budget, "method": method, "shuffled": shuffled, "draws": len(points)}
         row |= {"score": _interval(bootstrap(mean, scores))}
         row |= {"by_draw": [round(float(np.mean(point["scores"])), 4) for point in points]}
         if pair in base:
             row["less_than_untouched"] = _interval(bootstrap(mean, scores - base[pair]))
-        if reference is not None and (method, shuffled) != ("LinEAS", False):
+        if reference is not None and (method, shuffled) != (OURS, False):
             row["less_lineas"] = _interval(bootstrap(mean, scores - reference))
         row |= {name: _mean(points, name) for name in ("strength", "kl", "reached")}
         rows.append(row | {"repeats": round(float(np.mean([point["repeats"] for point in points])), 4)})
@@ -225,7 +264,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     asked = parser.parse_args()
     size, command = Size(), f"python benchmarks/real/steering.py --jobs {asked.jobs} --draws {asked.draws}"
-    every = cells(asked.draws, size, str(smollm2()))
+    folder = str(smollm2())
+    every = tuning_cells(size, folder) | cells(asked.draws, size, folder)
     write(asked.out, gathered(every, results_of(run, every, asked), command, size))
 
 

@@ -30,6 +30,7 @@ def section(found: Found | None) -> str:
             prose(*judge(found), *misses(found), *missing(found)),
             "### Scores at equal KL",
             scores(found),
+            tuning(found),
             "### Completions",
             *completions(found),
         ]
@@ -54,6 +55,23 @@ def opening(found: Found) -> Iterator[str]:
         "Brackets are 95 % intervals over prompts, each the mean over draws.",
         "They do not cover the choice of examples.",
     )
+
+
+def tuning(found: Found) -> str:
+    """How the learning rate was chosen; "" where it was not."""
+    if not found["tuning"]:
+        return ""
+    own = found["settings"]["methods"][OURS]
+    about = prose(
+        f"{OURS} takes {own['steps']} steps at learning rate {own['lr']:g}.",
+        "It is that with the least transport cost afterwards, over both pairs, on a draw of its own.",
+        "No completion was judged for it.",
+    )
+    every = [
+        [one["pair"], f"{one['lr']:g}", *(number(end, 3) for end in one["cost"])] for one in found["tuning"]
+    ]
+    rows = lines(["pair", "learning rate", "mean cost before", "after"], every)
+    return f"### The learning rate of {OURS}\n\n{about}\n\n{rows}"
 
 
 def claims(found: Found) -> list[Claim]:
@@ -123,10 +141,8 @@ def at(budget: float, *groups: Sequence[Row]) -> list[Row]:
 def judge(found: Found) -> Iterator[str]:
     """How well the classifier tells registers apart: of texts that it has not read, and of completions."""
     for one in found["untouched"]:
-        yield (
-            f"In {one['pair']} the classifier is right on {percent(one['accuracy'])} of {one['accuracy']['n']} unseen "
-            "texts."
-        )
+        right, unseen = percent(one["accuracy"]), one["accuracy"]["n"]
+        yield f"In {one['pair']} the classifier is right on {right} of {unseen} unseen texts."
         yield (
             "Untouched, the model's completions after prompts of the two registers lie "
             f"{span(one['separation'], 2)} apart."
@@ -191,8 +207,8 @@ def completions(found: Found) -> Iterator[str]:
         texts = {"untouched": base["source"]["completions"][0]}
         for run in found["runs"]:
             if (run["pair"], run["draw"], run["shuffled"]) == (base["pair"], draw, False):
-                points = [one for one in run["budgets"] if one["budget"] == largest]
-                texts |= {run["method"]: one["completions"][0] for one in points}
+                point = next(one for one in run["budgets"] if one["budget"] == largest)
+                texts[run["method"]] = point["completions"][0]
         yield f"{base['pair'].capitalize()}:"
         yield "\n\n".join(f"{name}:\n\n{_block(text)}" for name, text in texts.items())
 

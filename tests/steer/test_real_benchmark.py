@@ -63,6 +63,41 @@ def test_cells_run_and_are_gathered_before_all_are_there(bench: ModuleType, tmp_
             assert point["reached"] == (abs(point["kl"] - point["budget"]) <= 0.1 * point["budget"])
             assert 0 < point["strength"] <= bench.MOST
     assert json.loads(to_json(found)) == found
+    shown(found)
+
+
+def shown(found: dict[str, Any]) -> None:
+    """The page's section: verdicts follow the numbers, and what was not run is not measured."""
+    with scripts("real", "dynamics_page", "steering_page", "page") as (_, section, page):
+        assert page.page({"steering": {**found, "table": []}}).count("##") == 0
+        for low, high, verdict in ((0.1, 0.3, "did not hold"), (-0.3, -0.1, "held"), (-0.1, 0.1, "open")):
+            for row in found["table"]:
+                row["less_than_untouched"] = {"value": (low + high) / 2, "low": low, "high": high, "n": 3}
+            whole = page.page({"steering": found})
+            claim = next(line for line in whole.splitlines() if line.startswith("| LinEAS takes"))
+            assert claim.endswith(f"**{verdict}** |")
+        assert "| control: fitted on shuffled registers it does less | ours |" in whole
+        assert "| - | **not measured** |" in whole
+        assert "Of 6 planned cells, 4 are there." in " ".join(whole.split())
+        for row in found["table"]:
+            if row["method"] == "LinEAS":
+                assert section.number(row["strength"]) in whole
+
+
+def test_the_learning_rate_is_tried_on_a_draw_of_its_own(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "RATES", (0.01, 0.1))
+    size = bench.Size(examples=3, judge=40, prompts=3, neutral=2, tokens=3, length=600, history=1)
+    every = {name: cell for name, cell in bench.tuning_cells(size, "tiny").items() if name.startswith("rude")}
+    done = sweep(bench.run, every, tmp_path / "cells")
+    assert not done.failures
+    found = bench.gathered(every, done.results, "command", size)
+    assert [(one["lr"], one["draw"]) for one in found["tuning"]] == [(0.01, 100), (0.1, 100)]
+    costs = {one["lr"]: one["cost"] for one in found["tuning"]}
+    assert len({cost[0] for cost in costs.values()}) == 1  # before, whatever the rate
+    assert bench.least(found["tuning"]) == min(costs, key=lambda lr: costs[lr][1])
+    assert found["table"] == []
 
 
 def made(method: str, scores: list[float], draw: int = 0, *, shuffled: bool = False) -> dict[str, Any]:
