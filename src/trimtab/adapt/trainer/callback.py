@@ -11,8 +11,6 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
-from accelerate.utils import gather_object
-from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -32,16 +30,15 @@ from trimtab.adapt.mixer import Mixer
 from trimtab.adapt.session import Roles
 from trimtab.adapt.tracking import scalars
 from trimtab.adapt.trainer.arguments import fit_of, loader_problems, trial_problems
+from trimtab.adapt.trainer.hearing import Hearing
 from trimtab.adapt.trainer.logs import TrainerLogs
 from trimtab.adapt.trainer.run import HostedRun, Saved
 from trimtab.data.mixture_rows import MixtureRows, MixtureSampler
-from trimtab.data.tokens import NO_LOSS, TokenDomain
-from trimtab.errors import CheckpointError, ConfigError, DivergedError, explain
+from trimtab.data.tokens import TokenDomain
+from trimtab.errors import CheckpointError, DivergedError, explain
 from trimtab.models.load import load
 from trimtab.models.quantization import refuse_repacked
-from trimtab.train.evaluation import token_nll
 from trimtab.train.hosted import HostedLoop, reshard
-from trimtab.train.loop import join_batches
 from trimtab.train.losses import Change, change
 from trimtab.train.settings import Fit
 
@@ -89,9 +86,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
             got = "a checkpoint of a mixture with other roles, mixer or readings"
             raise CheckpointError(explain(got, "those it began with", "a run from the start"))
         self.key, self.mixture = key, _LIVE[key]
-        self._heard: dict[int, dict[int, tuple[float, int]] | None] = {}
-        self._part = 0
-        self._hook: Any = None
+        self._hearing: Hearing | None = None
         self._base = Path()
         self._loads_itself = False
         self._logs: TrainerLogs | None = None
@@ -117,9 +112,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Read the base model and ask for the first mixture, or go on; set the order of rows."""
         loader, mixture = kwargs["train_dataloader"], self.mixture
-        if self._hook is not None:  # of a training that an error ended
-            self._hook.remove()
-            self._hook = None
+        self._stop_hearing()  # of a training that an error ended
         refuse(loader_problems(loader, mixture.dataset))
         saved = self._found(state) if state.global_step else None
         run = self._begun(args, kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
@@ -138,7 +131,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         getattr(loader, "base_dataloader", loader).generator = torch.Generator()
         self._logs = TrainerLogs(args, state)
         if getattr(mixture.mixer, "hears", True):
-            self._hook = kwargs["model"].register_forward_hook(self._hear, with_kwargs=True)
+            self._hearing = Hearing(kwargs["model"], run)
         if saved is None:
             self._at_step(run, state, control, kwargs["model"])
 
@@ -155,11 +148,13 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Begin to listen to a step."""
-        self._heard, self._part = {}, 0
+        if self._hearing is not None:
+            self._hearing.begin()
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         """Listen to the next micro-batch."""
-        self._part += 1
+        if self._hearing is not None:
+            self._hearing.go_on()
 
     def on_step_end(
         self,
@@ -170,7 +165,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Follow the step; read, judge and ask where that is due."""
         run = self._run()
-        run.follow(self._all_heard(run))
+        run.follow({} if self._hearing is None else self._hearing.heard())
         state.epoch = run.passes
         before = run.progress
         try:
@@ -207,9 +202,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Bring the best weights into the model, or those of the base; judge them on the test split."""
         run, mixture, model = self._run(), self.mixture, kwargs["model"]
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        self._stop_hearing()
         if mixture.load_best:
             args.load_best_model_at_end = False  # as it was given
         if self._loads_itself and mixture.load_best and state.best_model_checkpoint:
@@ -272,37 +265,10 @@ class MixtureCallback(TrainerCallback, ExportableState):
         if self._logs is not None and (named := scalars(row, self.mixture.roles, self._run().loop.fit)):
             self._logs.add(state, control, named, model)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _hear(self, module: nn.Module, _: Any, __: Any, outputs: Any) -> None:
-        """Take note of what a training pass lost on each of its rows, whose labels a trainer may keep to itself.
-
-        A second pass over a micro-batch is not heard, nor one without gradients. An error waits for the end of the
-        step: training may have been ended by one, and the hook be in a model that somebody else now trains.
-        """
-        if not (module.training and torch.is_grad_enabled()) or self._part in self._heard:
-            return
-        run = self._run()
-        size, world, rank = run.loop.fit.micro_batch_size or 1, run.loop.world, run.loop.rank
-        first = (self._part * world + rank) * size
-        rows = next(run.ahead())[first : first + size]
-        if not rows:
-            return
-        labels = join_batches([run.loop.splits[name].batch([row]) for name, row in rows]).labels
-        nll, tokens = nll_of_rows(outputs, labels), (labels[:, 1:] != NO_LOSS).sum(1)
-        self._heard[self._part] = (
-            None if nll is None else {first + k: (float(nll[k]), int(tokens[k])) for k in range(len(rows))}
-        )
-
-    def _all_heard(self, run: HostedRun) -> dict[int, tuple[float, int]]:
-        """Nats and tokens of the rows of the last step, of all processes, by their places in the global batch."""
-        mine = list[tuple[int, tuple[float, int]]]()
-        for heard in self._heard.values():
-            if heard is None:
-                hint = "no padding_free and no Liger kernel, or a mixer that does not read training losses"
-                got = "a model that returns neither logits nor log_probs of each row"
-                raise ConfigError(explain(got, "one row of them for each", hint))
-            mine += heard.items()
-        return dict(gather_object(mine) if run.loop.world > 1 and self._hook is not None else mine)
+    def _stop_hearing(self) -> None:
+        if self._hearing is not None:
+            self._hearing.close()
+            self._hearing = None
 
     def _find_kept(self, args: TrainingArguments, state: TrainerState, run: HostedRun, saved: Saved) -> None:
         """Find what is loaded at the end: the best checkpoint, or the base weights while there is none.
@@ -323,31 +289,6 @@ class MixtureCallback(TrainerCallback, ExportableState):
             got = f"a run that goes on without {what}, which is loaded at its end"
             hint = "copying it there from the run's former folder, or load_best=False in the mixture"
             raise CheckpointError(explain(got, f"{what} in {args.output_dir}", hint))
-
-
-def nll_of_rows(outputs: Any, labels: Int[Tensor, "B T"]) -> Float[Tensor, " B"] | None:
-    """Negative log-likelihood of each row of a batch in nats, from the outputs of a model.
-
-    Args:
-        outputs: with `logits` (B, T or more, V), or with `log_probs` (B, T - 1 or more) of the labels, as of the fused
-            head that TRL's `SFTTrainer` trains with; 0 where a label carries no loss.
-        labels: of the rows, -100 where they carry no loss.
-
-    Returns:
-        None for outputs that have neither, or another number of rows.
-
-    >>> from types import SimpleNamespace
-    >>> fused = SimpleNamespace(log_probs=torch.tensor([[0.0, -0.5, -1.5]]))
-    >>> nll_of_rows(fused, torch.tensor([[7, -100, 8, 9]]))
-    tensor([2.])
-    """
-    rows, width = labels.shape
-    logits, log_probs = getattr(outputs, "logits", None), getattr(outputs, "log_probs", None)
-    if isinstance(logits, Tensor) and len(logits) == rows and logits.shape[1] >= width:
-        return token_nll(logits.detach()[:, :width], labels.to(logits.device)).sum(1)
-    if isinstance(log_probs, Tensor) and len(log_probs) == rows and log_probs.shape[1] >= width - 1:
-        return -log_probs.detach()[:, : width - 1].sum(1)
-    return None
 
 
 def base_folder(args: TrainingArguments) -> Path:
