@@ -40,19 +40,22 @@ DTYPE = "bfloat16"
 """Of the weights; maps are fitted in float32."""
 BLOCKS = range(7, 23, 2)
 RESIDUAL = [f"residual.{block}" for block in BLOCKS]
-OURS, LR = "LinEAS", 0.003
+OURS, WARM, LOCAL = "LinEAS", "LinEAS from LinAcT", "LinAcT"
+LRS = {OURS: 0.01, WARM: 0.001}
 METHODS: dict[str, Any] = {
-    OURS: LinEAS(sites=RESIDUAL, gamma=0.0, lr=LR, steps=40),
+    OURS: LinEAS(sites=RESIDUAL, gamma=0.0, lr=LRS[OURS], steps=15),
+    WARM: LinEAS(sites=RESIDUAL, gamma=0.0, lr=LRS[WARM], steps=15),
     "MeanAcT": MeanAcT(sites=RESIDUAL),
-    "LinAcT": LinAcT(sites=RESIDUAL),
+    LOCAL: LinAcT(sites=RESIDUAL),
     "CAA": CAA(sites="residual.15", position="mean"),
     "ITI": ITI(sites=[f"attention_out.{block}" for block in BLOCKS], alpha=5.0, pool="mean"),
 }
-"""Transport maps at eight blocks of the middle. CAA at one block and ITI behind attention, as in their papers; but with
-the mean over tokens, since the last one closes a sentence in every register."""
-RATES, TUNING_DRAW = (0.001, 0.003, 0.01, 0.03), 100
-"""Learning rates of LinEAS, tried on a draw of examples of their own: that with the least cost afterwards is taken."""
-CONTROLLED = (OURS, "MeanAcT")
+"""Transport maps at eight blocks of the middle; LinEAS starts at the identity, or at the maps of LinAcT. CAA at one
+block and ITI behind attention, as in their papers; but with the mean over tokens, since the last one closes a sentence
+in every register."""
+RATES, TUNING_DRAW = {OURS: (0.003, 0.01, 0.03), WARM: (0.001, 0.003)}, 100
+"""Learning rates, tried on a draw of examples of their own: that with the least cost afterwards is taken."""
+CONTROLLED = ("MeanAcT",)
 """Methods of which the control is fitted too."""
 BUDGETS = (0.1, 0.3)
 """KL on neutral text, nats per token, at which methods are compared."""
@@ -69,19 +72,19 @@ def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG00
     if cell["method"] is None:
         return untouched(model, pair, detector, size)
     source, target = examples(pair, size.examples, cell["draw"], shuffled=cell["shuffled"])
-    if cell.get("lr"):
-        tried = replace(METHODS[OURS], lr=cell["lr"]).fit(model, source=source, target=target)
-        before, after = np.mean(list(tried.made_by["cost"].values()), axis=0)
-        return {"cost": [round(float(before), 4), round(float(after), 4)]}
-    start = time.process_time()
-    steering = METHODS[cell["method"]].fit(model, source=source, target=target)
-    seconds, tried = time.process_time() - start, []
+    estimator, start = METHODS[cell["method"]], time.process_time()
+    estimator = replace(estimator, lr=cell["lr"]) if "lr" in cell else estimator
+    warm = {"start": METHODS[LOCAL].fit(model, source, target)} if cell["method"] == WARM else {}
+    steering, tried = estimator.fit(model, source, target, **warm), list[dict[str, Any]]()
+    spent = {"cpu_s": round(time.process_time() - start, 1), "cost": steering.made_by["cost"]}
+    if "lr" in cell:
+        return spent
     for budget in cell["budgets"]:
         point = matched(steering, model, pair.neutral, budget, size.length)
         with at(steering, model, point["strength"]):
             texts = model.generate(list(pair.prompts), max_new_tokens=size.tokens)
         tried.append(point | judged(detector, texts))
-    return {"cpu_s": round(seconds, 1), "cost": steering.made_by["cost"], "budgets": tried}
+    return spent | {"budgets": tried}
 
 
 def at(steering: Steering, model: Model, strength: float) -> AbstractContextManager[None]:
@@ -148,32 +151,36 @@ def repeats(text: str) -> float:
 
 
 def tuning_cells(size: Size, model: str) -> dict[str, dict[str, Any]]:
-    """Cells that choose the learning rate of LinEAS, by cost alone: nothing is judged."""
-    alone = {"method": OURS, "draw": TUNING_DRAW, "shuffled": False, "size": asdict(size), "model": model}
+    """Cells that choose learning rates, by cost alone: nothing is judged."""
+    shared = {"draw": TUNING_DRAW, "shuffled": False, "size": asdict(size), "model": model}
     return {
-        f"{pair}, {OURS}, lr {lr:g}, {TUNING_DRAW}": {
+        f"{pair}, {method}, lr {lr:g}, {TUNING_DRAW}": {
             "pair": pair,
+            "method": method,
             "lr": lr,
-            **alone,
-            "settings": _settings(OURS),
+            **shared,
+            "settings": asdict(replace(METHODS[method], lr=lr)),
         }
-        for pair, lr in product(PAIRS, RATES)
+        for method, rates in RATES.items()
+        for pair, lr in product(PAIRS, rates)
     }
 
 
-def least(tuning: Sequence[Mapping[str, Any]]) -> float:
-    """The learning rate with the least mean cost over the pairs.
+def least(tuning: Sequence[Mapping[str, Any]], method: str) -> float:
+    """The learning rate of a method with the least mean cost over the pairs.
 
-    >>> least([{"lr": 0.1, "cost": [1.0, 0.9]}, {"lr": 0.2, "cost": [1.0, 0.5]}, {"lr": 0.1, "cost": [1.0, 0.3]}])
+    >>> tried = [{"method": "a", "lr": 0.1, "cost": [1.0, 0.9]}, {"method": "a", "lr": 0.2, "cost": [1.0, 0.5]}]
+    >>> least([*tried, {"method": "a", "lr": 0.1, "cost": [1.0, 0.3]}, {"method": "b", "lr": 9, "cost": [1, 0]}], "a")
     0.2
     """
-    rates = sorted({one["lr"] for one in tuning})
-    return min(rates, key=lambda lr: np.mean([one["cost"][1] for one in tuning if one["lr"] == lr]))
+    mine = [one for one in tuning if one["method"] == method]
+    costs = {one["lr"]: [other["cost"][1] for other in mine if other["lr"] == one["lr"]] for one in mine}
+    return min(costs, key=lambda lr: float(np.mean(costs[lr])))
 
 
-def _settings(method: str) -> dict[str, Any]:
-    """So that no cell of other settings passes for one of these."""
-    return asdict(METHODS[method])
+def mean_cost(cost: Mapping[str, Sequence[float]]) -> list[float]:
+    """Transport cost before and after, the mean over sites, in target variances."""
+    return [round(float(end), 4) for end in np.mean(list(cost.values()), axis=0)]
 
 
 def cells(draws: int, size: Size, model: str) -> dict[str, dict[str, Any]]:
@@ -184,7 +191,7 @@ def cells(draws: int, size: Size, model: str) -> dict[str, dict[str, Any]]:
     for shuffled, draw, pair in product((False, True), range(draws), PAIRS):
         for method in CONTROLLED if shuffled else METHODS:
             cell = {"pair": pair, "method": method, "draw": draw, "shuffled": shuffled}
-            cell |= {"settings": _settings(method)}
+            cell |= {"settings": asdict(METHODS[method])}  # no cell of other settings passes for one of these
             every[f"{pair}, {method}, {draw}{', shuffled' * shuffled}"] = cell | fixed
     return every
 
@@ -208,7 +215,11 @@ def gathered(
             "score": "probability, by the classifier, that a completion is of the source register",
             "interval": "95 %, over prompts, each the mean over draws; it does not cover the choice of examples",
             "cells": {"there": len(whole), "planned": len(every)},
-            "tuning": [{name: one[name] for name in ("pair", "lr", "draw", "cost")} for one in tuning],
+            "tuning": [
+                {name: one[name] for name in ("pair", "method", "lr", "draw")}
+                | {"cost": mean_cost(one["cost"])}
+                for one in tuning
+            ],
             "untouched": [_bare(one) for one in there if one["method"] is None],
             "table": table(there),
             "runs": [_completed(one) for one in there if one["method"] is not None],
@@ -224,7 +235,7 @@ def table(there: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for one in there:
         for point in one.get("budgets", ()) if one["method"] is not None else ():
             key = (one["pair"], point["budget"], one["method"], one["shuffled"])
-            grouped.setdefault(key, []).append(point)
+            grouped.setdefault(key, []).append(point | {"cost": mean_cost(one["cost"])[1]})
     over_draws = {
         key: np.mean([point["scores"] for point in points], axis=0) for key, points in grouped.items()
     }
@@ -236,9 +247,13 @@ def table(there: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row |= {"by_draw": [round(float(np.mean(point["scores"])), 4) for point in points]}
         if pair in base:
             row["less_than_untouched"] = _interval(bootstrap(mean, scores - base[pair]))
+        if shuffled and (true := over_draws.get((pair, budget, method, False))) is not None:
+            row["less_true"] = _interval(bootstrap(mean, scores - true))
         if reference is not None and (method, shuffled) != (OURS, False):
             row["less_lineas"] = _interval(bootstrap(mean, scores - reference))
-        row |= {name: _mean(points, name) for name in ("strength", "kl", "reached")}
+        if method == WARM and (local := over_draws.get((pair, budget, LOCAL, False))) is not None:
+            row["less_local"] = _interval(bootstrap(mean, scores - local))
+        row |= {name: _mean(points, name) for name in ("strength", "kl", "reached", "cost")}
         rows.append(row | {"repeats": round(float(np.mean([point["repeats"] for point in points])), 4)})
     return rows
 
@@ -256,7 +271,7 @@ def _bare(one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one[name] for name in ("pair", "method", "draw", "shuffled", "cpu_s", "budgets")}
+    return {name: one[name] for name in ("pair", "method", "draw", "shuffled", "cpu_s", "cost", "budgets")}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import pytest
 from benchmark_scripts import scripts
 from templates import DEFAULT_SYSTEM
 from tiny_models import build, chat_tokenizer
-from trimtab import CAA, LinEAS, MeanAcT, load
+from trimtab import CAA, LinAcT, LinEAS, MeanAcT, load
 from trimtab.models.language import kl_divergence
 from trimtab.runs.serialise import to_json
 from trimtab.runs.sweep import sweep
@@ -35,23 +35,27 @@ def _with_a_tiny_model(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> I
     tiny = load(network, tokenizer=chat_tokenizer(DEFAULT_SYSTEM))
     monkeypatch.setattr(module, "model_of", lambda _folder, _dtype: tiny)
     sites = ["residual.0", "residual.1"]
-    methods = {"LinEAS": LinEAS(sites=sites, steps=2), "MeanAcT": MeanAcT(sites=sites), "CAA": CAA()}
+    methods = {"LinEAS": LinEAS(sites=sites, steps=2), "LinAcT": LinAcT(sites=sites), "CAA": CAA()}
+    methods |= {"LinEAS from LinAcT": LinEAS(sites=sites, steps=2, lr=0.01), "MeanAcT": MeanAcT(sites=sites)}
     monkeypatch.setattr(module, "METHODS", methods)
     yield module
 
 
+@pytest.mark.filterwarnings(
+    "ignore:LinEAS. the mean cost rose"
+)  # a network of random weights, three examples
 def test_cells_run_and_are_gathered_before_all_are_there(bench: ModuleType, tmp_path: Path) -> None:
     size = bench.Size(examples=3, judge=40, prompts=3, neutral=2, tokens=3, length=600, history=1)
     every = {name: cell for name, cell in bench.cells(1, size, "tiny").items() if name.startswith("rude")}
     assert next(iter(every)) == "rude to polite, untouched"
-    assert len(every) == 1 + 3 + 2
-    first = dict(list(every.items())[:4])
+    assert len(every) == 1 + 5 + 1
+    first = dict(list(every.items())[:6])
     done = sweep(bench.run, first, tmp_path / "cells")
     assert not done.failures
     asked = Namespace(gather=True, folder=tmp_path / "cells")
     assert bench.results_of(bench.run, every, asked) == done.results
     found = bench.gathered(every, done.results, "command", size)
-    assert found["cells"] == {"there": 4, "planned": 6}
+    assert found["cells"] == {"there": 6, "planned": 7}
     assert found["model"]["weights"] == "dequantised Q4_1"
     assert found["untouched"][0]["accuracy"]["n"] == 80
     assert {(row["method"], row["budget"]) for row in found["table"]} == {
@@ -76,9 +80,9 @@ def shown(found: dict[str, Any]) -> None:
             whole = page.page({"steering": found})
             claim = next(line for line in whole.splitlines() if line.startswith("| LinEAS takes"))
             assert claim.endswith(f"**{verdict}** |")
-        assert "| control: fitted on shuffled registers it does less | ours |" in whole
+        assert "| control: MeanAcT fitted on shuffled registers does less | ours |" in whole
         assert "| - | **not measured** |" in whole
-        assert "Of 6 planned cells, 4 are there." in " ".join(whole.split())
+        assert "Of 7 planned cells, 6 are there." in " ".join(whole.split())
         for row in found["table"]:
             if row["method"] == "LinEAS":
                 assert section.number(row["strength"]) in whole
@@ -87,23 +91,29 @@ def shown(found: dict[str, Any]) -> None:
 def test_the_learning_rate_is_tried_on_a_draw_of_its_own(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "RATES", (0.01, 0.1))
+    monkeypatch.setattr(bench, "RATES", {"LinEAS": (0.01, 0.1), "LinEAS from LinAcT": (0.01,)})
     size = bench.Size(examples=3, judge=40, prompts=3, neutral=2, tokens=3, length=600, history=1)
     every = {name: cell for name, cell in bench.tuning_cells(size, "tiny").items() if name.startswith("rude")}
     done = sweep(bench.run, every, tmp_path / "cells")
     assert not done.failures
     found = bench.gathered(every, done.results, "command", size)
-    assert [(one["lr"], one["draw"]) for one in found["tuning"]] == [(0.01, 100), (0.1, 100)]
-    costs = {one["lr"]: one["cost"] for one in found["tuning"]}
-    assert len({cost[0] for cost in costs.values()}) == 1  # before, whatever the rate
-    assert bench.least(found["tuning"]) == min(costs, key=lambda lr: costs[lr][1])
+    assert [(one["method"], one["lr"], one["draw"]) for one in found["tuning"]] == [
+        ("LinEAS", 0.01, 100),
+        ("LinEAS", 0.1, 100),
+        ("LinEAS from LinAcT", 0.01, 100),
+    ]
+    costs = [one["cost"] for one in found["tuning"]]
+    assert len({before for before, _ in costs}) == 1  # whatever the rate and the start
+    assert costs[2] != costs[0]  # the same settings, from another start
+    assert bench.least(found["tuning"], "LinEAS") == (0.01 if costs[0][1] < costs[1][1] else 0.1)
     assert found["table"] == []
 
 
 def made(method: str, scores: list[float], draw: int = 0, *, shuffled: bool = False) -> dict[str, Any]:
     point = {"budget": 0.1, "strength": 1.0, "kl": 0.1, "reached": True, "repeats": [0.0, 0.5]}
     return {"pair": "p", "method": method, "draw": draw, "shuffled": shuffled} | {
-        "budgets": [{**point, "scores": scores}]
+        "cost": {"a": [1.0, 0.5], "b": [2.0, 0.7]},
+        "budgets": [{**point, "scores": scores}],
     }
 
 
@@ -114,6 +124,8 @@ def test_differences_are_of_the_same_prompts_and_over_draws(bench: ModuleType) -
         made("LinEAS", [0.2, 0.4]),
         made("LinEAS", [0.4, 0.4], 1),
         made("MeanAcT", [0.5, 0.5]),
+        made("LinAcT", [0.4, 0.6]),
+        made("LinEAS from LinAcT", [0.3, 0.6]),
         made("MeanAcT", [0.9, 0.8], shuffled=True),
     ]
     rows = {(row["method"], row["shuffled"]): row for row in bench.table(runs)}
@@ -126,6 +138,10 @@ def test_differences_are_of_the_same_prompts_and_over_draws(bench: ModuleType) -
     assert (mean["less_lineas"]["low"], mean["less_lineas"]["high"]) == (0.1, 0.2)
     assert control["less_than_untouched"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 2}
     assert lineas["repeats"] == 0.25
+    assert lineas["cost"] == 0.6  # afterwards, the mean of two sites
+    assert control["less_true"] == {"value": 0.35, "low": 0.3, "high": 0.4, "n": 2}
+    assert rows["LinEAS from LinAcT", False]["less_local"]["value"] == pytest.approx(-0.05)
+    assert not {"less_true", "less_local"} & (lineas.keys() | mean.keys())
 
 
 def test_a_draw_has_other_examples_and_a_control_has_both_registers_on_each_side(bench: ModuleType) -> None:
