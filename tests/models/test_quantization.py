@@ -194,6 +194,46 @@ def test_its_adapter_is_saved_and_found_again(folder: Path, tmp_path: Path) -> N
         model.save_pretrained(tmp_path / "merged", merged=True)
 
 
+@pytest.mark.parametrize("read_before", [False, True])
+def test_it_is_saved_and_read_back(folder: Path, tmp_path: Path, read_before: bool) -> None:
+    model = in_4bit(folder)
+    if read_before:
+        log_likelihood(model, TEXTS)
+    saved = model.save_pretrained(tmp_path / "saved")
+    for again in (load(saved, device="cpu"), in_4bit(saved)):
+        assert again.fingerprint() == model.fingerprint()
+        assert log_likelihood(again, TEXTS).nats.tolist() == log_likelihood(model, TEXTS).nats.tolist()
+
+
+def test_its_parameters_are_those_of_the_plain_model(folder: Path) -> None:
+    plain = sum(each.numel() for each in load(folder).module.parameters())
+    assert quantization.parameter_count(in_4bit(folder).module) == plain
+    assert f" {plain:,} parameters" in repr(in_4bit(folder))
+
+
+def test_other_quantised_weights_are_not_taken_for_4_bits(folder: Path, tmp_path: Path) -> None:
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    AutoModelForCausalLM.from_pretrained(folder, quantization_config=config).save_pretrained(tmp_path)
+    worlds.tokenizer().save_pretrained(tmp_path)
+    message = (
+        r"got load_in_4bit=True for weights that are quantised already \(bitsandbytes\).*try load\(.*without"
+    )
+    with pytest.raises(ModelError, match=message):
+        in_4bit(tmp_path)
+
+
+def test_a_pipeline_is_not_read_in_4_bits(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ModelError, match="got load_in_4bit=True for the pipeline"):
+        in_4bit(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_a_switch_is_true_or_false(folder: Path, value: Any) -> None:
+    with pytest.raises(ModelError, match=r"load_in_4bit: got .*, expected True or False"):
+        load(folder, load_in_4bit=value)
+
+
 def test_what_cannot_be_in_4_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"dtype: got 'float64' beside load_in_4bit=True"):
         in_4bit(folder, dtype="float64")

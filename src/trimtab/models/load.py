@@ -36,7 +36,12 @@ from trimtab.models.inspection import Kind
 from trimtab.models.language import generate
 from trimtab.models.one_step import OneStepGenerator
 from trimtab.models.pipelines import INDEX, Pipeline, read_pipeline
-from trimtab.models.quantization import four_bits, keep_differentiable
+from trimtab.models.quantization import (
+    four_bits,
+    is_four_bit_checkpoint,
+    keep_differentiable,
+    parameter_count,
+)
 from trimtab.models.save import push, save
 from trimtab.models.sites import canonical, network_fingerprint
 from trimtab.models.speakers import refuse_blind
@@ -155,7 +160,7 @@ class Model:
     pipeline: Pipeline | None = None
 
     def __repr__(self) -> str:
-        count = sum(each.numel() for each in self.module.parameters())
+        count = parameter_count(self.module)
         reads = [name for name in ("tokenizer", "processor") if getattr(self, name) is not None]
         network = type(unwrapped(self.module)).__name__
         return one_line(
@@ -295,7 +300,7 @@ def load(
             weights are read.
         timestep: of a pipeline, at which it makes a picture in one step; None for the last one, of pure noise.
         load_in_4bit: hold linear maps in 4 bits, see `trimtab.models.quantization`: to read, or with `adapter` to
-            train. A module that is in 4 bits can be passed in as well.
+            train. A checkpoint that is in 4 bits keeps its own settings. A module in 4 bits can be passed in as well.
 
     Returns:
         A handle whose module is in evaluation mode, unless it was passed in: then its mode is kept.
@@ -316,6 +321,8 @@ def load(
             model.need_tokenizer()
         keep_differentiable(source)
     elif (pipeline := _pipeline_folder(source, kind)) is not None:
+        if load_in_4bit:
+            raise refusal(f"load_in_4bit=True for the pipeline {source}", "a model of transformers")
         chosen = default_device() if device is None else device
         found = read_pipeline(pipeline, dtype=DTYPES.get(dtype or ""), device=chosen, timestep=timestep)
         model = Model(found.denoiser, found.pipe.tokenizer, str(source), None, found)
@@ -362,7 +369,7 @@ def _from_checkpoint(
     pictures = read_processor(processor) if processor is not None or causal else optional_processor(where)
     hint = "save_pretrained again with a current transformers, or check the name"
     place, options = default_device() if device is None else device, {}
-    if load_in_4bit:
+    if load_in_4bit and not is_four_bit_checkpoint(where, config):
         options = {
             "quantization_config": four_bits(DTYPES.get(dtype, config.dtype)),
             "device_map": {"": place},
@@ -379,7 +386,7 @@ def _from_checkpoint(
             **options,
         )
         refuse_partly(where, module, report)
-        module = module if load_in_4bit else module.to(place)
+        module = module if options else module.to(place)
         keep_differentiable(module)
     return Model(module, words, str(source), pictures)
 
@@ -405,6 +412,8 @@ def _check_settings(
     if dtype is not None and dtype not in DTYPES:
         hint = nearest(str(dtype).removeprefix("torch."), DTYPES)
         raise refusal(repr(dtype), f"one of {tuple(DTYPES)}", hint, at="dtype")
+    if not isinstance(load_in_4bit, bool):
+        raise refusal(repr(load_in_4bit), "True or False", at="load_in_4bit")
     if load_in_4bit and dtype == "float64":
         raise refusal("'float64' beside load_in_4bit=True", "'bfloat16', 'float32' or None", at="dtype")
     if isinstance(source, nn.Module):

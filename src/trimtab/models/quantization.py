@@ -6,6 +6,7 @@ blocks of 256.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -51,6 +52,36 @@ def four_bits(dtype: str | torch.dtype | None) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def is_four_bit_checkpoint(where: str, config: Any) -> bool:
+    """Whether a checkpoint's weights are in 4 bits of bitsandbytes already; False where they are not quantised.
+
+    Args:
+        where: the folder or name, for the error.
+        config: of the checkpoint, as transformers reads it.
+
+    Raises:
+        ModelError: they are quantised otherwise; transformers would leave them so, whatever it is asked for.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if settings is None or _setting(settings, "load_in_4bit"):
+        return settings is not None
+    method = _setting(settings, "quant_method")
+    got = f"load_in_4bit=True for weights that are quantised already ({getattr(method, 'value', method)})"
+    raise refusal(got, "an unquantised checkpoint", "load(...) without it", at=where)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Parameters of a network; of a map in 4 bits, those that it stands for."""
+    shapes = (getattr(getattr(one, "quant_state", None), "shape", None) for one in network.parameters())
+    pairs = zip(network.parameters(), shapes, strict=True)
+    return sum(one.numel() if shape is None else shape.numel() for one, shape in pairs)
+
+
+def _setting(settings: Any, name: str) -> Any:
+    """A setting of a quantisation, which a checkpoint has as a mapping or as an object."""
+    return settings.get(name) if isinstance(settings, Mapping) else getattr(settings, name, None)
 
 
 def keep_differentiable(network: nn.Module) -> None:

@@ -20,8 +20,9 @@ from trimtab.models.batches import evaluating
 from trimtab.models.families import Handle, refusal
 from trimtab.models.folder import path_of
 from trimtab.models.hub import upload
-from trimtab.models.inspection import check_model, loader
+from trimtab.models.inspection import check_model, loader, quantised
 from trimtab.models.outputs import largest_gap, outputs, probe_inputs, tolerance
+from trimtab.models.quantization import keep_differentiable
 from trimtab.models.sites import network_of
 from trimtab.models.tokenizer import first_line
 from trimtab.runs.atomic import atomic_directory
@@ -162,7 +163,12 @@ def _written(target: Path) -> Iterator[None]:
 
 
 def _refuse_what_would_be_lost(network: Any) -> None:
-    """Compare the names and shapes of the weights with those of a fresh network of this configuration."""
+    """Compare the names and shapes of the weights with those of a fresh network of this configuration.
+
+    Of a quantised network these are others: there, reading back tells.
+    """
+    if quantised(network):
+        return
     kind = type(network)
     try:
         with torch.device("meta"):
@@ -238,4 +244,5 @@ def _read_back(network: Any, folder: Path) -> nn.Module:
         got = f"{first_line(error)} when it was read back"
         raise refusal(got, "a checkpoint that can be read") from error
     assert isinstance(again, nn.Module)
+    keep_differentiable(again)  # repacked, it would compute something else
     return again.to(network.device)
