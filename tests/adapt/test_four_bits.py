@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,14 @@ import bitsandbytes
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from hosted_run import MIXERS, mixture
 from trimtab import Fit, Model, finetune, load
 from trimtab.adapt.dynamics import job
 from trimtab.adapt.dynamics.job import DynamicsConfig
+from trimtab.adapt.export import export_run
 from trimtab.errors import ModelError
 from trimtab.models.quantization import keep_differentiable
 from trimtab.models.weights import Lora
@@ -71,15 +77,32 @@ def test_finetune_trains_as_on_the_dequantised_weights(folder: Path, tmp_path: P
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").exists()
 
 
+def of_the_caller(folder: Path, **settings: Any) -> Model:
+    """A module that transformers has quantised with the caller's settings."""
+    config = BitsAndBytesConfig(**settings)
+    network = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype="float32")
+    return load(network, tokenizer=tokenizer(), adapter=LORA)
+
+
+BASES: dict[str, Callable[[Path], Model]] = {
+    "as load does": in_4bit,
+    "in bfloat16": partial(load, load_in_4bit=True, device="cpu", adapter=LORA, dtype="bfloat16"),
+    "4 bits of another kind": partial(of_the_caller, load_in_4bit=True, bnb_4bit_quant_type="fp4"),
+    "without a map": partial(of_the_caller, load_in_4bit=True, llm_int8_skip_modules=["lm_head", "up_proj"]),
+    "8 bits": partial(of_the_caller, load_in_8bit=True),
+}
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # read by peft
-def test_its_card_loads_it_as_it_was_trained(folder: Path, tmp_path: Path) -> None:
-    model = in_4bit(folder)
+@pytest.mark.parametrize("kind", BASES)
+def test_its_card_loads_it_as_it_was_trained(folder: Path, tmp_path: Path, kind: str) -> None:
+    model = BASES[kind](folder)
     mixer = replace(KEPT, constraints={"web": 5.0})
     finetune(
         model, train=trainable(), evaluate=evaluated(), mixer=mixer, fit=FIT, seed=3, out=tmp_path / "run"
     )
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "on the base model in 4 bits" in card
+    assert f"on the base model in {8 if kind == '8 bits' else 4} bits" in card
     assert "With the adapter on the unquantised one they differ." in card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert code is not None
@@ -145,6 +168,21 @@ def test_a_trainer_refuses_weights_that_were_repacked(folder: Path, tmp_path: Pa
     trainer = Trainer(model.module, arguments, train_dataset=mixed.dataset, callbacks=[mixed.callback])
     with pytest.raises(ModelError, match=r"repacks .*try load\(module\) before its first forward pass"):
         trainer.train()
+
+
+def test_it_is_exported_as_it_was_trained(folder: Path, tmp_path: Path) -> None:
+    model = in_4bit(folder)
+    mixer = replace(KEPT, constraints={"web": 5.0})
+    run = finetune(
+        model, train=trainable(), evaluate=evaluated(), mixer=mixer, fit=FIT, seed=3, out=tmp_path / "run"
+    )
+    assert run.step
+    shutil.rmtree(tmp_path / "run" / "model")
+    made = export_run(tmp_path / "run", tmp_path / "made")
+    found = load_file(made.folder / "adapter_model.safetensors")
+    kept = {name.replace(".default", ""): p for name, p in model.module.named_parameters() if "lora_" in name}
+    assert found.keys() == kept.keys()
+    assert all(torch.equal(found[name], value) for name, value in kept.items())
 
 
 # A config -------------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from trimtab.data.domains import Domain, Origin
 from trimtab.data.splits import Files, Given, Part, Pool, Without
 from trimtab.data.tokens import TokenDomain
 from trimtab.models.load import Model
-from trimtab.models.quantization import in_four_bits
+from trimtab.models.quantization import in_four_bits, quantization_settings
 from trimtab.models.sites import modules_of
 from trimtab.runs.serialise import plain
 from trimtab.train.settings import Fit
 
-LATER = ("dtype", "load_in_4bit", "adapter", "data", "settled")
+LATER = ("dtype", "load_in_4bit", "quantization", "adapter", "data", "settled")
 """Keys that earlier versions did not write; a run of theirs goes on without them."""
 DATA = "data"
 """The key that says where data came from; whether it is the same data is asked of its fingerprints."""
@@ -49,9 +49,10 @@ def call(
         domains: all of them, tokenised.
 
     Returns:
-        JSON values. model (name), dtype, load_in_4bit, adapter (peft's configuration, what differs from its defaults;
-        None without), train, evaluate (names), data (per domain: its source, records per split, fingerprint), mixer
-        and fit (as they were given), settled (what settings of the mixer that were left open came to), seed.
+        JSON values. model (name), dtype, load_in_4bit, quantization (settings of bitsandbytes; None without), adapter
+        (peft's configuration, what differs from its defaults; None without), train, evaluate (names), data (per domain:
+        its source, records per split, fingerprint), mixer and fit (as they were given), settled (what settings of the
+        mixer that were left open came to), seed.
     """
     data = {
         name: {
@@ -66,6 +67,7 @@ def call(
             "model": model.name,
             "dtype": dtype_of(model),
             "load_in_4bit": in_four_bits(model.module),
+            "quantization": quantization_settings(model.module),
             "adapter": adapter_settings(model),
             "train": list(train),
             "evaluate": list(evaluate),

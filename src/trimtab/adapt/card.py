@@ -83,17 +83,30 @@ def _loading(base: str, config: Mapping[str, Any], *, adapter: bool) -> str:
     if not adapter:
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     model = f'{kind}.from_pretrained("{HERE}", dtype="auto")'
-    if adapter and config.get("load_in_4bit"):
+    if adapter and (held := _quantization(config)):
         lines[1] = lines[1].replace("AutoTokenizer", "AutoTokenizer, BitsAndBytesConfig")
-        held = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-        held |= {"bnb_4bit_compute_dtype": config["dtype"]} if config.get("dtype") else {}
-        settings = ", ".join(f"{name}={value!r}" for name, value in {"load_in_4bit": True, **held}.items())
-        lines.append(f"four_bits = BitsAndBytesConfig({settings})")
-        model = model.replace(', dtype="auto"', ', dtype="auto", quantization_config=four_bits')
+        settings = ", ".join(f"{name}={value!r}" for name, value in held.items())
+        lines.append(f"quantization = BitsAndBytesConfig({settings})")
+        dtype = config.get("dtype") or "auto"
+        model = model.replace(', dtype="auto"', f', dtype="{dtype}", quantization_config=quantization')
     if adapter and not (on_the_hub(base) or Path(base).is_dir() or _HUB_NAME.fullmatch(f"x/{base}")):
         lines[0] = "from peft import PeftModel"
         model = f'PeftModel.from_pretrained(base, "{HERE}")  # base: the model that was fine-tuned'
     return "\n".join([*lines, f"model = {model}", f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")'])
+
+
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of `BitsAndBytesConfig` for the base model: those of its module, else those that `load` chooses."""
+    if (held := config.get("quantization")) or not config.get("load_in_4bit"):
+        return _mapping(held)
+    chosen = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    return chosen | ({"bnb_4bit_compute_dtype": config["dtype"]} if config.get("dtype") else {})
+
+
+def _bits(config: Mapping[str, Any]) -> int | None:
+    """Bits of the base model's linear maps; None where they are not quantised."""
+    held = _quantization(config)
+    return next((bits for bits in (4, 8) if held.get(f"load_in_{bits}bit")), None)
 
 
 def _how(result: RunRecord, base: str) -> Iterator[str]:
@@ -104,7 +117,7 @@ def _how(result: RunRecord, base: str) -> Iterator[str]:
         yield f"Base model: `{base.replace('`', chr(39))}`"
     if adapter:
         rank, alpha = adapter.get("r"), adapter.get("lora_alpha", adapter.get("alpha"))
-        held = ", on the base model in 4 bits" if config.get("load_in_4bit") else ""
+        held = f", on the base model in {bits} bits" if (bits := _bits(config)) else ""
         yield f"Trained: a LoRA of rank {rank}, alpha {2 * rank if alpha is None and rank else alpha}{held}"
     names = ", ".join(_escaped(domain_of(str(name))) for name in result.mixtures.columns[1:])
     yield f"Trained on: {names}"
@@ -126,8 +139,8 @@ def _limits(result: RunRecord) -> Iterator[str]:
     )
     over = " or, where they have groups, over groups" if groups_read(result, "test") else ""
     yield f"Intervals are over records{over}. They do not cover the training seed, of which there is one."
-    if result.config.get("load_in_4bit"):
-        yield "Losses are those on the base model in 4 bits. With the adapter on the unquantised one they differ."
+    if bits := _bits(result.config):
+        yield f"Losses are those on the base model in {bits} bits. With the adapter on the unquantised one they differ."
     yield "Nothing else was measured: no other domain, and no behaviour beyond the loss."
 
 

@@ -240,7 +240,13 @@ def _base(folder: Path, config: Mapping[str, Any]) -> Model:
         got = f"no base model in the config of {folder}"
         raise refusal(got, "its name", "export_run(..., model=...), with that model")
     try:
-        model = load(name, dtype=dtype if dtype in DTYPES else None, device="cpu", kind="language model")
+        model = load(
+            name,
+            dtype=dtype if dtype in DTYPES else None,
+            device="cpu",
+            kind="language model",
+            load_in_4bit=config.get("load_in_4bit") is True,
+        )
     except ModelError as error:
         raise ModelError(f"the base model of {folder}: {error}") from error
     if not adapter:

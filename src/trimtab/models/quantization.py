@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from trimtab.errors import install_hint
-from trimtab.models.families import refusal
+from trimtab.models.families import refusal, unwrapped
 
 PACKAGE = "bitsandbytes"
 BYTES_PER_PARAMETER = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -52,6 +52,27 @@ def four_bits(dtype: str | torch.dtype | None) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def quantization_settings(network: nn.Module) -> dict[str, Any] | None:
+    """The settings of transformers' `BitsAndBytesConfig` that a network was quantised with; None for any other."""
+    settings = getattr(getattr(unwrapped(network), "config", None), "quantization_config", None)
+    if settings is None:
+        return None
+    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if _setting(settings, name)), None)
+    if bits is None:
+        return None
+    named = {name: _setting(settings, name) for name in (*_OF_FOUR_BITS, "llm_int8_skip_modules")}
+    kept = {name: value for name, value in named.items() if value is not None}
+    if bits == "load_in_8bit":
+        kept = {name: value for name, value in kept.items() if name not in _OF_FOUR_BITS}
+    plain = (
+        str(one).removeprefix("torch.") if isinstance(one, torch.dtype) else one for one in kept.values()
+    )
+    return {bits: True, **dict(zip(kept, plain, strict=True))}
+
+
+_OF_FOUR_BITS = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype")
 
 
 def is_four_bit_checkpoint(where: str, config: Any) -> bool:
