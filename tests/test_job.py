@@ -103,7 +103,7 @@ def test_costs_have_units() -> None:
         "training steps     40",
         "training multiple  1.00",
         "memory             1.5 KiB",
-        "disk               unknown: the model is not on this machine",
+        "disk               unknown: the model is not on this machine, or is quantised already",
     ]
 
 

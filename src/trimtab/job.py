@@ -366,7 +366,7 @@ def cost_text(cost: Mapping[str, Any]) -> str:
     >>> print(cost_text({"steps": 400, "memory_bytes": 3 * 2**30, "disk_bytes": float("nan")}))
     steps   400
     memory  3.0 GiB
-    disk    unknown: the model is not on this machine
+    disk    unknown: the model is not on this machine, or is quantised already
     """
     lines = {name.removesuffix("_bytes").replace("_", " "): _quantity(name, it) for name, it in cost.items()}
     width = max(map(len, lines), default=0) + 2
@@ -377,7 +377,7 @@ def _quantity(name: str, value: Any) -> str:
     if value is None:
         return "not known before the data is read"
     if value != value:
-        return "unknown: the model is not on this machine"
+        return "unknown: the model is not on this machine, or is quantised already"
     if name.endswith("_bytes"):
         power = min(3, max(0, (int(value).bit_length() - 1) // 10))
         return f"{value / 1024**power:.{min(power, 1)}f} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, MixtralConfig, MixtralForCausalLM
 
 from hosted_run import MIXERS, mixture
 from trimtab import Fit, Model, finetune, load
@@ -203,6 +204,31 @@ def test_its_memory_is_foretold(folder: Path) -> None:
     ]
     assert footprints[0] > 1.5 * footprints[1]
     assert whole - less == pytest.approx(footprints[0] - footprints[1], rel=0.01)
+
+
+def test_experts_stay_whole_in_its_memory(tmp_path: Path) -> None:
+    small = MixtralConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    MixtralForCausalLM(small).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    whole, less = (config(tmp_path, load_in_4bit=it).cost()["memory_bytes"] for it in (False, True))
+    networks: list[Any] = [load(tmp_path, device="cpu", load_in_4bit=it).module for it in (False, True)]
+    footprints = [network.get_memory_footprint() for network in networks]
+    assert whole - less == pytest.approx(footprints[0] - footprints[1], rel=0.01)
+
+
+def test_memory_of_packed_weights_is_not_foretold(folder: Path, tmp_path: Path) -> None:
+    load(folder, load_in_4bit=True, device="cpu").save_pretrained(tmp_path / "packed")
+    cost = config(tmp_path / "packed", load_in_4bit=False).cost()
+    assert math.isnan(cost["memory_bytes"])
+    assert math.isnan(cost["disk_bytes"])
 
 
 def test_what_a_config_cannot_ask_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

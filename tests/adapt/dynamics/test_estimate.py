@@ -231,7 +231,10 @@ def test_a_model_that_is_not_here_has_no_size(config: DynamicsConfig) -> None:
     assert math.isnan(found.memory_bytes)
     assert math.isnan(found.disk_bytes)
     assert found.steps == 12
-    assert "memory             unknown: the model is not on this machine" in cost_text(vars(found))
+    assert (
+        "memory             unknown: the model is not on this machine, or is quantised already"
+        in cost_text(vars(found))
+    )
 
 
 def test_the_text_has_units(config: DynamicsConfig) -> None:

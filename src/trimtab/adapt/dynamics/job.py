@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -137,7 +138,7 @@ class DynamicsConfig:
         yield from _adapter_problems(self)
 
     def cost(self) -> Mapping[str, Any]:
-        """Steps, memory and disk, at most; nan where the model is not on this machine.
+        """Steps, memory and disk, at most; nan where the model is not on this machine, or is quantised already.
 
         A run that stops early takes less. `survey` tells all_in_multiple exactly, since it knows how long validation
         splits are.
@@ -303,10 +304,10 @@ _TRAINED_WIDTH = 4.0
 
 
 def _bytes(job: DynamicsConfig, needs: Sequence[Needs]) -> tuple[float, float]:
-    """Memory and disk, by the headers of local safetensors files; nan where the model is not on this machine."""
+    """Memory and disk, by the headers of local safetensors files; nan without them, and where these are packed."""
     folder = local_folder(job.model)
     headers = headers_of(folder) if folder else {}
-    if not folder or not headers:
+    if not folder or not headers or read_config(folder).get("quantization_config"):
         return math.nan, math.nan
     parameters = trainable = float(sum(header.size for header in headers.values()))
     width = float(_WIDTHS.get(job.dtype or next(iter(headers.values())).dtype, 4))
@@ -316,7 +317,11 @@ def _bytes(job: DynamicsConfig, needs: Sequence[Needs]) -> tuple[float, float]:
         trainable = _lora_parameters(headers, job.adapter)
         weights, kept = width * parameters, trained
     if job.load_in_4bit:
-        maps = sum(header.size for name, header in headers.items() if _is_map(name, header))
+        maps = sum(
+            header.size
+            for name, header in headers.items()
+            if _is_map(name, header) and not _EXPERTS.search(name)
+        )
         weights -= (width - BYTES_PER_PARAMETER) * maps
     snapshot, gradients = _SNAPSHOT_COPIES * trained, _GRADIENT_COPIES * len(job.train) * trained
     held = max(
@@ -350,3 +355,7 @@ def _is_map(name: str, header: Header) -> bool:
     """Whether a tensor is a linear map's, but for embeddings and the output layer."""
     apart = any(word in name for word in ("embed", "wte", "wpe", "lm_head"))
     return len(header.shape) == 2 and not apart
+
+
+_EXPERTS = re.compile(r"\.experts\.\d+\.|\.(gate|router)\.weight$")
+"""Names of an expert's weights and of a router's. transformers joins experts to one tensor, which stays whole."""
