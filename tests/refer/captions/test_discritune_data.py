@@ -17,6 +17,7 @@ from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.errors import CheckpointError, ConfigProblems, DataError, ModelError
 from trimtab.job import carry_out
 from trimtab.models.captioner import captioner
+from trimtab.models.load import load
 from trimtab.refer.captions.discritune import DiscriTune, prepared
 from trimtab.refer.captions.evaluation import FIRST, Judge, TestSet, retrieval
 from trimtab.refer.captions.job import DiscriTuneConfig
@@ -224,6 +225,16 @@ def test_weights_that_are_nan_are_refused_before_a_step() -> None:
     speaker = small.Speaker()
     speaker.map.data[0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"got weights of the captioner that are nan or infinite \(map\)"):
+        DiscriTune(small.listener(), **QUICK).fit(speaker, small.pictures())
+
+
+def test_a_captioner_in_4_bits_is_refused_before_a_step(tmp_path: Path) -> None:
+    """Its embeddings, norms and biases alone would be trained, or with an adapter nothing before a repacked map."""
+    processor, network = pictured.vit_processor(), pictured.ved()
+    for part in (network, pictured.words(), processor):
+        part.save_pretrained(tmp_path)
+    speaker = captioner(load(tmp_path, load_in_4bit=True, device="cpu"))
+    with pytest.raises(ModelError, match=r"got a quantised model .* for training"):
         DiscriTune(small.listener(), **QUICK).fit(speaker, small.pictures())
 
 

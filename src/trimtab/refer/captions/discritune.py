@@ -20,6 +20,7 @@ from trimtab.data.pictures import Pictures, read_pictures
 from trimtab.errors import ConfigProblems, DataError, ModelError, Problem, explain, refusal
 from trimtab.models import captioner as captioners
 from trimtab.models.captioner import Captioner
+from trimtab.models.inspection import check_model
 from trimtab.refer.captions.listener import Listener
 from trimtab.refer.captions.training import HeldOut, Row, Training, check_pictures
 from trimtab.refer.captions.tuning import Tuning
@@ -137,8 +138,11 @@ def prepared(
 
     Raises:
         DataError: see `DiscriTune.fit`.
-        ModelError: weights to train that are not finite.
+        ModelError: weights to train that are not finite; or a captioner that cannot be trained, such as a quantised
+            one without an adapter.
     """
+    if isinstance(speaker, Captioner):
+        check_model(speaker.model, "training")
     told: dict[str, list[str]] = {} if references is None else read_references(references)
     if tuning.reads_people:
         check_references(pictures.names, told)
