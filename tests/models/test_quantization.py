@@ -10,7 +10,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 import worlds
 from trimtab import LinEAS, Model, load
@@ -120,6 +120,18 @@ def test_reading_leaves_the_fingerprint(folder: Path) -> None:
     before = model.fingerprint()
     model.generate(["ab"], 2)
     assert model.fingerprint() == before == in_4bit(folder).fingerprint()
+
+
+def test_biases_of_another_type_leave_the_fingerprint(tmp_path: Path) -> None:
+    small = LlamaConfig(vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=1)
+    small.num_attention_heads, small.num_key_value_heads, small.attention_bias = 2, 2, True
+    LlamaForCausalLM(small).bfloat16().save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True)  # computes in float32
+    network = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
+    model = load(network, tokenizer=worlds.tokenizer())
+    before = model.fingerprint()
+    log_likelihood(model, TEXTS)
+    assert model.fingerprint() == before
 
 
 @pytest.mark.parametrize("use", ["training", "gradients"])

@@ -109,11 +109,15 @@ def keep_differentiable(network: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit maps on the CPU, in place; what they compute stays the same.
 
     On a CPU with bfloat16 instructions it repacks each map when it is first read in evaluation mode. From then on the
-    map passes no gradient to what lies before it, without an error, and the model's fingerprint is another.
+    map passes no gradient to what lies before it, without an error, and the model's fingerprint is another. For the
+    fingerprint's sake biases get the type that they are computed in now, and not when they are first read.
     """
     for part in network.modules():
         if hasattr(part, _REPACKS):
             setattr(part, _REPACKS, False)
+            bias, kind = getattr(part, "bias", None), getattr(part, "compute_dtype", None)
+            if isinstance(bias, torch.Tensor) and kind is not None:
+                bias.data = bias.data.to(kind)
 
 
 def refuse_repacked(network: nn.Module) -> None:
