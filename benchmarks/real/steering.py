@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from steering_texts import PAIRS, Pair, Size, examples, pair_of
+from steering_texts import CODE, MANNERS, PAIRS, Pair, Size, examples, pair_of
 
 from runs import head, model_of, options, results_of, write
 from trimtab import CAA, ITI, LinAcT, LinEAS, MeanAcT
@@ -41,10 +41,9 @@ DTYPE = "bfloat16"
 BLOCKS = range(7, 23, 2)
 RESIDUAL = [f"residual.{block}" for block in BLOCKS]
 OURS, WARM, LOCAL = "LinEAS", "LinEAS from LinAcT", "LinAcT"
-LRS = {OURS: 0.01, WARM: 0.001}
 METHODS: dict[str, Any] = {
-    OURS: LinEAS(sites=RESIDUAL, gamma=0.0, lr=LRS[OURS], steps=15),
-    WARM: LinEAS(sites=RESIDUAL, gamma=0.0, lr=LRS[WARM], steps=15),
+    OURS: LinEAS(sites=RESIDUAL, gamma=0.0, steps=15),
+    WARM: LinEAS(sites=RESIDUAL, gamma=0.0, steps=15),
     "MeanAcT": MeanAcT(sites=RESIDUAL),
     LOCAL: LinAcT(sites=RESIDUAL),
     "CAA": CAA(sites="residual.15", position="mean"),
@@ -54,7 +53,9 @@ METHODS: dict[str, Any] = {
 block and ITI behind attention, as in their papers; but with the mean over tokens, since the last one closes a sentence
 in every register."""
 RATES, TUNING_DRAW = {OURS: (0.003, 0.01, 0.03), WARM: (0.001, 0.003)}, 100
-"""Learning rates, tried on a draw of examples of their own: that with the least cost afterwards is taken."""
+"""Learning rates, tried on a draw of examples of their own."""
+LRS = {OURS: {MANNERS: 0.03, CODE: 0.003}, WARM: {MANNERS: 0.001, CODE: 0.001}}
+"""Those with the least cost afterwards, see `least`; a test compares them with the result."""
 CONTROLLED = ("MeanAcT",)
 """Methods of which the control is fitted too."""
 BUDGETS = (0.1, 0.3)
@@ -72,8 +73,8 @@ def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG00
     if cell["method"] is None:
         return untouched(model, pair, detector, size)
     source, target = examples(pair, size.examples, cell["draw"], shuffled=cell["shuffled"])
-    estimator, start = METHODS[cell["method"]], time.process_time()
-    estimator = replace(estimator, lr=cell["lr"]) if "lr" in cell else estimator
+    start = time.process_time()
+    estimator = estimator_of(cell["method"], cell["pair"], cell.get("lr"))
     warm = {"start": METHODS[LOCAL].fit(model, source, target)} if cell["method"] == WARM else {}
     steering, tried = estimator.fit(model, source, target, **warm), list[dict[str, Any]]()
     spent = {"cpu_s": round(time.process_time() - start, 1), "cost": steering.made_by["cost"]}
@@ -85,6 +86,13 @@ def run(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG00
             texts = model.generate(list(pair.prompts), max_new_tokens=size.tokens)
         tried.append(point | judged(detector, texts))
     return spent | {"budgets": tried}
+
+
+def estimator_of(method: str, pair: str, lr: float | None = None) -> Any:
+    """The estimator of a method for a pair, with its learning rate where it has one, or with another."""
+    if method not in LRS:
+        return METHODS[method]
+    return replace(METHODS[method], lr=lr or LRS[method][pair])
 
 
 def at(steering: Steering, model: Model, strength: float) -> AbstractContextManager[None]:
@@ -159,23 +167,22 @@ def tuning_cells(size: Size, model: str) -> dict[str, dict[str, Any]]:
             "method": method,
             "lr": lr,
             **shared,
-            "settings": asdict(replace(METHODS[method], lr=lr)),
+            "settings": asdict(estimator_of(method, pair, lr)),
         }
         for method, rates in RATES.items()
         for pair, lr in product(PAIRS, rates)
     }
 
 
-def least(tuning: Sequence[Mapping[str, Any]], method: str) -> float:
-    """The learning rate of a method with the least mean cost over the pairs.
+def least(tuning: Sequence[Mapping[str, Any]], method: str, pair: str) -> float:
+    """The learning rate of a method with the least cost on a pair.
 
-    >>> tried = [{"method": "a", "lr": 0.1, "cost": [1.0, 0.9]}, {"method": "a", "lr": 0.2, "cost": [1.0, 0.5]}]
-    >>> least([*tried, {"method": "a", "lr": 0.1, "cost": [1.0, 0.3]}, {"method": "b", "lr": 9, "cost": [1, 0]}], "a")
+    >>> tried = [{"method": "a", "pair": "p", "lr": lr, "cost": [1, cost]} for lr, cost in ((0.1, 0.9), (0.2, 0.5))]
+    >>> least([*tried, {"method": "a", "pair": "q", "lr": 9.0, "cost": [1, 0]}], "a", "p")
     0.2
     """
-    mine = [one for one in tuning if one["method"] == method]
-    costs = {one["lr"]: [other["cost"][1] for other in mine if other["lr"] == one["lr"]] for one in mine}
-    return min(costs, key=lambda lr: float(np.mean(costs[lr])))
+    mine = [one for one in tuning if (one["method"], one["pair"]) == (method, pair)]
+    return float(min(mine, key=lambda one: one["cost"][1])["lr"])
 
 
 def mean_cost(cost: Mapping[str, Sequence[float]]) -> list[float]:
@@ -191,7 +198,7 @@ def cells(draws: int, size: Size, model: str) -> dict[str, dict[str, Any]]:
     for shuffled, draw, pair in product((False, True), range(draws), PAIRS):
         for method in CONTROLLED if shuffled else METHODS:
             cell = {"pair": pair, "method": method, "draw": draw, "shuffled": shuffled}
-            cell |= {"settings": asdict(METHODS[method])}  # no cell of other settings passes for one of these
+            cell |= {"settings": asdict(estimator_of(method, pair))}  # none of others passes for one of these
             every[f"{pair}, {method}, {draw}{', shuffled' * shuffled}"] = cell | fixed
     return every
 
@@ -205,6 +212,7 @@ def gathered(
     settings = {
         "size": size,
         "methods": METHODS,
+        "learning_rates": LRS,
         "budgets": BUDGETS,
         "largest_strength": MOST,
         "dtype": DTYPE,

@@ -61,15 +61,16 @@ def tuning(found: Found) -> str:
     """How learning rates were chosen; "" where they were not."""
     if not found["tuning"]:
         return ""
-    methods = found["settings"]["methods"]
+    steps = found["settings"]["methods"][OURS]["steps"]
     chosen = (
-        f"{methods[name]['lr']:g} for {name}"
-        for name in dict.fromkeys(one["method"] for one in found["tuning"])
+        f"{lr:g} for {method} in {pair}"
+        for method, rates in found["settings"]["learning_rates"].items()
+        for pair, lr in rates.items()
     )
     about = prose(
-        f"LinEAS takes {methods[OURS]['steps']} steps, for each costs a backward pass over all examples.",
+        f"LinEAS takes {steps} steps, for each costs a backward pass over all examples.",
         f"Learning rates: {listed(chosen)}.",
-        "Each is that with the least transport cost afterwards, over both pairs, on a draw of its own.",
+        "Each is that with the least transport cost afterwards, on a draw of its own.",
         "No completion was judged for it.",
     )
     every = [

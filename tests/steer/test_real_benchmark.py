@@ -38,6 +38,8 @@ def _with_a_tiny_model(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> I
     methods = {"LinEAS": LinEAS(sites=sites, steps=2), "LinAcT": LinAcT(sites=sites), "CAA": CAA()}
     methods |= {"LinEAS from LinAcT": LinEAS(sites=sites, steps=2, lr=0.01), "MeanAcT": MeanAcT(sites=sites)}
     monkeypatch.setattr(module, "METHODS", methods)
+    rates = {"rude to polite": 0.01, "code to prose": 0.01}
+    monkeypatch.setattr(module, "LRS", {"LinEAS": rates, "LinEAS from LinAcT": rates})
     yield module
 
 
@@ -105,8 +107,17 @@ def test_the_learning_rate_is_tried_on_a_draw_of_its_own(
     costs = [one["cost"] for one in found["tuning"]]
     assert len({before for before, _ in costs}) == 1  # whatever the rate and the start
     assert costs[2] != costs[0]  # the same settings, from another start
-    assert bench.least(found["tuning"], "LinEAS") == (0.01 if costs[0][1] < costs[1][1] else 0.1)
+    chosen = bench.least(found["tuning"], "LinEAS", "rude to polite")
+    assert chosen == (0.01 if costs[0][1] < costs[1][1] else 0.1)
     assert found["table"] == []
+
+
+def test_the_committed_result_has_the_rates_with_the_least_costs() -> None:
+    with scripts("real", "runs", "steering") as (runs, module):
+        found = json.loads((runs.RESULTS / "steering.json").read_text())
+        assert found["settings"]["learning_rates"] == module.LRS
+        for method, rates in module.LRS.items():
+            assert rates == {pair: module.least(found["tuning"], method, pair) for pair in rates}
 
 
 def made(method: str, scores: list[float], draw: int = 0, *, shuffled: bool = False) -> dict[str, Any]:
