@@ -25,6 +25,7 @@ SCRIPTS = {
     "leaks": "leaks/page.py",
     "lexicon": "names/lexicon_page.py",
     "naming-bias": "names/naming_bias_page.py",
+    "real": "real/page.py",
     "steering": "steering/page.py",
 }
 HELPERS = runpy.run_path(str(FOLDER / "pages.py"))

@@ -34,6 +34,7 @@ def page(found: Mapping[str, Any]) -> str:
         "This page is written by `python benchmarks/real/page.py --write` from the files in",
         "[benchmarks/results/real](../../benchmarks/results/real), which name commands, versions and settings.",
         "Numbers are those of the dequantised weights, not of the original ones.",
+        "[ExpertLens](expertlens.md) and the [leak audit](leaks.md) on this model stand on pages of their own.",
     )
     return joined(["# Results: a real language model", opening, *sections])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -19,15 +20,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, MixtralConfig, MixtralForCausalLM
 
 from hosted_run import MIXERS, mixture
-from trimtab import Fit, Model, finetune, load
+from trimtab import Fit, Model, compare, finetune, load
+from trimtab.adapt.compare.job import CompareConfig
 from trimtab.adapt.dynamics import job
 from trimtab.adapt.dynamics.job import DynamicsConfig
 from trimtab.adapt.export import export_run
 from trimtab.errors import ModelError
+from trimtab.job import Elsewhere
+from trimtab.models import quantization
 from trimtab.models.quantization import keep_differentiable
 from trimtab.models.weights import Lora
 from trimtab.runs.folder import read_config_of
-from worlds import EVALUATE, QUICK, TRAIN, evaluated, llama, saved_model, tokenizer, trainable
+from worlds import EVALUATE, QUICK, TRAIN, evaluated, llama, saved_model, texts, tokenizer, trainable
 
 LORA = {"r": 4}
 FIT = Fit(**{**vars(QUICK), "steps": 12, "lr": 3e-2})
@@ -241,7 +245,7 @@ def test_what_a_config_cannot_ask_for(folder: Path, monkeypatch: pytest.MonkeyPa
         "load_in_4bit: got true without an adapter, expected an adapter to train; try adapter: {r: 16}"
     ]
     assert told(dtype="float64")[0].startswith("dtype: got 'float64' beside load_in_4bit")
-    monkeypatch.setattr(job, "is_installed", lambda: False)
+    monkeypatch.setattr(quantization, "is_installed", lambda: False)
     assert "load_in_4bit: got true without bitsandbytes" in told()[0]
 
 
@@ -257,6 +261,29 @@ def test_a_config_loads_it(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
     result = config(folder, device="cpu", fit=FIT).finetuned(tmp_path / "run", "dynamics", save_model=False)
     assert asked[0]["load_in_4bit"] is True
     assert result.config["load_in_4bit"] is True
+
+
+def test_an_adapter_is_compared_on_the_base_that_it_was_trained_on(folder: Path, tmp_path: Path) -> None:
+    trained(in_4bit(folder), out=tmp_path / "run")
+    records = tmp_path / "web.jsonl"
+    records.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts("web", "test", 8)))
+    asked: dict[str, Any] = {"domains": {"web": str(records)}, "sequences": 8, "seq_len": 32}
+    found, plain = (
+        CompareConfig(str(folder), str(tmp_path / "run" / "model"), device="cpu", load_in_4bit=it, **asked)
+        for it in (True, False)
+    )
+    assert [*found.problems()] == []
+    bad = replace(found, dtype="float64")
+    assert [str(one).partition(",")[0] for one in bad.problems()] == [
+        "dtype: got 'float64' beside load_in_4bit"
+    ]
+    change, other = (
+        each.run(Elsewhere(tmp_path), lambda *_: None).changes["change"][0] for each in (found, plain)
+    )
+    expected = compare(
+        load(folder, load_in_4bit=True, device="cpu"), str(tmp_path / "run" / "model"), **asked
+    ).changes["change"][0]
+    assert change == expected != other
 
 
 def test_a_plain_model_is_not_in_4_bits() -> None:

@@ -6,14 +6,14 @@ blocks of 256.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
-from trimtab.errors import install_hint
+from trimtab.errors import Problem, install_hint
 from trimtab.models.families import refusal, unwrapped
 
 PACKAGE = "bitsandbytes"
@@ -24,6 +24,15 @@ BYTES_PER_PARAMETER = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 def is_installed() -> bool:
     """Whether bitsandbytes is there."""
     return find_spec(PACKAGE) is not None
+
+
+def four_bit_problems(dtype: str | None) -> Iterator[Problem]:
+    """Problems of a config that asks for 4 bits: of its type beside them, and of this machine."""
+    if dtype == "float64":
+        yield Problem("dtype", "'float64' beside load_in_4bit", "'bfloat16', 'float32' or null")
+    if not is_installed():
+        hint = install_hint("quantization")
+        yield Problem("load_in_4bit", f"true without {PACKAGE}", "the package that holds them", hint)
 
 
 def in_four_bits(network: nn.Module) -> bool:

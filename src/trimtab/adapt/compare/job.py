@@ -20,6 +20,7 @@ from trimtab.models.adapter import is_adapter
 from trimtab.models.devices import device_problems
 from trimtab.models.folder import local_folder
 from trimtab.models.load import load, name_problems
+from trimtab.models.quantization import four_bit_problems
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
 from trimtab.runs.paths import path_problem
@@ -43,6 +44,7 @@ class CompareConfig:
         seq_len: tokens per sequence at most; a document is cut there.
         batch_size: sequences at a time.
         dtype: "float32", "bfloat16" or "float64"; null for each checkpoint's own.
+        load_in_4bit: hold linear maps in 4 bits, as an adapter of QLoRA was trained on.
         device: where to read; null for the first accelerator, else the CPU.
     """
 
@@ -54,6 +56,7 @@ class CompareConfig:
     seq_len: int = SEQ_LEN
     batch_size: int = BATCH_SIZE
     dtype: Literal["float32", "bfloat16", "float64"] | None = None
+    load_in_4bit: bool = False
     device: str | None = None
 
     result: ClassVar = CompareResult
@@ -83,6 +86,8 @@ class CompareConfig:
         yield from domain_problems(self.domains)
         yield from size_problems({name: getattr(self, name) for name in SIZES})
         yield from device_problems(self.device)
+        if self.load_in_4bit:
+            yield from four_bit_problems(self.dtype)
 
     def cost(self) -> Mapping[str, Any]:
         """Sequences that both models read at most, in batches."""
@@ -110,7 +115,8 @@ class CompareConfig:
         Raises:
             DataError, ModelError: as `trimtab.compare`.
         """
-        how: dict[str, Any] = {"kind": "language model", "dtype": self.dtype, "device": self.device}
+        how: dict[str, Any] = {"kind": "language model"}
+        how |= {name: getattr(self, name) for name in ("dtype", "device", "load_in_4bit")}
         base, place = load(self.base, **how), _folder(self.tuned)
         tuned: Any = self.change or self.tuned
         if self.change is None and not (place is not None and is_adapter(place)):

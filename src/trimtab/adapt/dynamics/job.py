@@ -24,11 +24,11 @@ from trimtab.adapt.session import Roles, make_roles
 from trimtab.adapt.survey import read_data
 from trimtab.adapt.tracking import LogWith, log_problems
 from trimtab.data.domains import EVALUATE_ONLY, Domain, Origin, origin_problems, read_domain
-from trimtab.errors import ModelError, Problem, TrimtabError, install_hint, problem_of
+from trimtab.errors import ModelError, Problem, TrimtabError, problem_of
 from trimtab.job import Corpus, Elsewhere, ModelName, Progress, Result, Survey
 from trimtab.models.folder import Header, headers_of, local_folder, read_config
 from trimtab.models.load import load, name_problems
-from trimtab.models.quantization import BYTES_PER_PARAMETER, PACKAGE, is_installed
+from trimtab.models.quantization import BYTES_PER_PARAMETER, four_bit_problems
 from trimtab.models.weights import Lora, read_adapter
 from trimtab.runs.brief import brief
 from trimtab.runs.folder import RunFolder
@@ -261,11 +261,7 @@ def _adapter_problems(job: DynamicsConfig) -> Iterator[Problem]:
         return
     if job.adapter is None:
         yield Problem("load_in_4bit", "true without an adapter", "an adapter to train", "adapter: {r: 16}")
-    if job.dtype == "float64":
-        yield Problem("dtype", "'float64' beside load_in_4bit", "'bfloat16', 'float32' or null")
-    if not is_installed():
-        hint = install_hint("quantization")
-        yield Problem("load_in_4bit", f"true without {PACKAGE}", "the package that holds them", hint)
+    yield from four_bit_problems(job.dtype)
 
 
 MOST_COMPARED = 100
