@@ -66,22 +66,29 @@ def four_bits(dtype: str | torch.dtype | None) -> Any:
 def quantization_settings(network: nn.Module) -> dict[str, Any] | None:
     """The settings of transformers' `BitsAndBytesConfig` that a network was quantised with; None for any other."""
     settings = getattr(getattr(unwrapped(network), "config", None), "quantization_config", None)
-    if settings is None:
-        return None
-    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if _setting(settings, name)), None)
-    if bits is None:
-        return None
-    named = {name: _setting(settings, name) for name in (*_OF_FOUR_BITS, "llm_int8_skip_modules")}
-    kept = {name: value for name, value in named.items() if value is not None}
-    if bits == "load_in_8bit":
-        kept = {name: value for name, value in kept.items() if name not in _OF_FOUR_BITS}
-    plain = (
-        str(one).removeprefix("torch.") if isinstance(one, torch.dtype) else one for one in kept.values()
-    )
-    return {bits: True, **dict(zip(kept, plain, strict=True))}
+    for bits, names in _SETTINGS.items():
+        if _setting(settings, bits):
+            named = {name: _setting(settings, name) for name in names}
+            kept = {name: value for name, value in named.items() if value is not None}
+            types = {
+                name: str(it).removeprefix("torch.")
+                for name, it in kept.items()
+                if isinstance(it, torch.dtype)
+            }
+            return {bits: True, **kept, **types}
+    return None
 
 
-_OF_FOUR_BITS = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype")
+_SETTINGS = {
+    "load_in_4bit": (
+        "bnb_4bit_quant_type",
+        "bnb_4bit_use_double_quant",
+        "bnb_4bit_compute_dtype",
+        "llm_int8_skip_modules",
+    ),
+    "load_in_8bit": ("llm_int8_skip_modules",),
+}
+"""What decides about the weights, by how many bits they have. transformers leaves whole what the last one names."""
 
 
 def is_four_bit_checkpoint(where: str, config: Any) -> bool:
