@@ -27,7 +27,7 @@ def section(found: Found | None) -> str:
             "## Steering a chat model between two registers",
             *opening(found),
             table(claims(found)),
-            prose(*judge(found), *misses(found), *convergence(found), *missing(found)),
+            prose(*furthest(found), *judge(found), *misses(found), *convergence(found), *missing(found)),
             "### Scores at equal KL",
             scores(found),
             tuning(found),
@@ -164,6 +164,18 @@ def judge(found: Found) -> Iterator[str]:
         )
 
 
+def furthest(found: Found) -> Iterator[str]:
+    """Which method's score is the lowest in each pair, and whether it is lower than the untouched model's."""
+    largest = max(found["settings"]["budgets"])
+    for one in found["untouched"]:
+        every = [
+            row for row in at(largest, found["table"]) if row["pair"] == one["pair"] and not row["shuffled"]
+        ]
+        least = min(every, key=lambda row: row["score"]["value"])
+        fall = f"{span(least['less_than_untouched'], 2, sign='+')} against the untouched model"
+        yield f"In {one['pair']} {least['method']} goes furthest at KL {largest:g}: {fall}."
+
+
 def misses(found: Found) -> Iterator[str]:
     """Methods whose KL did not come near the budget."""
     if missed := [row for row in found["table"] if row["reached"] < 1]:
@@ -201,6 +213,7 @@ def scores(found: Found) -> str:
         "less LinEAS",
         "strength",
         "KL",
+        "cost",
         "repeats",
     ]
     every = sorted(found["table"], key=lambda row: (row["pair"], row["budget"], row["shuffled"]))
