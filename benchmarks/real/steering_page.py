@@ -61,23 +61,23 @@ def tuning(found: Found) -> str:
     """How learning rates were chosen; "" where they were not."""
     if not found["tuning"]:
         return ""
-    steps = found["settings"]["methods"][OURS]["steps"]
-    chosen = (
-        f"{lr:g} for {method} in {pair}"
-        for method, rates in found["settings"]["learning_rates"].items()
-        for pair, lr in rates.items()
-    )
+    steps, rates = found["settings"]["methods"][OURS]["steps"], found["settings"]["learning_rates"]
     about = prose(
         f"LinEAS takes {steps} steps, for each costs a backward pass over all examples.",
-        f"Learning rates: {listed(chosen)}.",
-        "Each is that with the least transport cost afterwards, on a draw of its own.",
+        "The learning rate is that with the least transport cost afterwards, on a draw of its own.",
         "No completion was judged for it.",
     )
     every = [
-        [one["pair"], one["method"], f"{one['lr']:g}", *(number(end, 3) for end in one["cost"])]
+        [
+            one["pair"],
+            one["method"],
+            f"{one['lr']:g}",
+            *(number(end, 3) for end in one["cost"]),
+            "yes" if rates[one["method"]][one["pair"]] == one["lr"] else "",
+        ]
         for one in found["tuning"]
     ]
-    heads = ["pair", "method", "learning rate", "mean cost before", "after"]
+    heads = ["pair", "method", "learning rate", "mean cost before", "after", "taken"]
     return f"### Learning rates\n\n{about}\n\n{lines(heads, every)}"
 
 
