@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
-from claims_table import Claim, table
+from claims_table import Claim, table, touch
 from pages import joined, lines, link, listed, number, percent, prose, script, span
 from verdicts import UNKNOWN, above, below
 
@@ -27,7 +27,7 @@ def section(found: Found | None) -> str:
             "## Steering a chat model between two registers",
             *opening(found),
             table(claims(found)),
-            prose(*furthest(found), *judge(found), *misses(found), *convergence(found), *missing(found)),
+            prose(*lowest(found), *judge(found), *misses(found), *convergence(found), *missing(found)),
             "### Scores at equal KL",
             scores(found),
             tuning(found),
@@ -164,8 +164,8 @@ def judge(found: Found) -> Iterator[str]:
         )
 
 
-def furthest(found: Found) -> Iterator[str]:
-    """Which method's score is the lowest in each pair, and whether it is lower than the untouched model's."""
+def lowest(found: Found) -> Iterator[str]:
+    """Which method has the lowest score in each pair, beside the untouched model, and whose intervals meet its own."""
     largest = max(found["settings"]["budgets"])
     for one in found["untouched"]:
         every = [
@@ -173,7 +173,11 @@ def furthest(found: Found) -> Iterator[str]:
         ]
         least = min(every, key=lambda row: row["score"]["value"])
         fall = f"{span(least['less_than_untouched'], 2, sign='+')} against the untouched model"
-        yield f"In {one['pair']} {least['method']} goes furthest at KL {largest:g}: {fall}."
+        yield f"In {one['pair']} the lowest score at KL {largest:g} is that of {least['method']}: {fall}."
+        near = [row["method"] for row in every if row is not least and touch(row["score"], least["score"])]
+        yield (
+            f"Its interval meets those of {listed(near)}." if near else "No other method's interval meets it."
+        )
 
 
 def misses(found: Found) -> Iterator[str]:
