@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import transformers as hf
+from peft import LoraConfig
 from torch import nn
 
 import tiny_models
@@ -377,6 +378,27 @@ def test_adapter_targets_that_match_nothing(make, tokenizer):
         ModelError, match=r"adapter targets: got .*nothing_like_it.*, expected names in the model"
     ):
         load(make("llama"), tokenizer=tokenizer, adapter={"targets": ["nothing_like_it"]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "module", "message"),
+    [
+        ({"init_lora_weights": "pissa"}, torch.float64, "initialize PiSSA under float32"),
+        (
+            {"init_lora_weights": "orthogonal", "r": 3},
+            torch.float32,
+            "requires the LoRA rank to be even, got 3",
+        ),
+    ],
+    ids=["type", "value"],
+)
+def test_what_peft_refuses_is_told_as_it_is(make, tokenizer, settings, module, message):
+    with pytest.raises(ModelError, match=rf"adapter: got .*{message}.*, expected settings that peft can put"):
+        load(
+            make("llama").to(module),
+            tokenizer=tokenizer,
+            adapter=LoraConfig(**{"r": 2, **settings}, target_modules=["q_proj"]),
+        )
 
 
 def test_second_adapter(make, tokenizer):

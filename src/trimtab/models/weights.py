@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from trimtab.errors import ModelError, ShapeError, explain, nearest
 from trimtab.models.families import Family, refusal, towers, unwrapped
 from trimtab.models.sites import Site, first_names, modules_of
+from trimtab.models.tokenizer import first_line
 from trimtab.seeds import derive, isolated
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Modul
     Only the adapter's parameters require gradients afterwards. The caller's random generators are unchanged.
 
     Raises:
-        ModelError: the mapping is wrong, the targets match no module, or the module has an adapter already.
+        ModelError: the mapping is wrong, the targets match no module, peft refuses the settings for this model, or the
+            module has an adapter already.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -101,9 +103,12 @@ def wrap(module: nn.Module, adapter: Mapping[str, Any] | LoraConfig) -> nn.Modul
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         try:
             return cast("nn.Module", get_peft_model(cast("Any", module), cast("Any", config)))
-        except ValueError as error:
-            hint = f"the last part of a linear module's name, or leave it out for {ALL_LINEAR!r}"
-            raise refusal(error, "names in the model", hint, at="adapter targets") from error
+        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+            if "arget" in first_line(error):  # "Target modules ... not found", "No modules were targeted ..."
+                hint = f"the last part of a linear module's name, or leave it out for {ALL_LINEAR!r}"
+                raise refusal(error, "names in the model", hint, at="adapter targets") from error
+            expected = "settings that peft can put into this model"
+            raise refusal(first_line(error), expected, "adapter={'r': 16}", at="adapter") from error
 
 
 def _is_number(value: Any, kinds: Any = int | float) -> bool:
