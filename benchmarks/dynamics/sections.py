@@ -60,7 +60,7 @@ def limits(group: Group) -> Iterator[str]:
     """Where the defaults fall short, and what the numbers cannot say."""
     yield "## What limits it"
     own, seeds = group.rows.get(DEFAULTS), len(group.seeds())
-    told = [*_short(group), *_unclaimed(group)] if own else []
+    told = [*_short(group), *_behind(group), *_unclaimed(group)] if own else []
     if own and group.difference(DEFAULTS, YARDSTICK)["n"]:
         less = group.difference(DEFAULTS, YARDSTICK, "gain")
         told.append(f"Gain whatever broke, less that of the best of five, in points: {points(less)}.")
@@ -96,6 +96,24 @@ def _short(group: Group) -> Iterator[str]:
         f"The best of five gains more by over {NEAR:g} point in {len(lost)} of {len(gaps)} pairs"
         + (f" ({each})." if each else ".")
     )
+
+
+def _behind(group: Group) -> Iterator[str]:
+    """What the best of five chose, and when both stopped, where it gains more on every seed."""
+    own, best = group.of(DEFAULTS), group.of(YARDSTICK)
+    gaps = (own["constrained"] - best["constrained"]).dropna()
+    for name, gap in gaps.groupby("scenario", sort=False):
+        if (gap < 0).all():
+            chosen = {float(run.removeprefix("fixed ")) for run in best.loc[name]["run"]}
+            kept = (_steps(each.loc[name]["step"]) for each in (best, own))
+            yield "On `{}` the search took a target share of {} and kept {}; the defaults kept {}.".format(
+                name, _ends(chosen), *kept
+            )
+
+
+def _steps(values: Collection[float]) -> str:
+    low, high = min(values), max(values)
+    return f"step {low:.0f}" if low == high else f"steps {low:.0f} to {high:.0f}"
 
 
 def _unclaimed(group: Group) -> Iterator[str]:

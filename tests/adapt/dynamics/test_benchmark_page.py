@@ -253,6 +253,16 @@ def test_slopes_that_do_not_help_are_said_so(
     assert row(page, "slopes matter: they beat a run with shuffled")[-1] == "**did not hold**"
 
 
+def test_what_a_search_did_that_is_ahead_is_told(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    monkeypatch.setitem(FALLS, "fixed 0.8", 1.1)
+    ahead = flat(made(modules, tmp_path, {("fixed 0.8", "two targets", 11): 0.06}))
+    assert "the search took" not in page
+    assert "On `proxies` the search took a target share of 0.80 and kept step 128; the defaults kept" in ahead
+    assert "On `two targets` the search" not in ahead
+
+
 def test_differences_are_over_common_pairs(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     page = made(modules, tmp_path, without={("proxies", 10): "shuffled", ("two targets", 12): "feedback"})
     assert row(page, "defaults, shuffled slopes (control)")[1] == "5"
